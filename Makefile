@@ -1,0 +1,63 @@
+# `make` or `make help` says what there is. Needs python3 (3.11 or newer) and make; everything else is fetched.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint bench up lock clean
+
+PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
+RUN := .venv/bin/python
+ARGS ?=
+TESTS ?= tests
+CODE := $(wildcard dags pacsifier_ops tests tools bench)
+COMPILE := .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock"
+
+# The first Python on the path that is new enough runs tools/bootstrap.py.
+define bootstrap
+@for python in $(PYTHONS); do \
+	if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then \
+		exec $$python tools/bootstrap.py $(1); \
+	fi; \
+done; \
+echo "Python 3.11 to 3.14 is needed and none is on the path; install it (Debian: apt install python3)" >&2; exit 1
+endef
+
+help:
+	@echo "make setup   install everything into .venv (the other targets do it themselves)"
+	@echo "make demo    an embedded PACS, the extract DAG on a sample table, its result in demo/out"
+	@echo "make up      Airflow with its user interface on this machine, until Ctrl-C (ARGS=--help)"
+	@echo "make test    all tests (TESTS=tests/test_x.py for some)"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   side by side with PACSIFIER 1.0 and DCMTK"
+	@echo "make lock    resolve the lock files anew from requirements*.txt"
+	@echo "make clean   remove .venv and what the targets above left"
+
+setup:
+	$(call bootstrap)
+
+setup-dev:
+	$(call bootstrap,--dev)
+
+demo: setup
+	@$(RUN) -m pacsifier_ops.demo
+
+up: setup
+	@exec $(RUN) -m pacsifier_ops.local $(ARGS)
+
+test: setup-dev
+	@$(RUN) -m pytest $(TESTS)
+
+lint: setup-dev
+	@.venv/bin/ruff check $(CODE)
+	@.venv/bin/ruff format --check $(CODE)
+	@.venv/bin/mypy $(CODE)
+
+bench: setup-dev
+	@$(RUN) bench/run.py
+
+lock: setup-dev
+	@$(COMPILE) requirements.txt --output-file requirements.lock
+	@$(COMPILE) requirements.txt requirements-dev.txt --constraint requirements.lock --output-file requirements-dev.lock
+
+# Made again in seconds, except run/: it may hold series that took a night to fetch.
+clean:
+	@rm -rf .venv demo build dist bench/out pacsifier_ops.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,146 @@
+"""The accounts of a run: what was asked, found, expected, received; and the verdict.
+
+Instances count once, under their series; query rows only refer to series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+COMPLETE, INCOMPLETE, UNBALANCED = "complete", "incomplete", "unbalanced"
+EXIT_CODES = {COMPLETE: 0, INCOMPLETE: 3, UNBALANCED: 4}
+
+#: States of a query row. Only `found` and `empty` are good ends.
+ROW_FOUND, ROW_EMPTY, ROW_BAD = "found", "empty", "bad"
+ROW_UNDECIDABLE, ROW_FAILED, ROW_CONFLICT = "undecidable", "failed", "conflict"
+
+#: States of a series. `listed` is the end of a series that was to be described, not fetched.
+SERIES_COMPLETE, SERIES_LISTED = "complete", "listed"
+SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SERIES_FAILED = "incomplete", "unverifiable", "failed"
+
+
+@dataclass
+class RowAccount:
+    """One row of the query table.
+
+    Attributes:
+        line: line in the user's file, counted from 1 with the header.
+        keys: the row's own cells (column to text); identifying.
+        state: one of the ROW_ constants.
+        series: how many series answer this row.
+        reason: why the row did not end well, in words, no values.
+        warnings: remarks, no values.
+    """
+
+    line: int
+    keys: dict[str, str]
+    state: str = ROW_FAILED
+    series: int = 0
+    reason: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SeriesAccount:
+    """One series; every number counts instances unless it says otherwise.
+
+    Attributes:
+        number: ordinal of the series in the run, from 1; safe to show anywhere.
+        lines: lines of the query table that asked for it.
+        folder: path of the series folder below the output folder.
+        expected: instances the archive lists; None where it gives no expectation.
+        present: expected instances that were already on disk, whole.
+        received: expected instances fetched in this run.
+        missing: expected instances that are not on disk at the end.
+        unverifiable: instances on disk that no expectation of the archive covers.
+        quarantined: instances received that nobody asked for, or that were not what they said.
+        bytes: bytes received in this run.
+        seconds: wall time spent on the series in this run.
+        method: get, move, or empty where nothing was fetched.
+    """
+
+    number: int
+    lines: list[int]
+    study_uid: str
+    series_uid: str
+    modality: str = ""
+    series_number: str = ""
+    description: str = ""
+    folder: str = ""
+    state: str = SERIES_FAILED
+    expected: int | None = None
+    present: int = 0
+    received: int = 0
+    missing: int = 0
+    unverifiable: int = 0
+    quarantined: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    method: str = ""
+    reason: str = ""
+
+    @property
+    def on_disk(self) -> int:
+        """Instances of the series that lie whole in the output folder at the end."""
+        return self.present + self.received + self.unverifiable
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every expected instance is in exactly one state."""
+        return self.expected is None or self.expected == self.present + self.received + self.missing
+
+
+@dataclass
+class RunAccount:
+    """A whole run.
+
+    Attributes:
+        run: opaque id of the run.
+        pacs: name of the connection or configuration used.
+        retrieve: save or none.
+        started, finished: ISO 8601 with zone.
+        rows, series: the accounts below this one.
+        discrepancies: contradictions found when the books were closed, in words, no values.
+    """
+
+    run: str
+    pacs: str
+    retrieve: str
+    started: str
+    finished: str
+    rows: list[RowAccount] = field(default_factory=list)
+    series: list[SeriesAccount] = field(default_factory=list)
+    discrepancies: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """`complete`, `incomplete` or `unbalanced`."""
+        if self.discrepancies or not all(s.balanced for s in self.series):
+            return UNBALANCED
+        rows_good = all(r.state in (ROW_FOUND, ROW_EMPTY) for r in self.rows)
+        series_good = all(s.state in (SERIES_COMPLETE, SERIES_LISTED) for s in self.series)
+        return COMPLETE if rows_good and series_good else INCOMPLETE
+
+    def totals(self) -> dict[str, int | float]:
+        """Sums over all series, without any identifier: fit for XCom and logs."""
+
+        def total(name: str) -> int:
+            return sum(getattr(s, name) or 0 for s in self.series)
+
+        names = ("expected", "present", "received", "missing", "unverifiable", "quarantined", "bytes")
+        return {"rows": len(self.rows), "series": len(self.series), **{n: total(n) for n in names}}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The accounts as plain data, the verdict and the totals included."""
+        return {**asdict(self), "verdict": self.verdict, "totals": self.totals()}
+
+
+def count_by(items: Iterable[Any], attribute: str) -> dict[str, int]:
+    """How many items hold each value of an attribute, most frequent first."""
+    counts: dict[str, int] = {}
+    for item in items:
+        value = str(getattr(item, attribute))
+        counts[value] = counts.get(value, 0) + 1
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))

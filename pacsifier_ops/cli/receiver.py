@@ -1,0 +1,134 @@
+"""`pacsifier-receiver`: the standing storage receiver, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pacsifier_ops import settings
+from pacsifier_ops.config import check_ae_title, read_config
+from pacsifier_ops.errors import ConfigError, PacsifierError, ReceiverError
+from pacsifier_ops.leases import LeaseBusy, Leases
+
+_GIB = 1024**3
+_JANITOR_SECONDS = 120.0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pacsifier-receiver",
+        description="Receives what a PACS sends (C-STORE) and spools it until whoever asked collects it.",
+    )
+    parser.add_argument(
+        "-c", "--config", type=Path, help="PACSIFIER config.json that names AET and move_port"
+    )
+    parser.add_argument("--aet", help="our AE title, as declared on the PACS")
+    parser.add_argument("--port", type=int, help="TCP port, as declared on the PACS")
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen at (default: all)")
+    parser.add_argument("--spool", type=Path, help="folder of the spool (default: that of the settings)")
+    parser.add_argument(
+        "--allow-aet", action="append", metavar="AET", help="AE title that may send; repeat (default: all)"
+    )
+    parser.add_argument(
+        "--allow-address",
+        action="append",
+        metavar="IP",
+        help="IP address or network that may connect; repeat (default: all)",
+    )
+    parser.add_argument("--quota-gb", type=float, help="size of the spool beyond which objects are refused")
+    parser.add_argument(
+        "--min-free-gb",
+        type=float,
+        default=2.0,
+        help="free space of the disk below which objects are refused (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--quarantine-hours",
+        type=float,
+        default=24.0,
+        help="series that nobody took for so long go to .quarantine in the spool (default: %(default)s)",
+    )
+    return parser
+
+
+def _identity(arguments: argparse.Namespace) -> tuple[str, int]:
+    aet, port = arguments.aet, arguments.port
+    if arguments.config is not None:
+        node = read_config(arguments.config)
+        aet, port = aet or node.destination, port or node.receiver_port
+    if not aet or not port:
+        raise ConfigError("AE title or port is missing; give --aet and --port, or --config")
+    check_ae_title(aet, "--aet")
+    if not 1 <= port <= 65535:
+        raise ConfigError("--port is not a port; give a number from 1 to 65535")
+    return aet, port
+
+
+def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
+    """Receive until `stop` is set.
+
+    Raises:
+        PacsifierError: a setting is wrong, the port is taken, or such a receiver runs already.
+        OSError: the spool cannot be written.
+    """
+    from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked
+
+    aet, port = _identity(arguments)
+    spool = (arguments.spool or settings.spool()).absolute()
+    quota = arguments.quota_gb
+    receiver = StorageReceiver(
+        aet,
+        port,
+        spool,
+        host=arguments.host,
+        allowed_calling=arguments.allow_aet,
+        allowed_addresses=arguments.allow_address,
+        quota_bytes=None if quota is None else int(quota * _GIB),
+        free_floor_bytes=int(arguments.min_free_gb * _GIB),
+    )
+    leases = Leases(settings.state_root() / "leases")
+    meta = {"spool": str(spool), "aet": aet, "port": port}
+    with receiver:
+        try:
+            lease = leases.acquire(f"receiver:{aet}:{port}", wait=0, meta=meta)
+        except LeaseBusy as error:
+            raise ReceiverError(f"a receiver {aet} at port {port} runs already; stop it first") from error
+        with lease:
+            print(f"pacsifier-receiver ready: {aet} at {arguments.host}:{port}, spool {spool}", flush=True)
+            while not stop.wait(_JANITOR_SECONDS):
+                lease.check()
+                moved = quarantine_unasked(spool, spool / ".quarantine", arguments.quarantine_hours * 3600)
+                if moved:
+                    _say(f"{moved} series that nobody took went to .quarantine")
+                refused, receiver.error = receiver.error, None
+                if refused is not None:
+                    _say(f"objects were refused: {getattr(refused, 'strerror', None) or type(refused).__name__}")
+
+
+def _say(text: str) -> None:
+    print(f"pacsifier-receiver: {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        run(arguments, stop)
+    except PacsifierError as error:
+        _say(str(error))
+        return error.exit_code
+    except OSError as error:
+        _say(f"the spool or the state root cannot be written ({error.strerror})")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

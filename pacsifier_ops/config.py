@@ -1,0 +1,186 @@
+"""One PACS as a node: from PACSIFIER's config.json or from an Airflow connection."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.errors import ConfigError
+
+METHODS = ("auto", "get", "move")
+
+#: Keys of PACSIFIER's config.json, all required, nothing else allowed.
+CONFIG_KEYS = (
+    "server_address",
+    "port",
+    "server_AET",
+    "AET",
+    "move_AET",
+    "move_port",
+    "batch_size",
+    "batch_wait_time",
+)
+
+
+@dataclass(frozen=True)
+class PacsNode:
+    """A PACS and how we talk to it. Times in seconds.
+
+    Attributes:
+        name: what people call it: the connection id or the configuration's file name.
+        host, port, called_aet: where the PACS listens and its AE title (PS3.8).
+        calling_aet: our AE title, and the destination of C-MOVE to ourselves unless receiver_aet says otherwise.
+        receiver_aet, receiver_port: AE title and port at which our storage receiver is declared on the PACS.
+        move_aet: AE title of a third node that images are sent to (`--move`).
+        max_associations: associations we hold at the PACS at once, whoever asks.
+        max_series: a larger cohort stops after planning.
+        result_limit: matches at which this archive cuts C-FIND off; 0 where it does not.
+        batch_size, batch_wait_time: after this many series, nobody starts another for so long; 0 is no pacing.
+        method: auto, get or move.
+        connect_timeout, acse_timeout, dimse_timeout: TCP connect; association negotiation; silence in a service.
+    """
+
+    name: str
+    host: str
+    port: int
+    called_aet: str
+    calling_aet: str = "PACSIFIER"
+    receiver_aet: str = ""
+    receiver_port: int = 0
+    move_aet: str = ""
+    max_associations: int = 4
+    max_series: int = 10_000
+    result_limit: int = 0
+    batch_size: int = 0
+    batch_wait_time: float = 0.0
+    method: str = "auto"
+    connect_timeout: float = 10.0
+    acse_timeout: float = 30.0
+    dimse_timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.host or any(c.isspace() for c in self.host):
+            raise ConfigError(f"{self.name}: the host is empty or holds blanks; give a host name or an IP address")
+        for label in ("called_aet", "calling_aet"):
+            check_ae_title(getattr(self, label), f"{self.name}: {label}")
+        for label in ("receiver_aet", "move_aet"):
+            if getattr(self, label):
+                check_ae_title(getattr(self, label), f"{self.name}: {label}")
+        for label, value, low in (("port", self.port, 1), ("receiver_port", self.receiver_port, 0)):
+            if not low <= value <= 65535:
+                raise ConfigError(f"{self.name}: {label} is not a port; give a number from {low} to 65535")
+        if self.method not in METHODS:
+            raise ConfigError(f"{self.name}: method is none of {', '.join(METHODS)}")
+        for label, value in (("max_associations", self.max_associations), ("max_series", self.max_series)):
+            if value < 1:
+                raise ConfigError(f"{self.name}: {label} is below 1")
+        for label in ("result_limit", "batch_size", "batch_wait_time"):
+            if getattr(self, label) < 0:
+                raise ConfigError(f"{self.name}: {label} is negative; 0 switches it off")
+        for label in ("connect_timeout", "acse_timeout", "dimse_timeout"):
+            if getattr(self, label) <= 0:
+                raise ConfigError(f"{self.name}: {label} is not above 0 seconds")
+
+    @property
+    def key(self) -> str:
+        """What the limit on associations is counted for: host, port and called AE title."""
+        return f"{self.host}:{self.port}:{self.called_aet}"
+
+    @property
+    def destination(self) -> str:
+        """AE title that C-MOVE sends to when the images are for us."""
+        return self.receiver_aet or self.calling_aet
+
+
+def check_ae_title(value: str, what: str) -> None:
+    """Refuse what is not an AE title (PS3.5 6.2: at most 16 characters, not only blanks, no backslash or control).
+
+    Raises:
+        ConfigError: names `what`.
+    """
+    good = 1 <= len(value) <= 16 and value.strip() and value.isascii() and value.isprintable() and "\\" not in value
+    if not good:
+        raise ConfigError(
+            f"{what} is not an AE title; give 1 to 16 ASCII characters, no backslash, not only blanks"
+        )
+
+
+def _number(config: Mapping[str, Any], key: str, where: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(str(config[key]).strip())
+    except ValueError:
+        raise ConfigError(f"{where}: {key} is not a number") from None
+
+
+def read_config(path: Path) -> PacsNode:
+    """Read a PACSIFIER config.json.
+
+    Raises:
+        ConfigError: the file is missing, is no JSON object, or a key is missing, unknown or wrong; all key
+            names that are off are named at once.
+    """
+    where = path.name
+    try:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read ({error.strerror}); check --config") from None
+    except ValueError as error:
+        at = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "encoding"
+        raise ConfigError(f"{where}: is not valid JSON ({at})") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(CONFIG_KEYS)}")
+    wrong = [f"{key} is missing" for key in CONFIG_KEYS if key not in config]
+    for key in sorted(config.keys() - set(CONFIG_KEYS)):
+        near = difflib.get_close_matches(key, CONFIG_KEYS, 1, 0.5)
+        wrong.append(f"{key} is not known" + (f" (did you mean {near[0]}?)" if near else ""))
+    if wrong:
+        raise ConfigError(f"{where}: " + "; ".join(wrong))
+    return PacsNode(
+        name=path.stem,
+        host=str(config["server_address"]).strip(),
+        port=_number(config, "port", where, int),
+        called_aet=str(config["server_AET"]).strip(),
+        calling_aet=str(config["AET"]).strip(),
+        receiver_port=_number(config, "move_port", where, int),
+        move_aet=str(config["move_AET"]).strip(),
+        batch_size=_number(config, "batch_size", where, int),
+        batch_wait_time=_number(config, "batch_wait_time", where, float),
+    )
+
+
+#: Fields of an Airflow connection's extra: every field of PacsNode beyond name, host and port.
+EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", "host", "port"))
+
+
+def node_from_connection(name: str, host: str | None, port: int | None, extra: Mapping[str, Any]) -> PacsNode:
+    """Make the node of an Airflow connection of type `dicom`; empty fields take their defaults.
+
+    Raises:
+        ConfigError: names the connection, the field and what is wrong with it.
+    """
+    unknown = sorted(set(extra) - set(EXTRA_FIELDS))
+    if unknown:
+        raise ConfigError(f"connection {name}: unknown field in extra: {', '.join(unknown)}")
+    defaults = {f.name: f.default for f in fields(PacsNode)}
+    values: dict[str, Any] = {}
+    for key in EXTRA_FIELDS:
+        raw = extra.get(key)
+        if raw is None or raw == "":
+            continue
+        default = defaults[key]
+        if isinstance(default, (int, float)):
+            values[key] = _number(extra, key, f"connection {name}", type(default))
+        else:
+            values[key] = str(raw).strip()
+    if not values.get("called_aet"):
+        raise ConfigError(f"connection {name}: called_aet, the AE title of the PACS, is missing")
+    return PacsNode(name=name, host=(host or "").strip(), port=port or 104, **values)
+
+
+def with_overrides(node: PacsNode, **overrides: Any) -> PacsNode:
+    """The node with some fields replaced for one run; None leaves a field as it is."""
+    return replace(node, **{key: value for key, value in overrides.items() if value is not None})

@@ -1,0 +1,318 @@
+"""The storage receiver: a C-STORE SCP that spools what a PACS sends, and knows nothing else.
+
+Hospitals register one AE title, one address and one port, and many tasks ask for series to be sent there. So
+the receiver does not know who asked for what. It spools every object as it came:
+
+    <spool>/<SeriesInstanceUID>/<SOPInstanceUID>.<SHA-256 of the file>
+
+Whoever holds the lease of a series takes its objects (`spooled`); what nobody takes goes into quarantine
+(`quarantine_unasked`). The digest in the name tells two versions of an object apart, makes one that is sent
+twice one file, and finds files torn by a power failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import ipaddress
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Collection, Container, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import evt
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.service_class import ServiceClass, StorageServiceClass, VerificationServiceClass
+from pynetdicom.sop_class import Verification, uid_to_service_class
+
+from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach, is_uid, read_head, read_identity
+from pacsifier_ops.dimse.transport import Server, make_ae
+from pacsifier_ops.errors import ConfigError, ReceiverError
+from pacsifier_ops.files import private_folder
+
+_INCOMING = ".incoming"
+#: ServiceClass itself stands for SOP classes that pynetdicom does not know: private, retired and new ones.
+_SERVICES = (ServiceClass, StorageServiceClass, VerificationServiceClass)
+_MAX_ASSOCIATIONS = 64
+_FILE_ATTEMPTS = 5
+_CHECK_FREE_EVERY = 16 * 1024 * 1024
+
+_UNCOMPRESSED = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+)
+#: Compressed without loss whatever the object: RLE, JPEG Lossless, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL.
+_LOSSLESS = {
+    "1.2.840.10008.1.2.5",
+    *(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 80, 90, 92, 110, 201, 202)),
+}
+
+
+def _preference(syntax: UID) -> int:
+    """Rank of a transfer syntax among those that one presentation context proposes; the lowest is accepted.
+
+    A peer proposes a compressed transfer syntax because it holds objects in it, and can as a rule unpack
+    them but not pack others: to accept an uncompressed one beside it would make it send something else than
+    it has stored. Lossless goes before lossy, lest a peer that can do both degrade an image. Explicit VR
+    goes before implicit: it keeps the VRs of private elements. Peers that propose one transfer syntax per
+    presentation context are not affected.
+    """
+    if syntax in _UNCOMPRESSED:
+        return 2 + _UNCOMPRESSED.index(syntax)
+    return 0 if syntax in _LOSSLESS else 1
+
+
+def _accept_storage(event: evt.Event) -> None:
+    """Accept C-ECHO and every storage SOP class proposed, the private and unknown ones too, as proposed."""
+    proposed: dict[UID, list[UID]] = {}
+    for context in event.assoc.requestor.primitive.presentation_context_definition_list:
+        if uid_to_service_class(context.abstract_syntax) in _SERVICES:
+            proposed.setdefault(context.abstract_syntax, []).extend(context.transfer_syntax)
+    event.assoc.acceptor.supported_contexts = [_context(uid, syntaxes) for uid, syntaxes in proposed.items()]
+
+
+def _context(uid: UID, syntaxes: list[UID]) -> PresentationContext:
+    return build_context(uid, sorted(dict.fromkeys(syntaxes), key=_preference))
+
+
+class _Room:
+    """Keeps the spool below its quota, and the file system above its floor. Any thread may ask."""
+
+    def __init__(self, spool: Path, quota_bytes: int | None, free_floor_bytes: int) -> None:
+        self._spool, self._quota, self._floor = spool, quota_bytes, free_floor_bytes
+        self._lock = threading.Lock()
+        self._used = 0
+        self._counted = float("-inf")
+        self._unchecked = _CHECK_FREE_EVERY
+        self._recount()
+
+    def take(self, size: int) -> None:
+        """Count `size` more bytes; OSError where there is no room for them."""
+        with self._lock:
+            if self._quota is not None and self._used + size > self._quota:
+                self._recount()
+                if self._used + size > self._quota:
+                    raise OSError(errno.EDQUOT, "the spool is over its quota")
+            self._unchecked += size
+            if self._unchecked > _CHECK_FREE_EVERY:
+                if shutil.disk_usage(self._spool).free < self._floor:
+                    raise OSError(errno.ENOSPC, "the disk of the spool is below its floor of free space")
+                self._unchecked = 0
+            self._used += size
+
+    def _recount(self) -> None:
+        """What was collected meanwhile makes room; looked at once a second at most."""
+        if time.monotonic() - self._counted < 1:
+            return
+        self._counted = time.monotonic()
+        self._used = 0
+        for folder, _, names in os.walk(self._spool):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    self._used += os.stat(os.path.join(folder, name)).st_size
+
+
+class StorageReceiver:
+    """Listens for what a PACS sends; a context manager.
+
+    Args:
+        aet: our AE title; associations that call another one are rejected.
+        port: TCP port; 0 takes a free one (see `port`).
+        spool: folder of the spool, made where it is not there. Several receivers may share it.
+        host: address to listen at.
+        allowed_calling: AE titles that may send; None allows all.
+        allowed_addresses: IP addresses or networks (10.1.0.0/16) that may connect; None allows all.
+        quota_bytes: size of the spool beyond which objects are refused with 0xA700; None is no limit.
+        free_floor_bytes: free space of the disk below which objects are refused likewise.
+
+    Attributes:
+        error: what last kept an object from being stored; may be set back to None.
+
+    Raises:
+        ConfigError: an allowed address is none.
+    """
+
+    def __init__(
+        self,
+        aet: str,
+        port: int,
+        spool: Path,
+        *,
+        host: str = "0.0.0.0",
+        allowed_calling: Collection[str] | None = None,
+        allowed_addresses: Collection[str] | None = None,
+        quota_bytes: int | None = None,
+        free_floor_bytes: int = 0,
+    ) -> None:
+        self.aet, self.port, self.host, self.spool = aet, port, host, spool
+        self.error: Exception | None = None
+        self._quota_bytes, self._free_floor_bytes = quota_bytes, free_floor_bytes
+        self._networks = None if allowed_addresses is None else [_network(text) for text in allowed_addresses]
+        self._ae = make_ae(aet, connect_timeout=10, acse_timeout=30, dimse_timeout=120, network_timeout=300)
+        self._ae.require_called_aet = True
+        self._ae.require_calling_aet = sorted(allowed_calling or ())
+        self._ae.maximum_associations = _MAX_ASSOCIATIONS
+        self._ae.add_supported_context(Verification)
+        self._server: Server | None = None
+
+    def start(self) -> Self:
+        """Clear up after a crash, and listen. Returns itself.
+
+        Raises:
+            ReceiverError: the port is taken, or not ours to take.
+            OSError: the spool cannot be written.
+        """
+        incoming = private_folder(private_folder(self.spool) / _INCOMING)
+        room = _Room(self.spool, self._quota_bytes, self._free_floor_bytes)
+        # The port is ours alone, so a folder named after it is.
+        folder = incoming / str(self.port or secrets.token_hex(8))
+        handlers = attach(folder, self._file, on_error=self._note, make_room=room.take)
+        try:
+            server = Server(
+                self._ae,
+                (self.host, self.port),
+                [*handlers, (evt.EVT_REQUESTED, _accept_storage)],
+                self._admit,
+            )
+        except OSError as error:
+            raise ReceiverError(
+                f"the storage receiver {self.aet} cannot listen at port {self.port} ({error.strerror}); stop "
+                "the program that holds the port, or choose another port here and declare it on the PACS "
+                f"for {self.aet}"
+            ) from error
+        self.port, self._server = server.port, server
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            private_folder(folder)
+            _remove_torn(self.spool)
+        except BaseException:
+            self.stop()
+            raise
+        server.start()
+        return self
+
+    def stop(self) -> None:
+        """Close the port and abort what is open; what was not whole is gone. Harmless when repeated."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _admit(self, address: str) -> bool:
+        return self._networks is None or any(
+            ipaddress.ip_address(address) in network for network in self._networks
+        )
+
+    def _note(self, error: Exception) -> None:
+        self.error = error
+
+    def _file(self, received: ReceivedObject) -> int:
+        name = f"{received.sop_instance_uid}.{received.sha256}"
+        for left in reversed(range(_FILE_ATTEMPTS)):
+            folder = private_folder(self.spool / received.series_uid)
+            try:
+                received.path.rename(folder / name)
+                break
+            except FileNotFoundError:  # the folder was collected, or put into quarantine, just now
+                if not left:
+                    raise
+        return SUCCESS
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(f"allowed addresses: {text!r} is no IP address and no network") from None
+
+
+def _series_folders(spool: Path) -> list[Path]:
+    with os.scandir(spool) as entries:
+        return [Path(entry.path) for entry in entries if is_uid(entry.name) and entry.is_dir()]
+
+
+def _remove_torn(spool: Path) -> None:
+    """Remove what is not what its name says: written in the moment of a power failure."""
+    for folder in _series_folders(spool):
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != path.suffix[1:]:
+                    path.unlink()
+
+
+def spooled(spool: Path, series_uid: str, known: Container[Path] = ()) -> Iterator[ReceivedObject]:
+    """What lies in the spool of one series. Whoever calls this holds the lease of the series.
+
+    Each object is whole, is as it came, and is the caller's to move away. The digest is the one computed
+    when it arrived.
+
+    Args:
+        known: paths to pass over, those of an earlier call.
+
+    Raises:
+        OSError: the spool cannot be read.
+    """
+    folder = spool / series_uid
+    if not is_uid(series_uid) or not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path in known:
+            continue
+        with path.open("rb") as stream:
+            sop_class, syntax = read_head(stream)
+            identity = read_identity(stream, syntax)
+            yield ReceivedObject(
+                path=path,
+                sop_class_uid=sop_class,
+                sop_instance_uid=identity.sop_instance_uid,
+                transfer_syntax_uid=syntax,
+                study_uid=identity.study_uid,
+                series_uid=identity.series_uid,
+                patient_id=identity.patient_id,
+                size=os.fstat(stream.fileno()).st_size,
+                sha256=path.suffix[1:],
+            )
+
+
+def quarantine_unasked(spool: Path, quarantine: Path, older_than_seconds: float) -> int:
+    """Move series that nobody added to or took from for so long; returns how many.
+
+    Args:
+        quarantine: on the file system of the spool.
+
+    Raises:
+        OSError: the quarantine cannot be written.
+    """
+    moved = 0
+    for folder in _series_folders(spool):
+        with contextlib.suppress(FileNotFoundError):  # collected at this moment
+            if time.time() - folder.stat().st_mtime < older_than_seconds:
+                continue
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # collected: empty
+                continue
+            folder.rename(private_folder(quarantine) / f"{folder.name}.{secrets.token_hex(4)}")
+            moved += 1
+    return moved

@@ -1,0 +1,469 @@
+"""Talking to one PACS: one association at a time, under one of the slots that the PACS grants us."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ABORT
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
+
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.dimse.sink import ReceivedObject, attach
+from pacsifier_ops.dimse.transport import HANDLERS, make_ae
+from pacsifier_ops.errors import (
+    AssociationAborted,
+    AssociationBusy,
+    AssociationRejected,
+    MoveDestinationUnknown,
+    OutOfResources,
+    PacsError,
+    PacsifierError,
+    PacsTimeout,
+    PacsUnreachable,
+    StorageError,
+    Unsupported,
+)
+
+#: Transfer syntaxes proposed for every storage class on a C-GET association, each in a context of its own:
+#: an archive that may choose among several within one context may choose to transcode, or fail.
+GET_TRANSFER_SYNTAXES = (
+    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
+    "1.2.840.10008.1.2",  # Implicit VR Little Endian
+    "1.2.840.10008.1.2.2",  # Explicit VR Big Endian
+    "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
+    "1.2.840.10008.1.2.4.50",  # JPEG Baseline
+    "1.2.840.10008.1.2.4.51",  # JPEG Extended
+    "1.2.840.10008.1.2.4.57",  # JPEG Lossless
+    "1.2.840.10008.1.2.4.70",  # JPEG Lossless SV1
+    "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS Near-Lossless
+    "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.91",  # JPEG 2000
+    "1.2.840.10008.1.2.4.92",  # JPEG 2000 Part 2 Lossless
+    "1.2.840.10008.1.2.4.93",  # JPEG 2000 Part 2
+    "1.2.840.10008.1.2.4.201",  # HTJ2K Lossless
+    "1.2.840.10008.1.2.4.202",  # HTJ2K Lossless RPCL
+    "1.2.840.10008.1.2.4.203",  # HTJ2K
+    "1.2.840.10008.1.2.4.110",  # JPEG XL Lossless
+    "1.2.840.10008.1.2.4.111",  # JPEG XL JPEG Recompression
+    "1.2.840.10008.1.2.4.112",  # JPEG XL
+    "1.2.840.10008.1.2.5",  # RLE Lossless
+    "1.2.840.10008.1.2.8.1",  # Deflated Image Frame Compression
+    "1.2.840.10008.1.2.4.100",  # MPEG-2 Main Level
+    "1.2.840.10008.1.2.4.101",  # MPEG-2 High Level
+    "1.2.840.10008.1.2.4.102",  # MPEG-4 High 4.1
+    "1.2.840.10008.1.2.4.103",  # MPEG-4 BD
+    "1.2.840.10008.1.2.4.104",  # MPEG-4 High 4.2 2D
+    "1.2.840.10008.1.2.4.105",  # MPEG-4 High 4.2 3D
+    "1.2.840.10008.1.2.4.106",  # MPEG-4 Stereo
+    "1.2.840.10008.1.2.4.107",  # HEVC Main
+    "1.2.840.10008.1.2.4.108",  # HEVC Main 10
+)
+#: Presentation contexts an association can hold (PS3.8 9.3.2.2: odd ids of one byte).
+MAX_CONTEXTS = 128
+_QUERY_CONTEXTS = (
+    Verification,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+#: Storage classes that fit on one association beside the query contexts.
+CLASSES_PER_ASSOCIATION = (MAX_CONTEXTS - len(_QUERY_CONTEXTS)) // len(GET_TRANSFER_SYNTAXES)
+
+PENDING, PENDING_KEYS_UNSUPPORTED = 0xFF00, 0xFF01
+
+#: PS3.8 Table 9-21, in words: (source, reason) of an A-ASSOCIATE-RJ.
+_REJECTIONS = {
+    (1, 2): "it does not support this application context",
+    (1, 3): "it does not know our calling AE title: have {calling} declared on the PACS",
+    (1, 7): (
+        "it does not answer to the called AE title {called}: check called_aet (server_AET), and that our calling "
+        "AE title {calling} is declared on the PACS"
+    ),
+    (2, 2): "it does not support our protocol version",
+    (3, 1): "it is temporarily congested",
+    (3, 2): "its limit of associations is reached",
+}
+
+
+@dataclass
+class Answer:
+    """What a C-FIND brought (PS3.4 C.4.1).
+
+    Attributes:
+        identifiers: the matches.
+        status: the final status.
+        keys_unsupported: the archive said 0xFF01: it did not match on some optional key.
+    """
+
+    identifiers: list[Dataset] = field(default_factory=list)
+    status: int = 0
+    keys_unsupported: bool = False
+
+
+@dataclass
+class Outcome:
+    """What a C-GET or C-MOVE ended with (PS3.4 C.4.2, C.4.3). Counts are the peer's own words, not proof."""
+
+    status: int
+    completed: int = 0
+    failed: int = 0
+    warning: int = 0
+
+    @property
+    def untouched(self) -> bool:
+        """Not one sub-operation: nothing was sent, whatever the status says."""
+        return self.completed + self.failed + self.warning == 0
+
+
+def query(level: str, **keys: str | list[str]) -> Dataset:
+    """An identifier at a level (PS3.4 C.4.1.1.3); values are text in UTF-8, empty ones are return keys."""
+    identifier = Dataset()
+    identifier.SpecificCharacterSet = "ISO_IR 192"
+    identifier.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(identifier, keyword, value)
+    return identifier
+
+
+class Session:
+    """One PACS, one association at a time, opened when first needed and kept for the next call.
+
+    While the association is open it holds one of the PACS's slots; `close` gives both back, so call it
+    before waiting for anything else. Use as a context manager. Not for several threads at once.
+
+    Args:
+        node: the PACS.
+        slot: takes one of the PACS's slots; a context manager that holds it.
+        incoming: folder for the objects a C-GET brings.
+        cancelled: asked between messages; True aborts the association.
+        progress: told the size in bytes of every object that a C-GET brings.
+    """
+
+    def __init__(
+        self,
+        node: PacsNode,
+        slot: Callable[[], AbstractContextManager[object]],
+        incoming: Path | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self.node = node
+        self._slot = slot
+        self._incoming = incoming
+        self._errors: list[Exception] = []
+        self._received: dict[str, ReceivedObject] = {}
+        self._cancelled = cancelled
+        self._progress = progress
+        self._stack = ExitStack()
+        self._association: Association | None = None
+        self._classes: frozenset[str] = frozenset()
+        self._gave_up = threading.Event()
+        self._answered = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(abort=kind is not None)
+
+    def close(self, abort: bool = False) -> None:
+        """Release (or abort) the association and give its slot back."""
+        association, self._association = self._association, None
+        try:
+            if association is not None and association.is_established:
+                association.abort() if abort else association.release()
+        finally:
+            self._stack.close()
+
+    # Services
+
+    def echo(self) -> None:
+        """C-ECHO (PS3.4 A).
+
+        Raises:
+            PacsError: in words what is wrong.
+        """
+        association = self._open()
+        if not self._accepts(association, Verification):
+            return  # an association was accepted; that is as much as this peer lets us verify
+        status = association.send_c_echo()
+        if "Status" not in status:
+            raise self._lost(association)
+        if status.Status != 0x0000:
+            raise PacsError(f"{self.node.name}: C-ECHO ended with status 0x{status.Status:04X}")
+
+    def find(self, identifier: Dataset) -> Answer:
+        """C-FIND in the Study Root model (PS3.4 C.4.1). A final status other than success is the caller's to judge.
+
+        Raises:
+            PacsError: the association failed, or the PACS offers no Study Root C-FIND.
+        """
+        association = self._open()
+        model = StudyRootQueryRetrieveInformationModelFind
+        self._need(association, model, "C-FIND")
+        answer = Answer()
+        for status, match in association.send_c_find(identifier, model):
+            self._check(association, status)
+            answer.status = status.Status
+            if status.Status in (PENDING, PENDING_KEYS_UNSUPPORTED) and match is not None:
+                answer.identifiers.append(match)
+                answer.keys_unsupported |= status.Status == PENDING_KEYS_UNSUPPORTED
+        return answer
+
+    def get(self, identifier: Dataset, classes: Iterable[str]) -> Outcome:
+        """C-GET (PS3.4 C.4.3); `take` gives what arrived, also after an error.
+
+        Args:
+            classes: SOP Class UIDs to be ready for, at most CLASSES_PER_ASSOCIATION.
+
+        Raises:
+            Unsupported: the PACS offers no C-GET, or refuses every context of one of the classes.
+            PacsError: the association failed, or the PACS is out of resources.
+            StorageError: an object could not be written.
+        """
+        wanted = frozenset(classes)
+        association = self._open(wanted)
+        model = StudyRootQueryRetrieveInformationModelGet
+        self._need(association, model, "C-GET")
+        accepted = {cx.abstract_syntax for cx in association.accepted_contexts if cx.as_scp}
+        if wanted - accepted:
+            raise Unsupported(f"{self.node.name}: refuses to send {len(wanted - accepted)} SOP class(es) by C-GET")
+        return self._outcome(association, association.send_c_get(identifier, model))
+
+    def take(self) -> dict[str, ReceivedObject]:
+        """The objects that arrived since the last call, by SOP Instance UID."""
+        received, self._received = self._received, {}
+        return received
+
+    def move(self, identifier: Dataset, destination: str, arrived: Callable[[], object]) -> Outcome:
+        """C-MOVE to an AE title (PS3.4 C.4.2).
+
+        Args:
+            arrived: something that changes while objects arrive at the destination. Many archives say nothing
+                until all is sent; as long as this changes, their silence is not taken for a failure.
+
+        Raises:
+            Unsupported: the PACS offers no C-MOVE.
+            MoveDestinationUnknown: the PACS does not know the destination.
+            PacsError: the association failed, or the PACS is out of resources.
+        """
+        association = self._open()
+        model = StudyRootQueryRetrieveInformationModelMove
+        self._need(association, model, "C-MOVE")
+        with _listening(association, arrived):
+            return self._outcome(association, association.send_c_move(identifier, destination, model), destination)
+
+    # Inside
+
+    def _outcome(
+        self, association: Association, responses: Iterator[tuple[Dataset, Dataset | None]], destination: str = ""
+    ) -> Outcome:
+        final = Dataset()
+        for status, _ in responses:
+            self._check(association, status)
+            final = status
+        if self._errors:
+            error = self._errors[0]
+            self._errors.clear()
+            words = error.strerror if isinstance(error, OSError) else str(error)
+            raise StorageError(f"an object that arrived could not be kept: {words}") from error
+        outcome = Outcome(
+            int(final.Status),
+            int(final.get("NumberOfCompletedSuboperations") or 0),
+            int(final.get("NumberOfFailedSuboperations") or 0),
+            int(final.get("NumberOfWarningSuboperations") or 0),
+        )
+        if outcome.status == 0xA801 or (destination and outcome.status >= 0xC000 and outcome.untouched):
+            # Some archives have but one failure status for a destination unknown and one that does not answer.
+            known = "does not know the move destination" if outcome.status == 0xA801 else "could not send anything to"
+            raise MoveDestinationUnknown(
+                f"{self.node.name}: {known} {destination} (0x{outcome.status:04X}); have AE title {destination} "
+                f"declared on the PACS with the address of this machine and port {self.node.receiver_port}"
+            )
+        if 0xA700 <= outcome.status <= 0xA7FF and outcome.untouched:
+            raise OutOfResources(f"{self.node.name}: out of resources (0x{outcome.status:04X})")
+        return outcome
+
+    def _check(self, association: Association, status: Dataset) -> None:
+        if self._cancelled():
+            association.abort()
+            raise Cancelled("stopped on request")
+        if "Status" not in status:
+            raise self._lost(association)
+        self._answered = True
+
+    def _lost(self, association: Association) -> PacsError:
+        """The error of an association that ended under us; the session starts anew at the next call."""
+        timed_out = self._gave_up.is_set()
+        self.close(abort=True)
+        if timed_out:
+            return PacsTimeout(f"{self.node.name}: no answer within {self.node.dimse_timeout:g} s")
+        hint = ""
+        if not self._answered:
+            hint = (
+                f" before it answered anything; if that stays so, our calling AE title {self.node.calling_aet} is "
+                "probably not declared on the PACS"
+            )
+        return AssociationAborted(f"{self.node.name}: the association was aborted or the connection lost{hint}")
+
+    def _accepts(self, association: Association, abstract_syntax: str) -> bool:
+        return any(cx.abstract_syntax == abstract_syntax for cx in association.accepted_contexts)
+
+    def _need(self, association: Association, model: str, service: str) -> None:
+        if not self._accepts(association, model):
+            raise Unsupported(f"{self.node.name}: does not offer {service} in the Study Root model")
+
+    def _open(self, classes: frozenset[str] = frozenset()) -> Association:
+        """The open association if it can carry `classes`, else a new one that can."""
+        if len(classes) > CLASSES_PER_ASSOCIATION:
+            raise ValueError(f"at most {CLASSES_PER_ASSOCIATION} SOP classes fit on one association")
+        if self._association is not None:
+            if self._association.is_established and classes <= self._classes:
+                return self._association
+            union = classes | self._classes
+            classes = union if len(union) <= CLASSES_PER_ASSOCIATION else classes
+            self.close()
+        self._stack.enter_context(self._slot())
+        try:
+            try:
+                self._association = self._associate(classes)
+            except AssociationAborted:
+                # A rejection can be lost to the peer's closing the connection right behind it; ask once more.
+                self._association = self._associate(classes)
+        except BaseException:
+            self._stack.close()
+            raise
+        self._classes = classes
+        return self._association
+
+    def _associate(self, classes: frozenset[str]) -> Association:
+        node = self.node
+        connected, gave_up = threading.Event(), threading.Event()
+        self._gave_up = gave_up
+        replies: list[Any] = []
+
+        def on_sent(event: evt.Event) -> None:
+            # Nobody but a time-out (of ACSE or DIMSE) makes the library abort while we wait for an answer.
+            if isinstance(event.primitive, A_ABORT):
+                gave_up.set()
+
+        handlers: list[Any] = [
+            *HANDLERS,
+            *(attach(self._incoming, self._keep, on_error=self._errors.append) if self._incoming else ()),
+            (evt.EVT_CONN_OPEN, lambda event: connected.set()),
+            (evt.EVT_ACSE_RECV, lambda event: replies.append(event.primitive)),
+            (evt.EVT_ACSE_SENT, on_sent),
+        ]
+        ae: AE = make_ae(
+            node.calling_aet,
+            connect_timeout=node.connect_timeout,
+            acse_timeout=node.acse_timeout,
+            dimse_timeout=node.dimse_timeout,
+        )
+        try:
+            association = ae.associate(
+                node.host,
+                node.port,
+                contexts=_contexts(classes),
+                ae_title=node.called_aet,
+                ext_neg=[build_role(uid, scu_role=False, scp_role=True) for uid in sorted(classes)],
+                evt_handlers=handlers,
+            )
+        except OSError as error:
+            raise self._unreachable() from error
+        if association.is_established:
+            return association
+        if not connected.is_set():
+            raise self._unreachable()
+        if gave_up.is_set():
+            raise PacsTimeout(f"{node.name}: no answer to the association request within {node.acse_timeout:g} s")
+        rejection = next((p for p in replies if getattr(p, "result", None) in (0x01, 0x02)), None)
+        if association.is_rejected and rejection is not None:
+            raise self._rejected(rejection)
+        raise AssociationAborted(
+            f"{node.name}: {node.host}:{node.port} took the connection but no association came about; "
+            "is a DICOM node listening there?"
+        )
+
+    def _unreachable(self) -> PacsUnreachable:
+        node = self.node
+        return PacsUnreachable(
+            f"{node.name}: cannot connect to {node.host} port {node.port}; check host, port, firewall, and that the PACS runs"
+        )
+
+    def _rejected(self, primitive: Any) -> PacsError:
+        node = self.node
+        why = _REJECTIONS.get(
+            (primitive.result_source, primitive.diagnostic),
+            f"no reason given (source {primitive.result_source}, reason {primitive.diagnostic})",
+        ).format(calling=node.calling_aet, called=node.called_aet)
+        # Some archives answer 'local limit exceeded' as permanent: the source tells it apart.
+        transient = primitive.result == 0x02 or primitive.result_source == 3
+        kind = AssociationBusy if transient else AssociationRejected
+        return kind(f"{node.name}: rejected the association: {why}")
+
+    def _keep(self, item: ReceivedObject) -> int:
+        whole = item.path.with_suffix(".dcm")
+        item.path.rename(whole)
+        self._received[item.sop_instance_uid] = replace(item, path=whole)
+        self._progress(item.size)
+        return 0x0000
+
+
+@contextmanager
+def _listening(association: Association, arrived: Callable[[], object]) -> Iterator[None]:
+    """While objects arrive elsewhere, count the association as heard from."""
+    done = threading.Event()
+
+    def listen() -> None:
+        last = arrived()
+        while not done.wait(1.0):
+            stream, seen = association.dul.socket, arrived()
+            if seen != last and stream is not None:
+                stream.heard = time.monotonic()
+            last = seen
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class Cancelled(PacsifierError):
+    """Stopped on request (Ctrl-C, a task being killed)."""
+
+
+def _contexts(classes: frozenset[str]) -> list[PresentationContext]:
+    plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+    query_contexts = [build_context(uid, plain) for uid in _QUERY_CONTEXTS]
+    storage = [build_context(uid, syntax) for uid in sorted(classes) for syntax in GET_TRANSFER_SYNTAXES]
+    return query_contexts + storage
+
+
+def chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Cut a sequence into lists of at most `size`."""
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])

@@ -1,0 +1,384 @@
+"""Objects that arrive by C-STORE go straight to disk: on our C-GET association or at our receiver.
+
+pynetdicom gathers an object in memory (or in the default temporary folder) before it tells anybody. `attach`
+takes the messages of an association before that, in one place: when the connection opens, the association
+gets a DIMSE provider that writes the fragments of each data set to a file as they come, and answers.
+Everything that is not a C-STORE request goes on to pynetdicom. Nothing of a data set is decoded but what
+names the object, and nothing is changed. (pynetdicom's EVT_C_STORE is not triggered.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pynetdicom import evt
+from pynetdicom._globals import STATUS_FAILURE
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.status import code_to_category
+
+from pacsifier_ops.dimse.transport import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Dimse
+from pacsifier_ops.files import PRIVATE_FILE
+
+#: Status of a C-STORE response (PS3.4 B.2.3).
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+_SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
+
+_STORE_REQUEST, _STORE_RESPONSE, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_PRIVATE_IMPLICIT = "1.2.840.113619.5.2"  # GE: implicit VR, only the pixels are big endian
+_PREAMBLE = b"\0" * 128 + b"DICM"
+_DEFLATED = (DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+_SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES, _CHARACTER_SET = (
+    0x00080018,
+    0x00100020,
+    0x0020000D,
+    0x0020000E,
+    0x00080005,
+)
+#: What of a deflated data set is unpacked to find who it is.
+_DEFLATED_HEAD = 4 * 1024 * 1024
+
+
+def is_uid(value: str) -> bool:
+    """Whether this is a UID (PS3.5 9.1; leading zeros are let pass): safe as a file name."""
+    return len(value) <= 64 and _UID.fullmatch(value) is not None
+
+
+@dataclass(frozen=True)
+class ReceivedObject:
+    """One object, whole on disk, in the DICOM file format.
+
+    Attributes:
+        path: the file.
+        sop_class_uid, sop_instance_uid, transfer_syntax_uid: as sent; in the File Meta Information too.
+        study_uid, series_uid, patient_id: as in the data set.
+        size: bytes of the file.
+        sha256: digest of the file, hexadecimal.
+    """
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    study_uid: str
+    series_uid: str
+    patient_id: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who an object is, as its data set says."""
+
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    patient_id: str
+
+
+def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
+    """Read who an object is from its encoded data set, no further than Series Instance UID (0020,000E).
+
+    Args:
+        stream: at the first byte of the data set.
+        transfer_syntax_uid: how it is encoded.
+
+    Raises:
+        ValueError: it cannot be read, or a UID is missing or malformed.
+    """
+    if transfer_syntax_uid in _DEFLATED:
+        stream = BytesIO(
+            zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_DEFLATED_HEAD), _DEFLATED_HEAD)
+        )
+    implicit = transfer_syntax_uid in (ImplicitVRLittleEndian, _PRIVATE_IMPLICIT)
+
+    def past_series(tag: BaseTag, vr: str | None, length: int) -> bool:
+        return bool(tag > _SERIES)
+
+    try:
+        head = read_dataset(
+            stream,
+            implicit,
+            transfer_syntax_uid != ExplicitVRBigEndian,
+            stop_when=past_series,
+            specific_tags=[_CHARACTER_SET, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES],
+        )
+        uids = [_raw(head, tag).rstrip(b"\0 ").decode("ascii") for tag in (_SOP_INSTANCE, _STUDY, _SERIES)]
+        patient = _raw(head, _PATIENT_ID)
+        # Only text beyond ASCII needs the character set (escape sequences count as such).
+        plain = patient.isascii() and b"\x1b" not in patient
+        patient_id = patient.decode("ascii") if plain else str(head[_PATIENT_ID].value)
+    except Exception:
+        raise ValueError("the data set cannot be read") from None
+    if not all(map(is_uid, uids)):
+        raise ValueError("a UID of the data set is missing or malformed")
+    return Identity(uids[0], uids[1], uids[2], patient_id.strip("\0 "))
+
+
+def _raw(head: Dataset, tag: int) -> bytes:
+    """The encoded value: pydicom's conversion would check it, and warn with the value in its words."""
+    return head.get_item(tag).value or b"" if tag in head else b""
+
+
+def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_aet: str) -> bytes:
+    """Preamble, prefix and File Meta Information (PS3.10 7.1) of a received object."""
+
+    def element(number: int, vr: bytes, value: bytes, pad: bytes = b"\0") -> bytes:
+        value += pad * (len(value) % 2)
+        return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
+
+    meta = b"".join(
+        (
+            struct.pack("<HH2sHL", 2, 0x0001, b"OB", 0, 2) + b"\0\1",
+            element(0x0002, b"UI", sop_class_uid.encode()),
+            element(0x0003, b"UI", sop_instance_uid.encode()),
+            element(0x0010, b"UI", transfer_syntax_uid.encode()),
+            element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
+            element(0x0013, b"SH", IMPLEMENTATION_VERSION.encode(), b" "),
+            element(0x0016, b"AE", source_aet.encode(), b" "),
+        )
+    )
+    return _PREAMBLE + element(0x0000, b"UL", struct.pack("<L", len(meta))) + meta
+
+
+def read_head(stream: BinaryIO) -> tuple[str, str]:
+    """Read what `file_head` made: SOP Class UID and Transfer Syntax UID; leaves the stream at the data set."""
+    stream.seek(len(_PREAMBLE) + 8)
+    (length,) = struct.unpack("<L", stream.read(4))
+    meta = read_dataset(stream, False, True, length)
+    return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+
+
+def _read_command(encoded: bytes) -> dict[int, bytes]:
+    """Elements of a command set by element number (PS3.7 6.3.1: group 0000, implicit VR little endian)."""
+    elements, at = {}, 0
+    while at < len(encoded):
+        number, length = struct.unpack_from("<2xHL", encoded, at)
+        elements[number] = encoded[at + 8 : at + 8 + length]
+        at += 8 + length
+    return elements
+
+
+def _store_response(request: dict[int, bytes], status: int) -> bytes:
+    """The command set of the C-STORE response (PS3.7 9.3.1.2)."""
+    answer = {
+        0x0002: request[0x0002],
+        0x0100: struct.pack("<H", _STORE_RESPONSE),
+        0x0120: request[0x0110],
+        0x0800: struct.pack("<H", _NO_DATA_SET),
+        0x0900: struct.pack("<H", status),
+        0x1000: request[0x1000],
+    }
+    body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in answer.items())
+    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+
+
+def _primitive(context_id: int, fragment: bytes) -> P_DATA:
+    primitive = P_DATA()
+    primitive.presentation_data_value_list.append((context_id, fragment))
+    return primitive
+
+
+@dataclass(frozen=True)
+class _Sink:
+    folder: Path
+    on_object: Callable[[ReceivedObject], int]
+    on_error: Callable[[Exception], None]
+    make_room: Callable[[int], None]
+
+
+def attach(
+    folder: Path,
+    on_object: Callable[[ReceivedObject], int],
+    *,
+    on_error: Callable[[Exception], None] = lambda error: None,
+    make_room: Callable[[int], None] = lambda size: None,
+) -> list[Any]:
+    """Event handlers that make an association, or all of a `Server`, write what arrives into `folder`.
+
+    They go behind `transport.HANDLERS`. Whatever is not whole is named `*.part`; it goes when the association
+    ends, and only a killed process leaves some.
+
+    Args:
+        folder: must be there, and stay.
+        on_object: told every whole object, in the association's own thread; may move the file; returns the
+            status to answer with. Where that is a failure, the file is removed unless it was moved. It must
+            not abort or release the association. Where it raises, the answer is 0xA700 for an OSError, else
+            0xC000.
+        on_error: told what kept an object from being stored: an OSError where the disk is full, a ValueError
+            where the data set cannot be read, whatever `on_object` raised. The association goes on.
+        make_room: told the number of bytes about to be written; refuses them by raising OSError.
+    """
+    sink = _Sink(folder, on_object, on_error, make_room)
+
+    def connected(event: evt.Event) -> None:
+        event.assoc.dimse = _StoreProvider(event.assoc, sink)
+
+    def closed(event: evt.Event) -> None:
+        if isinstance(event.assoc.dimse, _StoreProvider):
+            event.assoc.dimse.drop()
+
+    return [(evt.EVT_CONN_OPEN, connected), (evt.EVT_CONN_CLOSE, closed)]
+
+
+class _StoreProvider(Dimse):
+    """The DIMSE provider of an association that feeds a sink."""
+
+    def __init__(self, assoc: Any, sink: _Sink) -> None:
+        super().__init__(assoc)
+        self.sink = sink
+        self.encoded_command = b""
+        self.incoming: _Incoming | None = None
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take what belongs to a C-STORE request; the rest is pynetdicom's."""
+        try:
+            for context_id, fragment in primitive.presentation_data_value_list:
+                self._receive(context_id, fragment)
+        except Exception:
+            # Not a message (PS3.8 9.2.2 Evt19: invalid PDU): the association is aborted, nothing else known.
+            self.dul.event_queue.put("Evt19")
+
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        command, last = fragment[0] & 1, fragment[0] & 2  # message control header (PS3.8 E.2)
+        if self.incoming is not None:
+            if command:
+                raise ValueError("a command inside a data set")
+            self.incoming.write(memoryview(fragment)[1:])
+            if last:
+                incoming, self.incoming = self.incoming, None
+                self._answer(context_id, incoming.request, incoming.finish())
+        elif command:
+            self.encoded_command += fragment[1:]
+            if last:
+                encoded, self.encoded_command = self.encoded_command, b""
+                self._begin(context_id, encoded)
+        else:
+            self._pass_on(context_id, fragment)
+
+    def _begin(self, context_id: int, encoded: bytes) -> None:
+        request = _read_command(encoded)
+        with_data = request[0x0800] != struct.pack("<H", _NO_DATA_SET)
+        if request[0x0100] != struct.pack("<H", _STORE_REQUEST) or not with_data:
+            self._pass_on(context_id, b"\x03" + encoded)
+            return
+        context = self.assoc._accepted_cx[context_id]
+        peer = self.assoc.acceptor if self.assoc.is_requestor else self.assoc.requestor
+        self.incoming = _Incoming(self.sink, request, context, peer.ae_title.strip())
+
+    def _answer(self, context_id: int, request: dict[int, bytes], status: int) -> None:
+        self.dul.send_pdu(_primitive(context_id, b"\x03" + _store_response(request, status)))
+
+    def _pass_on(self, context_id: int, fragment: bytes) -> None:
+        super().receive_primitive(_primitive(context_id, fragment))
+
+    def drop(self) -> None:
+        """Remove what an ended association left unfinished."""
+        incoming, self.incoming = self.incoming, None
+        if incoming is not None:
+            incoming.drop()
+
+
+class _Incoming:
+    """One object on its way to disk. What goes wrong is kept until the data set ends, then answered."""
+
+    def __init__(self, sink: _Sink, request: dict[int, bytes], context: Any, source_aet: str) -> None:
+        self.sink, self.request = sink, request
+        self.sop_class_uid = request[0x0002].rstrip(b"\0 ").decode("ascii")
+        self.sop_instance_uid = request[0x1000].rstrip(b"\0 ").decode("ascii")
+        self.transfer_syntax_uid = str(context.transfer_syntax[0])
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.path = sink.folder / f"{secrets.token_hex(8)}.part"
+        self.stream: Any = None
+        self.status = SUCCESS
+        if self.sop_class_uid != context.abstract_syntax or not context.as_scp:
+            self.status = _SOP_CLASS_NOT_SUPPORTED
+        elif not is_uid(self.sop_instance_uid):
+            self.status = CANNOT_UNDERSTAND
+        else:
+            head = file_head(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, source_aet)
+            self.head_size = len(head)
+            self.write(head)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Add to the file; after the first error, only swallow."""
+        if self.status != SUCCESS:
+            return
+        try:
+            self.sink.make_room(len(data))
+            if self.stream is None:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                self.stream = os.fdopen(os.open(self.path, flags, PRIVATE_FILE), "w+b", buffering=1 << 17)
+            self.stream.write(data)
+        except OSError as error:
+            self._fail(OUT_OF_RESOURCES, error)
+            return
+        self.digest.update(data)
+        self.size += len(data)
+
+    def finish(self) -> int:
+        """Check the object and hand it over; the status to answer with."""
+        if self.status == SUCCESS:
+            try:
+                self.status = self._hand_over()
+            except OSError as error:
+                self._fail(OUT_OF_RESOURCES, error)
+            except Exception as error:
+                self._fail(CANNOT_UNDERSTAND, error)
+        if code_to_category(self.status) == STATUS_FAILURE:
+            self.drop()
+        return self.status
+
+    def _hand_over(self) -> int:
+        self.stream.flush()
+        self.stream.seek(self.head_size)
+        identity = read_identity(self.stream, self.transfer_syntax_uid)
+        self.stream.close()
+        if identity.sop_instance_uid != self.sop_instance_uid:
+            return DOES_NOT_MATCH
+        self.path = self.path.rename(self.path.with_suffix(".dcm"))
+        return self.sink.on_object(
+            ReceivedObject(
+                path=self.path,
+                sop_class_uid=self.sop_class_uid,
+                sop_instance_uid=self.sop_instance_uid,
+                transfer_syntax_uid=self.transfer_syntax_uid,
+                study_uid=identity.study_uid,
+                series_uid=identity.series_uid,
+                patient_id=identity.patient_id,
+                size=self.size,
+                sha256=self.digest.hexdigest(),
+            )
+        )
+
+    def _fail(self, status: int, error: Exception) -> None:
+        self.status = status
+        self.drop()
+        self.sink.on_error(error)
+
+    def drop(self) -> None:
+        """Close the file, and remove it unless it was moved away."""
+        if self.stream is not None:
+            with contextlib.suppress(OSError):  # what is still buffered may find no room either
+                self.stream.close()
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,622 @@
+"""An embedded PACS: C-ECHO, C-FIND, C-GET, C-MOVE and C-STORE over an index of files in memory.
+
+It serves demonstrations and tests. Study Root and Patient Root (PS3.4 C.6), files sent as they are stored,
+and a set of faults, so that what archives do wrong can be had on demand.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import chain, islice
+from pathlib import Path
+from socketserver import BaseServer
+from typing import Any, Literal
+
+from pydicom import dcmread
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import split_dataset
+from pynetdicom.pdu_primitives import A_RELEASE
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import ThreadedAssociationServer
+
+from pacsifier_ops.config import check_ae_title
+from pacsifier_ops.files import write_atomic
+
+#: Query/retrieve levels from the root down, each with its unique key (PS3.4 C.6).
+LEVELS = {
+    "PATIENT": "PatientID",
+    "STUDY": "StudyInstanceUID",
+    "SERIES": "SeriesInstanceUID",
+    "IMAGE": "SOPInstanceUID",
+}
+#: Keys known at PATIENT and, with these, at STUDY level (PS3.4 C.6.1.1); below, an object's attributes are.
+PATIENT_KEYS = {
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientBirthTime",
+    "PatientSex",
+    "OtherPatientIDs",
+    "OtherPatientNames",
+    "EthnicGroup",
+    "PatientComments",
+    "NumberOfPatientRelatedStudies",
+    "NumberOfPatientRelatedSeries",
+    "NumberOfPatientRelatedInstances",
+}
+STUDY_KEYS = {
+    *PATIENT_KEYS,
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDescription",
+    "ReferringPhysicianName",
+    "NameOfPhysiciansReadingStudy",
+    "ProcedureCodeSequence",
+    "AdmittingDiagnosesDescription",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "Occupation",
+    "AdditionalPatientHistory",
+    "ModalitiesInStudy",
+    "SOPClassesInStudy",
+    "NumberOfStudyRelatedSeries",
+    "NumberOfStudyRelatedInstances",
+}
+#: Keys that an archive works out (PS3.4 C.3.4): the values of an attribute below an entity, or their number.
+COMPUTED = {
+    "NumberOfPatientRelatedStudies": ("PATIENT", "StudyInstanceUID"),
+    "NumberOfPatientRelatedSeries": ("PATIENT", "SeriesInstanceUID"),
+    "NumberOfPatientRelatedInstances": ("PATIENT", "SOPInstanceUID"),
+    "NumberOfStudyRelatedSeries": ("STUDY", "SeriesInstanceUID"),
+    "NumberOfStudyRelatedInstances": ("STUDY", "SOPInstanceUID"),
+    "NumberOfSeriesRelatedInstances": ("SERIES", "SOPInstanceUID"),
+    "ModalitiesInStudy": ("STUDY", "Modality"),
+    "SOPClassesInStudy": ("STUDY", "SOPClassUID"),
+}
+
+VERIFICATION = "1.2.840.10008.1.1"
+PATIENT_ROOT, STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.1", "1.2.840.10008.5.1.4.1.2.2"
+FIND, MOVE, GET = ({f"{root}.{service}" for root in (PATIENT_ROOT, STUDY_ROOT)} for service in (1, 2, 3))
+STORAGE = {cx.abstract_syntax for cx in AllStoragePresentationContexts}
+
+SUCCESS, PENDING, CANCEL = 0x0000, 0xFF00, 0xFE00
+NOT_AUTHORIZED, OUT_OF_RESOURCES, MISMATCH = 0x0124, 0xA700, 0xA900
+
+#: A-ASSOCIATE-RJ: result, source, reason (PS3.8 9.3.4).
+REJECT_TRANSIENT, REJECT_CALLING, REJECT_CALLED = (2, 3, 2), (1, 1, 3), (1, 1, 7)
+
+
+@dataclass
+class Faults:
+    """What the PACS does wrong. Change it at any time; what is asked from then on sees the change.
+
+    Attributes:
+        result_limit: C-FIND stops after this many matches; 0 is no limit.
+        result_limit_status: final status of a C-FIND that was cut off, 0x0000 or 0xA700.
+        relational: where False, the unique keys of the levels above are needed, else 0xA900.
+        image_level: where False, C-FIND at IMAGE level answers 0xA900.
+        ignored_keys: keywords it does not match on.
+        unreturned_keys: keywords it leaves out of its answers.
+        emptied_keys: keywords it returns without value.
+        withhold: SOP Instance UIDs that it lists and fails to send.
+        withhold_silently: SOP Instance UIDs that it lists, does not send, and counts as completed.
+        abort_after: aborts the association after so many sub-operations of one retrieve, once.
+        success_without_suboperations: every retrieve answers Success and sends nothing.
+        retrieve_status, retrieve_status_times: so many retrieves end at once with this status.
+        intruders: files that are sent in addition with every retrieve.
+        delay: seconds before each sub-operation.
+        reject: reject associations, as `transient` (local limit exceeded) or for the `called_aet`.
+        get_supported: where False, no presentation context for C-GET is accepted.
+        allowed_calling_aets: AE titles that may associate; None is everybody.
+    """
+
+    result_limit: int = 0
+    result_limit_status: int = SUCCESS
+    relational: bool = True
+    image_level: bool = True
+    ignored_keys: set[str] = field(default_factory=set)
+    unreturned_keys: set[str] = field(default_factory=set)
+    emptied_keys: set[str] = field(default_factory=set)
+    withhold: set[str] = field(default_factory=set)
+    withhold_silently: set[str] = field(default_factory=set)
+    abort_after: int | None = None
+    success_without_suboperations: bool = False
+    retrieve_status: int | None = None
+    retrieve_status_times: int = 1
+    intruders: list[Path] = field(default_factory=list)
+    delay: float = 0.0
+    reject: Literal["transient", "called_aet"] | None = None
+    get_supported: bool = True
+    allowed_calling_aets: set[str] | None = None
+
+
+def _values(element: DataElement | None) -> list[str]:
+    """The non-empty values of an element as text, without the blanks around them."""
+    if element is None or element.value is None:
+        return []
+    several = element.value if element.VM > 1 else [element.value]
+    return [text for value in several if (text := str(value).strip())]
+
+
+def _span(text: str) -> tuple[str, str]:
+    """First and last moment of a date or time; what it leaves out is open (the time `10` is a whole hour)."""
+    digits = text.replace(".", "").replace(":", "")
+    return digits.ljust(20, "0"), digits.ljust(20, "9")
+
+
+def _like(wanted: str, stored: str, flags: re.RegexFlag = re.NOFLAG) -> bool:
+    pattern = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in wanted)
+    return re.fullmatch(pattern, stored, flags | re.DOTALL) is not None
+
+
+def _value_matches(vr: str, wanted: str, stored: str) -> bool:
+    """Range, single value and wildcard matching (PS3.4 C.2.2.2) of one value against one value."""
+    if vr in ("DA", "TM", "DT"):
+        first, dash, last = wanted.partition("-")
+        last = last if dash else first
+        begin, end = _span(stored)
+        return (not first or end >= _span(first)[0]) and (not last or begin <= _span(last)[1])
+    if vr in ("IS", "DS", "US", "SS", "UL", "SL", "FL", "FD"):
+        return float(wanted) == float(stored)
+    if vr == "UI":
+        return wanted == stored
+    if vr == "PN":
+        names = [stored, *stored.split("=")]
+        return any(_like(wanted.rstrip("^"), name.rstrip("^"), re.IGNORECASE) for name in names)
+    return _like(wanted, stored)
+
+
+def matches(wanted: DataElement, stored: DataElement | None) -> bool:
+    """Attribute matching of PS3.4 C.2.2.2: universal, single value, wildcard, range, UID list, sequence.
+
+    Names match without regard to case, as a whole or by one of their component groups. An attribute with
+    several values matches where one of them does. A list of UIDs asks for any of them; several values of
+    another key must all be there.
+    """
+    if wanted.VR == "SQ":
+        keys = [key for item in wanted.value for key in item]
+        items = stored.value if stored is not None else []
+        found = any(all(matches(key, item.get(key.tag)) for key in keys) for item in items)
+        return found or all(matches(key, None) for key in keys)
+    texts = _values(wanted)
+    if all(not text.strip("*") for text in texts):
+        return True
+    quantifier = any if wanted.VR == "UI" else all
+    return quantifier(any(_value_matches(wanted.VR, t, s) for s in _values(stored)) for t in texts)
+
+
+def _read(path: Path) -> FileDataset | None:
+    """An object's attributes without its pixel data; None where the file holds no storable object."""
+    try:
+        header = dcmread(path, stop_before_pixels=True)
+    except (InvalidDicomError, EOFError, ValueError):
+        return None
+    meta = header.file_meta
+    keys = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    if not all(header.get(key) for key in keys) or "TransferSyntaxUID" not in meta:
+        return None
+    announced = meta.get("MediaStorageSOPClassUID"), meta.get("MediaStorageSOPInstanceUID")
+    return header if announced == (header.SOPClassUID, header.SOPInstanceUID) else None
+
+
+def _data_set(path: Path) -> bytes:
+    """The encoded data set of a file, without preamble and file meta information (PS3.10 7.1)."""
+    _, offset = split_dataset(path)
+    return path.read_bytes()[offset:]
+
+
+def _store(assoc: Association, instance: FileDataset, message_id: int, originator: dict[str, Any]) -> int:
+    """Send one object as it is stored (PS3.7 9.1.1). Returns the status.
+
+    It fails where no accepted presentation context has its SOP class with its transfer syntax.
+    """
+    meta = instance.file_meta
+    fitting = (
+        cx.context_id
+        for cx in assoc.accepted_contexts
+        if cx.as_scu
+        and cx.abstract_syntax == meta.MediaStorageSOPClassUID
+        and cx.transfer_syntax[0] == meta.TransferSyntaxUID
+    )
+    context_id = next(fitting, None)
+    if context_id is None:
+        return OUT_OF_RESOURCES
+    request = C_STORE()
+    request.MessageID = message_id
+    request.Priority = 2
+    request.AffectedSOPClassUID = meta.MediaStorageSOPClassUID
+    request.AffectedSOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    request.MoveOriginatorApplicationEntityTitle = originator.get("originator_aet")
+    request.MoveOriginatorMessageID = originator.get("originator_id")
+    request.DataSet = BytesIO(_data_set(Path(str(instance.filename))))
+    # The association's own thread must not take the answer from us.
+    assoc._reactor_checkpoint.clear()
+    while not assoc._is_paused:
+        time.sleep(0.0001)
+    try:
+        assoc.dimse.send_msg(request, context_id)
+        _, response = assoc.dimse.get_msg(block=True)
+    finally:
+        assoc._reactor_checkpoint.set()
+    return response.Status or SUCCESS if isinstance(response, C_STORE) else OUT_OF_RESOURCES
+
+
+class EmbeddedPacs:
+    """A PACS in this process.
+
+    Args:
+        aet: its AE title; associations that call another one are rejected.
+        host, port: where it listens; port 0 takes a free one, which it keeps from the first start on.
+        destinations: AE titles that C-MOVE may send to, with host and port; may be changed while it runs.
+        folder: where objects received by C-STORE go; without one C-STORE is refused (0x0124).
+        faults: what it does wrong.
+
+    Attributes:
+        peak_associations: the most associations that were open at once.
+        queries: level and identifier of every C-FIND.
+        retrieves: service ("C-GET", "C-MOVE"), level and identifier of every retrieve.
+        sent: SOP Instance UIDs that peers took, in order.
+        suboperations: how many C-STORE sub-operations were reported as completed, warning and failed.
+    """
+
+    def __init__(
+        self,
+        *,
+        aet: str = "DEMOPACS",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        destinations: Mapping[str, tuple[str, int]] | None = None,
+        folder: Path | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        check_ae_title(aet, "AE title of the embedded PACS")
+        self.aet, self.host, self.port = aet, host, port
+        self.destinations = dict(destinations or {})
+        self.folder = folder
+        self.faults = faults or Faults()
+        self.peak_associations = 0
+        self.queries: list[tuple[str, Dataset]] = []
+        self.retrieves: list[tuple[str, str, Dataset]] = []
+        self.sent: list[str] = []
+        self.suboperations: Counter[str] = Counter()
+        self._index: dict[str, dict[str, list[FileDataset]]] = {level: {} for level in LEVELS}
+        self._classes: set[str] = set()
+        self._open: set[Association] = set()
+        self._lock = threading.Lock()
+        self._server: ThreadedAssociationServer | None = None
+
+    # ---- life
+
+    def add(self, paths: Iterable[Path]) -> int:
+        """Index files where they lie, by their headers; what is no storable object is passed over.
+
+        The first file of a SOP Instance UID stays. Returns how many objects were added.
+        """
+        headers = [header for path in paths if (header := _read(path)) is not None]
+        with self._lock:
+            return sum(self._add(header) for header in headers)
+
+    def _add(self, header: FileDataset) -> bool:
+        if header.SOPInstanceUID in self._index["IMAGE"]:
+            return False
+        self._classes.add(str(header.SOPClassUID))
+        for level, key in LEVELS.items():
+            self._index[level].setdefault(str(header.get(key) or ""), []).append(header)
+        return True
+
+    def start(self) -> EmbeddedPacs:
+        """Listen and serve in threads of its own. Returns itself.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        entity = AE(self.aet)
+        entity.require_called_aet = True
+        entity.maximum_associations = 1000
+        self._server = ThreadedAssociationServer(
+            entity,
+            (self.host, self.port),
+            self.aet,
+            [build_context(VERIFICATION)],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, _without_delay),
+                (evt.EVT_REQUESTED, self._requested),
+                (evt.EVT_ACCEPTED, self._opened),
+                (evt.EVT_ACSE_RECV, self._release_received),
+                (evt.EVT_ABORTED, self._closed),
+                (evt.EVT_CONN_CLOSE, self._closed),
+                (evt.EVT_C_STORE, self._on_store),
+                (evt.EVT_C_FIND, self._on_find),
+                (evt.EVT_C_GET, self._on_get),
+                (evt.EVT_C_MOVE, self._on_move),
+            ],
+        )
+        self.port = self._server.server_address[1]
+        serve = {"poll_interval": 0.02}
+        threading.Thread(target=self._server.serve_forever, kwargs=serve, daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Abort what is open and stop listening. It may be started again, on the same port."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        # The server's own shutdown also unregisters it from an entity that never knew it.
+        BaseServer.shutdown(server)
+        server.server_close()
+        for assoc in server.active_associations:
+            assoc.abort()
+
+    def __enter__(self) -> EmbeddedPacs:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # ---- associations
+
+    def _requested(self, event: evt.Event) -> None:
+        """Reject the association, or set which of the presentation contexts it proposes are accepted."""
+        assoc, faults = event.assoc, self.faults
+        request: Any = assoc.requestor.primitive
+        allowed = faults.allowed_calling_aets
+        reason = None
+        if faults.reject == "transient":
+            reason = REJECT_TRANSIENT
+        elif faults.reject == "called_aet":
+            reason = REJECT_CALLED
+        elif allowed is not None and request.calling_ae_title not in allowed:
+            reason = REJECT_CALLING
+        if reason:
+            assoc.acse.send_reject(*reason)
+            assoc.kill()
+            return
+        assoc.acceptor.supported_contexts = self._supported(request.presentation_context_definition_list)
+
+    def _supported(self, proposed: Iterable[PresentationContext]) -> list[PresentationContext]:
+        """What we serve of it: storage in any transfer syntax, and in either role because of C-GET."""
+        services = {VERIFICATION} | FIND | MOVE | (GET if self.faults.get_supported else set())
+        supported: dict[str, PresentationContext] = {}
+        for context in proposed:
+            uid = str(context.abstract_syntax)
+            if uid in services:
+                supported[uid] = build_context(uid)
+            elif uid in STORAGE or uid in self._classes:
+                storage = supported.setdefault(uid, build_context(uid, []))
+                storage.transfer_syntax = [*storage.transfer_syntax, *context.transfer_syntax]
+                storage.scu_role = storage.scp_role = True
+        return list(supported.values())
+
+    def _opened(self, event: evt.Event) -> None:
+        with self._lock:
+            self._open.add(event.assoc)
+            self.peak_associations = max(self.peak_associations, len(self._open))
+
+    def _closed(self, event: evt.Event) -> None:
+        with self._lock:
+            self._open.discard(event.assoc)
+
+    def _release_received(self, event: Any) -> None:
+        # Already here: the peer may open its next association before we have closed this one.
+        if isinstance(event.primitive, A_RELEASE):
+            self._closed(event)
+
+    # ---- services
+
+    def _on_store(self, event: Any) -> int:
+        if self.folder is None:
+            return NOT_AUTHORIZED
+        uid = str(event.request.AffectedSOPInstanceUID)
+        if not re.fullmatch(r"[0-9.]{1,64}", uid):
+            return MISMATCH
+        if uid in self._index["IMAGE"]:
+            return SUCCESS
+        path = self.folder / f"{uid}.dcm"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, event.encoded_dataset())
+        self.add([path])
+        if uid in self._index["IMAGE"]:
+            return SUCCESS
+        path.unlink()
+        return MISMATCH
+
+    def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        identifier = event.identifier
+        level = str(identifier.get("QueryRetrieveLevel"))
+        self.queries.append((level, identifier))
+        if not self._consistent(event) or (level == "IMAGE" and not self.faults.image_level):
+            yield MISMATCH, None
+            return
+        answers = self._answers(level, identifier)
+        limit = self.faults.result_limit or None
+        for answer in islice(answers, limit):
+            if event.is_cancelled:
+                yield CANCEL, None
+                return
+            yield PENDING, answer
+        if limit and next(answers, None) is not None:
+            yield self.faults.result_limit_status, None
+
+    def _on_get(self, event: Any) -> Iterator[Any]:
+        self.retrieves.append(("C-GET", str(event.identifier.get("QueryRetrieveLevel")), event.identifier))
+        event.assoc.send_c_store = self._sender(event.assoc)
+        yield from self._sub_operations(event, self._wanted(event))
+
+    def _on_move(self, event: evt.Event) -> Iterator[Any]:
+        self.retrieves.append(("C-MOVE", str(event.identifier.get("QueryRetrieveLevel")), event.identifier))
+        destination = self.destinations.get(str(event.move_destination).strip())
+        if destination is None:
+            yield None, None
+            return
+        wanted = self._wanted(event)
+        pairs = {(h.file_meta.MediaStorageSOPClassUID, h.file_meta.TransferSyntaxUID): None for h in wanted}
+
+        def use_our_sender(opened: Any) -> None:
+            opened.assoc.send_c_store = self._sender(opened.assoc)
+
+        handlers = [(evt.EVT_CONN_OPEN, _without_delay), (evt.EVT_ESTABLISHED, use_our_sender)]
+        # 128 contexts are the most (PS3.8 9.3.2.2); what has none fails. A refusal associates all the same.
+        contexts = [build_context(*pair) for pair in pairs] or AllStoragePresentationContexts
+        yield (*destination, {"contexts": contexts[:128], "evt_handlers": handlers})
+        yield from self._sub_operations(event, wanted)
+
+    def _sub_operations(self, event: evt.Event, wanted: list[FileDataset]) -> Iterator[Any]:
+        """The number of sub-operations, then each object; or the status that the retrieve ends with."""
+        faults = self.faults
+        status = None if self._consistent(event) else MISMATCH
+        with self._lock:
+            if status is None and faults.retrieve_status is not None and faults.retrieve_status_times > 0:
+                faults.retrieve_status_times -= 1
+                status = faults.retrieve_status
+        if status is not None:
+            yield max(1, len(wanted))
+            yield status, None
+            return
+        yield 0 if faults.success_without_suboperations else len(wanted)
+        for number, instance in enumerate(wanted):
+            if event.is_cancelled:
+                yield CANCEL, None
+                return
+            with self._lock:
+                abort = faults.abort_after is not None and number >= faults.abort_after
+                faults.abort_after = None if abort else faults.abort_after
+            if abort:
+                event.assoc.abort()
+                return
+            yield PENDING, instance
+
+    def _sender(self, assoc: Association) -> Callable[..., Dataset]:
+        """What stands in for `assoc.send_c_store`: files as they are, and the faults of sending."""
+
+        def send(instance: FileDataset, msg_id: int = 1, **originator: Any) -> Dataset:
+            faults, uid = self.faults, str(instance.SOPInstanceUID)
+            time.sleep(faults.delay)
+            if uid in faults.withhold:
+                code = OUT_OF_RESOURCES
+            elif uid in faults.withhold_silently:
+                code = SUCCESS
+            else:
+                code = _store(assoc, instance, msg_id, originator)
+                if code == SUCCESS:
+                    self.sent.append(uid)
+            result = "completed" if code == SUCCESS else "warning" if code >> 12 == 0xB else "failed"
+            with self._lock:
+                self.suboperations[result] += 1
+            status = Dataset()
+            status.Status = code
+            return status
+
+        return send
+
+    # ---- the index
+
+    def _consistent(self, event: evt.Event) -> bool:
+        """Whether the identifier fits the information model: its level, and the keys of the levels above."""
+        identifier, model = event.identifier, str(event.context.abstract_syntax)
+        levels = list(LEVELS) if model.startswith(PATIENT_ROOT) else list(LEVELS)[1:]
+        level = identifier.get("QueryRetrieveLevel")
+        if level not in levels:
+            return False
+        above = [] if self.faults.relational else levels[: levels.index(level)]
+        retrieve = model not in FIND
+        needed = [LEVELS[name] for name in [*above, *([level] if retrieve else [])]]
+        return all(identifier.get(key) for key in needed)
+
+    def _candidates(self, level: str, identifier: Dataset) -> Iterable[FileDataset]:
+        """Objects below the lowest UID that the identifier gives; all where it gives none."""
+        with self._lock:
+            for name in reversed(list(LEVELS)[1 : list(LEVELS).index(level) + 1]):
+                key = LEVELS[name]
+                if key in self.faults.ignored_keys or key not in identifier:
+                    continue
+                if uids := _values(identifier[key]):
+                    found = [self._index[name].get(uid, []) for uid in uids]
+                    return list(chain.from_iterable(found))
+            return list(chain.from_iterable(self._index[level].values()))
+
+    def _wanted(self, event: evt.Event) -> list[FileDataset]:
+        """What a retrieve asks for: the objects that hold all of its unique keys (PS3.4 C.4.2, C.4.3)."""
+        identifier = event.identifier
+        if not self._consistent(event):
+            return []
+        level = str(identifier.QueryRetrieveLevel)
+        keys = [identifier[key] for key in LEVELS.values() if key in identifier]
+        found = [
+            instance
+            for instance in self._candidates(level, identifier)
+            if all(matches(key, instance.get(key.tag)) for key in keys)
+        ]
+        return found + [h for path in self.faults.intruders if (h := _read(path)) is not None]
+
+    def _answers(self, level: str, identifier: Dataset) -> Iterator[Dataset]:
+        known = {"PATIENT": PATIENT_KEYS, "STUDY": STUDY_KEYS}.get(level)
+        keys = [
+            key
+            for key in identifier
+            if key.keyword not in ("QueryRetrieveLevel", "SpecificCharacterSet", "RetrieveAETitle")
+            and key.tag.element != 0
+            and (known is None or key.keyword in known)
+        ]
+        entities: dict[str, FileDataset] = {}
+        for header in self._candidates(level, identifier):
+            entities.setdefault(str(header.get(LEVELS[level]) or ""), header)
+        for first in entities.values():
+            elements = {key.tag: self._element(first, key) for key in keys}
+            ignored = self.faults.ignored_keys
+            if all(key.keyword in ignored or matches(key, elements[key.tag]) for key in keys):
+                yield self._answer(level, first, keys, elements)
+
+    def _answer(
+        self,
+        level: str,
+        first: FileDataset,
+        keys: list[DataElement],
+        elements: Mapping[Any, DataElement | None],
+    ) -> Dataset:
+        """One match, in the character set of the stored object."""
+        answer = Dataset()
+        if first.get("SpecificCharacterSet"):
+            answer.SpecificCharacterSet = first.SpecificCharacterSet
+        answer.QueryRetrieveLevel = level
+        answer.RetrieveAETitle = self.aet
+        for key in keys:
+            element = elements[key.tag]
+            if key.keyword in self.faults.unreturned_keys:
+                continue
+            if element is None or key.keyword in self.faults.emptied_keys:
+                element = DataElement(key.tag, key.VR, None)
+            answer[key.tag] = element
+        return answer
+
+    def _element(self, first: FileDataset, key: DataElement) -> DataElement | None:
+        """What the entity of `first` holds for a key: worked out, or the attribute of its first object."""
+        if key.keyword not in COMPUTED:
+            return first.get(key.tag)
+        owner, attribute = COMPUTED[key.keyword]
+        with self._lock:
+            objects = list(self._index[owner][str(first.get(LEVELS[owner]) or "")])
+        values = sorted({str(o.get(attribute) or "") for o in objects} - {""})
+        return DataElement(key.tag, key.VR, len(values) if key.keyword.startswith("NumberOf") else values)
+
+
+def _without_delay(event: evt.Event) -> None:
+    """Send small segments at once: Nagle's algorithm waits for the peer's delayed ACK at every object."""
+    assoc: Any = event.assoc
+    assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

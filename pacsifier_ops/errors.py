@@ -1,0 +1,115 @@
+"""Typed errors of the domain.
+
+Messages name the row, key, node or path and what to change. They never hold a value taken from a
+patient's record or from a cell of a query table, so that they may be logged anywhere.
+"""
+
+from __future__ import annotations
+
+
+class PacsifierError(Exception):
+    """Base of every error raised on purpose.
+
+    Attributes:
+        exit_code: what the command line ends with (2 bad input, 3 incomplete, 4 unbalanced, 1 other).
+        retryable: True where the same call may succeed later without anybody changing anything.
+    """
+
+    exit_code = 1
+    retryable = False
+
+
+class InputError(PacsifierError):
+    """What the user handed in cannot be used as it is."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration (config.json, connection, setting) is wrong."""
+
+
+class PathRefused(InputError):
+    """A path lies outside the folder it is confined to."""
+
+
+class QueryTableError(InputError):
+    """A query table cannot be used as a whole (unreadable, unknown column, no usable row)."""
+
+
+class TooManySeries(InputError):
+    """The cohort found is larger than allowed without a person's word."""
+
+
+class TreeError(InputError):
+    """The output folder is not one that this step may write into."""
+
+
+class StorageError(PacsifierError):
+    """Writing failed: disk full, folder not writable."""
+
+    retryable = True
+
+
+class LeaseLost(PacsifierError):
+    """A lease expired under its holder (a machine that was suspended, a shared disk that hung)."""
+
+    retryable = True
+
+
+class PacsError(PacsifierError):
+    """Something between us and the PACS went wrong; final unless a subclass says otherwise."""
+
+
+class PacsUnreachable(PacsError):
+    """No TCP connection: no route, refused, name not known, time-out."""
+
+    retryable = True
+
+
+class AssociationRejected(PacsError):
+    """The peer rejected the association for good (PS3.8 9.3.4), for example an unknown AE title."""
+
+
+class AssociationBusy(PacsError):
+    """The peer rejected the association for now (PS3.8 9.3.4: transient, local limit exceeded)."""
+
+    retryable = True
+
+
+class AssociationAborted(PacsError):
+    """The association was aborted or the connection lost in the middle."""
+
+    retryable = True
+
+
+class PacsTimeout(PacsError):
+    """The peer did not answer in time."""
+
+    retryable = True
+
+
+class OutOfResources(PacsError):
+    """The peer answered 0xA7xx, out of resources (PS3.4 C.4)."""
+
+    retryable = True
+
+
+class MoveDestinationUnknown(PacsError):
+    """The PACS does not know the AE title that it was asked to send to (0xA801)."""
+
+
+class Unsupported(PacsError):
+    """The peer does not offer the service, level or SOP class asked for."""
+
+
+class ResultLimit(PacsError):
+    """The archive cuts its answers off and the query cannot be split any further."""
+
+
+class Undecidable(PacsError):
+    """The archive neither matches nor returns a key that a row asks for."""
+
+
+class ReceiverError(PacsError):
+    """Our own storage receiver cannot do its work (port taken, not reachable)."""

@@ -1,0 +1,142 @@
+"""The folder of one run: everything its steps hand to each other, protected, outside every data set.
+
+| file                 | written by | what                                                       |
+|----------------------|------------|------------------------------------------------------------|
+| request.json         | prepare    | what was asked for                                         |
+| rows.jsonl           | prepare    | every row of the query table, bad ones with their reason   |
+| table.json           | prepare    | the table's columns, and which lines repeat another        |
+| rows/<batch>.jsonl   | prepare    | the rows of one batch                                      |
+| found/<batch>.jsonl  | find       | per row how it ended, then the series that answer it       |
+| plan.json            | plan       | how many units, and lines that contradict each other       |
+| units/<unit>.jsonl   | plan       | the series of one retrieval unit                           |
+| results/<unit>.jsonl | retrieve   | the account of each series of the unit                     |
+| accounts.json        | report     | the accounts of the run                                    |
+| report.html          | report     | the same for people                                        |
+| problems.txt         | any        | errors and warnings with the values that logs must not hold |
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops import settings
+from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, write_json
+
+RETRIEVE = ("save", "none")
+
+
+def now() -> str:
+    """The time now, ISO 8601 with zone, to the second."""
+    return dt.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for.
+
+    Attributes:
+        queryfile: the query table.
+        out_directory: the output folder.
+        info: write an info dump per series.
+        retrieve: save or none.
+        method: auto, get or move; None leaves it to the node.
+        strict: any bad row stops the run before the PACS is asked.
+        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
+        max_series: the largest cohort that may be fetched; None leaves it to the node.
+        pacs: name of the connection or configuration.
+        started: ISO 8601.
+    """
+
+    queryfile: Path
+    out_directory: Path
+    info: bool = False
+    retrieve: str = "save"
+    method: str | None = None
+    strict: bool = False
+    accept_incomplete: bool = False
+    max_series: int | None = None
+    pacs: str = ""
+    started: str = ""
+
+
+class Run:
+    """A run's folder.
+
+    Args:
+        folder: `<state root>/runs/<id>`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def named(cls, name: str) -> Run:
+        """The run of an opaque name, its folder made where needed."""
+        return cls(private_folder(settings.state_root() / "runs" / name))
+
+    @classmethod
+    def fresh(cls) -> Run:
+        """A run with a name of its own."""
+        return cls.named(f"{dt.datetime.now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}")
+
+    @property
+    def name(self) -> str:
+        """Opaque id of the run."""
+        return self.folder.name
+
+    @property
+    def report(self) -> Path:
+        """Where the HTML report lies."""
+        return self.folder / "report.html"
+
+    def part(self, kind: str, number: int | None = None) -> Path:
+        """Path of `<kind>.jsonl`, or of `<kind>/<number>.jsonl`."""
+        if number is None:
+            return self.folder / f"{kind}.jsonl"
+        return private_folder(self.folder / kind) / f"{number:05d}.jsonl"
+
+    def parts(self, kind: str) -> list[Path]:
+        """The existing numbered parts of a kind, in order."""
+        return sorted((self.folder / kind).glob("*.jsonl"))
+
+    def forget(self, kinds: Iterable[str]) -> None:
+        """Remove what an earlier attempt of a step left, so that nothing stale is counted."""
+        for kind in kinds:
+            for path in [*self.parts(kind), self.folder / f"{kind}.jsonl"]:
+                path.unlink(missing_ok=True)
+
+    def save_request(self, request: Request) -> None:
+        """Keep the request."""
+        write_json(self.folder / "request.json", {k: _plain(v) for k, v in asdict(request).items()})
+
+    @property
+    def request(self) -> Request:
+        """The request kept by `save_request`."""
+        value = read_json(self.folder / "request.json")
+        value.update(queryfile=Path(value["queryfile"]), out_directory=Path(value["out_directory"]))
+        return Request(**value)
+
+    def note(self, text: str) -> None:
+        """Append to problems.txt what may hold values and therefore must not reach a log."""
+        handle = os.open(self.folder / "problems.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        with os.fdopen(handle, "a", encoding="utf-8") as stream:
+            stream.write(f"{now()} {text.rstrip()}\n")
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def slices(count: int, most: int = 500) -> list[range]:
+    """Cut 0…count-1 into at most `most` consecutive ranges of equal size, of one each while there are few.
+
+    Airflow refuses to map over more than 1,024 items, and each mapped task costs about 0.2 s.
+    """
+    size = max(1, -(-count // most))
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]

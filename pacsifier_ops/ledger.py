@@ -1,0 +1,75 @@
+"""What has been fetched into a tree, by SOP Instance UID: one small file per series.
+
+A series' file is written by the holder of the series' lease alone, before the files it describes get
+their final names. So a file on disk under its final name is always in the ledger, and a kill in between
+leaves an entry without a file: the instance counts as missing and is fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pacsifier_ops.files import private_folder, read_json, write_json
+
+
+@dataclass
+class Entry:
+    """One instance.
+
+    Attributes:
+        file: name within the series folder.
+        size: bytes. mtime_ns: modification time when it was published, in nanoseconds.
+        sha256: digest of the whole file.
+        sop_class_uid, transfer_syntax_uid: of the object as fetched.
+        source: name of the PACS it came from.
+    """
+
+    file: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    source: str
+
+    def proven_by(self, folder: Path) -> bool:
+        """Whether the file lies in `folder` as it was published; its digest is taken only if its times changed."""
+        path = folder / self.file
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        if status.st_size != self.size:
+            return False
+        return status.st_mtime_ns == self.mtime_ns or digest(path) == self.sha256
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class SeriesLedger:
+    """The entries of one series in one tree.
+
+    Args:
+        state: the tree's state folder.
+        series_uid: Series Instance UID.
+    """
+
+    def __init__(self, state: Path, series_uid: str) -> None:
+        name = hashlib.sha256(series_uid.encode()).hexdigest()[:32]
+        self._path = state / "ledger" / name[:2] / f"{name[2:]}.json"
+        self._series_uid = series_uid
+        self.entries: dict[str, Entry] = {}
+        if self._path.exists():
+            self.entries = {uid: Entry(**entry) for uid, entry in read_json(self._path)["instances"].items()}
+
+    def save(self) -> None:
+        """Keep the entries, durably."""
+        private_folder(self._path.parent)
+        instances = {uid: asdict(entry) for uid, entry in self.entries.items()}
+        write_json(self._path, {"series": self._series_uid, "instances": instances})

@@ -1,0 +1,238 @@
+"""The keys of a query table: one DICOM attribute each, what its cells may hold, and DICOM's wildcards."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import fnmatch
+import re
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """Level at which an attribute lives (PS3.4 C.6.2); under Study Root the patient's belong to the study."""
+
+    STUDY = "STUDY"
+    SERIES = "SERIES"
+    IMAGE = "IMAGE"
+
+
+@dataclass(frozen=True)
+class Key:
+    """An attribute that rows may ask for.
+
+    Attributes:
+        max_length: characters per value, for PN per component group (PS3.5 6.2).
+        weak: whether rows with only such keys may find a large part of an archive.
+    """
+
+    keyword: str
+    vr: str
+    level: Level
+    max_length: int
+    weak: bool
+
+
+_LENGTHS = {"CS": 16, "DA": 8, "IS": 12, "LO": 64, "PN": 64, "SH": 16, "TM": 14, "UI": 64}
+_WEAK = ("Modality", "SeriesNumber", "StudyTime", "ImageType")
+_ATTRIBUTES = (
+    ("StudyDate", "DA", Level.STUDY),
+    ("StudyTime", "TM", Level.STUDY),
+    ("SeriesDescription", "LO", Level.SERIES),
+    ("PatientID", "LO", Level.STUDY),
+    ("ProtocolName", "LO", Level.SERIES),
+    ("StudyInstanceUID", "UI", Level.STUDY),
+    ("PatientName", "PN", Level.STUDY),
+    ("PatientBirthDate", "DA", Level.STUDY),
+    ("SeriesInstanceUID", "UI", Level.SERIES),
+    ("DeviceSerialNumber", "LO", Level.SERIES),
+    ("Modality", "CS", Level.SERIES),
+    ("ImageType", "CS", Level.IMAGE),
+    ("SeriesNumber", "IS", Level.SERIES),
+    ("StudyDescription", "LO", Level.STUDY),
+    ("AccessionNumber", "SH", Level.STUDY),
+    ("SequenceName", "SH", Level.IMAGE),
+    ("AcquisitionDate", "DA", Level.IMAGE),
+)
+
+#: Every key by its keyword.
+KEYS = {word: Key(word, vr, level, _LENGTHS[vr], word in _WEAK) for word, vr, level in _ATTRIBUTES}
+
+#: Columns of an info dump, in PACSIFIER's order.
+DUMP_COLUMNS = tuple(word for word in KEYS if word != "AcquisitionDate")
+
+#: Column with the pseudonym of the row's patient; no key.
+NEW_IDS = "new_ids"
+COLUMNS = (*KEYS, NEW_IDS)
+
+_DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})")
+_TIME = re.compile(r"(?:[01][0-9]|2[0-3])(?:[0-5][0-9](?:(?:[0-5][0-9]|60)(?:\.[0-9]{1,6})?)?)?")
+_UID = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_CODE = re.compile(r"[A-Z0-9_ *?]+")
+_NOTHING = re.compile(r"[*?^=,\\\s]*")
+
+_DATE_FORM = "write the date as YYYYMMDD, without wildcards"
+_TIME_FORM = "write the time as HH, HHMM or HHMMSS, with all leading zeros and without wildcards"
+
+
+def nearest_column(name: str) -> str:
+    """The known column that `name` was most likely meant to be; empty where none is near."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[\W_]", "", text).casefold()
+
+    known = {plain(column): column for column in COLUMNS}
+    near = difflib.get_close_matches(plain(name), known, 1, 0.6)
+    return known[near[0]] if near else ""
+
+
+def wildcard_match(pattern: str, text: str) -> bool:
+    """Whether `text` matches `pattern`: `*` is any run of characters, `?` any one (PS3.4 C.2.2.2.4)."""
+    return fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))
+
+
+def _ends(text: str) -> tuple[str, str]:
+    """Both ends of a range, or one value twice."""
+    low, hyphen, high = (part.strip() for part in text.partition("-"))
+    if not (low or high):
+        raise ValueError("the range has neither a beginning nor an end; give at least one")
+    return (low, high) if hyphen else (low, low)
+
+
+def date_range(text: str) -> tuple[str, str]:
+    """First and last day (YYYYMMDD, both included, empty where open) of a date or a range (PS3.4 C.2.2.2.5).
+
+    Raises:
+        ValueError: says what is wrong, without the value.
+    """
+    ends = _ends(text)
+    for end in filter(None, ends):
+        parts = _DATE.fullmatch(end)
+        if not parts:
+            raise ValueError(f"not a date; {_DATE_FORM}")
+        try:
+            datetime.date(*map(int, parts.groups()))
+        except ValueError:
+            raise ValueError("no such day in the calendar; correct the date") from None
+    if all(ends) and ends[0] > ends[1]:
+        raise ValueError("the range ends before it begins; swap its two dates")
+    return ends
+
+
+def time_range(text: str) -> tuple[str, str]:
+    """First and last moment (HHMMSS.FFFFFF, both included, empty where open) of a time or a range of times.
+
+    A time given to the hour, minute or second covers the whole of it: 1015 is 101500.000000 to 101559.999999.
+
+    Raises:
+        ValueError: says what is wrong, without the value.
+    """
+    ends = _ends(text)
+    if not all(_TIME.fullmatch(end) for end in filter(None, ends)):
+        raise ValueError(f"not a time; {_TIME_FORM}")
+
+    def filled(end: str, clock: str, fraction: str) -> str:
+        whole, _, part = end.partition(".")
+        return f"{whole}{clock[len(whole) :]}.{part}{fraction[len(part) :]}" if end else ""
+
+    low, high = filled(ends[0], "000000", "000000"), filled(ends[1], "235959", "999999")
+    if low and high and low > high:
+        raise ValueError("the range ends before it begins; swap its two times")
+    return low, high
+
+
+def _check_date(key: Key, text: str) -> str:
+    if "-" not in text:
+        return date_range(text)[0]
+    if key.keyword == "PatientBirthDate":
+        raise ValueError(f"a range is not allowed here; {_DATE_FORM}")
+    return "-".join(date_range(text))
+
+
+def _check_time(key: Key, text: str) -> str:
+    time_range(text)
+    return "-".join(part.strip() for part in text.split("-"))
+
+
+def _check_uid(key: Key, text: str) -> str:
+    if not _UID.fullmatch(text) or len(text) > key.max_length:
+        raise ValueError(
+            f"not a UID; give at most {key.max_length} digits and dots, without wildcards (PS3.5 9.1)"
+        )
+    return text
+
+
+def _check_integer(key: Key, text: str) -> str:
+    if not _INTEGER.fullmatch(text) or len(text) > key.max_length or not -(2**31) <= int(text) < 2**31:
+        raise ValueError("not an integer; write digits only, without wildcards")
+    return str(int(text))
+
+
+def _check_name(key: Key, text: str) -> str:
+    groups = text.split("=")
+    if len(groups) > 3 or any(group.count("^") > 4 for group in groups):
+        raise ValueError("not a person's name; at most 3 groups divided by = of 5 components divided by ^")
+    for group in groups:
+        _check_length(key, group)
+    return text
+
+
+def _check_text(key: Key, text: str) -> str:
+    values = [value.strip() for value in text.split("\\")]
+    for value in values:
+        _check_length(key, value)
+    if key.keyword == "Modality" and not _CODE.fullmatch(text):
+        raise ValueError("not a code; write capitals, digits, blanks and _ only, with * and ? as wildcards")
+    return "\\".join(values)
+
+
+def _check_length(key: Key, value: str) -> None:
+    # An asterisk may stand for nothing, so it does not count.
+    if len(value.replace("*", "")) > key.max_length:
+        raise ValueError(f"longer than the {key.max_length} characters that {key.vr} allows; shorten it")
+
+
+_CHECKS = {
+    "DA": _check_date,
+    "TM": _check_time,
+    "UI": _check_uid,
+    "IS": _check_integer,
+    "PN": _check_name,
+}
+
+
+def refuse_hidden(text: str) -> None:
+    """Refuse control and invisible characters (PS3.5 6.1.3), except the joiners that some scripts need.
+
+    Raises:
+        ValueError: says so, without the value.
+    """
+    if not text.isprintable() and any(
+        unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in "\u200c\u200d"
+        for char in text
+    ):
+        raise ValueError("holds a line break, control or invisible character; type the cell anew")
+
+
+def check_cell(keyword: str, text: str) -> str:
+    """The value that a cell asks for, as DICOM writes it; `text` comes without blanks around it, in NFC.
+
+    Raises:
+        ValueError: says what is wrong and what to do, without the value.
+    """
+    key = KEYS[keyword]
+    refuse_hidden(text)
+    if _NOTHING.fullmatch(text):
+        raise ValueError("only wildcards; leave the cell empty, or give part of the value as in ABC*")
+    if "\\" in text and keyword != "ImageType":
+        raise ValueError("a backslash is not allowed here; give one value per row")
+    return _CHECKS.get(key.vr, _check_text)(key, text)
+
+
+def is_weak(keyword: str, value: str) -> bool:
+    """Whether a key narrows a search so little that alone it may find a large part of an archive."""
+    key = KEYS[keyword]
+    return key.weak or (key.vr == "DA" and (value.startswith("-") or value.endswith("-")))

@@ -1,0 +1,385 @@
+"""Reading a query table: every row checked, every problem found at once, before any PACS is asked."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import re
+import unicodedata
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.errors import QueryTableError
+from pacsifier_ops.query.keys import (
+    COLUMNS,
+    NEW_IDS,
+    check_cell,
+    is_weak,
+    nearest_column,
+    refuse_hidden,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class QueryRow:
+    """A row that can be asked.
+
+    Attributes:
+        line: line in the user's file where the row begins, from 1; in a workbook the row's number.
+        keys: what the row asks for, as DICOM writes it, by keyword; never empty, without new_ids.
+        cells: the row's cells as written, by column.
+        new_id: pseudonym for the row's patient; may be empty.
+        warnings: remarks, without values.
+        duplicates: lines of later rows that ask for the same.
+    """
+
+    line: int
+    keys: dict[str, str]
+    cells: dict[str, str]
+    new_id: str
+    warnings: tuple[str, ...] = ()
+    duplicates: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong where, and what to do; without values.
+
+    Attributes:
+        line: line in the user's file, from 1; 0 for the file as a whole.
+        column: name of the column, `column N` where it has no known name, empty for the row as a whole.
+    """
+
+    line: int
+    column: str
+    message: str
+
+    def __str__(self) -> str:
+        where = ", ".join(filter(None, (f"line {self.line}" if self.line else "", self.column)))
+        return f"{where}: {self.message}" if where else self.message
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be asked; its problems are the table's with the same line."""
+
+    line: int
+    cells: dict[str, str]
+
+
+@dataclass
+class QueryTable:
+    """A query table as read; `problems` tell why each of `bad_rows` is bad."""
+
+    columns: tuple[str, ...]
+    rows: list[QueryRow] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    bad_rows: list[BadRow] = field(default_factory=list)
+
+
+class TableRefused(QueryTableError):
+    """The table cannot be used as a whole; `problems` holds every reason."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "the query table cannot be used: " + "; ".join(map(str, self.problems))
+
+
+@dataclass
+class _Record:
+    """A record of the file: its cells, and what is wrong with some of them already, by place."""
+
+    line: int
+    cells: list[str]
+    faults: dict[int, str] = field(default_factory=dict)
+
+
+def read_query_table(path: Path) -> QueryTable:
+    """Read and check a query table: text divided by comma, semicolon or tab, or the first sheet of an .xlsx.
+
+    Text is UTF-8, UTF-16 with its mark, or else Windows-1252, with a warning for rows beyond ASCII.
+
+    Raises:
+        TableRefused: a QueryTableError with all problems of the table as a whole: unreadable, not text,
+            empty, no header, an unknown column or one named twice. Problems of rows are in the result.
+    """
+    import pandas as pd
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TableRefused([Problem(0, "", f"cannot be read ({error.strerror}); check the path")]) from None
+    remark = ""
+    if data.startswith(b"PK\x03\x04"):
+        records = _records_of_workbook(data)
+    else:
+        text, remark = _decode(data)
+        records = _records_of_text(text)
+    filled = [record for record in records if record.faults or any(map(str.strip, record.cells))]
+    if not filled:
+        raise TableRefused([Problem(0, "", "is empty; give a header line and at least one row")])
+    columns = _columns(filled[0])
+    if not filled[1:]:
+        raise TableRefused([Problem(0, "", "has a header but no rows; give at least one")])
+
+    table = QueryTable(columns)
+    whole = []
+    for record in filled[1:]:
+        count = len(record.cells)
+        last = max([*record.faults, *(place for place, text in enumerate(record.cells) if text.strip())])
+        if count < len(columns) or last >= len(columns):
+            less = "fewer" if count < len(columns) else "more"
+            message = f"has {less} cells than the header; add or remove dividers, or quote a cell"
+            table.problems.append(Problem(record.line, "", message))
+            table.bad_rows.append(BadRow(record.line, dict(zip(columns, record.cells, strict=False))))
+        else:
+            whole.append(record)
+    lines = [record.line for record in whole]
+    written = pd.DataFrame(
+        [record.cells[: len(columns)] for record in whole], index=lines, columns=list(columns), dtype=str
+    )
+    faults = {
+        (record.line, columns[place]): text for record in whole for place, text in record.faults.items()
+    }
+    _check(table, written, faults, remark)
+    places = {column: place for place, column in enumerate(columns)}
+    table.problems.sort(key=lambda problem: (problem.line, places.get(problem.column, -1)))
+    table.bad_rows.sort(key=lambda row: row.line)
+    return table
+
+
+def _decode(data: bytes) -> tuple[str, str]:
+    """The text of a file, and a remark where its encoding was a guess."""
+    remark = ""
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = data.decode("utf-16")
+        else:
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                text = data.decode("cp1252")
+                remark = "the file is not UTF-8 and was read as Windows-1252; check its accented letters"
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        message = "is neither text nor an .xlsx workbook; save it as CSV UTF-8 or as .xlsx"
+        raise TableRefused([Problem(0, "", message)])
+    return text, remark
+
+
+def _records_of_text(text: str) -> list[_Record]:
+    """The records of a text, each with the physical line it begins on."""
+    # csv and not pandas takes the text apart: only csv tells on which line a record begins.
+    lines = io.StringIO(text, newline="")
+    skipped, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
+    hint = re.fullmatch(r'"?sep=([,;\t])"?\s*', first)  # how Excel is told the divider
+    if hint:
+        divider = hint[1]
+    else:
+        divider = max(",;\t", key=lambda char: _header_score(first, char))
+        lines.seek(0)
+        skipped = 0
+    reader = csv.reader(lines, delimiter=divider, strict=True, skipinitialspace=True)
+    records = []
+    line = 1
+    try:
+        for cells in reader:
+            records.append(_Record(line + skipped, cells))
+            line = reader.line_num + 1
+    except csv.Error:
+        message = (
+            "a quoted cell is not closed, or has text after its closing quote; double quotes inside cells"
+        )
+        raise TableRefused([Problem(line + skipped, "", message)]) from None
+    return records
+
+
+def _header_score(line: str, divider: str) -> tuple[int, int]:
+    names = [name.strip(' "\r\n') for name in line.split(divider)]
+    return sum(name in COLUMNS for name in names), len(names)
+
+
+def _records_of_workbook(data: bytes) -> list[_Record]:
+    """The rows of the first sheet of an .xlsx workbook."""
+    import openpyxl  # type: ignore[import-untyped]
+
+    def sheet(computed: bool) -> Any:
+        return openpyxl.load_workbook(io.BytesIO(data), data_only=computed).worksheets[0]
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # openpyxl's warnings quote cells
+            cells = sheet(computed=False)
+            # A cell that was only formatted, far away, would make millions of empty ones.
+            if cells.max_row * cells.max_column > 10_000_000:
+                message = "the first sheet is too large; delete the empty rows and columns around the table"
+                raise TableRefused([Problem(0, "", message)])
+            rows = list(cells.iter_rows())
+            formulas = any(cell.data_type == "f" for row in rows for cell in row)
+            results = sheet(computed=True) if formulas else cells
+            covered = {
+                place
+                for area in cells.merged_cells.ranges
+                if cells.cell(area.min_row, area.min_col).value is not None
+                for place in list(area.cells)[1:]
+            }
+    except TableRefused:
+        raise
+    except Exception:  # whatever a damaged or foreign zip archive makes openpyxl raise
+        message = "cannot be read as an .xlsx workbook; save it as .xlsx or as CSV UTF-8"
+        raise TableRefused([Problem(0, "", message)]) from None
+    records = []
+    for line, row in enumerate(rows, 1):
+        record = _Record(line, [])
+        for place, cell in enumerate(row):
+            try:
+                if (line, place + 1) in covered:
+                    raise ValueError("part of merged cells; unmerge them and fill each one")
+                record.cells.append(_shown(cell, results.cell(line, place + 1)))
+            except ValueError as error:
+                record.cells.append("")
+                record.faults[place] = str(error)
+        records.append(record)
+    return records
+
+
+def _shown(cell: Any, result: Any) -> str:
+    """A cell of a workbook as text: what a person sees in it, dates as YYYYMMDD, times as HHMMSS.
+
+    Raises:
+        ValueError: it shows no value that can be relied on.
+    """
+    value = result.value
+    if value is None and cell.data_type == "f":
+        raise ValueError("a formula whose result is not saved; put the value in its place")
+    if value is None:
+        return ""
+    if result.data_type == "e":
+        raise ValueError("an error of the spreadsheet; correct the cell")
+    if isinstance(value, datetime.timedelta):
+        day = datetime.timedelta(0) <= value < datetime.timedelta(days=1)
+        value = (datetime.datetime.min + value).time() if day else str(value)
+    if isinstance(value, datetime.datetime):
+        return value.strftime("%Y%m%d" if value.time() == datetime.time.min else "%Y%m%d%H%M%S")
+    if isinstance(value, datetime.time):
+        return value.strftime("%H%M%S.%f").removesuffix(".000000")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) >= 1e15:
+            raise ValueError("a number of more than 15 digits, which spreadsheets round; type it as text")
+        text = str(int(value) if value == int(value) else value)
+        # A format of zeros only shows leading zeros that the number does not have.
+        return text.zfill(len(result.number_format)) if set(result.number_format) == {"0"} else text
+    return str(value)
+
+
+def _columns(header: _Record) -> tuple[str, ...]:
+    """The names of the columns; those without a name at the end do not count.
+
+    Raises:
+        TableRefused: names every column that is unknown or there twice.
+    """
+    names = [name.strip() for name in header.cells]
+    while names and not names[-1]:
+        names.pop()
+    if not any(name in COLUMNS or nearest_column(name) for name in names):
+        message = f"no header: the first line names no column; the columns are {', '.join(COLUMNS)}"
+        raise TableRefused([Problem(header.line, "", message)])
+    problems = []
+    for number, name in enumerate(names, 1):
+        # Unknown names are not repeated: in a file without a header they are a patient's.
+        if not name:
+            problems.append(Problem(header.line, f"column {number}", "has no name; name it or remove it"))
+        elif name not in COLUMNS:
+            near = nearest_column(name)
+            advice = f"did you mean {near}?" if near else f"the columns are {', '.join(COLUMNS)}"
+            problems.append(Problem(header.line, f"column {number}", f"not known; {advice}"))
+        elif name in names[: number - 1]:
+            problems.append(Problem(header.line, name, f"there twice (column {number}); remove one"))
+    if problems:
+        raise TableRefused(problems)
+    return tuple(names)
+
+
+def _check(table: QueryTable, written: pd.DataFrame, faults: dict[tuple[int, str], str], remark: str) -> None:
+    """Sort the rows of `written` (indexed by line) into good and bad ones."""
+    values = written.map(_tidy)
+    problems: dict[int, list[Problem]] = {}
+
+    def refuse(line: int, column: str, message: str) -> None:
+        problems.setdefault(line, []).append(Problem(line, column, message))
+
+    for column in table.columns:
+        answers = {text: _verdict(column, text) for text in values[column].unique()}
+        wrong = values[column].map(lambda text, answers=answers: answers[text][1])
+        for line, message in zip(wrong.index, wrong, strict=True):
+            if message:
+                refuse(line, column, message)
+        values[column] = values[column].map(lambda text, answers=answers: answers[text][0])
+    for (line, column), message in faults.items():
+        refuse(line, column, message)
+    keyless = (values.drop(columns=NEW_IDS, errors="ignore") == "").all(axis=1)
+    for line in keyless.index[keyless]:
+        if line not in problems:
+            refuse(line, "", f"asks for nothing; fill at least one column other than {NEW_IDS}")
+    if {"PatientID", NEW_IDS} <= set(table.columns):
+        named = values[(values["PatientID"] != "") & (values[NEW_IDS] != "")]
+        clash = named[named.groupby("PatientID")[NEW_IDS].transform("nunique") > 1]
+        for _, given in clash.groupby("PatientID")[NEW_IDS]:
+            as_first = given == given.iloc[0]
+            first, other = given.index[0], as_first.idxmin()
+            for line, same in as_first.items():
+                message = f"line {other if same else first} has another one for the same PatientID; give one"
+                refuse(line, NEW_IDS, message)
+
+    cells = dict(zip(written.index, written.to_dict("records"), strict=True))
+    for line, found in problems.items():
+        table.problems += found
+        table.bad_rows.append(BadRow(line, cells[line]))
+    asked: dict[tuple[str, ...], list[int]] = {}
+    for line, *wanted in values.drop(index=list(problems)).itertuples(name=None):
+        asked.setdefault(tuple(wanted), []).append(line)
+    for answer, (line, *others) in asked.items():
+        keys = {column: value for column, value in zip(table.columns, answer, strict=True) if value}
+        new_id = keys.pop(NEW_IDS, "")
+        remarks = []
+        if remark and not "".join(cells[line].values()).isascii():
+            remarks.append(remark)
+        if all(is_weak(keyword, value) for keyword, value in keys.items()):
+            remarks.append(f"asks by {', '.join(keys)} only, which may find a large part of the archive")
+        table.rows.append(QueryRow(line, keys, cells[line], new_id, tuple(remarks), tuple(others)))
+
+
+def _tidy(text: str) -> str:
+    """A cell without blanks around it, its letters composed, and no-break spaces as plain ones."""
+    return unicodedata.normalize("NFC", text.replace("\xa0", " ").strip())
+
+
+def _verdict(column: str, text: str) -> tuple[str, str]:
+    """What a cell asks for, and what is wrong with it; one of both is empty."""
+    if not text:
+        return "", ""
+    try:
+        return (_check_new_id(text) if column == NEW_IDS else check_cell(column, text)), ""
+    except ValueError as error:
+        return "", str(error)
+
+
+def _check_new_id(text: str) -> str:
+    """Refuse what cannot be both a PatientID (LO) and the name of a folder."""
+    refuse_hidden(text)
+    if not re.fullmatch(r"[ -~]{1,64}", text) or re.search(r'[\\/:*?"<>|]|^\.|\.$', text):
+        raise ValueError(
+            "not fit to name a patient and a folder; give at most 64 ASCII characters, none of "
+            '\\ / : * ? " < > |, no dot at either end'
+        )
+    return text

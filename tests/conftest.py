@@ -1,0 +1,69 @@
+"""Fixtures for everybody: a state root of each test's own, and the real peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests import cohort
+from tests.peers import KINDS, Peer, missing_programs
+from tests.truth import Truth
+
+
+@pytest.fixture(autouse=True)
+def state_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep every test's ledger, leases and runs out of the user's home."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("PACSIFIER_STATE_ROOT", str(folder))
+    return folder
+
+
+@dataclass(frozen=True)
+class Pacs:
+    """A loaded peer, what it holds, and the way to retrieve from it (get or move)."""
+
+    peer: Peer
+    truth: Truth
+    method: str
+
+
+@pytest.fixture(scope="session")
+def loaded_peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], tuple[Peer, Truth]]]:
+    """Start and load a peer when it is first asked for by its name; all are stopped at the end."""
+    if line := missing_programs():
+        if os.environ.get("PACSIFIER_REQUIRE_PEERS") == "1":
+            pytest.fail(line)
+        pytest.skip(line)
+    files = cohort.build(tmp_path_factory.mktemp("cohort"))
+    started: dict[str, tuple[Peer, Truth]] = {}
+
+    def get(name: str) -> tuple[Peer, Truth]:
+        if name not in started:
+            peer = KINDS[name](tmp_path_factory.mktemp(name))
+            started[name] = (peer, Truth(()))
+            peer.load(files)
+            assert set(peer.held) | set(peer.refused) == set(files)
+            started[name] = (peer, Truth.of(peer.held))
+        return started[name]
+
+    try:
+        yield get
+    finally:
+        for peer, _ in started.values():
+            peer.stop()
+
+
+@pytest.fixture(params=[f"{name}-{method}" for name in KINDS for method in ("get", "move")])
+def pacs(request: pytest.FixtureRequest, loaded_peer: Callable[[str], tuple[Peer, Truth]]) -> Pacs:
+    """Each peer with each way to retrieve."""
+    name, method = request.param.split("-")
+    return Pacs(*loaded_peer(name), method)
+
+
+@pytest.fixture(params=list(KINDS))
+def archive(request: pytest.FixtureRequest, loaded_peer: Callable[[str], tuple[Peer, Truth]]) -> Pacs:
+    """Each peer once, for what does not depend on the way to retrieve."""
+    return Pacs(*loaded_peer(request.param), "get")

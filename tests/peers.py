@@ -1,0 +1,253 @@
+"""Real PACS on loopback for tests and benchmarks: Orthanc and DCMTK's dcmqrscp, as they come out of the box.
+
+Each peer has its own temporary folder and free ports, knows our AE title with one receiver port, and is stopped
+with everything it started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from pydicom import dcmread
+from pynetdicom import AE, evt
+from pynetdicom.presentation import build_context
+
+#: Our AE title, declared on every peer at Peer.receiver_port.
+OUR_AET = "PACSIFIER"
+VERIFICATION = "1.2.840.10008.1.1"
+#: Success, and the warnings with which the object is stored nevertheless (PS3.4 B.2.3).
+STORED = (0x0000, 0xB000, 0xB006, 0xB007)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Peer:
+    """One PACS process.
+
+    Attributes:
+        folder: all the peer writes lies below it.
+        aet, port: its AE title and DICOM port on 127.0.0.1.
+        receiver_port: port at which OUR_AET is declared as a destination of C-MOVE.
+        environment: variables set for the process on top of ours.
+        held: files that the peer stored, as `load` sent them.
+        refused: files that the peer did not store, with the reason.
+    """
+
+    folder: Path
+    aet: str = ""
+    port: int = field(default_factory=free_port)
+    receiver_port: int = field(default_factory=free_port)
+    environment: dict[str, str] = field(default_factory=dict)
+    held: list[Path] = field(default_factory=list)
+    refused: dict[Path, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    log: IO[bytes] | None = None
+
+    name = ""
+    program = ""
+    package = ""
+
+    def command(self) -> list[str]:
+        """Write the configuration; return what to start."""
+        raise NotImplementedError
+
+    @classmethod
+    def find_program(cls) -> str | None:
+        """Path of the program, also where a normal user's PATH leaves /usr/sbin out."""
+        return shutil.which(cls.program, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+
+    def start(self, seconds: float = 30.0) -> None:
+        """Start the process and wait until it answers C-ECHO.
+
+        Raises:
+            RuntimeError: it ended or did not answer within `seconds`; holds the end of its log.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            [*_end_with_parent(), *self.command()],
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+            env={**os.environ, **self.environment},
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + seconds
+        while not self.echo():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                tail = (self.folder / "log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{self.name} does not answer C-ECHO:\n{tail}")
+            time.sleep(0.05)
+
+    def echo(self) -> bool:
+        """Whether the peer answers C-ECHO."""
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return False
+        association = AE(OUR_AET).associate("127.0.0.1", self.port, [build_context(VERIFICATION)], ae_title=self.aet)
+        if not association.is_established:
+            return False
+        status = association.send_c_echo()
+        association.release()
+        return "Status" in status and status.Status == 0
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the peer and to the processes that it started."""
+        if self.process:
+            os.killpg(self.process.pid, number)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the peer and whatever it started; what it stored stays."""
+        if self.process:
+            try:
+                self.send_signal(number)
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                pass
+            except ProcessLookupError:
+                self.process.wait()
+            try:
+                self.send_signal(signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+            self.process = None
+        if self.log:
+            self.log.close()
+            self.log = None
+
+    def load(self, files: Iterable[Path]) -> None:
+        """Start with these files in store, each in the transfer syntax that it has; fills `held` and `refused`.
+
+        While loading, Nagle's algorithm is off on both sides; it would cost 45 ms or more per object.
+        """
+        shipped = self.environment
+        self.environment = {**shipped, "TCP_NODELAY": "1"}
+        self.start()
+        self.store(files)
+        self.stop()
+        self.environment = shipped
+        self.start()
+
+    def store(self, files: Iterable[Path]) -> None:
+        """C-STORE files over one association, for at most 127 pairs of SOP class and transfer syntax."""
+        heads = {path: dcmread(path, stop_before_pixels=True) for path in sorted(files)}
+        kinds = {path: (head.SOPClassUID, head.file_meta.TransferSyntaxUID) for path, head in heads.items()}
+        # With Verification there is always a context to accept; an association without any would be aborted.
+        contexts = [build_context(VERIFICATION), *(build_context(*kind) for kind in sorted(set(kinds.values())))]
+        association = AE(OUR_AET).associate(
+            "127.0.0.1", self.port, contexts, ae_title=self.aet, evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)]
+        )
+        if not association.is_established:
+            raise RuntimeError(f"{self.name} rejects an association for C-STORE")
+        accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
+        for path, (sop_class, syntax) in kinds.items():
+            if (sop_class, syntax) not in accepted:
+                self.refused[path] = f"no presentation context for {sop_class.name} in {syntax.name}"
+            elif (status := association.send_c_store(path).get("Status")) in STORED:
+                self.held.append(path)
+            else:
+                self.refused[path] = f"status {status}"
+        association.release()
+
+    def config(self, folder: Path, **changes: object) -> Path:
+        """Write a PACSIFIER config.json for this peer; `changes` replace some of its values."""
+        values = {
+            "server_address": "127.0.0.1",
+            "port": self.port,
+            "server_AET": self.aet,
+            "AET": OUR_AET,
+            "move_AET": OUR_AET,
+            "move_port": self.receiver_port,
+            "batch_size": 0,
+            "batch_wait_time": 0,
+        }
+        path = folder / "config.json"
+        path.write_text(json.dumps(values | changes))
+        return path
+
+
+@dataclass
+class Orthanc(Peer):
+    """Orthanc; everything that the configuration leaves out takes its default (Debian changes none that matters)."""
+
+    aet: str = "ORTHANC"
+    options: dict[str, object] = field(default_factory=dict)
+    http_port: int = field(default_factory=free_port)
+
+    name = "orthanc"
+    program = "Orthanc"
+    package = "orthanc"
+
+    def command(self) -> list[str]:
+        path = self.folder / "orthanc.json"
+        configuration = {
+            "StorageDirectory": str(self.folder / "storage"),
+            "IndexDirectory": str(self.folder / "storage"),
+            "HttpPort": self.http_port,
+            "DicomAet": self.aet,
+            "DicomPort": self.port,
+            "DicomModalities": {"ours": [OUR_AET, "127.0.0.1", self.receiver_port]},
+        }
+        path.write_text(json.dumps(configuration | self.options))
+        return [str(self.find_program()), str(path)]
+
+
+@dataclass
+class Dcmqrscp(Peer):
+    """DCMTK's dcmqrscp; it rejects AE titles that it does not know, called or calling."""
+
+    aet: str = "DCMQRSCP"
+
+    name = "dcmqrscp"
+    program = "dcmqrscp"
+    package = "dcmtk"
+
+    def command(self) -> list[str]:
+        storage = self.folder / "storage"
+        storage.mkdir(exist_ok=True)
+        path = self.folder / "dcmqrscp.cfg"
+        path.write_text(
+            f"NetworkTCPPort = {self.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+            f"HostTable BEGIN\nours = ({OUR_AET}, localhost, {self.receiver_port})\nHostTable END\n"
+            "VendorTable BEGIN\nVendorTable END\n"
+            f"AETable BEGIN\n{self.aet} {storage} RW (1000, 4096mb) ours\nAETable END\n"
+        )
+        return [str(self.find_program()), "-c", str(path)]
+
+
+KINDS: dict[str, type[Peer]] = {kind.name: kind for kind in (Orthanc, Dcmqrscp)}
+
+
+def missing_programs() -> str:
+    """One line that says what to install, empty where nothing is missing."""
+    packages = [kind.package for kind in KINDS.values() if not kind.find_program()]
+    return f"real peers are missing; install them: apt-get install {' '.join(packages)}" if packages else ""
+
+
+def _no_delay(event: evt.Event) -> None:
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _end_with_parent() -> list[str]:
+    """Let the kernel end the peer when the tests are killed, where Linux' setpriv is there to ask for it."""
+    return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []

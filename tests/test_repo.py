@@ -1,0 +1,281 @@
+"""The repo itself: what is installed, how it is set up, how Airflow is run on one machine."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import http.server
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pacsifier_ops import local
+from tools import bootstrap
+
+REPO = Path(__file__).resolve().parents[1]
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+#: The only places of the package that may know Airflow.
+AIRFLOW_SIDE = (
+    "hooks",
+    "operators",
+    "plugins",
+    "sensors",
+    "triggers",
+    "provider.py",
+    "demo.py",
+    "cli/init.py",
+)
+
+
+def requirements(name: str) -> dict[str, str]:
+    """Requirement lines of a file: normalised project name (with its marker, if any) to the rest."""
+    lines = re.findall(r"^([A-Za-z0-9._-]+)([^\s;]*)( ; [^\\\n]*)?", (REPO / name).read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", n).lower() + m.strip(" "): rest for n, rest, m in lines}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_locked_file_has_hashes_and_names_no_registry(name: str) -> None:
+    text = (REPO / name).read_text()
+    entries = re.split(r"\n(?=[a-z0-9])", text.split("\n", 2)[2])
+    assert len(entries) > 100
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert not re.search(r"https?:|^--(?!hash)", text, re.MULTILINE)
+
+
+def test_locks_cover_what_is_asked_for_and_agree() -> None:
+    run, dev = (requirements(name) for name in LOCKS)
+    names = {name.partition(";")[0] for name in dev}
+    assert requirements("requirements.txt").keys() | requirements("requirements-dev.txt").keys() <= names
+    assert dev.items() >= run.items()
+
+
+def test_make_says_what_there_is_from_anywhere(tmp_path: Path) -> None:
+    command = ["make", "--no-print-directory", "-C", str(REPO)]
+    text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    for target in ("setup", "demo", "up", "test", "lint", "bench", "clean"):
+        assert f"make {target} " in text
+
+
+def test_domain_knows_no_airflow() -> None:
+    package = REPO / "pacsifier_ops"
+    for path in package.rglob("*.py"):
+        if path.relative_to(package).as_posix().startswith(AIRFLOW_SIDE):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [n for n in names if n.partition(".")[0] == "airflow"], f"{path} imports Airflow"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where an Airflow may live."""
+    return tmp_path / "home"
+
+
+def in_airflow(home: Path, code: str) -> str:
+    """What `code` prints in a process of its own that has Airflow's environment."""
+    environment = {**os.environ, **local.airflow_environment(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.airflow
+def test_entry_points_can_be_loaded(home: Path) -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    groups = [project["scripts"], *project["entry-points"].values()]
+    targets = [target for group in groups for target in group.values()]
+    code = f"import pkgutil\nfor name in {targets!r}: pkgutil.resolve_name(name)\nprint('good')"
+    assert in_airflow(home, code) == "good"
+
+
+@pytest.mark.airflow
+def test_airflow_knows_every_setting(home: Path) -> None:
+    code = (
+        "import json\nfrom airflow.configuration import conf\n"
+        "print(json.dumps({s: list(v['options']) for s, v in conf.configuration_description.items()}))"
+    )
+    known = json.loads(in_airflow(home, code))
+    for name in local.airflow_environment(home):
+        if name.startswith("AIRFLOW__"):
+            _, section, option = name.lower().split("__")
+            assert option in known[section], name
+
+
+def test_environment_leads_to_this_airflow_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", "/elsewhere")
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://elsewhere/airflow")
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", "/elsewhere")
+    monkeypatch.setenv("NO_PROXY", "pacs.example")
+    monkeypatch.setenv("AIRFLOW__CORE__PARALLELISM", "3")
+    environment = local.airflow_environment(home, 8099)
+    assert not [name for name, value in environment.items() if "elsewhere" in value]
+    assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8099/execution/"
+    assert environment["NO_PROXY"] == "pacs.example,127.0.0.1,localhost"
+    assert environment["AIRFLOW__CORE__PARALLELISM"] == "3"
+
+
+def test_password_is_made_once_and_is_private(home: Path) -> None:
+    local.airflow_environment(home)
+    first = local.password(home)
+    local.airflow_environment(home)
+    assert local.password(home) == first and len(first) >= 16
+    assert (home / "airflow" / "passwords.json").stat().st_mode & 0o077 == 0
+    assert (home / "airflow").stat().st_mode & 0o077 == 0
+
+
+def test_a_taken_port_is_named_with_its_flag() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=f"port {port} cannot be used .*--pacs-port"):
+            local._check_free({"--pacs-port": port})
+    local._check_free({"--pacs-port": port})
+
+
+def test_a_home_has_one_supervisor(home: Path) -> None:
+    with local._alone(home), pytest.raises(SystemExit, match="running already"), local._alone(home):
+        pass
+    with local._alone(home):
+        pass
+
+
+def test_a_part_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    parts = local.Parts(tmp_path / "logs", os.environ)
+    with pytest.raises(SystemExit, match=r"(?s)No module named no_such_module.*broken\.log"):
+        parts.run("broken", "no_such_module")
+    assert (tmp_path / "logs" / "broken.log").stat().st_mode & 0o077 == 0
+
+
+def free_port() -> int:
+    """A port that nobody listens on right now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.airflow
+@pytest.mark.slow
+def test_up_answers_listens_here_only_and_leaves_nothing(home: Path) -> None:
+    port, pacs, receiver = free_port(), free_port(), free_port()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PACSIFIER_", "AIRFLOW_"))}
+    environment["PACSIFIER_HOME"] = str(home)
+    ports = ["--port", str(port), "--pacs-port", str(pacs), "--receiver-port", str(receiver)]
+    up = subprocess.Popen(
+        [sys.executable, "-m", "pacsifier_ops.local", *ports],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert up.stdout
+        said = ""
+        while "Ctrl-C stops everything" not in said:
+            line = up.stdout.readline()
+            assert line, said
+            said += line
+        assert f"http://127.0.0.1:{port}" in said
+        assert local.password(home) not in said
+        family = psutil.Process(up.pid).children(recursive=True)
+        listening = {c.laddr for p in family for c in p.net_connections("tcp") if c.status == "LISTEN"}
+        assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", p) for p in (port, pacs, receiver)}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/auth/token",
+            json.dumps({"username": local.USER, "password": local.password(home)}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+            assert json.load(answer)["access_token"]
+    finally:
+        up.send_signal(signal.SIGINT)
+        rest = up.communicate()[0]
+    assert up.returncode == 0, rest
+    assert not [p for p in family if p.is_running()]
+
+
+# The package index of the tests: a real server on loopback.
+
+
+class Index(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and keeps what the clients said who they are."""
+
+    asked: list[tuple[str, str | None]]
+
+    def do_GET(self) -> None:
+        """Serve a file."""
+        self.asked.append((self.path, self.headers["Authorization"]))
+        super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, type[Index]]]:
+    """An empty package index, for which a user and a password are needed, and the folder it serves."""
+    folder = tmp_path / "index"
+    (folder / "simple" / "uv").mkdir(parents=True)
+    Index.asked = []
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Index, directory=str(folder))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://me:se%40cret@127.0.0.1:{server.server_port}/simple/")
+        yield folder / "simple" / "uv", Index
+        server.shutdown()
+
+
+def wheel_name() -> str:
+    """Name of a wheel that setup would take on this machine."""
+    version = requirements("requirements-dev.lock")["uv"].removeprefix("==")
+    ending = bootstrap.wheel_ending().replace("[0-9_]+", "2_17").partition("(")[0]
+    return f"uv-{version}-py3-none-{ending}.whl"
+
+
+def test_setup_refuses_a_wheel_that_the_lock_does_not_name(index: tuple[Path, type[Index]]) -> None:
+    folder, server = index
+    (folder / wheel_name()).write_bytes(b"something else")
+    with pytest.raises(SystemExit, match="another wheel of uv than the lock file names"):
+        bootstrap.fetch_uv()
+    assert [path for path, _ in server.asked] == ["/simple/uv/", f"/simple/uv/{wheel_name()}"]
+    assert {who for _, who in server.asked} == {"Basic bWU6c2VAY3JldA=="}
+
+
+def test_setup_says_when_the_index_has_nothing_for_this_machine(index: tuple[Path, type[Index]]) -> None:
+    folder, _ = index
+    (folder / "uv-0.0.1-py3-none-win32.whl").touch()
+    with pytest.raises(SystemExit, match="the package index has no uv"):
+        bootstrap.fetch_uv()
+
+
+def test_setup_that_is_done_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in bootstrap.INPUTS)).hexdigest()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+    stamp = tmp_path / ".setup"
+    stamp.write_text(f"{REPO} {sys.version.split()[0]}\n{content}\ndev\n")
+    before, now = stamp.stat(), time.time()
+    monkeypatch.setattr(bootstrap, "VENV", tmp_path)
+    monkeypatch.setattr(bootstrap, "STAMP", stamp)
+    bootstrap.setup(dev=False)
+    bootstrap.setup(dev=True)
+    assert stamp.stat().st_mtime == before.st_mtime <= now
