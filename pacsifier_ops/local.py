@@ -1,8 +1,8 @@
 """The whole of Airflow on this machine, in the foreground, until Ctrl-C: what `make up` runs.
 
 One supervisor starts the standing receiver, an embedded PACS to try things on, and Airflow's four parts. All
-of them listen on 127.0.0.1 only (the receiver elsewhere when told so). When one ends, or Ctrl-C or SIGTERM comes, all are stopped and waited for;
-where the supervisor itself is killed, Linux tells the others to stop.
+of them listen on 127.0.0.1 only (the receiver elsewhere when told so). When one ends, or Ctrl-C or SIGTERM
+comes, all are stopped and waited for; where the supervisor itself is killed, Linux tells the others to stop.
 """
 
 from __future__ import annotations
@@ -325,7 +325,8 @@ def up(
 def main() -> None:
     """Entry point of `make up`."""
     parser = argparse.ArgumentParser(
-        description="Airflow with its user interface on this machine, until Ctrl-C."
+        prog="python -m pacsifier_ops.local",
+        description="Airflow with its user interface on this machine, until Ctrl-C.",
     )
     parser.add_argument("--port", type=int, default=8080, help="of the user interface and API (%(default)s)")
     parser.add_argument("--pacs-port", type=int, default=11112, help="of the embedded PACS (%(default)s)")

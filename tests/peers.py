@@ -100,9 +100,6 @@ class Peer:
 
     def echo(self) -> bool:
         """Whether the peer answers C-ECHO."""
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", self.port)):
-                return False
         association = AE(OUR_AET).associate("127.0.0.1", self.port, [build_context(VERIFICATION)], ae_title=self.aet)
         if not association.is_established:
             return False
@@ -159,6 +156,9 @@ class Peer:
         )
         if not association.is_established:
             raise RuntimeError(f"{self.name} rejects an association for C-STORE")
+        # pynetdicom's own thread may take an answer off the queue before send_c_store() does, which then waits in vain.
+        get_msg = association.dimse.get_msg
+        association.dimse.get_msg = lambda block=False: get_msg(True) if block else (None, None)
         accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
         for path, (sop_class, syntax) in kinds.items():
             if (sop_class, syntax) not in accepted:
@@ -230,7 +230,7 @@ class Dcmqrscp(Peer):
             f"NetworkTCPPort = {self.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
             f"HostTable BEGIN\nours = ({OUR_AET}, localhost, {self.receiver_port})\nHostTable END\n"
             "VendorTable BEGIN\nVendorTable END\n"
-            f"AETable BEGIN\n{self.aet} {storage} RW (1000, 4096mb) ours\nAETable END\n"
+            f"AETable BEGIN\n{self.aet} {storage} RW (500, 1024mb) ours\nAETable END\n"
         )
         return [str(self.find_program()), "-c", str(path)]
 

@@ -151,9 +151,9 @@ def store(association: Association, instance: str, data: bytes, fragment: int = 
 def until(true: Callable[[], object], seconds: float = 20.0) -> bool:
     """Wait for something that happens in another thread or process."""
     deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
+    while not (found := bool(true())) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return bool(true())
+    return found
 
 
 def test_objects_are_spooled_as_they_came(receiver: StorageReceiver, spool: Path) -> None:
@@ -352,12 +352,14 @@ def test_dcmtk_sends_to_it(receiver: StorageReceiver, spool: Path, tmp_path: Pat
     if program is None:
         pytest.skip("DCMTK is missing; install it: apt-get install dcmtk")
     sources = [make(tmp_path / "in", "1.2.3") for _ in range(5)]
-    jpeg = str(get_testdata_file("JPEG-lossy.dcm"))
-    for flags in ([*map(str, sources)], ["-xx", jpeg]):
+    jpeg2000 = dcmread(str(get_testdata_file("MR_small_jp2klossless.dcm")))
+    for flags in ([*map(str, sources)], ["--propose-j2k-lossless", str(jpeg2000.filename)]):
         call = [program, "-aec", "RX", "127.0.0.1", str(receiver.port), *flags]
         subprocess.run(call, check=True, timeout=60)
     assert {item.sop_instance_uid for item in spooled(spool, "1.2.3")} == {path.stem for path in sources}
-    assert body(Path(jpeg)) in [body(path) for path in files(spool)]
+    (item,) = spooled(spool, jpeg2000.SeriesInstanceUID)
+    assert item.transfer_syntax_uid == JPEG2000Lossless
+    assert dcmread(item.path).PixelData == jpeg2000.PixelData
 
 
 @pytest.fixture

@@ -90,9 +90,8 @@ def home(tmp_path: Path) -> Path:
 def in_airflow(home: Path, code: str) -> str:
     """What `code` prints in a process of its own that has Airflow's environment."""
     environment = {**os.environ, **local.airflow_environment(home)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
 

@@ -177,17 +177,9 @@ class StorageReceiver:
             ReceiverError: the port is taken, or not ours to take.
             OSError: the spool cannot be written.
         """
-        incoming = private_folder(private_folder(self.spool) / _INCOMING)
-        room = _Room(self.spool, self._quota_bytes, self._free_floor_bytes)
-        # The port is ours alone, so a folder named after it is.
-        folder = incoming / str(self.port or secrets.token_hex(8))
-        handlers = attach(folder, self._file, on_error=self._note, make_room=room.take)
         try:
             server = Server(
-                self._ae,
-                (self.host, self.port),
-                [*handlers, (evt.EVT_REQUESTED, _accept_storage)],
-                self._admit,
+                self._ae, (self.host, self.port), [(evt.EVT_REQUESTED, _accept_storage)], self._admit
             )
         except OSError as error:
             raise ReceiverError(
@@ -197,12 +189,18 @@ class StorageReceiver:
             ) from error
         self.port, self._server = server.port, server
         try:
+            # The port is ours alone, so a folder named after it is.
+            folder = private_folder(self.spool) / _INCOMING / str(self.port)
+            private_folder(folder.parent)
             shutil.rmtree(folder, ignore_errors=True)
             private_folder(folder)
             _remove_torn(self.spool)
+            room = _Room(self.spool, self._quota_bytes, self._free_floor_bytes)
         except BaseException:
             self.stop()
             raise
+        for event, handler in attach(folder, self._file, on_error=self._note, make_room=room.take):
+            server.bind(event, handler)
         server.start()
         return self
 

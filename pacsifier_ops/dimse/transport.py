@@ -140,6 +140,10 @@ class Dimse(DIMSEServiceProvider):
 
     def get_msg(self, block: bool = False) -> Any:
         """The next message; (None, None) where there is none, the peer is silent or the association over."""
+        if not block and self.assoc.is_requestor:
+            # The association's own thread, looking for requests of the peer's. There are none, and where it
+            # was not yet paused it would take the response that somebody is waiting for.
+            return None, None
         if not block or self.dimse_timeout is None:
             return super().get_msg(block)
         wait = self.dimse_timeout

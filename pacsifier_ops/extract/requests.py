@@ -1,0 +1,50 @@
+"""Requests taken in: a query table under an opaque id, so that neither its name nor its place is told to Airflow."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+
+from pacsifier_ops import settings
+from pacsifier_ops.errors import InputError
+from pacsifier_ops.files import confined, private_folder, write_atomic
+
+_ID = re.compile(r"req-[0-9a-f]{24}")
+
+
+def take_in(table: Path) -> str:
+    """Copy a query table to `<state root>/requests/<id>/`; returns the id.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        data = table.read_bytes()
+    except OSError as error:
+        raise InputError(f"the query table cannot be read: {error.strerror}") from None
+    identity = f"req-{secrets.token_hex(12)}"
+    suffix = ".xlsx" if table.suffix.lower() == ".xlsx" else ".csv"
+    write_atomic(private_folder(_folder(identity)) / f"table{suffix}", data)
+    return identity
+
+
+def resolve(queryfile: str) -> Path:
+    """The query table that a run's `queryfile` names: a request's id, or a path below the data root.
+
+    Raises:
+        InputError: there is no such request, or the parameter is empty.
+        PathRefused: the path leads outside the data root.
+    """
+    if not queryfile:
+        raise InputError("queryfile is empty; give a path below the data root, or the id of a request")
+    if not _ID.fullmatch(queryfile):
+        return confined(queryfile, settings.data_root(), "queryfile")
+    tables = sorted(_folder(queryfile).glob("table.*"))
+    if not tables:
+        raise InputError("queryfile: there is no request with this id")
+    return tables[0]
+
+
+def _folder(identity: str) -> Path:
+    return settings.state_root() / "requests" / identity

@@ -1,0 +1,39 @@
+"""The hook of connection type `dicom`: one PACS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import BaseHook
+
+from pacsifier_ops.config import PacsNode, node_from_connection
+
+
+class DicomHook(BaseHook):
+    """Gives the PACS that a connection describes.
+
+    Host and port are the PACS's; the fields of the connection's extra are those of `PacsNode`.
+
+    Args:
+        pacs_conn_id: id of the connection.
+    """
+
+    conn_name_attr = "pacs_conn_id"
+    default_conn_name = "pacs_default"
+    conn_type = "dicom"
+    hook_name = "DICOM node (PACS)"
+
+    def __init__(self, pacs_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pacs_conn_id = pacs_conn_id
+
+    def get_conn(self) -> PacsNode:
+        """The PACS.
+
+        Raises:
+            ConfigError: names the field that is wrong.
+        """
+        connection = self.get_connection(self.pacs_conn_id)
+        return node_from_connection(
+            self.pacs_conn_id, connection.host, connection.port, connection.extra_dejson
+        )

@@ -1,0 +1,91 @@
+"""The boundary around every operator of this package, and what they share."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from pacsifier_ops import settings
+from pacsifier_ops.config import PacsNode, read_config
+from pacsifier_ops.errors import ConfigError, PacsifierError
+from pacsifier_ops.extract.run import Run
+from pacsifier_ops.files import confined
+
+
+@contextmanager
+def boundary(run: Run) -> Iterator[None]:
+    """Nothing that may identify a patient leaves through an exception or a warning.
+
+    Typed errors hold no values and pass with their text; whatever else happens is written to the run's
+    problems.txt, and only its kind is told. Errors that may pass by themselves are left to Airflow's retries.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, kind, *where: run.note(f"{kind.__name__}: {message}")  # type: ignore[assignment]
+        try:
+            yield
+        except PacsifierError as error:
+            run.note("".join(traceback.format_exception(error)))
+            kind = AirflowException if error.retryable else AirflowFailException
+            raise kind(str(error)) from None
+        except AirflowException:
+            raise
+        except Exception as error:
+            run.note("".join(traceback.format_exception(error)))
+            raise AirflowException(
+                f"unexpected {type(error).__name__}; the details are in {run.folder}/problems.txt"
+            ) from None
+
+
+class PacsifierOperator(BaseOperator):
+    """An operator that works on a run's folder within the boundary."""
+
+    def execute(self, context: Any) -> Any:
+        """Do `work` within the boundary."""
+        run = run_of(context)
+        with boundary(run):
+            return self.work(run, context)
+
+    @abstractmethod
+    def work(self, run: Run, context: Any) -> Any:
+        """What the operator does; returns small numbers and paths only."""
+
+
+def run_of(context: Any) -> Run:
+    """The folder of a DAG run, the same for all its tasks; its name tells nothing that a user typed."""
+    dag_run = context["dag_run"]
+    key = hashlib.sha256(dag_run.run_id.encode()).hexdigest()[:16]
+    return Run.named(f"{dag_run.dag_id}-{key}")
+
+
+def data_path(params: Mapping[str, Any], name: str) -> Path:
+    """A parameter that is a path, confined to the data root.
+
+    Raises:
+        PathRefused: it leads outside.
+        ConfigError: it is empty.
+    """
+    if not params.get(name):
+        raise ConfigError(f"{name} is empty; give a path below the data root")
+    return confined(params[name], settings.data_root(), name)
+
+
+def node_of(params: Mapping[str, Any]) -> PacsNode:
+    """The PACS of a run: of the connection `pacs`, or of the PACSIFIER configuration `config`.
+
+    Raises:
+        ConfigError: names what is wrong with it.
+    """
+    if params.get("config"):
+        return read_config(data_path(params, "config"))
+    from pacsifier_ops.hooks.dicom import DicomHook
+
+    return DicomHook(params["pacs"]).get_conn()

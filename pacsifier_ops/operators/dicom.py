@@ -1,0 +1,51 @@
+"""The operators that talk to a PACS. The pool of its connection bounds them (see plugins.policy)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pacsifier_ops.extract import steps
+from pacsifier_ops.extract.run import Run
+from pacsifier_ops.operators.base import PacsifierOperator, node_of
+
+
+class DicomFindOperator(PacsifierOperator):
+    """Find the series of one batch of query rows.
+
+    Args:
+        batch: number of the batch, as the step prepare gave it.
+    """
+
+    template_fields = ("batch",)
+    ui_color = "#d7e8f4"
+
+    def __init__(self, *, batch: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+
+    def work(self, run: Run, context: Any) -> dict[str, int]:
+        """Returns how many rows ended in which state, and how many series they found."""
+        counts = steps.find(run, node_of(context["params"]), self.batch)
+        self.log.info("batch %d: %s", self.batch + 1, counts)
+        return counts
+
+
+class DicomRetrieveOperator(PacsifierOperator):
+    """Retrieve the series of one unit, by C-GET or C-MOVE, verified against what the archive lists.
+
+    Args:
+        unit: number of the unit, as the step plan gave it.
+    """
+
+    template_fields = ("unit",)
+    ui_color = "#d5efe0"
+
+    def __init__(self, *, unit: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unit = unit
+
+    def work(self, run: Run, context: Any) -> dict[str, int | float]:
+        """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
+        totals = steps.retrieve(run, node_of(context["params"]), self.unit)
+        self.log.info("unit %d: %s", self.unit + 1, totals)
+        return totals

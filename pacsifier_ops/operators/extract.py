@@ -1,0 +1,61 @@
+"""The operators around those that talk to the PACS: take the table in, plan, report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from pacsifier_ops.accounts import COMPLETE
+from pacsifier_ops.extract import steps
+from pacsifier_ops.extract.requests import resolve
+from pacsifier_ops.extract.run import Request, Run
+from pacsifier_ops.operators.base import PacsifierOperator, data_path, node_of
+
+
+class ExtractPrepareOperator(PacsifierOperator):
+    """Read and check the whole query table, and make sure that the PACS answers."""
+
+    def work(self, run: Run, context: Any) -> list[int]:
+        """Returns the numbers of the batches of rows."""
+        params = context["params"]
+        request = Request(
+            queryfile=resolve(params["queryfile"]),
+            out_directory=data_path(params, "out_directory"),
+            info=params["info"],
+            retrieve=params["retrieve"],
+            method=params["method"],
+            strict=params["strict"],
+            accept_incomplete=params["accept_incomplete"],
+            max_series=params["max_series"],
+        )
+        batches = steps.prepare(run, request, node_of(params))
+        self.log.info("%d batch(es) of rows; run folder %s", len(batches), run.folder)
+        return batches
+
+
+class ExtractPlanOperator(PacsifierOperator):
+    """Merge what the rows found, stop a cohort that is too large, give folders, cut it into units."""
+
+    def work(self, run: Run, context: Any) -> list[int]:
+        """Returns the numbers of the units."""
+        plan = steps.plan(run, node_of(context["params"]))
+        self.log.info("%d series, about %d images, in %d unit(s)", plan.series, plan.instances, len(plan.units))
+        return plan.units
+
+
+class ExtractReportOperator(PacsifierOperator):
+    """Close the books, write log and report, and give the verdict of the run."""
+
+    def work(self, run: Run, context: Any) -> dict[str, Any]:
+        """Returns the verdict, the sums, and where the report is.
+
+        Raises:
+            AirflowFailException: the run is not complete, and that was not accepted beforehand.
+        """
+        account = steps.report(run)
+        result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
+        self.log.info("%s", result)
+        if account.verdict != COMPLETE and not run.request.accept_incomplete:
+            raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
+        return result
