@@ -48,6 +48,16 @@ def boundary(run: Run) -> Iterator[None]:
 class PacsifierOperator(BaseOperator):
     """An operator that works on a run's folder within the boundary."""
 
+    _killed = False
+
+    def on_kill(self) -> None:
+        """Airflow wants the task to end; associations are aborted, what has arrived is kept."""
+        self._killed = True
+
+    def cancelled(self) -> bool:
+        """Whether the task is to end."""
+        return self._killed
+
     def execute(self, context: Any) -> Any:
         """Do `work` within the boundary."""
         run = run_of(context)

@@ -25,7 +25,7 @@ class DicomFindOperator(PacsifierOperator):
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Returns how many rows ended in which state, and how many series they found."""
-        counts = steps.find(run, node_of(context["params"]), self.batch)
+        counts = steps.find(run, node_of(context["params"]), self.batch, self.cancelled)
         self.log.info("batch %d: %s", self.batch + 1, counts)
         return counts
 
@@ -46,6 +46,6 @@ class DicomRetrieveOperator(PacsifierOperator):
 
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
-        totals = steps.retrieve(run, node_of(context["params"]), self.unit)
+        totals = steps.retrieve(run, node_of(context["params"]), self.unit, self.cancelled)
         self.log.info("unit %d: %s", self.unit + 1, totals)
         return totals

@@ -1,0 +1,4 @@
+"""What Airflow loads by itself. Nothing here may import Airflow: it imports this while it starts."""
+
+#: Pool of tasks whose PACS has no pool of its own.
+COMMON_POOL = "pacsifier"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow.policies import hookimpl
 
-from pacsifier_ops.plugins.pools import COMMON_POOL
+from pacsifier_ops.plugins import COMMON_POOL
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun

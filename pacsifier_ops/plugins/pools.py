@@ -14,12 +14,11 @@ from airflow.plugins_manager import AirflowPlugin
 
 from pacsifier_ops.config import PacsNode, node_from_connection
 from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.plugins import COMMON_POOL
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-#: Pool of tasks whose PACS has no pool of its own.
-COMMON_POOL = "pacsifier"
 _COMMON_SLOTS = 4
 
 
