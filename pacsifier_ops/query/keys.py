@@ -159,9 +159,7 @@ def _check_time(key: Key, text: str) -> str:
 
 def _check_uid(key: Key, text: str) -> str:
     if not _UID.fullmatch(text) or len(text) > key.max_length:
-        raise ValueError(
-            f"not a UID; give at most {key.max_length} digits and dots, without wildcards (PS3.5 9.1)"
-        )
+        raise ValueError(f"not a UID; give at most {key.max_length} digits and dots, without wildcards (PS3.5 9.1)")
     return text
 
 
@@ -211,8 +209,7 @@ def refuse_hidden(text: str) -> None:
         ValueError: says so, without the value.
     """
     if not text.isprintable() and any(
-        unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in "\u200c\u200d"
-        for char in text
+        unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in "\u200c\u200d" for char in text
     ):
         raise ValueError("holds a line break, control or invisible character; type the cell anew")
 

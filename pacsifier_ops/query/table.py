@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import io
 import re
 import unicodedata
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pacsifier_ops.errors import QueryTableError
 from pacsifier_ops.query.keys import (
@@ -21,9 +23,6 @@ from pacsifier_ops.query.keys import (
     nearest_column,
     refuse_hidden,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,6 @@ def read_query_table(path: Path) -> QueryTable:
         TableRefused: a QueryTableError with all problems of the table as a whole: unreadable, not text,
             empty, no header, an unknown column or one named twice. Problems of rows are in the result.
     """
-    import pandas as pd
-
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -143,14 +140,7 @@ def read_query_table(path: Path) -> QueryTable:
             table.bad_rows.append(BadRow(record.line, dict(zip(columns, record.cells, strict=False))))
         else:
             whole.append(record)
-    lines = [record.line for record in whole]
-    written = pd.DataFrame(
-        [record.cells[: len(columns)] for record in whole], index=lines, columns=list(columns), dtype=str
-    )
-    faults = {
-        (record.line, columns[place]): text for record in whole for place, text in record.faults.items()
-    }
-    _check(table, written, faults, remark)
+    _check(table, whole, remark)
     places = {column: place for place, column in enumerate(columns)}
     table.problems.sort(key=lambda problem: (problem.line, places.get(problem.column, -1)))
     table.bad_rows.sort(key=lambda row: row.line)
@@ -179,7 +169,6 @@ def _decode(data: bytes) -> tuple[str, str]:
 
 def _records_of_text(text: str) -> list[_Record]:
     """The records of a text, each with the physical line it begins on."""
-    # csv and not pandas takes the text apart: only csv tells on which line a record begins.
     lines = io.StringIO(text, newline="")
     skipped, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
     hint = re.fullmatch(r'"?sep=([,;\t])"?\s*', first)  # how Excel is told the divider
@@ -197,9 +186,7 @@ def _records_of_text(text: str) -> list[_Record]:
             records.append(_Record(line + skipped, cells))
             line = reader.line_num + 1
     except csv.Error:
-        message = (
-            "a quoted cell is not closed, or has text after its closing quote; double quotes inside cells"
-        )
+        message = "a quoted cell is not closed, or has text after its closing quote; double quotes inside cells"
         raise TableRefused([Problem(line + skipped, "", message)]) from None
     return records
 
@@ -310,46 +297,35 @@ def _columns(header: _Record) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check(table: QueryTable, written: pd.DataFrame, faults: dict[tuple[int, str], str], remark: str) -> None:
-    """Sort the rows of `written` (indexed by line) into good and bad ones."""
-    values = written.map(_tidy)
-    problems: dict[int, list[Problem]] = {}
-
-    def refuse(line: int, column: str, message: str) -> None:
-        problems.setdefault(line, []).append(Problem(line, column, message))
-
-    for column in table.columns:
-        answers = {text: _verdict(column, text) for text in values[column].unique()}
-        wrong = values[column].map(lambda text, answers=answers: answers[text][1])
-        for line, message in zip(wrong.index, wrong, strict=True):
-            if message:
-                refuse(line, column, message)
-        values[column] = values[column].map(lambda text, answers=answers: answers[text][0])
-    for (line, column), message in faults.items():
-        refuse(line, column, message)
-    keyless = (values.drop(columns=NEW_IDS, errors="ignore") == "").all(axis=1)
-    for line in keyless.index[keyless]:
-        if line not in problems:
-            refuse(line, "", f"asks for nothing; fill at least one column other than {NEW_IDS}")
-    if {"PatientID", NEW_IDS} <= set(table.columns):
-        named = values[(values["PatientID"] != "") & (values[NEW_IDS] != "")]
-        clash = named[named.groupby("PatientID")[NEW_IDS].transform("nunique") > 1]
-        for _, given in clash.groupby("PatientID")[NEW_IDS]:
-            as_first = given == given.iloc[0]
-            first, other = given.index[0], as_first.idxmin()
-            for line, same in as_first.items():
-                message = f"line {other if same else first} has another one for the same PatientID; give one"
-                refuse(line, NEW_IDS, message)
-
-    cells = dict(zip(written.index, written.to_dict("records"), strict=True))
-    for line, found in problems.items():
-        table.problems += found
-        table.bad_rows.append(BadRow(line, cells[line]))
+def _check(table: QueryTable, records: list[_Record], remark: str) -> None:
+    """Sort whole records into good and bad rows."""
+    verdict = functools.cache(_verdict)
     asked: dict[tuple[str, ...], list[int]] = {}
-    for line, *wanted in values.drop(index=list(problems)).itertuples(name=None):
-        asked.setdefault(tuple(wanted), []).append(line)
-    for answer, (line, *others) in asked.items():
-        keys = {column: value for column, value in zip(table.columns, answer, strict=True) if value}
+    cells: dict[int, dict[str, str]] = {}
+    wanted: dict[int, tuple[str, ...]] = {}
+    problems: dict[int, list[Problem]] = {}
+    for record in records:
+        line = record.line
+        cells[line] = dict(zip(table.columns, record.cells, strict=False))
+        answers = [verdict(column, _tidy(text)) for column, text in cells[line].items()]
+        wanted[line] = tuple(value for value, _ in answers)
+        wrong = {place: message for place, (_, message) in enumerate(answers) if message} | record.faults
+        found = [Problem(line, table.columns[place], message) for place, message in sorted(wrong.items())]
+        if not found and not any(v for column, v in zip(table.columns, wanted[line], strict=True) if column != NEW_IDS):
+            found = [Problem(line, "", f"asks for nothing; fill at least one column other than {NEW_IDS}")]
+        if found:
+            problems[line] = found
+    for line, problem in _clashes(table.columns, wanted):
+        problems.setdefault(line, []).append(problem)
+
+    for line, values in wanted.items():
+        if line in problems:
+            table.problems += problems[line]
+            table.bad_rows.append(BadRow(line, cells[line]))
+        else:
+            asked.setdefault(values, []).append(line)
+    for values, (line, *others) in asked.items():
+        keys = {column: value for column, value in zip(table.columns, values, strict=True) if value}
         new_id = keys.pop(NEW_IDS, "")
         remarks = []
         if remark and not "".join(cells[line].values()).isascii():
@@ -357,6 +333,23 @@ def _check(table: QueryTable, written: pd.DataFrame, faults: dict[tuple[int, str
         if all(is_weak(keyword, value) for keyword, value in keys.items()):
             remarks.append(f"asks by {', '.join(keys)} only, which may find a large part of the archive")
         table.rows.append(QueryRow(line, keys, cells[line], new_id, tuple(remarks), tuple(others)))
+
+
+def _clashes(columns: tuple[str, ...], wanted: dict[int, tuple[str, ...]]) -> Iterator[tuple[int, Problem]]:
+    """The lines that give a patient another pseudonym than another line does."""
+    if not {"PatientID", NEW_IDS} <= set(columns):
+        return
+    patient, new_id = columns.index("PatientID"), columns.index(NEW_IDS)
+    given: dict[str, dict[str, int]] = {}
+    for line, values in wanted.items():
+        if values[patient] and values[new_id]:
+            given.setdefault(values[patient], {}).setdefault(values[new_id], line)
+    for line, values in wanted.items():
+        lines = given.get(values[patient], {})
+        if values[new_id] and len(lines) > 1:
+            other = next(first for text, first in lines.items() if text != values[new_id])
+            message = f"line {other} has another one for the same PatientID; give one"
+            yield line, Problem(line, NEW_IDS, message)
 
 
 def _tidy(text: str) -> str:
