@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydicom.dataset import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from pacsifier_ops.embedded.phantoms import demo_cohort, phantom_series, write
@@ -17,13 +17,21 @@ LONG = "LONG"
 
 
 def build(folder: Path) -> list[Path]:
-    """Write the cohort below `folder`; returns its files."""
-    return [*demo_cohort(folder / "demo"), *write(_traps(), folder / "traps")]
+    """Write the cohort below `folder`; returns its files.
+
+    Names in half-width kana are left out: Orthanc cannot decode ISO 2022 IR 13.
+    """
+    demo = [path for path in demo_cohort(folder / "demo") if "ISO 2022 IR 13" not in _charset(path)]
+    return [*demo, *write(_traps(), folder / "traps")]
 
 
 def build_long(folder: Path) -> list[Path]:
     """Write the patient LONG below `folder`; returns its files."""
     return write(_long(), folder)
+
+
+def _charset(path: Path) -> str:
+    return str(dcmread(path, specific_tags=["SpecificCharacterSet"]).get("SpecificCharacterSet", ""))
 
 
 def _series(patient_id: str, patient_name: str, **attributes: Any) -> list[Dataset]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,15 @@ def extract(config: Path, table: Path, out: Path, *flags: str, seconds: float = 
     return finish(start(config, table, out, *(flags or ("--save", "--info"))), out, seconds)
 
 
-def by_row(log: Iterable[Mapping[str, str]], columns: Sequence[str]) -> dict[tuple[str, ...], list[Mapping[str, str]]]:
-    """The lines of a log by the cells of the query's own columns."""
-    lines: dict[tuple[str, ...], list[Mapping[str, str]]] = defaultdict(list)
-    for line in log:
-        lines[tuple(line[column] for column in columns)].append(line)
-    return lines
+def series_of_lines(state: Path) -> tuple[dict[int, dict[str, Any]], dict[int, set[str]]]:
+    """From the accounts of the only run so far: each row's account and the series found for it, by line."""
+    (path,) = state.glob("runs/*/accounts.json")
+    accounts = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[int, set[str]] = {row["line"]: set() for row in accounts["rows"]}
+    for series in accounts["series"]:
+        for line in series["lines"]:
+            found[line].add(series["series_uid"])
+    return {row["line"]: row for row in accounts["rows"]}, found
 
 
 def files(out: Path) -> dict[str, Path]:
@@ -134,7 +138,7 @@ def _belongs(path: Path) -> bool:
     if path.parts[0] == ".pacsifier":
         return "incoming" not in path.parts and "spool" not in path.parts
     if path.parts[0] == "logs":
-        return path.name == "pacsifier_log.csv"
+        return path.suffix == ".csv"
     return path.suffix in (".dcm", ".csv") or path.name == "new_id.txt"
 
 

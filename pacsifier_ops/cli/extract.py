@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -84,7 +84,8 @@ def _run(args: argparse.Namespace) -> int:
         except PacsifierError as problem:
             error = problem
         account = steps.report(run)
-    _tell(account, run, error)
+    with suppress(BrokenPipeError):  # as in `pacsifier ... | head`
+        _tell(account, run, error)
     if stopped():
         return INTERRUPTED
     if isinstance(error, InputError):
@@ -204,7 +205,7 @@ def _tell(account: RunAccount, run: Run, error: BaseException | None) -> None:
         f"{totals['present']} were there, {totals['received']} received, {totals['missing']} missing"
     )
     print(f"log:    {run.request.out_directory}/logs/pacsifier_log.csv")
-    print(f"report: {run.report}")
+    print(f"report: {run.report}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="pacsifier-receiver",
         description="Receives what a PACS sends (C-STORE) and spools it until whoever asked collects it.",
     )
-    parser.add_argument(
-        "-c", "--config", type=Path, help="PACSIFIER config.json that names AET and move_port"
-    )
+    parser.add_argument("-c", "--config", type=Path, help="PACSIFIER config.json that names AET and move_port")
     parser.add_argument("--aet", help="our AE title, as declared on the PACS")
     parser.add_argument("--port", type=int, help="TCP port, as declared on the PACS")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen at (default: all)")

@@ -178,9 +178,7 @@ class StorageReceiver:
             OSError: the spool cannot be written.
         """
         try:
-            server = Server(
-                self._ae, (self.host, self.port), [(evt.EVT_REQUESTED, _accept_storage)], self._admit
-            )
+            server = Server(self._ae, (self.host, self.port), [(evt.EVT_REQUESTED, _accept_storage)], self._admit)
         except OSError as error:
             raise ReceiverError(
                 f"the storage receiver {self.aet} cannot listen at port {self.port} ({error.strerror}); stop "
@@ -219,9 +217,7 @@ class StorageReceiver:
         self.stop()
 
     def _admit(self, address: str) -> bool:
-        return self._networks is None or any(
-            ipaddress.ip_address(address) in network for network in self._networks
-        )
+        return self._networks is None or any(ipaddress.ip_address(address) in network for network in self._networks)
 
     def _note(self, error: Exception) -> None:
         self.error = error

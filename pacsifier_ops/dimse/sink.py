@@ -106,9 +106,7 @@ def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
         ValueError: it cannot be read, or a UID is missing or malformed.
     """
     if transfer_syntax_uid in _DEFLATED:
-        stream = BytesIO(
-            zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_DEFLATED_HEAD), _DEFLATED_HEAD)
-        )
+        stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_DEFLATED_HEAD), _DEFLATED_HEAD))
     implicit = transfer_syntax_uid in (ImplicitVRLittleEndian, _PRIVATE_IMPLICIT)
 
     def past_series(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -37,8 +37,8 @@ from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 IMPLEMENTATION_CLASS_UID = "2.25.182441154510849794285626515091719410876"
 IMPLEMENTATION_VERSION = "PACSIFIER_OPS"
 
-#: Longest P-DATA-TF PDU we let a peer send, in bytes (PS3.8 D.1): DCMTK sends no longer ones, and longer ones
-#: gained nothing.
+#: Longest P-DATA-TF PDU we let a peer send, in bytes (PS3.8 D.1). DCMTK sends no longer ones, Orthanc none
+#: above 16 KiB; to allow more gained nothing.
 MAX_PDU = 131_072
 
 #: No PDU is longer than this in good faith; the length field alone would allow 4 GB.
@@ -122,8 +122,10 @@ class _Socket(AssociationSocket):
 
     def _shutdown_socket(self) -> None:
         super()._shutdown_socket()
-        self._bell.close()
-        self._ear.close()
+        # pynetdicom's leaves a socket open whose peer was faster.
+        for stream in (self.socket, self._bell, self._ear):
+            if stream is not None:
+                stream.close()
 
 
 class _UpperLayer(DULServiceProvider):
