@@ -111,13 +111,17 @@ def files(out: Path) -> dict[str, Path]:
     return found
 
 
-def check_tree(out: Path, expected: Mapping[str, Instance]) -> None:
-    """The tree holds exactly the expected instances, each whole, in folders of their own."""
+def check_tree(out: Path, expected: Mapping[str, Instance], killed: bool = False) -> None:
+    """The tree holds exactly the expected instances, each whole, in folders of their own.
+
+    Args:
+        killed: a run was killed; what it had not published may lie in the tree's own folder for a while.
+    """
     found = files(out)
     assert found.keys() == expected.keys(), (
         f"{len(found.keys() - expected.keys())} files nobody asked for, {len(expected.keys() - found.keys())} missing"
     )
-    strangers = [p for p in out.rglob("*") if p.is_file() and not _belongs(p.relative_to(out))]
+    strangers = [p for p in out.rglob("*") if p.is_file() and not _belongs(p.relative_to(out), killed)]
     assert not strangers, f"left behind: {strangers}"
     series_of: dict[Path, set[str]] = defaultdict(set)
     folders_of: dict[str, set[Path]] = defaultdict(set)
@@ -133,10 +137,10 @@ def check_tree(out: Path, expected: Mapping[str, Instance]) -> None:
     assert all(len(patients) == 1 for patients in patients_of.values()), "patients share a folder"
 
 
-def _belongs(path: Path) -> bool:
-    """Whether a file may be in an output folder: an object, an info dump, a pseudonym, the log."""
+def _belongs(path: Path, killed: bool) -> bool:
+    """Whether a file may be in an output folder: an object, an info dump, a pseudonym, a log."""
     if path.parts[0] == ".pacsifier":
-        return "incoming" not in path.parts and "spool" not in path.parts
+        return killed or "incoming" not in path.parts and "spool" not in path.parts
     if path.parts[0] == "logs":
         return path.suffix == ".csv"
     return path.suffix in (".dcm", ".csv") or path.name == "new_id.txt"

@@ -7,7 +7,6 @@ and a set of faults, so that what archives do wrong can be had on demand.
 from __future__ import annotations
 
 import re
-import socket
 import threading
 import time
 from collections import Counter
@@ -32,6 +31,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pacsifier_ops.config import check_ae_title
+from pacsifier_ops.dimse.transport import HANDLERS
 from pacsifier_ops.files import write_atomic
 
 #: Query/retrieve levels from the root down, each with its unique key (PS3.4 C.6).
@@ -336,7 +336,7 @@ class EmbeddedPacs:
             self.aet,
             [build_context(VERIFICATION)],
             evt_handlers=[
-                (evt.EVT_CONN_OPEN, _without_delay),
+                *HANDLERS,
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_ACCEPTED, self._opened),
                 (evt.EVT_ACSE_RECV, self._release_received),
@@ -471,7 +471,7 @@ class EmbeddedPacs:
         def use_our_sender(opened: Any) -> None:
             opened.assoc.send_c_store = self._sender(opened.assoc)
 
-        handlers = [(evt.EVT_CONN_OPEN, _without_delay), (evt.EVT_ESTABLISHED, use_our_sender)]
+        handlers = [*HANDLERS, (evt.EVT_ESTABLISHED, use_our_sender)]
         # 128 contexts are the most (PS3.8 9.3.2.2); what has none fails. A refusal associates all the same.
         contexts = [build_context(*pair) for pair in pairs] or AllStoragePresentationContexts
         yield (*destination, {"contexts": contexts[:128], "evt_handlers": handlers})
@@ -614,9 +614,3 @@ class EmbeddedPacs:
             objects = list(self._index[owner][str(first.get(LEVELS[owner]) or "")])
         values = sorted({str(o.get(attribute) or "") for o in objects} - {""})
         return DataElement(key.tag, key.VR, len(values) if key.keyword.startswith("NumberOf") else values)
-
-
-def _without_delay(event: evt.Event) -> None:
-    """Send small segments at once: Nagle's algorithm waits for the peer's delayed ACK at every object."""
-    assoc: Any = event.assoc
-    assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

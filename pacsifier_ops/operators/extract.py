@@ -51,11 +51,14 @@ class ExtractReportOperator(PacsifierOperator):
         """Returns the verdict, the sums, and where the report is.
 
         Raises:
-            AirflowFailException: the run is not complete, and that was not accepted beforehand.
+            AirflowFailException: the run ended before it had a plan; or it is not complete, and that was not
+                accepted beforehand.
         """
         account = steps.report(run)
         result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
         self.log.info("%s", result)
+        if not (run.folder / "plan.json").exists():
+            raise AirflowFailException(f"the run ended before anything was fetched; see the steps before, and {run.report}")
         if account.verdict != COMPLETE and not run.request.accept_incomplete:
             raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
         return result
