@@ -30,7 +30,8 @@ def main() -> int:
     queries.mkdir(exist_ok=True)
     shutil.copyfile(REPO / "include" / "queries" / "demo.csv", queries / "demo.csv")
     with EmbeddedPacs(aet=PACS_AET) as pacs:
-        print(f"1  an embedded PACS with {pacs.add(demo_cohort(HOME / 'pacs'))} DICOM objects listens at port {pacs.port}")
+        count = pacs.add(demo_cohort(HOME / "pacs"))
+        print(f"1  an embedded PACS with {count} DICOM objects listens at port {pacs.port}")
         environment = {
             **os.environ,
             **airflow_environment(HOME),

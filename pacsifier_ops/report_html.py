@@ -70,9 +70,7 @@ def _text(value: object) -> _Html:
 
 def _tag(name: str, *content: object, **attributes: object) -> _Html:
     """An element; everything in it is escaped. `class_` and `aria_label` give `class` and `aria-label`."""
-    given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{_text(str(value))}"' for key, value in attributes.items()
-    )
+    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{_text(str(value))}"' for key, value in attributes.items())
     return _Html(f"<{name}{given}>{_join(content)}</{name}>")
 
 
@@ -80,17 +78,14 @@ def _join(parts: Iterable[object], between: str = "") -> _Html:
     return _Html(between.join(_text(part) for part in parts))
 
 
-def _table(
-    caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]], total: int | None = None
-) -> _Html:
+def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]], total: int | None = None) -> _Html:
     """A table whose first column names the line. A heading that ends in `#` is a column of numbers.
 
     With `total`, the list was cut to `LONGEST_LIST` of so many lines, and says so.
     """
     classes = ["number" if name.endswith("#") else "text" for name in columns]
     heads = [
-        _tag("th", name.rstrip("#"), scope="col", class_=kind)
-        for name, kind in zip(columns, classes, strict=True)
+        _tag("th", name.rstrip("#"), scope="col", class_=kind) for name, kind in zip(columns, classes, strict=True)
     ]
     lines = [
         _tag(
@@ -160,7 +155,7 @@ def _when(iso: str) -> _Html:
     moment = _moment(iso)
     if moment is None:
         return _text(iso or "not known")
-    return _tag("time", moment.isoformat(" ", "seconds"), datetime=iso)
+    return _tag("time", re.sub(r"(?=[+-]\d\d:\d\d$)", " ", moment.isoformat(" ", "seconds")), datetime=iso)
 
 
 def _badge(state: str, states: Mapping[str, tuple[str, str]]) -> _Html:
@@ -169,9 +164,7 @@ def _badge(state: str, states: Mapping[str, tuple[str, str]]) -> _Html:
 
 def _keys(keys: Mapping[str, str]) -> _Html:
     """The cells of a row; `bdi` keeps text that runs right to left from turning what is beside it."""
-    pairs = (
-        _join([_tag("span", column, class_="key"), " ", _tag("bdi", value)]) for column, value in keys.items()
-    )
+    pairs = (_join([_tag("span", column, class_="key"), " ", _tag("bdi", value)]) for column, value in keys.items())
     return _join(pairs, "<br>")
 
 
@@ -183,13 +176,11 @@ def _lines(numbers: Sequence[int]) -> str:
 
 def _series_name(series: SeriesAccount, *, uids: bool = False) -> _Html:
     """What a series is called: number and description, below it its folder and, if asked, its UIDs."""
-    title = _tag(
-        "bdi", " ".join(filter(None, (series.series_number, series.description))) or "no description"
-    )
+    title = _tag("bdi", " ".join(filter(None, (series.series_number, series.description))) or "no description")
     below = [series.folder] if series.folder else []
     if uids:
         below += [f"Study {series.study_uid}", f"Series {series.series_uid}"]
-    return _join([title, *(_tag("div", text, class_="below") for text in below)])
+    return _tag("div", title, *(_tag("div", text, class_="below") for text in below), class_="name")
 
 
 def _row_good(row: RowAccount) -> bool:
@@ -241,8 +232,8 @@ def _verdict(account: RunAccount) -> _Html:
         if faults:
             what += f" Also: {faults}."
         todo = (
-            "Do not hand this data set over. Run it again; if the verdict stays, keep the run folder and have "
-            "it looked into."
+            "Do not hand this data set over. Run it again; if the verdict stays, keep the run folder and "
+            "have it looked into."
         )
     sign = {COMPLETE: "\u2713", INCOMPLETE: "!", UNBALANCED: "\u2260"}[account.verdict]
     return _tag(
@@ -299,9 +290,7 @@ def _accounts(account: RunAccount) -> _Html:
     counted = [s for s in account.series if s.expected is not None]
     parts = [sum(getattr(s, name) for s in counted) for name in ("present", "received", "missing")]
     sign = "=" if expected == sum(parts) else "\u2260"
-    balance = (
-        f"{expected:,} expected {sign} {parts[0]:,} present + {parts[1]:,} received + {parts[2]:,} missing"
-    )
+    balance = f"{expected:,} expected {sign} {parts[0]:,} present + {parts[1]:,} received + {parts[2]:,} missing"
     table = _table("Accounts of the run", ("Account", "Count#", "What it counts"), rows)
     return _tag(
         "div",
@@ -314,66 +303,51 @@ def _accounts(account: RunAccount) -> _Html:
 def _chart(account: RunAccount) -> _Html:
     """Three bars that add up: rows by state, series by state, instances by where they ended."""
     totals = account.totals()
-    kinds = (
+    instances = (
         ("present", "good"),
         ("received", "fresh"),
         ("missing", "bad"),
         ("unverifiable", "doubt"),
         ("quarantined", "apart"),
     )
-    bars = (
-        (
-            "Rows asked",
-            [(n, c, _ROW_STATES.get(n, _UNKNOWN)[0]) for n, c in count_by(account.rows, "state").items()],
-        ),
-        (
-            "Series found",
-            [
-                (n, c, _SERIES_STATES.get(n, _UNKNOWN)[0])
-                for n, c in count_by(account.series, "state").items()
-            ],
-        ),
-        ("Instances", [(name, int(totals[name]), kind) for name, kind in kinds if totals[name]]),
+    rows, series = count_by(account.rows, "state"), count_by(account.series, "state")
+    return _tag(
+        "figure",
+        _bar("Rows asked", [(n, count, _ROW_STATES.get(n, _UNKNOWN)[0]) for n, count in rows.items()]),
+        _bar("Series found", [(n, count, _SERIES_STATES.get(n, _UNKNOWN)[0]) for n, count in series.items()]),
+        _bar("Instances", [(n, int(totals[n]), kind) for n, kind in instances], int(totals["expected"])),
     )
-    described = "; ".join(f"{label}: {_and([f'{c:,} {n}' for n, c, _ in parts])}" for label, parts in bars)
-    drawn, legends = [], []
-    for index, (label, parts) in enumerate(bars):
-        total, top = sum(count for _, count, _ in parts), index * 64
-        drawn.append(_tag("text", label, x=0, y=top + 13))
-        drawn.append(_tag("text", total, x=480, y=top + 13, text_anchor="end", class_="sum"))
-        drawn.append(_tag("rect", x=0, y=top + 20, width=480, height=16, class_="empty-bar"))
-        # One missing image of a million still shows: every part is drawn at least 4 wide.
-        widths = [max(4.0, 480 * count / total) for _, count, _ in parts]
-        scale = 480 / max(sum(widths), 1)
-        left = 0.0
-        for (_, _, kind), width in zip(parts, widths, strict=True):
-            shown = width * scale
-            drawn.append(
-                _tag(
-                    "rect",
-                    x=f"{left:.1f}",
-                    y=top + 20,
-                    width=f"{max(shown - 1, 1):.1f}",
-                    height=16,
-                    class_=f"fill {kind}",
-                )
-            )
-            left += shown
-        entries = [
-            _join([_tag("i", class_=f"dot {kind}"), f"{count:,} {name}"]) for name, count, kind in parts
-        ]
-        legends.append(_tag("p", _tag("b", label), *(_tag("span", entry) for entry in entries or ["none"])))
+
+
+def _bar(label: str, parts: Sequence[tuple[str, int, str]], expected: int | None = None) -> _Html:
+    """One bar of parts (name, count, kind) with its legend; the numbers are in its text alternative too."""
+    parts = [part for part in parts if part[1] > 0]
+    total = sum(count for _, count, _ in parts)
+    # One missing image of a million still shows: no part is narrower than 4 of 480.
+    widths = [max(4.0, 480 * count / total) for _, count, _ in parts]
+    drawn, left = [_tag("rect", width=480, height=16, class_="ground")], 0.0
+    for (_, _, kind), width in zip(parts, widths, strict=True):
+        width *= 480 / sum(widths)
+        drawn.append(_tag("rect", x=f"{left:.1f}", width=f"{max(width - 1, 1):.1f}", height=16, class_=f"fill {kind}"))
+        left += width
+    said = _and([f"{count:,} {name}" for name, count, _ in parts]) or "none"
+    head = f"{total:,}" if expected is None else f"{expected:,} expected"
     picture = _tag(
         "svg",
-        _tag("title", "Where rows, series and instances ended"),
-        _tag("desc", described, id="chart-text"),
         *drawn,
-        viewBox="0 0 480 168",
+        viewBox="0 0 480 16",
+        preserveAspectRatio="none",
         role="img",
-        aria_label="Where rows, series and instances ended",
-        aria_describedby="chart-text",
+        aria_label=f"{label}: {said}",
     )
-    return _tag("figure", picture, _tag("figcaption", *legends))
+    legend = [_tag("span", _tag("i", class_=f"dot {kind}"), f"{count:,} {name}") for name, count, kind in parts]
+    return _tag(
+        "div",
+        _tag("p", label, _tag("b", head)),
+        picture,
+        _tag("p", *(legend or [_text("none")])),
+        class_="bar",
+    )
 
 
 def _breakdown(account: RunAccount) -> _Html:
@@ -468,19 +442,9 @@ def _rows(account: RunAccount) -> _Html:
     empty = [row for row in account.rows if row.state == ROW_EMPTY]
     parts: list[object] = []
     if empty:
-        parts.append(
-            _tag(
-                "p",
-                f"{_plural(len(empty), 'row')} found nothing (",
-                _badge(ROW_EMPTY, _ROW_STATES),
-                "): the archive answered, and holds no such series. Lines "
-                if len(empty) > 1
-                else "): the archive answered, and holds no such series. Line ",
-                _lines([row.line for row in empty]),
-                ".",
-                class_="note",
-            )
-        )
+        found = f"{_plural(len(empty), 'row')} found nothing: the archive answered, and holds no such series. "
+        where = f"{'Line' if len(empty) == 1 else 'Lines'} {_lines([row.line for row in empty])}."
+        parts.append(_tag("p", found, where, class_="note"))
     parts.append(_rows_table("Rows of the query table", account.rows))
     return _section("Rows of the query table", "rows", *parts)
 
@@ -505,7 +469,7 @@ def _all_series(account: RunAccount) -> _Html:
             s.quarantined,
             _size(s.bytes),
             _duration(s.seconds),
-            {"get": "C-GET", "move": "C-MOVE"}.get(s.method, s.method),
+            _tag("span", {"get": "C-GET", "move": "C-MOVE"}.get(s.method, s.method), class_="whole"),
         )
         for s in account.series[:LONGEST_LIST]
     ]
@@ -515,9 +479,7 @@ def _all_series(account: RunAccount) -> _Html:
 def _links(links: Mapping[str, str]) -> _Html:
     """Links beside the report; only relative ones and http(s)."""
     safe = [(text, to) for text, to in links.items() if urlsplit(to).scheme in ("", "http", "https")]
-    return (
-        _tag("nav", *(_tag("a", text, href=to) for text, to in safe), aria_label="Files") if safe else _Html()
-    )
+    return _tag("nav", *(_tag("a", text, href=to) for text, to in safe), aria_label="Files") if safe else _Html()
 
 
 _STYLE = """
@@ -542,27 +504,28 @@ section, .panel { background: var(--paper); border: 1px solid var(--line); borde
   border: 1px solid var(--line); border-left: 6px solid var(--tone); padding: 16px 20px; }
 .verdict.complete { --tone: var(--good); } .verdict.incomplete { --tone: var(--doubt); }
 .verdict.unbalanced { --tone: var(--bad); }
-.sign { flex: none; width: 42px; height: 42px; border-radius: 50%; background: var(--tone); color: var(--paper);
-  font-size: 24px; font-weight: 700; line-height: 42px; text-align: center; }
+.sign { flex: none; width: 42px; height: 42px; border-radius: 50%; background: var(--tone);
+  color: var(--paper); font-size: 24px; font-weight: 700; line-height: 42px; text-align: center; }
 .word { font-size: 19px; font-weight: 650; color: var(--tone); }
 dl { display: flex; flex-wrap: wrap; gap: 6px 30px; margin: 14px 2px; }
 dt { color: var(--soft); font-size: 12px; } dd { margin: 0; font-variant-numeric: tabular-nums; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 2px; } a { color: var(--fresh); }
 .columns { display: grid; grid-template-columns: minmax(0, 1.15fr) minmax(0, 1fr); gap: 0 28px;
   align-items: start; }
-main > .columns { gap: 0 16px; align-items: stretch; }
-@media (max-width: 860px) { .columns { grid-template-columns: minmax(0, 1fr); } }
+main > .columns { gap: 16px; align-items: stretch; } main > .columns > section { margin: 0; }
+@media screen and (max-width: 860px) { .columns { grid-template-columns: minmax(0, 1fr); } }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
-th, td { padding: 4px 10px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
+th, td { padding: 4px 9px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
   overflow-wrap: break-word; }
 thead th { color: var(--soft); font-weight: 500; font-size: 12px; vertical-align: bottom;
   border-bottom-color: var(--soft); }
 tbody th { font-weight: 550; } tbody tr:hover { background: var(--band); }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, tbody th.number { white-space: nowrap; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 th.number:first-child { width: 3.5em; font-weight: 400; color: var(--soft); }
 .text { min-width: 4em; } td.text { overflow-wrap: anywhere; }
-td.text { max-width: 34em; }
+.name { min-width: 21em; } .whole { white-space: nowrap; }
 .badge { display: inline-block; padding: 0 7px; border: 1px solid; border-radius: 9px; font-size: 12px;
   line-height: 17px; white-space: nowrap; overflow-wrap: normal; }
 .badge.empty { border-style: dashed; }
@@ -572,11 +535,11 @@ td.text { max-width: 34em; }
 .key, .below, .faint, .note { color: var(--soft); } .key, .below { font-size: 12px; }
 .note { margin-bottom: 10px; } .scroll + .note { margin: 10px 0 0; }
 .balance { margin-top: 10px; font-variant-numeric: tabular-nums; font-weight: 550; }
-figure { margin: 4px 0 0; } svg { display: block; width: 100%; height: auto; }
-svg text { font-size: 13px; fill: currentColor; } svg .sum { font-weight: 600; }
-.fill { fill: currentColor; } .empty-bar { fill: var(--band); }
-figcaption p { display: flex; flex-wrap: wrap; gap: 0 14px; font-size: 12.5px; }
-figcaption b { font-weight: 550; min-width: 7em; }
+figure { margin: 4px 0 0; } svg { display: block; width: 100%; height: 18px; }
+.bar { margin-bottom: 22px; } .bar p { display: flex; flex-wrap: wrap; gap: 0 16px; font-size: 12.5px; }
+.bar p:first-child { justify-content: space-between; font-size: 13px; }
+.bar p:last-child { margin-top: 5px; color: var(--soft); }
+.fill { fill: currentColor; } .ground { fill: var(--band); }
 .dot { display: inline-block; width: 9px; height: 9px; border-radius: 2px; background: currentColor;
   margin-right: 5px; }
 .signing { display: none; }
@@ -592,7 +555,7 @@ figcaption b { font-weight: 550; min-width: 7em; }
   main, header, footer { max-width: none; padding: 0; }
   section { border: 0; border-top: 1px solid var(--line); border-radius: 0; padding: 10px 0; margin: 8px 0; }
   .scroll { overflow: visible; } tr, figure, .verdict { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  thead { display: table-header-group; }
+  thead { display: table-header-group; break-after: avoid; }
   .signing { display: flex; gap: 28px; margin: 26px 0 6px; }
   .signing span { flex: 1; border-top: 1px solid #000; padding-top: 3px; }
 }
@@ -606,9 +569,7 @@ def render(account: RunAccount, links: Mapping[str, str] | None = None) -> str:
         account: the closed accounts of the run.
         links: text to address of files worth a link (relative or http); others are left out.
     """
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     head = _join(
         [
             _Html('<meta charset="utf-8">'),
@@ -620,9 +581,7 @@ def render(account: RunAccount, links: Mapping[str, str] | None = None) -> str:
         ],
         "\n",
     )
-    signing = _tag(
-        "div", *(_tag("span", label) for label in ("Checked by", "Date", "Signature")), class_="signing"
-    )
+    signing = _tag("div", *(_tag("span", label) for label in ("Checked by", "Date", "Signature")), class_="signing")
     body = _join(
         [
             _tag(

@@ -6,12 +6,17 @@ import functools
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from pydicom import dcmread
@@ -20,14 +25,28 @@ from pydicom.dataset import Dataset
 from pacsifier_ops import local
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import phantom_series, write
+from pacsifier_ops.extract.requests import take_in
+from tests.command import Result, extract
 
 REPO = Path(__file__).parents[1]
 DAG_ID = "pacsifier_extract"
 
 #: Values that occur nowhere else, so that finding one in Airflow's home means that it leaked.
-KUNIGUNDE = {"patient_id": "ZQX-71830-KW", "patient_name": "Wurzelbacher^Kunigunde", "PatientBirthDate": "19370419"}
-ZEBEDAEUS = {"patient_id": "YVJ-55912-ZS", "patient_name": "Schnürpel^Zebedäus", "PatientBirthDate": "19481107"}
-THEOBALD = {"patient_id": "WPL-20477-TQ", "patient_name": "Quandtmeyer^Theobald", "PatientBirthDate": "19520930"}
+KUNIGUNDE = {
+    "patient_id": "ZQX-71830-KW",
+    "patient_name": "Wurzelbacher^Kunigunde",
+    "PatientBirthDate": "19370419",
+}
+ZEBEDAEUS = {
+    "patient_id": "YVJ-55912-ZS",
+    "patient_name": "Schnürpel^Zebedäus",
+    "PatientBirthDate": "19481107",
+}
+THEOBALD = {
+    "patient_id": "WPL-20477-TQ",
+    "patient_name": "Quandtmeyer^Theobald",
+    "PatientBirthDate": "19520930",
+}
 _IDENTIFYING = (
     "PatientID",
     "PatientName",
@@ -44,7 +63,7 @@ _IDENTIFYING = (
 def cohort() -> list[Dataset]:
     """Four series of three patients."""
 
-    def series(patient: Mapping[str, str], date: str, accession: str, number: int, images: int) -> list[Dataset]:
+    def series(patient: Any, date: str, accession: str, number: int, images: int) -> list[Dataset]:
         return phantom_series(
             **patient,
             study_date=date,
@@ -68,6 +87,20 @@ def cohort() -> list[Dataset]:
 def build(folder: Path) -> list[Path]:
     """Write the cohort below `folder`; returns its files."""
     return write(cohort(), folder)
+
+
+def build_busy(folder: Path, patient: str) -> list[Path]:
+    """Write eight series of three images of one more patient below `folder`; returns the files."""
+    common: dict[str, Any] = {
+        "patient_id": patient,
+        "patient_name": f"Langenscheidt^{patient[-2:]}",
+        "PatientBirthDate": "19290808",
+        "study_date": "19960229",
+        "n_images": 3,
+        "rows": 8,
+        "columns": 8,
+    }
+    return write([image for n in range(1, 9) for image in phantom_series(**common, series_number=n)], folder)
 
 
 def identifiers(files: Iterable[Path]) -> set[str]:
@@ -181,21 +214,18 @@ class Airflow:
 def fresh_dag() -> Any:
     """The extract DAG, read anew, for a run in this process leaves its params in it; without retries."""
     from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     bag = DagBag(REPO / "dags")
     assert not bag.import_errors
     dag = bag.dags[DAG_ID]
     for task in dag.tasks:
-        if task.is_mapped:
-            task.partial_kwargs["retries"] = 0
-        else:
-            task.retries = 0
+        kept: Any = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
+        kept["retries"] = 0
     return dag
 
 
-def enter(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, data: Path
-) -> Airflow:
+def enter(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, data: Path) -> Airflow:
     """This process within the tests' Airflow, as long as `monkeypatch` lasts."""
     home, environment = migrated(tmp_path_factory.getbasetemp())
     state = os.environ["PACSIFIER_STATE_ROOT"]
@@ -221,3 +251,135 @@ def simple(value: Any) -> bool:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return all(isinstance(item, int) for item in value)
     return isinstance(value, int | float | str | None)
+
+
+#: What the query tables are called before they are taken in.
+TABLE_NAME = "Wurzelbacher Kunigunde"
+
+
+class Up:
+    """The whole of Airflow with the real scheduler, as `make up` starts it, in a home of its own.
+
+    Args:
+        home: its home.
+        connections: PACS by the connections that are there from the start.
+    """
+
+    def __init__(self, home: Path, connections: Mapping[str, EmbeddedPacs]) -> None:
+        self.home = home
+        self.url = ""
+        self._connections = connections
+        self._ports = [free_port() for _ in range(3)]
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._token = ""
+
+    def __enter__(self) -> Self:
+        port, pacs, receiver = self._ports
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("PACSIFIER_", "AIRFLOW_"))}
+        environment["PACSIFIER_HOME"] = str(self.home)
+        environment["AIRFLOW_CONN_PACS_BROKEN"] = '{"conn_type": "dicom", "host": "127.0.0.1", "port": 104}'
+        for name, node in self._connections.items():
+            node.destinations["PACSIFIER"] = ("127.0.0.1", receiver)
+            environment[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps({"conn_type": "dicom", **self._described(node)})
+        ports = ["--port", str(port), "--pacs-port", str(pacs), "--receiver-port", str(receiver)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pacsifier_ops.local", *ports],
+            env=environment,
+            cwd=REPO,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        said = ""
+        assert self._process.stdout
+        while "Ctrl-C stops everything" not in said:
+            line = self._process.stdout.readline()
+            assert line, said
+            said += line
+        self.url = f"http://127.0.0.1:{port}"
+        login = {"username": local.USER, "password": local.password(self.home)}
+        self._token = self._call("auth/token", login)["access_token"]
+        self.wait_for(lambda: any(dag["dag_id"] == DAG_ID for dag in self.get("dags")["dags"]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        said = self._process.communicate(timeout=60)[0]
+        assert self._process.returncode == 0, said
+
+    def _described(self, node: EmbeddedPacs) -> dict[str, Any]:
+        extra = {"called_aet": node.aet, "calling_aet": "PACSIFIER", "receiver_port": self._ports[2]}
+        return {"host": node.host, "port": node.port, "extra": json.dumps(extra)}
+
+    def _call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        with self._opener.open(urllib.request.Request(f"{self.url}/{path}", data, headers), timeout=30) as answer:
+            return json.load(answer)
+
+    def get(self, path: str) -> Any:
+        """What the public API answers."""
+        return self._call(f"api/v2/{path}")
+
+    def ui(self, path: str) -> Any:
+        """What the user interface is told."""
+        return self._call(f"ui/{path}")
+
+    def connect(self, name: str, node: EmbeddedPacs) -> None:
+        """Make a connection while everything runs; it has no pool."""
+        self._call("api/v2/connections", {"connection_id": name, "conn_type": "dicom", **self._described(node)})
+
+    def trigger(self, cells: str, **conf: Any) -> str:
+        """Take a query table in and start a DAG run on it; returns its id."""
+        table = self.home / f"{TABLE_NAME}.csv"
+        table.write_text(cells, encoding="utf-8")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PACSIFIER_STATE_ROOT", str(self.home / "state"))
+            conf["queryfile"] = take_in(table)
+        body = {"conf": conf, "logical_date": None}
+        return str(self._call(f"api/v2/dags/{DAG_ID}/dagRuns", body)["dag_run_id"])
+
+    def tasks(self, run: str, task: str = "") -> list[dict[str, Any]]:
+        """The task instances of a run, or those of one of its tasks, in order."""
+        path = f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run)}/taskInstances?limit=100"
+        found = self.get(path)["task_instances"]
+        return sorted((t for t in found if task in ("", t["task_id"])), key=lambda t: (t["task_id"], t["map_index"]))
+
+    def outcome(self, run: str) -> str:
+        """The state in which a run ends."""
+        path = f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run)}"
+        self.wait_for(lambda: self.get(path)["state"] in ("success", "failed"))
+        return str(self.get(path)["state"])
+
+    def command_line(self, cells: str, node: EmbeddedPacs, out: Path) -> Result:
+        """Run the command line at a PACS, under the same state root."""
+        config = {
+            "server_address": node.host,
+            "port": node.port,
+            "server_AET": node.aet,
+            "AET": "PACSIFIER",
+            "move_AET": "ELSEWHERE",
+            "move_port": self._ports[2],
+            "batch_size": 1000,
+            "batch_wait_time": 0,
+        }
+        (self.home / "config.json").write_text(json.dumps(config))
+        (self.home / "table.csv").write_text(cells, encoding="utf-8")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PACSIFIER_STATE_ROOT", str(self.home / "state"))
+            return extract(self.home / "config.json", self.home / "table.csv", out, "--save")
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """Wait until something is so, for two minutes at most."""
+        until = time.monotonic() + 120
+        while not ready():
+            assert self._process.poll() is None and time.monotonic() < until
+            time.sleep(0.3)
+
+
+def free_port() -> int:
+    """A port that nobody listens on right now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

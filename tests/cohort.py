@@ -105,10 +105,16 @@ def _collisions() -> Iterator[Dataset]:
         yield from _series(patient, f"Collision^{len(patient)}", study_date="20190303")
     yield from _series("A-1", "Collision^3", study_date="20190303", series_number=1, SeriesDescription="Phantom_CT")
     for twin in range(3):
-        yield from _series("TWINS", "Twins", study_date="20190304", series_uid=f"2.25.4{twin}", SeriesDescription="Twin")
+        yield from _series(
+            "TWINS", "Twins", study_date="20190304", series_uid=f"2.25.4{twin}", SeriesDescription="Twin"
+        )
     for second in range(2):
         yield from _series(
-            "TWINS", "Twins", study_date="20190305", study_uid=f"2.25.5{second}", SeriesDescription="Equal times"
+            "TWINS",
+            "Twins",
+            study_date="20190305",
+            study_uid=f"2.25.5{second}",
+            SeriesDescription="Equal times",
         )
     yield from _series("NODESC", "Empty^Description", SeriesDescription="")
     yield from _series("NODATE", "Empty^Date", study_date="", study_time="", AcquisitionDate="20190306")
@@ -118,7 +124,14 @@ def _kinds_of_keys() -> Iterator[Dataset]:
     """One patient, one study; series that differ in one attribute each."""
 
     def series(number: int, **attributes: Any) -> list[Dataset]:
-        return _series("KEYS", "Keys^Of", study_date="20210607", study_time="081530.250", series_number=number, **attributes)
+        return _series(
+            "KEYS",
+            "Keys^Of",
+            study_date="20210607",
+            study_time="081530.250",
+            series_number=number,
+            **attributes,
+        )
 
     yield from series(1, AccessionNumber="ACC0001", modality="MR", ImageType=["ORIGINAL", "PRIMARY", "M", "ND"])
     yield from series(2, AccessionNumber="ACC0001", modality="MR", ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
@@ -137,7 +150,11 @@ def _kinds_of_keys() -> Iterator[Dataset]:
     yield from series(12, AccessionNumber="ACC0001", modality="OT", SeriesDescription="capture")
     for number, time in enumerate(("000000", "081529.999999", "081530", "081531", "235959.5", ""), start=1):
         yield from _series(
-            f"TIME{number}", "Time^Of", study_date="20210608", study_time=time, AccessionNumber=f"ACC1{number}"
+            f"TIME{number}",
+            "Time^Of",
+            study_date="20210608",
+            study_time=time,
+            AccessionNumber=f"ACC1{number}",
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.tag import Tag
+
 from tests.truth import Instance
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,7 +45,17 @@ def write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
 
 def start(config: Path, table: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
-    command = [sys.executable, "-m", "pacsifier_ops.cli.extract", "-c", str(config), "-q", str(table), "-d", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "pacsifier_ops.cli.extract",
+        "-c",
+        str(config),
+        "-q",
+        str(table),
+        "-d",
+        str(out),
+    ]
     return subprocess.Popen(
         [*command, *flags],
         stdin=subprocess.DEVNULL,
@@ -140,14 +151,14 @@ def check_tree(out: Path, expected: Mapping[str, Instance], killed: bool = False
 def _belongs(path: Path, killed: bool) -> bool:
     """Whether a file may be in an output folder: an object, an info dump, a pseudonym, a log."""
     if path.parts[0] == ".pacsifier":
-        return killed or "incoming" not in path.parts and "spool" not in path.parts
+        return killed or ("incoming" not in path.parts and "spool" not in path.parts)
     if path.parts[0] == "logs":
         return path.suffix == ".csv"
     return path.suffix in (".dcm", ".csv") or path.name == "new_id.txt"
 
 
 def check_same(path: Path, original: Path) -> None:
-    """The file's data set is the original's: the same bytes, or the same elements where an archive encoded them anew."""
+    """The data set is the original's: the same bytes, or the same elements where an archive encoded them anew."""
     ours, theirs = dcmread(path), dcmread(original)
     assert ours.file_meta.MediaStorageSOPInstanceUID == ours.SOPInstanceUID == path.stem
     if ours.file_meta.TransferSyntaxUID == theirs.file_meta.TransferSyntaxUID and _body(path) == _body(original):

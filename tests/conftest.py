@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests import cohort
 from tests.peers import KINDS, Peer, missing_programs
 from tests.truth import Truth

@@ -6,6 +6,7 @@ with everything it started.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -122,10 +123,8 @@ class Peer:
                 pass
             except ProcessLookupError:
                 self.process.wait()
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 self.send_signal(signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
             self.process = None
         if self.log:
@@ -150,7 +149,10 @@ class Peer:
         heads = {path: dcmread(path, stop_before_pixels=True) for path in sorted(files)}
         kinds = {path: (head.SOPClassUID, head.file_meta.TransferSyntaxUID) for path, head in heads.items()}
         # With Verification there is always a context to accept; an association without any would be aborted.
-        contexts = [build_context(VERIFICATION), *(build_context(*kind) for kind in sorted(set(kinds.values())))]
+        contexts = [
+            build_context(VERIFICATION),
+            *(build_context(*kind) for kind in sorted(set(kinds.values()))),
+        ]
         association = AE(OUR_AET).associate(
             "127.0.0.1", self.port, contexts, ae_title=self.aet, evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)]
         )

@@ -5,20 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import socket
+import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import dcmread
-from tests import airflow_home
-from tests.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow
+from pydicom import DataElement, Dataset, dcmread
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from pacsifier_ops.errors import PathRefused
+from pacsifier_ops.errors import PacsError, PacsTimeout, PathRefused, Unsupported
 from pacsifier_ops.extract import retrieve
 from pacsifier_ops.extract.requests import take_in
+from pacsifier_ops.extract.run import Run
+from tests import airflow_home
+from tests.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow, Up
+from tests.command import Result
 
 pytestmark = pytest.mark.airflow
 
@@ -137,7 +142,7 @@ def test_only_find(airflow: Airflow, pacs: EmbeddedPacs) -> None:
     assert [line["Status"] for line in log(airflow)] == ["listed", "listed"]
 
 
-@pytest.mark.parametrize("method", ["get", "move", "auto"])
+@pytest.mark.parametrize("method", ["get", "move"])
 def test_config_json_in_place_of_a_connection(
     airflow: Airflow, pacs: EmbeddedPacs, files: list[Path], method: str
 ) -> None:
@@ -193,14 +198,26 @@ def test_a_refused_path_stops_the_run(
 ) -> None:
     airflow.table("PatientID\nZQX-71830-KW\n", "../stray.csv")
     (airflow.data / "link").symlink_to(tmp_path)
-    for name, path in (("queryfile", "../stray.csv"), ("out_directory", "link/out"), ("config", str(tmp_path / "c.json"))):
+    for name, path in (
+        ("queryfile", "../stray.csv"),
+        ("out_directory", "link/out"),
+        ("config", str(tmp_path / "c.json")),
+    ):
         run = airflow.run(**{name: path})
         assert run.state == "failed" and run.states["prepare"] == run.states["report"] == ["failed"]
         assert f"{name}: the path leads outside the data root" in capfd.readouterr().out
     assert pacs.peak_associations == 0 and not (tmp_path / "out").exists()
 
 
-def test_an_incomplete_run_fails_unless_that_was_accepted(airflow: Airflow, pacs: EmbeddedPacs, files: list[Path]) -> None:
+def test_a_connection_that_is_not_there_is_named(airflow: Airflow, capfd: pytest.CaptureFixture[str]) -> None:
+    airflow.table("PatientID\nZQX-71830-KW\n")
+    assert airflow.run(pacs="pacs_nowhere").states["prepare"] == ["failed"]
+    assert "AirflowFailException: there is no connection pacs_nowhere; make one of type dicom" in capfd.readouterr().out
+
+
+def test_an_incomplete_run_fails_unless_that_was_accepted(
+    airflow: Airflow, pacs: EmbeddedPacs, files: list[Path]
+) -> None:
     airflow.table("PatientID\nZQX-71830-KW\n")
     wanted = of_patients(files, KUNIGUNDE)
     withheld = min(wanted)
@@ -218,13 +235,12 @@ def test_an_incomplete_run_fails_unless_that_was_accepted(airflow: Airflow, pacs
     assert run.xcoms["report"][-1]["received"] == 1
 
 
-@pytest.mark.parametrize("accept_incomplete", [False, True])
 def test_a_cohort_that_is_too_large_stops_after_planning(
-    airflow: Airflow, pacs: EmbeddedPacs, files: list[Path], accept_incomplete: bool, capfd: pytest.CaptureFixture[str]
+    airflow: Airflow, pacs: EmbeddedPacs, files: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     airflow.connect(pacs, max_series=1)
     airflow.table("PatientID\nZQX-71830-KW\n")
-    run = airflow.run(accept_incomplete=accept_incomplete)
+    run = airflow.run(accept_incomplete=True)  # that speaks of what is missing in the end
     assert run.state == "failed"
     assert run.states["plan"] == ["failed"] and run.states["retrieve"] == ["upstream_failed"]
     assert "finds 2 series (about 5 images), more than the 1 that pacs_default allows" in capfd.readouterr().out
@@ -271,3 +287,211 @@ def test_the_report_is_written_though_no_row_could_be_asked(
     assert run.state == "failed"
     assert run.states["prepare"] == ["failed"] and run.states["report"] == ["failed"]
     assert [line["Status"] for line in log(airflow)] == ["failed"]
+
+
+class Crooked(EmbeddedPacs):
+    """Answers with a value that its VR does not allow, for the software that reads it to stumble over."""
+
+    def __init__(self, wrong: tuple[str, str]) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+    def _answer(self, *arguments: Any) -> Dataset:
+        answer = super()._answer(*arguments)
+        keyword, value = self.wrong
+        if keyword in answer:
+            answer[keyword] = DataElement(keyword, "LO", value)  # the peer reads it by the dictionary's VR
+        return answer
+
+
+def test_nothing_of_the_cohort_is_in_airflows_home(
+    airflow: Airflow,
+    pacs: EmbeddedPacs,
+    files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever goes wrong; what went wrong is told in the run's folder."""
+    monkeypatch.setattr(retrieve, "BACK_OFF", ())
+
+    def run(cells: str, state: str = "failed", **conf: Any) -> None:
+        table = tmp_path / "Kunigunde Wurzelbacher.csv"
+        table.write_text(cells, encoding="utf-8")
+        assert airflow.run(queryfile=take_in(table), **conf).state == state
+
+    whole = "PatientID,PatientName,AccessionNumber\nZQX-71830-KW,Wurzelbacher*,QACC990171\n,Zebedäus Schnürpel,\n"
+    run(whole, "success", out_directory="whole")
+    # Cells and names of columns that are refused.
+    run("PatientName,StudyDate\nWurzelbacher\\Kunigunde,19370231\n,19370419\n", strict=True)
+    run("ZQX-71830-KW,Wurzelbacher^Kunigunde,19370419\nYVJ-55912-ZS,Schnürpel^Zebedäus,19481107\n")
+    run('PatientName\n"Wurzelbacher\n')
+    # Files where folders should be: of a patient, of the logs; the output folder itself.
+    for number, name in enumerate(("sub-ZQX_71830_KW", "logs", "")):
+        blocked = airflow.data / f"blocked{number}" / name
+        blocked.parent.mkdir(exist_ok=True)
+        blocked.write_text("")
+        run(whole, out_directory=f"blocked{number}")
+    # Values that make pydicom warn with the value in the warning.
+    for number, wrong in enumerate((("SeriesNumber", "Wurzelbacher"), ("SOPInstanceUID", "1.2.Wurzelbacher"))):
+        with Crooked(wrong) as crooked:
+            crooked.add(files)
+            airflow.connect(crooked)
+            run(whole, "failed" if number else "success", out_directory=f"crooked{number}")
+
+    problems = "".join(path.read_text() for path in tmp_path.glob("state/runs/*/problems.txt"))
+    for told in (
+        "UserWarning: Invalid value for VR IS: 'Wurzelbacher'",
+        "UserWarning: Invalid value for VR UI: '1.2.Wurzelbacher'",
+    ):
+        assert told in problems
+    (airflow.home / "said.txt").write_text("".join(capfd.readouterr()))
+    words = airflow_home.identifiers(files) | {"Kunigunde Wurzelbacher"}
+    assert airflow_home.traces(tmp_path / "state" / "runs", words)  # the search finds them where they may be
+    assert airflow_home.traces(airflow.home, words) == []
+
+
+def test_the_boundary_keeps_foreign_words_to_itself(airflow: Airflow, state_root: Path) -> None:
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    from pacsifier_ops.operators.base import boundary
+
+    def told(error: Exception) -> str:
+        with pytest.raises(AirflowException) as raised, boundary(Run.named("run")):
+            warnings.warn("Wurzelbacher warns", stacklevel=1)
+            try:
+                raise ValueError("Wurzelbacher was here")
+            except ValueError as cause:
+                raise error from cause
+        assert isinstance(raised.value, AirflowFailException) == (isinstance(error, PacsError) and not error.retryable)
+        return "".join(traceback.format_exception(raised.value))
+
+    for error, words in (
+        (KeyError("Wurzelbacher"), "unexpected KeyError; the details are in"),
+        (PacsTimeout("pacs: no answer"), "pacs: no answer"),
+        (Unsupported("pacs: no C-GET"), "pacs: no C-GET"),
+    ):
+        text = told(error)
+        assert words in text and "Wurzelbacher" not in text
+    notes = state_root / "runs" / "run" / "problems.txt"
+    assert notes.read_text().count("Wurzelbacher warns") == notes.read_text().count("Wurzelbacher was here") / 2 == 3
+    assert notes.stat().st_mode & 0o777 == 0o600
+
+
+# The real scheduler. Everything that it is to do is done once; the tests look at what came of it.
+
+
+@dataclass
+class Record:
+    """What came of an hour of the real scheduler."""
+
+    home: Path
+    pacs: EmbeddedPacs
+    words: set[str]
+    runs: dict[str, list[dict[str, Any]]]
+    states: dict[str, str]
+    command: Result
+    pools: dict[str, int]
+    hooks: list[dict[str, Any]]
+    plugins: list[str]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory, files: list[Path]) -> Record:
+    """DAG runs by C-GET and C-MOVE and ones that go wrong, and the command line, all at once at one PACS."""
+    folder = tmp_path_factory.mktemp("scheduler")
+    home = folder / "home"
+    patients = {"ours": "LQD-90551-AB", "theirs": "LQD-90552-CD"}
+    busy = [p for who in patients.values() for p in airflow_home.build_busy(folder / who, who)]
+    with EmbeddedPacs() as pacs, Crooked(("SeriesNumber", "Wurzelbacher")) as crooked:
+        pacs.add([*files, *busy])
+        crooked.add(files)
+        pacs.faults.delay = 0.4
+        connections = {"pacs_default": pacs, "pacs_crooked": crooked}
+        with Up(home, connections) as up:
+            up.connect("pacs_late", pacs)
+            tables = {
+                "get": f"PatientID\n{patients['ours']}\n",
+                "move": "PatientName,AccessionNumber\nWurzelbacher*,\n,QACC990288\n",
+                "late": "PatientID\nYVJ-55912-ZS\n",
+                "crooked": "PatientID\nZQX-71830-KW\n",
+                "strict": "PatientID,PatientBirthDate\nZQX-71830-KW,19370231\n",
+                "blocked": "PatientID\nWPL-20477-TQ\n",
+            }
+            conf: dict[str, dict[str, Any]] = {
+                "get": {"method": "get"},
+                "move": {"method": "move"},
+                "late": {"pacs": "pacs_late"},
+                "crooked": {"pacs": "pacs_crooked"},
+                "strict": {"strict": True},
+                "blocked": {},
+            }
+            blocked = home / "data" / "blocked" / "sub-WPL_20477_TQ"
+            blocked.parent.mkdir()
+            blocked.write_text("")
+            ids = {name: up.trigger(table, out_directory=name, **conf[name]) for name, table in tables.items()}
+            up.wait_for(lambda: any(t["state"] == "running" for t in up.tasks(ids["get"], "retrieve")))
+            command = up.command_line(f"PatientID\n{patients['theirs']}\n", pacs, folder / "out")
+            up.wait_for(lambda: any(t["state"] == "up_for_retry" for t in up.tasks(ids["blocked"])))
+            states = {name: up.outcome(ids[name]) for name in ids if name != "blocked"}
+            pools = up.get("pools")["pools"]
+            found = Record(
+                home=home,
+                pacs=pacs,
+                words=airflow_home.identifiers([*files, *busy]) | {"19370231", airflow_home.TABLE_NAME},
+                runs={name: up.tasks(run) for name, run in ids.items()},
+                states=states,
+                command=command,
+                pools={pool["name"]: pool["slots"] for pool in pools},
+                hooks=up.ui("connections/hook_meta"),
+                plugins=[plugin["name"] for plugin in up.get("plugins")["plugins"]],
+            )
+        return found
+
+
+@pytest.mark.slow
+def test_the_scheduler_runs_it_by_c_get_and_c_move(record: Record, files: list[Path]) -> None:
+    assert record.states == {
+        "get": "success",
+        "move": "success",
+        "late": "success",
+        "crooked": "success",
+        "strict": "failed",
+    }
+    out = record.home / "data"
+    assert len(list((out / "get").glob("sub-*/*/*/*.dcm"))) == 24
+    assert {p.stem for p in (out / "move").glob("sub-*/*/*/*.dcm")} == of_patients(files, KUNIGUNDE, ZEBEDAEUS)
+    moved = {str(i.SeriesInstanceUID) for service, _, i in record.pacs.retrieves if service == "C-MOVE"}
+    assert moved == {dcmread(p).SeriesInstanceUID for p in files if p.stem in of_patients(files, KUNIGUNDE, ZEBEDAEUS)}
+    assert [t["map_index"] for t in record.runs["get"] if t["task_id"] == "retrieve"] == list(range(8))
+    assert not list((out / ".spool").glob("[0-9]*/*"))  # the standing receiver's
+
+
+@pytest.mark.slow
+def test_pacs_and_leases_bound_dag_runs_and_command_line_together(record: Record) -> None:
+    assert record.command.code == 0, record.command.said
+    assert len(list(record.command.out.glob("sub-*/*/*/*.dcm"))) == 24
+    assert 3 <= record.pacs.peak_associations <= 4
+
+
+@pytest.mark.slow
+def test_tasks_wait_in_the_pool_of_their_connection(record: Record) -> None:
+    assert {"pacs_default": 4, "pacs_crooked": 4, "pacsifier": 4}.items() <= record.pools.items()
+    assert "pacs_broken" not in record.pools and "pacs_late" not in record.pools
+    for name, pool in {"get": "pacs_default", "crooked": "pacs_crooked", "late": "pacsifier"}.items():
+        for task in record.runs[name]:
+            assert task["pool"] == (pool if task["task_id"] in ("find", "retrieve") else "default_pool"), task
+
+
+@pytest.mark.slow
+def test_the_user_interface_knows_the_package(record: Record) -> None:
+    (hook,) = (hook for hook in record.hooks if hook["connection_type"] == "dicom")
+    assert hook["hook_class_name"] == "pacsifier_ops.hooks.dicom.DicomHook" and hook["hook_name"] == "DICOM node (PACS)"
+    assert "pacsifier" in record.plugins
+
+
+@pytest.mark.slow
+def test_nothing_of_the_cohort_is_in_the_schedulers_home(record: Record) -> None:
+    assert airflow_home.traces(record.home / "state", record.words)
+    assert airflow_home.traces(record.home / "airflow", record.words) == []
+    assert airflow_home.traces(record.home / "logs", record.words) == []

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests import cohort
 from tests.command import (
     REPOSITORY,
@@ -118,7 +119,9 @@ def test_run_again_and_heal(pacs: Pacs, tmp_path: Path) -> None:
     """A second run fetches nothing; removed, cut and overwritten files come back, and only they are fetched."""
     out, config = tmp_path / "out", pacs.peer.config(tmp_path)
     table = write_table(tmp_path / "table.csv", [{"PatientID": "A-1"}, {"PatientID": "TWINS"}])
-    instances = pacs.truth.of_series(pacs.truth.series({"PatientID": "A-1"}) | pacs.truth.series({"PatientID": "TWINS"}))
+    instances = pacs.truth.of_series(
+        pacs.truth.series({"PatientID": "A-1"}) | pacs.truth.series({"PatientID": "TWINS"})
+    )
     extract(config, table, out, *flags(pacs)).ended(0)
     check_tree(out, instances)
     before = {path: path.stat().st_mtime_ns for path in files(out).values()}
@@ -146,6 +149,30 @@ def test_two_runs_at_once(pacs: Pacs, tmp_path: Path) -> None:
     for run in runs:
         finish(run, out).ended(0)
     check_tree(out, pacs.truth.of_series(pacs.truth.series(row)))
+
+
+def test_two_runs_at_once_in_two_folders(archive: Pacs, tmp_path: Path) -> None:
+    """They share our one AE title and port; each gets what it asked for."""
+    rows, runs = [{"PatientID": "KEYS"}, {"PatientID": "TWINS"}], []
+    config = archive.peer.config(tmp_path)
+    for number, row in enumerate(rows):
+        table, out = write_table(tmp_path / f"{number}.csv", [row]), tmp_path / str(number)
+        runs.append((start(config, table, out, "--save", "--method", "move"), out))
+    for process, out in runs:
+        finish(process, out).ended(0)
+    for row, (_, out) in zip(rows, runs, strict=True):
+        check_tree(out, archive.truth.of_series(archive.truth.series(row)))
+
+
+def test_one_bad_row_does_not_stop_the_others(archive: Pacs, tmp_path: Path) -> None:
+    rows = [{"PatientID": "A-1"}, {"PatientID": "A.1", "StudyDate": "20150231"}]
+    config, table = archive.peer.config(tmp_path), write_table(tmp_path / "table.csv", rows)
+    assert "line 3" in extract(config, table, tmp_path / "strict", "--save", "--strict").ended(2).said
+    assert not files(tmp_path / "strict")
+    result = extract(config, table, tmp_path / "out", "--save").ended(3)
+    assert [line["Status"] for line in result.log if not line["SeriesInstanceUID"]] == ["bad"]
+    check_tree(tmp_path / "out", archive.truth.of_series(archive.truth.series(rows[0])))
+    extract(config, table, tmp_path / "out", "--save", "--accept_incomplete").ended(0)
 
 
 # What breaks; on an Orthanc of their own, which is stopped and started at will
@@ -239,6 +266,7 @@ def test_pacs_stopped_and_back(fragile: Pacs, long_table: Path, tmp_path: Path) 
 def test_receiver_port_taken_by_a_stranger(archive: Pacs, tmp_path: Path) -> None:
     table = write_table(tmp_path / "table.csv", [{"PatientID": "A-1"}])
     with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         stranger.bind(("127.0.0.1", archive.peer.receiver_port))
         stranger.listen()
         result = extract(archive.peer.config(tmp_path), table, tmp_path / "out", "--save", "--method", "move")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.command import LOG_COLUMNS, extract, files, series_of_lines, write_table
 from tests.conftest import Pacs
 from tests.truth import Truth
@@ -18,13 +19,35 @@ pytestmark = pytest.mark.peers
 
 Row = dict[str, str]
 KEYS = (
-    *("StudyDate", "StudyTime", "SeriesDescription", "PatientID", "ProtocolName", "StudyInstanceUID", "PatientName"),
-    *("PatientBirthDate", "SeriesInstanceUID", "DeviceSerialNumber", "AcquisitionDate", "Modality", "ImageType"),
+    *(
+        "StudyDate",
+        "StudyTime",
+        "SeriesDescription",
+        "PatientID",
+        "ProtocolName",
+        "StudyInstanceUID",
+        "PatientName",
+    ),
+    *(
+        "PatientBirthDate",
+        "SeriesInstanceUID",
+        "DeviceSerialNumber",
+        "AcquisitionDate",
+        "Modality",
+        "ImageType",
+    ),
     *("SeriesNumber", "StudyDescription", "AccessionNumber", "SequenceName"),
 )
 DUMP = [key for key in KEYS if key != "AcquisitionDate"]
 #: dcmqrscp neither matches nor returns these at any level.
-SILENT = {"SeriesDescription", "ProtocolName", "DeviceSerialNumber", "AcquisitionDate", "ImageType", "SequenceName"}
+SILENT = {
+    "SeriesDescription",
+    "ProtocolName",
+    "DeviceSerialNumber",
+    "AcquisitionDate",
+    "ImageType",
+    "SequenceName",
+}
 
 NAMES = (
     *("Jürgen Müller", "MULLER, JURGEN", "müller^anna", "M?ller*", "Mueller", "*üller^J*"),
@@ -36,7 +59,9 @@ NAMES = (
 def rows_of(truth: Truth) -> Iterator[Row]:
     """Rows for every kind of key, from what the archive holds, and some for what it does not hold."""
     for key in KEYS:
-        cells = [cell for cell in truth.distinct(key) if cell.strip("*?-") and not (key != "ImageType" and "\\" in cell)]
+        cells = [
+            cell for cell in truth.distinct(key) if cell.strip("*?-") and not (key != "ImageType" and "\\" in cell)
+        ]
         yield from ({key: cell} for cell in cells[:: max(1, len(cells) - 1)])
     yield from ({"PatientName": name} for name in NAMES)
     # Ranges, open ranges, parts of a time
@@ -71,7 +96,15 @@ def rows_of(truth: Truth) -> Iterator[Row]:
         yield {key: cell}
     # One value or several of ImageType; a series with two kinds of images
     for kind in (
-        *("ORIGINAL", "DERIVED", "MPR", "M", "SCREEN SAVE", "ORIGINAL\\PRIMARY", "DERIVED\\SECONDARY\\SCREEN SAVE"),
+        *(
+            "ORIGINAL",
+            "DERIVED",
+            "MPR",
+            "M",
+            "SCREEN SAVE",
+            "ORIGINAL\\PRIMARY",
+            "DERIVED\\SECONDARY\\SCREEN SAVE",
+        ),
         *("ORIGINAL\\PRIMARY\\M\\ND", "PRIMARY\\ORIGINAL", "DERIVED\\PRIMARY\\MPR", "SCREEN*"),
     ):
         yield {"ImageType": kind, "PatientID": "KEYS"}
@@ -148,7 +181,7 @@ def test_info_dumps_hold_what_the_archive_answers(archive: Pacs, tmp_path: Path)
     table = write_table(tmp_path / "table.csv", rows)
     extract(archive.peer.config(tmp_path), table, tmp_path / "out", "--info").ended(0)
     heads = {i.series: i for row in rows for i in archive.truth.of_series(archive.truth.series(row)).values()}
-    dumps = [path for path in (tmp_path / "out").glob("sub-*/**/*.csv")]
+    dumps = list((tmp_path / "out").glob("sub-*/**/*.csv"))
     seen = set()
     for path in dumps:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -166,7 +199,12 @@ def test_info_dumps_hold_what_the_archive_answers(archive: Pacs, tmp_path: Path)
 
 def test_the_archives_hold_what_the_rows_need(archive: Pacs) -> None:
     """Guards the tests above against a cohort that lost its traps."""
-    for row in ({"PatientID": "A-1"}, {"PatientID": "A.1"}, {"PatientName": "Müller"}, {"AccessionNumber": "ACC0001"}):
+    for row in (
+        {"PatientID": "A-1"},
+        {"PatientID": "A.1"},
+        {"PatientName": "Müller"},
+        {"AccessionNumber": "ACC0001"},
+    ):
         assert archive.truth.series(row)
     assert len(archive.truth.series({"PatientName": "Müller", "PatientID": "N*"})) == 2
     assert len(archive.truth.series({"PatientID": "123421", "StudyDate": "20150512", "SeriesNumber": "2"})) >= 1

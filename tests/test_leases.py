@@ -72,9 +72,7 @@ def note(log: Path, line: str) -> None:
 
 def most_at_once(log: Path) -> int:
     """Peak of overlapping intervals; lines are `time +1` and `time -1`."""
-    events = sorted(
-        (float(t), int(step)) for t, step in (line.split() for line in log.read_text().splitlines())
-    )
+    events = sorted((float(t), int(step)) for t, step in (line.split() for line in log.read_text().splitlines()))
     now = peak = 0
     for _, step in events:
         now += step
@@ -115,9 +113,7 @@ def test_limit_holds_between_processes(
     assert [p.name for p in leases.root.iterdir() if p.is_dir()] == []
 
 
-def test_limit_holds_while_holders_are_killed(
-    leases: Leases, tmp_path: Path, start: Callable[..., Any]
-) -> None:
+def test_limit_holds_while_holders_are_killed(leases: Leases, tmp_path: Path, start: Callable[..., Any]) -> None:
     """Breakers race for the slots of the dead while the living come and go."""
     log = tmp_path / "log"
     workers = [start(contend, leases.root, 2, 40, log) for _ in range(4)]
@@ -252,9 +248,7 @@ def test_a_forked_child_leaves_the_leases_of_its_parent(tmp_path: Path) -> None:
     lease.release()
 
 
-def test_a_breaker_that_comes_late_spares_the_live_one(
-    leases: Leases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_breaker_that_comes_late_spares_the_live_one(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between finding a lease dead and removing it, somebody else removes it and takes the slot."""
     foreign(leases, age=100)
     late = Leases(leases.root)

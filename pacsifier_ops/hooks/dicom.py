@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from pacsifier_ops.config import PacsNode, node_from_connection
+from pacsifier_ops.errors import ConfigError
 
 
 class DicomHook(BaseHook):
@@ -31,9 +33,12 @@ class DicomHook(BaseHook):
         """The PACS.
 
         Raises:
-            ConfigError: names the field that is wrong.
+            ConfigError: names the connection that is not there, or the field that is wrong.
         """
-        connection = self.get_connection(self.pacs_conn_id)
-        return node_from_connection(
-            self.pacs_conn_id, connection.host, connection.port, connection.extra_dejson
-        )
+        try:
+            connection = self.get_connection(self.pacs_conn_id)
+        except AirflowNotFoundException:
+            raise ConfigError(
+                f"there is no connection {self.pacs_conn_id}; make one of type {self.conn_type}"
+            ) from None
+        return node_from_connection(self.pacs_conn_id, connection.host, connection.port, connection.extra_dejson)

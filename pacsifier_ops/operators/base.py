@@ -29,7 +29,7 @@ def boundary(run: Run) -> Iterator[None]:
     problems.txt, and only its kind is told. Errors that may pass by themselves are left to Airflow's retries.
     """
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, kind, *where: run.note(f"{kind.__name__}: {message}")  # type: ignore[assignment]
+        warnings.showwarning = lambda message, kind, *where: run.note(f"{kind.__name__}: {message}")
         try:
             yield
         except PacsifierError as error:

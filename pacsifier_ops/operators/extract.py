@@ -58,7 +58,9 @@ class ExtractReportOperator(PacsifierOperator):
         result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
         self.log.info("%s", result)
         if not (run.folder / "plan.json").exists():
-            raise AirflowFailException(f"the run ended before anything was fetched; see the steps before, and {run.report}")
+            raise AirflowFailException(
+                f"the run ended before anything was fetched; see the steps before, and {run.report}"
+            )
         if account.verdict != COMPLETE and not run.request.accept_incomplete:
             raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
         return result

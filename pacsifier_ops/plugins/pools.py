@@ -7,6 +7,8 @@ command line. Pools are made by `pacsifier-init`, and whenever a scheduler start
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
@@ -17,6 +19,7 @@ from pacsifier_ops.errors import ConfigError
 from pacsifier_ops.plugins import COMMON_POOL
 
 if TYPE_CHECKING:
+    from airflow.models.connection import Connection
     from sqlalchemy.orm import Session
 
 _COMMON_SLOTS = 4
@@ -34,31 +37,36 @@ def make_pools(session: Session) -> dict[str, int]:
     for node in _nodes(session):
         slots[node.name] = node.max_associations
     for name, count in slots.items():
-        description = "Associations with this PACS at once" if name != COMMON_POOL else "PACS without a pool of their own"
+        description = "PACS without a pool of their own" if name == COMMON_POOL else "Associations with this PACS"
         Pool.create_or_update_pool(name, count, description, False, session=session)
     return slots
 
 
 def _nodes(session: Session) -> list[PacsNode]:
-    from airflow.models.connection import Connection
-    from sqlalchemy import select
-
-    connections = list(session.scalars(select(Connection).where(Connection.conn_type == "dicom")))
-    prefix = "AIRFLOW_CONN_"
-    for name in os.environ:
-        if name.startswith(prefix):
-            connection = Connection.get_connection_from_secrets(name.removeprefix(prefix).lower())
-            if connection.conn_type == "dicom":
-                connections.append(connection)
+    """The PACS of all connections that can be used; the run that uses one that cannot says what is wrong."""
     nodes = []
-    for connection in connections:
-        try:
+    for connection in _connections(session):
+        with suppress(ConfigError):
             nodes.append(
                 node_from_connection(connection.conn_id, connection.host, connection.port, connection.extra_dejson)
             )
-        except ConfigError:
-            continue  # the run that uses it says what is wrong
     return nodes
+
+
+def _connections(session: Session) -> Iterator[Connection]:
+    """Those of type `dicom`, the environment's last: they hide the database's."""
+    from airflow.models.connection import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+    from sqlalchemy import select
+
+    yield from session.scalars(select(Connection).where(Connection.conn_type == "dicom"))
+    prefix = "AIRFLOW_CONN_"
+    for name in os.environ:
+        if name.startswith(prefix):
+            with suppress(AirflowNotFoundException):  # so Airflow calls one that it cannot read
+                connection = Connection.get_connection_from_secrets(name.removeprefix(prefix).lower())
+                if connection.conn_type == "dicom":
+                    yield connection
 
 
 class _OnStart:

@@ -1,0 +1,69 @@
+"""The extract DAG through the real scheduler (LocalExecutor), with what Airflow itself adds shown apart."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pacsifier_ops.embedded.pacs import EmbeddedPacs  # noqa: E402
+from pacsifier_ops.files import read_json  # noqa: E402
+from tests.airflow_home import DAG_ID, Up  # noqa: E402
+from tests.peers import Orthanc  # noqa: E402
+
+
+@dataclass
+class DagTimes:
+    """Runs of the DAG on one cohort; every list has a number per run.
+
+    Attributes:
+        total: seconds from the start to the end of the DAG run.
+        pacs: seconds in which at least one series was being retrieved, from the accounts, at most.
+        tasks: task instances.
+        exact: every run ended complete.
+    """
+
+    total: list[float] = field(default_factory=list)
+    pacs: list[float] = field(default_factory=list)
+    tasks: int = 0
+    exact: bool = True
+
+
+def time_dag(server: Orthanc, patients: Sequence[str], rounds: int) -> dict[str, DagTimes]:
+    """Run the DAG `rounds` times for each patient, C-GET, into fresh folders."""
+    # What `Up` needs to know of a PACS to make a connection of it.
+    node = cast(EmbeddedPacs, SimpleNamespace(aet=server.aet, host="127.0.0.1", port=server.port, destinations={}))
+    results = {patient: DagTimes() for patient in patients}
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, Up(Path(name), {"pacs_bench": node}) as up:
+        for round_ in range(rounds):
+            for patient, times in results.items():
+                conf = {"pacs": "pacs_bench", "out_directory": f"out-{patient}-{round_}", "method": "get"}
+                run = up.trigger(f"PatientID\n{patient}\n", **conf)
+                times.exact &= up.outcome(run) == "success"
+                dag_run: dict[str, Any] = up.get(f"dags/{DAG_ID}/dagRuns/{run}")
+                times.total.append(_seconds(dag_run["start_date"], dag_run["end_date"]))
+                times.tasks = len(up.tasks(run))
+                report = Path(
+                    up.get(
+                        f"dags/{DAG_ID}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value?deserialize=true"
+                    )["value"]["report"]
+                )
+                series = read_json(report.with_name("accounts.json"))["series"]
+                times.pacs.append(sum(item["seconds"] for item in series))
+                print(
+                    f"  DAG: {patient}: {times.total[-1]:.1f} s, {times.pacs[-1]:.1f} s of it retrieving",
+                    file=sys.stderr,
+                )
+    return results
+
+
+def _seconds(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

@@ -1,0 +1,409 @@
+"""Side by side against one Orthanc, as it comes out of the box, on loopback: `make bench`.
+
+Every tool retrieves the same series into a fresh folder, in rounds (A B C, A B C, ...), and what it wrote is compared
+with what the archive holds. The table goes to standard output as Markdown, every single time to a JSON file below
+bench/out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.misc import is_dicom
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pacsifier_ops.embedded.phantoms import phantom_series, write  # noqa: E402
+from tests.peers import OUR_AET, Orthanc, missing_programs  # noqa: E402
+
+OUT = ROOT / "bench" / "out"
+PUBLISHED = "pacsifier==1.0.0"
+OURS = "ours, C-GET"
+
+
+# What is retrieved
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One study of one patient.
+
+    Attributes:
+        name: what the report calls it.
+        patient: its PatientID.
+        series: number of series.
+        images: images in each of them.
+        pixels: rows and columns of an image, 16 bit.
+    """
+
+    name: str
+    patient: str
+    series: int
+    images: int
+    pixels: int
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the files of the cohort."""
+        paths = []
+        for number in range(1, self.series + 1):
+            datasets = phantom_series(
+                patient_id=self.patient,
+                patient_name=f"Bench^{self.patient}",
+                series_number=number,
+                n_images=self.images,
+                rows=self.pixels,
+                columns=self.pixels,
+            )
+            paths += write(datasets, folder)
+        return paths
+
+
+COHORTS = (
+    Cohort("10 series × 20 images of 64×64", "SMALL", 10, 20, 64),
+    Cohort("5 series × 50 images of 512×512", "LARGE", 5, 50, 512),
+)
+
+
+# Who retrieves: each writes the patient's series below `out`
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a tool is given: the archive, the patient, (study, series) UIDs, and a folder of its own."""
+
+    server: Orthanc
+    patient: str
+    series: list[tuple[str, str]]
+    folder: Path
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def table(self) -> Path:
+        """A query table that asks for the patient."""
+        path = self.folder / "query.csv"
+        path.write_text(f"PatientID\n{self.patient}\n")
+        return path
+
+
+Tool = Callable[[Job], None]
+
+
+def run(command: list[str], job: Job, **environment: str) -> None:
+    """Run a command to its end, in a folder of its own.
+
+    Raises:
+        RuntimeError: it failed; holds the end of what it said.
+    """
+    done = subprocess.run(
+        command,
+        cwd=job.folder,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr).decode(errors="replace")
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{said[-2000:]}")
+
+
+def ours(method: str) -> Tool:
+    """Our command line, with a state of its own."""
+
+    def retrieve(job: Job) -> None:
+        command = [sys.executable, "-m", "pacsifier_ops.cli.extract", "--save", "--info", "--method", method]
+        config = ["-c", str(job.server.config(job.folder)), "-q", str(job.table()), "-d", str(job.out)]
+        run([*command, *config], job, PACSIFIER_STATE_ROOT=str(job.folder / "state"), PYTHONPATH=str(ROOT))
+
+    return retrieve
+
+
+def dcmtk(program: str, **environment: str) -> Tool:
+    """DCMTK's movescu or getscu, one call per series."""
+
+    def retrieve(job: Job) -> None:
+        here = ["-aet", OUR_AET, "-aec", job.server.aet, "-S", "-od", str(job.out)]
+        if program == "movescu":
+            here += ["-aem", OUR_AET, "+P", str(job.server.receiver_port)]
+        job.out.mkdir()
+        for study, series in job.series:
+            keys = ["QueryRetrieveLevel=SERIES", f"StudyInstanceUID={study}", f"SeriesInstanceUID={series}"]
+            options = [word for key in keys for word in ("-k", key)]
+            run([program, *here, *options, "127.0.0.1", str(job.server.port)], job, **environment)
+
+    return retrieve
+
+
+def published() -> Tool:
+    """The published package, in an environment of its own."""
+    program = published_program()
+
+    def retrieve(job: Job) -> None:
+        job.out.mkdir()
+        config = job.server.config(job.folder, batch_size=1000)
+        run([str(program), "-s", "-i", "-c", str(config), "-q", str(job.table()), "-d", str(job.out)], job)
+
+    return retrieve
+
+
+def published_program() -> Path:
+    """Install the published package below bench/out, unless it is there.
+
+    Raises:
+        RuntimeError: there is no Python that it runs on.
+    """
+    home = OUT / PUBLISHED
+    program = home / "bin" / "pacsifier"
+    if not program.exists():
+        names = ("python3.11", "python3.10", *([sys.executable] if sys.version_info[:2] == (3, 11) else []))
+        python = next(filter(None, map(shutil.which, names)), None)
+        if python is None:
+            raise RuntimeError(f"{PUBLISHED} needs Python 3.10 or 3.11; install one, or run with --published-rounds 0")
+        subprocess.run([python, "-m", "venv", "--clear", str(home)], check=True)
+        subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", PUBLISHED], check=True)
+    return program
+
+
+# Timing
+
+
+@dataclass
+class Runs:
+    """All runs of one tool on one cohort.
+
+    Attributes:
+        seconds: wall time of each run.
+        files: DICOM files written, in the last run.
+        exact: every run wrote each instance once and nothing else.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    files: int = 0
+    exact: bool = True
+
+
+def compare(server: Orthanc, cohort: Cohort, files: list[Path], tools: dict[str, tuple[Tool, int]]) -> dict[str, Runs]:
+    """Let every tool retrieve a cohort, in rounds; each takes part in as many as its number says."""
+    heads = [dcmread(path, stop_before_pixels=True) for path in files]
+    expected = sorted(str(head.SOPInstanceUID) for head in heads)
+    series = sorted({(str(head.StudyInstanceUID), str(head.SeriesInstanceUID)) for head in heads})
+    results = {name: Runs() for name in tools}
+    for round_ in range(max(rounds for _, rounds in tools.values())):
+        for name, (tool, rounds) in tools.items():
+            if round_ >= rounds:
+                continue
+            with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+                job = Job(server, cohort.patient, series, Path(folder))
+                started = time.perf_counter()
+                tool(job)
+                results[name].seconds.append(time.perf_counter() - started)
+                got = sorted(instances(job.out))
+            results[name].files = len(got)
+            results[name].exact &= got == expected
+            print(f"  {cohort.name}: {name}: {results[name].seconds[-1]:.2f} s", file=sys.stderr)
+    return results
+
+
+def instances(folder: Path) -> Iterator[str]:
+    """SOP Instance UIDs of all DICOM files below a folder."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".csv" and is_dicom(path):
+            yield str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+
+
+def report(title: str, instances_: int, results: dict[str, Runs]) -> str:
+    """The runs as a Markdown table; ratios are taken within a round, against our C-GET."""
+    lines = [
+        f"### {title}",
+        "",
+        "| tool | runs | seconds: median (min to max) | images/s | times ours: median (min to max) | files | exact |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for name, runs in results.items():
+        if runs.seconds:
+            ratios = [theirs / our for theirs, our in zip(runs.seconds, results[OURS].seconds, strict=False)]
+            rate = instances_ / statistics.median(runs.seconds)
+            lines.append(
+                f"| {name} | {len(runs.seconds)} | {spread(runs.seconds)} | {rate:.0f} | {spread(ratios)} "
+                f"| {runs.files} | {'yes' if runs.exact else 'no'} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def spread(values: list[float]) -> str:
+    """Median, smallest and largest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+# Memory
+
+
+def big_object(folder: Path, megabytes: int) -> Path:
+    """A multi-frame object of zeros, 512×512, 16 bit, as a sparse file of so many megabytes (10^6 bytes)."""
+    frame = 512 * 512 * 2
+    frames = megabytes * 1_000_000 // frame
+    (image,) = phantom_series(
+        patient_id=f"BIG{megabytes}",
+        patient_name="Bench^Big",
+        n_images=1,
+        rows=1,
+        columns=1,
+        modality="OT",
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.7.3",
+        NumberOfFrames=frames,
+        FrameIncrementPointer=0x00181063,
+        FrameTime="40",
+    )
+    image.Rows = image.Columns = 512
+    del image.PixelData
+    (path,) = write([image], folder)
+    with path.open("r+b") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.write(b"\xe0\x7f\x10\x00OW\0\0" + (frames * frame).to_bytes(4, "little"))
+        stream.truncate(stream.tell() + frames * frame)
+    return path
+
+
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+
+
+def peak_memory(server: Orthanc, method: str, megabytes: int) -> tuple[float, float]:
+    """Peak resident memory in MB (10^6 bytes) and seconds of our command while it fetches one big object."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        job = Job(server, f"BIG{megabytes}", [], folder)
+        command = [sys.executable, "-m", "pacsifier_ops.cli.extract", "--save", "--method", method]
+        command += ["-c", str(server.config(folder)), "-q", str(job.table()), "-d", str(job.out)]
+        environment = {**os.environ, "PACSIFIER_STATE_ROOT": str(folder / "state"), "PYTHONPATH": str(ROOT)}
+        # A process of its own in between: the peak of a child counts from its parent's size on.
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *command], env=environment, capture_output=True, text=True
+        )
+        seconds = time.perf_counter() - started
+        got = [path.stat().st_size for path in job.out.glob("sub-*/**/*.dcm")]
+        if done.returncode or len(got) != 1 or got[0] < megabytes * 900_000:
+            raise RuntimeError(f"the object of {megabytes} MB was not fetched:\n{done.stderr[-2000:]}")
+        return int(done.stdout) * (1024 if sys.platform == "linux" else 1) / 1e6, seconds
+
+
+# The whole
+
+
+@contextmanager
+def orthanc(folder: Path, files: list[Path], **environment: str) -> Iterator[Orthanc]:
+    """An Orthanc that holds these files."""
+    server = Orthanc(folder, environment=environment)
+    try:
+        server.load(files)
+        if server.refused:
+            raise RuntimeError(f"Orthanc refused {len(server.refused)} objects")
+        yield server
+    finally:
+        server.stop()
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+
+    def told(program: str | None, *arguments: str) -> str:
+        done = subprocess.run([str(program), *arguments], capture_output=True, text=True)
+        return done.stdout.strip().splitlines()[0] if done.stdout.strip() else ""
+
+    return {
+        "system": platform.platform(),
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+        "pydicom": version("pydicom"),
+        "pynetdicom": version("pynetdicom"),
+        "orthanc": told(Orthanc.find_program(), "--version"),
+        "dcmtk": told("movescu", "--version"),
+    }
+
+
+def main() -> int:
+    """Run the benchmarks."""
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--rounds", type=int, default=5, help="runs of every tool (5)")
+    arguments.add_argument("--published-rounds", type=int, default=1, help=f"runs of {PUBLISHED}, minutes each (1)")
+    arguments.add_argument("--largest", type=int, default=1000, help="megabytes of the largest object (1000)")
+    args = arguments.parse_args()
+    if line := missing_programs():
+        print(line, file=sys.stderr)
+        return 1
+    OUT.mkdir(parents=True, exist_ok=True)
+    facts = machine()
+    results: dict[str, Any] = {"machine": facts, "retrieval": {}, "memory": []}
+    page = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
+    us = {OURS: ours("get"), "ours, C-MOVE": ours("move")}
+    # DCMTK's programs and Orthanc, which is built on it, leave Nagle's algorithm on unless this variable is set.
+    no_delay = {"TCP_NODELAY": "1"}
+    shipped = {**us, "DCMTK movescu": dcmtk("movescu"), "DCMTK getscu": dcmtk("getscu")}
+    if args.published_rounds:
+        shipped[PUBLISHED] = published()
+    tuned = {**us, "DCMTK movescu": dcmtk("movescu"), "DCMTK getscu": dcmtk("getscu")}
+    tuned |= {f"DCMTK {name}, TCP_NODELAY=1 as well": dcmtk(name, **no_delay) for name in ("movescu", "getscu")}
+    rounds = {PUBLISHED: args.published_rounds}
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        files = {cohort: cohort.write(folder / cohort.patient) for cohort in COHORTS}
+        everything = [path for paths in files.values() for path in paths]
+        for title, contenders, environment in (
+            ("Orthanc out of the box", shipped, {}),
+            ("Orthanc with TCP_NODELAY=1", tuned, no_delay),
+        ):
+            with orthanc(folder / title, everything, **environment) as server:
+                for cohort in COHORTS:
+                    timed = {tool: (call, rounds.get(tool, args.rounds)) for tool, call in contenders.items()}
+                    runs = compare(server, cohort, files[cohort], timed)
+                    results["retrieval"][f"{title}, {cohort.name}"] = {tool: asdict(r) for tool, r in runs.items()}
+                    page.append(report(f"{cohort.name}, {title}", len(files[cohort]), runs))
+        sizes = [size for size in (10, 100, 1000) if size <= args.largest]
+        big = [big_object(folder / "big", size) for size in sizes]
+        page += ["### Peak memory", "", "| object | C-GET | C-MOVE |", "|---:|---:|---:|"]
+        with orthanc(folder / "memory", []) as server:
+            # storescu reads the objects piece by piece.
+            subprocess.run(["storescu", "-aec", server.aet, "127.0.0.1", str(server.port), *map(str, big)], check=True)
+            for size in sizes:
+                cells = []
+                for method in ("get", "move"):
+                    peak, seconds = peak_memory(server, method, size)
+                    results["memory"].append({"method": method, "object": size, "peak": peak, "seconds": seconds})
+                    cells.append(f"{peak:.0f} MB ({seconds:.1f} s)")
+                page.append(f"| {size} MB | {' | '.join(cells)} |")
+    path = OUT / f"results-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    path.write_text(json.dumps(results, indent=1))
+    print("\n".join(page))
+    print(f"\nEvery single time: {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

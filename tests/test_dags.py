@@ -1,0 +1,86 @@
+"""The DAG files: that they can be read, quickly, and tell the user what there is to choose."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import airflow_home
+from tests.airflow_home import REPO, Airflow
+
+pytestmark = pytest.mark.airflow
+
+FILES = sorted((REPO / "dags").glob("*.py"))
+
+
+@pytest.fixture
+def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
+    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
+
+
+@pytest.fixture
+def dags(airflow: Airflow) -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(REPO / "dags")
+    assert not bag.import_errors
+    return bag.dags
+
+
+def test_every_file_holds_the_dag_of_its_name(dags: dict[str, Any]) -> None:
+    assert {Path(dag.fileloc).stem for dag in dags.values()} == set(dags) == {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_reading_a_file_imports_nothing_heavy(airflow: Airflow, path: Path) -> None:
+    code = (
+        "import sys, runpy, airflow.sdk; import airflow.sdk.definitions.dag, airflow.sdk.definitions.param\n"
+        "before = set(sys.modules)\n"
+        f"runpy.run_path({str(path)!r})\n"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
+    brought = set(done.stdout.splitlines()[-1].split())
+    assert "pacsifier_ops" in brought
+    assert brought.isdisjoint({"pandas", "numpy", "pynetdicom", "pydicom", "openpyxl", "sqlalchemy", "fastapi"})
+
+
+def test_dags_and_params_explain_themselves(dags: dict[str, Any]) -> None:
+    for dag in dags.values():
+        assert dag.description and dag.doc_md and dag.tags
+        assert all(task.doc_md or type(task).__doc__ or task.operator_class.__doc__ for task in dag.tasks)
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.schema["title"] and param.description, name
+            param.resolve()  # the default is one of those allowed
+
+
+def test_dags_survive_the_way_to_the_scheduler(dags: dict[str, Any]) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    for dag in dags.values():
+        again = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+        assert again.task_dict.keys() == dag.task_dict.keys()
+
+
+def test_only_numbers_are_rendered(dags: dict[str, Any]) -> None:
+    """What is rendered is kept in the database and shown in the user interface."""
+    from pacsifier_ops.operators import dicom, extract
+    from pacsifier_ops.operators.base import PacsifierOperator
+
+    operators = [
+        value
+        for module in (dicom, extract)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, PacsifierOperator)
+    ]
+    for operator in operators:
+        for name in operator.template_fields:
+            assert operator.__init__.__annotations__[name] == "int", f"{operator.__name__}.{name}"
+    used = {task.operator_class if task.is_mapped else type(task) for dag in dags.values() for task in dag.tasks}
+    assert used <= set(operators)
