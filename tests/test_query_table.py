@@ -10,7 +10,7 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
-import openpyxl  # type: ignore[import-untyped]
+import openpyxl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -28,21 +28,29 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="pacsifier",
         description="Find series in a PACS by a table of queries; save them, or describe them.",
-        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 the books do not balance, 130 interrupted.",
+        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
     )
     p.add_argument("--config", "-c", type=Path, required=True, help="configuration of the PACS (config.json)")
     p.add_argument("--queryfile", "-q", type=Path, required=True, help="query table (csv or xlsx)")
     p.add_argument("--save", "-s", action="store_true", help="retrieve the images of the series found")
-    p.add_argument("--info", "-i", action="store_true", help="write a csv with header values beside each series' folder")
     p.add_argument(
-        "--out_directory", "-d", type=Path, default=Path("data"), help="output folder, made if need be (default: ./data)"
+        "--info", "-i", action="store_true", help="write a csv with header values beside each series' folder"
     )
-    p.add_argument("--resume", action="store_true", help="accepted for PACSIFIER's sake: what is there is always skipped")
+    p.add_argument(
+        "--out_directory",
+        "-d",
+        type=Path,
+        default=Path("data"),
+        help="output folder, made if need be (default: ./data)",
+    )
+    p.add_argument("--resume", action="store_true", help="accepted as before: what is there is always skipped")
     p.add_argument("--verbose", "-v", action="store_true", help="tell of every series")
     p.add_argument("--version", action="version", version=__version__)
     more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument("--method", choices=METHODS, help="how images are fetched: C-GET, C-MOVE to us, or what fits (auto)")
-    more.add_argument("--max_series", type=int, metavar="N", help="stop before fetching if more series are found (10000)")
+    more.add_argument("--method", choices=METHODS, help="how images are fetched: C-GET, C-MOVE to us, or what fits")
+    more.add_argument(
+        "--max_series", type=int, metavar="N", help="stop before fetching if more series are found (10000)"
+    )
     more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     return p
@@ -138,7 +146,10 @@ def _work(run: Run, node: PacsNode, batches: list[int], stopped: Callable[[], bo
         everywhere(lambda batch: steps.find(run, node, batch, cancelled), batches)
         plan = steps.plan(run, node)
         print(f"{plan.series} series found, about {plan.instances} images", flush=True)
-        with closing(steps.receivers_for(run, node)) as receivers, Progress(plan.series, plan.instances, verbose) as bar:
+        with (
+            closing(steps.receivers_for(run, node)) as receivers,
+            Progress(plan.series, plan.instances, verbose) as bar,
+        ):
             everywhere(
                 lambda unit: steps.retrieve(run, node, unit, cancelled, bar.arrived, bar.done, receivers), plan.units
             )

@@ -198,7 +198,7 @@ def _header_score(line: str, divider: str) -> tuple[int, int]:
 
 def _records_of_workbook(data: bytes) -> list[_Record]:
     """The rows of the first sheet of an .xlsx workbook."""
-    import openpyxl  # type: ignore[import-untyped]
+    import openpyxl
 
     def sheet(computed: bool) -> Any:
         return openpyxl.load_workbook(io.BytesIO(data), data_only=computed).worksheets[0]
