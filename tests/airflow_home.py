@@ -327,10 +327,6 @@ class Up:
         """What the user interface is told."""
         return self._call(f"ui/{path}")
 
-    def connect(self, name: str, node: EmbeddedPacs) -> None:
-        """Make a connection while everything runs; it has no pool."""
-        self._call("api/v2/connections", {"connection_id": name, "conn_type": "dicom", **self._described(node)})
-
     def trigger(self, cells: str, **conf: Any) -> str:
         """Take a query table in and start a DAG run on it; returns its id."""
         table = self.home / f"{TABLE_NAME}.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +15,7 @@ from pacsifier_ops.cli import init
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.provider import get_provider_info
 from tests import airflow_home
-from tests.airflow_home import Airflow
+from tests.airflow_home import Airflow, run_airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -122,17 +123,9 @@ def test_init_makes_pools_and_folders(
     assert "pool pacs_default: 4 slots" in capsys.readouterr().out
 
 
-def test_a_scheduler_that_starts_makes_pools(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow.jobs.job import Job
-    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
-    from airflow.jobs.triggerer_job_runner import TriggererJobRunner
-    from airflow.listeners.listener import get_listener_manager
-
-    monkeypatch.setenv("AIRFLOW_CONN_PACS_DEFAULT", dicom(called_aet="PACS"))
-    hook = get_listener_manager().hook
-    hook.on_starting(component=TriggererJobRunner(Job()))
-    assert pools(session) == {}
-    hook.on_starting(component=SchedulerJobRunner(Job()))
+def test_a_scheduler_that_starts_makes_pools(session: Any, airflow: Airflow) -> None:
+    environment = {**os.environ, "AIRFLOW_CONN_PACS_DEFAULT": dicom(called_aet="PACS")}
+    run_airflow(environment, "scheduler", "--num-runs", "1", "--skip-serve-logs")
     assert pools(session) == {"pacsifier": 4, "pacs_default": 4}
 
 

@@ -158,6 +158,8 @@ def setup(dev: bool) -> None:
     lock = DEV_LOCK if tools == "dev" else RUN_LOCK
     run(uv, "pip", "sync", "--python", str(python), "--require-hashes", str(lock))
     run(uv, "pip", "install", "--python", str(python), "--no-deps", "--editable", str(ROOT))
+    # What building leaves beside the code would register the package, and with it Airflow's plugin, a second time.
+    shutil.rmtree(ROOT / "pacsifier_ops.egg-info", ignore_errors=True)
     STAMP.write_text("\n".join((place, content, tools)) + "\n", encoding="utf-8")
 
 

@@ -6,7 +6,9 @@ command line. Pools are made by `pacsifier-init`, and whenever a scheduler start
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -72,12 +74,19 @@ def _connections(session: Session) -> Iterator[Connection]:
 class _OnStart:
     @hookimpl
     def on_starting(self, component: Any) -> None:
-        """Make the pools when a scheduler starts."""
-        if type(component).__name__ == "SchedulerJobRunner":
-            from airflow.utils.session import create_session
+        """When a scheduler starts, make the pools, and load what its workers need.
 
-            with create_session() as session:
-                make_pools(session)
+        The hook is called while the job is being made, before that says whose it is; the command line tells.
+        """
+        if type(component).__name__ != "Job" or "scheduler" not in sys.argv:
+            return
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            make_pools(session)
+        # LocalExecutor forks its workers off this process, and they their tasks: what is loaded here, none of
+        # them loads again. That is most of what a short task costs.
+        importlib.import_module("pacsifier_ops.extract.retrieve")
 
 
 class PacsifierPlugin(AirflowPlugin):
