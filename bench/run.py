@@ -333,7 +333,7 @@ def machine() -> dict[str, Any]:
 
     def told(program: str | None, *arguments: str) -> str:
         done = subprocess.run([str(program), *arguments], capture_output=True, text=True)
-        return done.stdout.strip().splitlines()[0] if done.stdout.strip() else ""
+        return Path(done.stdout.strip().partition("\n")[0].strip("$ ")).name
 
     return {
         "system": platform.platform(),

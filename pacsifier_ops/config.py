@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ class PacsNode:
         batch_size, batch_wait_time: after this many series, nobody starts another for so long; 0 is no pacing.
         method: auto, get or move.
         connect_timeout, acse_timeout, dimse_timeout: TCP connect; association negotiation; silence in a service.
+        retry_wait: before a call that may yet succeed is repeated; doubles each time.
     """
 
     name: str
@@ -61,6 +63,7 @@ class PacsNode:
     connect_timeout: float = 10.0
     acse_timeout: float = 30.0
     dimse_timeout: float = 120.0
+    retry_wait: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.host or any(c.isspace() for c in self.host):
@@ -78,12 +81,12 @@ class PacsNode:
         for label, value in (("max_associations", self.max_associations), ("max_series", self.max_series)):
             if value < 1:
                 raise ConfigError(f"{self.name}: {label} is below 1")
-        for label in ("result_limit", "batch_size", "batch_wait_time"):
-            if getattr(self, label) < 0:
-                raise ConfigError(f"{self.name}: {label} is negative; 0 switches it off")
+        for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait"):
+            if not 0 <= getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")
         for label in ("connect_timeout", "acse_timeout", "dimse_timeout"):
-            if getattr(self, label) <= 0:
-                raise ConfigError(f"{self.name}: {label} is not above 0 seconds")
+            if not 0 < getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
 
     @property
     def key(self) -> str:
@@ -104,9 +107,7 @@ def check_ae_title(value: str, what: str) -> None:
     """
     good = 1 <= len(value) <= 16 and value.strip() and value.isascii() and value.isprintable() and "\\" not in value
     if not good:
-        raise ConfigError(
-            f"{what} is not an AE title; give 1 to 16 ASCII characters, no backslash, not only blanks"
-        )
+        raise ConfigError(f"{what} is not an AE title; give 1 to 16 ASCII characters, no backslash, not only blanks")
 
 
 def _number(config: Mapping[str, Any], key: str, where: str, kind: type[int] | type[float]) -> Any:
@@ -133,7 +134,7 @@ def read_config(path: Path) -> PacsNode:
         raise ConfigError(f"{where}: is not valid JSON ({at})") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(CONFIG_KEYS)}")
-    wrong = [f"{key} is missing" for key in CONFIG_KEYS if key not in config]
+    wrong = [f"{key} is missing" for key in CONFIG_KEYS if config.get(key) is None]
     for key in sorted(config.keys() - set(CONFIG_KEYS)):
         near = difflib.get_close_matches(key, CONFIG_KEYS, 1, 0.5)
         wrong.append(f"{key} is not known" + (f" (did you mean {near[0]}?)" if near else ""))

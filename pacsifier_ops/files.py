@@ -6,12 +6,30 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from pacsifier_ops.errors import PathRefused
+from pacsifier_ops.errors import PathRefused, StorageError
+
+# Reading the umask means setting it, which is not safe once there are threads.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+#: Mode of the files of a data set: as the user's umask has it.
+DATA_FILE = 0o666 & ~_UMASK
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turn OSError into a StorageError that names `what`, a place, and no path below it."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{what}: {error.strerror or type(error).__name__}; free space or mend the folder, then run again"
+        ) from error
 
 
 def fsync_folder(folder: Path) -> None:
@@ -29,18 +47,22 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
-def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE) -> None:
-    """Write `data` so that `path` holds the old content or the new, never a part.
+@contextmanager
+def atomic_stream(path: Path, mode: int = PRIVATE_FILE, scratch: Path | None = None) -> Iterator[BinaryIO]:
+    """A stream whose content is at `path` once the block has ended well; before, and otherwise, the old one is.
+
+    Args:
+        scratch: folder on the same file system for the unfinished file, where a kill may leave it; by default
+            beside `path`.
 
     Raises:
-        OSError: the disk is full or the folder not writable; `path` is then as it was.
+        OSError: the disk is full or a folder not writable; `path` is then as it was.
     """
-    raw = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = (scratch or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(raw)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -50,9 +72,19 @@ def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE) -> Non
     fsync_folder(path.parent)
 
 
+def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE, scratch: Path | None = None) -> None:
+    """Write `data` to `path` as `atomic_stream` does."""
+    with atomic_stream(path, mode, scratch) as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically, readable by the owner only."""
-    write_atomic(path, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    write_atomic(path, _json(value))
 
 
 def read_json(path: Path) -> Any:
@@ -62,8 +94,9 @@ def read_json(path: Path) -> Any:
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
     """Write one JSON value per line, atomically, readable by the owner only."""
-    lines = (json.dumps(v, ensure_ascii=False, separators=(",", ":")) + "\n" for v in values)
-    write_atomic(path, "".join(lines))
+    with atomic_stream(path) as stream:
+        for value in values:
+            stream.write(_json(value).encode() + b"\n")
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

@@ -8,6 +8,7 @@ leaves an entry without a file: the instance counts as missing and is fetched ag
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class SeriesLedger:
         self._path = state / "ledger" / name[:2] / f"{name[2:]}.json"
         self._series_uid = series_uid
         self.entries: dict[str, Entry] = {}
-        if self._path.exists():
+        # One that is lost or cannot be read proves nothing: its instances are fetched again.
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             self.entries = {uid: Entry(**entry) for uid, entry in read_json(self._path)["instances"].items()}
 
     def save(self) -> None:

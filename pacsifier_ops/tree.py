@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import shutil
-import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pacsifier_ops import settings
 from pacsifier_ops.errors import TreeError
-from pacsifier_ops.files import private_folder, read_json, write_json
+from pacsifier_ops.files import private_folder, read_json, storage_errors, write_json
+from pacsifier_ops.leases import LeaseBusy, Leases
 
 #: The tree's own folder: its state, and objects on their way in.
 CONTROL = ".pacsifier"
 LOGS = "logs"
 IDENTIFIED = "identified"
 
+_ACCENTS = re.compile("[\u0300-\u036f]")
+
 
 def safe(text: str) -> str:
     """Text as part of a folder name: accents dropped, everything but [0-9A-Za-z] becomes one `_` per run."""
-    plain = unicodedata.normalize("NFD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^0-9A-Za-z]+", "_", plain)
+    return re.sub(r"[^0-9A-Za-z]+", "_", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
 
 
 def short_hash(identity: str, digits: int = 8) -> str:
@@ -70,10 +73,9 @@ class Names:
     """
 
     given: dict[str, str] = field(default_factory=dict)
-    _taken: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._taken = {path.casefold(): identity for identity, path in self.given.items() if path}
+        self._taken = {path.casefold() for path in self.given.values()}
 
     def give(self, identity: str, parent: str, name: str) -> str:
         """The path below the output folder for `identity`, which wants to be called `name` below `parent`."""
@@ -85,7 +87,7 @@ class Names:
         while path.casefold() in self._taken:
             path, digits = f"{wanted}_{short_hash(identity, digits)}", digits + 8
         self.given[identity] = path
-        self._taken[path.casefold()] = identity
+        self._taken.add(path.casefold())
         return path
 
     def series(self, attributes: Mapping[str, str], study_uid: str, series_uid: str) -> str:
@@ -136,20 +138,31 @@ class Tree:
         key = hashlib.sha256(str(root).encode()).hexdigest()[:16]
         return cls(root, private_folder(settings.state_root() / "trees" / key))
 
-    def incoming(self, run: str) -> Path:
-        """Where a run's objects lie until they are whole and verified; on the tree's own file system."""
-        return private_folder(self.root / CONTROL / "incoming" / run)
+    @contextmanager
+    def workplace(self, leases: Leases) -> Iterator[Path]:
+        """A folder for objects on their way in, on the tree's own file system; gone at the end.
 
-    def spool(self, run: str) -> Path:
-        """Spool of a receiver inside this process."""
-        return self.root / CONTROL / "spool" / run
+        Removes first what processes left that were killed: nobody holds the lease of their folder any more.
 
-    def clear_incoming(self, run: str) -> None:
-        """Remove what an ended run left half-way, and what runs that were killed did more than a day ago."""
-        yesterday = time.time() - 86_400
-        for folder in (self.root / CONTROL).glob("incoming/*"):
-            if folder.name == run or folder.stat().st_mtime < yesterday:
+        Raises:
+            StorageError: the output folder cannot be written.
+        """
+        with storage_errors("the output folder"):
+            home = private_folder(self.root / CONTROL / "incoming")
+            for left in home.iterdir():
+                with suppress(LeaseBusy), leases.acquire(self._lease(left), wait=0):
+                    shutil.rmtree(left, ignore_errors=True)
+        folder = home / secrets.token_hex(8)
+        with leases.acquire(self._lease(folder), wait=0):
+            with storage_errors("the output folder"):
+                private_folder(folder)
+            try:
+                yield folder
+            finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _lease(self, folder: Path) -> str:
+        return f"incoming:{self.key}:{folder.name}"
 
     @property
     def key(self) -> str:
@@ -164,4 +177,3 @@ class Tree:
     def save_names(self, names: Names) -> None:
         """Keep the names."""
         write_json(self.state / "names.json", names.given)
-

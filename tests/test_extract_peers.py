@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -184,12 +184,7 @@ def long_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def fragile_orthanc(
-    loaded_peer: Callable[[str], tuple[Peer, Truth]],
-    tmp_path_factory: pytest.TempPathFactory,
-    long_files: list[Path],
-) -> Iterator[tuple[Peer, Truth]]:
-    # `loaded_peer` is asked for because it skips where the programs are missing.
+def fragile_orthanc(tmp_path_factory: pytest.TempPathFactory, long_files: list[Path]) -> Iterator[tuple[Peer, Truth]]:
     peer = Orthanc(
         tmp_path_factory.mktemp("fragile"),
         options={f"DicomAlwaysAllow{service}": True for service in ("Find", "Get", "Move")},

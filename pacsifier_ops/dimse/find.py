@@ -6,8 +6,10 @@ The archive is asked for a superset, level by level; what counts is our own filt
 from __future__ import annotations
 
 import datetime as dt
+import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from pacsifier_ops.dimse.session import Answer, Session, query
-from pacsifier_ops.errors import PacsError, ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.errors import ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.query.keys import DUMP_COLUMNS, KEYS, Level
 from pacsifier_ops.query.match import matches, value_to_send
 from pacsifier_ops.query.names import wide_name_keys
@@ -24,14 +26,19 @@ from pacsifier_ops.query.names import wide_name_keys
 #: What the folder names and the expectation need beside the dump's columns.
 _MORE_RETURN_KEYS = ("IssuerOfPatientID", "NumberOfSeriesRelatedInstances")
 _RETURN_KEYS = (*DUMP_COLUMNS, *_MORE_RETURN_KEYS)
-_STUDY_KEYS = tuple(k for k in DUMP_COLUMNS if KEYS[k].level is Level.STUDY) + ("IssuerOfPatientID",)
+_STUDY_KEYS = (*(k for k in DUMP_COLUMNS if KEYS[k].level is Level.STUDY), "IssuerOfPatientID")
 #: With one of these an archive need not be asked by name: the answer is short enough to filter here.
 _NARROW = frozenset(
     ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "StudyDate", "PatientBirthDate")
 )
-#: Values that nobody has, by VR; random text for the others.
+#: Values that nobody has, by VR (random text for the others), and patterns that every value matches.
 _NOBODY = {"DA": "18581117", "TM": "235959.999999", "IS": "-99999999", "UI": "2.25.1"}
+_ANYBODY = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
 _UID_OF_LEVEL = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+#: What may stand around a word of a name (PS3.5 6.2.1).
+_BEFORE = ("", "*^", "*=", "* ")
+_BEHIND = ("", "^*", "=*", " *")
+_BEYOND_ASCII = re.compile(r"[^\x20-\x7e]+")
 
 
 @dataclass
@@ -46,12 +53,6 @@ class FoundSeries:
     study_uid: str
     series_uid: str
     attributes: dict[str, str]
-
-    @property
-    def instances(self) -> int | None:
-        """NumberOfSeriesRelatedInstances, where the archive gives it."""
-        text = self.attributes.get("NumberOfSeriesRelatedInstances", "")
-        return int(text) if text.isdigit() else None
 
 
 @dataclass
@@ -76,24 +77,15 @@ def values_of(identifier: Dataset, keyword: str) -> list[str]:
     return [text for text in (str(item).strip(" \0") for item in items) if text]
 
 
-def _legible(answer: Dataset, wanted: str) -> bool:
-    """Whether an answer could hold what is wanted: an archive that answers in Latin-1 drops all other letters.
-
-    Without SpecificCharacterSet the answer is ASCII because the object is.
-    """
-    if wanted.isascii() or not answer.get("SpecificCharacterSet"):
-        return True
-    for encoding in convert_encodings(answer.SpecificCharacterSet):
-        try:
-            wanted.encode(encoding)
-        except (UnicodeEncodeError, LookupError):
-            continue
-        return True
-    return False
+def _holds_letters(encoding: str, text: str) -> bool:
+    try:
+        return bool(text.encode(encoding))
+    except (UnicodeEncodeError, LookupError):
+        return False
 
 
 def _holds_for(image: Dataset, keys: Mapping[str, str]) -> bool:
-    return all(_legible(image, v) and matches(k, v, values_of(image, k)) for k, v in keys.items())
+    return all(matches(k, v, values_of(image, k)) for k, v in keys.items())
 
 
 @dataclass
@@ -110,6 +102,8 @@ class Finder:
     _relational: bool | None = None
     _studies: dict[str, Dataset | None] = field(default_factory=dict)
     _returned: set[str] = field(default_factory=set)
+    _matched: set[str] = field(default_factory=set)
+    _encodings: set[str] = field(default_factory=set)
 
     def series(self, keys: Mapping[str, str]) -> list[FoundSeries]:
         """All series for which every key of the row holds; keys of images fold back to their series.
@@ -117,45 +111,68 @@ class Finder:
         Raises:
             Undecidable: the archive neither matches nor returns one of the keys.
             ResultLimit: the archive cuts its answers off and the query cannot be split any further.
+            Unsupported: the archive refuses the query, or answers without UIDs.
             PacsError: the archive cannot be asked.
         """
         self.warnings, self._studies = [], {}
+        candidates: dict[str, tuple[FoundSeries, Dataset]] = {}
+        for answer in self._candidates(keys):
+            series = self._described(answer)
+            candidates.setdefault(series.series_uid, (series, answer))
+            self._learn(answer, [key for key in keys if KEYS[key].level is not Level.IMAGE])
         found: dict[str, FoundSeries] = {}
         open_ones: dict[str, FoundSeries] = {}
-        for candidate in self._candidates(keys):
-            series = self._described(candidate)
-            if series.series_uid in found or series.series_uid in open_ones:
-                continue
-            holds = self._holds(series, candidate, keys)
+        for uid, (series, answer) in candidates.items():
+            holds = self._holds(series, answer, keys)
             if holds is None:
-                open_ones[series.series_uid] = series
+                open_ones[uid] = series
             elif holds:
-                found[series.series_uid] = series
+                found[uid] = series
+        # Last, because what other series return tells which keys the archive knows at all.
         for uid, series in open_ones.items():
-            if self._holds_by_archive(series, keys):
+            if self._holds_by_archive(series, keys, open_ones.values()):
                 found[uid] = series
         return list(found.values())
+
+    def _learn(self, answer: Dataset, keys: Iterable[str]) -> None:
+        """Note which of these keys the archive returns, and which character sets it answers in."""
+        self._returned.update(key for key in keys if values_of(answer, key))
+        if answer.get("SpecificCharacterSet"):
+            self._encodings.update(convert_encodings(answer.SpecificCharacterSet))
 
     def expectation(self, study_uid: str, series_uid: str, count: int | None) -> Expectation:
         """The instances the archive lists for a series, else their number, else nothing.
 
+        A list that is shorter than the number the archive gives is not believed: some archives cut it off.
+
         Args:
-            count: NumberOfSeriesRelatedInstances, where known.
+            count: NumberOfSeriesRelatedInstances, as far as known from before.
         """
+        series = FoundSeries(study_uid, series_uid, {})
         try:
-            answer, cut = self._ask(
-                "IMAGE", self._image_query(FoundSeries(study_uid, series_uid, {}), {"SOPClassUID": ""})
-            )
+            answer, cut = self._ask("IMAGE", self._image_query(series, {"SOPClassUID": ""}))
         except Unsupported:
-            return Expectation(None, count)
+            return Expectation(None, self._count(series, count))
         listed = {
             str(i.SOPInstanceUID): str(i.get("SOPClassUID", ""))
             for i in answer.identifiers
             if i.get("SOPInstanceUID") and str(i.get("SeriesInstanceUID", series_uid)) == series_uid
         }
-        if cut or (not listed and count != 0):
-            return Expectation(None, count)
+        if cut or not listed or len(listed) < (count or 0):
+            count = self._count(series, count)
+            if count is None or len(listed) < count:
+                return Expectation(None, count)
         return Expectation(listed)
+
+    def _count(self, series: FoundSeries, known: int | None) -> int | None:
+        """NumberOfSeriesRelatedInstances now; what is known from before where the archive does not say."""
+        keys = {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid}
+        try:
+            answer, _ = self._ask("SERIES", query("SERIES", **keys, NumberOfSeriesRelatedInstances=""))
+        except Unsupported:
+            return known
+        counts = [v for match in answer.identifiers for v in values_of(match, "NumberOfSeriesRelatedInstances")]
+        return int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else known
 
     # Candidates: a superset, by UID once
 
@@ -165,46 +182,55 @@ class Finder:
         Only negotiation makes a relational query reliable (PS3.4 C.4.1.3.2.1), and hardly an archive negotiates
         it; asked so, some ignore the keys of the upper levels and list everything. So it is tried out first,
         on one study. A row without a key of the study is asked across the levels anyway: level by level, it
-        would list the whole archive.
+        would list the whole archive. Nothing found across the levels is believed only where no key of the
+        study could be at fault.
         """
         of_study = {k: v for k, v in keys.items() if KEYS[k].level is Level.STUDY}
         if not of_study or self._relational:
             try:
                 found = self._all("SERIES", keys, keys, _RETURN_KEYS)
-                if found or self._relational:
+                if found or (self._relational and not of_study):
                     return found
             except Unsupported:
                 self._relational = False
         return self._hierarchically(keys, of_study)
 
-    def _hierarchically(self, keys: Mapping[str, str], of_study: Mapping[str, str]) -> Iterable[Dataset]:
+    def _hierarchically(self, keys: Mapping[str, str], of_study: Mapping[str, str]) -> Iterator[Dataset]:
         of_series = {k: v for k, v in keys.items() if KEYS[k].level is Level.SERIES}
         for study in self._all("STUDY", of_study, of_study, _STUDY_KEYS):
+            if not all(self._may_hold(study, k, v) for k, v in of_study.items()):
+                continue
             study_uid = str(study.StudyInstanceUID)
             self._studies[study_uid] = study
             found = self._all("SERIES", {}, {**of_series, "StudyInstanceUID": study_uid}, _RETURN_KEYS)
             if self._relational is None and found:
                 self._relational = self._try_relational(study, found[0])
             for series in found:
-                series.StudyInstanceUID = study_uid
-                yield series
+                if str(series.get("StudyInstanceUID") or study_uid) == study_uid:
+                    series.StudyInstanceUID = study_uid
+                    yield series
+            if self._relational and not of_study:
+                return  # asked across the levels before, and that was as good
+
+    def _may_hold(self, answer: Dataset, keyword: str, wanted: str) -> bool:
+        values = values_of(answer, keyword)
+        return not values or matches(keyword, wanted, values) or not self._legible(answer, keyword, wanted)
 
     def _try_relational(self, study: Dataset, series: Dataset) -> bool | None:
         """Whether a SERIES level query honours a key of the patient; None where this study cannot tell."""
-        patient_id, uid = values_of(study, "PatientID"), str(series.SeriesInstanceUID)
-        if not patient_id or not patient_id[0].isalnum() or not patient_id[0].isascii():
+        patient_id = "".join(values_of(study, "PatientID"))
+        study_uid, uid = str(study.StudyInstanceUID), str(series.SeriesInstanceUID)
+        if not (patient_id.isalnum() and patient_id.isascii()):
             return None
-        study_uid = str(study.StudyInstanceUID)
         try:
             nobody = query("SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", PatientID=secrets.token_hex(8))
             if self._ask("SERIES", nobody)[0].identifiers:
                 return False
-            somebody = query("SERIES", StudyInstanceUID="", SeriesInstanceUID=uid, PatientID=patient_id[0])
-            return [str(s.get("StudyInstanceUID", "")) for s in self._ask("SERIES", somebody)[0].identifiers] == [
-                study_uid
-            ]
+            somebody = query("SERIES", StudyInstanceUID="", SeriesInstanceUID=uid, PatientID=patient_id)
+            answers = self._ask("SERIES", somebody)[0].identifiers
         except Unsupported:
             return False
+        return [str(answer.get("StudyInstanceUID", "")) for answer in answers] == [study_uid]
 
     def _all(
         self, level: str, keys: Mapping[str, str], sendable: Mapping[str, str], return_keys: Sequence[str]
@@ -219,9 +245,8 @@ class Finder:
             identifier = query(level, **dict.fromkeys((*return_keys, uid), ""))
             for keyword, value in {**sent, **spelling}.items():
                 setattr(identifier, keyword, value)
-            for match in self._split(level, identifier):
-                if match.get(uid):
-                    found.setdefault(str(match[uid].value), match)
+            for match_uid, match in self._complete(level, identifier).items():
+                found.setdefault(match_uid, match)
         return list(found.values())
 
     def _spellings(self, keys: Mapping[str, str]) -> list[dict[str, str]]:
@@ -230,8 +255,12 @@ class Finder:
             return [{}]
         wide = wide_name_keys(keys["PatientName"])
         if not wide:
-            self.warnings.append("PatientName cannot narrow the query on this archive: all its studies were listed")
+            self._warn("PatientName cannot narrow the query: all studies that the other keys allow were listed")
         return [{"PatientName": spelling} for spelling in wide] or [{}]
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     # Asking
 
@@ -241,25 +270,51 @@ class Finder:
         0xA7xx counts as cut off: that is how archives refuse a query with too many matches.
 
         Raises:
-            Unsupported: the archive refuses this level or these keys (0xA900, 0xCxxx, 0x0122).
+            Unsupported: the archive refuses this level or these keys (any other failure, such as 0xA900, 0xCxxx).
         """
         answer = self.session.find(identifier)
         node, count = self.session.node, len(answer.identifiers)
         if 0xA700 <= answer.status <= 0xA7FF or answer.status == 0xB001:
             return answer, True
-        if answer.status == 0xA900 or answer.status == 0x0122 or 0xC000 <= answer.status <= 0xCFFF:
-            raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{answer.status:04X})")
         if answer.status != 0x0000:
-            raise PacsError(f"{node.name}: a C-FIND at {level} level ended with status 0x{answer.status:04X}")
+            raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{answer.status:04X})")
         return answer, 0 < node.result_limit <= count
 
-    def _split(self, level: str, identifier: Dataset) -> Iterable[Dataset]:
-        """All matches of a query, split by StudyDate, then StudyTime, as often as the archive cuts it off."""
+    def _complete(self, level: str, identifier: Dataset) -> dict[str, Dataset]:
+        """All matches of a query by UID, split by StudyDate, then StudyTime, as often as the archive cuts it off.
+
+        Raises:
+            ResultLimit: it cannot be split any further, or no range finds some of what the archive has shown.
+        """
         answer, cut = self._ask(level, identifier)
-        yield from answer.identifiers
-        if cut:
-            for part in _parts(identifier, answer.identifiers, self.session.node.name):
-                yield from self._split(level, part)
+        uid, name = _UID_OF_LEVEL[level], self.session.node.name
+        if not all(match.get(uid) for match in answer.identifiers):
+            raise Unsupported(f"{name}: answers at {level} level without {uid}")
+        seen = {str(match[uid].value): match for match in answer.identifiers}
+        if not cut:
+            return seen
+        if identifier.get("StudyInstanceUID"):
+            raise ResultLimit(f"{name}: cuts the answer off at its result limit within one study; {_ADVICE}")
+        axis = _axis(identifier)
+        parts = axis.parts(identifier, seen.values())
+        if not parts:
+            raise ResultLimit(f"{name}: cuts the answer off at its result limit within one second; {_ADVICE}")
+        found: dict[str, Dataset] = {}
+        for part in parts:
+            found.update(self._complete(level, part))
+        if not identifier.get(axis.keyword):
+            # A range finds no study without the attribute. One that the archive has shown proves the loss; that
+            # it has shown none proves nothing.
+            if seen.keys() - found.keys():
+                raise ResultLimit(
+                    f"{name}: cuts the answer off, and holds studies without {axis.keyword} that no range finds; "
+                    f"{_ADVICE}"
+                )
+            self._warn(
+                f"the archive cut its answer off and was asked by ranges of {axis.keyword}: studies without one, "
+                "should there be any, are not found so"
+            )
+        return found
 
     def _image_query(self, series: FoundSeries, keys: Mapping[str, str]) -> Dataset:
         uids = {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid, "SOPInstanceUID": ""}
@@ -269,8 +324,8 @@ class Finder:
 
     def _described(self, candidate: Dataset) -> FoundSeries:
         """The candidate with what its study level must tell where the series level did not."""
-        if not candidate.get("StudyInstanceUID") or not candidate.get("SeriesInstanceUID"):
-            raise PacsError(f"{self.session.node.name}: answers at SERIES level without the UIDs of study and series")
+        if not candidate.get("StudyInstanceUID"):
+            raise Unsupported(f"{self.session.node.name}: answers at SERIES level without StudyInstanceUID")
         attributes = {k: "\\".join(values_of(candidate, k)) for k in _RETURN_KEYS}
         study_uid = str(candidate.StudyInstanceUID)
         if any(k not in candidate for k in _STUDY_KEYS if k != "IssuerOfPatientID") or not attributes["PatientID"]:
@@ -288,14 +343,20 @@ class Finder:
         return self._studies[study_uid]
 
     def _holds(self, series: FoundSeries, candidate: Dataset, keys: Mapping[str, str]) -> bool | None:
-        """Whether every key of the row holds for the series, by what the archive returns; None: it returns too little."""
+        """Whether every key of the row holds for the series, by what the archive returns; None: it returns too little.
+
+        A key that comes back empty is asked for once more at IMAGE level: archives that leave keys of the series
+        empty know them there.
+        """
         undecided: dict[str, str] = {}
         for keyword, wanted in keys.items():
             text = series.attributes.get(keyword, "")
-            if KEYS[keyword].level is Level.IMAGE or not text or not _legible(candidate, wanted):
+            if KEYS[keyword].level is Level.IMAGE or not text:
                 undecided[keyword] = wanted
             elif not matches(keyword, wanted, text.split("\\")):
-                return False
+                if self._legible(candidate, keyword, wanted):
+                    return False
+                undecided[keyword] = wanted
         if not undecided:
             return True
         images = self._images(series, undecided)
@@ -303,71 +364,142 @@ class Finder:
             return True
         return None if self._silent(images, undecided) else False
 
-    def _images(self, series: FoundSeries, keys: Iterable[str]) -> list[Dataset]:
+    def _legible(self, answer: Dataset, keyword: str, wanted: str) -> bool:
+        """Whether what an answer holds of a key can be compared with what is wanted.
+
+        An archive that answers in Latin-1, say, drops or replaces all letters that it lacks, and does not say so.
+        """
+        if wanted.isascii():
+            return True
+        if answer.get("SpecificCharacterSet"):
+            return any(_holds_letters(name, wanted) for name in convert_encodings(answer.SpecificCharacterSet))
+        # In ASCII: because the object is, where the archive is known to answer in other character sets; or for
+        # want of letters, which leaves no letter at all, or nothing but the ASCII ones of what is wanted.
+        if any(_holds_letters(name, wanted) for name in self._encodings):
+            return True
+        values, rest = values_of(answer, keyword), _BEYOND_ASCII.sub("*", wanted)
+        remains = any(c.isalnum() for c in rest) and matches(keyword, rest, values)
+        return any(c.isalnum() for value in values for c in value) and not remains
+
+    def _images(self, series: FoundSeries, keys: Collection[str]) -> list[Dataset]:
         """What the archive returns of these keys for each image of the series."""
         try:
             answer, cut = self._ask("IMAGE", self._image_query(series, dict.fromkeys(keys, "")))
         except Unsupported:
-            raise self._undecidable(keys) from None
+            if unknown := [key for key in keys if key not in self._returned]:
+                raise self._undecidable(unknown) from None
+            return []
         if cut:
             raise ResultLimit(
                 f"{self.session.node.name}: cuts the images of a series off at its result limit, so that "
                 f"{', '.join(keys)} cannot be decided for it"
             )
-        self._returned.update(k for k in keys if any(values_of(image, k) for image in answer.identifiers))
-        return answer.identifiers
+        uid = series.series_uid
+        images = [image for image in answer.identifiers if str(image.get("SeriesInstanceUID") or uid) == uid]
+        for image in images:
+            self._learn(image, keys)
+        return images
 
     def _silent(self, images: Sequence[Dataset], keys: Mapping[str, str]) -> list[str]:
         """Keys of which these answers tell nothing: never returned by this archive so far, or not legible."""
         return [
             k
             for k, wanted in keys.items()
-            if k not in self._returned or not all(_legible(image, wanted) for image in images)
+            if k not in self._returned or not all(self._legible(image, k, wanted) for image in images)
         ]
 
-    def _holds_by_archive(self, series: FoundSeries, keys: Mapping[str, str]) -> bool:
+    def _holds_by_archive(self, series: FoundSeries, keys: Mapping[str, str], others: Collection[FoundSeries]) -> bool:
         """Whether an image satisfies all keys at once, where the archive itself must say so for some of them.
 
+        Args:
+            others: series on which it may show that it matches on these keys.
+
         Raises:
-            Undecidable: it does not match on one of those.
+            Undecidable: it does not, or not as exactly as the row means it.
         """
         asked = {k: v for k, v in keys.items() if KEYS[k].level is Level.IMAGE or not series.attributes.get(k)}
         asked |= {k: v for k, v in keys.items() if not v.isascii()}
         images = self._images(series, asked)
-        silent = self._silent(images, asked)
         matched: dict[str, set[str]] = {}
-        for keyword in silent:
-            if not images or not self._archive_matches(series, keyword):
+        for keyword in self._silent(images, asked):
+            if not images or not self._archive_matches(keyword, images, others):
                 raise self._undecidable([keyword])
             matched[keyword] = self._matched_by_archive(series, keyword, keys[keyword])
+            self._warn(f"{keyword} was left to the archive's own matching: its answers do not show it whole")
         spoken = {k: v for k, v in asked.items() if k not in matched}
         return any(
             _holds_for(image, spoken) and all(str(image.get("SOPInstanceUID", "")) in uids for uids in matched.values())
             for image in images
         )
 
-    def _archive_matches(self, series: FoundSeries, keyword: str) -> bool:
-        """Whether the archive matches on a key that it does not return: it must find nothing for a value nobody has."""
-        value = _NOBODY.get(KEYS[keyword].vr) or f"*{secrets.token_hex(7).upper()}*"
+    def _archive_matches(self, keyword: str, images: Sequence[Dataset], others: Collection[FoundSeries]) -> bool:
+        """Whether the archive matches on a key that it does not return: nothing for a value that nobody has.
+
+        An archive that does not know the key at all may find nothing for any value; unless it returns the key
+        empty, as one without value (PS3.4 C.2.2.1.3), some series must match what every value does.
+        """
+        if keyword in self._matched:
+            return True
+        vr = KEYS[keyword].vr
+        nobody = _NOBODY.get(vr) or f"*{secrets.token_hex(7).upper()}*"
         try:
-            answer, _ = self._ask("IMAGE", self._image_query(series, {keyword: value}))
+            if any(self._having(series, keyword, nobody) for series in others):
+                return False
+            if all(keyword in image for image in images):
+                return True
+            # No pattern matches every number or every UID.
+            anybody = None if vr in ("IS", "UI") else _ANYBODY.get(vr, "?*")
+            if anybody is None or not any(self._having(series, keyword, anybody) for series in others):
+                return False
         except Unsupported:
             return False
-        return not answer.identifiers and not answer.keys_unsupported
+        self._matched.add(keyword)
+        return True
+
+    def _having(self, series: FoundSeries, keyword: str, value: str) -> set[str]:
+        """SOP Instance UIDs of the images that the archive itself says match; all where it ignores the key."""
+        answer, _ = self._ask("IMAGE", self._image_query(series, {keyword: value}))
+        uids = {str(image.get("SOPInstanceUID", "")) for image in answer.identifiers}
+        return {*uids, ""} if answer.keys_unsupported else uids
 
     def _matched_by_archive(self, series: FoundSeries, keyword: str, wanted: str) -> set[str]:
-        """SOP Instance UIDs for which the archive itself says that a key holds; for a name, each of its words."""
-        values = [value_to_send(keyword, wanted)]
-        if KEYS[keyword].vr == "PN":
-            values = [f"*{word}*" for word in wanted.replace("^", " ").replace(",", " ").replace("=", " ").split()]
-        elif keyword == "ImageType":
-            values = [f"*{part}*" for part in wanted.split("\\") if part]
-        elif not wanted.isascii():
-            values = [wanted]
-        found = [self._ask("IMAGE", self._image_query(series, {keyword: v}))[0].identifiers for v in values]
-        uids = set.intersection(*({str(image.get("SOPInstanceUID", "")) for image in images} for images in found))
-        if uids and keyword == "ImageType":
-            raise self._undecidable([keyword])  # it matched some part of some value; which, only an answer could tell
+        """SOP Instance UIDs for which the archive itself says that a key holds.
+
+        Raises:
+            Undecidable: something comes near, but only an answer could tell whether it is meant.
+        """
+        if keyword == "PatientName":
+            return self._named_by_archive(series, wanted)
+        if keyword == "ImageType":
+            if any(self._having(series, keyword, f"*{part}*") for part in wanted.split("\\") if part):
+                raise self._undecidable([keyword])
+            return set()
+        return self._having(series, keyword, value_to_send(keyword, wanted) if wanted.isascii() else wanted)
+
+    def _named_by_archive(self, series: FoundSeries, wanted: str) -> set[str]:
+        """The images of a patient in whose name the archive finds each word, as a word of its own.
+
+        Its comparing may be stricter than ours (case, accents). Where a wide query is sure to hold every name
+        that is meant, and finds more than those words do, the row cannot be decided.
+        """
+
+        def having(name: str) -> set[str]:
+            return self._having(series, "PatientName", name)
+
+        wide = wide_name_keys(wanted)
+        possible = set.union(set(), *map(having, wide))
+        if wide and not possible:
+            return set()
+        exact: list[set[str]] = []
+        for word in filter(lambda word: word.strip("*"), re.split(r"[\s^,=]+", wanted)):
+            near = set.union(*(having(f"*{form}*") for form in {word, word.upper(), word.lower(), word.title()}))
+            forms = {word, word.upper(), word.title()} if near else set()
+            exact.append(set.union(set(), *(having(b + form + e) for form in forms for b in _BEFORE for e in _BEHIND)))
+            if near - exact[-1]:
+                raise self._undecidable(["PatientName"])
+        uids = set.intersection(*exact)
+        if possible - uids:
+            raise self._undecidable(["PatientName"])
         return uids
 
     def _undecidable(self, keys: Iterable[str]) -> Undecidable:
@@ -380,83 +512,78 @@ class Finder:
 
 # Splitting a query by date, then time
 
+_ADVICE = "narrow the row, or have the limit raised on the PACS"
+_DAY = dt.date.max.toordinal()
 
-def _parts(identifier: Dataset, answers: Sequence[Dataset], name: str) -> list[Dataset]:
-    """Three narrower queries that together cover the one cut off: before, at and after a value in the middle.
 
-    Raises:
-        ResultLimit: the query asks for one second already, or holds studies that no range can find.
+def _day(text: str) -> int:
+    return dt.datetime.strptime(text, "%Y%m%d").toordinal()
+
+
+def _day_text(day: int) -> str:
+    return dt.date.fromordinal(day).isoformat().replace("-", "")
+
+
+def _second(text: str) -> int:
+    clock = text.split(".")[0].ljust(6, "0")
+    return int(clock[:2]) * 3600 + int(clock[2:4]) * 60 + min(59, int(clock[4:6]))
+
+
+def _second_text(second: int) -> str:
+    return f"{second // 3600:02d}{second // 60 % 60:02d}{second % 60:02d}"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An attribute of the study with an order, its values counted from `first` to `last`.
+
+    Attributes:
+        number, text: from a value to its number (raises ValueError) and back.
+        end: what makes of the text of a number the last moment that it stands for.
     """
-    date = str(identifier.get("StudyDate", "") or "")
-    if date and "-" not in date:
-        return _around(identifier, answers, name, "StudyTime")
-    return _around(identifier, answers, name, "StudyDate")
+
+    keyword: str
+    first: int
+    last: int
+    number: Callable[[str], int]
+    text: Callable[[int], str]
+    end: str = ""
+
+    def parts(self, identifier: Dataset, answers: Iterable[Dataset]) -> list[Dataset]:
+        """Narrower queries that together cover this one: before, at and after a value in its middle.
+
+        Empty where the query asks for a single value already.
+        """
+        low, dash, high = str(identifier.get(self.keyword) or "-").partition("-")
+        begin = self.number(low) if low else self.first
+        end = (self.number(high) if high else self.last) if dash else begin
+        if begin == end:
+            return []
+        seen = sorted(n for n in (self._value(answer) for answer in answers) if n is not None and begin <= n <= end)
+        middle = seen[len(seen) // 2] if seen else (begin + end) // 2
+        ranges = [(begin, middle - 1), (middle, middle), (middle + 1, end)]
+        return [self._part(identifier, a, b) for a, b in ranges if a <= b]
+
+    def _value(self, answer: Dataset) -> int | None:
+        try:
+            return self.number(values_of(answer, self.keyword)[0])
+        except (IndexError, ValueError):
+            return None
+
+    def _part(self, identifier: Dataset, begin: int, end: int) -> Dataset:
+        # Open at the ends of the scale: some archives then give studies without the attribute as well.
+        low = "" if begin == self.first else self.text(begin)
+        high = "" if end == self.last else self.text(end) + self.end
+        part = deepcopy(identifier)  # a shallow copy shares its elements
+        setattr(part, self.keyword, low if low == high else f"{low}-{high}")
+        return part
 
 
-_BOUNDS = {"StudyDate": ("00010101", "99991231"), "StudyTime": ("000000", "235959")}
+_DATES = _Axis("StudyDate", 1, _DAY, _day, _day_text)
+_TIMES = _Axis("StudyTime", 0, 86_399, _second, _second_text, ".999999")
 
 
-def _around(identifier: Dataset, answers: Sequence[Dataset], name: str, keyword: str) -> list[Dataset]:
-    advice = "narrow the row, or have the limit raised on the PACS"
-    if "StudyInstanceUID" in identifier and identifier.StudyInstanceUID:
-        raise ResultLimit(f"{name}: cuts the answer off at its result limit within one study; {advice}")
-    lowest, highest = _BOUNDS[keyword]
-    wanted = str(identifier.get(keyword, "") or "")
-    low, dash, high = wanted.partition("-")
-    low, high = low.split(".")[0] or lowest, (high.split(".")[0] if dash else low.split(".")[0]) or highest
-    given = [v[0].split(".")[0] for v in (values_of(a, keyword) for a in answers) if v]
-    seen = sorted(v.ljust(len(lowest), "0") for v in given if v.isdigit())
-    if len(seen) < len(answers) and not wanted:
-        # A range finds no study without the attribute, so no set of ranges covers this query.
-        raise ResultLimit(
-            f"{name}: cuts the answer off, and holds studies without {keyword} that no range finds; {advice}"
-        )
-    inside = [v for v in seen if low <= v <= high]
-    if low == high:
-        if keyword == "StudyDate":
-            return [_with(identifier, "StudyDate", low)]
-        raise ResultLimit(f"{name}: cuts the answer off at its result limit within one second; {advice}")
-    middle = inside[len(inside) // 2] if inside else _between(keyword, low, high)
-    parts = []
-    if low < middle:
-        parts.append(_with(identifier, keyword, _range(keyword, low, _step(keyword, middle, -1))))
-    parts.append(_with(identifier, keyword, _range(keyword, middle, middle)))
-    if middle < high:
-        parts.append(_with(identifier, keyword, _range(keyword, _step(keyword, middle, +1), high)))
-    return parts
-
-
-def _with(identifier: Dataset, keyword: str, value: str) -> Dataset:
-    part = Dataset()
-    part.update(identifier)
-    setattr(part, keyword, value)
-    return part
-
-
-def _range(keyword: str, low: str, high: str) -> str:
-    if keyword == "StudyTime":
-        return f"{low}-{high}.999999"
-    return low if low == high else f"{low}-{high}"
-
-
-def _moment(keyword: str, text: str) -> dt.datetime:
-    if keyword == "StudyDate":
-        return dt.datetime.strptime(text, "%Y%m%d")
-    return dt.datetime.strptime("20000101" + text, "%Y%m%d%H%M%S")
-
-
-def _text(keyword: str, moment: dt.datetime) -> str:
-    # strftime does not pad years below 1000.
-    if keyword == "StudyDate":
-        return f"{moment.year:04d}{moment.month:02d}{moment.day:02d}"
-    return f"{moment.hour:02d}{moment.minute:02d}{moment.second:02d}"
-
-
-def _step(keyword: str, text: str, by: int) -> str:
-    unit = dt.timedelta(days=1) if keyword == "StudyDate" else dt.timedelta(seconds=1)
-    return _text(keyword, _moment(keyword, text) + by * unit)
-
-
-def _between(keyword: str, low: str, high: str) -> str:
-    start = _moment(keyword, low)
-    return _text(keyword, start + (_moment(keyword, high) - start) / 2)
+def _axis(identifier: Dataset) -> _Axis:
+    """What to split a query by: its days, or the seconds of a single one."""
+    low, _, high = str(identifier.get("StudyDate") or "-").partition("-")
+    return _TIMES if low and high in ("", low) and not str(identifier.StudyDate).endswith("-") else _DATES

@@ -120,12 +120,19 @@ class Answer:
 
 @dataclass
 class Outcome:
-    """What a C-GET or C-MOVE ended with (PS3.4 C.4.2, C.4.3). Counts are the peer's own words, not proof."""
+    """What a C-GET or C-MOVE ended with (PS3.4 C.4.2, C.4.3). Counts are the peer's own words, not proof.
+
+    Attributes:
+        status: the final status.
+        completed, failed, warning: numbers of sub-operations.
+        unreadable: objects that came by C-GET and that we refused, because they do not say who they are.
+    """
 
     status: int
     completed: int = 0
     failed: int = 0
     warning: int = 0
+    unreadable: int = 0
 
     @property
     def untouched(self) -> bool:
@@ -237,7 +244,8 @@ class Session:
             classes: SOP Class UIDs to be ready for, at most CLASSES_PER_ASSOCIATION.
 
         Raises:
-            Unsupported: the PACS offers no C-GET, or refuses every context of one of the classes.
+            ClassesRefused: the PACS refuses every context of one of the classes.
+            Unsupported: the PACS offers no C-GET.
             PacsError: the association failed, or the PACS is out of resources.
             StorageError: an object could not be written.
         """
@@ -247,7 +255,7 @@ class Session:
         self._need(association, model, "C-GET")
         accepted = {cx.abstract_syntax for cx in association.accepted_contexts if cx.as_scp}
         if wanted - accepted:
-            raise Unsupported(f"{self.node.name}: refuses to send {len(wanted - accepted)} SOP class(es) by C-GET")
+            raise ClassesRefused(f"{self.node.name}: refuses to send {len(wanted - accepted)} SOP class(es) by C-GET")
         return self._outcome(association, association.send_c_get(identifier, model))
 
     def take(self) -> dict[str, ReceivedObject]:
@@ -282,16 +290,14 @@ class Session:
         for status, _ in responses:
             self._check(association, status)
             final = status
-        if self._errors:
-            error = self._errors[0]
-            self._errors.clear()
-            words = error.strerror if isinstance(error, OSError) else str(error)
-            raise StorageError(f"an object that arrived could not be kept: {words}") from error
+        errors, self._errors[:] = list(self._errors), []
+        refuse_full_disk(errors)
         outcome = Outcome(
             int(final.Status),
             int(final.get("NumberOfCompletedSuboperations") or 0),
             int(final.get("NumberOfFailedSuboperations") or 0),
             int(final.get("NumberOfWarningSuboperations") or 0),
+            len(errors),
         )
         if outcome.status == 0xA801 or (destination and outcome.status >= 0xC000 and outcome.untouched):
             # Some archives have but one failure status for a destination unknown and one that does not answer.
@@ -408,7 +414,8 @@ class Session:
     def _unreachable(self) -> PacsUnreachable:
         node = self.node
         return PacsUnreachable(
-            f"{node.name}: cannot connect to {node.host} port {node.port}; check host, port, firewall, and that the PACS runs"
+            f"{node.name}: cannot connect to {node.host} port {node.port}; check host, port, firewall, and that the "
+            "PACS runs"
         )
 
     def _rejected(self, primitive: Any) -> PacsError:
@@ -452,8 +459,22 @@ def _listening(association: Association, arrived: Callable[[], object]) -> Itera
         thread.join()
 
 
+def refuse_full_disk(errors: Iterable[Exception]) -> None:
+    """Raise StorageError where the disk kept an object from being stored; what else did is the object's own fault."""
+    for error in errors:
+        if isinstance(error, OSError):
+            raise StorageError(
+                f"an object that arrived could not be kept: {error.strerror or type(error).__name__}; "
+                "free space or mend the folder, then run again"
+            ) from error
+
+
 class Cancelled(PacsifierError):
     """Stopped on request (Ctrl-C, a task being killed)."""
+
+
+class ClassesRefused(Unsupported):
+    """The PACS does not send these SOP classes by C-GET; others it may."""
 
 
 def _contexts(classes: frozenset[str]) -> list[PresentationContext]:

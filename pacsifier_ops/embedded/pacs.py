@@ -19,6 +19,7 @@ from socketserver import BaseServer
 from typing import Any, Literal
 
 from pydicom import dcmread
+from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
@@ -115,6 +116,10 @@ class Faults:
         ignored_keys: keywords it does not match on.
         unreturned_keys: keywords it leaves out of its answers.
         emptied_keys: keywords it returns without value.
+        unindexed_keys: keywords it holds nothing of: no value matches, nor does it return them.
+        answer_charset: character set of its answers; letters that it lacks are dropped. None leaves the object's;
+            empty is ASCII, without saying so.
+        stall: seconds before it answers a C-FIND.
         withhold: SOP Instance UIDs that it lists and fails to send.
         withhold_silently: SOP Instance UIDs that it lists, does not send, and counts as completed.
         abort_after: aborts the association after so many sub-operations of one retrieve, once.
@@ -134,6 +139,9 @@ class Faults:
     ignored_keys: set[str] = field(default_factory=set)
     unreturned_keys: set[str] = field(default_factory=set)
     emptied_keys: set[str] = field(default_factory=set)
+    unindexed_keys: set[str] = field(default_factory=set)
+    answer_charset: str | None = None
+    stall: float = 0.0
     withhold: set[str] = field(default_factory=set)
     withhold_silently: set[str] = field(default_factory=set)
     abort_after: int | None = None
@@ -441,6 +449,7 @@ class EmbeddedPacs:
         identifier = event.identifier
         level = str(identifier.get("QueryRetrieveLevel"))
         self.queries.append((level, identifier))
+        time.sleep(self.faults.stall)
         if not self._consistent(event) or (level == "IMAGE" and not self.faults.image_level):
             yield MISMATCH, None
             return
@@ -591,22 +600,27 @@ class EmbeddedPacs:
         elements: Mapping[Any, DataElement | None],
     ) -> Dataset:
         """One match, in the character set of the stored object."""
-        answer = Dataset()
-        if first.get("SpecificCharacterSet"):
-            answer.SpecificCharacterSet = first.SpecificCharacterSet
+        answer, faults = Dataset(), self.faults
+        charset = faults.answer_charset
+        if shown := first.get("SpecificCharacterSet") if charset is None else charset:
+            answer.SpecificCharacterSet = shown
         answer.QueryRetrieveLevel = level
         answer.RetrieveAETitle = self.aet
         for key in keys:
             element = elements[key.tag]
-            if key.keyword in self.faults.unreturned_keys:
+            if key.keyword in faults.unreturned_keys | faults.unindexed_keys:
                 continue
-            if element is None or key.keyword in self.faults.emptied_keys:
+            if element is None or key.keyword in faults.emptied_keys:
                 element = DataElement(key.tag, key.VR, None)
+            elif charset is not None and key.VR in ("LO", "PN", "SH"):
+                element = DataElement(key.tag, key.VR, _without_letters(element, charset))
             answer[key.tag] = element
         return answer
 
     def _element(self, first: FileDataset, key: DataElement) -> DataElement | None:
         """What the entity of `first` holds for a key: worked out, or the attribute of its first object."""
+        if key.keyword in self.faults.unindexed_keys:
+            return None
         if key.keyword not in COMPUTED:
             return first.get(key.tag)
         owner, attribute = COMPUTED[key.keyword]
@@ -614,3 +628,9 @@ class EmbeddedPacs:
             objects = list(self._index[owner][str(first.get(LEVELS[owner]) or "")])
         values = sorted({str(o.get(attribute) or "") for o in objects} - {""})
         return DataElement(key.tag, key.VR, len(values) if key.keyword.startswith("NumberOf") else values)
+
+
+def _without_letters(element: DataElement, charset: str) -> str:
+    """The text of an element as far as a character set can hold it."""
+    encoding = convert_encodings(charset)[0] if charset else "ascii"
+    return str(element.value or "").encode(encoding, "ignore").decode(encoding)

@@ -12,13 +12,17 @@ from pacsifier_ops.accounts import (
     ROW_CONFLICT,
     ROW_EMPTY,
     ROW_FAILED,
+    ROW_FOUND,
     SERIES_COMPLETE,
+    SERIES_FAILED,
+    SERIES_LISTED,
     RowAccount,
     RunAccount,
     SeriesAccount,
 )
-from pacsifier_ops.extract.run import Run, now
-from pacsifier_ops.files import read_json, read_jsonl, write_atomic, write_json
+from pacsifier_ops.extract.run import Planned, Run, now
+from pacsifier_ops.files import DATA_FILE, read_json, read_jsonl, storage_errors, write_atomic, write_json
+from pacsifier_ops.leases import Leases
 from pacsifier_ops.tree import LOGS, Tree
 
 #: Columns of logs/pacsifier_log.csv after the query's own: PACSIFIER's, then ours.
@@ -34,13 +38,15 @@ LOG_COLUMNS = (
     "Reason",
 )
 _NOT_ATTEMPTED = "not attempted: the run ended before"
+_NOT_PLANNED = "found, but nothing was fetched: the run ended before"
+_CONFLICT = "rows give one of its patients different new_ids; that patient was left out"
 
 
-def close_books(run: Run) -> RunAccount:
+def close_books(run: Run, leases: Leases) -> RunAccount:
     """Gather the accounts of a run, check them, and write log and report.
 
     Raises:
-        OSError: log or report cannot be written.
+        StorageError: log or report cannot be written.
     """
     from pacsifier_ops.report_html import render
 
@@ -49,15 +55,16 @@ def close_books(run: Run) -> RunAccount:
     account = RunAccount(run.name, request.pacs, request.retrieve, request.started, now(), rows, series)
     if request.retrieve == "save":
         account.discrepancies = _against_disk(request.out_directory, series)
-    Tree.open(request.out_directory).clear_incoming(run.name)
     log = _log(account, table["columns"])
+    with storage_errors("the state root"):
+        write_json(run.folder / "accounts.json", account.as_dict())
+        write_atomic(run.report, render(account, {"output": str(request.out_directory)}))
     folder = request.out_directory / LOGS
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
-    # One log per run, so that a later run into the same folder takes nothing away; the last one under its known name.
-    write_atomic(folder / "runs" / f"{run.name}.csv", log)
-    write_atomic(folder / "pacsifier_log.csv", log)
-    write_json(run.folder / "accounts.json", account.as_dict())
-    write_atomic(run.report, render(account, {"output": str(request.out_directory)}))
+    with Tree.open(request.out_directory).workplace(leases) as scratch, storage_errors("the output folder"):
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        # One log per run, so that a later run into the same folder takes nothing away; the last also as people know it.
+        for path in (folder / "runs" / f"{run.name}.csv", folder / "pacsifier_log.csv"):
+            write_atomic(path, log, DATA_FILE, scratch)
     return account
 
 
@@ -68,15 +75,17 @@ def _rows(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
             row.reason = _NOT_ATTEMPTED
     for part in run.parts("found"):
         for found in read_jsonl(part):
-            row = rows[found["line"]]
-            row.state, row.reason, row.series = found["state"], found["reason"], len(found["series"])
-            row.warnings += found["warnings"]
+            if isinstance(found, dict):
+                row = rows[found["line"]]
+                row.state, row.reason, row.series = found["state"], found["reason"], found["series"]
+                row.warnings += found["warnings"]
     plan = run.folder / "plan.json"
+    if not plan.exists():
+        for row in rows.values():
+            if row.state == ROW_FOUND:
+                row.state, row.reason = ROW_FAILED, _NOT_PLANNED
     for line in read_json(plan)["conflicting_lines"] if plan.exists() else ():
-        rows[line].state = ROW_CONFLICT
-        rows[
-            line
-        ].reason = "new_ids differs from what another row gives for the same patient; that patient was left out"
+        rows[line].state, rows[line].reason = ROW_CONFLICT, _CONFLICT
     for again, first in same_as:
         row = rows[first]
         remark = f"asks the same as line {first}"
@@ -86,20 +95,18 @@ def _rows(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
 
 def _series(run: Run) -> list[SeriesAccount]:
     """The account of every planned series, in order; a series without a result was not attempted."""
-    from pacsifier_ops.extract.retrieve import Planned
-
     accounts: dict[int, SeriesAccount] = {}
     for part in run.parts("units"):
         for item in read_jsonl(part):
             account = Planned(**item).account()
-            account.missing, account.reason = account.expected or 0, _NOT_ATTEMPTED
+            account.reason = _NOT_ATTEMPTED
             accounts[account.number] = account
     for part in run.parts("results"):
         for item in read_jsonl(part):
             accounts[item["number"]] = SeriesAccount(**item)
     if not run.request.info and run.request.retrieve == "none":
         for account in accounts.values():
-            account.state, account.reason, account.missing, account.expected = "listed", "", 0, None
+            account.state, account.reason, account.missing, account.expected = SERIES_LISTED, "", 0, None
     return [accounts[number] for number in sorted(accounts)]
 
 
@@ -108,7 +115,8 @@ def _against_disk(root: Path, series: list[SeriesAccount]) -> list[str]:
     wrong = []
     for account in series:
         files = _files(root / account.folder)
-        if account.state == SERIES_COMPLETE and files != account.on_disk:
+        # Nobody looked into the folder of a series that failed.
+        if account.state not in (SERIES_LISTED, SERIES_FAILED) and files != account.on_disk:
             wrong.append(
                 f"series {account.number}: {account.on_disk} instances accounted for, {files} files in its folder"
             )

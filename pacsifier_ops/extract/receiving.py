@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.receiver import StorageReceiver
-from pacsifier_ops.errors import ReceiverError, StorageError
-from pacsifier_ops.files import private_folder
-from pacsifier_ops.leases import Lease, LeaseBusy, Leases
+from pacsifier_ops.dimse.session import refuse_full_disk
+from pacsifier_ops.errors import ReceiverError
+from pacsifier_ops.files import private_folder, storage_errors
+from pacsifier_ops.leases import Lease, Leases
+from pacsifier_ops.tree import Tree
 
 
 def announce(leases: Leases, aet: str, port: int, spool: Path) -> Lease:
@@ -42,50 +44,52 @@ class Receivers:
 
     Attributes:
         node: the PACS; its destination and receiver_port name the receiver.
-        folder: spool for a receiver inside this process.
+        tree: where a receiver inside this process spools.
         quarantine: folder for what such a receiver got and nobody asked for.
     """
 
     node: PacsNode
     leases: Leases
-    folder: Path
+    tree: Tree
     quarantine: Path
     _own: StorageReceiver | None = None
-    _lease: Lease | None = None
+    _stack: ExitStack = field(default_factory=ExitStack)
 
     def spool(self) -> Path:
-        """The spool folder, its receiver alive.
+        """The spool folder, its receiver alive. Any thread may ask.
 
         Raises:
             ReceiverError: no port is configured, or another program has it.
+            StorageError: the spool cannot be written.
         """
-        node = self.node
-        if self._own is not None:
-            return self.folder
-        while True:
-            found = announced(self.leases, node.destination, node.receiver_port)
-            if found is not None:
-                return found
-            if not node.receiver_port:
-                raise ReceiverError(
-                    f"{node.name}: C-MOVE needs our receiver's port; set move_port (receiver_port) to the port that "
-                    f"the PACS has for AE title {node.destination}"
-                )
-            with contextlib.suppress(LeaseBusy):
-                self._start()
-                return self.folder
+        own = self._own
+        if own is not None:
+            return own.spool
+        if not self.node.receiver_port:
+            raise ReceiverError(
+                f"{self.node.name}: C-MOVE needs our receiver's port; set move_port (receiver_port) to the port that "
+                f"the PACS has for AE title {self.node.destination}"
+            )
+        return self._announced() or self._start()
 
-    def _start(self) -> None:
+    def _announced(self) -> Path | None:
+        return announced(self.leases, self.node.destination, self.node.receiver_port)
+
+    def _changing(self) -> Lease:
+        """Held while a receiver starts or stops: whoever then finds none announced finds the port free."""
+        return self.leases.acquire(f"{_name(self.node.destination, self.node.receiver_port)} changing")
+
+    def _start(self) -> Path:
         node = self.node
-        lease = announce(self.leases, node.destination, node.receiver_port, private_folder(self.folder))
-        try:
-            self._own = StorageReceiver(node.destination, node.receiver_port, self.folder)
-            self._own.start()
-        except BaseException:
-            self._own = None
-            lease.release()
-            raise
-        self._lease = lease
+        with self._changing(), ExitStack() as stack:
+            if found := self._announced():
+                return found
+            spool = stack.enter_context(self.tree.workplace(self.leases)) / "spool"
+            with storage_errors("the spool"):
+                own = stack.enter_context(StorageReceiver(node.destination, node.receiver_port, spool))
+            stack.enter_context(announce(self.leases, node.destination, node.receiver_port, spool))
+            self._own, self._stack = own, stack.pop_all()
+            return spool
 
     def check(self) -> None:
         """Whether the receiver of this process could keep what arrived.
@@ -95,17 +99,24 @@ class Receivers:
         """
         if self._own is not None and self._own.error is not None:
             error, self._own.error = self._own.error, None
-            words = error.strerror if isinstance(error, OSError) else str(error)
-            raise StorageError(f"an object that arrived could not be kept: {words}") from error
+            refuse_full_disk([error])
 
     def close(self) -> None:
-        """Stop the receiver of this process, if there is one; what nobody collected goes into quarantine."""
-        if self._own is None:
+        """Stop the receiver of this process, if there is one; what nobody collected goes into quarantine.
+
+        What another process asked for and has not collected yet it fetches again, by a receiver of its own.
+        """
+        own, self._own = self._own, None
+        if own is None:
             return
-        self._own.stop()
-        assert self._lease is not None
-        self._lease.release()
-        self._own = self._lease = None
-        for path in self.folder.glob("[0-9]*/*"):
-            shutil.move(path, private_folder(self.quarantine) / path.name)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with self._changing(), self._stack:
+            own.stop()
+            for path in own.spool.glob("[0-9]*/*"):
+                if self.leases.holder(series_lease(path.parent.name)) is None:
+                    with storage_errors("the quarantine folder"):
+                        shutil.move(path, private_folder(self.quarantine) / path.name)
+
+
+def series_lease(series_uid: str) -> str:
+    """Name of the lease under which one series is fetched, by one process at a time."""
+    return f"series:{series_uid}"

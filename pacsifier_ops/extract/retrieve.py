@@ -8,17 +8,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from pydicom.dataset import Dataset
 from pynetdicom import sop_class
 
 from pacsifier_ops.accounts import (
     SERIES_COMPLETE,
+    SERIES_FAILED,
     SERIES_INCOMPLETE,
     SERIES_UNVERIFIABLE,
     SeriesAccount,
@@ -29,22 +31,26 @@ from pacsifier_ops.dimse.receiver import spooled
 from pacsifier_ops.dimse.session import (
     CLASSES_PER_ASSOCIATION,
     Cancelled,
+    ClassesRefused,
     Outcome,
     Session,
     chunks,
     query,
 )
 from pacsifier_ops.dimse.sink import ReceivedObject
-from pacsifier_ops.errors import PacsifierError, StorageError, Unsupported
-from pacsifier_ops.extract.receiving import Receivers
-from pacsifier_ops.files import fsync_folder, private_folder, write_atomic
+from pacsifier_ops.errors import MoveDestinationUnknown, OutOfResources, PacsifierError, StorageError, Unsupported
+from pacsifier_ops.extract.receiving import Receivers, series_lease
+from pacsifier_ops.extract.run import Planned
+from pacsifier_ops.files import DATA_FILE, fsync_folder, private_folder, storage_errors, write_atomic
 from pacsifier_ops.leases import Lease, LeaseBusy, Leases, Pacer
 from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
 from pacsifier_ops.tree import Tree
 
-#: Seconds between the attempts after an error that may pass by itself.
-BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0)
+T = TypeVar("T")
+
+#: Waits between the attempts after an error that may pass by itself, in multiples of the node's retry_wait.
+BACK_OFF = (1, 2, 4, 8, 16)
 #: SOP Instance UIDs per IMAGE level request; a list of 64-character UIDs then stays within one PDU.
 UIDS_PER_REQUEST = 100
 #: Some archives end C-MOVE before the last object arrived; wait while something still comes in, in seconds.
@@ -89,8 +95,8 @@ _LIKELY = {
     "RF": ("XRayRadiofluoroscopicImageStorage", "EnhancedXRFImageStorage", "SecondaryCaptureImageStorage"),
     "SR": ("BasicTextSRStorage", "EnhancedSRStorage", "ComprehensiveSRStorage", "XRayRadiationDoseSRStorage"),
     "RTSTRUCT": ("RTStructureSetStorage",),
-    "RTPLANStorage": ("RTPlanStorage", "RTIonPlanStorage"),
-    "RTDOSEStorage": ("RTDoseStorage",),
+    "RTPLAN": ("RTPlanStorage", "RTIonPlanStorage"),
+    "RTDOSE": ("RTDoseStorage",),
     "RTIMAGE": ("RTImageStorage",),
     "SEG": ("SegmentationStorage", "SurfaceSegmentationStorage"),
     "PR": ("GrayscaleSoftcopyPresentationStateStorage", "ColorSoftcopyPresentationStateStorage"),
@@ -103,53 +109,6 @@ _LIKELY = {
     "SM": ("VLWholeSlideMicroscopyImageStorage", "VLMicroscopicImageStorage"),
     "ECG": ("TwelveLeadECGWaveformStorage", "GeneralECGWaveformStorage"),
 }
-
-T = TypeVar("T")
-
-# Reading the umask means setting it, which is not safe once there are threads.
-_UMASK = os.umask(0o077)
-os.umask(_UMASK)
-
-
-@dataclass
-class Planned:
-    """A series to be retrieved, as `plan` wrote it.
-
-    Attributes:
-        number: ordinal in the run, from 1.
-        lines: lines of the query table that ask for it.
-        attributes: text of what the archive returned, by keyword.
-        folder: path of the series folder below the output folder.
-        new_id: pseudonym given in the query table, or empty.
-    """
-
-    number: int
-    lines: list[int]
-    study_uid: str
-    series_uid: str
-    attributes: dict[str, str]
-    folder: str
-    new_id: str = ""
-
-    @property
-    def instances(self) -> int | None:
-        """NumberOfSeriesRelatedInstances, where the archive gave it."""
-        text = self.attributes.get("NumberOfSeriesRelatedInstances", "")
-        return int(text) if text.isdigit() else None
-
-    def account(self) -> SeriesAccount:
-        """A fresh account of this series."""
-        return SeriesAccount(
-            number=self.number,
-            lines=self.lines,
-            study_uid=self.study_uid,
-            series_uid=self.series_uid,
-            modality=self.attributes.get("Modality", ""),
-            series_number=self.attributes.get("SeriesNumber", ""),
-            description=self.attributes.get("SeriesDescription", ""),
-            folder=self.folder,
-            expected=self.instances,
-        )
 
 
 def likely_classes(modality: str) -> list[str]:
@@ -186,28 +145,17 @@ def pause(seconds: float, cancelled: Callable[[], bool]) -> None:
         time.sleep(min(left, 0.05))
 
 
-def retrying(action: Callable[[], T], session: Session, delays: Iterable[float], cancelled: Callable[[], bool]) -> T:
-    """Do something with a session, again after each delay (seconds) where the error may pass by itself."""
-    for delay in delays:
+def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], bool]) -> T:
+    """Do something with a session; once more after each wait, as long as the error is one that may pass by itself."""
+    for factor in BACK_OFF:
         try:
             return action()
         except PacsifierError as error:
             if not error.retryable or isinstance(error, StorageError):
                 raise
             session.close(abort=True)
-        pause(delay, cancelled)
+        pause(factor * session.node.retry_wait, cancelled)
     return action()
-
-
-@contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Turn OSError into a StorageError that names `what`."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{what}: {error.strerror or type(error).__name__}; free space or mend the folder, then run again"
-        ) from error
 
 
 @dataclass
@@ -259,19 +207,22 @@ class Retriever:
             folder = self.tree.root / planned.folder
             transfer = Transfer(self, planned, {uid for uid, e in ledger.entries.items() if e.proven_by(folder)})
             try:
-                transfer.run()
+                try:
+                    transfer.run()
+                finally:
+                    self._publish(folder, ledger, transfer)
+                transfer.settle(account)
             except PacsifierError as error:
-                account.reason = str(error)
+                transfer.settle(account)
+                account.state, account.reason = SERIES_FAILED, str(error)
                 raise
             finally:
-                self._publish(planned, ledger, transfer.received)
-                transfer.settle(account)
                 account.seconds = time.monotonic() - started
 
     @contextmanager
     def _alone(self, series_uid: str) -> Iterator[None]:
         """Hold the series' lease; whoever has to wait for it gives back the PACS slot first."""
-        name = f"series:{series_uid}"
+        name = series_lease(series_uid)
         try:
             lease = self.leases.acquire(name, wait=0)
         except LeaseBusy:
@@ -280,18 +231,16 @@ class Retriever:
         with lease:
             yield
 
-    def _publish(self, planned: Planned, ledger: SeriesLedger, received: Mapping[str, ReceivedObject]) -> None:
+    def _publish(self, folder: Path, ledger: SeriesLedger, transfer: Transfer) -> None:
         """Give whole files their final names: data on disk first, then the ledger, then the names."""
+        received = transfer.fit_to_publish()
         if not received:
             return
-        folder = self.tree.root / planned.folder
         with storage_errors("the output folder"):
             folder.mkdir(parents=True, exist_ok=True)
-            renames = []
             for uid, item in received.items():
-                path = self._on_our_file_system(item.path)
-                path.chmod(0o666 & ~_UMASK)
-                handle = os.open(path, os.O_RDONLY)
+                item.path.chmod(DATA_FILE)
+                handle = os.open(item.path, os.O_RDONLY)
                 try:
                     os.fsync(handle)
                 finally:
@@ -299,112 +248,128 @@ class Retriever:
                 ledger.entries[uid] = Entry(
                     file=f"{uid}.dcm",
                     size=item.size,
-                    mtime_ns=path.stat().st_mtime_ns,
+                    mtime_ns=item.path.stat().st_mtime_ns,
                     sha256=item.sha256,
                     sop_class_uid=item.sop_class_uid,
                     transfer_syntax_uid=item.transfer_syntax_uid,
                     source=self.node.name,
                 )
-                renames.append((path, folder / f"{uid}.dcm"))
+        with storage_errors("the state root"):
             ledger.save()
-            for path, final in renames:
-                os.replace(path, final)
+        with storage_errors("the output folder"):
+            for uid, item in received.items():
+                os.replace(item.path, folder / f"{uid}.dcm")
+                transfer.published.add(uid)
             fsync_folder(folder)
-
-    def _on_our_file_system(self, path: Path) -> Path:
-        """The file itself where a rename will do, else a copy beside the tree (a spool on another file system)."""
-        if path.stat().st_dev == self.incoming.stat().st_dev:
-            return path
-        moved = self.incoming / path.name
-        shutil.move(path, moved)
-        return moved
 
 
 class Transfer:
-    """The fetching of one series, over as many rounds and attempts as it takes."""
+    """The fetching of one series, over as many rounds and attempts as it takes.
+
+    Attributes:
+        present: SOP Instance UIDs that lay in the tree before.
+        received: objects of the series that arrived, in the retriever's incoming folder.
+        published: SOP Instance UIDs that got their final names.
+    """
 
     def __init__(self, retriever: Retriever, planned: Planned, present: set[str]) -> None:
         self.planned = planned
         self.present = present
         self.received: dict[str, ReceivedObject] = {}
-        self.expectation = Expectation(None)
+        self.published: set[str] = set()
+        self.expectation = Expectation(None, planned.instances)
         self._by = retriever
         self._node = retriever.node
         self._session = retriever.session
         self._quarantined: set[str] = set()
-        self._seen: set[Path] = set()
         self._bytes = 0
-        self._outcome = Outcome(0)
+        self._outcome: Outcome | None = None
+        self._remark = ""
         self._method = ""
 
     def run(self) -> None:
         """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
-        self._again(self._set_expectation)
-        if self._wanting():
+        self._again(self._expect)
+        if self._missing():
             self._wait_for_turn()
         for whole in (not self.present, False):
-            if self._wanting():
+            if not self._missing():
+                break
+            try:
                 self._again(partial(self._fetch, whole))
+            except OutOfResources:
+                if self._outcome is None:
+                    raise
+                break  # it is about these objects, which it cannot send; others it may
+            self._again(self._sort_out_unlisted)
 
-    def _again(self, action: Callable[[], None]) -> None:
-        retrying(action, self._session, BACK_OFF, self._by.cancelled)
-
-    def _set_expectation(self) -> None:
-        self.expectation = self._expect()
+    def fit_to_publish(self) -> dict[str, ReceivedObject]:
+        """What arrived and is expected, or is not known not to be."""
+        listed = self.expectation.instances
+        return {uid: item for uid, item in self.received.items() if listed is None or uid in listed}
 
     def settle(self, account: SeriesAccount) -> None:
         """Write into the account how the series ended."""
-        have = self.present | self.received.keys()
+        have, listed = self.present | self.published, self.expectation.instances
         account.bytes, account.method, account.quarantined = self._bytes, self._method, len(self._quarantined)
-        if self.expectation.instances is not None:
-            expected = self.expectation.instances.keys()
-            account.expected = len(expected)
-            account.received = len(self.received.keys() & expected)
-            account.present = len((self.present - self.received.keys()) & expected)
-            account.missing = len(expected - have)
-            account.unverifiable = len(have - expected)
+        if listed is not None:
+            account.expected = len(listed)
+            covered = have & listed.keys()
+            account.received = len(self.published & covered)
         else:
             account.expected = self.expectation.count
-            covered = min(len(have), account.expected or 0)
-            account.present = min(len(self.present - self.received.keys()), covered)
-            account.received = covered - account.present
-            account.missing = (account.expected or 0) - covered
-            account.unverifiable = len(have) - covered
-        if not account.reason:
-            account.state, account.reason = self._verdict(account)
+            covered = set(sorted(have)[: account.expected or 0])
+            account.received = min(len(self.published), len(covered))
+        account.present = len(covered) - account.received
+        account.missing = (account.expected or 0) - len(covered)
+        account.unverifiable = len(have) - len(covered)
+        account.state, account.reason = self._verdict(account)
 
     def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
         if account.missing:
             return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing: {self._why()}"
         if account.expected is None:
-            return SERIES_UNVERIFIABLE, "the archive tells neither the instances of the series nor their number"
+            nothing = "" if account.on_disk else ", and sent none"
+            return (
+                SERIES_UNVERIFIABLE,
+                f"the archive tells neither the instances of the series nor their number{nothing}",
+            )
+        if account.unverifiable:
+            return SERIES_UNVERIFIABLE, f"{account.unverifiable} instances on disk that the archive does not list"
         if account.quarantined:
             return SERIES_COMPLETE, f"{account.quarantined} object(s) that nobody asked for were put into quarantine"
         return SERIES_COMPLETE, ""
 
     def _why(self) -> str:
         outcome = self._outcome
+        if self._remark or outcome is None:
+            return self._remark or "they were not asked for"
+        if outcome.unreadable:
+            return f"{outcome.unreadable} objects came that do not say which series and instance they are"
         if outcome.untouched and outcome.status == 0:
             return "the archive reported success without sending anything"
         if self._method == "move" and outcome.failed and not self.received:
             return (
-                f"the archive could not send them; check that it reaches this machine at port "
+                f"the archive could not send them (0x{outcome.status:04X}); check that it reaches this machine at port "
                 f"{self._node.receiver_port} under AE title {self._node.destination}"
             )
         return f"the archive did not send them (last status 0x{outcome.status:04X})"
 
-    def _expect(self) -> Expectation:
-        planned = self.planned
-        return self._by.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
+    def _again(self, action: Callable[[], None]) -> None:
+        retrying(action, self._session, self._by.cancelled)
 
-    def _wanting(self) -> set[str] | None:
-        """SOP Instance UIDs that are missing; {""} where something is missing but nobody can say what."""
+    def _expect(self) -> None:
+        planned = self.planned
+        self.expectation = self._by.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
+
+    def _missing(self) -> list[str]:
+        """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
         have = self.present | self.received.keys()
         if self.expectation.instances is not None:
-            return self.expectation.instances.keys() - have
-        if self.expectation.count is not None:
-            return {""} if len(have) < self.expectation.count else set()
-        return {""} if not self.received else set()
+            return sorted(self.expectation.instances.keys() - have)
+        if self.expectation.count is None:
+            return [] if self.received else [""]
+        return [""] if len(have) < self.expectation.count else []
 
     def _wait_for_turn(self) -> None:
         if self._node.batch_size and self._node.batch_wait_time:
@@ -415,57 +380,74 @@ class Transfer:
 
     def _fetch(self, whole: bool) -> None:
         """Ask for what is missing; for the series as a whole where nothing of it is here and `whole` says so."""
-        whole = whole and not self.received
-        missing = sorted(self._wanting() or ())
+        missing = self._missing()
+        if not missing:
+            return  # the attempt before this one ended badly, but brought everything
+        self._outcome, before = None, len(self.received)
+        self._fetch_missing(missing, whole)
+        outcome = self._outcome
+        if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self.received) == before:
+            raise OutOfResources(f"{self._node.name}: could send nothing (0x{outcome.status:04X})")
+
+    def _fetch_missing(self, missing: list[str], whole: bool) -> None:
+        whole = (whole and not self.received) or missing == [""]
         instances = self.expectation.instances or {}
-        classes = {instances.get(uid, "") for uid in missing}
-        method = self._choose(classes)
+        class_of = {uid: instances.get(uid, "") for uid in missing}
+        method = self._choose(set(class_of.values()))
+        if method == "move":
+            self._move(missing, whole)
+            return
         try:
-            if method == "get":
-                self._get(missing, instances, whole)
-            else:
-                self._move(missing, whole)
-        except Unsupported:
-            if method == "move" or self._node.method != "auto":
+            self._get(class_of, whole)
+        except Unsupported as error:
+            one_class_only = isinstance(error, ClassesRefused) and not self._node.receiver_port
+            if self._node.method != "auto" or one_class_only:
                 raise
             self._move(missing, whole)
 
     def _choose(self, classes: set[str]) -> str:
+        """How to fetch objects of these SOP classes; an empty one is not known."""
         if self._node.method != "auto":
             return self._node.method
-        if classes <= REGISTERED:
-            return "get"
-        return "move" if self._node.receiver_port or classes - {""} else "get"
+        return "move" if classes - REGISTERED and self._node.receiver_port else "get"
 
-    def _get(self, missing: list[str], instances: Mapping[str, str], whole: bool) -> None:
+    def _get(self, class_of: Mapping[str, str], whole: bool) -> None:
         self._method = "get"
-        likely = likely_classes(self.planned.attributes.get("Modality", ""))
-        class_of = {uid: instances.get(uid) or "" for uid in missing}
         known = sorted(set(class_of.values()) - {""})
-        # Where the archive does not tell the SOP classes, the modality suggests what to be ready for.
-        groups = list(chunks(known, CLASSES_PER_ASSOCIATION)) + ([likely] if "" in class_of.values() else [])
-        for group in groups:
-            uids = [uid for uid in missing if (class_of[uid] or likely[0]) in group]
-            for identifier in self._identifiers([u for u in uids if u], (whole and len(groups) == 1) or uids == [""]):
+        groups = [
+            (group, [uid for uid in class_of if class_of[uid] in group])
+            for group in chunks(known, CLASSES_PER_ASSOCIATION)
+        ]
+        if unknown := [uid for uid in class_of if not class_of[uid]]:
+            # The modality suggests what to be ready for.
+            groups.append((likely_classes(self.planned.attributes.get("Modality", "")), unknown))
+        for classes, uids in groups:
+            for identifier in self._identifiers(uids, whole and len(groups) == 1):
                 try:
-                    self._outcome = self._session.get(identifier, group)
+                    self._outcome = self._session.get(identifier, classes)
                 finally:
-                    self._accept(self._session.take())
+                    self._accept(self._session.take().values())
 
     def _move(self, missing: list[str], whole: bool) -> None:
         self._method = "move"
         spool = self._by.receivers.spool()
         self._collect(spool)  # an attempt that was killed may have left whole objects
         arrived = partial(_entries, spool / self.planned.series_uid)
-        for identifier in self._identifiers([m for m in missing if m], whole or missing == [""]):
+        for identifier in self._identifiers(missing, whole):
+            before = len(self.received)
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
-                self._await_arrivals(spool)
+                self._await_arrivals(spool, before + self._outcome.completed + self._outcome.warning)
+            except MoveDestinationUnknown as error:
+                # An archive with but one failure status may mean that the series is gone; not if it lists it.
+                if self.expectation.instances:
+                    raise
+                self._outcome, self._remark = None, str(error)
             finally:
                 self._collect(spool)
             self._by.receivers.check()
 
-    def _identifiers(self, uids: list[str], whole: bool) -> Iterator[object]:
+    def _identifiers(self, uids: list[str], whole: bool) -> Iterator[Dataset]:
         planned = self.planned
         keys = {"StudyInstanceUID": planned.study_uid, "SeriesInstanceUID": planned.series_uid}
         if whole:
@@ -474,37 +456,53 @@ class Transfer:
         for chunk in chunks(uids, UIDS_PER_REQUEST):
             yield query("IMAGE", **keys, SOPInstanceUID=chunk)
 
-    def _await_arrivals(self, spool: Path) -> None:
-        seen, until = -1, time.monotonic() + ARRIVAL_GRACE
-        while self._wanting() and time.monotonic() < until and not self._outcome.untouched:
+    def _await_arrivals(self, spool: Path, count: int) -> None:
+        """Wait for what the archive says it sent, while something still comes in."""
+        self._collect(spool)
+        seen, until = len(self.received), time.monotonic() + ARRIVAL_GRACE
+        while len(self.received) < count and self._missing() and time.monotonic() < until:
+            pause(0.05, self._by.cancelled)
             self._collect(spool)
             if len(self.received) != seen:
                 seen, until = len(self.received), time.monotonic() + ARRIVAL_GRACE
-            pause(0.1, self._by.cancelled)
 
     def _collect(self, spool: Path) -> None:
-        arrived = list(spooled(spool, self.planned.series_uid, self._seen))
-        self._seen.update(item.path for item in arrived)
-        self._accept({item.sop_instance_uid: item for item in arrived})
+        """Take what lies in the spool of the series to where the spool's owner does not reach."""
+        with storage_errors("the spool"), suppress(FileNotFoundError):  # its receiver has gone, and with it the spool
+            for item in spooled(spool, self.planned.series_uid):
+                taken = self._by.incoming / item.path.name
+                shutil.move(item.path, taken)
+                self._accept([replace(item, path=taken)])
 
-    def _accept(self, arrived: Mapping[str, ReceivedObject]) -> None:
+    def _accept(self, arrived: Iterable[ReceivedObject]) -> None:
         """Take what belongs to the series; put the rest into quarantine."""
         planned = self.planned
-        unlisted = self.expectation.instances is not None and arrived.keys() - self.expectation.instances.keys()
-        if unlisted:
-            self.expectation = self._expect()  # the archive may have received more since it was asked
-        for uid, item in arrived.items():
-            ours = item.series_uid == planned.series_uid and item.study_uid == planned.study_uid
-            listed = self.expectation.instances is None or uid in self.expectation.instances
-            if not (ours and listed):
-                self._quarantined.add(uid)
-                with storage_errors("the quarantine folder"):
-                    shutil.move(item.path, private_folder(self._by.quarantine) / f"{uid}.dcm")
+        for item in arrived:
+            uid = item.sop_instance_uid
+            if (item.study_uid, item.series_uid) != (planned.study_uid, planned.series_uid):
+                self._put_into_quarantine(item)
                 continue
             if uid in self.received and self.received[uid].path != item.path:
                 self.received[uid].path.unlink(missing_ok=True)
             self.received[uid] = item
             self._bytes += item.size
+
+    def _sort_out_unlisted(self) -> None:
+        """Ask again for the list where something came that is not on it; what is not even then was not asked for."""
+        if not self._unlisted():
+            return
+        self._expect()  # the archive may have received more since it was asked
+        for uid in self._unlisted():
+            self._put_into_quarantine(self.received.pop(uid))
+
+    def _unlisted(self) -> set[str]:
+        listed = self.expectation.instances
+        return set() if listed is None else self.received.keys() - listed.keys()
+
+    def _put_into_quarantine(self, item: ReceivedObject) -> None:
+        self._quarantined.add(item.sop_instance_uid)
+        with storage_errors("the quarantine folder"):
+            shutil.move(item.path, private_folder(self._by.quarantine) / f"{item.sop_instance_uid}.dcm")
 
 
 def _entries(folder: Path) -> int:
@@ -515,25 +513,28 @@ def _entries(folder: Path) -> int:
         return 0
 
 
-def write_dump(tree: Tree, planned: Planned) -> None:
+def write_dump(tree: Tree, scratch: Path, planned: Planned) -> None:
     """Write the info dump of a series: one csv beside its folder, PACSIFIER's columns.
+
+    Args:
+        scratch: folder on the tree's file system for unfinished files.
 
     Raises:
         StorageError: the output folder cannot be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, DUMP_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, DUMP_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerow(planned.attributes)
-    path = tree.root / f"{planned.folder}.csv"
-    with storage_errors("the output folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text.getvalue(), 0o666 & ~_UMASK)
+    _write(tree.root / f"{planned.folder}.csv", text.getvalue(), scratch)
 
 
-def write_new_id(tree: Tree, planned: Planned) -> None:
-    """Write the pseudonym that the query table gives for a patient to `sub-X/new_id.txt`."""
-    path = tree.root / planned.folder.split("/")[0] / "new_id.txt"
+def write_new_id(tree: Tree, scratch: Path, planned: Planned) -> None:
+    """Write the pseudonym that the query table gives for a patient to `sub-X/new_id.txt`; see `write_dump`."""
+    _write(tree.root / planned.folder.split("/")[0] / "new_id.txt", planned.new_id, scratch)
+
+
+def _write(path: Path, text: str, scratch: Path) -> None:
     with storage_errors("the output folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, planned.new_id, 0o666 & ~_UMASK)
+        write_atomic(path, text, DATA_FILE, scratch)

@@ -6,9 +6,9 @@
 | rows.jsonl           | prepare    | every row of the query table, bad ones with their reason   |
 | table.json           | prepare    | the table's columns, and which lines repeat another        |
 | rows/<batch>.jsonl   | prepare    | the rows of one batch                                      |
-| found/<batch>.jsonl  | find       | per row how it ended, then the series that answer it       |
+| found/<batch>.jsonl  | find       | how each row ended, followed by the series that answer it  |
 | plan.json            | plan       | how many units, and lines that contradict each other       |
-| units/<unit>.jsonl   | plan       | the series of one retrieval unit                           |
+| units/<unit>.jsonl   | plan       | the series of one retrieval unit, see Planned              |
 | results/<unit>.jsonl | retrieve   | the account of each series of the unit                     |
 | accounts.json        | report     | the accounts of the run                                    |
 | report.html          | report     | the same for people                                        |
@@ -20,13 +20,14 @@ from __future__ import annotations
 import datetime as dt
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pacsifier_ops import settings
-from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, write_json
+from pacsifier_ops.accounts import SeriesAccount
+from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, storage_errors, write_json
 
 RETRIEVE = ("save", "none")
 
@@ -65,6 +66,53 @@ class Request:
     started: str = ""
 
 
+@dataclass
+class Planned:
+    """A series to be retrieved: a line of a retrieval unit.
+
+    Attributes:
+        number: ordinal in the run, from 1.
+        lines: lines of the query table that ask for it.
+        attributes: text of what the archive returned, by keyword.
+        folder: path of the series folder below the output folder.
+        new_id: pseudonym given in the query table, or empty.
+    """
+
+    number: int
+    lines: list[int]
+    study_uid: str
+    series_uid: str
+    attributes: dict[str, str]
+    folder: str
+    new_id: str = ""
+
+    @property
+    def instances(self) -> int | None:
+        """NumberOfSeriesRelatedInstances, where the archive gave it."""
+        return instances_of(self.attributes)
+
+    def account(self) -> SeriesAccount:
+        """The account of this series before anything is fetched: all of it is missing."""
+        return SeriesAccount(
+            number=self.number,
+            lines=self.lines,
+            study_uid=self.study_uid,
+            series_uid=self.series_uid,
+            modality=self.attributes.get("Modality", ""),
+            series_number=self.attributes.get("SeriesNumber", ""),
+            description=self.attributes.get("SeriesDescription", ""),
+            folder=self.folder,
+            expected=self.instances,
+            missing=self.instances or 0,
+        )
+
+
+def instances_of(attributes: Mapping[str, str]) -> int | None:
+    """NumberOfSeriesRelatedInstances (PS3.4 C.3.4), where the archive gave it."""
+    text = attributes.get("NumberOfSeriesRelatedInstances", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
 class Run:
     """A run's folder.
 
@@ -77,8 +125,13 @@ class Run:
 
     @classmethod
     def named(cls, name: str) -> Run:
-        """The run of an opaque name, its folder made where needed."""
-        return cls(private_folder(settings.state_root() / "runs" / name))
+        """The run of an opaque name, its folder made where needed.
+
+        Raises:
+            StorageError: the state root cannot be written.
+        """
+        with storage_errors("the state root"):
+            return cls(private_folder(settings.state_root() / "runs" / name))
 
     @classmethod
     def fresh(cls) -> Run:
@@ -108,7 +161,7 @@ class Run:
     def forget(self, kinds: Iterable[str]) -> None:
         """Remove what an earlier attempt of a step left, so that nothing stale is counted."""
         for kind in kinds:
-            for path in [*self.parts(kind), self.folder / f"{kind}.jsonl"]:
+            for path in [*self.parts(kind), self.folder / f"{kind}.jsonl", self.folder / f"{kind}.json"]:
                 path.unlink(missing_ok=True)
 
     def save_request(self, request: Request) -> None:

@@ -7,10 +7,11 @@ be killed and called again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops import settings
@@ -31,12 +32,14 @@ from pacsifier_ops.errors import (
     PacsifierError,
     QueryTableError,
     ResultLimit,
+    StorageError,
     TooManySeries,
+    TreeError,
     Undecidable,
     Unsupported,
 )
-from pacsifier_ops.extract.run import RETRIEVE, Request, Run, now, slices
-from pacsifier_ops.files import read_jsonl, write_json, write_jsonl
+from pacsifier_ops.extract.run import RETRIEVE, Planned, Request, Run, instances_of, now, slices
+from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.tree import Names, Tree, patient_identity
 
@@ -65,7 +68,7 @@ def node_for(node: PacsNode, request: Request) -> PacsNode:
 
 
 def prepare(run: Run, request: Request, node: PacsNode) -> list[int]:
-    """Read and check the whole query table, then make sure the PACS answers and the output folder can be written.
+    """Read and check the whole query table, then make sure that the PACS answers and the output folder can be written.
 
     Returns:
         Numbers of the batches of rows to be found.
@@ -75,6 +78,8 @@ def prepare(run: Run, request: Request, node: PacsNode) -> list[int]:
             are in its text and in the run's problems.txt.
         PacsError: the PACS does not answer, or not to us.
         TreeError: the output folder cannot be written.
+        ReceiverError: all is to be fetched by C-MOVE, and our receiver cannot listen.
+        StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.extract.retrieve import open_session
     from pacsifier_ops.query.table import read_query_table
@@ -82,8 +87,9 @@ def prepare(run: Run, request: Request, node: PacsNode) -> list[int]:
     if request.retrieve not in RETRIEVE:
         raise QueryTableError(f"retrieve is none of {', '.join(RETRIEVE)}")
     request = replace(request, pacs=node.name, started=request.started or now())
+    node = node_for(node, request)
     run.save_request(request)
-    run.forget(("rows", "found", "units", "results"))
+    run.forget(("rows", "found", "plan", "units", "results", "accounts"))
     table = read_query_table(request.queryfile)
     reasons: dict[int, list[str]] = {}
     for problem in table.problems:
@@ -93,19 +99,29 @@ def prepare(run: Run, request: Request, node: PacsNode) -> list[int]:
         raise QueryTableError(_refusal(table.problems, len(table.rows), request.strict))
     if not table.rows:
         raise QueryTableError("the query table holds no row; give at least one below the header")
-    accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
-    accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
-    write_jsonl(run.part("rows"), map(asdict, accounts))
     same_as = {again: row.line for row in table.rows for again in row.duplicates}
-    write_json(run.folder / "table.json", {"columns": table.columns, "same_as": list(same_as.items())})
     batches = slices(len(table.rows))
-    for number, batch in enumerate(batches):
-        rows = ({"line": table.rows[i].line, "keys": table.rows[i].keys, "new_id": table.rows[i].new_id} for i in batch)
-        write_jsonl(run.part("rows", number), rows)
-    Tree.open(request.out_directory).clear_incoming(run.name)
+    with storage_errors("the state root"):
+        write_json(run.folder / "table.json", {"columns": table.columns, "same_as": list(same_as.items())})
+        for number, batch in enumerate(batches):
+            rows = (table.rows[i] for i in batch)
+            lines = ({"line": row.line, "keys": row.keys, "new_id": row.new_id} for row in rows)
+            write_jsonl(run.part("rows", number), lines)
+        accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
+        accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
+        write_jsonl(run.part("rows"), map(asdict, accounts))
+    tree = Tree.open(request.out_directory)
+    try:
+        with tree.workplace(leases()):
+            pass
+    except StorageError as error:
+        raise TreeError(f"{error}; check out_directory") from error
     with open_session(node, leases()) as session:
         session.echo()
         session.find(_nobody())
+    if request.retrieve == "save" and node.method == "move":
+        with closing(receivers_for(run, node)) as receivers:
+            receivers.spool()
     return list(range(len(batches)))
 
 
@@ -134,18 +150,18 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Cancelled = never) -> 
 
     Raises:
         PacsError: the archive could not be asked at all.
+        StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dimse.find import Finder
-    from pacsifier_ops.extract.retrieve import BACK_OFF, open_session, retrying
+    from pacsifier_ops.extract.retrieve import open_session, retrying
 
     counts: dict[str, int] = {}
-    lines: list[dict[str, Any]] = []
-    with open_session(node_for(node, run.request), leases(), cancelled=cancelled) as session:
-        finder = Finder(session)
+
+    def lines() -> Iterator[Any]:
         for row in read_jsonl(run.part("rows", batch)):
             state, reason, found = ROW_FOUND, "", []
             try:
-                found = retrying(partial(finder.series, row["keys"]), session, BACK_OFF, cancelled)
+                found = retrying(partial(finder.series, row["keys"]), session, cancelled)
             except Undecidable as error:
                 state, reason = ROW_UNDECIDABLE, str(error)
             except (ResultLimit, Unsupported) as error:
@@ -154,33 +170,32 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Cancelled = never) -> 
                 state = ROW_EMPTY
             counts[state] = counts.get(state, 0) + 1
             counts["series"] = counts.get("series", 0) + len(found)
-            lines.append(
-                {
-                    "line": row["line"],
-                    "state": state,
-                    "reason": reason,
-                    "new_id": row["new_id"],
-                    "warnings": finder.warnings,
-                    "series": [[s.study_uid, s.series_uid, s.attributes] for s in found],
-                }
-            )
-    write_jsonl(run.part("found", batch), lines)
+            ended = {"state": state, "reason": reason, "warnings": finder.warnings, "series": len(found)}
+            yield {"line": row["line"], "new_id": row["new_id"], **ended}
+            yield from ([s.study_uid, s.series_uid, s.attributes] for s in found)
+
+    with open_session(node_for(node, run.request), leases(), cancelled=cancelled) as session:
+        finder = Finder(session)
+        with storage_errors("the state root"):
+            write_jsonl(run.part("found", batch), lines())
     return counts
 
 
 # plan
 
 
-@dataclass
 class _Wanted:
-    """A series of the cohort while it is being planned; its attributes stay encoded to save memory."""
+    """A series of the cohort while it is being planned; small, for there may be a hundred thousand of them."""
 
-    study_uid: str
-    series_uid: str
-    patient: str
-    attributes: bytes
-    lines: list[int] = field(default_factory=list)
-    new_ids: set[str] = field(default_factory=set)
+    __slots__ = ("attributes", "lines", "new_ids", "patient", "series_uid", "study_uid")
+
+    def __init__(self, study_uid: str, series_uid: str, attributes: dict[str, str]) -> None:
+        self.study_uid = study_uid
+        self.series_uid = series_uid
+        self.patient = patient_identity(attributes, study_uid)
+        self.attributes = json.dumps(attributes, ensure_ascii=False).encode()
+        self.lines: tuple[int, ...] = ()
+        self.new_ids: tuple[str, ...] = ()
 
 
 @dataclass
@@ -204,83 +219,81 @@ def plan(run: Run, node: PacsNode) -> Plan:
 
     Raises:
         TooManySeries: the cohort is larger than allowed; nothing is fetched.
+        TreeError: the output folder cannot be written.
+        StorageError: the run's folder cannot be written.
     """
-    from pacsifier_ops.extract.retrieve import Planned
-
     request = run.request
     node = node_for(node, request)
-    run.forget(("units", "results"))
+    run.forget(("plan", "units", "results"))
     wanted = _merge(run)
     if len(wanted) > node.max_series and request.retrieve == "save":
-        images = sum(_instances(json.loads(w.attributes)) for w in wanted.values())
+        images = sum(_instances(item) for item in wanted.values())
         raise TooManySeries(
             f"the query table finds {len(wanted)} series (about {images} images), more than the {node.max_series} that "
             f"{node.name} allows without a person's word; nothing was fetched. Narrow the table, or raise max_series "
             "for this run"
         )
-    new_ids, conflicts = _new_ids(wanted)
-    for series_uid in [uid for uid, item in wanted.items() if item.patient in conflicts]:
-        del wanted[series_uid]
+    new_ids, conflicts = _new_ids(wanted.values())
+    order = [item for item in wanted.values() if item.patient not in conflicts]
+    del wanted
     tree = Tree.open(request.out_directory)
-    with leases().acquire(f"names:{tree.key}"):
+    with storage_errors("the state root"), leases().acquire(f"names:{tree.key}"):
         names = tree.load_names()
-        folders = _folders(names, wanted)
+        for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
+            # In UID order, so that every run gives the same ones.
+            names.series(json.loads(item.attributes), item.study_uid, item.series_uid)
         tree.save_names(names)
-    order, instances = list(wanted.values()), 0
     units = slices(len(order))
-    for number, unit in enumerate(units):
-        planned = []
-        for i in unit:
-            item = order[i]
-            attributes = json.loads(item.attributes)
-            instances += _instances(attributes)
-            folder, new_id = folders[item.series_uid], new_ids.get(item.patient, "")
-            planned.append(Planned(i + 1, item.lines, item.study_uid, item.series_uid, attributes, folder, new_id))
-        write_jsonl(run.part("units", number), map(asdict, planned))
-    conflicting = sorted({line for lines in conflicts.values() for line in lines})
-    write_json(run.folder / "plan.json", {"units": len(units), "conflicting_lines": conflicting})
+    with storage_errors("the state root"):
+        for number, unit in enumerate(units):
+            planned = (_planned(i + 1, order[i], names, new_ids) for i in unit)
+            write_jsonl(run.part("units", number), map(asdict, planned))
+        conflicting = sorted({line for lines in conflicts.values() for line in lines})
+        write_json(run.folder / "plan.json", {"units": len(units), "conflicting_lines": conflicting})
     nothing_to_do = request.retrieve == "none" and not request.info
-    return Plan([] if nothing_to_do else list(range(len(units))), len(order), instances, len(conflicts))
+    numbers = [] if nothing_to_do else list(range(len(units)))
+    return Plan(numbers, len(order), sum(map(_instances, order)), len(conflicts))
+
+
+def _planned(number: int, item: _Wanted, names: Names, new_ids: Mapping[str, str]) -> Planned:
+    attributes = json.loads(item.attributes)
+    folder = names.series(attributes, item.study_uid, item.series_uid)
+    new_id = new_ids.get(item.patient, "")
+    return Planned(number, list(item.lines), item.study_uid, item.series_uid, attributes, folder, new_id)
 
 
 def _merge(run: Run) -> dict[str, _Wanted]:
+    """What all rows found, by Series Instance UID."""
     wanted: dict[str, _Wanted] = {}
     for part in run.parts("found"):
-        for row in read_jsonl(part):
-            for study_uid, series_uid, attributes in row["series"]:
+        records = read_jsonl(part)
+        for row in records:
+            for study_uid, series_uid, attributes in islice(records, row["series"]):
                 item = wanted.get(series_uid)
                 if item is None:
-                    text = json.dumps(attributes, ensure_ascii=False).encode()
-                    patient = patient_identity(attributes, study_uid)
-                    item = wanted[series_uid] = _Wanted(study_uid, series_uid, patient, text)
-                item.lines.append(row["line"])
-                if row["new_id"]:
-                    item.new_ids.add(row["new_id"])
+                    item = wanted[series_uid] = _Wanted(study_uid, series_uid, attributes)
+                item.lines += (row["line"],)
+                if row["new_id"] and row["new_id"] not in item.new_ids:
+                    item.new_ids += (row["new_id"],)
     return wanted
 
 
-def _new_ids(wanted: Mapping[str, _Wanted]) -> tuple[dict[str, str], dict[str, set[int]]]:
+def _new_ids(wanted: Iterable[_Wanted]) -> tuple[dict[str, str], dict[str, set[int]]]:
     """The pseudonym of each patient that has one, and the lines of those whom rows gave different ones."""
     given: dict[str, set[str]] = {}
-    for item in wanted.values():
+    lines: dict[str, set[int]] = {}
+    for item in wanted:
         if item.new_ids:
             given.setdefault(item.patient, set()).update(item.new_ids)
-    conflicts: dict[str, set[int]] = {patient: set() for patient, ids in given.items() if len(ids) > 1}
-    for item in wanted.values():
-        if item.patient in conflicts:
-            conflicts[item.patient].update(item.lines)
-    return {patient: next(iter(ids)) for patient, ids in given.items()}, conflicts
+    several = {patient for patient, ids in given.items() if len(ids) > 1}
+    for item in wanted:
+        if item.patient in several:
+            lines.setdefault(item.patient, set()).update(item.lines)
+    return {patient: next(iter(ids)) for patient, ids in given.items()}, lines
 
 
-def _folders(names: Names, wanted: Mapping[str, _Wanted]) -> dict[str, str]:
-    """Folders of all series, given in UID order, so that every run gives the same ones."""
-    order = sorted(wanted.values(), key=lambda item: (item.study_uid, item.series_uid))
-    return {i.series_uid: names.series(json.loads(i.attributes), i.study_uid, i.series_uid) for i in order}
-
-
-def _instances(attributes: Mapping[str, str]) -> int:
-    text = attributes.get("NumberOfSeriesRelatedInstances", "")
-    return int(text) if text.isdigit() else 0
+def _instances(item: _Wanted) -> int:
+    return instances_of(json.loads(item.attributes)) or 0
 
 
 # retrieve
@@ -309,7 +322,8 @@ def retrieve(
         PacsifierError: the PACS, the receiver or the disk, after the retries that make sense here. The accounts
             of the series done so far are kept.
     """
-    from pacsifier_ops.extract.retrieve import Planned, Retriever, write_dump, write_new_id
+    from pacsifier_ops.dimse.session import ClassesRefused
+    from pacsifier_ops.extract.retrieve import Retriever, write_dump, write_new_id
 
     request = run.request
     node = node_for(node, request)
@@ -321,7 +335,8 @@ def retrieve(
     with ExitStack() as stack:
         if receivers is None:
             receivers = stack.enter_context(closing(receivers_for(run, node)))
-        incoming, quarantine = tree.incoming(run.name), run.folder / "quarantine"
+        incoming = stack.enter_context(tree.workplace(leases()))
+        quarantine = run.folder / "quarantine"
         retriever = Retriever(node, leases(), tree, receivers, incoming, quarantine, cancelled, progress)
         stack.enter_context(retriever)
         for item in planned:
@@ -330,18 +345,21 @@ def retrieve(
             accounts[item.number] = account = item.account()
             try:
                 if request.info:
-                    write_dump(tree, item)
+                    write_dump(tree, incoming, item)
                 if item.new_id:
-                    write_new_id(tree, item)
+                    write_new_id(tree, incoming, item)
                 if request.retrieve == "save":
                     retriever.retrieve(item, account)
                 else:
-                    account.state, account.expected = SERIES_LISTED, None
+                    account.state, account.expected, account.missing = SERIES_LISTED, None, 0
+            except ClassesRefused:
+                pass  # of this series alone; its account says so
             except PacsifierError as error:
-                account.reason = account.reason or str(error)
+                account.reason = str(error)
                 raise
             finally:
-                write_jsonl(results, (asdict(a) for _, a in sorted(accounts.items())))
+                with storage_errors("the state root"):
+                    write_jsonl(results, (asdict(a) for _, a in sorted(accounts.items())))
                 done(account)
     return RunAccount(run.name, "", "", "", "", series=list(accounts.values())).totals()
 
@@ -351,7 +369,7 @@ def receivers_for(run: Run, node: PacsNode) -> Receivers:
     from pacsifier_ops.extract.receiving import Receivers
 
     tree = Tree.open(run.request.out_directory)
-    return Receivers(node, leases(), tree.spool(run.name), run.folder / "quarantine")
+    return Receivers(node, leases(), tree, run.folder / "quarantine")
 
 
 # report
@@ -370,4 +388,4 @@ def report(run: Run) -> RunAccount:
 
     if not run.part("rows").exists():
         raise QueryTableError("the run ended before the query table was taken in; see the error of the step prepare")
-    return close_books(run)
+    return close_books(run, leases())

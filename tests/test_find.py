@@ -1,0 +1,359 @@
+"""Which series a row finds, whatever the archive ignores, keeps to itself or cuts off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from pacsifier_ops.dimse.find import Finder, FoundSeries
+from pacsifier_ops.dimse.session import Session
+from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
+from pacsifier_ops.errors import ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.extract import steps
+from tests.embedded import node_of, planned_run, series, serving
+
+#: A series as these tests name it: patient, number, and the date of its study.
+Label = tuple[str, int, str]
+
+HEAD = {"study_date": "20200301", "study_time": "101500", "AccessionNumber": "ACC1", "StudyDescription": "Kopf Größe"}
+LATIN = {"charset": "ISO_IR 100"}
+COHORT = [
+    *series("A100", "Müller^Jürgen", **LATIN, **HEAD, SeriesDescription="Head native 5.0", ProtocolName="Head"),
+    *series(
+        "A100", "Müller^Jürgen", **LATIN, **HEAD, series_number=2, ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]
+    ),
+    *series(
+        "A100",
+        "Müller^Jürgen",
+        **LATIN,
+        **HEAD,
+        series_number=3,
+        modality="MR",
+        n_images=2,
+        SequenceName="*tfl3d1_16",
+        ImageType=lambda image: ["ORIGINAL", "PRIMARY", "M"] if image else ["DERIVED", "PRIMARY", "MPR"],
+    ),
+    *series("A100", "Müller^Jürgen", **LATIN, study_date="20200302", study_time="080000", AcquisitionDate="20200303"),
+    *series("B200", "Люксембург^Роза", charset="ISO_IR 144", study_date="20200301", study_time="101530"),
+    *series(
+        "C300",
+        "Yamada^Tarou=山田^太郎=やまだ^たろう",
+        charset=["", "ISO 2022 IR 87"],
+        study_date="20200401",
+        DeviceSerialNumber="SN-1",
+        PatientBirthDate="19660401",
+    ),
+    *series("D400", "Doe^John", charset="", study_date="", study_time="", SeriesDescription="", AccessionNumber="ACC4"),
+    *series("A1001", "Doe^Jane", charset="", study_date="20200302", study_time="235959.5", series_uid="2.25.77"),
+]
+A1, A2, A3 = ("A100", 1, "20200301"), ("A100", 2, "20200301"), ("A100", 3, "20200301")
+A4, E = ("A100", 1, "20200302"), ("A1001", 1, "20200302")
+B, C, D = ("B200", 1, "20200301"), ("C300", 1, "20200401"), ("D400", 1, "")
+STUDY = str(COHORT[0].StudyInstanceUID)
+
+#: One row for every key; each finds less than its patients have.
+ONE_EACH: dict[str, tuple[str, set[Label]]] = {
+    "StudyDate": ("20200301", {A1, A2, A3, B}),
+    "StudyTime": ("1015", {A1, A2, A3, B, C}),
+    "SeriesDescription": ("Head*", {A1}),
+    "PatientID": ("A100", {A1, A2, A3, A4}),
+    "ProtocolName": ("Head", {A1}),
+    "StudyInstanceUID": (STUDY, {A1, A2, A3}),
+    "PatientName": ("jurgen muller", {A1, A2, A3, A4}),
+    "PatientBirthDate": ("19660401", {C}),
+    "SeriesInstanceUID": ("2.25.77", {E}),
+    "DeviceSerialNumber": ("SN-1", {C}),
+    "Modality": ("MR", {A3}),
+    "ImageType": ("DERIVED", {A2, A3}),
+    "SeriesNumber": ("3", {A3}),
+    "StudyDescription": ("Kopf*", {A1, A2, A3}),
+    "AccessionNumber": ("ACC1", {A1, A2, A3}),
+    "SequenceName": ("*tfl*", {A3}),
+    "AcquisitionDate": ("20200303", {A4}),
+}
+MORE: list[tuple[dict[str, str], set[Label]]] = [
+    ({"StudyDate": "20200301-20200302"}, {A1, A2, A3, A4, B, E}),
+    ({"StudyDate": "20200302-"}, {A4, C, E}),
+    ({"StudyDate": "-20200301"}, {A1, A2, A3, B}),
+    ({"StudyDate": "20200302", "StudyTime": "235959"}, {E}),
+    ({"PatientID": "A100?"}, {E}),
+    ({"PatientID": "A100", "SeriesNumber": "1", "StudyDate": "20200301"}, {A1}),
+    ({"PatientID": "A100", "ImageType": "DERIVED\\SECONDARY\\SCREEN SAVE"}, {A2}),
+    ({"PatientID": "A100", "ImageType": "DERIVED\\PRIMARY"}, {A3}),
+    ({"PatientID": "A100", "ImageType": "PRIMARY\\DERIVED"}, set()),
+    ({"PatientID": "A100", "ImageType": "MPR", "SequenceName": "*tfl*"}, {A3}),
+    ({"PatientName": "Роза Люксембург"}, {B}),
+    ({"PatientName": "люксембург*"}, {B}),
+    ({"PatientName": "山田"}, {C}),
+    ({"PatientName": "Doe"}, {D, E}),
+    ({"PatientName": "Doe^J*", "StudyDate": "20200302"}, {E}),
+    ({"StudyDescription": "Kopf Größe"}, {A1, A2, A3}),
+    ({"AccessionNumber": "ACC4"}, {D}),
+    ({"AccessionNumber": "nowhere"}, set()),
+    ({"Modality": "NM"}, set()),
+]
+ROWS = [({key: value}, found) for key, (value, found) in ONE_EACH.items()] + MORE
+
+
+@contextmanager
+def asking(pacs: EmbeddedPacs, **fields: object) -> Iterator[Session]:
+    with Session(node_of(pacs, **fields), nullcontext) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedPacs, Session]]:
+    with serving(COHORT, tmp_path_factory.mktemp("cohort")) as pacs, asking(pacs) as session:
+        yield pacs, session
+
+
+@pytest.fixture
+def pacs(running: tuple[EmbeddedPacs, Session]) -> EmbeddedPacs:
+    pacs, _ = running
+    pacs.faults = Faults()
+    pacs.queries.clear()
+    pacs.retrieves.clear()
+    return pacs
+
+
+@pytest.fixture
+def finder(running: tuple[EmbeddedPacs, Session]) -> Finder:
+    return Finder(running[1])
+
+
+Find = Callable[..., list[set[Label]]]
+
+
+@pytest.fixture
+def find(running: tuple[EmbeddedPacs, Session]) -> Find:
+    """What rows find, asked one after the other by somebody who knows nothing of the archive yet."""
+    return lambda *rows: [labels(found) for found in map(Finder(running[1]).series, rows)]
+
+
+def labels(found: list[FoundSeries]) -> set[Label]:
+    wanted = ("PatientID", "SeriesNumber", "StudyDate")
+    return {(a, int(b), c) for a, b, c in ([s.attributes[key] for key in wanted] for s in found)}
+
+
+def uids(pacs: EmbeddedPacs, row: dict[str, str], **fields: object) -> set[str]:
+    with asking(pacs, **fields) as session:
+        return {found.series_uid for found in Finder(session).series(row)}
+
+
+BOTH_MODELS = pytest.mark.parametrize("relational", [True, False], ids=["relational", "hierarchical"])
+
+
+@BOTH_MODELS
+def test_every_kind_of_key(pacs: EmbeddedPacs, find: Find, relational: bool) -> None:
+    pacs.faults.relational = relational
+    for row, found in ROWS:
+        assert find(row) == [found], row
+    # And what was learned of the archive does not change what is found.
+    assert find(*(row for row, _ in ROWS)) == [found for _, found in ROWS]
+
+
+def test_relational_archives_are_recognised_and_asked_once_per_row(pacs: EmbeddedPacs, finder: Finder) -> None:
+    finder.series({"PatientID": "A100"})
+    pacs.queries.clear()
+    finder.series({"PatientID": "C300"})
+    assert [level for level, _ in pacs.queries] == ["SERIES"]
+
+
+def test_archives_that_ignore_keys_of_the_upper_levels_are_asked_level_by_level(pacs: EmbeddedPacs, find: Find) -> None:
+    """As dcmqrscp does: StudyInstanceUID empty and all the rest ignored."""
+    pacs.faults.ignored_keys = {"PatientID", "StudyDate", "AccessionNumber"}
+    assert find({"PatientID": "A100"}, {"PatientID": "C300"}) == [{A1, A2, A3, A4}, {C}]
+    pacs.queries.clear()
+    assert find({"PatientID": "C300"}) == [{C}]
+    studies = {str(query.StudyInstanceUID) for level, query in pacs.queries if level == "SERIES"}
+    assert len(studies) <= 2, "series of studies that the row excludes were asked for"
+
+
+@BOTH_MODELS
+@pytest.mark.parametrize("fault", ["ignored_keys", "unreturned_keys", "emptied_keys"])
+@pytest.mark.parametrize("key", sorted(ONE_EACH))
+def test_a_key_that_is_only_matched_or_only_returned(
+    pacs: EmbeddedPacs, finder: Finder, key: str, fault: str, relational: bool
+) -> None:
+    """It finds what it should, or the row is undecidable; never something else."""
+    value, found = ONE_EACH[key]
+    pacs.faults = Faults(relational=relational, **{fault: {key}})  # type: ignore[arg-type]
+    try:
+        series_found = finder.series({key: value})
+    except (Undecidable, Unsupported) as error:
+        assert fault != "ignored_keys"
+        # Without the UIDs nothing works; numbers have no pattern, and how others match names and several values
+        # is not for us to rely on.
+        assert key.endswith("UID") or key in ("SeriesNumber", "ImageType", "PatientName"), error
+        return
+    assert len(series_found) == len(found)
+    assert fault != "ignored_keys" or labels(series_found) == found
+
+
+@BOTH_MODELS
+@pytest.mark.parametrize("way", ["unreturned_keys", "emptied_keys", "unindexed_keys"])
+@pytest.mark.parametrize("key", sorted(k for k in ONE_EACH if not k.endswith("InstanceUID")))
+def test_a_key_neither_matched_nor_returned_is_undecidable(
+    pacs: EmbeddedPacs, finder: Finder, key: str, way: str, relational: bool
+) -> None:
+    ignored = set() if way == "unindexed_keys" else {key}
+    pacs.faults = Faults(relational=relational, ignored_keys=ignored, **{way: {key}})  # type: ignore[arg-type]
+    value = ONE_EACH[key][0]
+    if way == "unindexed_keys" and key not in ("ImageType", "SequenceName", "AcquisitionDate", "SeriesNumber"):
+        assert finder.series({key: value}) == []  # it says itself that nothing matches
+        return
+    with pytest.raises(Undecidable) as raised:
+        finder.series({key: value})
+    assert key in str(raised.value) and "pacs" in str(raised.value) and value not in str(raised.value)
+    assert not pacs.retrieves
+
+
+def test_without_image_level_keys_of_images_are_undecidable(pacs: EmbeddedPacs, find: Find) -> None:
+    pacs.faults.image_level = False
+    # Not those of the series, though there is one without a description.
+    assert find({"PatientID": "A100"}, {"SeriesDescription": "Head*"}) == [{A1, A2, A3, A4}, {A1}]
+    for key in ("ImageType", "SequenceName", "AcquisitionDate"):
+        with pytest.raises(Undecidable, match=key):
+            find({"PatientID": "A100", key: ONE_EACH[key][0]})
+
+
+# Character sets
+
+
+@BOTH_MODELS
+def test_answers_that_lack_letters_never_end_a_row_silently_empty(
+    pacs: EmbeddedPacs, find: Find, finder: Finder, relational: bool
+) -> None:
+    pacs.faults = Faults(relational=relational, answer_charset="ISO_IR 100")
+    assert find({"PatientName": "Jurgen Müller"}, {"StudyDescription": "Kopf Größe"}) == [
+        {A1, A2, A3, A4},
+        {A1, A2, A3},
+    ]
+    for name, wanted in (("Люксембург", 1), ("роза ЛЮКСЕМБУРГ", 1), ("山田", 1), ("Горький", 0)):
+        assert len(finder.series({"PatientName": name})) == wanted, name
+        assert any("PatientName was left to the archive" in warning for warning in finder.warnings)
+    # A part of a word is not the word: what the archive means by it is not what the row does.
+    with pytest.raises(Undecidable, match="PatientName"):
+        find({"PatientName": "Люксембур"})
+    # An archive that does not match names either cannot answer at all.
+    pacs.faults.ignored_keys = {"PatientName"}
+    with pytest.raises(Undecidable, match="PatientName"):
+        find({"PatientName": "Люксембург"})
+
+
+def test_answers_in_ascii_that_say_nothing_of_the_letters_they_lack(pacs: EmbeddedPacs, find: Find) -> None:
+    pacs.faults = Faults(answer_charset="")
+    assert find({"PatientName": "Müller", "PatientID": "A100"}) == [{A1, A2, A3, A4}]
+    pacs.faults.ignored_keys = {"PatientName"}
+    with pytest.raises(Undecidable, match="PatientName"):
+        find({"PatientName": "Müller", "PatientID": "A100"})
+    # Names that cannot be what is left of it are told apart all the same.
+    assert find({"PatientName": "Müller", "PatientID": "D400"}) == [set()]
+
+
+# Result limits
+
+
+def busy() -> Iterator[Dataset]:
+    """A day of 24 studies of two series, one every ten minutes from eight; ten days of one study without a time."""
+    for number in range(24):
+        clock = f"{8 + number // 6:02d}{number % 6 * 10:02d}00"
+        for part in (1, 2):
+            yield from series(f"DAY{number}", study_date="20210101", study_time=clock, series_number=part)
+    for number in range(10):
+        yield from series(f"OTHER{number}", study_date=f"202102{number + 1:02d}", study_time="")
+
+
+@pytest.fixture(scope="module")
+def busy_pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPacs]:
+    with serving(busy(), tmp_path_factory.mktemp("busy")) as pacs:
+        yield pacs
+
+
+@BOTH_MODELS
+@pytest.mark.parametrize("told", ["configured", "status"])
+def test_a_result_limit_is_split_by_date_and_time(busy_pacs: EmbeddedPacs, told: str, relational: bool) -> None:
+    status = 0x0000 if told == "configured" else 0xA700
+    busy_pacs.faults = Faults(result_limit=7, result_limit_status=status, relational=relational)
+    busy_pacs.queries.clear()
+    fields = {"result_limit": 7} if told == "configured" else {}
+    for row, count in (
+        ({"StudyDate": "20210101"}, 48),
+        ({"StudyDate": "20210101-20210205"}, 53),
+        ({"StudyDate": "20210101-", "StudyTime": "0800-0959"}, 24),
+        ({"PatientID": "DAY*", "StudyDate": "20210101-20210131"}, 48),
+        ({"PatientID": "DAY1*"}, 22),
+    ):
+        assert len(uids(busy_pacs, row, **fields)) == count, row
+    assert len(busy_pacs.queries) < 500
+
+
+def test_studies_that_no_range_finds_are_an_error_not_a_shorter_list(tmp_path: Path) -> None:
+    images = [
+        image
+        for number in range(12)
+        for image in series(f"P{number}", study_date="" if number == 3 else "20200101", study_time=f"10{number:02d}00")
+    ]
+    with serving(images, tmp_path) as pacs:
+        pacs.faults = Faults(result_limit=5)
+        with pytest.raises(ResultLimit, match="without StudyDate"):
+            uids(pacs, {"PatientID": "P*"}, result_limit=5)
+        assert len(uids(pacs, {"PatientID": "P*", "StudyDate": "20200101"}, result_limit=5)) == 11
+        # One that the archive has not shown cannot be known of; the row says so.
+        pacs.faults = Faults(result_limit=3)
+        with asking(pacs, result_limit=3) as session:
+            finder = Finder(session)
+            assert len(finder.series({"PatientID": "P*"})) == 11
+            assert any("StudyDate" in warning for warning in finder.warnings)
+
+
+def test_a_pile_up_within_one_second_is_an_error(tmp_path: Path) -> None:
+    with serving([i for n in range(8) for i in series(f"P{n}", study_time="101500.5")], tmp_path) as pacs:
+        pacs.faults = Faults(result_limit=5)
+        for row in ({"StudyDate": "20180102"}, {"PatientID": "P*"}, {"StudyTime": "10", "PatientID": "P*"}):
+            with pytest.raises(ResultLimit, match="within one second"):
+                uids(pacs, row, result_limit=5)
+
+
+def test_odd_dates_and_times_do_not_break_the_split(tmp_path: Path) -> None:
+    """The 31st of February, a leap second, a time with colons: found, or an error of ours."""
+    times = ["235960", "101500", "10:15:00", "24", "2359", "000000.1"]
+    images = [i for n, t in enumerate(times) for i in series(f"P{n}", study_date="20200101", study_time=t)]
+    images += series("P9", study_date="20200231")
+    with serving(images, tmp_path) as pacs:
+        for limit in (2, 3, 4):
+            pacs.faults = Faults(result_limit=limit)
+            for row in ({"PatientID": "P*"}, {"StudyDate": "20200101"}):
+                try:
+                    found = uids(pacs, row, result_limit=limit)
+                except ResultLimit:
+                    continue
+                assert len(found) == (7 if "PatientID" in row else 6)
+
+
+def test_a_limit_within_a_study_or_a_series_is_an_error(tmp_path: Path) -> None:
+    images = [i for n in range(6) for i in series("P1", series_number=n, SequenceName="x")]
+    images += series("P2", n_images=6, SequenceName="x")
+    with serving(images, tmp_path) as pacs:
+        pacs.faults = Faults(result_limit=4, relational=False)
+        with pytest.raises(ResultLimit, match="within one study"):
+            uids(pacs, {"PatientID": "P1"}, result_limit=4)
+        with pytest.raises(ResultLimit, match="SequenceName"):
+            uids(pacs, {"PatientID": "P2", "SequenceName": "x"}, result_limit=4)
+
+
+# Rows do not disturb each other
+
+
+def test_an_archive_that_refuses_one_row_answers_the_others(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    pacs.faults = Faults(image_level=False)
+    rows = [{"PatientID": "A100", "ImageType": "DERIVED"}, {"PatientID": "C300"}, {"AccessionNumber": "nowhere"}]
+    run, _ = planned_run(node_of(pacs), rows, tmp_path / "out", retrieve="none", info=True)
+    account = steps.report(run)
+    assert [row.state for row in account.rows] == ["undecidable", "found", "empty"]
+    assert "ImageType" in account.rows[0].reason and "DERIVED" not in account.rows[0].reason
+    assert account.verdict == "incomplete"

@@ -1,0 +1,57 @@
+"""What the ledger takes for a proof that a file is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pacsifier_ops.ledger import Entry, SeriesLedger, digest
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Entry:
+    path = tmp_path / "1.2.dcm"
+    path.write_bytes(b"object")
+    return Entry("1.2.dcm", 6, path.stat().st_mtime_ns, digest(path), "1.2.840", "1.2.840.10008.1.2", "pacs")
+
+
+def test_a_file_as_it_was_published(entry: Entry, tmp_path: Path) -> None:
+    assert entry.proven_by(tmp_path)
+    os.utime(tmp_path / entry.file, ns=(1, 1))
+    assert entry.proven_by(tmp_path)  # touched: the digest tells
+
+
+@pytest.mark.parametrize("content", [None, b"", b"objec", b"OBJECT", b"objects"])
+def test_a_file_that_is_not(entry: Entry, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / entry.file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+        os.utime(path, ns=(2, 2))
+    assert not entry.proven_by(tmp_path)
+    assert not entry.proven_by(tmp_path / "elsewhere")
+
+
+def test_entries_are_kept_by_series(entry: Entry, tmp_path: Path) -> None:
+    ledger = SeriesLedger(tmp_path, "1.2.3")
+    assert ledger.entries == {}
+    ledger.entries["1.2"] = entry
+    ledger.save()
+    assert SeriesLedger(tmp_path, "1.2.3").entries == {"1.2": entry}
+    assert SeriesLedger(tmp_path, "1.2.4").entries == {}
+    (path,) = tmp_path.rglob("*.json")
+    assert path.stat().st_mode & 0o777 == 0o600 and "1.2.3" not in str(path.relative_to(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"instances": {"1.2": {"file": "x"}}}', '{"instances": {"1": 5}}']
+)
+def test_a_ledger_that_cannot_be_read_proves_nothing(entry: Entry, tmp_path: Path, content: str) -> None:
+    ledger = SeriesLedger(tmp_path, "1.2.3")
+    ledger.entries["1.2"] = entry
+    ledger.save()
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(content)
+    assert SeriesLedger(tmp_path, "1.2.3").entries == {}
