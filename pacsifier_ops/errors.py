@@ -13,10 +13,16 @@ class PacsifierError(Exception):
     Attributes:
         exit_code: what the command line ends with (2 bad input, 3 incomplete, 4 unbalanced, 1 other).
         retryable: True where the same call may succeed later without anybody changing anything.
+        of_series: True where the cause may lie in the one series at hand, so that others are worth trying.
     """
 
     exit_code = 1
     retryable = False
+    of_series = False
+
+
+class Cancelled(PacsifierError):
+    """Stopped on request (Ctrl-C, a task being killed)."""
 
 
 class InputError(PacsifierError):
@@ -60,21 +66,27 @@ class LeaseLost(PacsifierError):
 class PacsError(PacsifierError):
     """Something between us and the PACS went wrong; final unless a subclass says otherwise."""
 
+    of_series = True
+
 
 class PacsUnreachable(PacsError):
     """No TCP connection: no route, refused, name not known, time-out."""
 
     retryable = True
+    of_series = False
 
 
 class AssociationRejected(PacsError):
     """The peer rejected the association for good (PS3.8 9.3.4), for example an unknown AE title."""
+
+    of_series = False
 
 
 class AssociationBusy(PacsError):
     """The peer rejected the association for now (PS3.8 9.3.4: transient, local limit exceeded)."""
 
     retryable = True
+    of_series = False
 
 
 class AssociationAborted(PacsError):
@@ -98,6 +110,8 @@ class OutOfResources(PacsError):
 class MoveDestinationUnknown(PacsError):
     """The PACS does not know the AE title that it was asked to send to (0xA801)."""
 
+    of_series = False
+
 
 class Unsupported(PacsError):
     """The peer does not offer the service, level or SOP class asked for."""
@@ -113,3 +127,5 @@ class Undecidable(PacsError):
 
 class ReceiverError(PacsError):
     """Our own storage receiver cannot do its work (port taken, not reachable)."""
+
+    of_series = False

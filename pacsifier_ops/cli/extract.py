@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -16,7 +15,7 @@ from types import FrameType
 from pacsifier_ops import __version__
 from pacsifier_ops.accounts import EXIT_CODES, RunAccount, SeriesAccount
 from pacsifier_ops.config import METHODS, PacsNode, read_config
-from pacsifier_ops.errors import InputError, PacsifierError
+from pacsifier_ops.errors import Cancelled, InputError, PacsifierError
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.run import Request, Run
 
@@ -85,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     )
     run = Run.fresh()
     with _stoppable() as stopped:
-        batches = steps.prepare(run, request, node)
+        batches = steps.prepare(run, request, node, most=node.max_associations)
         error: BaseException | None = None
         try:
             _work(run, node, batches, stopped, args.verbose)
@@ -121,38 +120,87 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
 
 
 def _work(run: Run, node: PacsNode, batches: list[int], stopped: Callable[[], bool], verbose: bool) -> None:
-    """Find, plan, retrieve: in parallel up to the connection's limit. The first error ends it all.
+    """Find, plan, retrieve, with as many workers as the PACS grants associations.
 
     Raises:
-        PacsifierError: the first error.
+        PacsifierError: what ended it all, or else the first that kept something from being found or fetched.
     """
-    with ThreadPoolExecutor(node.max_associations, "pacsifier") as pool:
-        failed = threading.Event()
+    crew = Crew(node.max_associations, stopped)
+    errors = crew.work(batches, lambda take: [steps.find(run, node, batch, crew.cancelled) for batch in take])
+    if crew.cancelled() or not run.parts("found"):
+        raise errors[0] if errors else Cancelled("stopped on request")
+    plan = steps.plan(run, node)
+    print(f"{plan.series} series found, about {plan.instances} images", flush=True)
 
-        def cancelled() -> bool:
-            return failed.is_set() or stopped()
+    def retrieve(units: Iterator[int]) -> None:
+        with steps.Retrieval(run, node, crew.cancelled, bar.arrived, bar.done, receivers) as retrieval:
+            failed: PacsifierError | None = None
+            for unit in units:
+                try:
+                    retrieval.unit(unit)
+                except PacsifierError as error:
+                    if not error.of_series or retrieval.hopeless:
+                        raise
+                    failed = error
+            if failed is not None:
+                raise failed
 
-        def everywhere(task: Callable[[int], object], numbers: list[int]) -> None:
-            jobs = [pool.submit(task, number) for number in numbers]
-            done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-            broken = [job for job in done if job.exception()]
-            if broken:
-                failed.set()
-                for job in jobs:
-                    job.cancel()
-                wait(jobs)
-                raise broken[0].exception() or AssertionError
+    with closing(steps.receivers_for(run, node)) as receivers, Progress(plan.series, plan.instances, verbose) as bar:
+        errors += crew.work(plan.units, retrieve)
+    if errors:
+        raise errors[0]
 
-        everywhere(lambda batch: steps.find(run, node, batch, cancelled), batches)
-        plan = steps.plan(run, node)
-        print(f"{plan.series} series found, about {plan.instances} images", flush=True)
-        with (
-            closing(steps.receivers_for(run, node)) as receivers,
-            Progress(plan.series, plan.instances, verbose) as bar,
-        ):
-            everywhere(
-                lambda unit: steps.retrieve(run, node, unit, cancelled, bar.arrived, bar.done, receivers), plan.units
-            )
+
+class Crew:
+    """Workers that share out numbers among them, in order.
+
+    Args:
+        size: how many work at once.
+        stopped: whether somebody wants all to end.
+    """
+
+    def __init__(self, size: int, stopped: Callable[[], bool]) -> None:
+        self._size, self._stopped = size, stopped
+        self._broken = threading.Event()
+
+    def cancelled(self) -> bool:
+        """Whether workers are to end: somebody wants it, or one of them cannot go on."""
+        return self._broken.is_set() or self._stopped()
+
+    def work(self, numbers: Sequence[int], worker: Callable[[Iterator[int]], object]) -> list[Exception]:
+        """Let workers take numbers until there are none; each is called once, with an iterator over its share.
+
+        Returns:
+            What they raised, in order. An error that is not one of a single series ends the others too.
+        """
+        left = iter(numbers)
+        lock = threading.Lock()
+        errors: list[Exception] = []
+
+        def share() -> Iterator[int]:
+            while not self.cancelled():
+                with lock:
+                    number = next(left, None)
+                if number is None:
+                    return
+                yield number
+
+        def one() -> None:
+            try:
+                worker(share())
+            except Exception as error:
+                errors.append(error)
+                if not (isinstance(error, PacsifierError) and error.of_series):
+                    self._broken.set()
+
+        threads = [threading.Thread(target=one) for _ in range(min(self._size, len(numbers)))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            # In pieces, for a signal is handled between two waits only.
+            while thread.is_alive():
+                thread.join(0.2)
+        return errors
 
 
 class Progress:

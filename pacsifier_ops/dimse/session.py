@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
@@ -31,10 +32,10 @@ from pacsifier_ops.errors import (
     AssociationAborted,
     AssociationBusy,
     AssociationRejected,
+    Cancelled,
     MoveDestinationUnknown,
     OutOfResources,
     PacsError,
-    PacsifierError,
     PacsTimeout,
     PacsUnreachable,
     StorageError,
@@ -88,6 +89,9 @@ _QUERY_CONTEXTS = (
 CLASSES_PER_ASSOCIATION = (MAX_CONTEXTS - len(_QUERY_CONTEXTS)) // len(GET_TRANSFER_SYNTAXES)
 
 PENDING, PENDING_KEYS_UNSUPPORTED = 0xFF00, 0xFF01
+
+# Archives hold values that their VR does not allow, and keys may hold wildcards; pydicom's warnings quote both.
+config.settings.reading_validation_mode = config.settings.writing_validation_mode = config.IGNORE
 
 #: PS3.8 Table 9-21, in words: (source, reason) of an A-ASSOCIATE-RJ.
 _REJECTIONS = {
@@ -467,10 +471,6 @@ def refuse_full_disk(errors: Iterable[Exception]) -> None:
                 f"an object that arrived could not be kept: {error.strerror or type(error).__name__}; "
                 "free space or mend the folder, then run again"
             ) from error
-
-
-class Cancelled(PacsifierError):
-    """Stopped on request (Ctrl-C, a task being killed)."""
 
 
 class ClassesRefused(Unsupported):

@@ -99,9 +99,7 @@ def phantom_series(
         overrides: further attributes by their keyword; a function is called with the image's index, from 0.
     """
     study_uid = study_uid or uid("study", patient_id, study_date, study_time)
-    series_uid = series_uid or uid(
-        "series", study_uid, series_number, modality, overrides.get("SeriesDescription")
-    )
+    series_uid = series_uid or uid("series", study_uid, series_number, modality, overrides.get("SeriesDescription"))
     kind = SECONDARY_CAPTURE if secondary_capture else {"CT": CT, "MR": MR}.get(modality, SECONDARY_CAPTURE)
     common = {
         "SpecificCharacterSet": charset,
@@ -134,8 +132,7 @@ def phantom_series(
         "SoftwareVersions": "1",
     }
     return [
-        _image(common | kind | overrides, number, rows, columns, UID(transfer_syntax))
-        for number in range(n_images)
+        _image(common | kind | overrides, number, rows, columns, UID(transfer_syntax)) for number in range(n_images)
     ]
 
 

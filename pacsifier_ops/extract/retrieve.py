@@ -30,7 +30,6 @@ from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.receiver import spooled
 from pacsifier_ops.dimse.session import (
     CLASSES_PER_ASSOCIATION,
-    Cancelled,
     ClassesRefused,
     Outcome,
     Session,
@@ -38,7 +37,14 @@ from pacsifier_ops.dimse.session import (
     query,
 )
 from pacsifier_ops.dimse.sink import ReceivedObject
-from pacsifier_ops.errors import MoveDestinationUnknown, OutOfResources, PacsifierError, StorageError, Unsupported
+from pacsifier_ops.errors import (
+    Cancelled,
+    MoveDestinationUnknown,
+    OutOfResources,
+    PacsifierError,
+    StorageError,
+    Unsupported,
+)
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import DATA_FILE, fsync_folder, private_folder, storage_errors, write_atomic

@@ -186,10 +186,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def slices(count: int, most: int = 500) -> list[range]:
-    """Cut 0…count-1 into at most `most` consecutive ranges of equal size, of one each while there are few.
+#: Batches of rows, or units of series, at most: Airflow maps over no more than 1,024 items, and each costs 0.2 s.
+MOST = 500
 
-    Airflow refuses to map over more than 1,024 items, and each mapped task costs about 0.2 s.
-    """
+
+def slices(count: int, most: int = MOST) -> list[range]:
+    """Cut 0…count-1 into at most `most` consecutive ranges of equal size, of one each while there are few."""
     size = max(1, -(-count // most))
     return [range(start, min(start + size, count)) for start in range(0, count, size)]

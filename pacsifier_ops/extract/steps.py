@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from pacsifier_ops import settings
 from pacsifier_ops.accounts import (
@@ -38,7 +39,7 @@ from pacsifier_ops.errors import (
     Undecidable,
     Unsupported,
 )
-from pacsifier_ops.extract.run import RETRIEVE, Planned, Request, Run, instances_of, now, slices
+from pacsifier_ops.extract.run import MOST, RETRIEVE, Planned, Request, Run, instances_of, now, slices
 from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.tree import Names, Tree, patient_identity
@@ -46,7 +47,7 @@ from pacsifier_ops.tree import Names, Tree, patient_identity
 if TYPE_CHECKING:
     from pacsifier_ops.extract.receiving import Receivers
 
-Cancelled = Callable[[], bool]
+Question = Callable[[], bool]
 
 
 def never() -> bool:
@@ -67,8 +68,11 @@ def node_for(node: PacsNode, request: Request) -> PacsNode:
 # prepare
 
 
-def prepare(run: Run, request: Request, node: PacsNode) -> list[int]:
+def prepare(run: Run, request: Request, node: PacsNode, most: int = MOST) -> list[int]:
     """Read and check the whole query table, then make sure that the PACS answers and the output folder can be written.
+
+    Args:
+        most: batches to be made at most; each is found over one association.
 
     Returns:
         Numbers of the batches of rows to be found.
@@ -100,7 +104,7 @@ def prepare(run: Run, request: Request, node: PacsNode) -> list[int]:
     if not table.rows:
         raise QueryTableError("the query table holds no row; give at least one below the header")
     same_as = {again: row.line for row in table.rows for again in row.duplicates}
-    batches = slices(len(table.rows))
+    batches = slices(len(table.rows), most)
     with storage_errors("the state root"):
         write_json(run.folder / "table.json", {"columns": table.columns, "same_as": list(same_as.items())})
         for number, batch in enumerate(batches):
@@ -142,7 +146,7 @@ def _refusal(problems: Iterable[Any], good: int, strict: bool) -> str:
 # find
 
 
-def find(run: Run, node: PacsNode, batch: int, cancelled: Cancelled = never) -> dict[str, int]:
+def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> dict[str, int]:
     """Find the series of one batch of rows.
 
     Returns:
@@ -299,69 +303,117 @@ def _instances(item: _Wanted) -> int:
 # retrieve
 
 
-def retrieve(
-    run: Run,
-    node: PacsNode,
-    unit: int,
-    cancelled: Cancelled = never,
-    progress: Callable[[int], None] = lambda size: None,
-    done: Callable[[SeriesAccount], None] = lambda account: None,
-    receivers: Receivers | None = None,
-) -> dict[str, int | float]:
-    """Retrieve the series of one unit; what an earlier attempt completed is kept.
+def retrieve(run: Run, node: PacsNode, unit: int, cancelled: Question = never) -> dict[str, int | float]:
+    """Retrieve the series of one unit: see `Retrieval.unit`."""
+    with Retrieval(run, node, cancelled) as retrieval:
+        return retrieval.unit(unit)
+
+
+class Retrieval:
+    """A worker that retrieves units of a run, over one session that it keeps from unit to unit. A context manager.
 
     Args:
+        run, node: what is retrieved, and from where.
+        cancelled: asked now and then; True ends the work, what has arrived is kept.
         progress: told the bytes of every object that arrives.
         done: told the account of every series as it ends.
-        receivers: where C-MOVE delivers, for callers that retrieve several units at once.
-
-    Returns:
-        Sums over the unit's series, without identifiers.
+        receivers: where C-MOVE delivers, for callers with several workers in one process.
 
     Raises:
-        PacsifierError: the PACS, the receiver or the disk, after the retries that make sense here. The accounts
-            of the series done so far are kept.
+        StorageError: the output folder cannot be written.
     """
-    from pacsifier_ops.dimse.session import ClassesRefused
-    from pacsifier_ops.extract.retrieve import Retriever, write_dump, write_new_id
 
-    request = run.request
-    node = node_for(node, request)
-    tree = Tree.open(request.out_directory)
-    planned = [Planned(**item) for item in read_jsonl(run.part("units", unit))]
-    results = run.part("results", unit)
-    earlier = (SeriesAccount(**item) for item in read_jsonl(results)) if results.exists() else iter(())
-    accounts = {a.number: a for a in earlier if a.state in (SERIES_COMPLETE, SERIES_LISTED)}
-    with ExitStack() as stack:
-        if receivers is None:
-            receivers = stack.enter_context(closing(receivers_for(run, node)))
-        incoming = stack.enter_context(tree.workplace(leases()))
-        quarantine = run.folder / "quarantine"
-        retriever = Retriever(node, leases(), tree, receivers, incoming, quarantine, cancelled, progress)
-        stack.enter_context(retriever)
-        for item in planned:
-            if item.number in accounts:
+    #: So many series that fail one after the other are no matter of the series any more.
+    FAILURES_IN_A_ROW = 3
+
+    def __init__(
+        self,
+        run: Run,
+        node: PacsNode,
+        cancelled: Question = never,
+        progress: Callable[[int], None] = lambda size: None,
+        done: Callable[[SeriesAccount], None] = lambda account: None,
+        receivers: Receivers | None = None,
+    ) -> None:
+        from pacsifier_ops.extract.retrieve import Retriever
+
+        self._run, self._request, self._done = run, run.request, done
+        self._failures = 0
+        node = node_for(node, self._request)
+        self._tree = Tree.open(self._request.out_directory)
+        with ExitStack() as stack:
+            if receivers is None:
+                receivers = stack.enter_context(closing(receivers_for(run, node)))
+            self._incoming = stack.enter_context(self._tree.workplace(leases()))
+            quarantine = run.folder / "quarantine"
+            self._retriever = stack.enter_context(
+                Retriever(node, leases(), self._tree, receivers, self._incoming, quarantine, cancelled, progress)
+            )
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many series failed one after the other that the next will fail as well."""
+        return self._failures >= self.FAILURES_IN_A_ROW
+
+    def unit(self, number: int) -> dict[str, int | float]:
+        """Retrieve the series of one unit; what an earlier attempt completed is kept.
+
+        A series that fails for a reason of its own does not keep the others of the unit from being tried.
+
+        Returns:
+            Sums over the unit's series, without identifiers.
+
+        Raises:
+            PacsifierError: the PACS, the receiver or the disk, after the retries that make sense here. The accounts
+                of the series done so far are kept.
+        """
+        results = self._run.part("results", number)
+        earlier = (SeriesAccount(**item) for item in read_jsonl(results)) if results.exists() else iter(())
+        accounts = {a.number: a for a in earlier if a.state in (SERIES_COMPLETE, SERIES_LISTED)}
+        failed: PacsifierError | None = None
+        for planned in [Planned(**item) for item in read_jsonl(self._run.part("units", number))]:
+            if planned.number in accounts:
                 continue
-            accounts[item.number] = account = item.account()
+            accounts[planned.number] = account = planned.account()
             try:
-                if request.info:
-                    write_dump(tree, incoming, item)
-                if item.new_id:
-                    write_new_id(tree, incoming, item)
-                if request.retrieve == "save":
-                    retriever.retrieve(item, account)
-                else:
-                    account.state, account.expected, account.missing = SERIES_LISTED, None, 0
-            except ClassesRefused:
-                pass  # of this series alone; its account says so
+                self._series(planned, account)
+                self._failures = 0
             except PacsifierError as error:
                 account.reason = str(error)
-                raise
+                self._failures += 1
+                if not error.of_series or self.hopeless:
+                    raise
+                failed = error
             finally:
                 with storage_errors("the state root"):
                     write_jsonl(results, (asdict(a) for _, a in sorted(accounts.items())))
-                done(account)
-    return RunAccount(run.name, "", "", "", "", series=list(accounts.values())).totals()
+                self._done(account)
+        if failed is not None:
+            raise failed
+        return RunAccount(self._run.name, "", "", "", "", series=list(accounts.values())).totals()
+
+    def _series(self, planned: Planned, account: SeriesAccount) -> None:
+        from pacsifier_ops.dimse.session import ClassesRefused
+        from pacsifier_ops.extract.retrieve import write_dump, write_new_id
+
+        if self._request.info:
+            write_dump(self._tree, self._incoming, planned)
+        if planned.new_id:
+            write_new_id(self._tree, self._incoming, planned)
+        if self._request.retrieve == "save":
+            with suppress(ClassesRefused):  # of this series alone, and no retry helps; its account says so
+                self._retriever.retrieve(planned, account)
+        else:
+            account.state, account.expected, account.missing = SERIES_LISTED, None, 0
 
 
 def receivers_for(run: Run, node: PacsNode) -> Receivers:
