@@ -197,7 +197,10 @@ class Finder:
 
     def _hierarchically(self, keys: Mapping[str, str], of_study: Mapping[str, str]) -> Iterator[Dataset]:
         of_series = {k: v for k, v in keys.items() if KEYS[k].level is Level.SERIES}
-        for study in self._all("STUDY", of_study, of_study, _STUDY_KEYS):
+        studies = self._all("STUDY", of_study, of_study, _STUDY_KEYS)
+        for study in studies:
+            self._learn(study, ())
+        for study in studies:
             if not all(self._may_hold(study, k, v) for k, v in of_study.items()):
                 continue
             study_uid = str(study.StudyInstanceUID)
@@ -369,14 +372,12 @@ class Finder:
 
         An archive that answers in Latin-1, say, drops or replaces all letters that it lacks, and does not say so.
         """
-        if wanted.isascii():
-            return True
+        if wanted.isascii() or any(_holds_letters(name, wanted) for name in self._encodings):
+            return True  # what it has shown it can answer in, it does where an object needs it
         if answer.get("SpecificCharacterSet"):
-            return any(_holds_letters(name, wanted) for name in convert_encodings(answer.SpecificCharacterSet))
-        # In ASCII: because the object is, where the archive is known to answer in other character sets; or for
-        # want of letters, which leaves no letter at all, or nothing but the ASCII ones of what is wanted.
-        if any(_holds_letters(name, wanted) for name in self._encodings):
-            return True
+            return False
+        # In ASCII: because the object is, or for want of letters, which leaves no letter at all, or nothing but the
+        # ASCII ones of what is wanted.
         values, rest = values_of(answer, keyword), _BEYOND_ASCII.sub("*", wanted)
         remains = any(c.isalnum() for c in rest) and matches(keyword, rest, values)
         return any(c.isalnum() for value in values for c in value) and not remains

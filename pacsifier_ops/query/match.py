@@ -24,7 +24,7 @@ def value_to_send(keyword: str, wanted: str) -> str:
     """The value of one key for C-FIND (PS3.4 C.2.2.2); empty is universal matching.
 
     - Characters that archives might compare differently become `*`.
-    - A time becomes the range that its precision covers.
+    - A time becomes a range of whole seconds that covers it.
     - PatientName and ImageType are always universal: names are narrowed by `names.wide_name_keys`, and
       archives do not agree on how several values of ImageType match.
     """
@@ -32,7 +32,9 @@ def value_to_send(keyword: str, wanted: str) -> str:
     if vr == "PN" or keyword == "ImageType":
         return ""
     if vr == "TM":
-        return "-".join(end.removesuffix(".000000") for end in time_range(wanted))
+        # In whole seconds: archives that compare times as text put 101530 before 101530.000000.
+        low, high = time_range(wanted)
+        return f"{low[:6]}-{high[:6]}.999999" if high else f"{low[:6]}-"
     if vr == "IS":
         return str(int(wanted))
     sent = _UNSURE.sub("*", unicodedata.normalize("NFC", wanted))
