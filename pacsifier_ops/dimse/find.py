@@ -34,6 +34,7 @@ _NARROW = frozenset(
 #: Values that nobody has, by VR (random text for the others), and patterns that every value matches.
 _NOBODY = {"DA": "18581117", "TM": "235959.999999", "IS": "-99999999", "UI": "2.25.1"}
 _ANYBODY = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
+_LEFT_TO_ARCHIVE = "{} was left to the archive's own matching: its answers do not show it whole"
 _UID_OF_LEVEL = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 #: What may stand around a word of a name (PS3.5 6.2.1).
 _BEFORE = ("", "*^", "*=", "* ")
@@ -84,6 +85,15 @@ def _holds_letters(encoding: str, text: str) -> bool:
         return False
 
 
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[\s^,=]+", name) if word.strip("*")]
+
+
+def _forms(word: str) -> set[str]:
+    """The usual spellings of a word of a name."""
+    return {word, word.upper(), word.lower(), word.title()}
+
+
 def _holds_for(image: Dataset, keys: Mapping[str, str]) -> bool:
     return all(matches(k, v, values_of(image, k)) for k, v in keys.items())
 
@@ -128,6 +138,13 @@ class Finder:
                 open_ones[uid] = series
             elif holds:
                 found[uid] = series
+        name = keys.get("PatientName", "")
+        if any(not self._legible(candidates[uid][1], "PatientName", name) for uid in open_ones):
+            self._warn(_LEFT_TO_ARCHIVE.format("PatientName"))
+            near = self._studies_near(name, keys)
+            for uid in [uid for uid, series in open_ones.items() if series.study_uid not in near]:
+                if not self._legible(candidates[uid][1], "PatientName", name):
+                    del open_ones[uid]
         # Last, because what other series return tells which keys the archive knows at all.
         for uid, series in open_ones.items():
             if self._holds_by_archive(series, keys, open_ones.values()):
@@ -426,12 +443,26 @@ class Finder:
             if not images or not self._archive_matches(keyword, images, others):
                 raise self._undecidable([keyword])
             matched[keyword] = self._matched_by_archive(series, keyword, keys[keyword])
-            self._warn(f"{keyword} was left to the archive's own matching: its answers do not show it whole")
+            self._warn(_LEFT_TO_ARCHIVE.format(keyword))
         spoken = {k: v for k, v in asked.items() if k not in matched}
         return any(
             _holds_for(image, spoken) and all(str(image.get("SOPInstanceUID", "")) in uids for uids in matched.values())
             for image in images
         )
+
+    def _studies_near(self, name: str, keys: Mapping[str, str]) -> set[str]:
+        """Studies in whose patient's name the archive finds each word, somewhere, in a usual spelling.
+
+        PatientName is a required key at STUDY level (PS3.4 C.6.2.1), so this much every archive can tell of names
+        that its answers do not show; it leaves few series to be asked about one by one.
+        """
+        of_study = {k: v for k, v in keys.items() if KEYS[k].level is Level.STUDY and k != "PatientName"}
+        sent = {k: v for k, v in ((k, value_to_send(k, v)) for k, v in of_study.items()) if v}
+        near: list[set[str]] = []
+        for word in _words(name):
+            forms = (query("STUDY", **{"StudyInstanceUID": "", **sent, "PatientName": f"*{f}*"}) for f in _forms(word))
+            near.append(set().union(*(self._complete("STUDY", form) for form in forms)))
+        return set.intersection(*near) if near else set()
 
     def _archive_matches(self, keyword: str, images: Sequence[Dataset], others: Collection[FoundSeries]) -> bool:
         """Whether the archive matches on a key that it does not return: nothing for a value that nobody has.
@@ -492,8 +523,8 @@ class Finder:
         if wide and not possible:
             return set()
         exact: list[set[str]] = []
-        for word in filter(lambda word: word.strip("*"), re.split(r"[\s^,=]+", wanted)):
-            near = set.union(*(having(f"*{form}*") for form in {word, word.upper(), word.lower(), word.title()}))
+        for word in _words(wanted):
+            near = set.union(*(having(f"*{form}*") for form in _forms(word)))
             forms = {word, word.upper(), word.title()} if near else set()
             exact.append(set.union(set(), *(having(b + form + e) for form in forms for b in _BEFORE for e in _BEHIND)))
             if near - exact[-1]:
