@@ -26,13 +26,13 @@ class DagTimes:
 
     Attributes:
         total: seconds from the start to the end of the DAG run.
-        pacs: seconds in which at least one series was being retrieved, from the accounts, at most.
+        busy: seconds within it in which at least one series was being retrieved.
         tasks: task instances.
         exact: every run ended complete.
     """
 
     total: list[float] = field(default_factory=list)
-    pacs: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     tasks: int = 0
     exact: bool = True
 
@@ -51,18 +51,22 @@ def time_dag(server: Orthanc, patients: Sequence[str], rounds: int) -> dict[str,
                 dag_run: dict[str, Any] = up.get(f"dags/{DAG_ID}/dagRuns/{run}")
                 times.total.append(_seconds(dag_run["start_date"], dag_run["end_date"]))
                 times.tasks = len(up.tasks(run))
-                report = Path(
-                    up.get(
-                        f"dags/{DAG_ID}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value?deserialize=true"
-                    )["value"]["report"]
-                )
-                series = read_json(report.with_name("accounts.json"))["series"]
-                times.pacs.append(sum(item["seconds"] for item in series))
-                print(
-                    f"  DAG: {patient}: {times.total[-1]:.1f} s, {times.pacs[-1]:.1f} s of it retrieving",
-                    file=sys.stderr,
-                )
+                value = f"dags/{DAG_ID}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value?deserialize=true"
+                report = Path(up.get(value)["value"]["report"])
+                times.busy.append(_busy(up.tasks(run, "retrieve"), read_json(report.with_name("accounts.json"))))
+                print(f"  DAG: {patient}: {times.total[-1]:.1f} s, {times.busy[-1]:.1f} s retrieving", file=sys.stderr)
     return results
+
+
+def _busy(tasks: list[dict[str, Any]], accounts: dict[str, Any]) -> float:
+    """How long at least one series was being retrieved: each during the last seconds of its task."""
+    busy, until = 0.0, 0.0
+    ends = [datetime.fromisoformat(task["end_date"]).timestamp() for task in tasks]
+    spans = [(end - series["seconds"], end) for end, series in zip(ends, accounts["series"], strict=True)]
+    for start, end in sorted(spans):
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return busy
 
 
 def _seconds(start: str, end: str) -> float:

@@ -30,6 +30,8 @@ from pydicom.misc import is_dicom
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench import planning  # noqa: E402
+from bench.dag import DagTimes, time_dag  # noqa: E402
 from pacsifier_ops.embedded.phantoms import phantom_series, write  # noqa: E402
 from tests.peers import OUR_AET, Orthanc, missing_programs  # noqa: E402
 
@@ -248,6 +250,24 @@ def report(title: str, instances_: int, results: dict[str, Runs]) -> str:
     return "\n".join([*lines, ""])
 
 
+def dag_report(dag: dict[str, DagTimes]) -> list[str]:
+    """The DAG's runs as a Markdown table."""
+    lines = [
+        "### The DAG, through the scheduler (LocalExecutor), Orthanc out of the box",
+        "",
+        "| cohort | tasks | seconds, median (min to max) | of it retrieving | Airflow's share, per task | complete |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for cohort in COHORTS:
+        times = dag[cohort.patient]
+        shares = [(total - busy) / times.tasks for total, busy in zip(times.total, times.busy, strict=True)]
+        lines.append(
+            f"| {cohort.name} | {times.tasks} | {spread(times.total)} | {spread(times.busy)} | {spread(shares)} "
+            f"| {'yes' if times.exact else 'no'} |"
+        )
+    return [*lines, ""]
+
+
 def spread(values: list[float]) -> str:
     """Median, smallest and largest."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
@@ -360,7 +380,7 @@ def main() -> int:
         return 1
     OUT.mkdir(parents=True, exist_ok=True)
     facts = machine()
-    results: dict[str, Any] = {"machine": facts, "retrieval": {}, "memory": []}
+    results: dict[str, Any] = {"machine": facts, "retrieval": {}, "memory": [], "planning": []}
     page = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
     us = {OURS: ours("get"), "ours, C-MOVE": ours("move")}
     # DCMTK's programs and Orthanc, which is built on it, leave Nagle's algorithm on unless this variable is set.
@@ -385,6 +405,10 @@ def main() -> int:
                     runs = compare(server, cohort, files[cohort], timed)
                     results["retrieval"][f"{title}, {cohort.name}"] = {tool: asdict(r) for tool, r in runs.items()}
                     page.append(report(f"{cohort.name}, {title}", len(files[cohort]), runs))
+                if contenders is shipped:
+                    dag = time_dag(server, [cohort.patient for cohort in COHORTS], args.rounds)
+                    results["dag"] = {patient: asdict(times) for patient, times in dag.items()}
+        page += dag_report(dag)
         sizes = [size for size in (10, 100, 1000) if size <= args.largest]
         big = [big_object(folder / "big", size) for size in sizes]
         page += ["### Peak memory", "", "| object | C-GET | C-MOVE |", "|---:|---:|---:|"]
@@ -398,6 +422,11 @@ def main() -> int:
                     results["memory"].append({"method": method, "object": size, "peak": peak, "seconds": seconds})
                     cells.append(f"{peak:.0f} MB ({seconds:.1f} s)")
                 page.append(f"| {size} MB | {' | '.join(cells)} |")
+    page += ["", "### Planning", "", "| series | seconds | ms per series | peak memory |", "|---:|---:|---:|---:|"]
+    for size in planning.SIZES:
+        seconds, megabytes = planning.measure(size)
+        results["planning"].append({"series": size, "seconds": seconds, "peak": megabytes})
+        page.append(f"| {size:,} | {seconds:.1f} | {1000 * seconds / size:.3f} | {megabytes:.0f} MB |")
     path = OUT / f"results-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps(results, indent=1))
     print("\n".join(page))

@@ -345,9 +345,7 @@ def test_move_to_nobody(pacs: EmbeddedPacs) -> None:
 
 def test_private_sop_class(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     private = "1.2.826.0.1.3680043.9.9999.1"
-    (path,) = write(
-        phantom_series(patient_id="P", patient_name="P", n_images=1, SOPClassUID=private), tmp_path
-    )
+    (path,) = write(phantom_series(patient_id="P", patient_name="P", n_images=1, SOPClassUID=private), tmp_path)
     assert pacs.add([path]) == 1
     contexts = [build_context(private, ExplicitVRLittleEndian)]
     study = find(pacs, "STUDY", PatientID="P", StudyInstanceUID="")[1][0].StudyInstanceUID
@@ -448,9 +446,7 @@ def test_fault_withhold(
 
 
 @pytest.mark.parametrize("service", ["C-GET", "C-MOVE"])
-def test_fault_abort_heals_itself(
-    pacs: EmbeddedPacs, cohort: list[Path], receiver: Receiver, service: str
-) -> None:
+def test_fault_abort_heals_itself(pacs: EmbeddedPacs, cohort: list[Path], receiver: Receiver, service: str) -> None:
     series = series_of(pacs, PatientID="200316", SeriesNumber="1")
 
     def retrieve() -> tuple[list[Any], dict[str, bytes]]:
@@ -552,9 +548,7 @@ def dcmtk(pacs: EmbeddedPacs, tmp_path: Path) -> Callable[..., str]:
 
     def run(tool: str, *options: str) -> str:
         command = [tool, "-v", "-aet", "DCMTK", "-aec", pacs.aet, *options, pacs.host, str(pacs.port)]
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=30
-        )
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=30)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -594,9 +588,7 @@ def test_foreground_stops_cleanly(cohort: list[Path], number: signal.Signals) ->
     command = [sys.executable, "-m", "pacsifier_ops.embedded", "--port", "0", "--folder", folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
-        said = re.fullmatch(
-            r"DEMOPACS listens on 127\.0\.0\.1:(\d+) with (\d+) instances\n", process.stdout.readline()
-        )
+        said = re.fullmatch(r"DEMOPACS listens on 127\.0\.0\.1:(\d+) with (\d+) instances\n", process.stdout.readline())
         assert said is not None
         assert int(said[2]) == len(cohort)
         assoc = AE("CLIENT").associate("127.0.0.1", int(said[1]), [build_context(VERIFICATION)], "DEMOPACS")

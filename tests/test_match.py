@@ -102,9 +102,7 @@ def test_values_that_do_not_match(keyword: str, wanted: str, values: list[str]) 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Zl", "Zp"]), max_size=20)
 
 
-@given(
-    st.sampled_from(list(KEYS)), text | st.text("0123456789-.*?\\ ", max_size=20), st.lists(text, max_size=3)
-)
+@given(st.sampled_from(list(KEYS)), text | st.text("0123456789-.*?\\ ", max_size=20), st.lists(text, max_size=3))
 def test_every_cell_that_is_taken_can_be_sent_and_matched(keyword: str, cell: str, values: list[str]) -> None:
     try:
         wanted = check_cell(keyword, cell.strip())

@@ -46,9 +46,7 @@ def test_uids_are_valid_and_follow_from_their_parts() -> None:
 
 
 @pytest.mark.parametrize("transfer_syntax", [ImplicitVRLittleEndian, RLELossless])
-def test_transfer_syntax_changes_the_encoding_and_not_the_pixels(
-    tmp_path: Path, transfer_syntax: str
-) -> None:
+def test_transfer_syntax_changes_the_encoding_and_not_the_pixels(tmp_path: Path, transfer_syntax: str) -> None:
     plain = phantom_series(patient_id="1", patient_name="A", n_images=2)
     other = phantom_series(patient_id="1", patient_name="A", n_images=2, transfer_syntax=transfer_syntax)
     for one, two in zip(plain, map(dcmread, write(other, tmp_path)), strict=True):

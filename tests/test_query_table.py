@@ -81,12 +81,8 @@ def test_example_with_an_unknown_column() -> None:
 def test_example_with_a_wildcard_alone() -> None:
     table = read_query_table(EXAMPLES / "example3.csv")
     assert not table.rows
-    assert [(row.line, row.cells) for row in table.bad_rows] == [
-        (2, {"StudyDate": "20150512", "PatientID": "*"})
-    ]
-    assert [(p.line, p.column, p.message[:14]) for p in table.problems] == [
-        (2, "PatientID", "only wildcards")
-    ]
+    assert [(row.line, row.cells) for row in table.bad_rows] == [(2, {"StudyDate": "20150512", "PatientID": "*"})]
+    assert [(p.line, p.column, p.message[:14]) for p in table.problems] == [(2, "PatientID", "only wildcards")]
 
 
 # The columns
@@ -191,8 +187,7 @@ def test_dividers_encodings_and_line_ends(divider: str, encoding: str, end: str)
         "null,,",
     ]
     lines = [
-        line.replace('Doe; John,\tJr"', "\0").replace(",", divider).replace("\0", 'Doe; John, Jr"')
-        for line in lines
+        line.replace('Doe; John,\tJr"', "\0").replace(",", divider).replace("\0", 'Doe; John, Jr"') for line in lines
     ]
     table = read((end.join(lines) + end).encode(encoding))
     assert keys(table) == [
@@ -245,9 +240,7 @@ def test_a_table_of_ragged_rows_only() -> None:
 
 
 def test_all_problems_come_at_once_in_order() -> None:
-    table = read(
-        "StudyDate,PatientID,SeriesNumber\n20150231,*,x\n,,\n20150512,1,3\n20150613-20150612,A\\B,1.5\n"
-    )
+    table = read("StudyDate,PatientID,SeriesNumber\n20150231,*,x\n,,\n20150512,1,3\n20150613-20150612,A\\B,1.5\n")
     assert [(p.line, p.column) for p in table.problems] == [
         (2, "StudyDate"),
         (2, "PatientID"),
@@ -355,9 +348,7 @@ def test_bad_cells(column: str, text: str, words: str) -> None:
 
 def test_rows_without_a_key() -> None:
     table = read("new_ids,PatientID\nP1,\nP2,7\n")
-    assert [(p.line, p.column, p.message.split(";")[0]) for p in table.problems] == [
-        (2, "", "asks for nothing")
-    ]
+    assert [(p.line, p.column, p.message.split(";")[0]) for p in table.problems] == [(2, "", "asks for nothing")]
     assert [(row.keys, row.new_id) for row in table.rows] == [({"PatientID": "7"}, "P2")]
 
 
@@ -377,9 +368,7 @@ def test_equal_rows_are_asked_once() -> None:
 
 
 def test_one_patient_with_two_pseudonyms() -> None:
-    table = read(
-        "PatientID,StudyDate,new_ids\n1,,P1\n2,,P2\n1,20150512,P3\n1,20150513,P1\n1,20150514,\n,20150512,P4\n"
-    )
+    table = read("PatientID,StudyDate,new_ids\n1,,P1\n2,,P2\n1,20150512,P3\n1,20150513,P1\n1,20150514,\n,20150512,P4\n")
     assert [row.line for row in table.rows] == [3, 6, 7]
     assert [(p.line, p.column, p.message.split()[1]) for p in table.problems] == [
         (2, "new_ids", "4"),
@@ -450,9 +439,9 @@ def test_workbook_header_is_checked_and_sizes_are_bounded() -> None:
 # Properties
 
 letters = st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="\\*?^=")
-cells = st.text(
-    letters | st.sampled_from(" ,;\"'*?") | st.sampled_from("äéñß"), min_size=1, max_size=40
-).filter(lambda text: text.strip(" *?,") != "")
+cells = st.text(letters | st.sampled_from(" ,;\"'*?") | st.sampled_from("äéñß"), min_size=1, max_size=40).filter(
+    lambda text: text.strip(" *?,") != ""
+)
 rows = st.lists(st.tuples(cells, cells, st.sampled_from(["", "\n", "\n\n"])), min_size=1, max_size=8)
 
 

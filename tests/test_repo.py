@@ -231,9 +231,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pat
     folder = tmp_path / "index"
     (folder / "simple" / "uv").mkdir(parents=True)
     Index.asked = []
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Index, directory=str(folder))
-    ) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Index, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
             monkeypatch.delenv(name, raising=False)

@@ -17,7 +17,7 @@ from pacsifier_ops.accounts import EXIT_CODES, RunAccount, SeriesAccount
 from pacsifier_ops.config import METHODS, PacsNode, read_config
 from pacsifier_ops.errors import Cancelled, InputError, PacsifierError
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.run import Request, Run
+from pacsifier_ops.extract.run import Request, Run, noted_warnings
 
 INTERRUPTED = 130
 
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         max_series=args.max_series,
     )
     run = Run.fresh()
-    with _stoppable() as stopped:
+    with _stoppable() as stopped, noted_warnings(run):
         batches = steps.prepare(run, request, node, most=node.max_associations)
         error: BaseException | None = None
         try:

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
@@ -89,9 +88,6 @@ _QUERY_CONTEXTS = (
 CLASSES_PER_ASSOCIATION = (MAX_CONTEXTS - len(_QUERY_CONTEXTS)) // len(GET_TRANSFER_SYNTAXES)
 
 PENDING, PENDING_KEYS_UNSUPPORTED = 0xFF00, 0xFF01
-
-# Archives hold values that their VR does not allow, and keys may hold wildcards; pydicom's warnings quote both.
-config.settings.reading_validation_mode = config.settings.writing_validation_mode = config.IGNORE
 
 #: PS3.8 Table 9-21, in words: (source, reason) of an A-ASSOCIATE-RJ.
 _REJECTIONS = {

@@ -57,6 +57,8 @@ T = TypeVar("T")
 
 #: Waits between the attempts after an error that may pass by itself, in multiples of the node's retry_wait.
 BACK_OFF = (1, 2, 4, 8, 16)
+#: So often an archive that tried to send and sent nothing, out of resources, is asked again.
+REFUSALS = 2
 #: SOP Instance UIDs per IMAGE level request; a list of 64-character UIDs then stays within one PDU.
 UIDS_PER_REQUEST = 100
 #: Some archives end C-MOVE before the last object arrived; wait while something still comes in, in seconds.
@@ -290,6 +292,7 @@ class Transfer:
         self._quarantined: set[str] = set()
         self._bytes = 0
         self._outcome: Outcome | None = None
+        self._refusals = 0
         self._remark = ""
         self._method = ""
 
@@ -301,12 +304,7 @@ class Transfer:
         for whole in (not self.present, False):
             if not self._missing():
                 break
-            try:
-                self._again(partial(self._fetch, whole))
-            except OutOfResources:
-                if self._outcome is None:
-                    raise
-                break  # it is about these objects, which it cannot send; others it may
+            self._again(partial(self._fetch, whole))
             self._again(self._sort_out_unlisted)
 
     def fit_to_publish(self) -> dict[str, ReceivedObject]:
@@ -393,6 +391,9 @@ class Transfer:
         self._fetch_missing(missing, whole)
         outcome = self._outcome
         if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self.received) == before:
+            self._refusals += 1
+            if self._refusals > REFUSALS:
+                return  # it is about these objects, which it cannot send; others it may
             raise OutOfResources(f"{self._node.name}: could send nothing (0x{outcome.status:04X})")
 
     def _fetch_missing(self, missing: list[str], whole: bool) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import secrets
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -180,6 +181,14 @@ class Run:
         handle = os.open(self.folder / "problems.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         with os.fdopen(handle, "a", encoding="utf-8") as stream:
             stream.write(f"{now()} {text.rstrip()}\n")
+
+
+@contextmanager
+def noted_warnings(run: Run) -> Iterator[None]:
+    """Write warnings to the run's problems.txt: those of pydicom quote values."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, kind, *where: run.note(f"{kind.__name__}: {message}")
+        yield
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from pacsifier_ops import settings
 from pacsifier_ops.config import PacsNode, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError
-from pacsifier_ops.extract.run import Run
+from pacsifier_ops.extract.run import Run, noted_warnings
 from pacsifier_ops.files import confined
 
 
@@ -28,8 +27,7 @@ def boundary(run: Run) -> Iterator[None]:
     Typed errors hold no values and pass with their text; whatever else happens is written to the run's
     problems.txt, and only its kind is told. Errors that may pass by themselves are left to Airflow's retries.
     """
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, kind, *where: run.note(f"{kind.__name__}: {message}")
+    with noted_warnings(run):
         try:
             yield
         except PacsifierError as error:

@@ -1,0 +1,130 @@
+"""The command `pacsifier` against the embedded PACS."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacsifier_ops.cli.extract import main
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from tests.command import arguments, start, write_table
+from tests.embedded import free_port, log_of, series, serving
+
+IMAGES = [
+    *series("P1", n_images=2),
+    *series("P1", series_number=2, SeriesDescription="Second"),
+    *series("P2", n_images=3),
+    *series("P3"),
+]
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    with serving(IMAGES, tmp_path / "pacs") as running:
+        yield running
+
+
+@pytest.fixture
+def config(pacs: EmbeddedPacs, tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    values = {
+        "server_address": pacs.host,
+        "port": pacs.port,
+        "server_AET": pacs.aet,
+        "AET": "PACSIFIER",
+        "move_AET": "",
+        "move_port": free_port(),
+        "batch_size": 0,
+        "batch_wait_time": 0,
+    }
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "table.csv", [{"PatientID": "P?"}])
+
+
+def images(out: Path) -> int:
+    return sum(1 for _ in out.glob("sub-*/**/*.dcm"))
+
+
+def test_info_alone_writes_dumps_and_fetches_nothing(
+    config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(config, table, tmp_path / "out", "--info")) == 0
+    assert len(list((tmp_path / "out").glob("sub-*/**/*.csv"))) == 4
+    assert (images(tmp_path / "out"), pacs.retrieves) == (0, [])
+    assert "4 series found" in capsys.readouterr().out
+
+
+def test_all_flags_of_old_are_taken(
+    config: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--save", "--info", "--resume", "--verbose")
+    assert main(arguments(config, table, tmp_path / "out", *flags)) == 0
+    said = capsys.readouterr().out
+    assert "complete: 1 rows, 4 series; of 7 images expected 0 were there, 7 received, 0 missing" in said
+    assert images(tmp_path / "out") == 7
+    assert main(["-s", "-i", "-v", *arguments(config, table, tmp_path / "out")]) == 0
+    assert "7 were there, 0 received" in capsys.readouterr().out
+
+
+def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    def code(*flags: str, rows: Path = table) -> int:
+        return main(arguments(config, rows, tmp_path / "out", "--save", *flags))
+
+    pacs.faults.withhold = {str(IMAGES[0].SOPInstanceUID)}
+    assert code() == 3
+    assert code("--accept_incomplete") == 0
+    pacs.faults.withhold = set()
+    assert code("--max_series", "3") == 2
+    assert code() == 0
+    bad = write_table(tmp_path / "bad.csv", [{"PatientID": "P1"}, {"PatientID": "*"}])
+    assert code(rows=bad) == 3
+    assert code("--strict", rows=bad) == 2
+    assert code(rows=tmp_path / "missing.csv") == 2
+    assert main(arguments(tmp_path / "missing.json", table, tmp_path / "out", "--save")) == 2
+
+
+@pytest.mark.parametrize("flags", [(), ("--save", "--max_series", "0"), ("--save", "--method", "fly")])
+def test_wrong_use_is_refused_with_a_sentence(
+    flags: tuple[str, ...], config: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments(config, table, tmp_path / "out", *flags))
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_series_that_fails_does_not_end_the_others(
+    config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pacs.faults.withhold = {str(image.SOPInstanceUID) for image in IMAGES if image.PatientID == "P2"}
+    assert main(arguments(config, table, tmp_path / "out", "--save")) == 3
+    states = sorted((line["FilesFound"], line["Status"]) for line in log_of(tmp_path / "out"))
+    assert states == [("0", "incomplete"), ("1", "complete"), ("1", "complete"), ("2", "complete")]
+    assert "3 of 3 instances missing" in capsys.readouterr().err
+
+
+def test_interrupted_it_keeps_what_came_and_goes_on_next_time(
+    config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Path
+) -> None:
+    pacs.faults.delay = 0.5
+    process = start(config, table, tmp_path / "out", "--save")
+    while not pacs.sent:
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "stopping; what has arrived is kept" in errors and "Traceback" not in errors
+    assert said.splitlines()[-2].startswith("log:") and log_of(tmp_path / "out")
+    pacs.faults.delay = 0
+    assert main(arguments(config, table, tmp_path / "out", "--save")) == 0
+    assert images(tmp_path / "out") == 7
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".part"]
