@@ -43,6 +43,7 @@ from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked, sp
 from pacsifier_ops.dimse.sink import file_head
 from pacsifier_ops.dimse.transport import HANDLERS
 from pacsifier_ops.errors import ConfigError, ReceiverError
+from pacsifier_ops.extract.receiving import announced
 from pacsifier_ops.leases import Leases
 
 PRIVATE_CLASS = "1.3.12.2.1107.5.9.1"
@@ -387,9 +388,8 @@ def test_the_command_runs_until_it_is_told_to_stop(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     process, port = standing()
-    name = f"receiver:RX:{port}"
     leases = Leases(state_root / "leases")
-    assert leases.holder(name) == {"spool": str(spool), "aet": "RX", "port": port}
+    assert announced(leases, "RX", port) == spool
     assert send(port, make(tmp_path / "in", "1.2.3")) == [0]
     assert len(list(spooled(spool, "1.2.3"))) == 1
     config = tmp_path / "config.json"
@@ -402,7 +402,7 @@ def test_the_command_runs_until_it_is_told_to_stop(
     assert f"RX cannot listen at port {port}" in capfd.readouterr().err
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    assert leases.holder(name) is None
+    assert announced(leases, "RX", port) is None
 
 
 def test_a_full_disk_refuses_the_object_and_keeps_the_association(

@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         OSError: the spool cannot be written.
     """
     from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked
+    from pacsifier_ops.extract.receiving import announce
 
     aet, port = _identity(arguments)
     spool = (arguments.spool or settings.spool()).absolute()
@@ -89,10 +90,9 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         free_floor_bytes=int(arguments.min_free_gb * _GIB),
     )
     leases = Leases(settings.state_root() / "leases")
-    meta = {"spool": str(spool), "aet": aet, "port": port}
     with receiver:
         try:
-            lease = leases.acquire(f"receiver:{aet}:{port}", wait=0, meta=meta)
+            lease = announce(leases, aet, port, spool)
         except LeaseBusy as error:
             raise ReceiverError(f"a receiver {aet} at port {port} runs already; stop it first") from error
         with lease:
