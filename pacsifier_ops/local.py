@@ -306,6 +306,7 @@ def up(
             f"  pacs_default  {pacs}\n"
             f"  receiver      {aet} at {receiver_host}:{receiver_port}\n"
             f"  query tables  {data / 'queries'}\n"
+            f"  state root    {environment['PACSIFIER_STATE_ROOT']}\n"
             f"  logs          {parts.logs}\n"
             "Ctrl-C stops everything.",
             flush=True,
