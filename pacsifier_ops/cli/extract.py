@@ -85,14 +85,16 @@ def _run(args: argparse.Namespace) -> int:
     run = Run.fresh()
     with _stoppable() as stopped, noted_warnings(run):
         batches = steps.prepare(run, request, node, most=node.max_associations)
-        error: BaseException | None = None
+        error: Exception | None = None
         try:
             _work(run, node, batches, stopped, args.verbose)
-        except PacsifierError as problem:
+        except Exception as problem:  # whatever happened, the books are closed first
             error = problem
         account = steps.report(run)
     with suppress(BrokenPipeError):  # as in `pacsifier ... | head`
         _tell(account, run, error)
+    if error is not None and not isinstance(error, PacsifierError):
+        raise error
     if stopped():
         return INTERRUPTED
     if isinstance(error, InputError):
@@ -193,7 +195,7 @@ class Crew:
                 if not (isinstance(error, PacsifierError) and error.of_series):
                     self._broken.set()
 
-        threads = [threading.Thread(target=one) for _ in range(min(self._size, len(numbers)))]
+        threads = [threading.Thread(target=one, daemon=True) for _ in range(min(self._size, len(numbers)))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -247,7 +249,7 @@ class Progress:
         print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _tell(account: RunAccount, run: Run, error: BaseException | None) -> None:
+def _tell(account: RunAccount, run: Run, error: Exception | None) -> None:
     totals = account.totals()
     for row in account.rows:
         if row.reason:
