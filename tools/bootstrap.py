@@ -1,20 +1,19 @@
-"""Make .venv, exactly as the lock file says, with nothing but Python's standard library to start from.
+"""Make .venv, exactly as the lock file says, from nothing but a Python and the package index.
 
-Debian's python3 comes without venv and pip, so the installer `uv` is fetched from the Python package index
-and checked against the hashes of requirements-dev.lock. Nothing is done where .venv is as it should be. Kill
-it anywhere and run it again: the stamp that says "done" is taken away first and written last.
+Debian's python3 comes without venv and pip. So any pip that can be found installs the installer `uv`, checked
+against the hashes of requirements-dev.lock: an installed one, the one that Python carries for new environments, or
+Debian's, which needs no root to be fetched and unpacked. Nothing is done where .venv is as it should be. Kill it
+anywhere and run it again: the stamp that says "done" is taken away first and written last.
 
-The index is UV_DEFAULT_INDEX, UV_INDEX_URL or PIP_INDEX_URL where one is set.
+The index is UV_DEFAULT_INDEX, UV_INDEX_URL or PIP_INDEX_URL where one is set, else the one of pip's settings.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import fcntl
 import hashlib
-import html.parser
-import io
+import importlib.util
 import os
 import platform
 import re
@@ -22,10 +21,8 @@ import shutil
 import ssl
 import subprocess
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
-import zipfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,50 +30,54 @@ VENV = ROOT / ".venv"
 STAMP = VENV / ".setup"
 RUN_LOCK, DEV_LOCK = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
 INPUTS = (RUN_LOCK, DEV_LOCK, ROOT / "requirements.txt", ROOT / "pyproject.toml")
-TIMEOUT = 60.0  # seconds of silence
+DEBIAN_WHEELS = Path("/usr/share/python-wheels")
 
 
-def index_url() -> str:
-    """Address of the package index, without a slash at its end."""
-    names = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
-    return next((os.environ[n] for n in names if os.environ.get(n)), "https://pypi.org/simple").rstrip("/")
+def pips(scratch: Path) -> Iterator[list[str]]:
+    """Commands that may be a working pip, the handiest first. pip runs from its wheel as well as installed."""
+    if importlib.util.find_spec("pip"):
+        yield [sys.executable, "-m", "pip"]
+    if spec := importlib.util.find_spec("ensurepip"):
+        yield from _from_wheels(Path(str(spec.origin)).parent / "_bundled")
+    yield from _from_wheels(DEBIAN_WHEELS)
+    if shutil.which("apt-get") and shutil.which("dpkg-deb"):
+        quiet = {"cwd": scratch, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
+        subprocess.run(["apt-get", "download", "-q", "python3-pip-whl"], **quiet)  # type: ignore[call-overload]
+        for package in scratch.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package.name, "."], **quiet)  # type: ignore[call-overload]
+        yield from _from_wheels(scratch / DEBIAN_WHEELS.relative_to("/"))
 
 
-class Links(html.parser.HTMLParser):
-    """Collect the links of a page of the simple repository API."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep the target of every link."""
-        if tag == "a":
-            self.found += [value for name, value in attrs if name == "href" and value]
+def _from_wheels(folder: Path) -> Iterator[list[str]]:
+    for wheel in sorted(folder.glob("pip-*.whl")):
+        yield [sys.executable, f"{wheel}/pip"]
 
 
-def fetch(url: str) -> bytes:
-    """Read `url`, which may hold a user and a password.
+def fetch_uv(folder: Path) -> Path:
+    """Install the `uv` of the lock file, its hashes checked, into `folder`; returns the program.
 
-    A machine without any certificates cannot verify whom it talks to. The hash of what is installed is
-    known beforehand, so it is read all the same then, unless a password would go out.
+    Raises:
+        SystemExit: there is no pip, or it cannot get uv; says what to do.
     """
-    parts = urllib.parse.urlsplit(url)
-    request = urllib.request.Request(
-        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
-        headers={"Accept": "text/html, application/octet-stream"},
-    )
-    if parts.username:
-        user = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
-    try:
-        return bytes(urllib.request.urlopen(request, timeout=TIMEOUT).read())
-    except urllib.error.URLError as error:
-        unverified = isinstance(error.reason, ssl.SSLCertVerificationError)
-        if not unverified or has_certificates() or parts.username:
-            raise
-    blind = ssl._create_unverified_context()
-    return bytes(urllib.request.urlopen(request, timeout=TIMEOUT, context=blind).read())
+    entry = re.search(r"^uv==\S+(?:[^\n]*\\\n)+[^\n]*", DEV_LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+    if not entry:
+        raise SystemExit(f"{DEV_LOCK.name} does not name uv; make it anew with `make lock`")
+    (folder / "uv.txt").write_text(entry[0], encoding="utf-8")
+    environment = dict(os.environ)
+    if index := index_url():
+        environment["PIP_INDEX_URL"] = index
+    into = ["install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps", "--only-binary=:all:"]
+    for pip in pips(folder):
+        if subprocess.run([*pip, "--version"], capture_output=True, check=False).returncode:
+            continue
+        command = [*pip, *into, "--target", str(folder / "uv"), "-r", str(folder / "uv.txt")]
+        if subprocess.run(command, env=environment, check=False).returncode:
+            raise SystemExit(
+                "the package index cannot be reached, or has no such uv (see above); check the network, HTTPS_PROXY "
+                "and SSL_CERT_FILE, or name another index in PIP_INDEX_URL"
+            )
+        return folder / "uv" / "bin" / "uv"
+    raise SystemExit("no pip was found to start from; as root: apt install python3-venv")
 
 
 def has_certificates() -> bool:
@@ -85,44 +86,20 @@ def has_certificates() -> bool:
     return bool(paths.cafile) or bool(paths.capath and any(Path(paths.capath).iterdir()))
 
 
-def wheel_ending() -> str:
-    """How the name of the wheel for this machine ends, as a regular expression."""
-    machine = platform.machine().lower()
-    if sys.platform == "darwin":
-        return f"macosx_[0-9_]+_{machine}"
-    libc = "manylinux" if platform.libc_ver()[0] == "glibc" else "musllinux"
-    return rf"{libc}_[0-9_]+_{machine}(\.[a-z0-9_]+)?"
-
-
-def fetch_uv() -> bytes:
-    """The program `uv` in the version of the lock file, its wheel checked against the lock's hashes."""
-    text = DEV_LOCK.read_text(encoding="utf-8")
-    entry = re.search(r"^uv==(\S+)((?:[^\n]*\\\n)+[^\n]*)", text, re.MULTILINE)
-    if not entry:
-        raise SystemExit(f"{DEV_LOCK.name} does not name uv; make it anew with `make lock`")
-    version, hashes = entry[1], set(re.findall(r"sha256:([0-9a-f]{64})", entry[2]))
-    page = f"{index_url()}/uv/"
-    links = Links()
-    links.feed(fetch(page).decode("utf-8", "replace"))
-    name = re.compile(rf"uv-{re.escape(version)}-py3-none-{wheel_ending()}\.whl")
-    for link in links.found:
-        url = urllib.parse.urljoin(page, link)
-        if name.fullmatch(urllib.parse.unquote(urllib.parse.urlsplit(url).path.rpartition("/")[2])):
-            wheel = fetch(urllib.parse.urldefrag(url).url)
-            if hashlib.sha256(wheel).hexdigest() not in hashes:
-                raise SystemExit("the package index gives another wheel of uv than the lock file names")
-            with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-                return archive.read(f"uv-{version}.data/scripts/uv")
-    raise SystemExit(f"the package index has no uv {version} for this machine ({platform.platform()})")
+def index_url() -> str:
+    """Address of the package index that the environment names; empty where it names none."""
+    names = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
+    return next((os.environ[n] for n in names if os.environ.get(n)), "")
 
 
 def run(uv: Path, *arguments: str) -> None:
     """Run uv for .venv; its own messages say what is wrong."""
     environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
     environment["UV_PYTHON_DOWNLOADS"] = "never"
-    environment["UV_DEFAULT_INDEX"] = index_url()
     if has_certificates():  # else uv's own
         environment.setdefault("UV_SYSTEM_CERTS", "1")
+    if index := index_url():
+        environment["UV_DEFAULT_INDEX"] = index
     if subprocess.run([str(uv), *arguments, "--quiet"], cwd=ROOT, env=environment, check=False).returncode:
         raise SystemExit("setup failed: see above; `make setup` again goes on from here")
 
@@ -142,18 +119,12 @@ def setup(dev: bool) -> None:
     STAMP.unlink(missing_ok=True)
     uv = VENV / "bin" / "uv"
     if not (fits and uv.exists()):
-        try:
-            program = fetch_uv()
-        except OSError as error:
-            raise SystemExit(
-                f"the package index cannot be reached ({error}); check the network, HTTPS_PROXY and "
-                "SSL_CERT_FILE, or name another index in PIP_INDEX_URL"
-            ) from None
-        if VENV.exists():
-            shutil.rmtree(VENV)
-        uv.parent.mkdir(parents=True)
-        uv.write_bytes(program)
-        uv.chmod(0o755)
+        with tempfile.TemporaryDirectory(dir=ROOT, prefix=".setup-") as folder:
+            program = fetch_uv(Path(folder))
+            if VENV.exists():
+                shutil.rmtree(VENV)
+            uv.parent.mkdir(parents=True)
+            program.replace(uv)
         run(uv, "venv", "--allow-existing", "--python", sys.executable, str(VENV))
     lock = DEV_LOCK if tools == "dev" else RUN_LOCK
     run(uv, "pip", "sync", "--python", str(python), "--require-hashes", str(lock))
