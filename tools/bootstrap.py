@@ -66,7 +66,15 @@ def fetch_uv(folder: Path) -> Path:
     environment = dict(os.environ)
     if index := index_url():
         environment["PIP_INDEX_URL"] = index
-    into = ["install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps", "--only-binary=:all:"]
+    into = [
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--root-user-action=ignore",
+        "--require-hashes",
+        "--no-deps",
+        "--only-binary=:all:",
+    ]
     for pip in pips(folder):
         if subprocess.run([*pip, "--version"], capture_output=True, check=False).returncode:
             continue
