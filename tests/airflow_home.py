@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.extract.requests import take_in
 from tests.command import Result, extract
+from tests.peers import free_port
 
 REPO = Path(__file__).parents[1]
 DAG_ID = "pacsifier_extract"
@@ -373,9 +373,3 @@ class Up:
         while not ready():
             assert self._process.poll() is None and time.monotonic() < until
             time.sleep(0.3)
-
-
-def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.run import Request, Run
 from tests.command import write_table
+from tests.peers import free_port
 
 SMALL: dict[str, Any] = {"rows": 4, "columns": 4, "n_images": 1}
 
@@ -42,13 +42,6 @@ def node_of(pacs: EmbeddedPacs, **fields: Any) -> PacsNode:
     port = pacs.destinations.get("PACSIFIER", ("", 0))[1]
     node = PacsNode("pacs", pacs.host, pacs.port, pacs.aet, receiver_port=port, retry_wait=0.005)
     return replace(node, **fields)
-
-
-def free_port() -> int:
-    """A TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def planned_run(node: PacsNode, rows: list[dict[str, str]], out: Path, **request: Any) -> tuple[Run, list[int]]:

@@ -12,7 +12,8 @@ import pytest
 from pacsifier_ops.cli.extract import main
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from tests.command import arguments, start, write_table
-from tests.embedded import free_port, log_of, series, serving
+from tests.embedded import log_of, series, serving
+from tests.peers import free_port
 
 IMAGES = [
     *series("P1", n_images=2),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -25,6 +24,7 @@ from tests.command import (
     write_table,
 )
 from tests.conftest import Pacs
+from tests.disks import disk
 from tests.peers import Orthanc, Peer, free_port
 from tests.test_find_peers import expected
 from tests.truth import Truth
@@ -304,14 +304,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 def test_disk_full(fragile: Pacs, long_table: Path, tmp_path: Path) -> None:
     """Nothing half-written stays; with more room the next run completes."""
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("needs root, to mount a small tmpfs")
-    out = tmp_path / "small"
-    out.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", out], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("tmpfs cannot be mounted here")
-    try:
+    with disk(tmp_path / "small", "size=512k") as out:
         config = fragile.peer.config(tmp_path)
         result = extract(config, long_table, out, *flags(fragile)).ended(1, 3)
         assert "space" in result.said.lower()
@@ -320,8 +313,6 @@ def test_disk_full(fragile: Pacs, long_table: Path, tmp_path: Path) -> None:
         subprocess.run(["mount", "-o", "remount,size=64m", out], check=True)
         extract(config, long_table, out, *flags(fragile)).ended(0)
         check_tree(out, fragile.truth.of_series(fragile.truth.series({})))
-    finally:
-        subprocess.run(["umount", "-l", out], check=True)
 
 
 def test_out_folder_is_a_file(archive: Pacs, tmp_path: Path) -> None:
@@ -332,19 +323,10 @@ def test_out_folder_is_a_file(archive: Pacs, tmp_path: Path) -> None:
 
 
 def test_out_folder_not_writable(archive: Pacs, tmp_path: Path) -> None:
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("needs root, to mount a read-only folder")
-    out = tmp_path / "read-only"
-    out.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", out], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("tmpfs cannot be mounted here")
-    try:
+    with disk(tmp_path / "read-only", "ro") as out:
         table = write_table(tmp_path / "table.csv", [{"PatientID": "A-1"}])
         result = extract(archive.peer.config(tmp_path), table, out).ended(2)
         assert "out_directory" in result.said and "Traceback" not in result.said
-    finally:
-        subprocess.run(["umount", "-l", out], check=True)
 
 
 def test_cohort_larger_than_allowed(archive: Pacs, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from pacsifier_ops.dimse.transport import HANDLERS
 from pacsifier_ops.errors import ConfigError, ReceiverError
 from pacsifier_ops.extract.receiving import announced
 from pacsifier_ops.leases import Leases
+from tests.disks import mount, unmount
 
 PRIVATE_CLASS = "1.3.12.2.1107.5.9.1"
 RETIRED_ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6"
@@ -411,12 +412,7 @@ def test_a_full_disk_refuses_the_object_and_keeps_the_association(
     small, big = make(tmp_path / "in", "1.2.3"), make(tmp_path / "in", "1.2.3", pixels=3 << 20)
     spool.mkdir()
     # A real small disk where we may mount one, else a limit on the size of files.
-    mounted = (
-        os.geteuid() == 0
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(spool)], capture_output=True
-        ).returncode
-    )
+    mounted = mount(spool, "size=1m")
     try:
         process, port = standing(file_limit=None if mounted else 1 << 20)
         assert send(port, big, small, big) == [0xA700, 0, 0xA700]
@@ -426,7 +422,7 @@ def test_a_full_disk_refuses_the_object_and_keeps_the_association(
         process.wait(20)
     finally:
         if mounted:
-            subprocess.run(["umount", str(spool)], check=True)
+            unmount(spool)
 
 
 def test_a_big_object_streams_to_disk(

@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from pacsifier_ops import local
+from tests.peers import free_port
 from tools import bootstrap
 
 REPO = Path(__file__).resolve().parents[1]
@@ -160,12 +161,6 @@ def test_a_part_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"(?s)No module named no_such_module.*broken\.log"):
         parts.run("broken", "no_such_module")
     assert (tmp_path / "logs" / "broken.log").stat().st_mode & 0o077 == 0
-
-
-def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.airflow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import resource
@@ -54,7 +53,9 @@ from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
 from pacsifier_ops.extract.run import Run
 from pacsifier_ops.leases import LeaseBusy
 from pacsifier_ops.tree import Tree
-from tests.embedded import extract, free_port, node_of, planned_run, series, serving
+from tests.disks import disk
+from tests.embedded import extract, node_of, planned_run, series, serving
+from tests.peers import free_port
 
 PRIVATE_CLASS = "1.2.826.0.1.3680043.10.1234.1"
 MANY_CLASSES = (
@@ -517,25 +518,12 @@ def test_who_stops_is_heard_and_what_arrived_is_kept(archive: Archive, tmp_path:
 # Disks
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of its own; skips where this process may not mount."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root may mount a small file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 @METHODS
 def test_a_full_disk(archive: Archive, tmp_path: Path, method: str) -> None:
     images = series("BIG", n_images=6, rows=128, columns=128)
-    with serving(images, tmp_path / "archive") as pacs, small_disk(tmp_path / "disk", 200) as disk:
-        out, node = disk / "out", node_of(pacs, method=method)
-        ballast = disk / "ballast"
+    with serving(images, tmp_path / "archive") as pacs, disk(tmp_path / "disk", "size=200k") as small:
+        out, node = small / "out", node_of(pacs, method=method)
+        ballast = small / "ballast"
         run, units = planned_run(node, [{"PatientID": "BIG"}], out)
         ballast.write_bytes(b"\0" * 60_000)
         with pytest.raises(StorageError, match="No space left"):
@@ -543,7 +531,7 @@ def test_a_full_disk(archive: Archive, tmp_path: Path, method: str) -> None:
         assert all(dcmread(path) for path in out.rglob("sub-*/**/*.dcm"))
         assert not list(out.rglob("*.part"))
         ballast.unlink()
-        subprocess.run(["mount", "-o", "remount,size=1000k", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=1000k", str(small)], check=True)
         steps.retrieve(run, node, units[0])
         account = steps.report(run)
         assert account.verdict == "complete", account.series
@@ -567,11 +555,11 @@ def test_an_output_folder_that_cannot_be_written(archive: Archive, tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(TreeError, match="out_directory"):
         archive.extract(tmp_path / "file" / "out")
-    with small_disk(tmp_path / "disk", 200) as disk:
-        archive.extract(disk / "out")
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with disk(tmp_path / "disk", "size=200k") as small:
+        archive.extract(small / "out")
+        subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
         with pytest.raises(TreeError, match="Read-only"):
-            archive.extract(disk / "out")
+            archive.extract(small / "out")
 
 
 # The PACS's rest

@@ -136,16 +136,7 @@ def _work(run: Run, node: PacsNode, batches: list[int], stopped: Callable[[], bo
 
     def retrieve(units: Iterator[int]) -> None:
         with steps.Retrieval(run, node, crew.cancelled, bar.arrived, bar.done, receivers) as retrieval:
-            failed: PacsifierError | None = None
-            for unit in units:
-                try:
-                    retrieval.unit(unit)
-                except PacsifierError as error:
-                    if not error.of_series or retrieval.hopeless:
-                        raise
-                    failed = error
-            if failed is not None:
-                raise failed
+            retrieval.units(units)
 
     with closing(steps.receivers_for(run, node)) as receivers, Progress(plan.series, plan.instances, verbose) as bar:
         errors += crew.work(plan.units, retrieve)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,9 +37,9 @@ from pacsifier_ops.errors import (
     PacsError,
     PacsTimeout,
     PacsUnreachable,
-    StorageError,
     Unsupported,
 )
+from pacsifier_ops.files import storage_errors
 
 #: Transfer syntaxes proposed for every storage class on a C-GET association, each in a context of its own:
 #: an archive that may choose among several within one context may choose to transcode, or fail.
@@ -213,6 +213,7 @@ class Session:
         association = self._open()
         if not self._accepts(association, Verification):
             return  # an association was accepted; that is as much as this peer lets us verify
+        # Not `_check`: archives echo to anybody, so this does not count as having answered us.
         status = association.send_c_echo()
         if "Status" not in status:
             raise self._lost(association)
@@ -430,9 +431,7 @@ class Session:
         return kind(f"{node.name}: rejected the association: {why}")
 
     def _keep(self, item: ReceivedObject) -> int:
-        whole = item.path.with_suffix(".dcm")
-        item.path.rename(whole)
-        self._received[item.sop_instance_uid] = replace(item, path=whole)
+        self._received[item.sop_instance_uid] = item
         self._progress(item.size)
         return 0x0000
 
@@ -463,10 +462,8 @@ def refuse_full_disk(errors: Iterable[Exception]) -> None:
     """Raise StorageError where the disk kept an object from being stored; what else did is the object's own fault."""
     for error in errors:
         if isinstance(error, OSError):
-            raise StorageError(
-                f"an object that arrived could not be kept: {error.strerror or type(error).__name__}; "
-                "free space or mend the folder, then run again"
-            ) from error
+            with storage_errors("an object that arrived could not be kept"):
+                raise error
 
 
 class ClassesRefused(Unsupported):

@@ -80,12 +80,13 @@ def _rows(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
                 row.state, row.reason, row.series = found["state"], found["reason"], found["series"]
                 row.warnings += found["warnings"]
     plan = run.folder / "plan.json"
-    if not plan.exists():
+    if plan.exists():
+        for line in read_json(plan)["conflicting_lines"]:
+            rows[line].state, rows[line].reason = ROW_CONFLICT, _CONFLICT
+    else:
         for row in rows.values():
             if row.state == ROW_FOUND:
                 row.state, row.reason = ROW_FAILED, _NOT_PLANNED
-    for line in read_json(plan)["conflicting_lines"] if plan.exists() else ():
-        rows[line].state, rows[line].reason = ROW_CONFLICT, _CONFLICT
     for again, first in same_as:
         row = rows[first]
         remark = f"asks the same as line {first}"

@@ -42,7 +42,7 @@ from pacsifier_ops.errors import (
 from pacsifier_ops.extract.run import MOST, RETRIEVE, Planned, Request, Run, instances_of, now, slices
 from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import Leases
-from pacsifier_ops.tree import Names, Tree, patient_identity
+from pacsifier_ops.tree import Tree, patient_identity
 
 if TYPE_CHECKING:
     from pacsifier_ops.extract.receiving import Receivers
@@ -191,13 +191,15 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> d
 class _Wanted:
     """A series of the cohort while it is being planned; small, for there may be a hundred thousand of them."""
 
-    __slots__ = ("attributes", "lines", "new_ids", "patient", "series_uid", "study_uid")
+    __slots__ = ("attributes", "folder", "instances", "lines", "new_ids", "patient", "series_uid", "study_uid")
 
     def __init__(self, study_uid: str, series_uid: str, attributes: dict[str, str]) -> None:
         self.study_uid = study_uid
         self.series_uid = series_uid
         self.patient = patient_identity(attributes, study_uid)
         self.attributes = json.dumps(attributes, ensure_ascii=False).encode()
+        self.instances = instances_of(attributes) or 0
+        self.folder = ""
         self.lines: tuple[int, ...] = ()
         self.new_ids: tuple[str, ...] = ()
 
@@ -231,7 +233,7 @@ def plan(run: Run, node: PacsNode) -> Plan:
     run.forget(("plan", "units", "results"))
     wanted = _merge(run)
     if len(wanted) > node.max_series and request.retrieve == "save":
-        images = sum(_instances(item) for item in wanted.values())
+        images = sum(item.instances for item in wanted.values())
         raise TooManySeries(
             f"the query table finds {len(wanted)} series (about {images} images), more than the {node.max_series} that "
             f"{node.name} allows without a person's word; nothing was fetched. Narrow the table, or raise max_series "
@@ -245,25 +247,23 @@ def plan(run: Run, node: PacsNode) -> Plan:
         names = tree.load_names()
         for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
             # In UID order, so that every run gives the same ones.
-            names.series(json.loads(item.attributes), item.study_uid, item.series_uid)
+            item.folder = names.series(json.loads(item.attributes), item.study_uid, item.series_uid)
         tree.save_names(names)
     units = slices(len(order))
     with storage_errors("the state root"):
         for number, unit in enumerate(units):
-            planned = (_planned(i + 1, order[i], names, new_ids) for i in unit)
+            planned = (_planned(i + 1, order[i], new_ids) for i in unit)
             write_jsonl(run.part("units", number), map(asdict, planned))
         conflicting = sorted({line for lines in conflicts.values() for line in lines})
         write_json(run.folder / "plan.json", {"units": len(units), "conflicting_lines": conflicting})
     nothing_to_do = request.retrieve == "none" and not request.info
     numbers = [] if nothing_to_do else list(range(len(units)))
-    return Plan(numbers, len(order), sum(map(_instances, order)), len(conflicts))
+    return Plan(numbers, len(order), sum(item.instances for item in order), len(conflicts))
 
 
-def _planned(number: int, item: _Wanted, names: Names, new_ids: Mapping[str, str]) -> Planned:
-    attributes = json.loads(item.attributes)
-    folder = names.series(attributes, item.study_uid, item.series_uid)
-    new_id = new_ids.get(item.patient, "")
-    return Planned(number, list(item.lines), item.study_uid, item.series_uid, attributes, folder, new_id)
+def _planned(number: int, item: _Wanted, new_ids: Mapping[str, str]) -> Planned:
+    attributes, new_id = json.loads(item.attributes), new_ids.get(item.patient, "")
+    return Planned(number, list(item.lines), item.study_uid, item.series_uid, attributes, item.folder, new_id)
 
 
 def _merge(run: Run) -> dict[str, _Wanted]:
@@ -294,10 +294,6 @@ def _new_ids(wanted: Iterable[_Wanted]) -> tuple[dict[str, str], dict[str, set[i
         if item.patient in several:
             lines.setdefault(item.patient, set()).update(item.lines)
     return {patient: next(iter(ids)) for patient, ids in given.items()}, lines
-
-
-def _instances(item: _Wanted) -> int:
-    return instances_of(json.loads(item.attributes)) or 0
 
 
 # retrieve
@@ -359,10 +355,26 @@ class Retrieval:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    @property
-    def hopeless(self) -> bool:
-        """Whether so many series failed one after the other that the next will fail as well."""
-        return self._failures >= self.FAILURES_IN_A_ROW
+    def units(self, numbers: Iterable[int]) -> None:
+        """Retrieve several units, see `unit`; one that fails does not keep the others from being tried.
+
+        Raises:
+            PacsifierError: what ended it all, or else the last that a series failed for.
+        """
+        failed: PacsifierError | None = None
+        for number in numbers:
+            try:
+                self.unit(number)
+            except PacsifierError as error:
+                if self._ends_all(error):
+                    raise
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _ends_all(self, error: PacsifierError) -> bool:
+        """Whether the next series will fail as well: for its kind, or because so many did one after the other."""
+        return not error.of_series or self._failures >= self.FAILURES_IN_A_ROW
 
     def unit(self, number: int) -> dict[str, int | float]:
         """Retrieve the series of one unit; what an earlier attempt completed is kept.
@@ -390,7 +402,7 @@ class Retrieval:
             except PacsifierError as error:
                 account.reason = str(error)
                 self._failures += 1
-                if not error.of_series or self.hopeless:
+                if self._ends_all(error):
                     raise
                 failed = error
             finally:
