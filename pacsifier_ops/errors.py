@@ -129,3 +129,9 @@ class ReceiverError(PacsError):
     """Our own storage receiver cannot do its work (port taken, not reachable)."""
 
     of_series = False
+
+
+class ReceiverGone(ReceiverError):
+    """The receiver of another process, which we shared, has stopped; the next attempt starts our own."""
+
+    retryable = True

@@ -49,6 +49,7 @@ from pacsifier_ops.errors import (
 )
 from pacsifier_ops.extract import retrieve as retrieval
 from pacsifier_ops.extract import steps
+from pacsifier_ops.extract.receiving import announce
 from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
 from pacsifier_ops.extract.run import Run
 from pacsifier_ops.leases import LeaseBusy
@@ -513,6 +514,34 @@ def test_who_stops_is_heard_and_what_arrived_is_kept(archive: Archive, tmp_path:
     one = only(steps.report(run))
     assert one.received >= 2 and one.received + one.missing == 6
     assert steps.report(run).verdict == "incomplete"
+
+
+def test_a_receiver_of_another_run_that_goes_away_is_replaced(tmp_path: Path) -> None:
+    with serving(series("P"), tmp_path / "archive") as pacs:
+        node = node_of(pacs, method="move")
+        run, units = planned_run(node, [{"PatientID": "P"}], tmp_path / "out")
+        theirs = announce(steps.leases(), node.destination, node.receiver_port, tmp_path / "their spool")
+
+        def goes_with_the_first_move() -> bool:
+            if pacs.retrieves:
+                theirs.release()
+            return False
+
+        totals = steps.retrieve(run, node, units[0], goes_with_the_first_move)
+    assert (totals["received"], totals["missing"]) == (1, 0)
+    assert len(pacs.retrieves) == 2
+
+
+def test_a_receiver_that_stands_but_is_not_reached_is_told_at_once(tmp_path: Path) -> None:
+    with serving(series("P"), tmp_path / "archive") as pacs:
+        node = node_of(pacs, method="move")
+        run, units = planned_run(node, [{"PatientID": "P"}], tmp_path / "out")
+        with (
+            announce(steps.leases(), node.destination, node.receiver_port, tmp_path / "their spool"),
+            pytest.raises(MoveDestinationUnknown),
+        ):
+            steps.retrieve(run, node, units[0])
+    assert len(pacs.retrieves) == 1
 
 
 # Disks

@@ -91,6 +91,14 @@ class Receivers:
             self._own, self._stack = own, stack.pop_all()
             return spool
 
+    def gone(self, spool: Path) -> bool:
+        """Whether the receiver that filled this spool has stopped since `spool` named it."""
+        own = self._own
+        if own is not None:
+            return own.spool != spool
+        with self._changing():  # one that is just stopping counts as gone
+            return self._announced() != spool
+
     def check(self) -> None:
         """Whether the receiver of this process could keep what arrived.
 

@@ -42,6 +42,7 @@ from pacsifier_ops.errors import (
     MoveDestinationUnknown,
     OutOfResources,
     PacsifierError,
+    ReceiverGone,
     StorageError,
     Unsupported,
 )
@@ -446,6 +447,10 @@ class Transfer:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
                 self._await_arrivals(spool, before + self._outcome.completed + self._outcome.warning)
             except MoveDestinationUnknown as error:
+                if self._by.receivers.gone(spool):
+                    raise ReceiverGone(
+                        f"{self._node.name}: the receiver that another run shared with us stopped"
+                    ) from error
                 # An archive with but one failure status may mean that the series is gone; not if it lists it.
                 if self.expectation.instances:
                     raise
