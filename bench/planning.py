@@ -51,13 +51,14 @@ def plan(series: int) -> tuple[float, float]:
     """Plan a cohort of so many series in this process; returns seconds and the peak of its memory in MB."""
     from pacsifier_ops.config import PacsNode
     from pacsifier_ops.extract import steps
-    from pacsifier_ops.extract.run import Request, Run
+    from pacsifier_ops.extract.run import Request
     from pacsifier_ops.files import write_jsonl
+    from pacsifier_ops.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PACSIFIER_STATE_ROOT"] = f"{folder}/state"
         run = Run.fresh()
-        run.save_request(Request(Path(folder) / "table.csv", Path(folder) / "out"))
+        Request(Path(folder) / "table.csv", Path(folder) / "out").keep(run)
         write_jsonl(run.part("found", 0), found(series))
         started = time.perf_counter()
         result = steps.plan(run, PacsNode("simulated", "localhost", 104, "PACS", max_series=series))

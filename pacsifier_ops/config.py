@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ class PacsNode:
         method: auto, get or move.
         connect_timeout, acse_timeout, dimse_timeout: TCP connect; association negotiation; silence in a service.
         retry_wait: before a call that may yet succeed is repeated; doubles each time.
+        tls: DICOM over TLS to the PACS (PS3.15 B).
+        receiver_tls: the PACS sends to our receiver over TLS.
+        tls_ca: PEM file of the authorities that the peer's certificate must come from; empty: the system's.
+        tls_certificate, tls_key: PEM files of what we show the peer; empty: nothing.
+        tls_check_host: the PACS's certificate must name the host.
+        tls_password: passphrase of the key.
     """
 
     name: str
@@ -64,6 +70,13 @@ class PacsNode:
     acse_timeout: float = 30.0
     dimse_timeout: float = 120.0
     retry_wait: float = 1.0
+    tls: bool = False
+    receiver_tls: bool = False
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_check_host: bool = True
+    tls_password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if not self.host or any(c.isspace() for c in self.host):
@@ -117,6 +130,13 @@ def _number(config: Mapping[str, Any], key: str, where: str, kind: type[int] | t
         raise ConfigError(f"{where}: {key} is not a number") from None
 
 
+def _truth(value: Any, key: str, where: str) -> bool:
+    try:
+        return _TRUTH[str(value).strip().lower()]
+    except KeyError:
+        raise ConfigError(f"{where}: {key} is neither true nor false") from None
+
+
 def read_config(path: Path) -> PacsNode:
     """Read a PACSIFIER config.json.
 
@@ -153,12 +173,18 @@ def read_config(path: Path) -> PacsNode:
     )
 
 
-#: Fields of an Airflow connection's extra: every field of PacsNode beyond name, host and port.
-EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", "host", "port"))
+#: Fields of an Airflow connection's extra: every field of PacsNode that the connection has none of its own for.
+EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", "host", "port", "tls_password"))
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
-def node_from_connection(name: str, host: str | None, port: int | None, extra: Mapping[str, Any]) -> PacsNode:
+def node_from_connection(
+    name: str, host: str | None, port: int | None, extra: Mapping[str, Any], password: str | None = None
+) -> PacsNode:
     """Make the node of an Airflow connection of type `dicom`; empty fields take their defaults.
+
+    Args:
+        password: passphrase of the TLS key.
 
     Raises:
         ConfigError: names the connection, the field and what is wrong with it.
@@ -173,13 +199,15 @@ def node_from_connection(name: str, host: str | None, port: int | None, extra: M
         if raw is None or raw == "":
             continue
         default = defaults[key]
-        if isinstance(default, (int, float)):
+        if isinstance(default, bool):
+            values[key] = _truth(raw, key, f"connection {name}")
+        elif isinstance(default, (int, float)):
             values[key] = _number(extra, key, f"connection {name}", type(default))
         else:
             values[key] = str(raw).strip()
     if not values.get("called_aet"):
         raise ConfigError(f"connection {name}: called_aet, the AE title of the PACS, is missing")
-    return PacsNode(name=name, host=(host or "").strip(), port=port or 104, **values)
+    return PacsNode(name=name, host=(host or "").strip(), port=port or 104, tls_password=password or "", **values)
 
 
 def with_overrides(node: PacsNode, **overrides: Any) -> PacsNode:

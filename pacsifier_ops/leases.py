@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pacsifier_ops import settings
 from pacsifier_ops.errors import LeaseLost, PacsifierError, StorageError
 from pacsifier_ops.files import PRIVATE_FILE, private_folder
 
@@ -249,6 +250,11 @@ class Leases:
         if not owner or not me["boot"] or any(owner.get(key) != me[key] for key in ("host", "boot", "pids")):
             return False
         return not _running(owner["pid"], owner["started"])
+
+
+def shared() -> Leases:
+    """The leases that everybody under this state root shares."""
+    return Leases(settings.state_root() / "leases")
 
 
 class Pacer:

@@ -16,7 +16,8 @@ from pacsifier_ops.config import PacsNode
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.run import Request, Run
+from pacsifier_ops.extract.run import Request
+from pacsifier_ops.run import Run
 from tests.command import write_table
 from tests.peers import free_port
 

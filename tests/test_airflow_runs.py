@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from pydicom import DataElement, Dataset, dcmread
 
+from pacsifier_ops.dimse import attempts
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.errors import PacsError, PacsTimeout, PathRefused, Unsupported
-from pacsifier_ops.extract import retrieve
 from pacsifier_ops.extract.requests import take_in
-from pacsifier_ops.extract.run import Run
+from pacsifier_ops.run import Run
 from tests import airflow_home
 from tests.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow, Up
 from tests.command import Result
@@ -258,7 +258,7 @@ class Fussy(EmbeddedPacs):
 def test_rows_that_cannot_be_asked_do_not_keep_the_others_back(
     airflow: Airflow, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieve, "BACK_OFF", ())
+    monkeypatch.setattr(attempts, "BACK_OFF", ())
     airflow.table("PatientID\nZQX-71830-KW\nWPL-20477-TQ\nYVJ-55912-ZS\n")
     with Fussy() as pacs:
         pacs.add(files)
@@ -275,7 +275,7 @@ def test_rows_that_cannot_be_asked_do_not_keep_the_others_back(
 def test_the_report_is_written_though_no_row_could_be_asked(
     airflow: Airflow, pacs: EmbeddedPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieve, "BACK_OFF", ())
+    monkeypatch.setattr(attempts, "BACK_OFF", ())
     airflow.table("PatientID\nZQX-71830-KW\n")
     pacs.faults.reject = "called_aet"
     run = airflow.run()
@@ -308,7 +308,7 @@ def test_nothing_of_the_cohort_is_in_airflows_home(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever goes wrong; what went wrong is told in the run's folder."""
-    monkeypatch.setattr(retrieve, "BACK_OFF", ())
+    monkeypatch.setattr(attempts, "BACK_OFF", ())
 
     def run(cells: str, *states: str, **conf: Any) -> None:
         table = tmp_path / "Kunigunde Wurzelbacher.csv"

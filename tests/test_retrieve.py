@@ -51,8 +51,8 @@ from pacsifier_ops.extract import retrieve as retrieval
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.receiving import announce
 from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
-from pacsifier_ops.extract.run import Run
-from pacsifier_ops.leases import LeaseBusy
+from pacsifier_ops.leases import LeaseBusy, shared
+from pacsifier_ops.run import Run
 from pacsifier_ops.tree import Tree
 from tests.disks import disk
 from tests.embedded import extract, node_of, planned_run, series, serving
@@ -446,7 +446,7 @@ import sys
 from pathlib import Path
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.run import Run
+from pacsifier_ops.run import Run
 from pacsifier_ops.leases import LeaseBusy
 node = PacsNode(**eval(sys.argv[2]))
 steps.retrieve(Run(Path(sys.argv[1])), node, 0)
@@ -520,7 +520,7 @@ def test_a_receiver_of_another_run_that_goes_away_is_replaced(tmp_path: Path) ->
     with serving(series("P"), tmp_path / "archive") as pacs:
         node = node_of(pacs, method="move")
         run, units = planned_run(node, [{"PatientID": "P"}], tmp_path / "out")
-        theirs = announce(steps.leases(), node.destination, node.receiver_port, tmp_path / "their spool")
+        theirs = announce(shared(), node.destination, node.receiver_port, tmp_path / "their spool")
 
         def goes_with_the_first_move() -> bool:
             if pacs.retrieves:
@@ -537,7 +537,7 @@ def test_a_receiver_that_stands_but_is_not_reached_is_told_at_once(tmp_path: Pat
         node = node_of(pacs, method="move")
         run, units = planned_run(node, [{"PatientID": "P"}], tmp_path / "out")
         with (
-            announce(steps.leases(), node.destination, node.receiver_port, tmp_path / "their spool"),
+            announce(shared(), node.destination, node.receiver_port, tmp_path / "their spool"),
             pytest.raises(MoveDestinationUnknown),
         ):
             steps.retrieve(run, node, units[0])

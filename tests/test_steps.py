@@ -14,9 +14,10 @@ from pacsifier_ops.accounts import RunAccount
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.errors import AssociationRejected, QueryTableError, TooManySeries
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.run import Request, Run, slices
+from pacsifier_ops.extract.run import Request
 from pacsifier_ops.files import read_json, read_jsonl, write_jsonl
 from pacsifier_ops.query.keys import DUMP_COLUMNS
+from pacsifier_ops.run import Run, slices
 from tests.command import LOG_COLUMNS, write_table
 from tests.embedded import extract, log_of, node_of, planned_run, series, serving
 

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pacsifier_ops.errors import StorageError, TreeError
-from pacsifier_ops.extract.steps import leases
-from pacsifier_ops.leases import Leases
+from pacsifier_ops.leases import Leases, shared
 from pacsifier_ops.tree import Names, Tree, patient_identity, safe, series_folder, study_folder
 
 #: Few letters, so that names collide; hostile ones, so that they try to get out.
@@ -142,7 +141,7 @@ def test_workplaces_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_
     dead = tmp_path / "out" / ".pacsifier" / "incoming" / "0123"
     dead.mkdir(parents=True)
     (dead / "x.part").write_text("half")
-    with tree.workplace(leases()) as one:
+    with tree.workplace(shared()) as one:
         assert not dead.exists()
         (one / "x.part").write_text("half")
         with tree.workplace(Leases(state_root / "leases")) as two:
@@ -154,5 +153,5 @@ def test_workplaces_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_
 def test_a_workplace_on_a_disk_that_is_gone(tmp_path: Path) -> None:
     tree = Tree.open(tmp_path / "out")
     (tmp_path / "out" / ".pacsifier" / "incoming").write_text("")
-    with pytest.raises(StorageError, match="output folder"), tree.workplace(leases()):
+    with pytest.raises(StorageError, match="output folder"), tree.workplace(shared()):
         pass

@@ -17,7 +17,8 @@ from pacsifier_ops.accounts import EXIT_CODES, RunAccount, SeriesAccount
 from pacsifier_ops.config import METHODS, PacsNode, read_config
 from pacsifier_ops.errors import Cancelled, InputError, PacsifierError
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.run import Request, Run, noted_warnings
+from pacsifier_ops.extract.run import Request
+from pacsifier_ops.run import Run, noted_warnings
 
 INTERRUPTED = 130
 
@@ -256,7 +257,7 @@ def _tell(account: RunAccount, run: Run, error: Exception | None) -> None:
         f"{account.verdict}: {totals['rows']} rows, {totals['series']} series; of {totals['expected']} images expected "
         f"{totals['present']} were there, {totals['received']} received, {totals['missing']} missing"
     )
-    print(f"log:    {run.request.out_directory}/logs/pacsifier_log.csv")
+    print(f"log:    {Request.of(run).out_directory}/logs/pacsifier_log.csv")
     print(f"report: {run.report}", flush=True)
 
 

@@ -20,9 +20,10 @@ from pacsifier_ops.accounts import (
     RunAccount,
     SeriesAccount,
 )
-from pacsifier_ops.extract.run import Planned, Run, now
+from pacsifier_ops.extract.run import Planned, Request
 from pacsifier_ops.files import DATA_FILE, read_json, read_jsonl, storage_errors, write_atomic, write_json
 from pacsifier_ops.leases import Leases
+from pacsifier_ops.run import Run, now
 from pacsifier_ops.tree import LOGS, Tree
 
 #: Columns of logs/pacsifier_log.csv after the query's own: PACSIFIER's, then ours.
@@ -50,7 +51,7 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
     """
     from pacsifier_ops.report_html import render
 
-    request, table = run.request, read_json(run.folder / "table.json")
+    request, table = Request.of(run), read_json(run.folder / "table.json")
     rows, series = _rows(run, table["same_as"]), _series(run)
     account = RunAccount(run.name, request.pacs, request.retrieve, request.started, now(), rows, series)
     if request.retrieve == "save":
@@ -105,7 +106,7 @@ def _series(run: Run) -> list[SeriesAccount]:
     for part in run.parts("results"):
         for item in read_jsonl(part):
             accounts[item["number"]] = SeriesAccount(**item)
-    if not run.request.info and run.request.retrieve == "none":
+    if not Request.of(run).info and Request.of(run).retrieve == "none":
         for account in accounts.values():
             account.state, account.reason, account.missing, account.expected = SERIES_LISTED, "", 0, None
     return [accounts[number] for number in sorted(accounts)]
@@ -117,9 +118,9 @@ def _against_disk(root: Path, series: list[SeriesAccount]) -> list[str]:
     for account in series:
         files = _files(root / account.folder)
         # Nobody looked into the folder of a series that failed.
-        if account.state not in (SERIES_LISTED, SERIES_FAILED) and files != account.on_disk:
+        if account.state not in (SERIES_LISTED, SERIES_FAILED) and files != account.delivered:
             wrong.append(
-                f"series {account.number}: {account.on_disk} instances accounted for, {files} files in its folder"
+                f"series {account.number}: {account.delivered} instances accounted for, {files} files in its folder"
             )
     return wrong
 
@@ -146,7 +147,7 @@ def _log(account: RunAccount, columns: list[str]) -> str:
             "StudyInstanceUID": series.study_uid,
             "SeriesInstanceUID": series.series_uid,
             "SeriesNumber": series.series_number,
-            "FilesFound": series.on_disk,
+            "FilesFound": series.delivered,
             "Completed": series.state == SERIES_COMPLETE,
             "Expected": "" if series.expected is None else series.expected,
             "Missing": series.missing,

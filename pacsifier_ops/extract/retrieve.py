@@ -26,38 +26,34 @@ from pacsifier_ops.accounts import (
     SeriesAccount,
 )
 from pacsifier_ops.config import PacsNode
+from pacsifier_ops.dimse.attempts import open_session, pause, retrying
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.receiver import spooled
 from pacsifier_ops.dimse.session import (
     CLASSES_PER_ASSOCIATION,
     ClassesRefused,
     Outcome,
-    Session,
     chunks,
     query,
 )
 from pacsifier_ops.dimse.sink import ReceivedObject
 from pacsifier_ops.errors import (
-    Cancelled,
     MoveDestinationUnknown,
     OutOfResources,
     PacsifierError,
     ReceiverGone,
-    StorageError,
     Unsupported,
 )
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import DATA_FILE, fsync_folder, private_folder, storage_errors, write_atomic
-from pacsifier_ops.leases import Lease, LeaseBusy, Leases, Pacer
+from pacsifier_ops.leases import LeaseBusy, Leases, Pacer
 from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
 from pacsifier_ops.tree import Tree
 
 T = TypeVar("T")
 
-#: Waits between the attempts after an error that may pass by itself, in multiples of the node's retry_wait.
-BACK_OFF = (1, 2, 4, 8, 16)
 #: So often an archive that tried to send and sent nothing, out of resources, is asked again.
 REFUSALS = 2
 #: SOP Instance UIDs per IMAGE level request; a list of 64-character UIDs then stays within one PDU.
@@ -124,47 +120,6 @@ def likely_classes(modality: str) -> list[str]:
     """SOP classes that a series of a modality most likely holds, as many as fit on one association."""
     words = _LIKELY.get(modality, ("SecondaryCaptureImageStorage", "MultiFrameTrueColorSecondaryCaptureImageStorage"))
     return [str(getattr(sop_class, word)) for word in words]
-
-
-def open_session(
-    node: PacsNode,
-    leases: Leases,
-    incoming: Path | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda size: None,
-) -> Session:
-    """A session with the PACS under the limit on its associations, which holds whoever asks."""
-
-    def slot() -> Lease:
-        return leases.acquire(f"pacs:{node.key}", limit=node.max_associations, cancelled=cancelled)
-
-    return Session(node, slot, incoming, cancelled, progress)
-
-
-def pause(seconds: float, cancelled: Callable[[], bool]) -> None:
-    """Wait, unless cancelled.
-
-    Raises:
-        Cancelled: somebody wants us to stop.
-    """
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        if cancelled():
-            raise Cancelled("stopped on request")
-        time.sleep(min(left, 0.05))
-
-
-def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], bool]) -> T:
-    """Do something with a session; once more after each wait, as long as the error is one that may pass by itself."""
-    for factor in BACK_OFF:
-        try:
-            return action()
-        except PacsifierError as error:
-            if not error.retryable or isinstance(error, StorageError):
-                raise
-            session.close(abort=True)
-        pause(factor * session.node.retry_wait, cancelled)
-    return action()
 
 
 @dataclass
@@ -334,7 +289,7 @@ class Transfer:
         if account.missing:
             return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing: {self._why()}"
         if account.expected is None:
-            nothing = "" if account.on_disk else ", and sent none"
+            nothing = "" if account.delivered else ", and sent none"
             return (
                 SERIES_UNVERIFIABLE,
                 f"the archive tells neither the instances of the series nor their number{nothing}",

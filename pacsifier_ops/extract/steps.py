@@ -15,7 +15,6 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pacsifier_ops import settings
 from pacsifier_ops.accounts import (
     ROW_BAD,
     ROW_EMPTY,
@@ -39,9 +38,10 @@ from pacsifier_ops.errors import (
     Undecidable,
     Unsupported,
 )
-from pacsifier_ops.extract.run import MOST, RETRIEVE, Planned, Request, Run, instances_of, now, slices
+from pacsifier_ops.extract.run import RETRIEVE, Planned, Request, instances_of
 from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
-from pacsifier_ops.leases import Leases
+from pacsifier_ops.leases import shared
+from pacsifier_ops.run import MOST, Run, now, slices
 from pacsifier_ops.tree import Tree, patient_identity
 
 if TYPE_CHECKING:
@@ -53,11 +53,6 @@ Question = Callable[[], bool]
 def never() -> bool:
     """Nobody asks to stop."""
     return False
-
-
-def leases() -> Leases:
-    """The leases that everybody under this state root shares."""
-    return Leases(settings.state_root() / "leases")
 
 
 def node_for(node: PacsNode, request: Request) -> PacsNode:
@@ -85,14 +80,14 @@ def prepare(run: Run, request: Request, node: PacsNode, most: int = MOST) -> lis
         ReceiverError: all is to be fetched by C-MOVE, and our receiver cannot listen.
         StorageError: the run's folder cannot be written.
     """
-    from pacsifier_ops.extract.retrieve import open_session
+    from pacsifier_ops.dimse.attempts import open_session
     from pacsifier_ops.query.table import read_query_table
 
     if request.retrieve not in RETRIEVE:
         raise QueryTableError(f"retrieve is none of {', '.join(RETRIEVE)}")
     request = replace(request, pacs=node.name, started=request.started or now())
     node = node_for(node, request)
-    run.save_request(request)
+    request.keep(run)
     run.forget(("rows", "found", "plan", "units", "results", "accounts"))
     table = read_query_table(request.queryfile)
     reasons: dict[int, list[str]] = {}
@@ -116,11 +111,11 @@ def prepare(run: Run, request: Request, node: PacsNode, most: int = MOST) -> lis
         write_jsonl(run.part("rows"), map(asdict, accounts))
     tree = Tree.open(request.out_directory)
     try:
-        with tree.workplace(leases()):
+        with tree.workplace(shared()):
             pass
     except StorageError as error:
         raise TreeError(f"{error}; check out_directory") from error
-    with open_session(node, leases()) as session:
+    with open_session(node, shared()) as session:
         session.echo()
         session.find(_nobody())
     if request.retrieve == "save" and node.method == "move":
@@ -156,8 +151,8 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> d
         PacsError: the archive could not be asked at all.
         StorageError: the run's folder cannot be written.
     """
+    from pacsifier_ops.dimse.attempts import open_session, retrying
     from pacsifier_ops.dimse.find import Finder
-    from pacsifier_ops.extract.retrieve import open_session, retrying
 
     counts: dict[str, int] = {}
 
@@ -178,7 +173,7 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> d
             yield {"line": row["line"], "new_id": row["new_id"], **ended}
             yield from ([s.study_uid, s.series_uid, s.attributes] for s in found)
 
-    with open_session(node_for(node, run.request), leases(), cancelled=cancelled) as session:
+    with open_session(node_for(node, Request.of(run)), shared(), cancelled=cancelled) as session:
         finder = Finder(session)
         with storage_errors("the state root"):
             write_jsonl(run.part("found", batch), lines())
@@ -228,7 +223,7 @@ def plan(run: Run, node: PacsNode) -> Plan:
         TreeError: the output folder cannot be written.
         StorageError: the run's folder cannot be written.
     """
-    request = run.request
+    request = Request.of(run)
     node = node_for(node, request)
     run.forget(("plan", "units", "results"))
     wanted = _merge(run)
@@ -243,7 +238,7 @@ def plan(run: Run, node: PacsNode) -> Plan:
     order = [item for item in wanted.values() if item.patient not in conflicts]
     del wanted
     tree = Tree.open(request.out_directory)
-    with storage_errors("the state root"), leases().acquire(f"names:{tree.key}"):
+    with storage_errors("the state root"), shared().acquire(f"names:{tree.key}"):
         names = tree.load_names()
         for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
             # In UID order, so that every run gives the same ones.
@@ -333,17 +328,17 @@ class Retrieval:
     ) -> None:
         from pacsifier_ops.extract.retrieve import Retriever
 
-        self._run, self._request, self._done = run, run.request, done
+        self._run, self._request, self._done = run, Request.of(run), done
         self._failures = 0
         node = node_for(node, self._request)
         self._tree = Tree.open(self._request.out_directory)
         with ExitStack() as stack:
             if receivers is None:
                 receivers = stack.enter_context(closing(receivers_for(run, node)))
-            self._incoming = stack.enter_context(self._tree.workplace(leases()))
+            self._incoming = stack.enter_context(self._tree.workplace(shared()))
             quarantine = run.folder / "quarantine"
             self._retriever = stack.enter_context(
-                Retriever(node, leases(), self._tree, receivers, self._incoming, quarantine, cancelled, progress)
+                Retriever(node, shared(), self._tree, receivers, self._incoming, quarantine, cancelled, progress)
             )
             self._stack = stack.pop_all()
 
@@ -432,8 +427,8 @@ def receivers_for(run: Run, node: PacsNode) -> Receivers:
     """Where C-MOVE delivers in this process; close it at the end."""
     from pacsifier_ops.extract.receiving import Receivers
 
-    tree = Tree.open(run.request.out_directory)
-    return Receivers(node, leases(), tree, run.folder / "quarantine")
+    tree = Tree.open(Request.of(run).out_directory)
+    return Receivers(node, shared(), tree, run.folder / "quarantine")
 
 
 # report
@@ -452,4 +447,4 @@ def report(run: Run) -> RunAccount:
 
     if not run.part("rows").exists():
         raise QueryTableError("the run ended before the query table was taken in; see the error of the step prepare")
-    return close_books(run, leases())
+    return close_books(run, shared())

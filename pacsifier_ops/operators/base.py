@@ -16,8 +16,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from pacsifier_ops import settings
 from pacsifier_ops.config import PacsNode, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError
-from pacsifier_ops.extract.run import Run, noted_warnings
 from pacsifier_ops.files import confined
+from pacsifier_ops.run import Run, noted_warnings
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.run import Run
 from pacsifier_ops.operators.base import PacsifierOperator, node_of
+from pacsifier_ops.run import Run
 
 
 class DicomFindOperator(PacsifierOperator):

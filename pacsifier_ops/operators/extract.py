@@ -9,8 +9,9 @@ from airflow.sdk.exceptions import AirflowFailException
 from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import resolve
-from pacsifier_ops.extract.run import Request, Run
+from pacsifier_ops.extract.run import Request
 from pacsifier_ops.operators.base import PacsifierOperator, data_path, node_of
+from pacsifier_ops.run import Run
 
 
 class ExtractPrepareOperator(PacsifierOperator):
@@ -61,6 +62,6 @@ class ExtractReportOperator(PacsifierOperator):
             raise AirflowFailException(
                 f"the run ended before anything was fetched; see the steps before, and {run.report}"
             )
-        if account.verdict != COMPLETE and not run.request.accept_incomplete:
+        if account.verdict != COMPLETE and not Request.of(run).accept_incomplete:
             raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
         return result

@@ -1,0 +1,59 @@
+"""Sessions under the limit on a node's associations, and calls that are repeated where that makes sense."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.dimse.session import Session
+from pacsifier_ops.errors import Cancelled, PacsifierError, StorageError
+from pacsifier_ops.leases import Lease, Leases
+
+T = TypeVar("T")
+
+#: Waits between the attempts after an error that may pass by itself, in multiples of the node's retry_wait.
+BACK_OFF = (1, 2, 4, 8, 16)
+
+
+def open_session(
+    node: PacsNode,
+    leases: Leases,
+    incoming: Path | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda size: None,
+) -> Session:
+    """A session with the PACS under the limit on its associations, which holds whoever asks."""
+
+    def slot() -> Lease:
+        return leases.acquire(f"pacs:{node.key}", limit=node.max_associations, cancelled=cancelled)
+
+    return Session(node, slot, incoming, cancelled, progress)
+
+
+def pause(seconds: float, cancelled: Callable[[], bool]) -> None:
+    """Wait, unless cancelled.
+
+    Raises:
+        Cancelled: somebody wants us to stop.
+    """
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if cancelled():
+            raise Cancelled("stopped on request")
+        time.sleep(min(left, 0.05))
+
+
+def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], bool]) -> T:
+    """Do something with a session; once more after each wait, as long as the error is one that may pass by itself."""
+    for factor in BACK_OFF:
+        try:
+            return action()
+        except PacsifierError as error:
+            if not error.retryable or isinstance(error, StorageError):
+                raise
+            session.close(abort=True)
+        pause(factor * session.node.retry_wait, cancelled)
+    return action()
