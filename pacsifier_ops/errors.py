@@ -95,6 +95,12 @@ class AssociationAborted(PacsError):
     retryable = True
 
 
+class TlsFailed(PacsError):
+    """No TLS connection came about: certificates, host name, or no TLS at all at that port."""
+
+    of_series = False
+
+
 class PacsTimeout(PacsError):
     """The peer did not answer in time."""
 
@@ -108,7 +114,7 @@ class OutOfResources(PacsError):
 
 
 class MoveDestinationUnknown(PacsError):
-    """The PACS does not know the AE title that it was asked to send to (0xA801)."""
+    """The PACS does not know, or cannot reach, the AE title that it was asked to send to."""
 
     of_series = False
 

@@ -532,9 +532,10 @@ def test_a_receiver_of_another_run_that_goes_away_is_replaced(tmp_path: Path) ->
     assert len(pacs.retrieves) == 2
 
 
-def test_a_receiver_that_stands_but_is_not_reached_is_told_at_once(tmp_path: Path) -> None:
+def test_a_receiver_that_stands_but_is_not_declared_is_told_at_once(tmp_path: Path) -> None:
     with serving(series("P"), tmp_path / "archive") as pacs:
         node = node_of(pacs, method="move")
+        del pacs.destinations["PACSIFIER"]
         run, units = planned_run(node, [{"PatientID": "P"}], tmp_path / "out")
         with (
             announce(shared(), node.destination, node.receiver_port, tmp_path / "their spool"),

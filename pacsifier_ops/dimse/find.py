@@ -11,13 +11,11 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 
-from pacsifier_ops.dimse.session import Answer, Session, query
+from pacsifier_ops.dimse.session import Answer, Session, query, values_of
 from pacsifier_ops.errors import ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.query.keys import DUMP_COLUMNS, KEYS, Level
 from pacsifier_ops.query.match import matches, value_to_send
@@ -67,15 +65,6 @@ class Expectation:
 
     instances: dict[str, str] | None
     count: int | None = None
-
-
-def values_of(identifier: Dataset, keyword: str) -> list[str]:
-    """The decoded values of an attribute as text; [] where it is absent or empty."""
-    element = identifier.get(keyword)
-    if element is None or element == "":
-        return []
-    items: Iterable[Any] = element if isinstance(element, (MultiValue, list)) else [element]
-    return [text for text in (str(item).strip(" \0") for item in items) if text]
 
 
 def _holds_letters(encoding: str, text: str) -> bool:

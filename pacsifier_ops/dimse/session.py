@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ABORT
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (
@@ -25,8 +29,9 @@ from pynetdicom.sop_class import (
 )
 
 from pacsifier_ops.config import PacsNode
-from pacsifier_ops.dimse.sink import ReceivedObject, attach
-from pacsifier_ops.dimse.transport import HANDLERS, make_ae
+from pacsifier_ops.dimse import tls
+from pacsifier_ops.dimse.sink import ReceivedObject, attach, store_request
+from pacsifier_ops.dimse.transport import Secure, make_ae, send_data, tuned
 from pacsifier_ops.errors import (
     AssociationAborted,
     AssociationBusy,
@@ -37,9 +42,13 @@ from pacsifier_ops.errors import (
     PacsError,
     PacsTimeout,
     PacsUnreachable,
+    TlsFailed,
     Unsupported,
 )
 from pacsifier_ops.files import storage_errors
+
+if TYPE_CHECKING:
+    from pacsifier_ops.dimse.objects import DicomFile
 
 #: Transfer syntaxes proposed for every storage class on a C-GET association, each in a context of its own:
 #: an archive that may choose among several within one context may choose to transcode, or fail.
@@ -86,6 +95,13 @@ _QUERY_CONTEXTS = (
 )
 #: Storage classes that fit on one association beside the query contexts.
 CLASSES_PER_ASSOCIATION = (MAX_CONTEXTS - len(_QUERY_CONTEXTS)) // len(GET_TRANSFER_SYNTAXES)
+#: Pairs of SOP class and transfer syntax that fit on one association beside them: two contexts each.
+KINDS_PER_ASSOCIATION = (MAX_CONTEXTS - len(_QUERY_CONTEXTS)) // 2
+
+#: A presentation context to be proposed: abstract syntax, transfer syntaxes, and whether we are to receive.
+Proposal = tuple[str, tuple[str, ...], bool]
+_PLAIN = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+_READ_AT_ONCE = 1024 * 1024
 
 PENDING, PENDING_KEYS_UNSUPPORTED = 0xFF00, 0xFF01
 
@@ -126,6 +142,7 @@ class Outcome:
         status: the final status.
         completed, failed, warning: numbers of sub-operations.
         unreadable: objects that came by C-GET and that we refused, because they do not say who they are.
+        failed_uids: SOP Instance UIDs that the peer lists as failed; it need not.
     """
 
     status: int
@@ -133,11 +150,41 @@ class Outcome:
     failed: int = 0
     warning: int = 0
     unreadable: int = 0
+    failed_uids: list[str] = field(default_factory=list)
 
     @property
     def untouched(self) -> bool:
         """Not one sub-operation: nothing was sent, whatever the status says."""
         return self.completed + self.failed + self.warning == 0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a peer says of itself when an association is opened (PS3.7 D.3.3, PS3.8 D.1).
+
+    Attributes:
+        implementation_class_uid, implementation_version: of its software; the latter may be empty.
+        maximum_pdu: longest PDU that it takes, in bytes; 0 is any.
+        accepted: abstract syntaxes that it accepted.
+    """
+
+    implementation_class_uid: str
+    implementation_version: str
+    maximum_pdu: int
+    accepted: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How a C-STORE ended.
+
+    Attributes:
+        status: as the peer answered (PS3.4 B.2.3).
+        sha256: digest of the encoded data set, hexadecimal.
+    """
+
+    status: int
+    sha256: str
 
 
 def query(level: str, **keys: str | list[str]) -> Dataset:
@@ -148,6 +195,15 @@ def query(level: str, **keys: str | list[str]) -> Dataset:
     for keyword, value in keys.items():
         setattr(identifier, keyword, value)
     return identifier
+
+
+def values_of(identifier: Dataset, keyword: str) -> list[str]:
+    """The decoded values of an attribute as text; [] where it is absent or empty."""
+    element = identifier.get(keyword)
+    if element is None or element == "":
+        return []
+    items: Iterable[Any] = element if isinstance(element, (MultiValue, list)) else [element]
+    return [text for text in (str(item).strip(" \0") for item in items) if text]
 
 
 class Session:
@@ -161,7 +217,7 @@ class Session:
         slot: takes one of the PACS's slots; a context manager that holds it.
         incoming: folder for the objects a C-GET brings.
         cancelled: asked between messages; True aborts the association.
-        progress: told the size in bytes of every object that a C-GET brings.
+        progress: told the size in bytes of every object that a C-GET brings, of every piece that is sent.
     """
 
     def __init__(
@@ -181,9 +237,10 @@ class Session:
         self._progress = progress
         self._stack = ExitStack()
         self._association: Association | None = None
-        self._classes: frozenset[str] = frozenset()
+        self._proposed: frozenset[Proposal] = frozenset()
         self._gave_up = threading.Event()
         self._answered = False
+        self._messages = 0
 
     def __enter__(self) -> Self:
         return self
@@ -220,6 +277,21 @@ class Session:
         if status.Status != 0x0000:
             raise PacsError(f"{self.node.name}: C-ECHO ended with status 0x{status.Status:04X}")
 
+    def peer(self) -> Peer:
+        """What the PACS says of itself and accepts.
+
+        Raises:
+            PacsError: no association came about.
+        """
+        association = self._open()
+        acceptor = association.acceptor
+        return Peer(
+            str(acceptor.implementation_class_uid or ""),
+            str(acceptor.implementation_version_name or ""),
+            int(acceptor.maximum_length or 0),
+            frozenset(str(cx.abstract_syntax) for cx in association.accepted_contexts),
+        )
+
     def find(self, identifier: Dataset) -> Answer:
         """C-FIND in the Study Root model (PS3.4 C.4.1). A final status other than success is the caller's to judge.
 
@@ -251,7 +323,9 @@ class Session:
             StorageError: an object could not be written.
         """
         wanted = frozenset(classes)
-        association = self._open(wanted)
+        if len(wanted) > CLASSES_PER_ASSOCIATION:
+            raise ValueError(f"at most {CLASSES_PER_ASSOCIATION} SOP classes fit on one association")
+        association = self._open(frozenset((uid, (ts,), True) for uid in wanted for ts in GET_TRANSFER_SYNTAXES))
         model = StudyRootQueryRetrieveInformationModelGet
         self._need(association, model, "C-GET")
         accepted = {cx.abstract_syntax for cx in association.accepted_contexts if cx.as_scp}
@@ -282,15 +356,77 @@ class Session:
         with _listening(association, arrived):
             return self._outcome(association, association.send_c_move(identifier, destination, model), destination)
 
+    def ready_to_send(self, kinds: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Be ready for C-STORE of these pairs of SOP Class UID and Transfer Syntax UID.
+
+        Each pair gets a presentation context of its own: a peer that may choose among several transfer syntaxes
+        would choose one that the object is not in.
+
+        Args:
+            kinds: at most KINDS_PER_ASSOCIATION.
+
+        Returns:
+            Those that the peer accepts.
+
+        Raises:
+            PacsError: no association came about.
+        """
+        if len(kinds) > KINDS_PER_ASSOCIATION:
+            raise ValueError(f"at most {KINDS_PER_ASSOCIATION} kinds of objects fit on one association")
+        association = self._open(_to_send(kinds))
+        return {kind for kind in kinds if _context_for(association, *kind)}
+
+    def accepts(self, sop_class: str) -> list[str]:
+        """Uncompressed transfer syntaxes that the peer takes for a SOP class of `ready_to_send`; [] where none."""
+        association = self._open()
+        found = (cx for cx in association.accepted_contexts if cx.abstract_syntax == sop_class)
+        return sorted({str(cx.transfer_syntax[0]) for cx in found if cx.transfer_syntax[0] in _PLAIN})
+
+    def send(self, file: DicomFile) -> Sent:
+        """C-STORE (PS3.4 B.2) of the data set in a file, as it is. The status is the caller's to judge.
+
+        Raises:
+            Unsupported: the peer does not accept its SOP class in its transfer syntax.
+            PacsError: the association failed.
+            StorageError: the file cannot be read.
+        """
+        association = self._open(_to_send([(file.sop_class_uid, file.transfer_syntax_uid)]))
+        context = _context_for(association, file.sop_class_uid, file.transfer_syntax_uid)
+        if context is None:
+            raise Unsupported(f"{self.node.name}: refuses the SOP class, or the transfer syntax, of an object")
+        self._messages = self._messages % 0xFFFF + 1
+        command = store_request(self._messages, file.sop_class_uid, file.sop_instance_uid)
+        digest = hashlib.sha256()
+        try:
+            whole = send_data(association, context, command, self._read(file, digest.update))
+        except BaseException:
+            self.close(abort=True)  # a message is half sent
+            raise
+        _, answer = association.dimse.get_msg(block=True) if whole else (None, None)
+        if not isinstance(answer, C_STORE) or answer.Status is None:
+            raise self._lost(association)
+        self._answered = True
+        return Sent(int(answer.Status), digest.hexdigest())
+
+    def _read(self, file: DicomFile, seen: Callable[[bytes], object]) -> Iterator[bytes]:
+        with storage_errors("a file to be sent cannot be read"), file.path.open("rb") as stream:
+            stream.seek(file.offset)
+            while piece := stream.read(_READ_AT_ONCE):
+                if self._cancelled():
+                    raise Cancelled("stopped on request")
+                seen(piece)
+                self._progress(len(piece))
+                yield piece
+
     # Inside
 
     def _outcome(
         self, association: Association, responses: Iterator[tuple[Dataset, Dataset | None]], destination: str = ""
     ) -> Outcome:
-        final = Dataset()
-        for status, _ in responses:
+        final, failed = Dataset(), Dataset()
+        for status, identifier in responses:
             self._check(association, status)
-            final = status
+            final, failed = status, identifier or Dataset()
         errors, self._errors[:] = list(self._errors), []
         refuse_full_disk(errors)
         outcome = Outcome(
@@ -299,13 +435,16 @@ class Session:
             int(final.get("NumberOfFailedSuboperations") or 0),
             int(final.get("NumberOfWarningSuboperations") or 0),
             len(errors),
+            values_of(failed, "FailedSOPInstanceUIDList"),
         )
         if outcome.status == 0xA801 or (destination and outcome.status >= 0xC000 and outcome.untouched):
             # Some archives have but one failure status for a destination unknown and one that does not answer.
+            node = self.node
             known = "does not know the move destination" if outcome.status == 0xA801 else "could not send anything to"
+            where = f"this machine and port {node.receiver_port}" if destination == node.destination else "that node"
             raise MoveDestinationUnknown(
-                f"{self.node.name}: {known} {destination} (0x{outcome.status:04X}); have AE title {destination} "
-                f"declared on the PACS with the address of this machine and port {self.node.receiver_port}"
+                f"{node.name}: {known} {destination} (0x{outcome.status:04X}); have AE title {destination} declared on "
+                f"the PACS with the address of {where}, and see that it listens there"
             )
         if 0xA700 <= outcome.status <= 0xA7FF and outcome.untouched:
             raise OutOfResources(f"{self.node.name}: out of resources (0x{outcome.status:04X})")
@@ -340,31 +479,31 @@ class Session:
         if not self._accepts(association, model):
             raise Unsupported(f"{self.node.name}: does not offer {service} in the Study Root model")
 
-    def _open(self, classes: frozenset[str] = frozenset()) -> Association:
-        """The open association if it can carry `classes`, else a new one that can."""
-        if len(classes) > CLASSES_PER_ASSOCIATION:
-            raise ValueError(f"at most {CLASSES_PER_ASSOCIATION} SOP classes fit on one association")
+    def _open(self, proposal: frozenset[Proposal] = frozenset()) -> Association:
+        """The open association if it can carry a proposal, else a new one that can."""
         if self._association is not None:
-            if self._association.is_established and classes <= self._classes:
+            if self._association.is_established and proposal <= self._proposed:
                 return self._association
-            union = classes | self._classes
-            classes = union if len(union) <= CLASSES_PER_ASSOCIATION else classes
             self.close()
+        union = proposal | self._proposed
+        proposal = union if len(union) <= MAX_CONTEXTS - len(_QUERY_CONTEXTS) else proposal
         self._stack.enter_context(self._slot())
         try:
             try:
-                self._association = self._associate(classes)
+                self._association = self._associate(proposal)
             except AssociationAborted:
                 # A rejection can be lost to the peer's closing the connection right behind it; ask once more.
-                self._association = self._associate(classes)
+                self._association = self._associate(proposal)
         except BaseException:
             self._stack.close()
             raise
-        self._classes = classes
+        self._proposed = proposal
         return self._association
 
-    def _associate(self, classes: frozenset[str]) -> Association:
+    def _associate(self, proposal: frozenset[Proposal]) -> Association:
         node = self.node
+        context = tls.requestor_context(node)
+        secure = Secure(context, node.host, node.acse_timeout) if context else None
         connected, gave_up = threading.Event(), threading.Event()
         self._gave_up = gave_up
         replies: list[Any] = []
@@ -375,9 +514,9 @@ class Session:
                 gave_up.set()
 
         handlers: list[Any] = [
-            *HANDLERS,
-            *(attach(self._incoming, self._keep, on_error=self._errors.append) if self._incoming else ()),
             (evt.EVT_CONN_OPEN, lambda event: connected.set()),
+            *tuned(secure),
+            *(attach(self._incoming, self._keep, on_error=self._errors.append) if self._incoming else ()),
             (evt.EVT_ACSE_RECV, lambda event: replies.append(event.primitive)),
             (evt.EVT_ACSE_SENT, on_sent),
         ]
@@ -387,21 +526,24 @@ class Session:
             acse_timeout=node.acse_timeout,
             dimse_timeout=node.dimse_timeout,
         )
+        started = time.monotonic()
         try:
             association = ae.associate(
                 node.host,
                 node.port,
-                contexts=_contexts(classes),
+                contexts=_contexts(proposal),
                 ae_title=node.called_aet,
-                ext_neg=[build_role(uid, scu_role=False, scp_role=True) for uid in sorted(classes)],
+                ext_neg=[build_role(uid, scp_role=True) for uid in sorted({uid for uid, _, ours in proposal if ours})],
                 evt_handlers=handlers,
             )
         except OSError as error:
-            raise self._unreachable() from error
+            raise self._unreachable(started) from error
         if association.is_established:
             return association
         if not connected.is_set():
-            raise self._unreachable()
+            raise self._unreachable(started)
+        if secure is not None and secure.errors:
+            raise TlsFailed(f"{node.name}: {node.host}:{node.port}: {tls.in_words(secure.errors[0])}")
         if gave_up.is_set():
             raise PacsTimeout(f"{node.name}: no answer to the association request within {node.acse_timeout:g} s")
         rejection = next((p for p in replies if getattr(p, "result", None) in (0x01, 0x02)), None)
@@ -412,11 +554,10 @@ class Session:
             "is a DICOM node listening there?"
         )
 
-    def _unreachable(self) -> PacsUnreachable:
+    def _unreachable(self, started: float) -> PacsUnreachable:
         node = self.node
         return PacsUnreachable(
-            f"{node.name}: cannot connect to {node.host} port {node.port}; check host, port, firewall, and that the "
-            "PACS runs"
+            f"{node.name}: cannot connect to {node.host} port {node.port}: {_why_unreachable(node, started)}"
         )
 
     def _rejected(self, primitive: Any) -> PacsError:
@@ -434,6 +575,24 @@ class Session:
         self._received[item.sop_instance_uid] = item
         self._progress(item.size)
         return 0x0000
+
+
+def _why_unreachable(node: PacsNode, started: float) -> str:
+    """Why no TCP connection came about, in words; the library keeps it to itself, so it is tried once more."""
+    silent = f"no answer within {node.connect_timeout:g} s; check the address, and that no firewall is in between"
+    if time.monotonic() - started >= node.connect_timeout:
+        return silent
+    try:
+        socket.create_connection((node.host, node.port), node.connect_timeout).close()
+    except socket.gaierror:
+        return "the name is not known; check the host, or how this machine resolves names"
+    except ConnectionRefusedError:
+        return "nothing listens there; check the port, and that the PACS runs"
+    except TimeoutError:
+        return silent
+    except OSError as error:
+        return f"there is no way to it ({error.strerror}); check the address and the network"
+    return "the connection failed, and succeeds by now"
 
 
 @contextmanager
@@ -470,11 +629,26 @@ class ClassesRefused(Unsupported):
     """The PACS does not send these SOP classes by C-GET; others it may."""
 
 
-def _contexts(classes: frozenset[str]) -> list[PresentationContext]:
-    plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-    query_contexts = [build_context(uid, plain) for uid in _QUERY_CONTEXTS]
-    storage = [build_context(uid, syntax) for uid in sorted(classes) for syntax in GET_TRANSFER_SYNTAXES]
-    return query_contexts + storage
+def _contexts(proposal: Iterable[Proposal]) -> list[PresentationContext]:
+    query_contexts = [build_context(uid, list(_PLAIN)) for uid in _QUERY_CONTEXTS]
+    # In the order of the transfer syntaxes: some archives take the first that they know.
+    rank = {uid: number for number, uid in enumerate(GET_TRANSFER_SYNTAXES)}
+    ordered = sorted(proposal, key=lambda item: (item[0], rank.get(item[1][0], len(rank)), item[1]))
+    return query_contexts + [build_context(uid, list(syntaxes)) for uid, syntaxes, _ in ordered]
+
+
+def _to_send(kinds: Collection[tuple[str, str]]) -> frozenset[Proposal]:
+    """What to propose for objects to be sent; for each class beside that, what tells whether it is taken at all."""
+    plain = {(uid, _PLAIN, False) for uid, syntax in kinds}
+    return frozenset({(uid, (syntax,), False) for uid, syntax in kinds} | plain)
+
+
+def _context_for(association: Association, sop_class: str, transfer_syntax: str) -> int | None:
+    """The id of the presentation context for objects of a SOP class in a transfer syntax."""
+    for cx in association.accepted_contexts:
+        if cx.as_scu and (cx.abstract_syntax, cx.transfer_syntax[0]) == (sop_class, transfer_syntax):
+            return int(cx.context_id)
+    return None
 
 
 def chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:

@@ -176,18 +176,39 @@ def _read_command(encoded: bytes) -> dict[int, bytes]:
     return elements
 
 
+def _command(elements: dict[int, bytes]) -> bytes:
+    """A command set by element number (PS3.7 6.3.1)."""
+    body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in sorted(elements.items()))
+    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+
+
 def _store_response(request: dict[int, bytes], status: int) -> bytes:
     """The command set of the C-STORE response (PS3.7 9.3.1.2)."""
-    answer = {
-        0x0002: request[0x0002],
-        0x0100: struct.pack("<H", _STORE_RESPONSE),
-        0x0120: request[0x0110],
-        0x0800: struct.pack("<H", _NO_DATA_SET),
-        0x0900: struct.pack("<H", status),
-        0x1000: request[0x1000],
-    }
-    body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in answer.items())
-    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+    return _command(
+        {
+            0x0002: request[0x0002],
+            0x0100: struct.pack("<H", _STORE_RESPONSE),
+            0x0120: request[0x0110],
+            0x0800: struct.pack("<H", _NO_DATA_SET),
+            0x0900: struct.pack("<H", status),
+            0x1000: request[0x1000],
+        }
+    )
+
+
+def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """The command set of a C-STORE request of medium priority (PS3.7 9.3.1.1)."""
+    class_uid, instance_uid = (uid.encode() + b"\0" * (len(uid) % 2) for uid in (sop_class_uid, sop_instance_uid))
+    return _command(
+        {
+            0x0002: class_uid,
+            0x0100: struct.pack("<H", _STORE_REQUEST),
+            0x0110: struct.pack("<H", message_id),
+            0x0700: struct.pack("<H", 0),
+            0x0800: struct.pack("<H", 0),
+            0x1000: instance_uid,
+        }
+    )
 
 
 def _primitive(context_id: int, fragment: bytes) -> P_DATA:

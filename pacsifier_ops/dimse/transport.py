@@ -2,12 +2,14 @@
 
 pynetdicom polls: its upper layer sleeps a millisecond between two looks at the socket, reads 4,096 bytes at
 a time, and leaves TCP's delays as they are. Where a peer sends an image in several small segments, Nagle's
-algorithm there and the delayed ACK here cost 40 ms and more per image. `HANDLERS`, handed to
-`AE.associate` or `Server`, tunes an association of either role when its connection opens:
+algorithm there and the delayed ACK here cost 40 ms and more per image. The handlers that `tuned` gives, handed
+to `AE.associate` or `Server`, tune an association of either role when its connection opens:
 
 * `TCP_NODELAY`, and on Linux `TCP_QUICKACK` before every read (the kernel forgets it after each);
 * the upper layer waits for the socket, or for something to send, instead of sleeping;
 * reads take what the PDU still needs;
+* with TLS, the handshake is done first, in the association's own thread;
+* whole messages can be sent as ready-made PDUs (`send_data`);
 * `dimse_timeout` counts silence: it starts again with every PDU, so that a large object over a slow line
   is not taken for a peer that fell silent; a peer that falls silent inside a PDU ends the association.
 
@@ -22,9 +24,12 @@ import logging
 import queue
 import select
 import socket
+import ssl
+import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pynetdicom import AE, _config, evt
@@ -63,8 +68,14 @@ _silence()
 class _Socket(AssociationSocket):
     """Waits for the peer or for our own side to have something; reads and acknowledges without delay."""
 
-    def tune(self, silence: float | None) -> None:
-        """Set the connected socket up. `silence`: seconds that a read or a write may hang."""
+    def tune(self, silence: float | None, errors: list[OSError]) -> None:
+        """Set the connected socket up.
+
+        Args:
+            silence: seconds that a read or a write may hang.
+            errors: those of TLS are added here.
+        """
+        self.errors = errors
         assert self.socket is not None
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(silence)
@@ -75,6 +86,7 @@ class _Socket(AssociationSocket):
         self._poll = select.poll()
         self._poll.register(self.socket, select.POLLIN)
         self._poll.register(self._ear, select.POLLIN)
+        self._ahead = b""
 
     def wake(self) -> None:
         """End the wait in `ready`: there is something to send. Any thread may call this."""
@@ -87,15 +99,30 @@ class _Socket(AssociationSocket):
         """Wait for data for a while; whether there is some."""
         if self.socket is None or not self._is_connected:
             return False
-        pending = getattr(self.socket, "pending", None)  # TLS: decrypted, and unknown to poll
-        if pending is not None and pending():
+        if self._ahead or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
             return True
         found = [handle for handle, _ in self._poll.poll(_IDLE_WAIT * 1000)]
         own = self._ear.fileno()
         if own in found:
             with contextlib.suppress(OSError):
                 self._ear.recv(64)
-        return any(handle != own for handle in found)
+        return any(handle != own for handle in found) and self._holds_data()
+
+    def _holds_data(self) -> bool:
+        """Whether what arrived is data. A TLS record may hold none: to read on would wait, and nothing be sent."""
+        if not isinstance(self.socket, ssl.SSLSocket):
+            return True
+        silence = self.socket.gettimeout()
+        self.socket.settimeout(0)
+        try:
+            self._ahead = self.socket.recv(1)
+        except ssl.SSLWantReadError:
+            return False
+        except OSError as error:
+            self.errors.append(error)  # such as the peer's opinion of our certificate
+        finally:
+            self.socket.settimeout(silence)
+        return True  # or the end, as reading on will show
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read `nr_bytes`; fewer where the connection ends before.
@@ -107,7 +134,8 @@ class _Socket(AssociationSocket):
             raise OSError("the peer announces a PDU that is too long")
         assert self.socket is not None
         data = bytearray(nr_bytes)
-        view, got = memoryview(data), 0
+        view, got = memoryview(data), len(self._ahead)
+        data[:got], self._ahead = self._ahead, b""
         while got < nr_bytes:
             if _QUICKACK is not None:
                 self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
@@ -120,6 +148,14 @@ class _Socket(AssociationSocket):
         del data[got:]
         return data
 
+    def send(self, bytestream: bytes) -> None:
+        """Send all of it."""
+        assert self.socket is not None
+        try:
+            self.socket.sendall(bytestream)
+        except OSError:
+            self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
+
     def _shutdown_socket(self) -> None:
         super()._shutdown_socket()
         # pynetdicom's leaves a socket open whose peer was faster.
@@ -128,8 +164,29 @@ class _Socket(AssociationSocket):
                 stream.close()
 
 
+@dataclass
+class _Block:
+    """Ready-made P-DATA-TF PDUs on their way out."""
+
+    data: bytes
+    sent: threading.Event = field(default_factory=threading.Event)
+
+
 class _UpperLayer(DULServiceProvider):
-    """The upper layer whose wait ends when something is to be sent."""
+    """The upper layer whose wait ends when something is to be sent, and that takes ready-made PDUs."""
+
+    def _process_recv_primitive(self) -> bool:
+        try:
+            first = self.to_provider_queue.queue[0]
+        except IndexError:
+            return False
+        if not isinstance(first, _Block):
+            return super()._process_recv_primitive()
+        self.to_provider_queue.get()
+        if self.state_machine.current_state == "Sta6" and self.socket is not None:  # established
+            self.socket.send(first.data)
+        first.sent.set()
+        return True
 
     def send_pdu(self, primitive: Any) -> None:
         super().send_pdu(primitive)
@@ -158,20 +215,116 @@ class Dimse(DIMSEServiceProvider):
         return None, None
 
 
-def _tune(event: evt.Event) -> None:
-    assoc: Association = event.assoc
-    stream = assoc.dul.socket
-    assert stream is not None
-    # The objects are in use already (this runs inside connect), so they change class rather than place.
-    stream.__class__ = _Socket
-    cast(_Socket, stream).tune(assoc.dimse_timeout)
-    assoc.dul.__class__ = _UpperLayer
-    assoc.dul._run_loop_delay = 0.0001
-    assoc.dimse = Dimse(assoc)
+@dataclass(frozen=True)
+class Secure:
+    """TLS for associations.
+
+    Attributes:
+        context: of the requestor or of the acceptor.
+        host: name that the acceptor's certificate is to bear; None on the acceptor's own side.
+        timeout: seconds that the handshake may take.
+        errors: what kept a handshake from succeeding, or the peer from liking our certificate, is added here.
+    """
+
+    context: ssl.SSLContext
+    host: str | None = None
+    timeout: float = 30.0
+    errors: list[OSError] = field(default_factory=list)
+
+    def wrap(self, plain: socket.socket) -> ssl.SSLSocket:
+        """Do the handshake.
+
+        Raises:
+            OSError: it failed; the socket is closed.
+        """
+        plain.settimeout(self.timeout)
+        server = self.host is None
+        try:
+            return self.context.wrap_socket(plain, server_side=server, server_hostname=self.host)
+        except OSError as error:
+            self.errors.append(error)
+            plain.close()
+            raise
 
 
-#: Event handlers that tune an association; the first ones of any list given to `associate` or `Server`.
-HANDLERS: list[Any] = [(evt.EVT_CONN_OPEN, _tune)]
+def tuned(secure: Secure | None = None) -> list[Any]:
+    """Event handlers that tune an association; the first ones of any list given to `associate` or `Server`."""
+
+    def tune(event: evt.Event) -> None:
+        assoc: Association = event.assoc
+        stream = assoc.dul.socket
+        assert stream is not None and stream.socket is not None
+        if secure is not None:
+            stream.socket = secure.wrap(stream.socket)
+        # The objects are in use already (this runs inside connect), so they change class rather than place.
+        stream.__class__ = _Socket
+        cast(_Socket, stream).tune(assoc.dimse_timeout, secure.errors if secure else [])
+        assoc.dul.__class__ = _UpperLayer
+        assoc.dul._run_loop_delay = 0.0001
+        assoc.dimse = Dimse(assoc)
+
+    return [(evt.EVT_CONN_OPEN, tune)]
+
+
+#: Handlers of associations without TLS.
+HANDLERS = tuned()
+
+#: Bytes of PDUs that are handed to the upper layer at once.
+_BLOCK = 256 * 1024
+
+
+def send_data(association: Association, context_id: int, command: bytes, data: Iterable[bytes]) -> bool:
+    """Send a DIMSE message (PS3.7 6.3) as P-DATA-TF PDUs (PS3.8 9.3.5), as long as the peer lets them be.
+
+    Args:
+        command: the encoded command set.
+        data: the encoded data set, in pieces of any length.
+
+    Returns:
+        False where the association ended meanwhile.
+    """
+    longest = association.acceptor.maximum_length or _BLOCK
+    room = min(longest, _BLOCK) - 6
+    ready = [_pdu(context_id, 0x03, command)]
+    size, before = len(ready[0]), None
+
+    def flush() -> _Block:
+        block = _Block(b"".join(ready))
+        association.dul.to_provider_queue.put(block)
+        cast(_Socket, association.dul.socket).wake()
+        ready.clear()
+        return block
+
+    rest = memoryview(b"")
+    for piece in data:
+        rest = memoryview(bytes(rest) + piece) if rest else memoryview(piece)
+        # The last fragment bears a mark, so one is kept back until it is known not to be the last.
+        while len(rest) > room:
+            ready.append(_pdu(context_id, 0x00, rest[:room]))
+            rest = rest[room:]
+            size += room
+            if size >= _BLOCK:
+                after, size = flush(), 0
+                # One block is made while another is being sent.
+                if before is not None and not _sent(before, association):
+                    return False
+                before = after
+    ready.append(_pdu(context_id, 0x02, rest))
+    last = flush()
+    return all(_sent(block, association) for block in (before, last) if block is not None)
+
+
+def _pdu(context_id: int, control: int, fragment: bytes | memoryview) -> bytes:
+    """A P-DATA-TF PDU with one presentation data value; `control` as in PS3.8 E.2."""
+    length = len(fragment)
+    return struct.pack(">BBLLBB", 0x04, 0, length + 6, length + 2, context_id, control) + fragment
+
+
+def _sent(block: _Block, association: Association) -> bool:
+    while not block.sent.wait(0.5):
+        if not association.is_established:
+            return False
+    return association.is_established
 
 
 def make_ae(
@@ -183,7 +336,7 @@ def make_ae(
     network_timeout: float | None = None,
     maximum_pdu_size: int = MAX_PDU,
 ) -> AE:
-    """An application entity of ours; give `HANDLERS` to its `associate`. All times in seconds.
+    """An application entity of ours; give `tuned()` to its `associate`. All times in seconds.
 
     Args:
         calling_aet: our AE title.
@@ -211,7 +364,8 @@ class Server(ThreadedAssociationServer):
         ae: see `make_ae`.
         address: host and port to listen at; port 0 takes a free one (see `port`). Taken at once, served from
             `start` on.
-        handlers: event handlers beyond `HANDLERS`.
+        handlers: event handlers beyond those of `tuned`.
+        tls: context for TLS; plain without.
         admit: told the peer's address before a byte is read; false closes the connection.
 
     Raises:
@@ -224,8 +378,10 @@ class Server(ThreadedAssociationServer):
         address: tuple[str, int],
         handlers: Sequence[Any] = (),
         admit: Callable[[str], bool] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=[*HANDLERS, *handlers])
+        secure = Secure(tls) if tls else None
+        super().__init__(ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=[*tuned(secure), *handlers])
         self.timeout = 0.5
         self._admit = admit
         self._stopping = False
