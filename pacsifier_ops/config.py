@@ -28,6 +28,24 @@ CONFIG_KEYS = (
 
 
 @dataclass(frozen=True)
+class Tls:
+    """What TLS needs. Paths are those of PEM files.
+
+    Attributes:
+        ca: authorities that the peer's certificate must come from; empty: the system's.
+        certificate, key: what we show the peer; empty: nothing. The key may be in the certificate's file.
+        password: passphrase of the key.
+        check_host: the certificate of who we connect to must name the host.
+    """
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    password: str = field(default="", repr=False)
+    check_host: bool = True
+
+
+@dataclass(frozen=True)
 class PacsNode:
     """A PACS and how we talk to it. Times in seconds.
 
@@ -46,10 +64,7 @@ class PacsNode:
         retry_wait: before a call that may yet succeed is repeated; doubles each time.
         tls: DICOM over TLS to the PACS (PS3.15 B).
         receiver_tls: the PACS sends to our receiver over TLS.
-        tls_ca: PEM file of the authorities that the peer's certificate must come from; empty: the system's.
-        tls_certificate, tls_key: PEM files of what we show the peer; empty: nothing.
-        tls_check_host: the PACS's certificate must name the host.
-        tls_password: passphrase of the key.
+        tls_ca, tls_certificate, tls_key, tls_check_host, tls_password: see `Tls`.
     """
 
     name: str
@@ -91,6 +106,8 @@ class PacsNode:
                 raise ConfigError(f"{self.name}: {label} is not a port; give a number from {low} to 65535")
         if self.method not in METHODS:
             raise ConfigError(f"{self.name}: method is none of {', '.join(METHODS)}")
+        if self.receiver_tls and not self.tls_certificate:
+            raise ConfigError(f"{self.name}: receiver_tls needs tls_certificate, which our receiver shows")
         for label, value in (("max_associations", self.max_associations), ("max_series", self.max_series)):
             if value < 1:
                 raise ConfigError(f"{self.name}: {label} is below 1")
@@ -105,6 +122,11 @@ class PacsNode:
     def key(self) -> str:
         """What the limit on associations is counted for: host, port and called AE title."""
         return f"{self.host}:{self.port}:{self.called_aet}"
+
+    @property
+    def tls_files(self) -> Tls:
+        """What TLS with this node needs."""
+        return Tls(self.tls_ca, self.tls_certificate, self.tls_key, self.tls_password, self.tls_check_host)
 
     @property
     def destination(self) -> str:

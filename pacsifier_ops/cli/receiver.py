@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pacsifier_ops import settings
+from pacsifier_ops.cli.options import add_tls, tls_of
 from pacsifier_ops.config import check_ae_title, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError, ReceiverError
 from pacsifier_ops.leases import LeaseBusy, Leases
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         default=24.0,
         help="series that nobody took for so long go to .quarantine in the spool (default: %(default)s)",
     )
+    add_tls(parser).add_argument("--tls", action="store_true", help="receive over TLS only")
     return parser
 
 
@@ -74,6 +76,7 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         OSError: the spool cannot be written.
     """
     from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked
+    from pacsifier_ops.dimse.tls import receiver_context
     from pacsifier_ops.extract.receiving import announce
 
     aet, port = _identity(arguments)
@@ -88,6 +91,7 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         allowed_addresses=arguments.allow_address,
         quota_bytes=None if quota is None else int(quota * _GIB),
         free_floor_bytes=int(arguments.min_free_gb * _GIB),
+        tls=receiver_context("pacsifier-receiver", tls_of(arguments)) if arguments.tls else None,
     )
     leases = Leases(settings.state_root() / "leases")
     with receiver:

@@ -19,6 +19,7 @@ import ipaddress
 import os
 import secrets
 import shutil
+import ssl
 import threading
 import time
 from collections.abc import Collection, Container, Iterator
@@ -139,6 +140,7 @@ class StorageReceiver:
         allowed_addresses: IP addresses or networks (10.1.0.0/16) that may connect; None allows all.
         quota_bytes: size of the spool beyond which objects are refused with 0xA700; None is no limit.
         free_floor_bytes: free space of the disk below which objects are refused likewise.
+        tls: context for TLS (see `tls.receiver_context`); plain without.
 
     Attributes:
         error: what last kept an object from being stored; may be set back to None.
@@ -158,7 +160,9 @@ class StorageReceiver:
         allowed_addresses: Collection[str] | None = None,
         quota_bytes: int | None = None,
         free_floor_bytes: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self.aet, self.port, self.host, self.spool = aet, port, host, spool
         self.error: Exception | None = None
         self._quota_bytes, self._free_floor_bytes = quota_bytes, free_floor_bytes
@@ -178,7 +182,8 @@ class StorageReceiver:
             OSError: the spool cannot be written.
         """
         try:
-            server = Server(self._ae, (self.host, self.port), [(evt.EVT_REQUESTED, _accept_storage)], self._admit)
+            handlers = [(evt.EVT_REQUESTED, _accept_storage)]
+            server = Server(self._ae, (self.host, self.port), handlers, self._admit, self._tls)
         except OSError as error:
             raise ReceiverError(
                 f"the storage receiver {self.aet} cannot listen at port {self.port} ({error.strerror}); stop "

@@ -502,8 +502,9 @@ class Session:
 
     def _associate(self, proposal: frozenset[Proposal]) -> Association:
         node = self.node
-        context = tls.requestor_context(node)
-        secure = Secure(context, node.host, node.acse_timeout) if context else None
+        secure = None
+        if node.tls:
+            secure = Secure(tls.requestor_context(node.name, node.tls_files), node.host, node.acse_timeout)
         connected, gave_up = threading.Event(), threading.Event()
         self._gave_up = gave_up
         replies: list[Any] = []

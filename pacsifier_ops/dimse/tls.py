@@ -5,69 +5,57 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.config import Tls
 from pacsifier_ops.errors import ConfigError
 
 
-def requestor_context(node: PacsNode) -> ssl.SSLContext | None:
-    """How to talk to a node over TLS; None where that is plain.
+def requestor_context(where: str, tls: Tls) -> ssl.SSLContext:
+    """How to talk to a node over TLS.
+
+    Args:
+        where: what to name in errors.
 
     Raises:
         ConfigError: a file cannot be read, or is not what it should be; names the field.
     """
-    if not node.tls:
-        return None
-    context = _context(ssl.Purpose.SERVER_AUTH, node.name, node.tls_ca)
-    context.check_hostname = node.tls_check_host
-    _show(context, node.name, node.tls_certificate, node.tls_key, node.tls_password)
+    context = _context(ssl.Purpose.SERVER_AUTH, where, tls)
+    context.check_hostname = tls.check_host
     return context
 
 
-def receiver_context(where: str, certificate: str, key: str, password: str, ca: str) -> ssl.SSLContext:
-    """How our receiver talks over TLS.
-
-    Args:
-        where: what to name in errors.
-        certificate, key, password: what it shows; PEM files, and the passphrase of the key.
-        ca: where given, senders must show a certificate that comes from these authorities.
+def receiver_context(where: str, tls: Tls) -> ssl.SSLContext:
+    """How our receiver talks over TLS; with `tls.ca`, only to senders whose certificate comes from there.
 
     Raises:
-        ConfigError: a file cannot be read, or is not what it should be.
+        ConfigError: as `requestor_context`, or there is no certificate to show.
     """
-    context = _context(ssl.Purpose.CLIENT_AUTH, where, ca)
-    if ca:
+    if not tls.certificate:
+        raise ConfigError(f"{where}: tls_certificate is missing; a receiver must show one")
+    context = _context(ssl.Purpose.CLIENT_AUTH, where, tls)
+    if tls.ca:
         context.verify_mode = ssl.CERT_REQUIRED
-    if not certificate:
-        raise ConfigError(f"{where}: tls_certificate is missing; a receiver needs one")
-    _show(context, where, certificate, key, password)
     return context
 
 
-def _context(purpose: ssl.Purpose, where: str, ca: str) -> ssl.SSLContext:
-    if ca and not Path(ca).is_file():
-        raise ConfigError(f"{where}: tls_ca: there is no such file")
-    try:
-        context = ssl.create_default_context(purpose, cafile=ca or None)
-    except (OSError, ssl.SSLError):
-        raise ConfigError(f"{where}: tls_ca holds no certificate in PEM format") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def _show(context: ssl.SSLContext, where: str, certificate: str, key: str, password: str) -> None:
-    if not certificate:
-        return
-    for label, path in (("tls_certificate", certificate), ("tls_key", key)):
+def _context(purpose: ssl.Purpose, where: str, tls: Tls) -> ssl.SSLContext:
+    for label, path in (("tls_ca", tls.ca), ("tls_certificate", tls.certificate), ("tls_key", tls.key)):
         if path and not Path(path).is_file():
             raise ConfigError(f"{where}: {label}: there is no such file")
     try:
-        # A passphrase that is not there must not be asked for at the terminal.
-        context.load_cert_chain(certificate, key or None, lambda: password)
-    except (OSError, ssl.SSLError, ValueError):
+        context = ssl.create_default_context(purpose, cafile=tls.ca or None)
+    except OSError:
+        raise ConfigError(f"{where}: tls_ca holds no certificate in PEM format") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if tls.certificate:
+            # Given as a function, lest a passphrase that is missing be asked for at the terminal.
+            context.load_cert_chain(tls.certificate, tls.key or None, lambda: tls.password)
+    except (OSError, ValueError):
         raise ConfigError(
             f"{where}: tls_certificate and tls_key do not fit together, are not in PEM format, or the passphrase of "
             "the key is wrong"
         ) from None
+    return context
 
 
 def in_words(error: OSError) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.receiver import StorageReceiver
 from pacsifier_ops.dimse.session import refuse_full_disk
+from pacsifier_ops.dimse.tls import receiver_context
 from pacsifier_ops.errors import ReceiverError
 from pacsifier_ops.files import private_folder, storage_errors
 from pacsifier_ops.leases import Lease, Leases
@@ -85,8 +86,9 @@ class Receivers:
             if found := self._announced():
                 return found
             spool = stack.enter_context(self.tree.workplace(self.leases)) / "spool"
+            tls = receiver_context(node.name, node.tls_files) if node.receiver_tls else None
             with storage_errors("the spool"):
-                own = stack.enter_context(StorageReceiver(node.destination, node.receiver_port, spool))
+                own = stack.enter_context(StorageReceiver(node.destination, node.receiver_port, spool, tls=tls))
             stack.enter_context(announce(self.leases, node.destination, node.receiver_port, spool))
             self._own, self._stack = own, stack.pop_all()
             return spool

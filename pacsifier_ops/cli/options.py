@@ -1,0 +1,26 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from pacsifier_ops.config import Tls
+
+#: Environment variable with the passphrase of the TLS key: on a command line everybody could read it.
+PASSWORD = "PACSIFIER_TLS_PASSWORD"
+
+
+def add_tls(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options that `tls_of` reads; returns their group."""
+    group = parser.add_argument_group("TLS", f"Files are in PEM format. The key's passphrase is read from {PASSWORD}.")
+    group.add_argument("--tls_ca", default="", metavar="FILE", help="authorities of the peer's certificate (system's)")
+    group.add_argument("--tls_certificate", default="", metavar="FILE", help="our certificate, with its chain")
+    group.add_argument("--tls_key", default="", metavar="FILE", help="our key, unless it is in the certificate's file")
+    return group
+
+
+def tls_of(args: argparse.Namespace, check_host: bool = True) -> Tls:
+    """What the options say."""
+    password = os.environ.get(PASSWORD, "")
+    return Tls(args.tls_ca, args.tls_certificate, args.tls_key, password, check_host)
