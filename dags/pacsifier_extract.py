@@ -1,9 +1,10 @@
-"""### Extract: from a query table to verified DICOM series on disk
+"""### Extract: from a query table to verified DICOM series on disk, or at another node
 
 1. **prepare** reads and checks the whole query table, and makes sure that the PACS answers.
 2. **find** asks the PACS for the series of each row, and filters its answers again.
 3. **plan** merges them without duplicates; a cohort above the allowed size stops here, before any image is fetched.
 4. **retrieve** fetches each series and compares it with what the PACS lists; missing images are asked for once more.
+   Or **move** has the PACS send each series to another node, and accounts for what that node took.
 5. **report** closes the books: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
 
 Run it again over the same output folder and only what is missing or damaged is fetched.
@@ -13,8 +14,13 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.operators.dicom import DicomFindOperator, DicomRetrieveOperator
-from pacsifier_ops.operators.extract import ExtractPlanOperator, ExtractPrepareOperator, ExtractReportOperator
+from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
+from pacsifier_ops.operators.extract import (
+    ExtractPlanOperator,
+    ExtractPrepareOperator,
+    ExtractReportOperator,
+    ExtractRouteOperator,
+)
 
 PARAMS = {
     "queryfile": Param(
@@ -33,9 +39,22 @@ PARAMS = {
     ),
     "retrieve": Param(
         "save",
-        enum=["save", "none"],
+        enum=["save", "move", "none"],
         title="Images",
-        description="save: fetch the images. none: only find the series.",
+        description="save: fetch them. move: have the PACS send them to another node. none: only find the series.",
+    ),
+    "destination": Param(
+        None,
+        type=["null", "string"],
+        title="Destination of move",
+        description="Id of a connection of type dicom. The PACS sends to its AE title, and it is asked what it holds "
+        "before and after. Empty: the PACS sends to the move_aet of its connection, and only its counts tell.",
+    ),
+    "resend": Param(
+        False,
+        type="boolean",
+        title="Move again",
+        description="With move: have sent what the destination has confirmed before as well.",
     ),
     "info": Param(
         True,
@@ -91,7 +110,10 @@ with DAG(
     prepare = ExtractPrepareOperator(task_id="prepare")
     find = DicomFindOperator.partial(task_id="find").expand(batch=prepare.output)
     plan = ExtractPlanOperator(task_id="plan", trigger_rule="all_done_min_one_success")
+    route = ExtractRouteOperator(task_id="route")
     retrieve = DicomRetrieveOperator.partial(task_id="retrieve").expand(unit=plan.output)
+    move = DicomMoveOperator.partial(task_id="move").expand(unit=plan.output)
     report = ExtractReportOperator(task_id="report", trigger_rule="all_done")
 
-    prepare >> find >> plan >> retrieve >> report
+    prepare >> find >> plan >> [retrieve, move] >> report
+    prepare >> route >> [retrieve, move]

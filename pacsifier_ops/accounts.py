@@ -1,4 +1,4 @@
-"""The accounts of a run: what was asked, found, expected, received; and the verdict.
+"""The accounts of a run: what was asked, found, expected, delivered; and the verdict.
 
 Instances count once, under their series; query rows only refer to series.
 """
@@ -11,6 +11,9 @@ from typing import Any
 
 COMPLETE, INCOMPLETE, UNBALANCED = "complete", "incomplete", "unbalanced"
 EXIT_CODES = {COMPLETE: 0, INCOMPLETE: 3, UNBALANCED: 4}
+
+#: What a run does with the images: saves them, only lists them, has the archive move them, uploads a folder of them.
+SAVE, NONE, MOVE, UPLOAD = "save", "none", "move", "upload"
 
 #: States of a query row. Only `found` and `empty` are good ends.
 ROW_FOUND, ROW_EMPTY, ROW_BAD = "found", "empty", "bad"
@@ -46,19 +49,23 @@ class RowAccount:
 class SeriesAccount:
     """One series; every number counts instances unless it says otherwise.
 
+    Where the instances belong at the end is the series' folder (save) or the destination (move, upload).
+
     Attributes:
         number: ordinal of the series in the run, from 1; safe to show anywhere.
-        lines: lines of the query table that asked for it.
-        folder: path of the series folder below the output folder.
-        expected: instances the archive lists; None where it gives no expectation.
-        present: expected instances that were already on disk, whole.
-        received: expected instances fetched in this run.
-        missing: expected instances that are not on disk at the end.
-        unverifiable: instances on disk that no expectation of the archive covers.
+        lines: lines of the query table that asked for it; none where nothing was asked.
+        folder: path of the series folder, below the output folder (save) or the uploaded one (upload).
+        expected: instances the archive lists, or that the uploaded folder holds; None without an expectation.
+        present: expected instances that were there before: whole in the folder, or confirmed by the destination.
+        received: expected instances that arrived there in this run.
+        missing: expected instances that are not there at the end.
+        unverifiable: instances there that no expectation covers.
         quarantined: instances received that nobody asked for, or that were not what they said.
-        bytes: bytes received in this run.
+        warned: instances that the destination took with a warning status (PS3.4 B.2.3).
+        bytes: bytes received or sent in this run.
         seconds: wall time spent on the series in this run.
-        method: get, move, or empty where nothing was fetched.
+        method: get, move, store, or empty where nothing was transferred.
+        missing_uids: SOP Instance UIDs known to be missing, as far as anybody can say; identifying.
     """
 
     number: int
@@ -76,14 +83,16 @@ class SeriesAccount:
     missing: int = 0
     unverifiable: int = 0
     quarantined: int = 0
+    warned: int = 0
     bytes: int = 0
     seconds: float = 0.0
     method: str = ""
     reason: str = ""
+    missing_uids: list[str] = field(default_factory=list)
 
     @property
-    def on_disk(self) -> int:
-        """Instances of the series that lie whole in the output folder at the end."""
+    def delivered(self) -> int:
+        """Instances of the series that are where they should be at the end."""
         return self.present + self.received + self.unverifiable
 
     @property
@@ -93,26 +102,47 @@ class SeriesAccount:
 
 
 @dataclass
+class FileAccount:
+    """A DICOM file of the uploaded folder that cannot be sent.
+
+    Attributes:
+        path: below the uploaded folder, with forward slashes; identifying.
+        reason: why, in words, no values.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass
 class RunAccount:
     """A whole run.
 
     Attributes:
         run: opaque id of the run.
-        pacs: name of the connection or configuration used.
-        retrieve: save or none.
+        pacs: name of the connection or configuration of the archive asked; empty for upload.
+        action: save, none, move or upload.
         started, finished: ISO 8601 with zone.
         rows, series: the accounts below this one.
         discrepancies: contradictions found when the books were closed, in words, no values.
+        destination: name of the node that images were moved or uploaded to.
+        folder: path of the output folder (save, none) or of the uploaded one (upload).
+        passed_over: files of the uploaded folder that are not to be sent, reason in words to count.
+        bad_files: files of the uploaded folder that are to be sent and cannot be.
     """
 
     run: str
     pacs: str
-    retrieve: str
+    action: str
     started: str
     finished: str
     rows: list[RowAccount] = field(default_factory=list)
     series: list[SeriesAccount] = field(default_factory=list)
     discrepancies: list[str] = field(default_factory=list)
+    destination: str = ""
+    folder: str = ""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    bad_files: list[FileAccount] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -121,16 +151,17 @@ class RunAccount:
             return UNBALANCED
         rows_good = all(r.state in (ROW_FOUND, ROW_EMPTY) for r in self.rows)
         series_good = all(s.state in (SERIES_COMPLETE, SERIES_LISTED) for s in self.series)
-        return COMPLETE if rows_good and series_good else INCOMPLETE
+        return COMPLETE if rows_good and series_good and not self.bad_files else INCOMPLETE
 
     def totals(self) -> dict[str, int | float]:
-        """Sums over all series, without any identifier: fit for XCom and logs."""
+        """Sums over the run, without any identifier: fit for XCom and logs."""
 
         def total(name: str) -> int:
             return sum(getattr(s, name) or 0 for s in self.series)
 
-        names = ("expected", "present", "received", "missing", "unverifiable", "quarantined", "bytes")
-        return {"rows": len(self.rows), "series": len(self.series), **{n: total(n) for n in names}}
+        names = ("expected", "present", "received", "missing", "unverifiable", "quarantined", "warned", "bytes")
+        counted = {"rows": len(self.rows), "series": len(self.series), "bad_files": len(self.bad_files)}
+        return {**counted, **{name: total(name) for name in names}}
 
     def as_dict(self) -> dict[str, Any]:
         """The accounts as plain data, the verdict and the totals included."""

@@ -270,6 +270,11 @@ class Pacer:
         self.batch_size = batch_size
         self.batch_wait_time = batch_wait_time
 
+    @property
+    def on(self) -> bool:
+        """Whether there is anything to wait for."""
+        return self.batch_size > 0 and self.batch_wait_time > 0
+
     def wait_turn(self, cancelled: Callable[[], bool] | None = None) -> None:
         """Take the next turn, waiting for it if need be.
 
@@ -277,7 +282,7 @@ class Pacer:
             LeaseBusy: `cancelled` said so.
             StorageError: the folder of the leases cannot be written.
         """
-        if self.batch_size <= 0 or self.batch_wait_time <= 0:
+        if not self.on:
             return
         while True:
             with self.leases.acquire(self.name, cancelled=cancelled), _storage():

@@ -1,116 +1,161 @@
-"""The report of an extract run as one HTML file that stands alone.
-
-No script, no network, nothing loaded: the Content-Security-Policy in its head forbids all but its own style.
-Text from the query table and from the archive is hostile; `_tag` and `_table` escape everything that was not
-built here. The report names patients and belongs to the identified data.
-"""
+"""The report of a run as one HTML file that stands alone. It names patients and belongs to the identified data."""
 
 from __future__ import annotations
 
-import html
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from pacsifier_ops.accounts import (
     COMPLETE,
     INCOMPLETE,
+    MOVE,
+    NONE,
     ROW_BAD,
     ROW_CONFLICT,
     ROW_EMPTY,
     ROW_FAILED,
     ROW_FOUND,
     ROW_UNDECIDABLE,
+    SAVE,
     SERIES_COMPLETE,
     SERIES_FAILED,
     SERIES_INCOMPLETE,
     SERIES_LISTED,
     SERIES_UNVERIFIABLE,
-    UNBALANCED,
+    UPLOAD,
     RowAccount,
     RunAccount,
     SeriesAccount,
     count_by,
 )
+from pacsifier_ops.html import (
+    Html,
+    badge,
+    bar,
+    beside,
+    facts,
+    join,
+    link,
+    listed,
+    moment,
+    page,
+    plural,
+    section,
+    table,
+    tag,
+    verdict,
+    when,
+)
 
-#: Lines shown of a list; the log has them all.
-LONGEST_LIST = 2000
+#: Lines shown of a list, and UIDs of a series; accounts.json has them all.
+LONGEST_LIST, MOST_UIDS = 2000, 20
 
 # State: (kind that gives the colour, what it means).
 _ROW_STATES = {
     ROW_FOUND: ("good", "series match the row"),
     ROW_EMPTY: ("empty", "the archive answered: nothing matches the row"),
     ROW_BAD: ("bad", "the row cannot be used as it is written"),
-    ROW_UNDECIDABLE: ("bad", "the archive neither matches nor returns a key of the row; nothing was fetched"),
+    ROW_UNDECIDABLE: ("bad", "the archive neither matches nor returns a key of the row, which was left out"),
     ROW_CONFLICT: ("bad", "the row contradicts another source or row"),
     ROW_FAILED: ("bad", "asking the archive failed"),
 }
 _SERIES_STATES = {
-    SERIES_COMPLETE: ("good", "every expected instance is in the output folder"),
+    SERIES_COMPLETE: ("good", "every expected instance is where it should be"),
     SERIES_LISTED: ("listed", "described, not to be fetched"),
     SERIES_UNVERIFIABLE: ("doubt", "the archive gives no expectation to compare with"),
     SERIES_INCOMPLETE: ("bad", "expected instances are missing"),
-    SERIES_FAILED: ("bad", "the series could not be fetched"),
+    SERIES_FAILED: ("bad", "the series could not be transferred"),
 }
 _UNKNOWN = ("bad", "")
+_SERVICES = {"get": "C-GET", "move": "C-MOVE", "store": "C-STORE"}
 
 
-class _Html(str):
-    """Text that is HTML already."""
+@dataclass(frozen=True)
+class _Words:
+    """How the report of an action speaks.
 
-
-def _text(value: object) -> _Html:
-    """Escape a value; what HTML or UTF-8 cannot hold becomes U+FFFD."""
-    if isinstance(value, _Html):
-        return value
-    shown = f"{value:,}" if isinstance(value, int) else str(value)
-    return _Html(html.escape(re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", shown)))
-
-
-def _tag(name: str, *content: object, **attributes: object) -> _Html:
-    """An element; everything in it is escaped. `class_` and `aria_label` give `class` and `aria-label`."""
-    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{_text(str(value))}"' for key, value in attributes.items())
-    return _Html(f"<{name}{given}>{_join(content)}</{name}>")
-
-
-def _join(parts: Iterable[object], between: str = "") -> _Html:
-    return _Html(between.join(_text(part) for part in parts))
-
-
-def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]], total: int | None = None) -> _Html:
-    """A table whose first column names the line. A heading that ends in `#` is a column of numbers.
-
-    With `total`, the list was cut to `LONGEST_LIST` of so many lines, and says so.
+    Attributes:
+        name, heading: what the run is.
+        arrived: what happened to instances in this run.
+        place: where they belong; `column` heads their number there.
+        expected: what the expectation is.
+        complete: what that verdict says.
+        again: what to do about an incomplete run.
+        beware: what not to do after an unbalanced one.
+        more: counts of a series beyond those of the balance.
+        sizes: whether bytes are known.
     """
-    classes = ["number" if name.endswith("#") else "text" for name in columns]
-    heads = [
-        _tag("th", name.rstrip("#"), scope="col", class_=kind) for name, kind in zip(columns, classes, strict=True)
-    ]
-    lines = [
-        _tag(
-            "tr",
-            _tag("th", row[0], scope="row", class_=classes[0]),
-            *(_tag("td", cell, class_=kind) for cell, kind in zip(row[1:], classes[1:], strict=True)),
-        )
-        for row in rows
-    ]
-    table = _tag(
-        "table",
-        _tag("caption", caption, class_="unseen"),
-        _tag("thead", _tag("tr", *heads)),
-        _tag("tbody", *lines),
+
+    name: str = "Extract"
+    heading: str = "Extract from the PACS"
+    arrived: str = "received"
+    place: str = "in the output folder"
+    column: str = "In folder#"
+    expected: str = "instances that the archive lists"
+    complete: str = "Every row was answered, and every instance that the archive lists is in the output folder."
+    again: str = "run the same query table into the same folder again: only what is missing is fetched"
+    beware: str = "Do not hand this data set over."
+    more: tuple[str, ...] = ("unverifiable", "quarantined")
+    sizes: bool = True
+
+
+_WORDS = {
+    SAVE: _Words(),
+    NONE: _Words(
+        complete="Every row was answered. The series were listed; fetching them was not asked for.",
+        again="run the same query table again",
+    ),
+    MOVE: _Words(
+        name="Move",
+        heading="Move to another node",
+        arrived="sent",
+        place="at the destination",
+        column="At destination#",
+        complete="Every row was answered, and every instance that the archive lists is confirmed at the destination.",
+        again="run the same query table again: only what is not confirmed at the destination is sent",
+        beware="Do not rely on what is at the destination.",
+        more=("unverifiable", "warned"),
+        sizes=False,  # what goes from node to node does not pass here
+    ),
+    UPLOAD: _Words(
+        name="Upload",
+        heading="Upload to a PACS",
+        arrived="sent",
+        place="at the destination",
+        column="At destination#",
+        expected="instances that the uploaded folder holds",
+        complete="The destination has confirmed every instance that the folder holds.",
+        again="upload the same folder again: only what the destination has not confirmed is sent",
+        beware="Do not rely on what is at the destination.",
+        more=("warned",),
+    ),
+}
+# Count of a series: (name, in the narrow head of a column, what it counts).
+_MORE = {
+    "unverifiable": ("Unverifiable", "Unverifi\u00adable#", "instances that no expectation covers"),
+    "quarantined": ("Quarantined", "Quaran\u00adtined#", "instances kept out of the data set"),
+    "warned": ("With a warning", "With a warning#", "instances that the destination took with a warning"),
+}
+
+
+def render(account: RunAccount) -> str:
+    """The report of a run as one HTML page (UTF-8), from its closed accounts."""
+    words = _WORDS[account.action]
+    asked = account.action != UPLOAD
+    signing = tag("div", *(tag("span", label) for label in ("Checked by", "Date", "Signature")), class_="signing")
+    refer = "Instances count once, under their series; rows refer to series. " if asked else ""
+    return page(
+        f"{words.name} run {account.run}: {account.verdict}",
+        words.heading,
+        section("Accounts", "accounts", _accounts(account, words), signing),
+        _attention(account, words),
+        beside(_modalities(account, words), _row_states(account) if asked else _passed_over(account)),
+        _rows(account) if asked else "",
+        _all_series(account, words),
+        lead=(_verdict(account, words), facts(_facts(account))),
+        footer=f"{refer}This report names patients: keep it with the identified data.",
     )
-    scroll = _tag("div", table, class_="scroll", role="region", tabindex="0", aria_label=caption)
-    if total is None or total <= LONGEST_LIST:
-        return scroll
-    cut = f"The first {LONGEST_LIST:,} of {total:,} are shown; logs/pacsifier_log.csv lists every series."
-    return _join([scroll, _tag("p", cut, class_="note")])
-
-
-def _section(title: str, identifier: str, *content: object) -> _Html:
-    heading = _tag("h2", title, id=identifier)
-    return _tag("section", heading, *content, aria_labelledby=identifier)
 
 
 def _size(count: float) -> str:
@@ -122,20 +167,9 @@ def _size(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
-def _plural(count: int, one: str, many: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def _moment(iso: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(iso)
-    except ValueError:
-        return None
-
-
 def _seconds(account: RunAccount) -> float | None:
     """Wall time of the run in seconds; None if its two times cannot be compared."""
-    start, end = _moment(account.started), _moment(account.finished)
+    start, end = moment(account.started), moment(account.finished)
     if start is None or end is None or (start.tzinfo is None) != (end.tzinfo is None):
         return None
     return max(0.0, (end - start).total_seconds())
@@ -151,21 +185,27 @@ def _duration(seconds: float | None) -> str:
     return f"{hours:,} h {minutes:02} min {rest:02} s" if hours else f"{minutes} min {rest:02} s"
 
 
-def _when(iso: str) -> _Html:
-    moment = _moment(iso)
-    if moment is None:
-        return _text(iso or "not known")
-    return _tag("time", re.sub(r"(?=[+-]\d\d:\d\d$)", " ", moment.isoformat(" ", "seconds")), datetime=iso)
+def _list(caption: str, columns: Sequence[str], items: Sequence[object], line: Callable[..., Sequence[object]]) -> Html:
+    """A table with a line for each of `items`, cut where it is long."""
+    shown = table(caption, columns, map(line, items[:LONGEST_LIST]))
+    if len(items) <= LONGEST_LIST:
+        return shown
+    cut = f"The first {LONGEST_LIST:,} of {len(items):,} are shown; accounts.json beside this page has them all."
+    return join([shown, tag("p", cut, class_="note")])
 
 
-def _badge(state: str, states: Mapping[str, tuple[str, str]]) -> _Html:
-    return _tag("span", state, class_=f"badge {states.get(state, _UNKNOWN)[0]}")
+def _row_badge(state: str) -> Html:
+    return badge(state, _ROW_STATES.get(state, _UNKNOWN)[0])
 
 
-def _keys(keys: Mapping[str, str]) -> _Html:
+def _series_badge(state: str) -> Html:
+    return badge(state, _SERIES_STATES.get(state, _UNKNOWN)[0])
+
+
+def _keys(keys: Mapping[str, str]) -> Html:
     """The cells of a row; `bdi` keeps text that runs right to left from turning what is beside it."""
-    pairs = (_join([_tag("span", column, class_="key"), " ", _tag("bdi", value)]) for column, value in keys.items())
-    return _join(pairs, "<br>")
+    pairs = (join([tag("span", column, class_="key"), " ", tag("bdi", value)]) for column, value in keys.items())
+    return join(pairs, "<br>")
 
 
 def _lines(numbers: Sequence[int]) -> str:
@@ -174,13 +214,22 @@ def _lines(numbers: Sequence[int]) -> str:
     return shown + (f" and {len(numbers) - 20:,} more" if len(numbers) > 20 else "")
 
 
-def _series_name(series: SeriesAccount, *, uids: bool = False) -> _Html:
+def _below(texts: Iterable[object]) -> list[Html]:
+    """Small print, a line each."""
+    return [tag("div", text, class_="below") for text in texts]
+
+
+def _series_name(series: SeriesAccount, *, uids: bool = False) -> Html:
     """What a series is called: number and description, below it its folder and, if asked, its UIDs."""
-    title = _tag("bdi", " ".join(filter(None, (series.series_number, series.description))) or "no description")
-    below = [series.folder] if series.folder else []
+    title = tag("bdi", " ".join(filter(None, (series.series_number, series.description))) or "no description")
+    texts = [series.folder] if series.folder else []
     if uids:
-        below += [f"Study {series.study_uid}", f"Series {series.series_uid}"]
-    return _tag("div", title, *(_tag("div", text, class_="below") for text in below), class_="name")
+        texts += [f"Study {series.study_uid}", f"Series {series.series_uid}"]
+    return tag("div", title, *_below(texts), class_="name")
+
+
+def _expected(series: SeriesAccount) -> object:
+    return "not listed" if series.expected is None else series.expected
 
 
 def _row_good(row: RowAccount) -> bool:
@@ -191,420 +240,280 @@ def _series_good(series: SeriesAccount) -> bool:
     return series.state in (SERIES_COMPLETE, SERIES_LISTED) and series.balanced
 
 
-def _verdict(account: RunAccount) -> _Html:
-    """The verdict in words: what it means and what to do."""
+def _faults(account: RunAccount) -> str:
+    """What keeps the run from being complete."""
     totals = account.totals()
-    empty = sum(row.state == ROW_EMPTY for row in account.rows)
-    series = [s for s in account.series if not _series_good(s)]
-    rows = [row for row in account.rows if not _row_good(row)]
-    faults = _and(
-        [
-            *([_plural(len(rows), "row") + " did not end well"] if rows else []),
-            *([f"{len(series):,} of {len(account.series):,} series are not complete"] if series else []),
-            *([_plural(int(totals["missing"]), "instance") + " missing"] if totals["missing"] else []),
-            *(
-                [_plural(int(totals["unverifiable"]), "instance") + " without an expectation to compare with"]
-                if totals["unverifiable"]
-                else []
-            ),
-        ]
-    )
+    rows = sum(not _row_good(row) for row in account.rows)
+    series = sum(not _series_good(s) for s in account.series)
+    missing, unverifiable = int(totals["missing"]), int(totals["unverifiable"])
+    faults = {
+        f"{plural(rows, 'row')} did not end well": rows,
+        f"{series:,} of {len(account.series):,} series are not complete": series,
+        f"{plural(missing, 'instance')} missing": missing,
+        f"{plural(unverifiable, 'instance')} without an expectation to compare with": unverifiable,
+        f"{plural(len(account.bad_files), 'file')} that could not be sent": len(account.bad_files),
+    }
+    return listed([words for words, count in faults.items() if count])
+
+
+def _verdict(account: RunAccount, words: _Words) -> Html:
+    """The verdict in words: what it means and what to do."""
+    faults, totals = _faults(account), account.totals()
+    empty, passed_over = sum(row.state == ROW_EMPTY for row in account.rows), sum(account.passed_over.values())
     if account.verdict == COMPLETE:
-        title = "Complete"
-        what = (
-            "Every row was answered, and every instance that the archive lists is in the output folder."
-            if account.retrieve != "none"
-            else "Every row was answered. The series were listed; fetching them was not asked for."
-        )
-        todo = "Nothing is left to do."
+        word, what, todo = "Complete", words.complete, "Nothing is left to do."
         if empty:
-            todo = f"Make sure that the {_plural(empty, 'row')} that found nothing should be empty."
+            todo = f"Make sure that the {plural(empty, 'row')} that found nothing should be empty."
+        if account.action == UPLOAD and not account.series:
+            what, todo = "The folder holds no instance to send.", "Make sure that it is the right folder."
     elif account.verdict == INCOMPLETE:
-        title = "Incomplete"
+        word = "Incomplete"
         what = f"The books balance, but not all that was asked for is proved to be there: {faults}."
-        todo = (
-            "Settle the reasons below and run the same query table into the same folder again: only what is "
-            "missing is fetched."
-        )
+        todo = f"Settle the reasons below and {words.again}."
     else:
-        title = "Unbalanced"
-        what = "The books do not balance: some instances are in no state, or in more than one."
+        word, what = "Unbalanced", "The books do not balance: some instances are in no state, or in more than one."
         if faults:
             what += f" Also: {faults}."
-        todo = (
-            "Do not hand this data set over. Run it again; if the verdict stays, keep the run folder and "
-            "have it looked into."
-        )
-    sign = {COMPLETE: "\u2713", INCOMPLETE: "!", UNBALANCED: "\u2260"}[account.verdict]
-    return _tag(
-        "div",
-        _tag("div", sign, class_="sign", aria_hidden="true"),
-        _tag("div", _tag("p", title, class_="word"), _tag("p", what), _tag("p", todo)),
-        class_=f"verdict {account.verdict}",
-    )
+        todo = f"{words.beware} Run it again; if the verdict stays, keep the run folder and have it looked into."
+    if totals["warned"]:
+        what += f" The destination took {plural(int(totals['warned']), 'instance')} with a warning, see below."
+    if passed_over:
+        what += f" {plural(passed_over, 'file was', 'files were')} passed over, see below."
+    return verdict(account.verdict, word, what, todo)
 
 
-def _and(parts: Sequence[str]) -> str:
-    return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)
-
-
-def _facts(account: RunAccount) -> _Html:
-    facts = (
+def _facts(account: RunAccount) -> list[tuple[str, object]]:
+    folder = Path(account.folder)
+    # A folder is an absolute path; nothing else becomes a link.
+    shown = link(account.folder, folder.as_uri()) if folder.is_absolute() else account.folder
+    here = {
+        SAVE: [("Source", account.pacs), ("Destination", shown)],
+        NONE: [("Source", account.pacs), ("Log and dumps", shown)],
+        MOVE: [("Source", account.pacs), ("Destination", account.destination), ("Log", shown)],
+        UPLOAD: [("Source", shown), ("Destination", account.destination)],
+    }
+    return [
         ("Run", account.run),
-        ("PACS", account.pacs),
-        ("Retrieve", account.retrieve),
-        ("Start", _when(account.started)),
-        ("End", _when(account.finished)),
+        ("Action", account.action),
+        *here[account.action],
+        ("Start", when(account.started)),
+        ("End", when(account.finished)),
         ("Duration", _duration(_seconds(account))),
-    )
-    return _tag("dl", *(_tag("div", _tag("dt", name), _tag("dd", value)) for name, value in facts))
-
-
-def _accounts(account: RunAccount) -> _Html:
-    totals = account.totals()
-    expected, present, received, missing = (
-        int(totals[name]) for name in ("expected", "present", "received", "missing")
-    )
-    without = sum(s.expected is None for s in account.series)
-    seconds = _seconds(account)
-    rate = f"{totals['bytes'] / 1e6 / seconds:,.1f} MB/s" if seconds else "not known"
-    empty = sum(row.state == ROW_EMPTY for row in account.rows)
-    rows: list[tuple[object, object, object]] = [
-        ("Asked", len(account.rows), f"rows of the query table; {empty:,} found nothing"),
-        ("Found", len(account.series), "series, each counted once"),
-        (
-            "Expected",
-            expected,
-            "instances that the archive lists" + (f"; none for {without:,} series" if without else ""),
-        ),
-        ("Already present", present, "instances that were in the output folder before"),
-        ("Received", received, "instances fetched in this run"),
-        ("Missing", missing, "expected instances that are not there"),
-        ("Unverifiable", int(totals["unverifiable"]), "instances that no expectation covers"),
-        ("Quarantined", int(totals["quarantined"]), "instances kept out of the data set"),
-        ("In the output folder", sum(s.on_disk for s in account.series), "instances at the end"),
-        ("Bytes received", _size(totals["bytes"]), f"{int(totals['bytes']):,} bytes"),
-        ("Rate", rate, "bytes received over the duration of the run"),
     ]
-    # Series for which the archive gives no expectation stand outside the balance.
+
+
+def _accounts(account: RunAccount, words: _Words) -> Html:
+    totals = account.totals()
+    without = sum(s.expected is None for s in account.series)
+    empty = sum(row.state == ROW_EMPTY for row in account.rows)
+    lines: list[tuple[object, object, object]] = []
+    if account.action == UPLOAD:
+        lines += [
+            ("Passed over", sum(account.passed_over.values()), "files that are not to be sent"),
+            ("Bad", len(account.bad_files), "files that could not be sent"),
+        ]
+    else:
+        lines.append(("Asked", len(account.rows), f"rows of the query table; {empty:,} found nothing"))
+    expected = words.expected + (f"; none for {without:,} series" if without else "")
+    lines += [
+        ("Found", len(account.series), "series, each counted once"),
+        ("Expected", int(totals["expected"]), expected),
+        ("Already present", int(totals["present"]), f"instances that were {words.place} before"),
+        (words.arrived.capitalize(), int(totals["received"]), f"instances {words.arrived} in this run"),
+        ("Missing", int(totals["missing"]), "expected instances that are not there"),
+        *((_MORE[name][0], int(totals[name]), _MORE[name][2]) for name in words.more),
+        (words.place.capitalize(), sum(s.delivered for s in account.series), "instances at the end"),
+    ]
+    if words.sizes:
+        seconds = _seconds(account)
+        rate = f"{totals['bytes'] / 1e6 / seconds:,.1f} MB/s" if seconds else "not known"
+        lines += [
+            (f"Bytes {words.arrived}", _size(totals["bytes"]), f"{int(totals['bytes']):,} bytes"),
+            ("Rate", rate, f"bytes {words.arrived} over the duration of the run"),
+        ]
+    shown = table("Accounts of the run", ("Account", "Count#", "What it counts"), lines)
+    balance = tag("p", _balance(account, words), class_="balance")
+    return beside(tag("div", shown, balance), _chart(account, words))
+
+
+def _balance(account: RunAccount, words: _Words) -> str:
+    # Series for which there is no expectation stand outside the balance.
     counted = [s for s in account.series if s.expected is not None]
+    expected = sum(s.expected or 0 for s in counted)
     parts = [sum(getattr(s, name) for s in counted) for name in ("present", "received", "missing")]
     sign = "=" if expected == sum(parts) else "\u2260"
-    balance = f"{expected:,} expected {sign} {parts[0]:,} present + {parts[1]:,} received + {parts[2]:,} missing"
-    table = _table("Accounts of the run", ("Account", "Count#", "What it counts"), rows)
-    return _tag(
-        "div",
-        _tag("div", table, _tag("p", balance, class_="balance")),
-        _chart(account),
-        class_="columns",
-    )
+    return f"{expected:,} expected {sign} {parts[0]:,} present + {parts[1]:,} {words.arrived} + {parts[2]:,} missing"
 
 
-def _chart(account: RunAccount) -> _Html:
-    """Three bars that add up: rows by state, series by state, instances by where they ended."""
-    totals = account.totals()
-    instances = (
-        ("present", "good"),
-        ("received", "fresh"),
-        ("missing", "bad"),
-        ("unverifiable", "doubt"),
-        ("quarantined", "apart"),
-    )
-    rows, series = count_by(account.rows, "state"), count_by(account.series, "state")
-    return _tag(
+def _chart(account: RunAccount, words: _Words) -> Html:
+    """Bars that add up: rows (or files), series by state, instances by where they ended."""
+    totals = {name: int(count) for name, count in account.totals().items()}
+    if account.action == UPLOAD:
+        passed_over, bad = sum(account.passed_over.values()), len(account.bad_files)
+        files = [("to be sent", totals["expected"], "good"), ("passed over", passed_over, "empty"), ("bad", bad, "bad")]
+        first = bar("Files", f"{sum(count for _, count, _ in files):,}", files)
+    else:
+        rows = [(n, count, _ROW_STATES.get(n, _UNKNOWN)[0]) for n, count in count_by(account.rows, "state").items()]
+        first = bar("Rows asked", f"{len(account.rows):,}", rows)
+    series = [(n, count, _SERIES_STATES.get(n, _UNKNOWN)[0]) for n, count in count_by(account.series, "state").items()]
+    instances = [
+        ("present", totals["present"], "good"),
+        (words.arrived, totals["received"], "fresh"),
+        ("missing", totals["missing"], "bad"),
+        ("unverifiable", totals["unverifiable"], "doubt"),
+        ("quarantined", totals["quarantined"], "apart"),
+    ]
+    return tag(
         "figure",
-        _bar("Rows asked", [(n, count, _ROW_STATES.get(n, _UNKNOWN)[0]) for n, count in rows.items()]),
-        _bar("Series found", [(n, count, _SERIES_STATES.get(n, _UNKNOWN)[0]) for n, count in series.items()]),
-        _bar("Instances", [(n, int(totals[n]), kind) for n, kind in instances], int(totals["expected"])),
+        first,
+        bar("Series found", f"{len(account.series):,}", series),
+        bar("Instances", f"{totals['expected']:,} expected", instances),
     )
 
 
-def _bar(label: str, parts: Sequence[tuple[str, int, str]], expected: int | None = None) -> _Html:
-    """One bar of parts (name, count, kind) with its legend; the numbers are in its text alternative too."""
-    parts = [part for part in parts if part[1] > 0]
-    total = sum(count for _, count, _ in parts)
-    # One missing image of a million still shows: no part is narrower than 4 of 480.
-    widths = [max(4.0, 480 * count / total) for _, count, _ in parts]
-    drawn, left = [_tag("rect", width=480, height=16, class_="ground")], 0.0
-    for (_, _, kind), width in zip(parts, widths, strict=True):
-        width *= 480 / sum(widths)
-        drawn.append(_tag("rect", x=f"{left:.1f}", width=f"{max(width - 1, 1):.1f}", height=16, class_=f"fill {kind}"))
-        left += width
-    said = _and([f"{count:,} {name}" for name, count, _ in parts]) or "none"
-    head = f"{total:,}" if expected is None else f"{expected:,} expected"
-    picture = _tag(
-        "svg",
-        *drawn,
-        viewBox="0 0 480 16",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=f"{label}: {said}",
-    )
-    legend = [_tag("span", _tag("i", class_=f"dot {kind}"), f"{count:,} {name}") for name, count, kind in parts]
-    return _tag(
-        "div",
-        _tag("p", label, _tag("b", head)),
-        picture,
-        _tag("p", *(legend or [_text("none")])),
-        class_="bar",
-    )
-
-
-def _breakdown(account: RunAccount) -> _Html:
+def _modalities(account: RunAccount, words: _Words) -> Html:
     modalities: dict[str, list[SeriesAccount]] = {}
     for series in account.series:
         modalities.setdefault(series.modality or "not given", []).append(series)
-    per_modality = [
+    lines = [
         (
             name,
             len(group),
             sum(s.expected or 0 for s in group),
-            sum(s.on_disk for s in group),
+            sum(s.delivered for s in group),
             sum(s.missing for s in group),
-            _size(sum(s.bytes for s in group)),
+            *([_size(sum(s.bytes for s in group))] if words.sizes else []),
         )
         for name, group in sorted(modalities.items())
     ]
-    per_state = [
-        (_badge(state, _ROW_STATES), count, _ROW_STATES.get(state, _UNKNOWN)[1])
+    sizes = [f"{words.arrived.capitalize()}#"] if words.sizes else []
+    columns = ("Modality", "Series#", "Expected#", words.column, "Missing#", *sizes)
+    return section("Per modality", "modality", table("Per modality", columns, lines))
+
+
+def _row_states(account: RunAccount) -> Html:
+    lines = [
+        (_row_badge(state), count, _ROW_STATES.get(state, _UNKNOWN)[1])
         for state, count in count_by(account.rows, "state").items()
     ]
-    columns = ("Modality", "Series#", "Expected#", "In folder#", "Missing#", "Received#")
-    return _tag(
-        "div",
-        _section("Per modality", "modality", _table("Per modality", columns, per_modality)),
-        _section("Per row state", "state", _table("Per row state", ("State", "Rows#", "Meaning"), per_state)),
-        class_="columns",
+    return section("Per row state", "state", table("Per row state", ("State", "Rows#", "Meaning"), lines))
+
+
+def _passed_over(account: RunAccount) -> Html:
+    lines = sorted(account.passed_over.items(), key=lambda pair: (-pair[1], pair[0]))
+    return section("Files passed over", "passed-over", table("Files passed over", ("Reason", "Files#"), lines))
+
+
+def _attention(account: RunAccount, words: _Words) -> Html:
+    """What did not end well, with reasons."""
+    bad_rows = [row for row in account.rows if not _row_good(row)]
+    contradictions = [tag("ul", *(tag("li", text) for text in account.discrepancies))] if account.discrepancies else []
+    parts = {
+        "Contradictions in the books": contradictions,
+        "Series that are not complete": _unfinished(account, words),
+        "Files that could not be sent": _bad_files(account),
+        "Series that the destination took with a warning": _warned(account),
+        "Rows that did not end well": [_rows_table("Rows that did not end well", bad_rows)] if bad_rows else [],
+    }
+    shown = [join([tag("h3", title), *content]) for title, content in parts.items() if content]
+    return section("Needs attention", "attention", *shown) if shown else Html()
+
+
+def _unfinished(account: RunAccount, words: _Words) -> list[Html]:
+    series = [s for s in account.series if not _series_good(s)]
+    keys = {row.line: row.keys for row in account.rows}
+    columns = ("Series#", "Modality", "Name", "State", "Expected#", words.column, "Missing#", "Reason")
+
+    def line(s: SeriesAccount) -> tuple[object, ...]:
+        name = _series_name(s, uids=True)
+        return s.number, s.modality, name, _series_badge(s.state), _expected(s), s.delivered, s.missing, _why(s, keys)
+
+    return [_list("Series that are not complete", columns, series, line)] if series else []
+
+
+def _warned(account: RunAccount) -> list[Html]:
+    series = [s for s in account.series if s.warned]
+    columns = ("Series#", "Modality", "Name", "With a warning#", "Reason")
+
+    def line(s: SeriesAccount) -> tuple[object, ...]:
+        return s.number, s.modality, _series_name(s, uids=True), s.warned, s.reason
+
+    return [_list("Series that the destination took with a warning", columns, series, line)] if series else []
+
+
+def _bad_files(account: RunAccount) -> list[Html]:
+    files, columns = account.bad_files, ("File", "Reason")
+    caption = "Files that could not be sent"
+    return [_list(caption, columns, files, lambda file: (tag("bdi", file.path), file.reason))] if files else []
+
+
+def _why(series: SeriesAccount, keys: Mapping[int, Mapping[str, str]]) -> Html:
+    """Why a series is not complete, who asked for it, and which instances are missing."""
+    lines = [join([f"line {line}: ", _keys(keys.get(line, {}))]) for line in series.lines[:3]]
+    asked = f"asked for by {len(series.lines):,} lines in all"
+    uids, more = series.missing_uids[:MOST_UIDS], len(series.missing_uids) - MOST_UIDS
+    return join(
+        [
+            series.reason or _SERIES_STATES.get(series.state, _UNKNOWN)[1],
+            "" if series.balanced else tag("div", "its instances do not add up"),
+            *_below([*lines, asked] if len(series.lines) > 3 else lines),
+            *_below(["missing SOP Instance UIDs:", *uids] if uids else []),
+            *_below([f"and {more:,} more, see accounts.json"] if more > 0 else []),
+        ]
     )
 
 
-def _attention(account: RunAccount) -> _Html:
-    """What did not end well, with reasons."""
-    series = [s for s in account.series if not _series_good(s)]
-    rows = [row for row in account.rows if not _row_good(row)]
-    if not (series or rows or account.discrepancies):
-        return _Html()
-    parts: list[object] = []
-    if account.discrepancies:
-        parts.append(_tag("h3", "Contradictions in the books"))
-        parts.append(_tag("ul", *(_tag("li", words) for words in account.discrepancies)))
-    if series:
-        keys = {row.line: row.keys for row in account.rows}
-        columns = ("Series#", "Modality", "Name", "State", "Expected#", "In folder#", "Missing#", "Reason")
-        lines = [
-            (
-                s.number,
-                s.modality,
-                _series_name(s, uids=True),
-                _badge(s.state, _SERIES_STATES),
-                "not listed" if s.expected is None else s.expected,
-                s.on_disk,
-                s.missing,
-                _join(
-                    [
-                        s.reason or _SERIES_STATES.get(s.state, _UNKNOWN)[1],
-                        "" if s.balanced else _tag("div", "its instances do not add up"),
-                        *(
-                            _tag("div", f"line {line}: ", _keys(keys.get(line, {})), class_="below")
-                            for line in s.lines[:3]
-                        ),
-                        _tag("div", f"asked for by {len(s.lines):,} lines in all", class_="below")
-                        if len(s.lines) > 3
-                        else "",
-                    ]
-                ),
-            )
-            for s in series[:LONGEST_LIST]
-        ]
-        parts.append(_tag("h3", "Series that are not complete"))
-        parts.append(_table("Series that are not complete", columns, lines, len(series)))
-    if rows:
-        parts.append(_tag("h3", "Rows that did not end well"))
-        parts.append(_rows_table("Rows that did not end well", rows))
-    return _section("Needs attention", "attention", *parts)
-
-
-def _rows_table(caption: str, rows: Sequence[RowAccount]) -> _Html:
-    lines = [
-        (
+def _rows_table(caption: str, rows: Sequence[RowAccount]) -> Html:
+    return _list(
+        caption,
+        ("Line#", "Asked for", "State", "Series#", "Reason and remarks"),
+        rows,
+        lambda row: (
             row.line,
             _keys(row.keys),
-            _badge(row.state, _ROW_STATES),
-            row.series or _tag("span", "found nothing" if row.state == ROW_EMPTY else "none", class_="faint"),
-            _join(filter(None, [row.reason, *row.warnings]), "<br>"),
-        )
-        for row in rows[:LONGEST_LIST]
-    ]
-    return _table(caption, ("Line#", "Asked for", "State", "Series#", "Reason and remarks"), lines, len(rows))
-
-
-def _rows(account: RunAccount) -> _Html:
-    empty = [row for row in account.rows if row.state == ROW_EMPTY]
-    parts: list[object] = []
-    if empty:
-        found = f"{_plural(len(empty), 'row')} found nothing: the archive answered, and holds no such series. "
-        where = f"{'Line' if len(empty) == 1 else 'Lines'} {_lines([row.line for row in empty])}."
-        parts.append(_tag("p", found, where, class_="note"))
-    parts.append(_rows_table("Rows of the query table", account.rows))
-    return _section("Rows of the query table", "rows", *parts)
-
-
-def _all_series(account: RunAccount) -> _Html:
-    columns = (
-        *("Series#", "Lines", "Modality", "Name", "State", "Expected#", "Present#", "Received#", "Missing#"),
-        *("Unverifi\u00adable#", "Quaran\u00adtined#", "Bytes#", "Time#", "By"),
+            _row_badge(row.state),
+            row.series or tag("span", "found nothing" if row.state == ROW_EMPTY else "none", class_="faint"),
+            join(filter(None, [row.reason, *row.warnings]), "<br>"),
+        ),
     )
-    lines = [
-        (
+
+
+def _rows(account: RunAccount) -> Html:
+    empty = [row for row in account.rows if row.state == ROW_EMPTY]
+    parts = [_rows_table("Rows of the query table", account.rows)]
+    if empty:
+        found = f"{plural(len(empty), 'row')} found nothing: the archive answered, and holds no such series. "
+        where = f"{'Line' if len(empty) == 1 else 'Lines'} {_lines([row.line for row in empty])}."
+        parts.insert(0, tag("p", found, where, class_="note"))
+    return section("Rows of the query table", "rows", *parts)
+
+
+def _all_series(account: RunAccount, words: _Words) -> Html:
+    asked = account.action != UPLOAD
+    columns = (
+        "Series#",
+        *(["Lines"] if asked else []),
+        *("Modality", "Name", "State", "Expected#", "Present#", f"{words.arrived.capitalize()}#", "Missing#"),
+        *(_MORE[name][1] for name in words.more),
+        *(["Bytes#"] if words.sizes else []),
+        *("Time#", "By"),
+    )
+
+    def line(s: SeriesAccount) -> tuple[object, ...]:
+        return (
             s.number,
-            _lines(s.lines),
+            *([_lines(s.lines)] if asked else []),
             s.modality,
             _series_name(s),
-            _badge(s.state, _SERIES_STATES),
-            "not listed" if s.expected is None else s.expected,
+            _series_badge(s.state),
+            _expected(s),
             s.present,
             s.received,
             s.missing,
-            s.unverifiable,
-            s.quarantined,
-            _size(s.bytes),
+            *(getattr(s, name) for name in words.more),
+            *([_size(s.bytes)] if words.sizes else []),
             _duration(s.seconds),
-            _tag("span", {"get": "C-GET", "move": "C-MOVE"}.get(s.method, s.method), class_="whole"),
+            tag("span", _SERVICES.get(s.method, s.method), class_="whole"),
         )
-        for s in account.series[:LONGEST_LIST]
-    ]
-    return _section("Series", "series", _table("All series", columns, lines, len(account.series)))
 
-
-def _links(links: Mapping[str, str]) -> _Html:
-    """Links beside the report; only relative ones and http(s)."""
-    safe = [(text, to) for text, to in links.items() if urlsplit(to).scheme in ("", "http", "https")]
-    return _tag("nav", *(_tag("a", text, href=to) for text, to in safe), aria_label="Files") if safe else _Html()
-
-
-_STYLE = """
-:root { color-scheme: light dark; --page: #f4f6f8; --paper: #fff; --ink: #1b2733; --soft: #566575;
-  --line: #d9e0e7; --band: #eef2f6; --good: #1f7a5c; --fresh: #2768b0; --listed: #4d6b8a; --doubt: #96610a;
-  --bad: #b3261e; --empty: #5f6b78; --apart: #74528f; }
-@media (prefers-color-scheme: dark) { :root { --page: #11171d; --paper: #18212a; --ink: #e4eaf0;
-  --soft: #9dabb9; --line: #2f3b47; --band: #202b36; --good: #58c29b; --fresh: #76b0f1; --listed: #a3bdd8;
-  --doubt: #e3b055; --bad: #f2877f; --empty: #a9b4bf; --apart: #c3a0df; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 14px/1.45 system-ui, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif; }
-main, header, footer { max-width: 1240px; margin: 0 auto; padding: 0 28px; }
-header { padding-top: 28px; } footer { padding-bottom: 36px; color: var(--soft); font-size: 12.5px; }
-h1 { font-size: 21px; font-weight: 600; margin: 0 0 14px; letter-spacing: -.01em; }
-h2 { font-size: 15.5px; font-weight: 600; margin: 0 0 10px; }
-h3 { font-size: 13.5px; font-weight: 600; margin: 18px 0 6px; } h2 + h3 { margin-top: 0; }
-p { margin: 0 0 4px; } ul { margin: 0; padding-left: 20px; }
-section, .panel { background: var(--paper); border: 1px solid var(--line); border-radius: 6px;
-  padding: 16px 18px 18px; margin: 16px 0; min-width: 0; }
-.verdict { display: flex; gap: 18px; align-items: center; background: var(--paper); border-radius: 6px;
-  border: 1px solid var(--line); border-left: 6px solid var(--tone); padding: 16px 20px; }
-.verdict.complete { --tone: var(--good); } .verdict.incomplete { --tone: var(--doubt); }
-.verdict.unbalanced { --tone: var(--bad); }
-.sign { flex: none; width: 42px; height: 42px; border-radius: 50%; background: var(--tone);
-  color: var(--paper); font-size: 24px; font-weight: 700; line-height: 42px; text-align: center; }
-.word { font-size: 19px; font-weight: 650; color: var(--tone); }
-dl { display: flex; flex-wrap: wrap; gap: 6px 30px; margin: 14px 2px; }
-dt { color: var(--soft); font-size: 12px; } dd { margin: 0; font-variant-numeric: tabular-nums; }
-nav { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 2px; } a { color: var(--fresh); }
-.columns { display: grid; grid-template-columns: minmax(0, 1.15fr) minmax(0, 1fr); gap: 0 28px;
-  align-items: start; }
-main > .columns { gap: 16px; align-items: stretch; } main > .columns > section { margin: 0; }
-@media screen and (max-width: 860px) { .columns { grid-template-columns: minmax(0, 1fr); } }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; }
-th, td { padding: 4px 9px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
-  overflow-wrap: break-word; }
-thead th { color: var(--soft); font-weight: 500; font-size: 12px; vertical-align: bottom;
-  border-bottom-color: var(--soft); }
-tbody th { font-weight: 550; } tbody tr:hover { background: var(--band); }
-td.number, tbody th.number { white-space: nowrap; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-th.number:first-child { width: 3.5em; font-weight: 400; color: var(--soft); }
-.text { min-width: 4em; } td.text { overflow-wrap: anywhere; }
-.name { min-width: 21em; } .whole { white-space: nowrap; }
-.badge { display: inline-block; padding: 0 7px; border: 1px solid; border-radius: 9px; font-size: 12px;
-  line-height: 17px; white-space: nowrap; overflow-wrap: normal; }
-.badge.empty { border-style: dashed; }
-.good { color: var(--good); } .fresh { color: var(--fresh); } .listed { color: var(--listed); }
-.doubt { color: var(--doubt); } .bad { color: var(--bad); } .empty { color: var(--empty); }
-.apart { color: var(--apart); }
-.key, .below, .faint, .note { color: var(--soft); } .key, .below { font-size: 12px; }
-.note { margin-bottom: 10px; } .scroll + .note { margin: 10px 0 0; }
-.balance { margin-top: 10px; font-variant-numeric: tabular-nums; font-weight: 550; }
-figure { margin: 4px 0 0; } svg { display: block; width: 100%; height: 18px; }
-.bar { margin-bottom: 22px; } .bar p { display: flex; flex-wrap: wrap; gap: 0 16px; font-size: 12.5px; }
-.bar p:first-child { justify-content: space-between; font-size: 13px; }
-.bar p:last-child { margin-top: 5px; color: var(--soft); }
-.fill { fill: currentColor; } .ground { fill: var(--band); }
-.dot { display: inline-block; width: 9px; height: 9px; border-radius: 2px; background: currentColor;
-  margin-right: 5px; }
-.signing { display: none; }
-.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-:focus-visible { outline: 2px solid var(--fresh); outline-offset: 2px; }
-@media print {
-  :root { color-scheme: light; --page: #fff; --paper: #fff; --ink: #000; --soft: #444; --line: #bbb;
-    --band: #eee; --good: #1f7a5c; --fresh: #2768b0; --listed: #4d6b8a; --doubt: #96610a; --bad: #b3261e;
-    --empty: #5f6b78; --apart: #74528f; }
-  @page { size: A4 landscape; margin: 12mm; }
-  * { print-color-adjust: exact; }
-  body { font-size: 9.5pt; } table { font-size: 8.5pt; }
-  main, header, footer { max-width: none; padding: 0; }
-  section { border: 0; border-top: 1px solid var(--line); border-radius: 0; padding: 10px 0; margin: 8px 0; }
-  .scroll { overflow: visible; } tr, figure, .verdict { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  thead { display: table-header-group; break-after: avoid; }
-  .signing { display: flex; gap: 28px; margin: 26px 0 6px; }
-  .signing span { flex: 1; border-top: 1px solid #000; padding-top: 3px; }
-}
-"""
-
-
-def render(account: RunAccount, links: Mapping[str, str] | None = None) -> str:
-    """The report of a run as one HTML page (UTF-8).
-
-    Args:
-        account: the closed accounts of the run.
-        links: text to address of files worth a link (relative or http); others are left out.
-    """
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-    head = _join(
-        [
-            _Html('<meta charset="utf-8">'),
-            _Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
-            _Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            _Html('<meta name="referrer" content="no-referrer">'),
-            _tag("title", f"Extract run {account.run}: {account.verdict}"),
-            _tag("style", _Html(_STYLE)),
-        ],
-        "\n",
-    )
-    signing = _tag("div", *(_tag("span", label) for label in ("Checked by", "Date", "Signature")), class_="signing")
-    body = _join(
-        [
-            _tag(
-                "header",
-                _tag("h1", "Extract from the PACS"),
-                _verdict(account),
-                _facts(account),
-                _links(links or {}),
-            ),
-            _tag(
-                "main",
-                _section("Accounts", "accounts", _accounts(account), signing),
-                _attention(account),
-                _breakdown(account),
-                _rows(account),
-                _all_series(account),
-            ),
-            _tag(
-                "footer",
-                "Instances count once, under their series; rows refer to series. This report names patients: "
-                "keep it with the identified data.",
-            ),
-        ],
-        "\n",
-    )
-    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+    return section("Series", "series", _list("All series", columns, account.series, line))

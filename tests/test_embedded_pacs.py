@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dsutils import split_dataset
 
+from pacsifier_ops.dimse.transport import HANDLERS, Secure, tuned
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults, matches
 from pacsifier_ops.embedded.phantoms import demo_cohort, phantom_series, write
+from tests.certificates import PASSPHRASE, Certificates, make
+from tests.peers import Storescp, Tls, contents
 
 VERIFICATION = "1.2.840.10008.1.1"
 PATIENT_ROOT, STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.1", "1.2.840.10008.5.1.4.1.2.2"
@@ -143,6 +148,12 @@ def counts(response: Any) -> tuple[int, ...]:
     """Completed, failed, warning of a response."""
     names = ("Completed", "Failed", "Warning")
     return tuple(response[0][f"NumberOf{name}Suboperations"].value for name in names)
+
+
+def failed(response: Any) -> list[str]:
+    """The failed SOP Instance UIDs that a response names; one alone is not a list."""
+    named = response[1].FailedSOPInstanceUIDList
+    return [named] if isinstance(named, str) else list(named)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -340,7 +351,18 @@ def test_move_to_nobody(pacs: EmbeddedPacs) -> None:
     series = series_of(pacs, PatientID="123421")
     assert move(pacs, "SERIES", "NOBODY", **uids(series))[-1][0].Status == 0xA801
     pacs.destinations["DEAF"] = ("127.0.0.1", 1)
-    assert move(pacs, "SERIES", "DEAF", **uids(series))[-1][0].Status == 0xA801
+    responses = move(pacs, "SERIES", "DEAF", **uids(series))
+    assert (responses[-1][0].Status, counts(responses[-1])) == (0xA702, (0, len(instances(pacs, series)), 0))
+    assert sorted(failed(responses[-1])) == sorted(instances(pacs, series))
+
+
+def test_move_to_nobody_after_somebody(pacs: EmbeddedPacs, receiver: Receiver) -> None:
+    series = series_of(pacs, PatientID="123421")
+    assoc = associate(pacs, [build_context(STUDY_ROOT + MOVE)])
+    for destination, status in (("RECEIVER", 0x0000), ("NOBODY", 0xA801)):
+        responses = list(assoc.send_c_move(identifier("SERIES", **uids(series)), destination, STUDY_ROOT + MOVE))
+        assert responses[-1][0].Status == status
+    assoc.release()
 
 
 def test_private_sop_class(pacs: EmbeddedPacs, tmp_path: Path) -> None:
@@ -442,7 +464,7 @@ def test_fault_withhold(
     assert sorted(got) == sorted(images[2:])
     assert counts(responses[-1]) == ((10, 0, 0) if silently else (8, 2, 0))
     if not silently:
-        assert responses[-1][1].FailedSOPInstanceUIDList == images[:2]
+        assert failed(responses[-1]) == images[:2]
 
 
 @pytest.mark.parametrize("service", ["C-GET", "C-MOVE"])
@@ -531,6 +553,179 @@ def test_fault_get_not_supported(pacs: EmbeddedPacs) -> None:
     assoc.release()
 
 
+@pytest.mark.parametrize("service", ["C-GET", "C-MOVE"])
+def test_fault_answers_without_list_or_counts(
+    pacs: EmbeddedPacs, cohort: list[Path], receiver: Receiver, service: str
+) -> None:
+    series = series_of(pacs, PatientID="200316", SeriesNumber="1")
+    pacs.faults.withhold.update(instances(pacs, series)[:2])
+
+    def final() -> Any:
+        if service == "C-GET":
+            return get(pacs, storage_contexts(cohort), "SERIES", **uids(series))[0][-1]
+        return move(pacs, "SERIES", **uids(series))[-1]
+
+    assert (final()[0].Status, set(failed(final())), counts(final())) == (0xB000, pacs.faults.withhold, (8, 2, 0))
+    pacs.faults.failed_list = False
+    assert (final()[1] or None, counts(final())) == (None, (8, 2, 0))
+    pacs.faults.counts = False
+    assert final()[0].Status == 0xB000
+    assert not any("Suboperations" in element.keyword for element in final()[0])
+
+
+# ---- as a destination of C-STORE
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    """An empty one that stores."""
+    with EmbeddedPacs(aet="ARCHIVE", folder=tmp_path / "archive") as running:
+        yield running
+
+
+def store(pacs: EmbeddedPacs, paths: list[Path]) -> list[int]:
+    """Status of the C-STORE of each file, until one is not answered."""
+    assoc = associate(pacs, [build_context(VERIFICATION), *storage_contexts(paths)], evt_handlers=HANDLERS)
+    statuses = takewhile(lambda status: status is not None, (assoc.send_c_store(p).get("Status") for p in paths))
+    answered = list(statuses)
+    if len(answered) == len(paths):
+        assoc.release()
+    return answered
+
+
+def kept(pacs: EmbeddedPacs) -> dict[str, bytes]:
+    """The data sets in its folder, as they are encoded."""
+    assert pacs.folder is not None
+    return {path.stem: path.read_bytes()[split_dataset(path)[1] :] for path in pacs.folder.glob("*")}
+
+
+def uid_of(path: Path) -> str:
+    return str(split_dataset(path)[0].MediaStorageSOPInstanceUID)
+
+
+def test_moved_data_sets_arrive_as_they_are(
+    pacs: EmbeddedPacs, cohort: list[Path], archive: EmbeddedPacs, tmp_path: Path
+) -> None:
+    pacs.destinations["ARCHIVE"] = (archive.host, archive.port)
+    studies = [answer.StudyInstanceUID for answer in find(pacs, "STUDY", StudyInstanceUID="")[1]]
+    assert move(pacs, "STUDY", "ARCHIVE", StudyInstanceUID=studies)[-1][0].Status == 0x0000
+    assert kept(archive) == {uid_of(path): path.read_bytes()[split_dataset(path)[1] :] for path in cohort}
+    assert archive.stored == archive.offered == pacs.sent
+    syntaxes = [
+        {uid_of(path): split_dataset(path)[0].TransferSyntaxUID for path in paths}
+        for paths in (cohort, tmp_path.glob("archive/*"))
+    ]
+    assert syntaxes[0] == syntaxes[1]
+
+
+def test_fault_store_status(cohort: list[Path], archive: EmbeddedPacs) -> None:
+    archive.faults.store_status, archive.faults.store_status_from = 0xA700, 2
+    archive.faults.store_status_times = 2
+    assert store(archive, cohort[:6]) == [0, 0, 0xA700, 0xA700, 0, 0]
+    assert archive.stored == [uid_of(path) for path in (*cohort[:2], *cohort[4:6])]
+    assert store(archive, cohort[:6]) == [0] * 6
+    assert len(archive.offered) == 12
+    assert sorted(archive.stored) == sorted(uid_of(path) for path in cohort[:6])
+    archive.faults.store_status_times = None
+    assert store(archive, cohort[6:9]) == [0xA700] * 3
+    archive.faults.store_status = 0xB000
+    assert store(archive, cohort[6:9]) == [0xB000] * 3
+    assert len(kept(archive)) == len(archive.stored) == 9
+
+
+def test_fault_store_abort(cohort: list[Path], archive: EmbeddedPacs) -> None:
+    archive.faults.store_abort_after = 2
+    assert store(archive, cohort[:4]) == [0, 0]
+    assert store(archive, cohort[:4]) == [0] * 4
+    assert archive.stored == [uid_of(path) for path in cohort[:4]]
+
+
+def test_fault_store_unlisted(cohort: list[Path], archive: EmbeddedPacs) -> None:
+    archive.faults.store_unlisted = {uid_of(cohort[1])}
+    assert store(archive, cohort[:3]) == [0] * 3
+    assert {a.SOPInstanceUID for a in find(archive, "IMAGE", SOPInstanceUID="")[1]} == set(archive.stored)
+    assert archive.stored == [uid_of(cohort[0]), uid_of(cohort[2])]
+    assert set(kept(archive)) == set(archive.stored)
+
+
+def test_fault_refused_classes_and_syntaxes(pacs: EmbeddedPacs, cohort: list[Path], archive: EmbeddedPacs) -> None:
+    kinds = {(meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID) for meta, _ in map(split_dataset, cohort)}
+    sop_class, _ = next(kind for kind in sorted(kinds) if kind[1] == ExplicitVRLittleEndian)
+    archive.faults.refused_classes = {str(sop_class)}
+    archive.faults.refused_syntaxes = {syntax for _, syntax in kinds if syntax != ExplicitVRLittleEndian}
+    assoc = associate(archive, [build_context(VERIFICATION), *(build_context(*kind) for kind in sorted(kinds))])
+    accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
+    refused = {(cx.abstract_syntax, cx.transfer_syntax[0]): cx.result for cx in assoc.rejected_contexts}
+    assoc.release()
+    good = {kind for kind in kinds if kind[0] != sop_class and kind[1] == ExplicitVRLittleEndian}
+    assert accepted - {(VERIFICATION, next(s for c, s in accepted if c == VERIFICATION))} == good
+    # PS3.8 Table 9-18: 3 is abstract syntax not supported, 4 transfer syntaxes not supported.
+    assert refused == {kind: 3 if kind[0] == sop_class else 4 for kind in kinds - good}
+
+
+def test_destination_fails_in_the_middle_of_a_move(pacs: EmbeddedPacs, archive: EmbeddedPacs) -> None:
+    series = series_of(pacs, PatientID="200316", SeriesNumber="1")
+    images = instances(pacs, series)
+    pacs.destinations["ARCHIVE"] = (archive.host, archive.port)
+    archive.faults.store_status, archive.faults.store_status_from = 0xA700, 4
+    responses = move(pacs, "SERIES", "ARCHIVE", **uids(series))
+    assert (responses[-1][0].Status, counts(responses[-1])) == (0xB000, (4, 6, 0))
+    assert failed(responses[-1]) == images[4:]
+    archive.faults.store_status = None
+    archive.faults.store_abort_after = len(archive.offered) + 3
+    responses = move(pacs, "SERIES", "ARCHIVE", **uids(series))
+    assert (responses[-1][0].Status, counts(responses[-1])) == (0xB000, (3, 7, 0))
+    archive.faults.store_status = 0xB007
+    responses = move(pacs, "SERIES", "ARCHIVE", **uids(series))
+    assert (responses[-1][0].Status, counts(responses[-1])) == (0xB000, (0, 0, 10))
+    assert sorted(archive.stored) == sorted(images)
+
+
+# ---- over TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def secure_archive(tmp_path: Path, certificates: Certificates) -> Iterator[EmbeddedPacs]:
+    """An empty one that stores, and talks only to those who show a certificate."""
+    tls = certificates.server.context(ssl.Purpose.CLIENT_AUTH, certificates.ca)
+    with EmbeddedPacs(aet="ARCHIVE", folder=tmp_path / "archive", tls=tls) as running:
+        yield running
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls(secure_archive: EmbeddedPacs, certificates: Certificates, version: ssl.TLSVersion) -> None:
+    def echoes(context: ssl.SSLContext | None) -> bool:
+        handlers = HANDLERS
+        if context is not None:
+            context.maximum_version = version
+            handlers = tuned(Secure(context, secure_archive.host))
+        assoc = associate(secure_archive, [build_context(VERIFICATION)], evt_handlers=handlers)
+        answered = assoc.is_established and assoc.send_c_echo().get("Status") == 0x0000
+        if assoc.is_established:
+            assoc.release()
+        return bool(answered)
+
+    assert not echoes(None)
+    assert not echoes(ssl.create_default_context(cafile=str(certificates.ca)))
+    assert not echoes(certificates.stranger.context(ssl.Purpose.SERVER_AUTH, certificates.ca))
+    assert not echoes(certificates.client.context(ssl.Purpose.SERVER_AUTH, certificates.other_ca))
+    assert echoes(certificates.client.context(ssl.Purpose.SERVER_AUTH, certificates.ca))
+
+
+def test_move_over_tls(pacs: EmbeddedPacs, secure_archive: EmbeddedPacs, certificates: Certificates) -> None:
+    pacs.destinations["ARCHIVE"] = (secure_archive.host, secure_archive.port)
+    series = series_of(pacs, PatientID="200316", SeriesNumber="1")
+    assert move(pacs, "SERIES", "ARCHIVE", **uids(series))[-1][0].Status == 0xA702
+    pacs.move_tls = certificates.client.context(ssl.Purpose.SERVER_AUTH, certificates.ca)
+    assert move(pacs, "SERIES", "ARCHIVE", **uids(series))[-1][0].Status == 0x0000
+    assert sorted(secure_archive.stored) == sorted(instances(pacs, series))
+
+
 def test_faults_are_each_pacs_own() -> None:
     one, other = EmbeddedPacs(), EmbeddedPacs(faults=Faults(result_limit=1))
     one.faults.withhold.add("1.2.3")
@@ -577,6 +772,30 @@ def test_dcmtk_movescu(pacs: EmbeddedPacs, dcmtk: Callable[..., str], receiver: 
     keys = ("QueryRetrieveLevel=SERIES", *(f"{key}={uid}" for key, uid in uids(series).items()))
     dcmtk("movescu", "-S", "-aem", "RECEIVER", *(part for key in keys for part in ("-k", key)))
     assert sorted(receiver.got) == sorted(instances(pacs, series))
+
+
+@pytest.mark.peers
+def test_dcmtk_storescu_over_tls(secure_archive: EmbeddedPacs, certificates: Certificates, cohort: list[Path]) -> None:
+    explicit = [path for path in cohort if split_dataset(path)[0].TransferSyntaxUID == ExplicitVRLittleEndian][:5]
+    shown = ["+tls", str(certificates.client.locked_key), str(certificates.client.certificate), "+pw", PASSPHRASE]
+    command = ["storescu", "-R", "-aec", "ARCHIVE", *shown, "+cf", str(certificates.ca), secure_archive.host]
+    done = subprocess.run([*command, str(secure_archive.port), *map(str, explicit)], capture_output=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert secure_archive.stored == [uid_of(path) for path in explicit]
+
+
+@pytest.mark.peers
+def test_move_to_dcmtk_storescp_over_tls(pacs: EmbeddedPacs, certificates: Certificates, tmp_path: Path) -> None:
+    peer = Storescp(tmp_path / "storescp", tls=Tls(certificates.server, certificates.ca))
+    pacs.destinations["STORESCP"] = ("127.0.0.1", peer.port)
+    pacs.move_tls = certificates.client.context(ssl.Purpose.SERVER_AUTH, certificates.ca)
+    series = series_of(pacs, PatientID="200316", SeriesNumber="1")
+    try:
+        peer.start()
+        assert move(pacs, "SERIES", "STORESCP", **uids(series))[-1][0].Status == 0x0000
+        assert set(contents(peer)) == set(instances(pacs, series))
+    finally:
+        peer.stop()
 
 
 # ---- in the foreground

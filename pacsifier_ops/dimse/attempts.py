@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.errors import Cancelled, PacsifierError, StorageError
-from pacsifier_ops.leases import Lease, Leases
+from pacsifier_ops.leases import Lease, LeaseBusy, Leases, Pacer
 
 T = TypeVar("T")
 
 #: Waits between the attempts after an error that may pass by itself, in multiples of the node's retry_wait.
 BACK_OFF = (1, 2, 4, 8, 16)
+
+
+@contextmanager
+def alone(leases: Leases, name: str, session: Session, cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Hold a lease; whoever has to wait for it gives back the association, and its slot, first."""
+    try:
+        lease = leases.acquire(name, wait=0)
+    except LeaseBusy:
+        session.close()
+        lease = leases.acquire(name, cancelled=cancelled)
+    with lease:
+        yield
+
+
+def wait_for_turn(pacer: Pacer, session: Session, cancelled: Callable[[], bool]) -> None:
+    """Wait until the node has rested between two batches, without an association meanwhile."""
+    if pacer.on:
+        session.close()
+        pacer.wait_turn(cancelled=cancelled)
 
 
 def open_session(
@@ -24,11 +44,21 @@ def open_session(
     incoming: Path | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda size: None,
+    before_waiting: Callable[[], object] = lambda: None,
 ) -> Session:
-    """A session with the PACS under the limit on its associations, which holds whoever asks."""
+    """A session with the PACS under the limit on its associations, which holds whoever asks.
+
+    Args:
+        before_waiting: called where no slot is free at once: who waits must hold nothing that others wait for.
+    """
 
     def slot() -> Lease:
-        return leases.acquire(f"pacs:{node.key}", limit=node.max_associations, cancelled=cancelled)
+        name, limit = f"pacs:{node.key}", node.max_associations
+        try:
+            return leases.acquire(name, limit=limit, wait=0)
+        except LeaseBusy:
+            before_waiting()
+        return leases.acquire(name, limit=limit, cancelled=cancelled)
 
     return Session(node, slot, incoming, cancelled, progress)
 

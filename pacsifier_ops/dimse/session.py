@@ -100,6 +100,8 @@ KINDS_PER_ASSOCIATION = (MAX_CONTEXTS - len(_QUERY_CONTEXTS)) // 2
 
 #: A presentation context to be proposed: abstract syntax, transfer syntaxes, and whether we are to receive.
 Proposal = tuple[str, tuple[str, ...], bool]
+#: What the answers to a retrieve count of its sub-operations.
+_COUNTS = ("NumberOfCompletedSuboperations", "NumberOfFailedSuboperations", "NumberOfWarningSuboperations")
 _PLAIN = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 _READ_AT_ONCE = 1024 * 1024
 
@@ -137,6 +139,8 @@ class Answer:
 @dataclass
 class Outcome:
     """What a C-GET or C-MOVE ended with (PS3.4 C.4.2, C.4.3). Counts are the peer's own words, not proof.
+
+    They are the highest of all its answers.
 
     Attributes:
         status: the final status.
@@ -217,7 +221,7 @@ class Session:
         slot: takes one of the PACS's slots; a context manager that holds it.
         incoming: folder for the objects a C-GET brings.
         cancelled: asked between messages; True aborts the association.
-        progress: told the size in bytes of every object that a C-GET brings, of every piece that is sent.
+        progress: told the size in bytes of every object that a C-GET brings.
     """
 
     def __init__(
@@ -353,7 +357,7 @@ class Session:
         association = self._open()
         model = StudyRootQueryRetrieveInformationModelMove
         self._need(association, model, "C-MOVE")
-        with _listening(association, arrived):
+        with _listening(association, arrived, self._cancelled):
             return self._outcome(association, association.send_c_move(identifier, destination, model), destination)
 
     def ready_to_send(self, kinds: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -415,7 +419,6 @@ class Session:
                 if self._cancelled():
                     raise Cancelled("stopped on request")
                 seen(piece)
-                self._progress(len(piece))
                 yield piece
 
     # Inside
@@ -423,20 +426,20 @@ class Session:
     def _outcome(
         self, association: Association, responses: Iterator[tuple[Dataset, Dataset | None]], destination: str = ""
     ) -> Outcome:
-        final, failed = Dataset(), Dataset()
+        final, failed, counts, remaining = Dataset(), Dataset(), [0, 0, 0], 0
         for status, identifier in responses:
             self._check(association, status)
             final, failed = status, identifier or Dataset()
+            counts = [max(int(final.get(name) or 0), count) for name, count in zip(_COUNTS, counts, strict=True)]
+            remaining = int(final.get("NumberOfRemainingSuboperations") or 0)
         errors, self._errors[:] = list(self._errors), []
         refuse_full_disk(errors)
-        outcome = Outcome(
-            int(final.Status),
-            int(final.get("NumberOfCompletedSuboperations") or 0),
-            int(final.get("NumberOfFailedSuboperations") or 0),
-            int(final.get("NumberOfWarningSuboperations") or 0),
-            len(errors),
-            values_of(failed, "FailedSOPInstanceUIDList"),
-        )
+        if final.Status == 0 and final.get(_COUNTS[0]) is None:
+            # The final answer need not count (PS3.7 9.1.4.1.7): all that remained when it last did has succeeded.
+            counts[0] += remaining
+        completed, unsent, warned = counts
+        failed_uids = values_of(failed, "FailedSOPInstanceUIDList")
+        outcome = Outcome(int(final.Status), completed, unsent, warned, len(errors), failed_uids)
         if outcome.status == 0xA801 or (destination and outcome.status >= 0xC000 and outcome.untouched):
             # Some archives have but one failure status for a destination unknown and one that does not answer.
             node = self.node
@@ -597,17 +600,22 @@ def _why_unreachable(node: PacsNode, started: float) -> str:
 
 
 @contextmanager
-def _listening(association: Association, arrived: Callable[[], object]) -> Iterator[None]:
-    """While objects arrive elsewhere, count the association as heard from."""
+def _listening(
+    association: Association, arrived: Callable[[], object], cancelled: Callable[[], bool]
+) -> Iterator[None]:
+    """While objects arrive elsewhere, count the association as heard from; abort it when somebody wants to stop."""
     done = threading.Event()
 
     def listen() -> None:
         last = arrived()
-        while not done.wait(1.0):
+        while not done.wait(min(1.0, (association.dimse_timeout or 1.0) / 4)):
             stream, seen = association.dul.socket, arrived()
             if seen != last and stream is not None:
                 stream.heard = time.monotonic()
             last = seen
+            if cancelled():
+                association.abort()
+                return
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()

@@ -49,6 +49,8 @@ MAX_PDU = 131_072
 #: No PDU is longer than this in good faith; the length field alone would allow 4 GB.
 _PDU_LIMIT = 16 * 1024 * 1024
 _IDLE_WAIT = 0.05
+#: After a minute of silence, ask every 20 s; give up after four questions.
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -78,6 +80,11 @@ class _Socket(AssociationSocket):
         self.errors = errors
         assert self.socket is not None
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A peer that lost its power says nothing, as one does that is busy; this tells them apart.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                self.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self.socket.settimeout(silence)
         self.heard = time.monotonic()
         self._bell, self._ear = socket.socketpair()

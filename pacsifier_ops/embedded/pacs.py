@@ -7,6 +7,7 @@ and a set of faults, so that what archives do wrong can be had on demand.
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -23,16 +24,17 @@ from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import split_dataset
+from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
+from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pacsifier_ops.config import check_ae_title
-from pacsifier_ops.dimse.transport import HANDLERS
+from pacsifier_ops.dimse.transport import HANDLERS, Secure, tuned
 from pacsifier_ops.files import write_atomic
 
 #: Query/retrieve levels from the root down, each with its unique key (PS3.4 C.6).
@@ -99,6 +101,7 @@ STORAGE = {cx.abstract_syntax for cx in AllStoragePresentationContexts}
 
 SUCCESS, PENDING, CANCEL = 0x0000, 0xFF00, 0xFE00
 NOT_AUTHORIZED, OUT_OF_RESOURCES, MISMATCH = 0x0124, 0xA700, 0xA900
+SUB_OPERATIONS_FAILED, DESTINATION_UNKNOWN = 0xA702, 0xA801
 
 #: A-ASSOCIATE-RJ: result, source, reason (PS3.8 9.3.4).
 REJECT_TRANSIENT, REJECT_CALLING, REJECT_CALLED = (2, 3, 2), (1, 1, 3), (1, 1, 7)
@@ -125,8 +128,15 @@ class Faults:
         abort_after: aborts the association after so many sub-operations of one retrieve, once.
         success_without_suboperations: every retrieve answers Success and sends nothing.
         retrieve_status, retrieve_status_times: so many retrieves end at once with this status.
+        failed_list: where False, answers to a retrieve name no failed SOP Instance UIDs.
+        counts: where False, the final answer to a retrieve has no numbers of sub-operations.
         intruders: files that are sent in addition with every retrieve.
-        delay: seconds before each sub-operation.
+        store_status, store_status_from, store_status_times: status of C-STOREs that come, from that number of them
+            on (0 is the first that ever came), so many times; None is for ever. A warning stores the object.
+        store_abort_after: aborts the association after so many C-STOREs, once.
+        store_unlisted: SOP Instance UIDs that it takes with success, and loses.
+        refused_classes, refused_syntaxes: SOP classes and transfer syntaxes without presentation context.
+        delay: seconds before each C-STORE, sent or answered.
         reject: reject associations, as `transient` (local limit exceeded) or for the `called_aet`.
         get_supported: where False, no presentation context for C-GET is accepted.
         allowed_calling_aets: AE titles that may associate; None is everybody.
@@ -148,7 +158,16 @@ class Faults:
     success_without_suboperations: bool = False
     retrieve_status: int | None = None
     retrieve_status_times: int = 1
+    failed_list: bool = True
+    counts: bool = True
     intruders: list[Path] = field(default_factory=list)
+    store_status: int | None = None
+    store_status_from: int = 0
+    store_status_times: int | None = None
+    store_abort_after: int | None = None
+    store_unlisted: set[str] = field(default_factory=set)
+    refused_classes: set[str] = field(default_factory=set)
+    refused_syntaxes: set[str] = field(default_factory=set)
     delay: float = 0.0
     reject: Literal["transient", "called_aet"] | None = None
     get_supported: bool = True
@@ -244,7 +263,7 @@ def _store(assoc: Association, instance: FileDataset, message_id: int, originato
         and cx.transfer_syntax[0] == meta.TransferSyntaxUID
     )
     context_id = next(fitting, None)
-    if context_id is None:
+    if context_id is None or not assoc.is_established:
         return OUT_OF_RESOURCES
     request = C_STORE()
     request.MessageID = message_id
@@ -256,7 +275,7 @@ def _store(assoc: Association, instance: FileDataset, message_id: int, originato
     request.DataSet = BytesIO(_data_set(Path(str(instance.filename))))
     # The association's own thread must not take the answer from us.
     assoc._reactor_checkpoint.clear()
-    while not assoc._is_paused:
+    while not assoc._is_paused and assoc.is_alive():
         time.sleep(0.0001)
     try:
         assoc.dimse.send_msg(request, context_id)
@@ -264,6 +283,18 @@ def _store(assoc: Association, instance: FileDataset, message_id: int, originato
     finally:
         assoc._reactor_checkpoint.set()
     return response.Status or SUCCESS if isinstance(response, C_STORE) else OUT_OF_RESOURCES
+
+
+def _has_stored(status: int) -> bool:
+    """Whether a status of C-STORE says that the object is kept: success, or a warning (PS3.4 B.2.3)."""
+    return status == SUCCESS or status >> 12 == 0xB
+
+
+def _failed(instances: Iterable[FileDataset], transfer_syntax: str) -> BytesIO:
+    """The identifier that names failed sub-operations (PS3.4 C.4.2.1.4.2)."""
+    identifier, syntax = Dataset(), UID(transfer_syntax)
+    identifier.FailedSOPInstanceUIDList = [instance.SOPInstanceUID for instance in instances]
+    return BytesIO(encode(identifier, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated) or b"")
 
 
 class EmbeddedPacs:
@@ -275,12 +306,16 @@ class EmbeddedPacs:
         destinations: AE titles that C-MOVE may send to, with host and port; may be changed while it runs.
         folder: where objects received by C-STORE go; without one C-STORE is refused (0x0124).
         faults: what it does wrong.
+        tls: serve DICOM over TLS (PS3.15 B) with this context.
+        move_tls: talk TLS to the destinations of C-MOVE with this context.
 
     Attributes:
         peak_associations: the most associations that were open at once.
         queries: level and identifier of every C-FIND.
         retrieves: service ("C-GET", "C-MOVE"), level and identifier of every retrieve.
         sent: SOP Instance UIDs that peers took, in order.
+        offered: SOP Instance UIDs of every C-STORE that came, in order.
+        stored: SOP Instance UIDs of the objects that C-STORE added, in order.
         suboperations: how many C-STORE sub-operations were reported as completed, warning and failed.
     """
 
@@ -293,16 +328,21 @@ class EmbeddedPacs:
         destinations: Mapping[str, tuple[str, int]] | None = None,
         folder: Path | None = None,
         faults: Faults | None = None,
+        tls: ssl.SSLContext | None = None,
+        move_tls: ssl.SSLContext | None = None,
     ) -> None:
         check_ae_title(aet, "AE title of the embedded PACS")
         self.aet, self.host, self.port = aet, host, port
         self.destinations = dict(destinations or {})
         self.folder = folder
         self.faults = faults or Faults()
+        self.tls, self.move_tls = tls, move_tls
         self.peak_associations = 0
         self.queries: list[tuple[str, Dataset]] = []
         self.retrieves: list[tuple[str, str, Dataset]] = []
         self.sent: list[str] = []
+        self.offered: list[str] = []
+        self.stored: list[str] = []
         self.suboperations: Counter[str] = Counter()
         self._index: dict[str, dict[str, list[FileDataset]]] = {level: {} for level in LEVELS}
         self._classes: set[str] = set()
@@ -344,7 +384,7 @@ class EmbeddedPacs:
             self.aet,
             [build_context(VERIFICATION)],
             evt_handlers=[
-                *HANDLERS,
+                *(tuned(Secure(self.tls)) if self.tls else HANDLERS),
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_ACCEPTED, self._opened),
                 (evt.EVT_ACSE_RECV, self._release_received),
@@ -400,15 +440,17 @@ class EmbeddedPacs:
 
     def _supported(self, proposed: Iterable[PresentationContext]) -> list[PresentationContext]:
         """What we serve of it: storage in any transfer syntax, and in either role because of C-GET."""
-        services = {VERIFICATION} | FIND | MOVE | (GET if self.faults.get_supported else set())
+        faults = self.faults
+        services = {VERIFICATION} | FIND | MOVE | (GET if faults.get_supported else set())
         supported: dict[str, PresentationContext] = {}
         for context in proposed:
             uid = str(context.abstract_syntax)
             if uid in services:
                 supported[uid] = build_context(uid)
-            elif uid in STORAGE or uid in self._classes:
+            elif (uid in STORAGE or uid in self._classes) and uid not in faults.refused_classes:
                 storage = supported.setdefault(uid, build_context(uid, []))
-                storage.transfer_syntax = [*storage.transfer_syntax, *context.transfer_syntax]
+                taken = [syntax for syntax in context.transfer_syntax if syntax not in faults.refused_syntaxes]
+                storage.transfer_syntax = [*storage.transfer_syntax, *taken]
                 storage.scu_role = storage.scp_role = True
         return list(supported.values())
 
@@ -429,21 +471,41 @@ class EmbeddedPacs:
     # ---- services
 
     def _on_store(self, event: Any) -> int:
+        faults, uid = self.faults, str(event.request.AffectedSOPInstanceUID)
+        time.sleep(faults.delay)
+        with self._lock:
+            number = len(self.offered)
+            self.offered.append(uid)
+            abort = faults.store_abort_after is not None and number >= faults.store_abort_after
+            faults.store_abort_after = None if abort else faults.store_abort_after
+            status = SUCCESS
+            if faults.store_status is not None and number >= faults.store_status_from:
+                left = faults.store_status_times
+                status = faults.store_status if left != 0 else SUCCESS
+                faults.store_status_times = left - 1 if left else left
+        if abort:
+            event.assoc.abort()
+        if abort or not _has_stored(status):
+            return status
+        return self._keep(uid, event.encoded_dataset()) or status
+
+    def _keep(self, uid: str, file: bytes) -> int:
+        """Write and index an object, as it came. Returns the status."""
         if self.folder is None:
             return NOT_AUTHORIZED
-        uid = str(event.request.AffectedSOPInstanceUID)
         if not re.fullmatch(r"[0-9.]{1,64}", uid):
             return MISMATCH
-        if uid in self._index["IMAGE"]:
+        if uid in self._index["IMAGE"] or uid in self.faults.store_unlisted:
             return SUCCESS
         path = self.folder / f"{uid}.dcm"
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, event.encoded_dataset())
+        write_atomic(path, file)
         self.add([path])
-        if uid in self._index["IMAGE"]:
-            return SUCCESS
-        path.unlink()
-        return MISMATCH
+        if uid not in self._index["IMAGE"]:
+            path.unlink()
+            return MISMATCH
+        self.stored.append(uid)
+        return SUCCESS
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         identifier = event.identifier
@@ -465,22 +527,26 @@ class EmbeddedPacs:
 
     def _on_get(self, event: Any) -> Iterator[Any]:
         self.retrieves.append(("C-GET", str(event.identifier.get("QueryRetrieveLevel")), event.identifier))
+        wanted = self._wanted(event)
         event.assoc.send_c_store = self._sender(event.assoc)
-        yield from self._sub_operations(event, self._wanted(event))
+        event.assoc.dimse.send_msg = self._responder(event, wanted)
+        yield from self._sub_operations(event, wanted)
 
-    def _on_move(self, event: evt.Event) -> Iterator[Any]:
+    def _on_move(self, event: Any) -> Iterator[Any]:
         self.retrieves.append(("C-MOVE", str(event.identifier.get("QueryRetrieveLevel")), event.identifier))
         destination = self.destinations.get(str(event.move_destination).strip())
+        wanted = self._wanted(event) if destination else []
+        event.assoc.dimse.send_msg = self._responder(event, wanted)
         if destination is None:
             yield None, None
             return
-        wanted = self._wanted(event)
         pairs = {(h.file_meta.MediaStorageSOPClassUID, h.file_meta.TransferSyntaxUID): None for h in wanted}
 
         def use_our_sender(opened: Any) -> None:
             opened.assoc.send_c_store = self._sender(opened.assoc)
 
-        handlers = [*HANDLERS, (evt.EVT_ESTABLISHED, use_our_sender)]
+        tuning = tuned(Secure(self.move_tls, destination[0])) if self.move_tls else HANDLERS
+        handlers = [*tuning, (evt.EVT_ESTABLISHED, use_our_sender)]
         # 128 contexts are the most (PS3.8 9.3.2.2); what has none fails. A refusal associates all the same.
         contexts = [build_context(*pair) for pair in pairs] or AllStoragePresentationContexts
         yield (*destination, {"contexts": contexts[:128], "evt_handlers": handlers})
@@ -511,6 +577,26 @@ class EmbeddedPacs:
                 return
             yield PENDING, instance
 
+    def _responder(self, event: Any, wanted: list[FileDataset]) -> Callable[[Any, int], None]:
+        """What stands in for `assoc.dimse.send_msg`: final answers as archives give them, with their faults."""
+        dimse = event.assoc.dimse
+
+        def send(message: Any, context_id: int) -> None:
+            if isinstance(message, (C_GET, C_MOVE)) and message.Status != PENDING:
+                if message.Status == DESTINATION_UNKNOWN and wanted:  # known, in fact, but not there
+                    message.Status = SUB_OPERATIONS_FAILED
+                    message.NumberOfCompletedSuboperations = message.NumberOfWarningSuboperations = 0
+                    message.NumberOfFailedSuboperations = len(wanted)
+                    message.Identifier = _failed(wanted, event.context.transfer_syntax)
+                if not self.faults.failed_list:
+                    message.Identifier = None
+                if not self.faults.counts:
+                    for result in ("Remaining", "Completed", "Failed", "Warning"):
+                        setattr(message, f"NumberOf{result}Suboperations", None)
+            type(dimse).send_msg(dimse, message, context_id)
+
+        return send
+
     def _sender(self, assoc: Association) -> Callable[..., Dataset]:
         """What stands in for `assoc.send_c_store`: files as they are, and the faults of sending."""
 
@@ -523,9 +609,9 @@ class EmbeddedPacs:
                 code = SUCCESS
             else:
                 code = _store(assoc, instance, msg_id, originator)
-                if code == SUCCESS:
+                if _has_stored(code):
                     self.sent.append(uid)
-            result = "completed" if code == SUCCESS else "warning" if code >> 12 == 0xB else "failed"
+            result = "completed" if code == SUCCESS else "warning" if _has_stored(code) else "failed"
             with self._lock:
                 self.suboperations[result] += 1
             status = Dataset()

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from pacsifier_ops.accounts import (
     SeriesAccount,
 )
 from pacsifier_ops.config import PacsNode
-from pacsifier_ops.dimse.attempts import open_session, pause, retrying
+from pacsifier_ops.dimse.attempts import alone, open_session, pause, retrying, wait_for_turn
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.receiver import spooled
 from pacsifier_ops.dimse.session import (
@@ -47,7 +47,7 @@ from pacsifier_ops.errors import (
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import DATA_FILE, fsync_folder, private_folder, storage_errors, write_atomic
-from pacsifier_ops.leases import LeaseBusy, Leases, Pacer
+from pacsifier_ops.leases import Leases, Pacer
 from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
 from pacsifier_ops.tree import Tree
@@ -122,6 +122,16 @@ def likely_classes(modality: str) -> list[str]:
     return [str(getattr(sop_class, word)) for word in words]
 
 
+def identifiers(planned: Planned, uids: list[str], whole: bool) -> Iterator[Dataset]:
+    """What to ask a retrieve for: a series as a whole, or some of its instances (PS3.4 C.4.2.1.4)."""
+    keys = {"StudyInstanceUID": planned.study_uid, "SeriesInstanceUID": planned.series_uid}
+    if whole:
+        yield query("SERIES", **keys)
+        return
+    for chunk in chunks(uids, UIDS_PER_REQUEST):
+        yield query("IMAGE", **keys, SOPInstanceUID=chunk)
+
+
 @dataclass
 class Retriever:
     """Retrieves series of one PACS into one tree, over one session.
@@ -166,7 +176,7 @@ class Retriever:
             PacsifierError: the PACS, the receiver or the disk. What the data were like is in the account instead.
         """
         started = time.monotonic()
-        with self._alone(planned.series_uid):
+        with alone(self.leases, series_lease(planned.series_uid), self.session, self.cancelled):
             ledger = SeriesLedger(self.tree.state, planned.series_uid)
             folder = self.tree.root / planned.folder
             transfer = Transfer(self, planned, {uid for uid, e in ledger.entries.items() if e.proven_by(folder)})
@@ -182,18 +192,6 @@ class Retriever:
                 raise
             finally:
                 account.seconds = time.monotonic() - started
-
-    @contextmanager
-    def _alone(self, series_uid: str) -> Iterator[None]:
-        """Hold the series' lease; whoever has to wait for it gives back the PACS slot first."""
-        name = series_lease(series_uid)
-        try:
-            lease = self.leases.acquire(name, wait=0)
-        except LeaseBusy:
-            self.session.close()
-            lease = self.leases.acquire(name, cancelled=self.cancelled)
-        with lease:
-            yield
 
     def _publish(self, folder: Path, ledger: SeriesLedger, transfer: Transfer) -> None:
         """Give whole files their final names: data on disk first, then the ledger, then the names."""
@@ -256,7 +254,7 @@ class Transfer:
         """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
         self._again(self._expect)
         if self._missing():
-            self._wait_for_turn()
+            wait_for_turn(self._by.pacer, self._session, self._by.cancelled)
         for whole in (not self.present, False):
             if not self._missing():
                 break
@@ -282,6 +280,7 @@ class Transfer:
             account.received = min(len(self.published), len(covered))
         account.present = len(covered) - account.received
         account.missing = (account.expected or 0) - len(covered)
+        account.missing_uids = sorted((listed or {}).keys() - have)
         account.unverifiable = len(have) - len(covered)
         account.state, account.reason = self._verdict(account)
 
@@ -330,11 +329,6 @@ class Transfer:
         if self.expectation.count is None:
             return [] if self.received else [""]
         return [""] if len(have) < self.expectation.count else []
-
-    def _wait_for_turn(self) -> None:
-        if self._node.batch_size and self._node.batch_wait_time:
-            self._session.close()
-            self._by.pacer.wait_turn(cancelled=self._by.cancelled)
 
     # Fetching
 
@@ -385,7 +379,7 @@ class Transfer:
             # The modality suggests what to be ready for.
             groups.append((likely_classes(self.planned.attributes.get("Modality", "")), unknown))
         for classes, uids in groups:
-            for identifier in self._identifiers(uids, whole and len(groups) == 1):
+            for identifier in identifiers(self.planned, uids, whole and len(groups) == 1):
                 try:
                     self._outcome = self._session.get(identifier, classes)
                 finally:
@@ -396,7 +390,7 @@ class Transfer:
         spool = self._by.receivers.spool()
         self._collect(spool)  # an attempt that was killed may have left whole objects
         arrived = partial(_entries, spool / self.planned.series_uid)
-        for identifier in self._identifiers(missing, whole):
+        for identifier in identifiers(self.planned, missing, whole):
             before = len(self.received)
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
@@ -413,15 +407,6 @@ class Transfer:
             finally:
                 self._collect(spool)
             self._by.receivers.check()
-
-    def _identifiers(self, uids: list[str], whole: bool) -> Iterator[Dataset]:
-        planned = self.planned
-        keys = {"StudyInstanceUID": planned.study_uid, "SeriesInstanceUID": planned.series_uid}
-        if whole:
-            yield query("SERIES", **keys)
-            return
-        for chunk in chunks(uids, UIDS_PER_REQUEST):
-            yield query("IMAGE", **keys, SOPInstanceUID=chunk)
 
     def _await_arrivals(self, spool: Path, count: int) -> None:
         """Wait for what the archive says it sent, while something still comes in."""

@@ -38,7 +38,8 @@ class Request(Kept):
         max_series: the largest cohort that may be fetched; None leaves it to the node.
         resend: move what the destination has confirmed before as well.
         pacs: name of the connection or configuration.
-        destination: name of the node that images are moved to.
+        move_aet: AE title that images are moved to.
+        destination: the same for people.
         started: ISO 8601.
     """
 
@@ -52,6 +53,7 @@ class Request(Kept):
     max_series: int | None = None
     resend: bool = False
     pacs: str = ""
+    move_aet: str = ""
     destination: str = ""
     started: str = ""
 

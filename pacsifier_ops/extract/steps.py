@@ -12,16 +12,17 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.accounts import (
+    MOVE,
+    NONE,
     ROW_BAD,
     ROW_EMPTY,
     ROW_FAILED,
     ROW_FOUND,
     ROW_UNDECIDABLE,
-    SERIES_COMPLETE,
+    SAVE,
     SERIES_LISTED,
     RowAccount,
     RunAccount,
@@ -29,7 +30,7 @@ from pacsifier_ops.accounts import (
 )
 from pacsifier_ops.config import PacsNode, with_overrides
 from pacsifier_ops.errors import (
-    PacsifierError,
+    ConfigError,
     QueryTableError,
     ResultLimit,
     StorageError,
@@ -43,6 +44,7 @@ from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_js
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Run, now, slices
 from pacsifier_ops.tree import Tree, patient_identity
+from pacsifier_ops.units import Worker
 
 if TYPE_CHECKING:
     from pacsifier_ops.extract.receiving import Receivers
@@ -63,11 +65,15 @@ def node_for(node: PacsNode, request: Request) -> PacsNode:
 # prepare
 
 
-def prepare(run: Run, request: Request, node: PacsNode, most: int = MOST) -> list[int]:
+def prepare(
+    run: Run, request: Request, node: PacsNode, most: int = MOST, destination: PacsNode | None = None
+) -> list[int]:
     """Read and check the whole query table, then make sure that the PACS answers and the output folder can be written.
 
     Args:
         most: batches to be made at most; each is found over one association.
+        destination: where images are moved to, if that node can be asked what it holds; without one they go to the
+            node's move_aet.
 
     Returns:
         Numbers of the batches of rows to be found.
@@ -76,6 +82,7 @@ def prepare(run: Run, request: Request, node: PacsNode, most: int = MOST) -> lis
         QueryTableError: the table is refused as a whole, holds no usable row, or (strict) any bad one; the reasons
             are in its text and in the run's problems.txt.
         PacsError: the PACS does not answer, or not to us.
+        ConfigError: images are to be moved, and nothing says where to.
         TreeError: the output folder cannot be written.
         ReceiverError: all is to be fetched by C-MOVE, and our receiver cannot listen.
         StorageError: the run's folder cannot be written.
@@ -86,6 +93,8 @@ def prepare(run: Run, request: Request, node: PacsNode, most: int = MOST) -> lis
     if request.retrieve not in RETRIEVE:
         raise QueryTableError(f"retrieve is none of {', '.join(RETRIEVE)}")
     request = replace(request, pacs=node.name, started=request.started or now())
+    if request.retrieve == MOVE:
+        request = _with_destination(request, node, destination)
     node = node_for(node, request)
     request.keep(run)
     run.forget(("rows", "found", "plan", "units", "results", "accounts"))
@@ -118,10 +127,27 @@ def prepare(run: Run, request: Request, node: PacsNode, most: int = MOST) -> lis
     with open_session(node, shared()) as session:
         session.echo()
         session.find(_nobody())
-    if request.retrieve == "save" and node.method == "move":
+    if request.retrieve == SAVE and node.method == "move":
         with closing(receivers_for(run, node)) as receivers:
             receivers.spool()
+    if request.retrieve == MOVE and destination is not None:
+        with open_session(destination, shared()) as session:
+            session.echo()
+            session.find(_nobody())
     return list(range(len(batches)))
+
+
+def _with_destination(request: Request, node: PacsNode, destination: PacsNode | None) -> Request:
+    """The request with the AE title that images are moved to."""
+    if destination is not None:
+        aet = destination.called_aet
+        return replace(request, move_aet=aet, destination=f"{destination.name} ({aet})")
+    if not node.move_aet:
+        raise ConfigError(
+            f"{node.name}: nothing says where to move the images; set move_aet (move_AET in config.json), or give the "
+            "destination"
+        )
+    return replace(request, move_aet=node.move_aet, destination=node.move_aet)
 
 
 def _nobody() -> Any:
@@ -227,7 +253,7 @@ def plan(run: Run, node: PacsNode) -> Plan:
     node = node_for(node, request)
     run.forget(("plan", "units", "results"))
     wanted = _merge(run)
-    if len(wanted) > node.max_series and request.retrieve == "save":
+    if len(wanted) > node.max_series and request.retrieve != NONE:
         images = sum(item.instances for item in wanted.values())
         raise TooManySeries(
             f"the query table finds {len(wanted)} series (about {images} images), more than the {node.max_series} that "
@@ -251,7 +277,7 @@ def plan(run: Run, node: PacsNode) -> Plan:
             write_jsonl(run.part("units", number), map(asdict, planned))
         conflicting = sorted({line for lines in conflicts.values() for line in lines})
         write_json(run.folder / "plan.json", {"units": len(units), "conflicting_lines": conflicting})
-    nothing_to_do = request.retrieve == "none" and not request.info
+    nothing_to_do = request.retrieve == NONE and not request.info
     numbers = [] if nothing_to_do else list(range(len(units)))
     return Plan(numbers, len(order), sum(item.instances for item in order), len(conflicts))
 
@@ -295,13 +321,36 @@ def _new_ids(wanted: Iterable[_Wanted]) -> tuple[dict[str, str], dict[str, set[i
 
 
 def retrieve(run: Run, node: PacsNode, unit: int, cancelled: Question = never) -> dict[str, int | float]:
-    """Retrieve the series of one unit: see `Retrieval.unit`."""
+    """Retrieve the series of one unit: see `Worker.unit`."""
     with Retrieval(run, node, cancelled) as retrieval:
         return retrieval.unit(unit)
 
 
-class Retrieval:
-    """A worker that retrieves units of a run, over one session that it keeps from unit to unit. A context manager.
+class _Unit(Worker[Planned]):
+    """A worker on units of an extract run, with the info dumps that go with every series."""
+
+    def __init__(self, run: Run, done: Callable[[SeriesAccount], None]) -> None:
+        super().__init__(run, done)
+        self._request = Request.of(run)
+        self._tree = Tree.open(self._request.out_directory)
+        self._incoming = self._stack.enter_context(self._tree.workplace(shared()))
+
+    def series(self, unit: int) -> list[Planned]:
+        """The series of a unit."""
+        return [Planned(**item) for item in read_jsonl(self._run.part("units", unit))]
+
+    def describe(self, planned: Planned) -> None:
+        """Write what goes beside the images."""
+        from pacsifier_ops.extract.retrieve import write_dump, write_new_id
+
+        if self._request.info:
+            write_dump(self._tree, self._incoming, planned)
+        if planned.new_id:
+            write_new_id(self._tree, self._incoming, planned)
+
+
+class Retrieval(_Unit):
+    """A worker that retrieves units of a run, over one session that it keeps from unit to unit.
 
     Args:
         run, node: what is retrieved, and from where.
@@ -314,9 +363,6 @@ class Retrieval:
         StorageError: the output folder cannot be written.
     """
 
-    #: So many series that fail one after the other are no matter of the series any more.
-    FAILURES_IN_A_ROW = 3
-
     def __init__(
         self,
         run: Run,
@@ -328,99 +374,66 @@ class Retrieval:
     ) -> None:
         from pacsifier_ops.extract.retrieve import Retriever
 
-        self._run, self._request, self._done = run, Request.of(run), done
-        self._failures = 0
+        super().__init__(run, done)
         node = node_for(node, self._request)
-        self._tree = Tree.open(self._request.out_directory)
         with ExitStack() as stack:
+            stack.push(self._stack.pop_all())
             if receivers is None:
                 receivers = stack.enter_context(closing(receivers_for(run, node)))
-            self._incoming = stack.enter_context(self._tree.workplace(shared()))
             quarantine = run.folder / "quarantine"
             self._retriever = stack.enter_context(
                 Retriever(node, shared(), self._tree, receivers, self._incoming, quarantine, cancelled, progress)
             )
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def units(self, numbers: Iterable[int]) -> None:
-        """Retrieve several units, see `unit`; one that fails does not keep the others from being tried.
-
-        Raises:
-            PacsifierError: what ended it all, or else the last that a series failed for.
-        """
-        failed: PacsifierError | None = None
-        for number in numbers:
-            try:
-                self.unit(number)
-            except PacsifierError as error:
-                if self._ends_all(error):
-                    raise
-                failed = error
-        if failed is not None:
-            raise failed
-
-    def _ends_all(self, error: PacsifierError) -> bool:
-        """Whether the next series will fail as well: for its kind, or because so many did one after the other."""
-        return not error.of_series or self._failures >= self.FAILURES_IN_A_ROW
-
-    def unit(self, number: int) -> dict[str, int | float]:
-        """Retrieve the series of one unit; what an earlier attempt completed is kept.
-
-        A series that fails for a reason of its own does not keep the others of the unit from being tried.
-
-        Returns:
-            Sums over the unit's series, without identifiers.
-
-        Raises:
-            PacsifierError: the PACS, the receiver or the disk, after the retries that make sense here. The accounts
-                of the series done so far are kept.
-        """
-        results = self._run.part("results", number)
-        earlier = (SeriesAccount(**item) for item in read_jsonl(results)) if results.exists() else iter(())
-        accounts = {a.number: a for a in earlier if a.state in (SERIES_COMPLETE, SERIES_LISTED)}
-        failed: PacsifierError | None = None
-        for planned in [Planned(**item) for item in read_jsonl(self._run.part("units", number))]:
-            if planned.number in accounts:
-                continue
-            accounts[planned.number] = account = planned.account()
-            try:
-                self._series(planned, account)
-                self._failures = 0
-            except PacsifierError as error:
-                account.reason = str(error)
-                self._failures += 1
-                if self._ends_all(error):
-                    raise
-                failed = error
-            finally:
-                with storage_errors("the state root"):
-                    write_jsonl(results, (asdict(a) for _, a in sorted(accounts.items())))
-                self._done(account)
-        if failed is not None:
-            raise failed
-        return RunAccount(self._run.name, "", "", "", "", series=list(accounts.values())).totals()
-
-    def _series(self, planned: Planned, account: SeriesAccount) -> None:
+    def work(self, series: Planned, account: SeriesAccount) -> None:
+        """Retrieve a series, or only describe it."""
         from pacsifier_ops.dimse.session import ClassesRefused
-        from pacsifier_ops.extract.retrieve import write_dump, write_new_id
 
-        if self._request.info:
-            write_dump(self._tree, self._incoming, planned)
-        if planned.new_id:
-            write_new_id(self._tree, self._incoming, planned)
-        if self._request.retrieve == "save":
+        self.describe(series)
+        if self._request.retrieve == SAVE:
             with suppress(ClassesRefused):  # of this series alone, and no retry helps; its account says so
-                self._retriever.retrieve(planned, account)
+                self._retriever.retrieve(series, account)
         else:
             account.state, account.expected, account.missing = SERIES_LISTED, None, 0
+
+
+def move(
+    run: Run, node: PacsNode, unit: int, destination: PacsNode | None = None, cancelled: Question = never
+) -> dict[str, int | float]:
+    """Have the series of one unit moved to another node: see `Worker.unit`."""
+    with Moving(run, node, destination, cancelled) as moving:
+        return moving.unit(unit)
+
+
+class Moving(_Unit):
+    """A worker that has units of a run moved to another node, over one session that it keeps from unit to unit.
+
+    Args:
+        run, node: what is moved, and from where.
+        destination: the destination as a node that can be asked what it holds.
+        cancelled: asked now and then; True ends the work.
+        done: told the account of every series as it ends.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        node: PacsNode,
+        destination: PacsNode | None = None,
+        cancelled: Question = never,
+        done: Callable[[SeriesAccount], None] = lambda account: None,
+    ) -> None:
+        from pacsifier_ops.extract.move import Mover
+
+        super().__init__(run, done)
+        mover = Mover(node, shared(), self._request.move_aet, destination, self._request.resend, cancelled)
+        self._mover = self._stack.enter_context(mover)
+
+    def work(self, series: Planned, account: SeriesAccount) -> None:
+        """Have a series moved."""
+        self.describe(series)
+        self._mover.move(series, account)
 
 
 def receivers_for(run: Run, node: PacsNode) -> Receivers:

@@ -94,6 +94,19 @@ def node_of(params: Mapping[str, Any]) -> PacsNode:
     """
     if params.get("config"):
         return read_config(data_path(params, "config"))
+    return _connection(params["pacs"])
+
+
+def destination_of(params: Mapping[str, Any]) -> PacsNode | None:
+    """The node of the connection `destination`, that images are moved to; None where none is given.
+
+    Raises:
+        ConfigError: names what is wrong with it.
+    """
+    return _connection(params["destination"]) if params.get("destination") else None
+
+
+def _connection(name: str) -> PacsNode:
     from pacsifier_ops.hooks.dicom import DicomHook
 
-    return DicomHook(params["pacs"]).get_conn()
+    return DicomHook(name).get_conn()

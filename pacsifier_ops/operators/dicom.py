@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.extract import steps
-from pacsifier_ops.operators.base import PacsifierOperator, node_of
+from pacsifier_ops.operators.base import PacsifierOperator, destination_of, node_of
 from pacsifier_ops.run import Run
 
 
@@ -47,5 +47,27 @@ class DicomRetrieveOperator(PacsifierOperator):
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
         totals = steps.retrieve(run, node_of(context["params"]), self.unit, self.cancelled)
+        self.log.info("unit %d: %s", self.unit + 1, totals)
+        return totals
+
+
+class DicomMoveOperator(PacsifierOperator):
+    """Have the series of one unit moved to another node by C-MOVE, and compare what was sent with what was expected.
+
+    Args:
+        unit: number of the unit, as the step plan gave it.
+    """
+
+    template_fields = ("unit",)
+    ui_color = "#f4ead7"
+
+    def __init__(self, *, unit: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unit = unit
+
+    def work(self, run: Run, context: Any) -> dict[str, int | float]:
+        """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
+        params = context["params"]
+        totals = steps.move(run, node_of(params), self.unit, destination_of(params), self.cancelled)
         self.log.info("unit %d: %s", self.unit + 1, totals)
         return totals

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow.sdk.bases.branch import BranchMixIn
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops.accounts import COMPLETE
+from pacsifier_ops.accounts import COMPLETE, MOVE
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import resolve
 from pacsifier_ops.extract.run import Request
-from pacsifier_ops.operators.base import PacsifierOperator, data_path, node_of
+from pacsifier_ops.operators.base import PacsifierOperator, data_path, destination_of, node_of
 from pacsifier_ops.run import Run
 
 
@@ -29,10 +30,20 @@ class ExtractPrepareOperator(PacsifierOperator):
             strict=params["strict"],
             accept_incomplete=params["accept_incomplete"],
             max_series=params["max_series"],
+            resend=params["resend"],
         )
-        batches = steps.prepare(run, request, node_of(params))
+        destination = destination_of(params) if request.retrieve == MOVE else None
+        batches = steps.prepare(run, request, node_of(params), destination=destination)
         self.log.info("%d batch(es) of rows; run folder %s", len(batches), run.folder)
         return batches
+
+
+class ExtractRouteOperator(PacsifierOperator, BranchMixIn):
+    """Where the images go: to the output folder (the task retrieve), or to another node (the task move)."""
+
+    def work(self, run: Run, context: Any) -> None:
+        """Skips the task that has nothing to do."""
+        self.do_branch(context, "move" if context["params"]["retrieve"] == MOVE else "retrieve")
 
 
 class ExtractPlanOperator(PacsifierOperator):

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
 
-_POOLED = ("DicomFindOperator", "DicomRetrieveOperator")
+_POOLED = (
+    "DicomFindOperator",
+    "DicomMoveOperator",
+    "DicomProbeOperator",
+    "DicomRetrieveOperator",
+    "DicomStoreOperator",
+)
 
 
 @hookimpl

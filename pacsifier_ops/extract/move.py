@@ -1,0 +1,266 @@
+"""One series from the PACS to a third node by C-MOVE (PS3.4 C.4.2).
+
+What was sent is known from the sub-operations that the PACS counts, and from the destination where it can be asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from pydicom.dataset import Dataset
+
+from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_FAILED, SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SeriesAccount
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
+from pacsifier_ops.dimse.attempts import alone, open_session, pause, retrying, wait_for_turn
+from pacsifier_ops.dimse.find import Expectation, Finder
+from pacsifier_ops.dimse.session import Outcome, query
+from pacsifier_ops.errors import OutOfResources, PacsifierError
+from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
+from pacsifier_ops.extract.run import Planned
+from pacsifier_ops.leases import Leases, Pacer
+
+#: Many archives say nothing until all is sent. They are granted, beside dimse_timeout, so many seconds per instance.
+SECONDS_PER_INSTANCE = 30.0
+#: Waits for a destination that does not list at once what it took, in multiples of its retry_wait.
+PATIENCE = (0.5, 1, 2, 4)
+
+
+@dataclass
+class Mover:
+    """Has one PACS send series to another node, over one session.
+
+    Attributes:
+        node: the PACS.
+        aet: AE title of the destination, as the PACS knows it.
+        destination: the destination as a node that can be asked what it holds; None where it cannot.
+        resend: move what the destination has confirmed before as well.
+    """
+
+    node: PacsNode
+    leases: Leases
+    aet: str
+    destination: PacsNode | None = None
+    resend: bool = False
+    cancelled: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        node = self.node
+        self.session = open_session(node, self.leases, cancelled=self.cancelled)
+        self.finder = Finder(self.session)
+        self.pacer = Pacer(self.leases, f"pacs:{node.key}", node.batch_size, node.batch_wait_time)
+        self.key = self.destination.key if self.destination else f"{self.aet} of {node.key}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.session.close(abort=kind is not None)
+
+    def move(self, planned: Planned, account: SeriesAccount) -> None:
+        """Have one series sent, and write into `account` how that ended.
+
+        Raises:
+            PacsifierError: the PACS or the destination. What was not sent is in the account instead.
+        """
+        started = time.monotonic()
+        lease = delivery_lease(self.key, planned.series_uid)
+        with (
+            alone(self.leases, lease, self.session, self.cancelled),
+            Deliveries(self.key, planned.series_uid) as deliveries,
+        ):
+            transfer = Transfer(self, planned, deliveries)
+            try:
+                transfer.run()
+                transfer.settle(account)
+            except PacsifierError as error:
+                transfer.settle(account)
+                account.state, account.reason = SERIES_FAILED, str(error)
+                raise
+            finally:
+                account.seconds = time.monotonic() - started
+
+    def listed(self, planned: Planned) -> set[str] | None:
+        """SOP Instance UIDs that the destination holds of a series; None where it cannot be asked.
+
+        Raises:
+            PacsError: it does not answer.
+        """
+        if self.destination is None:
+            return None
+        keys = {"StudyInstanceUID": planned.study_uid, "SeriesInstanceUID": planned.series_uid}
+        session = open_session(
+            self.destination, self.leases, cancelled=self.cancelled, before_waiting=self.session.close
+        )
+        with session:
+            identifier = query("IMAGE", **keys, SOPInstanceUID="")
+            answer = retrying(partial(session.find, identifier), session, self.cancelled)
+        return {str(image.SOPInstanceUID) for image in answer.identifiers if image.get("SOPInstanceUID")}
+
+
+class Transfer:
+    """The moving of one series, over as many rounds and attempts as it takes.
+
+    Attributes:
+        expectation: what the PACS lists.
+        present: SOP Instance UIDs that the destination had before.
+        confirmed: those that it has taken in this run, by the counts of the PACS or by its own list.
+        uncounted: instances sent of a series of which the PACS gives no list.
+    """
+
+    def __init__(self, mover: Mover, planned: Planned, deliveries: Deliveries) -> None:
+        self.planned = planned
+        self.expectation = Expectation(None, planned.instances)
+        self.present: set[str] = set()
+        self.confirmed: set[str] = set()
+        self.uncounted = 0
+        self._by, self._node, self._session = mover, mover.node, mover.session
+        self._deliveries = deliveries
+        self._outcome: Outcome | None = None
+        self._refusals = 0
+        self._warned = 0
+        self._unlisted = 0
+        self._broken = False
+
+    def run(self) -> None:
+        """Have sent what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
+        self._again(self._expect)
+        if not self._by.resend:
+            there = self._by.listed(self.planned)
+            self.present = self._expected() & (self._deliveries.confirmed.keys() if there is None else there)
+        if self._missing():
+            wait_for_turn(self._by.pacer, self._session, self._by.cancelled)
+        for whole in (not self.present, False):
+            if not self._missing():
+                break
+            self._again(partial(self._ask, whole))
+            self._check_destination()
+
+    def settle(self, account: SeriesAccount) -> None:
+        """Write into the account how the series ended."""
+        expected = self.expectation.count if self.expectation.instances is None else len(self._expected())
+        arrived = len(self.confirmed) or min(self.uncounted, expected or 0)
+        account.expected, account.present, account.received = expected, len(self.present), arrived
+        account.unverifiable = self.uncounted if expected is None else 0
+        account.missing = (expected or 0) - account.present - account.received
+        account.missing_uids = sorted(self._expected() - self.present - self.confirmed)
+        account.warned, account.method = self._warned, "move" if self._outcome else ""
+        account.state, account.reason = self._verdict(account)
+
+    def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
+        if account.missing:
+            return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing: {self._why()}"
+        if account.expected is None:
+            return SERIES_UNVERIFIABLE, "the archive tells neither the instances of the series nor their number"
+        warned = f"{self._warned} taken with a warning of the destination" if self._warned else ""
+        return SERIES_COMPLETE, warned
+
+    def _why(self) -> str:
+        outcome = self._outcome
+        if outcome is None:
+            return "they were not asked for"
+        if self._unlisted:
+            return f"the archive reports {self._unlisted} of them as sent, and {self._by.aet} does not list them"
+        if outcome.untouched and outcome.status == 0:
+            return "the archive reported success without sending anything"
+        return (
+            f"the archive could not send them to {self._by.aet} (last status 0x{outcome.status:04X}, "
+            f"{outcome.failed} failed); see that it listens, and takes objects of this kind"
+        )
+
+    def _again(self, action: Callable[[], None]) -> None:
+        retrying(action, self._session, self._by.cancelled)
+
+    def _expect(self) -> None:
+        planned = self.planned
+        self.expectation = self._by.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
+
+    def _expected(self) -> set[str]:
+        return set(self.expectation.instances or ())
+
+    def _missing(self) -> list[str]:
+        """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
+        if self.expectation.instances is not None:
+            return sorted(self._expected() - self.present - self.confirmed)
+        return [""] if self.uncounted < (self.expectation.count or 1) else []
+
+    # Moving
+
+    def _ask(self, whole: bool) -> None:
+        """Ask the PACS to send what is missing; the series as a whole where nothing is there and `whole` says so.
+
+        Raises:
+            OutOfResources: nothing could be sent, and a later attempt may succeed.
+        """
+        if self._broken and (there := self._by.listed(self.planned)) is not None:
+            self._confirm(self._expected() & there - self.present)
+        missing, before = self._missing(), len(self.confirmed) + self.uncounted
+        if not missing:
+            return
+        whole = (whole and not self.confirmed) or missing == [""]
+        for uids, identifier in self._requests(missing, whole):
+            self._move(uids, identifier, alone_if_unclear=not whole)
+        outcome = self._outcome
+        if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self.confirmed) + self.uncounted == before:
+            self._refusals += 1
+            if self._refusals <= REFUSALS:
+                raise OutOfResources(f"{self._node.name}: could send nothing (0x{outcome.status:04X})")
+
+    def _requests(self, uids: list[str], whole: bool) -> Iterator[tuple[list[str], Dataset]]:
+        for identifier in identifiers(self.planned, uids, whole):
+            asked = identifier.get("SOPInstanceUID", uids)
+            yield [asked] if isinstance(asked, str) else list(map(str, asked)), identifier
+
+    def _move(self, uids: list[str], identifier: Dataset, alone_if_unclear: bool) -> None:
+        """One C-MOVE request of instances; judge its counts.
+
+        Args:
+            alone_if_unclear: where the PACS counts failures without naming them, ask for each instance alone.
+        """
+        until = time.monotonic() + SECONDS_PER_INSTANCE * len(uids)
+
+        def arrived() -> float:
+            """Changes as long as the PACS is granted to say nothing."""
+            return min(time.monotonic(), until)
+
+        self._broken = True  # until it has answered, nobody knows what it has sent
+        self._outcome = outcome = self._session.move(identifier, self._by.aet, arrived)
+        self._broken = False
+        sent = outcome.completed + outcome.warning
+        failed = set(outcome.failed_uids).intersection(uids)
+        if uids == [""]:
+            self.uncounted, self._warned = max(self.uncounted, sent), outcome.warning
+        elif sent >= len(uids) - len(failed):
+            self._confirm(set(uids) - failed)
+            self._warned += outcome.warning
+        elif sent and alone_if_unclear and len(uids) > 1:
+            for uid in uids:
+                for asked, single in self._requests([uid], whole=False):
+                    self._move(asked, single, alone_if_unclear=False)
+
+    def _confirm(self, uids: Iterable[str]) -> None:
+        self.confirmed = self.confirmed.union(uids)
+        for uid in sorted(self.confirmed - self._deliveries.confirmed.keys()):
+            self._deliveries.add(Delivery(uid))
+
+    def _check_destination(self) -> None:
+        """Compare with what the destination lists, which counts for more than what the PACS says it sent."""
+        reported = set(self.confirmed)
+        for factor in (0, *PATIENCE):
+            if self._by.destination is not None:
+                pause(factor * self._by.destination.retry_wait, self._by.cancelled)
+            there = self._by.listed(self.planned)
+            if there is None:
+                return
+            self.confirmed = self._expected() & there - self.present
+            if reported <= self.confirmed:
+                break
+        self._unlisted = len(reported - self.confirmed)
+        self._confirm(self.confirmed)

@@ -1,0 +1,118 @@
+"""A worker that takes units of series: one session for all of them, and one series' failure is not another's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_LISTED, RunAccount, SeriesAccount
+from pacsifier_ops.errors import PacsifierError
+from pacsifier_ops.files import read_jsonl, storage_errors, write_jsonl
+from pacsifier_ops.run import Run
+
+
+class Series(Protocol):
+    """A series of a unit."""
+
+    number: int
+
+    def account(self) -> SeriesAccount:
+        """Its account before anything is done."""
+
+
+S = TypeVar("S", bound=Series)
+
+
+class Worker(Generic[S]):
+    """Works on units of a run, one after the other. A context manager.
+
+    Args:
+        run: whose units.
+        done: told the account of every series as it ends.
+    """
+
+    #: So many series that fail one after the other are no matter of the series any more.
+    FAILURES_IN_A_ROW = 3
+
+    def __init__(self, run: Run, done: Callable[[SeriesAccount], None] = lambda account: None) -> None:
+        self._run, self._done = run, done
+        self._failures = 0
+        self._stack = ExitStack()
+
+    @abstractmethod
+    def series(self, unit: int) -> Iterable[S]:
+        """The series of a unit."""
+
+    @abstractmethod
+    def work(self, series: S, account: SeriesAccount) -> None:
+        """Do what there is to do with a series; its account says how it ended."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def units(self, numbers: Iterable[int]) -> None:
+        """Work on several units, see `unit`; one that fails does not keep the others from being tried.
+
+        Raises:
+            PacsifierError: what ended it all, or else the last that a series failed for.
+        """
+        failed: PacsifierError | None = None
+        for number in numbers:
+            try:
+                self.unit(number)
+            except PacsifierError as error:
+                if self._ends_all(error):
+                    raise
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def unit(self, number: int) -> dict[str, int | float]:
+        """Work on the series of one unit; what an earlier attempt completed is kept.
+
+        A series that fails for a reason of its own does not keep the others of the unit from being tried.
+
+        Returns:
+            Sums over the unit's series, without identifiers.
+
+        Raises:
+            PacsifierError: the node or the disk, after the retries that make sense here. The accounts of the series
+                done so far are kept.
+        """
+        results = self._run.part("results", number)
+        earlier = (SeriesAccount(**item) for item in read_jsonl(results)) if results.exists() else iter(())
+        accounts = {a.number: a for a in earlier if a.state in (SERIES_COMPLETE, SERIES_LISTED)}
+        failed: PacsifierError | None = None
+        for series in self.series(number):
+            if series.number in accounts:
+                continue
+            accounts[series.number] = account = series.account()
+            try:
+                self.work(series, account)
+                self._failures = 0
+            except PacsifierError as error:
+                account.reason = str(error)
+                self._failures += 1
+                if self._ends_all(error):
+                    raise
+                failed = error
+            finally:
+                with storage_errors("the state root"):
+                    write_jsonl(results, (asdict(a) for _, a in sorted(accounts.items())))
+                self._done(account)
+        if failed is not None:
+            raise failed
+        return RunAccount(self._run.name, "", "", "", "", series=list(accounts.values())).totals()
+
+    def _ends_all(self, error: PacsifierError) -> bool:
+        """Whether the next series will fail as well: for its kind, or because so many did one after the other."""
+        return not error.of_series or self._failures >= self.FAILURES_IN_A_ROW
