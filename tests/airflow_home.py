@@ -263,12 +263,14 @@ class Up:
     Args:
         home: its home.
         connections: PACS by the connections that are there from the start.
+        dags: folder of more DAGs than the repository's.
     """
 
-    def __init__(self, home: Path, connections: Mapping[str, EmbeddedPacs]) -> None:
+    def __init__(self, home: Path, connections: Mapping[str, EmbeddedPacs], dags: Path | None = None) -> None:
         self.home = home
         self.url = ""
         self._connections = connections
+        self._dags = dags
         self._ports = [free_port() for _ in range(3)]
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._token = ""
@@ -281,6 +283,11 @@ class Up:
         for name, node in self._connections.items():
             node.destinations["PACSIFIER"] = ("127.0.0.1", receiver)
             environment[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps({"conn_type": "dicom", **self._described(node)})
+        if self._dags:
+            local_bundle = "airflow.dag_processing.bundles.local.LocalDagBundle"
+            folders = {"dags-folder": {}, "more": {"path": str(self._dags)}}
+            bundles = [{"name": n, "classpath": local_bundle, "kwargs": kwargs} for n, kwargs in folders.items()]
+            environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = json.dumps(bundles)
         ports = ["--port", str(port), "--pacs-port", str(pacs), "--receiver-port", str(receiver)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pacsifier_ops.local", *ports],

@@ -45,11 +45,13 @@ def open_session(
     cancelled: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda size: None,
     before_waiting: Callable[[], object] = lambda: None,
+    wait: float | None = None,
 ) -> Session:
     """A session with the PACS under the limit on its associations, which holds whoever asks.
 
     Args:
         before_waiting: called where no slot is free at once: who waits must hold nothing that others wait for.
+        wait: seconds to wait for a slot at most; None waits for ever.
     """
 
     def slot() -> Lease:
@@ -58,7 +60,7 @@ def open_session(
             return leases.acquire(name, limit=limit, wait=0)
         except LeaseBusy:
             before_waiting()
-        return leases.acquire(name, limit=limit, cancelled=cancelled)
+        return leases.acquire(name, limit=limit, wait=wait, cancelled=cancelled)
 
     return Session(node, slot, incoming, cancelled, progress)
 

@@ -13,6 +13,11 @@ from pacsifier_ops.files import confined, private_folder, write_atomic
 _ID = re.compile(r"req-[0-9a-f]{24}")
 
 
+def is_id(text: str) -> bool:
+    """Whether this is the id of a request: it tells nothing of the table."""
+    return _ID.fullmatch(text) is not None
+
+
 def take_in(table: Path) -> str:
     """Copy a query table to `<state root>/requests/<id>/`; returns the id.
 
@@ -38,7 +43,7 @@ def resolve(queryfile: str) -> Path:
     """
     if not queryfile:
         raise InputError("queryfile is empty; give a path below the data root, or the id of a request")
-    if not _ID.fullmatch(queryfile):
+    if not is_id(queryfile):
         return confined(queryfile, settings.data_root(), "queryfile")
     tables = sorted(_folder(queryfile).glob("table.*"))
     if not tables:
