@@ -12,14 +12,13 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,57 +29,14 @@ from pydicom.misc import is_dicom
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import planning  # noqa: E402
+from bench import planning, upload  # noqa: E402
 from bench.dag import DagTimes, time_dag  # noqa: E402
+from bench.timing import COHORTS, Cohort, Runs, report, run, spread  # noqa: E402
 from pacsifier_ops.embedded.phantoms import phantom_series, write  # noqa: E402
 from tests.peers import OUR_AET, Orthanc, missing_programs  # noqa: E402
 
 OUT = ROOT / "bench" / "out"
 PUBLISHED = "pacsifier==1.0.0"
-OURS = "ours, C-GET"
-
-
-# What is retrieved
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """One study of one patient.
-
-    Attributes:
-        name: what the report calls it.
-        patient: its PatientID.
-        series: number of series.
-        images: images in each of them.
-        pixels: rows and columns of an image, 16 bit.
-    """
-
-    name: str
-    patient: str
-    series: int
-    images: int
-    pixels: int
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write the files of the cohort."""
-        paths = []
-        for number in range(1, self.series + 1):
-            datasets = phantom_series(
-                patient_id=self.patient,
-                patient_name=f"Bench^{self.patient}",
-                series_number=number,
-                n_images=self.images,
-                rows=self.pixels,
-                columns=self.pixels,
-            )
-            paths += write(datasets, folder)
-        return paths
-
-
-COHORTS = (
-    Cohort("10 series × 20 images of 64×64", "SMALL", 10, 20, 64),
-    Cohort("5 series × 50 images of 512×512", "LARGE", 5, 50, 512),
-)
 
 
 # Who retrieves: each writes the patient's series below `out`
@@ -109,31 +65,13 @@ class Job:
 Tool = Callable[[Job], None]
 
 
-def run(command: list[str], job: Job, **environment: str) -> None:
-    """Run a command to its end, in a folder of its own.
-
-    Raises:
-        RuntimeError: it failed; holds the end of what it said.
-    """
-    done = subprocess.run(
-        command,
-        cwd=job.folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-    )
-    if done.returncode:
-        said = (done.stdout + done.stderr).decode(errors="replace")
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{said[-2000:]}")
-
-
 def ours(method: str) -> Tool:
     """Our command line, with a state of its own."""
 
     def retrieve(job: Job) -> None:
-        command = [sys.executable, "-m", "pacsifier_ops.cli.extract", "--save", "--info", "--method", method]
+        command = [sys.executable, "-m", "pacsifier_ops.cli.pacsifier", "--save", "--info", "--method", method]
         config = ["-c", str(job.server.config(job.folder)), "-q", str(job.table()), "-d", str(job.out)]
-        run([*command, *config], job, PACSIFIER_STATE_ROOT=str(job.folder / "state"), PYTHONPATH=str(ROOT))
+        run([*command, *config], job.folder, PACSIFIER_STATE_ROOT=str(job.folder / "state"), PYTHONPATH=str(ROOT))
 
     return retrieve
 
@@ -149,7 +87,7 @@ def dcmtk(program: str, **environment: str) -> Tool:
         for study, series in job.series:
             keys = ["QueryRetrieveLevel=SERIES", f"StudyInstanceUID={study}", f"SeriesInstanceUID={series}"]
             options = [word for key in keys for word in ("-k", key)]
-            run([program, *here, *options, "127.0.0.1", str(job.server.port)], job, **environment)
+            run([program, *here, *options, "127.0.0.1", str(job.server.port)], job.folder, **environment)
 
     return retrieve
 
@@ -161,7 +99,7 @@ def published() -> Tool:
     def retrieve(job: Job) -> None:
         job.out.mkdir()
         config = job.server.config(job.folder, batch_size=1000)
-        run([str(program), "-s", "-i", "-c", str(config), "-q", str(job.table()), "-d", str(job.out)], job)
+        run([str(program), "-s", "-i", "-c", str(config), "-q", str(job.table()), "-d", str(job.out)], job.folder)
 
     return retrieve
 
@@ -185,21 +123,6 @@ def published_program() -> Path:
 
 
 # Timing
-
-
-@dataclass
-class Runs:
-    """All runs of one tool on one cohort.
-
-    Attributes:
-        seconds: wall time of each run.
-        files: DICOM files written, in the last run.
-        exact: every run wrote each instance once and nothing else.
-    """
-
-    seconds: list[float] = field(default_factory=list)
-    files: int = 0
-    exact: bool = True
 
 
 def compare(server: Orthanc, cohort: Cohort, files: list[Path], tools: dict[str, tuple[Tool, int]]) -> dict[str, Runs]:
@@ -231,25 +154,6 @@ def instances(folder: Path) -> Iterator[str]:
             yield str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
 
 
-def report(title: str, instances_: int, results: dict[str, Runs]) -> str:
-    """The runs as a Markdown table; ratios are taken within a round, against our C-GET."""
-    lines = [
-        f"### {title}",
-        "",
-        "| tool | runs | seconds: median (min to max) | images/s | times ours: median (min to max) | files | exact |",
-        "|---|---:|---:|---:|---:|---:|---|",
-    ]
-    for name, runs in results.items():
-        if runs.seconds:
-            ratios = [theirs / our for theirs, our in zip(runs.seconds, results[OURS].seconds, strict=False)]
-            rate = instances_ / statistics.median(runs.seconds)
-            lines.append(
-                f"| {name} | {len(runs.seconds)} | {spread(runs.seconds)} | {rate:.0f} | {spread(ratios)} "
-                f"| {runs.files} | {'yes' if runs.exact else 'no'} |"
-            )
-    return "\n".join([*lines, ""])
-
-
 def dag_report(dag: dict[str, DagTimes]) -> list[str]:
     """The DAG's runs as a Markdown table."""
     lines = [
@@ -266,11 +170,6 @@ def dag_report(dag: dict[str, DagTimes]) -> list[str]:
             f"| {'yes' if times.exact else 'no'} |"
         )
     return [*lines, ""]
-
-
-def spread(values: list[float]) -> str:
-    """Median, smallest and largest."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 # Memory
@@ -315,7 +214,7 @@ def peak_memory(server: Orthanc, method: str, megabytes: int) -> tuple[float, fl
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         job = Job(server, f"BIG{megabytes}", [], folder)
-        command = [sys.executable, "-m", "pacsifier_ops.cli.extract", "--save", "--method", method]
+        command = [sys.executable, "-m", "pacsifier_ops.cli.pacsifier", "--save", "--method", method]
         command += ["-c", str(server.config(folder)), "-q", str(job.table()), "-d", str(job.out)]
         environment = {**os.environ, "PACSIFIER_STATE_ROOT": str(folder / "state"), "PYTHONPATH": str(ROOT)}
         # A process of its own in between: the peak of a child counts from its parent's size on.
@@ -380,9 +279,9 @@ def main() -> int:
         return 1
     OUT.mkdir(parents=True, exist_ok=True)
     facts = machine()
-    results: dict[str, Any] = {"machine": facts, "retrieval": {}, "memory": [], "planning": []}
+    results: dict[str, Any] = {"machine": facts, "retrieval": {}, "upload": {}, "memory": [], "planning": []}
     page = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
-    us = {OURS: ours("get"), "ours, C-MOVE": ours("move")}
+    us = {"ours, C-GET": ours("get"), "ours, C-MOVE": ours("move")}
     # DCMTK's programs and Orthanc, which is built on it, leave Nagle's algorithm on unless this variable is set.
     no_delay = {"TCP_NODELAY": "1"}
     shipped = {**us, "DCMTK movescu": dcmtk("movescu"), "DCMTK getscu": dcmtk("getscu")}
@@ -408,6 +307,8 @@ def main() -> int:
                 if contenders is shipped:
                     dag = time_dag(server, [cohort.patient for cohort in COHORTS], args.rounds)
                     results["dag"] = {patient: asdict(times) for patient, times in dag.items()}
+        results["upload"], tables = upload.measure({cohort: folder / cohort.patient for cohort in COHORTS}, args.rounds)
+        page += tables
         page += dag_report(dag)
         sizes = [size for size in (10, 100, 1000) if size <= args.largest]
         big = [big_object(folder / "big", size) for size in sizes]

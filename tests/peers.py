@@ -1,4 +1,4 @@
-"""Real PACS on loopback for tests and benchmarks: Orthanc and DCMTK's dcmqrscp, as they come out of the box.
+"""Real PACS on loopback for tests and benchmarks: Orthanc, DCMTK's dcmqrscp and storescp, as they come out of the box.
 
 Each peer has its own temporary folder and free ports, knows our AE title with one receiver port, and is stopped
 with everything it started.
@@ -7,6 +7,7 @@ with everything it started.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -14,14 +15,21 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import DataElement
+from pydicom.encaps import generate_fragments
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
+
+from tests.certificates import Identity
 
 #: Our AE title, declared on every peer at Peer.receiver_port.
 OUR_AET = "PACSIFIER"
@@ -38,6 +46,25 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True)
+class Tls:
+    """DICOM over TLS of a peer.
+
+    Attributes:
+        identity: what it shows.
+        ca: authority that others' certificates must come from.
+        required: others must show a certificate.
+        serves: its own port speaks TLS; where False it only uses TLS to send.
+        destinations: AE titles that it sends to over TLS.
+    """
+
+    identity: Identity
+    ca: Path
+    required: bool = True
+    serves: bool = True
+    destinations: frozenset[str] = frozenset()
+
+
 @dataclass
 class Peer:
     """One PACS process.
@@ -46,6 +73,9 @@ class Peer:
         folder: all the peer writes lies below it.
         aet, port: its AE title and DICOM port on 127.0.0.1.
         receiver_port: port at which OUR_AET is declared as a destination of C-MOVE.
+        destinations: other AE titles that it knows, with host and port, as they are when it starts: it sends to
+            them, and takes from them.
+        tls: DICOM over TLS; None is none.
         environment: variables set for the process on top of ours.
         held: files that the peer stored, as `load` sent them.
         refused: files that the peer did not store, with the reason.
@@ -55,6 +85,8 @@ class Peer:
     aet: str = ""
     port: int = field(default_factory=free_port)
     receiver_port: int = field(default_factory=free_port)
+    destinations: dict[str, tuple[str, int]] = field(default_factory=dict)
+    tls: Tls | None = None
     environment: dict[str, str] = field(default_factory=dict)
     held: list[Path] = field(default_factory=list)
     refused: dict[Path, str] = field(default_factory=dict)
@@ -100,7 +132,11 @@ class Peer:
             time.sleep(0.05)
 
     def echo(self) -> bool:
-        """Whether the peer answers C-ECHO."""
+        """Whether the peer answers C-ECHO; where it serves TLS, whether it listens, as it may not like any of us."""
+        if self.tls and self.tls.serves:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+                return True
+            return False
         association = AE(OUR_AET).associate("127.0.0.1", self.port, [build_context(VERIFICATION)], ae_title=self.aet)
         if not association.is_established:
             return False
@@ -134,14 +170,15 @@ class Peer:
     def load(self, files: Iterable[Path]) -> None:
         """Start with these files in store, each in the transfer syntax that it has; fills `held` and `refused`.
 
-        While loading, Nagle's algorithm is off on both sides; it would cost 45 ms or more per object.
+        They are sent without TLS. While loading, Nagle's algorithm is off on both sides; it would cost 45 ms or more
+        per object.
         """
-        shipped = self.environment
-        self.environment = {**shipped, "TCP_NODELAY": "1"}
+        shipped = self.environment, self.tls
+        self.environment, self.tls = {**self.environment, "TCP_NODELAY": "1"}, None
         self.start()
         self.store(files)
         self.stop()
-        self.environment = shipped
+        self.environment, self.tls = shipped
         self.start()
 
     def store(self, files: Iterable[Path]) -> None:
@@ -170,6 +207,12 @@ class Peer:
             else:
                 self.refused[path] = f"status {status}"
         association.release()
+
+    def objects(self) -> Iterator[Dataset]:
+        """What the peer holds, as it holds it: the objects in its folder."""
+        for path in (self.folder / "storage").iterdir():
+            if path.name not in ("index.dat", "lockfile"):
+                yield dcmread(path)
 
     def config(self, folder: Path, **changes: object) -> Path:
         """Write a PACSIFIER config.json for this peer; `changes` replace some of its values."""
@@ -202,16 +245,40 @@ class Orthanc(Peer):
 
     def command(self) -> list[str]:
         path = self.folder / "orthanc.json"
-        configuration = {
+        known = {OUR_AET: ("127.0.0.1", self.receiver_port), **self.destinations}
+        secure = self.tls.destinations if self.tls else ()
+        configuration: dict[str, object] = {
             "StorageDirectory": str(self.folder / "storage"),
             "IndexDirectory": str(self.folder / "storage"),
             "HttpPort": self.http_port,
             "DicomAet": self.aet,
             "DicomPort": self.port,
-            "DicomModalities": {"ours": [OUR_AET, "127.0.0.1", self.receiver_port]},
+            "DicomModalities": {
+                aet: {"AET": aet, "Host": host, "Port": port, "UseDicomTls": aet in secure}
+                for aet, (host, port) in known.items()
+            },
         }
+        if self.tls:
+            configuration |= {
+                "DicomTlsEnabled": self.tls.serves,
+                "DicomTlsCertificate": str(self.tls.identity.certificate),
+                "DicomTlsPrivateKey": str(self.tls.identity.key),
+                "DicomTlsTrustedCertificates": str(self.tls.ca),
+                "DicomTlsRemoteCertificateRequired": self.tls.required,
+            }
         path.write_text(json.dumps(configuration | self.options))
         return [str(self.find_program()), str(path)]
+
+    def objects(self) -> Iterator[Dataset]:
+        """What it holds, by its REST interface (from this machine it asks for no password)."""
+        with contextlib.closing(HTTPConnection("127.0.0.1", self.http_port, timeout=30)) as connection:
+
+            def get(path: str) -> bytes:
+                connection.request("GET", path)
+                return connection.getresponse().read()
+
+            for number in json.loads(get("/instances")):
+                yield dcmread(BytesIO(get(f"/instances/{number}/file")))
 
 
 @dataclass
@@ -228,15 +295,45 @@ class Dcmqrscp(Peer):
         storage = self.folder / "storage"
         storage.mkdir(exist_ok=True)
         path = self.folder / "dcmqrscp.cfg"
+        known = {OUR_AET: ("127.0.0.1", self.receiver_port), **self.destinations}
+        # It wants names of hosts, and takes no address.
+        hosts = {aet: ("localhost" if host == "127.0.0.1" else host, port) for aet, (host, port) in known.items()}
+        table = "".join(f"{aet} = ({aet}, {host}, {port})\n" for aet, (host, port) in hosts.items())
         path.write_text(
             f"NetworkTCPPort = {self.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
-            f"HostTable BEGIN\nours = ({OUR_AET}, localhost, {self.receiver_port})\nHostTable END\n"
+            f"HostTable BEGIN\n{table}everybody = {', '.join(known)}\nHostTable END\n"
             "VendorTable BEGIN\nVendorTable END\n"
-            f"AETable BEGIN\n{self.aet} {storage} RW (500, 1024mb) ours\nAETable END\n"
+            f"AETable BEGIN\n{self.aet} {storage} RW (500, 1024mb) everybody\nAETable END\n"
         )
         return [str(self.find_program()), "-c", str(path)]
 
 
+@dataclass
+class Storescp(Peer):
+    """DCMTK's storescp: only stores, whatever the transfer syntax; with `tls` over TLS, which dcmqrscp cannot.
+
+    Attributes:
+        flags: more of its options, such as --abort-after or --sleep-during 5.
+    """
+
+    aet: str = "STORESCP"
+    flags: tuple[str, ...] = ()
+
+    name = "storescp"
+    program = "storescp"
+    package = "dcmtk"
+
+    def command(self) -> list[str]:
+        storage = self.folder / "storage"
+        storage.mkdir(exist_ok=True)
+        command = [str(self.find_program()), "--fork", "-aet", self.aet, "-od", str(storage), "+xa", "+B", *self.flags]
+        if self.tls:
+            shown = [str(self.tls.identity.key), str(self.tls.identity.certificate)]
+            command += ["+tls", *shown, "+cf", str(self.tls.ca), "-rc" if self.tls.required else "-vc"]
+        return [*command, str(self.port)]
+
+
+#: Those that hold a PACS's part in full: query and retrieve, and take what is stored.
 KINDS: dict[str, type[Peer]] = {kind.name: kind for kind in (Orthanc, Dcmqrscp)}
 
 
@@ -244,6 +341,61 @@ def missing_programs() -> str:
     """One line that says what to install, empty where nothing is missing."""
     packages = [kind.package for kind in KINDS.values() if not kind.find_program()]
     return f"real peers are missing; install them: apt-get install {' '.join(packages)}" if packages else ""
+
+
+def contents(source: Peer | Iterable[Path]) -> dict[str, str]:
+    """SOP Instance UID and digest of every object that a peer or a number of files hold, to compare them.
+
+    Raises:
+        AssertionError: an object is there twice.
+    """
+    found: dict[str, str] = {}
+    for instance in source.objects() if isinstance(source, Peer) else map(dcmread, source):
+        uid = str(instance.SOPInstanceUID)
+        assert uid not in found
+        found[uid] = digest(instance)
+    return found
+
+
+def digest(instance: Dataset) -> str:
+    """SHA-256 of what a change between uncompressed transfer syntaxes leaves as it is.
+
+    That is all elements but private ones and those of unknown VR, which Implicit VR tells nothing of, group lengths
+    and padding. Compressed pixel data count as they are encoded.
+    """
+    result = hashlib.sha256()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values that break the standard's rules are meant to be there
+        _add(instance, result.update)
+    return result.hexdigest()
+
+
+def _add(dataset: Dataset, update: Any) -> None:
+    for element in dataset:
+        padding = element.keyword == "DataSetTrailingPadding"
+        if element.tag.is_private or element.tag.element == 0 or element.VR == "UN" or padding:
+            continue
+        update(str(element.tag).encode())
+        if element.VR == "SQ":
+            for item in element.value:
+                update(b"item")
+                _add(item, update)
+        elif element.keyword == "PixelData":
+            update(_pixels(dataset, element))
+        else:
+            update(repr("" if element.is_empty else element.value).encode())
+
+
+def _pixels(dataset: Dataset, element: DataElement) -> bytes:
+    """Pixel data as in Explicit VR Little Endian; compressed ones as they are encoded, without their table."""
+    if element.is_undefined_length:
+        return b"".join(list(generate_fragments(element.value))[1:])
+    data = bytes(element.value)
+    if not dataset.original_encoding[1] and element.VR == "OW":
+        swapped = bytearray(data)
+        swapped[::2], swapped[1::2] = data[1::2], data[::2]
+        data = bytes(swapped)
+    return data
 
 
 def _no_delay(event: evt.Event) -> None:

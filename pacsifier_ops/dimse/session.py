@@ -555,7 +555,7 @@ class Session:
             raise self._rejected(rejection)
         raise AssociationAborted(
             f"{node.name}: {node.host}:{node.port} took the connection but no association came about; "
-            "is a DICOM node listening there?"
+            f"is a DICOM node listening there{'' if node.tls else ', and does it want TLS'}?"
         )
 
     def _unreachable(self, started: float) -> PacsUnreachable:

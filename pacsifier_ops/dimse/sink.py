@@ -43,9 +43,11 @@ _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 
 _STORE_REQUEST, _STORE_RESPONSE, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_PRIVATE_IMPLICIT = "1.2.840.113619.5.2"  # GE: implicit VR, only the pixels are big endian
+#: GE: implicit VR, only the pixels are big endian.
+PRIVATE_IMPLICIT = "1.2.840.113619.5.2"
 _PREAMBLE = b"\0" * 128 + b"DICM"
-_DEFLATED = (DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+#: Transfer syntaxes whose data set is deflated as a whole (PS3.5 A.5).
+DEFLATED = (DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
 _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES, _CHARACTER_SET = (
     0x00080018,
     0x00100020,
@@ -105,9 +107,9 @@ def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
     Raises:
         ValueError: it cannot be read, or a UID is missing or malformed.
     """
-    if transfer_syntax_uid in _DEFLATED:
+    if transfer_syntax_uid in DEFLATED:
         stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_DEFLATED_HEAD), _DEFLATED_HEAD))
-    implicit = transfer_syntax_uid in (ImplicitVRLittleEndian, _PRIVATE_IMPLICIT)
+    implicit = transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT)
 
     def past_series(tag: BaseTag, vr: str | None, length: int) -> bool:
         return bool(tag > _SERIES)

@@ -426,7 +426,10 @@ class Server(ThreadedAssociationServer):
         self.server_close()
         open_ones = self.active_associations
         for assoc in open_ones:
-            assoc.abort(block=False)
+            if assoc.is_established or assoc.dul.socket is None:
+                assoc.abort(block=False)
+            else:  # nothing was negotiated, so there is nothing to abort (PS3.8 9.2.3, Sta2)
+                assoc.dul.socket.close()
         deadline = time.monotonic() + wait
         for assoc in open_ones:
             assoc.join(max(0.0, deadline - time.monotonic()))

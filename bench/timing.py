@@ -1,0 +1,109 @@
+"""What all comparisons share: the cohorts, how a command is run, what is kept of its runs, and how they are told."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pacsifier_ops.embedded.phantoms import phantom_series, write
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """One study of one patient.
+
+    Attributes:
+        name: what the report calls it.
+        patient: its PatientID.
+        series: number of series.
+        images: images in each of them.
+        pixels: rows and columns of an image, 16 bit.
+    """
+
+    name: str
+    patient: str
+    series: int
+    images: int
+    pixels: int
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the files of the cohort."""
+        paths = []
+        for number in range(1, self.series + 1):
+            datasets = phantom_series(
+                patient_id=self.patient,
+                patient_name=f"Bench^{self.patient}",
+                series_number=number,
+                n_images=self.images,
+                rows=self.pixels,
+                columns=self.pixels,
+            )
+            paths += write(datasets, folder)
+        return paths
+
+
+COHORTS = (
+    Cohort("10 series × 20 images of 64×64", "SMALL", 10, 20, 64),
+    Cohort("5 series × 50 images of 512×512", "LARGE", 5, 50, 512),
+)
+
+
+def run(command: list[str], folder: Path, **environment: str) -> None:
+    """Run a command to its end, in a folder of its own.
+
+    Raises:
+        RuntimeError: it failed; holds the end of what it said.
+    """
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr).decode(errors="replace")
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{said[-2000:]}")
+
+
+@dataclass
+class Runs:
+    """All runs of one tool on one cohort.
+
+    Attributes:
+        seconds: wall time of each run.
+        files: DICOM objects that came out of it, in the last run.
+        exact: every run brought each instance once and nothing else.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    files: int = 0
+    exact: bool = True
+
+
+def report(title: str, instances: int, results: dict[str, Runs]) -> str:
+    """The runs as a Markdown table; ratios are taken within a round, against the first tool, which is ours."""
+    ours = next(iter(results.values()))
+    lines = [
+        f"### {title}",
+        "",
+        "| tool | runs | seconds: median (min to max) | images/s | times ours: median (min to max) | files | exact |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for name, runs in results.items():
+        if runs.seconds:
+            ratios = [theirs / our for theirs, our in zip(runs.seconds, ours.seconds, strict=False)]
+            rate = instances / statistics.median(runs.seconds)
+            lines.append(
+                f"| {name} | {len(runs.seconds)} | {spread(runs.seconds)} | {rate:.0f} | {spread(ratios)} "
+                f"| {runs.files} | {'yes' if runs.exact else 'no'} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def spread(values: list[float]) -> str:
+    """Median, smallest and largest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
