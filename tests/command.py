@@ -18,7 +18,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.tag import Tag
 
-from pacsifier_ops.cli.extract import main
+from pacsifier_ops.cli.pacsifier import main
 from tests.truth import Instance
 
 REPOSITORY = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def arguments(config: Path, table: Path, out: Path, *flags: str) -> list[str]:
 def start(config: Path, table: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pacsifier_ops.cli.extract", *arguments(config, table, out, *flags)],
+        [sys.executable, "-m", "pacsifier_ops.cli.pacsifier", *arguments(config, table, out, *flags)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pacsifier_ops.cli.extract import main
+from pacsifier_ops.cli.pacsifier import main
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from tests.command import arguments, start, write_table
 from tests.embedded import log_of, series, serving

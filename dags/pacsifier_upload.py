@@ -1,0 +1,72 @@
+"""### Upload: from a folder of DICOM files to a PACS
+
+1. **prepare** makes sure that the destination answers, looks at every file of the folder, and groups what is DICOM by
+   series. Any folder will do; what is not DICOM is passed over and counted.
+2. **store** sends each series by C-STORE, files as they are, and judges every answer.
+3. **report** closes the books: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
+
+Run it again and only what the destination has not confirmed yet is sent.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param
+
+from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOperator, UploadReportOperator
+
+PARAMS = {
+    "upload_directory": Param(
+        "out",
+        type="string",
+        minLength=1,
+        title="Folder",
+        description="The folder to be sent, with all below it, as a path below the data root.",
+    ),
+    "pacs": Param(
+        "pacs_default",
+        type="string",
+        minLength=1,
+        title="Destination",
+        description="Id of a connection of type dicom: where the files are sent.",
+    ),
+    "config": Param(
+        None,
+        type=["null", "string"],
+        title="PACSIFIER configuration",
+        description="Instead of the connection: path of a PACSIFIER config.json below the data root.",
+    ),
+    "out_directory": Param(
+        "upload",
+        type="string",
+        minLength=1,
+        title="Folder for the log",
+        description="The log goes to logs/ in this folder, a path below the data root. It is made if need be.",
+    ),
+    "resend": Param(
+        False,
+        type="boolean",
+        title="Send again",
+        description="Send also what the destination has confirmed before.",
+    ),
+    "accept_incomplete": Param(
+        False,
+        type="boolean",
+        title="Accept incomplete",
+        description="The run counts as a success even if something is missing; the report tells what.",
+    ),
+}
+
+with DAG(
+    "pacsifier_upload",
+    description="Send the DICOM files of a folder to a PACS",
+    doc_md=__doc__,
+    schedule=None,
+    params=PARAMS,
+    tags=["pacsifier", "dicom"],
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True},
+):
+    prepare = UploadPrepareOperator(task_id="prepare")
+    store = DicomStoreOperator.partial(task_id="store").expand(unit=prepare.output)
+    report = UploadReportOperator(task_id="report", trigger_rule="all_done")
+
+    prepare >> store >> report

@@ -1,0 +1,186 @@
+"""What commands with many series share: workers, a way to stop them, what is shown meanwhile and at the end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from pacsifier_ops.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
+from pacsifier_ops.errors import InputError, PacsifierError
+from pacsifier_ops.run import Run
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C (or SIGTERM) asks to stop: what is whole is kept, the books are closed. A second one ends at once."""
+    event = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+        print("\npacsifier: stopping; what has arrived is kept", file=sys.stderr)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Crew:
+    """Workers that share out numbers among them, in order.
+
+    Args:
+        size: how many work at once.
+        stopped: whether somebody wants all to end.
+    """
+
+    def __init__(self, size: int, stopped: Callable[[], bool]) -> None:
+        self._size, self._stopped = size, stopped
+        self._broken = threading.Event()
+
+    def cancelled(self) -> bool:
+        """Whether workers are to end: somebody wants it, or one of them cannot go on."""
+        return self._broken.is_set() or self._stopped()
+
+    def work(self, numbers: Sequence[int], worker: Callable[[Iterator[int]], object]) -> list[Exception]:
+        """Let workers take numbers until there are none; each is called once, with an iterator over its share.
+
+        Returns:
+            What they raised, in order. An error that is not one of a single series ends the others too.
+        """
+        left = iter(numbers)
+        lock = threading.Lock()
+        errors: list[Exception] = []
+
+        def share() -> Iterator[int]:
+            while not self.cancelled():
+                with lock:
+                    number = next(left, None)
+                if number is None:
+                    return
+                yield number
+
+        def one() -> None:
+            try:
+                worker(share())
+            except Exception as error:
+                errors.append(error)
+                if not (isinstance(error, PacsifierError) and error.of_series):
+                    self._broken.set()
+
+        threads = [threading.Thread(target=one, daemon=True) for _ in range(min(self._size, len(numbers)))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            # In pieces, for a signal is handled between two waits only.
+            while thread.is_alive():
+                thread.join(0.2)
+        return errors
+
+
+class Progress:
+    """A line that shows series, images and MB/s as they come or go; on a terminal only, unless verbose."""
+
+    def __init__(self, series: int, verbose: bool) -> None:
+        self._series, self._verbose = series, verbose
+        self._ended = self._arrived = self._bytes = 0
+        self._started = self._shown = time.monotonic()
+        self._lock = threading.Lock()
+        self._live = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._show()
+            print(file=sys.stderr)
+
+    def arrived(self, size: int) -> None:
+        """An object of `size` bytes arrived where it was to go."""
+        with self._lock:
+            self._arrived += 1
+            self._bytes += size
+            if self._live and time.monotonic() - self._shown > 0.1:
+                self._show()
+
+    def done(self, account: SeriesAccount) -> None:
+        """A series ended."""
+        with self._lock:
+            self._ended += 1
+            if self._verbose:
+                print(f"{account.folder}: {account.state} {account.reason}".rstrip(), flush=True)
+            if self._live:
+                self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        rate = self._bytes / 1e6 / max(0.001, self._shown - self._started)
+        share = self._ended / max(1, self._series)
+        bar = "█" * round(24 * share) + "░" * (24 - round(24 * share))
+        images = f"  {self._arrived} images  {rate:.1f} MB/s" if self._bytes else ""  # a C-MOVE passes us by
+        text = f"{bar} {self._ended}/{self._series} series{images}"
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def carry_out(
+    run: Run,
+    work: Callable[[], None],
+    report: Callable[[Run], RunAccount],
+    log_folder: Path,
+    accept_incomplete: bool,
+    stopped: Callable[[], bool],
+) -> int:
+    """Do the work of a run, close its books whatever happened, and tell how it ended; returns the exit code."""
+    error: Exception | None = None
+    try:
+        work()
+    except Exception as problem:
+        error = problem
+    account = report(run)
+    with suppress(BrokenPipeError):  # as in `pacsifier ... | head`
+        _tell(account, run, log_folder, error)
+    if error is not None and not isinstance(error, PacsifierError):
+        raise error
+    if stopped():
+        return INTERRUPTED
+    if isinstance(error, InputError):
+        return error.exit_code
+    return 0 if accept_incomplete else EXIT_CODES[account.verdict]
+
+
+def _tell(account: RunAccount, run: Run, log_folder: Path, error: Exception | None) -> None:
+    totals = account.totals()
+    for row in account.rows:
+        if row.reason:
+            print(f"line {row.line}: {row.state}: {row.reason}", file=sys.stderr)
+    for series in account.series:
+        if series.reason:
+            print(f"{series.folder}: {series.state}: {series.reason}", file=sys.stderr)
+    for file in account.bad_files:
+        print(f"{file.path}: bad: {file.reason}", file=sys.stderr)
+    for text in account.discrepancies:
+        print(f"unbalanced: {text}", file=sys.stderr)
+    if error is not None:
+        print(f"pacsifier: {error}", file=sys.stderr)
+    for reason, count in account.passed_over.items():
+        print(f"passed over: {count} file(s), {reason}")
+    asked = "" if account.action == UPLOAD else f"{totals['rows']} rows, "
+    arrived = "sent" if account.action in (MOVE, UPLOAD) else "received"
+    print(
+        f"{account.verdict}: {asked}{totals['series']} series; of {totals['expected']} images expected "
+        f"{totals['present']} were there, {totals['received']} {arrived}, {totals['missing']} missing"
+    )
+    print(f"log:    {log_folder}/logs/pacsifier_log.csv")
+    print(f"report: {run.report}", flush=True)

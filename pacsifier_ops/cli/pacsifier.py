@@ -1,0 +1,149 @@
+"""`pacsifier`: find, save, move and upload series, from a config.json and a table of queries or a folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pacsifier_ops import __version__
+from pacsifier_ops.accounts import MOVE, NONE, SAVE
+from pacsifier_ops.cli.options import add_tls, tls_of
+from pacsifier_ops.config import METHODS, PacsNode, read_config
+from pacsifier_ops.errors import PacsifierError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments: PACSIFIER's, and a few more."""
+    p = argparse.ArgumentParser(
+        prog="pacsifier",
+        description="Find series in a PACS by a table of queries; save them, move them to another node, or describe "
+        "them. Upload a folder to a PACS. Find out what a PACS can do.",
+        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
+    )
+    p.add_argument("--config", "-c", type=Path, required=True, help="configuration of the PACS (config.json)")
+    p.add_argument("--queryfile", "-q", type=Path, help="query table (csv or xlsx)")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--save", "-s", action="store_true", help="retrieve the images of the series found")
+    what.add_argument("--move", "-m", action="store_true", help="have the PACS send them to move_AET")
+    what.add_argument("--upload", "-u", action="store_true", help="send the images of --upload_directory to the PACS")
+    what.add_argument("--probe", action="store_true", help="find out what the PACS can do, and which settings suit it")
+    p.add_argument(
+        "--info", "-i", action="store_true", help="write a csv with header values beside each series' folder"
+    )
+    p.add_argument(
+        "--out_directory",
+        "-d",
+        type=Path,
+        default=Path("data"),
+        help="output folder, made if need be; logs/ goes there too (default: ./data)",
+    )
+    p.add_argument("--upload_directory", "-ud", type=Path, help="folder of DICOM files, for --upload")
+    p.add_argument("--resume", action="store_true", help="accepted as before: what is there is always skipped")
+    p.add_argument("--verbose", "-v", action="store_true", help="tell of every series")
+    p.add_argument("--version", action="version", version=__version__)
+    more = p.add_argument_group("beyond PACSIFIER")
+    more.add_argument("--method", choices=METHODS, help="how images are fetched: C-GET, C-MOVE to us, or what fits")
+    more.add_argument(
+        "--destination",
+        type=Path,
+        metavar="FILE",
+        help="config.json of the node that --move sends to, which is then asked what it holds before and after",
+    )
+    more.add_argument(
+        "--resend", action="store_true", help="move or upload what the destination has confirmed before as well"
+    )
+    more.add_argument(
+        "--max_series", type=int, metavar="N", help="stop before fetching if more series are found (10000)"
+    )
+    more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
+    more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
+    tls = add_tls(p)
+    tls.add_argument("--tls", action="store_true", help="talk TLS to the PACS (and to the destination)")
+    tls.add_argument("--receiver_tls", action="store_true", help="the PACS sends to us over TLS")
+    tls.add_argument("--tls_any_host", action="store_true", help="the PACS's certificate need not name its host")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parser()
+    args = arguments.parse_args(argv)
+    if wrong := _wrong(args):
+        arguments.error(wrong)
+    try:
+        return _run(args)
+    except PacsifierError as error:
+        print(f"pacsifier: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _wrong(args: argparse.Namespace) -> str:
+    """What is wrong with the combination of arguments; empty where nothing is."""
+    extraction = args.save or args.move or (args.info and not args.upload and not args.probe)
+    if not (extraction or args.upload or args.probe):
+        return "nothing to do: give --save, --move, --upload, --probe or --info"
+    if extraction and args.queryfile is None:
+        return "--queryfile is missing: the table that says which series"
+    if args.upload and args.upload_directory is None:
+        return "--upload_directory is missing: the folder to be uploaded"
+    if args.destination is not None and not args.move:
+        return "--destination goes with --move"
+    if args.max_series is not None and args.max_series < 1:
+        return "--max_series: give a number above 0"
+    return ""
+
+
+def _node(args: argparse.Namespace, config: Path) -> PacsNode:
+    tls = tls_of(args, check_host=not args.tls_any_host)
+    return replace(
+        read_config(config),
+        tls=args.tls,
+        receiver_tls=args.receiver_tls,
+        tls_ca=tls.ca,
+        tls_certificate=tls.certificate,
+        tls_key=tls.key,
+        tls_password=tls.password,
+        tls_check_host=tls.check_host,
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    node = _node(args, args.config)
+    if args.probe:
+        from pacsifier_ops.probe import run_probe
+
+        return run_probe(node)
+    if args.upload:
+        from pacsifier_ops.cli.upload import upload
+        from pacsifier_ops.upload.run import UploadRequest
+
+        sending = UploadRequest(
+            folder=args.upload_directory.absolute(),
+            out_directory=args.out_directory.absolute(),
+            resend=args.resend,
+            accept_incomplete=args.accept_incomplete,
+        )
+        return upload(sending, node, args.verbose)
+    from pacsifier_ops.cli.extract import extract
+    from pacsifier_ops.extract.run import Request
+
+    request = Request(
+        queryfile=args.queryfile,
+        out_directory=args.out_directory.absolute(),
+        info=args.info,
+        retrieve=SAVE if args.save else MOVE if args.move else NONE,
+        method=args.method,
+        strict=args.strict,
+        accept_incomplete=args.accept_incomplete,
+        max_series=args.max_series,
+        resend=args.resend,
+    )
+    destination = _node(args, args.destination) if args.destination else None
+    return extract(request, node, destination, args.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""`pacsifier --upload`: the DICOM files of a folder to a PACS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pacsifier_ops.cli.crew import Crew, Progress, carry_out, stoppable
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.run import Run, noted_warnings
+from pacsifier_ops.upload import steps
+from pacsifier_ops.upload.run import UploadRequest
+
+
+def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
+    """Run an upload; returns the exit code.
+
+    Args:
+        verbose: tell of every series.
+
+    Raises:
+        PacsifierError: it could not begin.
+    """
+    run = Run.fresh()
+    with stoppable() as stopped, noted_warnings(run):
+        units = steps.prepare(run, request, node, cancelled=stopped)
+        series = sum(part.read_bytes().count(b"\n") for part in run.parts("units"))
+        print(f"{series} series to be sent", flush=True)
+        crew = Crew(node.max_associations, stopped)
+
+        def work() -> None:
+            with Progress(series, verbose) as bar:
+
+                def send(share: Iterator[int]) -> None:
+                    with steps.Sending(run, node, crew.cancelled, bar.arrived, bar.done) as sending:
+                        sending.units(share)
+
+                errors = crew.work(units, send)
+            if errors:
+                raise errors[0]
+
+        return carry_out(run, work, steps.report, request.out_directory, request.accept_incomplete, stopped)

@@ -1,0 +1,69 @@
+"""The operators of an upload. The pool of the destination's connection bounds the sending (see plugins.policy)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from pacsifier_ops.accounts import COMPLETE
+from pacsifier_ops.operators.base import PacsifierOperator, data_path, node_of
+from pacsifier_ops.run import Run
+from pacsifier_ops.upload import steps
+
+
+class UploadPrepareOperator(PacsifierOperator):
+    """Make sure that the destination answers, and find out what the folder holds."""
+
+    def work(self, run: Run, context: Any) -> list[int]:
+        """Returns the numbers of the units."""
+        from pacsifier_ops.upload.run import UploadRequest
+
+        params = context["params"]
+        request = UploadRequest(
+            folder=data_path(params, "upload_directory"),
+            out_directory=data_path(params, "out_directory"),
+            resend=params["resend"],
+            accept_incomplete=params["accept_incomplete"],
+        )
+        units = steps.prepare(run, request, node_of(params), cancelled=self.cancelled)
+        self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
+        return units
+
+
+class DicomStoreOperator(PacsifierOperator):
+    """Send the series of one unit by C-STORE, and judge every answer.
+
+    Args:
+        unit: number of the unit, as the step prepare gave it.
+    """
+
+    template_fields = ("unit",)
+    ui_color = "#f4e3d7"
+
+    def __init__(self, *, unit: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unit = unit
+
+    def work(self, run: Run, context: Any) -> dict[str, int | float]:
+        """Returns sums over the unit's series. What the destination refuses is recorded, not raised."""
+        totals = steps.send(run, node_of(context["params"]), self.unit, self.cancelled)
+        self.log.info("unit %d: %s", self.unit + 1, totals)
+        return totals
+
+
+class UploadReportOperator(PacsifierOperator):
+    """Close the books, write log and report, and give the verdict of the run."""
+
+    def work(self, run: Run, context: Any) -> dict[str, Any]:
+        """Returns the verdict, the sums, and where the report is.
+
+        Raises:
+            AirflowFailException: the run is not complete, and that was not accepted beforehand.
+        """
+        account = steps.report(run)
+        result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
+        self.log.info("%s", result)
+        if account.verdict != COMPLETE and not context["params"]["accept_incomplete"]:
+            raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
+        return result

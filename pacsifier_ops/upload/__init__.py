@@ -1,0 +1,1 @@
+"""Upload: a folder of DICOM files to a PACS."""

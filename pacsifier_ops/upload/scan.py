@@ -1,0 +1,151 @@
+"""What a folder holds: its objects by series, and the files that are none."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from sys import intern
+
+from pacsifier_ops.accounts import FileAccount
+from pacsifier_ops.dimse.objects import DicomFile, Directory, inspect
+from pacsifier_ops.errors import Cancelled
+from pacsifier_ops.tree import CONTROL
+
+#: Reasons for files that are passed over: there is nothing in them to be sent.
+NOT_DICOM, DICOMDIR, SECOND_COPY = "not DICOM", "DICOMDIR", "second copy of an instance"
+LEADS_OUTSIDE = "link that leads outside"
+_CONTRADICTION = "another file has the same SOP Instance UID and another content; neither is sent"
+
+
+@dataclass
+class Scan:
+    """What a folder holds.
+
+    Attributes:
+        series: the objects by Series Instance UID, in order of their paths; no SOP Instance UID twice.
+        passed_over: how many files were passed over, by reason.
+        bad_files: files that should be sent and cannot.
+    """
+
+    series: dict[str, list[DicomFile]] = field(default_factory=dict)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    bad_files: list[FileAccount] = field(default_factory=list)
+
+
+def scan(root: Path, cancelled: Callable[[], bool] = lambda: False) -> Scan:
+    """Look at every file below `root`, reading no more than their heads; the tree's own folder is left out.
+
+    Of two files with one SOP Instance UID the second is passed over where their data sets are the same; where they
+    are not, nobody can say which is right.
+
+    Raises:
+        Cancelled: `cancelled` said so.
+        OSError: `root` itself cannot be read.
+    """
+    found = Scan()
+    first: dict[str, DicomFile] = {}
+    contradicting: set[str] = set()
+
+    def bad(path: Path, reason: str) -> None:
+        found.bad_files.append(FileAccount(readable(path.relative_to(root)), reason))
+
+    for path in _files(root, found.passed_over, bad):
+        if cancelled():
+            raise Cancelled("stopped on request")
+        try:
+            item = inspect(path)
+            if item is None:
+                found.passed_over[NOT_DICOM] += 1
+                continue
+            uid = item.sop_instance_uid
+            if uid in contradicting:
+                bad(path, _CONTRADICTION)
+            elif (other := first.get(uid)) is None:
+                item = _compact(item)
+                first[uid] = item
+                found.series.setdefault(item.series_uid, []).append(item)
+            elif _same(item, other):
+                found.passed_over[SECOND_COPY] += 1
+            else:
+                contradicting.add(uid)
+                bad(other.path, _CONTRADICTION)
+                bad(path, _CONTRADICTION)
+        except Directory:
+            found.passed_over[DICOMDIR] += 1
+        except ValueError as error:
+            bad(path, str(error))
+        except OSError as error:
+            bad(path, unreadable(error))
+    for uid in contradicting:
+        members = found.series[first[uid].series_uid]
+        members.remove(first[uid])
+        if not members:
+            del found.series[first[uid].series_uid]
+    return found
+
+
+def readable(path: Path) -> str:
+    """A path as text that any file and page can hold, with forward slashes."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be read, in words that do not name it."""
+    return f"it cannot be read: {error.strerror or type(error).__name__}"
+
+
+def _files(root: Path, passed_over: Counter[str], bad: Callable[[Path, str], None]) -> Iterator[Path]:
+    """The regular files below a folder, in order of their names, and links to such files."""
+    inside = root.resolve()
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if folder == root:
+                raise
+            bad(folder, unreadable(error))
+            continue
+        below = []
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_symlink():
+                target = path.resolve()
+                if inside not in target.parents and target != inside:
+                    passed_over[LEADS_OUTSIDE] += 1
+                    continue
+                if target.is_dir():
+                    continue  # its files are looked at where they are
+            elif entry.is_dir():
+                if path != root / CONTROL:
+                    below.append(path)
+                continue
+            elif not entry.is_file():
+                passed_over[NOT_DICOM] += 1  # a pipe, a socket or a device: to open it may never end
+                continue
+            yield path
+        folders += reversed(below)
+
+
+def _compact(item: DicomFile) -> DicomFile:
+    """The same, sharing the text that many files have in common: there may be a million of them."""
+    return replace(
+        item,
+        sop_class_uid=intern(item.sop_class_uid),
+        transfer_syntax_uid=intern(item.transfer_syntax_uid),
+        study_uid=intern(item.study_uid),
+        series_uid=intern(item.series_uid),
+        modality=intern(item.modality),
+        series_number=intern(item.series_number),
+        description=intern(item.description),
+    )
+
+
+def _same(one: DicomFile, other: DicomFile) -> bool:
+    """Whether two files hold the same data set; they are read only where their sizes allow it."""
+    lengths = one.size - one.offset, other.size - other.offset
+    return one.kind == other.kind and lengths[0] == lengths[1] and one.digest() == other.digest()

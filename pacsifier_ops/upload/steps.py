@@ -1,0 +1,174 @@
+"""The steps of an upload run: prepare → send → report.
+
+Each is one function over the run's folder; the DAG's operators and the command line call the same ones. Each may
+be killed and called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pacsifier_ops.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.errors import InputError, TreeError
+from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.leases import shared
+from pacsifier_ops.run import MOST, Run, now, slices
+from pacsifier_ops.tree import LOGS
+from pacsifier_ops.units import Worker
+
+if TYPE_CHECKING:
+    from pacsifier_ops.upload.run import Outgoing, UploadRequest
+
+Question = Callable[[], bool]
+
+_NOT_ATTEMPTED = "not attempted: the run ended before"
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def prepare(
+    run: Run, request: UploadRequest, node: PacsNode, most: int = MOST, cancelled: Question = never
+) -> list[int]:
+    """Make sure that the destination answers, look at every file of the folder, and cut its series into units.
+
+    Args:
+        most: units to be made at most.
+
+    Returns:
+        Numbers of the units to be sent.
+
+    Raises:
+        InputError: the folder cannot be read, or holds nothing to be sent.
+        PacsError: the destination does not answer, or not to us.
+        TreeError: the folder for the log cannot be written.
+        StorageError: the run's folder cannot be written.
+    """
+    from pacsifier_ops.dimse.attempts import open_session
+    from pacsifier_ops.upload.run import Outgoing
+    from pacsifier_ops.upload.scan import scan
+
+    root = request.folder.resolve()
+    request = replace(request, folder=root, pacs=node.name, started=request.started or now())
+    request.keep(run)
+    run.forget(("scan", "units", "results", "accounts"))
+    if not root.is_dir():
+        raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
+    try:
+        (request.out_directory / LOGS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
+    with open_session(node, shared(), cancelled=cancelled) as session:
+        session.echo()
+    try:
+        found = scan(root, cancelled)
+    except OSError as error:
+        raise InputError(f"upload_directory cannot be read: {error.strerror}") from error
+    if not (found.series or found.bad_files):
+        raise InputError("upload_directory holds no DICOM file that could be sent")
+    order = list(found.series.values())
+    units = slices(len(order), most)
+    with storage_errors("the state root"):
+        for number, unit in enumerate(units):
+            write_jsonl(run.part("units", number), (asdict(Outgoing.of(i + 1, root, order[i])) for i in unit))
+        bad = [asdict(file) for file in found.bad_files]
+        write_json(run.folder / "scan.json", {"passed_over": found.passed_over, "bad_files": bad})
+    return list(range(len(units)))
+
+
+def send(run: Run, node: PacsNode, unit: int, cancelled: Question = never) -> dict[str, int | float]:
+    """Send the series of one unit: see `Sending.unit`."""
+    with Sending(run, node, cancelled) as sending:
+        return sending.unit(unit)
+
+
+class Sending(Worker["Outgoing"]):
+    """A worker that sends units of a run, over one session that it keeps from unit to unit.
+
+    Args:
+        run, node: what is sent, and where to.
+        cancelled: asked now and then; True ends the work, what the destination has confirmed stays so.
+        progress: told the bytes of every object that the destination has taken.
+        done: told the account of every series as it ends.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        node: PacsNode,
+        cancelled: Question = never,
+        progress: Callable[[int], None] = lambda size: None,
+        done: Callable[[SeriesAccount], None] = lambda account: None,
+    ) -> None:
+        from pacsifier_ops.upload.run import UploadRequest
+        from pacsifier_ops.upload.send import Sender
+
+        super().__init__(run, done)
+        request = UploadRequest.of(run)
+        sender = Sender(node, shared(), request.folder, request.resend, cancelled, progress, run.note)
+        self._sender = self._stack.enter_context(sender)
+
+    def series(self, unit: int) -> Iterator[Outgoing]:
+        """The series of a unit."""
+        return _outgoing(self._run.part("units", unit))
+
+    def work(self, series: Outgoing, account: SeriesAccount) -> None:
+        """Send a series."""
+        self._sender.send(series, account)
+
+
+def _outgoing(part: Path) -> Iterator[Outgoing]:
+    from pacsifier_ops.upload.run import Outgoing
+
+    return (Outgoing(**item) for item in read_jsonl(part))
+
+
+def report(run: Run) -> RunAccount:
+    """Close the books: accounts, `logs/pacsifier_log.csv`, the report. Works on whatever the run left.
+
+    Returns:
+        The accounts; their `verdict` is the run's.
+
+    Raises:
+        InputError: the run ended before the folder was looked at.
+        StorageError: log or report cannot be written.
+    """
+    from pacsifier_ops.books import write_books
+    from pacsifier_ops.upload.run import UploadRequest
+
+    if not (run.folder / "scan.json").exists():
+        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
+    request, found = UploadRequest.of(run), read_json(run.folder / "scan.json")
+    account = RunAccount(
+        run=run.name,
+        pacs="",
+        action=UPLOAD,
+        started=request.started,
+        finished=now(),
+        series=_series(run),
+        destination=request.pacs,
+        folder=str(request.folder),
+        passed_over=found["passed_over"],
+        bad_files=[FileAccount(**item) for item in found["bad_files"]],
+    )
+    write_books(run, account, request.out_directory / LOGS, ("Folder",))
+    return account
+
+
+def _series(run: Run) -> list[SeriesAccount]:
+    """The account of every series, in order; one without a result was not attempted."""
+    accounts: dict[int, SeriesAccount] = {}
+    for part in run.parts("units"):
+        for outgoing in _outgoing(part):
+            accounts[outgoing.number] = account = outgoing.account()
+            account.reason = _NOT_ATTEMPTED
+    for part in run.parts("results"):
+        for item in read_jsonl(part):
+            accounts[item["number"]] = SeriesAccount(**item)
+    return [accounts[number] for number in sorted(accounts)]

@@ -1,0 +1,78 @@
+"""What a destination has confirmed, kept through whatever happens to the process."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pacsifier_ops.deliveries import Deliveries, Delivery
+from pacsifier_ops.errors import StorageError
+
+ONE, TWO = Delivery("1.2.1", "aa", 100, 5), Delivery("1.2.2", "bb", 200, 6)
+
+
+def files(state_root: Path) -> list[Path]:
+    return [path for path in (state_root / "delivered").rglob("*") if path.is_file()]
+
+
+def test_what_was_added_is_there_again() -> None:
+    with Deliveries("host:104:PACS", "1.2") as deliveries:
+        assert not deliveries.confirmed
+        deliveries.add(ONE)
+        deliveries.add(TWO)
+        assert deliveries.confirmed == {"1.2.1": ONE, "1.2.2": TWO}
+    assert Deliveries("host:104:PACS", "1.2").confirmed == {"1.2.1": ONE, "1.2.2": TWO}
+    assert not Deliveries("host:104:OTHER", "1.2").confirmed
+    assert not Deliveries("host:104:PACS", "1.3").confirmed
+
+
+def test_it_is_on_the_disk_before_anything_is_closed() -> None:
+    deliveries = Deliveries("d", "1.2")
+    deliveries.add(ONE)
+    assert Deliveries("d", "1.2").confirmed == {"1.2.1": ONE}
+    deliveries.close()
+
+
+def test_the_last_word_counts() -> None:
+    with Deliveries("d", "1.2") as deliveries:
+        deliveries.add(ONE)
+        deliveries.add(Delivery("1.2.1", "cc", 101, 7))
+    assert Deliveries("d", "1.2").confirmed["1.2.1"].sha256 == "cc"
+
+
+def test_reading_makes_no_file(state_root: Path) -> None:
+    with Deliveries("d", "1.2"):
+        pass
+    assert not (state_root / "delivered").exists()
+
+
+def test_nobody_else_may_read_it_and_names_tell_nothing(state_root: Path) -> None:
+    with Deliveries("host:104:PACS", "1.2.840.77") as deliveries:
+        deliveries.add(ONE)
+    (path,) = files(state_root)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(state_root.stat().st_mode) == 0o700
+    assert "840" not in str(path.relative_to(state_root)) and "PACS" not in str(path.relative_to(state_root))
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_torn_last_line_is_forgotten_and_hurts_no_other(state_root: Path, cut: int) -> None:
+    with Deliveries("d", "1.2") as deliveries:
+        deliveries.add(ONE)
+        deliveries.add(TWO)
+    (path,) = files(state_root)
+    os.truncate(path, path.stat().st_size - cut * 5)
+    with Deliveries("d", "1.2") as deliveries:
+        assert deliveries.confirmed == {"1.2.1": ONE}
+        deliveries.add(TWO)
+    assert Deliveries("d", "1.2").confirmed == {"1.2.1": ONE, "1.2.2": TWO}
+
+
+def test_a_disk_that_cannot_be_written_is_named(state_root: Path) -> None:
+    state_root.mkdir()
+    (state_root / "delivered").touch()
+    with pytest.raises(StorageError, match="the state root"):
+        Deliveries("d", "1.2").add(ONE)
