@@ -1,0 +1,32 @@
+"""The operator that finds out what an archive can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from pacsifier_ops.operators.base import PacsifierOperator, node_of
+from pacsifier_ops.probe import page_of, probe_into
+from pacsifier_ops.run import Run
+
+
+class DicomProbeOperator(PacsifierOperator):
+    """Ask a PACS, gently, what it can do: levels, keys, limits, C-GET, C-MOVE to us; write a page on it."""
+
+    ui_color = "#e8dff2"
+
+    def work(self, run: Run, context: Any) -> dict[str, int | str]:
+        """Returns how many questions and keys ended how, and where the page is.
+
+        Raises:
+            AirflowFailException: studies cannot be searched for.
+        """
+        from pacsifier_ops.probe.page import to_text
+
+        findings = probe_into(run, node_of(context["params"]), self.cancelled)
+        self.log.info("%s", to_text(findings))
+        if not findings.usable:
+            question = "study" if findings.reachable else "association"
+            raise AirflowFailException(f"{findings.of(question).text}; see {page_of(run)}")
+        return {**findings.counts(), "page": str(page_of(run))}

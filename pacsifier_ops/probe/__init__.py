@@ -1,0 +1,80 @@
+"""What an archive can do, found out by asking it: which queries, which keys, which way images come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.leases import shared
+from pacsifier_ops.run import Run, noted_warnings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pacsifier_ops.probe.findings import Findings
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def page_of(run: Run) -> Path:
+    """Where the page of a probe's run lies."""
+    return run.folder / "probe.html"
+
+
+def probe_into(
+    run: Run,
+    node: PacsNode,
+    cancelled: Callable[[], bool] = never,
+    progress: Callable[[str], None] = lambda question: None,
+) -> Findings:
+    """Probe an archive; write `probe.html` and `probe.json` into the run's folder.
+
+    Raises:
+        Cancelled: somebody wants it to end.
+        StorageError: the run's folder cannot be written.
+    """
+    from pacsifier_ops.files import storage_errors, write_atomic, write_json
+    from pacsifier_ops.probe.page import to_html
+    from pacsifier_ops.probe.probing import probe
+
+    with noted_warnings(run):
+        findings = probe(node, run.folder / "workplace", shared(), cancelled, progress)
+    with storage_errors("the state root"):
+        write_json(run.folder / "probe.json", findings.as_json())
+        write_atomic(page_of(run), to_html(findings))
+    return findings
+
+
+def run_probe(node: PacsNode, cancelled: Callable[[], bool] = never) -> int:
+    """Probe an archive for somebody at a terminal.
+
+    Returns:
+        The command's exit code: 0 where studies can be searched for, else 1.
+
+    Raises:
+        Cancelled: somebody wants it to end.
+        StorageError: the state root cannot be written.
+    """
+    import sys
+
+    from pacsifier_ops.probe.page import to_text
+
+    live = sys.stderr.isatty()
+
+    def progress(question: str) -> None:
+        if live:
+            print(f"\rasking: {question}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    run = Run.fresh()
+    try:
+        findings = probe_into(run, node, cancelled, progress)
+    finally:
+        if live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(to_text(findings))
+    print(f"page: {page_of(run)}", flush=True)
+    return 0 if findings.usable else 1

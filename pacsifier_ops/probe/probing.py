@@ -1,0 +1,551 @@
+"""The questions that a probe asks one archive, from the association to an image that comes back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import cast
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.dimse.attempts import pause
+from pacsifier_ops.dimse.find import _RETURN_KEYS, _STUDY_KEYS, Finder, values_of
+from pacsifier_ops.dimse.receiver import spooled
+from pacsifier_ops.dimse.session import Outcome, Session, query
+from pacsifier_ops.dimse.sink import ReceivedObject
+from pacsifier_ops.errors import Cancelled, PacsError, PacsifierError, ReceiverError, Unsupported
+from pacsifier_ops.extract.receiving import Receivers, series_lease
+from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
+from pacsifier_ops.files import private_folder, storage_errors
+from pacsifier_ops.leases import Leases
+from pacsifier_ops.probe.asking import Archive, TooMany
+from pacsifier_ops.probe.findings import NO, NOT_TESTED, PARTLY, YES, Fact, Findings, conclude
+from pacsifier_ops.probe.keys import Keys, Sample, uids_above
+from pacsifier_ops.probe.sample import Sampler, spread
+from pacsifier_ops.query.keys import KEYS, Level
+from pacsifier_ops.run import now
+from pacsifier_ops.tree import Tree
+
+_SERVICES = {
+    "C-FIND": StudyRootQueryRetrieveInformationModelFind,
+    "C-GET": StudyRootQueryRetrieveInformationModelGet,
+    "C-MOVE": StudyRootQueryRetrieveInformationModelMove,
+}
+_ECHOES = 5
+#: Studies looked at closely, and their series: at most, and at least where there are.
+_STUDIES, _STUDIES_AT_LEAST, _SERIES, _SERIES_AT_LEAST = 20, 8, 20, 8
+#: Series with more images are not listed, as far as the archive tells their number.
+_MANY_IMAGES = 500
+#: So many images are tried, one after the other, before sending counts as failed: one may be off-line.
+_TARGETS = 3
+#: Seconds to wait for an image after C-MOVE ended; some archives end it before.
+_ARRIVAL_GRACE = 5.0
+#: Sizes of objects by modality, others being 2; and modalities of films, volumes and slides, which are not fetched.
+_SIZES = {"PR": 0, "KO": 0, "SR": 0, "CT": 1, "MR": 1, "PT": 1, "OT": 1}
+_LARGE = ("US", "XA", "RF", "IVUS", "ES", "SM", "NM", "OPT", "MG", "BTO", "RTDOSE", "SEG", "XC", "DOC")
+_IMAGE_KEYS = tuple(key.keyword for key in KEYS.values() if key.level is Level.IMAGE)
+_SERIES_KEYS = tuple(key.keyword for key in KEYS.values() if key.level is Level.SERIES)
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something small to be fetched: an instance, or a series of one where the archive lists none.
+
+    Attributes:
+        name: of the patient, as an answer had it.
+        sop_class, stored_as: SOP class and transfer syntax, as far as an answer told.
+    """
+
+    study_uid: str
+    series_uid: str
+    modality: str
+    name: str
+    instance_uid: str = ""
+    sop_class: str = ""
+    stored_as: str = ""
+
+    @property
+    def identifier(self) -> Dataset:
+        """What C-GET and C-MOVE are asked for."""
+        keys = {"StudyInstanceUID": self.study_uid, "SeriesInstanceUID": self.series_uid}
+        if not self.instance_uid:
+            return query("SERIES", **keys)
+        return query("IMAGE", **keys, SOPInstanceUID=self.instance_uid)
+
+    def is_it(self, item: ReceivedObject) -> bool:
+        """Whether this is what was asked for."""
+        return item.series_uid == self.series_uid and self.instance_uid in ("", item.sop_instance_uid)
+
+
+def _target(series: Dataset, name: str) -> Target:
+    uids = _uids(series)
+    modality = str(series.get("Modality", ""))
+    return Target(uids["StudyInstanceUID"], uids["SeriesInstanceUID"], modality, name)
+
+
+class _NotTested(Exception):
+    """A question that cannot be asked; the text says why."""
+
+
+class Probing:
+    """One probe of one archive.
+
+    Args:
+        workplace: folder for the images that are fetched.
+        incoming: where those of C-GET arrive, below it.
+        receivers: where those of C-MOVE do.
+    """
+
+    def __init__(
+        self,
+        node: PacsNode,
+        workplace: Path,
+        incoming: Path,
+        receivers: Receivers,
+        leases: Leases,
+        cancelled: Callable[[], bool],
+        progress: Progress,
+    ) -> None:
+        self.findings = Findings(node.name, node.host, node.port, node.called_aet, node.calling_aet, started=now())
+        self._node, self._leases, self._receivers = node, leases, receivers
+        self._cancelled, self._progress = cancelled, progress
+        self._fetched = private_folder(workplace / "fetched")
+        self._archive = Archive(node, leases, incoming, cancelled)
+        self._studies: list[Dataset] = []
+        self._series: list[Dataset] = []
+        self._images: list[Dataset] = []
+        self._sent_as: dict[str, str] = {}
+        self._target: Target | None = None
+        self._full_name = ""
+
+    def run(self) -> Findings:
+        """Ask everything there is to ask."""
+        findings, started = self.findings, time.monotonic()
+        with closing(self._archive.session):
+            self._ask("association", self._association)
+            findings.reachable = findings.of("association").state == YES
+            if findings.reachable:
+                self._ask("echo", self._echo)
+                self._ask("study", self._study_level)
+                findings.usable = findings.of("study").state == YES
+            if findings.usable:
+                self._queries()
+                self._retrieval()
+                self._ask("characters", self._characters)
+            if findings.reachable:
+                self._ask("latency", self._latency)
+        findings.queries = self._archive.queries
+        findings.seconds = round(time.monotonic() - started, 1)
+        conclude(findings, self._node)
+        return findings
+
+    def _ask(self, question: str, answer: Callable[[], Fact]) -> None:
+        """Put a question; whatever it ends with, the next one can be put."""
+        self._progress(question.replace("_", " "))
+        facts = self.findings.facts
+        try:
+            facts[question] = answer()
+        except Cancelled:
+            raise
+        except _NotTested as why:
+            facts[question] = Fact(NOT_TESTED, f"not tested: {why}")
+        except Unsupported as error:
+            facts[question] = Fact(NO, self._said(error))
+        except PacsifierError as error:
+            state = NO if question == "association" else NOT_TESTED
+            facts[question] = Fact(state, self._said(error))
+        except Exception as error:  # an answer that nobody could have thought of ends one question only
+            facts[question] = Fact(NOT_TESTED, f"the answer could not be read ({type(error).__name__})")
+
+    def _said(self, error: PacsifierError) -> str:
+        return str(error).removeprefix(f"{self._node.name}: ")
+
+    # Connection
+
+    def _association(self) -> Fact:
+        peer = self._archive.insist(self._archive.session.peer)
+        accepted = {name: uid in peer.accepted for name, uid in _SERVICES.items()}
+        offered = [name for name, there in accepted.items() if there]
+        refused = [name for name, there in accepted.items() if not there]
+        text = f"Study Root: {', '.join(offered) or 'nothing'}"
+        self.findings.facts["services"] = Fact(
+            PARTLY if refused else YES,
+            text + (f"; refused: {', '.join(refused)}" if refused else ""),
+            ", ".join(offered),
+        )
+        software = peer.implementation_version or "no version name"
+        longest = f"{peer.maximum_pdu:,} bytes" if peer.maximum_pdu else "unlimited"
+        uid = peer.implementation_class_uid or "not given"
+        self.findings.facts["peer"] = Fact(
+            YES,
+            f"{software}, implementation class UID {uid}; longest PDU {longest}",
+            peer.implementation_version,
+        )
+        return Fact(YES, f"accepted by {self._node.called_aet} for {self._node.calling_aet}")
+
+    def _echo(self) -> Fact:
+        seconds = self._archive.echoes(_ECHOES)
+        return Fact(YES, f"answered, {_ms(seconds)} (median of {_ECHOES})", round(seconds * 1000, 1))
+
+    def _latency(self) -> Fact:
+        seconds = self._archive.find_seconds
+        if seconds is None:
+            raise _NotTested("no C-FIND was answered")
+        return Fact(YES, f"C-FIND {_ms(seconds)} (median of {self._archive.queries})", round(seconds * 1000, 1))
+
+    # Queries
+
+    def _study_level(self) -> Fact:
+        sampler = Sampler(self._archive)
+        sampler.search()
+        self._ask("result_limit", sampler.limit)
+        for uid in spread(sampler.studies, _STUDIES):
+            identifier = query("STUDY", **{**dict.fromkeys(_STUDY_KEYS, ""), "StudyInstanceUID": uid})
+            self._studies += [m for m in self._archive.find(identifier).identifiers if m.get("StudyInstanceUID") == uid]
+        if not sampler.studies:
+            return Fact(
+                YES,
+                "answered, but no study was found: the archive is empty, or our AE title may not see anything in it",
+            )
+        ranges = "" if sampler.ranges_matched is not None else "; by ranges of StudyDate it finds none"
+        ranges = ranges if sampler.ranges_matched is not False else "; it does not match on ranges of StudyDate"
+        self.findings.sample = f"{len(sampler.studies):,} studies {sampler.covered}".rstrip()
+        return Fact(YES, f"answered{ranges}", len(sampler.studies))
+
+    def _queries(self) -> None:
+        self._ask("series", self._series_level)
+        self._ask("count", self._counts)
+        self._ask("image", self._image_level)
+        self._ask("sop_classes", self._sop_classes)
+        self._ask("series_alone", partial(self._alone, "SERIES"))
+        self._ask("image_alone", partial(self._alone, "IMAGE"))
+        self._ask("relational", self._relational)
+        sample = Sample(self._studies, self._series, self._images)
+        if self._series:
+            self.findings.sample += (
+                f"; of these {len(self._studies)} looked at closely, with {len(self._series)} series and "
+                f"{len({image.SeriesInstanceUID for image in self._images})} of them image by image"
+            )
+        self.findings.keys = Keys(self._archive, sample).findings(self._progress)
+
+    def _series_level(self) -> Fact:
+        if not self._studies:
+            raise _NotTested("no study was seen")
+        for number, study in enumerate(self._studies):
+            if number >= _STUDIES_AT_LEAST and len(self._series) >= _SERIES:
+                break
+            uid = str(study.StudyInstanceUID)
+            identifier = query("SERIES", **{**dict.fromkeys(_RETURN_KEYS, ""), "StudyInstanceUID": uid})
+            for series in self._archive.find(identifier).identifiers:
+                if series.get("SeriesInstanceUID") and str(series.get("StudyInstanceUID") or uid) == uid:
+                    series.StudyInstanceUID = uid
+                    self._series.append(series)
+        if not self._series:
+            return Fact(NO, "answered, but the studies seen have no series")
+        return Fact(YES, "answered within a study", len(self._series))
+
+    def _counts(self) -> Fact:
+        if not self._series:
+            raise _NotTested("no series was seen")
+        told = sum(_count(series) is not None for series in self._series)
+        if told:
+            return Fact(YES if told == len(self._series) else PARTLY, f"told for {told} of {len(self._series)} series")
+        return Fact(NO, "NumberOfSeriesRelatedInstances is not told; what a series must hold, its list of images says")
+
+    def _image_level(self) -> Fact:
+        if not self._series:
+            raise _NotTested("no series was seen")
+        hidden = [key for key in _SERIES_KEYS if not any(values_of(series, key) for series in self._series)]
+        wanted = ("SOPClassUID", "AvailableTransferSyntaxUID", "NumberOfFrames", *_IMAGE_KEYS, *hidden)
+        fewest = sorted(self._series, key=lambda series: (_count(series) or _MANY_IMAGES, series.get("Modality", "")))
+        short = [series for series in fewest if (_count(series) or 0) <= _MANY_IMAGES]
+        if not short:
+            raise _NotTested(f"no series with less than {_MANY_IMAGES} images was seen")
+        for number, series in enumerate(islice(_taking_turns(short), _SERIES)):
+            missing = [key for key in (*_IMAGE_KEYS, *hidden) if not any(values_of(i, key) for i in self._images)]
+            if number >= _SERIES_AT_LEAST and not missing:
+                break
+            identifier = query("IMAGE", **dict.fromkeys(wanted, ""), **_uids(series), SOPInstanceUID="")
+            try:
+                images = self._archive.find(identifier).identifiers
+            except TooMany:
+                continue
+            for image in images:
+                if image.get("SOPInstanceUID"):
+                    image.StudyInstanceUID, image.SeriesInstanceUID = series.StudyInstanceUID, series.SeriesInstanceUID
+                    self._images.append(image)
+        if not self._images:
+            return Fact(NO, "answered, but the series seen have no images")
+        return Fact(YES, "answered within a series")
+
+    def _sop_classes(self) -> Fact:
+        if not self._images:
+            raise _NotTested("no list of images was seen")
+        if all(image.get("SOPClassUID") for image in self._images):
+            return Fact(YES, "told at IMAGE level, as C-GET needs them")
+        return Fact(NO, "not told at IMAGE level; for C-GET they have to be guessed from the modality")
+
+    def _alone(self, level: str) -> Fact:
+        entities = self._series if level == "SERIES" else self._images
+        if not entities:
+            raise _NotTested(f"nothing was seen at {level} level")
+        own = {"SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}[level]
+        uid = str(entities[0][own].value)
+        keys = dict.fromkeys(uids_above(entities[0], level), "")
+        try:
+            found = self._archive.find(query(level, **{**keys, own: uid})).identifiers
+        except TooMany:
+            return Fact(NO, f"{own} alone finds everything")
+        if [str(match.get(own)) for match in found] == [uid]:
+            return Fact(YES, f"{own} alone finds it")
+        return Fact(NO, f"{own} alone finds {'nothing' if not found else 'more than it'}")
+
+    def _relational(self) -> Fact:
+        """Finder's own way of finding out: what counts is what it will do."""
+        finder = Finder(cast(Session, self._archive))  # which answers as a session does, and keeps within bounds
+        first_of = {str(series.StudyInstanceUID): series for series in reversed(self._series)}
+        for study in self._studies:
+            series = first_of.get(str(study.StudyInstanceUID))
+            if series is None:
+                continue
+            try:
+                works = finder._try_relational(study, series)
+            except TooMany:
+                works = False
+            if works:
+                return Fact(YES, "keys of the patient are honoured at SERIES level: one query serves a row")
+            if works is False:
+                return Fact(NO, "not honoured at SERIES level: rows are asked study by study, which is slower")
+        raise _NotTested("no study with a plain PatientID was seen")
+
+    def _characters(self) -> Fact:
+        """Compare a name in an answer with the one in an image; neither is kept."""
+        sets = sorted(self._archive.character_sets)
+        shown = "Answers came in " + (", ".join(sets) if sets else "ASCII only, or without saying in what")
+        whole = None
+        if self._full_name and not self._full_name.isascii() and self._target:
+            whole = self._target.name == self._full_name
+        if whole is False:
+            return Fact(NO, f"{shown}; letters of a name were lost on the way", ", ".join(sets))
+        told = "a name beyond ASCII came whole" if whole else "not tested whether letters are lost: no such name came"
+        one_byte = bool(sets) and not any(name in ("ISO_IR 192", "GB18030", "GBK") for name in sets)
+        if one_byte and len(sets) == 1 and "ISO 2022" not in sets[0]:
+            return Fact(PARTLY, f"{shown}, which lacks the letters of other scripts; {told}", ", ".join(sets))
+        return Fact(YES if sets else NOT_TESTED, f"{shown}; {told}", ", ".join(sets))
+
+    # Retrieval
+
+    def _retrieval(self) -> None:
+        targets = list(islice(self._targets(), _TARGETS))
+        for service, fetch in (("get", self._get), ("move", self._move)):
+            self._ask(service, partial(self._fetch_one, service, fetch, targets))
+        self._ask("kept", self._kept)
+
+    def _targets(self) -> Iterator[Target]:
+        """Something small, the best first: no images of many frames, and not all of one series."""
+        studies = {str(study.StudyInstanceUID): study for study in self._studies}
+        series_of = {str(series.SeriesInstanceUID): series for series in self._series}
+
+        def name(series: Dataset) -> str:
+            return "".join(values_of(studies.get(str(series.StudyInstanceUID), Dataset()), "PatientName"))
+
+        def rank(image: Dataset) -> tuple[bool, bool, int, int]:
+            series = series_of[str(image.SeriesInstanceUID)]
+            private = str(image.get("SOPClassUID") or "") not in REGISTERED | {""}
+            size = _SIZES.get(str(series.get("Modality", "")), 2)
+            # A name beyond ASCII shows what becomes of such names.
+            return private or size > 1, name(series).isascii(), size, _count(series) or _MANY_IMAGES
+
+        first_of = {str(image.SeriesInstanceUID): image for image in reversed(self._images)}
+        for image in sorted(first_of.values(), key=rank):
+            series = series_of[str(image.SeriesInstanceUID)]
+            modality = str(series.get("Modality", ""))
+            if modality in _LARGE or str(image.get("NumberOfFrames") or "1") != "1":
+                continue
+            target = _target(series, name(series))
+            yield replace(
+                target,
+                instance_uid=str(image.SOPInstanceUID),
+                sop_class=str(image.get("SOPClassUID") or ""),
+                stored_as=str(image.get("AvailableTransferSyntaxUID") or ""),
+            )
+        if not self._images:
+            for series in self._series:
+                if _count(series) == 1 and str(series.get("Modality", "")) not in _LARGE:
+                    yield _target(series, name(series))
+
+    def _fetch_one(self, service: str, fetch: Callable[[Target], Fact], targets: list[Target]) -> Fact:
+        """The first of the targets that comes."""
+        if service == "move" and not self._node.receiver_port:
+            raise _NotTested(
+                f"receiver_port is not set. Have AE title {self._node.destination} declared on the PACS with the "
+                "address of this machine and a port, give that port as receiver_port, and probe again"
+            )
+        if not targets:
+            raise _NotTested("no small image was seen")
+        fact = Fact(NO, "")
+        for target in targets:
+            try:
+                fact = fetch(target)
+            except ReceiverError:
+                raise
+            except PacsError as error:
+                fact = Fact(NO, self._said(error))
+                if not error.of_series:
+                    break
+            if fact.state == YES:
+                self._target = target
+                break
+        return fact
+
+    def _get(self, target: Target) -> Fact:
+        session = self._archive.session
+        classes = [target.sop_class] if target.sop_class else likely_classes(target.modality)
+        started = time.perf_counter()
+        outcome = self._archive.insist(lambda: session.get(target.identifier, classes))
+        return self._came("get", target, list(session.take().values()), outcome, time.perf_counter() - started)
+
+    def _move(self, target: Target) -> Fact:
+        with self._leases.acquire(series_lease(target.series_uid), wait=0):
+            spool = self._receivers.spool()
+            folder = spool / target.series_uid
+            for item in self._arrived(spool, target):
+                item.path.unlink(missing_ok=True)  # of an attempt that was killed; else it would pass for ours
+            started = time.perf_counter()
+
+            def move() -> Outcome:
+                return self._archive.session.move(target.identifier, self._node.destination, lambda: _entries(folder))
+
+            outcome = self._archive.insist(move)
+            until = time.monotonic() + (0 if outcome.failed else _ARRIVAL_GRACE)
+            while not (came := self._arrived(spool, target)) and time.monotonic() < until:
+                pause(0.02, self._cancelled)
+            seconds = time.perf_counter() - started
+            return self._came("move", target, came, outcome, seconds)
+
+    def _arrived(self, spool: Path, target: Target) -> list[ReceivedObject]:
+        with storage_errors("the spool"):
+            return [item for item in spooled(spool, target.series_uid) if target.is_it(item)]
+
+    def _came(
+        self, service: str, target: Target, items: list[ReceivedObject], outcome: Outcome, seconds: float
+    ) -> Fact:
+        """Judge what a retrieve brought, and remove it."""
+        try:
+            mine = [item for item in items if target.is_it(item)]
+            if not mine:
+                said = "reports success, but" if outcome.status == 0 else "does not send it, and"
+                return Fact(NO, f"the archive {said} nothing arrived (0x{outcome.status:04X}, {outcome.failed} failed)")
+            item = mine[0]
+            if target.sop_class not in ("", item.sop_class_uid):
+                return Fact(NO, "what came is of another SOP class than the archive had told")
+            self._sent_as[service] = item.transfer_syntax_uid
+            head = dcmread(item.path, stop_before_pixels=True, specific_tags=["PatientName"])
+            self._full_name = "".join(values_of(head, "PatientName"))
+            uid = UID(item.sop_class_uid)
+            kind = "private SOP class" if uid.is_private else uid.name
+            size, syntax = max(1, item.size // 1024), _syntax(item.transfer_syntax_uid)
+            text = f"one object ({kind}, {size:,} KiB, {syntax}) came whole in {_ms(seconds)}"
+            return Fact(YES, text, round(seconds * 1000, 1))
+        finally:
+            for item in items:
+                item.path.unlink(missing_ok=True)
+
+    def _kept(self) -> Fact:
+        sent = self._sent_as
+        if not sent:
+            raise _NotTested("no image came")
+        stored = self._target.stored_as if self._target else ""
+        if stored:
+            changed = [f"C-{service.upper()}" for service, syntax in sent.items() if syntax != stored]
+            if changed:
+                return Fact(NO, f"stored in {_syntax(stored)}, converted by {' and '.join(changed)}")
+            return Fact(YES, f"sent in {_syntax(stored)}, as the archive has it")
+        if len(set(sent.values())) > 1:
+            return Fact(NO, f"C-GET sent {_syntax(sent['get'])}, C-MOVE {_syntax(sent['move'])}: one converts")
+        ways = " and ".join(f"C-{service.upper()}" for service in sent)
+        return Fact(
+            NOT_TESTED,
+            f"{ways} sent {_syntax(next(iter(sent.values())))}; whether it is stored so, the archive does not tell "
+            "(AvailableTransferSyntaxUID)",
+        )
+
+
+def _uids(series: Dataset) -> dict[str, str]:
+    keys = ("StudyInstanceUID", "SeriesInstanceUID")
+    return {key: str(series[key].value) for key in keys}
+
+
+def _count(series: Dataset) -> int | None:
+    values = values_of(series, "NumberOfSeriesRelatedInstances")
+    return int(values[0]) if values and values[0].isdigit() else None
+
+
+def _taking_turns(series: list[Dataset]) -> Iterator[Dataset]:
+    """One series of each modality, then the next of each."""
+    by_modality: dict[str, list[Dataset]] = {}
+    for item in series:
+        by_modality.setdefault(str(item.get("Modality", "")), []).append(item)
+    for turn in zip_longest(*by_modality.values()):
+        yield from (item for item in turn if item is not None)
+
+
+def _entries(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.1f} ms" if seconds < 1 else f"{seconds:,.1f} s"
+
+
+def _syntax(uid: str) -> str:
+    return str(UID(uid).name)
+
+
+def probe(
+    node: PacsNode,
+    workplace: Path,
+    leases: Leases,
+    cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda question: None,
+) -> Findings:
+    """Find out how an archive behaves, over one association at a time and with narrow questions.
+
+    Every question may fail by itself: its answer is then that it was not found out. What is fetched to see that
+    it comes is removed at once; no value of a patient is in what is returned.
+
+    Args:
+        node: the archive, and our receiver if C-MOVE to us is to be tried.
+        workplace: a folder for what is fetched; made, and gone at the end.
+        leases: those that everybody shares who talks to the archive.
+        cancelled: asked now and then; True ends the probe.
+        progress: told what is asked next.
+
+    Raises:
+        Cancelled: somebody wants it to end.
+        StorageError: the workplace cannot be written.
+    """
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, workplace, ignore_errors=True)
+        with storage_errors("the folder of the run"):
+            private_folder(workplace)
+        tree = Tree(workplace, workplace)
+        incoming = stack.enter_context(tree.workplace(leases))
+        receivers = stack.enter_context(closing(Receivers(node, leases, tree, workplace / "quarantine")))
+        return Probing(node, workplace, incoming, receivers, leases, cancelled, progress).run()
