@@ -2,11 +2,110 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
+
+from pacsifier_ops.config import METHODS, PacsNode
+
+#: The form of a connection: its sections, and in each the fields of the connection's extra in the order of need,
+#: with a label, a help text and, beyond the type, what a value must be (JSON Schema).
+_AE_TITLE = {"minLength": 1, "maxLength": 16}
+_PORT = {"minimum": 0, "maximum": 65535}
+_SECTIONS: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
+    "AE titles": {
+        "called_aet": ("Called AE title", "AE title of the PACS. Required.", _AE_TITLE),
+        "calling_aet": (
+            "Calling AE title",
+            "Our own AE title; the PACS must know it and allow it to query and to retrieve.",
+            _AE_TITLE,
+        ),
+    },
+    "Retrieval": {
+        "method": (
+            "Retrieve method",
+            "How images are fetched.",
+            {
+                "enum": [*METHODS],
+                "values_display": {
+                    "auto": "auto: C-GET where the PACS offers it, else C-MOVE",
+                    "get": "get: C-GET, over the association that we open",
+                    "move": "move: C-MOVE, the PACS opens associations to our receiver",
+                },
+            },
+        ),
+        "receiver_port": (
+            "Receiver port",
+            "TCP port of our storage receiver, as declared on the PACS for this machine; needed for C-MOVE to us. "
+            "0: there is no receiver.",
+            _PORT,
+        ),
+        "receiver_aet": (
+            "Receiver AE title",
+            "AE title of our receiver, as declared on the PACS. Empty: the calling AE title.",
+            _AE_TITLE,
+        ),
+        "move_aet": (
+            "Move destination AE title",
+            "AE title of the node that series are sent to when a run is to move instead of save. Empty: none.",
+            _AE_TITLE,
+        ),
+    },
+    "Limits and pacing": {
+        "max_associations": (
+            "Associations at most",
+            "Associations held at this PACS at once, all runs and command lines together.",
+            {"minimum": 1},
+        ),
+        "max_series": (
+            "Series at most",
+            "A run that finds more series stops before any image is fetched.",
+            {"minimum": 1},
+        ),
+        "result_limit": (
+            "Result limit",
+            "Number of matches at which the PACS cuts an answer off; queries are then split. 0: it does not.",
+            {"minimum": 0},
+        ),
+        "batch_size": (
+            "Batch size",
+            "After so many series nobody starts another for the batch wait. 0: no pause.",
+            {"minimum": 0},
+        ),
+        "batch_wait_time": ("Batch wait", "Seconds between two batches. 0: no pause.", {"minimum": 0}),
+    },
+    "Timeouts": {
+        "connect_timeout": ("Connect timeout", "Seconds for the TCP connection.", {"minimum": 0.1}),
+        "acse_timeout": ("Association timeout", "Seconds for the PACS to accept an association.", {"minimum": 0.1}),
+        "dimse_timeout": ("Answer timeout", "Seconds of silence within a query or a retrieval.", {"minimum": 0.1}),
+        "retry_wait": (
+            "Wait before a retry",
+            "Seconds before what may pass by itself is tried again; doubles each time.",
+            {"minimum": 0},
+        ),
+    },
+    "TLS": {
+        "tls": ("TLS to the PACS", "Talk DICOM over TLS; the port is then the TLS port of the PACS.", {}),
+        "tls_check_host": ("Check the host name", "The certificate of the PACS must name the host.", {}),
+        "tls_ca": (
+            "CA file",
+            "PEM file of the authorities that the certificate of the PACS must come from, where the workers run. "
+            "Empty: those of the system.",
+            {},
+        ),
+        "tls_certificate": (
+            "Our certificate",
+            "PEM file of the certificate (chain) that we show, where the workers run. Empty: we show none.",
+            {},
+        ),
+        "tls_key": ("Our key", "PEM file of the key of that certificate; its passphrase is a standard field.", {}),
+        "receiver_tls": ("TLS to our receiver", "The PACS sends to our receiver over TLS, same certificate.", {}),
+    },
+}
+_JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Describe the provider (Airflow's provider_info schema)."""
+    """Describe the provider (Airflow's provider.yaml schema)."""
     return {
         "package-name": "pacsifier-ops",
         "name": "PACSIFIER",
@@ -16,6 +115,44 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "dicom",
                 "hook-class-name": "pacsifier_ops.hooks.dicom.DicomHook",
                 "hook-name": "DICOM node (PACS)",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login"],
+                    "relabeling": {"password": "Passphrase of the TLS key"},
+                    "placeholders": {
+                        "host": "pacs.hospital.example",
+                        "port": "104",
+                        "password": "only where the key has one",
+                    },
+                },
+                "conn-fields": _conn_fields(),
             }
         ],
     }
+
+
+def _conn_fields() -> dict[str, Any]:
+    """The fields of a connection's extra; types and defaults are those of `PacsNode`, so that they cannot differ.
+
+    The defaults are filled in, for Airflow shows of an existing connection only what its extra holds.
+    """
+    of_node = {field.name: field for field in fields(PacsNode)}
+    described = {}
+    for section, members in _SECTIONS.items():
+        for name, (label, text, limits) in members.items():
+            required = name == "called_aet"
+            json_type = _JSON_TYPES[str(of_node[name].type)]
+            schema: dict[str, Any] = {"type": json_type if required else [json_type, "null"], "section": section}
+            schema |= limits
+            default = of_node[name].default
+            if not required and default != "":
+                schema["default"] = default
+                text += f" Default: {_shown(default)}."
+            described[name] = {"label": label, "description": text, "schema": schema}
+    return described
+
+
+def _shown(default: Any) -> str:
+    """A default as a person writes it."""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:g}" if isinstance(default, float) else str(default)

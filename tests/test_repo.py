@@ -38,6 +38,7 @@ AIRFLOW_SIDE = (
     "triggers",
     "provider.py",
     "demo.py",
+    "cli/connection.py",
     "cli/init.py",
 )
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from pacsifier_ops.config import PacsNode, node_from_connection
-from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.errors import ConfigError, PacsifierError
 
 
 class DicomHook(BaseHook):
     """Gives the PACS that a connection describes.
 
-    Host and port are the PACS's; the fields of the connection's extra are those of `PacsNode`.
+    Host and port are the PACS's, the password is the passphrase of our TLS key; the fields of the connection's
+    extra are those of `PacsNode`.
 
     Args:
         pacs_conn_id: id of the connection.
@@ -41,4 +43,24 @@ class DicomHook(BaseHook):
             raise ConfigError(
                 f"there is no connection {self.pacs_conn_id}; make one of type {self.conn_type}"
             ) from None
-        return node_from_connection(self.pacs_conn_id, connection.host, connection.port, connection.extra_dejson)
+        return node_from_connection(
+            self.pacs_conn_id, connection.host, connection.port, connection.extra_dejson, connection.password
+        )
+
+    def test_connection(self) -> tuple[bool, str]:
+        """C-ECHO and a query for nobody, for the Test button.
+
+        Returns:
+            Whether a run could use the PACS, and what answers or what is wrong, in words.
+        """
+        from pacsifier_ops.dimse.check import check
+
+        try:
+            node = self.get_conn()
+            # By its AE title: the id is one that Airflow makes up for the test.
+            return True, check(replace(node, name=node.called_aet))
+        except PacsifierError as error:
+            return False, str(error).removeprefix("connection ").removeprefix(f"{self.pacs_conn_id}: ")
+        except Exception as error:
+            self.log.exception("The test of a connection failed")
+            return False, f"unexpected {type(error).__name__}; the log of the API server tells more"

@@ -1,0 +1,65 @@
+"""Whether a node answers us, and what it offers: what a person wants to know who has just described it."""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
+
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.dimse.attempts import open_session
+from pacsifier_ops.dimse.session import Session, query
+from pacsifier_ops.errors import AssociationBusy, PacsError, Unsupported
+from pacsifier_ops.leases import shared
+
+_SERVICES = {
+    "C-FIND": StudyRootQueryRetrieveInformationModelFind,
+    "C-GET": StudyRootQueryRetrieveInformationModelGet,
+    "C-MOVE": StudyRootQueryRetrieveInformationModelMove,
+}
+
+
+def nobody() -> Dataset:
+    """A query that no study matches: whether we may ask at all, some archives tell only when asked."""
+    return query("STUDY", StudyInstanceUID="2.25.1", PatientID="")
+
+
+def check(node: PacsNode) -> str:
+    """Ask a node for a C-ECHO and, where it offers C-FIND, for nobody.
+
+    Returns:
+        Who answers, and which services it offers to us.
+
+    Raises:
+        PacsError: in words what is wrong.
+        StorageError: the leases cannot be kept.
+    """
+
+    def busy() -> None:
+        held = f"runs hold all {node.max_associations} associations that we may have there; try again later"
+        raise AssociationBusy(f"{node.name}: {held}")
+
+    with open_session(node, shared(), before_waiting=busy) as session:
+        session.echo()
+        return _described(node, session)
+
+
+def _described(node: PacsNode, session: Session) -> str:
+    peer = session.peer()
+    offered = [name for name, model in _SERVICES.items() if model in peer.accepted]
+    version = f" ({peer.implementation_version})" if peer.implementation_version else ""
+    does = "answers C-ECHO" if Verification in peer.accepted else "accepts associations"
+    who = f"{node.called_aet} at {node.host} port {node.port}{version} {does}"
+    if "C-FIND" not in offered:
+        return f"{who}. It offers no C-FIND: it may be a destination, but nothing can be found there."
+    status = session.find(nobody()).status
+    if status != 0x0000:
+        raise PacsError(f"{node.name}: {does}, but refuses to be queried (C-FIND status 0x{status:04X}); see its log")
+    wanted = {"get": "C-GET", "move": "C-MOVE"}.get(node.method, "C-FIND")
+    if wanted not in offered:
+        raise Unsupported(f"{node.name}: does not offer {wanted}, which the retrieve method {node.method} needs")
+    return f"{who} and offers {', '.join(offered)}."

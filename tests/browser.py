@@ -1,0 +1,222 @@
+"""A real browser for tests of Airflow's user interface: Chromium without a window, driven as a person would.
+
+It is told what to do over its DevTools protocol: find something by selector and text, wait until it is there, click
+into it, type. Clicks and keys go through the browser's own input, so that a page sees what a person's hand makes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+#: Seconds that a page has to show what is waited for.
+PATIENCE = 60.0
+
+#: Finds the last element of a selector that can be seen, can be used and reads so (blanks folded), scrolls to it,
+#: gives its middle and whether a click there would reach it (no dialog is in front, for one). The last, because
+#: dialogs, and what has just been added, come last.
+_FIND = """
+((selector, text, exact) => {
+  const words = element => element.innerText?.replace(/\\s+/g, ' ').trim() ?? '';
+  const found = [...document.querySelectorAll(selector)].filter(element => {
+    const box = element.getBoundingClientRect();
+    const fits = exact ? words(element) === text : words(element).includes(text);
+    return box.width && box.height && fits && !element.disabled;
+  }).at(-1);
+  if (!found) return null;
+  found.scrollIntoView({block: 'center', behavior: 'instant'});
+  const box = found.getBoundingClientRect();
+  const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+  const hit = document.elementFromPoint(x, y);
+  const around = hit && hit !== document.body && hit !== document.documentElement && hit.contains(found);
+  return {x, y, free: found.contains(hit) || around, text: words(found), value: found.value ?? null};
+})(%s)
+"""
+
+
+def program() -> str:
+    """Path of Chromium; skips the test where there is none, unless PACSIFIER_REQUIRE_PEERS=1 wants it."""
+    if path := shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome"):
+        return path
+    missing = "a browser is missing; install it: apt-get install chromium"
+    if os.environ.get("PACSIFIER_REQUIRE_PEERS") == "1":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+class Browser:
+    """One browser with one page; a context manager that ends it. It reaches this machine only and leaves nothing.
+
+    Args:
+        width, height: of the page, in CSS pixels.
+    """
+
+    def __init__(self, width: int = 1200, height: int = 1000) -> None:
+        self._size = width, height
+        self._said = 0
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            # Not a folder of the test: the path of the browser's socket must be short.
+            folder = stack.enter_context(TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True))
+            self._profile = Path(folder)
+            stack.enter_context(self._running())
+            self._socket: ClientConnection = stack.enter_context(connect(self._page(), max_size=None, proxy=None))
+            width, height = self._size
+            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            self._send("Emulation.setDeviceMetricsOverride", **screen)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    # What a person does
+
+    def open(self, url: str) -> None:
+        """Go to a page; it may still be loading when this returns."""
+        self._send("Page.navigate", url=url)
+
+    def sees(self, selector: str, text: str = "", exact: bool = False) -> bool:
+        """Whether such an element can be seen, and used, by now; see `wait_for`."""
+        return bool(self._look(selector, text, exact))
+
+    def wait_for(self, selector: str, text: str = "", exact: bool = False) -> str:
+        """Wait until such an element can be seen, and used; returns its text.
+
+        Args:
+            selector: CSS selector.
+            text: what the element reads, all of it where `exact`.
+
+        Raises:
+            AssertionError: it is not there in time; holds the text of the page.
+        """
+        return str(self._find(selector, text, exact)["text"])
+
+    def click(self, selector: str, text: str = "", exact: bool = False) -> None:
+        """Click into the middle of an element once it is there, at rest, with nothing in front; see `wait_for`."""
+        before: dict[str, Any] = {}
+        until = time.monotonic() + PATIENCE
+        while before != (found := self._find(selector, text, exact)) or not found["free"]:
+            assert time.monotonic() < until, f"{selector} {text!r} cannot be clicked in: {self.text()}"
+            before = found
+            time.sleep(0.1)
+        at = {"x": found["x"], "y": found["y"]}
+        self._send("Input.dispatchMouseEvent", type="mouseMoved", **at)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+
+    def fill(self, selector: str, value: str) -> None:
+        """Type into an input, in place of what is there; nothing where `value` is empty."""
+        self.click(selector)
+        self.press("a", "KeyA", 65, modifiers=2, commands=["selectAll"])
+        if value:
+            self._send("Input.insertText", text=value)
+        else:
+            self.press("Delete", "Delete", 46)
+
+    def press(self, key: str, code: str, number: int, **more: Any) -> None:
+        """Press a key: its value, code and number as the DevTools protocol has them."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self._send("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **more)
+
+    def value(self, selector: str) -> str:
+        """What is in an input."""
+        return str(self._find(selector, "", False)["value"])
+
+    def text(self) -> str:
+        """All text of the page."""
+        return str(self._evaluate("document.body?.innerText ?? ''"))
+
+    def screenshot(self, path: Path) -> None:
+        """Write what is seen of the page to a PNG file."""
+        time.sleep(0.5)  # what opens or closes comes to rest
+        path.write_bytes(base64.b64decode(self._send("Page.captureScreenshot", format="png")["data"]))
+
+    # Inside
+
+    def _find(self, selector: str, text: str, exact: bool) -> dict[str, Any]:
+        until = time.monotonic() + PATIENCE
+        while not (found := self._look(selector, text, exact)):
+            assert time.monotonic() < until, f"there is no {selector} {text!r} in: {self.text()}"
+            time.sleep(0.1)
+        return found
+
+    def _look(self, selector: str, text: str, exact: bool) -> dict[str, Any]:
+        return self._evaluate(_FIND % ", ".join(map(json.dumps, (selector, text, exact)))) or {}
+
+    def _evaluate(self, expression: str) -> Any:
+        answer = self._send("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer.get("result", {}).get("value")
+
+    def _send(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command; returns its result, passing over the events that come in between.
+
+        A page that navigates while it is asked something answers with an error; that is an empty result.
+        """
+        self._said += 1
+        self._socket.send(json.dumps({"id": self._said, "method": method, "params": params}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=PATIENCE))
+            if message.get("id") == self._said:
+                return dict(message.get("result", {}))
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self._process = subprocess.Popen(
+            [
+                program(),
+                "--headless=new",
+                "--no-sandbox",  # tests may run as root, for whom Chromium has none
+                "--no-first-run",
+                "--no-proxy-server",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                "--lang=en-US",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={self._profile}",
+                "about:blank",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(self._profile), "TMPDIR": str(self._profile)},
+        )
+        try:
+            yield
+        finally:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _page(self) -> str:
+        """Where the page is driven from; the browser writes its port to a file when it is ready."""
+        told, until = self._profile / "DevToolsActivePort", time.monotonic() + PATIENCE
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while True:
+            assert self._process.poll() is None and time.monotonic() < until, "the browser does not start"
+            if told.exists() and (lines := told.read_text().split()):
+                with direct.open(f"http://127.0.0.1:{lines[0]}/json/list", timeout=10) as answer:
+                    pages = [target for target in json.load(answer) if target["type"] == "page"]
+                if pages:
+                    return str(pages[0]["webSocketDebuggerUrl"])
+            time.sleep(0.05)

@@ -1,0 +1,140 @@
+"""A connection of type dicom as an administrator makes it: in Airflow's user interface, with a real browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops import local
+from pacsifier_ops.config import EXTRA_FIELDS
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from tests import airflow_home
+from tests.airflow_home import Up
+from tests.browser import Browser
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def pacs() -> Iterator[EmbeddedPacs]:
+    with EmbeddedPacs() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with Up(tmp_path_factory.mktemp("up"), {}) as running:
+        yield running
+
+
+@pytest.fixture
+def browser(up: Up) -> Iterator[Browser]:
+    """A browser that is logged in and shows Airflow's list of connections."""
+    with Browser() as page:
+        page.open(f"{up.url}/connections")
+        page.fill("[name=username]", local.USER)
+        page.fill("[name=password]", local.password(up.home))
+        page.click("button", "Sign in")
+        page.wait_for("button", "Add Connection")
+        yield page
+
+
+def test_the_test_button_of_the_api(up: Up, pacs: EmbeddedPacs) -> None:
+    def tested(port: int | None = pacs.port, **extra: Any) -> tuple[bool, str]:
+        body = {"connection_id": "new", "conn_type": "dicom", "host": "127.0.0.1", "port": port}
+        answer = up._call("api/v2/connections/test", {**body, "extra": json.dumps(extra)})
+        return answer["status"], answer["message"]
+
+    well, said = tested(called_aet=pacs.aet, tls=False, tls_check_host=True, tls_ca=None, batch_wait_time=2.5)
+    assert well and said.startswith(f"{pacs.aet} at 127.0.0.1 port {pacs.port} (")
+    assert said.endswith("answers C-ECHO and offers C-FIND, C-GET, C-MOVE.")
+    assert tested() == (False, "called_aet, the AE title of the PACS, is missing")
+    well, said = tested(port=1, called_aet=pacs.aet)
+    assert not well and said.startswith(f"{pacs.aet}: cannot connect to 127.0.0.1 port 1: nothing listens there")
+    pacs.faults.reject = "called_aet"
+    try:
+        well, said = tested(called_aet=pacs.aet)
+    finally:
+        pacs.faults.reject = None
+    assert not well and said.startswith(f"{pacs.aet}: rejected the association: it does not answer to the called")
+
+
+def test_a_connection_is_made_and_tested_by_hand(
+    up: Up,
+    pacs: EmbeddedPacs,
+    browser: Browser,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    browser.click("button", "Add Connection")
+    browser.fill("[name=connection_id]", "pacs_by_hand")
+    browser.fill("[role=dialog] input[role=combobox]", "DICOM node (PACS)")
+    browser.press("Enter", "Enter", 13)
+    browser.fill("[name=description]", "Radiology")
+    browser.fill("[name=host]", "127.0.0.1")
+    browser.fill("[name=port]", str(pacs.port))
+    assert not browser.sees("[name=login]") and not browser.sees("[name=schema]")
+    assert not browser.sees("button", "Save")  # not before there is a called AE title
+    browser.click("button", "AE titles")
+    assert browser.value("[name=element_calling_aet]") == "PACSIFIER"
+    browser.fill("[name=element_called_aet]", pacs.aet)
+    browser.screenshot(tmp_path / "form.png")
+    browser.click("button", "Retrieval")
+    browser.fill("[name=element_receiver_port]", "11113")
+    browser.click("#element_method", "auto: C-GET where the PACS offers it")
+    browser.click("[role=option]", "get: C-GET")
+    browser.click("button", "Limits and pacing")
+    browser.fill("[name=element_max_series]", "20000")
+    browser.fill("[name=element_batch_wait_time]", "2.5")
+    browser.fill("[name=element_result_limit]", "")
+    browser.click("button", "Timeouts")
+    browser.wait_for("[role=dialog]", "Seconds of silence within a query or a retrieval. Default: 120.")
+    browser.click("button", "TLS", exact=True)
+    browser.fill("[name=element_tls_ca]", "/etc/pacsifier/hospital-ca.pem")
+    browser.click("label:has([name=element_tls_check_host])")
+    browser.click("button", "Save")
+    browser.wait_for("td", "pacs_by_hand")
+
+    browser.click("button[aria-label='Test Connection']")
+    browser.wait_for("[role=status]", f"{pacs.aet} at 127.0.0.1 port {pacs.port} (")
+    browser.wait_for("[role=status]", "answers C-ECHO and offers C-FIND, C-GET, C-MOVE.")
+    pacs.faults.reject = "called_aet"
+    browser.click("button[aria-label='Test Connection']")
+    browser.wait_for("[role=status]", f"it does not answer to the called AE title {pacs.aet}")
+    pacs.faults.reject = None
+
+    stored = up.get("connections/pacs_by_hand")
+    extra = json.loads(stored["extra"])
+    assert sorted(extra) == sorted(EXTRA_FIELDS)  # the form sends them all, empty ones as null
+    assert extra["result_limit"] is extra["tls_key"] is extra["receiver_aet"] is None
+    assert extra["tls"] is False and extra["tls_check_host"] is False and extra["max_series"] == 20000
+    node = hooked(stored, tmp_path_factory, monkeypatch, tmp_path)
+    assert (node.host, node.port, node.called_aet) == ("127.0.0.1", pacs.port, pacs.aet)
+    assert (node.calling_aet, node.receiver_port, node.destination) == ("PACSIFIER", 11113, "PACSIFIER")
+    assert (node.method, node.max_series, node.batch_wait_time, node.result_limit) == ("get", 20000, 2.5, 0)
+    assert (node.tls, node.tls_ca, node.tls_check_host) == (False, "/etc/pacsifier/hospital-ca.pem", False)
+
+    # What is there can be changed: the form shows all of it again.
+    browser.click("button[aria-label='Edit Connection']")
+    browser.click("button", "Limits and pacing")
+    assert browser.value("[name=element_max_series]") == "20000"
+    browser.fill("[name=element_max_associations]", "2")
+    browser.click("button", "Save")
+    up.wait_for(lambda: json.loads(up.get("connections/pacs_by_hand")["extra"]) == extra | {"max_associations": 2})
+
+
+def hooked(
+    stored: dict[str, Any], factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Any:
+    """What DicomHook makes of a connection that the API told."""
+    airflow_home.enter(factory, monkeypatch, tmp_path / "data")
+    from pacsifier_ops.hooks.dicom import DicomHook
+
+    described = {key: stored[key] for key in ("conn_type", "host", "port", "extra")}
+    monkeypatch.setenv("AIRFLOW_CONN_PACS_BY_HAND", json.dumps(described))
+    return DicomHook("pacs_by_hand").get_conn()
