@@ -93,7 +93,9 @@ def test_a_table_with_a_bad_row(airflow: Airflow, pacs: EmbeddedPacs, files: lis
         "prepare": ["success"],
         "find": ["success"] * 4,
         "plan": ["success"],
+        "route": ["success"],
         "retrieve": ["success"] * 3,
+        "move": ["skipped"],
         "report": ["failed"],
     }
     assert list(run.tasks["find"]) == [0, 1, 2, 3] and list(run.tasks["retrieve"]) == [0, 1, 2]
@@ -243,6 +245,36 @@ def test_a_cohort_that_is_too_large_stops_after_planning(
     assert pacs.retrieves == [] and images(airflow) == set()
     run = airflow.run(max_series=2)
     assert run.state == "success" and images(airflow) == of_patients(files, KUNIGUNDE)
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["counts only", "destination asked"])
+def test_moving_to_another_node(airflow: Airflow, pacs: EmbeddedPacs, tmp_path: Path, asked: bool) -> None:
+    airflow.table("PatientID\nZQX-71830-KW\n")
+    with EmbeddedPacs(aet="RESEARCH", folder=tmp_path / "research") as research:
+        pacs.destinations["RESEARCH"] = (research.host, research.port)
+        airflow.connect(pacs, move_aet="" if asked else "RESEARCH")
+        airflow.connect(research, "research")
+        conf = {"retrieve": "move", "destination": "research" if asked else None, "info": False}
+        run = airflow.run(**conf)
+        assert run.state == "success" and sorted(research.stored) == sorted(pacs.sent) and len(pacs.sent) == 5
+        assert run.states["move"] == ["success"] * 2 and run.states["retrieve"] == ["skipped"]
+        assert run.xcoms["report"][-1]["received"] == 5
+        assert all(airflow_home.simple(value) for task in run.xcoms.values() for value in task.values())
+        run = airflow.run(**conf)
+        assert run.state == "success" and run.xcoms["report"][-1]["present"] == 5 and len(pacs.sent) == 5
+        assert airflow.run(**conf, resend=True).state == "success" and len(pacs.sent) == 10
+    assert images(airflow) == set() and [line["FilesFound"] for line in log(airflow)] == ["3", "2"]
+
+
+def test_a_move_that_is_not_complete_fails(airflow: Airflow, pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    airflow.table("PatientID\nZQX-71830-KW\n")
+    with EmbeddedPacs(aet="RESEARCH", folder=tmp_path / "research") as research:
+        pacs.destinations["RESEARCH"] = (research.host, research.port)
+        airflow.connect(pacs, move_aet="RESEARCH")
+        research.faults.store_status = 0xC000
+        run = airflow.run(retrieve="move")
+    assert run.state == "failed" and set(run.states["move"]) == {"success"} and run.states["report"] == ["failed"]
+    assert [line["Status"] for line in log(airflow)] == ["incomplete", "incomplete"]
 
 
 class Fussy(EmbeddedPacs):

@@ -88,6 +88,7 @@ def prepare(
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dimse.attempts import open_session
+    from pacsifier_ops.dimse.check import nobody
     from pacsifier_ops.query.table import read_query_table
 
     if request.retrieve not in RETRIEVE:
@@ -126,14 +127,14 @@ def prepare(
         raise TreeError(f"{error}; check out_directory") from error
     with open_session(node, shared()) as session:
         session.echo()
-        session.find(_nobody())
+        session.find(nobody())
     if request.retrieve == SAVE and node.method == "move":
         with closing(receivers_for(run, node)) as receivers:
             receivers.spool()
     if request.retrieve == MOVE and destination is not None:
         with open_session(destination, shared()) as session:
             session.echo()
-            session.find(_nobody())
+            session.find(nobody())
     return list(range(len(batches)))
 
 
@@ -148,13 +149,6 @@ def _with_destination(request: Request, node: PacsNode, destination: PacsNode | 
             "destination"
         )
     return replace(request, move_aet=node.move_aet, destination=node.move_aet)
-
-
-def _nobody() -> Any:
-    """A query that no study matches: whether we may ask at all, some archives tell only when asked."""
-    from pacsifier_ops.dimse.session import query
-
-    return query("STUDY", StudyInstanceUID="2.25.1", PatientID="")
 
 
 def _refusal(problems: Iterable[Any], good: int, strict: bool) -> str:
