@@ -119,6 +119,20 @@ class MoveDestinationUnknown(PacsError):
     of_series = False
 
 
+class NothingMoved(MoveDestinationUnknown):
+    """The PACS says that it sent nothing, with a status that it has for all failures; it may be about these objects.
+
+    Attributes:
+        status: that status.
+    """
+
+    of_series = True
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class Unsupported(PacsError):
     """The peer does not offer the service, level or SOP class asked for."""
 

@@ -38,6 +38,7 @@ from pacsifier_ops.errors import (
     AssociationRejected,
     Cancelled,
     MoveDestinationUnknown,
+    NothingMoved,
     OutOfResources,
     PacsError,
     PacsTimeout,
@@ -352,6 +353,7 @@ class Session:
         Raises:
             Unsupported: the PACS offers no C-MOVE.
             MoveDestinationUnknown: the PACS does not know the destination.
+            NothingMoved: it sent nothing, and does not say why.
             PacsError: the association failed, or the PACS is out of resources.
         """
         association = self._open()
@@ -443,12 +445,14 @@ class Session:
         if outcome.status == 0xA801 or (destination and outcome.status >= 0xC000 and outcome.untouched):
             # Some archives have but one failure status for a destination unknown and one that does not answer.
             node = self.node
-            known = "does not know the move destination" if outcome.status == 0xA801 else "could not send anything to"
+            unknown = outcome.status == 0xA801
+            known = "does not know the move destination" if unknown else "could not send anything to"
             where = f"this machine and port {node.receiver_port}" if destination == node.destination else "that node"
-            raise MoveDestinationUnknown(
+            text = (
                 f"{node.name}: {known} {destination} (0x{outcome.status:04X}); have AE title {destination} declared on "
                 f"the PACS with the address of {where}, and see that it listens there"
             )
+            raise MoveDestinationUnknown(text) if unknown else NothingMoved(text, outcome.status)
         if 0xA700 <= outcome.status <= 0xA7FF and outcome.untouched:
             raise OutOfResources(f"{self.node.name}: out of resources (0x{outcome.status:04X})")
         return outcome

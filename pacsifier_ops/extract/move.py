@@ -20,13 +20,15 @@ from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.dimse.attempts import alone, open_session, pause, retrying, wait_for_turn
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.session import Outcome, query
-from pacsifier_ops.errors import OutOfResources, PacsifierError
+from pacsifier_ops.errors import NothingMoved, OutOfResources, PacsifierError
 from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.leases import Leases, Pacer
 
 #: Many archives say nothing until all is sent. They are granted, beside dimse_timeout, so many seconds per instance.
 SECONDS_PER_INSTANCE = 30.0
+#: So many instances asked for one by one, of which not one was sent, are no matter of the instances any more.
+FAILURES_IN_A_ROW = 10
 #: Waits for a destination that does not list at once what it took, in multiples of its retry_wait.
 PATIENCE = (0.5, 1, 2, 4)
 
@@ -128,6 +130,7 @@ class Transfer:
         self._warned = 0
         self._unlisted = 0
         self._broken = False
+        self._nothing: NothingMoved | None = None
 
     def run(self) -> None:
         """Have sent what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
@@ -142,6 +145,8 @@ class Transfer:
                 break
             self._again(partial(self._ask, whole))
             self._check_destination()
+        if self._nothing is not None and not (self.confirmed or self.uncounted):
+            raise self._nothing
 
     def settle(self, account: SeriesAccount) -> None:
         """Write into the account how the series ended."""
@@ -231,8 +236,13 @@ class Transfer:
             return min(time.monotonic(), until)
 
         self._broken = True  # until it has answered, nobody knows what it has sent
-        self._outcome = outcome = self._session.move(identifier, self._by.aet, arrived)
-        self._broken = False
+        self._nothing = None
+        try:
+            outcome = self._session.move(identifier, self._by.aet, arrived)
+        except NothingMoved as error:
+            # Said also where one object of many cannot be sent, and part of them was.
+            outcome, self._nothing = Outcome(error.status), error
+        self._outcome, self._broken = outcome, False
         sent = outcome.completed + outcome.warning
         failed = set(outcome.failed_uids).intersection(uids)
         if uids == [""]:
@@ -240,10 +250,16 @@ class Transfer:
         elif sent >= len(uids) - len(failed):
             self._confirm(set(uids) - failed)
             self._warned += outcome.warning
-        elif sent and alone_if_unclear and len(uids) > 1:
-            for uid in uids:
-                for asked, single in self._requests([uid], whole=False):
-                    self._move(asked, single, alone_if_unclear=False)
+        elif (sent or self._nothing) and alone_if_unclear and len(uids) > 1:
+            self._move_one_by_one(uids)
+
+    def _move_one_by_one(self, uids: list[str]) -> None:
+        before = len(self.confirmed)
+        for number, uid in enumerate(uids):
+            if number >= FAILURES_IN_A_ROW and len(self.confirmed) == before:
+                return
+            for asked, single in self._requests([uid], whole=False):
+                self._move(asked, single, alone_if_unclear=False)
 
     def _confirm(self, uids: Iterable[str]) -> None:
         self.confirmed = self.confirmed.union(uids)
