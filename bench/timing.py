@@ -57,10 +57,12 @@ def run(command: list[str], folder: Path, **environment: str) -> None:
     Raises:
         RuntimeError: it failed; holds the end of what it said.
     """
+    # Compiled modules are kept, as they are wherever the command has run once.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**kept, **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
     )

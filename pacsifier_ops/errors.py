@@ -11,7 +11,7 @@ class PacsifierError(Exception):
     """Base of every error raised on purpose.
 
     Attributes:
-        exit_code: what the command line ends with (2 bad input, 3 incomplete, 4 unbalanced, 1 other).
+        exit_code: what the command line ends with (2 bad input, 130 interrupted, 1 other).
         retryable: True where the same call may succeed later without anybody changing anything.
         of_series: True where the cause may lie in the one series at hand, so that others are worth trying.
     """
@@ -23,6 +23,8 @@ class PacsifierError(Exception):
 
 class Cancelled(PacsifierError):
     """Stopped on request (Ctrl-C, a task being killed)."""
+
+    exit_code = 130
 
 
 class InputError(PacsifierError):

@@ -93,14 +93,138 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
     assert main(arguments(tmp_path / "missing.json", table, tmp_path / "out", "--save")) == 2
 
 
-@pytest.mark.parametrize("flags", [(), ("--save", "--max_series", "0"), ("--save", "--method", "fly")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "nothing to do"),
+        (("--save", "--max_series", "0"), "a number above 0"),
+        (("--save", "--method", "fly"), "invalid choice"),
+        (("--save", "--move"), "not allowed with argument"),
+        (("--save", "--upload"), "not allowed with argument"),
+        (("--move", "--upload"), "not allowed with argument"),
+        (("--upload",), "--upload_directory is missing"),
+        (("--upload", "--upload_directory", "x", "--info"), "--info goes with"),
+        (("--probe", "--info"), "--info goes with"),
+        (("--save", "--destination", "x"), "--destination goes with --move"),
+    ],
+)
 def test_wrong_use_is_refused_with_a_sentence(
-    flags: tuple[str, ...], config: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: tuple[str, ...],
+    words: str,
+    config: Path,
+    table: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments(config, table, tmp_path / "out", *flags))
     assert ended.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error:" in said and words in said
+
+
+@pytest.mark.parametrize("flag", ["--save", "--move", "--info"])
+def test_without_a_query_table_nothing_is_found(flag: str, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["-c", str(config), flag])
+    assert "--queryfile is missing" in capsys.readouterr().err
+
+
+def rewritten(config: Path, name: str, **changes: object) -> Path:
+    """Another config.json beside the first."""
+    path = config.with_name(name)
+    path.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    return path
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["counts only", "destination asked"])
+def test_moving_to_another_node(
+    asked: bool,
+    config: Path,
+    table: Path,
+    pacs: EmbeddedPacs,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with EmbeddedPacs(aet="ELSEWHERE", folder=tmp_path / "elsewhere") as second:
+        pacs.destinations["ELSEWHERE"] = (second.host, second.port)
+        move = rewritten(config, "move.json", move_AET="" if asked else "ELSEWHERE")
+        there = rewritten(config, "there.json", port=second.port, server_AET="ELSEWHERE")
+        flags = ["--move", "--info", *(["--destination", str(there)] if asked else [])]
+        assert main(arguments(move, table, tmp_path / "out", *flags)) == 0
+        assert sorted(second.stored) == sorted(str(image.SOPInstanceUID) for image in IMAGES)
+        said = capsys.readouterr().out
+        assert "complete: 1 rows, 4 series; of 7 images expected 0 were there, 7 sent, 0 missing" in said
+        assert images(tmp_path / "out") == 0 and len(list((tmp_path / "out").glob("sub-*/**/*.csv"))) == 4
+        assert main(arguments(move, table, tmp_path / "out", *flags)) == 0
+        assert "7 were there, 0 sent" in capsys.readouterr().out
+        assert main(arguments(move, table, tmp_path / "out", *flags, "--resend")) == 0
+        assert len(second.offered) == 14
+    assert main(arguments(config, table, tmp_path / "out", "--move")) == 2
+    assert "nothing says where to move the images" in capsys.readouterr().err
+
+
+def test_uploading_a_folder(
+    config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(config, table, tmp_path / "saved", "--save", "--info")) == 0
+    with EmbeddedPacs(aet="SECOND", folder=tmp_path / "second") as second:
+        there = rewritten(config, "there.json", port=second.port, server_AET="SECOND")
+        flags = [
+            "-c",
+            str(there),
+            "--upload",
+            "--upload_directory",
+            str(tmp_path / "saved"),
+            "-d",
+            str(tmp_path / "log"),
+        ]
+        capsys.readouterr()
+        assert main(flags) == 0
+        said = capsys.readouterr().out
+        assert "4 series to be sent" in said and "complete: 4 series; of 7 images expected 0 were there, 7 sent" in said
+        assert "passed over: 6 file(s), not DICOM" in said  # dumps and logs
+        assert sorted(second.stored) == sorted(str(image.SOPInstanceUID) for image in IMAGES)
+        assert [line["Status"] for line in log_of(tmp_path / "log")] == ["complete"] * 4
+        assert main(flags) == 0 and "7 were there, 0 sent" in capsys.readouterr().out
+        assert len(second.offered) == 7
+        (tmp_path / "saved" / "torn.dcm").write_bytes(
+            next((tmp_path / "saved").glob("sub-*/**/*.dcm")).read_bytes()[:400]
+        )
+        assert main(flags) == 3
+        assert "torn.dcm: bad: the file is truncated" in capsys.readouterr().err
+        assert main([*flags, "--accept_incomplete"]) == 0
+    assert main([*flags[:3], "-ud", str(tmp_path / "nowhere")]) == 2
+    assert "upload_directory is not a folder" in capsys.readouterr().err
+    assert main(flags) == 1
+    assert "nothing listens there" in capsys.readouterr().err
+
+
+def test_an_upload_that_is_interrupted_goes_on_next_time(config: Path, table: Path, tmp_path: Path) -> None:
+    assert main(arguments(config, table, tmp_path / "saved", "--save")) == 0
+    with EmbeddedPacs(aet="SECOND", folder=tmp_path / "second") as second:
+        there = rewritten(config, "there.json", port=second.port, server_AET="SECOND")
+        second.faults.delay = 0.5
+        flags = ("--upload", "--upload_directory", str(tmp_path / "saved"))
+        process = start(there, table, tmp_path / "log", *flags)
+        while not second.stored:
+            assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert "Traceback" not in errors and log_of(tmp_path / "log")
+        second.faults.delay = 0
+        assert main(arguments(there, table, tmp_path / "log", *flags)) == 0
+        assert set(second.stored) == {str(image.SOPInstanceUID) for image in IMAGES}
+
+
+def test_probing(config: Path, pacs: EmbeddedPacs, capsys: pytest.CaptureFixture[str], state_root: Path) -> None:
+    assert main(["-c", str(config), "--probe"]) == 0
+    said = capsys.readouterr().out
+    assert "C-GET" in said and "calling_aet" in said
+    assert len(list(state_root.glob("runs/*/probe.html"))) == 1
+    pacs.stop()
+    assert main(["-c", str(config), "--probe"]) == 1
 
 
 def test_a_series_that_fails_does_not_end_the_others(

@@ -12,10 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from pacsifier_ops.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
-from pacsifier_ops.errors import InputError, PacsifierError
+from pacsifier_ops.errors import Cancelled, InputError, PacsifierError
 from pacsifier_ops.run import Run
-
-INTERRUPTED = 130
 
 
 @contextmanager
@@ -154,7 +152,7 @@ def carry_out(
     if error is not None and not isinstance(error, PacsifierError):
         raise error
     if stopped():
-        return INTERRUPTED
+        return Cancelled.exit_code
     if isinstance(error, InputError):
         return error.exit_code
     return 0 if accept_incomplete else EXIT_CODES[account.verdict]
@@ -181,6 +179,7 @@ def _tell(account: RunAccount, run: Run, log_folder: Path, error: Exception | No
     print(
         f"{account.verdict}: {asked}{totals['series']} series; of {totals['expected']} images expected "
         f"{totals['present']} were there, {totals['received']} {arrived}, {totals['missing']} missing"
+        + (f"; {totals['bad_files']} bad file(s)" if account.bad_files else "")
     )
     print(f"log:    {log_folder}/logs/pacsifier_log.csv")
     print(f"report: {run.report}", flush=True)

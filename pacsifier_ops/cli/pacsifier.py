@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pacsifier_ops import __version__
 from pacsifier_ops.accounts import MOVE, NONE, SAVE
+from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_tls, tls_of
 from pacsifier_ops.config import METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
@@ -82,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _wrong(args: argparse.Namespace) -> str:
     """What is wrong with the combination of arguments; empty where nothing is."""
-    extraction = args.save or args.move or (args.info and not args.upload and not args.probe)
+    if args.info and (args.upload or args.probe):
+        return "--info goes with --save or --move, or stands alone"
+    extraction = args.save or args.move or args.info
     if not (extraction or args.upload or args.probe):
         return "nothing to do: give --save, --move, --upload, --probe or --info"
     if extraction and args.queryfile is None:
@@ -115,7 +118,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.probe:
         from pacsifier_ops.probe import run_probe
 
-        return run_probe(node)
+        with stoppable() as stopped:
+            return run_probe(node, stopped)
     if args.upload:
         from pacsifier_ops.cli.upload import upload
         from pacsifier_ops.upload.run import UploadRequest
