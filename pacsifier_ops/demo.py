@@ -18,7 +18,7 @@ from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import demo_cohort
 from pacsifier_ops.files import private_folder, read_json
-from pacsifier_ops.local import PACS_AET, REPO, airflow_environment, connection
+from pacsifier_ops.local import HOST, PACS_AET, REPO, airflow_environment
 
 HOME = REPO / "demo"
 
@@ -32,11 +32,14 @@ def main() -> int:
     with EmbeddedPacs(aet=PACS_AET) as pacs:
         count = pacs.add(demo_cohort(HOME / "pacs"))
         print(f"1  an embedded PACS with {count} DICOM objects listens at port {pacs.port}")
+        extra = {"called_aet": PACS_AET, "calling_aet": "PACSIFIER"}
         environment = {
             **os.environ,
             **airflow_environment(HOME),
             "PACSIFIER_DATA_ROOT": str(HOME),
-            "AIRFLOW_CONN_PACS_DEFAULT": connection(pacs.port, "PACSIFIER", 0),
+            "AIRFLOW_CONN_PACS_DEFAULT": json.dumps(
+                {"conn_type": "dicom", "host": HOST, "port": pacs.port, "extra": extra}
+            ),
         }
         print("2  Airflow sets up its database", flush=True)
         log = private_folder(HOME / "logs") / "airflow.log"

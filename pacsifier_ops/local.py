@@ -32,6 +32,8 @@ from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, write_j
 
 REPO = Path(__file__).resolve().parents[1]
 HOST, USER, PACS_AET = "127.0.0.1", "admin", "DEMOPACS"
+#: Description of the connection to the embedded PACS; while it stands, the connection is ours to change.
+EMBEDDED = "The embedded PACS; change this description with the rest, or the next start restores it"
 STARTING, STOPPING, CLOSING = 120.0, 15.0, 6.0  # seconds granted
 
 
@@ -88,16 +90,31 @@ def password(home: Path) -> str:
     return str(read_json(home / "airflow" / "passwords.json")[USER])
 
 
-def connection(port: int, aet: str, receiver_port: int) -> str:
-    """The embedded PACS at `port` as an Airflow connection, the standing receiver `aet` its destination."""
-    extra = {"called_aet": PACS_AET, "calling_aet": aet, "receiver_aet": aet, "receiver_port": receiver_port}
-    return json.dumps({"conn_type": "dicom", "host": HOST, "port": port, "extra": extra})
-
-
-def _has_connection(home: Path, name: str) -> bool:
-    """Whether a connection has been made in the user interface; a variable of that name would hide it."""
+def _described(home: Path, name: str) -> str | None:
+    """What the list of connections says about one; None where there is none of that name."""
     with closing(sqlite3.connect(home / "airflow" / "airflow.db")) as database:
-        return database.execute("select 1 from connection where conn_id = ?", (name,)).fetchone() is not None
+        row = database.execute("select description from connection where conn_id = ?", (name,)).fetchone()
+    return None if row is None else str(row[0] or "")
+
+
+def _connect_own_pacs(parts: Parts, home: Path, aet: str, pacs_port: int, receiver_port: int) -> None:
+    """Let `pacs_default` be the embedded PACS, the standing receiver `aet` its destination.
+
+    In the database, not the environment: there it is seen, and a person can change it to a PACS of the hospital's.
+    """
+    config = {
+        "server_address": HOST,
+        "port": pacs_port,
+        "server_AET": PACS_AET,
+        "AET": aet,
+        "move_AET": "",
+        "move_port": receiver_port,
+        "batch_size": 0,
+        "batch_wait_time": 0,
+    }
+    write_json(home / "embedded.json", config)
+    own = ("--config", str(home / "embedded.json"), "--description", EMBEDDED, "--replace")
+    parts.run("connection", "pacsifier_ops.cli.connection", *own)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -276,9 +293,10 @@ def up(
     try:
         print(f"starting Airflow in {home} ...", flush=True)
         parts.run("db-migrate", "airflow", "db", "migrate")
-        own_pacs = "AIRFLOW_CONN_PACS_DEFAULT" in environment or _has_connection(home, "pacs_default")
-        if not own_pacs:
-            parts.environment["AIRFLOW_CONN_PACS_DEFAULT"] = connection(pacs_port, aet, receiver_port)
+        hidden = "AIRFLOW_CONN_PACS_DEFAULT" in environment
+        own_pacs = not hidden and _described(home, "pacs_default") in (None, EMBEDDED)
+        if own_pacs:
+            _connect_own_pacs(parts, home, aet, pacs_port, receiver_port)
         parts.run("init", "pacsifier_ops.cli.init")
         parts.start(
             "receiver",
@@ -298,7 +316,7 @@ def up(
         parts.wait_until("the receiver", lambda: _answers(receiver_port))
         parts.wait_until("the embedded PACS", lambda: _answers(pacs_port))
         parts.wait_until("Airflow", lambda: _healthy(port))
-        pacs = "as you set it" if own_pacs else f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}"
+        pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}" if own_pacs else "as you set it"
         print(
             f"\nAirflow is ready: http://{HOST}:{port}\n"
             f"  user          {USER}\n"
@@ -306,6 +324,7 @@ def up(
             f"  pacs_default  {pacs}\n"
             f"  receiver      {aet} at {receiver_host}:{receiver_port}\n"
             f"  query tables  {data / 'queries'}\n"
+            f"  AIRFLOW_HOME  {environment['AIRFLOW_HOME']}\n"
             f"  state root    {environment['PACSIFIER_STATE_ROOT']}\n"
             f"  logs          {parts.logs}\n"
             "Ctrl-C stops everything.",
