@@ -288,13 +288,12 @@ def _facts(account: RunAccount) -> list[tuple[str, object]]:
     shown = link(account.folder, folder.as_uri()) if folder.is_absolute() else account.folder
     here = {
         SAVE: [("Source", account.pacs), ("Destination", shown)],
-        NONE: [("Source", account.pacs), ("Log and dumps", shown)],
+        NONE: [("Source", account.pacs), ("Retrieve", "none"), ("Log and dumps", shown)],
         MOVE: [("Source", account.pacs), ("Destination", account.destination), ("Log", shown)],
         UPLOAD: [("Source", shown), ("Destination", account.destination)],
     }
     return [
         ("Run", account.run),
-        ("Action", account.action),
         *here[account.action],
         ("Start", when(account.started)),
         ("End", when(account.finished)),
@@ -411,6 +410,7 @@ def _attention(account: RunAccount, words: _Words) -> Html:
     parts = {
         "Contradictions in the books": contradictions,
         "Series that are not complete": _unfinished(account, words),
+        "Instances known to be missing": _missing(account),
         "Files that could not be sent": _bad_files(account),
         "Series that the destination took with a warning": _warned(account),
         "Rows that did not end well": [_rows_table("Rows that did not end well", bad_rows)] if bad_rows else [],
@@ -448,19 +448,28 @@ def _bad_files(account: RunAccount) -> list[Html]:
 
 
 def _why(series: SeriesAccount, keys: Mapping[int, Mapping[str, str]]) -> Html:
-    """Why a series is not complete, who asked for it, and which instances are missing."""
+    """Why a series is not complete, and who asked for it."""
     lines = [join([f"line {line}: ", _keys(keys.get(line, {}))]) for line in series.lines[:3]]
     asked = f"asked for by {len(series.lines):,} lines in all"
-    uids, more = series.missing_uids[:MOST_UIDS], len(series.missing_uids) - MOST_UIDS
     return join(
         [
             series.reason or _SERIES_STATES.get(series.state, _UNKNOWN)[1],
             "" if series.balanced else tag("div", "its instances do not add up"),
             *_below([*lines, asked] if len(series.lines) > 3 else lines),
-            *_below(["missing SOP Instance UIDs:", *uids] if uids else []),
-            *_below([f"and {more:,} more, see accounts.json"] if more > 0 else []),
         ]
     )
+
+
+def _missing(account: RunAccount) -> list[Html]:
+    series = [s for s in account.series if s.missing_uids]
+    columns = ("Series#", "Modality", "Name", "SOP Instance UIDs")
+
+    def line(s: SeriesAccount) -> tuple[object, ...]:
+        uids, more = s.missing_uids[:MOST_UIDS], len(s.missing_uids) - MOST_UIDS
+        rest = [f"and {more:,} more, see accounts.json"] if more > 0 else []
+        return s.number, s.modality, _series_name(s), join(_below([*uids, *rest]))
+
+    return [_list("Instances known to be missing", columns, series, line)] if series else []
 
 
 def _rows_table(caption: str, rows: Sequence[RowAccount]) -> Html:

@@ -44,6 +44,10 @@ class Worker(Generic[S]):
         self._stack = ExitStack()
 
     @abstractmethod
+    def open(self, stack: ExitStack) -> None:
+        """Get what the work needs; what `stack` holds is given back at the end."""
+
+    @abstractmethod
     def series(self, unit: int) -> Iterable[S]:
         """The series of a unit."""
 
@@ -52,6 +56,9 @@ class Worker(Generic[S]):
         """Do what there is to do with a series; its account says how it ended."""
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.open(stack)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(

@@ -26,8 +26,9 @@ def pacs() -> Iterator[EmbeddedPacs]:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with Up(tmp_path_factory.mktemp("up"), {}) as running:
+def up(tmp_path_factory: pytest.TempPathFactory, pacs: EmbeddedPacs) -> Iterator[Up]:
+    # With a variable of that name, pacs_default is not in the list of connections, which is empty then.
+    with Up(tmp_path_factory.mktemp("up"), {"pacs_default": pacs}) as running:
         yield running
 
 

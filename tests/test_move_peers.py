@@ -72,7 +72,8 @@ class Pair:
 @pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join(kind.name for kind in pair))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, files: list[Path]) -> Iterator[Pair]:
     """A source that holds the files, and a destination that is not started yet."""
-    with opened(tmp_path_factory.mktemp("pair"), *request.param, files) as found:
+    first, second = request.param
+    with opened(tmp_path_factory.mktemp("pair"), first, second, files) as found:
         yield found
 
 

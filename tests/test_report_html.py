@@ -250,7 +250,7 @@ def test_an_empty_run_renders(action: str) -> None:
     ("action", "heading", "facts", "balance"),
     [
         (SAVE, "Extract from the PACS", ("Source", "plain", "Destination", "/data/out"), "5 received"),
-        (NONE, "Extract from the PACS", ("Source", "plain", "Log and dumps", "/data/out"), "5 received"),
+        (NONE, "Extract from the PACS", ("Source", "plain", "Retrieve", "none"), "5 received"),
         (MOVE, "Move to another node", ("Source", "plain", "Destination", "third", "Log", "/data/out"), "5 sent"),
         (UPLOAD, "Upload to a PACS", ("Source", "/data/out", "Destination", "third"), "5 sent"),
     ],
@@ -260,8 +260,8 @@ def test_each_action_speaks_of_itself(action: str, heading: str, facts: tuple[st
     series = a_series(expected=6, present=1, received=5, method="store" if action == UPLOAD else "move")
     page = Page(render(a_run(rows, [series], action=action, destination="third", folder="/data/out")))
     assert heading in page.said and f"6 expected = 1 present + {balance} + 0 missing" in page.said
-    first = page.said.index("Action")
-    assert tuple(page.said[first + 2 : first + 2 + len(facts)]) == facts
+    first = page.said.index("Run") + 2
+    assert tuple(page.said[first : first + len(facts)]) == facts
     text = page.text.casefold()
     assert ("rows of the query table" in text) == (action != UPLOAD) == ("Lines" in page.said)
     assert ("files passed over" in text) == (action == UPLOAD)

@@ -118,7 +118,7 @@ class Progress:
         with self._lock:
             self._ended += 1
             if self._verbose:
-                print(f"{account.folder}: {account.state} {account.reason}".rstrip(), flush=True)
+                print(f"{_name(account)}: {account.state} {account.reason}".rstrip(), flush=True)
             if self._live:
                 self._show()
 
@@ -158,6 +158,11 @@ def carry_out(
     return 0 if accept_incomplete else EXIT_CODES[account.verdict]
 
 
+def _name(series: SeriesAccount) -> str:
+    """A series by its folder, or by its number where many lie in one."""
+    return f"series {series.number}" if series.folder in ("", ".") else series.folder
+
+
 def _tell(account: RunAccount, run: Run, log_folder: Path, error: Exception | None) -> None:
     totals = account.totals()
     for row in account.rows:
@@ -165,7 +170,7 @@ def _tell(account: RunAccount, run: Run, log_folder: Path, error: Exception | No
             print(f"line {row.line}: {row.state}: {row.reason}", file=sys.stderr)
     for series in account.series:
         if series.reason:
-            print(f"{series.folder}: {series.state}: {series.reason}", file=sys.stderr)
+            print(f"{_name(series)}: {series.state}: {series.reason}", file=sys.stderr)
     for file in account.bad_files:
         print(f"{file.path}: bad: {file.reason}", file=sys.stderr)
     for text in account.discrepancies:

@@ -21,19 +21,19 @@ from pacsifier_ops.query.keys import DUMP_COLUMNS, KEYS, Level
 from pacsifier_ops.query.match import matches, value_to_send
 from pacsifier_ops.query.names import wide_name_keys
 
-#: What the folder names and the expectation need beside the dump's columns.
-_MORE_RETURN_KEYS = ("IssuerOfPatientID", "NumberOfSeriesRelatedInstances")
-_RETURN_KEYS = (*DUMP_COLUMNS, *_MORE_RETURN_KEYS)
-_STUDY_KEYS = (*(k for k in DUMP_COLUMNS if KEYS[k].level is Level.STUDY), "IssuerOfPatientID")
+#: What is asked for at SERIES level, beside the dump's columns for the folder names and the expectation; and at STUDY.
+RETURN_KEYS = (*DUMP_COLUMNS, "IssuerOfPatientID", "NumberOfSeriesRelatedInstances")
+STUDY_KEYS = (*(k for k in DUMP_COLUMNS if KEYS[k].level is Level.STUDY), "IssuerOfPatientID")
 #: With one of these an archive need not be asked by name: the answer is short enough to filter here.
 _NARROW = frozenset(
     ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "StudyDate", "PatientBirthDate")
 )
 #: Values that nobody has, by VR (random text for the others), and patterns that every value matches.
-_NOBODY = {"DA": "18581117", "TM": "235959.999999", "IS": "-99999999", "UI": "2.25.1"}
-_ANYBODY = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
+NOBODY = {"DA": "18581117", "TM": "235959.999999", "IS": "-99999999", "UI": "2.25.1"}
+ANYBODY = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
 _LEFT_TO_ARCHIVE = "{} was left to the archive's own matching: its answers do not show it whole"
-_UID_OF_LEVEL = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+#: The unique key of each level (PS3.4 C.6.2.1).
+UID_OF_LEVEL = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 #: What may stand around a word of a name (PS3.5 6.2.1).
 _BEFORE = ("", "*^", "*=", "* ")
 _BEHIND = ("", "^*", "=*", " *")
@@ -194,7 +194,7 @@ class Finder:
         of_study = {k: v for k, v in keys.items() if KEYS[k].level is Level.STUDY}
         if not of_study or self._relational:
             try:
-                found = self._all("SERIES", keys, keys, _RETURN_KEYS)
+                found = self._all("SERIES", keys, keys, RETURN_KEYS)
                 if found or (self._relational and not of_study):
                     return found
             except Unsupported:
@@ -203,7 +203,7 @@ class Finder:
 
     def _hierarchically(self, keys: Mapping[str, str], of_study: Mapping[str, str]) -> Iterator[Dataset]:
         of_series = {k: v for k, v in keys.items() if KEYS[k].level is Level.SERIES}
-        studies = self._all("STUDY", of_study, of_study, _STUDY_KEYS)
+        studies = self._all("STUDY", of_study, of_study, STUDY_KEYS)
         for study in studies:
             self._learn(study, ())
         for study in studies:
@@ -211,9 +211,9 @@ class Finder:
                 continue
             study_uid = str(study.StudyInstanceUID)
             self._studies[study_uid] = study
-            found = self._all("SERIES", {}, {**of_series, "StudyInstanceUID": study_uid}, _RETURN_KEYS)
+            found = self._all("SERIES", {}, {**of_series, "StudyInstanceUID": study_uid}, RETURN_KEYS)
             if self._relational is None and found:
-                self._relational = self._try_relational(study, found[0])
+                self._relational = self.try_relational(study, found[0])
             for series in found:
                 if str(series.get("StudyInstanceUID") or study_uid) == study_uid:
                     series.StudyInstanceUID = study_uid
@@ -225,7 +225,7 @@ class Finder:
         values = values_of(answer, keyword)
         return not values or matches(keyword, wanted, values) or not self._legible(answer, keyword, wanted)
 
-    def _try_relational(self, study: Dataset, series: Dataset) -> bool | None:
+    def try_relational(self, study: Dataset, series: Dataset) -> bool | None:
         """Whether a SERIES level query honours a key of the patient; None where this study cannot tell."""
         patient_id = "".join(values_of(study, "PatientID"))
         study_uid, uid = str(study.StudyInstanceUID), str(series.SeriesInstanceUID)
@@ -245,7 +245,7 @@ class Finder:
         self, level: str, keys: Mapping[str, str], sendable: Mapping[str, str], return_keys: Sequence[str]
     ) -> list[Dataset]:
         """Every match at a level, by UID once: over the spellings of the name, split where the archive cuts off."""
-        uid = _UID_OF_LEVEL[level]
+        uid = UID_OF_LEVEL[level]
         # SeriesNumber: archives compare it as text, and 1 is not 01 to them; it is filtered here.
         sent = {k: value_to_send(k, v) for k, v in sendable.items() if KEYS[k].level is not Level.IMAGE}
         sent = {k: v for k, v in sent.items() if v and k != "SeriesNumber"}
@@ -296,7 +296,7 @@ class Finder:
             ResultLimit: it cannot be split any further, or no range finds some of what the archive has shown.
         """
         answer, cut = self._ask(level, identifier)
-        uid, name = _UID_OF_LEVEL[level], self.session.node.name
+        uid, name = UID_OF_LEVEL[level], self.session.node.name
         if not all(match.get(uid) for match in answer.identifiers):
             raise Unsupported(f"{name}: answers at {level} level without {uid}")
         seen = {str(match[uid].value): match for match in answer.identifiers}
@@ -304,7 +304,7 @@ class Finder:
             return seen
         if identifier.get("StudyInstanceUID"):
             raise ResultLimit(f"{name}: cuts the answer off at its result limit within one study; {_ADVICE}")
-        axis = _axis(identifier)
+        axis = axis_of(identifier)
         parts = axis.parts(identifier, seen.values())
         if not parts:
             raise ResultLimit(f"{name}: cuts the answer off at its result limit within one second; {_ADVICE}")
@@ -335,18 +335,18 @@ class Finder:
         """The candidate with what its study level must tell where the series level did not."""
         if not candidate.get("StudyInstanceUID"):
             raise Unsupported(f"{self.session.node.name}: answers at SERIES level without StudyInstanceUID")
-        attributes = {k: "\\".join(values_of(candidate, k)) for k in _RETURN_KEYS}
+        attributes = {k: "\\".join(values_of(candidate, k)) for k in RETURN_KEYS}
         study_uid = str(candidate.StudyInstanceUID)
-        if any(k not in candidate for k in _STUDY_KEYS if k != "IssuerOfPatientID") or not attributes["PatientID"]:
+        if any(k not in candidate for k in STUDY_KEYS if k != "IssuerOfPatientID") or not attributes["PatientID"]:
             study = self._study(study_uid)
-            for keyword in _STUDY_KEYS:
+            for keyword in STUDY_KEYS:
                 if study is not None and not attributes[keyword]:
                     attributes[keyword] = "\\".join(values_of(study, keyword))
         return FoundSeries(study_uid, str(candidate.SeriesInstanceUID), attributes)
 
     def _study(self, study_uid: str) -> Dataset | None:
         if study_uid not in self._studies:
-            identifier = query("STUDY", **{**dict.fromkeys(_STUDY_KEYS, ""), "StudyInstanceUID": study_uid})
+            identifier = query("STUDY", **{**dict.fromkeys(STUDY_KEYS, ""), "StudyInstanceUID": study_uid})
             answer, _ = self._ask("STUDY", identifier)
             self._studies[study_uid] = answer.identifiers[0] if answer.identifiers else None
         return self._studies[study_uid]
@@ -462,14 +462,14 @@ class Finder:
         if keyword in self._matched:
             return True
         vr = KEYS[keyword].vr
-        nobody = _NOBODY.get(vr) or f"*{secrets.token_hex(7).upper()}*"
+        nobody = NOBODY.get(vr) or f"*{secrets.token_hex(7).upper()}*"
         try:
             if any(self._having(series, keyword, nobody) for series in others):
                 return False
             if all(keyword in image for image in images):
                 return True
             # No pattern matches every number or every UID.
-            anybody = None if vr in ("IS", "UI") else _ANYBODY.get(vr, "?*")
+            anybody = None if vr in ("IS", "UI") else ANYBODY.get(vr, "?*")
             if anybody is None or not any(self._having(series, keyword, anybody) for series in others):
                 return False
         except Unsupported:
@@ -604,7 +604,7 @@ _DATES = _Axis("StudyDate", 1, _DAY, _day, _day_text)
 _TIMES = _Axis("StudyTime", 0, 86_399, _second, _second_text, ".999999")
 
 
-def _axis(identifier: Dataset) -> _Axis:
+def axis_of(identifier: Dataset) -> _Axis:
     """What to split a query by: its days, or the seconds of a single one."""
     low, _, high = str(identifier.get("StudyDate") or "-").partition("-")
     return _TIMES if low and high in ("", low) and not str(identifier.StudyDate).endswith("-") else _DATES

@@ -426,10 +426,12 @@ class Server(ThreadedAssociationServer):
         self.server_close()
         open_ones = self.active_associations
         for assoc in open_ones:
-            if assoc.is_established or assoc.dul.socket is None:
+            stream = assoc.dul.socket.socket if assoc.dul.socket else None
+            if assoc.is_established or stream is None:
                 assoc.abort(block=False)
-            else:  # nothing was negotiated, so there is nothing to abort (PS3.8 9.2.3, Sta2)
-                assoc.dul.socket.close()
+            else:  # nothing was negotiated, so there is nothing to abort (PS3.8 9.2.3, Sta2); its thread sees the end
+                with contextlib.suppress(OSError):
+                    stream.shutdown(socket.SHUT_RDWR)
         deadline = time.monotonic() + wait
         for assoc in open_ones:
             assoc.join(max(0.0, deadline - time.monotonic()))

@@ -326,8 +326,15 @@ class _Unit(Worker[Planned]):
     def __init__(self, run: Run, done: Callable[[SeriesAccount], None]) -> None:
         super().__init__(run, done)
         self._request = Request.of(run)
+
+    def open(self, stack: ExitStack) -> None:
+        """Make room in the output folder.
+
+        Raises:
+            TreeError, StorageError: it cannot be written.
+        """
         self._tree = Tree.open(self._request.out_directory)
-        self._incoming = self._stack.enter_context(self._tree.workplace(shared()))
+        self._incoming = stack.enter_context(self._tree.workplace(shared()))
 
     def series(self, unit: int) -> list[Planned]:
         """The series of a unit."""
@@ -352,9 +359,6 @@ class Retrieval(_Unit):
         progress: told the bytes of every object that arrives.
         done: told the account of every series as it ends.
         receivers: where C-MOVE delivers, for callers with several workers in one process.
-
-    Raises:
-        StorageError: the output folder cannot be written.
     """
 
     def __init__(
@@ -366,19 +370,28 @@ class Retrieval(_Unit):
         done: Callable[[SeriesAccount], None] = lambda account: None,
         receivers: Receivers | None = None,
     ) -> None:
+        super().__init__(run, done)
+        self._node, self._receivers = node_for(node, self._request), receivers
+        self._cancelled, self._progress = cancelled, progress
+
+    def open(self, stack: ExitStack) -> None:
+        """Get ready to retrieve."""
         from pacsifier_ops.extract.retrieve import Retriever
 
-        super().__init__(run, done)
-        node = node_for(node, self._request)
-        with ExitStack() as stack:
-            stack.push(self._stack.pop_all())
-            if receivers is None:
-                receivers = stack.enter_context(closing(receivers_for(run, node)))
-            quarantine = run.folder / "quarantine"
-            self._retriever = stack.enter_context(
-                Retriever(node, shared(), self._tree, receivers, self._incoming, quarantine, cancelled, progress)
-            )
-            self._stack = stack.pop_all()
+        super().open(stack)
+        run, node = self._run, self._node
+        receivers = self._receivers or stack.enter_context(closing(receivers_for(run, node)))
+        retriever = Retriever(
+            node,
+            shared(),
+            self._tree,
+            receivers,
+            self._incoming,
+            run.folder / "quarantine",
+            self._cancelled,
+            self._progress,
+        )
+        self._retriever = stack.enter_context(retriever)
 
     def work(self, series: Planned, account: SeriesAccount) -> None:
         """Retrieve a series, or only describe it."""
@@ -418,11 +431,17 @@ class Moving(_Unit):
         cancelled: Question = never,
         done: Callable[[SeriesAccount], None] = lambda account: None,
     ) -> None:
+        super().__init__(run, done)
+        self._node, self._destination, self._cancelled = node, destination, cancelled
+
+    def open(self, stack: ExitStack) -> None:
+        """Get ready to move."""
         from pacsifier_ops.extract.move import Mover
 
-        super().__init__(run, done)
-        mover = Mover(node, shared(), self._request.move_aet, destination, self._request.resend, cancelled)
-        self._mover = self._stack.enter_context(mover)
+        super().open(stack)
+        aet, resend = self._request.move_aet, self._request.resend
+        mover = Mover(self._node, shared(), aet, self._destination, resend, self._cancelled)
+        self._mover = stack.enter_context(mover)
 
     def work(self, series: Planned, account: SeriesAccount) -> None:
         """Have a series moved."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.dimse.find import _ANYBODY, _NOBODY, _UID_OF_LEVEL, values_of
+from pacsifier_ops.dimse.find import ANYBODY, NOBODY, UID_OF_LEVEL, values_of
 from pacsifier_ops.dimse.session import query
 from pacsifier_ops.errors import Cancelled, PacsifierError
 from pacsifier_ops.probe.asking import Archive, Refused, TooMany
@@ -39,8 +39,8 @@ class Sample:
 
 def uids_above(entity: Dataset, level: str) -> dict[str, str]:
     """The unique keys of the levels above, with their values, and that of the level itself, empty."""
-    above = {_UID_OF_LEVEL[name]: "" for name in LEVELS[: LEVELS.index(level) + 1]}
-    return {key: str(entity.get(key) or "") if key != _UID_OF_LEVEL[level] else "" for key in above}
+    above = {UID_OF_LEVEL[name]: "" for name in LEVELS[: LEVELS.index(level) + 1]}
+    return {key: str(entity.get(key) or "") if key != UID_OF_LEVEL[level] else "" for key in above}
 
 
 @dataclass
@@ -80,14 +80,14 @@ class Keys:
         entities = self.sample.at(level)
         if not entities:
             return None, True
-        nobody = _NOBODY.get(key.vr) or secrets.token_hex(7).upper()
+        nobody = NOBODY.get(key.vr) or secrets.token_hex(7).upper()
         if shown:
             entity, value = _told_best(key, shown)
             if self._finds(entity, level, key.keyword, nobody):
                 return False, True
             return (True, True) if self._finds(entity, level, key.keyword, value) else (False, False)
         # No answer shows a value. An archive that does not know the key may find nothing for any.
-        anybody = _ANYBODY.get(key.vr, "?*") if key.vr not in ("IS", "UI") else None
+        anybody = ANYBODY.get(key.vr, "?*") if key.vr not in ("IS", "UI") else None
         for entity in entities[:_TRIALS]:
             if self._finds(entity, level, key.keyword, nobody):
                 return False, True
@@ -97,7 +97,7 @@ class Keys:
 
     def _finds(self, entity: Dataset, level: str, keyword: str, value: str) -> bool:
         """Whether the archive finds the entity by this value, within the one above it."""
-        own = _UID_OF_LEVEL[level]
+        own = UID_OF_LEVEL[level]
         keys = uids_above(entity, level)
         if level == "STUDY" and keyword != own:
             keys[own] = str(entity[own].value)  # studies have nothing above them to stay within

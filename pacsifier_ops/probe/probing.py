@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.attempts import pause
-from pacsifier_ops.dimse.find import _RETURN_KEYS, _STUDY_KEYS, Finder, values_of
+from pacsifier_ops.dimse.find import RETURN_KEYS, STUDY_KEYS, Finder, values_of
 from pacsifier_ops.dimse.receiver import spooled
 from pacsifier_ops.dimse.session import Outcome, Session, query
 from pacsifier_ops.dimse.sink import ReceivedObject
@@ -216,7 +216,7 @@ class Probing:
         sampler.search()
         self._ask("result_limit", sampler.limit)
         for uid in spread(sampler.studies, _STUDIES):
-            identifier = query("STUDY", **{**dict.fromkeys(_STUDY_KEYS, ""), "StudyInstanceUID": uid})
+            identifier = query("STUDY", **{**dict.fromkeys(STUDY_KEYS, ""), "StudyInstanceUID": uid})
             self._studies += [m for m in self._archive.find(identifier).identifiers if m.get("StudyInstanceUID") == uid]
         if not sampler.studies:
             return Fact(
@@ -251,7 +251,7 @@ class Probing:
             if number >= _STUDIES_AT_LEAST and len(self._series) >= _SERIES:
                 break
             uid = str(study.StudyInstanceUID)
-            identifier = query("SERIES", **{**dict.fromkeys(_RETURN_KEYS, ""), "StudyInstanceUID": uid})
+            identifier = query("SERIES", **{**dict.fromkeys(RETURN_KEYS, ""), "StudyInstanceUID": uid})
             for series in self._archive.find(identifier).identifiers:
                 if series.get("SeriesInstanceUID") and str(series.get("StudyInstanceUID") or uid) == uid:
                     series.StudyInstanceUID = uid
@@ -325,7 +325,7 @@ class Probing:
             if series is None:
                 continue
             try:
-                works = finder._try_relational(study, series)
+                works = finder.try_relational(study, series)
             except TooMany:
                 works = False
             if works:

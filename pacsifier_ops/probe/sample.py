@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.dimse.find import _axis, values_of
+from pacsifier_ops.dimse.find import axis_of, values_of
 from pacsifier_ops.dimse.session import query
 from pacsifier_ops.probe.asking import LONGEST_ANSWER, Archive, Refused, TooMany
 from pacsifier_ops.probe.findings import NO, NOT_TESTED, PARTLY, YES, Fact
@@ -127,7 +127,7 @@ class Sampler:
             self._endless = True
         if self.studies:
             return {}
-        for part in reversed(_axis(identifier).parts(identifier, ())):
+        for part in reversed(axis_of(identifier).parts(identifier, ())):
             self._left -= 1
             if self._left > 0 and (found := self._bounded(part)):
                 return found
@@ -149,7 +149,7 @@ class Sampler:
     def _cut_in_parts(self, at_once: Studies) -> int | None:
         """Split what was asked at once, as long as one part alone holds it all; the number at which it was cut."""
         part = self._whole
-        while parts := _axis(part).parts(part, at_once.values()):
+        while parts := axis_of(part).parts(part, at_once.values()):
             answers = [(narrower, self._ask(narrower)) for narrower in parts]
             seen = set().union(*(found.keys() for _, found in answers))
             if lost := seen - at_once.keys():

@@ -7,6 +7,7 @@ be killed and called again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,13 +107,18 @@ class Sending(Worker["Outgoing"]):
         progress: Callable[[int], None] = lambda size: None,
         done: Callable[[SeriesAccount], None] = lambda account: None,
     ) -> None:
+        super().__init__(run, done)
+        self._node, self._cancelled, self._progress = node, cancelled, progress
+
+    def open(self, stack: ExitStack) -> None:
+        """Get ready to send."""
         from pacsifier_ops.upload.run import UploadRequest
         from pacsifier_ops.upload.send import Sender
 
-        super().__init__(run, done)
-        request = UploadRequest.of(run)
-        sender = Sender(node, shared(), request.folder, request.resend, cancelled, progress, run.note)
-        self._sender = self._stack.enter_context(sender)
+        run, request = self._run, UploadRequest.of(self._run)
+        folder, resend = request.folder, request.resend
+        sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note)
+        self._sender = stack.enter_context(sender)
 
     def series(self, unit: int) -> Iterator[Outgoing]:
         """The series of a unit."""
