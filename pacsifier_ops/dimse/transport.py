@@ -139,14 +139,14 @@ class _Socket(AssociationSocket):
         """
         if nr_bytes > _PDU_LIMIT:
             raise OSError("the peer announces a PDU that is too long")
-        assert self.socket is not None
+        stream = self._open_socket()
         data = bytearray(nr_bytes)
         view, got = memoryview(data), len(self._ahead)
         data[:got], self._ahead = self._ahead, b""
         while got < nr_bytes:
             if _QUICKACK is not None:
-                self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            count = self.socket.recv_into(view[got:])
+                stream.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            count = stream.recv_into(view[got:])
             if not count:
                 break
             got += count
@@ -155,11 +155,17 @@ class _Socket(AssociationSocket):
         del data[got:]
         return data
 
+    def _open_socket(self) -> socket.socket:
+        """The socket, or OSError where another thread has closed it."""
+        if self.socket is None:
+            raise OSError("the connection is closed")
+        stream: socket.socket = self.socket
+        return stream
+
     def send(self, bytestream: bytes) -> None:
         """Send all of it."""
-        assert self.socket is not None
         try:
-            self.socket.sendall(bytestream)
+            self._open_socket().sendall(bytestream)
         except OSError:
             self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
 
