@@ -159,3 +159,11 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
         assert pool(find, pacs="pacs_default", config="config.json") == "pacsifier"
         assert pool(prepare) == "default_pool"
     session.rollback()
+
+
+def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
+    from pacsifier_ops.operators import dicom, probe, upload
+    from pacsifier_ops.plugins.policy import _POOLED
+
+    names = {name for module in (dicom, probe, upload) for name in vars(module) if name.startswith("Dicom")}
+    assert {name for name in names if name.endswith("Operator")} == set(_POOLED)
