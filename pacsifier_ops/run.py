@@ -85,7 +85,7 @@ class Run:
     def note(self, text: str) -> None:
         """Append to problems.txt what may hold values and therefore must not reach a log."""
         handle = os.open(self.folder / "problems.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
-        with os.fdopen(handle, "a", encoding="utf-8") as stream:
+        with os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace") as stream:  # names of files
             stream.write(f"{now()} {text.rstrip()}\n")
 
 

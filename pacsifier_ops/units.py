@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_LISTED, RunAccount, SeriesAccount
+from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_FAILED, SERIES_LISTED, RunAccount, SeriesAccount
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.files import read_jsonl, storage_errors, write_jsonl
 from pacsifier_ops.run import Run
+
+
+@contextmanager
+def settled(account: SeriesAccount, settle: Callable[[SeriesAccount], None]) -> Iterator[None]:
+    """Whatever happens to a series, let `settle` write into its account how far it came, and how long that took."""
+    started = time.monotonic()
+    try:
+        yield
+        settle(account)
+    except Exception as error:
+        settle(account)
+        told = isinstance(error, PacsifierError)
+        account.state, account.reason = SERIES_FAILED, str(error) if told else f"unexpected {type(error).__name__}"
+        raise
+    finally:
+        account.seconds = time.monotonic() - started
 
 
 class Series(Protocol):

@@ -14,16 +14,17 @@ from typing import Self
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_FAILED, SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SeriesAccount
+from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SeriesAccount
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.dimse.attempts import alone, open_session, pause, retrying, wait_for_turn
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.session import Outcome, query
-from pacsifier_ops.errors import NothingMoved, OutOfResources, PacsifierError
+from pacsifier_ops.errors import NothingMoved, OutOfResources
 from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.leases import Leases, Pacer
+from pacsifier_ops.units import settled
 
 #: Many archives say nothing until all is sent. They are granted, beside dimse_timeout, so many seconds per instance.
 SECONDS_PER_INSTANCE = 30.0
@@ -72,22 +73,14 @@ class Mover:
         Raises:
             PacsifierError: the PACS or the destination. What was not sent is in the account instead.
         """
-        started = time.monotonic()
         lease = delivery_lease(self.key, planned.series_uid)
         with (
             alone(self.leases, lease, self.session, self.cancelled),
             Deliveries(self.key, planned.series_uid) as deliveries,
         ):
             transfer = Transfer(self, planned, deliveries)
-            try:
+            with settled(account, transfer.settle):
                 transfer.run()
-                transfer.settle(account)
-            except PacsifierError as error:
-                transfer.settle(account)
-                account.state, account.reason = SERIES_FAILED, str(error)
-                raise
-            finally:
-                account.seconds = time.monotonic() - started
 
     def listed(self, planned: Planned) -> set[str] | None:
         """SOP Instance UIDs that the destination holds of a series; None where it cannot be asked.
@@ -112,7 +105,7 @@ class Transfer:
 
     Attributes:
         expectation: what the PACS lists.
-        present: SOP Instance UIDs that the destination had before.
+        present: SOP Instance UIDs that the destination had before, and that are not to be moved again.
         confirmed: those that it has taken in this run, by the counts of the PACS or by its own list.
         uncounted: instances sent of a series of which the PACS gives no list.
     """
@@ -130,14 +123,17 @@ class Transfer:
         self._warned = 0
         self._unlisted = 0
         self._broken = False
+        self._before: set[str] | None = None
         self._nothing: NothingMoved | None = None
 
     def run(self) -> None:
         """Have sent what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
         self._again(self._expect)
+        self._before = self._by.listed(self.planned)
         if not self._by.resend:
-            there = self._by.listed(self.planned)
-            self.present = self._expected() & (self._deliveries.confirmed.keys() if there is None else there)
+            self.present = self._expected() & (
+                self._deliveries.confirmed.keys() if self._before is None else self._before
+            )
         if self._missing():
             wait_for_turn(self._by.pacer, self._session, self._by.cancelled)
         for whole in (not self.present, False):
@@ -145,14 +141,16 @@ class Transfer:
                 break
             self._again(partial(self._ask, whole))
             self._check_destination()
-        if self._nothing is not None and not (self.confirmed or self.uncounted):
+        if self._nothing is not None and not (self.confirmed or self.uncounted) and self._missing():
             raise self._nothing
 
     def settle(self, account: SeriesAccount) -> None:
         """Write into the account how the series ended."""
-        expected = self.expectation.count if self.expectation.instances is None else len(self._expected())
-        arrived = len(self.confirmed) or min(self.uncounted, expected or 0)
-        account.expected, account.present, account.received = expected, len(self.present), arrived
+        listed = self.expectation.instances is not None
+        expected = len(self._expected()) if listed else self.expectation.count
+        present = len(self.present) if listed else self._counted_before()
+        arrived = len(self.confirmed) if listed else min(self.uncounted, (expected or 0) - present)
+        account.expected, account.present, account.received = expected, present, arrived
         account.unverifiable = self.uncounted if expected is None else 0
         account.missing = (expected or 0) - account.present - account.received
         account.missing_uids = sorted(self._expected() - self.present - self.confirmed)
@@ -194,7 +192,14 @@ class Transfer:
         """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
         if self.expectation.instances is not None:
             return sorted(self._expected() - self.present - self.confirmed)
-        return [""] if self.uncounted < (self.expectation.count or 1) else []
+        return [""] if self._counted_before() + self.uncounted < (self.expectation.count or 1) else []
+
+    def _counted_before(self) -> int:
+        """Where the PACS gives no list: how many instances the destination had before, as far as they count."""
+        count = self.expectation.count
+        if count is None or self._before is None or self._by.resend:
+            return 0
+        return min(len(self._before), count)
 
     # Moving
 
@@ -205,7 +210,7 @@ class Transfer:
             OutOfResources: nothing could be sent, and a later attempt may succeed.
         """
         if self._broken and (there := self._by.listed(self.planned)) is not None:
-            self._confirm(self._expected() & there - self.present)
+            self._confirm(self._arrived_since(there))
         missing, before = self._missing(), len(self.confirmed) + self.uncounted
         if not missing:
             return
@@ -245,9 +250,12 @@ class Transfer:
         self._outcome, self._broken = outcome, False
         sent = outcome.completed + outcome.warning
         failed = set(outcome.failed_uids).intersection(uids)
+        unnamed = outcome.failed > len(outcome.failed_uids)  # what has failed may be among those asked for
         if uids == [""]:
-            self.uncounted, self._warned = max(self.uncounted, sent), outcome.warning
-        elif sent >= len(uids) - len(failed):
+            # The PACS may send more than it counts for the series; what it says has failed is missing all the same.
+            most = (self.expectation.count or sent + outcome.failed) - outcome.failed
+            self.uncounted, self._warned = max(self.uncounted, min(sent, most)), outcome.warning
+        elif sent >= len(uids) - len(failed) and not unnamed:
             self._confirm(set(uids) - failed)
             self._warned += outcome.warning
         elif (sent or self._nothing) and alone_if_unclear and len(uids) > 1:
@@ -266,17 +274,38 @@ class Transfer:
         for uid in sorted(self.confirmed - self._deliveries.confirmed.keys()):
             self._deliveries.add(Delivery(uid))
 
+    def _arrived_since(self, there: set[str]) -> set[str]:
+        """What of the series the destination lists, and did not before."""
+        return (self._expected() & there) - (self._before or set())
+
     def _check_destination(self) -> None:
         """Compare with what the destination lists, which counts for more than what the PACS says it sent."""
+        if self.expectation.instances is None:
+            self._count_at_destination()
+            return
         reported = set(self.confirmed)
-        for factor in (0, *PATIENCE):
-            if self._by.destination is not None:
-                pause(factor * self._by.destination.retry_wait, self._by.cancelled)
-            there = self._by.listed(self.planned)
-            if there is None:
-                return
-            self.confirmed = self._expected() & there - self.present
+        for there in self._looks():
+            self.confirmed = (reported & there) | self._arrived_since(there)
             if reported <= self.confirmed:
                 break
         self._unlisted = len(reported - self.confirmed)
         self._confirm(self.confirmed)
+
+    def _count_at_destination(self) -> None:
+        """The same for a series of which the PACS gives no list."""
+        reported = self.uncounted
+        for there in self._looks():
+            self.uncounted = min(reported, max(0, len(there) - self._counted_before()))
+            if self.uncounted == reported:
+                break
+        self._unlisted = reported - self.uncounted
+
+    def _looks(self) -> Iterator[set[str]]:
+        """What the destination lists, now and some times later; nothing where it cannot be asked."""
+        if self._by.destination is None:
+            return
+        for factor in (0, *PATIENCE):
+            pause(factor * self._by.destination.retry_wait, self._by.cancelled)
+            there = self._by.listed(self.planned)
+            if there is not None:
+                yield there

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from pydicom.dataset import Dataset
 from pynetdicom import sop_class
 
 from pacsifier_ops.accounts import (
     SERIES_COMPLETE,
-    SERIES_FAILED,
     SERIES_INCOMPLETE,
     SERIES_UNVERIFIABLE,
     SeriesAccount,
@@ -40,7 +39,6 @@ from pacsifier_ops.dimse.sink import ReceivedObject
 from pacsifier_ops.errors import (
     MoveDestinationUnknown,
     OutOfResources,
-    PacsifierError,
     ReceiverGone,
     Unsupported,
 )
@@ -51,8 +49,7 @@ from pacsifier_ops.leases import Leases, Pacer
 from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
 from pacsifier_ops.tree import Tree
-
-T = TypeVar("T")
+from pacsifier_ops.units import settled
 
 #: So often an archive that tried to send and sent nothing, out of resources, is asked again.
 REFUSALS = 2
@@ -175,23 +172,15 @@ class Retriever:
         Raises:
             PacsifierError: the PACS, the receiver or the disk. What the data were like is in the account instead.
         """
-        started = time.monotonic()
         with alone(self.leases, series_lease(planned.series_uid), self.session, self.cancelled):
             ledger = SeriesLedger(self.tree.state, planned.series_uid)
             folder = self.tree.root / planned.folder
             transfer = Transfer(self, planned, {uid for uid, e in ledger.entries.items() if e.proven_by(folder)})
-            try:
+            with settled(account, transfer.settle):
                 try:
                     transfer.run()
                 finally:
                     self._publish(folder, ledger, transfer)
-                transfer.settle(account)
-            except PacsifierError as error:
-                transfer.settle(account)
-                account.state, account.reason = SERIES_FAILED, str(error)
-                raise
-            finally:
-                account.seconds = time.monotonic() - started
 
     def _publish(self, folder: Path, ledger: SeriesLedger, transfer: Transfer) -> None:
         """Give whole files their final names: data on disk first, then the ledger, then the names."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Self
 
 from pydicom.uid import UID
 
-from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_FAILED, SERIES_INCOMPLETE, SeriesAccount
+from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SeriesAccount
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.dimse.attempts import alone, open_session, retrying, wait_for_turn
@@ -22,11 +21,11 @@ from pacsifier_ops.errors import (
     AssociationAborted,
     OutOfResources,
     PacsError,
-    PacsifierError,
     PacsTimeout,
     StorageError,
 )
 from pacsifier_ops.leases import Leases, Pacer
+from pacsifier_ops.units import settled
 from pacsifier_ops.upload.run import Outgoing
 from pacsifier_ops.upload.scan import unreadable
 
@@ -103,7 +102,6 @@ class Sender:
         Raises:
             PacsifierError: the destination or the disk. What became of each file is in the account instead.
         """
-        started = time.monotonic()
         destination = self.node.key
         lease = delivery_lease(destination, outgoing.series_uid)
         with (
@@ -111,15 +109,8 @@ class Sender:
             Deliveries(destination, outgoing.series_uid) as deliveries,
         ):
             shipment = Shipment(self, outgoing.objects(self.root), deliveries)
-            try:
+            with settled(account, shipment.settle):
                 shipment.run()
-                shipment.settle(account)
-            except PacsifierError as error:
-                shipment.settle(account)
-                account.state, account.reason = SERIES_FAILED, str(error)
-                raise
-            finally:
-                account.seconds = time.monotonic() - started
 
 
 class Shipment:
