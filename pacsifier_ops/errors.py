@@ -59,6 +59,12 @@ class StorageError(PacsifierError):
     retryable = True
 
 
+class FileUnreadable(PacsifierError):
+    """A file that is being sent cannot be read to its end, or changed meanwhile."""
+
+    of_series = True
+
+
 class LeaseLost(PacsifierError):
     """A lease expired under its holder (a machine that was suspended, a shared disk that hung)."""
 
@@ -122,12 +128,15 @@ class MoveDestinationUnknown(PacsError):
 
 
 class NothingMoved(MoveDestinationUnknown):
-    """The PACS says that it sent nothing, with a status that it has for all failures; it may be about these objects.
+    """The PACS says that it sent nothing, with a status that it has for all failures.
+
+    It may be about these objects, or about a destination that is down for now; to ask again at once helps neither.
 
     Attributes:
         status: that status.
     """
 
+    retryable = True
     of_series = True
 
     def __init__(self, text: str, status: int) -> None:

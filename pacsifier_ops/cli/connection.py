@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", type=Path, required=True, help="configuration of the PACS (config.json)")
     parser.add_argument("--name", default="pacs_default", help="id of the connection (default: %(default)s)")
     parser.add_argument("--description", default="", help="what Airflow's list of connections says about it")
-    parser.add_argument("--replace", action="store_true", help="replace a connection of that name")
+    parser.add_argument(
+        "--replace", action="store_true", help="replace a connection of that name; its TLS settings stay"
+    )
     parser.add_argument(
         "--print",
         action="store_true",
@@ -66,10 +68,14 @@ def add(name: str, node: PacsNode, description: str, replace: bool) -> int:
         present = session.scalar(select(Connection).where(Connection.conn_id == name))
         if present and not replace:
             raise ConfigError(f"there is a connection {name} already; give --replace, or another --name")
+        connection = described(node, description)
         if present:
+            # A config.json says nothing of TLS; what the connection knows of it stays.
+            connection["extra"] |= {key: value for key, value in present.extra_dejson.items() if "tls" in key}
+            connection["password"] = present.password
             session.delete(present)
             session.flush()
-        session.add(Connection(name, **described(node, description)))
+        session.add(Connection(name, **connection))
         session.flush()
         return make_pools(session)[name]
 

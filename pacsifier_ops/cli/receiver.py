@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
     leases = Leases(settings.state_root() / "leases")
     with receiver:
         try:
-            lease = announce(leases, aet, port, spool)
+            lease = announce(leases, aet, port, spool, arguments.tls)
         except LeaseBusy as error:
             raise ReceiverError(f"a receiver {aet} at port {port} runs already; stop it first") from error
         with lease:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.session import Session
-from pacsifier_ops.errors import Cancelled, PacsifierError, StorageError
+from pacsifier_ops.errors import Cancelled, NothingMoved, PacsifierError, StorageError
 from pacsifier_ops.leases import Lease, LeaseBusy, Leases, Pacer
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], 
         try:
             return action()
         except PacsifierError as error:
-            if not error.retryable or isinstance(error, StorageError):
+            if not error.retryable or isinstance(error, (StorageError, NothingMoved)):
                 raise
             session.close(abort=True)
         pause(factor * session.node.retry_wait, cancelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import threading
 import time
@@ -37,6 +38,7 @@ from pacsifier_ops.errors import (
     AssociationBusy,
     AssociationRejected,
     Cancelled,
+    FileUnreadable,
     MoveDestinationUnknown,
     NothingMoved,
     OutOfResources,
@@ -359,7 +361,7 @@ class Session:
         association = self._open()
         model = StudyRootQueryRetrieveInformationModelMove
         self._need(association, model, "C-MOVE")
-        with _listening(association, arrived, self._cancelled):
+        with _listening(association, arrived):
             return self._outcome(association, association.send_c_move(identifier, destination, model), destination)
 
     def ready_to_send(self, kinds: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -383,10 +385,10 @@ class Session:
         return {kind for kind in kinds if _context_for(association, *kind)}
 
     def accepts(self, sop_class: str) -> list[str]:
-        """Uncompressed transfer syntaxes that the peer takes for a SOP class of `ready_to_send`; [] where none."""
+        """Transfer syntaxes, of those that `ready_to_send` proposed, that the peer takes for a SOP class."""
         association = self._open()
         found = (cx for cx in association.accepted_contexts if cx.abstract_syntax == sop_class)
-        return sorted({str(cx.transfer_syntax[0]) for cx in found if cx.transfer_syntax[0] in _PLAIN})
+        return sorted({str(cx.transfer_syntax[0]) for cx in found})
 
     def send(self, file: DicomFile) -> Sent:
         """C-STORE (PS3.4 B.2) of the data set in a file, as it is. The status is the caller's to judge.
@@ -394,7 +396,8 @@ class Session:
         Raises:
             Unsupported: the peer does not accept its SOP class in its transfer syntax.
             PacsError: the association failed.
-            StorageError: the file cannot be read.
+            FileUnreadable: the file cannot be read, or is not what it was; nothing of it has been stored.
+            Cancelled: somebody wants us to stop.
         """
         association = self._open(_to_send([(file.sop_class_uid, file.transfer_syntax_uid)]))
         context = _context_for(association, file.sop_class_uid, file.transfer_syntax_uid)
@@ -404,24 +407,36 @@ class Session:
         command = store_request(self._messages, file.sop_class_uid, file.sop_instance_uid)
         digest = hashlib.sha256()
         try:
-            whole = send_data(association, context, command, self._read(file, digest.update))
+            data = self._read(file, digest.update)
+            whole = send_data(association, context, command, data, self._cancelled)
+            _, answer = association.dimse.get_msg(block=True) if whole else (None, None)
+            if self._cancelled():
+                raise Cancelled("stopped on request")
         except BaseException:
-            self.close(abort=True)  # a message is half sent
+            self.close(abort=True)  # a message is half sent, or half answered
             raise
-        _, answer = association.dimse.get_msg(block=True) if whole else (None, None)
         if not isinstance(answer, C_STORE) or answer.Status is None:
+            if association.is_established:
+                self._gave_up.set()  # nobody ended it: the peer is silent
             raise self._lost(association)
         self._answered = True
         return Sent(int(answer.Status), digest.hexdigest())
 
     def _read(self, file: DicomFile, seen: Callable[[bytes], object]) -> Iterator[bytes]:
-        with storage_errors("a file to be sent cannot be read"), file.path.open("rb") as stream:
-            stream.seek(file.offset)
-            while piece := stream.read(_READ_AT_ONCE):
-                if self._cancelled():
-                    raise Cancelled("stopped on request")
-                seen(piece)
-                yield piece
+        left = file.size - file.offset
+        try:
+            with file.path.open("rb", buffering=0) as stream:
+                stream.seek(file.offset)
+                while piece := stream.read(_READ_AT_ONCE):
+                    seen(piece)
+                    left -= len(piece)
+                    yield piece
+                status = os.fstat(stream.fileno())
+        except OSError as error:
+            raise FileUnreadable(f"it cannot be read to its end: {error.strerror}") from error
+        if left or (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+            # The last fragment is still here, so the peer has no whole object that it could store.
+            raise FileUnreadable("it changed while it was being sent")
 
     # Inside
 
@@ -547,6 +562,7 @@ class Session:
         except OSError as error:
             raise self._unreachable(started) from error
         if association.is_established:
+            association.dimse.cancelled = self._cancelled
             return association
         if not connected.is_set():
             raise self._unreachable(started)
@@ -604,10 +620,8 @@ def _why_unreachable(node: PacsNode, started: float) -> str:
 
 
 @contextmanager
-def _listening(
-    association: Association, arrived: Callable[[], object], cancelled: Callable[[], bool]
-) -> Iterator[None]:
-    """While objects arrive elsewhere, count the association as heard from; abort it when somebody wants to stop."""
+def _listening(association: Association, arrived: Callable[[], object]) -> Iterator[None]:
+    """While objects arrive elsewhere, count the association as heard from."""
     done = threading.Event()
 
     def listen() -> None:
@@ -617,9 +631,6 @@ def _listening(
             if seen != last and stream is not None:
                 stream.heard = time.monotonic()
             last = seen
-            if cancelled():
-                association.abort()
-                return
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()

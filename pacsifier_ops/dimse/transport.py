@@ -208,7 +208,15 @@ class _UpperLayer(DULServiceProvider):
 
 
 class Dimse(DIMSEServiceProvider):
-    """The DIMSE provider whose time-out counts silence, not time since the last message."""
+    """The DIMSE provider whose time-out counts silence, not time since the last message.
+
+    Attributes:
+        cancelled: asked while waiting; True ends the wait.
+    """
+
+    def __init__(self, assoc: Association) -> None:
+        super().__init__(assoc)
+        self.cancelled: Callable[[], bool] = lambda: False
 
     def get_msg(self, block: bool = False) -> Any:
         """The next message; (None, None) where there is none, the peer is silent or the association over."""
@@ -219,9 +227,9 @@ class Dimse(DIMSEServiceProvider):
         if not block or self.dimse_timeout is None:
             return super().get_msg(block)
         wait = self.dimse_timeout
-        while wait > 0:
+        while wait > 0 and not self.cancelled():
             with contextlib.suppress(queue.Empty):
-                return self.msg_queue.get(timeout=wait)
+                return self.msg_queue.get(timeout=min(wait, 0.5))
             stream = self.assoc.dul.socket
             heard = stream.heard if isinstance(stream, _Socket) else float("-inf")
             wait = heard + self.dimse_timeout - time.monotonic()
@@ -236,7 +244,8 @@ class Secure:
         context: of the requestor or of the acceptor.
         host: name that the acceptor's certificate is to bear; None on the acceptor's own side.
         timeout: seconds that the handshake may take.
-        errors: what kept a handshake from succeeding, or the peer from liking our certificate, is added here.
+        errors: what kept the requestor's handshake from succeeding, or the peer from liking our certificate, is
+            added here. An acceptor outlives many of them, and keeps none.
     """
 
     context: ssl.SSLContext
@@ -255,7 +264,8 @@ class Secure:
         try:
             return self.context.wrap_socket(plain, server_side=server, server_hostname=self.host)
         except OSError as error:
-            self.errors.append(error)
+            if not server:
+                self.errors.append(error)
             plain.close()
             raise
 
@@ -268,15 +278,26 @@ def tuned(secure: Secure | None = None) -> list[Any]:
         stream = assoc.dul.socket
         assert stream is not None and stream.socket is not None
         if secure is not None:
-            stream.socket = secure.wrap(stream.socket)
+            try:
+                stream.socket = secure.wrap(stream.socket)
+            except OSError:
+                _end_early(assoc)
+                raise
         # The objects are in use already (this runs inside connect), so they change class rather than place.
         stream.__class__ = _Socket
-        cast(_Socket, stream).tune(assoc.dimse_timeout, secure.errors if secure else [])
+        requestor = secure is not None and secure.host is not None
+        cast(_Socket, stream).tune(assoc.dimse_timeout, secure.errors if secure and requestor else [])
         assoc.dul.__class__ = _UpperLayer
         assoc.dul._run_loop_delay = 0.0001
         assoc.dimse = Dimse(assoc)
 
-    return [(evt.EVT_CONN_OPEN, tune)]
+    return [(evt.EVT_CONN_OPEN, tune), (evt.EVT_CONN_CLOSE, lambda event: _end_early(event.assoc))]
+
+
+def _end_early(assoc: Association) -> None:
+    """Let an acceptor whose connection ended before any request not wait for one: it counts among the open ones."""
+    if assoc.is_acceptor and assoc.requestor.primitive is None:
+        assoc.dul.to_user_queue.put(None)
 
 
 #: Handlers of associations without TLS.
@@ -286,18 +307,25 @@ HANDLERS = tuned()
 _BLOCK = 256 * 1024
 
 
-def send_data(association: Association, context_id: int, command: bytes, data: Iterable[bytes]) -> bool:
+def send_data(
+    association: Association,
+    context_id: int,
+    command: bytes,
+    data: Iterable[bytes],
+    cancelled: Callable[[], bool] = lambda: False,
+) -> bool:
     """Send a DIMSE message (PS3.7 6.3) as P-DATA-TF PDUs (PS3.8 9.3.5), as long as the peer lets them be.
 
     Args:
         command: the encoded command set.
         data: the encoded data set, in pieces of any length.
+        cancelled: asked while waiting.
 
     Returns:
-        False where the association ended meanwhile.
+        False where the association ended meanwhile, or somebody wants to stop.
     """
     longest = association.acceptor.maximum_length or _BLOCK
-    room = min(longest, _BLOCK) - 6
+    room = max(2, min(longest, _BLOCK) - 6) & ~1  # fragments are of even length (PS3.7 F.1)
     ready = [_pdu(context_id, 0x03, command)]
     size, before = len(ready[0]), None
 
@@ -319,12 +347,12 @@ def send_data(association: Association, context_id: int, command: bytes, data: I
             if size >= _BLOCK:
                 after, size = flush(), 0
                 # One block is made while another is being sent.
-                if before is not None and not _sent(before, association):
+                if before is not None and not _sent(before, association, cancelled):
                     return False
                 before = after
     ready.append(_pdu(context_id, 0x02, rest))
     last = flush()
-    return all(_sent(block, association) for block in (before, last) if block is not None)
+    return all(_sent(block, association, cancelled) for block in (before, last) if block is not None)
 
 
 def _pdu(context_id: int, control: int, fragment: bytes | memoryview) -> bytes:
@@ -333,9 +361,9 @@ def _pdu(context_id: int, control: int, fragment: bytes | memoryview) -> bytes:
     return struct.pack(">BBLLBB", 0x04, 0, length + 6, length + 2, context_id, control) + fragment
 
 
-def _sent(block: _Block, association: Association) -> bool:
+def _sent(block: _Block, association: Association, cancelled: Callable[[], bool]) -> bool:
     while not block.sent.wait(0.5):
-        if not association.is_established:
+        if not association.is_established or cancelled():
             return False
     return association.is_established
 

@@ -17,19 +17,34 @@ from pacsifier_ops.leases import Lease, Leases
 from pacsifier_ops.tree import Tree
 
 
-def announce(leases: Leases, aet: str, port: int, spool: Path) -> Lease:
+def announce(leases: Leases, aet: str, port: int, spool: Path, tls: bool = False) -> Lease:
     """Tell everybody under this state root that a receiver stands, as long as the lease is held.
+
+    Args:
+        tls: whether it takes TLS, and nothing else.
 
     Raises:
         LeaseBusy: another one stands already.
     """
-    return leases.acquire(_name(aet, port), wait=0, meta={"spool": str(spool)})
+    return leases.acquire(_name(aet, port), wait=0, meta={"spool": str(spool), "tls": tls})
 
 
-def announced(leases: Leases, aet: str, port: int) -> Path | None:
-    """The spool of the receiver that stands at an AE title and port, if one does."""
+def announced(leases: Leases, aet: str, port: int, tls: bool = False) -> Path | None:
+    """The spool of the receiver that stands at an AE title and port, if one does.
+
+    Raises:
+        ReceiverError: it takes TLS and is expected not to, or the other way round.
+    """
     holder = leases.holder(_name(aet, port))
-    return Path(holder["spool"]) if holder else None
+    if holder is None:
+        return None
+    if holder.get("tls", False) != tls:
+        does, should = ("takes TLS only", "does not") if not tls else ("takes no TLS", "does")
+        raise ReceiverError(
+            f"the receiver {aet} at port {port} {does}, and the connection says that it {should} (receiver_tls); "
+            "start it anew, or correct the connection"
+        )
+    return Path(holder["spool"])
 
 
 def _name(aet: str, port: int) -> str:
@@ -74,7 +89,8 @@ class Receivers:
         return self._announced() or self._start()
 
     def _announced(self) -> Path | None:
-        return announced(self.leases, self.node.destination, self.node.receiver_port)
+        node = self.node
+        return announced(self.leases, node.destination, node.receiver_port, node.receiver_tls)
 
     def _changing(self) -> Lease:
         """Held while a receiver starts or stops: whoever then finds none announced finds the port free."""
@@ -89,7 +105,7 @@ class Receivers:
             tls = receiver_context(node.name, node.tls_files) if node.receiver_tls else None
             with storage_errors("the spool"):
                 own = stack.enter_context(StorageReceiver(node.destination, node.receiver_port, spool, tls=tls))
-            stack.enter_context(announce(self.leases, node.destination, node.receiver_port, spool))
+            stack.enter_context(announce(self.leases, node.destination, node.receiver_port, spool, tls is not None))
             self._own, self._stack = own, stack.pop_all()
             return spool
 

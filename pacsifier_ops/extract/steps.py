@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 
 Question = Callable[[], bool]
 
+#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+KEPT = ("rows", "found", "plan", "units", "results", "accounts")
+
 
 def never() -> bool:
     """Nobody asks to stop."""
@@ -98,7 +101,7 @@ def prepare(
         request = _with_destination(request, node, destination)
     node = node_for(node, request)
     request.keep(run)
-    run.forget(("rows", "found", "plan", "units", "results", "accounts"))
+    run.forget(KEPT)
     table = read_query_table(request.queryfile)
     reasons: dict[int, list[str]] = {}
     for problem in table.problems:

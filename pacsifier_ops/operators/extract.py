@@ -20,6 +20,7 @@ class ExtractPrepareOperator(PacsifierOperator):
 
     def work(self, run: Run, context: Any) -> list[int]:
         """Returns the numbers of the batches of rows."""
+        run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         params = context["params"]
         request = Request(
             queryfile=resolve(params["queryfile"]),

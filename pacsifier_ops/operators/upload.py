@@ -19,6 +19,7 @@ class UploadPrepareOperator(PacsifierOperator):
         """Returns the numbers of the units."""
         from pacsifier_ops.upload.run import UploadRequest
 
+        run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         params = context["params"]
         request = UploadRequest(
             folder=data_path(params, "upload_directory"),

@@ -19,10 +19,10 @@ from pacsifier_ops.dimse.objects import DicomFile, check_whole
 from pacsifier_ops.dimse.session import KINDS_PER_ASSOCIATION
 from pacsifier_ops.errors import (
     AssociationAborted,
+    FileUnreadable,
     OutOfResources,
     PacsError,
     PacsTimeout,
-    StorageError,
 )
 from pacsifier_ops.leases import Leases, Pacer
 from pacsifier_ops.units import settled
@@ -215,12 +215,15 @@ class Shipment:
         except ValueError as error:
             self._fail(uid, str(error))
             return
-        except (OSError, StorageError):
-            self._fail(uid, "it cannot be read to its end")
+        except FileUnreadable as error:
+            self._fail(uid, str(error))
+            return
+        except OSError as error:
+            self._fail(uid, unreadable(error))
             return
         except (AssociationAborted, PacsTimeout) as error:
             self._tries[uid] += 1
-            if self._tries[uid] > RETRIES and self.stored:
+            if self._tries[uid] > RETRIES and (self.stored or self.present):
                 self._fail(uid, f"the association broke with it, {self._tries[uid]} times")
             raise error
         if sent.status == 0 or sent.status in WARNINGS:
@@ -238,7 +241,7 @@ class Shipment:
         self._tries[uid] += 1
         self._refused_in_a_row += 1
         one_after_the_other = self._refused_in_a_row >= REFUSALS_IN_A_ROW
-        if status >> 8 == 0xA7 and not (self._tries[uid] > RETRIES and self.stored):
+        if status >> 8 == 0xA7 and not (self._tries[uid] > RETRIES and (self.stored or self.present)):
             if one_after_the_other:
                 raise OutOfResources(f"{self._name}: refuses one object after the other ({meaning(status)})")
         elif status >> 12 == 0xC and self._tries[uid] == 1 and not one_after_the_other:

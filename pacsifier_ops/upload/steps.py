@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Question = Callable[[], bool]
 
+#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+KEPT = ("scan", "units", "results", "accounts")
+
 _NOT_ATTEMPTED = "not attempted: the run ended before"
 
 
@@ -58,7 +61,7 @@ def prepare(
     root = request.folder.resolve()
     request = replace(request, folder=root, pacs=node.name, started=request.started or now())
     request.keep(run)
-    run.forget(("scan", "units", "results", "accounts"))
+    run.forget(KEPT)
     if not root.is_dir():
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     try:
