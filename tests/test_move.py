@@ -12,6 +12,7 @@ import pytest
 
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, RunAccount, SeriesAccount
 from pacsifier_ops.config import PacsNode
+from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.errors import ConfigError, MoveDestinationUnknown, PacsUnreachable, TooManySeries
@@ -282,3 +283,44 @@ def test_instances_of_a_destination_are_listed_after_some_patience(
         monkeypatch.setattr(move.Mover, "listed", late)
         account, _ = moved(source_node(source), tmp_path / "out", second_node(second))
     assert account.verdict == COMPLETE and len(source.retrieves) == 1
+
+
+def test_moving_again_what_lies_there_already_is_no_proof(tmp_path: Path) -> None:
+    with two(tmp_path) as (source, second):
+        moved(source_node(source), tmp_path / "out", second_node(second))
+        source.faults.success_without_suboperations = True
+        account, one = moved(source_node(source), tmp_path / "out", second_node(second), resend=True)
+    assert account.verdict == INCOMPLETE and (one.received, one.missing) == (0, 5)
+
+
+def test_an_archive_that_sends_more_than_it_listed_and_fails_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two(tmp_path) as (source, _):
+        bad, *_, new = sorted(uids(source))
+        source.faults.withhold, source.faults.failed_list = {bad}, False
+        expectation = Finder.expectation
+
+        def before_the_last_came(self: Finder, *arguments: Any) -> Expectation:
+            listed = expectation(self, *arguments).instances or {}
+            return Expectation({uid: cls for uid, cls in listed.items() if uid != new})
+
+        monkeypatch.setattr(Finder, "expectation", before_the_last_came)
+        account, one = moved(source_node(source), tmp_path / "out")
+    assert account.verdict == INCOMPLETE and (one.received, one.missing_uids) == (3, [bad])
+
+
+def test_counts_alone_are_compared_with_the_destination(tmp_path: Path) -> None:
+    with two(tmp_path) as (source, second):
+        source.faults.image_level = False
+        second.faults.store_unlisted = uids(source)
+        account, one = moved(source_node(source), tmp_path / "out", second_node(second))
+        assert account.verdict == INCOMPLETE and (one.received, one.missing) == (0, 5)
+        second.faults.store_unlisted = set()
+        account, one = moved(source_node(source), tmp_path / "out", second_node(second))
+        assert account.verdict == COMPLETE and one.received == 5
+        account, one = moved(source_node(source), tmp_path / "out", second_node(second))
+        assert (one.present, one.received) == (5, 0)
+        source.faults.withhold = {min(uids(source))}
+        account, one = moved(source_node(source), tmp_path / "out without")
+    assert account.verdict == INCOMPLETE and (one.expected, one.received, one.missing) == (5, 4, 1)

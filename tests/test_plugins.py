@@ -125,8 +125,8 @@ def test_init_makes_pools_and_folders(
 
 def test_a_scheduler_that_starts_makes_pools(session: Any, airflow: Airflow) -> None:
     environment = {**os.environ, "AIRFLOW_CONN_PACS_DEFAULT": dicom(called_aet="PACS")}
-    run_airflow(environment, "scheduler", "--num-runs", "1", "--skip-serve-logs")
-    assert pools(session) == {"pacsifier": 4, "pacs_default": 4}
+    said = run_airflow(environment, "scheduler", "--num-runs", "1", "--skip-serve-logs")
+    assert pools(session) == {"pacsifier": 4, "pacs_default": 4}, said
 
 
 def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) -> None:

@@ -607,7 +607,7 @@ def test_pacing_counts_the_series_that_are_fetched(archive: Archive, tmp_path: P
     # The fourth of a batch of three has to wait, and stops waiting when told to.
     run, units = planned_run(node, [{"PatientID": "OTHER"}], tmp_path / "out")
     with pytest.raises(LeaseBusy, match="rests"):
-        steps.retrieve(run, archive.node(batch_size=3, batch_wait_time=600), units[0], cancelled=Stopped(after=0.3))
+        steps.retrieve(run, archive.node(batch_size=3, batch_wait_time=600), units[0], cancelled=Stopped(after=2))
     assert only(steps.report(run)).missing == 2
 
 

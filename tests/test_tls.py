@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -20,10 +21,13 @@ from pacsifier_ops.dimse.receiver import StorageReceiver, spooled
 from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
-from pacsifier_ops.errors import ConfigError, PacsError, PacsTimeout, TlsFailed
+from pacsifier_ops.errors import AssociationBusy, ConfigError, PacsError, PacsTimeout, ReceiverError, TlsFailed
 from pacsifier_ops.extract import steps
+from pacsifier_ops.extract.receiving import Receivers, announce
 from pacsifier_ops.extract.run import Request
+from pacsifier_ops.leases import shared
 from pacsifier_ops.run import Run
+from pacsifier_ops.tree import Tree
 from tests import certificates as made
 from tests import peers
 from tests.certificates import PASSPHRASE, Certificates
@@ -216,6 +220,42 @@ def test_without_an_authority_any_sender_is_taken(certificates: Certificates, tm
 def test_who_connects_and_says_nothing_keeps_nobody_else_out(certificates: Certificates, tmp_path: Path) -> None:
     with receiving(tmp_path, certificates) as receiver, socket.create_connection(("127.0.0.1", receiver.port)):
         echo(PacsNode("ours", "127.0.0.1", receiver.port, OUR_AET, **secure(certificates)))
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
+def test_connections_that_say_nothing_are_forgotten(certificates: Certificates, tmp_path: Path, secured: bool) -> None:
+    """Health checks do so: they must neither use up the associations, nor memory."""
+    shown = certificates.server
+    files = Tls(certificate=str(shown.certificate), key=str(shown.key))
+    context = tls.receiver_context("receiver", files) if secured else None
+    fields: dict[str, Any] = secure(certificates) if secured else {}
+    with StorageReceiver(OUR_AET, 0, tmp_path / "spool", tls=context) as receiver:
+        for _ in range(70):
+            socket.create_connection(("127.0.0.1", receiver.port)).close()
+        ours = PacsNode("ours", "127.0.0.1", receiver.port, OUR_AET, **fields)
+        for _ in range(100):
+            try:
+                echo(ours)
+                break
+            except AssociationBusy:
+                time.sleep(0.05)
+        else:
+            pytest.fail("the receiver still waits for those that have gone")
+
+
+def test_a_receiver_that_stands_without_tls_is_not_taken_for_one_with(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    shown = str(certificates.server.certificate)
+    pacs = PacsNode("pacs", "127.0.0.1", 104, "PACS", receiver_port=11112, receiver_tls=True, tls_certificate=shown)
+    receivers = Receivers(pacs, shared(), Tree.open(tmp_path / "out"), tmp_path / "quarantine")
+    with (
+        announce(shared(), "PACSIFIER", 11112, tmp_path / "plain"),
+        pytest.raises(ReceiverError, match=r"takes no TLS, and the connection says that it does \(receiver_tls\)"),
+    ):
+        receivers.spool()
+    with announce(shared(), "PACSIFIER", 11112, tmp_path / "over TLS", tls=True):
+        assert receivers.spool() == tmp_path / "over TLS"
 
 
 # All of it
