@@ -24,13 +24,14 @@ class Delivery:
     Attributes:
         uid: SOP Instance UID.
         sha256: digest of the data set as it was sent, hexadecimal; empty where others sent it.
-        size, mtime_ns: of the file it was sent from: bytes, and nanoseconds since the epoch; 0 without a file.
+        size, ctime_ns: of the file it was sent from: bytes, and when its inode was last changed, in nanoseconds since
+            the epoch; 0 without a file. Tools keep a modification time, but none can set this one.
     """
 
     uid: str
     sha256: str = ""
     size: int = 0
-    mtime_ns: int = 0
+    ctime_ns: int = 0
 
 
 def delivery_lease(destination: str, series_uid: str) -> str:

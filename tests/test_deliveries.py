@@ -71,6 +71,12 @@ def test_a_torn_last_line_is_forgotten_and_hurts_no_other(state_root: Path, cut:
     assert Deliveries("d", "1.2").confirmed == {"1.2.1": ONE, "1.2.2": TWO}
 
 
+def test_a_delivery_keeps_when_the_inode_changed() -> None:
+    with Deliveries("d", "1.2") as deliveries:
+        deliveries.add(Delivery("1.2.1", "aa", 100, ctime_ns=1_700_000_000_123_456_789))
+    assert Deliveries("d", "1.2").confirmed["1.2.1"].ctime_ns == 1_700_000_000_123_456_789
+
+
 def test_a_disk_that_cannot_be_written_is_named(state_root: Path) -> None:
     state_root.mkdir()
     (state_root / "delivered").touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
+import zlib
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -115,7 +116,8 @@ def test_every_syntax(tmp_path: Path, syntax: str) -> None:
     assert (file.sop_instance_uid, file.study_uid) == (head.SOPInstanceUID, head.StudyInstanceUID)
     assert (file.series_uid, file.modality, file.series_number) == (head.SeriesInstanceUID, "CT", "1")
     assert file.description == "Schädel"
-    assert (file.size, file.mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
+    status = path.stat()
+    assert (file.size, file.mtime_ns, file.ctime_ns) == (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     assert encoded(syntax)[file.offset :] == encoded(syntax, meta=False)
 
 
@@ -193,6 +195,15 @@ def test_a_changed_file_is_found_out(tmp_path: Path) -> None:
         check_whole(file)
 
 
+def test_a_file_whose_inode_alone_changed_is_as_it_was(tmp_path: Path) -> None:
+    path = written(tmp_path, encoded())
+    file = inspect(path)
+    path.chmod(0o600)
+    path.chmod(0o644)
+    assert file is not None
+    check_whole(file)
+
+
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         inspect(tmp_path / "none")
@@ -210,6 +221,43 @@ def test_large_pixel_data_are_stepped_over(tmp_path: Path) -> None:
     os.truncate(path, start + 11 + (3 << 30))
     with pytest.raises(ValueError, match="truncated"):
         whole(path)
+
+
+def deflated(size: int, fill: bytes, level: int) -> tuple[bytes, int]:
+    """A file with a deflated data set that is `size` bytes long once inflated, and where the data set begins."""
+    data, body = encoded(DeflatedExplicitVRLittleEndian), encoded(meta=False)
+    offset = len(data) - len(encoded(DeflatedExplicitVRLittleEndian, meta=False))
+    body += struct.pack("<HH2sHL", 0xFFFC, 0xFFFC, b"OB", 0, size - len(body) - 12)
+    packer = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    # A block of its own for the filling has few symbols and a short end: the inflater has then read all of it while
+    # the last bytes are yet to come out.
+    packed = packer.compress(body) + packer.flush(zlib.Z_FULL_FLUSH)
+    packed += packer.compress((fill * size)[: size - len(body)]) + packer.flush()
+    return data[:offset] + packed + b"\0" * (len(packed) % 2), offset
+
+
+@given(
+    pieces=st.integers(1, 5),
+    beyond=st.integers(-300, 600),
+    fill=st.sampled_from([b"\0", b"ab", b"\0\1\2\3"]),
+    level=st.sampled_from([1, 6, 9]),
+    cut=st.integers(2, 40),
+)
+def test_deflated_files_of_any_size_are_whole_and_their_parts_are_not(
+    tmp_path_factory: pytest.TempPathFactory, pieces: int, beyond: int, fill: bytes, level: int, cut: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    data, offset = deflated(pieces * 65536 + beyond, fill, level)
+    assert whole(written(folder, data)) is not None
+    assert offset < len(data) - cut
+    with pytest.raises(ValueError, match="truncated"):
+        whole(written(folder, data[:-cut]))
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 8])
+def test_deflated_files_that_end_just_behind_a_piece_are_whole(tmp_path: Path, pieces: int) -> None:
+    for beyond in range(0, 600, 2):
+        assert whole(written(tmp_path, deflated(pieces * 65536 + beyond, b"\0", 6)[0])) is not None, beyond
 
 
 def test_sequences_nested_deeply_do_not_exhaust_the_stack(tmp_path: Path) -> None:

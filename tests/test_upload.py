@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, RunAccount, SeriesAccount
 from pacsifier_ops.config import PacsNode
-from pacsifier_ops.deliveries import delivery_lease
-from pacsifier_ops.dimse.objects import inspect
+from pacsifier_ops.deliveries import Deliveries, delivery_lease
+from pacsifier_ops.dimse.objects import DicomFile, inspect
 from pacsifier_ops.embedded.pacs import STORAGE, EmbeddedPacs, Faults
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.errors import Cancelled, InputError, OutOfResources, PacsUnreachable, TreeError
@@ -137,6 +138,45 @@ def test_a_touched_file_is_not_sent_again_and_a_changed_one_is(pacs: EmbeddedPac
     assert only(upload(node_of(pacs), folder)).present == 2
 
 
+def test_a_change_that_keeps_size_and_time_is_sent(pacs: EmbeddedPacs, folder: Path) -> None:
+    (image,) = series("A")
+    (path,) = write([image], folder)
+    os.utime(path, ns=(10**18, 10**18))
+    before = path.stat()
+    upload(node_of(pacs), folder)
+    image.PatientName = str(image.PatientName)[::-1]
+    write([image], folder)
+    os.utime(path, ns=(10**18, 10**18))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    account = only(upload(node_of(pacs), folder))
+    assert (account.present, account.received) == (0, 1)
+    (known,) = Deliveries(node_of(pacs).key, account.series_uid).confirmed.values()
+    assert {known.uid: known.sha256} == digests(folder)
+
+
+def test_a_confirmed_file_is_read_again_only_when_its_inode_changed(
+    pacs: EmbeddedPacs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, moved = write(series("A", n_images=2), folder)
+    node, read = node_of(pacs), []
+    sent = only(upload(node, folder))
+    of_file = DicomFile.digest
+
+    def digest(file: DicomFile) -> str:
+        read.append(file.path.name)
+        return of_file(file)
+
+    monkeypatch.setattr(DicomFile, "digest", digest)
+    assert only(upload(node, folder)).present == 2 and not read
+    moved = moved.rename(folder / "moved.dcm")
+    moved.chmod(0o600)
+    assert only(upload(node, folder)).present == 2 and read == [moved.name]
+    assert only(upload(node, folder)).present == 2 and read == [moved.name]
+    confirmed = Deliveries(node.key, sent.series_uid).confirmed
+    assert {known.ctime_ns for known in confirmed.values()} == {p.stat().st_ctime_ns for p in (same, moved)}
+
+
 def test_resend_sends_all(pacs: EmbeddedPacs, folder: Path) -> None:
     write(series("A", n_images=2), folder)
     upload(node_of(pacs), folder)
@@ -168,6 +208,57 @@ def test_what_is_passed_over_is_counted(pacs: EmbeddedPacs, folder: Path, tmp_pa
     assert account.passed_over == {scan.SECOND_COPY: 2, scan.NOT_DICOM: 3, scan.LEADS_OUTSIDE: 2}
     assert not account.bad_files and account.verdict == COMPLETE
     assert sorted(pacs.offered) == sorted(path.stem for path in images)
+
+
+def test_links_that_lead_nowhere_are_bad_and_those_to_no_file_are_passed_over(pacs: EmbeddedPacs, folder: Path) -> None:
+    (image,) = write(series("A"), folder / "images")
+    (folder / "itself").symlink_to("itself")
+    (folder / "there").symlink_to("back")
+    (folder / "back").symlink_to("there")
+    (folder / "dangling").symlink_to("none")
+    os.mkfifo(folder / "pipe")
+    (folder / "to-pipe").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        home = os.getcwd()
+        os.chdir(folder)  # the path of a socket may not be long
+        try:
+            listener.bind("socket")
+        finally:
+            os.chdir(home)
+        (folder / "to-socket").symlink_to("socket")
+        account = upload(node_of(pacs), folder)
+    assert pacs.offered == [image.stem]
+    assert account.passed_over == {scan.NOT_DICOM: 4}
+    reasons = {file.path: file.reason for file in account.bad_files}
+    assert sorted(reasons) == ["back", "dangling", "itself", "there"] and all(reasons.values())
+    assert reasons["dangling"] == "it cannot be read: No such file or directory"
+
+
+def test_what_a_tree_keeps_for_itself_is_left_out_at_any_depth(pacs: EmbeddedPacs, folder: Path) -> None:
+    (image,) = write(series("A"), folder / "project" / "sub-A")
+    write(series("B"), folder / "project" / ".pacsifier" / "incoming" / "half")
+    account = upload(node_of(pacs), folder)
+    assert only(account).folder == "project/sub-A" and pacs.offered == [image.stem]
+    assert not account.passed_over and not account.bad_files
+
+
+def test_many_contradictions_take_no_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file of a series but one is there twice, with two contents."""
+    count = 20_000
+    one, two = folder / "one", folder / "two"
+    paths = [*(one / str(n) for n in range(count + 1)), *(two / str(n) for n in range(count))]
+
+    def seen(path: Path) -> DicomFile:
+        size = 100 if path.parent == one else 102
+        return DicomFile(path, 0, size, 0, 0, "1.2.840.10008.5.1.4.1.1.2", f"1.2.{path.name}", "1.2", "1.2.3", "1.2.4")
+
+    monkeypatch.setattr(scan, "_files", lambda *arguments: iter(paths))
+    monkeypatch.setattr(scan, "inspect", seen)
+    start = time.monotonic()
+    found = scan.scan(folder)
+    assert time.monotonic() - start < 10  # comparing each with each takes half a minute
+    assert len(found.bad_files) == 2 * count
+    assert [file.path.name for file in found.series["1.2.4"]] == [str(count)]
 
 
 def test_two_contents_under_one_uid_are_not_sent(pacs: EmbeddedPacs, folder: Path) -> None:

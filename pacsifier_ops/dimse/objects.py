@@ -61,7 +61,8 @@ class DicomFile:
         path: the file.
         offset: first byte of the data set.
         size: bytes of the file.
-        mtime_ns: when it was last changed, in nanoseconds since the epoch.
+        mtime_ns: when it was last changed, in nanoseconds since the epoch; tools can set it.
+        ctime_ns: when it or what is known of it was last changed, likewise; no tool can set it.
         sop_class_uid, sop_instance_uid, study_uid, series_uid: as in the data set.
         transfer_syntax_uid: as in the File Meta Information; without one, what the data set looks like.
         modality, series_number, description: text of the data set, empty where it has none.
@@ -71,6 +72,7 @@ class DicomFile:
     offset: int
     size: int
     mtime_ns: int
+    ctime_ns: int
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
@@ -165,6 +167,7 @@ def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encodi
         offset=offset,
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
         sop_class_uid=uids[_SOP_CLASS],
         sop_instance_uid=uids[_SOP_INSTANCE],
         transfer_syntax_uid=syntax,
@@ -263,12 +266,13 @@ class _Inflated:
         """Make sure that something is ready; False at the end of what was deflated."""
         while not self._ready and not self._inflater.eof:
             packed = self._inflater.unconsumed_tail or self._stream.read(_PIECE)
-            if not packed:
-                raise _truncated()
             try:
+                # Also without further input: the inflater may hold back what did not fit into the last piece.
                 self._ready = self._inflater.decompress(packed, _PIECE)
             except zlib.error:
                 raise ValueError("what was deflated cannot be inflated") from None
+            if not (packed or self._ready or self._inflater.eof):
+                raise _truncated()
         return bool(self._ready)
 
 

@@ -49,8 +49,8 @@ class Outgoing:
     Attributes:
         number: ordinal in the run, from 1.
         folder: common parent of its files, below the uploaded folder.
-        files: path below the uploaded folder (see `packed`), offset, size, mtime_ns, SOP Class UID, SOP Instance UID
-            and Transfer Syntax UID of each; the rest they have in common.
+        files: path below the uploaded folder (see `_packed`), offset, size, mtime_ns, ctime_ns, SOP Class UID, SOP
+            Instance UID and Transfer Syntax UID of each; the rest they have in common.
     """
 
     number: int
@@ -68,7 +68,8 @@ class Outgoing:
         first = files[0]
         paths = [file.path.relative_to(root) for file in files]
         rest = [
-            [f.offset, f.size, f.mtime_ns, f.sop_class_uid, f.sop_instance_uid, f.transfer_syntax_uid] for f in files
+            [f.offset, f.size, f.mtime_ns, f.ctime_ns, f.sop_class_uid, f.sop_instance_uid, f.transfer_syntax_uid]
+            for f in files
         ]
         return cls(
             number,
@@ -84,8 +85,10 @@ class Outgoing:
     def objects(self, root: Path) -> list[DicomFile]:
         """Its files."""
         return [
-            DicomFile(root / _unpacked(path), offset, size, mtime_ns, cls, uid, syntax, self.study_uid, self.series_uid)
-            for path, offset, size, mtime_ns, cls, uid, syntax in self.files
+            DicomFile(
+                root / _unpacked(path), offset, size, mtime, ctime, cls, uid, syntax, self.study_uid, self.series_uid
+            )
+            for path, offset, size, mtime, ctime, cls, uid, syntax in self.files
         ]
 
     def account(self) -> SeriesAccount:
@@ -101,7 +104,7 @@ class Outgoing:
             folder=self.folder,
             expected=len(self.files),
             missing=len(self.files),
-            missing_uids=[file[5] for file in self.files],
+            missing_uids=[file[6] for file in self.files],
         )
 
 

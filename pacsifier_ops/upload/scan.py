@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,7 @@ class Scan:
 
 
 def scan(root: Path, cancelled: Callable[[], bool] = lambda: False) -> Scan:
-    """Look at every file below `root`, reading no more than their heads; the tree's own folder is left out.
+    """Look at every file below `root`, reading no more than their heads; folders named CONTROL are left out.
 
     Of two files with one SOP Instance UID the second is passed over where their data sets are the same; where they
     are not, nobody can say which is right.
@@ -79,11 +80,12 @@ def scan(root: Path, cancelled: Callable[[], bool] = lambda: False) -> Scan:
             bad(path, str(error))
         except OSError as error:
             bad(path, unreadable(error))
-    for uid in contradicting:
-        members = found.series[first[uid].series_uid]
-        members.remove(first[uid])
-        if not members:
-            del found.series[first[uid].series_uid]
+    if contradicting:
+        left = {
+            uid: [file for file in files if file.sop_instance_uid not in contradicting]
+            for uid, files in found.series.items()
+        }
+        found.series = {uid: files for uid, files in left.items() if files}
     return found
 
 
@@ -114,14 +116,25 @@ def _files(root: Path, passed_over: Counter[str], bad: Callable[[Path, str], Non
         for entry in entries:
             path = Path(entry.path)
             if entry.is_symlink():
-                target = path.resolve()
-                if inside not in target.parents and target != inside:
-                    passed_over[LEADS_OUTSIDE] += 1
+                try:
+                    target = path.resolve()
+                    if inside not in target.parents and target != inside:
+                        passed_over[LEADS_OUTSIDE] += 1
+                        continue
+                    mode = target.stat().st_mode
+                except OSError as error:
+                    bad(path, unreadable(error))
                     continue
-                if target.is_dir():
+                except RuntimeError:  # what Path.resolve says up to Python 3.12
+                    bad(path, "a link that leads to itself")
+                    continue
+                if stat.S_ISDIR(mode):
                     continue  # its files are looked at where they are
+                if not stat.S_ISREG(mode):
+                    passed_over[NOT_DICOM] += 1
+                    continue
             elif entry.is_dir():
-                if path != root / CONTROL:
+                if entry.name != CONTROL:
                     below.append(path)
                 continue
             elif not entry.is_file():

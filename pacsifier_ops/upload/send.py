@@ -173,14 +173,14 @@ class Shipment:
             known = self._deliveries.confirmed.get(uid)
             if known is None or not known.sha256:
                 continue
-            if (known.size, known.mtime_ns) != (file.size, file.mtime_ns):
+            if (known.size, known.ctime_ns) != (file.size, file.ctime_ns):
                 try:
                     if file.digest() != known.sha256:
                         continue
                 except OSError as error:
                     self._fail(uid, unreadable(error))
                     continue
-                self._deliveries.add(Delivery(uid, known.sha256, file.size, file.mtime_ns))
+                self._deliveries.add(Delivery(uid, known.sha256, file.size, file.ctime_ns))
             self.present.add(uid)
             del self.pending[uid]
 
@@ -227,7 +227,7 @@ class Shipment:
                 self._fail(uid, f"the association broke with it, {self._tries[uid]} times")
             raise error
         if sent.status == 0 or sent.status in WARNINGS:
-            self._deliveries.add(Delivery(uid, sent.sha256, file.size, file.mtime_ns))
+            self._deliveries.add(Delivery(uid, sent.sha256, file.size, file.ctime_ns))
             self.stored[uid] = sent.status
             del self.pending[uid]
             self._refused_in_a_row = 0
