@@ -16,7 +16,8 @@ from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.errors import AssociationBusy, PacsError, Unsupported
 from pacsifier_ops.leases import shared
 
-_SERVICES = {
+#: What a Study Root archive may offer (PS3.4 C.6.2), by the name that people use.
+SERVICES = {
     "C-FIND": StudyRootQueryRetrieveInformationModelFind,
     "C-GET": StudyRootQueryRetrieveInformationModelGet,
     "C-MOVE": StudyRootQueryRetrieveInformationModelMove,
@@ -50,7 +51,7 @@ def check(node: PacsNode) -> str:
 
 def _described(node: PacsNode, session: Session) -> str:
     peer = session.peer()
-    offered = [name for name, model in _SERVICES.items() if model in peer.accepted]
+    offered = [name for name, model in SERVICES.items() if model in peer.accepted]
     version = f" ({peer.implementation_version})" if peer.implementation_version else ""
     does = "answers C-ECHO" if Verification in peer.accepted else "accepts associations"
     who = f"{node.called_aet} at {node.host} port {node.port}{version} {does}"

@@ -67,6 +67,20 @@ class PacsifierOperator(BaseOperator):
         """What the operator does; returns small numbers and paths only."""
 
 
+class UnitOperator(PacsifierOperator):
+    """An operator that works on the series of one unit of its run.
+
+    Args:
+        unit: number of the unit, as an earlier step gave it.
+    """
+
+    template_fields = ("unit",)
+
+    def __init__(self, *, unit: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.unit = unit
+
+
 def run_of(context: Any) -> Run:
     """The folder of a DAG run, the same for all its tasks; its name tells nothing that a user typed."""
     dag_run = context["dag_run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.extract import steps
-from pacsifier_ops.operators.base import PacsifierOperator, destination_of, node_of
+from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, destination_of, node_of
 from pacsifier_ops.run import Run
 
 
@@ -30,19 +30,10 @@ class DicomFindOperator(PacsifierOperator):
         return counts
 
 
-class DicomRetrieveOperator(PacsifierOperator):
-    """Retrieve the series of one unit, by C-GET or C-MOVE, verified against what the archive lists.
+class DicomRetrieveOperator(UnitOperator):
+    """Retrieve the series of one unit, by C-GET or C-MOVE, verified against what the archive lists."""
 
-    Args:
-        unit: number of the unit, as the step plan gave it.
-    """
-
-    template_fields = ("unit",)
     ui_color = "#d5efe0"
-
-    def __init__(self, *, unit: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unit = unit
 
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
@@ -51,19 +42,10 @@ class DicomRetrieveOperator(PacsifierOperator):
         return totals
 
 
-class DicomMoveOperator(PacsifierOperator):
-    """Have the series of one unit moved to another node by C-MOVE, and compare what was sent with what was expected.
+class DicomMoveOperator(UnitOperator):
+    """Have the series of one unit moved to another node by C-MOVE, and compare what was sent with what was expected."""
 
-    Args:
-        unit: number of the unit, as the step plan gave it.
-    """
-
-    template_fields = ("unit",)
     ui_color = "#f4ead7"
-
-    def __init__(self, *, unit: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unit = unit
 
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. Data that are missing are recorded, not raised."""

@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops.accounts import COMPLETE
-from pacsifier_ops.operators.base import PacsifierOperator, data_path, node_of
+from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, data_path, node_of
 from pacsifier_ops.run import Run
 from pacsifier_ops.upload import steps
 
@@ -32,19 +32,10 @@ class UploadPrepareOperator(PacsifierOperator):
         return units
 
 
-class DicomStoreOperator(PacsifierOperator):
-    """Send the series of one unit by C-STORE, and judge every answer.
+class DicomStoreOperator(UnitOperator):
+    """Send the series of one unit by C-STORE, and judge every answer."""
 
-    Args:
-        unit: number of the unit, as the step prepare gave it.
-    """
-
-    template_fields = ("unit",)
     ui_color = "#f4e3d7"
-
-    def __init__(self, *, unit: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unit = unit
 
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. What the destination refuses is recorded, not raised."""

@@ -15,14 +15,10 @@ from typing import cast
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelGet,
-    StudyRootQueryRetrieveInformationModelMove,
-)
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.attempts import pause
+from pacsifier_ops.dimse.check import SERVICES
 from pacsifier_ops.dimse.find import RETURN_KEYS, STUDY_KEYS, Finder, values_of
 from pacsifier_ops.dimse.receiver import spooled
 from pacsifier_ops.dimse.session import Outcome, Session, query
@@ -40,11 +36,6 @@ from pacsifier_ops.query.keys import KEYS, Level
 from pacsifier_ops.run import now
 from pacsifier_ops.tree import Tree
 
-_SERVICES = {
-    "C-FIND": StudyRootQueryRetrieveInformationModelFind,
-    "C-GET": StudyRootQueryRetrieveInformationModelGet,
-    "C-MOVE": StudyRootQueryRetrieveInformationModelMove,
-}
 _ECHOES = 5
 #: Studies looked at closely, and their series: at most, and at least where there are.
 _STUDIES, _STUDIES_AT_LEAST, _SERIES, _SERIES_AT_LEAST = 20, 8, 20, 8
@@ -180,7 +171,7 @@ class Probing:
 
     def _association(self) -> Fact:
         peer = self._archive.insist(self._archive.session.peer)
-        accepted = {name: uid in peer.accepted for name, uid in _SERVICES.items()}
+        accepted = {name: uid in peer.accepted for name, uid in SERVICES.items()}
         offered = [name for name, there in accepted.items() if there]
         refused = [name for name, there in accepted.items() if not there]
         text = f"Study Root: {', '.join(offered) or 'nothing'}"
