@@ -211,7 +211,7 @@ class Dimse(DIMSEServiceProvider):
     """The DIMSE provider whose time-out counts silence, not time since the last message.
 
     Attributes:
-        cancelled: asked while waiting; True ends the wait.
+        cancelled: asked now and then while nothing comes; True ends the wait.
     """
 
     def __init__(self, assoc: Association) -> None:
@@ -227,9 +227,11 @@ class Dimse(DIMSEServiceProvider):
         if not block or self.dimse_timeout is None:
             return super().get_msg(block)
         wait = self.dimse_timeout
-        while wait > 0 and not self.cancelled():
+        while wait > 0:
             with contextlib.suppress(queue.Empty):
                 return self.msg_queue.get(timeout=min(wait, 0.5))
+            if self.cancelled():
+                break
             stream = self.assoc.dul.socket
             heard = stream.heard if isinstance(stream, _Socket) else float("-inf")
             wait = heard + self.dimse_timeout - time.monotonic()
