@@ -143,8 +143,8 @@ def test_it_is_gentle(pacs: EmbeddedPacs) -> None:
     findings = probe(pacs)
     assert findings.queries == len(pacs.queries) < 150
     assert pacs.peak_associations == 1
-    (today,) = days_ago(0)
-    assert str(pacs.queries[0][1].StudyDate) == f"{today}-{today}"
+    # Midnight may have passed since this file was read.
+    assert str(pacs.queries[0][1].StudyDate) in {f"{today}-{today}" for today in days_ago(0, -1)}
     boundless = [level for level, identifier in pacs.queries if not any(map(identifier.get, (*KEYS, "SOPInstanceUID")))]
     assert boundless == ["STUDY"]  # everything, once the ranges had shown how little that is
     assert [(service, level) for service, level, _ in pacs.retrieves] == [("C-GET", "IMAGE"), ("C-MOVE", "IMAGE")]
