@@ -10,8 +10,6 @@
 Run it again over the same output folder and only what is missing or damaged is fetched.
 """
 
-from datetime import timedelta
-
 from airflow.sdk import DAG, Param
 
 from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
@@ -21,6 +19,7 @@ from pacsifier_ops.operators.extract import (
     ExtractReportOperator,
     ExtractRouteOperator,
 )
+from pacsifier_ops.operators.params import RETRIES, accept_incomplete, node_params
 
 PARAMS = {
     "queryfile": Param(
@@ -62,15 +61,7 @@ PARAMS = {
         title="Info dumps",
         description="Write a csv with header values beside each series' folder.",
     ),
-    "pacs": Param(
-        "pacs_default", type="string", minLength=1, title="PACS", description="Id of a connection of type dicom."
-    ),
-    "config": Param(
-        None,
-        type=["null", "string"],
-        title="PACSIFIER configuration",
-        description="Instead of the connection: path of a PACSIFIER config.json below the data root.",
-    ),
+    **node_params(),
     "method": Param(
         None,
         enum=[None, "auto", "get", "move"],
@@ -90,12 +81,7 @@ PARAMS = {
         title="Strict",
         description="Any bad row stops the run before the PACS is asked. Otherwise the good rows run.",
     ),
-    "accept_incomplete": Param(
-        False,
-        type="boolean",
-        title="Accept incomplete",
-        description="The run counts as a success even if something is missing; the report tells what.",
-    ),
+    "accept_incomplete": accept_incomplete(),
 }
 
 with DAG(
@@ -105,7 +91,7 @@ with DAG(
     schedule=None,
     params=PARAMS,
     tags=["pacsifier", "dicom"],
-    default_args={"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True},
+    default_args=RETRIES,
 ):
     prepare = ExtractPrepareOperator(task_id="prepare")
     find = DicomFindOperator.partial(task_id="find").expand(batch=prepare.output)

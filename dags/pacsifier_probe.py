@@ -9,28 +9,17 @@ what to ask the PACS team for. Nothing in them identifies a patient; what was fe
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
+from pacsifier_ops.operators.params import node_params
 from pacsifier_ops.operators.probe import DicomProbeOperator
-
-PARAMS = {
-    "pacs": Param(
-        "pacs_default", type="string", minLength=1, title="PACS", description="Id of a connection of type dicom."
-    ),
-    "config": Param(
-        None,
-        type=["null", "string"],
-        title="PACSIFIER configuration",
-        description="Instead of the connection: path of a PACSIFIER config.json below the data root.",
-    ),
-}
 
 with DAG(
     "pacsifier_probe",
     description="Find out what a PACS can do, and how to set its connection up",
     doc_md=__doc__,
     schedule=None,
-    params=PARAMS,
+    params=node_params(),
     tags=["pacsifier", "dicom"],
     default_args={"retries": 1, "retry_delay": timedelta(minutes=1)},
 ):

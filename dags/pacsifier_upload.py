@@ -8,10 +8,9 @@
 Run it again and only what the destination has not confirmed yet is sent.
 """
 
-from datetime import timedelta
-
 from airflow.sdk import DAG, Param
 
+from pacsifier_ops.operators.params import RETRIES, accept_incomplete, node_params
 from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOperator, UploadReportOperator
 
 PARAMS = {
@@ -22,19 +21,7 @@ PARAMS = {
         title="Folder",
         description="The folder to be sent, with all below it, as a path below the data root.",
     ),
-    "pacs": Param(
-        "pacs_default",
-        type="string",
-        minLength=1,
-        title="Destination",
-        description="Id of a connection of type dicom: where the files are sent.",
-    ),
-    "config": Param(
-        None,
-        type=["null", "string"],
-        title="PACSIFIER configuration",
-        description="Instead of the connection: path of a PACSIFIER config.json below the data root.",
-    ),
+    **node_params("Destination", "Id of a connection of type dicom: where the files are sent."),
     "out_directory": Param(
         "upload",
         type="string",
@@ -48,12 +35,7 @@ PARAMS = {
         title="Send again",
         description="Send also what the destination has confirmed before.",
     ),
-    "accept_incomplete": Param(
-        False,
-        type="boolean",
-        title="Accept incomplete",
-        description="The run counts as a success even if something is missing; the report tells what.",
-    ),
+    "accept_incomplete": accept_incomplete(),
 }
 
 with DAG(
@@ -63,7 +45,7 @@ with DAG(
     schedule=None,
     params=PARAMS,
     tags=["pacsifier", "dicom"],
-    default_args={"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True},
+    default_args=RETRIES,
 ):
     prepare = UploadPrepareOperator(task_id="prepare")
     store = DicomStoreOperator.partial(task_id="store").expand(unit=prepare.output)

@@ -26,6 +26,11 @@ from pacsifier_ops import settings
 from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, storage_errors, write_json
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 def now() -> str:
     """The time now, ISO 8601 with zone, to the second."""
     return dt.datetime.now().astimezone().isoformat(timespec="seconds")

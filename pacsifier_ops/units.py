@@ -43,6 +43,26 @@ class Series(Protocol):
 
 S = TypeVar("S", bound=Series)
 
+NOT_ATTEMPTED = "not attempted: the run ended before"
+
+
+def accounts_of(run: Run, series: Callable[..., Series]) -> list[SeriesAccount]:
+    """The account of every series of a run's units, in order; one without a result was not attempted.
+
+    Args:
+        series: makes a series of what a line of a unit holds.
+    """
+    accounts: dict[int, SeriesAccount] = {}
+    for part in run.parts("units"):
+        for item in read_jsonl(part):
+            account = series(**item).account()
+            account.reason = NOT_ATTEMPTED
+            accounts[account.number] = account
+    for part in run.parts("results"):
+        for item in read_jsonl(part):
+            accounts[item["number"]] = SeriesAccount(**item)
+    return [accounts[number] for number in sorted(accounts)]
+
 
 class Worker(Generic[S]):
     """Works on units of a run, one after the other. A context manager.

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.session import Session
@@ -17,25 +18,6 @@ T = TypeVar("T")
 
 #: Waits between the attempts after an error that may pass by itself, in multiples of the node's retry_wait.
 BACK_OFF = (1, 2, 4, 8, 16)
-
-
-@contextmanager
-def alone(leases: Leases, name: str, session: Session, cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Hold a lease; whoever has to wait for it gives back the association, and its slot, first."""
-    try:
-        lease = leases.acquire(name, wait=0)
-    except LeaseBusy:
-        session.close()
-        lease = leases.acquire(name, cancelled=cancelled)
-    with lease:
-        yield
-
-
-def wait_for_turn(pacer: Pacer, session: Session, cancelled: Callable[[], bool]) -> None:
-    """Wait until the node has rested between two batches, without an association meanwhile."""
-    if pacer.on:
-        session.close()
-        pacer.wait_turn(cancelled=cancelled)
 
 
 def open_session(
@@ -89,3 +71,52 @@ def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], 
             session.close(abort=True)
         pause(factor * session.node.retry_wait, cancelled)
     return action()
+
+
+class AtNode:
+    """Base of what works at one node, over one session that it keeps. A context manager.
+
+    Attributes:
+        node, leases: the node, and the limits that everybody there respects.
+        cancelled: asked now and then; True ends the work.
+        session: set by `use_session`.
+    """
+
+    node: PacsNode
+    leases: Leases
+    cancelled: Callable[[], bool]
+
+    def use_session(self, incoming: Path | None = None, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Make the session, see `Session`; nothing is opened yet."""
+        node = self.node
+        self.session = open_session(node, self.leases, incoming, self.cancelled, progress)
+        self._pacer = Pacer(self.leases, f"pacs:{node.key}", node.batch_size, node.batch_wait_time)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.session.close(abort=kind is not None)
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Hold a lease; whoever has to wait for it gives back the association, and its slot, first."""
+        try:
+            lease = self.leases.acquire(name, wait=0)
+        except LeaseBusy:
+            self.session.close()
+            lease = self.leases.acquire(name, cancelled=self.cancelled)
+        with lease:
+            yield
+
+    def wait_for_turn(self) -> None:
+        """Wait until the node has rested between two batches, without an association meanwhile."""
+        if self._pacer.on:
+            self.session.close()
+            self._pacer.wait_turn(cancelled=self.cancelled)
+
+    def again(self, action: Callable[[], T]) -> T:
+        """Do something at the node, see `retrying`."""
+        return retrying(action, self.session, self.cancelled)

@@ -261,6 +261,14 @@ def _remove_torn(spool: Path) -> None:
                     path.unlink()
 
 
+def waiting(spool: Path, series_uid: str) -> int:
+    """How many objects of a series wait in the spool."""
+    try:
+        return len(os.listdir(spool / series_uid))
+    except FileNotFoundError:
+        return 0
+
+
 def spooled(spool: Path, series_uid: str, known: Container[Path] = ()) -> Iterator[ReceivedObject]:
     """What lies in the spool of one series. Whoever calls this holds the lease of the series.
 

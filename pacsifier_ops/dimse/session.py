@@ -407,8 +407,7 @@ class Session:
         command = store_request(self._messages, file.sop_class_uid, file.sop_instance_uid)
         digest = hashlib.sha256()
         try:
-            data = self._read(file, digest.update)
-            whole = send_data(association, context, command, data, self._cancelled)
+            whole = send_data(association, context, command, self._read(file, digest.update))
             _, answer = association.dimse.get_msg(block=True) if whole else (None, None)
             if self._cancelled():
                 raise Cancelled("stopped on request")

@@ -309,19 +309,12 @@ HANDLERS = tuned()
 _BLOCK = 256 * 1024
 
 
-def send_data(
-    association: Association,
-    context_id: int,
-    command: bytes,
-    data: Iterable[bytes],
-    cancelled: Callable[[], bool] = lambda: False,
-) -> bool:
+def send_data(association: Association, context_id: int, command: bytes, data: Iterable[bytes]) -> bool:
     """Send a DIMSE message (PS3.7 6.3) as P-DATA-TF PDUs (PS3.8 9.3.5), as long as the peer lets them be.
 
     Args:
         command: the encoded command set.
         data: the encoded data set, in pieces of any length.
-        cancelled: asked while waiting.
 
     Returns:
         False where the association ended meanwhile, or somebody wants to stop.
@@ -349,12 +342,12 @@ def send_data(
             if size >= _BLOCK:
                 after, size = flush(), 0
                 # One block is made while another is being sent.
-                if before is not None and not _sent(before, association, cancelled):
+                if before is not None and not _sent(before, association):
                     return False
                 before = after
     ready.append(_pdu(context_id, 0x02, rest))
     last = flush()
-    return all(_sent(block, association, cancelled) for block in (before, last) if block is not None)
+    return all(_sent(block, association) for block in (before, last) if block is not None)
 
 
 def _pdu(context_id: int, control: int, fragment: bytes | memoryview) -> bytes:
@@ -363,9 +356,9 @@ def _pdu(context_id: int, control: int, fragment: bytes | memoryview) -> bytes:
     return struct.pack(">BBLLBB", 0x04, 0, length + 6, length + 2, context_id, control) + fragment
 
 
-def _sent(block: _Block, association: Association, cancelled: Callable[[], bool]) -> bool:
+def _sent(block: _Block, association: Association) -> bool:
     while not block.sent.wait(0.5):
-        if not association.is_established or cancelled():
+        if not association.is_established or association.dimse.cancelled():
             return False
     return association.is_established
 

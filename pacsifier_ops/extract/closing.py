@@ -23,8 +23,8 @@ from pacsifier_ops.files import read_json, read_jsonl
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.run import Run, now
 from pacsifier_ops.tree import LOGS, Tree
+from pacsifier_ops.units import NOT_ATTEMPTED, accounts_of
 
-_NOT_ATTEMPTED = "not attempted: the run ended before"
 _NOT_PLANNED = "found, but nothing was fetched: the run ended before"
 _CONFLICT = "rows give one of its patients different new_ids; that patient was left out"
 
@@ -36,7 +36,7 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
         StorageError: log or report cannot be written.
     """
     request, table = Request.of(run), read_json(run.folder / "table.json")
-    rows, series = _rows(run, table["same_as"]), _series(run)
+    rows, series = _rows(run, table["same_as"]), _series(run, request)
     account = RunAccount(
         run.name,
         request.pacs,
@@ -64,7 +64,7 @@ def _rows(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
     rows = {item["line"]: RowAccount(**item) for item in read_jsonl(run.part("rows"))}
     for row in rows.values():
         if row.state == ROW_FAILED:
-            row.reason = _NOT_ATTEMPTED
+            row.reason = NOT_ATTEMPTED
     for part in run.parts("found"):
         for found in read_jsonl(part):
             if isinstance(found, dict):
@@ -86,21 +86,12 @@ def _rows(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
     return [rows[line] for line in sorted(rows)]
 
 
-def _series(run: Run) -> list[SeriesAccount]:
-    """The account of every planned series, in order; a series without a result was not attempted."""
-    accounts: dict[int, SeriesAccount] = {}
-    for part in run.parts("units"):
-        for item in read_jsonl(part):
-            account = Planned(**item).account()
-            account.reason = _NOT_ATTEMPTED
-            accounts[account.number] = account
-    for part in run.parts("results"):
-        for item in read_jsonl(part):
-            accounts[item["number"]] = SeriesAccount(**item)
-    if not Request.of(run).info and Request.of(run).retrieve == NONE:
-        for account in accounts.values():
+def _series(run: Run, request: Request) -> list[SeriesAccount]:
+    accounts = accounts_of(run, Planned)
+    if not request.info and request.retrieve == NONE:
+        for account in accounts:
             account.state, account.reason, account.missing, account.expected = SERIES_LISTED, "", 0, None
-    return [accounts[number] for number in sorted(accounts)]
+    return accounts
 
 
 def _against_disk(root: Path, series: list[SeriesAccount]) -> list[str]:

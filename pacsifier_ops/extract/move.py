@@ -9,21 +9,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SeriesAccount
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
-from pacsifier_ops.dimse.attempts import alone, open_session, pause, retrying, wait_for_turn
+from pacsifier_ops.dimse.attempts import AtNode, open_session, pause, retrying
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.session import Outcome, query
 from pacsifier_ops.errors import NothingMoved, OutOfResources
 from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
 from pacsifier_ops.extract.run import Planned
-from pacsifier_ops.leases import Leases, Pacer
+from pacsifier_ops.leases import Leases
 from pacsifier_ops.units import settled
 
 #: Many archives say nothing until all is sent. They are granted, beside dimse_timeout, so many seconds per instance.
@@ -35,7 +33,7 @@ PATIENCE = (0.5, 1, 2, 4)
 
 
 @dataclass
-class Mover:
+class Mover(AtNode):
     """Has one PACS send series to another node, over one session.
 
     Attributes:
@@ -53,19 +51,9 @@ class Mover:
     cancelled: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        node = self.node
-        self.session = open_session(node, self.leases, cancelled=self.cancelled)
+        self.use_session()
         self.finder = Finder(self.session)
-        self.pacer = Pacer(self.leases, f"pacs:{node.key}", node.batch_size, node.batch_wait_time)
-        self.key = self.destination.key if self.destination else f"{self.aet} of {node.key}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.session.close(abort=kind is not None)
+        self.key = self.destination.key if self.destination else f"{self.aet} of {self.node.key}"
 
     def move(self, planned: Planned, account: SeriesAccount) -> None:
         """Have one series sent, and write into `account` how that ended.
@@ -75,7 +63,7 @@ class Mover:
         """
         lease = delivery_lease(self.key, planned.series_uid)
         with (
-            alone(self.leases, lease, self.session, self.cancelled),
+            self.alone(lease),
             Deliveries(self.key, planned.series_uid) as deliveries,
         ):
             transfer = Transfer(self, planned, deliveries)
@@ -128,18 +116,18 @@ class Transfer:
 
     def run(self) -> None:
         """Have sent what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
-        self._again(self._expect)
+        self._by.again(self._expect)
         self._before = self._by.listed(self.planned)
         if not self._by.resend:
             self.present = self._expected() & (
                 self._deliveries.confirmed.keys() if self._before is None else self._before
             )
         if self._missing():
-            wait_for_turn(self._by.pacer, self._session, self._by.cancelled)
+            self._by.wait_for_turn()
         for whole in (not self.present, False):
             if not self._missing():
                 break
-            self._again(partial(self._ask, whole))
+            self._by.again(partial(self._ask, whole))
             self._check_destination()
         if self._nothing is not None and not (self.confirmed or self.uncounted) and self._missing():
             raise self._nothing
@@ -177,9 +165,6 @@ class Transfer:
             f"the archive could not send them to {self._by.aet} (last status 0x{outcome.status:04X}, "
             f"{outcome.failed} failed); see that it listens, and takes objects of this kind"
         )
-
-    def _again(self, action: Callable[[], None]) -> None:
-        retrying(action, self._session, self._by.cancelled)
 
     def _expect(self) -> None:
         planned = self.planned

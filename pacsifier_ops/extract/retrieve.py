@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pydicom.dataset import Dataset
 from pynetdicom import sop_class
@@ -25,9 +23,9 @@ from pacsifier_ops.accounts import (
     SeriesAccount,
 )
 from pacsifier_ops.config import PacsNode
-from pacsifier_ops.dimse.attempts import alone, open_session, pause, retrying, wait_for_turn
+from pacsifier_ops.dimse.attempts import AtNode, pause
 from pacsifier_ops.dimse.find import Expectation, Finder
-from pacsifier_ops.dimse.receiver import spooled
+from pacsifier_ops.dimse.receiver import spooled, waiting
 from pacsifier_ops.dimse.session import (
     CLASSES_PER_ASSOCIATION,
     ClassesRefused,
@@ -45,7 +43,7 @@ from pacsifier_ops.errors import (
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import DATA_FILE, fsync_folder, private_folder, storage_errors, write_atomic
-from pacsifier_ops.leases import Leases, Pacer
+from pacsifier_ops.leases import Leases
 from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
 from pacsifier_ops.tree import Tree
@@ -130,7 +128,7 @@ def identifiers(planned: Planned, uids: list[str], whole: bool) -> Iterator[Data
 
 
 @dataclass
-class Retriever:
+class Retriever(AtNode):
     """Retrieves series of one PACS into one tree, over one session.
 
     Attributes:
@@ -150,18 +148,8 @@ class Retriever:
     progress: Callable[[int], None] = lambda size: None
 
     def __post_init__(self) -> None:
-        node = self.node
-        self.session = open_session(node, self.leases, self.incoming, self.cancelled, self.progress)
+        self.use_session(self.incoming, self.progress)
         self.finder = Finder(self.session)
-        self.pacer = Pacer(self.leases, f"pacs:{node.key}", node.batch_size, node.batch_wait_time)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.session.close(abort=kind is not None)
 
     def retrieve(self, planned: Planned, account: SeriesAccount) -> None:
         """Bring one series into the tree, and write into `account` how it ended.
@@ -172,7 +160,7 @@ class Retriever:
         Raises:
             PacsifierError: the PACS, the receiver or the disk. What the data were like is in the account instead.
         """
-        with alone(self.leases, series_lease(planned.series_uid), self.session, self.cancelled):
+        with self.alone(series_lease(planned.series_uid)):
             ledger = SeriesLedger(self.tree.state, planned.series_uid)
             folder = self.tree.root / planned.folder
             transfer = Transfer(self, planned, {uid for uid, e in ledger.entries.items() if e.proven_by(folder)})
@@ -241,14 +229,14 @@ class Transfer:
 
     def run(self) -> None:
         """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
-        self._again(self._expect)
+        self._by.again(self._expect)
         if self._missing():
-            wait_for_turn(self._by.pacer, self._session, self._by.cancelled)
+            self._by.wait_for_turn()
         for whole in (not self.present, False):
             if not self._missing():
                 break
-            self._again(partial(self._fetch, whole))
-            self._again(self._sort_out_unlisted)
+            self._by.again(partial(self._fetch, whole))
+            self._by.again(self._sort_out_unlisted)
 
     def fit_to_publish(self) -> dict[str, ReceivedObject]:
         """What arrived and is expected, or is not known not to be."""
@@ -302,9 +290,6 @@ class Transfer:
                 f"{self._node.receiver_port} under AE title {self._node.destination}"
             )
         return f"the archive did not send them (last status 0x{outcome.status:04X})"
-
-    def _again(self, action: Callable[[], None]) -> None:
-        retrying(action, self._session, self._by.cancelled)
 
     def _expect(self) -> None:
         planned = self.planned
@@ -378,7 +363,7 @@ class Transfer:
         self._method = "move"
         spool = self._by.receivers.spool()
         self._collect(spool)  # an attempt that was killed may have left whole objects
-        arrived = partial(_entries, spool / self.planned.series_uid)
+        arrived = partial(waiting, spool, self.planned.series_uid)
         for identifier in identifiers(self.planned, missing, whole):
             before = len(self.received)
             try:
@@ -444,14 +429,6 @@ class Transfer:
         self._quarantined.add(item.sop_instance_uid)
         with storage_errors("the quarantine folder"):
             shutil.move(item.path, private_folder(self._by.quarantine) / f"{item.sop_instance_uid}.dcm")
-
-
-def _entries(folder: Path) -> int:
-    """How many files lie in a folder that may not be there."""
-    try:
-        return len(os.listdir(folder))
-    except FileNotFoundError:
-        return 0
 
 
 def write_dump(tree: Tree, scratch: Path, planned: Planned) -> None:

@@ -42,7 +42,7 @@ from pacsifier_ops.errors import (
 from pacsifier_ops.extract.run import RETRIEVE, Planned, Request, instances_of
 from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import shared
-from pacsifier_ops.run import MOST, Run, now, slices
+from pacsifier_ops.run import MOST, Run, never, now, slices
 from pacsifier_ops.tree import Tree, patient_identity
 from pacsifier_ops.units import Worker
 
@@ -53,11 +53,6 @@ Question = Callable[[], bool]
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("rows", "found", "plan", "units", "results", "accounts")
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 def node_for(node: PacsNode, request: Request) -> PacsNode:
@@ -90,8 +85,6 @@ def prepare(
         ReceiverError: all is to be fetched by C-MOVE, and our receiver cannot listen.
         StorageError: the run's folder cannot be written.
     """
-    from pacsifier_ops.dimse.attempts import open_session
-    from pacsifier_ops.dimse.check import nobody
     from pacsifier_ops.query.table import read_query_table
 
     if request.retrieve not in RETRIEVE:
@@ -128,17 +121,23 @@ def prepare(
             pass
     except StorageError as error:
         raise TreeError(f"{error}; check out_directory") from error
-    with open_session(node, shared()) as session:
-        session.echo()
-        session.find(nobody())
+    _make_sure_of(node)
     if request.retrieve == SAVE and node.method == "move":
         with closing(receivers_for(run, node)) as receivers:
             receivers.spool()
     if request.retrieve == MOVE and destination is not None:
-        with open_session(destination, shared()) as session:
-            session.echo()
-            session.find(nobody())
+        _make_sure_of(destination)
     return list(range(len(batches)))
+
+
+def _make_sure_of(node: PacsNode) -> None:
+    """See that a node answers, and answers us."""
+    from pacsifier_ops.dimse.attempts import open_session
+    from pacsifier_ops.dimse.check import nobody
+
+    with open_session(node, shared()) as session:
+        session.echo()
+        session.find(nobody())
 
 
 def _with_destination(request: Request, node: PacsNode, destination: PacsNode | None) -> Request:

@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.leases import shared
-from pacsifier_ops.run import Run, noted_warnings
+from pacsifier_ops.run import Run, never, noted_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pacsifier_ops.probe.findings import Findings
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 def page_of(run: Run) -> Path:

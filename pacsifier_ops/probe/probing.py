@@ -20,7 +20,7 @@ from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.attempts import pause
 from pacsifier_ops.dimse.check import SERVICES
 from pacsifier_ops.dimse.find import RETURN_KEYS, STUDY_KEYS, Finder, values_of
-from pacsifier_ops.dimse.receiver import spooled
+from pacsifier_ops.dimse.receiver import spooled, waiting
 from pacsifier_ops.dimse.session import Outcome, Session, query
 from pacsifier_ops.dimse.sink import ReceivedObject
 from pacsifier_ops.errors import Cancelled, PacsError, PacsifierError, ReceiverError, Unsupported
@@ -415,13 +415,14 @@ class Probing:
     def _move(self, target: Target) -> Fact:
         with self._leases.acquire(series_lease(target.series_uid), wait=0):
             spool = self._receivers.spool()
-            folder = spool / target.series_uid
             for item in self._arrived(spool, target):
                 item.path.unlink(missing_ok=True)  # of an attempt that was killed; else it would pass for ours
             started = time.perf_counter()
 
             def move() -> Outcome:
-                return self._archive.session.move(target.identifier, self._node.destination, lambda: _entries(folder))
+                return self._archive.session.move(
+                    target.identifier, self._node.destination, partial(waiting, spool, target.series_uid)
+                )
 
             outcome = self._archive.insist(move)
             until = time.monotonic() + (0 if outcome.failed else _ARRIVAL_GRACE)
@@ -495,10 +496,6 @@ def _taking_turns(series: list[Dataset]) -> Iterator[Dataset]:
         by_modality.setdefault(str(item.get("Modality", "")), []).append(item)
     for turn in zip_longest(*by_modality.values()):
         yield from (item for item in turn if item is not None)
-
-
-def _entries(folder: Path) -> int:
-    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _ms(seconds: float) -> str:

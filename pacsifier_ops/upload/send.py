@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pydicom.uid import UID
 
 from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SeriesAccount
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
-from pacsifier_ops.dimse.attempts import alone, open_session, retrying, wait_for_turn
+from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.dimse.objects import DicomFile, check_whole
 from pacsifier_ops.dimse.session import KINDS_PER_ASSOCIATION
 from pacsifier_ops.errors import (
@@ -24,7 +22,7 @@ from pacsifier_ops.errors import (
     PacsError,
     PacsTimeout,
 )
-from pacsifier_ops.leases import Leases, Pacer
+from pacsifier_ops.leases import Leases
 from pacsifier_ops.units import settled
 from pacsifier_ops.upload.run import Outgoing
 from pacsifier_ops.upload.scan import unreadable
@@ -65,7 +63,7 @@ def meaning(status: int) -> str:
 
 
 @dataclass
-class Sender:
+class Sender(AtNode):
     """Sends series from one folder to one destination, over one session.
 
     Attributes:
@@ -84,17 +82,7 @@ class Sender:
     note: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
-        node = self.node
-        self.session = open_session(node, self.leases, cancelled=self.cancelled)
-        self.pacer = Pacer(self.leases, f"pacs:{node.key}", node.batch_size, node.batch_wait_time)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.session.close(abort=kind is not None)
+        self.use_session()
 
     def send(self, outgoing: Outgoing, account: SeriesAccount) -> None:
         """Send one series, and write into `account` how it ended. What is confirmed stays so, whatever happens.
@@ -105,7 +93,7 @@ class Sender:
         destination = self.node.key
         lease = delivery_lease(destination, outgoing.series_uid)
         with (
-            alone(self.leases, lease, self.session, self.cancelled),
+            self.alone(lease),
             Deliveries(destination, outgoing.series_uid) as deliveries,
         ):
             shipment = Shipment(self, outgoing.objects(self.root), deliveries)
@@ -139,11 +127,11 @@ class Shipment:
         if not self._by.resend:
             self._leave_out_confirmed()
         if self.pending:
-            wait_for_turn(self._by.pacer, self._session, self._by.cancelled)
+            self._by.wait_for_turn()
         while self.pending:
             before = len(self.stored)
             try:
-                retrying(self._attempt, self._session, self._by.cancelled)
+                self._by.again(self._attempt)
             except PacsError as error:
                 if not error.retryable or len(self.stored) == before:
                     raise

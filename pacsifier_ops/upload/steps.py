@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
@@ -17,9 +16,9 @@ from pacsifier_ops.config import PacsNode
 from pacsifier_ops.errors import InputError, TreeError
 from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import shared
-from pacsifier_ops.run import MOST, Run, now, slices
+from pacsifier_ops.run import MOST, Run, never, now, slices
 from pacsifier_ops.tree import LOGS
-from pacsifier_ops.units import Worker
+from pacsifier_ops.units import Worker, accounts_of
 
 if TYPE_CHECKING:
     from pacsifier_ops.upload.run import Outgoing, UploadRequest
@@ -28,13 +27,6 @@ Question = Callable[[], bool]
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("scan", "units", "results", "accounts")
-
-_NOT_ATTEMPTED = "not attempted: the run ended before"
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 def prepare(
@@ -125,17 +117,13 @@ class Sending(Worker["Outgoing"]):
 
     def series(self, unit: int) -> Iterator[Outgoing]:
         """The series of a unit."""
-        return _outgoing(self._run.part("units", unit))
+        from pacsifier_ops.upload.run import Outgoing
+
+        return (Outgoing(**item) for item in read_jsonl(self._run.part("units", unit)))
 
     def work(self, series: Outgoing, account: SeriesAccount) -> None:
         """Send a series."""
         self._sender.send(series, account)
-
-
-def _outgoing(part: Path) -> Iterator[Outgoing]:
-    from pacsifier_ops.upload.run import Outgoing
-
-    return (Outgoing(**item) for item in read_jsonl(part))
 
 
 def report(run: Run) -> RunAccount:
@@ -149,7 +137,7 @@ def report(run: Run) -> RunAccount:
         StorageError: log or report cannot be written.
     """
     from pacsifier_ops.books import write_books
-    from pacsifier_ops.upload.run import UploadRequest
+    from pacsifier_ops.upload.run import Outgoing, UploadRequest
 
     if not (run.folder / "scan.json").exists():
         raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
@@ -160,7 +148,7 @@ def report(run: Run) -> RunAccount:
         action=UPLOAD,
         started=request.started,
         finished=now(),
-        series=_series(run),
+        series=accounts_of(run, Outgoing),
         destination=request.pacs,
         folder=str(request.folder),
         passed_over=found["passed_over"],
@@ -168,16 +156,3 @@ def report(run: Run) -> RunAccount:
     )
     write_books(run, account, request.out_directory / LOGS, ("Folder",))
     return account
-
-
-def _series(run: Run) -> list[SeriesAccount]:
-    """The account of every series, in order; one without a result was not attempted."""
-    accounts: dict[int, SeriesAccount] = {}
-    for part in run.parts("units"):
-        for outgoing in _outgoing(part):
-            accounts[outgoing.number] = account = outgoing.account()
-            account.reason = _NOT_ATTEMPTED
-    for part in run.parts("results"):
-        for item in read_jsonl(part):
-            accounts[item["number"]] = SeriesAccount(**item)
-    return [accounts[number] for number in sorted(accounts)]
