@@ -179,6 +179,14 @@ def test_both_sides_send_without_delay() -> None:
     server.stop()
 
 
+def test_an_association_that_is_over_stays_over_for_whoever_asks_next() -> None:
+    server = Server(entity("PACS"), ("127.0.0.1", 0))
+    server.start()
+    association = entity("US", timeout=3600).associate("127.0.0.1", server.port, evt_handlers=HANDLERS)
+    server.stop()
+    assert [association.dimse.get_msg(block=True) for _ in range(2)] == [(None, None), (None, None)]
+
+
 def test_a_stopped_server_is_gone() -> None:
     server = Server(entity("PACS"), ("127.0.0.1", 0))
     server.start()

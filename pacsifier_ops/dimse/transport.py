@@ -229,7 +229,10 @@ class Dimse(DIMSEServiceProvider):
         wait = self.dimse_timeout
         while wait > 0:
             with contextlib.suppress(queue.Empty):
-                return self.msg_queue.get(timeout=min(wait, 0.5))
+                message = self.msg_queue.get(timeout=min(wait, 0.5))
+                if message[1] is None:  # the association is over, for whoever asks next as well
+                    self.msg_queue.put(message)
+                return message
             if self.cancelled():
                 break
             stream = self.assoc.dul.socket
