@@ -13,6 +13,7 @@ Every kind of run keeps its own files there (see `extract.run`, `upload.run`); t
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
 import secrets
 import warnings
@@ -34,6 +35,11 @@ def never() -> bool:
 def now() -> str:
     """The time now, ISO 8601 with zone, to the second."""
     return dt.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def dag_run_name(dag_id: str, run_id: str) -> str:
+    """Opaque name of a DAG run's folder, the same for all its tasks; it tells nothing that a user typed."""
+    return f"{dag_id}-{hashlib.sha256(run_id.encode()).hexdigest()[:16]}"
 
 
 class Run:

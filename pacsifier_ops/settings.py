@@ -1,40 +1,115 @@
-"""Where things lie. Every setting has a default that works and an environment variable.
+"""Settings. Every one has a default that works; two places change it.
 
-| variable               | default                  | what                                               |
-|------------------------|--------------------------|----------------------------------------------------|
-| PACSIFIER_HOME         | ~/pacsifier              | parent of the folders below                        |
-| PACSIFIER_DATA_ROOT    | $PACSIFIER_HOME/data     | query tables and output folders of DAG runs        |
-| PACSIFIER_STATE_ROOT   | $PACSIFIER_HOME/state    | runs, ledger, leases: protected, outside data sets |
-| PACSIFIER_SPOOL        | <data root>/.spool       | where the standing receiver puts what arrives      |
+The environment variable comes first: what the administrator of the machine sets cannot be changed in the web
+interface. Then the Airflow variable `pacsifier`, a JSON object with the names in lower case and without the prefix,
+such as `{"max_series": 500}`; it holds for DAG runs, not for the command line.
+
+| variable               | default                  | what                                                      |
+|------------------------|--------------------------|-----------------------------------------------------------|
+| PACSIFIER_HOME         | ~/pacsifier              | parent of the folders below                               |
+| PACSIFIER_DATA_ROOT    | $PACSIFIER_HOME/data     | query tables and output folders of DAG runs               |
+| PACSIFIER_STATE_ROOT   | $PACSIFIER_HOME/state    | runs, ledger, leases: protected, outside data sets        |
+| PACSIFIER_SPOOL        | <data root>/.spool       | where the standing receiver puts what arrives             |
+| PACSIFIER_NIGHTLY      | <data root>/nightly      | inbox and standing projects of the nightly runs           |
+| PACSIFIER_TIMEZONE     | the system's             | of retrieval windows and nights; a name such as Europe/Zurich |
+| PACSIFIER_WINDOW       |                          | retrieval window of connections that set none             |
+| PACSIFIER_MAX_SERIES   | 10000                    | largest cohort of connections that set none               |
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
+from pacsifier_ops.errors import ConfigError
 from pacsifier_ops.files import private_folder
 
+#: Name of the Airflow variable, and the settings that it may hold.
+VARIABLE = "pacsifier"
+NAMES = ("home", "data_root", "state_root", "spool", "nightly", "timezone", "window", "max_series")
 
-def _path(variable: str, default: Path) -> Path:
-    return Path(os.environ.get(variable) or default).expanduser().absolute()
+_variable: Mapping[str, Any] = {}
+
+
+def use(variable: Mapping[str, Any]) -> None:
+    """Let the values of the Airflow variable hold in this process, below those of the environment.
+
+    Raises:
+        ConfigError: it is no object, or names a setting that does not exist.
+    """
+    if not isinstance(variable, Mapping):
+        raise ConfigError(f"the Airflow variable {VARIABLE} is not a JSON object with settings of this package")
+    if unknown := sorted(set(variable) - set(NAMES)):
+        raise ConfigError(
+            f"the Airflow variable {VARIABLE} has unknown settings: {', '.join(unknown)}; there are {', '.join(NAMES)}"
+        )
+    global _variable
+    _variable = dict(variable)
+
+
+def _text(name: str) -> str:
+    """A setting as given, or empty."""
+    return (os.environ.get(f"PACSIFIER_{name.upper()}") or str(_variable.get(name, ""))).strip()
+
+
+def _path(name: str, default: Path) -> Path:
+    return Path(_text(name) or default).expanduser().absolute()
 
 
 def home() -> Path:
     """Parent of the default folders."""
-    return _path("PACSIFIER_HOME", Path.home() / "pacsifier")
+    return _path("home", Path.home() / "pacsifier")
 
 
 def data_root() -> Path:
     """Paths given to a DAG run are confined to this folder."""
-    return _path("PACSIFIER_DATA_ROOT", home() / "data")
+    return _path("data_root", home() / "data")
 
 
 def state_root() -> Path:
     """Protected folder (0700) of everything that identifies patients outside the data sets."""
-    return private_folder(_path("PACSIFIER_STATE_ROOT", home() / "state"))
+    return private_folder(_path("state_root", home() / "state"))
 
 
 def spool() -> Path:
     """Spool of the standing receiver; on the file system of the data sets, so that publishing is a rename."""
-    return _path("PACSIFIER_SPOOL", data_root() / ".spool")
+    return _path("spool", data_root() / ".spool")
+
+
+def nightly() -> Path:
+    """Inbox and standing projects of the nightly runs."""
+    return _path("nightly", data_root() / "nightly")
+
+
+def timezone() -> ZoneInfo | None:
+    """Zone of retrieval windows and nights; None is the system's.
+
+    Raises:
+        ConfigError: there is no zone of that name.
+    """
+    if not (name := _text("timezone")):
+        return None
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ConfigError("timezone is not the name of a time zone; give one such as Europe/Zurich") from None
+
+
+def window() -> str:
+    """Retrieval window of nodes that set none; empty: always open."""
+    return _text("window")
+
+
+def max_series() -> int:
+    """Largest cohort that nodes allow which set no limit of their own.
+
+    Raises:
+        ConfigError: it is not a whole number above 0.
+    """
+    text = _text("max_series") or "10000"
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ConfigError("max_series is not a whole number above 0")
+    return int(text)

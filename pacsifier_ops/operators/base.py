@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -10,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from pacsifier_ops import settings
 from pacsifier_ops.config import PacsNode, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError
 from pacsifier_ops.files import confined
-from pacsifier_ops.run import Run, noted_warnings
+from pacsifier_ops.run import Run, dag_run_name, noted_warnings
 
 
 @contextmanager
@@ -81,11 +80,25 @@ class UnitOperator(PacsifierOperator):
         self.unit = unit
 
 
+def adopt_settings() -> None:
+    """Let the settings of the Airflow variable hold in this process.
+
+    Raises:
+        AirflowFailException: it cannot be used; says why.
+    """
+    try:
+        settings.use(Variable.get(settings.VARIABLE, default={}, deserialize_json=True))
+    except ConfigError as error:
+        raise AirflowFailException(str(error)) from None
+    except ValueError:
+        raise AirflowFailException(f"the Airflow variable {settings.VARIABLE} is not valid JSON") from None
+
+
 def run_of(context: Any) -> Run:
-    """The folder of a DAG run, the same for all its tasks; its name tells nothing that a user typed."""
+    """The folder of a DAG run, under the settings that hold for it."""
+    adopt_settings()
     dag_run = context["dag_run"]
-    key = hashlib.sha256(dag_run.run_id.encode()).hexdigest()[:16]
-    return Run.named(f"{dag_run.dag_id}-{key}")
+    return Run.named(dag_run_name(dag_run.dag_id, dag_run.run_id))
 
 
 def data_path(params: Mapping[str, Any], name: str) -> Path:

@@ -16,6 +16,7 @@ from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.extract import arrival
 from pacsifier_ops.extract.arrival import Arrived
 from pacsifier_ops.hooks.dicom import DicomHook
+from pacsifier_ops.operators.base import adopt_settings
 from pacsifier_ops.run import Run
 
 #: The state that an event tells.
@@ -121,6 +122,7 @@ class DicomArrivalTrigger(BaseTrigger):
 
     def _prepare(self) -> tuple[int, Callable[[], Arrived]]:
         """How many rows are waited for, and the look at them."""
+        adopt_settings()
         rows = arrival.rows_of(self.request, self.row)
         node = DicomHook(self.pacs).get_conn()
         return len(rows), partial(arrival.look, node, rows, self.minimum, self._stopped.is_set)
