@@ -163,6 +163,19 @@ class RunAccount:
         counted = {"rows": len(self.rows), "series": len(self.series), "bad_files": len(self.bad_files)}
         return {**counted, **{name: total(name) for name in names}}
 
+    def summary(self) -> dict[str, Any]:
+        """How the run ended, in counts only: fit for everybody who may see the run."""
+        return {
+            "action": self.action,
+            "verdict": self.verdict,
+            "started": self.started,
+            "finished": self.finished,
+            "totals": self.totals(),
+            "rows": count_by(self.rows, "state"),
+            "series": count_by(self.series, "state"),
+            "modalities": count_by(self.series, "modality"),
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """The accounts as plain data, the verdict and the totals included."""
         return {**asdict(self), "verdict": self.verdict, "totals": self.totals()}

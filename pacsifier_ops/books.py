@@ -35,7 +35,7 @@ def write_books(
     columns: Sequence[str],
     scratch: Callable[[], AbstractContextManager[Path | None]] = nullcontext,
 ) -> None:
-    """Write accounts and report into the run's folder, then the log into `log_folder`, which is made where needed.
+    """Write accounts, summary and report into the run's folder, then the log into `log_folder`, made where needed.
 
     Args:
         account: the closed accounts.
@@ -48,6 +48,7 @@ def write_books(
     with storage_errors("the state root"):
         write_json(run.folder / "accounts.json", account.as_dict())
         write_atomic(run.report, render(account))
+        write_json(run.folder / "summary.json", account.summary())
     log = _log(account, columns)
     with scratch() as unfinished, storage_errors("the output folder"):
         (log_folder / "runs").mkdir(parents=True, exist_ok=True)

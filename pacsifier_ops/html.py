@@ -142,7 +142,14 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def page(title: str, heading: str, *sections: object, lead: Iterable[object] = (), footer: str = "") -> str:
+def page(
+    title: str,
+    heading: str,
+    *sections: object,
+    lead: Iterable[object] = (),
+    footer: str = "",
+    links: Sequence[Html] = (),
+) -> str:
     """A whole page (UTF-8).
 
     Args:
@@ -150,15 +157,17 @@ def page(title: str, heading: str, *sections: object, lead: Iterable[object] = (
         sections: what the page is made of, each a `section`, or two `beside` each other.
         lead: what comes between heading and sections, such as `verdict` and `facts`.
         footer: a closing remark.
+        links: elements of the head that load style and scripts, where a server that sets the policy gives them; by
+            default the page stands alone.
     """
+    policy = Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">')
     head = join(
         [
             Html('<meta charset="utf-8">'),
-            Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
             Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
             Html('<meta name="referrer" content="no-referrer">'),
             tag("title", title),
-            tag("style", Html(_STYLE)),
+            *(links or [policy, tag("style", Html(STYLE))]),
         ],
         "\n",
     )
@@ -173,7 +182,8 @@ def page(title: str, heading: str, *sections: object, lead: Iterable[object] = (
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
-_STYLE = """
+#: Style of the pages.
+STYLE = """
 :root { color-scheme: light dark; --page: #f4f6f8; --paper: #fff; --ink: #1b2733; --soft: #566575;
   --line: #d9e0e7; --band: #eef2f6; --good: #1f7a5c; --fresh: #2768b0; --listed: #4d6b8a; --doubt: #96610a;
   --bad: #b3261e; --empty: #5f6b78; --apart: #74528f; }

@@ -72,7 +72,9 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
         "AIRFLOW__CORE__AUTH_MANAGER": (
             "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
         ),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": os.environ.get(
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", f"{USER}:admin"
+        ),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "PACSIFIER_HOME": str(home),
         "PACSIFIER_DATA_ROOT": str(home / "data"),
@@ -85,9 +87,9 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
     }
 
 
-def password(home: Path) -> str:
-    """Password of the user `admin` of the Airflow in `home`."""
-    return str(read_json(home / "airflow" / "passwords.json")[USER])
+def password(home: Path, user: str = USER) -> str:
+    """Password of a user of the Airflow in `home`; Airflow makes those of others than `admin` when it starts."""
+    return str(read_json(home / "airflow" / "passwords.json")[user])
 
 
 def _described(home: Path, name: str) -> str | None:
@@ -211,13 +213,14 @@ class Parts:
             psutil.wait_procs(family, timeout=0.5)
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether somebody listens at a port of this machine."""
     with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
         return True
     return False
 
 
-def _healthy(port: int) -> bool:
+def healthy(port: int) -> bool:
     """Whether the API answers and says that scheduler and DAG processor are well."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -265,6 +268,25 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def supervised(logs: Path, environment: Mapping[str, str]) -> Iterator[Parts]:
+    """Parts that are stopped and waited for when the block ends, also by Ctrl-C or SIGTERM."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    _adopt_orphans()
+    parts = Parts(logs, environment)
+    for number in numbers:
+        signal.signal(number, _interrupt)
+    try:
+        yield parts
+    except KeyboardInterrupt:
+        print(f"\nstopping; running tasks have {STOPPING:.0f} s to end ...", flush=True)
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        parts.stop()
+    print("stopped", flush=True)
+
+
 def up(
     home: Path,
     *,
@@ -286,11 +308,7 @@ def up(
     environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))
     _check_free({"--port": port, "--pacs-port": pacs_port, "--receiver-port": receiver_port})
     _sample_queries(data)
-    _adopt_orphans()
-    parts = Parts(home / "logs", environment)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    try:
+    with supervised(home / "logs", environment) as parts:
         print(f"starting Airflow in {home} ...", flush=True)
         parts.run("db-migrate", "airflow", "db", "migrate")
         hidden = "AIRFLOW_CONN_PACS_DEFAULT" in environment
@@ -313,9 +331,9 @@ def up(
         parts.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
         parts.start("triggerer", "airflow", "triggerer", "--skip-serve-logs")
         parts.start("dag-processor", "airflow", "dag-processor")
-        parts.wait_until("the receiver", lambda: _answers(receiver_port))
-        parts.wait_until("the embedded PACS", lambda: _answers(pacs_port))
-        parts.wait_until("Airflow", lambda: _healthy(port))
+        parts.wait_until("the receiver", lambda: answers(receiver_port))
+        parts.wait_until("the embedded PACS", lambda: answers(pacs_port))
+        parts.wait_until("Airflow", lambda: healthy(port))
         pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}" if own_pacs else "as you set it"
         print(
             f"\nAirflow is ready: http://{HOST}:{port}\n"
@@ -333,13 +351,6 @@ def up(
         while True:
             parts.check()
             time.sleep(1)
-    except KeyboardInterrupt:
-        print(f"\nstopping; running tasks have {STOPPING:.0f} s to end ...", flush=True)
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        parts.stop()
-    print("stopped", flush=True)
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ Every kind of run keeps its own files there (see `extract.run`, `upload.run`); t
 |-----------------|-------------------------------------------------------------|
 | request.json    | what was asked for                                          |
 | accounts.json   | the accounts of the run                                     |
-| report.html     | the same for people                                         |
+| summary.json    | how it ended, in counts only                                |
+| report.html     | the accounts for people                                     |
 | problems.txt    | errors and warnings with the values that logs must not hold |
 """
 
@@ -61,6 +62,12 @@ class Run:
         """
         with storage_errors("the state root"):
             return cls(private_folder(settings.state_root() / "runs" / name))
+
+    @classmethod
+    def existing(cls, name: str) -> Run | None:
+        """The run of an opaque name; None if it has no folder (yet). Writes nothing."""
+        folder = settings.state_root() / "runs" / name
+        return cls(folder) if folder.is_dir() else None
 
     @classmethod
     def fresh(cls) -> Run:

@@ -89,14 +89,14 @@ def build(folder: Path) -> list[Path]:
     return write(cohort(), folder)
 
 
-def build_busy(folder: Path, patient: str) -> list[Path]:
-    """Write eight series of three images of one more patient below `folder`; returns the files."""
+def build_busy(folder: Path, patient: str, images: int = 3) -> list[Path]:
+    """Write eight series of one more patient below `folder`; returns the files."""
     common: dict[str, Any] = {
         "patient_id": patient,
         "patient_name": f"Langenscheidt^{patient[-2:]}",
         "PatientBirthDate": "19290808",
         "study_date": "19960229",
-        "n_images": 3,
+        "n_images": images,
         "rows": 8,
         "columns": 8,
     }
@@ -167,12 +167,14 @@ def run_airflow(environment: Mapping[str, str], *arguments: str) -> str:
 
 @dataclass
 class DagRun:
-    """How a DAG run ended: the states of its tasks (and map indexes), their XComs, and their pools."""
+    """How a DAG run ended: the states of its tasks (and map indexes), their labels, results and links."""
 
     run_id: str
     state: str
     tasks: dict[str, dict[int, str]] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
     xcoms: dict[str, dict[int, Any]] = field(default_factory=dict)
+    links: set[str] = field(default_factory=set)
 
     @property
     def states(self) -> dict[str, list[str]]:
@@ -211,12 +213,16 @@ class Airflow:
 
         done = fresh_dag().test(run_conf={"queryfile": "table.csv", "out_directory": "out", **conf})
         run = DagRun(done.run_id, str(done.state))
-        for ti in done.get_task_instances():
+        for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
             run.tasks.setdefault(ti.task_id, {})[ti.map_index] = str(ti.state)
+            if ti.rendered_map_index:
+                run.labels.setdefault(ti.task_id, []).append(ti.rendered_map_index)
         with create_session() as session:
             for xcom in session.scalars(select(XComModel).where(XComModel.run_id == done.run_id)):
                 if xcom.key == "return_value":
                     run.xcoms.setdefault(xcom.task_id, {})[xcom.map_index] = XComModel.deserialize_value(xcom)
+                if xcom.key.startswith("_link"):
+                    run.links.add(XComModel.deserialize_value(xcom))
         return run
 
 
@@ -273,13 +279,21 @@ class Up:
         home: its home.
         connections: PACS by the connections that are there from the start.
         dags: folder of more DAGs than the repository's.
+        users: role by name of users beside `admin`.
     """
 
-    def __init__(self, home: Path, connections: Mapping[str, EmbeddedPacs], dags: Path | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        connections: Mapping[str, EmbeddedPacs],
+        dags: Path | None = None,
+        users: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home
         self.url = ""
         self._connections = connections
         self._dags = dags
+        self._users = {local.USER: "admin", **(users or {})}
         self._ports = [free_port() for _ in range(3)]
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._token = ""
@@ -288,6 +302,9 @@ class Up:
         port, pacs, receiver = self._ports
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PACSIFIER_", "AIRFLOW_"))}
         environment["PACSIFIER_HOME"] = str(self.home)
+        environment["PACSIFIER_NIGHTLY_SCHEDULE"] = "off"  # whatever the time of day
+        users = ",".join(f"{name}:{role}" for name, role in self._users.items())
+        environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] = users
         environment["AIRFLOW_CONN_PACS_BROKEN"] = '{"conn_type": "dicom", "host": "127.0.0.1", "port": 104}'
         for name, node in self._connections.items():
             node.destinations["PACSIFIER"] = ("127.0.0.1", receiver)
@@ -298,8 +315,13 @@ class Up:
             bundles = [{"name": n, "classpath": local_bundle, "kwargs": kwargs} for n, kwargs in folders.items()]
             environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = json.dumps(bundles)
         ports = ["--port", str(port), "--pacs-port", str(pacs), "--receiver-port", str(receiver)]
+        self._start(port, environment, "pacsifier_ops.local", *ports)
+        return self
+
+    def _start(self, port: int, environment: Mapping[str, str], *arguments: str) -> None:
+        """Start `python -m arguments`, and wait until the extract DAG can be triggered at `port`."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pacsifier_ops.local", *ports],
+            [sys.executable, "-m", *arguments],
             env=environment,
             cwd=REPO,
             stdout=subprocess.PIPE,
@@ -313,10 +335,8 @@ class Up:
             assert line, said
             said += line
         self.url = f"http://127.0.0.1:{port}"
-        login = {"username": local.USER, "password": local.password(self.home)}
-        self._token = self._call("auth/token", login)["access_token"]
+        self._token = self.token(local.USER)
         self.wait_for(lambda: any(dag["dag_id"] == DAG_ID for dag in self.get("dags")["dags"]))
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)
@@ -334,6 +354,11 @@ class Up:
         data = None if body is None else json.dumps(body).encode()
         with self._opener.open(urllib.request.Request(f"{self.url}/{path}", data, headers), timeout=30) as answer:
             return json.load(answer)
+
+    def token(self, user: str) -> str:
+        """What a user shows to the API, as a bearer or as a cookie."""
+        login = {"username": user, "password": local.password(self.home, user)}
+        return str(self._call("auth/token", login)["access_token"])
 
     def get(self, path: str) -> Any:
         """What the public API answers."""

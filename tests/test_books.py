@@ -75,7 +75,8 @@ def test_files_are_whole_protected_or_shared_as_they_should_be(run: Run, tmp_pat
     account = RunAccount(run.name, "pacs", SAVE, "", "")
     write_books(run, account, logs, ["PatientID"], scratch)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*run.folder.iterdir(), *logs.rglob("*.csv")]}
-    assert modes == {"accounts.json": 0o600, "report.html": 0o600, "one.csv": DATA_FILE, "pacsifier_log.csv": DATA_FILE}
+    private = dict.fromkeys(("accounts.json", "summary.json", "report.html"), 0o600)
+    assert modes == {**private, "one.csv": DATA_FILE, "pacsifier_log.csv": DATA_FILE}
     assert not list(unfinished.iterdir())
     assert (logs / "runs" / "one.csv").read_bytes() == (logs / "pacsifier_log.csv").read_bytes()
 

@@ -36,6 +36,7 @@ AIRFLOW_SIDE = (
     "plugins",
     "sensors",
     "triggers",
+    "web",
     "provider.py",
     "demo.py",
     "cli/connection.py",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pacsifier_ops import settings
 from pacsifier_ops.errors import InputError
-from pacsifier_ops.files import confined, private_folder, write_atomic
+from pacsifier_ops.files import confined, private_folder, storage_errors, write_atomic
+from pacsifier_ops.query.table import is_workbook
 
 _ID = re.compile(r"req-[0-9a-f]{24}")
 
@@ -18,19 +19,32 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def take_in(table: Path) -> str:
-    """Copy a query table to `<state root>/requests/<id>/`; returns the id.
+def new_id() -> str:
+    """An id that nothing has yet."""
+    return f"req-{secrets.token_hex(12)}"
+
+
+def take_in(table: Path | bytes, identity: str = "") -> str:
+    """Keep a query table, a file or its content, as `<state root>/requests/<id>/table.csv` (or .xlsx).
+
+    Args:
+        identity: the id, where the caller has made one (`new_id`) and may take the same table in again.
+
+    Returns:
+        The id.
 
     Raises:
         InputError: the file cannot be read.
+        StorageError: the state root cannot be written.
     """
     try:
-        data = table.read_bytes()
+        data = table if isinstance(table, bytes) else table.read_bytes()
     except OSError as error:
         raise InputError(f"the query table cannot be read: {error.strerror}") from None
-    identity = f"req-{secrets.token_hex(12)}"
-    suffix = ".xlsx" if table.suffix.lower() == ".xlsx" else ".csv"
-    write_atomic(private_folder(_folder(identity)) / f"table{suffix}", data)
+    identity = identity or new_id()
+    name = "table.xlsx" if is_workbook(data) else "table.csv"
+    with storage_errors("the state root"):
+        write_atomic(private_folder(_folder(identity)) / name, data)
     return identity
 
 

@@ -3,10 +3,10 @@
 | file                 | written by | what                                                       |
 |----------------------|------------|------------------------------------------------------------|
 | rows.jsonl           | prepare    | every row of the query table, bad ones with their reason   |
-| table.json           | prepare    | the table's columns, and which lines repeat another        |
+| table.json           | prepare    | the table's columns, rows, and lines that repeat another   |
 | rows/<batch>.jsonl   | prepare    | the rows of one batch                                      |
 | found/<batch>.jsonl  | find       | how each row ended, followed by the series that answer it  |
-| plan.json            | plan       | how many units, and lines that contradict each other       |
+| plan.json            | plan       | size of the cohort, and lines that contradict each other   |
 | units/<unit>.jsonl   | plan       | the series of one unit, see Planned                        |
 | results/<unit>.jsonl | retrieve   | the account of each series of the unit                     |
 """

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 Question = Callable[[], bool]
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("rows", "found", "plan", "units", "results", "accounts")
+KEPT = ("rows", "found", "plan", "units", "results", "accounts", "summary", "thumbnails")
 
 
 def node_for(node: PacsNode, request: Request) -> PacsNode:
@@ -80,15 +80,14 @@ def prepare(
         QueryTableError: the table is refused as a whole, holds no usable row, or (strict) any bad one; the reasons
             are in its text and in the run's problems.txt.
         PacsError: the PACS does not answer, or not to us.
-        ConfigError: images are to be moved, and nothing says where to.
+        ConfigError: what was asked for contradicts itself; or images are to be moved, and nothing says where to.
         TreeError: the output folder cannot be written.
         ReceiverError: all is to be fetched by C-MOVE, and our receiver cannot listen.
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.query.table import read_query_table
 
-    if request.retrieve not in RETRIEVE:
-        raise QueryTableError(f"retrieve is none of {', '.join(RETRIEVE)}")
+    _refuse_contradictions(request, destination)
     request = replace(request, pacs=node.name, started=request.started or now())
     if request.retrieve == MOVE:
         request = _with_destination(request, node, destination)
@@ -107,7 +106,8 @@ def prepare(
     same_as = {again: row.line for row in table.rows for again in row.duplicates}
     batches = slices(len(table.rows), most)
     with storage_errors("the state root"):
-        write_json(run.folder / "table.json", {"columns": table.columns, "same_as": list(same_as.items())})
+        counts = {"rows": len(table.rows), "bad_rows": len(table.bad_rows)}
+        write_json(run.folder / "table.json", {"columns": table.columns, "same_as": list(same_as.items()), **counts})
         for number, batch in enumerate(batches):
             rows = (table.rows[i] for i in batch)
             lines = ({"line": row.line, "keys": row.keys, "new_id": row.new_id} for row in rows)
@@ -128,6 +128,21 @@ def prepare(
     if request.retrieve == MOVE and destination is not None:
         _make_sure_of(destination)
     return list(range(len(batches)))
+
+
+def _refuse_contradictions(request: Request, destination: PacsNode | None) -> None:
+    """Nobody is to believe that something was done which was not."""
+    if request.retrieve not in RETRIEVE:
+        raise ConfigError(f"retrieve is none of {', '.join(RETRIEVE)}")
+    wrong = []
+    if destination is not None and request.retrieve != MOVE:
+        wrong.append("a destination is where images are moved to; leave it empty, or set retrieve to move")
+    if request.resend and request.retrieve != MOVE:
+        wrong.append("to move again is for moving; switch it off, or set retrieve to move")
+    if request.method and request.retrieve != SAVE:
+        wrong.append("the method is how images are fetched; leave it empty, or set retrieve to save")
+    if wrong:
+        raise ConfigError(f"retrieve is {request.retrieve}: {'; '.join(wrong)}")
 
 
 def _make_sure_of(node: PacsNode) -> None:
@@ -272,10 +287,12 @@ def plan(run: Run, node: PacsNode) -> Plan:
             planned = (_planned(i + 1, order[i], new_ids) for i in unit)
             write_jsonl(run.part("units", number), map(asdict, planned))
         conflicting = sorted({line for lines in conflicts.values() for line in lines})
-        write_json(run.folder / "plan.json", {"units": len(units), "conflicting_lines": conflicting})
+        instances = sum(item.instances for item in order)
+        counts = {"units": len(units), "series": len(order), "instances": instances}
+        write_json(run.folder / "plan.json", {**counts, "conflicting_lines": conflicting})
     nothing_to_do = request.retrieve == NONE and not request.info
     numbers = [] if nothing_to_do else list(range(len(units)))
-    return Plan(numbers, len(order), sum(item.instances for item in order), len(conflicts))
+    return Plan(numbers, len(order), instances, len(conflicts))
 
 
 def _planned(number: int, item: _Wanted, new_ids: Mapping[str, str]) -> Planned:

@@ -7,12 +7,14 @@ from typing import Any
 from airflow.sdk.bases.branch import BranchMixIn
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops.accounts import COMPLETE, MOVE
+from pacsifier_ops.accounts import COMPLETE, MOVE, SAVE
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import resolve
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.operators.base import PacsifierOperator, data_path, destination_of, node_of
+from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
+from pacsifier_ops.thumbnails import make_thumbnails
 
 
 class ExtractPrepareOperator(PacsifierOperator):
@@ -21,6 +23,7 @@ class ExtractPrepareOperator(PacsifierOperator):
     def work(self, run: Run, context: Any) -> list[int]:
         """Returns the numbers of the batches of rows."""
         run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
+        check_conf(context)
         params = context["params"]
         request = Request(
             queryfile=resolve(params["queryfile"]),
@@ -33,7 +36,7 @@ class ExtractPrepareOperator(PacsifierOperator):
             max_series=params["max_series"],
             resend=params["resend"],
         )
-        destination = destination_of(params) if request.retrieve == MOVE else None
+        destination = destination_of(params)
         batches = steps.prepare(run, request, node_of(params), destination=destination)
         self.log.info("%d batch(es) of rows; run folder %s", len(batches), run.folder)
         return batches
@@ -68,6 +71,8 @@ class ExtractReportOperator(PacsifierOperator):
                 accepted beforehand.
         """
         account = steps.report(run)
+        if account.action == SAVE:
+            self.log.info("%d thumbnail(s)", make_thumbnails(run, account))
         result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
         self.log.info("%s", result)
         if not (run.folder / "plan.json").exists():

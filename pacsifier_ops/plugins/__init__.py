@@ -2,3 +2,5 @@
 
 #: Pool of tasks whose PACS has no pool of its own.
 COMMON_POOL = "pacsifier"
+#: Permission to see what identifies patients.
+REPORTS = "PACSIFIER reports"

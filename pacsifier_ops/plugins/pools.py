@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
-from airflow.plugins_manager import AirflowPlugin
 
 from pacsifier_ops.config import PacsNode, node_from_connection
 from pacsifier_ops.errors import ConfigError
@@ -47,7 +46,7 @@ def make_pools(session: Session) -> dict[str, int]:
 def _nodes(session: Session) -> list[PacsNode]:
     """The PACS of all connections that can be used; the run that uses one that cannot says what is wrong."""
     nodes = []
-    for connection in _connections(session):
+    for connection in dicom_connections(session):
         with suppress(ConfigError):
             nodes.append(
                 node_from_connection(connection.conn_id, connection.host, connection.port, connection.extra_dejson)
@@ -55,8 +54,8 @@ def _nodes(session: Session) -> list[PacsNode]:
     return nodes
 
 
-def _connections(session: Session) -> Iterator[Connection]:
-    """Those of type `dicom`, the environment's last: they hide the database's."""
+def dicom_connections(session: Session) -> Iterator[Connection]:
+    """The connections of type `dicom`, the environment's last: they hide the database's."""
     from airflow.models.connection import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
     from sqlalchemy import select
@@ -71,7 +70,9 @@ def _connections(session: Session) -> Iterator[Connection]:
                     yield connection
 
 
-class _OnStart:
+class OnStart:
+    """Listens to Airflow's parts as they start."""
+
     @hookimpl
     def on_starting(self, component: Any) -> None:
         """When a scheduler starts, make the pools, and load what its workers need.
@@ -87,10 +88,3 @@ class _OnStart:
         # LocalExecutor forks its workers off this process, and they their tasks: what is loaded here, none of
         # them loads again. That is most of what a short task costs.
         importlib.import_module("pacsifier_ops.extract.retrieve")
-
-
-class PacsifierPlugin(AirflowPlugin):
-    """The package's Airflow plugin."""
-
-    name = "pacsifier"
-    listeners = [_OnStart()]  # noqa: RUF012 (Airflow declares it so)

@@ -103,20 +103,29 @@ class _Record:
 
 
 def read_query_table(path: Path) -> QueryTable:
-    """Read and check a query table: text divided by comma, semicolon or tab, or the first sheet of an .xlsx.
-
-    Text is UTF-8, UTF-16 with its mark, or else Windows-1252, with a warning for rows beyond ASCII.
+    """Read and check the query table in a file: see `parse_query_table`.
 
     Raises:
-        TableRefused: a QueryTableError with all problems of the table as a whole: unreadable, not text,
-            empty, no header, an unknown column or one named twice. Problems of rows are in the result.
+        TableRefused: the file cannot be read, or its table cannot be used as a whole.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise TableRefused([Problem(0, "", f"cannot be read ({error.strerror}); check the path")]) from None
+    return parse_query_table(data)
+
+
+def parse_query_table(data: bytes) -> QueryTable:
+    """Check a query table: text divided by comma, semicolon or tab, or the first sheet of an .xlsx.
+
+    Text is UTF-8, UTF-16 with its mark, or else Windows-1252, with a warning for rows beyond ASCII.
+
+    Raises:
+        TableRefused: a QueryTableError with all problems of the table as a whole: not text, empty, no header,
+            an unknown column or one named twice. Problems of rows are in the result.
+    """
     remark = ""
-    if data.startswith(b"PK\x03\x04"):
+    if is_workbook(data):
         records = _records_of_workbook(data)
     else:
         text, remark = _decode(data)
@@ -145,6 +154,11 @@ def read_query_table(path: Path) -> QueryTable:
     table.problems.sort(key=lambda problem: (problem.line, places.get(problem.column, -1)))
     table.bad_rows.sort(key=lambda row: row.line)
     return table
+
+
+def is_workbook(data: bytes) -> bool:
+    """Whether this is a zip archive, as an .xlsx is, and no text."""
+    return data.startswith(b"PK\x03\x04")
 
 
 def _decode(data: bytes) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 | file                 | written by | what                                                             |
 |----------------------|------------|------------------------------------------------------------------|
-| scan.json            | prepare    | files passed over, counted by reason, and the bad ones           |
+| scan.json            | prepare    | how much there is to send; files passed over, and the bad ones   |
 | units/<unit>.jsonl   | prepare    | the series of one unit, see Outgoing                             |
 | results/<unit>.jsonl | send       | the account of each series of the unit                           |
 """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Question = Callable[[], bool]
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("scan", "units", "results", "accounts")
+KEPT = ("scan", "units", "results", "accounts", "summary")
 
 
 def prepare(
@@ -74,7 +74,8 @@ def prepare(
         for number, unit in enumerate(units):
             write_jsonl(run.part("units", number), (asdict(Outgoing.of(i + 1, root, order[i])) for i in unit))
         bad = [asdict(file) for file in found.bad_files]
-        write_json(run.folder / "scan.json", {"passed_over": found.passed_over, "bad_files": bad})
+        counts = {"series": len(order), "instances": sum(map(len, order))}
+        write_json(run.folder / "scan.json", {"passed_over": found.passed_over, "bad_files": bad, **counts})
     return list(range(len(units)))
 
 

@@ -1,0 +1,97 @@
+"""Intake: a query table that somebody hands in, checked as a whole, and kept if any row of it can be asked."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass, field
+from typing import Any
+
+from pacsifier_ops.extract.requests import take_in
+from pacsifier_ops.query.table import Problem, QueryTable, TableRefused, is_workbook, parse_query_table
+
+#: Bytes of a table at most, some 100,000 rows; and of a workbook once it is unpacked, which takes ten times as much
+#: memory to read.
+LARGEST, LARGEST_UNPACKED = 16 * 2**20, 64 * 2**20
+#: Rows, remarks and repeated lines shown; and problems.
+SHOWN, PROBLEMS_SHOWN = 20, 500
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What was understood of a table. It holds what the rows ask for: identifying.
+
+    Attributes:
+        request: id under which the table is kept; empty where no row can be asked.
+        problems: what is wrong, in order of the lines.
+        table: the table as read; one without columns where it was refused as a whole.
+    """
+
+    request: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    table: QueryTable = field(default_factory=lambda: QueryTable(()))
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data: all counts, the first of the problems, rows and remarks."""
+        rows = self.table.rows
+        repeats = sorted((again, row.line) for row in rows for again in row.duplicates)
+        remarks: dict[str, list[int]] = {}
+        for row in rows:
+            for remark in row.warnings:
+                remarks.setdefault(remark, []).append(row.line)
+        return {
+            "request": self.request or None,
+            "all_usable": not self.problems,
+            "rows": len(rows),
+            "bad_rows": len(self.table.bad_rows),
+            "repeated_rows": len(repeats),
+            "columns": list(self.table.columns),
+            "problem_count": len(self.problems),
+            "problems": [vars(problem) for problem in self.problems[:PROBLEMS_SHOWN]],
+            "warnings": [
+                {"message": remark, "count": len(lines), "lines": lines[:SHOWN]} for remark, lines in remarks.items()
+            ],
+            "repeats": [{"line": line, "same_as": first} for line, first in repeats[:SHOWN]],
+            "preview": [{"line": row.line, "keys": row.keys, "new_id": row.new_id} for row in rows[:SHOWN]],
+        }
+
+
+def take(data: bytes) -> Intake:
+    """Check a table and keep it, unless none of its rows can be asked.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    try:
+        table = check(data)
+    except TableRefused as error:
+        return Intake(problems=error.problems)
+    return Intake(take_in(data) if table.rows else "", table.problems, table)
+
+
+def check(data: bytes) -> QueryTable:
+    """Check a table that somebody hands in, its size first; see `parse_query_table`.
+
+    Raises:
+        TableRefused: it is too large, or cannot be used as a whole.
+    """
+    _check_size(data)
+    return parse_query_table(data)
+
+
+def _check_size(data: bytes) -> None:
+    """Refuse what would take too much memory to read.
+
+    Raises:
+        TableRefused: says how large a table may be.
+    """
+    size, most = len(data), LARGEST
+    if is_workbook(data):
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                size, most = max(size, sum(item.file_size for item in archive.infolist())), LARGEST_UNPACKED
+        except zipfile.BadZipFile:
+            pass  # reading it says so
+    if size > most:
+        message = f"is too large; cut it into several tables of at most {LARGEST // 2**20} MB, or save it as CSV"
+        raise TableRefused([Problem(0, "", message)])

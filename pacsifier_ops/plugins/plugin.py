@@ -1,0 +1,39 @@
+"""The package's Airflow plugin: pools when a scheduler starts, and pages in the user interface.
+
+Every part of Airflow imports this when it starts, command lines and tasks too, so nothing here imports the pages: the
+API server does, with the first request for one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from pacsifier_ops.plugins.pools import OnStart
+from pacsifier_ops.web import PREFIX, application
+
+# Airflow puts ids in for {DAG_ID} and {RUN_ID}; addresses are relative to its own, which may have a path. The tab of a
+# DAG run is there for all DAGs; the page says kindly where a run is none of ours.
+_INTAKE = {
+    "name": "Extract",
+    "href": f"{PREFIX}/",
+    "destination": "nav",
+    "nav_top_level": True,
+    "url_route": "pacsifier-intake",
+}
+_RESULTS = {
+    "name": "Results",
+    "href": f"{PREFIX}/runs/{{DAG_ID}}/{{RUN_ID}}",
+    "destination": "dag_run",
+    "url_route": "pacsifier-results",
+}
+
+
+class PacsifierPlugin(AirflowPlugin):
+    """The package's Airflow plugin."""
+
+    name = "pacsifier"
+    listeners = [OnStart()]  # noqa: RUF012 (Airflow declares these so)
+    fastapi_apps: list[dict[str, Any]] = [{"app": application, "url_prefix": f"/{PREFIX}", "name": "pacsifier"}]  # noqa: RUF012
+    external_views: list[dict[str, Any]] = [_INTAKE, _RESULTS]  # noqa: RUF012

@@ -1,0 +1,149 @@
+"""How far a run has come, read off its folder while others write there: counts only, nothing that identifies anybody.
+
+Cheap enough to be asked every few seconds: what a step has written to its end is read once, so that a look at a
+cohort of 100,000 series costs a thousand calls of `stat`, and reading the units that are being worked on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from pacsifier_ops.accounts import ROW_BAD
+from pacsifier_ops.files import read_json
+from pacsifier_ops.run import Run
+
+#: State of a row or a series that has no other one yet.
+WAITING = "waiting"
+#: State of a row that asks the same as an earlier one, which answers for it.
+REPEATED = "repeated"
+
+_COUNTED = ("present", "received", "missing", "unverifiable", "quarantined", "bytes")
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        rows: rows of the query table by state; empty where there is none.
+        series: series by state; before the run has a plan, those found so far are waiting.
+        planned: whether the number of series is final.
+        expected: images of the cohort, as far as the archive told before they were fetched.
+        images: images so far, by present, received, missing, unverifiable, quarantined.
+        bytes: bytes received or sent so far, of series that ended.
+        seconds: seconds since the first image was asked for, until now or the end of the last series; 0 before.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    series: dict[str, int] = field(default_factory=dict)
+    planned: bool = False
+    expected: int = 0
+    images: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def megabytes_per_second(self) -> float:
+        """Average rate so far in MB/s (10**6 bytes)."""
+        return round(self.bytes / self.seconds / 1e6, 3) if self.seconds else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {**asdict(self), "seconds": round(self.seconds, 1), "megabytes_per_second": self.megabytes_per_second}
+
+
+def progress_of(run: Run, running: bool) -> Progress:
+    """Where a run stands, whatever it has written so far.
+
+    Args:
+        running: whether it goes on, and with it the time.
+    """
+    done = [*_parts(run, "results")]
+    found, results = _sum(_parts(run, "found"), _found), _sum(done, _results)
+    progress = Progress(rows=_rows(run, found))
+    plan, planned_at = _plan(run)
+    progress.planned, progress.expected = bool(plan), int(plan.get("instances", 0))
+    series = {name.removeprefix("series "): count for name, count in results.items() if name.startswith("series ")}
+    waiting = (plan["series"] if plan else found["series"]) - sum(series.values())
+    progress.series = _without_zeros({**series, WAITING: waiting})
+    progress.images = {name: results[name] for name in _COUNTED if name != "bytes"}
+    progress.bytes = results["bytes"]
+    if plan:
+        end_ns = time.time_ns() if running else max((mtime_ns for _, mtime_ns, _ in done), default=planned_at)
+        progress.seconds = max(0, end_ns - planned_at) / 1e9
+    return progress
+
+
+def _rows(run: Run, found: Counter[str]) -> dict[str, int]:
+    table: dict[str, Any] = {}
+    with suppress(FileNotFoundError):
+        table = read_json(run.folder / "table.json")
+    states = {name.removeprefix("row "): count for name, count in found.items() if name.startswith("row ")}
+    rows = {**states, ROW_BAD: table.get("bad_rows", 0), REPEATED: len(table.get("same_as", ()))}
+    return _without_zeros({**rows, WAITING: table.get("rows", 0) - sum(states.values())})
+
+
+def _plan(run: Run) -> tuple[dict[str, Any], int]:
+    """The size of the cohort and when that was written (ns); of an extract run, or else of an upload."""
+    for path in (run.folder / "plan.json", run.folder / "scan.json"):
+        with suppress(FileNotFoundError):
+            return read_json(path), path.stat().st_mtime_ns
+    return {}, 0
+
+
+def _without_zeros(counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count > 0}
+
+
+def _parts(run: Run, kind: str) -> Iterator[tuple[str, int, int]]:
+    """Path, modification time (ns) and size of each finished part of a kind."""
+    with suppress(FileNotFoundError), os.scandir(run.folder / kind) as entries:
+        for entry in entries:
+            # A part that a step forgets meanwhile ends the look, as if it had come later.
+            if entry.name.endswith(".jsonl"):
+                status = entry.stat()
+                yield entry.path, status.st_mtime_ns, status.st_size
+
+
+def _sum(parts: Iterable[tuple[str, int, int]], count: Callable[[str, int, int], Counter[str]]) -> Counter[str]:
+    """The counts of all parts."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        with suppress(FileNotFoundError):
+            total.update(count(*part))
+    return total
+
+
+# A part is replaced as a whole, never changed, so its path, time and size tell its content. What is kept is small: the
+# parts of eight runs of the largest size.
+
+
+@lru_cache(8192)
+def _found(path: str, mtime_ns: int, size: int) -> Counter[str]:
+    """Rows by state, and how many series they found, of a batch."""
+    counts: Counter[str] = Counter()
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("{"):  # a row; each of its series is a list
+                row = json.loads(line)
+                counts.update({f"row {row['state']}": 1, "series": row["series"]})
+    return counts
+
+
+@lru_cache(8192)
+def _results(path: str, mtime_ns: int, size: int) -> Counter[str]:
+    """Series by state, and their images and bytes, of a unit."""
+    counts: Counter[str] = Counter()
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            account = json.loads(line)
+            counts.update({f"series {account['state']}": 1, **{name: account[name] for name in _COUNTED}})
+    return counts

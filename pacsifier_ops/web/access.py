@@ -1,0 +1,100 @@
+"""Who may see and do what on the pages. Airflow's auth manager decides; a plugin's routes are open without this.
+
+| what                     | who                                                                                 |
+|--------------------------|-------------------------------------------------------------------------------------|
+| progress, summary        | whoever may read runs of the DAG                                                    |
+| report, thumbnails       | besides, whoever has the permission `PACSIFIER reports`, for they identify patients |
+| intake                   | whoever may start runs of `pacsifier_extract`                                       |
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.auth.managers.models.resource_details import (
+    ConnectionDetails,
+    DagAccessEntity,
+    DagDetails,
+)
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.common.db.common import SessionDep
+from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.configuration import conf
+from airflow.models import DagModel, DagRun
+from fastapi import Depends, HTTPException, Request
+from sqlalchemy import select
+
+from pacsifier_ops.plugins import REPORTS
+
+#: DAGs whose runs have pages begin so; and the one that requests are for.
+OURS, EXTRACT = "pacsifier_", "pacsifier_extract"
+
+
+def may(user: BaseUser, method: Literal["GET", "POST"], dag_id: str) -> bool:
+    """Whether a user may read (GET) or start (POST) runs of a DAG."""
+    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+    manager = get_auth_manager()
+    return manager.is_authorized_dag(method=method, access_entity=DagAccessEntity.RUN, details=details, user=user)
+
+
+def may_read_reports(user: BaseUser, dag_id: str) -> bool:
+    """Whether a user who may read runs of a DAG may see what identifies patients in them."""
+    manager = get_auth_manager()
+    if isinstance(manager, SimpleAuthManager):  # it has no permissions that could be given
+        return may(user, "POST", dag_id)
+    return manager.is_authorized_custom_view(method="GET", resource_name=REPORTS, user=user)
+
+
+def may_see_connection(user: BaseUser, name: str, team: str | None) -> bool:
+    """Whether a user may know of a connection."""
+    details = ConnectionDetails(conn_id=name, team_name=team)
+    return get_auth_manager().is_authorized_connection(method="GET", details=details, user=user)
+
+
+def _may_start(user: GetUserDep) -> BaseUser:
+    if not may(user, "POST", EXTRACT):
+        raise HTTPException(403, "You may not start extractions; ask an administrator for the permission to.")
+    return user
+
+
+def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) -> DagRun:
+    if not dag_id.startswith(OURS):
+        raise HTTPException(404, "This run is not PACSIFIER's, so there are no results of it here.")
+    if not may(user, "GET", dag_id):
+        raise HTTPException(403, "You may not see runs of this DAG; ask an administrator for the permission to.")
+    run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+    if run is None:
+        raise HTTPException(404, "There is no such run.")
+    return run
+
+
+def _our_run_identified(run: Annotated[DagRun, Depends(_our_run)], user: GetUserDep) -> DagRun:
+    if not may_read_reports(user, run.dag_id):
+        raise HTTPException(403, f"This identifies patients; ask an administrator for the permission {REPORTS!r}.")
+    return run
+
+
+def same_origin(request: Request) -> None:
+    """Refuse what a page of another site sends with the user's cookie. Programs send neither of these headers.
+
+    Raises:
+        HTTPException: 403.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        good = site == "same-origin"
+    else:  # browsers tell it over HTTPS only; a proxy may have changed the host
+        own = {request.headers.get("host"), urlsplit(conf.get("api", "base_url", fallback="")).netloc} - {""}
+        good = origin is None or urlsplit(origin).netloc in own
+    if not good:
+        raise HTTPException(403, "This came from a page of another site.")
+
+
+#: The user, who may start extractions.
+StarterDep = Annotated[BaseUser, Depends(_may_start)]
+#: The run of the address, which the user may read; and whose report.
+RunDep = Annotated[DagRun, Depends(_our_run)]
+IdentifiedRunDep = Annotated[DagRun, Depends(_our_run_identified)]

@@ -1,0 +1,348 @@
+"""The pages in Airflow's user interface, asked from a running API server: who sees what, and what they answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops import intake, local
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.run import dag_run_name
+from tests import airflow_home
+from tests.airflow_home import DAG_ID, KUNIGUNDE, TABLE_NAME, THEOBALD, Up, traces, words_of
+from tests.airflow_home import build as build_cohort
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow]
+
+FOREIGN = "somebody_elses"
+_FOREIGN_DAG = """
+from airflow.sdk import DAG
+from airflow.providers.standard.operators.empty import EmptyOperator
+with DAG("somebody_elses", schedule=None):
+    EmptyOperator(task_id="nothing")
+"""
+HTML: dict[str, Any] = {"Accept": "text/html,application/xhtml+xml"}
+TABLE = f"PatientID\n{KUNIGUNDE['patient_id']}\n{THEOBALD['patient_id']}\n"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+@dataclass
+class Visitor:
+    """Somebody who asks for pages; a browser's cookie says who it is."""
+
+    url: str
+    token: str = ""
+
+    def ask(self, path: str, body: bytes | None = None, **headers: Any) -> Answer:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.token:
+            named["Cookie"] = f"_token={self.token}"
+        request = urllib.request.Request(f"{self.url}/{path}", body, named)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
+        try:
+            with opener.open(request, timeout=60) as answer:
+                return self._checked(Answer(answer.status, dict(answer.headers), answer.read()), path)
+        except urllib.error.HTTPError as error:
+            return self._checked(Answer(error.code, dict(error.headers), error.read()), path)
+
+    def _checked(self, answer: Answer, path: str) -> Answer:
+        if path.startswith("pacsifier/"):
+            told = {name.lower(): value for name, value in answer.headers.items()}
+            assert told["cache-control"] == "no-store" and told["x-content-type-options"] == "nosniff"
+            assert told["referrer-policy"] == "no-referrer"
+            policy = told["content-security-policy"]
+            assert policy.startswith("default-src 'none'") and "frame-ancestors 'self'" in policy
+            assert "unsafe" not in policy or path.endswith("/report")
+        return answer
+
+    def send(self, *tables: bytes, name: str = "table", **headers: str) -> Answer:
+        """Hand tables in, as a form does."""
+        edge = uuid.uuid4().hex
+        parts = (
+            f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="{TABLE_NAME}.csv"\r\n'
+            "Content-Type: text/csv\r\n\r\n".encode()
+            + table
+            + b"\r\n"
+            for table in tables
+        )
+        body = b"".join(parts) + f"--{edge}--\r\n".encode()
+        return self.ask("pacsifier/requests", body, Content_Type=f"multipart/form-data; boundary={edge}", **headers)
+
+    def begin(self, rest: bytes) -> int:
+        """Begin to send a table, and never end; returns the status."""
+        place = urllib.parse.urlsplit(self.url)
+        with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+            head = (
+                f"POST /pacsifier/requests HTTP/1.1\r\nHost: {place.netloc}\r\nCookie: _token={self.token}\r\n"
+                "Content-Type: multipart/form-data; boundary=edge\r\n"
+            )
+            connection.sendall(head.encode() + rest)
+            return int(connection.recv(1000).split()[1])
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPacs]:
+    with EmbeddedPacs() as running:
+        running.add(build_cohort(tmp_path_factory.mktemp("cohort")))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, pacs: EmbeddedPacs) -> Iterator[Up]:
+    dags = tmp_path_factory.mktemp("dags")
+    (dags / "foreign.py").write_text(_FOREIGN_DAG)
+    users = {"viola": "viewer", "ursula": "user"}
+    with Up(tmp_path_factory.mktemp("up"), {"pacs_default": pacs}, dags, users) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def nobody(up: Up) -> Visitor:
+    return Visitor(up.url)
+
+
+@pytest.fixture(scope="module")
+def viola(up: Up) -> Visitor:
+    """Who may look at runs."""
+    return Visitor(up.url, up.token("viola"))
+
+
+@pytest.fixture(scope="module")
+def ursula(up: Up) -> Visitor:
+    """Who may start them."""
+    return Visitor(up.url, up.token("ursula"))
+
+
+@pytest.fixture(scope="module")
+def run(up: Up, ursula: Visitor) -> str:
+    """Address of a run, below that of the pages, that a page's request was started for and that has ended."""
+    taken = ursula.send(TABLE.encode(), Sec_Fetch_Site="same-origin", Origin=up.url)
+    assert taken.status == 201
+    conf = {"queryfile": taken.json()["request"], "out_directory": "out", "retrieve": "save", "strict": False}
+    body = json.dumps({"logical_date": None, "conf": conf}).encode()
+    started = ursula.ask(f"api/v2/dags/{DAG_ID}/dagRuns", body, Content_Type="application/json")
+    assert started.status == 200, started.body
+    run_id = started.json()["dag_run_id"]
+    address = f"pacsifier/runs/{DAG_ID}/{urllib.parse.quote(run_id, safe='')}"
+    seen: list[Any] = []
+
+    def ended() -> bool:
+        seen.append(ursula.ask(address).json())
+        return seen[-1]["state"] in ("success", "failed")
+
+    up.wait_for(ended)
+    assert seen[-1]["state"] == "success"
+    counts = [sum(told["progress"]["series"].values()) for told in seen if told["progress"]]
+    assert counts == sorted(counts) and counts[-1] == 3
+    return address
+
+
+def test_nobody_sees_anything_without_logging_in(nobody: Visitor, run: str) -> None:
+    paths = ["", "static/page.css", *(run.removeprefix("pacsifier/") + end for end in ("", "/report", "/summary"))]
+    for path in paths:
+        assert nobody.ask(f"pacsifier/{path}").status == 401
+        led = nobody.ask(f"pacsifier/{path}", **HTML)
+        assert led.status == 303 and urllib.parse.urlsplit(led.headers["location"]).path == "/auth/login"
+        # Back to where it was wanted to go, once logged in.
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(led.headers["location"]).query)
+        assert urllib.parse.unquote(query["next"][0]) == urllib.parse.unquote(f"/pacsifier/{path}")
+    assert nobody.send(TABLE.encode()).status == 401
+    assert Visitor(nobody.url, "forged").ask(run).status in (401, 403)
+
+
+def test_who_may_see_the_run_sees_its_counts(viola: Visitor, run: str) -> None:
+    told = viola.ask(run).json()
+    assert told["state"] == "success" and told["summary"] == viola.ask(f"{run}/summary").json()
+    assert told["progress"]["rows"] == {"found": 2} and told["progress"]["series"] == {"complete": 3}
+    assert told["progress"]["images"]["received"] == 7 and told["progress"]["megabytes_per_second"] > 0
+    assert told["summary"]["verdict"] == "complete" and told["summary"]["modalities"] == {"CT": 3}
+    assert told["report"] is None and told["thumbnails"] == []
+    page = viola.ask(run, **HTML)
+    assert (
+        page.status == 200 and b"Complete" in page.body and b"the permission &#x27;PACSIFIER reports&#x27;" in page.body
+    )
+    assert not re.search(rb"data-running|/report|thumbnails/", page.body)
+    for words in (*words_of(KUNIGUNDE["patient_id"]), *words_of(KUNIGUNDE["patient_name"]), "Zwerchfell"):
+        assert words.encode() not in page.body and words not in json.dumps(told)
+
+
+def test_what_identifies_patients_needs_more(viola: Visitor, ursula: Visitor, run: str) -> None:
+    for path in ("report", "thumbnails/1.png"):
+        assert viola.ask(f"{run}/{path}").status == 403
+    told = ursula.ask(run).json()
+    assert told["report"] == f"/{run}/report"
+    report = ursula.ask(told["report"].lstrip("/"))
+    assert report.headers["content-type"].startswith("text/html") and KUNIGUNDE["patient_id"].encode() in report.body
+    assert len(told["thumbnails"]) == 3
+    for address in told["thumbnails"]:
+        picture = ursula.ask(address.lstrip("/"))
+        assert picture.headers["content-type"] == "image/png" and picture.body.startswith(b"\x89PNG")
+    page = ursula.ask(run, **HTML).body.decode()
+    assert f'href="/{run}/report"' in page and page.count("<img ") == 3
+    assert ursula.ask(f"{run}/thumbnails/4.png").status == 404
+
+
+def test_only_runs_of_ours_have_pages_and_no_path_leads_elsewhere(up: Up, ursula: Visitor, run: str) -> None:
+    started = up._call(f"api/v2/dags/{FOREIGN}/dagRuns", {"logical_date": None})["dag_run_id"]
+    foreign = ursula.ask(f"pacsifier/runs/{FOREIGN}/{urllib.parse.quote(started)}", **HTML)
+    assert foreign.status == 404 and b"This run is not PACSIFIER" in foreign.body
+    name = dag_run_name(DAG_ID, urllib.parse.unquote(run.rpartition("/")[2]))
+    assert (up.home / "state" / "runs" / name / "report.html").exists()
+    for path in (
+        f"pacsifier/runs/{DAG_ID}/not-there",
+        f"pacsifier/runs/{DAG_ID}/{name}/report",
+        f"pacsifier/runs/{DAG_ID}/..%2F..%2Fruns%2F{name}/report",
+        f"pacsifier/runs/pacsifier_extract%2F../{name}/report",
+        f"pacsifier/runs/pacsifier_none/{name}/report",
+        f"{run}/thumbnails/..%2F..%2Freport.html",
+        f"{run}/thumbnails/0.png",
+        f"{run}/accounts.json",
+        "pacsifier/static/..%2Fapp.py",
+        "pacsifier/static/app.py",
+        "pacsifier/openapi.json",
+        "pacsifier/docs",
+    ):
+        assert ursula.ask(path).status in (400, 404, 422), path
+
+
+def test_tables_are_checked_and_told_by_line_and_column(up: Up, ursula: Visitor, viola: Visitor) -> None:
+    assert viola.send(TABLE.encode()).status == 403 and viola.ask("pacsifier/", **HTML).status == 403
+    before = len(list((up.home / "state" / "requests").iterdir()))
+    taken = ursula.send(b"PatientID,StudyDate\n1,20200101\n2,2020\n")
+    assert taken.status == 201 and not taken.json()["all_usable"] and taken.json()["rows"] == 1
+    assert [(p["line"], p["column"]) for p in taken.json()["problems"]] == [(3, "StudyDate")]
+    refused = ursula.send(b"PatientID,StudyDay\n1,20200101\n")
+    assert refused.status == 422 and refused.json()["request"] is None
+    assert refused.json()["problems"][0]["column"] == "column 2"
+    assert len(list((up.home / "state" / "requests").iterdir())) == before + 1
+
+
+def test_what_is_no_table_is_refused(ursula: Visitor) -> None:
+    table = TABLE.encode()
+    assert ursula.begin(b"Content-Length: 1000000000\r\n\r\n") == 413  # before any of it is read
+    head = b'--edge\r\nContent-Disposition: form-data; name="table"; filename="x"\r\n\r\n'
+    body = head + bytes(intake.LARGEST + 2**16)
+    assert ursula.begin(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body) == 413  # once it is too much
+    assert ursula.send(table, table).status == 400
+    assert ursula.send().status == 400
+    assert ursula.send(table, name="elsewhere").status == 400
+    assert ursula.ask("pacsifier/requests", table, Content_Type="text/csv").status == 415
+    assert ursula.ask("pacsifier/requests", table, Content_Type="multipart/form-data").status == 400
+
+
+def test_pages_of_other_sites_send_nothing(up: Up, ursula: Visitor) -> None:
+    table = TABLE.encode()
+    assert ursula.send(table, Sec_Fetch_Site="cross-site", Origin="https://elsewhere.example").status == 403
+    assert ursula.send(table, Sec_Fetch_Site="same-site").status == 403
+    assert ursula.send(table, Origin="https://elsewhere.example").status == 403
+    assert ursula.send(table, Origin="null").status == 403
+    assert ursula.send(table, Origin=up.url).status == 201
+    assert ursula.send(table).status == 201  # a program
+
+
+def test_the_intake_page_offers_the_connections_that_one_may_see(up: Up, ursula: Visitor) -> None:
+    page = ursula.ask("pacsifier/", **HTML).body.decode()
+    assert '<input type="text" id="pacs" name="pacs" value="pacs_default"' in page
+    admin = Visitor(up.url, up.token("admin")).ask("pacsifier/", **HTML).body.decode()
+    assert '<select id="pacs" name="pacs"><option value="pacs_default">' in admin and "pacs_broken" in admin
+    assert not re.search(r"\son\w+=|<style|javascript:", page)
+    for name, kind in (("page.css", "text/css"), ("intake.js", "text/javascript"), ("run.js", "text/javascript")):
+        assert f"static/{name}" in page or name == "run.js"
+        assert ursula.ask(f"pacsifier/static/{name}").headers["content-type"].startswith(kind)
+
+
+def test_an_unexpected_error_says_nothing_of_its_cause(up: Up, ursula: Visitor, run: str) -> None:
+    name = dag_run_name(DAG_ID, urllib.parse.unquote(run.rpartition("/")[2]))
+    summary = up.home / "state" / "runs" / name / "summary.json"
+    good = summary.read_bytes()
+    summary.write_text("Wurzelbacher")
+    try:
+        answer = ursula.ask(run)
+    finally:
+        summary.write_bytes(good)
+    assert (answer.status, answer.body) == (500, b"Internal Server Error")
+    assert "unexpected JSONDecodeError in a page of PACSIFIER" in (up.home / "logs" / "api-server.log").read_text()
+
+
+def test_neither_airflow_nor_its_logs_learn_what_was_handed_in(up: Up, run: str) -> None:
+    words = {word for value in (*KUNIGUNDE.values(), *THEOBALD.values(), TABLE_NAME) for word in words_of(value)}
+    assert traces(up.home / "airflow", words) == [] and traces(up.home / "logs", words) == []
+
+
+def test_airflow_shows_the_pages_in_its_interface(up: Up) -> None:
+    (plugin,) = (plugin for plugin in up.get("plugins")["plugins"] if plugin["name"] == "pacsifier")
+    views = {view["destination"]: view for view in plugin["external_views"]}
+    assert views["nav"]["href"] == "pacsifier/" and views["nav"]["nav_top_level"]
+    assert views["dag_run"]["href"] == "pacsifier/runs/{DAG_ID}/{RUN_ID}"
+
+
+def test_loading_the_plugin_loads_no_page(tmp_path_factory: pytest.TempPathFactory) -> None:
+    _, environment = airflow_home.migrated(tmp_path_factory.getbasetemp())
+    code = """
+import sys
+from airflow import plugins_manager
+plugins_manager.ensure_plugins_loaded()
+print(sorted(name for name in sys.modules if name.startswith(("pacsifier_ops.plugins", "pacsifier_ops.web"))))
+print({"pydicom", "numpy", "PIL", "openpyxl"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=dict(environment), capture_output=True, text=True)
+    loaded, heavy = done.stdout.splitlines()[-2:]
+    assert "'pacsifier_ops.plugins.plugin'" in loaded and "pacsifier_ops.web.app" not in loaded and heavy == "set()"
+
+
+def test_where_users_and_roles_are_fabs_reports_are_a_permission_of_their_own(
+    tmp_path: Path,
+) -> None:
+    fab = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+    home = {**local.airflow_environment(tmp_path), "AIRFLOW__CORE__AUTH_MANAGER": fab}
+    airflow_home.run_airflow(home, "db", "migrate")
+    code = """
+from airflow.api_fastapi.app import init_auth_manager
+from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+from pacsifier_ops.cli import init
+
+init.main([])
+manager = init_auth_manager()
+from pacsifier_ops.plugins import REPORTS
+from pacsifier_ops.web.access import may_read_reports
+with get_application_builder() as builder:
+    users = builder.sm
+    role = users.add_role("Research")
+    users.add_permission_to_role(role, users.get_permission("can_read", REPORTS))
+    for name in ("Viewer", "Op", "Research", "Admin"):
+        user = users.add_user(name, name, name, f"{name}@example", users.find_role(name), "secret")
+        print("may", name, may_read_reports(user, "pacsifier_extract"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **home}, capture_output=True, text=True, check=True
+    )
+    told = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("may "))
+    assert told == {"Viewer": "False", "Op": "False", "Research": "True", "Admin": "True"}
