@@ -7,7 +7,12 @@
    Or **move** has the PACS send each series to another node, and accounts for what that node took.
 5. **report** closes the books: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
 
-Run it again over the same output folder and only what is missing or damaged is fetched.
+**To start one**, hand the query table in at *Extract* in the menu: it is checked at once, and neither its name
+nor its content reaches Airflow. Or trigger this DAG with the path of a table below the data root.
+
+**Results.** Images and `logs/pacsifier_log.csv` are in the output folder. Progress and report are at *Results* on the
+run's page, and behind *Run and report* on each of its tasks. The run fails unless everything was found and fetched, or
+incomplete was accepted. Run it again over the same output folder and only what is missing or damaged is fetched.
 """
 
 from airflow.sdk import DAG, Param
@@ -19,7 +24,16 @@ from pacsifier_ops.operators.extract import (
     ExtractReportOperator,
     ExtractRouteOperator,
 )
-from pacsifier_ops.operators.params import RETRIES, accept_incomplete, node_params
+from pacsifier_ops.operators.params import (
+    HOW,
+    LABEL,
+    RETRIES,
+    WHAT,
+    WHERE_FROM,
+    WHERE_TO,
+    accept_incomplete,
+    node_params,
+)
 
 PARAMS = {
     "queryfile": Param(
@@ -27,46 +41,66 @@ PARAMS = {
         type="string",
         minLength=1,
         title="Query table",
-        description="A csv or xlsx file, as a path below the data root; or the id of a request already taken in.",
+        description="The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below "
+        "the data root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
+        section=WHAT,
+    ),
+    "retrieve": Param(
+        "save",
+        enum=["save", "move", "none"],
+        values_display={
+            "save": "save: fetch them to the output folder",
+            "move": "move: have the PACS send them to another node",
+            "none": "none: only find the series, and report",
+        },
+        title="Images",
+        description="What happens to the images of the series that are found.",
+        section=WHAT,
+    ),
+    **node_params(),
+    "method": Param(
+        None,
+        enum=[None, "auto", "get", "move"],
+        values_display={
+            "auto": "auto: what fits the PACS and the series",
+            "get": "C-GET: over our own association",
+            "move": "C-MOVE: to our receiver",
+        },
+        title="Method",
+        description="How images are fetched (only with save). Empty: as the connection says.",
+        section=WHERE_FROM,
     ),
     "out_directory": Param(
         "out",
         type="string",
         minLength=1,
         title="Output folder",
-        description="A path below the data root. It is made if need be.",
-    ),
-    "retrieve": Param(
-        "save",
-        enum=["save", "move", "none"],
-        title="Images",
-        description="save: fetch them. move: have the PACS send them to another node. none: only find the series.",
-    ),
-    "destination": Param(
-        None,
-        type=["null", "string"],
-        title="Destination of move",
-        description="Id of a connection of type dicom. The PACS sends to its AE title, and it is asked what it holds "
-        "before and after. Empty: the PACS sends to the move_aet of its connection, and only its counts tell.",
-    ),
-    "resend": Param(
-        False,
-        type="boolean",
-        title="Move again",
-        description="With move: have sent what the destination has confirmed before as well.",
+        description="A path below the data root; made if need be. Series, info dumps and logs/pacsifier_log.csv go "
+        "there. Run again over the same folder and only what is missing is fetched.",
+        section=WHERE_TO,
     ),
     "info": Param(
         True,
         type="boolean",
         title="Info dumps",
         description="Write a csv with header values beside each series' folder.",
+        section=WHERE_TO,
     ),
-    **node_params(),
-    "method": Param(
+    "destination": Param(
         None,
-        enum=[None, "auto", "get", "move"],
-        title="Method",
-        description="C-GET, C-MOVE to our receiver, or what fits (auto). Empty: as the connection says.",
+        type=["null", "string"],
+        title="Destination of move",
+        description="Only with move: id of a connection of type dicom. The PACS sends to its AE title, and it is asked "
+        "what it holds before and after. Empty: the PACS sends to the move_aet of its connection, and only its counts "
+        "tell.",
+        section=WHERE_TO,
+    ),
+    "resend": Param(
+        False,
+        type="boolean",
+        title="Move again",
+        description="Only with move: have sent what the destination has confirmed before as well.",
+        section=WHERE_TO,
     ),
     "max_series": Param(
         None,
@@ -74,12 +108,14 @@ PARAMS = {
         minimum=1,
         title="Largest cohort",
         description="Stop before fetching if more series are found. Empty: as the connection says.",
+        section=HOW,
     ),
     "strict": Param(
         False,
         type="boolean",
         title="Strict",
         description="Any bad row stops the run before the PACS is asked. Otherwise the good rows run.",
+        section=HOW,
     ),
     "accept_incomplete": accept_incomplete(),
 }
@@ -94,11 +130,11 @@ with DAG(
     default_args=RETRIES,
 ):
     prepare = ExtractPrepareOperator(task_id="prepare")
-    find = DicomFindOperator.partial(task_id="find").expand(batch=prepare.output)
+    find = DicomFindOperator.partial(task_id="find", map_index_template=LABEL).expand(batch=prepare.output)
     plan = ExtractPlanOperator(task_id="plan", trigger_rule="all_done_min_one_success")
     route = ExtractRouteOperator(task_id="route")
-    retrieve = DicomRetrieveOperator.partial(task_id="retrieve").expand(unit=plan.output)
-    move = DicomMoveOperator.partial(task_id="move").expand(unit=plan.output)
+    retrieve = DicomRetrieveOperator.partial(task_id="retrieve", map_index_template=LABEL).expand(unit=plan.output)
+    move = DicomMoveOperator.partial(task_id="move", map_index_template=LABEL).expand(unit=plan.output)
     report = ExtractReportOperator(task_id="report", trigger_rule="all_done")
 
     prepare >> find >> plan >> [retrieve, move] >> report

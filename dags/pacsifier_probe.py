@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from pacsifier_ops.operators.params import node_params
+from pacsifier_ops.operators.params import WHAT, node_params
 from pacsifier_ops.operators.probe import DicomProbeOperator
 
 with DAG(
@@ -19,7 +19,7 @@ with DAG(
     description="Find out what a PACS can do, and how to set its connection up",
     doc_md=__doc__,
     schedule=None,
-    params=node_params(),
+    params=node_params(section=WHAT),
     tags=["pacsifier", "dicom"],
     default_args={"retries": 1, "retry_delay": timedelta(minutes=1)},
 ):

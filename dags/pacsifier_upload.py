@@ -6,11 +6,13 @@
 3. **report** closes the books: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
 
 Run it again and only what the destination has not confirmed yet is sent.
+
+**Results.** Progress and report are at *Results* on the run's page, and behind *Run and report* on each of its tasks.
 """
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.operators.params import RETRIES, accept_incomplete, node_params
+from pacsifier_ops.operators.params import LABEL, RETRIES, WHAT, WHERE_TO, accept_incomplete, node_params
 from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOperator, UploadReportOperator
 
 PARAMS = {
@@ -20,20 +22,23 @@ PARAMS = {
         minLength=1,
         title="Folder",
         description="The folder to be sent, with all below it, as a path below the data root.",
+        section=WHAT,
     ),
-    **node_params("Destination", "Id of a connection of type dicom: where the files are sent."),
+    **node_params("Destination", "Id of a connection of type dicom: where the files are sent.", WHERE_TO),
     "out_directory": Param(
         "upload",
         type="string",
         minLength=1,
         title="Folder for the log",
         description="The log goes to logs/ in this folder, a path below the data root. It is made if need be.",
+        section=WHERE_TO,
     ),
     "resend": Param(
         False,
         type="boolean",
         title="Send again",
         description="Send also what the destination has confirmed before.",
+        section=WHAT,
     ),
     "accept_incomplete": accept_incomplete(),
 }
@@ -48,7 +53,7 @@ with DAG(
     default_args=RETRIES,
 ):
     prepare = UploadPrepareOperator(task_id="prepare")
-    store = DicomStoreOperator.partial(task_id="store").expand(unit=prepare.output)
+    store = DicomStoreOperator.partial(task_id="store", map_index_template=LABEL).expand(unit=prepare.output)
     report = UploadReportOperator(task_id="report", trigger_rule="all_done")
 
     prepare >> store >> report

@@ -6,6 +6,18 @@ patient's record or from a cell of a query table, so that they may be logged any
 
 from __future__ import annotations
 
+import datetime as dt
+import difflib
+import re
+from collections.abc import Iterable
+
+
+def not_known(name: str, known: Iterable[str]) -> str:
+    """Say that there is no key of this name, and which one was probably meant."""
+    shown = name if re.fullmatch(r"\w{1,40}", name, re.ASCII) else "a key that is no plain word"
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f"{shown} is not known" + (f" (did you mean {near[0]}?)" if near else "")
+
 
 class PacsifierError(Exception):
     """Base of every error raised on purpose.
@@ -63,6 +75,18 @@ class FileUnreadable(PacsifierError):
     """A file that is being sent cannot be read to its end, or changed meanwhile."""
 
     of_series = True
+
+
+class WindowClosed(PacsifierError):
+    """The retrieval window of a node is closed: nothing has failed, the work goes on when it opens.
+
+    Attributes:
+        opens: when.
+    """
+
+    def __init__(self, node: str, opens: dt.datetime) -> None:
+        super().__init__(f"{node}: the retrieval window is closed until {opens:%Y-%m-%d %H:%M:%S %Z}")
+        self.opens = opens
 
 
 class LeaseLost(PacsifierError):

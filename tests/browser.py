@@ -25,26 +25,42 @@ from websockets.sync.client import ClientConnection, connect
 #: Seconds that a page has to show what is waited for.
 PATIENCE = 60.0
 
+#: The documents of the page and of the frames in it that come from the same server.
+_DOCUMENTS = """
+var documents = within => [within, ...[...within.querySelectorAll('iframe')]
+  .flatMap(frame => frame.contentDocument ? documents(frame.contentDocument) : [])];
+"""
+
 #: Finds the last element of a selector that can be seen, can be used and reads so (blanks folded), scrolls to it,
 #: gives its middle and whether a click there would reach it (no dialog is in front, for one). The last, because
 #: dialogs, and what has just been added, come last.
-_FIND = """
+_FIND = (
+    _DOCUMENTS
+    + """
 ((selector, text, exact) => {
   const words = element => element.innerText?.replace(/\\s+/g, ' ').trim() ?? '';
-  const found = [...document.querySelectorAll(selector)].filter(element => {
+  const found = documents(document).flatMap(within => [...within.querySelectorAll(selector)]).filter(element => {
     const box = element.getBoundingClientRect();
     const fits = exact ? words(element) === text : words(element).includes(text);
     return box.width && box.height && fits && !element.disabled;
   }).at(-1);
   if (!found) return null;
   found.scrollIntoView({block: 'center', behavior: 'instant'});
-  const box = found.getBoundingClientRect();
-  const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
-  const hit = document.elementFromPoint(x, y);
-  const around = hit && hit !== document.body && hit !== document.documentElement && hit.contains(found);
-  return {x, y, free: found.contains(hit) || around, text: words(found), value: found.value ?? null};
+  const box = found.getBoundingClientRect(), around = found.ownerDocument;
+  let [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+  const hit = around.elementFromPoint(x, y);
+  const over = hit && hit !== around.body && hit !== around.documentElement && hit.contains(found);
+  for (let frame = around.defaultView.frameElement; frame; frame = frame.ownerDocument.defaultView.frameElement) {
+    const outer = frame.getBoundingClientRect();
+    [x, y] = [x + outer.x, y + outer.y];
+  }
+  return {x, y, free: found.contains(hit) || over, text: words(found), value: found.value ?? null};
 })(%s)
 """
+)
+
+#: An input for files, which may well be hidden behind a button.
+_INPUT = _DOCUMENTS + "documents(document).map(within => within.querySelector(%s)).find(Boolean)"
 
 
 def program() -> str:
@@ -128,6 +144,11 @@ class Browser:
         else:
             self.press("Delete", "Delete", 46)
 
+    def choose(self, selector: str, path: Path) -> None:
+        """Choose a file in an input for files."""
+        found = self._send("Runtime.evaluate", expression=_INPUT % json.dumps(selector))
+        self._send("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
     def press(self, key: str, code: str, number: int, **more: Any) -> None:
         """Press a key: its value, code and number as the DevTools protocol has them."""
         for kind in ("rawKeyDown", "keyUp"):
@@ -138,8 +159,8 @@ class Browser:
         return str(self._find(selector, "", False)["value"])
 
     def text(self) -> str:
-        """All text of the page."""
-        return str(self._evaluate("document.body?.innerText ?? ''"))
+        """All text of the page and of the frames in it."""
+        return str(self._evaluate(_DOCUMENTS + "documents(document).map(d => d.body?.innerText ?? '').join('\\n')"))
 
     def screenshot(self, path: Path) -> None:
         """Write what is seen of the page to a PNG file."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pydicom import DataElement, Dataset, dcmread
@@ -101,6 +102,11 @@ def test_a_table_with_a_bad_row(airflow: Airflow, pacs: EmbeddedPacs, files: lis
     assert list(run.tasks["find"]) == [0, 1, 2, 3] and list(run.tasks["retrieve"]) == [0, 1, 2]
     assert run.xcoms["prepare"] == {-1: [0, 1, 2, 3]} and run.xcoms["plan"] == {-1: [0, 1, 2]}
     assert run.xcoms["find"][3] == {"empty": 1, "series": 0}
+    assert run.labels == {
+        "find": ["row 2", "row 3", "row 5", "row 6"],
+        "retrieve": ["rows 2, 5: series 1, CT", "rows 2, 5: series 2, CT", "row 3: series 3, CT"],
+    }
+    assert run.links == {f"/pacsifier/runs/pacsifier_extract/{quote(run.run_id)}"}
     assert all(airflow_home.simple(value) for task in run.xcoms.values() for value in task.values())
 
 
@@ -124,6 +130,42 @@ def test_strict_stops_at_a_bad_row_before_the_pacs_is_asked(airflow: Airflow, pa
     assert {state for task in ("find", "plan", "retrieve") for state in run.states[task]} == {"upstream_failed"}
     assert pacs.queries == [] and pacs.peak_associations == 0
     assert not (airflow.data / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("conf", "told"),
+    [
+        ({"out_folder": "out"}, "conf: out_folder is not known (did you mean out_directory?); nothing was done"),
+        ({"Kunigunde W.": 1}, "conf: a key that is no plain word is not known; nothing was done"),
+        ({"resend": True}, "retrieve is save: to move again is for moving; switch it off, or set retrieve to move"),
+        ({"destination": "pacs_default"}, "a destination is where images are moved to; leave it empty, or set"),
+        ({"retrieve": "none", "method": "get"}, "the method is how images are fetched; leave it empty, or set"),
+        ({"config": "c.json", "pacs": "pacs_other"}, "both pacs and config are given; leave one of them out"),
+    ],
+    ids=["unknown", "unspeakable", "resend", "destination", "method", "node"],
+)
+def test_what_does_not_go_together_is_refused_with_a_sentence(
+    airflow: Airflow, pacs: EmbeddedPacs, capfd: pytest.CaptureFixture[str], conf: dict[str, Any], told: str
+) -> None:
+    airflow.table("PatientID\nZQX-71830-KW\n")
+    run = airflow.run(**conf)
+    assert run.state == "failed" and run.states["prepare"] == ["failed"]
+    assert told in capfd.readouterr().out
+    assert pacs.peak_associations == 0 and not (airflow.data / "out").exists()
+
+
+def test_settings_may_come_from_an_airflow_variable(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    airflow.table("PatientID\nZQX-71830-KW\n")
+    monkeypatch.setenv("AIRFLOW_VAR_PACSIFIER", '{"max_series": 1, "data_root": "/nowhere"}')
+    assert airflow.run().states["plan"] == ["failed"]
+    assert "finds 2 series (about 5 images), more than the 1" in capfd.readouterr().out
+    monkeypatch.setenv("PACSIFIER_MAX_SERIES", "2")
+    assert airflow.run().state == "success"  # the environment comes first, for the data root too
+    monkeypatch.setenv("AIRFLOW_VAR_PACSIFIER", '{"max_serie": 1}')
+    assert airflow.run().states["prepare"] == ["failed"]
+    assert "the Airflow variable pacsifier has unknown settings: max_serie" in capfd.readouterr().out
 
 
 def test_only_find_and_describe(airflow: Airflow, pacs: EmbeddedPacs) -> None:

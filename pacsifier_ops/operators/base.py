@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import traceback
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-from airflow.sdk import BaseOperator, Variable
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+from airflow.sdk import BaseOperator, BaseOperatorLink, Variable
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from pacsifier_ops import settings
+from pacsifier_ops import labels, settings
 from pacsifier_ops.config import PacsNode, read_config
-from pacsifier_ops.errors import ConfigError, PacsifierError
+from pacsifier_ops.errors import ConfigError, PacsifierError, WindowClosed
 from pacsifier_ops.files import confined
+from pacsifier_ops.operators.params import DEFAULT_NODE
 from pacsifier_ops.run import Run, dag_run_name, noted_warnings
 
 
@@ -42,8 +46,21 @@ def boundary(run: Run) -> Iterator[None]:
             ) from None
 
 
+class ReportLink(BaseOperatorLink):
+    """From a task to the page of its run: progress, then report."""
+
+    name = "Run and report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Worked out by the worker when a task ends; relative to where the user sees Airflow."""
+        path = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+        return f"{path}/pacsifier/runs/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
+
+
 class PacsifierOperator(BaseOperator):
     """An operator that works on a run's folder within the boundary."""
+
+    operator_extra_links: Collection[BaseOperatorLink] = (ReportLink(),)
 
     _killed = False
 
@@ -66,8 +83,27 @@ class PacsifierOperator(BaseOperator):
         """What the operator does; returns small numbers and paths only."""
 
 
-class UnitOperator(PacsifierOperator):
-    """An operator that works on the series of one unit of its run.
+class MappedOperator(PacsifierOperator):
+    """An operator of which a run has many tasks, each with a label that tells them apart (see `params.LABEL`)."""
+
+    def map_label(self, dag_run: Any) -> str:
+        """Rows and series by number, and modalities; empty where they cannot be read."""
+        try:
+            run = Run.existing(dag_run_name(dag_run.dag_id, dag_run.run_id))
+            return self.labelled(run) if run else ""
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    @abstractmethod
+    def labelled(self, run: Run) -> str:
+        """What this task works on (see `labels`)."""
+
+
+class UnitOperator(MappedOperator):
+    """An operator that works on the series of one unit of its run, within the retrieval window of the node.
+
+    Where that closes between two series, the task defers until it opens, and then goes on where it was. Meanwhile it
+    holds neither worker nor pool slot, and it is still the same try.
 
     Args:
         unit: number of the unit, as an earlier step gave it.
@@ -78,6 +114,21 @@ class UnitOperator(PacsifierOperator):
     def __init__(self, *, unit: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.unit = unit
+
+    def execute(self, context: Any, event: Any = None) -> Any:
+        """Do `work`, or what is left of it; `event` is that of the trigger."""
+        run = run_of(context)
+        with boundary(run):
+            try:
+                return self.work(run, context)
+            except WindowClosed as closed:
+                # Here, session and leases are given back.
+                self.log.info("unit %d: %s", self.unit + 1, closed)
+                self.defer(trigger=DateTimeTrigger(moment=closed.opens), method_name="execute")
+
+    def labelled(self, run: Run) -> str:
+        """The series of the unit."""
+        return labels.of_series(run, self.unit)
 
 
 def adopt_settings() -> None:
@@ -117,9 +168,11 @@ def node_of(params: Mapping[str, Any]) -> PacsNode:
     """The PACS of a run: of the connection `pacs`, or of the PACSIFIER configuration `config`.
 
     Raises:
-        ConfigError: names what is wrong with it.
+        ConfigError: names what is wrong with it, or both are given.
     """
     if params.get("config"):
+        if params["pacs"] != DEFAULT_NODE:
+            raise ConfigError("both pacs and config are given; leave one of them out")
         return read_config(data_path(params, "config"))
     return _connection(params["pacs"])
 

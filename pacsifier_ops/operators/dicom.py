@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops import labels
 from pacsifier_ops.extract import steps
-from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, destination_of, node_of
+from pacsifier_ops.operators.base import MappedOperator, UnitOperator, destination_of, node_of
 from pacsifier_ops.run import Run
 
 
-class DicomFindOperator(PacsifierOperator):
+class DicomFindOperator(MappedOperator):
     """Find the series of one batch of query rows.
 
     Args:
@@ -22,6 +23,10 @@ class DicomFindOperator(PacsifierOperator):
     def __init__(self, *, batch: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.batch = batch
+
+    def labelled(self, run: Run) -> str:
+        """The rows of the batch."""
+        return labels.of_rows(run, self.batch)
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Returns how many rows ended in which state, and how many series they found."""

@@ -7,6 +7,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops.operators.base import PacsifierOperator, node_of
+from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.probe import page_of, probe_into
 from pacsifier_ops.run import Run
 
@@ -24,6 +25,7 @@ class DicomProbeOperator(PacsifierOperator):
         """
         from pacsifier_ops.probe.page import to_text
 
+        check_conf(context)
         findings = probe_into(run, node_of(context["params"]), self.cancelled)
         self.log.info("%s", to_text(findings))
         if not findings.usable:

@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, data_path, node_of
+from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
 from pacsifier_ops.upload import steps
 
@@ -20,6 +21,7 @@ class UploadPrepareOperator(PacsifierOperator):
         from pacsifier_ops.upload.run import UploadRequest
 
         run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
+        check_conf(context)
         params = context["params"]
         request = UploadRequest(
             folder=data_path(params, "upload_directory"),

@@ -1,0 +1,152 @@
+"""Extractions as people start them: through the web interface, with a real browser, and over the REST API.
+
+The third way, by night, is in test_nightly_dag.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops import local
+from tests.airflow_home import REPO, Up, tree
+from tests.browser import Browser
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow]
+
+#: Pictures of the documentation are taken by these tests, where a folder for them is given.
+PICTURES = os.environ.get("PACSIFIER_PICTURES")
+
+GOOD = "PatientID,StudyDate\n123421,20150512\n124588,20150512-20150612\n"
+BAD = "PatientID,StudyDate\n123421,20150231\n124588,20150512-20150612\n"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Airflow as `make up` starts it, with the embedded PACS."""
+    with Up(tmp_path_factory.mktemp("up"), {}) as running:
+        yield running
+
+
+@pytest.fixture
+def browser(up: Up) -> Iterator[Browser]:
+    """A browser that is logged in."""
+    with Browser(1280, 1000) as page:
+        page.open(up.url)
+        page.fill("[name=username]", local.USER)
+        page.fill("[name=password]", local.password(up.home))
+        page.click("button", "Sign in")
+        page.wait_for("a", "Extract", exact=True)
+        yield page
+
+
+@pytest.fixture
+def picture(browser: Browser, tmp_path: Path) -> Any:
+    """Takes a picture for the documentation."""
+    folder = Path(PICTURES) if PICTURES else tmp_path
+
+    def take(name: str) -> None:
+        browser.screenshot(folder / f"{name}.png")
+
+    return take
+
+
+def images(up: Up, out: str) -> int:
+    """How many images are in an output folder."""
+    return sum(path.endswith(".dcm") for path in tree(up.home / "data" / out))
+
+
+def test_through_the_form(up: Up, browser: Browser, picture: Any) -> None:
+    browser.open(f"{up.url}/dags/pacsifier_extract")
+    browser.click("button", "Trigger", exact=True)
+    browser.click("[role=dialog] button", "What", exact=True)
+    browser.wait_for("[role=dialog]", "where a path could identify somebody, give an id")
+    browser.fill("[name=element_queryfile]", "queries/example1.csv")
+    browser.wait_for("[role=dialog]", "What happens to the images of the series that are found.")
+    picture("form")
+    browser.click("[role=dialog] button", "Where to", exact=True)
+    browser.fill("[name=element_out_directory]", "by-form")
+    browser.click("[role=dialog] button", "Trigger", exact=True)
+    run = newest(up)
+    assert up.outcome(run) == "success"
+    browser.open(f"{up.url}/dags/pacsifier_extract/runs/{run}")
+    browser.click("a", "Results")
+    browser.wait_for("p", "All that was asked for is there, and accounted for.")
+    picture("results")
+    browser.click("a#report")
+    browser.wait_for("body", "Instances count once")
+    assert images(up, "by-form") > 0
+
+
+def test_through_the_intake_page(up: Up, browser: Browser, picture: Any, tmp_path: Path) -> None:
+    browser.click("a", "Extract", exact=True)
+    browser.wait_for("label", "Choose a csv or xlsx file")
+    table = tmp_path / "table.csv"
+    table.write_text(BAD)
+    browser.choose("#table", table)
+    browser.wait_for("#said", "1 row can be asked, 1 row has a problem.")
+    browser.wait_for("#problems tr", "2 StudyDate")
+    browser.wait_for("#note", "Rows with problems are left out.")
+    picture("intake")
+    table.write_text(GOOD)
+    browser.choose("#table", table)
+    browser.wait_for("#said", "2 rows can be asked.")
+    assert not browser.sees("#problems")
+    browser.fill("#out_directory", "by-page")
+    browser.click("#start")
+    browser.wait_for("p", "All that was asked for is there, and accounted for.")
+    browser.wait_for("figcaption", "Series 1, CT")
+    assert browser.sees("a#report")
+    run = up.get(f"dags/pacsifier_extract/dagRuns/{newest(up)}")
+    assert re.fullmatch(r"req-[0-9a-f]{24}", run["conf"]["queryfile"])
+    assert images(up, "by-page") > 0
+
+
+def newest(up: Up) -> str:
+    """Id of the latest run, once there is one."""
+    path = "dags/pacsifier_extract/dagRuns?order_by=-run_after&limit=1"
+    up.wait_for(lambda: bool(up.get(path)["dag_runs"]))
+    return str(up.get(path)["dag_runs"][0]["dag_run_id"])
+
+
+def test_the_lines_of_the_documentation_on_the_api_work(up: Up, tmp_path: Path) -> None:
+    lines = "".join(re.findall(r"```sh\n(.*?)```", (REPO / "docs" / "rest-api.md").read_text(), re.DOTALL))
+    assert "http://127.0.0.1:8080" in lines
+    (tmp_path / "queries.csv").write_text(BAD)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", lines.replace("http://127.0.0.1:8080", up.url)],
+        cwd=tmp_path,
+        env={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+        input=f"{local.USER}\n{local.password(up.home)}\n",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^line 2 StudyDate: ", done.stdout, re.MULTILINE)
+    assert re.search(r"^(queued|running)$", done.stdout, re.MULTILINE)
+    assert re.search(r"^failed$", done.stdout, re.MULTILINE)  # a row with a problem is no complete run
+    assert '"verdict": "incomplete"' in done.stdout
+    assert "124588" in (tmp_path / "report.html").read_text() and "124588" not in done.stdout
+    assert images(up, "heart-study") > 0
+
+
+@pytest.mark.parametrize(
+    ("conf", "said"),
+    [
+        ({"retrieve": "everything"}, "'everything' is not one of ['save', 'move', 'none']"),
+        ({"max_series": 0}, "0 is less than the minimum of 1"),
+        ({"strict": "yes"}, "'yes' is not of type 'boolean'"),
+    ],
+)
+def test_a_bad_conf_is_refused_by_the_api_with_the_reason(up: Up, conf: dict[str, Any], said: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        up._call("api/v2/dags/pacsifier_extract/dagRuns", {"logical_date": None, "conf": conf})
+    assert refused.value.code == 400 and said in refused.value.read().decode()
