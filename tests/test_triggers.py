@@ -77,6 +77,8 @@ def test_through_the_form(up: Up, browser: Browser, picture: Any) -> None:
     run = newest(up)
     assert up.outcome(run) == "success"
     browser.open(f"{up.url}/dags/pacsifier_extract/runs/{run}")
+    browser.wait_for("td", "row 2: series 1, CT")
+    picture("airflow")
     browser.click("a", "Results")
     browser.wait_for("p", "All that was asked for is there, and accounted for.")
     picture("results")
@@ -94,6 +96,7 @@ def test_through_the_intake_page(up: Up, browser: Browser, picture: Any, tmp_pat
     browser.wait_for("#said", "1 row can be asked, 1 row has a problem.")
     browser.wait_for("#problems tr", "2 StudyDate")
     browser.wait_for("#note", "Rows with problems are left out.")
+    browser.wait_for("h1", "New extraction")
     picture("intake")
     table.write_text(GOOD)
     browser.choose("#table", table)
