@@ -125,6 +125,9 @@ with DAG(
     description="Find and retrieve the series of a query table from a PACS",
     doc_md=__doc__,
     schedule=None,
+    # Runs that wait for a retrieval window count, and must not keep others from starting. What runs costs is bounded by
+    # pools and leases.
+    max_active_runs=100,
     params=PARAMS,
     tags=["pacsifier", "dicom"],
     default_args=RETRIES,

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pacsifier_ops import settings
 from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.window import Window, zone_of
 
 METHODS = ("auto", "get", "move")
 
@@ -56,9 +58,12 @@ class PacsNode:
         receiver_aet, receiver_port: AE title and port at which our storage receiver is declared on the PACS.
         move_aet: AE title of a third node that images are sent to (`--move`).
         max_associations: associations we hold at the PACS at once, whoever asks.
-        max_series: a larger cohort stops after planning.
+        max_series: a larger cohort stops after planning; 0 is the limit of the settings.
         result_limit: matches at which this archive cuts C-FIND off; 0 where it does not.
         batch_size, batch_wait_time: after this many series, nobody starts another for so long; 0 is no pacing.
+        window: times of day at which images may be transferred, such as 20:00-06:00, several separated by commas.
+        window_weekends: Saturdays and Sundays are open all day, where there is a window.
+        timezone: IANA name of the zone of these times.
         method: auto, get or move.
         connect_timeout, acse_timeout, dimse_timeout: TCP connect; association negotiation; silence in a service.
         retry_wait: before a call that may yet succeed is repeated; doubles each time.
@@ -76,10 +81,13 @@ class PacsNode:
     receiver_port: int = 0
     move_aet: str = ""
     max_associations: int = 4
-    max_series: int = 10_000
+    max_series: int = 0
     result_limit: int = 0
     batch_size: int = 0
     batch_wait_time: float = 0.0
+    window: str = ""
+    window_weekends: bool = False
+    timezone: str = ""
     method: str = "auto"
     connect_timeout: float = 10.0
     acse_timeout: float = 30.0
@@ -108,20 +116,44 @@ class PacsNode:
             raise ConfigError(f"{self.name}: method is none of {', '.join(METHODS)}")
         if self.receiver_tls and not self.tls_certificate:
             raise ConfigError(f"{self.name}: receiver_tls needs tls_certificate, which our receiver shows")
-        for label, value in (("max_associations", self.max_associations), ("max_series", self.max_series)):
-            if value < 1:
-                raise ConfigError(f"{self.name}: {label} is below 1")
+        if self.max_associations < 1:
+            raise ConfigError(f"{self.name}: max_associations is below 1")
+        if self.max_series < 0:
+            raise ConfigError(f"{self.name}: max_series is negative; 0 leaves it to the settings")
         for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait"):
             if not 0 <= getattr(self, label) < math.inf:
                 raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")
         for label in ("connect_timeout", "acse_timeout", "dimse_timeout"):
             if not 0 < getattr(self, label) < math.inf:
                 raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
+        try:
+            Window.parse(self.window, zone=zone_of(self.timezone))
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error}") from None
 
     @property
     def key(self) -> str:
         """What the limit on associations is counted for: host, port and called AE title."""
         return f"{self.host}:{self.port}:{self.called_aet}"
+
+    @property
+    def largest_cohort(self) -> int:
+        """Series that may be fetched without a person's word: what the node leaves open, the settings say.
+
+        Raises:
+            ConfigError: the setting is wrong.
+        """
+        return self.max_series or settings.max_series()
+
+    @property
+    def retrieval_window(self) -> Window:
+        """When images may be transferred: what the node leaves open, the settings say.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        zone = zone_of(self.timezone) or settings.timezone()
+        return Window.parse(self.window or settings.window(), self.window_weekends, zone)
 
     @property
     def tls_files(self) -> Tls:

@@ -167,8 +167,11 @@ class Leases:
 
     def holder(self, name: str) -> Mapping[str, Any] | None:
         """The `meta` of a live holder of `name`; None if nobody holds it."""
+        return self._live(self._folder(name))
+
+    def _live(self, folder: Path) -> Mapping[str, Any] | None:
         now = self.now()
-        for path in _slots(self._folder(name)):
+        for path in _slots(folder):
             try:
                 handle = os.open(path, os.O_RDWR)
             except FileNotFoundError:
@@ -180,6 +183,15 @@ class Leases:
             finally:
                 os.close(handle)
         return None
+
+    def forgotten(self) -> list[Path]:
+        """Folders of leases that nobody holds any more: their holders were killed, and nobody asked for them since."""
+        return [path for path in sorted(self.root.iterdir()) if path.is_dir() and self._live(path) is None]
+
+    def forget(self, folder: Path) -> None:
+        """Remove the folder of a lease, unless somebody holds it (by now)."""
+        self._bury(folder)
+        _remove_if_empty(folder)
 
     def now(self) -> float:
         """Seconds since the epoch by the clock of the file system, which all machines see alike."""

@@ -58,8 +58,8 @@ _SECTIONS: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
         ),
         "max_series": (
             "Series at most",
-            "A run that finds more series stops before any image is fetched.",
-            {"minimum": 1},
+            "A run that finds more series stops before any image is fetched. 0 is the limit of the settings.",
+            {"minimum": 0},
         ),
         "result_limit": (
             "Result limit",
@@ -72,6 +72,20 @@ _SECTIONS: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
             {"minimum": 0},
         ),
         "batch_wait_time": ("Batch wait", "Seconds between two batches. 0: no pause.", {"minimum": 0}),
+    },
+    "Hours": {
+        "window": (
+            "Retrieval window",
+            "Times of day at which images may be transferred, such as 20:00-06:00; several separated by commas. "
+            "Outside of them a run waits. Empty: as the setting window says, or always.",
+            {},
+        ),
+        "window_weekends": ("Open at weekends", "With a retrieval window: Saturdays and Sundays are open all day.", {}),
+        "timezone": (
+            "Time zone",
+            "Whose clock, such as Europe/Zurich. Empty: as the setting timezone says, or the system's.",
+            {},
+        ),
     },
     "Timeouts": {
         "connect_timeout": ("Connect timeout", "Seconds for the TCP connection.", {"minimum": 0.1}),

@@ -4,16 +4,19 @@ The environment variable comes first: what the administrator of the machine sets
 interface. Then the Airflow variable `pacsifier`, a JSON object with the names in lower case and without the prefix,
 such as `{"max_series": 500}`; it holds for DAG runs, not for the command line.
 
-| variable               | default                  | what                                                      |
-|------------------------|--------------------------|-----------------------------------------------------------|
-| PACSIFIER_HOME         | ~/pacsifier              | parent of the folders below                               |
-| PACSIFIER_DATA_ROOT    | $PACSIFIER_HOME/data     | query tables and output folders of DAG runs               |
-| PACSIFIER_STATE_ROOT   | $PACSIFIER_HOME/state    | runs, ledger, leases: protected, outside data sets        |
-| PACSIFIER_SPOOL        | <data root>/.spool       | where the standing receiver puts what arrives             |
-| PACSIFIER_NIGHTLY      | <data root>/nightly      | inbox and standing projects of the nightly runs           |
-| PACSIFIER_TIMEZONE     | the system's             | of retrieval windows and nights; a name such as Europe/Zurich |
-| PACSIFIER_WINDOW       |                          | retrieval window of connections that set none             |
-| PACSIFIER_MAX_SERIES   | 10000                    | largest cohort of connections that set none               |
+| variable                   | default               | what                                          |
+|----------------------------|-----------------------|-----------------------------------------------|
+| PACSIFIER_HOME             | ~/pacsifier           | parent of the folders below                   |
+| PACSIFIER_DATA_ROOT        | $PACSIFIER_HOME/data  | query tables and output folders of DAG runs   |
+| PACSIFIER_STATE_ROOT       | $PACSIFIER_HOME/state | runs, ledger, leases: protected, outside data |
+| PACSIFIER_SPOOL            | <data root>/.spool    | where the standing receiver puts what arrives |
+| PACSIFIER_NIGHTLY          | <data root>/nightly   | inbox and standing projects                   |
+| PACSIFIER_NIGHTLY_SCHEDULE | 0 20 * * *            | when nights begin, as cron has it; off: never |
+| PACSIFIER_TIMEZONE         | the system's          | of windows and nights, such as Europe/Zurich  |
+| PACSIFIER_WINDOW           | always open           | retrieval window of nodes that set none       |
+| PACSIFIER_MAX_SERIES       | 10000                 | largest cohort of nodes that set none         |
+
+The schedule is of the environment only: DAG files ask for it.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from zoneinfo import ZoneInfo
 
 from pacsifier_ops.errors import ConfigError
 from pacsifier_ops.files import private_folder
+from pacsifier_ops.window import zone_of
 
 #: Name of the Airflow variable, and the settings that it may hold.
 VARIABLE = "pacsifier"
@@ -90,17 +94,26 @@ def timezone() -> ZoneInfo | None:
     Raises:
         ConfigError: there is no zone of that name.
     """
-    if not (name := _text("timezone")):
-        return None
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ConfigError("timezone is not the name of a time zone; give one such as Europe/Zurich") from None
+    return zone_of(_text("timezone"))
 
 
 def window() -> str:
     """Retrieval window of nodes that set none; empty: always open."""
     return _text("window")
+
+
+def nightly_schedule() -> str | None:
+    """When the nights begin, a cron expression; None is never.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    text = os.environ.get("PACSIFIER_NIGHTLY_SCHEDULE", "").strip() or "0 20 * * *"
+    if text.lower() == "off":
+        return None
+    if len(text.split()) != 5:
+        raise ConfigError("nightly_schedule is no cron expression of five parts, such as 0 20 * * *, and not off")
+    return text
 
 
 def max_series() -> int:

@@ -101,6 +101,10 @@ class Names:
         return self.give("series:" + series_uid, path, series_folder(attributes))
 
 
+def _state_of(root: Path) -> Path:
+    return settings.state_root() / "trees" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Tree:
     """An output folder and its protected state outside of it.
@@ -135,8 +139,18 @@ class Tree:
                 write_json(marker, {"state": IDENTIFIED})
         except OSError as error:
             raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-        key = hashlib.sha256(str(root).encode()).hexdigest()[:16]
-        return cls(root, private_folder(settings.state_root() / "trees" / key))
+        return cls(root, private_folder(_state_of(root)))
+
+    @classmethod
+    def existing(cls, root: Path) -> Tree | None:
+        """The tree of an output folder that was opened before; None if it was not. Writes nothing."""
+        root = root.resolve()
+        return cls(root, _state_of(root)) if (root / CONTROL / "tree.json").is_file() else None
+
+    @property
+    def incoming(self) -> Path:
+        """Where the workplaces are, each held by a lease as long as somebody works there."""
+        return self.root / CONTROL / "incoming"
 
     @contextmanager
     def workplace(self, leases: Leases) -> Iterator[Path]:
@@ -148,12 +162,12 @@ class Tree:
             StorageError: the output folder cannot be written.
         """
         with storage_errors("the output folder"):
-            home = private_folder(self.root / CONTROL / "incoming")
+            home = private_folder(self.incoming)
             for left in home.iterdir():
-                with suppress(LeaseBusy), leases.acquire(self._lease(left), wait=0):
+                with suppress(LeaseBusy), leases.acquire(self.workplace_lease(left), wait=0):
                     shutil.rmtree(left, ignore_errors=True)
         folder = home / secrets.token_hex(8)
-        with leases.acquire(self._lease(folder), wait=0):
+        with leases.acquire(self.workplace_lease(folder), wait=0):
             with storage_errors("the output folder"):
                 private_folder(folder)
             try:
@@ -161,7 +175,8 @@ class Tree:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _lease(self, folder: Path) -> str:
+    def workplace_lease(self, folder: Path) -> str:
+        """Name of the lease of a workplace."""
         return f"incoming:{self.key}:{folder.name}"
 
     @property

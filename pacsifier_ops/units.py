@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_FAILED, SERIES_LISTED, RunAccount, SeriesAccount
-from pacsifier_ops.errors import PacsifierError
+from pacsifier_ops.errors import PacsifierError, WindowClosed
 from pacsifier_ops.files import read_jsonl, storage_errors, write_jsonl
 from pacsifier_ops.run import Run
 
@@ -103,8 +103,11 @@ class Worker(Generic[S]):
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def units(self, numbers: Iterable[int]) -> None:
+    def units(self, numbers: Iterable[int], wait: Callable[[WindowClosed], None] | None = None) -> None:
         """Work on several units, see `unit`; one that fails does not keep the others from being tried.
+
+        Args:
+            wait: returns when the node's window may be open again; without one, a closed window ends it all.
 
         Raises:
             PacsifierError: what ended it all, or else the last that a series failed for.
@@ -112,13 +115,23 @@ class Worker(Generic[S]):
         failed: PacsifierError | None = None
         for number in numbers:
             try:
-                self.unit(number)
+                self._in_window(number, wait)
             except PacsifierError as error:
                 if self._ends_all(error):
                     raise
                 failed = error
         if failed is not None:
             raise failed
+
+    def _in_window(self, number: int, wait: Callable[[WindowClosed], None] | None) -> None:
+        while True:
+            try:
+                self.unit(number)
+                return
+            except WindowClosed as closed:
+                if wait is None:
+                    raise
+                wait(closed)
 
     def unit(self, number: int) -> dict[str, int | float]:
         """Work on the series of one unit; what an earlier attempt completed is kept.
@@ -131,6 +144,7 @@ class Worker(Generic[S]):
         Raises:
             PacsifierError: the node or the disk, after the retries that make sense here. The accounts of the series
                 done so far are kept.
+            WindowClosed: the node's window is; likewise, and the series at hand counts as not attempted.
         """
         results = self._run.part("results", number)
         earlier = (SeriesAccount(**item) for item in read_jsonl(results)) if results.exists() else iter(())
@@ -143,6 +157,9 @@ class Worker(Generic[S]):
             try:
                 self.work(series, account)
                 self._failures = 0
+            except WindowClosed:
+                del accounts[series.number]
+                raise
             except PacsifierError as error:
                 account.reason = str(error)
                 self._failures += 1
@@ -152,7 +169,8 @@ class Worker(Generic[S]):
             finally:
                 with storage_errors("the state root"):
                     write_jsonl(results, (asdict(a) for _, a in sorted(accounts.items())))
-                self._done(account)
+                if series.number in accounts:
+                    self._done(account)
         if failed is not None:
             raise failed
         return RunAccount(self._run.name, "", "", "", "", series=list(accounts.values())).totals()

@@ -26,7 +26,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.extract.requests import take_in
 from tests.command import Result, extract
-from tests.peers import free_port
+from tests.peers import end_with_parent, free_port
 
 REPO = Path(__file__).parents[1]
 DAG_ID = "pacsifier_extract"
@@ -321,7 +321,7 @@ class Up:
     def _start(self, port: int, environment: Mapping[str, str], *arguments: str) -> None:
         """Start `python -m arguments`, and wait until the extract DAG can be triggered at `port`."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [*end_with_parent(), sys.executable, "-m", *arguments],
             env=environment,
             cwd=REPO,
             stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -188,8 +189,9 @@ def test_only_find(airflow: Airflow, pacs: EmbeddedPacs) -> None:
 
 @pytest.mark.parametrize("method", ["get", "move"])
 def test_config_json_in_place_of_a_connection(
-    airflow: Airflow, pacs: EmbeddedPacs, files: list[Path], method: str
+    airflow: Airflow, pacs: EmbeddedPacs, files: list[Path], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_PACS_DEFAULT")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     config = {
@@ -206,7 +208,7 @@ def test_config_json_in_place_of_a_connection(
     pacs.destinations["CONFIGURED"] = ("127.0.0.1", port)
     pacs.faults.allowed_calling_aets = {"CONFIGURED"}
     airflow.table("PatientID\nYVJ-55912-ZS\n")
-    run = airflow.run(config="config.json", method=method, pacs="no_such_connection")
+    run = airflow.run(config="config.json", method=method)
     assert run.state == "success"
     assert images(airflow) == of_patients(files, ZEBEDAEUS)
     assert {service for service, _, _ in pacs.retrieves} == {"C-MOVE" if method == "move" else "C-GET"}
@@ -233,10 +235,11 @@ def test_a_path_outside_the_data_root_is_refused(
     outside.mkdir()
     (airflow.data / "link").symlink_to(outside)
     airflow.table("PatientID\nZQX-71830-KW\n")
-    params = airflow_home.fresh_dag().params.dump()
-    params |= {"queryfile": "table.csv", name: path.format(outside=outside)}
+    dag = airflow_home.fresh_dag()
+    params = dag.params.dump() | {"queryfile": "table.csv", name: path.format(outside=outside)}
+    context = {"dag": dag, "dag_run": SimpleNamespace(conf={}), "params": params}
     with pytest.raises(PathRefused, match=f"^{name}: the path leads outside the data root"):
-        ExtractPrepareOperator(task_id="prepare").work(Run.named("run"), {"params": params})
+        ExtractPrepareOperator(task_id="prepare").work(Run.named("run"), context)
     assert pacs.peak_associations == 0 and not list(outside.iterdir())
 
 

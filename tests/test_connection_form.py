@@ -93,6 +93,9 @@ def test_a_connection_is_made_and_tested_by_hand(
     browser.fill("[name=element_max_series]", "20000")
     browser.fill("[name=element_batch_wait_time]", "2.5")
     browser.fill("[name=element_result_limit]", "")
+    browser.click("button", "Hours", exact=True)
+    browser.fill("[name=element_window]", "20:00-06:00")
+    browser.fill("[name=element_timezone]", "Europe/Zurich")
     browser.click("button", "Timeouts")
     browser.wait_for("[role=dialog]", "Seconds of silence within a query or a retrieval. Default: 120.")
     browser.click("button", "TLS", exact=True)
@@ -118,6 +121,7 @@ def test_a_connection_is_made_and_tested_by_hand(
     assert (node.host, node.port, node.called_aet) == ("127.0.0.1", pacs.port, pacs.aet)
     assert (node.calling_aet, node.receiver_port, node.destination) == ("PACSIFIER", 11113, "PACSIFIER")
     assert (node.method, node.max_series, node.batch_wait_time, node.result_limit) == ("get", 20000, 2.5, 0)
+    assert (node.window, node.window_weekends, node.timezone) == ("20:00-06:00", False, "Europe/Zurich")
     assert (node.tls, node.tls_ca, node.tls_check_host) == (False, "/etc/pacsifier/hospital-ca.pem", False)
 
     # What is there can be changed: the form shows all of it again.

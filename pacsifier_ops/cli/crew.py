@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from pacsifier_ops.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
-from pacsifier_ops.errors import Cancelled, InputError, PacsifierError
+from pacsifier_ops.errors import Cancelled, InputError, PacsifierError, WindowClosed
 from pacsifier_ops.run import Run
 
 
@@ -46,10 +47,27 @@ class Crew:
     def __init__(self, size: int, stopped: Callable[[], bool]) -> None:
         self._size, self._stopped = size, stopped
         self._broken = threading.Event()
+        self._told: set[dt.datetime] = set()
+        self._telling = threading.Lock()
 
     def cancelled(self) -> bool:
         """Whether workers are to end: somebody wants it, or one of them cannot go on."""
         return self._broken.is_set() or self._stopped()
+
+    def wait(self, closed: WindowClosed) -> None:
+        """Wait until a node's window opens; the first that has to says so.
+
+        Raises:
+            Cancelled: workers are to end.
+        """
+        with self._telling:
+            if closed.opens not in self._told:
+                self._told.add(closed.opens)
+                print(f"\npacsifier: {closed}; waiting", file=sys.stderr, flush=True)
+        while dt.datetime.now(dt.UTC) < closed.opens:
+            if self.cancelled():
+                raise Cancelled("stopped on request")
+            time.sleep(0.2)
 
     def work(self, numbers: Sequence[int], worker: Callable[[Iterator[int]], object]) -> list[Exception]:
         """Let workers take numbers until there are none; each is called once, with an iterator over its share.

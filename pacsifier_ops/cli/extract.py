@@ -61,7 +61,7 @@ def _work(
 
         def work(units: Iterator[int]) -> None:
             with worker() as busy:
-                busy.units(units)
+                busy.units(units, crew.wait)
 
         errors += crew.work(plan.units, work)
     if errors:

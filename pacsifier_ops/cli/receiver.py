@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         PacsifierError: a setting is wrong, the port is taken, or such a receiver runs already.
         OSError: the spool cannot be written.
     """
-    from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked
+    from pacsifier_ops.dimse.receiver import QUARANTINE, StorageReceiver, quarantine_unasked
     from pacsifier_ops.dimse.tls import receiver_context
     from pacsifier_ops.extract.receiving import announce
 
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
             print(f"pacsifier-receiver ready: {aet} at {arguments.host}:{port}, spool {spool}", flush=True)
             while not stop.wait(_JANITOR_SECONDS):
                 lease.check()
-                moved = quarantine_unasked(spool, spool / ".quarantine", arguments.quarantine_hours * 3600)
+                moved = quarantine_unasked(spool, spool / QUARANTINE, arguments.quarantine_hours * 3600)
                 if moved:
                     _say(f"{moved} series that nobody took went to .quarantine")
                 refused, receiver.error = receiver.error, None

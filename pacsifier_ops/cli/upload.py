@@ -32,7 +32,7 @@ def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
 
                 def send(share: Iterator[int]) -> None:
                     with steps.Sending(run, node, crew.cancelled, bar.arrived, bar.done) as sending:
-                        sending.units(share)
+                        sending.units(share, crew.wait)
 
                 errors = crew.work(units, send)
             if errors:

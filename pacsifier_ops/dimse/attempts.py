@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Self, TypeVar
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.session import Session
-from pacsifier_ops.errors import Cancelled, NothingMoved, PacsifierError, StorageError
+from pacsifier_ops.errors import Cancelled, NothingMoved, PacsifierError, StorageError, WindowClosed
 from pacsifier_ops.leases import Lease, LeaseBusy, Leases, Pacer
 
 T = TypeVar("T")
@@ -28,12 +29,14 @@ def open_session(
     progress: Callable[[int], None] = lambda size: None,
     before_waiting: Callable[[], object] = lambda: None,
     wait: float | None = None,
+    before_transfer: Callable[[], None] = lambda: None,
 ) -> Session:
     """A session with the PACS under the limit on its associations, which holds whoever asks.
 
     Args:
         before_waiting: called where no slot is free at once: who waits must hold nothing that others wait for.
         wait: seconds to wait for a slot at most; None waits for ever.
+        before_transfer: see `Session`.
     """
 
     def slot() -> Lease:
@@ -44,7 +47,7 @@ def open_session(
             before_waiting()
         return leases.acquire(name, limit=limit, wait=wait, cancelled=cancelled)
 
-    return Session(node, slot, incoming, cancelled, progress)
+    return Session(node, slot, incoming, cancelled, progress, before_transfer)
 
 
 def pause(seconds: float, cancelled: Callable[[], bool]) -> None:
@@ -89,7 +92,8 @@ class AtNode:
     def use_session(self, incoming: Path | None = None, progress: Callable[[int], None] = lambda size: None) -> None:
         """Make the session, see `Session`; nothing is opened yet."""
         node = self.node
-        self.session = open_session(node, self.leases, incoming, self.cancelled, progress)
+        self.session = open_session(node, self.leases, incoming, self.cancelled, progress, before_transfer=self._begin)
+        self._under_way = False
         self._pacer = Pacer(self.leases, f"pacs:{node.key}", node.batch_size, node.batch_wait_time)
 
     def __enter__(self) -> Self:
@@ -112,10 +116,30 @@ class AtNode:
             yield
 
     def wait_for_turn(self) -> None:
-        """Wait until the node has rested between two batches, without an association meanwhile."""
+        """Wait until the node has rested between two batches, without an association meanwhile.
+
+        The transfer that follows begins within the node's retrieval window, or not at all, however long it then
+        waits for a slot. What has begun is finished: a window bounds transfers between two series.
+
+        Raises:
+            WindowClosed: now, or when the transfer was to begin. Association and slot are given back.
+        """
+        self._under_way = False
+        self._check_window()
         if self._pacer.on:
             self.session.close()
             self._pacer.wait_turn(cancelled=self.cancelled)
+
+    def _begin(self) -> None:
+        if not self._under_way:
+            self._check_window()
+            self._under_way = True
+
+    def _check_window(self) -> None:
+        opens = self.node.retrieval_window.opens_at(dt.datetime.now(dt.UTC))
+        if opens is not None:
+            self.session.close()
+            raise WindowClosed(self.node.name, opens)
 
     def again(self, action: Callable[[], T]) -> T:
         """Do something at the node, see `retrying`."""

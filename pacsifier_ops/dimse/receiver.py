@@ -44,7 +44,8 @@ from pacsifier_ops.dimse.transport import Server, make_ae
 from pacsifier_ops.errors import ConfigError, ReceiverError
 from pacsifier_ops.files import private_folder
 
-_INCOMING = ".incoming"
+#: Folders of the spool beside those of series: objects on their way in, and what nobody asked for.
+INCOMING, QUARANTINE = ".incoming", ".quarantine"
 #: ServiceClass itself stands for SOP classes that pynetdicom does not know: private, retired and new ones.
 _SERVICES = (ServiceClass, StorageServiceClass, VerificationServiceClass)
 _MAX_ASSOCIATIONS = 64
@@ -193,7 +194,7 @@ class StorageReceiver:
         self.port, self._server = server.port, server
         try:
             # The port is ours alone, so a folder named after it is.
-            folder = private_folder(self.spool) / _INCOMING / str(self.port)
+            folder = private_folder(self.spool) / INCOMING / str(self.port)
             private_folder(folder.parent)
             shutil.rmtree(folder, ignore_errors=True)
             private_folder(folder)

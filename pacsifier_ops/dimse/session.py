@@ -225,6 +225,8 @@ class Session:
         incoming: folder for the objects a C-GET brings.
         cancelled: asked between messages; True aborts the association.
         progress: told the size in bytes of every object that a C-GET brings.
+        before_transfer: called with the slot held, before images are asked for or sent; what it raises keeps them
+            from being.
     """
 
     def __init__(
@@ -234,6 +236,7 @@ class Session:
         incoming: Path | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] = lambda size: None,
+        before_transfer: Callable[[], None] = lambda: None,
     ) -> None:
         self.node = node
         self._slot = slot
@@ -242,6 +245,7 @@ class Session:
         self._received: dict[str, ReceivedObject] = {}
         self._cancelled = cancelled
         self._progress = progress
+        self._before_transfer = before_transfer
         self._stack = ExitStack()
         self._association: Association | None = None
         self._proposed: frozenset[Proposal] = frozenset()
@@ -335,6 +339,7 @@ class Session:
         association = self._open(frozenset((uid, (ts,), True) for uid in wanted for ts in GET_TRANSFER_SYNTAXES))
         model = StudyRootQueryRetrieveInformationModelGet
         self._need(association, model, "C-GET")
+        self._before_transfer()
         accepted = {cx.abstract_syntax for cx in association.accepted_contexts if cx.as_scp}
         if wanted - accepted:
             raise ClassesRefused(f"{self.node.name}: refuses to send {len(wanted - accepted)} SOP class(es) by C-GET")
@@ -361,6 +366,7 @@ class Session:
         association = self._open()
         model = StudyRootQueryRetrieveInformationModelMove
         self._need(association, model, "C-MOVE")
+        self._before_transfer()
         with _listening(association, arrived):
             return self._outcome(association, association.send_c_move(identifier, destination, model), destination)
 
@@ -382,6 +388,7 @@ class Session:
         if len(kinds) > KINDS_PER_ASSOCIATION:
             raise ValueError(f"at most {KINDS_PER_ASSOCIATION} kinds of objects fit on one association")
         association = self._open(_to_send(kinds))
+        self._before_transfer()
         return {kind for kind in kinds if _context_for(association, *kind)}
 
     def accepts(self, sop_class: str) -> list[str]:

@@ -264,12 +264,12 @@ def plan(run: Run, node: PacsNode) -> Plan:
     node = node_for(node, request)
     run.forget(("plan", "units", "results"))
     wanted = _merge(run)
-    if len(wanted) > node.max_series and request.retrieve != NONE:
+    if len(wanted) > node.largest_cohort and request.retrieve != NONE:
         images = sum(item.instances for item in wanted.values())
         raise TooManySeries(
-            f"the query table finds {len(wanted)} series (about {images} images), more than the {node.max_series} that "
-            f"{node.name} allows without a person's word; nothing was fetched. Narrow the table, or raise max_series "
-            "for this run"
+            f"the query table finds {len(wanted)} series (about {images} images), more than the {node.largest_cohort} "
+            f"that {node.name} allows without a person's word; nothing was fetched. Narrow the table, or raise "
+            "max_series for this run"
         )
     new_ids, conflicts = _new_ids(wanted.values())
     order = [item for item in wanted.values() if item.patient not in conflicts]

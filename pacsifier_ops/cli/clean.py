@@ -1,0 +1,86 @@
+"""`pacsifier-clean`: what old runs left behind; a list, unless it is told to remove it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from pacsifier_ops import settings
+from pacsifier_ops.errors import PacsifierError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pacsifier-clean",
+        description="List old run folders, requests, spool and other leftovers, or remove them. Data sets, what is "
+        "known of them, and what destinations have confirmed are never touched.",
+        epilog="Exit codes: 0 all well, 1 something could not be read or removed, 2 bad arguments.",
+    )
+    parser.add_argument(
+        "--days", type=int, default=90, help="what has not changed for so many days is old (default: %(default)s)"
+    )
+    parser.add_argument("--quarantine", action="store_true", help="objects in quarantine as well")
+    parser.add_argument("--remove", action="store_true", help="remove; without, nothing is changed")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.days < 1:
+        parser.error("--days: give a number above 0")
+    try:
+        return _clean(args)
+    except PacsifierError as error:
+        print(f"pacsifier-clean: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from pacsifier_ops import cleanup
+
+    print(f"state root: {settings.state_root()}\nspool:      {settings.spool()}\nnightly:    {settings.nightly()}")
+    found = cleanup.find(args.days, args.quarantine)
+    count, size = Counter[str](), Counter[str]()
+    failed = 0
+    for leftover in found.leftovers:
+        print(f"{leftover.kind:15} {leftover.age:5.0f} days {_shown(leftover.size):>10}  {leftover.place}")
+        try:
+            if args.remove and not cleanup.remove(leftover):
+                print(f"{'':15} kept: it is in use, or was just now")
+                continue
+        except PacsifierError as error:
+            print(f"pacsifier-clean: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        count[leftover.kind] += 1
+        size[leftover.kind] += leftover.size
+    if found.unfinished:
+        print(
+            f"kept: {found.unfinished} run(s) that may go on: they did not close their books, and changed within "
+            f"{cleanup.UNFINISHED:g} days"
+        )
+    if found.quarantined:
+        print(f"kept: {found.quarantined} run(s) with objects in quarantine; look at them, then give --quarantine")
+    for kind, number in count.items():
+        print(f"{kind}: {number}, {_shown(size[kind])}")
+    done = "removed" if args.remove else "would be removed; give --remove to do so"
+    print(f"{count.total()} older than {args.days} days, {_shown(size.total())}, {done}", flush=True)
+    return 1 if failed else 0
+
+
+def _shown(size: int) -> str:
+    """A number of bytes as people read it."""
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""The retrieval window in a running Airflow: tasks defer until it opens, and go on where they were."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.plugins.pools import COMMON_POOL
+from tests import airflow_home
+from tests.airflow_home import KUNIGUNDE, ZEBEDAEUS, Up
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow]
+
+ONE = f"PatientID\n{KUNIGUNDE['patient_id']}\n"
+BOTH = f"{ONE}{ZEBEDAEUS['patient_id']}\n"
+
+
+def opening(seconds: float) -> str:
+    """A window that opens in so many seconds, and stays open for some hours."""
+    begin = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+    return f"{begin:%H:%M:%S}-{begin + dt.timedelta(hours=6):%H:%M:%S}"
+
+
+def connect(up: Up, pacs: EmbeddedPacs, name: str, window: str) -> None:
+    """Make a connection to a PACS with a window."""
+    extra = {"called_aet": pacs.aet, "calling_aet": "PACSIFIER", "window": window, "timezone": "UTC"}
+    connection = {"conn_type": "dicom", "host": pacs.host, "port": pacs.port, "extra": json.dumps(extra)}
+    up._call("api/v2/connections", {"connection_id": name, **connection})
+
+
+def states(up: Up, run: str) -> Counter[str]:
+    """The states of the tasks that retrieve."""
+    return Counter(str(task["state"]) for task in up.tasks(run, "retrieve"))
+
+
+def test_a_run_outside_the_window_waits_for_it(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    with EmbeddedPacs() as pacs, Up(tmp_path_factory.mktemp("up"), {}) as up:
+        pacs.add(airflow_home.build(tmp_path))
+        connect(up, pacs, "open", opening(-60))
+        for seconds in (25, 50, 90):  # longer, where a machine is too slow to get there before
+            name, out = f"opens_in_{seconds}", f"out{seconds}"
+            assert up.outcome(up.trigger(ONE, pacs="open", out_directory=out)) == "success"
+            before = len(pacs.sent)
+            connect(up, pacs, name, opening(seconds))
+            run = up.trigger(BOTH, pacs=name, out_directory=out)
+            if waits(up, run):
+                break
+        assert up.outcome(run) == "success"
+        # What was there did not have to wait; what was not there is the same try, and nothing was fetched twice.
+        tasks = up.tasks(run, "retrieve")
+        assert [(task["state"], task["try_number"]) for task in tasks] == [("success", 1)] * 3
+        new = pacs.sent[before:]
+        assert len(new) == len(set(new)) == 2 and not set(new) & set(pacs.sent[:5])
+        assert airflow_home.traces(up.home / "airflow", airflow_home.identifiers(tmp_path.rglob("*.dcm"))) == []
+
+
+def waits(up: Up, run: str) -> bool:
+    """Whether a run was seen to wait for its window; then it holds no slot of the pool."""
+    waiting = Counter(success=2, deferred=1)
+    up.wait_for(lambda: states(up, run) == waiting or states(up, run)["success"] == 3)
+    pool = up.get(f"pools/{COMMON_POOL}")
+    if states(up, run) != waiting:
+        return False
+    assert (pool["running_slots"], pool["queued_slots"], pool["deferred_slots"]) == (0, 0, 1)
+    return True
