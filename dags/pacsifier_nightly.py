@@ -1,0 +1,47 @@
+"""### Nightly: what lies in the inbox in the evening becomes runs of `pacsifier_extract`
+
+1. **collect** takes the query tables out of `inbox/`, each with its options file if it has one. What is still being
+   copied stays there for the next night; what cannot be used goes to `rejected/`, with `reasons.txt`.
+2. **start** starts one run of `pacsifier_extract` for each. A submission is never run twice.
+3. **projects** reads the standing projects, and **start_projects** starts one run of each that is switched on.
+4. **finish** moves what was started to `done/`, with `result.json`, which tells where images and report are. It fails
+   if a project cannot be used or something could not be started; everything else has started all the same.
+
+**Results.** The folders are those in `nightly/` below the data root; images go to `results/`, unless the options say
+otherwise. Each run of `pacsifier_extract` has a report of its own.
+
+**To start a night now**, trigger this DAG. A project that has had its run since noon does not get another.
+"""
+
+from airflow.sdk import DAG
+
+from pacsifier_ops.operators.nightly import (
+    NightlyCollectOperator,
+    NightlyFinishOperator,
+    NightlyProjectsOperator,
+    NightlyStartOperator,
+    evening,
+)
+from pacsifier_ops.operators.params import RETRIES
+
+LABEL = "{{ task.trigger_run_id }}"
+
+with DAG(
+    "pacsifier_nightly",
+    description="Start the extractions that wait in the inbox, and the standing projects",
+    doc_md=__doc__,
+    schedule=evening(),
+    catchup=False,
+    max_active_runs=1,
+    tags=["pacsifier", "dicom"],
+    default_args=RETRIES,
+):
+    collect = NightlyCollectOperator(task_id="collect")
+    start = NightlyStartOperator.partial(task_id="start", map_index_template=LABEL).expand_kwargs(collect.output)
+    projects = NightlyProjectsOperator(task_id="projects")
+    start_projects = NightlyStartOperator.partial(task_id="start_projects", map_index_template=LABEL).expand_kwargs(
+        projects.output
+    )
+    finish = NightlyFinishOperator(task_id="finish", trigger_rule="all_done")
+
+    [start, start_projects] >> finish

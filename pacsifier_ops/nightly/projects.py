@@ -1,0 +1,107 @@
+"""Standing projects: each that is enabled runs once a night.
+
+Its output folder is the same every night, so that only what is new is fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pacsifier_ops.extract.requests import take_in
+from pacsifier_ops.files import read_json, storage_errors
+from pacsifier_ops.nightly import REASONS, RESULT, RESULTS, Folders, Runs, Start
+from pacsifier_ops.nightly.inbox import PAUSE, settled
+from pacsifier_ops.nightly.options import PROJECT, Connect, Refused, read_options, read_table
+
+#: The file that makes a folder a project, and the name of one.
+FILE, _SLUG = "project.yaml", re.compile(r"[a-z0-9-]{1,40}")
+
+
+@dataclass
+class Standing:
+    """What the projects came to.
+
+    Attributes:
+        starts: the runs to be started.
+        disabled: how many are switched off.
+        left_out: how many have their run of this night already, or one of a night before that goes on.
+        broken: how many cannot be used; their reasons are beside them.
+    """
+
+    starts: list[Start] = field(default_factory=list)
+    disabled: int = 0
+    left_out: int = 0
+    broken: int = 0
+
+
+def survey(
+    folders: Folders, night: str, connect: Connect, runs: Runs, page_root: str = "", pause: float = PAUSE
+) -> Standing:
+    """Find the projects that are to run in a night, and take their tables in. A broken one does not keep the others.
+
+    Args:
+        night: date of the night.
+        page_root: see `Start.result`.
+        pause: see `settled`.
+
+    Raises:
+        StorageError: a folder cannot be read or written.
+    """
+    standing = Standing()
+    with storage_errors("the folder of the projects"):
+        projects = [folder for folder in sorted(folders.projects.iterdir()) if (folder / FILE).is_file()]
+        ready = settled([path for folder in projects for path in folder.iterdir()], pause)
+        for folder in projects:
+            try:
+                start = _start_of(folder, night, connect, runs, ready, standing)
+            except Refused as error:
+                folders.tell(folder / REASONS, "".join(f"{reason}\n" for reason in error.reasons))
+                standing.broken += 1
+                continue
+            (folder / REASONS).unlink(missing_ok=True)
+            if start:
+                folders.tell_result(folder, start, page_root)
+                standing.starts.append(start)
+    return standing
+
+
+def _start_of(
+    folder: Path, night: str, connect: Connect, runs: Runs, ready: Collection[Path], standing: Standing
+) -> Start | None:
+    """The run that a project is to have in a night; None where it is to have none.
+
+    Raises:
+        Refused: with the reasons.
+    """
+    if not _SLUG.fullmatch(folder.name):
+        raise Refused(["the folder's name: only a to z, 0 to 9 and -, at most 40 of them; rename it"])
+    run_id = f"nightly__{night}__{folder.name}"
+    values = read_options(_whole(folder / FILE, ready), PROJECT, connect)
+    if not values.pop("enabled", True):
+        standing.disabled += 1
+        return None
+    if runs.exists(run_id) or runs.goes_on(_last_run(folder)):
+        standing.left_out += 1
+        return None
+    name = values.pop("queryfile", "queries.csv")
+    if Path(name).name != name or not (folder / name).is_file():
+        raise Refused([f"{FILE}: queryfile: there is no such file; give the name of a query table in the folder"])
+    data = read_table(_whole(folder / name, ready), values.get("strict", False))
+    return Start(run_id, {"out_directory": f"{RESULTS}/{folder.name}", **values, "queryfile": take_in(data)})
+
+
+def _whole(path: Path, ready: Collection[Path]) -> Path:
+    if path not in ready:
+        raise Refused([f"{path.name}: changed in the last two minutes and may not be whole; start the DAG again later"])
+    return path
+
+
+def _last_run(folder: Path) -> str:
+    """Id of the run that was started last; empty where there is none."""
+    try:
+        return str(read_json(folder / RESULT)["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # there was none, or somebody has written into the file

@@ -1,0 +1,154 @@
+"""The operators of the nightly runs: what lies in the inbox and in the projects becomes runs of the extract DAG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import CronTriggerTimetable
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException
+from pendulum.tz.local_timezone import get_local_timezone
+
+from pacsifier_ops import settings
+from pacsifier_ops.files import read_json, write_json
+from pacsifier_ops.nightly import EXTRACT, Folders, Start, night_of
+from pacsifier_ops.operators.base import PacsifierOperator
+from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.run import Run
+
+
+def evening() -> CronTriggerTimetable | None:
+    """When the nights begin, where the hospital is; None: only by hand.
+
+    Raises:
+        ConfigError: the setting `timezone` names none.
+    """
+    zone = settings.timezone()
+    cron = settings.nightly_schedule()
+    return CronTriggerTimetable(cron, timezone=zone.key if zone else get_local_timezone()) if cron else None
+
+
+class _Runs:
+    """Asks Airflow, on behalf of a task."""
+
+    def __init__(self, ti: Any) -> None:
+        self._count = ti.get_dr_count
+
+    def exists(self, run_id: str) -> bool:
+        return bool(self._count(EXTRACT, run_ids=[run_id]))
+
+    def goes_on(self, run_id: str) -> bool:
+        return bool(self._count(EXTRACT, run_ids=[run_id], states=["queued", "running"]))
+
+
+class _NightlyOperator(PacsifierOperator):
+    """What the steps of a night share. Its run has no accounts: those of the runs that it starts have."""
+
+    operator_extra_links = ()
+
+    def prepared(self, run: Run, context: Any, kept: str) -> tuple[Folders, str]:
+        """The folders, and the date of the night; what an earlier attempt kept is forgotten."""
+        run.forget([kept])
+        check_conf(context)
+        return Folders(settings.nightly()), night_of(context["dag_run"].run_after)
+
+
+class NightlyCollectOperator(_NightlyOperator):
+    """Take the submissions out of the inbox, and put those away that cannot be used."""
+
+    def work(self, run: Run, context: Any) -> list[dict[str, Any]]:
+        """Returns what to start: arguments of the operator that triggers."""
+        from pacsifier_ops.nightly.inbox import collect
+
+        folders, night = self.prepared(run, context, "inbox")
+        collected = collect(folders, night, _connect)
+        self.log.info(
+            "%d to start, %d rejected, %d still being copied, %d options files without a table, "
+            "%d left for the next run, %d that cannot be moved out of the inbox",
+            *(len(collected.starts), len(collected.rejected), collected.copying, collected.lonely),
+            *(collected.left, collected.stuck),
+        )
+        for name in collected.rejected:
+            self.log.warning("rejected: see reasons.txt in rejected/%s", name)
+        write_json(run.folder / "inbox.json", {"stuck": collected.stuck})
+        return list(map(_arguments, collected.starts))
+
+
+class NightlyProjectsOperator(_NightlyOperator):
+    """Look which standing projects are to run tonight."""
+
+    def work(self, run: Run, context: Any) -> list[dict[str, Any]]:
+        """Returns what to start: arguments of the operator that triggers."""
+        from pacsifier_ops.nightly.projects import survey
+
+        folders, night = self.prepared(run, context, "projects")
+        standing = survey(folders, night, _connect, _Runs(context["ti"]), _page_root())
+        self.log.info(
+            "%d to start, %d switched off, %d that have run tonight or whose last run goes on, %d that cannot be used",
+            *(len(standing.starts), standing.disabled, standing.left_out, standing.broken),
+        )
+        kept = {"broken": standing.broken, "runs": [start.run_id for start in standing.starts]}
+        write_json(run.folder / "projects.json", kept)
+        return list(map(_arguments, standing.starts))
+
+
+class NightlyStartOperator(TriggerDagRunOperator):
+    """Start a run of the extract DAG; skipped where there is one of its id."""
+
+    #: What people write into options is no template. Mapped arguments would be rendered else.
+    template_fields = ()
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Without a logical date, which no two runs of a DAG may share.
+        super().__init__(trigger_dag_id=EXTRACT, logical_date=None, skip_when_already_exists=True, **kwargs)
+
+
+class NightlyFinishOperator(_NightlyOperator):
+    """Put the submissions away that were started, each with the place of its results."""
+
+    def work(self, run: Run, context: Any) -> dict[str, int]:
+        """Returns how many were started.
+
+        Raises:
+            AirflowFailException: somebody has to look after something; says what. Whatever could start has started.
+        """
+        from pacsifier_ops.nightly.inbox import settle
+
+        runs = _Runs(context["ti"])
+        done, waiting = settle(Folders(settings.nightly()), runs, _page_root())
+        inbox, projects = (_kept(run, name) for name in ("inbox", "projects"))
+        if inbox is None or projects is None:
+            raise AirflowFailException("the inbox or the projects could not be looked at; see the steps before")
+        started = sum(map(runs.exists, projects["runs"]))
+        troubles = {
+            "project(s) cannot be used; see reasons.txt in their folders": projects["broken"],
+            "submission(s) cannot be moved out of the inbox; all folders of the nightly runs must be writable for "
+            "Airflow, and on one file system": inbox["stuck"],
+            "run(s) could not be started and are tried again the next night; see the steps before": (
+                waiting + len(projects["runs"]) - started
+            ),
+        }
+        self.log.info("%d submission(s) and %d project(s) started", done, started)
+        if any(troubles.values()):
+            raise AirflowFailException("; ".join(f"{count} {what}" for what, count in troubles.items() if count))
+        return {"submissions": done, "projects": started}
+
+
+def _arguments(start: Start) -> dict[str, Any]:
+    return {"trigger_run_id": start.run_id, "conf": dict(start.conf)}
+
+
+def _kept(run: Run, name: str) -> Any:
+    path = run.folder / f"{name}.json"
+    return read_json(path) if path.exists() else None
+
+
+def _connect(name: str) -> object:
+    from pacsifier_ops.hooks.dicom import DicomHook
+
+    return DicomHook(name).get_conn()
+
+
+def _page_root() -> str:
+    return str(conf.get("api", "base_url", fallback=""))
