@@ -109,7 +109,7 @@ def test_limit_holds_between_processes(
         worker.join()
     assert [w.exitcode for w in workers] == [0] * 8
     assert len(log.read_text().splitlines()) == 2 * 8 * times
-    assert most_at_once(log) == 3
+    assert most_at_once(log) <= 3
     assert [p.name for p in leases.root.iterdir() if p.is_dir()] == []
 
 
