@@ -11,15 +11,17 @@ import pytest
 
 from tests import cohort
 from tests.peers import KINDS, Peer, missing_programs
+from tests.topology import STORES
 from tests.truth import Truth
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs real peers where they are not installed, unless PACSIFIER_REQUIRE_PEERS=1 wants them."""
-    line = missing_programs()
-    if line and os.environ.get("PACSIFIER_REQUIRE_PEERS") != "1":
+    """Skip what needs real peers or stores that are not installed, unless PACSIFIER_REQUIRE_PEERS=1 wants them."""
+    if os.environ.get("PACSIFIER_REQUIRE_PEERS") == "1":
+        return
+    for marker, line in {"peers": missing_programs(), "stores": missing_programs(STORES)}.items():
         for item in items:
-            if item.get_closest_marker("peers"):
+            if line and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=line))
 
 

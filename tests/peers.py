@@ -115,7 +115,7 @@ class Peer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
-            [*_end_with_parent(), *self.command()],
+            [*end_with_parent(), *self.command()],
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -337,10 +337,12 @@ class Storescp(Peer):
 KINDS: dict[str, type[Peer]] = {kind.name: kind for kind in (Orthanc, Dcmqrscp)}
 
 
-def missing_programs() -> str:
+def missing_programs(kinds: Iterable[type[Peer]] = tuple(KINDS.values())) -> str:
     """One line that says what to install, empty where nothing is missing."""
-    packages = [kind.package for kind in KINDS.values() if not kind.find_program()]
-    return f"real peers are missing; install them: apt-get install {' '.join(packages)}" if packages else ""
+    packages = [kind.package for kind in kinds if not kind.find_program()]
+    return (
+        f"programs that tests need are missing; install them: apt-get install {' '.join(packages)}" if packages else ""
+    )
 
 
 def contents(source: Peer | Iterable[Path]) -> dict[str, str]:
@@ -402,6 +404,6 @@ def _no_delay(event: evt.Event) -> None:
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _end_with_parent() -> list[str]:
-    """Let the kernel end the peer when the tests are killed, where Linux' setpriv is there to ask for it."""
+def end_with_parent() -> list[str]:
+    """What goes before a command, to have the kernel end it when the tests are killed; Linux' setpriv asks for it."""
     return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
