@@ -1,12 +1,14 @@
 # `make` or `make help` says what there is. Needs python3 (3.11 or newer) and make; everything else is fetched.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint bench up lock clean
+.PHONY: help setup setup-dev demo test lint bench up setup-docker build-docker lock clean
 
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 RUN := .venv/bin/python
 ARGS ?=
 TESTS ?= tests
-CODE := $(wildcard dags pacsifier_ops tests tools bench)
+CODE := $(wildcard dags docker pacsifier_ops tests tools bench)
+IMAGE := pacsifier-airflow
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' pacsifier_ops/__init__.py)
 COMPILE := .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock"
 
@@ -21,14 +23,16 @@ echo "Python 3.11 to 3.14 is needed and none is on the path; install it (Debian:
 endef
 
 help:
-	@echo "make setup   install everything into .venv (the other targets do it themselves)"
-	@echo "make demo    an embedded PACS, the extract DAG on a sample table, its result in demo/out"
-	@echo "make up      Airflow with its user interface on this machine, until Ctrl-C (ARGS=--help)"
-	@echo "make test    all tests (TESTS=tests/test_x.py for some)"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   side by side with PACSIFIER 1.0 and DCMTK"
-	@echo "make lock    resolve the lock files anew from requirements*.txt"
-	@echo "make clean   remove .venv and what the targets above left"
+	@echo "make setup          install everything into .venv (the other targets do it themselves)"
+	@echo "make demo           an embedded PACS, the extract DAG on a sample table, its result in demo/out"
+	@echo "make up             Airflow with its user interface on this machine, until Ctrl-C (ARGS=--help)"
+	@echo "make build-docker   the image of docker-compose.yml, tagged with the version and latest"
+	@echo "make setup-docker   .env, secrets and folders for docker-compose.yml, those that are not there"
+	@echo "make test           all tests (TESTS=tests/test_x.py for some)"
+	@echo "make lint           ruff and mypy"
+	@echo "make bench          side by side with PACSIFIER 1.0 and DCMTK"
+	@echo "make lock           resolve the lock files anew from requirements*.txt"
+	@echo "make clean          remove .venv and what the targets above left"
 
 setup:
 	$(call bootstrap)
@@ -41,6 +45,12 @@ demo: setup
 
 up: setup
 	@exec $(RUN) -m pacsifier_ops.local $(ARGS)
+
+build-docker:
+	@docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) --tag $(IMAGE):latest .
+
+setup-docker:
+	@sh docker/setup.sh
 
 test: setup-dev
 	@$(RUN) -m pytest $(TESTS)
