@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from pacsifier_ops.plugins.pools import COMMON_POOL
+from pacsifier_ops.plugins import COMMON_POOL
 from tests import airflow_home
 from tests.airflow_home import KUNIGUNDE, ZEBEDAEUS, Up
 
