@@ -135,7 +135,7 @@ def test_a_decoder_that_crashes_costs_one_thumbnail_and_time_ends_it_all(
     stuck.unlink()
     os.mkfifo(stuck)  # whoever opens it waits for ever
     with ThreadPoolExecutor() as pool:
-        killed = pool.submit(kill_the_child, run)
+        killed = pool.submit(kill_the_child, stuck)
         assert make_thumbnails(run, account) == 2 and killed.result()
     assert thumbnails_of(run) == {1: "CT", 3: "CT"}
     monkeypatch.setattr(thumbnails, "SECONDS", 1.0)
@@ -144,11 +144,15 @@ def test_a_decoder_that_crashes_costs_one_thumbnail_and_time_ends_it_all(
     assert make_thumbnails(run, account) == 0 and not psutil.Process().children()
 
 
-def kill_the_child(run: Run) -> bool:
-    """Kill the process of the decoders, as a crash would, once it has made the first thumbnail."""
-    while not (run.folder / "thumbnails" / "1.png").exists():
-        time.sleep(0.02)
-    time.sleep(0.2)
+def kill_the_child(stuck: Path) -> bool:
+    """Kill the process of the decoders, as a crash would, once it has begun to read the pipe."""
+    while True:
+        try:
+            writer = os.open(stuck, os.O_WRONLY | os.O_NONBLOCK)  # refused while nobody reads
+            break
+        except OSError:
+            time.sleep(0.02)
     (child,) = psutil.Process().children()
     child.kill()
+    os.close(writer)
     return True
