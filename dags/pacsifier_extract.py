@@ -37,12 +37,12 @@ from pacsifier_ops.operators.params import (
 
 PARAMS = {
     "queryfile": Param(
-        "queries/demo.csv",
         type="string",
         minLength=1,
         title="Query table",
-        description="The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below "
-        "the data root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
+        description="The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the "
+        "data root, such as queries/demo.csv. What is typed here stays in Airflow: where a path could identify "
+        "somebody, give an id.",
         section=WHAT,
     ),
     "retrieve": Param(

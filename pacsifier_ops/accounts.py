@@ -5,6 +5,8 @@ Instances count once, under their series; query rows only refer to series.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,6 +24,13 @@ ROW_UNDECIDABLE, ROW_FAILED, ROW_CONFLICT = "undecidable", "failed", "conflict"
 #: States of a series. `listed` is the end of a series that was to be described, not fetched.
 SERIES_COMPLETE, SERIES_LISTED = "complete", "listed"
 SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SERIES_FAILED = "incomplete", "unverifiable", "failed"
+
+_MODALITY = re.compile(r"[A-Z0-9]{2,6}")
+
+
+def plain_modality(text: str) -> str:
+    """Modality (0008,0060) where it looks like one (PS3.3 C.7.3.1.1.1), else empty: an archive may say anything."""
+    return text if _MODALITY.fullmatch(text) else ""
 
 
 @dataclass
@@ -173,7 +182,7 @@ class RunAccount:
             "totals": self.totals(),
             "rows": count_by(self.rows, "state"),
             "series": count_by(self.series, "state"),
-            "modalities": count_by(self.series, "modality"),
+            "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
         }
 
     def as_dict(self) -> dict[str, Any]:

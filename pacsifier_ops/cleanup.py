@@ -151,7 +151,7 @@ class _Search:
 
     def _runs(self, folder: Path) -> None:
         for path in _entries(folder):
-            request = _request_of(path)
+            request = _kept_of(path, "request.json")
             if "out_directory" in request:
                 self._outputs.add(Path(request["out_directory"]))
             run = self._look("run", path)
@@ -159,13 +159,15 @@ class _Search:
                 self.found.leftovers.append(run)
             else:
                 self._kept.add(Path(request.get("queryfile", "")).parent.name)
+                self._kept.add(_kept_of(path, "awaited.json").get("request", ""))
 
     def _goes(self, run: Leftover) -> bool:
         if not self._old(run):
             return False
         if run.path.name.startswith(_GONE):
             return True
-        closed = any((run.path / name).exists() for name in ("accounts.json", "probe.json"))
+        # Runs of nights and sensors have no books.
+        closed = "out_directory" not in _kept_of(run.path, "request.json") or (run.path / "accounts.json").exists()
         if not closed and run.age < UNFINISHED:
             self.found.unfinished += 1
             return False
@@ -231,11 +233,11 @@ def _all(path: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in (*folders, *files))
 
 
-def _request_of(run: Path) -> dict[str, Any]:
-    """What a run keeps as its request; empty where that is nothing."""
+def _kept_of(run: Path, name: str) -> dict[str, Any]:
+    """What a run keeps under a name; empty where that is nothing."""
     with suppress(OSError, ValueError):
-        request: dict[str, Any] = read_json(run / "request.json")
-        return request
+        kept: dict[str, Any] = read_json(run / name)
+        return kept
     return {}
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.query.table import Problem, QueryTable, TableRefused, is_workbook, parse_query_table
 
-#: Bytes of a table at most, some 100,000 rows; and of a workbook once it is unpacked, which takes ten times as much
+#: Lines of a table at most, and bytes; and of a workbook once it is unpacked, which takes ten times as much
 #: memory to read.
-LARGEST, LARGEST_UNPACKED = 16 * 2**20, 64 * 2**20
+LINES, LARGEST, LARGEST_UNPACKED = 200_000, 16 * 2**20, 64 * 2**20
 #: Rows, remarks and repeated lines shown; and problems.
 SHOWN, PROBLEMS_SHOWN = 20, 500
 
@@ -85,13 +86,22 @@ def _check_size(data: bytes) -> None:
     Raises:
         TableRefused: says how large a table may be.
     """
-    size, most = len(data), LARGEST
+    size, most, lines = len(data), LARGEST, max(data.count(b"\n"), data.count(b"\r"))
     if is_workbook(data):
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 size, most = max(size, sum(item.file_size for item in archive.infolist())), LARGEST_UNPACKED
-        except zipfile.BadZipFile:
-            pass  # reading it says so
+                lines = _rows(archive) if size <= most else 0
+        except (zipfile.BadZipFile, zlib.error):
+            lines = 0  # reading it says so
     if size > most:
         message = f"is too large; cut it into several tables of at most {LARGEST // 2**20} MB, or save it as CSV"
         raise TableRefused([Problem(0, "", message)])
+    if lines > LINES:
+        raise TableRefused([Problem(0, "", f"has too many lines; cut it into several tables of at most {LINES:,}")])
+
+
+def _rows(workbook: zipfile.ZipFile) -> int:
+    """How many rows the sheets have."""
+    sheets = (name for name in workbook.namelist() if name.startswith("xl/worksheets/"))
+    return sum(workbook.read(name).count(b"<row") for name in sheets)

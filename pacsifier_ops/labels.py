@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
+from pacsifier_ops.accounts import plain_modality
 from pacsifier_ops.files import read_jsonl
 from pacsifier_ops.run import Run
-
-_MODALITY = re.compile(r"[A-Z0-9]{2,6}")
 
 
 def of_rows(run: Run, batch: int) -> str:
@@ -37,6 +35,4 @@ def _numbered(one: str, several: str, numbers: Iterable[int]) -> str:
 
 
 def _modality(item: dict[str, Any]) -> str:
-    """Modality (0008,0060) of a series where it looks like one (PS3.3 C.7.3.1.1.1)."""
-    text = str(item.get("modality") or item.get("attributes", {}).get("Modality") or "")
-    return text if _MODALITY.fullmatch(text) else ""
+    return plain_modality(str(item.get("modality") or item.get("attributes", {}).get("Modality") or ""))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -25,7 +24,8 @@ WAITING = "waiting"
 #: State of a row that asks the same as an earlier one, which answers for it.
 REPEATED = "repeated"
 
-_COUNTED = ("present", "received", "missing", "unverifiable", "quarantined", "bytes")
+_IMAGES = ("present", "received", "missing", "unverifiable", "quarantined")
+_COUNTED = (*_IMAGES, "bytes", "seconds")
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Progress:
         expected: images of the cohort, as far as the archive told before they were fetched.
         images: images so far, by present, received, missing, unverifiable, quarantined.
         bytes: bytes received or sent so far, of series that ended.
-        seconds: seconds since the first image was asked for, until now or the end of the last series; 0 before.
+        seconds: seconds that series which ended took, summed up, though several may have gone side by side.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Progress:
 
     @property
     def megabytes_per_second(self) -> float:
-        """Average rate so far in MB/s (10**6 bytes)."""
+        """Average rate of one association so far, in MB/s (10**6 bytes)."""
         return round(self.bytes / self.seconds / 1e6, 3) if self.seconds else 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -60,25 +60,17 @@ class Progress:
         return {**asdict(self), "seconds": round(self.seconds, 1), "megabytes_per_second": self.megabytes_per_second}
 
 
-def progress_of(run: Run, running: bool) -> Progress:
-    """Where a run stands, whatever it has written so far.
-
-    Args:
-        running: whether it goes on, and with it the time.
-    """
-    done = [*_parts(run, "results")]
-    found, results = _sum(_parts(run, "found"), _found), _sum(done, _results)
+def progress_of(run: Run) -> Progress:
+    """Where a run stands, whatever it has written so far."""
+    found, results = _sum(_parts(run, "found"), _found), _sum(_parts(run, "results"), _results)
     progress = Progress(rows=_rows(run, found))
-    plan, planned_at = _plan(run)
+    plan = _plan(run)
     progress.planned, progress.expected = bool(plan), int(plan.get("instances", 0))
     series = {name.removeprefix("series "): count for name, count in results.items() if name.startswith("series ")}
     waiting = (plan["series"] if plan else found["series"]) - sum(series.values())
     progress.series = _without_zeros({**series, WAITING: waiting})
-    progress.images = {name: results[name] for name in _COUNTED if name != "bytes"}
-    progress.bytes = results["bytes"]
-    if plan:
-        end_ns = time.time_ns() if running else max((mtime_ns for _, mtime_ns, _ in done), default=planned_at)
-        progress.seconds = max(0, end_ns - planned_at) / 1e9
+    progress.images = {name: results[name] for name in _IMAGES}
+    progress.bytes, progress.seconds = results["bytes"], results["seconds"]
     return progress
 
 
@@ -91,12 +83,13 @@ def _rows(run: Run, found: Counter[str]) -> dict[str, int]:
     return _without_zeros({**rows, WAITING: table.get("rows", 0) - sum(states.values())})
 
 
-def _plan(run: Run) -> tuple[dict[str, Any], int]:
-    """The size of the cohort and when that was written (ns); of an extract run, or else of an upload."""
+def _plan(run: Run) -> dict[str, Any]:
+    """The size of the cohort of an extract run, or else of an upload; empty before it is known."""
     for path in (run.folder / "plan.json", run.folder / "scan.json"):
         with suppress(FileNotFoundError):
-            return read_json(path), path.stat().st_mtime_ns
-    return {}, 0
+            plan: dict[str, Any] = read_json(path)
+            return plan
+    return {}
 
 
 def _without_zeros(counts: dict[str, int]) -> dict[str, int]:

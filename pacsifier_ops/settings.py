@@ -1,8 +1,9 @@
-"""Settings. Every one has a default that works; two places change it.
+"""Settings. Every one has a default that works, and an environment variable.
 
-The environment variable comes first: what the administrator of the machine sets cannot be changed in the web
-interface. Then the Airflow variable `pacsifier`, a JSON object with the names in lower case and without the prefix,
-such as `{"max_series": 500}`; it holds for DAG runs, not for the command line.
+Those marked with a * can be set in the web interface as well, in the Airflow variable `pacsifier`: a JSON object with
+the names in lower case and without the prefix, such as `{"max_series": 500}`. It holds for DAG runs, not for the
+command line, and the environment comes first. Folders are for the administrator of the machine alone: they are what
+paths are confined to, and all processes must have the same.
 
 | variable                   | default               | what                                          |
 |----------------------------|-----------------------|-----------------------------------------------|
@@ -12,11 +13,11 @@ such as `{"max_series": 500}`; it holds for DAG runs, not for the command line.
 | PACSIFIER_SPOOL            | <data root>/.spool    | where the standing receiver puts what arrives |
 | PACSIFIER_NIGHTLY          | <data root>/nightly   | inbox and standing projects                   |
 | PACSIFIER_NIGHTLY_SCHEDULE | 0 20 * * *            | when nights begin, as cron has it; off: never |
-| PACSIFIER_TIMEZONE         | the system's          | of windows and nights, such as Europe/Zurich  |
-| PACSIFIER_WINDOW           | always open           | retrieval window of nodes that set none       |
-| PACSIFIER_MAX_SERIES       | 10000                 | largest cohort of nodes that set none         |
+| PACSIFIER_TIMEZONE *       | the system's          | of windows and nights, such as Europe/Zurich  |
+| PACSIFIER_WINDOW *         | always open           | retrieval window of nodes that set none       |
+| PACSIFIER_MAX_SERIES *     | 10000                 | largest cohort of nodes that set none         |
 
-The schedule is of the environment only: DAG files ask for it.
+The clock of the schedule is that of the environment: DAG files ask for it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pacsifier_ops.window import zone_of
 
 #: Name of the Airflow variable, and the settings that it may hold.
 VARIABLE = "pacsifier"
-NAMES = ("home", "data_root", "state_root", "spool", "nightly", "timezone", "window", "max_series")
+NAMES = ("timezone", "window", "max_series")
 
 _variable: Mapping[str, Any] = {}
 
@@ -42,7 +43,7 @@ def use(variable: Mapping[str, Any]) -> None:
     """Let the values of the Airflow variable hold in this process, below those of the environment.
 
     Raises:
-        ConfigError: it is no object, or names a setting that does not exist.
+        ConfigError: it is no object, names something else than one of them, or a value is neither text nor number.
     """
     if not isinstance(variable, Mapping):
         raise ConfigError(f"the Airflow variable {VARIABLE} is not a JSON object with settings of this package")
@@ -50,6 +51,11 @@ def use(variable: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"the Airflow variable {VARIABLE} has unknown settings: {', '.join(unknown)}; there are {', '.join(NAMES)}"
         )
+    wrong = sorted(
+        name for name, value in variable.items() if isinstance(value, bool) or not isinstance(value, str | int)
+    )
+    if wrong:
+        raise ConfigError(f"the Airflow variable {VARIABLE}: {', '.join(wrong)}: neither text nor a whole number")
     global _variable
     _variable = dict(variable)
 
@@ -60,7 +66,7 @@ def _text(name: str) -> str:
 
 
 def _path(name: str, default: Path) -> Path:
-    return Path(_text(name) or default).expanduser().absolute()
+    return Path(os.environ.get(f"PACSIFIER_{name.upper()}") or default).expanduser().absolute()
 
 
 def home() -> Path:

@@ -105,6 +105,11 @@ def _state_of(root: Path) -> Path:
     return settings.state_root() / "trees" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 
+def _leads_away(root: Path) -> bool:
+    """Whether what we clear up in an output folder would lie elsewhere."""
+    return (root / CONTROL).is_symlink() or (root / CONTROL / "incoming").is_symlink()
+
+
 @dataclass(frozen=True)
 class Tree:
     """An output folder and its protected state outside of it.
@@ -128,6 +133,8 @@ class Tree:
             root.mkdir(parents=True, exist_ok=True)
             root = root.resolve()
             private_folder(root / CONTROL)
+            if _leads_away(root):
+                raise TreeError(f"{CONTROL} in the output folder is a link; give another out_directory")
             marker = root / CONTROL / "tree.json"
             state = read_json(marker).get("state") if marker.exists() else IDENTIFIED
             if state != IDENTIFIED:
@@ -145,7 +152,8 @@ class Tree:
     def existing(cls, root: Path) -> Tree | None:
         """The tree of an output folder that was opened before; None if it was not. Writes nothing."""
         root = root.resolve()
-        return cls(root, _state_of(root)) if (root / CONTROL / "tree.json").is_file() else None
+        there = (root / CONTROL / "tree.json").is_file() and not _leads_away(root)
+        return cls(root, _state_of(root)) if there else None
 
     @property
     def incoming(self) -> Path:

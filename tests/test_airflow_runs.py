@@ -159,14 +159,17 @@ def test_settings_may_come_from_an_airflow_variable(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     airflow.table("PatientID\nZQX-71830-KW\n")
-    monkeypatch.setenv("AIRFLOW_VAR_PACSIFIER", '{"max_series": 1, "data_root": "/nowhere"}')
+    monkeypatch.setenv("AIRFLOW_VAR_PACSIFIER", '{"max_series": 1}')
     assert airflow.run().states["plan"] == ["failed"]
     assert "finds 2 series (about 5 images), more than the 1" in capfd.readouterr().out
     monkeypatch.setenv("PACSIFIER_MAX_SERIES", "2")
-    assert airflow.run().state == "success"  # the environment comes first, for the data root too
-    monkeypatch.setenv("AIRFLOW_VAR_PACSIFIER", '{"max_serie": 1}')
-    assert airflow.run().states["prepare"] == ["failed"]
-    assert "the Airflow variable pacsifier has unknown settings: max_serie" in capfd.readouterr().out
+    assert airflow.run().state == "success"  # the environment comes first
+    for refused in ('{"max_serie": 1}', '{"data_root": "/"}', '{"window": null}', "[]"):
+        monkeypatch.setenv("AIRFLOW_VAR_PACSIFIER", refused)
+        assert airflow.run().states["prepare"] == ["failed"]
+    told = capfd.readouterr().out
+    assert "the Airflow variable pacsifier has unknown settings: max_serie" in told and "settings: data_root" in told
+    assert "window: neither text nor a whole number" in told and "is not a JSON object" in told
 
 
 def test_only_find_and_describe(airflow: Airflow, pacs: EmbeddedPacs) -> None:

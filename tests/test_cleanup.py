@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -100,6 +101,16 @@ def test_old_runs_and_their_requests_go_and_data_stays(
     # What is known of the data set is still there: nothing of it is fetched again.
     sent = len(pacs.sent)
     assert steps.report(run_of(pacs, out)[0]).totals()["present"] == 1 and len(pacs.sent) == sent
+
+
+def test_a_request_that_a_sensor_waits_for_stays(state_root: Path) -> None:
+    awaited, other = (requests.take_in(b"PatientID\nQ\n") for _ in range(2))
+    run = Run.fresh()
+    put(run.folder / "awaited.json", json.dumps({"request": awaited}))
+    aged(100, state_root / "requests")
+    assert [leftover.path.name for leftover in cleanup.find(90).leftovers] == [other]
+    aged(100, run.folder)
+    assert kinds() == {"run": 1, "request": 2}
 
 
 def test_runs_that_may_go_on_stay(pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

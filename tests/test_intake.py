@@ -100,6 +100,12 @@ def test_what_would_take_too_much_memory_is_not_read(state_root: Path) -> None:
     for data in (stream.getvalue(), b"PatientID\n" + bytes(intake.LARGEST)):
         (problem,) = take(data)["problems"]
         assert "is too large" in problem["message"]
+    sheet = io.BytesIO()
+    with zipfile.ZipFile(sheet, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", b"<row/>" * (intake.LINES + 1))
+    for data in (b"PatientID\n" + b"1\n" * intake.LINES, sheet.getvalue()):
+        (problem,) = take(data)["problems"]
+        assert "has too many lines; cut it into several tables of at most 200,000" in problem["message"]
     assert not kept(state_root)
 
 

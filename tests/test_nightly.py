@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.errors import ConfigError
-from pacsifier_ops.extract.requests import resolve
+from pacsifier_ops.extract.requests import new_id, resolve
 from pacsifier_ops.nightly import EXTRACT, Folders, night_of
 from pacsifier_ops.nightly.inbox import Collected, collect, settle
 from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_options, read_table
@@ -199,6 +199,17 @@ def test_all_reasons_are_told_at_once(folders: Folders) -> None:
     ]
 
 
+def test_what_others_put_among_the_claims_stays(folders: Folders) -> None:
+    put(folders.claimed / "mine", "table.csv")
+    put(folders.claimed, ".DS_Store")
+    unmade = new_id()
+    put(folders.claimed / unmade, "notes.txt")
+    put(folders.inbox, "a.csv")
+    assert len(night(folders).starts) == 1
+    assert (folders.claimed / ".DS_Store").exists() and {"mine", unmade} < set(names(folders.claimed))
+    assert names(folders.claimed / "mine") == ["table.csv"] and names(folders.claimed / unmade) == ["notes.txt"]
+
+
 def test_names_that_are_no_text_are_no_obstacle(folders: Folders) -> None:
     for name, text in ((b"M\xfcller.csv", TABLE), (b"M\xf6ller.csv", "x")):
         put(folders.inbox, os.fsdecode(name), text=text)
@@ -356,6 +367,25 @@ def test_a_broken_project_says_why_and_keeps_no_other(folders: Folders, slug: st
     put(folder, "project.yaml", text="enabled: true\n")
     assert projects(folders, Runs()).broken == (0 if slug == "a" else 1)
     assert (folder / "reasons.txt").exists() == (slug != "a")
+
+
+def test_projects_are_not_left_through_links(folders: Folders, tmp_path: Path) -> None:
+    put(tmp_path / "requests", "table.csv", text="PatientID\nsecret\n")
+    folder = project(folders, "spy")
+    (folder / "queries.csv").unlink()
+    (folder / "queries.csv").symlink_to(tmp_path / "requests" / "table.csv")
+    elsewhere = project(folders, "elsewhere").rename(tmp_path / "elsewhere")
+    (folders.projects / "linked").symlink_to(elsewhere)
+    assert projects(folders, Runs()) == Standing(broken=1)
+    assert "queries.csv: is a link" in (folder / "reasons.txt").read_text()
+    assert not (elsewhere / "result.json").exists()
+
+
+def test_a_project_that_cannot_be_written_to_keeps_no_other(folders: Folders) -> None:
+    (project(folders, "a") / "result.json").mkdir()
+    project(folders, "b")
+    standing = projects(folders, Runs())
+    assert standing.broken == 1 and [start.run_id for start in standing.starts] == [f"nightly__{NIGHT}__b"]
 
 
 def test_a_project_that_is_being_changed_waits(folders: Folders) -> None:

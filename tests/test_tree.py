@@ -130,6 +130,18 @@ def test_a_tree_that_is_not_identified_is_refused(tmp_path: Path) -> None:
             Tree.open(tmp_path)
 
 
+@pytest.mark.parametrize("link", [".pacsifier", ".pacsifier/incoming"])
+def test_nothing_is_cleared_up_through_a_link(tmp_path: Path, link: str) -> None:
+    thesis = tmp_path / "elsewhere" / "incoming" / "thesis"
+    thesis.mkdir(parents=True)
+    root = tmp_path / "out"
+    (root / link).parent.mkdir(parents=True)
+    (root / link).symlink_to(thesis.parent if link.endswith("incoming") else thesis.parents[1])
+    with pytest.raises(TreeError, match="link"):
+        Tree.open(root)
+    assert Tree.existing(root) is None and thesis.is_dir()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TreeError, match="out_directory"):

@@ -151,9 +151,12 @@ def test_the_lines_of_the_documentation_on_the_api_work(up: Up, tmp_path: Path) 
         ({"retrieve": "everything"}, "'everything' is not one of ['save', 'move', 'none']"),
         ({"max_series": 0}, "0 is less than the minimum of 1"),
         ({"strict": "yes"}, "'yes' is not of type 'boolean'"),
+        ({"queryfile": ""}, "'' should be non-empty"),
+        ({"queryfile": None}, "queryfile"),
     ],
 )
 def test_a_bad_conf_is_refused_by_the_api_with_the_reason(up: Up, conf: dict[str, Any], said: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
+        conf = {"queryfile": "queries/example1.csv", **conf}
         up._call("api/v2/dags/pacsifier_extract/dagRuns", {"logical_date": None, "conf": conf})
     assert refused.value.code == 400 and said in refused.value.read().decode()

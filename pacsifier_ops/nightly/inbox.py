@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.extract.requests import new_id, take_in
+from pacsifier_ops.extract.requests import is_id, new_id, take_in
 from pacsifier_ops.files import read_json, storage_errors, write_atomic
+from pacsifier_ops.leases import shared
 from pacsifier_ops.nightly import REASONS, RESULTS, Folders, Runs, Start
 from pacsifier_ops.nightly.options import OPTIONS, Connect, Refused, understood
 from pacsifier_ops.run import MOST
@@ -97,7 +98,7 @@ def collect(folders: Folders, night: str, connect: Connect, most: int = MOST, pa
         StorageError: a folder cannot be read or written.
     """
     collected = Collected()
-    with storage_errors("the folder of the nightly runs"):
+    with _alone():
         groups = _submissions(folders.inbox)
         ready = settled([path for group in groups for path in group], pause)
         claims = _claims(folders)
@@ -138,7 +139,7 @@ def settle(folders: Folders, runs: Runs, page_root: str) -> tuple[int, int]:
         StorageError: a folder cannot be written.
     """
     done = waiting = 0
-    with storage_errors("the folder of the nightly runs"):
+    with _alone():
         for claim in _claims(folders):
             if claim.start and runs.exists(claim.start.run_id):
                 folders.tell_result(claim.folder, claim.start, page_root)
@@ -147,6 +148,13 @@ def settle(folders: Folders, runs: Runs, page_root: str) -> tuple[int, int]:
             elif claim.start:
                 waiting += 1
     return done, waiting
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Whoever looks at claims does so alone: one that another is making could be taken for one that was given up."""
+    with storage_errors("the folder of the nightly runs"), shared().acquire("nightly"):
+        yield
 
 
 def _submissions(inbox: Path) -> list[list[Path]]:
@@ -220,6 +228,8 @@ def _claims(folders: Folders) -> list[_Claim]:
     """The claims that there are. One that holds no file yet was being made when its run was killed: it never was."""
     claims = []
     for folder in sorted(folders.claimed.iterdir()):
+        if not is_id(folder.name) or folder.is_symlink():
+            continue  # none of ours
         if (folder / _CLAIM).exists():
             kept: dict[str, Any] = read_json(folder / _CLAIM)
             start = Start(**kept["start"]) if kept["start"] else None
@@ -227,8 +237,16 @@ def _claims(folders: Folders) -> list[_Claim]:
             if len(claim.missing()) < len(claim.files):
                 claims.append(claim)
                 continue
-        shutil.rmtree(folder)
+        _give_up(folder)
     return claims
+
+
+def _give_up(folder: Path) -> None:
+    """Remove a claim that holds nothing of anybody's; whatever else is in it stays, with it."""
+    for name in (_CLAIM, *(path.name for path in folder.glob(".*.part"))):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _take(folders: Folders, group: list[Path], night: str) -> _Claim | None:
@@ -238,7 +256,7 @@ def _take(folders: Folders, group: list[Path], night: str) -> _Claim | None:
     claim.gather(folders)
     if len(claim.missing()) < len(claim.files):
         return claim
-    shutil.rmtree(claim.folder)
+    _give_up(claim.folder)
     return None
 
 

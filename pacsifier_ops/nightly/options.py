@@ -5,6 +5,7 @@ The keys are params of the extract DAG, and mean the same. Everything that is wr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,8 @@ def read_table(path: Path, strict: bool = False) -> bytes:
 def _head(path: Path, most: int) -> bytes:
     """What a file holds, or one byte more than the most it may."""
     try:
-        with path.open("rb") as stream:
+        # Not through a link, which may lead to what who put it there may not read.
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
             return stream.read(most + 1)
     except OSError as error:
         raise TableRefused([Problem(0, "", f"cannot be read ({error.strerror})")]) from None

@@ -52,20 +52,51 @@ def survey(
     """
     standing = Standing()
     with storage_errors("the folder of the projects"):
-        projects = [folder for folder in sorted(folders.projects.iterdir()) if (folder / FILE).is_file()]
-        ready = settled([path for folder in projects for path in folder.iterdir()], pause)
-        for folder in projects:
-            try:
-                start = _start_of(folder, night, connect, runs, ready, standing)
-            except Refused as error:
-                folders.tell(folder / REASONS, "".join(f"{reason}\n" for reason in error.reasons))
-                standing.broken += 1
-                continue
-            (folder / REASONS).unlink(missing_ok=True)
-            if start:
-                folders.tell_result(folder, start, page_root)
-                standing.starts.append(start)
+        projects = [folder for folder in sorted(folders.projects.iterdir()) if _is_project(folder)]
+        ready = settled([path for folder in projects for path in _files(folder)], pause)
+    for folder in projects:
+        try:
+            _look_at(folder, folders, night, connect, runs, ready, standing, page_root)
+        except OSError:  # it is somebody else's, who lets us not read or not write
+            standing.broken += 1
     return standing
+
+
+def _is_project(folder: Path) -> bool:
+    try:
+        return not folder.is_symlink() and folder.is_dir() and (folder / FILE).is_file()
+    except OSError:
+        return True  # to be told as broken
+
+
+def _files(folder: Path) -> list[Path]:
+    """What a project's folder holds, without links, which may lead to what its owner may not read."""
+    try:
+        return [path for path in folder.iterdir() if not path.is_symlink()]
+    except OSError:
+        return []
+
+
+def _look_at(
+    folder: Path,
+    folders: Folders,
+    night: str,
+    connect: Connect,
+    runs: Runs,
+    ready: Collection[Path],
+    standing: Standing,
+    page_root: str,
+) -> None:
+    try:
+        start = _start_of(folder, night, connect, runs, ready, standing)
+    except Refused as error:
+        folders.tell(folder / REASONS, "".join(f"{reason}\n" for reason in error.reasons))
+        standing.broken += 1
+        return
+    (folder / REASONS).unlink(missing_ok=True)
+    if start:
+        folders.tell_result(folder, start, page_root)
+        standing.starts.append(start)
 
 
 def _start_of(
@@ -94,6 +125,8 @@ def _start_of(
 
 
 def _whole(path: Path, ready: Collection[Path]) -> Path:
+    if path.is_symlink():
+        raise Refused([f"{path.name}: is a link; put the file itself there"])
     if path not in ready:
         raise Refused([f"{path.name}: changed in the last two minutes and may not be whole; start the DAG again later"])
     return path

@@ -8,6 +8,7 @@ from airflow.sdk.bases.branch import BranchMixIn
 from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops.accounts import COMPLETE, MOVE, SAVE
+from pacsifier_ops.errors import StorageError
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import resolve
 from pacsifier_ops.extract.run import Request
@@ -72,7 +73,10 @@ class ExtractReportOperator(PacsifierOperator):
         """
         account = steps.report(run)
         if account.action == SAVE:
-            self.log.info("%d thumbnail(s)", make_thumbnails(run, account))
+            try:
+                self.log.info("%d thumbnail(s)", make_thumbnails(run, account))
+            except StorageError as error:  # no reason not to give the verdict
+                self.log.warning("no thumbnails: %s", error)
         result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
         self.log.info("%s", result)
         if not (run.folder / "plan.json").exists():

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pacsifier_ops.errors import ConfigError
 from pacsifier_ops.extract import arrival
+from pacsifier_ops.files import write_json
 from pacsifier_ops.operators.base import boundary, run_of
 from pacsifier_ops.triggers.dicom import ARRIVED, FAILED, LATE, DicomArrivalTrigger
 
@@ -66,6 +67,7 @@ class DicomArrivalSensor(BaseSensorOperator):
         with boundary(run):
             row = _line(self.row)
             arrival.rows_of(self.request, row)
+            write_json(run.folder / "awaited.json", {"request": self.request})  # not to be cleaned up meanwhile
         self.defer(
             trigger=DicomArrivalTrigger(
                 request=self.request,

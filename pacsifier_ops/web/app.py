@@ -210,7 +210,7 @@ def _view(run: DagRun, readable: bool) -> pages.RunView:
         view.state,
         view.started,
         view.ended,
-        progress_of(folder, view.going_on),
+        progress_of(folder),
         read_json(summary) if summary.exists() else None,
         _report(folder) is not None,
         thumbnails_of(folder) if readable else {},

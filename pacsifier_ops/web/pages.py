@@ -130,7 +130,7 @@ def _amounts(view: RunView) -> Iterable[tuple[str, object]]:
     progress = view.progress
     if progress and progress.planned:
         yield "Transferred", f"{progress.bytes / 1e6:,.1f} MB"
-        yield "On average", f"{progress.megabytes_per_second:,.1f} MB/s"
+        yield "One association", f"{progress.megabytes_per_second:,.1f} MB/s"
 
 
 def _progress(view: RunView) -> Html:
