@@ -574,11 +574,15 @@ class Session:
             raise self._unreachable(started)
         if secure is not None and secure.errors:
             raise TlsFailed(f"{node.name}: {node.host}:{node.port}: {tls.in_words(secure.errors[0])}")
-        if gave_up.is_set():
-            raise PacsTimeout(f"{node.name}: no answer to the association request within {node.acse_timeout:g} s")
+        # A peer that answers and hangs up at once may look to the library like one that it never reached. It gives
+        # up then, with the answer still unread.
+        while association.dul.receive_pdu() is not None:
+            pass
         rejection = next((p for p in replies if getattr(p, "result", None) in (0x01, 0x02)), None)
-        if association.is_rejected and rejection is not None:
+        if rejection is not None:
             raise self._rejected(rejection)
+        if gave_up.is_set() and not replies:
+            raise PacsTimeout(f"{node.name}: no answer to the association request within {node.acse_timeout:g} s")
         raise AssociationAborted(
             f"{node.name}: {node.host}:{node.port} took the connection but no association came about; "
             f"is a DICOM node listening there{'' if node.tls else ', and does it want TLS'}?"
