@@ -137,7 +137,7 @@ def test_strict_stops_at_a_bad_row_before_the_pacs_is_asked(airflow: Airflow, pa
     ("conf", "told"),
     [
         ({"out_folder": "out"}, "conf: out_folder is not known (did you mean out_directory?); nothing was done"),
-        ({"Kunigunde W.": 1}, "conf: a key that is no plain word is not known; nothing was done"),
+        ({"my key": 1}, "conf: a key that is no plain word is not known; nothing was done"),
         ({"resend": True}, "retrieve is save: to move again is for moving; switch it off, or set retrieve to move"),
         ({"destination": "pacs_default"}, "a destination is where images are moved to; leave it empty, or set"),
         ({"retrieve": "none", "method": "get"}, "the method is how images are fetched; leave it empty, or set"),
