@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops import settings
-from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.errors import ConfigError, meant
 from pacsifier_ops.window import Window, zone_of
 
 METHODS = ("auto", "get", "move")
@@ -210,8 +209,7 @@ def read_config(path: Path) -> PacsNode:
         raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(CONFIG_KEYS)}")
     wrong = [f"{key} is missing" for key in CONFIG_KEYS if config.get(key) is None]
     for key in sorted(config.keys() - set(CONFIG_KEYS)):
-        near = difflib.get_close_matches(key, CONFIG_KEYS, 1, 0.5)
-        wrong.append(f"{key} is not known" + (f" (did you mean {near[0]}?)" if near else ""))
+        wrong.append(f"{key} is not known{meant(key, CONFIG_KEYS)}")
     if wrong:
         raise ConfigError(f"{where}: " + "; ".join(wrong))
     return PacsNode(

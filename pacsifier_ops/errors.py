@@ -12,11 +12,16 @@ import re
 from collections.abc import Iterable
 
 
+def meant(name: str, known: Iterable[str]) -> str:
+    """A remark on which key was probably meant by one that there is not; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def not_known(name: str, known: Iterable[str]) -> str:
     """Say that there is no key of this name, and which one was probably meant."""
     shown = name if re.fullmatch(r"\w{1,40}", name, re.ASCII) else "a key that is no plain word"
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f"{shown} is not known" + (f" (did you mean {near[0]}?)" if near else "")
+    return f"{shown} is not known{meant(name, known)}"
 
 
 class PacsifierError(Exception):
