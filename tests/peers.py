@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -38,12 +39,18 @@ VERIFICATION = "1.2.840.10008.1.1"
 STORED = (0x0000, 0xB000, 0xB006, 0xB007)
 
 
+#: Ports that no system hands to outgoing connections (Linux begins at 32768, others at 49152): what is free
+#: stays free until its peer listens.
+_PORTS = iter(random.SystemRandom().sample(range(15000, 32000), 17000))
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on at the moment, never the same twice."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return port
+    raise OSError("no port is free")
 
 
 @dataclass(frozen=True)

@@ -356,9 +356,7 @@ def standing(
     started: list[subprocess.Popen[str]] = []
 
     def start(*flags: str, file_limit: int | None = None) -> tuple[subprocess.Popen[str], int]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         own = ("--aet", "RX", "--port", str(port), "--host", "127.0.0.1", "--spool", str(spool))
         process = subprocess.Popen(
             [sys.executable, "-m", command.__name__, *own, "--min-free-gb", "0", *flags],
