@@ -24,6 +24,13 @@ def not_known(name: str, known: Iterable[str]) -> str:
     return f"{shown} is not known{meant(name, known)}"
 
 
+def numbers(found: Iterable[int], most: int = 10) -> str:
+    """Numbers in words, those beyond the first `most` only counted."""
+    every = list(found)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(map(str, every[:most])) + more
+
+
 class PacsifierError(Exception):
     """Base of every error raised on purpose.
 
@@ -60,6 +67,19 @@ class PathRefused(InputError):
 
 class QueryTableError(InputError):
     """A query table cannot be used as a whole (unreadable, unknown column, no usable row)."""
+
+
+class PatientsRefused(InputError):
+    """What a source says of some patients cannot be used, or contradicts what is known of them.
+
+    Attributes:
+        what: what is wrong, in words.
+        patients: positions, from 0, among the patients that were asked about; who knows them says which rows these are.
+    """
+
+    def __init__(self, what: str, patients: Iterable[int]) -> None:
+        self.what, self.patients = what, tuple(patients)
+        super().__init__(f"{what}: patient {numbers(place + 1 for place in self.patients)}")
 
 
 class TooManySeries(InputError):

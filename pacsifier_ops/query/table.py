@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.errors import QueryTableError
+from pacsifier_ops.pseudonyms.values import check_pseudonym
 from pacsifier_ops.query.keys import (
     COLUMNS,
     NEW_IDS,
     check_cell,
     is_weak,
     nearest_column,
-    refuse_hidden,
 )
 
 
@@ -94,8 +94,14 @@ class TableRefused(QueryTableError):
 
 
 @dataclass
-class _Record:
-    """A record of the file: its cells, and what is wrong with some of them already, by place."""
+class Record:
+    """A record of the file.
+
+    Attributes:
+        line: where it begins, from 1.
+        cells: as written.
+        faults: what is wrong with some cells already, by place.
+    """
 
     line: int
     cells: list[str]
@@ -108,11 +114,23 @@ def read_query_table(path: Path) -> QueryTable:
     Raises:
         TableRefused: the file cannot be read, or its table cannot be used as a whole.
     """
+    return parse_query_table(_bytes_of(path))
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a table of any columns, as text or workbook; see `parse_query_table` for what is understood.
+
+    Raises:
+        TableRefused: the file cannot be read.
+    """
+    return _records(_bytes_of(path))[0]
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise TableRefused([Problem(0, "", f"cannot be read ({error.strerror}); check the path")]) from None
-    return parse_query_table(data)
 
 
 def parse_query_table(data: bytes) -> QueryTable:
@@ -124,12 +142,7 @@ def parse_query_table(data: bytes) -> QueryTable:
         TableRefused: a QueryTableError with all problems of the table as a whole: not text, empty, no header,
             an unknown column or one named twice. Problems of rows are in the result.
     """
-    remark = ""
-    if is_workbook(data):
-        records = _records_of_workbook(data)
-    else:
-        text, remark = _decode(data)
-        records = _records_of_text(text)
+    records, remark = _records(data)
     filled = [record for record in records if record.faults or any(map(str.strip, record.cells))]
     if not filled:
         raise TableRefused([Problem(0, "", "is empty; give a header line and at least one row")])
@@ -154,6 +167,14 @@ def parse_query_table(data: bytes) -> QueryTable:
     table.problems.sort(key=lambda problem: (problem.line, places.get(problem.column, -1)))
     table.bad_rows.sort(key=lambda row: row.line)
     return table
+
+
+def _records(data: bytes) -> tuple[list[Record], str]:
+    """The records of a file, and a remark where its encoding was a guess."""
+    if is_workbook(data):
+        return _records_of_workbook(data), ""
+    text, remark = _decode(data)
+    return _records_of_text(text), remark
 
 
 def is_workbook(data: bytes) -> bool:
@@ -181,7 +202,7 @@ def _decode(data: bytes) -> tuple[str, str]:
     return text, remark
 
 
-def _records_of_text(text: str) -> list[_Record]:
+def _records_of_text(text: str) -> list[Record]:
     """The records of a text, each with the physical line it begins on."""
     lines = io.StringIO(text, newline="")
     skipped, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
@@ -197,7 +218,7 @@ def _records_of_text(text: str) -> list[_Record]:
     line = 1
     try:
         for cells in reader:
-            records.append(_Record(line + skipped, cells))
+            records.append(Record(line + skipped, cells))
             line = reader.line_num + 1
     except csv.Error:
         message = "a quoted cell is not closed, or has text after its closing quote; double quotes inside cells"
@@ -210,7 +231,7 @@ def _header_score(line: str, divider: str) -> tuple[int, int]:
     return sum(name in COLUMNS for name in names), len(names)
 
 
-def _records_of_workbook(data: bytes) -> list[_Record]:
+def _records_of_workbook(data: bytes) -> list[Record]:
     """The rows of the first sheet of an .xlsx workbook."""
     import openpyxl
 
@@ -241,7 +262,7 @@ def _records_of_workbook(data: bytes) -> list[_Record]:
         raise TableRefused([Problem(0, "", message)]) from None
     records = []
     for line, row in enumerate(rows, 1):
-        record = _Record(line, [])
+        record = Record(line, [])
         for place, cell in enumerate(row):
             try:
                 if (line, place + 1) in covered:
@@ -283,7 +304,7 @@ def _shown(cell: Any, result: Any) -> str:
     return str(value)
 
 
-def _columns(header: _Record) -> tuple[str, ...]:
+def _columns(header: Record) -> tuple[str, ...]:
     """The names of the columns; those without a name at the end do not count.
 
     Raises:
@@ -311,7 +332,7 @@ def _columns(header: _Record) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check(table: QueryTable, records: list[_Record], remark: str) -> None:
+def _check(table: QueryTable, records: list[Record], remark: str) -> None:
     """Sort whole records into good and bad rows."""
     verdict = functools.cache(_verdict)
     asked: dict[tuple[str, ...], list[int]] = {}
@@ -376,17 +397,6 @@ def _verdict(column: str, text: str) -> tuple[str, str]:
     if not text:
         return "", ""
     try:
-        return (_check_new_id(text) if column == NEW_IDS else check_cell(column, text)), ""
+        return (check_pseudonym(text) if column == NEW_IDS else check_cell(column, text)), ""
     except ValueError as error:
         return "", str(error)
-
-
-def _check_new_id(text: str) -> str:
-    """Refuse what cannot be both a PatientID (LO) and the name of a folder."""
-    refuse_hidden(text)
-    if not re.fullmatch(r"[ -~]{1,64}", text) or re.search(r'[\\/:*?"<>|]|^\.|\.$', text):
-        raise ValueError(
-            "not fit to name a patient and a folder; give at most 64 ASCII characters, none of "
-            '\\ / : * ? " < > |, no dot at either end'
-        )
-    return text

@@ -1,0 +1,113 @@
+"""`pacsifier-get-pseudonyms`: pseudonyms and day shifts, from the De-ID service, a mapping file, or nobody else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pacsifier_ops.accounts import EXIT_CODES
+from pacsifier_ops.cli.crew import stoppable
+from pacsifier_ops.errors import PacsifierError
+from pacsifier_ops.pseudonyms import steps
+from pacsifier_ops.pseudonyms.local import Style
+from pacsifier_ops.pseudonyms.run import DEID, SOURCES, PseudonymRequest
+from pacsifier_ops.run import Run, noted_warnings
+
+#: Environment variable with a project's secret, where it is kept elsewhere than below the state root.
+SECRET = "PACSIFIER_PROJECT_SECRET"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments: PACSIFIER's, and a few more."""
+    p = argparse.ArgumentParser(
+        prog="pacsifier-get-pseudonyms",
+        description="Give patients pseudonyms and day shifts. Who is linked already keeps them, and is not asked for "
+        "again.",
+        epilog="Exit codes: 0 everybody is linked, 1 error, 2 bad input, 3 somebody is not linked, 130 interrupted.",
+    )
+    p.add_argument("--mode", "-m", choices=SOURCES, default=DEID, help="where pseudonyms come from (default: de-id)")
+    p.add_argument("--config", "-c", type=Path, help="configuration of the De-ID service (deid_URL and deid_token)")
+    p.add_argument("--queryfile", "-q", type=Path, help="query table whose patients are wanted")
+    p.add_argument("--mappingfile", "-mf", type=Path, help="csv file of lines old,new, for the mode custom")
+    p.add_argument(
+        "--shift-days", action="store_true", help="move dates by -30 to 30 days, not 0 (modes custom and local)"
+    )
+    p.add_argument("--project_name", "-a", required=True, help="name of the project")
+    p.add_argument(
+        "--out_directory",
+        "-d",
+        type=Path,
+        required=True,
+        help="folder of new_ids_<project>.json, day_shift_<project>.json and log_get_pseudonyms.csv; made if need be, "
+        "open to nobody else",
+    )
+    p.add_argument("--verbose", "-v", action="store_true", help="tell of every batch")
+    more = p.add_argument_group("beyond PACSIFIER")
+    more.add_argument("--in_folder", type=Path, help="folder of DICOM files whose patients are wanted")
+    more.add_argument("--ca", default="", metavar="FILE", help="authorities of the De-ID service's certificate")
+    more.add_argument("--prefix", default=Style.prefix, help="begins every pseudonym (mode local)")
+    more.add_argument("--length", type=int, default=Style.length, help="characters after the prefix (mode local)")
+    more.add_argument("--alphabet", default=Style.alphabet, help="characters to choose from (mode local)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parser()
+    args = arguments.parse_args(argv)
+    if args.mode == DEID and args.config is None:
+        arguments.error("--config is missing: the configuration of the De-ID service")
+    try:
+        return _run(args)
+    except PacsifierError as error:
+        print(f"pacsifier-get-pseudonyms: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _given(path: Path | None) -> str:
+    return str(path.absolute()) if path else ""
+
+
+def _run(args: argparse.Namespace) -> int:
+    request = PseudonymRequest(
+        source=args.mode,
+        project=args.project_name,
+        queryfile=_given(args.queryfile),
+        in_folder=_given(args.in_folder),
+        mappingfile=_given(args.mappingfile),
+        shift_days=args.shift_days,
+        prefix=args.prefix,
+        length=args.length,
+        alphabet=args.alphabet,
+        out_directory=_given(args.out_directory),
+    )
+    run = Run.fresh()
+    with stoppable() as stopped, noted_warnings(run):
+        request.check()
+        source = _source(request, args)
+        for batch in steps.prepare(run, request, source.batch_size, stopped):
+            counts = steps.ask(run, source, batch, stopped)
+            if args.verbose:
+                print(f"batch {batch + 1}: {counts['asked']} asked for, {counts['new']} new", flush=True)
+        summary = steps.report(run)
+    print(f"{summary.verdict}: {summary.linked} of {summary.patients} patients linked, {summary.new} of them new")
+    if summary.without_id:
+        print(f"{summary.without_id} file(s) name no patient; see {run.report}", file=sys.stderr)
+    print(f"linkage: {request.out_directory}", flush=True)
+    return EXIT_CODES[summary.verdict]
+
+
+def _source(request: PseudonymRequest, args: argparse.Namespace) -> steps.Source:
+    if request.source != DEID:
+        return steps.own_source(request, os.environ.get(SECRET, ""))
+    from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
+
+    config = read_deid_config(args.config)
+    return DeidService(config.url, config.token, ca=args.ca)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Pseudonyms and day shifts without any service: derived from the project's secret.
+
+The same patient has the same ones in every run of a project, on every machine that has its secret; those of two
+projects cannot be told to belong together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pacsifier_ops.errors import ConfigError, PatientsRefused
+from pacsifier_ops.pseudonyms.linkage import Person, own_names, taken_twice
+from pacsifier_ops.pseudonyms.secret import Secret
+from pacsifier_ops.pseudonyms.values import MOST_DAYS, check_pseudonym
+from pacsifier_ops.run import never
+
+#: Digits and capitals that are not taken for one another, and spell no word.
+ALPHABET = "23456789BCDFGHJKMNPQRSTVWXZ"
+
+
+@dataclass(frozen=True)
+class Style:
+    """What pseudonyms look like.
+
+    Attributes:
+        prefix: begins each of them; with a letter, spreadsheets take none for a number.
+        length: characters after the prefix. Two of n patients have the same pseudonym with a probability of about
+            n² / (2 · len(alphabet)**length): 2 in 100,000 for 100,000 patients as it is by default.
+        alphabet: the characters to choose from, each once; in either case they are the same.
+
+    Raises:
+        ConfigError: names the setting that no pseudonym could be made with.
+    """
+
+    prefix: str = "P"
+    length: int = 10
+    alphabet: str = ALPHABET
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9A-Za-z]{2,36}", self.alphabet):
+            raise ConfigError("alphabet: give 2 to 36 ASCII letters and digits")
+        if len(set(self.alphabet.casefold())) != len(self.alphabet):
+            raise ConfigError("alphabet: a character is there twice; folders do not tell capitals from small letters")
+        if self.length < 1 or len(self.alphabet) ** self.length < 10**6:
+            raise ConfigError("length: there would be less than a million pseudonyms; give more characters")
+        try:
+            check_pseudonym(self.prefix + self.alphabet[0] * self.length)
+        except ValueError as error:
+            raise ConfigError(f"prefix and length: {error}") from None
+
+
+def pseudonym(secret: Secret, patient_id: str, style: Style = Style()) -> str:
+    """The pseudonym of a patient."""
+    number, text = secret.number("pseudonym", patient_id), ""
+    for _ in range(style.length):
+        number, digit = divmod(number, len(style.alphabet))
+        text += style.alphabet[digit]
+    return style.prefix + text
+
+
+def shift(secret: Secret, patient_id: str) -> int:
+    """The day shift of a patient: from -30 to 30, each as likely as the other, never 0."""
+    place = secret.number("day shift", patient_id) % (2 * MOST_DAYS)
+    return place - MOST_DAYS if place < MOST_DAYS else place - MOST_DAYS + 1
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """Gives pseudonyms and shifts without asking anybody.
+
+    Attributes:
+        shifting: whether dates are moved at all.
+    """
+
+    secret: Secret
+    style: Style
+    shifting: bool = True
+    batch_size: ClassVar[int] = 10_000
+
+    def ask(self, project: str, patient_ids: Sequence[str], cancelled: Callable[[], bool] = never) -> dict[str, Person]:
+        """Who these patients become, by PatientID.
+
+        Raises:
+            PatientsRefused: two have the same pseudonym, or one is somebody's PatientID.
+        """
+        people = {
+            patient: Person(
+                pseudonym(self.secret, patient, self.style), shift(self.secret, patient) if self.shifting else 0
+            )
+            for patient in patient_ids
+        }
+        twice = taken_twice({patient: person.pseudonym for patient, person in people.items()})
+        clashing = [place for place, patient in enumerate(people) if patient in twice]
+        if clashing or own_names(people):
+            raise PatientsRefused(
+                "the pseudonym is another patient's as well; make pseudonyms longer", clashing or own_names(people)
+            )
+        return people

@@ -1,0 +1,104 @@
+"""Pseudonyms from a mapping file: PACSIFIER's custom mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pacsifier_ops.errors import InputError, PatientsRefused, numbers
+from pacsifier_ops.pseudonyms import local
+from pacsifier_ops.pseudonyms.linkage import Keyed, Person
+from pacsifier_ops.pseudonyms.secret import Secret
+from pacsifier_ops.pseudonyms.values import check_pseudonym
+from pacsifier_ops.query.table import TableRefused, read_records
+from pacsifier_ops.run import never
+
+#: How columns are called where a mapping file has a header after all: without regard to case, blanks and underscores.
+_OLD = {"old", "oldid", "oldpseudonym", "patientid", "original", "originalid", "id"}
+_NEW = {"new", "newid", "newids", "newpseudonym", "pseudonym", "newpatientid"}
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """The pseudonyms of a mapping file, by PatientID: two columns, old and new, with a header or without.
+
+    Raises:
+        InputError: names the file and the lines that cannot be used: an empty cell, another number of columns, a
+            pseudonym that is not fit for one, a patient or a pseudonym that is there twice, or a pseudonym that is
+            the PatientID of somebody in the file.
+    """
+    try:
+        records = [record for record in read_records(path) if any(map(str.strip, record.cells)) or record.faults]
+    except TableRefused as error:
+        raise InputError(f"the mapping file cannot be used: {'; '.join(map(str, error.problems))}") from None
+    if records and _is_header(records[0].cells):
+        records = records[1:]
+    problems: list[str] = []
+    mapping: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for record in records:
+        cells = [cell.strip() for cell in record.cells]
+        while len(cells) > 2 and not cells[-1]:
+            cells.pop()
+        try:
+            if record.faults:
+                raise ValueError(next(iter(record.faults.values())))
+            if len(cells) != 2:
+                raise ValueError("give two cells, the old and the new PatientID")
+            if not all(cells):
+                raise ValueError("a cell is empty; give both")
+            old, new = cells
+            check_pseudonym(new)
+            if other := lines.setdefault(old.removeprefix("sub-"), record.line) - record.line:
+                raise ValueError(f"the patient is in line {record.line + other} already")
+            if other := taken.setdefault(new.casefold(), record.line) - record.line:
+                raise ValueError(f"line {record.line + other} has this pseudonym already")
+            mapping[old] = new
+        except ValueError as error:
+            problems.append(f"line {record.line}: {error}")
+    same = sorted(taken[old.casefold()] for old in lines if old.casefold() in taken)
+    if same:
+        problems.append(f"the pseudonym is a PatientID of this file in line {numbers(same)}; it would hide nobody")
+    if not records:
+        problems.append("holds nothing; give a line for each patient: old,new")
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise InputError(f"the mapping file cannot be used: {'; '.join(problems[:10])}{more}")
+    return mapping
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    names = ["".join(char for char in cell.casefold() if char.isalnum()) for cell in cells]
+    return len(names) >= 2 and names[0] in _OLD and names[1] in _NEW
+
+
+@dataclass(frozen=True)
+class MappingSource:
+    """Gives the pseudonyms of a mapping file.
+
+    Attributes:
+        mapping: pseudonym by PatientID, as `read_mapping` gave it.
+        secret: what day shifts are derived from; None: dates are not moved.
+    """
+
+    mapping: Mapping[str, str]
+    secret: Secret | None = None
+    batch_size: ClassVar[int] = 10_000
+
+    def ask(self, project: str, patient_ids: Sequence[str], cancelled: Callable[[], bool] = never) -> dict[str, Person]:
+        """Who these patients become, by PatientID.
+
+        Raises:
+            PatientsRefused: the file says nothing of them, or gives two of them one pseudonym.
+        """
+        known = Keyed(self.mapping)
+        found = {patient: known.of(patient) for patient in patient_ids}
+        if missing := [place for place, patient in enumerate(patient_ids) if found[patient] is None]:
+            raise PatientsRefused("the mapping file says nothing of them; add them to it", missing)
+        return {
+            patient: Person(name, local.shift(self.secret, patient.removeprefix("sub-")) if self.secret else 0)
+            for patient, name in found.items()
+            if name is not None
+        }

@@ -1,0 +1,141 @@
+"""The secret of a project: whatever no other source gives is derived from it, the same in every run, on every machine.
+
+It is made once and kept as `<state root>/projects/<project>/secret`, 0600, unless an administrator keeps it elsewhere
+(an Airflow connection, a secrets backend) and hands it in. Whoever has it can tell who is who; whoever loses it can
+never make the same pseudonyms, UIDs and shifts again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from pacsifier_ops import settings
+from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.files import PRIVATE_FILE, fsync_folder, private_folder, storage_errors, write_atomic
+
+#: Project of a run that names none.
+DEFAULT_PROJECT = "default"
+
+_BYTES = 32
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+
+def check_project(name: str) -> str:
+    """The name of a project as given, fit for the name of a file.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            "project: not fit to name a project; give at most 64 letters, digits, dots, dashes and underscores, "
+            "a letter or digit first"
+        )
+    return name
+
+
+def project_folder(project: str) -> Path:
+    """Protected folder of what is kept of a project: its secret and its linkage.
+
+    Raises:
+        ConfigError: the name is not fit for one.
+        StorageError: the state root cannot be written.
+    """
+    check_project(project)
+    with storage_errors("the state root"):
+        return private_folder(settings.state_root() / "projects" / project)
+
+
+class Secret:
+    """Derives values that cannot be computed, nor turned back, without the key (HMAC-SHA256, RFC 2104).
+
+    Args:
+        key: at least 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < _BYTES:
+            raise ConfigError(f"a project's secret has at least {_BYTES} bytes, {2 * _BYTES} hexadecimal digits")
+        self._key = key
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def digest(self, domain: str, value: str) -> bytes:
+        """32 bytes that stand for a value; those of one domain tell nothing of another's."""
+        return hmac.digest(self._key, f"{domain}\0{value}".encode("utf-8", "surrogatepass"), "sha256")
+
+    def number(self, domain: str, value: str) -> int:
+        """A whole number below 2**256 that stands for a value."""
+        return int.from_bytes(self.digest(domain, value), "big")
+
+    def uid(self, uid: str) -> str:
+        """The UID that replaces another one: a `2.25.` UID of 128 bits (PS3.5 B.2), at most 44 characters."""
+        return f"2.25.{self.number('uid', uid) >> 128}"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits by which the secret is recognised; they tell nothing of it."""
+        return self.digest("fingerprint", "").hex()[:16]
+
+    @classmethod
+    def of_text(cls, text: str) -> Secret:
+        """The secret that hexadecimal digits write.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        with suppress(ValueError):
+            return cls(bytes.fromhex(text.strip()))
+        raise ConfigError(f"the project's secret is not written in hexadecimal digits, {2 * _BYTES} at least")
+
+
+def project_secret(project: str = DEFAULT_PROJECT, given: str = "") -> Secret:
+    """The secret of a project, made now if the project has none.
+
+    Args:
+        given: the secret in hexadecimal digits, where somebody else keeps it; it is not copied to the state root.
+
+    Raises:
+        ConfigError: the name is not fit for one, the secret cannot be read, or it is not the one that the project
+            was begun with.
+        StorageError: the state root cannot be written.
+    """
+    folder = project_folder(project)
+    with storage_errors(f"the secret of project {project}"):
+        secret = Secret.of_text(given or _kept(folder / "secret", begun=(folder / "fingerprint").exists()))
+        # The first one holds: what was derived from another would not fit together.
+        first = _once(folder / "fingerprint", secret.fingerprint)
+    if not hmac.compare_digest(first, secret.fingerprint):
+        raise ConfigError(
+            f"the secret of project {project} is not the one that the project was begun with; restore that one, "
+            "or begin a project of another name"
+        )
+    return secret
+
+
+def _kept(path: Path, begun: bool) -> str:
+    """The secret in a file, made there if the project has not begun."""
+    if not path.exists() and begun:
+        raise ConfigError(
+            f"the secret of project {path.parent.name} is gone, and patients were linked with it; restore "
+            f"{path} from a backup, or keep it where it was kept, or begin a project of another name"
+        )
+    return _once(path, secrets.token_bytes(_BYTES).hex())
+
+
+def _once(path: Path, text: str) -> str:
+    """What is written in a file: `text`, unless another process wrote it first."""
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        write_atomic(temporary, text, PRIVATE_FILE)
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+        fsync_folder(path.parent)
+    return path.read_text(encoding="ascii").strip()

@@ -1,0 +1,256 @@
+"""The steps of a pseudonymization: prepare → ask → report.
+
+Each is one function over the run's folder; the DAG's operators and the command line call the same ones. Each may be
+killed and called again: who is linked once is not asked for again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.errors import InputError, PatientsRefused, numbers
+from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
+from pacsifier_ops.html import facts, page, plural, section, tag, verdict, when
+from pacsifier_ops.pseudonyms.linkage import Linkage, Person
+from pacsifier_ops.pseudonyms.local import LocalSource
+from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
+from pacsifier_ops.pseudonyms.patients import Cohort, Patient, of_folder, of_table
+from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, PseudonymRequest
+from pacsifier_ops.pseudonyms.secret import project_secret
+from pacsifier_ops.query.table import read_query_table
+from pacsifier_ops.run import MOST, Run, never, now, slices
+
+#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+KEPT = ("cohort", "patients", "batches", "results", "summary")
+
+#: Columns of log_get_pseudonyms.csv after those of the query table.
+LOG = "log_get_pseudonyms.csv"
+LOG_COLUMNS = ("NewPseudonym", "DayShift")
+
+
+class Source(Protocol):
+    """Where pseudonyms and day shifts come from: `batch_size` patients are asked for at once."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def ask(
+        self, project: str, patient_ids: Sequence[str], cancelled: Callable[[], bool] = never
+    ) -> Mapping[str, Person]:
+        """Who these patients become, by PatientID: every one of them.
+
+        Raises:
+            PatientsRefused: what the source says of some of them cannot be used.
+        """
+
+
+def own_source(request: PseudonymRequest, secret: str = "") -> Source:
+    """The source of a request that asks no service.
+
+    Args:
+        secret: the project's, where somebody else keeps it (see `project_secret`).
+
+    Raises:
+        InputError: the mapping file, the style, or the secret cannot be used.
+    """
+    if request.source == CUSTOM:
+        key = project_secret(request.project, secret) if request.shift_days else None
+        return MappingSource(read_mapping(Path(request.mappingfile)), key)
+    return LocalSource(project_secret(request.project, secret), request.style, request.shift_days)
+
+
+def prepare(
+    run: Run, request: PseudonymRequest, batch_size: int, cancelled: Callable[[], bool] = never
+) -> list[int]:
+    """Find out whose pseudonyms are wanted, and cut those that are to be asked for into batches.
+
+    Args:
+        batch_size: patients in a batch.
+
+    Returns:
+        Numbers of the batches; none where everybody is linked already.
+
+    Raises:
+        InputError: what was asked for does not go together, or table, folder, mapping or linkage cannot be used.
+        StorageError: the run's folder cannot be written.
+    """
+    run.forget(KEPT)
+    request.check()
+    request = replace(request, started=now())
+    request.keep(run)
+    known = Linkage(request.project, request.folder).people()
+    cohort = _cohort(request, cancelled)
+    # To ask ourselves costs nothing, and tells of a mapping that was changed.
+    asked = [one for one in cohort.patients if request.source != DEID or known.of(one.patient_id) is None]
+    size = max(batch_size, -(-len(asked) // MOST))
+    batches = slices(len(asked), max(1, -(-len(asked) // size)))
+    with storage_errors("the state root"):
+        write_jsonl(run.part("patients"), map(asdict, cohort.patients))
+        for number, batch in enumerate(batches):
+            write_jsonl(run.part("batches", number), (asdict(asked[place]) for place in batch))
+        counts = {"patients": len(cohort.patients), "asked": len(asked)}
+        left = {"passed_over": cohort.passed_over, "without_id": cohort.without_id, "place": cohort.place}
+        write_json(run.folder / "cohort.json", {**counts, **left})
+    return list(range(len(batches)))
+
+
+def _cohort(request: PseudonymRequest, cancelled: Callable[[], bool]) -> Cohort:
+    if request.in_folder:
+        return of_folder(Path(request.in_folder), cancelled)
+    if request.queryfile:
+        return of_table(read_query_table(Path(request.queryfile)))
+    lines = enumerate(read_mapping(Path(request.mappingfile)), 1)
+    return Cohort([Patient(patient, places=[number]) for number, patient in lines], "entry")
+
+
+def ask(run: Run, source: Source, batch: int, cancelled: Callable[[], bool] = never) -> dict[str, int]:
+    """Have the source say who the patients of a batch become, and keep it in the linkage.
+
+    Returns:
+        How many were asked for, and how many of them are new in the linkage.
+
+    Raises:
+        InputError: what the source says cannot be used, or contradicts the linkage; names the rows. Nothing of the
+            batch was kept.
+        PacsifierError: whatever the source raises.
+    """
+    request, place = PseudonymRequest.of(run), read_json(run.folder / "cohort.json")["place"]
+    linkage = Linkage(request.project, request.folder)
+    known = linkage.people()
+    patients = [Patient(**item) for item in read_jsonl(run.part("batches", batch))]
+    if request.source == DEID:  # those of an attempt that was killed once it had kept them
+        patients = [patient for patient in patients if known.of(patient.patient_id) is None]
+    new = 0
+    if patients:
+        with _told_by_rows(patients, place):
+            people = source.ask(request.project, [patient.patient_id for patient in patients], cancelled)
+            issuers = {patient.patient_id: patient.issuer for patient in patients}
+            ordered = {patient.patient_id: people[patient.patient_id] for patient in patients}
+            new = linkage.add(ordered, issuers)
+    with storage_errors("the state root"):
+        write_jsonl(run.part("results", batch), [{"asked": len(patients), "new": new}])
+    return {"asked": len(patients), "new": new}
+
+
+@contextmanager
+def _told_by_rows(patients: Sequence[Patient], place: str) -> Iterator[None]:
+    """Let an error about patients name the rows that they come from."""
+    try:
+        yield
+    except PatientsRefused as error:
+        places = sorted(number for position in error.patients for number in patients[position].places[:1])
+        raise InputError(f"{place} {numbers(places)}: {error.what}") from error
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended, in counts.
+
+    Attributes:
+        verdict: complete, or incomplete: not everybody is linked.
+        patients: patients of the cohort; linked are those who have a pseudonym and a day shift now.
+        new: of these, linked in this run.
+        without_id: files that name no patient.
+        passed_over: files that are no DICOM.
+    """
+
+    verdict: str
+    started: str
+    finished: str
+    patients: int
+    linked: int
+    new: int
+    without_id: int
+    passed_over: int
+    action: str = "pseudonymize"
+
+    def totals(self) -> dict[str, int]:
+        """The counts."""
+        return {name: getattr(self, name) for name in ("patients", "linked", "new", "without_id", "passed_over")}
+
+
+def report(run: Run) -> Summary:
+    """Close the books: who is linked now; write `log_get_pseudonyms.csv` beside the linkage, and the report.
+
+    Raises:
+        InputError: the run ended before anybody was asked for, or the linkage cannot be used.
+        StorageError: log or report cannot be written.
+    """
+    if not (run.folder / "cohort.json").exists():
+        raise InputError("the run ended before it was known whose pseudonyms are wanted; see the step prepare")
+    request, cohort = PseudonymRequest.of(run), read_json(run.folder / "cohort.json")
+    linkage = Linkage(request.project, request.folder)
+    people = linkage.people()
+    linked = sum(people.of(item["patient_id"]) is not None for item in read_jsonl(run.part("patients")))
+    complete = linked == cohort["patients"] and not cohort["without_id"]
+    summary = Summary(
+        verdict=COMPLETE if complete else INCOMPLETE,
+        started=request.started,
+        finished=now(),
+        patients=cohort["patients"],
+        linked=linked,
+        new=sum(line["new"] for path in run.parts("results") for line in read_jsonl(path)),
+        without_id=len(cohort["without_id"]),
+        passed_over=cohort["passed_over"],
+    )
+    with storage_errors("the folder of the linkage"):
+        if request.queryfile:
+            write_atomic(linkage.folder / LOG, _log(Path(request.queryfile), people.of))
+    with storage_errors("the state root"):
+        write_atomic(run.report, _page(request, summary, cohort["without_id"]))
+        write_json(run.folder / "summary.json", {**asdict(summary), "totals": summary.totals()})
+    return summary
+
+
+def _log(queryfile: Path, person_of: Callable[[str], Person | None]) -> str:
+    """PACSIFIER's log: the query table, with pseudonym and day shift of each row's patient."""
+    table = read_query_table(queryfile)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*table.columns, *LOG_COLUMNS])
+    lines: dict[int, list[Any]] = {}
+    for row in table.rows:
+        person = person_of(row.keys["PatientID"])
+        told = [person.pseudonym, person.shift] if person else ["", ""]
+        for line in (row.line, *row.duplicates):
+            lines[line] = [*row.cells.values(), *told]
+    writer.writerows(lines[line] for line in sorted(lines))
+    return stream.getvalue()
+
+
+def _page(request: PseudonymRequest, summary: Summary, without_id: Sequence[int]) -> str:
+    """The report: counts only; who became whom is told by the linkage alone."""
+    if summary.verdict == COMPLETE:
+        told = ["Every patient has a pseudonym and a day shift."]
+    else:
+        told = [f"{plural(summary.patients - summary.linked, 'patient')} of {summary.patients} not linked."]
+        told += ["Run it again; those who are linked are not asked for again."] if summary.linked else []
+    counted = [
+        ("Project", request.project),
+        ("Source", request.source),
+        ("Started", when(summary.started)),
+        ("Finished", when(summary.finished)),
+        ("Patients", summary.patients),
+        ("Linked", summary.linked),
+        ("Linked in this run", summary.new),
+        ("Files passed over, no DICOM", summary.passed_over),
+    ]
+    unnamed = section(
+        "Files that name no patient",
+        "unnamed",
+        tag("p", f"Number {numbers(without_id, 1000)}, in order of their paths: nobody can say whose they are."),
+    )
+    return page(
+        f"Pseudonyms: {summary.verdict}",
+        "Pseudonyms",
+        unnamed if without_id else "",
+        lead=(verdict(summary.verdict, summary.verdict, *told), facts(counted)),
+        footer="Who became whom is told by the linkage store of the project alone.",
+    )

@@ -1,0 +1,39 @@
+"""What a pseudonym and a day shift may be, whatever source they come from."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pacsifier_ops.query.keys import refuse_hidden
+
+#: A shift moves dates by at most so many days where this package chooses it.
+MOST_DAYS = 30
+
+
+def check_pseudonym(text: str) -> str:
+    """Refuse what cannot be both a PatientID (LO, PS3.5 6.2) and the name of a folder. Returns it.
+
+    Raises:
+        ValueError: says what is wrong, without the text.
+    """
+    refuse_hidden(text)
+    if not re.fullmatch(r"[ -~]{1,64}", text) or re.search(r'[\\/:*?"<>|]|^[. ]|[. ]$', text):
+        raise ValueError(
+            "not fit to name a patient and a folder; give at most 64 ASCII characters, none of "
+            '\\ / : * ? " < > |, no dot or blank at either end'
+        )
+    return text
+
+
+def check_shift(value: Any) -> int:
+    """A day shift as a number: a whole number, or the text of one.
+
+    Raises:
+        ValueError: it is neither, or farther than a life is long.
+    """
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,5}\s*", value, re.ASCII):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 36525:
+        raise ValueError("no whole number of days")
+    return value
