@@ -33,6 +33,7 @@ from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, write_j
 REPO = Path(__file__).resolve().parents[1]
 HOST, USER, PACS_AET = "127.0.0.1", "admin", "DEMOPACS"
 #: Description of the connection to the embedded PACS; while it stands, the connection is ours to change.
+EMBEDDED_DEID = "The embedded De-ID service; change this description with the rest, or the next start restores it"
 EMBEDDED = "The embedded PACS; change this description with the rest, or the next start restores it"
 STARTING, STOPPING, CLOSING = 120.0, 15.0, 6.0  # seconds granted
 
@@ -117,6 +118,21 @@ def _connect_own_pacs(parts: Parts, home: Path, aet: str, pacs_port: int, receiv
     write_json(home / "embedded.json", config)
     own = ("--config", str(home / "embedded.json"), "--description", EMBEDDED, "--replace")
     parts.run("connection", "pacsifier_ops.cli.connection", *own)
+
+
+def _connect_own_deid(parts: Parts, home: Path) -> None:
+    """Let `deid_default` be the embedded De-ID service, with the token that it has made for itself."""
+    config = read_json(home / "deid" / "config.json")
+    connection = {
+        "conn_type": "deid_api",
+        "description": EMBEDDED_DEID,
+        "host": config["deid_URL"],
+        "password": config["deid_token"],
+        "extra": {"ca": str(home / "deid" / "ca.pem")},
+    }
+    write_json(home / "deid" / "connection.json", {"deid_default": connection})
+    imported = ("connections", "import", str(home / "deid" / "connection.json"), "--overwrite")
+    parts.run("deid-connection", "airflow", *imported)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -292,6 +308,7 @@ def up(
     *,
     port: int,
     pacs_port: int,
+    deid_port: int,
     aet: str = "PACSIFIER",
     receiver_host: str = HOST,
     receiver_port: int,
@@ -306,15 +323,23 @@ def up(
     data = Path(environment["PACSIFIER_DATA_ROOT"])
     # On the file system of the data, wherever that is, unless somebody says otherwise.
     environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))
-    _check_free({"--port": port, "--pacs-port": pacs_port, "--receiver-port": receiver_port})
+    _check_free({"--port": port, "--pacs-port": pacs_port, "--deid-port": deid_port, "--receiver-port": receiver_port})
     _sample_queries(data)
     with supervised(home / "logs", environment) as parts:
         print(f"starting Airflow in {home} ...", flush=True)
+        (home / "deid" / "config.json").unlink(missing_ok=True)
+        own = ("--port", str(deid_port), "--folder", str(home / "deid"))
+        parts.start("deid", "pacsifier_ops.embedded.deid_server", *own)
         parts.run("db-migrate", "airflow", "db", "migrate")
         hidden = "AIRFLOW_CONN_PACS_DEFAULT" in environment
         own_pacs = not hidden and _described(home, "pacs_default") in (None, EMBEDDED)
         if own_pacs:
             _connect_own_pacs(parts, home, aet, pacs_port, receiver_port)
+        hidden_deid = "AIRFLOW_CONN_DEID_DEFAULT" in environment
+        own_deid = not hidden_deid and _described(home, "deid_default") in (None, EMBEDDED_DEID)
+        if own_deid:
+            parts.wait_until("the embedded De-ID service", (home / "deid" / "config.json").exists)
+            _connect_own_deid(parts, home)
         parts.run("init", "pacsifier_ops.cli.init")
         parts.start(
             "receiver",
@@ -334,12 +359,14 @@ def up(
         parts.wait_until("the receiver", lambda: answers(receiver_port))
         parts.wait_until("the embedded PACS", lambda: answers(pacs_port))
         parts.wait_until("Airflow", lambda: healthy(port))
+        deid = f"the embedded De-ID service, {HOST}:{deid_port}" if own_deid else "as you set it"
         pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}" if own_pacs else "as you set it"
         print(
             f"\nAirflow is ready: http://{HOST}:{port}\n"
             f"  user          {USER}\n"
             f"  password      in {environment['AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE']}\n"
             f"  pacs_default  {pacs}\n"
+            f"  deid_default  {deid}\n"
             f"  receiver      {aet} at {receiver_host}:{receiver_port}\n"
             f"  query tables  {data / 'queries'}\n"
             f"  AIRFLOW_HOME  {environment['AIRFLOW_HOME']}\n"
@@ -361,6 +388,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8080, help="of the user interface and API (%(default)s)")
     parser.add_argument("--pacs-port", type=int, default=11112, help="of the embedded PACS (%(default)s)")
+    parser.add_argument("--deid-port", type=int, default=8444, help="of the embedded De-ID service (%(default)s)")
     parser.add_argument("--aet", default="PACSIFIER", help="AE title of the receiver (%(default)s)")
     parser.add_argument("--receiver-port", type=int, default=11113, help="of the receiver (%(default)s)")
     parser.add_argument(

@@ -294,12 +294,12 @@ class Up:
         self._connections = connections
         self._dags = dags
         self._users = {local.USER: "admin", **(users or {})}
-        self._ports = [free_port() for _ in range(3)]
+        self._ports = [free_port() for _ in range(4)]
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._token = ""
 
     def __enter__(self) -> Self:
-        port, pacs, receiver = self._ports
+        port, pacs, receiver, deid = self._ports
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PACSIFIER_", "AIRFLOW_"))}
         environment["PACSIFIER_HOME"] = str(self.home)
         environment["PACSIFIER_NIGHTLY_SCHEDULE"] = "off"  # whatever the time of day
@@ -315,6 +315,7 @@ class Up:
             bundles = [{"name": n, "classpath": local_bundle, "kwargs": kwargs} for n, kwargs in folders.items()]
             environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = json.dumps(bundles)
         ports = ["--port", str(port), "--pacs-port", str(pacs), "--receiver-port", str(receiver)]
+        ports += ["--deid-port", str(deid)]
         self._start(port, environment, "pacsifier_ops.local", *ports)
         return self
 
@@ -369,24 +370,27 @@ class Up:
         return self._call(f"ui/{path}")
 
     def trigger(self, cells: str, **conf: Any) -> str:
-        """Take a query table in and start a DAG run on it; returns its id."""
+        """Take a query table in and start an extraction on it; returns the id of its run."""
         table = self.home / f"{TABLE_NAME}.csv"
         table.write_text(cells, encoding="utf-8")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PACSIFIER_STATE_ROOT", str(self.home / "state"))
             conf["queryfile"] = take_in(table)
-        body = {"conf": conf, "logical_date": None}
-        return str(self._call(f"api/v2/dags/{DAG_ID}/dagRuns", body)["dag_run_id"])
+        return self.start(DAG_ID, **conf)
 
-    def tasks(self, run: str, task: str = "") -> list[dict[str, Any]]:
+    def start(self, dag: str, **conf: Any) -> str:
+        """Start a DAG run; returns its id."""
+        return str(self._call(f"api/v2/dags/{dag}/dagRuns", {"conf": conf, "logical_date": None})["dag_run_id"])
+
+    def tasks(self, run: str, task: str = "", dag: str = DAG_ID) -> list[dict[str, Any]]:
         """The task instances of a run, or those of one of its tasks, in order."""
-        path = f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run)}/taskInstances?limit=100"
+        path = f"dags/{dag}/dagRuns/{urllib.parse.quote(run)}/taskInstances?limit=100"
         found = self.get(path)["task_instances"]
         return sorted((t for t in found if task in ("", t["task_id"])), key=lambda t: (t["task_id"], t["map_index"]))
 
-    def outcome(self, run: str) -> str:
+    def outcome(self, run: str, dag: str = DAG_ID) -> str:
         """The state in which a run ends."""
-        path = f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run)}"
+        path = f"dags/{dag}/dagRuns/{urllib.parse.quote(run)}"
         self.wait_for(lambda: self.get(path)["state"] in ("success", "failed"))
         return str(self.get(path)["state"])
 

@@ -22,6 +22,7 @@ from pacsifier_ops.dimse import attempts
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.errors import PacsError, PacsTimeout, PathRefused, Unsupported
 from pacsifier_ops.extract.requests import take_in
+from pacsifier_ops.files import read_json
 from pacsifier_ops.run import Run
 from tests import airflow_home
 from tests.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow, Up
@@ -462,6 +463,7 @@ class Record:
     home: Path
     pacs: EmbeddedPacs
     words: set[str]
+    secrets: set[str]
     runs: dict[str, list[dict[str, Any]]]
     states: dict[str, str]
     command: Result
@@ -505,11 +507,17 @@ def record(tmp_path_factory: pytest.TempPathFactory, files: list[Path]) -> Recor
             command = up.command_line(f"PatientID\n{patients['theirs']}\n", pacs, folder / "out")
             up.wait_for(lambda: any(t["state"] == "up_for_retry" for t in up.tasks(ids["blocked"])))
             states = {name: up.outcome(ids[name]) for name in ids if name != "blocked"}
+            pseudonymize = "pacsifier_pseudonymize"
+            linking = up.start(pseudonymize, in_folder="move", project="scheduled")
+            states["pseudonyms"] = up.outcome(linking, pseudonymize)
+            people: dict[str, str] = read_json(home / "state/projects/scheduled/new_ids_scheduled.json")
+            token = str(read_json(home / "deid" / "config.json")["deid_token"])
             pools = up.get("pools")["pools"]
             found = Record(
                 home=home,
                 pacs=pacs,
                 words=airflow_home.identifiers([*files, *busy]) | {"19370231", airflow_home.TABLE_NAME},
+                secrets={token, *people.values()},
                 runs={name: up.tasks(run) for name, run in ids.items()},
                 states=states,
                 command=command,
@@ -527,6 +535,7 @@ def test_the_scheduler_runs_it_by_c_get_and_c_move(record: Record, files: list[P
         "move": "success",
         "crooked": "success",
         "strict": "failed",
+        "pseudonyms": "success",
     }
     out = record.home / "data"
     assert len(list((out / "get").glob("sub-*/*/*/*.dcm"))) == 24
@@ -563,5 +572,6 @@ def test_the_user_interface_knows_the_package(record: Record) -> None:
 @pytest.mark.slow
 def test_nothing_of_the_cohort_is_in_the_schedulers_home(record: Record) -> None:
     assert airflow_home.traces(record.home / "state", record.words)
-    assert airflow_home.traces(record.home / "airflow", record.words) == []
-    assert airflow_home.traces(record.home / "logs", record.words) == []
+    assert len(record.secrets) == 3  # the token of the De-ID service, and two pseudonyms
+    for folder in ("airflow", "logs"):
+        assert airflow_home.traces(record.home / folder, record.words | record.secrets) == []

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import stat
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pacsifier_ops.cli.get_pseudonyms import main
+from pacsifier_ops.embedded.authority import Authority
+from pacsifier_ops.embedded.deid_server import DeidServer, Faults
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.errors import ConfigError, InputError, PatientsRefused
 from pacsifier_ops.pseudonyms import local
@@ -21,6 +25,7 @@ from pacsifier_ops.pseudonyms.local import LocalSource, Style
 from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
 from pacsifier_ops.pseudonyms.patients import of_folder
 from pacsifier_ops.pseudonyms.secret import Secret, project_secret
+from tests import deid_faults
 
 PATIENTS = [f"ZQX-{number}" for number in range(6000)]
 
@@ -332,3 +337,51 @@ def test_combinations_that_make_no_sense_are_refused(tmp_path: Path, capsys: pyt
         assert main([*arguments, "-a", "proj", "-d", str(tmp_path / "out")]) == 2
         assert words in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "out")
+
+
+PATIENTS_OF_THE_SERVICE = ["ZQX-1", "ZQX-2", "ZQX-3"]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"), "ca")
+
+
+@pytest.fixture
+def server(authority: Authority) -> Iterator[DeidServer]:
+    """The service; beside its CA lies the configuration that people write."""
+    tls = authority.issue("server", "127.0.0.1").context(ssl.Purpose.CLIENT_AUTH)
+    with DeidServer(tls, "the-token-of-the-service") as running:
+        config = {"deid_URL": running.url, "deid_token": running.token}
+        authority.path.with_name("config.json").write_text(json.dumps(config))
+        yield running
+
+
+@pytest.mark.parametrize("fault", [None, *deid_faults.faults(PATIENTS_OF_THE_SERVICE)])
+def test_the_command_asks_the_service_and_meets_its_faults(
+    tmp_path: Path, authority: Authority, server: DeidServer, capsys: pytest.CaptureFixture[str], fault: str | None
+) -> None:
+    server.faults = Faults(**(deid_faults.faults(PATIENTS_OF_THE_SERVICE)[fault] if fault else {}))
+    (tmp_path / "query.csv").write_text("PatientID\n" + "".join(f"{patient}\n" for patient in PATIENTS_OF_THE_SERVICE))
+    arguments = ["-c", str(authority.path.with_name("config.json")), "--ca", str(authority.path)]
+    arguments += [
+        "-q",
+        str(tmp_path / "query.csv"),
+        "-a",
+        "proj",
+        "-d",
+        str(tmp_path / "out"),
+        "--retry_wait",
+        "0.01",
+        "--timeout",
+        "0.5",
+    ]
+    code = main(arguments)
+    said = "".join(capsys.readouterr())
+    assert "ZQX" not in said and server.token not in said
+    kept = Linkage("proj", tmp_path / "out").people().given
+    if fault is None:
+        assert code == 0 and list(kept) == PATIENTS_OF_THE_SERVICE
+        assert main(arguments) == 0 and len(server.calls) == 2  # who is known is not asked for again
+    else:
+        assert code in (1, 2) and not kept

@@ -168,10 +168,11 @@ def test_a_part_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
 @pytest.mark.airflow
 @pytest.mark.slow
 def test_up_answers_listens_here_only_and_leaves_nothing(home: Path) -> None:
-    port, pacs, receiver = free_port(), free_port(), free_port()
+    port, pacs, receiver, deid = (free_port() for _ in range(4))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PACSIFIER_", "AIRFLOW_"))}
     environment["PACSIFIER_HOME"] = str(home)
     ports = ["--port", str(port), "--pacs-port", str(pacs), "--receiver-port", str(receiver)]
+    ports += ["--deid-port", str(deid)]
     up = subprocess.Popen(
         [sys.executable, "-m", "pacsifier_ops.local", *ports],
         env=environment,
@@ -190,7 +191,7 @@ def test_up_answers_listens_here_only_and_leaves_nothing(home: Path) -> None:
         assert local.password(home) not in said
         family = psutil.Process(up.pid).children(recursive=True)
         listening = {c.laddr for p in family for c in p.net_connections("tcp") if c.status == "LISTEN"}
-        assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", p) for p in (port, pacs, receiver)}
+        assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", p) for p in (port, pacs, receiver, deid)}
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/auth/token",
             json.dumps({"username": local.USER, "password": local.password(home)}).encode(),

@@ -12,6 +12,7 @@ from pacsifier_ops.accounts import EXIT_CODES
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.pseudonyms import steps
+from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
 from pacsifier_ops.pseudonyms.local import Style
 from pacsifier_ops.pseudonyms.run import DEID, SOURCES, PseudonymRequest
 from pacsifier_ops.run import Run, noted_warnings
@@ -48,6 +49,15 @@ def parser() -> argparse.ArgumentParser:
     more = p.add_argument_group("beyond PACSIFIER")
     more.add_argument("--in_folder", type=Path, help="folder of DICOM files whose patients are wanted")
     more.add_argument("--ca", default="", metavar="FILE", help="authorities of the De-ID service's certificate")
+    more.add_argument(
+        "--timeout", type=float, default=DeidService.read_timeout, help="seconds for an answer of the De-ID service"
+    )
+    more.add_argument(
+        "--retry_wait",
+        type=float,
+        default=DeidService.retry_wait,
+        help="seconds before a call is repeated that may yet succeed; doubles each time",
+    )
     more.add_argument("--prefix", default=Style.prefix, help="begins every pseudonym (mode local)")
     more.add_argument("--length", type=int, default=Style.length, help="characters after the prefix (mode local)")
     more.add_argument("--alphabet", default=Style.alphabet, help="characters to choose from (mode local)")
@@ -103,10 +113,8 @@ def _run(args: argparse.Namespace) -> int:
 def _source(request: PseudonymRequest, args: argparse.Namespace) -> steps.Source:
     if request.source != DEID:
         return steps.own_source(request, os.environ.get(SECRET, ""))
-    from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
-
     config = read_deid_config(args.config)
-    return DeidService(config.url, config.token, ca=args.ca)
+    return DeidService(config.url, config.token, args.ca, read_timeout=args.timeout, retry_wait=args.retry_wait)
 
 
 if __name__ == "__main__":
