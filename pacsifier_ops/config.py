@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -190,12 +190,12 @@ def _truth(value: Any, key: str, where: str) -> bool:
         raise ConfigError(f"{where}: {key} is neither true nor false") from None
 
 
-def read_config(path: Path) -> PacsNode:
-    """Read a PACSIFIER config.json.
+def read_keys(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Read a JSON object that has exactly these keys.
 
     Raises:
-        ConfigError: the file is missing, is no JSON object, or a key is missing, unknown or wrong; all key
-            names that are off are named at once.
+        ConfigError: the file is missing, is no JSON object, or a key is missing or unknown; all key names that are
+            off are named at once.
     """
     where = path.name
     try:
@@ -206,12 +206,22 @@ def read_config(path: Path) -> PacsNode:
         at = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "encoding"
         raise ConfigError(f"{where}: is not valid JSON ({at})") from None
     if not isinstance(config, dict):
-        raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(CONFIG_KEYS)}")
-    wrong = [f"{key} is missing" for key in CONFIG_KEYS if config.get(key) is None]
-    for key in sorted(config.keys() - set(CONFIG_KEYS)):
-        wrong.append(f"{key} is not known{meant(key, CONFIG_KEYS)}")
+        raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(keys)}")
+    wrong = [f"{key} is missing" for key in keys if config.get(key) is None]
+    for key in sorted(config.keys() - set(keys)):
+        wrong.append(f"{key} is not known{meant(key, keys)}")
     if wrong:
         raise ConfigError(f"{where}: " + "; ".join(wrong))
+    return config
+
+
+def read_config(path: Path) -> PacsNode:
+    """Read a PACSIFIER config.json.
+
+    Raises:
+        ConfigError: as `read_keys`, or a key is wrong.
+    """
+    where, config = path.name, read_keys(path, CONFIG_KEYS)
     return PacsNode(
         name=path.stem,
         host=str(config["server_address"]).strip(),
@@ -230,6 +240,36 @@ EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", 
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
+def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence[str]) -> dict[str, Any]:
+    """The fields that a connection's extra gives, by name; those left empty are left out.
+
+    Args:
+        where: what to name in errors.
+        of: the data class that they are fields of; they get the types of its defaults.
+        names: the fields that an extra may hold.
+
+    Raises:
+        ConfigError: names the field that is not known, or of the wrong type.
+    """
+    unknown = sorted(set(extra) - set(names))
+    if unknown:
+        raise ConfigError(f"{where}: unknown field in extra: {', '.join(unknown)}")
+    defaults = {f.name: f.default for f in fields(of)}
+    values: dict[str, Any] = {}
+    for key in names:
+        raw = extra.get(key)
+        if raw is None or raw == "":
+            continue
+        default = defaults[key]
+        if isinstance(default, bool):
+            values[key] = _truth(raw, key, where)
+        elif isinstance(default, (int, float)):
+            values[key] = _number(extra, key, where, type(default))
+        else:
+            values[key] = str(raw).strip()
+    return values
+
+
 def node_from_connection(
     name: str, host: str | None, port: int | None, extra: Mapping[str, Any], password: str | None = None
 ) -> PacsNode:
@@ -241,22 +281,7 @@ def node_from_connection(
     Raises:
         ConfigError: names the connection, the field and what is wrong with it.
     """
-    unknown = sorted(set(extra) - set(EXTRA_FIELDS))
-    if unknown:
-        raise ConfigError(f"connection {name}: unknown field in extra: {', '.join(unknown)}")
-    defaults = {f.name: f.default for f in fields(PacsNode)}
-    values: dict[str, Any] = {}
-    for key in EXTRA_FIELDS:
-        raw = extra.get(key)
-        if raw is None or raw == "":
-            continue
-        default = defaults[key]
-        if isinstance(default, bool):
-            values[key] = _truth(raw, key, f"connection {name}")
-        elif isinstance(default, (int, float)):
-            values[key] = _number(extra, key, f"connection {name}", type(default))
-        else:
-            values[key] = str(raw).strip()
+    values = extra_values(f"connection {name}", extra, PacsNode, EXTRA_FIELDS)
     if not values.get("called_aet"):
         raise ConfigError(f"connection {name}: called_aet, the AE title of the PACS, is missing")
     return PacsNode(name=name, host=(host or "").strip(), port=port or 104, tls_password=password or "", **values)

@@ -90,14 +90,32 @@ class TreeError(InputError):
     """The output folder is not one that this step may write into."""
 
 
+class Unfit(PacsifierError):
+    """An object cannot be de-identified with certainty; it goes to quarantine, the others go on.
+
+    Attributes:
+        reason: why, in words that hold no value of the object.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class StorageError(PacsifierError):
     """Writing failed: disk full, folder not writable."""
 
     retryable = True
 
 
+class WorkerLost(PacsifierError):
+    """A process that did a part of the work died; what it had finished is kept."""
+
+    retryable = True
+
+
 class FileUnreadable(PacsifierError):
-    """A file that is being sent cannot be read to its end, or changed meanwhile."""
+    """A file cannot be read to its end, or changed meanwhile."""
 
     of_series = True
 
@@ -118,6 +136,24 @@ class LeaseLost(PacsifierError):
     """A lease expired under its holder (a machine that was suspended, a shared disk that hung)."""
 
     retryable = True
+
+
+class DeidError(PacsifierError):
+    """The De-ID service does not do what it was asked for; final unless a subclass says otherwise."""
+
+
+class DeidUnavailable(DeidError):
+    """The De-ID service cannot be reached, hung up, was silent for too long, or says that it cannot answer for now.
+
+    Attributes:
+        retry_after: seconds that it asks to be left alone for; 0 where it says nothing.
+    """
+
+    retryable = True
+
+    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 class PacsError(PacsifierError):

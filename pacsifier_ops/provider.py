@@ -6,12 +6,14 @@ from dataclasses import fields
 from typing import Any
 
 from pacsifier_ops.config import METHODS, PacsNode
+from pacsifier_ops.pseudonyms.deid_api import DeidService
 
 #: The form of a connection: its sections, and in each the fields of the connection's extra in the order of need,
 #: with a label, a help text and, beyond the type, what a value must be (JSON Schema).
+_Sections = dict[str, dict[str, tuple[str, str, dict[str, Any]]]]
 _AE_TITLE = {"minLength": 1, "maxLength": 16}
 _PORT = {"minimum": 0, "maximum": 65535}
-_SECTIONS: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
+_PACS: _Sections = {
     "AE titles": {
         "called_aet": ("Called AE title", "AE title of the PACS. Required.", _AE_TITLE),
         "calling_aet": (
@@ -115,6 +117,28 @@ _SECTIONS: dict[str, dict[str, tuple[str, str, dict[str, Any]]]] = {
         "receiver_tls": ("TLS to our receiver", "The PACS sends to our receiver over TLS, same certificate.", {}),
     },
 }
+_DEID: _Sections = {
+    "TLS": {
+        "ca": (
+            "CA file",
+            "PEM file of the authorities that the certificate of the service must come from, where the workers run. "
+            "Empty: those of the system.",
+            {},
+        ),
+    },
+    "Batches": {
+        "batch_size": ("Batch size", "Patients that are asked for at once.", {"minimum": 1}),
+    },
+    "Timeouts": {
+        "connect_timeout": ("Connect timeout", "Seconds for the connection.", {"minimum": 0.1}),
+        "read_timeout": ("Answer timeout", "Seconds until an answer is there as a whole.", {"minimum": 0.1}),
+        "retry_wait": (
+            "Wait before a retry",
+            "Seconds before what may pass by itself is tried again; doubles each time.",
+            {"minimum": 0},
+        ),
+    },
+}
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
@@ -123,7 +147,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "pacsifier-ops",
         "name": "PACSIFIER",
-        "description": "Batch query and retrieval from a PACS over DICOM.",
+        "description": "Batch query and retrieval from a PACS over DICOM, pseudonyms and de-identification.",
         "connection-types": [
             {
                 "connection-type": "dicom",
@@ -138,27 +162,39 @@ def get_provider_info() -> dict[str, Any]:
                         "password": "only where the key has one",
                     },
                 },
-                "conn-fields": _conn_fields(),
-            }
+                "conn-fields": _conn_fields(_PACS, PacsNode, required="called_aet"),
+            },
+            {
+                "connection-type": "deid_api",
+                "hook-class-name": "pacsifier_ops.hooks.deid_api.DeidApiHook",
+                "hook-name": "De-ID service",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login"],
+                    "relabeling": {"host": "URL", "password": "Token"},
+                    "placeholders": {
+                        "host": "https://deid.hospital.example/api/pseudonyms",
+                        "port": "443, or that of the URL",
+                    },
+                },
+                "conn-fields": _conn_fields(_DEID, DeidService),
+            },
         ],
     }
 
 
-def _conn_fields() -> dict[str, Any]:
-    """The fields of a connection's extra; types and defaults are those of `PacsNode`, so that they cannot differ.
+def _conn_fields(sections: _Sections, of: type, required: str = "") -> dict[str, Any]:
+    """The fields of a connection's extra; types and defaults are those of a data class, so that they cannot differ.
 
     The defaults are filled in, for Airflow shows of an existing connection only what its extra holds.
     """
-    of_node = {field.name: field for field in fields(PacsNode)}
+    by_name = {field.name: field for field in fields(of)}
     described = {}
-    for section, members in _SECTIONS.items():
+    for section, members in sections.items():
         for name, (label, text, limits) in members.items():
-            required = name == "called_aet"
-            json_type = _JSON_TYPES[str(of_node[name].type)]
-            schema: dict[str, Any] = {"type": json_type if required else [json_type, "null"], "section": section}
-            schema |= limits
-            default = of_node[name].default
-            if not required and default != "":
+            json_type, default = _JSON_TYPES[str(by_name[name].type)], by_name[name].default
+            schema: dict[str, Any] = {"type": json_type if name == required else [json_type, "null"]}
+            schema |= {"section": section, **limits}
+            if name != required and default != "":
                 schema["default"] = default
                 text += f" Default: {_shown(default)}."
             described[name] = {"label": label, "description": text, "schema": schema}

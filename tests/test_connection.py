@@ -419,8 +419,7 @@ def test_airflow_imports_what_the_command_prints(
 
 
 def test_the_sample_connection_is_the_sample_config(capsys: pytest.CaptureFixture[str]) -> None:
-    sample = REPO / "include" / "connections.json"
-    about = json.loads(sample.read_text())["pacs_default"]["description"]
+    sample = json.loads((REPO / "include" / "connections.json").read_text())["pacs_default"]
     config = str(REPO / "include" / "config.json")
-    assert connection.main(["--config", config, "--description", about, "--print"]) == 0
-    assert sample.read_text() == capsys.readouterr().out
+    assert connection.main(["--config", config, "--description", sample["description"], "--print"]) == 0
+    assert {"pacs_default": sample} == json.loads(capsys.readouterr().out)

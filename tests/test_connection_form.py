@@ -1,8 +1,9 @@
-"""A connection of type dicom as an administrator makes it: in Airflow's user interface, with a real browser."""
+"""Connections as an administrator makes them: in Airflow's user interface, with a real browser."""
 
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 
 from pacsifier_ops import local
 from pacsifier_ops.config import EXTRA_FIELDS
+from pacsifier_ops.embedded.deid_server import DeidServer
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from tests import airflow_home
+from pacsifier_ops.pseudonyms import deid_api
+from tests import airflow_home, certificates
 from tests.airflow_home import Up
 from tests.browser import Browser
 
@@ -33,10 +36,10 @@ def up(tmp_path_factory: pytest.TempPathFactory, pacs: EmbeddedPacs) -> Iterator
 
 
 @pytest.fixture
-def browser(up: Up) -> Iterator[Browser]:
-    """A browser that is logged in and shows Airflow's list of connections."""
+def browser(up: Up, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """A browser that is logged in and shows the connections of a name in Airflow's list of them."""
     with Browser() as page:
-        page.open(f"{up.url}/connections")
+        page.open(f"{up.url}/connections?name_pattern={request.param}")
         page.fill("[name=username]", local.USER)
         page.fill("[name=password]", local.password(up.home))
         page.click("button", "Sign in")
@@ -64,6 +67,7 @@ def test_the_test_button_of_the_api(up: Up, pacs: EmbeddedPacs) -> None:
     assert not well and said.startswith(f"{pacs.aet}: rejected the association: it does not answer to the called")
 
 
+@pytest.mark.parametrize("browser", ["pacs_by_hand"], indirect=True)
 def test_a_connection_is_made_and_tested_by_hand(
     up: Up,
     pacs: EmbeddedPacs,
@@ -131,6 +135,38 @@ def test_a_connection_is_made_and_tested_by_hand(
     browser.fill("[name=element_max_associations]", "2")
     browser.click("button", "Save")
     up.wait_for(lambda: json.loads(up.get("connections/pacs_by_hand")["extra"]) == extra | {"max_associations": 2})
+
+
+@pytest.mark.parametrize("browser", ["deid_by_hand"], indirect=True)
+def test_a_de_id_service_is_described_and_tested_by_hand(up: Up, browser: Browser, tmp_path: Path) -> None:
+    made = certificates.make(tmp_path / "certificates")
+    with DeidServer(made.server.context(ssl.Purpose.CLIENT_AUTH), "t0ken-of-the-service") as server:
+        browser.click("button", "Add Connection")
+        browser.fill("[name=connection_id]", "deid_by_hand")
+        browser.fill("[role=dialog] input[role=combobox]", "De-ID service")
+        browser.press("Enter", "Enter", 13)
+        assert not browser.sees("[name=login]") and not browser.sees("[name=schema]")
+        browser.fill("[name=host]", server.url)
+        browser.fill("[name=password]", server.token)
+        browser.click("button", "TLS", exact=True)
+        browser.fill("[name=element_ca]", str(made.ca))
+        browser.click("button", "Batches")
+        browser.fill("[name=element_batch_size]", "50")
+        browser.click("button", "Timeouts")
+        browser.wait_for("[role=dialog]", "Seconds until an answer is there as a whole. Default: 120.")
+        browser.screenshot(tmp_path / "form.png")
+        browser.click("button", "Save")
+        browser.wait_for("td", "deid_by_hand")
+        browser.click("button[aria-label='Test Connection']")
+        browser.wait_for("[role=status]", f"The De-ID service at 127.0.0.1 port {server.port} answers over TLS")
+        assert [(call.project, call.patients) for call in server.calls] == [("", ())] * 2
+
+        stored = up.get("connections/deid_by_hand")
+        assert server.token not in json.dumps(stored) + browser.text()
+        extra = json.loads(stored["extra"])
+        assert sorted(extra) == sorted(deid_api.EXTRA_FIELDS)
+        service = deid_api.service_from_connection("deid", stored["host"], None, None, extra, server.token)
+        assert service == deid_api.DeidService(server.url, server.token, str(made.ca), batch_size=50, name="deid")
 
 
 def hooked(

@@ -63,14 +63,16 @@ def test_the_provider_fits_airflows_schema(airflow: Airflow) -> None:
 
     schema = json.loads((Path(installed.__path__[0]) / "provider_info.schema.json").read_text())
     jsonschema.validate(get_provider_info(), schema)
+    from pacsifier_ops.hooks.deid_api import DeidApiHook
     from pacsifier_ops.hooks.dicom import DicomHook
 
-    (connection,) = get_provider_info()["connection-types"]
-    assert {key: value for key, value in connection.items() if key not in ("conn-fields", "ui-field-behaviour")} == {
-        "connection-type": DicomHook.conn_type,
-        "hook-class-name": f"{DicomHook.__module__}.{DicomHook.__name__}",
-        "hook-name": DicomHook.hook_name,
-    }
+    hooks: list[Any] = [DicomHook, DeidApiHook]
+    for connection, hook in zip(get_provider_info()["connection-types"], hooks, strict=True):
+        assert {key: text for key, text in connection.items() if key not in ("conn-fields", "ui-field-behaviour")} == {
+            "connection-type": hook.conn_type,
+            "hook-class-name": f"{hook.__module__}.{hook.__name__}",
+            "hook-name": hook.hook_name,
+        }
 
 
 @pytest.mark.parametrize("group", ["apache_airflow_provider", "airflow.plugins", "airflow.policy"])
@@ -85,7 +87,7 @@ def test_airflow_lists_provider_and_plugin(airflow: Airflow) -> None:
     from airflow import plugins_manager, settings
     from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
-    assert "dicom" in ProvidersManagerTaskRuntime().hooks
+    assert {"dicom", "deid_api"} <= set(ProvidersManagerTaskRuntime().hooks)
     assert "pacsifier" in {plugin.name for plugin in plugins_manager._get_plugins()[0]}
     assert "pacsifier_ops.plugins.policy" in {p.__name__ for p in settings.get_policy_plugin_manager().get_plugins()}
 

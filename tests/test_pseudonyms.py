@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_pseudonyms_look_as_wanted_and_two_that_are_the_same_are_refused() -> No
         ({"prefix": "x" * 60}, "prefix and length: not fit"),
     ],
 )
-def test_a_style_that_no_pseudonym_fits_is_refused(style: dict[str, str], words: str) -> None:
+def test_a_style_that_no_pseudonym_fits_is_refused(style: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Style(**style)
 
@@ -231,9 +232,9 @@ def test_a_file_that_cannot_be_used_is_named_with_its_entry(tmp_path: Path, text
 # Folders
 
 
-def images(folder: Path, patient_id: str, n_images: int = 1, **attributes: str) -> None:
+def images(folder: Path, patient_id: str, n_images: int = 1, **attributes: Any) -> None:
     """Write a series of a patient."""
-    person = {"patient_id": patient_id, "patient_name": "Wurzelbacher^Kunigunde"}
+    person: dict[str, Any] = {"patient_id": patient_id, "patient_name": "Wurzelbacher^Kunigunde"}
     write(phantom_series(**person, n_images=n_images, rows=8, columns=8, **attributes), folder)
 
 
@@ -243,10 +244,10 @@ def test_the_patients_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None
     images(tmp_path / "z", "")
     (tmp_path / "x" / "dump.csv").write_text("no DICOM")
     cohort = of_folder(tmp_path)
-    assert [(p.patient_id, p.issuer, len(p.places)) for p in cohort.patients] == [("A-1", "", 2), ("B", "HUG", 1)]
-    assert cohort.passed_over == 1 and len(cohort.without_id) == 1
-    images(tmp_path / "yy", "B", IssuerOfPatientID="CHUV")
-    with pytest.raises(InputError, match=r"file \d+: .* under another IssuerOfPatientID"):
+    assert [(p.patient_id, p.issuer, len(p.places)) for p in cohort.patients] == [("A-1", "", 1), ("B", "HUG", 1)]
+    assert cohort.passed_over == 1 and [path.split("/")[0] for path in cohort.unnamed] == ["z"]
+    images(tmp_path / "yy", "B", IssuerOfPatientID="CHUV", series_number=2)
+    with pytest.raises(InputError, match=r"series \d, .* under another IssuerOfPatientID"):
         of_folder(tmp_path)
 
 
@@ -324,7 +325,8 @@ def test_files_that_name_no_patient_make_a_run_incomplete(
     assert Linkage("proj", tmp_path / "out").people().of("ZQX-1")
     (folder,) = (state_root / "runs").iterdir()
     assert json.loads((folder / "summary.json").read_text())["verdict"] == "incomplete"
-    assert "Number 2" in (folder / "report.html").read_text()
+    assert "1 file" in (folder / "report.html").read_text()
+    assert "names no patient: b/" in (folder / "problems.txt").read_text()
 
 
 def test_combinations_that_make_no_sense_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ from pacsifier_ops.errors import ConfigError, ReceiverError
 from pacsifier_ops.extract.receiving import announced
 from pacsifier_ops.leases import Leases
 from tests.disks import mount, unmount
+from tests.peers import free_port
 
 PRIVATE_CLASS = "1.3.12.2.1107.5.9.1"
 RETIRED_ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6"

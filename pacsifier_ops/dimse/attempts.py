@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,11 @@ from typing import Self, TypeVar
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.session import Session
-from pacsifier_ops.errors import Cancelled, NothingMoved, PacsifierError, StorageError, WindowClosed
+from pacsifier_ops.errors import NothingMoved, PacsifierError, StorageError, WindowClosed
 from pacsifier_ops.leases import Lease, LeaseBusy, Leases, Pacer
+from pacsifier_ops.waiting import BACK_OFF, pause
 
 T = TypeVar("T")
-
-#: Waits between the attempts after an error that may pass by itself, in multiples of the node's retry_wait.
-BACK_OFF = (1, 2, 4, 8, 16)
 
 
 def open_session(
@@ -48,19 +45,6 @@ def open_session(
         return leases.acquire(name, limit=limit, wait=wait, cancelled=cancelled)
 
     return Session(node, slot, incoming, cancelled, progress, before_transfer)
-
-
-def pause(seconds: float, cancelled: Callable[[], bool]) -> None:
-    """Wait, unless cancelled.
-
-    Raises:
-        Cancelled: somebody wants us to stop.
-    """
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        if cancelled():
-            raise Cancelled("stopped on request")
-        time.sleep(min(left, 0.05))
 
 
 def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], bool]) -> T:

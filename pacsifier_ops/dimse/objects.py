@@ -37,13 +37,19 @@ _SHORT = frozenset(
 _MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 _DESCRIPTION, _STUDY, _SERIES, _SERIES_NUMBER = 0x0008103E, 0x0020000D, 0x0020000E, 0x00200011
+_STUDY_DATE, _STUDY_TIME, _PATIENT_ID, _ISSUER = 0x00080020, 0x00080030, 0x00100020, 0x00100021
 _UIDS = {
     _SOP_CLASS: "SOP Class UID",
     _SOP_INSTANCE: "SOP Instance UID",
     _STUDY: "Study Instance UID",
     _SERIES: "Series Instance UID",
 }
-_NAMES = frozenset((*_UIDS, _CHARACTER_SET, _MODALITY, _DESCRIPTION, _SERIES_NUMBER))
+_NAMES = frozenset(
+    (
+        *(*_UIDS, _CHARACTER_SET, _STUDY_DATE, _STUDY_TIME, _MODALITY, _DESCRIPTION),
+        *(_PATIENT_ID, _ISSUER, _SERIES_NUMBER),
+    )
+)
 #: Longest value that can be a name, in bytes; longer ones are stepped over.
 _LONGEST = 4096
 _PIECE = 1 << 16
@@ -65,7 +71,8 @@ class DicomFile:
         ctime_ns: when it or what is known of it was last changed, likewise; no tool can set it.
         sop_class_uid, sop_instance_uid, study_uid, series_uid: as in the data set.
         transfer_syntax_uid: as in the File Meta Information; without one, what the data set looks like.
-        modality, series_number, description: text of the data set, empty where it has none.
+        modality, series_number, description, study_date, study_time, patient_id, issuer: text of the data set, empty
+            where it has none; the last is IssuerOfPatientID.
     """
 
     path: Path
@@ -81,6 +88,10 @@ class DicomFile:
     modality: str = ""
     series_number: str = ""
     description: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    patient_id: str = ""
+    issuer: str = ""
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -176,6 +187,10 @@ def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encodi
         modality=_text(values[_MODALITY]),
         series_number=_text(values[_SERIES_NUMBER]),
         description=_decoded(values[_DESCRIPTION], values[_CHARACTER_SET]),
+        study_date=_text(values[_STUDY_DATE]),
+        study_time=_text(values[_STUDY_TIME]),
+        patient_id=_decoded(values[_PATIENT_ID], values[_CHARACTER_SET]),
+        issuer=_decoded(values[_ISSUER], values[_CHARACTER_SET]),
     )
 
 

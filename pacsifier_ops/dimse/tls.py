@@ -37,17 +37,30 @@ def receiver_context(where: str, tls: Tls) -> ssl.SSLContext:
     return context
 
 
+def context_for(purpose: ssl.Purpose, ca: str = "") -> ssl.SSLContext:
+    """How TLS is spoken everywhere here.
+
+    Args:
+        ca: PEM file of the authorities that the peer's certificate must come from; empty: the system's.
+
+    Raises:
+        OSError: the file cannot be read, or holds no certificate.
+    """
+    context = ssl.create_default_context(purpose, cafile=ca or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # The same whatever the version of Python: 3.13 refuses certificates as hospitals' authorities still make them.
+    context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 def _context(purpose: ssl.Purpose, where: str, tls: Tls) -> ssl.SSLContext:
     for label, path in (("tls_ca", tls.ca), ("tls_certificate", tls.certificate), ("tls_key", tls.key)):
         if path and not Path(path).is_file():
             raise ConfigError(f"{where}: {label}: there is no such file")
     try:
-        context = ssl.create_default_context(purpose, cafile=tls.ca or None)
+        context = context_for(purpose, tls.ca)
     except OSError:
         raise ConfigError(f"{where}: tls_ca holds no certificate in PEM format") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # The same whatever the version of Python: 3.13 refuses certificates as hospitals' authorities still make them.
-    context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     try:
         if tls.certificate:
             # Given as a function, lest a passphrase that is missing be asked for at the terminal.

@@ -23,7 +23,7 @@ from pacsifier_ops.accounts import (
     SeriesAccount,
 )
 from pacsifier_ops.config import PacsNode
-from pacsifier_ops.dimse.attempts import AtNode, pause
+from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.receiver import spooled, waiting
 from pacsifier_ops.dimse.session import (
@@ -48,6 +48,7 @@ from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
 from pacsifier_ops.tree import Tree
 from pacsifier_ops.units import settled
+from pacsifier_ops.waiting import pause
 
 #: So often an archive that tried to send and sent nothing, out of resources, is asked again.
 REFUSALS = 2

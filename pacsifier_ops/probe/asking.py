@@ -12,10 +12,11 @@ from typing import TypeVar
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.config import PacsNode
-from pacsifier_ops.dimse.attempts import open_session, pause
+from pacsifier_ops.dimse.attempts import open_session
 from pacsifier_ops.dimse.session import Answer
 from pacsifier_ops.errors import Cancelled, PacsError, PacsifierError, PacsTimeout, Unsupported
 from pacsifier_ops.leases import Leases
+from pacsifier_ops.waiting import pause
 
 T = TypeVar("T")
 

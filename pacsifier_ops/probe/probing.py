@@ -17,7 +17,6 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from pacsifier_ops.config import PacsNode
-from pacsifier_ops.dimse.attempts import pause
 from pacsifier_ops.dimse.check import SERVICES
 from pacsifier_ops.dimse.find import RETURN_KEYS, STUDY_KEYS, Finder, values_of
 from pacsifier_ops.dimse.receiver import spooled, waiting
@@ -35,6 +34,7 @@ from pacsifier_ops.probe.sample import Sampler, spread
 from pacsifier_ops.query.keys import KEYS, Level
 from pacsifier_ops.run import now
 from pacsifier_ops.tree import Tree
+from pacsifier_ops.waiting import pause
 
 _ECHOES = 5
 #: Studies looked at closely, and their series: at most, and at least where there are.

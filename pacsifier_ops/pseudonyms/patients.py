@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pacsifier_ops.errors import Cancelled, InputError, numbers
+from pacsifier_ops.errors import InputError, numbers
 from pacsifier_ops.query.table import QueryTable
 from pacsifier_ops.run import never
-from pacsifier_ops.tree import CONTROL
 
 
 @dataclass
@@ -20,7 +18,7 @@ class Patient:
     Attributes:
         patient_id: PatientID (0010,0020), without blanks around it.
         issuer: IssuerOfPatientID (0010,0021), where it is known.
-        places: lines of the query table, or numbers of the files in order of their paths; safe to show anywhere.
+        places: lines of the query table, or numbers of the folder's series in order of their paths; safe to show.
     """
 
     patient_id: str
@@ -35,14 +33,14 @@ class Cohort:
     Attributes:
         patients: in the order in which they come.
         place: what their places are, in the singular.
-        passed_over: files that are no DICOM.
-        without_id: numbers of the files that name no patient: nobody can say whose they are.
+        passed_over: files that are no DICOM objects.
+        unnamed: paths of the files of which nobody can say whose they are, below the folder.
     """
 
     patients: list[Patient]
     place: str
     passed_over: int = 0
-    without_id: list[int] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
 
 
 def of_table(table: QueryTable) -> Cohort:
@@ -75,55 +73,36 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never) -> Cohort:
     """The patients of the DICOM files of a folder, whatever its files and folders are called.
 
     Raises:
-        InputError: the folder cannot be read, holds no DICOM file, or one PatientID under two issuers.
+        InputError: the folder cannot be read, holds no object that names a patient, or one PatientID under two issuers.
         Cancelled: `cancelled` said so.
     """
+    from pacsifier_ops.upload.scan import readable, scan
+
     if not root.is_dir():
         raise InputError("in_folder is not a folder; give the folder whose patients are to have pseudonyms")
+    try:
+        scanned = scan(root, cancelled)
+    except OSError as error:
+        raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     found: dict[str, Patient] = {}
-    cohort = Cohort([], "file")
+    cohort = Cohort([], "series", sum(scanned.passed_over.values()), [file.path for file in scanned.bad_files])
     clashing = []
-    for number, path in enumerate(_files(root), 1):
-        if cancelled():
-            raise Cancelled("stopped on request")
-        read = _identity(path)
-        if read is None:
-            cohort.passed_over += 1
-        elif not read[0]:
-            cohort.without_id.append(number)
-        else:
-            patient = found.setdefault(read[0], Patient(read[0]))
+    for number, files in enumerate(scanned.series.values(), 1):
+        for patient_id, issuer in dict.fromkeys((file.patient_id, file.issuer) for file in files):
+            if not patient_id:
+                cohort.unnamed += [readable(file.path.relative_to(root)) for file in files if not file.patient_id]
+                continue
+            patient = found.setdefault(patient_id, Patient(patient_id))
             patient.places.append(number)
-            patient.issuer = patient.issuer or read[1]
-            if read[1] not in ("", patient.issuer):
+            patient.issuer = patient.issuer or issuer
+            if issuer not in ("", patient.issuer):
                 clashing.append(number)
     if clashing:
         raise InputError(
-            f"file {numbers(clashing)}: the PatientID is in other files under another IssuerOfPatientID, so these are "
-            "two patients who would get one pseudonym; take them apart"
+            f"series {numbers(clashing)}, in order of their paths: the PatientID is in others under another "
+            "IssuerOfPatientID, so these are two patients who would get one pseudonym; take them apart"
         )
     if not found:
-        raise InputError("in_folder holds no DICOM file that names a patient")
+        raise InputError("in_folder holds no DICOM object that names a patient")
     cohort.patients = list(found.values())
     return cohort
-
-
-def _files(root: Path) -> list[Path]:
-    """The files of a folder, in order of their paths."""
-    found = []
-    for folder, below, names in os.walk(root):
-        below[:] = [name for name in below if name != CONTROL]
-        found += [Path(folder, name) for name in names]
-    return sorted(found)
-
-
-def _identity(path: Path) -> tuple[str, str] | None:
-    """PatientID and issuer of a file; None if it is no DICOM file."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        head = dcmread(path, specific_tags=["SpecificCharacterSet", "PatientID", "IssuerOfPatientID"])
-    except (InvalidDicomError, OSError):
-        return None
-    return str(head.get("PatientID") or "").strip(), str(head.get("IssuerOfPatientID") or "").strip()

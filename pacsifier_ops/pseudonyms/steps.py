@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.errors import InputError, PatientsRefused, numbers
 from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
-from pacsifier_ops.html import facts, page, plural, section, tag, verdict, when
+from pacsifier_ops.html import facts, page, plural, verdict, when
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.local import LocalSource
 from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
@@ -66,9 +66,7 @@ def own_source(request: PseudonymRequest, secret: str = "") -> Source:
     return LocalSource(project_secret(request.project, secret), request.style, request.shift_days)
 
 
-def prepare(
-    run: Run, request: PseudonymRequest, batch_size: int, cancelled: Callable[[], bool] = never
-) -> list[int]:
+def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Callable[[], bool] = never) -> list[int]:
     """Find out whose pseudonyms are wanted, and cut those that are to be asked for into batches.
 
     Args:
@@ -96,8 +94,10 @@ def prepare(
         for number, batch in enumerate(batches):
             write_jsonl(run.part("batches", number), (asdict(asked[place]) for place in batch))
         counts = {"patients": len(cohort.patients), "asked": len(asked)}
-        left = {"passed_over": cohort.passed_over, "without_id": cohort.without_id, "place": cohort.place}
+        left = {"passed_over": cohort.passed_over, "unnamed": len(cohort.unnamed), "place": cohort.place}
         write_json(run.folder / "cohort.json", {**counts, **left})
+    for path in cohort.unnamed:
+        run.note(f"names no patient: {path}")
     return list(range(len(batches)))
 
 
@@ -157,8 +157,8 @@ class Summary:
         verdict: complete, or incomplete: not everybody is linked.
         patients: patients of the cohort; linked are those who have a pseudonym and a day shift now.
         new: of these, linked in this run.
-        without_id: files that name no patient.
-        passed_over: files that are no DICOM.
+        unnamed: files of which nobody can say whose they are.
+        passed_over: files that are no DICOM objects.
     """
 
     verdict: str
@@ -167,13 +167,13 @@ class Summary:
     patients: int
     linked: int
     new: int
-    without_id: int
+    unnamed: int
     passed_over: int
     action: str = "pseudonymize"
 
     def totals(self) -> dict[str, int]:
         """The counts."""
-        return {name: getattr(self, name) for name in ("patients", "linked", "new", "without_id", "passed_over")}
+        return {name: getattr(self, name) for name in ("patients", "linked", "new", "unnamed", "passed_over")}
 
 
 def report(run: Run) -> Summary:
@@ -189,7 +189,7 @@ def report(run: Run) -> Summary:
     linkage = Linkage(request.project, request.folder)
     people = linkage.people()
     linked = sum(people.of(item["patient_id"]) is not None for item in read_jsonl(run.part("patients")))
-    complete = linked == cohort["patients"] and not cohort["without_id"]
+    complete = linked == cohort["patients"] and not cohort["unnamed"]
     summary = Summary(
         verdict=COMPLETE if complete else INCOMPLETE,
         started=request.started,
@@ -197,14 +197,14 @@ def report(run: Run) -> Summary:
         patients=cohort["patients"],
         linked=linked,
         new=sum(line["new"] for path in run.parts("results") for line in read_jsonl(path)),
-        without_id=len(cohort["without_id"]),
+        unnamed=cohort["unnamed"],
         passed_over=cohort["passed_over"],
     )
     with storage_errors("the folder of the linkage"):
         if request.queryfile:
             write_atomic(linkage.folder / LOG, _log(Path(request.queryfile), people.of))
     with storage_errors("the state root"):
-        write_atomic(run.report, _page(request, summary, cohort["without_id"]))
+        write_atomic(run.report, _page(request, summary))
         write_json(run.folder / "summary.json", {**asdict(summary), "totals": summary.totals()})
     return summary
 
@@ -225,13 +225,16 @@ def _log(queryfile: Path, person_of: Callable[[str], Person | None]) -> str:
     return stream.getvalue()
 
 
-def _page(request: PseudonymRequest, summary: Summary, without_id: Sequence[int]) -> str:
+def _page(request: PseudonymRequest, summary: Summary) -> str:
     """The report: counts only; who became whom is told by the linkage alone."""
     if summary.verdict == COMPLETE:
         told = ["Every patient has a pseudonym and a day shift."]
     else:
-        told = [f"{plural(summary.patients - summary.linked, 'patient')} of {summary.patients} not linked."]
-        told += ["Run it again; those who are linked are not asked for again."] if summary.linked else []
+        told = [f"{summary.linked} of {plural(summary.patients, 'patient')} linked."]
+        if summary.linked < summary.patients:
+            told.append("Run it again: who is linked is not asked for again.")
+    if summary.unnamed:
+        told.append(f"Nobody can say whose {plural(summary.unnamed, 'file')} are; problems.txt of the run names them.")
     counted = [
         ("Project", request.project),
         ("Source", request.source),
@@ -242,15 +245,9 @@ def _page(request: PseudonymRequest, summary: Summary, without_id: Sequence[int]
         ("Linked in this run", summary.new),
         ("Files passed over, no DICOM", summary.passed_over),
     ]
-    unnamed = section(
-        "Files that name no patient",
-        "unnamed",
-        tag("p", f"Number {numbers(without_id, 1000)}, in order of their paths: nobody can say whose they are."),
-    )
     return page(
         f"Pseudonyms: {summary.verdict}",
         "Pseudonyms",
-        unnamed if without_id else "",
         lead=(verdict(summary.verdict, summary.verdict, *told), facts(counted)),
         footer="Who became whom is told by the linkage store of the project alone.",
     )

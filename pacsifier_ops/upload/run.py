@@ -49,7 +49,7 @@ class Outgoing:
     Attributes:
         number: ordinal in the run, from 1.
         folder: common parent of its files, below the uploaded folder.
-        files: path below the uploaded folder (see `_packed`), offset, size, mtime_ns, ctime_ns, SOP Class UID, SOP
+        files: path below the uploaded folder (see `packed`), offset, size, mtime_ns, ctime_ns, SOP Class UID, SOP
             Instance UID and Transfer Syntax UID of each; the rest they have in common.
     """
 
@@ -79,14 +79,14 @@ class Outgoing:
             first.series_number,
             first.description,
             readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
-            [[_packed(path), *values] for path, values in zip(paths, rest, strict=True)],
+            [[packed(path), *values] for path, values in zip(paths, rest, strict=True)],
         )
 
     def objects(self, root: Path) -> list[DicomFile]:
         """Its files."""
         return [
             DicomFile(
-                root / _unpacked(path), offset, size, mtime, ctime, cls, uid, syntax, self.study_uid, self.series_uid
+                root / unpacked(path), offset, size, mtime, ctime, cls, uid, syntax, self.study_uid, self.series_uid
             )
             for path, offset, size, mtime, ctime, cls, uid, syntax in self.files
         ]
@@ -108,10 +108,10 @@ class Outgoing:
         )
 
 
-def _packed(path: Path) -> str:
+def packed(path: Path) -> str:
     """A path as text for JSON: names need not be UTF-8, and one byte is one letter here."""
     return os.fsencode(path).decode("latin-1")
 
 
-def _unpacked(text: str) -> str:
+def unpacked(text: str) -> str:
     return os.fsdecode(text.encode("latin-1"))

@@ -18,7 +18,9 @@ from pacsifier_ops.tree import CONTROL
 #: Reasons for files that are passed over: there is nothing in them to be sent.
 NOT_DICOM, DICOMDIR, SECOND_COPY = "not DICOM", "DICOMDIR", "second copy of an instance"
 LEADS_OUTSIDE = "link that leads outside"
-_CONTRADICTION = "another file has the same SOP Instance UID and another content; neither is sent"
+_CONTRADICTION = "another file has the same SOP Instance UID and another content; neither is used"
+#: Begins the reasons of files that could be fine, if only they could be read.
+UNREADABLE = "it cannot be read"
 
 
 @dataclass
@@ -29,11 +31,13 @@ class Scan:
         series: the objects by Series Instance UID, in order of their paths; no SOP Instance UID twice.
         passed_over: how many files were passed over, by reason.
         bad_files: files that should be sent and cannot.
+        trees: the folder, and those below it that are output trees of their own.
     """
 
     series: dict[str, list[DicomFile]] = field(default_factory=dict)
     passed_over: Counter[str] = field(default_factory=Counter)
     bad_files: list[FileAccount] = field(default_factory=list)
+    trees: list[Path] = field(default_factory=list)
 
 
 def scan(root: Path, cancelled: Callable[[], bool] = lambda: False) -> Scan:
@@ -46,14 +50,14 @@ def scan(root: Path, cancelled: Callable[[], bool] = lambda: False) -> Scan:
         Cancelled: `cancelled` said so.
         OSError: `root` itself cannot be read.
     """
-    found = Scan()
+    found = Scan(trees=[root])
     first: dict[str, DicomFile] = {}
     contradicting: set[str] = set()
 
     def bad(path: Path, reason: str) -> None:
         found.bad_files.append(FileAccount(readable(path.relative_to(root)), reason))
 
-    for path in _files(root, found.passed_over, bad):
+    for path in _files(root, found, bad):
         if cancelled():
             raise Cancelled("stopped on request")
         try:
@@ -96,12 +100,12 @@ def readable(path: Path) -> str:
 
 def unreadable(error: OSError) -> str:
     """Why a file cannot be read, in words that do not name it."""
-    return f"it cannot be read: {error.strerror or type(error).__name__}"
+    return f"{UNREADABLE}: {error.strerror or type(error).__name__}"
 
 
-def _files(root: Path, passed_over: Counter[str], bad: Callable[[Path, str], None]) -> Iterator[Path]:
+def _files(root: Path, found: Scan, bad: Callable[[Path, str], None]) -> Iterator[Path]:
     """The regular files below a folder, in order of their names, and links to such files."""
-    inside = root.resolve()
+    inside, passed_over = root.resolve(), found.passed_over
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -136,6 +140,8 @@ def _files(root: Path, passed_over: Counter[str], bad: Callable[[Path, str], Non
             elif entry.is_dir():
                 if entry.name != CONTROL:
                     below.append(path)
+                elif folder != root:
+                    found.trees.append(folder)
                 continue
             elif not entry.is_file():
                 passed_over[NOT_DICOM] += 1  # a pipe, a socket or a device: to open it may never end
@@ -155,6 +161,10 @@ def _compact(item: DicomFile) -> DicomFile:
         modality=intern(item.modality),
         series_number=intern(item.series_number),
         description=intern(item.description),
+        study_date=intern(item.study_date),
+        study_time=intern(item.study_time),
+        patient_id=intern(item.patient_id),
+        issuer=intern(item.issuer),
     )
 
 

@@ -1,0 +1,276 @@
+"""A De-ID service of our own: pseudonyms and day shifts over HTTPS, and a set of faults to be had on demand.
+
+It serves demonstrations and tests, and speaks what PACSIFIER's De-ID service speaks: `POST <path>` and
+`POST <path>_shift` with a token, a project and a list of PatientIDs. `python -m pacsifier_ops.embedded.deid_server`
+runs it in the foreground.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import json
+import secrets
+import signal
+import socket
+import ssl
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pacsifier_ops.embedded.authority import Authority
+from pacsifier_ops.files import PRIVATE_FILE, write_atomic
+from pacsifier_ops.pseudonyms.values import MOST_DAYS
+
+#: What a proxy or a login page answers in place of a service.
+WEB_PAGE = b"<!DOCTYPE html>\n<html><title>Please log in</title><form action='/login'></form></html>\n"
+
+
+@dataclass
+class Faults:
+    """What the service does wrong. Change it at any time; what is asked from then on sees the change.
+
+    Attributes:
+        times: calls that the faults below, down to `cut`, still hold for; None: all.
+        status: answers with this HTTP status; 0: as it should.
+        headers: of all answers, beside its own, such as Retry-After and Location.
+        body: answers with this in place of its JSON.
+        content_type: of its answers.
+        delay: seconds before it answers.
+        drip: seconds between any two bytes of its answer.
+        cut: hangs up before its answer, or within.
+        missing: patients it does not answer for.
+        prefix: before the PatientIDs in its answers.
+        pseudonyms, shifts: values it answers with in place of its own, by PatientID, of others than were asked as well.
+    """
+
+    times: int | None = None
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    content_type: str = "application/json"
+    delay: float = 0.0
+    drip: float = 0.0
+    cut: Literal["", "before", "within"] = ""
+    missing: frozenset[str] = frozenset()
+    prefix: str = ""
+    pseudonyms: Mapping[str, Any] = field(default_factory=dict)
+    shifts: Mapping[str, Any] = field(default_factory=dict)
+
+    def due(self) -> bool:
+        """Whether a call meets the faults that are counted."""
+        if self.times is None:
+            return True
+        self.times -= 1
+        return self.times >= 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as the service heard it.
+
+    Attributes:
+        path: that it was sent to.
+        token: what came as `Authorization`.
+        project, patients: what it asked for.
+    """
+
+    path: str
+    token: str
+    project: str = ""
+    patients: tuple[str, ...] = ()
+
+
+class DeidServer:
+    """The service, while it is entered. A project's patients have the same pseudonyms and shifts in every call.
+
+    Args:
+        tls: shows its certificate.
+        token: that callers must show.
+        port: 0 takes a free one.
+        path: of the pseudonyms; that of the day shifts ends in `_shift`.
+
+    Attributes:
+        calls: what was asked, in order.
+    """
+
+    def __init__(
+        self,
+        tls: ssl.SSLContext,
+        token: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        path: str = "/api/pseudonyms",
+        faults: Faults | None = None,
+    ) -> None:
+        self.token, self.host, self.path = token, host, path
+        self.faults = faults or Faults()
+        self.calls: list[Call] = []
+        self.stopped = threading.Event()
+        self._server = _Server((host, port), self, tls)
+        self.port: int = self._server.server_address[1]
+        self.url = f"https://{host}:{self.port}{path}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stopped.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, call: Call) -> dict[str, Any]:
+        """What it says of the patients of a call, by the keys it uses."""
+        shifts = call.path.endswith("_shift")
+        own, changed = (shift, self.faults.shifts) if shifts else (pseudonym, self.faults.pseudonyms)
+        told = {patient: own(call.project, patient) for patient in call.patients} | dict(changed)
+        return {
+            f"{self.faults.prefix}{patient}": value
+            for patient, value in told.items()
+            if patient not in self.faults.missing
+        }
+
+
+def _number(project: str, patient: str) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps([project, patient]).encode()).digest(), "big")
+
+
+def pseudonym(project: str, patient: str) -> str:
+    """The pseudonym that a patient has in a project: anybody could tell, so this is for demonstrations only."""
+    return f"D{_number(project, patient) % 10**12:012d}"
+
+
+def shift(project: str, patient: str) -> int:
+    """The day shift that a patient has in a project, never 0."""
+    place = _number(project, patient) // 10**12 % (2 * MOST_DAYS)
+    return place - MOST_DAYS if place < MOST_DAYS else place - MOST_DAYS + 1
+
+
+class _Server(ThreadingHTTPServer):
+    def __init__(self, address: tuple[str, int], service: DeidServer, tls: ssl.SSLContext) -> None:
+        self.service = service
+        super().__init__(address, _Handler)
+        # The handshake is left to the connection's own thread: who connects and is silent keeps nobody else out.
+        self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of callers that hang up, or do not accept our certificate."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+    disable_nagle_algorithm = True
+    server: _Server
+    connection: ssl.SSLSocket
+
+    _REFUSALS: ClassVar = {401: "Invalid token.", 404: "Not found.", 400: "Give a project and a PatientIDList."}
+
+    def do_POST(self) -> None:
+        """Answer a call."""
+        service, faults = self.server.service, self.server.service.faults
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        call = _call(self.path, self.headers.get("Authorization") or "", body)
+        service.calls.append(call)
+        due = faults.due()
+        if due and faults.delay and service.stopped.wait(faults.delay):
+            return
+        if due and faults.cut == "before":
+            self._hang_up()
+            return
+        status, answer = self._answer(call, _asked(body))
+        if due and faults.status:
+            status = faults.status
+        content = json.dumps(answer).encode()
+        if due and faults.body is not None:
+            content = faults.body
+        self.send_response(status)
+        self.send_header("Content-Type", faults.content_type if due else "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in faults.headers.items() if due else ():
+            self.send_header(name, value)
+        self.end_headers()
+        if due and faults.cut == "within":
+            self.wfile.write(content[: len(content) // 2])
+            self._hang_up()
+        elif due and faults.drip:
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                if service.stopped.wait(faults.drip):
+                    return
+        else:
+            self.wfile.write(content)
+
+    def _answer(self, call: Call, asked: Sequence[str] | None) -> tuple[int, Any]:
+        service = self.server.service
+        if not hmac.compare_digest(call.token.encode(), f"token {service.token}".encode()):
+            status = 401
+        elif call.path not in (service.path, f"{service.path}_shift"):
+            status = 404
+        elif asked is None:
+            status = 400
+        else:
+            return 200, service.answer(call)
+        return status, {"detail": self._REFUSALS[status]}
+
+    def _hang_up(self) -> None:
+        self.wfile.flush()
+        self.close_connection = True
+        # Below TLS, without its goodbye, as a machine goes down.
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def _asked(body: bytes) -> tuple[str, ...] | None:
+    """The PatientIDs of a request; None where it is not of the form agreed on."""
+    try:
+        given = json.loads(body)
+        patients = tuple(item["PatientID"] for item in given["PatientIDList"])
+        well = set(given) == {"project", "PatientIDList"} and isinstance(given["project"], str)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return patients if well and all(isinstance(patient, str) for patient in patients) else None
+
+
+def _call(path: str, token: str, body: bytes) -> Call:
+    asked = _asked(body)
+    return Call(path, token) if asked is None else Call(path, token, json.loads(body)["project"], asked)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the De-ID API over HTTPS until Ctrl-C or SIGTERM. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pacsifier_ops.embedded.deid_server", description=main.__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address it listens on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=8444, help="0 takes a free one (default %(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, help="gets ca.pem, and config.json with URL and token; default a temporary one"
+    )
+    arguments = parser.parse_args(argv)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+
+    with tempfile.TemporaryDirectory(prefix="pacsifier-deid-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        authority = Authority(folder, "ca")
+        hosts = dict.fromkeys((arguments.host, "127.0.0.1", "localhost"))
+        tls = authority.issue("server", *hosts).context(ssl.Purpose.CLIENT_AUTH)
+        with DeidServer(tls, secrets.token_urlsafe(24), arguments.host, arguments.port) as server:
+            config = {"deid_URL": server.url, "deid_token": server.token}
+            write_atomic(folder / "config.json", json.dumps(config, indent=4), PRIVATE_FILE)
+            print(f"the De-ID service listens on {server.url}; {authority.path}, {folder / 'config.json'}", flush=True)
+            ended.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

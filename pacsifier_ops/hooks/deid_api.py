@@ -1,0 +1,64 @@
+"""The hook of connection type `deid_api`: the De-ID service, which gives pseudonyms and day shifts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from pacsifier_ops.errors import ConfigError, PacsifierError
+
+if TYPE_CHECKING:
+    from pacsifier_ops.pseudonyms.deid_api import DeidService
+
+
+class DeidApiHook(BaseHook):
+    """Gives the De-ID service that a connection describes.
+
+    The host is its URL, the password the token; the fields of the connection's extra are those of `DeidService`.
+
+    Args:
+        deid_conn_id: id of the connection.
+    """
+
+    conn_name_attr = "deid_conn_id"
+    default_conn_name = "deid_default"
+    conn_type = "deid_api"
+    hook_name = "De-ID service"
+
+    def __init__(self, deid_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.deid_conn_id = deid_conn_id
+
+    def get_conn(self) -> DeidService:
+        """The De-ID service.
+
+        Raises:
+            ConfigError: names the connection that is not there, or the field that is wrong.
+        """
+        from pacsifier_ops.pseudonyms.deid_api import service_from_connection
+
+        try:
+            found = self.get_connection(self.deid_conn_id)
+        except AirflowNotFoundException:
+            raise ConfigError(
+                f"there is no connection {self.deid_conn_id}; make one of type {self.conn_type}"
+            ) from None
+        return service_from_connection(
+            self.deid_conn_id, found.host, found.schema, found.port, found.extra_dejson, found.password
+        )
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for nobody's pseudonym and day shift, for the Test button.
+
+        Returns:
+            Whether a run could use the service, and who answers or what is wrong, in words.
+        """
+        try:
+            return True, self.get_conn().check()
+        except PacsifierError as error:
+            return False, str(error).removeprefix("connection ").removeprefix(f"{self.deid_conn_id}: ")
+        except Exception as error:
+            self.log.exception("The test of a connection failed")
+            return False, f"unexpected {type(error).__name__}; the log of the API server tells more"

@@ -1,0 +1,367 @@
+"""The De-ID service of a hospital: it knows who is who, and gives pseudonyms and day shifts.
+
+`POST <url>` asks for pseudonyms and `POST <url>_shift` for day shifts, both with the header
+`Authorization: token <token>` and `{"project": NAME, "PatientIDList": [{"PatientID": ID}, …]}`. The answers are
+`{ID: pseudonym, …}` and `{ID: days, …}`; IDs may come as `sub-<ID>`, numbers as text.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pacsifier_ops.config import extra_values, read_keys
+from pacsifier_ops.errors import ConfigError, DeidError, DeidUnavailable, PatientsRefused
+from pacsifier_ops.pseudonyms.linkage import Person, own_names, taken_twice
+from pacsifier_ops.pseudonyms.values import check_pseudonym, check_shift
+from pacsifier_ops.run import never
+from pacsifier_ops.waiting import BACK_OFF, pause
+
+if TYPE_CHECKING:
+    from pacsifier_ops.pseudonyms.https import Answer, Caller
+
+T = TypeVar("T")
+
+#: Keys of PACSIFIER's configuration of the service, both required, nothing else allowed.
+CONFIG_KEYS = ("deid_URL", "deid_token")
+#: Seconds that the service may ask to be left alone for, and is waited for.
+LONGEST_WAIT = 120.0
+
+_EXAMPLE = "such as https://deid.hospital.example/api/pseudonyms"
+
+
+@dataclass(frozen=True)
+class DeidConfig:
+    """What PACSIFIER's configuration says of the service."""
+
+    url: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class DeidService:
+    """The service, and how we talk to it. Times in seconds.
+
+    Attributes:
+        url: of the pseudonyms; https.
+        token: that is shown to it.
+        ca: PEM file of the authorities that its certificate must come from; empty: the system's.
+        connect_timeout, read_timeout: for a connection; for an answer, from the request to its last byte.
+        batch_size: patients that are asked for at once.
+        retry_wait: before a call that may yet succeed is repeated; doubles each time.
+        name: what people call it: the connection id.
+    """
+
+    url: str
+    token: str = field(repr=False)
+    ca: str = ""
+    connect_timeout: float = 10.0
+    read_timeout: float = 120.0
+    batch_size: int = 500
+    retry_wait: float = 1.0
+    name: str = "the De-ID service"
+
+    def __post_init__(self) -> None:
+        check_url(self.url, f"{self.name}: url")
+        check_token(self.token, f"{self.name}: token")
+        for label in ("connect_timeout", "read_timeout"):
+            if not 0 < getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
+        if self.batch_size < 1:
+            raise ConfigError(f"{self.name}: batch_size is below 1")
+        if not 0 <= self.retry_wait < math.inf:
+            raise ConfigError(f"{self.name}: retry_wait is negative or no number")
+
+    def ask(self, project: str, patient_ids: Sequence[str], cancelled: Callable[[], bool] = never) -> dict[str, Person]:
+        """Who these patients become, by PatientID: every one of them.
+
+        What else the service says is ignored, with a warning that counts it.
+
+        Args:
+            patient_ids: each once.
+            cancelled: asked before every call and while waiting for the next.
+
+        Raises:
+            PatientsRefused: what it says of some of them cannot be used.
+            DeidUnavailable: it could not answer, at the last attempt either.
+            DeidError: it refuses, or does not answer as a De-ID service does.
+            ConfigError: the file `ca` cannot be used.
+            Cancelled: somebody wants us to stop.
+        """
+        pseudonyms: dict[str, list[Any]] = {}
+        shifts: dict[str, list[Any]] = {}
+        with self._caller() as caller:
+            for start in range(0, len(patient_ids), self.batch_size):
+                content = _request(project, patient_ids[start : start + self.batch_size])
+                for url, told in ((self.url, pseudonyms), (self._shift_url, shifts)):
+                    for key, value in self._repeated(caller, url, content, cancelled):
+                        told.setdefault(key, []).append(value)
+        names = _said(pseudonyms, patient_ids, _pseudonym, "pseudonym")
+        days = _said(shifts, patient_ids, check_shift, "day shift")
+        people = {patient: Person(names[patient], days[patient]) for patient in patient_ids}
+        if twice := taken_twice(names):
+            raise PatientsRefused(
+                "the De-ID service gives one pseudonym to several patients",
+                [place for place, patient in enumerate(patient_ids) if patient in twice],
+            )
+        if own := own_names(people):
+            raise PatientsRefused("the De-ID service gives as a pseudonym what is the PatientID of a patient", own)
+        asked = set(patient_ids)
+        known = {key for patient in patient_ids for key in _keys(patient, asked)}
+        if others := len((pseudonyms.keys() | shifts.keys()) - known):
+            warnings.warn(f"{self.name}: answered for {others} that nobody asked about; ignored", stacklevel=2)
+        return people
+
+    def check(self) -> str:
+        """Ask for nobody, once.
+
+        Returns:
+            Who answers, in words.
+
+        Raises:
+            DeidError: in words what is wrong.
+            ConfigError: the file `ca` cannot be used.
+        """
+        remark = "accepts the token, and gives pseudonyms and day shifts"
+        with self._caller() as caller:
+            for url in (self.url, self._shift_url):
+                answer = caller.post(url, f"token {self.token}", _request("", []))
+                if answer.status in (400, 422):
+                    remark = (
+                        f"refuses to be asked for nobody (HTTP {answer.status}), as some do; whether it accepts the "
+                        "token shows in the first run"
+                    )
+                else:
+                    self._understood(answer)
+        address = urlsplit(self.url)
+        return f"The De-ID service at {address.hostname} port {address.port or 443} answers over TLS, {remark}."
+
+    @property
+    def _shift_url(self) -> str:
+        return f"{self.url}_shift"
+
+    def _caller(self) -> Caller:
+        from pacsifier_ops.pseudonyms.https import Caller
+
+        return Caller(self.name, self.ca, self.connect_timeout, self.read_timeout)
+
+    def _repeated(
+        self, caller: Caller, url: str, content: Any, cancelled: Callable[[], bool]
+    ) -> Iterable[tuple[str, Any]]:
+        """Call, once more after each wait, as long as the error is one that may pass by itself."""
+        pause(0, cancelled)
+        for factor in BACK_OFF:
+            try:
+                return self._understood(caller.post(url, f"token {self.token}", content))
+            except DeidUnavailable as error:
+                if error.retry_after > LONGEST_WAIT:
+                    raise
+                wait = max(error.retry_after, factor * self.retry_wait)
+            pause(wait, cancelled)
+        return self._understood(caller.post(url, f"token {self.token}", content))
+
+    def _understood(self, answer: Answer) -> Iterable[tuple[str, Any]]:
+        """The keys and values of an answer, as many as there are of each key.
+
+        Raises:
+            DeidError: it is a refusal, or no JSON object.
+        """
+        if not 200 <= answer.status < 300:
+            raise self._refusal(answer)
+        if "html" in answer.headers.get("Content-Type", "").lower() or answer.body.lstrip()[:1] == b"<":
+            raise DeidError(
+                f"{self.name}: a web page came in place of JSON, of a proxy or a login, most likely; check the URL, "
+                "HTTPS_PROXY and NO_PROXY"
+            )
+        try:
+            pairs = json.loads(answer.body, object_pairs_hook=_Pairs)
+        except (ValueError, RecursionError):
+            pairs = None
+        if not isinstance(pairs, _Pairs):
+            raise DeidError(f"{self.name}: the answer is no JSON object of PatientIDs and values; check the URL")
+        return pairs
+
+    def _refusal(self, answer: Answer) -> DeidError:
+        status = answer.status
+        told = f"{self.name}: HTTP {status}: "
+        if status == 429 or status >= 500:
+            after = _retry_after(answer.headers)
+            told += "it has too much to do" if status == 429 else "it cannot answer for now"
+            if after > LONGEST_WAIT:
+                told += f", and asks to be left alone for {math.ceil(after)} s"
+            return DeidUnavailable(f"{told}; run it again later", after)
+        if 300 <= status < 400:
+            why = "it leads elsewhere, where the token is not sent; give the URL at which it answers itself"
+        else:
+            why = {
+                401: "it does not accept the token; give one that is valid",
+                403: "the token is not allowed to do this; have it allowed for the project",
+                404: "there is nothing at this URL; check its path",
+                405: "this URL takes no requests of this kind; check its path",
+                413: "too many patients at once for it; make batch_size smaller",
+            }.get(status, "it refuses the request; check the name of the project, and the URL")
+        return DeidError(told + why)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as it is written, keys that are there twice included."""
+
+
+def _request(project: str, patient_ids: Sequence[str]) -> dict[str, Any]:
+    return {"project": project, "PatientIDList": [{"PatientID": patient} for patient in patient_ids]}
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that an answer asks to be left alone for (RFC 9110, 10.2.3): a number, or the date when they end."""
+    text = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        return float(text)
+    try:
+        return max(0.0, (_date(text) - _date(headers.get("Date", ""), dt.datetime.now(dt.UTC))).total_seconds())
+    except ValueError:
+        return 0.0
+
+
+def _date(text: str, default: dt.datetime | None = None) -> dt.datetime:
+    try:
+        return parsedate_to_datetime(text).astimezone(dt.UTC)
+    except ValueError:
+        if default is None:
+            raise
+        return default
+
+
+def _keys(patient: str, asked: set[str]) -> list[str]:
+    """The keys by which an answer may name a patient; one that is somebody else's PatientID is that one's."""
+    return [patient, *({f"sub-{patient}"} - asked)]
+
+
+def _said(
+    told: Mapping[str, list[Any]], patient_ids: Sequence[str], check: Callable[[Any], T], what: str
+) -> dict[str, T]:
+    """What an answer says of patients, by PatientID.
+
+    Raises:
+        PatientsRefused: nothing of some, or what cannot be used.
+    """
+    asked, values = set(patient_ids), {}
+    wrong: dict[str, list[int]] = {}
+    for place, patient in enumerate(patient_ids):
+        given = [value for key in _keys(patient, asked) for value in told.get(key, ()) if value is not None]
+        try:
+            found = {check(value) for value in given}
+        except ValueError as error:
+            wrong.setdefault(f"the {what} that the De-ID service gives is {error}", []).append(place)
+            continue
+        if len(found) == 1:
+            values[patient] = found.pop()
+        else:
+            number = "several different" if found else "no"
+            wrong.setdefault(f"the De-ID service gives {number} {what}s", []).append(place)
+    for reason, places in wrong.items():
+        raise PatientsRefused(reason, places)
+    return values
+
+
+def _pseudonym(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError("neither text nor a whole number")
+    return check_pseudonym(value)
+
+
+def check_url(text: str, what: str) -> str:
+    """Refuse what is not the URL of a De-ID service. Returns it.
+
+    Raises:
+        ConfigError: says what is wrong with `what`, without the URL.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme == "http":
+        raise ConfigError(f"{what}: http would send token and patients for everybody to read; give one with https")
+    if parts.scheme != "https" or not parts.hostname or port == 0 or re.search(r"[\s\\]", text):
+        raise ConfigError(f"{what}: is not a URL; give one {_EXAMPLE}")
+    if "@" in parts.netloc:
+        raise ConfigError(f"{what}: holds a user or a password; the token alone says who we are")
+    if re.search(r"[?#]", text):
+        raise ConfigError(f"{what}: has more than a path (? or #); give one {_EXAMPLE}")
+    return text
+
+
+def check_token(text: str, what: str) -> str:
+    """Refuse what cannot be a token in a header. Returns it.
+
+    Raises:
+        ConfigError: says what is wrong with `what`, without the token.
+    """
+    if not text:
+        raise ConfigError(f"{what}: is empty; give the token of the De-ID service")
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ConfigError(f"{what}: holds blanks or letters beyond ASCII; give the token alone, without a word before")
+    return text
+
+
+def read_deid_config(path: Path) -> DeidConfig:
+    """Read PACSIFIER's configuration of the De-ID service.
+
+    Raises:
+        ConfigError: the file is missing or no JSON object, or a key is missing, unknown or wrong.
+    """
+    config = {key: str(value).strip() for key, value in read_keys(path, CONFIG_KEYS).items()}
+    url, token = CONFIG_KEYS
+    return DeidConfig(
+        check_url(config[url], f"{path.name}: {url}"), check_token(config[token], f"{path.name}: {token}")
+    )
+
+
+#: Fields of an Airflow connection's extra: every field of DeidService that the connection has none of its own for.
+EXTRA_FIELDS = tuple(f.name for f in fields(DeidService) if f.name not in ("url", "token", "name"))
+
+
+def service_from_connection(
+    name: str,
+    host: str | None,
+    schema: str | None,
+    port: int | None,
+    extra: Mapping[str, Any],
+    password: str | None,
+) -> DeidService:
+    """Make the service of an Airflow connection of type `deid_api`; empty fields take their defaults.
+
+    Args:
+        host: the URL, or what of it follows `https://`.
+        schema: https, where it is given.
+        port: that of the URL, unless the URL has one.
+        password: the token.
+
+    Raises:
+        ConfigError: names the connection, the field and what is wrong with it.
+    """
+    where = f"connection {name}"
+    values = extra_values(where, extra, DeidService, EXTRA_FIELDS)
+    url = (host or "").strip()
+    if not url:
+        raise ConfigError(f"{where}: host is empty; give the URL of the De-ID service, {_EXAMPLE}")
+    if "://" not in url:
+        url = f"{(schema or 'https').strip().lower()}://{url}"
+    parts = urlsplit(check_url(url, f"{where}: host"))
+    if port and parts.port not in (None, port):
+        raise ConfigError(f"{where}: port is not that of the URL; leave one of them out")
+    if port and parts.port is None:
+        url = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{port}").geturl()
+    token = check_token((password or "").strip(), f"{where}: password")
+    return DeidService(url, token, name=name, **values)

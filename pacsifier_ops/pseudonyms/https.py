@@ -1,0 +1,170 @@
+"""One JSON after the other over HTTPS, to a service that a token is shown to.
+
+requests' adapter is used without a session. A session would follow redirects with the token, take another token out
+of .netrc, and let the environment replace the authorities that are trusted.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import resolve_proxies
+from urllib3 import exceptions as urllib3
+
+from pacsifier_ops.dimse.tls import context_for
+from pacsifier_ops.errors import ConfigError, DeidError, DeidUnavailable
+
+#: Bytes of an answer; a batch's is a thousandth of it.
+_LARGEST = 1 << 26
+_PIECE = 1 << 16
+
+#: What OpenSSL says of a certificate (X509_V_ERR_…), and what to do; of others, that the authority is not known.
+_ADVICE = {
+    9: "it is not valid yet; check the clocks of both machines",
+    10: "it has expired; have it renewed",
+    62: "it names another host; give the host as the certificate names it",
+    64: "it names another host; give the host by the name in the certificate, not by its address",
+}
+_UNKNOWN = "it comes from no authority that is trusted; give the file of the hospital's authorities as ca"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a service answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Adapter(HTTPAdapter):
+    """Speaks TLS as we want it, whatever a caller or the environment says of verification."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        return super().proxy_manager_for(*args, ssl_context=self._context, **kwargs)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        conn.cert_reqs = "CERT_REQUIRED"
+
+
+class Caller:
+    """Calls a service; its connection stays open from call to call, while it is entered.
+
+    Args:
+        where: what to name in errors.
+        ca: PEM file of the authorities that the service's certificate must come from; empty: the system's.
+        connect_timeout: seconds for the connection.
+        read_timeout: seconds for an answer, from the request to its last byte.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+
+    def __init__(self, where: str, ca: str, connect_timeout: float, read_timeout: float) -> None:
+        self._where, self._timeouts = where, (connect_timeout, read_timeout)
+        if ca and not Path(ca).is_file():
+            raise ConfigError(f"{where}: ca: there is no such file")
+        try:
+            self._adapter = _Adapter(context_for(ssl.Purpose.SERVER_AUTH, ca))
+        except OSError:
+            raise ConfigError(f"{where}: ca holds no certificate in PEM format") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._adapter.close()
+
+    def post(self, url: str, authorization: str, content: Any) -> Answer:
+        """Post JSON once.
+
+        Raises:
+            DeidUnavailable: no answer, or half of one.
+            DeidError: no connection that could be trusted, or an answer beyond all measure.
+        """
+        headers = {"Authorization": authorization, "Accept": "application/json"}
+        try:
+            request = requests.Request("POST", url, headers, json=content).prepare()
+            response = self._adapter.send(
+                request,
+                stream=True,
+                timeout=self._timeouts,
+                verify=True,
+                proxies=resolve_proxies(request, None, True),
+            )
+            with response:
+                return Answer(response.status_code, response.headers, self._body(response.raw))
+        except (urllib3.HTTPError, OSError) as error:  # requests' own errors are OSErrors
+            wrong = self._in_words(error)
+        raise wrong
+
+    def _body(self, raw: Any) -> bytes:
+        until, body = time.monotonic() + self._timeouts[1], b""
+        while piece := raw.read1(_PIECE, decode_content=True):
+            body += piece
+            if len(body) > _LARGEST:
+                raise DeidError(f"{self._where}: the answer is far too large; check the URL")
+            if time.monotonic() > until:
+                raise DeidUnavailable(f"{self._where}: {self._silent}")
+        return body
+
+    @property
+    def _silent(self) -> str:
+        return f"no whole answer within {self._timeouts[1]:g} s; it may be busy, or batch_size too large for it"
+
+    def _in_words(self, error: Exception) -> DeidError:
+        """What went wrong on the way, for an administrator."""
+        causes = list(_causes(error))
+
+        def found(*kinds: type[BaseException]) -> Any:
+            return next((cause for cause in causes if isinstance(cause, kinds)), None)
+
+        if refused := found(ssl.SSLCertVerificationError):
+            advice = _ADVICE.get(refused.verify_code, _UNKNOWN)
+            return DeidError(f"{self._where}: its certificate is not accepted ({refused.verify_message}): {advice}")
+        if found(requests.exceptions.ProxyError, urllib3.ProxyError):
+            why = "the proxy of this machine does not lead to it; check HTTPS_PROXY, or name the host in NO_PROXY"
+        elif found(socket.gaierror):
+            why = "the name of the host is not known; check it, or how this machine resolves names"
+        elif found(ConnectionRefusedError):
+            why = "nothing listens there; check host and port, and that the service runs"
+        elif found(requests.exceptions.ConnectTimeout):
+            why = f"no connection within {self._timeouts[0]:g} s; check the host, and that no firewall is in between"
+        elif found(requests.exceptions.ReadTimeout, urllib3.ReadTimeoutError, TimeoutError):
+            why = self._silent
+        elif found(ssl.SSLError) and not found(ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            reason = found(ssl.SSLError).reason or "no reason given"
+            return DeidError(f"{self._where}: no TLS connection came about ({reason}); does it speak TLS at this port?")
+        elif found(requests.exceptions.InvalidURL, urllib3.LocationParseError):
+            return DeidError(f"{self._where}: the URL names no host; check it")
+        elif found(urllib3.ProtocolError, ssl.SSLError, ConnectionError):
+            why = "it hung up before its answer was whole"
+        else:
+            reason = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), "")
+            why = f"there is no way to it ({reason or type(causes[-1]).__name__}); check the host and the network"
+        return DeidUnavailable(f"{self._where}: {why}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it came from: requests and urllib3 wrap errors as arguments of others."""
+    found: list[BaseException] = [error]
+    for one in found:
+        yield one
+        for other in (*one.args, getattr(one, "reason", None), one.__cause__, one.__context__):
+            if isinstance(other, BaseException) and not any(other is known for known in found):
+                found.append(other)
