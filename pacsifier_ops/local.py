@@ -25,6 +25,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -127,6 +128,7 @@ def _connect_own_deid(parts: Parts, home: Path) -> None:
         "conn_type": "deid_api",
         "description": EMBEDDED_DEID,
         "host": config["deid_URL"],
+        "port": urlsplit(config["deid_URL"]).port,  # Airflow's Test button wants one
         "password": config["deid_token"],
         "extra": {"ca": str(home / "deid" / "ca.pem")},
     }

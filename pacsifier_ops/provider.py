@@ -173,7 +173,7 @@ def get_provider_info() -> dict[str, Any]:
                     "relabeling": {"host": "URL", "password": "Token"},
                     "placeholders": {
                         "host": "https://deid.hospital.example/api/pseudonyms",
-                        "port": "443, or that of the URL",
+                        "port": "443",
                     },
                 },
                 "conn-fields": _conn_fields(_DEID, DeidService),

@@ -147,6 +147,7 @@ def test_a_de_id_service_is_described_and_tested_by_hand(up: Up, browser: Browse
         browser.press("Enter", "Enter", 13)
         assert not browser.sees("[name=login]") and not browser.sees("[name=schema]")
         browser.fill("[name=host]", server.url)
+        browser.fill("[name=port]", str(server.port))
         browser.fill("[name=password]", server.token)
         browser.click("button", "TLS", exact=True)
         browser.fill("[name=element_ca]", str(made.ca))
@@ -165,7 +166,7 @@ def test_a_de_id_service_is_described_and_tested_by_hand(up: Up, browser: Browse
         assert server.token not in json.dumps(stored) + browser.text()
         extra = json.loads(stored["extra"])
         assert sorted(extra) == sorted(deid_api.EXTRA_FIELDS)
-        service = deid_api.service_from_connection("deid", stored["host"], None, None, extra, server.token)
+        service = deid_api.service_from_connection("deid", server.url, None, server.port, extra, server.token)
         assert service == deid_api.DeidService(server.url, server.token, str(made.ca), batch_size=50, name="deid")
 
 

@@ -230,6 +230,7 @@ def test_the_service_says_how_long_it_is_to_be_left_alone(
     date = datetime.now(UTC).replace(microsecond=0)
     assert 55 <= waits(format_datetime(date + timedelta(seconds=60), usegmt=True))[0] <= 65
     assert waits(format_datetime(date - timedelta(days=1), usegmt=True)) == [0.001]
+    assert waits("Fri, 31 Dec 9999 23:59:59 -2300") == [0.001]
     server.calls.clear()
     with pytest.raises(DeidUnavailable, match="asks to be left alone for 3600 s; run it again later"):
         waits("3600")
@@ -438,19 +439,23 @@ def test_the_form_has_every_field_with_its_default() -> None:
     assert made == replace(SERVICE, name="deid")
 
 
+def changed(service: DeidService, name: str, value: Any) -> DeidService:
+    return replace(service, **{name: value})
+
+
 def test_the_form_refuses_what_the_service_would_refuse() -> None:
     for name, described in FORM.items():
         if (low := described["schema"].get("minimum")) is not None:
-            least = replace(SERVICE, **{name: low})
+            changed(SERVICE, name, low)
             with pytest.raises(ConfigError, match=name):
-                replace(least, **{name: 0 if 0 < low < 1 else low - 1})
+                changed(SERVICE, name, 0 if 0 < low < 1 else low - 1)
 
 
 def test_the_sample_connection_has_every_field_with_its_default() -> None:
     sample = json.loads((REPO / "include" / "connections.json").read_text())["deid_default"]
     assert sample["conn_type"] == "deid_api" and sorted(sample["extra"]) == sorted(EXTRA_FIELDS)
-    made = service_from_connection("deid", sample["host"], None, None, sample["extra"], sample["password"])
-    assert made == DeidService(sample["host"], sample["password"], ca=sample["extra"]["ca"], name="deid")
+    made = service_from_connection("deid", sample["host"], None, 443, sample["extra"], sample["password"])
+    assert sample["port"] == 443 and made == DeidService(made.url, made.token, ca=made.ca, name="deid")
 
 
 # Within Airflow

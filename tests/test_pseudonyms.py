@@ -168,6 +168,8 @@ def test_who_is_linked_stays_who_he_is(tmp_path: Path) -> None:
         ({"sub-A": Person("P9", -3)}, "neither was changed"),
         ({"D": Person("p2", 5)}, "somebody else's already"),
         ({"D": Person("P5", 5), "sub-D": Person("P5", 5)}, "somebody else's already"),
+        ({"E": Person("P6", 5), "D": Person("a", 5)}, "PatientID of somebody in the linkage.* patient 2"),
+        ({"p2": Person("P6", 5)}, "PatientID of somebody in the linkage.* patient 1"),
     ):
         with pytest.raises(PatientsRefused, match=words):
             linkage.add(person)

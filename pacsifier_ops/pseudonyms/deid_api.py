@@ -13,6 +13,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -225,19 +226,14 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}", text, re.ASCII):
         return float(text)
-    try:
-        return max(0.0, (_date(text) - _date(headers.get("Date", ""), dt.datetime.now(dt.UTC))).total_seconds())
-    except ValueError:
-        return 0.0
+    now = _date(headers.get("Date", "")) or dt.datetime.now(dt.UTC)
+    return max(0.0, ((_date(text) or now) - now).total_seconds())
 
 
-def _date(text: str, default: dt.datetime | None = None) -> dt.datetime:
-    try:
+def _date(text: str) -> dt.datetime | None:
+    with suppress(ValueError, OverflowError):
         return parsedate_to_datetime(text).astimezone(dt.UTC)
-    except ValueError:
-        if default is None:
-            raise
-        return default
+    return None
 
 
 def _keys(patient: str, asked: set[str]) -> list[str]:

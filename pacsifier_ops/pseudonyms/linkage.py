@@ -197,6 +197,17 @@ class Linkage:
                     "the pseudonym is somebody else's already",
                     [place for place, patient in enumerate(people) if keys[patient] in twice],
                 )
+            ids = {key.removeprefix("sub-").casefold() for key in pseudonyms}
+            names = {name.casefold() for name in pseudonyms.values()} & ids
+            if names:
+                raise PatientsRefused(
+                    "the pseudonym is the PatientID of somebody in the linkage; it would hide nobody",
+                    [
+                        place
+                        for place, (patient, person) in enumerate(people.items())
+                        if {patient.removeprefix("sub-").casefold(), person.pseudonym.casefold()} & names
+                    ],
+                )
             with storage_errors("the linkage"):
                 if told.keys() - known_issuers.keys():
                     write_atomic(self._issuers, json.dumps(known_issuers | told, indent=4))
