@@ -104,8 +104,8 @@ def _run(args: argparse.Namespace) -> int:
                 print(f"batch {batch + 1}: {counts['asked']} asked for, {counts['new']} new", flush=True)
         summary = steps.report(run)
     print(f"{summary.verdict}: {summary.linked} of {summary.patients} patients linked, {summary.new} of them new")
-    if summary.without_id:
-        print(f"{summary.without_id} file(s) name no patient; see {run.report}", file=sys.stderr)
+    if summary.unnamed:
+        print(f"{summary.unnamed} file(s) name no patient; see {run.folder}/problems.txt", file=sys.stderr)
     print(f"linkage: {request.out_directory}", flush=True)
     return EXIT_CODES[summary.verdict]
 
