@@ -1,4 +1,4 @@
-"""`make demo`: from a sample table to images with pseudonyms at hand, against an embedded PACS and De-ID service.
+"""`make demo`: from a sample table to de-identified images, against an embedded PACS and De-ID service, in one folder.
 
 Needs no server and no root. Run twice, the second time finds everything there already.
 """
@@ -60,13 +60,17 @@ def main() -> int:
             print("4  the DAG pacsifier_pseudonymize asks a De-ID service who becomes whom", flush=True)
             conf = {"in_folder": "out", "project": PROJECT}
             linking = _run("pacsifier_pseudonymize", conf, environment, stream)
-    if extraction is None or linking is None:
+            print("5  the DAG pacsifier_anonymize de-identifies what was retrieved", flush=True)
+            conf = {"in_folder": "out", "out_folder": "deidentified", "project": PROJECT}
+            removal = _run("pacsifier_anonymize", conf, environment, stream)
+    if extraction is None or linking is None or removal is None:
         print(f"the runs did not end; their log is {log}", file=sys.stderr)
         return 1
-    accounts, linked = read_json(extraction / "accounts.json"), read_json(linking / "summary.json")
-    _show(accounts, extraction)
-    _show_linkage(linked)
-    return 0 if accounts["verdict"] == linked["verdict"] == COMPLETE else 1
+    _show(read_json(extraction / "accounts.json"), extraction)
+    _show_linkage(read_json(linking / "summary.json"))
+    _show_deidentified(read_json(removal / "summary.json"), removal)
+    verdicts = {read_json(run / "summary.json")["verdict"] for run in (extraction, linking, removal)}
+    return 0 if verdicts == {COMPLETE} else 1
 
 
 @contextmanager
@@ -114,14 +118,17 @@ def _watch(process: subprocess.Popen[bytes], started: float, dag: str, rows: str
         time.sleep(0.2)
 
 
+def _show_top(folder: Path) -> None:
+    print(f"\nThe top of the tree below {folder.relative_to(REPO)}:")
+    for session in sorted(path for path in folder.glob("sub-*/*") if path.is_dir())[:4]:
+        print(f"  {session.relative_to(folder)}/")
+    print(f"  ... {len(list(folder.glob('sub-*')))} patients, {sum(1 for _ in folder.rglob('*.dcm'))} images")
+
+
 def _show(accounts: dict[str, Any], run: Path) -> None:
     totals = accounts["totals"]
     out = HOME / "out"
-    print("\nThe top of the tree below demo/out:")
-    folders = sorted(path for path in out.glob("sub-*/*") if path.is_dir())
-    for folder in folders[:6]:
-        print(f"  {folder.relative_to(out)}/")
-    print(f"  ... {len(list(out.glob('sub-*')))} patients, {sum(1 for _ in out.rglob('*.dcm'))} images")
+    _show_top(out)
     print(f"\nThe accounts: {accounts['verdict']}")
     print(f"  {totals['rows']} rows asked, {totals['series']} series found, {totals['expected']} images expected:")
     print(f"  {totals['present']} were already there, {totals['received']} received, {totals['missing']} missing")
@@ -136,6 +143,18 @@ def _show_linkage(summary: dict[str, Any]) -> None:
     print(f"\nThe pseudonyms: {summary['verdict']}")
     print(f"  {summary['linked']} of {summary['patients']} patients are linked, {summary['new']} of them in this run")
     print(f"\nlinkage {folder}/new_ids_{PROJECT}.json, day_shift_{PROJECT}.json")
+
+
+def _show_deidentified(summary: dict[str, Any], run: Path) -> None:
+    out, totals = HOME / "deidentified", summary["totals"]
+    _show_top(out)
+    print(f"\nThe de-identification: {summary['verdict']}")
+    print(
+        f"  of {totals['objects']} objects {totals['deidentified']} are de-identified, {totals['excluded']} excluded,"
+    )
+    print(f"  {totals['quarantined']} quarantined, {totals['missing']} missing")
+    print(f"\ndata set {out.relative_to(REPO)}, its manifest {(out / 'manifest.csv').relative_to(REPO)}")
+    print(f"report   {(run / 'report.html').relative_to(REPO)}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ WAITING = "waiting"
 REPEATED = "repeated"
 
 _IMAGES = ("present", "received", "missing", "unverifiable", "quarantined")
-_COUNTED = (*_IMAGES, "bytes", "seconds")
+#: What becomes of images in a de-identification, by the name that it is counted under.
+DEIDENTIFICATION = {"deidentified": "de-identified", "excluded": "excluded", "in_quarantine": "in quarantine"}
+_COUNTED = (*_IMAGES, *DEIDENTIFICATION, "bytes", "seconds")
 
 
 @dataclass
@@ -37,7 +39,8 @@ class Progress:
         series: series by state; before the run has a plan, those found so far are waiting.
         planned: whether the number of series is final.
         expected: images of the cohort, as far as the archive told before they were fetched.
-        images: images so far, by present, received, missing, unverifiable, quarantined.
+        images: images so far, by present, received, missing, unverifiable, quarantined; in a de-identification by what
+            became of them as well.
         bytes: bytes received or sent so far, of series that ended.
         seconds: seconds that series which ended took, summed up, though several may have gone side by side.
     """
@@ -70,6 +73,7 @@ def progress_of(run: Run) -> Progress:
     waiting = (plan["series"] if plan else found["series"]) - sum(series.values())
     progress.series = _without_zeros({**series, WAITING: waiting})
     progress.images = {name: results[name] for name in _IMAGES}
+    progress.images |= _without_zeros({shown: results[name] for name, shown in DEIDENTIFICATION.items()})
     progress.bytes, progress.seconds = results["bytes"], results["seconds"]
     return progress
 
@@ -84,7 +88,7 @@ def _rows(run: Run, found: Counter[str]) -> dict[str, int]:
 
 
 def _plan(run: Run) -> dict[str, Any]:
-    """The size of the cohort of an extract run, or else of an upload; empty before it is known."""
+    """The size of the cohort of an extract run, or else of an upload or de-identification; empty before it is known."""
     for path in (run.folder / "plan.json", run.folder / "scan.json"):
         with suppress(FileNotFoundError):
             plan: dict[str, Any] = read_json(path)
@@ -138,5 +142,5 @@ def _results(path: str, mtime_ns: int, size: int) -> Counter[str]:
     with open(path, encoding="utf-8") as lines:
         for line in lines:
             account = json.loads(line)
-            counts.update({f"series {account['state']}": 1, **{name: account[name] for name in _COUNTED}})
+            counts.update({f"series {account['state']}": 1, **{name: account.get(name, 0) for name in _COUNTED}})
     return counts

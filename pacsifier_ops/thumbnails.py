@@ -102,21 +102,27 @@ def _middle(folder: Path) -> Path | None:
 def _png(path: Path) -> bytes:
     """One image, its middle frame, scaled down."""
     from PIL import Image
-    from pydicom import dcmread
-    from pydicom.pixels import pixel_array
 
-    head = dcmread(path, stop_before_pixels=True)
-    if head.Rows * head.Columns > _LARGEST_FRAME:
-        raise ValueError("the frame is too large")
-    frame = int(head.get("NumberOfFrames") or 1) // 2
-    shown = Image.fromarray(_shades(pixel_array(path, index=frame), head, frame))
+    shown = Image.fromarray(shades(*read_frame(path)))
     shown.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     shown.save(stream, "PNG")
     return stream.getvalue()
 
 
-def _shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
+def read_frame(path: Path, frame: int | None = None) -> tuple[np.ndarray, Dataset, int]:
+    """Pixels of one frame of an image, by default the middle one; the image's attributes; which frame it is, from 0."""
+    from pydicom import dcmread
+    from pydicom.pixels import pixel_array
+
+    head = dcmread(path, stop_before_pixels=True)
+    if head.Rows * head.Columns > _LARGEST_FRAME:
+        raise ValueError("the frame is too large")
+    index = int(head.get("NumberOfFrames") or 1) // 2 if frame is None else frame
+    return pixel_array(path, index=index), head, index
+
+
+def shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
     """Pixels as bytes: grey levels through the file's window or, where that shows nothing, from dark to bright."""
     import numpy as np
     from pydicom.pixels import apply_color_lut, apply_modality_lut

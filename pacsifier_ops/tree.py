@@ -7,10 +7,11 @@ import re
 import secrets
 import shutil
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pacsifier_ops import settings
 from pacsifier_ops.errors import TreeError
@@ -20,8 +21,11 @@ from pacsifier_ops.leases import LeaseBusy, Leases
 #: The tree's own folder: its state, and objects on their way in.
 CONTROL = ".pacsifier"
 LOGS = "logs"
-IDENTIFIED = "identified"
 
+#: States of a tree. One that is being converted is half the one and half the other, and nobody may rely on it.
+IDENTIFIED, CONVERTING, DEIDENTIFIED = "identified", "converting", "de-identified"
+
+_MARKER = "tree.json"
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
@@ -101,6 +105,46 @@ class Names:
         return self.give("series:" + series_uid, path, series_folder(attributes))
 
 
+def marker_of(root: Path) -> dict[str, Any]:
+    """What a folder says of itself, above all its `state`; empty where it is no tree. Writes nothing.
+
+    Raises:
+        TreeError: it says nothing that can be understood.
+    """
+    try:
+        marker = read_json(root / CONTROL / _MARKER)
+        if marker["state"] in (IDENTIFIED, CONVERTING, DEIDENTIFIED):
+            return dict(marker)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise TreeError(f"{CONTROL}/{_MARKER} of a folder is damaged, so nobody knows what the folder holds; restore it")
+
+
+def write_marker(root: Path, marker: Mapping[str, Any]) -> None:
+    """Let a tree say this of itself."""
+    write_json(root / CONTROL / _MARKER, marker)
+
+
+def refuse_unfinished(folders: Iterable[Path]) -> None:
+    """Make sure that none of these folders is a tree that is being converted, or part of one: for who hands data over.
+
+    Raises:
+        TreeError: one is.
+    """
+    looked_at: set[Path] = set()
+    for folder in folders:
+        for root in (folder, *folder.parents):
+            if root in looked_at:
+                break
+            looked_at.add(root)
+            if marker_of(root).get("state") == CONVERTING:
+                raise TreeError(
+                    "the folder is half de-identified, and nothing of it is handed over; de-identify it again"
+                )
+
+
 def _state_of(root: Path) -> Path:
     return settings.state_root() / "trees" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
@@ -108,6 +152,11 @@ def _state_of(root: Path) -> Path:
 def _leads_away(root: Path) -> bool:
     """Whether what we clear up in an output folder would lie elsewhere."""
     return (root / CONTROL).is_symlink() or (root / CONTROL / "incoming").is_symlink()
+
+
+def _refuse_links(root: Path) -> None:
+    if _leads_away(root):
+        raise TreeError(f"{CONTROL} in the output folder is a link; give another out_directory")
 
 
 @dataclass(frozen=True)
@@ -133,17 +182,15 @@ class Tree:
             root.mkdir(parents=True, exist_ok=True)
             root = root.resolve()
             private_folder(root / CONTROL)
-            if _leads_away(root):
-                raise TreeError(f"{CONTROL} in the output folder is a link; give another out_directory")
-            marker = root / CONTROL / "tree.json"
-            state = read_json(marker).get("state") if marker.exists() else IDENTIFIED
-            if state != IDENTIFIED:
+            _refuse_links(root)
+            state = marker_of(root).get("state")
+            if state not in (None, IDENTIFIED):
                 raise TreeError(
                     f"the output folder holds data that is {state}; identified data is never mixed with it: "
                     "give another out_directory"
                 )
-            if not marker.exists():
-                write_json(marker, {"state": IDENTIFIED})
+            if state is None:
+                write_marker(root, {"state": IDENTIFIED})
         except OSError as error:
             raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
         return cls(root, private_folder(_state_of(root)))
@@ -152,8 +199,51 @@ class Tree:
     def existing(cls, root: Path) -> Tree | None:
         """The tree of an output folder that was opened before; None if it was not. Writes nothing."""
         root = root.resolve()
-        there = (root / CONTROL / "tree.json").is_file() and not _leads_away(root)
+        there = (root / CONTROL / _MARKER).is_file() and not _leads_away(root)
         return cls(root, _state_of(root)) if there else None
+
+    @classmethod
+    def convert(cls, root: Path, stamp: Mapping[str, str], in_place: bool) -> Tree:
+        """Open a folder for writing de-identified data, and have it say that it is being converted.
+
+        Args:
+            stamp: what decides what the data become; all that is ever written there must have the same.
+            in_place: the identified data lie in the folder itself.
+
+        Raises:
+            TreeError: the folder cannot be written, holds something else, or was begun with another stamp.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            root = root.resolve()
+            _refuse_links(root)
+            marker = marker_of(root)
+            if marker.get("state", IDENTIFIED) == IDENTIFIED:
+                if not in_place and (marker or any(entry.name != CONTROL for entry in root.iterdir())):
+                    raise TreeError(
+                        "out_folder holds something else already; de-identified data is never mixed with it: "
+                        "give an empty folder, or one that is not there yet"
+                    )
+                marker = {"id": secrets.token_hex(8), "in_place": in_place, "stamp": dict(stamp)}
+            elif marker.get("in_place") is not in_place or (in_place and marker["state"] == DEIDENTIFIED):
+                raise TreeError(f"the folder holds data that is {marker['state']} already; give another one")
+            elif marker["stamp"] != dict(stamp):
+                wrong = [name for name, value in stamp.items() if marker["stamp"].get(name) != value]
+                raise TreeError(
+                    f"the data in out_folder was begun with other settings ({', '.join(wrong)}), and would not fit "
+                    "together; give another folder, or the settings of before"
+                )
+            private_folder(root / CONTROL)
+            write_marker(root, {**marker, "state": CONVERTING})
+        except OSError as error:
+            raise TreeError(f"out_folder cannot be written: {error.strerror}; check it") from error
+        return cls(root, private_folder(_state_of(root)))
+
+    def in_use(self, leases: Leases) -> bool:
+        """Whether somebody is bringing objects into the tree."""
+        with suppress(FileNotFoundError):
+            return any(leases.holder(self.workplace_lease(folder)) is not None for folder in self.incoming.iterdir())
+        return False
 
     @property
     def incoming(self) -> Path:

@@ -74,12 +74,12 @@ def test_dags_survive_the_way_to_the_scheduler(dags: dict[str, Any]) -> None:
 
 def test_only_numbers_are_rendered(dags: dict[str, Any]) -> None:
     """What is rendered is kept in the database and shown in the user interface."""
-    from pacsifier_ops.operators import dicom, extract, nightly, probe, pseudonyms, upload
+    from pacsifier_ops.operators import deid, dicom, extract, nightly, probe, pseudonyms, upload
     from pacsifier_ops.operators.base import PacsifierOperator
 
     operators = [
         value
-        for module in (dicom, extract, nightly, probe, pseudonyms, upload)
+        for module in (deid, dicom, extract, nightly, probe, pseudonyms, upload)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, PacsifierOperator)
     ]

@@ -195,7 +195,7 @@ def test_who_may_see_the_run_sees_its_counts(viola: Visitor, run: str) -> None:
 
 
 def test_what_identifies_patients_needs_more(viola: Visitor, ursula: Visitor, run: str) -> None:
-    for path in ("report", "thumbnails/1.png"):
+    for path in ("report", "thumbnails/1.png", "contact-sheets-1.html"):
         assert viola.ask(f"{run}/{path}").status == 403
     told = ursula.ask(run).json()
     assert told["report"] == f"/{run}/report"
@@ -224,6 +224,7 @@ def test_only_runs_of_ours_have_pages_and_no_path_leads_elsewhere(up: Up, ursula
         f"pacsifier/runs/pacsifier_none/{name}/report",
         f"{run}/thumbnails/..%2F..%2Freport.html",
         f"{run}/thumbnails/0.png",
+        f"{run}/contact-sheets-1.html",
         f"{run}/accounts.json",
         "pacsifier/static/..%2Fapp.py",
         "pacsifier/static/app.py",

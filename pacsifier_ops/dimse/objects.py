@@ -37,7 +37,8 @@ _SHORT = frozenset(
 _MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 _DESCRIPTION, _STUDY, _SERIES, _SERIES_NUMBER = 0x0008103E, 0x0020000D, 0x0020000E, 0x00200011
-_STUDY_DATE, _STUDY_TIME, _PATIENT_ID, _ISSUER = 0x00080020, 0x00080030, 0x00100020, 0x00100021
+_STUDY_DATE, _STUDY_TIME, _ACCESSION = 0x00080020, 0x00080030, 0x00080050
+_PATIENT_NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE = 0x00100010, 0x00100020, 0x00100021, 0x00100030
 _UIDS = {
     _SOP_CLASS: "SOP Class UID",
     _SOP_INSTANCE: "SOP Instance UID",
@@ -46,8 +47,8 @@ _UIDS = {
 }
 _NAMES = frozenset(
     (
-        *(*_UIDS, _CHARACTER_SET, _STUDY_DATE, _STUDY_TIME, _MODALITY, _DESCRIPTION),
-        *(_PATIENT_ID, _ISSUER, _SERIES_NUMBER),
+        *(*_UIDS, _CHARACTER_SET, _STUDY_DATE, _STUDY_TIME, _ACCESSION, _MODALITY, _DESCRIPTION),
+        *(_PATIENT_NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE, _SERIES_NUMBER),
     )
 )
 #: Longest value that can be a name, in bytes; longer ones are stepped over.
@@ -71,8 +72,8 @@ class DicomFile:
         ctime_ns: when it or what is known of it was last changed, likewise; no tool can set it.
         sop_class_uid, sop_instance_uid, study_uid, series_uid: as in the data set.
         transfer_syntax_uid: as in the File Meta Information; without one, what the data set looks like.
-        modality, series_number, description, study_date, study_time, patient_id, issuer: text of the data set, empty
-            where it has none; the last is IssuerOfPatientID.
+        modality, series_number, description, study_date, study_time, patient_id, issuer, patient_name, birth_date,
+            accession: text of the data set, empty where it has none; issuer is IssuerOfPatientID.
     """
 
     path: Path
@@ -92,6 +93,9 @@ class DicomFile:
     study_time: str = ""
     patient_id: str = ""
     issuer: str = ""
+    patient_name: str = ""
+    birth_date: str = ""
+    accession: str = ""
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -191,6 +195,9 @@ def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encodi
         study_time=_text(values[_STUDY_TIME]),
         patient_id=_decoded(values[_PATIENT_ID], values[_CHARACTER_SET]),
         issuer=_decoded(values[_ISSUER], values[_CHARACTER_SET]),
+        patient_name=_decoded(values[_PATIENT_NAME], values[_CHARACTER_SET]),
+        birth_date=_text(values[_BIRTH_DATE]),
+        accession=_decoded(values[_ACCESSION], values[_CHARACTER_SET]),
     )
 
 
@@ -204,7 +211,7 @@ def _decoded(value: bytes, character_set: bytes) -> str:
         return _text(value)
     try:
         encodings = convert_encodings(_text(character_set).split("\\"))
-        return decode_bytes(value, encodings, {"\\"}).strip("\0 ")
+        return decode_bytes(value, encodings, {"\\", "^", "="}).strip("\0 ")
     except (LookupError, UnicodeError):
         return value.decode("ascii", "replace").strip("\0 ")
 

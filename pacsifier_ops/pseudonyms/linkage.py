@@ -71,26 +71,31 @@ class Keyed(Generic[T]):
         return found[0] if found else None
 
 
-def read_new_ids(path: Path) -> Keyed[str]:
+def read_new_ids(path: Path, what: str = "new_ids") -> Keyed[str]:
     """Pseudonyms from a file such as new_ids_<project>.json.
 
+    Args:
+        what: how errors name the file; its own name may be a patient's.
+
     Raises:
         InputError: names the file, and the number of the entry that cannot be used.
     """
-    return Keyed(_checked(path, lambda value: check_pseudonym(value if isinstance(value, str) else "")))
+    return Keyed(_checked(path, what, lambda value: check_pseudonym(value if isinstance(value, str) else "")))
 
 
-def read_day_shifts(path: Path) -> Keyed[int]:
+def read_day_shifts(path: Path, what: str = "day_shift") -> Keyed[int]:
     """Day shifts from a file such as day_shift_<project>.json; numbers, or the text of numbers.
 
+    Args:
+        what: how errors name the file; its own name may be a patient's.
+
     Raises:
         InputError: names the file, and the number of the entry that cannot be used.
     """
-    return Keyed(_checked(path, check_shift))
+    return Keyed(_checked(path, what, check_shift))
 
 
-def _checked(path: Path, check: Any) -> dict[str, Any]:
-    name = path.name
+def _checked(path: Path, name: str, check: Any) -> dict[str, Any]:
     pairs: list[tuple[str, Any]] = []
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=lambda items: pairs.extend(items))
@@ -165,7 +170,7 @@ class Linkage:
         """
         with shared().acquire(f"linkage:{self.new_ids}"):
             pseudonyms, shifts = self._kept()
-            known_issuers = _checked(self._issuers, str) if self._issuers.exists() else {}
+            known_issuers = _checked(self._issuers, self._issuers.name, str) if self._issuers.exists() else {}
             told = {key: issuer for key, issuer in (issuers or {}).items() if issuer}
             keys = {patient: _key(patient, pseudonyms) for patient in people}
             if shared_keys := _repeated(keys.values()):
@@ -218,8 +223,8 @@ class Linkage:
             return len(set(pseudonyms) & set(shifts)) - before
 
     def _kept(self) -> tuple[dict[str, str], dict[str, int]]:
-        pseudonyms = read_new_ids(self.new_ids).given if self.new_ids.exists() else {}
-        shifts = read_day_shifts(self.day_shifts).given if self.day_shifts.exists() else {}
+        pseudonyms = read_new_ids(self.new_ids, self.new_ids.name).given if self.new_ids.exists() else {}
+        shifts = read_day_shifts(self.day_shifts, self.day_shifts.name).given if self.day_shifts.exists() else {}
         return pseudonyms, shifts
 
 

@@ -165,6 +165,9 @@ def _compact(item: DicomFile) -> DicomFile:
         study_time=intern(item.study_time),
         patient_id=intern(item.patient_id),
         issuer=intern(item.issuer),
+        patient_name=intern(item.patient_name),
+        birth_date=intern(item.birth_date),
+        accession=intern(item.accession),
     )
 
 

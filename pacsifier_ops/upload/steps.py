@@ -17,7 +17,7 @@ from pacsifier_ops.errors import InputError, TreeError
 from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Run, never, now, slices
-from pacsifier_ops.tree import LOGS
+from pacsifier_ops.tree import LOGS, refuse_unfinished
 from pacsifier_ops.units import Worker, accounts_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def prepare(
     Raises:
         InputError: the folder cannot be read, or holds nothing to be sent.
         PacsError: the destination does not answer, or not to us.
-        TreeError: the folder for the log cannot be written.
+        TreeError: the folder for the log cannot be written; or the folder is half de-identified, or part of it is.
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dimse.attempts import open_session
@@ -56,6 +56,7 @@ def prepare(
     run.forget(KEPT)
     if not root.is_dir():
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
+    refuse_unfinished([root])
     try:
         (request.out_directory / LOGS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,6 +67,7 @@ def prepare(
         found = scan(root, cancelled)
     except OSError as error:
         raise InputError(f"upload_directory cannot be read: {error.strerror}") from error
+    refuse_unfinished(found.trees)
     if not (found.series or found.bad_files):
         raise InputError("upload_directory holds no DICOM file that could be sent")
     order = list(found.series.values())

@@ -249,6 +249,15 @@ def show_report(run: IdentifiedRunDep) -> FileResponse:
     raise HTTPException(404, "This run has no report (yet).")
 
 
+@app.get("/runs/{dag_id}/{run_id}/contact-sheets-{number}.html")
+def show_sheets(run: IdentifiedRunDep, number: int) -> FileResponse:
+    """Contact sheets of a de-identification, which its report leads to. What is burned in may identify a patient."""
+    path = _folder(run).folder / f"contact-sheets-{number}.html"
+    if not path.exists():
+        raise HTTPException(404, "This run has no such contact sheets.")
+    return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
 @app.get("/runs/{dag_id}/{run_id}/thumbnails/{number}.png")
 def show_thumbnail(run: IdentifiedRunDep, number: int) -> FileResponse:
     """One image of a series, small. It identifies a patient."""

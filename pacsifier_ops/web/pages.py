@@ -19,7 +19,7 @@ from pacsifier_ops.accounts import (
 )
 from pacsifier_ops.html import Html, badge, bar, facts, join, page, plural, section, tag, verdict, when
 from pacsifier_ops.plugins import REPORTS
-from pacsifier_ops.progress import REPEATED, WAITING, Progress
+from pacsifier_ops.progress import DEIDENTIFICATION, REPEATED, WAITING, Progress
 
 #: States that give their part of a bar another colour than that of a failure.
 _KINDS = {
@@ -27,7 +27,8 @@ _KINDS = {
     **dict.fromkeys((ROW_EMPTY, REPEATED), "empty"),
     SERIES_LISTED: "listed",
     SERIES_UNVERIFIABLE: "doubt",
-    "received": "fresh",
+    **dict.fromkeys(("received", "de-identified"), "fresh"),
+    **dict.fromkeys(("excluded", "in quarantine"), "listed"),
     WAITING: "apart",
 }
 _VERDICTS = {
@@ -128,7 +129,7 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
 
 def _amounts(view: RunView) -> Iterable[tuple[str, object]]:
     progress = view.progress
-    if progress and progress.planned:
+    if progress and progress.planned and not progress.images.keys() & set(DEIDENTIFICATION.values()):
         yield "Transferred", f"{progress.bytes / 1e6:,.1f} MB"
         yield "One association", f"{progress.megabytes_per_second:,.1f} MB/s"
 

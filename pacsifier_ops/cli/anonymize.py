@@ -1,0 +1,260 @@
+"""`pacsifier-anonymize`: de-identify the DICOM files of a folder, on all cores."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.synchronize import Event
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pacsifier_ops import __version__
+from pacsifier_ops.accounts import EXIT_CODES
+from pacsifier_ops.cli.crew import stoppable
+from pacsifier_ops.deid import steps
+from pacsifier_ops.deid.run import DeidRequest
+from pacsifier_ops.errors import Cancelled, PacsifierError, WorkerLost
+from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
+from pacsifier_ops.run import Run, noted_warnings
+
+if TYPE_CHECKING:
+    from pacsifier_ops.deid.books import Account
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments: PACSIFIER's, and a few more."""
+    p = argparse.ArgumentParser(
+        prog="pacsifier-anonymize",
+        description="De-identify the DICOM files of a folder (PS3.15 Annex E). Flags remove "
+        "more than the profile does, never less.",
+        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
+    )
+    p.add_argument("--in_folder", "-d", type=Path, required=True, help="folder of the files, with all below it")
+    p.add_argument(
+        "--out_folder", "-o", type=Path, required=True, help="where they go, made if need be; the same: in place"
+    )
+    p.add_argument("--new_ids", "-n", type=Path, metavar="FILE", help="JSON file of pseudonyms by PatientID")
+    p.add_argument(
+        "--delete_identifiable",
+        "-i",
+        action="store_true",
+        help="leave out objects that likely show who it is, such as dose reports; without, they are quarantined",
+    )
+    p.add_argument(
+        "--remove_private_tags", "-p", action="store_true", help="remove private elements that are safe, too"
+    )
+    p.add_argument("--fuzz_acq_dates", "-a", action="store_true", help="move dates that the profile would keep")
+    p.add_argument("--keep_patient_dir_names", "-k", action="store_true", help="folders of patients keep their names")
+    p.add_argument("--version", action="version", version=__version__)
+    more = p.add_argument_group("beyond PACSIFIER")
+    more.add_argument("--day_shift", type=Path, metavar="FILE", help="JSON file of days to move dates by, by PatientID")
+    more.add_argument(
+        "--project", default=DEFAULT_PROJECT, metavar="NAME", help=f"whose secret and linkage hold ({DEFAULT_PROJECT})"
+    )
+    more.add_argument(
+        "--profile",
+        default="pacsifier",
+        metavar="NAME",
+        help="default, basic, research, pacsifier, or a YAML file (pacsifier)",
+    )
+    more.add_argument("--devices", type=Path, metavar="FILE", help="JSON file of what to black out of which images")
+    more.add_argument("--no_contact_sheets", action="store_true", help="make none to look for burned-in text on")
+    more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = parser().parse_args(argv)
+    request = DeidRequest(
+        in_folder=args.in_folder.absolute(),
+        out_folder=args.out_folder.absolute(),
+        profile=args.profile,
+        devices=str(args.devices or ""),
+        new_ids=str(args.new_ids or ""),
+        day_shift=str(args.day_shift or ""),
+        project=args.project,
+        delete_identifiable=args.delete_identifiable,
+        remove_private_tags=args.remove_private_tags,
+        fuzz_acq_dates=args.fuzz_acq_dates,
+        keep_patient_dir_names=args.keep_patient_dir_names,
+        contact_sheets=not args.no_contact_sheets,
+        accept_incomplete=args.accept_incomplete,
+    )
+    try:
+        return anonymize(request)
+    except PacsifierError as error:
+        print(f"pacsifier-anonymize: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def anonymize(request: DeidRequest) -> int:
+    """Run a de-identification; returns the exit code.
+
+    Raises:
+        PacsifierError: it could not begin, or its books could not be closed.
+    """
+    run = Run.fresh()
+    with stoppable() as stopped, noted_warnings(run):
+        units = steps.prepare(run, request, cancelled=stopped)
+        error: Exception | None = None
+        try:
+            _convert(run, units, stopped)
+        except Exception as problem:
+            error = problem
+        account = steps.report(run)
+        with suppress(BrokenPipeError):  # as in `pacsifier-anonymize ... | head`
+            _tell(account, run, error)
+        if error is not None and not isinstance(error, PacsifierError):
+            raise error
+        if stopped():
+            return Cancelled.exit_code
+        return 0 if request.accept_incomplete else EXIT_CODES[account.verdict]
+
+
+def _cores() -> int:
+    """How many processes can work at once."""
+    with suppress(AttributeError):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _convert(run: Run, units: Sequence[int], stopped: Callable[[], bool]) -> None:
+    """Convert units, in as many processes as there are cores.
+
+    Raises:
+        PacsifierError: what kept one of them from being converted; the others were tried.
+    """
+    size = min(_cores(), len(units))
+    with _Progress(len(units)) as progress:
+        if size < 2:
+            with steps.Converting(run, cancelled=stopped) as converting:
+                for unit in units:
+                    converting.unit(unit)
+                    progress.done()
+            return
+        context = multiprocessing.get_context("spawn")
+        stop = context.Event()
+        pool = ProcessPoolExecutor(size, context, _begin, (run.folder, stop))
+        try:
+            _shared_out(pool, units, progress, stopped)
+        except BrokenProcessPool as error:
+            raise WorkerLost("a process that converts objects died, for want of memory maybe; run it again") from error
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _shared_out(
+    pool: ProcessPoolExecutor, units: Sequence[int], progress: _Progress, stopped: Callable[[], bool]
+) -> None:
+    failed: BaseException | None = None
+    left = {pool.submit(_unit, unit) for unit in units}
+    while left:
+        if stopped():
+            raise Cancelled("stopped on request")
+        ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+        for future in ended:
+            progress.done()
+            failed = future.exception() or failed
+    if failed is not None:
+        raise failed
+
+
+# In a process that converts
+
+
+_run: Run
+_stop: Event
+_converting: steps.Converting | None = None
+
+
+def _begin(folder: Path, stop: Event) -> None:
+    """Get ready; the process ends with its parent, and leaves Ctrl-C to it."""
+    global _run, _stop
+    _run, _stop = Run(folder), stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _unit(number: int) -> None:
+    global _converting
+    with noted_warnings(_run):
+        if _converting is None:
+            _converting = steps.Converting(_run, cancelled=_stop.is_set).__enter__()
+            Finalize(None, _converting.__exit__, (None, None, None), exitpriority=1)
+        _converting.unit(number)
+
+
+# What is shown
+
+
+class _Progress:
+    """A line that shows how far the work is; on a terminal only."""
+
+    def __init__(self, units: int) -> None:
+        self._units, self._ended = units, 0
+        self._live = sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            print(file=sys.stderr)
+
+    def done(self) -> None:
+        """A unit ended."""
+        self._ended += 1
+        if self._live:
+            share = round(24 * self._ended / self._units)
+            bar = "█" * share + "░" * (24 - share)
+            print(f"\r{bar} {self._ended}/{self._units}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _tell(account: Account, run: Run, error: Exception | None) -> None:
+    totals = account.totals()
+    apart: dict[tuple[str, str], list[str]] = {}
+    for path, outcome, reason in account.set_apart:
+        apart.setdefault((outcome, reason), []).append(path)
+    for (outcome, reason), paths in apart.items():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        print(f"{outcome}: {reason}: {paths[0]}{more}", file=sys.stderr)
+    for series in account.series:
+        if series.missing:
+            print(f"{series.source}: {series.missing} missing: {series.reason}", file=sys.stderr)
+    for text in account.discrepancies:
+        print(f"unbalanced: {text}", file=sys.stderr)
+    if error is not None:
+        print(f"pacsifier-anonymize: {error}", file=sys.stderr)
+    for reason, count in account.passed_over.items():
+        print(f"passed over: {count} file(s), {reason}")
+    print(
+        f"{account.verdict}: {totals['patients']} patients, {totals['series']} series; of {totals['objects']} objects "
+        f"{totals['deidentified']} de-identified, {totals['excluded']} excluded, {totals['quarantined']} quarantined, "
+        f"{totals['missing']} missing"
+    )
+    if account.apart:
+        print(f"put apart: {account.apart}")
+    print(f"linkage:   {account.linkage}")
+    print(f"report:    {run.report}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

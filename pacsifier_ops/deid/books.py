@@ -1,0 +1,303 @@
+"""The books of a de-identification: every object in exactly one state, the manifest, the linkage.
+
+| file                       | where                                   | holds                                      |
+|----------------------------|-----------------------------------------|--------------------------------------------|
+| manifest.jsonl             | the run's folder                        | what became of each object, no identifiers |
+| manifest.csv               | the data set                            | the same                                   |
+| accounts.json, report.html | the run's folder                        | the accounts; they name files, so patients |
+| mapper.json                | `data_sets/<id>` of the project's folder | PatientID by pseudonym                     |
+| date_offsets.csv           | likewise, where dates are moved         | days by pseudonym                          |
+| uid_map.csv                | likewise                                | every UID, and the one that replaced it    |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.deid.rules import Option, Rules
+from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, DeidRequest, Settled, Store, series_of
+from pacsifier_ops.files import (
+    DATA_FILE,
+    atomic_stream,
+    private_folder,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
+from pacsifier_ops.leases import shared
+from pacsifier_ops.pseudonyms.secret import project_folder
+from pacsifier_ops.run import Run, now
+from pacsifier_ops.tree import Tree
+from pacsifier_ops.units import NOT_ATTEMPTED
+
+MANIFEST = "manifest.csv"
+_COLUMNS = ("Folder", "SOPInstanceUID", "Outcome", "Reason", "Rules", "Profile")
+
+
+@dataclass
+class SeriesAccount:
+    """A series; every number counts objects.
+
+    Attributes:
+        number: ordinal in the output tree, from 1; safe to show anywhere.
+        folder: below the output folder.
+        source: below the input folder; identifying.
+        reason: why objects are missing; no values.
+    """
+
+    number: int
+    modality: str
+    folder: str
+    source: str
+    deidentified: int = 0
+    excluded: int = 0
+    quarantined: int = 0
+    missing: int = 0
+    reason: str = ""
+
+    @property
+    def state(self) -> str:
+        """complete, or incomplete: objects are missing."""
+        return INCOMPLETE if self.missing else COMPLETE
+
+
+@dataclass
+class Account:
+    """A whole run, with what earlier ones into the same folder have left.
+
+    Attributes:
+        run: opaque id of the run.
+        in_folder, out_folder: the same where it was done in place.
+        profile, digest, method: what was done.
+        linkage: folder of who became whom.
+        apart: folder of what left the input folder; in place only.
+        patients: how many; `sources`: how many pseudonyms each source gave.
+        series: their accounts.
+        rules: how often each rule was applied.
+        set_apart: path below the input folder, outcome and reason of what is not in the data set; identifying.
+        unreadable: of these, files that are not known to be of a series, quarantined or missing.
+        passed_over: files that are no objects, reason in words to count.
+        discrepancies: contradictions between the books and the disk, in words, no values.
+    """
+
+    run: str
+    started: str
+    finished: str
+    in_folder: str
+    out_folder: str
+    profile: str
+    digest: str
+    method: str
+    linkage: str = ""
+    apart: str = ""
+    patients: int = 0
+    sources: dict[str, int] = field(default_factory=dict)
+    series: list[SeriesAccount] = field(default_factory=list)
+    rules: dict[str, int] = field(default_factory=dict)
+    set_apart: list[tuple[str, str, str]] = field(default_factory=list)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    discrepancies: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """Objects that are in no other state."""
+        return sum(series.missing for series in self.series) + self.unreadable.get("missing", 0)
+
+    @property
+    def verdict(self) -> str:
+        """`complete`: every object is de-identified, excluded by a rule, or quarantined with a reason. Else
+        `incomplete`, or `unbalanced`: the disk contradicts the books.
+
+        Where all that might have been de-identified is in quarantine, something else than the objects is wrong.
+        """
+        if self.discrepancies:
+            return UNBALANCED
+        totals = self.totals()
+        return INCOMPLETE if self.missing or totals["quarantined"] > totals["deidentified"] == 0 else COMPLETE
+
+    def totals(self) -> dict[str, int]:
+        """Sums over the run, without any identifier: fit for XCom and logs."""
+        counts = {name: sum(getattr(s, name) for s in self.series) for name in ("deidentified", "excluded")}
+        quarantined = sum(s.quarantined for s in self.series) + self.unreadable.get(QUARANTINED, 0)
+        objects = sum(counts.values()) + quarantined + self.missing
+        return {
+            "patients": self.patients,
+            "series": len(self.series),
+            "objects": objects,
+            **counts,
+            "quarantined": quarantined,
+            "missing": self.missing,
+            "passed_over": sum(self.passed_over.values()),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """How the run ended, in counts only: fit for everybody who may see the run."""
+        return {
+            "action": "de-identify",
+            "verdict": self.verdict,
+            "started": self.started,
+            "finished": self.finished,
+            "totals": self.totals(),
+            "series": dict(Counter(series.state for series in self.series)),
+            "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
+        }
+
+
+def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account:
+    """Count every object: those of this run, and those that earlier ones have settled in the same output tree."""
+    scan = read_json(run.folder / "scan.json")
+    account = Account(
+        run=run.name,
+        started=request.started,
+        finished=now(),
+        in_folder=str(request.in_folder),
+        out_folder=str(request.out_folder),
+        profile=request.profile,
+        digest=rules.digest,
+        method=rules.method,
+        passed_over=scan["passed_over"],
+        sources=scan["sources"],
+    )
+    planned: dict[str, list[Any]] = {}
+    for item in (item for part in run.parts("units") for item in read_jsonl(part)):
+        planned.setdefault(item["key"], []).extend(item["files"])
+    ended = (item for part in run.parts("results") for item in read_jsonl(part))
+    reasons = {item["number"]: item["reason"] for item in ended if item["reason"]}
+    used: Counter[str] = Counter()
+    patients = set()
+    for source in series_of(store):
+        files = {uid: (size, mtime) for _, size, mtime, uid in planned.get(source.key, ())}
+        series = SeriesAccount(source.number, source.modality, source.target, source.folder)
+        for item in _counted(request, store.settled(source.key), files):
+            if item is None:
+                series.missing += 1
+                continue
+            name = {DEIDENTIFIED: "deidentified", EXCLUDED: "excluded"}.get(item.outcome, "quarantined")
+            setattr(series, name, getattr(series, name) + 1)
+            used.update(item.rules)
+            if item.outcome != DEIDENTIFIED:
+                account.set_apart.append((item.source, item.outcome, item.reason))
+        if series.missing:
+            series.reason = reasons.get(source.number) or NOT_ATTEMPTED
+        account.series.append(series)
+        patients.add(source.patient_id)
+    for item in read_jsonl(store.unreadable):
+        outcome = "missing" if item["missing"] else QUARANTINED
+        account.unreadable[outcome] = account.unreadable.get(outcome, 0) + 1
+        account.set_apart.append((item["path"], outcome, item["reason"]))
+    account.patients, account.rules = len(patients), dict(used.most_common())
+    return account
+
+
+def _counted(
+    request: DeidRequest, settled: dict[str, Settled], files: dict[str, tuple[int, int]]
+) -> Iterator[Settled | None]:
+    """What became of the objects of a series; None for one that is missing.
+
+    Args:
+        files: size and mtime_ns of the files of this run, by SOP Instance UID.
+    """
+    for uid, item in settled.items():
+        # What is not in the input folder any more counts if it is in the data set, or was put apart by us.
+        if (uid in files and files[uid] == (item.size, item.mtime_ns)) or (
+            uid not in files and (request.in_place or item.outcome == DEIDENTIFIED)
+        ):
+            yield item
+        elif uid in files:
+            yield None
+    yield from (None for uid in files.keys() - settled.keys())
+
+
+def check_outputs(account: Account, store: Store, base: Path) -> None:
+    """Note in the account where the disk contradicts the books.
+
+    Args:
+        base: the folder that the outputs lie in.
+    """
+    gone = 0
+    for source in series_of(store):
+        for item in store.settled(source.key).values():
+            if item.outcome == DEIDENTIFIED:
+                try:
+                    gone += (base / item.file).stat().st_size != item.written
+                except OSError:
+                    gone += 1
+    if gone:
+        account.discrepancies.append(f"{gone} de-identified objects are not where they were written, or changed since")
+
+
+def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
+    """Write who became whom, apart from the data set; returns the folder."""
+    folder = private_folder(project_folder(request.project) / "data_sets" / store.id)
+    people = {source.pseudonym: source for source in series_of(store)}
+    write_atomic(folder / "mapper.json", json.dumps({new: s.patient_id for new, s in people.items()}, indent=4))
+    if Option.MODIFIED_DATES in rules.options:
+        lines = [("PatientID", "DayShift"), *((new, source.shift) for new, source in sorted(people.items()))]
+        write_atomic(folder / "date_offsets.csv", "".join(_line(line) for line in lines))
+    with atomic_stream(folder / "uid_map.csv") as stream:
+        stream.write(b"new,old\n")
+        seen: set[str] = set()
+        for source in series_of(store):
+            for item in store.settled(source.key).values():
+                for old, new in item.uids.items():
+                    if old not in seen:
+                        seen.add(old)
+                        stream.write(_line((new, old)).encode())
+    return folder
+
+
+def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, rules: Rules) -> None:
+    """Write manifest, accounts, summary and report.
+
+    Raises:
+        StorageError: one of them cannot be written.
+    """
+    from pacsifier_ops.deid.report import render, write_sheets
+
+    account.linkage = str(linkage)
+    with ExitStack() as stack:
+        stack.enter_context(storage_errors("the state root or out_folder"))
+        scratch = stack.enter_context(tree.workplace(shared()))
+        own = stack.enter_context(atomic_stream(run.part("manifest")))
+        beside = stack.enter_context(atomic_stream(tree.root / MANIFEST, DATA_FILE, scratch))
+        beside.write(_line(_COLUMNS).encode())
+        for entry in _manifest(store, rules.digest):
+            own.write(json.dumps(entry).encode() + b"\n")
+            used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items())
+            beside.write(_line([{**entry, "Rules": used}[name] for name in _COLUMNS]).encode())
+    with storage_errors("the state root"):
+        write_json(
+            run.folder / "accounts.json", {**asdict(account), "verdict": account.verdict, "totals": account.totals()}
+        )
+        sheets = write_sheets(run, account, store)
+        write_atomic(run.report, render(account, sheets))
+        write_json(run.folder / "summary.json", account.summary())
+
+
+def _manifest(store: Store, digest: str) -> Iterator[dict[str, Any]]:
+    """A line per object."""
+    for source in series_of(store):
+        for item in store.settled(source.key).values():
+            values = (source.target, item.new_uid, item.outcome, item.reason, item.rules, digest)
+            yield dict(zip(_COLUMNS, values, strict=True))
+    for bad in read_jsonl(store.unreadable):
+        outcome = "missing" if bad["missing"] else QUARANTINED
+        yield dict(zip(_COLUMNS, ("", "", outcome, bad["reason"], {}, digest), strict=True))
+
+
+def _line(values: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

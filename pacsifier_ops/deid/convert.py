@@ -1,0 +1,158 @@
+"""One file: read, judged, de-identified, written, searched for what it must not hold. Or not fit, with a reason."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+
+from pacsifier_ops.deid import pixels, reading, verifier, writing
+from pacsifier_ops.deid.engine import Engine
+from pacsifier_ops.deid.exclusion import Kind, judge
+from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, Source
+from pacsifier_ops.deid.steps import How
+from pacsifier_ops.deid.verifier import Identifiers
+from pacsifier_ops.errors import FileUnreadable, PacsifierError, StorageError, Unfit
+
+
+@dataclass
+class Converted:
+    """What became of an object.
+
+    Attributes:
+        outcome: de-identified, excluded or quarantined.
+        reason: the rule that excluded it, or why it is not fit; no values.
+        path: the finished file; of a de-identified object only.
+        new_uid: its SOP Instance UID.
+        rules: how often each rule was applied.
+        uids: UIDs by the ones that they replace.
+    """
+
+    outcome: str
+    reason: str = ""
+    path: Path = Path()
+    new_uid: str = ""
+    rules: dict[str, int] = field(default_factory=dict)
+    uids: dict[str, str] = field(default_factory=dict)
+
+
+class Converter:
+    """De-identifies files, one after the other. Whatever it is not sure of is quarantined.
+
+    Args:
+        how: what is done to them.
+        scratch: folder for unfinished files.
+        note: told what is unexpected, with values.
+    """
+
+    def __init__(self, how: How, scratch: Path, note: Callable[[str], None]) -> None:
+        self._how, self._scratch, self._note = how, scratch, note
+        self._of, self._others = "", Identifiers()
+        self._engine = Engine(how.rules, how.secret)
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it remarks on every oddity, with its value
+
+    def convert(self, path: Path, source: Source, uid: str) -> Converted:
+        """De-identify the object of a file.
+
+        Args:
+            source: the series that it is of.
+            uid: SOP Instance UID that it was planned with.
+
+        Raises:
+            FileUnreadable: the file cannot be read at all.
+            StorageError: the output cannot be written.
+        """
+        target = self._scratch / f"{secrets.token_hex(8)}.dcm"
+        try:
+            return self._converted(path, target, source, uid)
+        except Unfit as unfit:
+            return self._quarantined(target, unfit.reason)
+        except PacsifierError:
+            raise
+        except Exception as error:
+            self._note("".join(traceback.format_exception(error)))
+            return self._quarantined(target, f"unexpected {type(error).__name__}; problems.txt of the run has more")
+
+    def _quarantined(self, target: Path, reason: str) -> Converted:
+        target.unlink(missing_ok=True)
+        return Converted(QUARANTINED, reason)
+
+    def _converted(self, path: Path, target: Path, source: Source, uid: str) -> Converted:
+        try:
+            dataset = reading.read(path)
+        except OSError as error:
+            raise FileUnreadable(f"it cannot be read: {error.strerror or type(error).__name__}") from error
+        _check(dataset, source, uid)
+        how = self._how
+        verdict = judge(
+            dataset,
+            delete_identifiable=how.delete_identifiable,
+            catalogue=how.catalogue,
+            options=how.rules.options,
+        )
+        if verdict.kind is not Kind.PASS:
+            return Converted(EXCLUDED if verdict.kind is Kind.EXCLUDE else QUARANTINED, verdict.rule)
+        identifiers = Identifiers.of(dataset, source.person, how.rules) | self._known(source)
+        outcome = self._engine.deidentify(dataset, source.person)
+        counts = dict(outcome.counts)
+        if verdict.blackout is not None:
+            counts |= dict.fromkeys(pixels.blackout(outcome.dataset, verdict.blackout), 1)
+        try:
+            writing.write(outcome.dataset, target)
+            _sync(target)
+        except OSError as error:
+            raise StorageError(
+                f"out_folder: {error.strerror or type(error).__name__}; free space, then run again"
+            ) from error
+        if found := verifier.search(target, identifiers):
+            raise Unfit(f"the result still tells who it is: {'; '.join(found[:5])}")
+        return Converted(DEIDENTIFIED, "", target, str(outcome.dataset.SOPInstanceUID), counts, dict(outcome.uids))
+
+    def _known(self, source: Source) -> Identifiers:
+        """What other objects of the patient tell: it must not be in this one either."""
+        if self._of != source.key:
+            self._of, self._others = source.key, Identifiers()
+            for keyword, values in source.known.items():
+                for value in values:
+                    one = Dataset()
+                    setattr(one, keyword, value)
+                    self._others |= Identifiers.of(one, source.person)
+        return self._others
+
+
+def patient_id_of(dataset: Dataset) -> str:
+    """PatientID (0010,0020) without blanks around it.
+
+    Raises:
+        Unfit: there are several.
+    """
+    value = dataset.get("PatientID")
+    if isinstance(value, MultiValue):
+        raise Unfit("it has several values in PatientID")
+    return str(value or "").strip("\0 ")
+
+
+def _check(dataset: Dataset, source: Source, uid: str) -> None:
+    """Make sure that the object is the one that was planned: who it becomes depends on it."""
+    found = [patient_id_of(dataset), *(str(dataset.get(name) or "") for name in _UIDS)]
+    if found != [source.patient_id, source.study_uid, source.series_uid, uid]:
+        raise Unfit("its PatientID or its UIDs are read in two ways, or the file changed meanwhile")
+
+
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+def _sync(path: Path) -> None:
+    """Have a file on the disk before anything relies on it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,266 @@
+"""The device catalogue: where which devices burn text into their images, and what of an image is blacked out for it.
+
+An entry is a site's promise: of any image that it matches, nothing identifying is left once its areas are black. So
+entries of different devices never help each other out, but all that match an image are applied together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+
+from pacsifier_ops.errors import ConfigError, not_known
+
+#: The catalogue that comes with the package.
+SHIPPED = Path(__file__).with_name("devices.json")
+#: What an entry may keep: the regions that an ultrasound image itself declares (PS3.3 C.8.5.5).
+REGIONS = "ultrasound regions"
+#: What removing overlays from unused bits of the pixels is called in lists of applied entries.
+OVERLAY_BITS = "overlay-bits"
+
+#: Left, top, width and height, in pixels from the upper left corner.
+Area = tuple[int, int, int, int]
+
+_FILE_KEYS, _ENTRY_KEYS = ("shipped", "devices"), ("id", "match", "black", "keep", "note")
+_ID = re.compile(r"[0-9a-z][0-9a-z._-]{0,63}")
+#: Region Spatial Formats that hold image or trace: 2D, M-mode, spectral, waveform (PS3.3 C.8.5.5.1.1); not graphics.
+_PICTURES = frozenset({1, 2, 3, 4})
+#: Banners take 6 to 10 % of an image's height. Regions that reach into this share of it are not believed.
+_BANNER = 1 / 10
+
+
+@dataclass(frozen=True, slots=True)
+class Blackout:
+    """What is to become black in one image.
+
+    Attributes:
+        entries: ids of the catalogue's entries that say so.
+        black: areas to black out.
+        keep: areas outside which all is blacked out; empty: the whole image is kept but for `black`.
+        overlay_bits: bits of the pixels that hold no image are cleared: overlays are in them (PS3.5 8.1.2).
+    """
+
+    entries: tuple[str, ...] = ()
+    black: tuple[Area, ...] = ()
+    keep: tuple[Area, ...] = ()
+    overlay_bits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One entry of the catalogue.
+
+    Attributes:
+        id: what manifests and reports call it.
+        match: per keyword the patterns of which one has to match one of the attribute's values; all keywords have to.
+        black: areas to black out.
+        keep_regions: only the regions that the image itself declares are kept.
+    """
+
+    id: str
+    match: Mapping[str, tuple[str, ...]]
+    black: tuple[Area, ...] = ()
+    keep_regions: bool = False
+
+    def matches(self, ds: Dataset) -> bool:
+        """Whether an image is one of this device's. Letter case and blanks at the ends do not count."""
+        return all(
+            any(fnmatchcase(value, pattern) for value in values(ds, keyword) for pattern in patterns)
+            for keyword, patterns in self.match.items()
+        )
+
+    def areas(self, ds: Dataset) -> tuple[tuple[Area, ...], tuple[Area, ...]] | None:
+        """What to black out and what to keep of an image; None where its regions are not to be believed."""
+        if not self.keep_regions:
+            return self.black, ()
+        keep = _regions(ds)
+        return (self.black, keep) if keep and self._clears_banner(keep, ds) else None
+
+    def _clears_banner(self, keep: tuple[Area, ...], ds: Dataset) -> bool:
+        """Whether the uppermost rows, where names stand, become black over their whole width."""
+        banner = max(1, round(ds.Rows * _BANNER))
+        across = (y + height for x, y, width, height in self.black if x == 0 == y and width >= ds.Columns)
+        return max(across, default=0) >= banner or all(y >= banner for _, y, _, _ in keep)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All entries in force.
+
+    Attributes:
+        digest: SHA-256, in hexadecimal digits, of everything that decides.
+    """
+
+    devices: tuple[Device, ...] = ()
+    digest: str = field(default="", compare=False)
+
+    def blackout(self, ds: Dataset) -> Blackout | None:
+        """What is to become black in an image, before it is de-identified; None: nothing.
+
+        An object without pixel data, or without the size of its image, matches no entry.
+        """
+        if "PixelData" not in ds or _whole(ds, "Rows") is None or _whole(ds, "Columns") is None:
+            return None
+        applied = [(device, areas) for device in self.devices if device.matches(ds) and (areas := device.areas(ds))]
+        overlays = _overlay_in_pixels(ds)
+        if not applied and not overlays:
+            return None
+        black = {area for _, (areas, _) in applied for area in areas}
+        keep = {area for _, (_, areas) in applied for area in areas}
+        ids = tuple(device.id for device, _ in applied)
+        return Blackout(ids, tuple(sorted(black)), tuple(sorted(keep)), overlays)
+
+
+def load(path: Path | None = None) -> Catalogue:
+    """The shipped catalogue or, where a file is given, that one, along with the shipped one if it says so.
+
+    Raises:
+        ConfigError: the file cannot be read, or an entry is wrong; names the entry and the key.
+    """
+    shipped = _entries(_read(SHIPPED), SHIPPED.name)
+    entries = shipped
+    if path is not None:
+        content = _read(path)
+        with_shipped = content.get("shipped", False)
+        if not isinstance(with_shipped, bool):
+            raise ConfigError(f"{path.name}: shipped is neither true nor false")
+        entries = (shipped if with_shipped else ()) + _entries(content, path.name)
+    ids = [device.id for device in entries]
+    if twice := next((one for one in ids if ids.count(one) > 1), None):
+        raise ConfigError(f"{(path or SHIPPED).name}: the id {twice} stands there twice; name one of them otherwise")
+    decides = [[d.id, sorted(d.match.items()), d.black, d.keep_regions] for d in entries]
+    return Catalogue(entries, hashlib.sha256(json.dumps(decides).encode()).hexdigest())
+
+
+def values(ds: Dataset, keyword: str) -> tuple[str, ...]:
+    """The values of an attribute in capital letters, without blanks at the ends and without empty ones."""
+    value = ds.get(keyword)
+    every = value if isinstance(value, MultiValue | list | tuple) else (value,)
+    return tuple(text for one in every if one is not None and (text := str(one).strip(" \0").upper()))
+
+
+def _whole(ds: Dataset, keyword: str) -> int | None:
+    """The value of an attribute, if it is one whole number."""
+    value = ds.get(keyword)
+    return value if isinstance(value, int) else None
+
+
+def _regions(ds: Dataset) -> tuple[Area, ...]:
+    """The declared regions with an image or a trace; none where one of them lies outside the image."""
+    regions = ds.get("SequenceOfUltrasoundRegions")
+    keep = []
+    for region in regions if isinstance(regions, Sequence) else ():
+        if _whole(region, "RegionSpatialFormat") not in _PICTURES:
+            continue
+        left, top = _whole(region, "RegionLocationMinX0"), _whole(region, "RegionLocationMinY0")
+        right, bottom = _whole(region, "RegionLocationMaxX1"), _whole(region, "RegionLocationMaxY1")
+        if left is None or top is None or right is None or bottom is None:
+            return ()
+        # The lower right corner is part of the region; some devices give the one behind it.
+        if not (0 <= left < right <= ds.Columns and 0 <= top < bottom <= ds.Rows):
+            return ()
+        keep.append((left, top, min(right + 1, ds.Columns) - left, min(bottom + 1, ds.Rows) - top))
+    return tuple(keep)
+
+
+def _overlay_in_pixels(ds: Dataset) -> bool:
+    """Whether an overlay plane lies in unused bits of the pixels (PS3.5 8.1.2; retired, and still in archives)."""
+    tags = set(ds.keys())  # asked for the elements, the data set would decode them all
+    planes = [tag for tag in tags if tag & 0xFF01FFFF == 0x60000010]
+    in_pixels = any(tag + 0x2FF0 not in tags for tag in planes)
+    allocated, stored = _whole(ds, "BitsAllocated"), _whole(ds, "BitsStored")
+    return in_pixels and allocated is not None and stored is not None and allocated > stored
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a catalogue's file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path.name}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path.name}: is not UTF-8; save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path.name}: is not valid JSON (line {error.lineno}, column {error.colno})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("devices"), list):
+        raise ConfigError(f"{path.name}: is not a JSON object with a list of devices")
+    _check_keys(content, _FILE_KEYS, path.name)
+    return content
+
+
+def _entries(content: dict[str, Any], name: str) -> tuple[Device, ...]:
+    return tuple(_entry(entry, f"{name}: entry {n}") for n, entry in enumerate(content["devices"], 1))
+
+
+def _entry(entry: Any, where: str) -> Device:
+    """One entry, checked."""
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: is not a JSON object")
+    _check_keys(entry, _ENTRY_KEYS, where)
+    if not isinstance(entry.get("id"), str) or not _ID.fullmatch(entry["id"]) or entry["id"] == OVERLAY_BITS:
+        raise ConfigError(f"{where}: id: give small letters, digits, dots and dashes, at most 64, a name of its own")
+    where += f" ({entry['id']})"
+    match = entry.get("match")
+    if not isinstance(match, dict) or not match:
+        raise ConfigError(f"{where}: match: give the attributes by which the device's images are recognised")
+    patterns = {keyword: _patterns(keyword, wanted, where) for keyword, wanted in match.items()}
+    keep = entry.get("keep", "")
+    if keep not in ("", REGIONS):
+        raise ConfigError(f"{where}: keep: can only be {json.dumps(REGIONS)}")
+    black = entry.get("black", [])
+    if not isinstance(black, list) or not (black or keep):
+        raise ConfigError(
+            f"{where}: black: give areas as [left, top, width, height], at least one unless keep is there"
+        )
+    areas = tuple(_area(area, match, f"{where}: black: area {n}") for n, area in enumerate(black, 1))
+    return Device(entry["id"], patterns, areas, bool(keep))
+
+
+def _patterns(keyword: str, wanted: Any, where: str) -> tuple[str, ...]:
+    """The patterns of one attribute."""
+    if tag_for_keyword(keyword) is None:
+        raise ConfigError(
+            f"{where}: match: {not_known(keyword, ('Manufacturer', 'ManufacturerModelName', 'Modality'))}"
+        )
+    every = wanted if isinstance(wanted, list) else [wanted]
+    texts = [
+        str(one).strip().upper() if isinstance(one, str | int) and not isinstance(one, bool) else "" for one in every
+    ]
+    if not texts or not all(texts):
+        raise ConfigError(
+            f"{where}: match: {keyword}: give a text, in which * and ? may stand, a number, or a list of them"
+        )
+    return tuple(texts)
+
+
+def _area(area: Any, match: dict[str, Any], where: str) -> Area:
+    """One area; it lies within an image whose size the entry asks for."""
+    rows, columns = match.get("Rows"), match.get("Columns")
+    if not (isinstance(rows, int) and isinstance(columns, int)):
+        raise ConfigError(
+            f"{where}: match has to give Rows and Columns as whole numbers; areas are of one size of image"
+        )
+    whole = isinstance(area, list) and len(area) == 4 and all(type(n) is int for n in area)
+    if not whole:
+        raise ConfigError(f"{where}: is not [left, top, width, height] in whole pixels")
+    left, top, width, height = area
+    if left < 0 or top < 0 or width < 1 or height < 1 or left + width > columns or top + height > rows:
+        raise ConfigError(f"{where}: does not lie within an image of these Rows and Columns")
+    return left, top, width, height
+
+
+def _check_keys(content: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"{where}: {not_known(key, known)}")

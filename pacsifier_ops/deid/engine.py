@@ -1,0 +1,518 @@
+"""De-identifies an object by its rules (PS3.15 E.1): every element, at every depth, nothing unseen.
+
+Only what is valid passes. An element that a rule keeps is looked at: a value that is none of its VR (a name in a code
+string, letters in a number) is emptied, the values beside it stay. An element whose VR is not that of PS3.6 must be
+valid by both, and goes where that cannot be. What cannot be told is refused as a whole.
+
+Dates
+- All dates of a patient are moved by the same days, DA and DT alike; precision, fraction, zone and form stay. Times are
+  not moved, and a DT never changes its time of day.
+- Dates before 1993 (`YYYY.MM.DD`) stay in that form. Of a DT without day or month, the first one is moved and what was
+  not there is left out again. A DA without day or month is none, nor is a range: such values are not moved but
+  emptied, removed or replaced by 1 January 1900, as the rule says.
+- Versions of context groups and templates are dates of publications: rules keep them.
+
+Birth date and age
+- The birth date is never moved: beside an age and a date of the study, or a birth date of another source, it would tell
+  the days by which all others were. Rules empty it.
+- An age of 90 years and more is `090Y`, in PatientAge as in measurements of structured reports.
+
+UIDs
+- A UID becomes the one that the project's secret gives, the same in every object. Those of PS3.6 stay, each by itself;
+  that another one begins as they do means nothing. What is no UID is replaced like one.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeAlias
+
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
+from pydicom.uid import UID_dictionary
+
+from pacsifier_ops.deid import codes, markers, reading, sr, tables, values, vocabulary, writing
+from pacsifier_ops.deid.charsets import DEFAULT, Charset
+from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
+from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Option, Rule, Rules
+from pacsifier_ops.errors import Unfit
+from pacsifier_ops.pseudonyms.linkage import Person
+from pacsifier_ops.pseudonyms.secret import Secret
+
+_MEANING = 0x00080104
+_CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
+_BINARY = frozenset(values.SIZES) | {"OB"}
+#: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
+_DIMENSIONS, _FRAMES = (0x00280002, 0x00280010, 0x00280011, 0x00280100), 0x00280008
+#: Plans and UIDs that are remembered at most, so that no file can fill the memory.
+_MOST = 100_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A de-identified object.
+
+    Attributes:
+        dataset: the object, fit for `writing.write`.
+        counts: how often each rule was applied, by its id.
+        uids: UIDs by the ones that they replace.
+    """
+
+    dataset: Dataset
+    counts: dict[str, int]
+    uids: dict[str, str]
+
+
+class Engine:
+    """De-identifies objects.
+
+    Args:
+        rules: the compiled profile.
+        secret: of the project; gives UIDs and tokens.
+    """
+
+    def __init__(self, rules: Rules, secret: Secret) -> None:
+        self.rules, self.secret = rules, secret
+        self.uids: dict[str, str] = {}
+        self.plans: dict[ObjectRules, dict[tuple[int, str], _Plan]] = {}
+
+    def deidentify(self, ds: Dataset, person: Person) -> Outcome:
+        """De-identify an object; `ds` stays as it is.
+
+        Args:
+            ds: from `reading.read`; another one is encoded first, as its file meta information says.
+            person: who the patient becomes.
+
+        Raises:
+            Unfit: the object has what is not understood.
+        """
+        parsed = ds if isinstance(ds, reading.Parsed) else _parsed(ds)
+        sop_class = sr.text_of(parsed.elements, _SOP_CLASS)
+        if not sop_class or not sr.text_of(parsed.elements, _SOP_INSTANCE):
+            raise Unfit("it has no SOP Class UID or no SOP Instance UID")
+        rules = self.rules.of(sop_class, sr.text_of(parsed.elements, _MODALITY))
+        walk = _Walk(self, rules, person, big_endian=not parsed.syntax.little)
+        elements = walk.root(parsed.elements)
+        if not sr.text_of(elements, _SOP_CLASS) or not sr.text_of(elements, _SOP_INSTANCE):
+            raise Unfit("its SOP Class UID or its SOP Instance UID is not valid")
+        if not parsed.syntax.encapsulated and _has_more_than_pixels(elements, parsed.syntax):
+            raise Unfit("its pixel data are longer than its description says, and what follows is not zero")
+        markers.mark(elements, self.rules.method, self.rules.codes, walk.fate_of_dates())
+        made = writing.dataset_of(elements, parsed.syntax, parsed.original_character_set)
+        return Outcome(made, dict(walk.counts), walk.uids)
+
+    def uid(self, uid: str) -> str:
+        """The UID that replaces another."""
+        new = self.uids.get(uid)
+        if new is None:
+            if len(self.uids) > _MOST:
+                self.uids.clear()
+            new = self.uids[uid] = self.secret.uid(uid)
+        return new
+
+    def plan(self, rules: ObjectRules, tag: int, vr: str) -> _Plan:
+        """What is done to a public element, from memory."""
+        plans = self.plans.setdefault(rules, {})
+        plan = plans.get((tag, vr))
+        if plan is None:
+            if len(plans) > _MOST:
+                plans.clear()
+            plan = plans[tag, vr] = _plan(rules, tag, vr)
+        return plan
+
+
+def _has_more_than_pixels(elements: Elements, syntax: Syntax) -> bool:
+    """Whether anything stands behind the last pixel, where nobody would look for it."""
+    numbers = []
+    for tag in _DIMENSIONS:
+        value = elements[tag][1] if tag in elements else b""
+        if not isinstance(value, bytes) or len(value) != 2:
+            return False
+        numbers.append(int.from_bytes(value, "little" if syntax.little else "big"))
+    frames = sr.text_of(elements, _FRAMES) or "1"
+    pixels = elements[PIXEL_DATA][1] if PIXEL_DATA in elements else b""
+    if not isinstance(pixels, bytes) or not frames.isdecimal():
+        return False
+    length = (math.prod(numbers) * int(frames) + 7) // 8
+    return len(pixels) > length and any(pixels[length:])
+
+
+def _parsed(ds: Dataset) -> reading.Parsed:
+    """A data set that was made in memory, as if it had been read."""
+    buffer = io.BytesIO()
+    try:
+        ds.save_as(buffer, enforce_file_format=True)
+    except Exception:  # whatever pydicom finds wrong with it
+        raise Unfit("it cannot be encoded as a file") from None
+    return reading.parse(buffer.getvalue())
+
+
+#: Does to a value what a rule says: value, VR, tag, rule and character set; None where the element goes.
+_Act: TypeAlias = "Callable[[_Walk, Value, str, int, Rule, Charset], Value | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is done to an element.
+
+    Attributes:
+        vr: the VR that it is treated and written by.
+        act: how; None: it goes.
+    """
+
+    rule: Rule
+    vr: str
+    act: _Act | None
+
+
+#: Elements of groups 0000 to 0007 have no place in a data set; group lengths are of a time when groups were read apart.
+_GONE = _Plan(Rule(Action.REMOVE, "group"), "", None)
+_PRIVATE = _Plan(PRIVATE, "", None)
+
+
+def _plan(rules: ObjectRules, tag: int, vr: str) -> _Plan:
+    if tag < 0x00080000 or not tag & 0xFFFF:
+        return _GONE
+    vr = _known_vr(tag, vr)
+    rule = rules.find(tag, vr)
+    if tag == _CHARACTER_SET:
+        rule = replace(rule, action=Action.KEEP)  # without it, what stays would be read as something else
+    return _fitted(rule, tag, vr)
+
+
+def _known_vr(tag: int, vr: str) -> str:
+    """The VR of a public element; where its writer did not know it (UN), that of PS3.6 (PS3.5 6.2.2)."""
+    known = tables.dictionary().get(tag, ())
+    return known[0] if vr == "UN" and len(known) == 1 else vr
+
+
+def _fitted(rule: Rule, tag: int, vr: str) -> _Plan:
+    """The plan for a public element, whose VR may be another than that of PS3.6."""
+    known = tables.dictionary().get(tag, ())
+    if known and vr not in known:
+        if vr in values.STRINGS and known[0] in values.STRINGS:
+            vr = known[0]
+        elif not (vr in _BINARY and known[0] in _BINARY):
+            rule, vr = _without_value(rule), known[0]
+    plan = _planned(rule, vr)
+    return replace(plan, act=_Walk.meaning) if tag == _MEANING and plan.act is _Walk.cleaned_text else plan
+
+
+def _without_value(rule: Rule) -> Rule:
+    """What is done where the value cannot be looked at."""
+    if rule.action is Action.CLEAN:
+        return replace(rule, action=rule.otherwise)
+    return replace(rule, action=Action.REMOVE) if rule.action in (Action.KEEP, Action.UID, Action.TOKEN) else rule
+
+
+def _planned(rule: Rule, vr: str) -> _Plan:
+    """The plan for an element that is of this VR."""
+    if rule.action is Action.CLEAN and vr not in _CLEAN:
+        rule = replace(rule, action=rule.otherwise)
+    action = rule.action
+    if vr == "UN" and action is not Action.EMPTY:
+        action = Action.REMOVE
+    match action:
+        case Action.EMPTY:
+            return _Plan(rule, vr, _Walk.emptied)
+        case Action.CLEAN:
+            return _Plan(rule, vr, _CLEAN[vr])
+        case Action.DUMMY:
+            return _Plan(rule, vr, {"SQ": _Walk.skeleton, "UI": _Walk.remapped}.get(vr, _Walk.dummy))
+        case Action.KEEP:
+            return _Plan(rule, vr, _KEEP.get(vr, _Walk.kept_text if vr in values.STRINGS else _Walk.kept_binary))
+        case Action.UID if vr == "UI":
+            return _Plan(rule, vr, _Walk.remapped)
+        case Action.PSEUDONYM if vr in values.TEXT:
+            return _Plan(rule, vr, _Walk.pseudonym)
+        case Action.TOKEN if vr in values.STRINGS:
+            return _Plan(rule, vr, _Walk.token)
+    return _Plan(rule, vr, None)
+
+
+class _Walk:
+    """One object on its way."""
+
+    def __init__(self, engine: Engine, rules: ObjectRules, person: Person, *, big_endian: bool) -> None:
+        self._engine, self._rules, self._person, self._big_endian = engine, rules, person, big_endian
+        self.counts: Counter[str] = Counter()
+        self.uids: dict[str, str] = {}
+        self._positions = sr.Positions()
+        self._place: tuple[int, ...] = (1,)
+        self._source: Elements = {}
+        self._bare = False  # inside of a dummy: nothing stays but code strings, which tell what is what, and new UIDs
+        self._kept_dates = self._moved_dates = self._lost_dates = False
+
+    def root(self, source: Elements) -> Elements:
+        """The elements of the object."""
+        elements = self.elements(source, DEFAULT)
+        if sr.CONTENT in elements:
+            self._positions.renew(elements, self._big_endian)
+        return elements
+
+    def fate_of_dates(self) -> str:
+        """What was done to dates (0028,0303)."""
+        if self._moved_dates:
+            return markers.MODIFIED
+        if self._kept_dates:
+            return markers.UNMODIFIED
+        retained = self._engine.rules.options & {Option.FULL_DATES, Option.MODIFIED_DATES}
+        return markers.UNMODIFIED if retained and not self._lost_dates else markers.REMOVED
+
+    def elements(self, source: Elements, charset: Charset, own: Mapping[int, Rule] = {}) -> Elements:
+        """The elements of a data set or an item.
+
+        Args:
+            own: rules that go before the object's.
+        """
+        if _CHARACTER_SET in source:
+            value = source[_CHARACTER_SET][1]
+            charset = Charset.of(value if isinstance(value, bytes) else b"?")
+        engine, rules, counts = self._engine, self._rules, self.counts
+        plans = engine.plans.setdefault(rules, {})
+        found: Elements = {}
+        creators: dict[int, str] = {}
+        kept: set[int] = set()
+        above, self._source = self._source, source
+        for tag, (vr, value) in source.items():
+            if tag & 0x10000:
+                plan = self._private(tag, vr, value, creators)
+            elif own and tag in own:
+                plan = _fitted(own[tag], tag, _known_vr(tag, vr))
+            else:
+                plan = plans.get((tag, vr)) or engine.plan(rules, tag, vr)
+            counts[plan.rule.id] += 1
+            if plan.act is None:
+                if plan.vr in ("DA", "DT"):
+                    self._lost_dates = True
+                continue
+            new = plan.act(self, value, plan.vr, tag, plan.rule, charset)
+            if new is not None:
+                found[tag] = (plan.vr, new)
+                if tag & 0x10000 and tag & 0xFF00:
+                    kept.add(tag >> 8)
+        self._source = above
+        for tag in [tag for tag in found if tag & 0x10000 and not tag & 0xFF00 and _block(tag) not in kept]:
+            del found[tag]
+        return found
+
+    def _private(self, tag: int, vr: str, value: Value, creators: dict[int, str]) -> _Plan:
+        """What is done to a private element (PS3.5 7.8)."""
+        if tag < 0x00090000 or tag >= 0xFFFF0000 or not tag & 0xFFFF:
+            return _GONE
+        if self._bare:
+            return _PRIVATE
+        if 0x10 <= tag & 0xFFFF <= 0xFF:
+            creator = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
+            creators[_block(tag)] = creator
+            vr = "LO"
+        else:
+            creator = creators.get(tag >> 8, "")
+            if vr == "UN" and not self._big_endian:
+                known = reading.private_vr(tag, creator)
+                vr = known if known in _BINARY or known in values.STRINGS else vr
+        rule = self._rules.find(tag, vr, creator)
+        return _PRIVATE if rule is PRIVATE else _planned(rule, vr)
+
+    def items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """The items of a sequence, each de-identified."""
+        if isinstance(source, bytes):
+            source = reading.sequence(source)
+        found: list[Elements] = []
+        for number, item in enumerate(source[:1] if self._bare else source, 1):
+            new = self._item(item, charset, number if tag == sr.CONTENT else 0)
+            if new is not None:
+                found.append(new)
+        # Content that all went is no content; an empty sequence of it is not allowed (PS3.3 C.17.3).
+        return None if source and not found and tag == sr.CONTENT else found
+
+    def _item(self, item: Elements, charset: Charset, number: int) -> Elements | None:
+        """An item; of structured content, None where it goes as a whole."""
+        if self._bare or sr.VALUE_TYPE not in item:
+            new = self.elements(item, charset)
+            if number:
+                self._positions.stood(new, (*self._place, number))
+            return new
+        rule, value_type = sr.rule_of(item, self._engine.rules)
+        if rule.action in (Action.REMOVE, Action.EMPTY):
+            self.counts[rule.id] += 1
+            return None
+        above = self._place
+        self._place = (*above, number)
+        tag = sr.VALUES.get(value_type, 0)
+        new = self.elements(item, charset, {tag: rule} if tag else {})
+        self._positions.stood(new, self._place)
+        self._place = above
+        if tag and tag in item and tag not in new:
+            return None
+        if not tag:
+            self.counts[rule.id] += 1
+            if value_type == "NUM" and rule.action is Action.CLEAN and not sr.cap_age(new):
+                return None
+        return new
+
+    def skeleton(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """One item with what the first has, and dummies for values."""
+        items = reading.sequence(source) if isinstance(source, bytes) else source
+        bare, self._bare = self._bare, True
+        found = [self.elements(items[0], charset)] if items else []
+        self._bare = bare
+        return found
+
+    def emptied(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        if vr in ("DA", "DT"):
+            self._lost_dates = True
+        return [] if vr == "SQ" else b""
+
+    def dummy(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        if vr in ("DA", "DT"):
+            self._lost_dates = True
+        if self._bare and vr in values.SIZES and isinstance(value, bytes) and value:
+            return bytes(len(value))  # as many values as there were
+        return values.padded(values.dummy(vr), vr)
+
+    def pseudonym(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        text = self._person.pseudonym
+        if not values.is_valid(vr, text):
+            text = values.token(self._engine.secret, "pseudonym", text)
+        return values.padded(text.encode("ascii"), vr)
+
+    def token(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        name = keyword_for_tag(tag) or f"{tag:08X}"
+        texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
+        made = [values.token(self._engine.secret, name, text) if text else "" for text in texts]
+        return values.padded("\\".join(made).encode("ascii"), vr)
+
+    def remapped(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        uids = [uid.strip(" \0") for uid in _texts(value, vr, charset)]
+        for place, uid in enumerate(uids):
+            if uid and uid not in UID_dictionary:
+                uids[place] = self.uids[uid] = self._engine.uid(uid)
+        return values.padded("\\".join(uids).encode("ascii"), vr)
+
+    def kept_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """The value if it is valid, else what is valid of it."""
+        if self._bare and vr not in ("CS", "UI"):
+            return self.dummy(value, vr, tag, rule, charset)
+        if not isinstance(value, bytes):
+            return b""
+        if vr in ("DA", "DT") and value:
+            self._kept_dates = True
+        return _valid(value, vr, charset)
+
+    def kept_uids(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """The UIDs; what is none is replaced like one."""
+        valid = isinstance(value, bytes) and _valid(value, vr, charset) == value
+        return value if valid else self.remapped(value, vr, tag, rule, charset)
+
+    def kept_binary(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        if self._bare:
+            return self.dummy(value, vr, tag, rule, charset)
+        return value if not isinstance(value, list) and not len(value) % values.SIZES.get(vr, 1) else None
+
+    def cleaned_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset)
+        return new or self._otherwise(value, vr, tag, rule, charset)
+
+    def meaning(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """The meaning of a code, which has to be there (PS3.3 8.8): a standard's, or what the vocabulary leaves."""
+        new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset)
+        if not self._bare and isinstance(value, bytes) and new.strip() != value.strip(b" \0"):
+            known = values.fitting(vr, codes.meaning(*sr.code_in(self._source)))
+            new = charset.encode(known) or new
+        return values.padded(new, vr) if new else self.dummy(value, vr, tag, rule, charset)
+
+    def moved(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """Dates, moved by the patient's days; one that is invalid takes those beside it along."""
+        move = values.shifted_date if vr == "DA" else values.shifted_datetime
+        texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
+        moved = [move(text, self._person.shift) if text else "" for text in texts]
+        if self._bare or not any(texts) or None in moved:
+            return self._otherwise(value, vr, tag, rule, charset) if any(texts) or self._bare else b""
+        if self._person.shift:
+            self._moved_dates = True
+        else:
+            self._kept_dates = True
+        return values.padded("\\".join(map(str, moved)).encode("ascii"), vr)
+
+    def capped(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        ages = [values.capped_age(text.strip(" \0")) for text in _texts(value, vr, charset)]
+        if self._bare or None in ages:
+            return self._otherwise(value, vr, tag, rule, charset) if value else b""
+        return values.padded("\\".join(map(str, ages)).encode("ascii"), vr)
+
+    def _otherwise(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        match rule.otherwise:
+            case Action.EMPTY:
+                return self.emptied(value, vr, tag, rule, charset)
+            case Action.DUMMY:
+                return self.dummy(value, vr, tag, rule, charset)
+            case Action.PSEUDONYM:
+                return self.pseudonym(value, vr, tag, rule, charset)
+        if vr in ("DA", "DT"):
+            self._lost_dates = True
+        return None
+
+
+_CLEAN: dict[str, _Act] = {
+    **dict.fromkeys(("AE", "LO", "LT", "SH", "ST", "UC", "UT"), _Walk.cleaned_text),
+    **dict.fromkeys(("DA", "DT"), _Walk.moved),
+    "AS": _Walk.capped,
+    "SQ": _Walk.items,
+    "TM": _Walk.kept_text,
+}
+_KEEP: dict[str, _Act] = {"SQ": _Walk.items, "UI": _Walk.kept_uids}
+
+
+def _block(tag: int) -> int:
+    """Group and block that a private creator reserves."""
+    return tag >> 16 << 8 | tag & 0xFF
+
+
+def _texts(value: Value, vr: str, charset: Charset) -> list[str]:
+    """The values of an element; what cannot be decoded as bytes, one character each."""
+    if not isinstance(value, bytes):
+        return []
+    text = charset.decode(value) if vr in values.TEXT else None
+    return (value.decode("latin-1") if text is None else text).split("\\")
+
+
+def _valid(value: bytes, vr: str, charset: Charset) -> bytes:
+    """A value, and what is left of it if a part of it is not valid."""
+    return (_valid_short if len(value) <= _SHORT else _valid_any)(value, vr, charset)
+
+
+def _valid_any(value: bytes, vr: str, charset: Charset) -> bytes:
+    text = charset.decode(value) if vr in values.TEXT else DEFAULT.decode(value)
+    if text is None:
+        return b""
+    texts = [text] if vr in values.SINGLE else text.split("\\")
+    valid = [values.is_valid(vr, one.strip(" \0")) for one in texts]
+    if all(valid):
+        return value
+    left = "\\".join(one if good else "" for one, good in zip(texts, valid, strict=True))
+    return values.padded(charset.encode(left) or b"", vr) if left.strip(" \0\\") else b""
+
+
+def _cleaned(value: bytes, vr: str, charset: Charset) -> bytes:
+    """What the vocabulary leaves of a text."""
+    return (_cleaned_short if len(value) <= _SHORT else _cleaned_any)(value, vr, charset)
+
+
+def _cleaned_any(value: bytes, vr: str, charset: Charset) -> bytes:
+    text = (charset if vr in values.TEXT else DEFAULT).decode(value)
+    if text is None:
+        text = value.decode("ascii", "replace").replace("\ufffd", "ø")  # a letter that is in no word of the vocabulary
+    texts = [text] if vr in values.SINGLE else text.split("\\")
+    left = [values.fitting(vr, vocabulary.clean(one)) for one in texts]
+    return values.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
+
+
+#: Values of at most so many bytes are remembered: they are the same in most objects of a series.
+_SHORT = 256
+_valid_short, _cleaned_short = (lru_cache(maxsize=16384)(function) for function in (_valid_any, _cleaned_any))

@@ -1,0 +1,418 @@
+"""Which objects cannot go out: named rules over an object before it is de-identified.
+
+The engine cleans attributes. What it cannot see into (text burned into pixels, sound, video, documents) must not pass,
+so these rules keep it back: excluded, where somebody asked for that beforehand (`delete_identifiable`), else in
+quarantine, where a person looks at it. An object that none of the rules is made for is kept back as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from pydicom.dataset import Dataset
+
+from pacsifier_ops.deid.devices import Blackout, Catalogue, values
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+
+
+def _classes(*numbers: str) -> frozenset[str]:
+    return frozenset(_STORAGE + number for number in numbers)
+
+
+#: Storage classes of grey images as devices acquire them (PS3.4 B.5).
+_GREY = _classes(
+    *("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "2", "2.1", "2.2", "4", "4.1", "4.4"),
+    *("12.1", "12.1.1", "12.2", "12.2.1", "12.3", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5"),
+    *("128", "128.1", "130", "481.1", "481.2", "481.23", "481.24", "77.1.5.4"),
+)
+#: Those whose values have 16 bits (PS3.3 C.8.2.1, C.8.3.1, C.8.9.4, C.8.15); eight are a picture of a screen.
+_WORDS = _classes("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
+_SLIDES = _classes("77.1.6")
+#: Other images that may go out: nuclear medicine, colour MR, parametric maps, segmentations, whole slides.
+_IMAGES = _GREY | _SLIDES | _classes("4.3", "5", "20", "30", "66.4")
+#: Objects without pixels that may go out: radiotherapy, registrations, surfaces, spectra, waveforms, presentations.
+_OTHERS = _classes(
+    *("481.3", "481.4", "481.5", "481.6", "481.7", "481.8", "481.9", "481.10", "481.11", "481.12", "481.13", "481.14"),
+    *("481.15", "481.16", "481.17", "481.18", "481.19", "481.20", "481.21", "481.22", "481.25"),
+    *("4.2", "66.1", "66.2", "66.3", "66.5", "66.6", "67", "91.1"),
+    *("9.1.1", "9.1.2", "9.1.3", "9.1.4", "9.2.1", "9.3.1", "9.5.1", "9.6.1", "9.6.2", "9.7.1", "9.7.2", "9.7.3"),
+    *("9.7.4", "9.8.1"),
+)
+_ULTRASOUND = _classes("3", "3.1", "6", "6.1", "6.2", "6.3")
+_CAPTURES = _classes("7", "7.1", "7.2", "7.3", "7.4")
+_VISIBLE = _classes(
+    *("77.1", "77.2", "77.1.1", "77.1.2", "77.1.3", "77.1.4", "77.1.5.1", "77.1.5.2", "77.1.5.5", "77.1.5.6"),
+    *("77.1.7", "77.1.8", "77.1.9"),
+)
+_VIDEO = _classes("77.1.1.1", "77.1.2.1", "77.1.4.1")
+_SOUND = _classes("9.4.1", "9.4.2")
+_REPORTS, _PRESENTATIONS, _DOCUMENTS = _STORAGE + "88.", _STORAGE + "11.", _STORAGE + "104."
+_DIRECTORY = "1.2.840.10008.1.3.10"
+#: MPEG-2, MPEG-4 and HEVC; JPIP, whose pixels are elsewhere (PS3.6 A).
+_VIDEO_SYNTAXES = "1.2.840.10008.1.2.4.10"
+_JPIP_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (94, 95, 204, 205))
+
+#: Modalities whose images may go out (PS3.3 C.7.3.1.1.1).
+_MODALITIES = frozenset(
+    {
+        "CR",
+        "CT",
+        "DX",
+        "IO",
+        "MG",
+        "MR",
+        "NM",
+        "OPT",
+        "PT",
+        "PX",
+        "RF",
+        "RG",
+        "RTDOSE",
+        "RTIMAGE",
+        "SEG",
+        "SM",
+        "XA",
+        "DF",
+        "DS",
+        "VF",
+    }
+)
+_ULTRASOUND_MODALITIES = frozenset({"US", "IVUS", "BDUS", "EC", "DD", "CD"})
+_VISIBLE_MODALITIES = frozenset({"ES", "GM", "XC", "OP", "DMS", "DG", "TG", "CP", "CS", "LP", "AS", "LS", "FA", "OPM"})
+_REPORT_MODALITIES = frozenset({"SR", "KO"})
+_PAPER_MODALITIES = frozenset({"DOC", "HC", "OT"})
+_RADIOTHERAPY = frozenset({"RTDOSE", "RTPLAN", "RTSTRUCT", "RTIMAGE", "RTRECORD"})
+
+_SCREEN = re.compile(r"SCREEN|CAPTURE|SAVE|SNAPSHOT")
+_DOSE_TYPE = re.compile(r"DOSE|REPORT|\bPROT\b")
+_DOSE_TEXT = re.compile(
+    r"DOSE[ _-]*(REPORT|INFO|SUMMARY|SHEET|PAGE|RECORD|SERIES|STRUCTURED)|RADIATION[ _-]*DOSE|DOS(IS|E)[ _-]*(BERICHT|"
+    r"PROTOKOLL|INFORMATION)|(RAPPORT|R[EÉ]SUM[EÉ]|INFO\w*)[ _-]*(DE[ _-]*)?(LA[ _-]*)?DOSE|DOSIM[EÉ]TRI|CTDI|\bDLP\b|"
+    r"(PATIENT|EXAM)[ _-]*PROTOCOL|PATIENTENPROTOKOLL|PROTOCOLE[ _-]*PATIENT|EXAM[ _-]*SUMMARY"
+)
+_PAPER = frozenset({"DF", "SD", "SI", "DRW", "DV"})
+
+
+class Kind(StrEnum):
+    """What becomes of an object."""
+
+    PASS = "pass"
+    EXCLUDE = "exclude"
+    QUARANTINE = "quarantine"
+
+
+class Cure(StrEnum):
+    """What makes an object fit that a rule would keep back: an entry of the device catalogue, or an option (E.3)."""
+
+    NONE = ""
+    BLACKOUT = "device catalogue"
+    CONTENT = "clean_structured_content"
+    GRAPHICS = "clean_graphics"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of one object.
+
+    Attributes:
+        rule: name of the rule that decided; empty where the object passes.
+        blackout: what the device catalogue says is to become black, if the object passes.
+    """
+
+    kind: Kind
+    rule: str = ""
+    blackout: Blackout | None = None
+
+
+class _Object:
+    """What the rules look at of an object, read once; texts in capital letters."""
+
+    def __init__(self, ds: Dataset) -> None:
+        self.ds = ds
+        self.sop_class = str(ds.get("SOPClassUID") or "")
+        meta = getattr(ds, "file_meta", None) or Dataset()
+        self.meta_class = str(meta.get("MediaStorageSOPClassUID") or "")
+        self.syntax = str(meta.get("TransferSyntaxUID") or "")
+        self.modality = self.text("Modality")
+        self.pixels = any(name in ds for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+
+    def text(self, keyword: str) -> str:
+        """All values of an attribute as one text."""
+        return "\\".join(values(self.ds, keyword))
+
+    @cached_property
+    def image_type(self) -> tuple[str, ...]:
+        return values(self.ds, "ImageType")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        looks_at: the attributes that decide.
+        kind: what becomes of an object that it applies to, with `delete_identifiable`.
+        without: the same, without.
+        cure: what lets the object pass all the same.
+        why: what may be in such an object.
+    """
+
+    name: str
+    looks_at: str
+    kind: Kind
+    without: Kind
+    cure: Cure
+    why: str
+    applies: Callable[[_Object], bool]
+
+
+def _rule(
+    name: str,
+    looks_at: str,
+    why: str,
+    applies: Callable[[_Object], bool],
+    kind: Kind = Kind.EXCLUDE,
+    cure: Cure = Cure.NONE,
+    without: Kind = Kind.QUARANTINE,
+) -> Rule:
+    return Rule(name, looks_at, kind, without, cure, why, applies)
+
+
+#: The first that applies decides, so the surer ones stand first.
+RULES: tuple[Rule, ...] = (
+    _rule(
+        "directory",
+        "SOP class",
+        "a DICOMDIR lists the patients' names",
+        lambda o: o.sop_class == _DIRECTORY or o.meta_class == _DIRECTORY,
+    ),
+    _rule(
+        "encapsulated-document",
+        "SOP class, Encapsulated Document",
+        "PDF, CDA and meshes hold text that is not seen into",
+        lambda o: o.sop_class.startswith(_DOCUMENTS) or "EncapsulatedDocument" in o.ds,
+    ),
+    _rule(
+        "video",
+        "SOP class, transfer syntax",
+        "video may show names and faces, and is not seen into",
+        lambda o: o.sop_class in _VIDEO or o.syntax.startswith(_VIDEO_SYNTAXES),
+    ),
+    _rule(
+        "sound",
+        "SOP class, Modality AU",
+        "voices are recognised, and say names",
+        lambda o: o.sop_class in _SOUND or o.modality == "AU",
+    ),
+    _rule(
+        "structured-report",
+        "SOP class, Modality SR or KO",
+        "reports, dose reports and key object selections are full of text about the patient",
+        lambda o: o.sop_class.startswith(_REPORTS) or o.modality in _REPORT_MODALITIES,
+        cure=Cure.CONTENT,
+    ),
+    _rule(
+        "presentation-graphics",
+        "SOP class, Graphic or Volumetric Annotation Sequence",
+        "presentation states with text or drawings; names are written so, too",
+        lambda o: (
+            o.sop_class.startswith(_PRESENTATIONS)
+            and any(o.ds.get(name) for name in ("GraphicAnnotationSequence", "VolumetricAnnotationSequence"))
+        ),
+        cure=Cure.GRAPHICS,
+    ),
+    _rule(
+        "slide-label",
+        "Image Type LABEL or OVERVIEW, Specimen Label in Image YES",
+        "the label of a glass slide names the patient",
+        lambda o: (
+            o.text("SpecimenLabelInImage") == "YES"
+            or ((o.modality == "SM" or o.sop_class in _SLIDES) and not {"LABEL", "OVERVIEW"}.isdisjoint(o.image_type))
+        ),
+    ),
+    _rule(
+        "recognizable-features",
+        "Recognizable Visual Features YES",
+        "a person is recognised by the image itself",
+        lambda o: o.text("RecognizableVisualFeatures") == "YES",
+    ),
+    _rule(
+        "burned-in-annotation",
+        "Burned In Annotation YES",
+        "the device says that text is burned in",
+        lambda o: o.text("BurnedInAnnotation") == "YES",
+        cure=Cure.BLACKOUT,
+    ),
+    _rule(
+        "screen-save",
+        "Image Type with SCREEN, CAPTURE, SAVE or SNAPSHOT",
+        "pictures of a screen show the patient's name",
+        lambda o: any(_SCREEN.search(value) for value in o.image_type),
+        cure=Cure.BLACKOUT,
+    ),
+    _rule(
+        "dose-screen",
+        "Image Type, Series Description, Protocol Name",
+        "dose reports as pictures show the patient's name",
+        lambda o: (
+            o.pixels
+            and o.modality not in _RADIOTHERAPY
+            and (
+                any(_DOSE_TYPE.search(value) for value in o.image_type)
+                or any(_DOSE_TEXT.search(o.text(keyword)) for keyword in ("SeriesDescription", "ProtocolName"))
+            )
+        ),
+        cure=Cure.BLACKOUT,
+    ),
+    _rule(
+        "secondary-capture",
+        "SOP class, also multi-frame, Modality SC",
+        "pictures of a screen, film or paper; Burned In Annotation NO is not believed",
+        lambda o: o.sop_class in _CAPTURES or o.modality == "SC",
+        cure=Cure.BLACKOUT,
+    ),
+    _rule(
+        "ultrasound",
+        f"SOP class, Modality {', '.join(sorted(_ULTRASOUND_MODALITIES))}",
+        "devices burn a banner with the patient's name in; Burned In Annotation NO is not believed",
+        lambda o: o.sop_class in _ULTRASOUND or o.modality in _ULTRASOUND_MODALITIES,
+        cure=Cure.BLACKOUT,
+    ),
+    _rule(
+        "visible-light",
+        f"SOP class, Modality {', '.join(sorted(_VISIBLE_MODALITIES))}",
+        "photographs show faces, wristbands and labels, and their devices burn names in",
+        lambda o: o.sop_class in _VISIBLE or o.modality in _VISIBLE_MODALITIES,
+        cure=Cure.BLACKOUT,
+    ),
+    _rule(
+        "scanned-document",
+        "Modality DOC, HC or OT",
+        "scanned paper, printed film and what has no modality of its own",
+        lambda o: o.modality in _PAPER_MODALITIES,
+        cure=Cure.BLACKOUT,
+    ),
+    _rule(
+        "secondary-ct",
+        "Modality CT, Image Type SECONDARY",
+        "images that workstations made; some are pictures of their screen",
+        lambda o: o.modality == "CT" and "SECONDARY" in o.image_type,
+        cure=Cure.BLACKOUT,
+        without=Kind.PASS,
+    ),
+    _rule(
+        "burned-in-unclear",
+        "Burned In Annotation neither YES nor NO",
+        "what the device says is not understood",
+        lambda o: o.text("BurnedInAnnotation") not in ("", "YES", "NO"),
+        Kind.QUARANTINE,
+        Cure.BLACKOUT,
+    ),
+    _rule(
+        "digitised",
+        f"Conversion Type {', '.join(sorted(_PAPER))}",
+        "film and paper have names written on them",
+        lambda o: o.text("ConversionType") in _PAPER,
+        Kind.QUARANTINE,
+        Cure.BLACKOUT,
+    ),
+    _rule(
+        "colour",
+        "Samples per Pixel and Photometric Interpretation of classes of grey images",
+        "colour where the class has none is a picture of a screen",
+        lambda o: (
+            o.sop_class in _GREY
+            and "PixelData" in o.ds
+            and (o.text("SamplesPerPixel") != "1" or not o.text("PhotometricInterpretation").startswith("MONOCHROME"))
+        ),
+        Kind.QUARANTINE,
+        Cure.BLACKOUT,
+    ),
+    _rule(
+        "eight-bit",
+        "Bits Allocated of CT, MR and PET",
+        "eight bits where the class has sixteen are a picture of a screen",
+        lambda o: o.sop_class in _WORDS and "PixelData" in o.ds and o.text("BitsAllocated") == "8",
+        Kind.QUARANTINE,
+        Cure.BLACKOUT,
+    ),
+    _rule(
+        "pixels-elsewhere",
+        "transfer syntax, Pixel Data Provider URL",
+        "the pixels are on a server, by an address that may identify",
+        lambda o: o.syntax in _JPIP_SYNTAXES or "PixelDataProviderURL" in o.ds,
+        Kind.QUARANTINE,
+    ),
+    _rule(
+        "no-sop-class",
+        "SOP Class UID",
+        "what the object is, is not said",
+        lambda o: not o.sop_class,
+        Kind.QUARANTINE,
+    ),
+    _rule(
+        "contradictory-sop-class",
+        "SOP Class UID, Media Storage SOP Class UID",
+        "the file and the object in it say different things",
+        lambda o: o.meta_class not in ("", o.sop_class),
+        Kind.QUARANTINE,
+    ),
+    _rule(
+        "unknown-sop-class",
+        "SOP Class UID",
+        "private, new and rare classes, raw data among them: what is in them is not known",
+        lambda o: (
+            not (
+                o.sop_class in _IMAGES
+                or o.sop_class in _OTHERS
+                or o.sop_class.startswith((_REPORTS, _PRESENTATIONS))
+                or o.sop_class in _CAPTURES | _ULTRASOUND | _VISIBLE
+            )
+        ),
+        Kind.QUARANTINE,
+    ),
+    _rule(
+        "pixels-out-of-place",
+        "SOP class, pixel data",
+        "pixels in an object of a class that has none",
+        lambda o: o.pixels and (o.sop_class in _OTHERS or o.sop_class.startswith((_REPORTS, _PRESENTATIONS))),
+        Kind.QUARANTINE,
+    ),
+    _rule(
+        "unknown-modality",
+        "Modality of objects with pixel data",
+        "what made the image is not known",
+        lambda o: o.pixels and o.modality not in _MODALITIES,
+        Kind.QUARANTINE,
+        Cure.BLACKOUT,
+    ),
+)
+
+
+def judge(
+    ds: Dataset,
+    *,
+    delete_identifiable: bool,
+    catalogue: Catalogue | None = None,
+    options: Collection[str] = (),
+) -> Verdict:
+    """Whether an object may go out, before it is de-identified.
+
+    Args:
+        delete_identifiable: what the rules name is excluded; without, it goes to quarantine, and never out.
+        catalogue: the device catalogue, which lets images pass that it says what to black out of.
+        options: names of the options of PS3.15 in force.
+    """
+    plan = (catalogue or Catalogue()).blackout(ds)
+    cures = {*options, *([Cure.BLACKOUT] if plan and plan.entries else [])}
+    seen = _Object(ds)
+    for rule in RULES:
+        kind = rule.kind if delete_identifiable else rule.without
+        if kind is not Kind.PASS and rule.cure not in cures and rule.applies(seen):
+            return Verdict(kind, rule.name)
+    return Verdict(Kind.PASS, blackout=plan)

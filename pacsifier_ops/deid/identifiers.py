@@ -1,0 +1,497 @@
+"""What tells who a patient is: collected from an object as it was, in all the forms in which somebody may write it.
+
+Names, ids, dates of birth, addresses, telephone numbers, and the UIDs that have to be replaced. Whoever is named
+in an object counts, the patient, physicians, operators: the result names nobody.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from itertools import product
+
+from pydicom import Dataset
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import DicomDictionary, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.uid import UID_dictionary
+
+from pacsifier_ops.deid import tables, vocabulary
+from pacsifier_ops.deid.encoding import Elements
+from pacsifier_ops.deid.reading import Parsed, sequence
+from pacsifier_ops.deid.rules import Action, Rules
+from pacsifier_ops.deid.sr import VALUES, rule_of, text_of
+from pacsifier_ops.errors import Unfit
+from pacsifier_ops.pseudonyms.linkage import Person
+from pacsifier_ops.query.names import fold
+
+CHARACTER_SET = 0x00080005
+_SOP_CLASS, _MODALITY, _UID_VALUE = 0x00080016, 0x00080060, VALUES["UIDREF"]
+
+
+def words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def tags_of(keywords: str) -> frozenset[int]:
+    tags = frozenset(tag for keyword in keywords.split() if (tag := tag_for_keyword(keyword)) is not None)
+    assert len(tags)==len(keywords.split()), [k for k in keywords.split() if tag_for_keyword(k) is None]
+    return tags
+
+
+#: What identifies a patient, a visit or an order. Names are told by their VR.
+IDS = tags_of(
+    """PatientID OtherPatientIDs MedicalRecordLocator InsurancePlanIdentification AccessionNumber StudyID AdmissionID
+    ServiceEpisodeID RequestedProcedureID ScheduledProcedureStepID PerformedProcedureStepID SpecimenAccessionNumber
+    PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest ContainerIdentifier SpecimenIdentifier
+    PlacerOrderNumberImagingServiceRequestRetired FillerOrderNumberImagingServiceRequestRetired
+    ClinicalTrialSubjectID ClinicalTrialSubjectReadingID"""
+)
+#: A name that is no PN: Name to Use, which older dictionaries lack.
+_NAMES = frozenset({0x00100012})
+_CONTACTS = tags_of(
+    """PatientAddress PatientTelephoneNumbers PatientTelecomInformation PersonAddress PersonTelephoneNumbers
+    PersonTelecomInformation ReferringPhysicianAddress ReferringPhysicianTelephoneNumbers OrderCallbackPhoneNumber
+    OrderCallbackTelecomInformation"""
+)
+_BIRTH_DATES = tags_of("PatientBirthDate PatientBirthDateInAlternativeCalendar")
+
+#: Words that are parts of names, and stand in objects for other reasons.
+_PLAIN = words_of(
+    """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus removed dummy unknown unbekannt
+    inconnu none null patient phantom test name prof docteur doctor doktor herr frau monsieur madame admin
+    administrator system user users service operator technician tech mtra mtrm default radiologie radiology
+    radiologia notfall emergency external della delle dello degli dalla vander saint sankt santa philips
+    siemens canon toshiba varian hitachi fuji fujifilm hologic general electric healthcare medical systems
+    carestream agfa elekta esaote mindray samsung shimadzu konica minolta bruker marconi picker vida sola
+    lumina prisma aera skyra altea amira avanto verio free prime force drive pulse spirit flash edge sense
+    definition sensation ingenia achieva intera panorama ambition elition signa discovery optima revolution
+    voyager pioneer architect premier hero explorer creator artist aquilion vantage orian galan titan elan
+    azurion allura artis zee pheno brilliance iqon spectral incisive vereos gemini ingenuity biograph horizon
+    vision luminos selenia dimensions senographe iris safire admire sinus norm real imaginary magnitude water
+    dixon stir haste mixed other derived original primary secondary axial localizer localiser default spin
+    echo turbo"""
+)
+#: Those that stand for no name at all.
+_PLACEHOLDERS = words_of(
+    """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus removed dummy unknown unbekannt
+    inconnu none null na n a"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One identifier, as the object had it.
+
+    Attributes:
+        kind: how it is looked for: `name`, `id`, `contact` or `birth`.
+        tag: attribute that it is from.
+        text: its value.
+    """
+
+    kind: str
+    tag: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identifiers:
+    """What names the patient, or anybody else. Those of a patient's objects are joined with `|`.
+
+    Attributes:
+        found: names, ids, addresses, telephone numbers, dates of birth.
+        uids: UIDs that had to be replaced.
+        dates: all other dates, as they are after the shift (`YYYYMMDD`): a newborn's date of birth may be one of them.
+        pseudonyms: who the patient becomes: nothing that is the same is looked for.
+    """
+
+    found: frozenset[Found] = frozenset()
+    uids: frozenset[str] = frozenset()
+    dates: frozenset[str] = frozenset()
+    pseudonyms: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, ds: Dataset, person: Person, rules: Rules | None = None) -> Identifiers:
+        """Those of an object, from any depth of it.
+
+        Args:
+            ds: the object as it was; what of it is structured content is told only where it is from `reading.read`.
+            person: who the patient becomes.
+            rules: the compiled profile: what it keeps as it is, a device's UIDs for one, is not looked for.
+        """
+        collected = _Collected(ds, rules)
+        collected.walk(ds, ["ascii"])
+        if meta := getattr(ds, "file_meta", None):
+            collected.uids.update(
+                uid for uid in [str(meta.get("MediaStorageSOPInstanceUID") or "")] if uid and uid not in UID_dictionary
+            )
+        return cls(
+            frozenset(collected.found),
+            frozenset(collected.uids),
+            frozenset(filter(None, (_shifted(date, person.shift) for date in collected.dates))),
+            frozenset({normal(person.pseudonym)}),
+        )
+
+    def __or__(self, other: Identifiers) -> Identifiers:
+        return Identifiers(
+            self.found | other.found,
+            self.uids | other.uids,
+            self.dates | other.dates,
+            self.pseudonyms | other.pseudonyms,
+        )
+
+
+# Collecting
+
+
+class _Collected:
+    """Walks an object and keeps what identifies."""
+
+    def __init__(self, ds: Dataset, rules: Rules | None) -> None:
+        self._rules = rules
+        if rules is not None:
+            self._object_rules = rules.of(*(_first(ds, tag) for tag in (_SOP_CLASS, _MODALITY)))
+        self.found: set[Found] = set()
+        self.uids: set[str] = set()
+        self.dates: set[str] = set()
+
+    def walk(self, ds: Dataset | Elements, encodings: list[str]) -> None:
+        kinds = _kinds()
+        for tag, vr, value in _elements(ds):
+            kind = _KINDS.get(vr) or kinds.get(tag)
+            if tag == CHARACTER_SET and isinstance(value, bytes):
+                encodings = encodings_of(value, encodings)
+            elif not isinstance(value, bytes):
+                for item in value:
+                    self.walk(item, encodings)
+            elif vr == "UN" and value[:4] == _ITEM:
+                with suppress(Unfit):
+                    for item in sequence(value):
+                        self.walk(item, encodings)
+            elif kind and value and not self._stays(tag, vr) and not (tag == _UID_VALUE and self._is_kept(ds)):
+                self._keep(kind, tag, value, encodings)
+
+    def _is_kept(self, item: Dataset | Elements) -> bool:
+        """Whether the profile leaves a content item as it is."""
+        return (
+            self._rules is not None and isinstance(item, dict) and rule_of(item, self._rules)[0].action is Action.KEEP
+        )
+
+    def _keep(self, kind: str, tag: int, value: bytes, encodings: list[str]) -> None:
+        for reading in readings(value, encodings):
+            texts = [text for one in reading.split("\\") if (text := one.strip("\0 "))]
+            if kind == "uid":
+                self.uids.update(text for text in texts if text not in UID_dictionary)
+            elif kind == "date":
+                self.dates.update(text[:8] for text in texts)
+            else:
+                self.found.update(Found(kind, tag, text) for text in texts)
+
+    def _stays(self, tag: int, vr: str) -> bool:
+        """Whether the profile leaves the attribute as it is, whatever it holds."""
+        if self._rules is not None and not tag & 0x10000:
+            return vr not in ("DA", "DT") and self._object_rules.find(tag, vr).action is Action.KEEP
+        return vr == "UI" and tables.uids().get(tag, False)
+
+
+#: How values are collected, by VR.
+_KINDS = {"PN": "name", "UI": "uid"}
+_ITEM = b"\xfe\xff\x00\xe0"
+
+
+@cache
+def _kinds() -> Mapping[int, str]:
+    """How values are collected, by tag: what identifies does so in whatever VR it stands."""
+    by_vr = {**_KINDS, "DA": "date", "DT": "date"}
+    kinds = {tag: by_vr[entry[0]] for tag, entry in DicomDictionary.items() if entry[0] in by_vr}
+    for tags, kind in ((_NAMES, "name"), (IDS, "id"), (_CONTACTS, "contact"), (_BIRTH_DATES, "birth")):
+        kinds |= dict.fromkeys(tags, kind)
+    return kinds
+
+
+def _first(ds: Dataset, tag: int) -> str:
+    if isinstance(ds, Parsed):
+        return text_of(ds.elements, tag)
+    return str(ds[tag].value) if tag in ds else ""
+
+
+def _shifted(date: str, days: int) -> str:
+    try:
+        return (dt.datetime.strptime(date, "%Y%m%d") + dt.timedelta(days)).strftime("%Y%m%d")
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _elements(ds: Dataset | Elements) -> Iterator[tuple[int, str, bytes | Iterable[Dataset | Elements]]]:
+    """Tag, VR and value of the elements of a data set or an item."""
+    if isinstance(ds, Parsed):
+        ds = ds.elements
+    if isinstance(ds, dict):
+        for tag, (vr, value) in ds.items():
+            yield tag, vr, value
+        return
+    for element in ds:
+        value = element.value
+        if element.VR != "SQ":
+            value = encoded(element)
+        yield int(element.tag), str(element.VR), value
+
+
+def encoded(element: DataElement) -> bytes:
+    """The text of a value that was decoded, in UTF-8."""
+    value = element.value
+    if isinstance(value, bytes):
+        return value
+    many = isinstance(value, Iterable) and not isinstance(value, str) and not hasattr(value, "components")
+    return "\\".join(map(str, value if many else [value])).encode() if value is not None else b""
+
+
+def readings(value: bytes, encodings: list[str]) -> list[str]:
+    """A text in its character set, and in UTF-8 where it is that too; in Latin-1 where it is neither."""
+    found: dict[str, None] = {}
+    if b"\x1b" in value:
+        with suppress(LookupError, UnicodeError):
+            found[_ESCAPE.sub("", decode_bytes(value, encodings, {"\\", "^", "="}))] = None
+    else:
+        for encoding in (encodings[0], "utf-8"):
+            with suppress(LookupError, UnicodeError):
+                found[value.decode(encoding)] = None
+    return list(found) or [value.decode("latin-1")]
+
+
+_ESCAPE = re.compile(r"\x1b[ -/]*[0-~]")
+
+
+@lru_cache(maxsize=64)
+def _known_encodings(value: bytes) -> list[str]:
+    return convert_encodings(value.decode("ascii", "replace").strip("\0 ").split("\\"))
+
+
+def encodings_of(value: bytes, inherited: list[str]) -> list[str]:
+    """Python's names of the character sets that SpecificCharacterSet names; those around it where it names none."""
+    try:
+        return _known_encodings(value) if value else inherited
+    except (LookupError, ValueError):
+        return inherited
+
+
+# What is looked for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for, by how it is compared, each with the attribute that it is from.
+
+    Attributes:
+        words: in text, as a word.
+        phrases: in text, word after word; with a blank at either end.
+        parts: in text, anywhere: names in scripts that do not divide words.
+        whole: the whole of a text.
+        same: the whole value of the same attribute, or of any name (tag 0).
+        numbers: the whole of a number.
+        dates: a date.
+        raw: encoded, in all bytes; with the width of a character.
+        opaque: likewise, in binary values only.
+    """
+
+    words: dict[str, int] = field(default_factory=dict)
+    phrases: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
+    whole: dict[str, int] = field(default_factory=dict)
+    same: dict[tuple[int, str], int] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    dates: dict[str, int] = field(default_factory=dict)
+    raw: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    opaque: dict[tuple[bytes, int], int] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=64)
+def wanted_of(found: frozenset[Found], pseudonyms: frozenset[str]) -> Wanted:
+    """All forms of all identifiers. Those of a series are mostly the same, so they are remembered."""
+    wanted = Wanted()
+    for one in sorted(found, key=lambda one: (one.tag, one.text)):
+        _ADD[one.kind](wanted, one.tag, one.text)
+    for forms in (wanted.words, wanted.phrases, wanted.parts, wanted.whole):
+        for form in [form for form in forms if form.strip() in pseudonyms]:
+            del forms[form]
+    for key in [key for key in wanted.same if key[1] in pseudonyms]:
+        del wanted.same[key]
+    return wanted
+
+
+#: Words are runs of letters, or of digits with dots between them: `MR12_Meier` has three.
+WORD = re.compile(r"[^\W\d_]+|\d+(?:\.\d+)*|\x1d")
+#: Divides values that are searched together.
+BETWEEN = "\x1d"
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
+
+
+def normal(text: str) -> str:
+    """The words of a text, without case and accents, one blank between them."""
+    return " ".join(WORD.findall(text.lower() if text.isascii() else fold(text)))
+
+
+def forms_of(text: str) -> list[str]:
+    """A text in all its normal forms: with umlauts as plain letters, and written out."""
+    if text.isascii():
+        return [normal(text)]
+    return list(dict.fromkeys((normal(text), normal(spelt_out(text)))))
+
+
+def spelt_out(text: str) -> str:
+    """A text with ä, ö and ü as ae, oe and ue."""
+    return unicodedata.normalize("NFC", text.casefold()).translate(_UMLAUTS)
+
+
+@lru_cache(maxsize=4096)
+def _everyday(word: str) -> bool:
+    return word in _PLAIN or bool(vocabulary.clean(word))
+
+
+def _ideographic(word: str) -> bool:
+    return any(character >= "\u2e80" for character in word)
+
+
+def _add_name(wanted: Wanted, tag: int, text: str) -> None:
+    for group in text.split("="):
+        family, _, rest = group.partition("^")
+        given = " ".join(rest.split("^")[:2])
+        for words in forms_of(group):
+            if set(words.split()) <= _PLACEHOLDERS:
+                continue
+            wanted.same.setdefault((0, words), tag)
+            for word in words.split():
+                _add_word(wanted, tag, word)
+        for one, other in product(forms_of(family), forms_of(given)):
+            if one and other and len(one + other) > 5:
+                everyday = all(map(_everyday, f"{one} {other}".split()))
+                for phrase in (f"{one} {other}", f"{other} {one}"):
+                    if everyday:
+                        wanted.whole.setdefault(phrase, tag)
+                    else:
+                        wanted.phrases.setdefault(f" {phrase} ", tag)
+        for word in re.findall(r"[^\W\d_]+", group):
+            if _ideographic(word) or (len(word) > 4 and not _everyday(normal(word))):
+                _add_raw(wanted.raw, tag, word)
+
+
+def _add_word(wanted: Wanted, tag: int, word: str) -> None:
+    if _ideographic(word):
+        if len(word) > 1:
+            wanted.parts.setdefault(word, tag)
+    elif _everyday(word) or len(word) < 3:
+        wanted.same.setdefault((0, word), tag)
+    elif len(word) == 3:
+        wanted.whole.setdefault(word, tag)
+    else:
+        wanted.words.setdefault(word, tag)
+
+
+def _add_id(wanted: Wanted, tag: int, text: str) -> None:
+    for words in forms_of(text):
+        if not words or set(words.split()) <= _PLACEHOLDERS:
+            continue
+        wanted.same.setdefault((tag, words), tag)
+        joined = re.sub("[ .]", "", words)
+        digits = sum(map(str.isdigit, joined))
+        if digits == len(joined):
+            _add_number(wanted, tag, words, joined)
+        elif digits >= 4 and len(joined) >= 6:
+            wanted.phrases.setdefault(f" {words} ", tag)
+            _add_raw(wanted.raw, tag, text)
+            for part in re.findall(r"\d{6,}", words):
+                if not re.fullmatch(r"(19|20)\d\d(0\d|1[0-2])([0-2]\d|3[01])", part):
+                    wanted.words.setdefault(part, tag)
+        elif digits or len(joined) < 5 or all(map(_everyday, words.split())):
+            if len(joined) > 3 and digits:
+                wanted.whole.setdefault(words, tag)
+        else:
+            wanted.phrases.setdefault(f" {words} ", tag)
+            _add_raw(wanted.raw, tag, text)
+
+
+def _add_number(wanted: Wanted, tag: int, words: str, joined: str) -> None:
+    """An identifier of digits only: as it is, without what divides it, without zeros in front."""
+    for number in dict.fromkeys((joined, joined.lstrip("0"))):
+        if len(number) > 5:
+            wanted.words.setdefault(number, tag)
+            wanted.numbers.setdefault(number, tag)
+            _add_raw(wanted.opaque, tag, number)
+        elif len(number) > 3:
+            wanted.whole.setdefault(number, tag)
+    if len(joined) > 5 and words != joined:
+        parts = re.findall(r"\d+", words)
+        wanted.words.setdefault(".".join(parts), tag)
+        wanted.phrases.setdefault(f" {' '.join(parts)} ", tag)
+
+
+def _add_contact(wanted: Wanted, tag: int, text: str) -> None:
+    """An address or a telephone number: the whole of it, and lines with a number and a word."""
+    for part in dict.fromkeys((text, *re.split(r"[\r\n\\^;,]+", text))):
+        for words in forms_of(part):
+            joined = re.sub("[ .]", "", words)
+            if len(joined) < 7:
+                continue
+            if joined.isdigit():
+                _add_number(wanted, tag, words, joined)
+            elif (
+                len(words.split()) > 1
+                and re.search(r"\d|@", part)
+                and not re.fullmatch(r"(\D{1,2} )?\d{4,5} \D+", words)
+            ):
+                wanted.phrases.setdefault(f" {words} ", tag)
+                _add_raw(wanted.raw, tag, part.strip())
+
+
+def _add_birth(wanted: Wanted, tag: int, text: str) -> None:
+    try:
+        day = dt.datetime.strptime(re.sub(r"\D", "", text)[:8], "%Y%m%d")
+    except ValueError:
+        return
+    if day.year < 1850 or (day.month, day.day, day.year) == (1, 1, 1900):
+        return  # nobody's
+    wanted.dates.setdefault(f"{day:%Y%m%d}", tag)
+
+
+_ADD = {"name": _add_name, "id": _add_id, "contact": _add_contact, "birth": _add_birth}
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+
+@lru_cache(maxsize=256)
+def written(date: str) -> tuple[frozenset[str], tuple[str, ...], tuple[bytes, ...]]:
+    """How people write a date: as one word, as several, and as bytes."""
+    year, month, day = date[:4], date[4:6], date[6:]
+    short = str(int(day)), str(int(month))
+    words = {date, f"{day}{month}{year}", f"{day}.{month}.{year}", ".".join((*short, year)), f"{year}.{month}.{day}"}
+    phrases = {f"{year} {month} {day}", f"{day} {month} {year}", f"{month} {day} {year}"}
+    phrases |= {" ".join((*short, year)), f"{day} {_MONTHS[int(month) - 1]} {year}"}
+    raw = (date, f"{year}-{month}-{day}", f"{day}.{month}.{year}", f"{day}/{month}/{year}")
+    return frozenset(words), tuple(f" {phrase} " for phrase in phrases), tuple(one.encode() for one in raw)
+
+
+def _add_raw(into: dict[tuple[bytes, int], int], tag: int, text: str) -> None:
+    """The bytes that a text may be written with, ASCII letters small."""
+    least = 3 if _ideographic(text) else 5
+    for form in dict.fromkeys((text, text.lower(), text.upper(), text.title(), *forms_of(text))):
+        for encoding, width in _UNICODE if form.isascii() else _UNICODE + _NATIONAL:
+            with suppress(UnicodeEncodeError):
+                data = form.encode(encoding).lower().removesuffix(b"\x1b(b")
+                if len(data) >= least * width:
+                    into.setdefault((data, width), tag)
+
+
+#: Encodings of text, and how many bytes a character has at least.
+_UNICODE = (("utf-8", 1), ("utf-16-le", 2), ("utf-16-be", 2))
+_NATIONAL = tuple(
+    (encoding, 1)
+    for encoding in (
+        *(f"iso8859-{part}" for part in (1, 2, 5, 6, 7, 8, 9)),
+        *("iso2022_jp_2", "iso2022_kr", "shift_jis", "euc_jp", "euc_kr", "gb18030"),
+    )
+)

@@ -1,0 +1,106 @@
+"""What folders of de-identified data are called: pseudonyms, moved dates or numbers, cleaned descriptions.
+
+Names are given in the step prepare, in an order that follows from the objects alone, and kept; so every worker and
+every run finds the same ones. What tells colliding names apart is made with the project's secret, so nobody can work
+out from it what the identity was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pacsifier_ops.deid.run import DeidRequest, Store
+from pacsifier_ops.files import read_json
+from pacsifier_ops.pseudonyms.linkage import Person
+from pacsifier_ops.pseudonyms.secret import Secret
+from pacsifier_ops.tree import Names, series_folder, study_folder
+
+if TYPE_CHECKING:
+    from pacsifier_ops.deid.rules import Action, Rules
+    from pacsifier_ops.dimse.objects import DicomFile
+
+_DATE, _TIME, _DESCRIPTION, _NUMBER = (0x00080020, "DA"), (0x00080030, "TM"), (0x0008103E, "LO"), (0x00200011, "IS")
+
+
+class Namer:
+    """Gives folders their names.
+
+    Args:
+        store: of the output tree, with the names given so far.
+        request: what the run was asked for.
+        rules: what becomes of dates and descriptions; names follow them.
+        secret: the project's.
+    """
+
+    def __init__(self, store: Store, request: DeidRequest, rules: Rules, secret: Secret) -> None:
+        self.names = Names(read_json(store.names) if store.names.exists() else {})
+        self._sessions = Counter(
+            path.rpartition("/")[0] for path in self.names.given.values() if re.fullmatch("[^/]+/ses-[0-9]+", path)
+        )
+        self.root = request.in_folder
+        self._keep, self._rules, self._secret = request.keep_patient_dir_names, rules, secret
+
+    def key(self, group: tuple[str, ...]) -> str:
+        """Opaque name of a patient, study or series."""
+        return self._secret.digest("folder", "\0".join(group)).hex()[:32]
+
+    @staticmethod
+    def order(file: DicomFile) -> tuple[str, ...]:
+        """In what order a patient's series get their names."""
+        number = file.series_number
+        return file.study_date, file.study_time, file.study_uid, number.rjust(12), file.series_uid
+
+    def folder(self, file: DicomFile, person: Person) -> str:
+        """The folder of a series, as a path below the output folder with forward slashes.
+
+        Args:
+            file: an object of the series.
+        """
+        patient = self._patient(file, person)
+        session = self._session(file, person, patient)
+        # Cleaned even where objects keep theirs: one with a name in it goes to quarantine, and its folder stays.
+        kept = self._action(file, _DESCRIPTION) in ("K", "C")
+        number = file.series_number if self._action(file, _NUMBER) in ("K", "C") else ""
+        attributes = {
+            "SeriesNumber": number if re.fullmatch(r"\d{1,10}", number) else "",
+            "SeriesDescription": _cleaned(file.description) if kept else "",
+        }
+        return self.names.give(self.key((patient, file.study_uid, file.series_uid)), session, series_folder(attributes))
+
+    def _patient(self, file: DicomFile, person: Person) -> str:
+        parts = file.path.relative_to(self.root).parts
+        if self._keep and len(parts) > 1:
+            return self.names.give(self.key(("kept", parts[0])), "", parts[0])
+        return self.names.give(self.key((file.patient_id,)), "", f"sub-{person.pseudonym}")
+
+    def _session(self, file: DicomFile, person: Person, patient: str) -> str:
+        """`ses-<date><time>` as they are in the results; numbered in the order of the studies where dates go."""
+        identity = self.key((patient, file.study_uid))
+        if identity in self.names.given:
+            return self.names.given[identity]
+        action = self._action(file, _DATE)
+        if action not in ("K", "C"):
+            self._sessions[patient] += 1
+            return self.names.give(identity, patient, f"ses-{self._sessions[patient]:02d}")
+        date = _moved(file.study_date, person.shift if action == "C" else 0)
+        time = file.study_time if self._action(file, _TIME) in ("K", "C") else ""
+        name = study_folder({"StudyDate": date, "StudyTime": time if re.fullmatch(r"[\d.]{2,14}", time) else ""})
+        return self.names.give(identity, patient, name) if name else patient
+
+    def _action(self, file: DicomFile, attribute: tuple[int, str]) -> Action:
+        return self._rules.of(file.sop_class_uid, file.modality).find(*attribute).action
+
+
+def _moved(date: str, days: int) -> str:
+    """A date as it is in the results; empty where it is none."""
+    from pacsifier_ops.deid.values import shifted_date
+
+    return shifted_date(date, days) or ""
+
+
+def _cleaned(text: str) -> str:
+    from pacsifier_ops.deid import vocabulary
+
+    return vocabulary.clean(text)

@@ -1,0 +1,173 @@
+"""Who becomes whom: one answer from all sources, found before the first file is touched.
+
+| source                 | pseudonym | day shift |
+|------------------------|-----------|-----------|
+| `sub-X/new_id.txt`     | yes       |           |
+| the file `new_ids`     | yes       |           |
+| the file `day_shift`   |           | yes       |
+| the project's linkage  | yes       | yes       |
+| the project's secret   | for whom no other source says anything |
+
+A patient is a PatientID, as it is in the objects; what their folders are called does not matter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pacsifier_ops.errors import InputError, PatientsRefused
+from pacsifier_ops.pseudonyms import local
+from pacsifier_ops.pseudonyms.linkage import Linkage, Person, own_names, read_day_shifts, read_new_ids, taken_twice
+from pacsifier_ops.pseudonyms.secret import Secret
+from pacsifier_ops.pseudonyms.values import check_pseudonym
+from pacsifier_ops.tree import patient_folder
+
+NEW_ID, _LINKAGE = "new_id.txt", "the linkage"
+
+T = TypeVar("T", str, int)
+
+
+@dataclass
+class Patient:
+    """A patient of the folder.
+
+    Attributes:
+        patient_id: PatientID (0010,0020), without blanks around it.
+        issuers: what is told of its IssuerOfPatientID (0010,0021), without the empty one.
+        folders: folders with objects of the patient.
+    """
+
+    patient_id: str
+    issuers: set[str] = field(default_factory=set)
+    folders: set[Path] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the answers come from.
+
+    Attributes:
+        root: the folder with the objects, which may hold `new_id.txt`.
+        new_ids, day_shift: PACSIFIER's files; None where none is given.
+        linkage: the project's.
+        secret: likewise.
+    """
+
+    root: Path
+    new_ids: Path | None
+    day_shift: Path | None
+    linkage: Linkage
+    secret: Secret
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who becomes whom.
+
+    Attributes:
+        people: by PatientID, in order.
+        sources: how many pseudonyms each source gave.
+    """
+
+    people: dict[str, Person]
+    sources: dict[str, int]
+
+
+def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
+    """Ask all sources, and keep the answer in the project's linkage.
+
+    Raises:
+        PatientsRefused: sources disagree, one PatientID has two issuers, or two patients would get one pseudonym.
+            Patients are told by their number, in order of their PatientIDs.
+        InputError: a file cannot be used.
+        StorageError: the linkage cannot be written.
+    """
+    ordered = sorted(patients, key=lambda patient: patient.patient_id)
+    if two := [place for place, patient in enumerate(ordered) if len(patient.issuers) > 1]:
+        raise PatientsRefused("objects with one PatientID have two IssuerOfPatientIDs: these are two patients", two)
+    linked = sources.linkage.people()
+    named = {"new_ids": read_new_ids(sources.new_ids)} if sources.new_ids else {}
+    moved = {"day_shift": read_day_shifts(sources.day_shift)} if sources.day_shift else {}
+    by_folder = _new_ids_of_folders(sources.root, ordered)
+    people: dict[str, Person] = {}
+    counts: Counter[str] = Counter()
+    for place, patient in enumerate(ordered):
+        key = patient.patient_id
+        pseudonyms = {NEW_ID: by_folder.get(key), **{name: given.of(key) for name, given in named.items()}}
+        shifts = {name: given.of(key) for name, given in moved.items()}
+        if person := linked.of(key):
+            pseudonyms[_LINKAGE], shifts[_LINKAGE] = person.pseudonym, person.shift
+        source, pseudonym = _agreed(place, pseudonyms, "pseudonyms")
+        _, shift = _agreed(place, shifts, "day shifts")
+        people[key] = Person(
+            local.pseudonym(sources.secret, key) if pseudonym is None else pseudonym,
+            local.shift(sources.secret, key) if shift is None else shift,
+        )
+        counts[source or "the project's secret"] += 1
+    _refuse_ambiguous(people)
+    sources.linkage.add(people, {patient.patient_id: "".join(patient.issuers) for patient in ordered})
+    return Answer(people, dict(counts.most_common()))
+
+
+def _agreed(place: int, told: Mapping[str, T | None], what: str) -> tuple[str, T | None]:
+    """What the sources say that say anything, and the first of them."""
+    said = {source: value for source, value in told.items() if value is not None}
+    if len(set(said.values())) > 1:
+        raise PatientsRefused(f"the sources {' and '.join(said)} give different {what}; correct one", [place])
+    return next(iter(said.items()), ("", None))
+
+
+def _refuse_ambiguous(people: Mapping[str, Person]) -> None:
+    twice = taken_twice({key: person.pseudonym for key, person in people.items()})
+    if places := [place for place, key in enumerate(people) if key in twice]:
+        raise PatientsRefused("the sources give several patients one pseudonym", places)
+    if places := own_names(people):
+        raise PatientsRefused("the pseudonym is a PatientID of these data; it would hide nobody", places)
+
+
+def _new_ids_of_folders(root: Path, patients: Sequence[Patient]) -> dict[str, str]:
+    """Pseudonyms from `new_id.txt` by PatientID: that of the folder nearest to an object speaks for its patient."""
+    nearest: dict[Path, Path | None] = {}
+    inside: dict[Path, set[str]] = {}
+    for patient in patients:
+        for folder in patient.folders:
+            if home := _nearest(folder, root, nearest):
+                inside.setdefault(home, set()).add(patient.patient_id)
+    found: dict[str, str] = {}
+    for number, home in enumerate(sorted(inside), 1):
+        whose = inside[home]
+        if len(whose) > 1:  # a stray object of somebody else: the folder's name tells who is meant
+            whose = {key for key in whose if home.name == patient_folder({"PatientID": key})}
+        if len(whose) != 1:
+            raise InputError(
+                f"folder {number} of those with {NEW_ID} holds objects of several patients, and its name does not "
+                "tell whose pseudonym that is; take them apart"
+            )
+        (key,) = whose
+        if found.setdefault(key, pseudonym := _read(home / NEW_ID, number)) != pseudonym:
+            raise InputError(
+                f"folder {number} of those with {NEW_ID} gives a patient another pseudonym than one before"
+            )
+    return found
+
+
+def _nearest(folder: Path, root: Path, known: dict[Path, Path | None]) -> Path | None:
+    """The folder that holds `new_id.txt`: this one, or the nearest above it below `root`."""
+    if folder not in known:
+        if (folder / NEW_ID).is_file():
+            known[folder] = folder
+        else:
+            known[folder] = None if folder == root else _nearest(folder.parent, root, known)
+    return known[folder]
+
+
+def _read(path: Path, number: int) -> str:
+    try:
+        return check_pseudonym(path.read_text(encoding="utf-8-sig").strip())
+    except (OSError, ValueError) as error:
+        why = "it cannot be read" if isinstance(error, OSError | UnicodeError) else error
+        raise InputError(f"{NEW_ID} in folder {number} of those that have one: {why}") from None

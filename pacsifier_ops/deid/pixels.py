@@ -1,0 +1,329 @@
+"""Blacks out areas of images (PS3.15 E.3.1, Clean Pixel Data Option).
+
+Native pixels are changed where they lie; all others stay as they are. Compressed ones are decoded, blacked out on all
+frames and written again without loss, as RLE. Decoders are foreign code that may crash on a damaged image, so they run
+in a process of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import apply_color_lut, compress, get_decoder
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
+
+from pacsifier_ops.deid.devices import OVERLAY_BITS, Area, Blackout
+from pacsifier_ops.errors import Unfit
+
+#: What is told of an image that an entry of the catalogue has cleaned (PS3.16 CID 7050).
+CLEAN_PIXEL_DATA = ("113101", "DCM", "Clean Pixel Data Option")
+
+#: Seconds and bytes of memory that decoding one object may take.
+_SECONDS, _MEMORY = 600.0, 8 * 2**30
+#: Bits of a value that RLE may hold (PS3.5 8.2.2); others are left uncompressed.
+_RLE_BITS = (8, 16)
+#: Transfer syntaxes that are lossy whatever the object says, and the method's name (PS3.3 C.7.6.1.1.5.1).
+_LOSSY = {
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+}
+#: Describe pixels that are no longer there.
+_STALE = (
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries",
+    "IconImageSequence",
+)
+
+
+def blackout(ds: Dataset, plan: Blackout) -> list[str]:
+    """Black out an image in place, all its frames, and say so in its attributes.
+
+    Comes after the engine, which writes the attributes that this adds to; the plan is made before it, from the source.
+
+    Args:
+        plan: what `Catalogue.blackout` said of the source.
+
+    Returns:
+        The ids of the catalogue's entries that were applied; `overlay-bits` stands for overlays in unused bits.
+
+    Raises:
+        Unfit: the pixels are not understood; nothing may then be handed over.
+    """
+    syntax = UID(ds.file_meta.get("TransferSyntaxUID", ""))
+    if not syntax.is_transfer_syntax:
+        raise Unfit("the pixels cannot be blacked out: the transfer syntax is none that is known")
+    if syntax.is_encapsulated:
+        _recoded(ds, plan)
+    else:
+        _paint(ds, plan, big_endian=syntax == ExplicitVRBigEndian)
+    for keyword in _STALE:
+        if keyword in ds:
+            del ds[keyword]
+    if plan.entries:
+        ds.BurnedInAnnotation = "NO"
+        _tell(ds)
+    return [*plan.entries, *([OVERLAY_BITS] if plan.overlay_bits else [])]
+
+
+def _tell(ds: Dataset) -> None:
+    """Add the code of what was done to those of the de-identification."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = CLEAN_PIXEL_DATA
+    told = list(ds.get("DeidentificationMethodCodeSequence") or ())
+    if all(code.get("CodeValue") != item.CodeValue for code in told):
+        ds.DeidentificationMethodCodeSequence = Sequence([*told, item])
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How the pixels of an image lie (PS3.3 C.7.6.3).
+
+    Attributes:
+        halved: two pixels share their chrominance, as Y Y Cb Cr.
+    """
+
+    frames: int
+    rows: int
+    columns: int
+    samples: int
+    planar: bool
+    halved: bool
+    bits: int
+    stored: int
+    high_bit: int
+    signed: bool
+
+    @classmethod
+    def of(cls, ds: Dataset) -> _Layout:
+        """The layout that an image declares.
+
+        Raises:
+            Unfit: it is contradictory, or none that can be blacked out.
+        """
+        try:
+            samples, bits = int(ds.SamplesPerPixel), int(ds.BitsAllocated)
+            made = cls(
+                frames=int(ds.get("NumberOfFrames") or 1),
+                rows=int(ds.Rows),
+                columns=int(ds.Columns),
+                samples=samples,
+                planar=samples > 1 and int(ds.PlanarConfiguration) == 1,
+                halved=ds.PhotometricInterpretation in ("YBR_FULL_422", "YBR_PARTIAL_422"),
+                bits=bits,
+                stored=int(ds.BitsStored),
+                high_bit=int(ds.HighBit),
+                signed=int(ds.PixelRepresentation) == 1,
+            )
+        except (AttributeError, TypeError, ValueError):
+            raise Unfit("the pixels cannot be blacked out: their description is incomplete") from None
+        sizes = made.frames > 0 and made.rows > 0 and made.columns > 0 and samples in (1, 3)
+        if not sizes or bits not in (8, 16, 32, 64) or not 0 < made.stored <= made.high_bit + 1 <= bits:
+            raise Unfit("the pixels cannot be blacked out: their layout is none that is known")
+        if made.halved and (samples != 3 or bits != 8 or made.columns % 2):
+            raise Unfit("the pixels cannot be blacked out: their chrominance is laid out in an unknown way")
+        return made
+
+    @property
+    def values(self) -> int:
+        """Number of values in all frames."""
+        return self.frames * self.rows * self.columns * (2 if self.halved else self.samples)
+
+    def view(self, flat: np.ndarray) -> np.ndarray:
+        """Frames, rows, columns and samples; of halved chrominance, pairs of columns with Y, Y, Cb and Cr."""
+        if self.halved:
+            return flat.reshape(self.frames, self.rows, self.columns // 2, 4)
+        if self.planar:
+            return np.moveaxis(flat.reshape(self.frames, self.samples, self.rows, self.columns), 1, -1)
+        return flat.reshape(self.frames, self.rows, self.columns, self.samples)
+
+    def mask(self, plan: Blackout) -> np.ndarray:
+        """Rows and columns (pairs of them, if halved) that become black."""
+        mask = np.full((self.rows, self.columns), bool(plan.keep))
+        for areas, value in ((plan.keep, False), (plan.black, True)):
+            for area in areas:
+                mask[_slices(area)] = value
+        return mask[:, 0::2] | mask[:, 1::2] if self.halved else mask
+
+
+def _slices(area: Area) -> tuple[slice, slice]:
+    left, top, width, height = area
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> None:
+    """Black out native pixels where they lie."""
+    layout = _Layout.of(ds)
+    element = ds["PixelData"]
+    data = bytearray(element.value or b"")
+    length = layout.values * layout.bits // 8
+    if len(data) not in (length, length + length % 2):
+        raise Unfit("the pixels cannot be blacked out: there are more or fewer than declared")
+    swapped = big_endian and layout.bits == 8 and element.VR == "OW"  # bytes of a word are turned (PS3.5 A.3)
+    if swapped:
+        data = _swap(data)
+    order = ">" if big_endian else "<"
+    flat = np.frombuffer(data, f"{order}u{layout.bits // 8}", layout.values)
+    if plan.overlay_bits:
+        _clear_unused_bits(flat, layout)
+    layout.view(flat)[:, layout.mask(plan)] = _black(ds, layout)
+    element.value = bytes(_swap(data) if swapped else data)
+
+
+def _swap(data: bytearray) -> bytearray:
+    """Bytes turned pairwise; an odd one at the end gets a partner."""
+    return bytearray(np.frombuffer(data + bytes(len(data) % 2), "u2").byteswap().tobytes())
+
+
+def _clear_unused_bits(flat: np.ndarray, layout: _Layout) -> None:
+    """Leave only the bits of the image; above those of a signed value, copies of its sign."""
+    lowest = layout.high_bit + 1 - layout.stored
+    flat &= flat.dtype.type(((1 << layout.stored) - 1) << lowest)
+    if layout.signed:
+        above = ((1 << layout.bits) - 1) ^ ((1 << (layout.high_bit + 1)) - 1)
+        flat[flat & flat.dtype.type(1 << layout.high_bit) != 0] |= flat.dtype.type(above)
+
+
+def _black(ds: Dataset, layout: _Layout) -> np.ndarray:
+    """The darkest value of each sample, as it is stored (PS3.3 C.7.6.3.1.2).
+
+    Raises:
+        Unfit: the photometric interpretation is none that has a known black.
+    """
+    highest, middle = (1 << layout.stored) - 1, 1 << (layout.stored - 1)
+    match str(ds.PhotometricInterpretation), layout.samples:
+        case "MONOCHROME2", 1:
+            black = [-middle if layout.signed else 0]
+        case "MONOCHROME1", 1:
+            black = [middle - 1 if layout.signed else highest]
+        case "PALETTE COLOR", 1:
+            black = [_darkest(ds, layout)]
+        case "RGB", 3:
+            black = [0, 0, 0]
+        case "YBR_FULL", 3:
+            black = [0, middle, middle]
+        case "YBR_FULL_422", 3:
+            black = [0, 0, middle, middle]
+        case "YBR_PARTIAL_422", 3:
+            black = [16, 16, middle, middle]
+        case _:
+            raise Unfit("the pixels cannot be blacked out: their photometric interpretation is not known")
+    shift, cell = layout.high_bit + 1 - layout.stored, (1 << layout.bits) - 1
+    return np.array([(value << shift) & cell for value in black], f"u{layout.bits // 8}")
+
+
+def _darkest(ds: Dataset, layout: _Layout) -> int:
+    """The value with the darkest colour of the palette."""
+    if layout.bits > 16 or layout.signed:
+        raise Unfit("the pixels cannot be blacked out: their palette is laid out in an unknown way")
+    try:
+        colours = apply_color_lut(np.arange(1 << layout.stored, dtype=f"u{layout.bits // 8}"), ds)
+    except Exception:  # whatever a damaged palette makes it raise
+        raise Unfit("the pixels cannot be blacked out: their palette cannot be read") from None
+    return int(colours.astype(np.int64).sum(axis=-1).argmin())
+
+
+def _recoded(ds: Dataset, plan: Blackout) -> None:
+    """Black out compressed pixels: a process of its own decodes them, blacks them out and compresses them again."""
+    asked = io.BytesIO()
+    asked.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
+    try:
+        _pixels_of(ds).save_as(asked, enforce_file_format=True)
+    except Exception:  # whatever pydicom finds wrong with them
+        raise Unfit("the pixels cannot be blacked out: they are not encoded as declared") from None
+    command = [sys.executable, "-m", "pacsifier_ops.deid.pixels"]
+    try:
+        told = subprocess.run(
+            command, input=asked.getvalue(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise Unfit("the pixels cannot be blacked out: decoding them took too long") from None
+    if told.returncode or not told.stdout:
+        raise Unfit("the pixels cannot be blacked out: they cannot be decoded")
+    after = dcmread(io.BytesIO(told.stdout))
+    _keep_lossy_history(ds, after)
+    del ds[0x7FE00000:0x7FE10000]
+    for element in after:
+        if element.tag.group in (0x0028, 0x7FE0):
+            ds[element.tag] = element
+    ds.file_meta.TransferSyntaxUID = after.file_meta.TransferSyntaxUID
+
+
+def _pixels_of(ds: Dataset) -> Dataset:
+    """The pixels and their description alone, as an object of their own."""
+    alone = Dataset()
+    for group in (0x0028, 0x7FE0):
+        alone.update(ds.group_dataset(group))
+    alone.SOPClassUID, alone.SOPInstanceUID = SecondaryCaptureImageStorage, "2.25.1"
+    alone.file_meta = FileMetaDataset()
+    alone.file_meta.TransferSyntaxUID = ds.file_meta.TransferSyntaxUID
+    return alone
+
+
+def _keep_lossy_history(ds: Dataset, after: Dataset) -> None:
+    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5): what the transfer syntax told, attributes tell from now on."""
+    method = _LOSSY.get(ds.file_meta.TransferSyntaxUID)
+    if not method:
+        return
+    layout = _Layout.of(after)
+    after.LossyImageCompression = "01"
+    after.setdefault("LossyImageCompressionMethod", method)
+    ratio = layout.values * layout.bits / 8 / len(ds.PixelData)
+    after.setdefault("LossyImageCompressionRatio", f"{ratio:.4g}")
+
+
+def _recode(ds: Dataset, plan: Blackout) -> None:
+    """Decode, black out and compress without loss; runs in a process of its own, which any error may end."""
+    decoder = get_decoder(ds.file_meta.TransferSyntaxUID)
+    frames, found = decoder.as_array(ds, raw=True, allow_excess_frames=False)
+    ds.PhotometricInterpretation = str(found["photometric_interpretation"]).replace("_422", "")
+    ds.BitsAllocated = 8 * frames.dtype.itemsize
+    if ds.SamplesPerPixel > 1:
+        ds.PlanarConfiguration = 0
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    pixels = frames.tobytes()
+    ds.PixelData = pixels + bytes(len(pixels) % 2)
+    ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
+    ds["PixelData"].is_undefined_length = False
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in ds:
+            del ds[keyword]
+    _paint(ds, plan)
+    if ds.BitsAllocated in _RLE_BITS:
+        odd = ds.Rows * ds.Columns * ds.SamplesPerPixel * frames.itemsize % 2
+        plugin = "pydicom" if odd else "gdcm"  # GDCM is fast, but gives up on frames of odd length
+        compress(ds, RLELossless, encoding_plugin=plugin, generate_instance_uid=False)
+
+
+def main(asked: BinaryIO, told: BinaryIO) -> None:
+    """Read a plan, one line of JSON, and an object; write the object with its pixels blacked out."""
+    with suppress(ValueError, OSError):  # not everywhere may it be set
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    plan = Blackout(**json.loads(asked.readline()))
+    ds = dcmread(io.BytesIO(asked.read()))
+    _recode(ds, plan)
+    ds.save_as(told, enforce_file_format=True)
+
+
+if __name__ == "__main__":
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the decoders print is no part of it
+    written = io.BytesIO()
+    main(sys.stdin.buffer, written)
+    answer.write(written.getvalue())
+    answer.close()

@@ -1,0 +1,632 @@
+"""Profiles: which options of PS3.15 Annex E are in effect, and what a site wants otherwise; compiled into rules.
+
+A profile is a YAML file; those that come with the package are called by name. `docs/profiles.md` describes the format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pacsifier_ops import __version__
+from pacsifier_ops.deid import tables, vocabulary
+from pacsifier_ops.deid.rules import (
+    Action,
+    Layer,
+    Mask,
+    Option,
+    PrivateRule,
+    Rule,
+    Rules,
+    Scoped,
+    leaves_more,
+)
+from pacsifier_ops.errors import ConfigError, not_known
+
+if TYPE_CHECKING:
+    import yaml
+
+_SHIPPED = Path(__file__).parent / "profiles"
+#: Profiles that come with the package.
+NAMES = tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+
+#: Options that exclude each other, and why.
+CONFLICTS = (
+    (Option.FULL_DATES, Option.MODIFIED_DATES, "dates are either kept or shifted"),
+    (Option.UIDS, Option.MODIFIED_DATES, "UIDs hold dates and times, which would tell the shift"),
+)
+
+#: Code values and meanings of PS3.16 CID 7050, all of coding scheme DCM.
+_BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
+_CODES = {
+    Option.CLEAN_GRAPHICS: ("113103", "Clean Graphics Option"),
+    Option.CLEAN_STRUCTURED_CONTENT: ("113104", "Clean Structured Content Option"),
+    Option.CLEAN_DESCRIPTORS: ("113105", "Clean Descriptors Option"),
+    Option.FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
+    Option.MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    Option.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
+    Option.DEVICE: ("113109", "Retain Device Identity Option"),
+    Option.UIDS: ("113110", "Retain UIDs Option"),
+    Option.SAFE_PRIVATE: ("113111", "Retain Safe Private Option"),
+    Option.INSTITUTION: ("113112", "Retain Institution Identity Option"),
+}
+
+_PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
+#: Required or usual dummies (Z, D) that name the patient, and those by which objects are linked.
+_PSEUDONYMS = frozenset({_PATIENT_NAME, _PATIENT_ID, 0x00120040})
+_TOKENS = frozenset({0x00080050, 0x00200010, 0x00120042, 0x00400512, 0x00400551})
+#: ContextGroupVersion, ContextGroupLocalVersion, TemplateVersion, TemplateLocalVersion.
+_VERSIONS = frozenset({0x00080106, 0x00080107, 0x0040DB06, 0x0040DB07})
+#: Curves and overlays with all that describes them: what is drawn there cannot be cleaned without being read.
+_DRAWN = (Mask(0xFF000000, 0x50000000), Mask(0xFF000000, 0x60000000))
+
+_CONTENT_SEQUENCE = 0x0040A730
+#: SOP class Key Object Selection Document Storage.
+_KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
+
+_TEXT = frozenset({"AE", "LO", "LT", "SH", "ST", "UC", "UT"})
+_DATES = frozenset({"DA", "DT", "TM"})
+_NUMBERS = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"})
+_MEASURES = _NUMBERS | {"AT", "CS", "OD", "OF", "OL", "OV", "OW"}
+_CLEANABLE = _TEXT | _DATES | {"AS", "SQ"}
+#: VRs that an action makes sense for, where not for all.
+_FITS = {
+    Action.CLEAN: _CLEANABLE,
+    Action.UID: frozenset({"UI"}),
+    Action.PSEUDONYM: _TEXT | {"PN"},
+    Action.TOKEN: _TEXT | {"CS"},
+}
+
+#: References to other objects, in structured reports: a UID that stands for another is their dummy.
+_REFERENCES = frozenset({"COMPOSITE", "IMAGE", "UIDREF", "WAVEFORM"})
+#: Content items without text of their own; the codes and measurements in them have rules of their own.
+_CONTENT = ("CODE", "CONTAINER", "NUM", "SCOORD", "SCOORD3D", "TABLE", "TCOORD")
+_SUBJECT = frozenset({("121029", "DCM"), ("121030", "DCM")})
+
+
+@dataclass(frozen=True)
+class SiteRule:
+    """What a site wants for some attributes of some objects.
+
+    Attributes:
+        layer: the rule, by what it selects.
+        key: what it selects, so that nothing is selected twice.
+        sop_classes, modalities: the objects it is for; all where empty.
+    """
+
+    layer: Layer
+    key: str
+    sop_classes: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Options in effect and rules of a site, the later ones upon the earlier ones.
+
+    Attributes:
+        name: a shipped profile's, else `site`.
+    """
+
+    name: str
+    options: frozenset[Option]
+    site: tuple[SiteRule, ...] = ()
+
+
+def load(name: str | Path, add: Iterable[Option] = (), drop: Iterable[Option] = ()) -> Profile:
+    """Read a profile.
+
+    Args:
+        name: of a shipped profile, or path of a YAML file.
+        add, drop: options that shall be in effect as well, or shall not.
+
+    Raises:
+        ConfigError: there is no such profile, it cannot be used (with file, line, key and what to do), or its options
+            exclude each other.
+    """
+    found = _load(str(name))
+    found = replace(found, options=(found.options - set(drop)) | set(add))
+    _check(found.options)
+    return found
+
+
+def compile(profile: Profile) -> Rules:
+    """Compile a profile into the rules that the engine asks.
+
+    Raises:
+        ConfigError: its options exclude each other.
+    """
+    options = profile.options
+    _check(options)
+    base = _base(options)
+    classes = {sop_class: _of_class(options, actions) for sop_class, actions in tables.resolved().items()}
+    if base.tags[_CONTENT_SEQUENCE].action is Action.DUMMY:
+        # Its content is references and who made them (PS3.16 TID 2010): cleaned item by item it is its own dummy.
+        keys = {**classes[_KEY_OBJECTS].tags, _CONTENT_SEQUENCE: Rule(Action.CLEAN, "E.1-1/key-objects", Action.DUMMY)}
+        classes[_KEY_OBJECTS] = Layer(keys)
+    concepts, by_type = _concepts(options), _by_type(options)
+    site = list(_site(profile.site))
+    codes = [(value, "DCM", meaning) for option, (value, meaning) in _CODES.items() if option in options]
+    if not any(_leaves_more(rule.layer, base) for rule in profile.site):
+        codes.insert(0, (_BASIC_CODE[0], "DCM", _BASIC_CODE[1]))
+    digest = _digest(options, base, classes, site, concepts, by_type)
+    return Rules(
+        base,
+        classes,
+        site,
+        tables.dictionary(),
+        concepts,
+        by_type,
+        digest=digest,
+        options=options,
+        codes=codes,
+        method=f"pacsifier-ops {__version__}, profile {profile.name}, rules {digest[:12]}",
+    )
+
+
+def _check(options: frozenset[Option]) -> None:
+    for one, other, why in CONFLICTS:
+        if {one, other} <= options:
+            raise ConfigError(f"options {one} and {other} exclude each other: {why}; give one of them")
+
+
+# The standard's tables
+
+
+def _base(options: frozenset[Option]) -> Layer:
+    listed, _ = tables.attributes()
+    tags = {tag: _compiled(tag, row, options, _unresolved(row.basic), "E.1-1") for tag, row in listed.items()}
+    tags |= {
+        tag: _compiled(tag, row, options, _unresolved(row.basic), "unlisted") for tag, row in tables.unlisted().items()
+    }
+    remapped = Rule(Action.KEEP, f"uid/{Option.UIDS}") if Option.UIDS in options else Rule(Action.UID, "uid/remap")
+    tags |= {
+        tag: Rule(Action.KEEP, "uid/keep") if structural else remapped for tag, structural in tables.uids().items()
+    }
+    private: dict[tuple[str, int], PrivateRule] = {}
+    if Option.SAFE_PRIVATE in options:
+        # Safe is what the device writes there; E.1-1 says C: text is cleaned all the same, UIDs are remapped.
+        safe = Rule(Action.CLEAN, "safe-private")
+        private = {key: PrivateRule(safe, vrs) for key, vrs in tables.safe_private().items()}
+    return Layer(tags, {mask: Rule(Action.REMOVE, "E.1-1") for mask in _DRAWN}, _defaults(options), private)
+
+
+def _of_class(options: frozenset[Option], actions: Mapping[int, str]) -> Layer:
+    """What a SOP class makes of compound actions; what it has no row of is of type 3 there."""
+    tags, _ = tables.attributes()
+    return Layer(
+        {
+            tag: _compiled(tag, tags[tag], options, actions.get(tag) or _optional(tags[tag].basic), "E.1-1")
+            for tag in _compound()
+        }
+    )
+
+
+@cache
+def _compound() -> tuple[int, ...]:
+    return tuple(tag for tag, row in tables.attributes()[0].items() if "/" in row.basic)
+
+
+def _unresolved(basic: str) -> str:
+    """What holds where the SOP class is not known: D is always conformant, then Z."""
+    offered = basic.split("/")
+    return next((action for action in "DZ" if action in offered), offered[0])
+
+
+def _optional(basic: str) -> str:
+    offered = basic.split("/")
+    return next((action for action in "XZ" if action in offered), offered[0])
+
+
+def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str, source: str) -> Rule:
+    """The rule of one attribute; `basic` is one letter."""
+    vr = tables.dictionary().get(tag, ("",))[0]
+    without = _basic_action(tag, vr, basic)
+    # Where one option in effect keeps and another cleans, such as dates of a device that is retained, it is cleaned.
+    chosen = sorted((action, option) for option, action in row.options.items() if option in options)
+    if not chosen:
+        return Rule(without, source)
+    letter, option = chosen[0]
+    action = Action(letter)
+    if action is Action.CLEAN and tag in _VERSIONS:
+        action = Action.KEEP
+    elif action is Action.KEEP and (vr == "AS" or (vr in _TEXT and option == Option.FULL_DATES)):
+        action = Action.CLEAN  # ages have a limit, and a time zone or date that is text could be any text
+    elif action is Action.CLEAN and vr and vr not in _CLEANABLE:
+        return Rule(without, source)
+    return Rule(action, f"{source}/{option}", without if action is Action.CLEAN else Action.REMOVE)
+
+
+def _basic_action(tag: int, vr: str, basic: str) -> Action:
+    if tag in _PSEUDONYMS:
+        return Action.PSEUDONYM
+    if tag in _TOKENS:
+        return Action.TOKEN
+    if basic == "D" and vr == "UI":
+        return Action.UID
+    if basic == "U" and vr == "SQ":
+        return Action.CLEAN
+    return Action(basic)
+
+
+def _defaults(options: frozenset[Option]) -> dict[str, Rule]:
+    """What happens to public attributes that no table lists, by VR. A VR that is not named here goes.
+
+    Names, free text, URIs, opaque bytes (OB) and what has no known VR (UN) go: anything can stand there. Numbers stay:
+    they are measurements, and the engine drops what is none. So do AT, which name attributes, and arrays of samples.
+    Code strings (CS) stay since their values come from lists that PS3.3 defines, where devices read the meaning of an
+    object; an IOD breaks without them, and the engine drops what is no code string.
+    """
+    date, why = _date_rule(options)
+    defaults = {vr: Rule(date, f"default/{vr}{why}") for vr in _DATES}
+    defaults |= {vr: Rule(Action.KEEP, f"default/{vr}") for vr in _MEASURES}
+    defaults |= {vr: Rule(Action.REMOVE, f"default/{vr}") for vr in (*_TEXT, "AS", "OB", "PN", "UN", "UR")}
+    defaults |= {"SQ": Rule(Action.CLEAN, "default/SQ"), "UI": Rule(Action.UID, "default/UI")}
+    if Option.CLEAN_DESCRIPTORS in options:
+        words = _TEXT - {"AE"}
+        defaults |= {vr: Rule(Action.CLEAN, f"default/{vr}/{Option.CLEAN_DESCRIPTORS}") for vr in words}
+    if Option.PATIENT_CHARACTERISTICS in options:
+        defaults["AS"] = Rule(Action.CLEAN, f"default/AS/{Option.PATIENT_CHARACTERISTICS}")
+    if Option.UIDS in options:
+        defaults["UI"] = Rule(Action.KEEP, f"default/UI/{Option.UIDS}")
+    return dict(sorted(defaults.items()))
+
+
+def _date_rule(options: frozenset[Option]) -> tuple[Action, str]:
+    """What is done to dates that no table lists, and the end of the rule's id."""
+    if Option.FULL_DATES in options:
+        return Action.KEEP, f"/{Option.FULL_DATES}"
+    if Option.MODIFIED_DATES in options:
+        return Action.CLEAN, f"/{Option.MODIFIED_DATES}"
+    return Action.REMOVE, ""
+
+
+# Structured reports
+
+
+def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
+    found = {}
+    for concept, row in tables.concepts().items():
+        without = Action(_unresolved(row.basic))
+        if without is Action.DUMMY and concept.value_type in _REFERENCES:
+            without = Action.UID
+        if (concept.value, concept.scheme) in _SUBJECT:
+            without = Action.PSEUDONYM
+        rule = Rule(without, "E.3.4-1")
+        chosen = sorted((action, option) for option, action in row.options.items() if option in options)
+        if chosen:
+            action = Action(chosen[0][0])
+            if action is Action.KEEP and concept.value_type == "NUM":
+                action = Action.CLEAN  # a subject's age
+            rule = Rule(action, f"E.3.4-1/{chosen[0][1]}", without if action is Action.CLEAN else Action.REMOVE)
+        found[concept.value, concept.scheme, concept.value_type] = rule
+    return found
+
+
+def _by_type(options: frozenset[Option]) -> dict[str, Rule]:
+    """What happens to content items that the table does not list, by value type; those of other types go."""
+    date, why = _date_rule(options)
+    found = {kind: Rule(date, f"default/{kind}{why}") for kind in ("DATE", "DATETIME", "TIME")}
+    kept = Action.KEEP if Option.UIDS in options else Action.UID
+    found |= {kind: Rule(kept, f"default/{kind}") for kind in sorted(_REFERENCES)}
+    found |= {kind: Rule(Action.KEEP, f"default/{kind}") for kind in _CONTENT}
+    found["TEXT"] = Rule(Action.REMOVE, "default/TEXT")
+    if Option.CLEAN_DESCRIPTORS in options:
+        found["TEXT"] = Rule(Action.CLEAN, f"default/TEXT/{Option.CLEAN_DESCRIPTORS}")
+    found["PNAME"] = Rule(Action.REMOVE, "default/PNAME")
+    return found
+
+
+# A site's rules
+
+
+def _site(rules: Iterable[SiteRule]) -> Iterator[Scoped]:
+    """The layers in the order in which they lie: for all objects, for modalities, for SOP classes."""
+    ordered = sorted(rules, key=lambda rule: (bool(rule.sop_classes), bool(rule.modalities)))
+    for rule in ordered:
+        for sop_class, modality in product(rule.sop_classes or ("",), rule.modalities or ("",)):
+            yield Scoped(rule.layer, sop_class, modality)
+
+
+def _leaves_more(layer: Layer, base: Layer) -> bool:
+    """Whether a site's rule leaves more of something than the standard's options in effect do."""
+    if any(rule.rule.action is not Action.REMOVE for rule in layer.private.values()):
+        return True
+    if any(rule.action is not Action.REMOVE for rule in layer.masks.values()):
+        return True
+    return any(leaves_more(rule, base.defaults[vr]) for vr, rule in layer.defaults.items()) or any(
+        leaves_more(rule, _least(tag, base)) for tag, rule in layer.tags.items()
+    )
+
+
+def _least(tag: int, base: Layer) -> Rule:
+    """The rule that leaves most of an attribute among those that the standard offers."""
+    row = tables.attributes()[0].get(tag)
+    if row and row.basic.endswith("U*") and base.tags[tag].action is not Action.KEEP:
+        return Rule(Action.CLEAN, "")
+    return base.tags.get(tag) or base.defaults[tables.dictionary()[tag][0]]
+
+
+def _digest(
+    options: frozenset[Option],
+    base: Layer,
+    classes: Mapping[str, Layer],
+    site: Iterable[Scoped],
+    concepts: Mapping[tuple[str, str, str], Rule],
+    by_type: Mapping[str, Rule],
+) -> str:
+    def plain(layer: Layer) -> list[object]:
+        return [
+            [(tag, *_plain(rule)) for tag, rule in sorted(layer.tags.items())],
+            [(mask.mask, mask.value, *_plain(rule)) for mask, rule in layer.masks.items()],
+            [(vr, *_plain(rule)) for vr, rule in sorted(layer.defaults.items())],
+            [(*key, *_plain(found.rule), *sorted(found.vrs)) for key, found in sorted(layer.private.items())],
+        ]
+
+    everything = [
+        __version__,
+        sorted(options),
+        plain(base),
+        [(sop_class, plain(layer)) for sop_class, layer in sorted(classes.items())],
+        [(scoped.sop_class, scoped.modality, plain(scoped.layer)) for scoped in site],
+        [(*key, *_plain(rule)) for key, rule in sorted(concepts.items())],
+        [(kind, *_plain(rule)) for kind, rule in sorted(by_type.items())],
+        vocabulary.shipped().digest,
+    ]
+    return hashlib.sha256(json.dumps(everything, separators=(",", ":")).encode()).hexdigest()
+
+
+def _plain(rule: Rule) -> tuple[str, str, str]:
+    return rule.action, rule.id, rule.otherwise
+
+
+# Files
+
+
+class _Wrong(Exception):
+    """Something at a place in a file: line, key, and what to do."""
+
+    def __init__(self, line: int, key: str, text: str) -> None:
+        super().__init__(f"line {line}, {key}: {text}" if key else f"line {line}: {text}")
+
+
+def _load(name: str) -> Profile:
+    shipped = name in NAMES
+    path = _SHIPPED / f"{name}.yaml" if shipped else Path(name)
+    if not shipped and "/" not in name and not path.suffix:
+        raise ConfigError(
+            f"profile {not_known(name, NAMES)}; there are {', '.join(NAMES)}, or give the path of a YAML file"
+        )
+    try:
+        return _read(path, name if shipped else "site")
+    except _Wrong as wrong:
+        raise ConfigError(f"{path.name}: {wrong}") from None
+
+
+def _read(path: Path, source: str) -> Profile:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        top = yaml.compose(text, yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{path.name}: cannot be read as UTF-8 text; check the path of the profile") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise _Wrong(mark.line + 1 if mark else 1, "", "no YAML; check indentation, colons and quotes") from None
+    if top is None:
+        raise _Wrong(1, "", "empty; name a profile that it extends, or options")
+    keys = _mapping(top, "", ("extends", "options", "rules"))
+    parent = Profile("", frozenset())
+    if "extends" in keys:
+        value = _text(keys["extends"], "extends")
+        if value not in NAMES or value == source:
+            raise _Wrong(_line(keys["extends"]), "extends", f"no profile to extend; there are {', '.join(NAMES)}")
+        parent = _load(value)
+    options = set(parent.options)
+    for node in _list(keys.get("options"), "options"):
+        value = _text(node, "options")
+        if value not in list(Option):
+            raise _Wrong(_line(node), "options", f"{not_known(value, Option)}; there are {', '.join(Option)}")
+        options.add(Option(value))
+    rules: list[SiteRule] = []
+    seen: dict[tuple[str, str, str], int] = {}
+    for number, node in enumerate(_list(keys.get("rules"), "rules"), 1):
+        rule = _rule(node, f"rules[{number}]", f"{source}/{number}")
+        for sop_class, modality in product(rule.sop_classes or ("",), rule.modalities or ("",)):
+            first = seen.setdefault((rule.key, sop_class, modality), number)
+            if first != number:
+                raise _Wrong(
+                    _line(node),
+                    f"rules[{number}]",
+                    f"selects for the same objects what rules[{first}] does; remove one",
+                )
+        rules.append(rule)
+    return Profile(source, frozenset(options), (*parent.site, *rules))
+
+
+_SELECTORS = ("tag", "keyword", "group", "vr", "creator")
+_ACTIONS = {action.name.lower(): action for action in Action}
+
+
+def _rule(node: yaml.Node, where: str, rule_id: str) -> SiteRule:
+    keys = _mapping(node, where, (*_SELECTORS, "action", "modality", "sop_class"))
+    if "action" not in keys:
+        raise _Wrong(_line(node), where, f"has no action; there are {', '.join(_ACTIONS)}")
+    name = _text(keys["action"], f"{where}.action")
+    if name not in _ACTIONS:
+        raise _Wrong(
+            _line(keys["action"]), f"{where}.action", f"{not_known(name, _ACTIONS)}; there are {', '.join(_ACTIONS)}"
+        )
+    action = _ACTIONS[name]
+    given = [key for key in _SELECTORS if key in keys]
+    if given not in (["tag"], ["keyword"], ["group"], ["vr"], ["creator"], ["tag", "creator"]):
+        raise _Wrong(_line(node), where, f"give one of {', '.join(_SELECTORS)} (tag may stand beside creator)")
+    selector = given[-1]
+    try:
+        layer, key = _SELECT[selector](_text(keys[selector], f"{where}.{selector}"), Rule(action, rule_id))
+        if given == ["tag", "creator"]:
+            selector = "tag"
+            layer, key = _private_tag(layer, _text(keys["tag"], f"{where}.tag"))
+    except ValueError as error:
+        raise _Wrong(_line(keys[selector]), f"{where}.{selector}", str(error)) from None
+    return SiteRule(
+        layer,
+        key,
+        tuple(_sop_class(item, f"{where}.sop_class") for item in _list(keys.get("sop_class"), f"{where}.sop_class")),
+        tuple(_modality(item, f"{where}.modality") for item in _list(keys.get("modality"), f"{where}.modality")),
+    )
+
+
+def _by_tag(text: str, rule: Rule) -> tuple[Layer, str]:
+    tag, mask = tables.parse_tag(text)
+    if mask != 0xFFFFFFFF:
+        return _by_mask(tag, mask, rule)
+    if tag >> 16 & 1:
+        raise ValueError("a private attribute; give its private creator as well (creator: …)")
+    if tag >> 16 in (0, 2, 4):
+        raise ValueError("groups 0000, 0002 and 0004 follow no profile; remove the rule")
+    vrs = tables.dictionary().get(tag)
+    if vrs is None and tag not in tables.attributes()[0]:
+        raise ValueError("not in the dictionary of PS3.6: it is removed anyway; remove the rule")
+    vr = vrs[0] if vrs else ""
+    if vr and vr not in _FITS.get(rule.action, {vr}):
+        raise ValueError(f"action {rule.action.name.lower()} does not fit its VR {vr}; {_fitting(vr)}")
+    if tag in (_PATIENT_NAME, _PATIENT_ID):
+        _refuse_person(rule)
+    if rule.action is Action.CLEAN:
+        row = tables.attributes()[0].get(tag)
+        without = _basic_action(tag, vr, _unresolved(row.basic)) if row else Action.REMOVE
+        # A sequence is cleaned item by item: that leaves something, whatever is in it.
+        rule = replace(rule, otherwise=without if without is not Action.CLEAN else Action.EMPTY)
+    return Layer({tag: rule}), f"{tag:08X}"
+
+
+def _by_keyword(text: str, rule: Rule) -> tuple[Layer, str]:
+    from pydicom.datadict import keyword_dict
+
+    tag = keyword_dict.get(text)
+    if tag is None:
+        raise ValueError(f"{not_known(text, keyword_dict)}; give a keyword of PS3.6, or the tag")
+    return _by_tag(f"({tag >> 16:04X},{tag & 0xFFFF:04X})", rule)
+
+
+def _by_group(text: str, rule: Rule) -> tuple[Layer, str]:
+    if not re.fullmatch(r"[0-9a-fA-FxX]{4}", text):
+        raise ValueError("no group; write it as four hexadecimal digits, x for any, such as 60xx")
+    return _by_mask(*tables.parse_tag(f"({text},xxxx)"), rule)
+
+
+def _by_mask(tag: int, mask: int, rule: Rule) -> tuple[Layer, str]:
+    if mask >> 16 & 1 and tag >> 16 & 1:
+        raise ValueError("private attributes are selected by their private creator (creator: …)")
+    if rule.action not in (Action.REMOVE, Action.EMPTY, Action.KEEP):
+        raise ValueError("attributes of several VRs can be removed, emptied or kept; give them one by one for more")
+    if any(person & mask == tag for person in (_PATIENT_NAME, _PATIENT_ID)):
+        _refuse_person(rule)
+    return Layer(masks={Mask(mask, tag): rule}), f"{tag:08X}&{mask:08X}"
+
+
+def _by_vr(text: str, rule: Rule) -> tuple[Layer, str]:
+    if text not in _defaults(frozenset()):
+        raise ValueError(f"no VR; there are {', '.join(_defaults(frozenset()))}")
+    if text not in _FITS.get(rule.action, {text}):
+        raise ValueError(f"action {rule.action.name.lower()} does not fit; {_fitting(text)}")
+    if text == "UN" and rule.action not in (Action.REMOVE, Action.EMPTY):
+        raise ValueError("what is in an attribute of VR UN is not known; it can be removed or emptied")
+    return Layer(defaults={text: rule}), text
+
+
+def _by_creator(text: str, rule: Rule) -> tuple[Layer, str]:
+    if not 0 < len(text) <= 64 or "\\" in text:
+        raise ValueError("no private creator; give 1 to 64 characters, without a backslash")
+    if rule.action not in (Action.REMOVE, Action.KEEP, Action.CLEAN):
+        raise ValueError("private attributes can be removed, kept, or cleaned")
+    return Layer(private={(text, 0): PrivateRule(rule)}), text
+
+
+def _private_tag(layer: Layer, text: str) -> tuple[Layer, str]:
+    tag, mask = tables.parse_tag(text)
+    if mask != 0xFFFF00FF or not tag >> 16 & 1:
+        raise ValueError("beside a creator, give a private tag with its block left open, such as (0029,xx10)")
+    ((creator, _), rule) = next(iter(layer.private.items()))
+    return Layer(private={(creator, tag): rule}), f"{creator}:{tag:08X}"
+
+
+_SELECT = {"tag": _by_tag, "keyword": _by_keyword, "group": _by_group, "vr": _by_vr, "creator": _by_creator}
+
+
+def _refuse_person(rule: Rule) -> None:
+    if rule.action in (Action.KEEP, Action.CLEAN):
+        raise ValueError("PatientName and PatientID are never kept; let the rule be pseudonym, or remove it")
+
+
+def _fitting(vr: str) -> str:
+    return "those that do are " + ", ".join(name for name, action in _ACTIONS.items() if vr in _FITS.get(action, {vr}))
+
+
+def _sop_class(node: yaml.Node, key: str) -> str:
+    from pydicom.uid import UID_dictionary
+
+    text = _text(node, key)
+    for uid, (_, kind, _, _, keyword) in UID_dictionary.items():
+        if kind == "SOP Class" and text in (uid, keyword):
+            return uid
+    if re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", text) and len(text) <= 64:
+        return text
+    raise _Wrong(_line(node), key, "no SOP class; give its UID, or its keyword such as CTImageStorage")
+
+
+def _modality(node: yaml.Node, key: str) -> str:
+    text = _text(node, key)
+    if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", text):
+        raise _Wrong(_line(node), key, "no modality; give a value of Modality (0008,0060) such as MR")
+    return text
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _mapping(node: yaml.Node, where: str, known: tuple[str, ...]) -> dict[str, yaml.Node]:
+    """The values of a mapping by key, each known and there once."""
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        raise _Wrong(_line(node), where, f"give keys and values; the keys are {', '.join(known)}")
+    found: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        name = str(key.value)
+        if name not in known:
+            raise _Wrong(_line(key), where, f"{not_known(name, known)}; there are {', '.join(known)}")
+        if name in found:
+            raise _Wrong(_line(key), f"{where}.{name}".lstrip("."), "there twice; remove one")
+        found[name] = value
+    return found
+
+
+def _list(node: yaml.Node | None, key: str) -> list[yaml.Node]:
+    """The items of a list; a single value is a list of one, none where the key is missing or empty."""
+    import yaml
+
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")):
+        return []
+    if isinstance(node, yaml.MappingNode):
+        raise _Wrong(_line(node), key, "give a list: one item per line, each after a dash")
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else [node]
+
+
+def _text(node: yaml.Node, key: str) -> str:
+    """A value as it is written: 0032 is a group, not a number."""
+    import yaml
+
+    if not isinstance(node, yaml.ScalarNode) or not node.value:
+        raise _Wrong(_line(node), key, "give one value")
+    return str(node.value)

@@ -1,0 +1,216 @@
+"""What a de-identification is asked for, and what its steps keep.
+
+In the run's folder (see `run.Run`):
+
+| file                    | written by | what                                                                      |
+|-------------------------|------------|---------------------------------------------------------------------------|
+| scan.json               | prepare    | how much there is; files passed over, and those that cannot be read       |
+| units/<unit>.jsonl      | prepare    | the series of one unit, see Source                                        |
+| results/<unit>.jsonl    | convert    | how far each series of the unit is, in counts                             |
+| manifest.jsonl          | report     | what became of every object, without identifiers                          |
+| contact-sheets-<n>.html | report     | the contact sheets of fifty series                                        |
+
+Beside the state of the output tree, below `deid/<id>/`, for what is to outlive a run:
+
+| file                    | written by | what                                                                      |
+|-------------------------|------------|---------------------------------------------------------------------------|
+| names.json              | prepare    | folder names given so far                                                 |
+| series.jsonl            | prepare    | every series so far, see Source                                           |
+| unreadable.jsonl        | prepare    | files that cannot be taken for an object, with the reason                 |
+| settled/<key>.jsonl     | convert    | what became of each object of a series, see Settled; lines are only added |
+| sheets/<number>.png     | convert    | contact sheet of a series, as it is in the data set                       |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_jsonl
+from pacsifier_ops.pseudonyms.linkage import Person
+from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
+from pacsifier_ops.run import Kept
+from pacsifier_ops.tree import CONTROL, Tree
+
+#: What becomes of an object. Whatever has none of these is missing.
+DEIDENTIFIED, EXCLUDED, QUARANTINED = "de-identified", "excluded", "quarantined"
+
+#: Profile of a run that does not care: the basic one, with these options of PS3.15 E.3.
+DEFAULT_PROFILE, DEFAULT_OPTIONS = "default", ("modified_dates", "clean_descriptors")
+
+#: Where outputs lie while a folder is converted in place, below the folder.
+STAGED = f"{CONTROL}/{DEIDENTIFIED}"
+
+
+@dataclass(frozen=True)
+class DeidRequest(Kept):
+    """What a run was asked for. Paths that are not given are empty.
+
+    Attributes:
+        in_folder: the folder with the objects.
+        out_folder: where they go; the same folder: in place.
+        profile: name or path of the profile; see DEFAULT_PROFILE as well.
+        devices: a device catalogue (see `devices.load`).
+        new_ids, day_shift: PACSIFIER's files.
+        project: whose secret and linkage hold.
+        delete_identifiable: objects that likely show who it is are excluded.
+        remove_private_tags: no private element stays, whatever the profile says.
+        fuzz_acq_dates: no date stays as it is, whatever the profile says.
+        keep_patient_dir_names: folders of patients keep their names.
+        contact_sheets: make a contact sheet of every series.
+        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
+        started: ISO 8601.
+    """
+
+    in_folder: Path
+    out_folder: Path
+    profile: str
+    devices: str = ""
+    new_ids: str = ""
+    day_shift: str = ""
+    project: str = DEFAULT_PROJECT
+    delete_identifiable: bool = False
+    remove_private_tags: bool = False
+    fuzz_acq_dates: bool = False
+    keep_patient_dir_names: bool = False
+    contact_sheets: bool = True
+    accept_incomplete: bool = False
+    started: str = ""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the objects are replaced where they are."""
+        return self.in_folder == self.out_folder
+
+
+@dataclass
+class Source:
+    """A series to be de-identified, or a part of a large one: a line of a unit.
+
+    Attributes:
+        number: ordinal among the series of the output tree, from 1.
+        key: opaque name of the series.
+        patient_id, study_uid, series_uid: whose and which it is.
+        pseudonym, shift: who the patient becomes.
+        folder: of the objects, below the input folder, for people.
+        target: of the series below the output folder.
+        known: values that tell who the patient is, of all objects of the patient so far, by keyword.
+        parts: how many parts the series is in.
+        files: path below the input folder (see `upload.run`), size, mtime_ns and SOP Instance UID of each; only in
+            units.
+    """
+
+    number: int
+    key: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    modality: str
+    series_number: str
+    description: str
+    pseudonym: str
+    shift: int
+    folder: str
+    target: str
+    known: dict[str, list[str]] = field(default_factory=dict)
+    parts: int = 1
+    files: list[list[Any]] = field(default_factory=list)
+
+    @property
+    def person(self) -> Person:
+        """Who the patient becomes."""
+        return Person(self.pseudonym, self.shift)
+
+
+@dataclass
+class Settled:
+    """What became of an object.
+
+    Attributes:
+        uid: SOP Instance UID that it had.
+        source: path of its file below the input folder, as text for people.
+        size, mtime_ns: of that file.
+        outcome: one of the constants above.
+        reason: the rule that excluded it, or why it is in quarantine; no values.
+        new_uid, file, written: SOP Instance UID that it has now, path of the file below the output folder, and its
+            size; of de-identified objects only.
+        rules: how often each rule was applied.
+        uids: UIDs by the ones that they replace, those that the series had not before.
+    """
+
+    uid: str
+    source: str
+    size: int
+    mtime_ns: int
+    outcome: str
+    reason: str = ""
+    new_uid: str = ""
+    file: str = ""
+    written: int = 0
+    rules: dict[str, int] = field(default_factory=dict)
+    uids: dict[str, str] = field(default_factory=dict)
+
+
+class Store:
+    """What is known of an output tree, see the table above.
+
+    Args:
+        tree: the output tree.
+        identity: the `id` that the tree says of itself.
+    """
+
+    def __init__(self, tree: Tree, identity: str) -> None:
+        self.id = identity
+        self.folder = private_folder(tree.state / "deid" / identity)
+        self.names, self.series = self.folder / "names.json", self.folder / "series.jsonl"
+        self.unreadable = self.folder / "unreadable.jsonl"
+
+    def sheet(self, number: int) -> Path:
+        """Where the contact sheet of a series lies, if it has one."""
+        return private_folder(self.folder / "sheets") / f"{number}.png"
+
+    def settled(self, key: str) -> dict[str, Settled]:
+        """What became of the objects of a series so far, by SOP Instance UID; the last word on each holds."""
+        return {item["uid"]: Settled(**item) for item in _lines(self._path(key))}
+
+    def settle(self, key: str, item: Settled, durable: bool) -> None:
+        """Keep what became of an object.
+
+        Args:
+            durable: it is kept even if the machine fails the moment after.
+        """
+        handle = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        try:
+            # The line's end comes first: a line that was torn spoils no other.
+            os.write(handle, b"\n" + json.dumps(asdict(item), separators=(",", ":")).encode())
+            if durable:
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _path(self, key: str) -> Path:
+        return private_folder(self.folder / "settled") / f"{key}.jsonl"
+
+
+def series_of(store: Store) -> Iterator[Source]:
+    """The series of an output tree."""
+    return (Source(**item) for item in read_jsonl(store.series)) if store.series.exists() else iter(())
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file that is only added to; nothing where it is not there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.split("\n"):
+        try:
+            item = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(item, dict):
+            yield item

@@ -1,0 +1,575 @@
+"""The steps of a de-identification: prepare → convert → report.
+
+Each is one function over the run's folder; the DAG's operators and the command line call the same ones. Each may be
+killed and called again: an object that is settled is not converted again, and any worker gives the same answer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pacsifier_ops.accounts import COMPLETE
+from pacsifier_ops.deid.inplace import CLEARED, clear, put_apart, take_place
+from pacsifier_ops.deid.names import Namer
+from pacsifier_ops.deid.people import Patient, Sources, who_becomes_whom
+from pacsifier_ops.deid.run import (
+    DEFAULT_OPTIONS,
+    DEFAULT_PROFILE,
+    DEIDENTIFIED,
+    EXCLUDED,
+    STAGED,
+    DeidRequest,
+    Settled,
+    Source,
+    Store,
+    series_of,
+)
+from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, TreeError
+from pacsifier_ops.files import fsync_folder, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
+from pacsifier_ops.leases import shared
+from pacsifier_ops.pseudonyms.linkage import Linkage, Person
+from pacsifier_ops.pseudonyms.secret import Secret, project_folder, project_secret
+from pacsifier_ops.run import MOST, Run, never, now, slices
+from pacsifier_ops.tree import CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
+from pacsifier_ops.tree import DEIDENTIFIED as FINISHED
+
+if TYPE_CHECKING:
+    from pacsifier_ops.deid.books import Account
+    from pacsifier_ops.deid.convert import Converted
+    from pacsifier_ops.deid.devices import Catalogue
+    from pacsifier_ops.deid.rules import Rules
+    from pacsifier_ops.dimse.objects import DicomFile
+    from pacsifier_ops.upload.scan import Scan
+
+Question = Callable[[], bool]
+
+#: Objects that are converted together: a large series is shared out among several workers.
+PART = 200
+
+#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+KEPT = ("scan", "units", "results", "manifest", "summary", "thumbnails")
+
+_NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
+_SEVERAL_IDS = "it has several values in PatientID"
+
+
+@dataclass(frozen=True)
+class How:
+    """All that decides what objects become, but for who their patients are.
+
+    Attributes:
+        rules: of the profile, and of flags that only ever remove more than it does.
+        catalogue: what is blacked out of images.
+        secret: the project's.
+        delete_identifiable, keep_patient_dir_names: see `run.DeidRequest`.
+    """
+
+    rules: Rules
+    catalogue: Catalogue
+    secret: Secret
+    delete_identifiable: bool
+    keep_patient_dir_names: bool
+
+    @classmethod
+    def of(cls, request: DeidRequest, secret: str = "") -> How:
+        """What a run was asked for.
+
+        Args:
+            secret: the project's, where somebody else keeps it (see `project_secret`).
+
+        Raises:
+            ConfigError: profile, catalogue or project cannot be used.
+            StorageError: the state root cannot be written.
+        """
+        from pacsifier_ops.deid import devices, profile
+        from pacsifier_ops.deid.rules import Option
+
+        if request.profile == DEFAULT_PROFILE:
+            chosen = profile.load("basic", add=map(Option, DEFAULT_OPTIONS))
+        else:
+            chosen = profile.load(request.profile)
+        options, site = chosen.options, chosen.site
+        if request.remove_private_tags:
+            options -= {Option.SAFE_PRIVATE}
+            site = tuple(rule for rule in site if not rule.layer.private)
+        if request.fuzz_acq_dates and Option.FULL_DATES in options:
+            # UIDs may hold dates, and with them the shift.
+            options = options - {Option.FULL_DATES, Option.UIDS} | {Option.MODIFIED_DATES}
+        rules = profile.compile(replace(chosen, options=options, site=site))
+        return cls(
+            rules,
+            devices.load(Path(request.devices) if request.devices else None),
+            project_secret(request.project, secret),
+            request.delete_identifiable,
+            request.keep_patient_dir_names,
+        )
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """The same in short, for the output tree to tell."""
+        return {
+            "rules": self.rules.digest,
+            "catalogue": self.catalogue.digest,
+            "project": self.secret.fingerprint,
+            "delete_identifiable": str(self.delete_identifiable),
+            "keep_patient_dir_names": str(self.keep_patient_dir_names),
+        }
+
+
+# prepare
+
+
+def prepare(
+    run: Run, request: DeidRequest, most: int = MOST, secret: str = "", cancelled: Question = never
+) -> list[int]:
+    """Look at every file of the folder, find out who becomes whom, give folders their names, cut the series into units.
+
+    Args:
+        most: units to be made at most.
+        secret: the project's, where somebody else keeps it (see `project_secret`).
+
+    Returns:
+        Numbers of the units to be converted.
+
+    Raises:
+        InputError: what was asked for cannot be done; or sources disagree about who becomes whom. Nothing was touched.
+        TreeError: one of the folders is not what it should be.
+        StorageError: output folder or state root cannot be written.
+    """
+    from pacsifier_ops.upload.scan import scan
+
+    run.forget(KEPT)
+    folders = request.in_folder.resolve(), request.out_folder.resolve()
+    request = replace(request, in_folder=folders[0], out_folder=folders[1], started=now())
+    request.keep(run)
+    _check_folders(request)
+    how = How.of(request, secret)
+    marker = marker_of(request.out_folder)
+    begun = marker.get("state") == CONVERTING
+    if begun and marker.get(CLEARED):
+        return _planned(run, [], {"passed_over": {}, "sources": {}}, most)  # no original is left
+    try:
+        found = scan(request.in_folder, cancelled)
+    except OSError as error:
+        raise InputError(f"in_folder cannot be read: {error.strerror}") from error
+    _check_trees(found.trees, request)
+    groups, unreadable = _grouped(found, request.in_folder)
+    if not (groups or unreadable or begun):
+        raise InputError("in_folder holds no DICOM file")
+    answer = who_becomes_whom(_patients(groups), _sources(request, how.secret))
+    _check_shifts(answer.people.values(), how.rules)
+    tree = Tree.convert(request.out_folder, how.stamp, request.in_place)
+    store = Store(tree, marker_of(tree.root)["id"])
+    with shared().acquire(f"deid:{tree.key}", cancelled=cancelled), storage_errors("the state root"):
+        sources = _catalogued(store, groups, answer.people, Namer(store, request, how.rules, how.secret))
+        unreadable = [*_moved_before(store, groups, request), *unreadable]
+        write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
+    return _planned(run, sources, {"passed_over": found.passed_over, "sources": answer.sources}, most)
+
+
+def _check_folders(request: DeidRequest) -> None:
+    if not request.in_folder.is_dir():
+        raise InputError("in_folder is not a folder; give the folder whose objects are to be de-identified")
+    _check_trees([request.in_folder], request)
+    if not request.in_place and any(marker_of(folder) for folder in request.out_folder.parents):
+        raise TreeError("out_folder lies within another data set; give a folder apart")
+    if request.in_folder in request.out_folder.parents or request.out_folder in request.in_folder.parents:
+        raise InputError("in_folder and out_folder lie one within the other; give folders apart, or the same one")
+
+
+def _check_trees(trees: Iterable[Path], request: DeidRequest) -> None:
+    """Only what is identified is de-identified; the folder that is converted in place may be half done."""
+    for folder in (*trees, *request.in_folder.parents):
+        state = marker_of(folder).get("state", IDENTIFIED)
+        going_on = request.in_place and folder == request.in_folder and state == CONVERTING
+        if state != IDENTIFIED and not going_on:
+            raise TreeError(f"in_folder, or a folder above or below it, holds data that is {state} already")
+        if request.in_place and (tree := Tree.existing(folder)) is not None and tree.in_use(shared()):
+            raise TreeError("somebody is at work in the folder; wait until that has ended, then run again")
+
+
+def _grouped(found: Scan, root: Path) -> tuple[dict[tuple[str, str, str], list[DicomFile]], list[dict[str, Any]]]:
+    """The objects by PatientID, study and series; and the files that cannot be taken for one, with the reason."""
+    from pacsifier_ops.upload.scan import UNREADABLE, readable
+
+    groups: dict[tuple[str, str, str], list[DicomFile]] = {}
+    bad = {file.path: file.reason for file in found.bad_files}
+    for file in (file for files in found.series.values() for file in files):
+        if not file.patient_id or "\\" in file.patient_id:
+            bad[readable(file.path.relative_to(root))] = _SEVERAL_IDS if file.patient_id else _NO_PATIENT
+        else:
+            groups.setdefault((file.patient_id, file.study_uid, file.series_uid), []).append(file)
+    return groups, [{"path": p, "reason": r, "missing": r.startswith(UNREADABLE)} for p, r in bad.items()]
+
+
+def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Iterable[Patient]:
+    patients: dict[str, Patient] = {}
+    for (patient_id, *_), files in groups.items():
+        patient = patients.setdefault(patient_id, Patient(patient_id))
+        patient.issuers |= {file.issuer for file in files} - {""}
+        patient.folders |= {file.path.parent for file in files}
+    return patients.values()
+
+
+def _sources(request: DeidRequest, secret: Secret) -> Sources:
+    new_ids, day_shift = (Path(name) if name else None for name in (request.new_ids, request.day_shift))
+    return Sources(request.in_folder, new_ids, day_shift, Linkage(request.project), secret)
+
+
+def _check_shifts(people: Iterable[Person], rules: Rules) -> None:
+    from pacsifier_ops.deid.rules import Option
+
+    shifts = [person.shift for person in people]
+    if Option.MODIFIED_DATES in rules.options and shifts and not any(shifts):
+        raise InputError(
+            "the profile moves dates, and the day shift of every patient is 0: they would stay as they are; give other "
+            "shifts, or a profile that says what becomes of dates"
+        )
+
+
+def _catalogued(
+    store: Store, groups: Mapping[tuple[str, str, str], list[DicomFile]], people: Mapping[str, Person], namer: Namer
+) -> list[Source]:
+    """The series of this run in parts, with the folders they get; those that are new are added to the store's."""
+    from pacsifier_ops.upload.run import packed
+    from pacsifier_ops.upload.scan import readable
+
+    known = {source.key: source for source in series_of(store)}
+    telling = _telling(known.values(), groups)
+    keys = {group: namer.key(group) for group in groups}
+    ordered = sorted(groups, key=lambda group: (people[group[0]].pseudonym, *namer.order(groups[group][0])))
+    chosen = []
+    for group in ordered:
+        files, key, person = groups[group], keys[group], people[group[0]]
+        paths = [file.path.relative_to(namer.root) for file in files]
+        if key in known and known[key].person != person:
+            raise InputError("a patient would become somebody else than in an earlier run into the same folder")
+        source = known[key] = Source(
+            number=known[key].number if key in known else len(known) + 1,
+            key=key,
+            patient_id=group[0],
+            study_uid=group[1],
+            series_uid=group[2],
+            modality=files[0].modality,
+            series_number=files[0].series_number,
+            description=files[0].description,
+            pseudonym=person.pseudonym,
+            shift=person.shift,
+            folder=readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
+            target=namer.folder(files[0], person),
+            known={name: sorted(values) for name, values in telling[group[0]].items()},
+        )
+        lines = [[packed(p), f.size, f.mtime_ns, f.sop_instance_uid] for p, f in zip(paths, files, strict=True)]
+        parts = slices(len(lines), -(-len(lines) // PART))
+        chosen += [replace(source, parts=len(parts), files=[lines[place] for place in part]) for part in parts]
+    write_json(store.names, namer.names.given)
+    write_jsonl(store.series, map(asdict, known.values()))
+    return chosen
+
+
+#: Attributes that tell who a patient is wherever their values are, and what `DicomFile` calls them.
+_TELLING = {"PatientName": "patient_name", "PatientBirthDate": "birth_date", "AccessionNumber": "accession"}
+
+
+def _telling(
+    before: Iterable[Source], groups: Mapping[tuple[str, str, str], list[DicomFile]]
+) -> dict[str, dict[str, set[str]]]:
+    """What tells who each patient is, by PatientID and keyword: an object may lack what another one tells."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for source in before:
+        values = found.setdefault(source.patient_id, {name: set() for name in _TELLING})
+        for name in _TELLING:
+            values[name] |= set(source.known.get(name, ()))
+    for (patient_id, *_), files in groups.items():
+        values = found.setdefault(patient_id, {name: set() for name in _TELLING})
+        for name, attribute in _TELLING.items():
+            values[name] |= {getattr(file, attribute) for file in files} - {""}
+    return found
+
+
+def _moved_before(
+    store: Store, groups: Mapping[tuple[str, str, str], list[DicomFile]], request: DeidRequest
+) -> Iterable[dict[str, Any]]:
+    """In place: the files that an earlier run could not take for an object, and which it put apart."""
+    if not (request.in_place and store.unreadable.exists()):
+        return []
+    from pacsifier_ops.upload.scan import readable
+
+    there = {readable(file.path.relative_to(request.in_folder)) for files in groups.values() for file in files}
+    return [item for item in read_jsonl(store.unreadable) if not item["missing"] and item["path"] not in there]
+
+
+def _planned(run: Run, sources: Sequence[Source], told: Mapping[str, Any], most: int) -> list[int]:
+    units = slices(len(sources), most)
+    with storage_errors("the state root"):
+        for number, unit in enumerate(units):
+            write_jsonl(run.part("units", number), (asdict(sources[place]) for place in unit))
+        counts = {"series": len(sources), "instances": sum(len(source.files) for source in sources)}
+        write_json(run.folder / "scan.json", {**told, **counts})
+    return list(range(len(units)))
+
+
+# convert
+
+
+@dataclass
+class Counts:
+    """How far a series is.
+
+    Attributes:
+        number: of the series.
+        state: complete, or incomplete: objects are missing.
+        present: objects that an earlier run, or an earlier attempt, has de-identified.
+        missing: objects whose files cannot be read.
+        bytes, seconds: of files read, and spent on them, in this run.
+        reason: why objects are missing; no values.
+    """
+
+    number: int
+    modality: str
+    state: str = "complete"
+    present: int = 0
+    deidentified: int = 0
+    excluded: int = 0
+    in_quarantine: int = 0
+    missing: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+def convert(run: Run, unit: int, secret: str = "", cancelled: Question = never) -> dict[str, int]:
+    """De-identify the objects of one unit: see `Converting.unit`."""
+    with Converting(run, secret, cancelled) as converting:
+        return converting.unit(unit)
+
+
+class Converting:
+    """A worker that converts units of a run, one after the other. A context manager.
+
+    Args:
+        run: whose units.
+        secret: the project's, where somebody else keeps it.
+        cancelled: asked before every object; True ends the work, what is settled stays so.
+        done: told how far a series is when it ends.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        secret: str = "",
+        cancelled: Question = never,
+        done: Callable[[Counts], None] = lambda counts: None,
+    ) -> None:
+        self._run, self._secret, self._cancelled, self._done = run, secret, cancelled, done
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        from pacsifier_ops.deid.convert import Converter
+
+        self._request = request = DeidRequest.of(self._run)
+        how = How.of(request, self._secret)
+        root = request.out_folder
+        tree, marker = Tree.existing(root), marker_of(root)
+        if tree is None or marker.get("state") != CONVERTING or marker.get("stamp") != how.stamp:
+            raise TreeError("out_folder is not being converted by this run any more; begin with the step prepare")
+        self._store = Store(tree, marker["id"])
+        self._base = _base(request)
+        self._apart = apart_of(self._run, request)
+        with ExitStack() as stack:
+            scratch = stack.enter_context(tree.workplace(shared()))
+            self._converter = Converter(how, scratch, self._run.note)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def unit(self, number: int) -> dict[str, int]:
+        """De-identify the objects of one unit that are not settled yet.
+
+        Returns:
+            Sums over the unit's series, without identifiers.
+
+        Raises:
+            StorageError: output folder or state root cannot be written. What is settled stays so.
+            Cancelled: `cancelled` said so; likewise.
+        """
+        ended: list[Counts] = []
+        try:
+            for item in read_jsonl(self._run.part("units", number)):
+                source = Source(**item)
+                ended.append(counts := Counts(source.number, source.modality))
+                started = time.monotonic()
+                try:
+                    self._series(source, counts)
+                finally:
+                    counts.seconds = time.monotonic() - started
+                self._done(counts)
+        finally:
+            with storage_errors("the state root"):
+                write_jsonl(self._run.part("results", number), map(asdict, ended))
+        totals: Counter[str] = Counter()
+        for counts in ended:
+            totals.update({name: getattr(counts, name) for name in _TOTALS})
+        return {"series": len(ended), **totals}
+
+    def _series(self, source: Source, counts: Counts) -> None:
+        from pacsifier_ops.upload.run import unpacked
+        from pacsifier_ops.upload.scan import readable
+
+        counts.state, counts.reason = "incomplete", "not ended"
+        settled = self._store.settled(source.key)
+        seen = {old for item in settled.values() for old in item.uids}
+        for name, size, mtime, uid in source.files:
+            if self._cancelled():
+                raise Cancelled("stopped on request")
+            path = self._request.in_folder / unpacked(name)
+            before = settled.get(uid)
+            if before and (before.size, before.mtime_ns) == (size, mtime) and self._stands(before):
+                counts.present += 1
+                if self._request.in_place:
+                    self._take_away(path, before)
+                continue
+            try:
+                made = self._converter.convert(path, source, uid)
+            except FileUnreadable as error:
+                counts.missing += 1
+                counts.reason = str(error)
+                continue
+            item = Settled(
+                uid, readable(path.relative_to(self._request.in_folder)), size, mtime, made.outcome, made.reason
+            )
+            item.uids = {old: new for old, new in made.uids.items() if old not in seen}
+            seen |= item.uids.keys()
+            self._settle(source, item, made, before)
+            if self._request.in_place:
+                self._take_away(path, item)
+            name_of = {DEIDENTIFIED: "deidentified", EXCLUDED: "excluded"}.get(item.outcome, "in_quarantine")
+            setattr(counts, name_of, getattr(counts, name_of) + 1)
+            counts.bytes += size
+        if self._request.contact_sheets and source.parts == 1:
+            make_sheet(self._store, self._base, source, fresh=counts.deidentified > 0)
+        if not counts.missing:
+            counts.state, counts.reason = "complete", ""
+
+    def _settle(self, source: Source, item: Settled, made: Converted, before: Settled | None) -> None:
+        """Keep what became of an object, then let the result have its name: no file is there that no book knows."""
+        if made.outcome == DEIDENTIFIED:
+            item.new_uid, item.rules, item.file = made.new_uid, made.rules, f"{source.target}/{made.new_uid}.dcm"
+            item.written = made.path.stat().st_size
+        if before and before.file:
+            with storage_errors("out_folder"):
+                (self._base / before.file).unlink(missing_ok=True)
+        with storage_errors("the state root"):
+            self._store.settle(source.key, item, durable=self._request.in_place)
+        if item.file:
+            target = self._base / item.file
+            with storage_errors("out_folder"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(made.path, target)
+                fsync_folder(target.parent)
+
+    def _stands(self, item: Settled) -> bool:
+        """Whether an object is de-identified, and the result where it was put."""
+        try:
+            return item.outcome == DEIDENTIFIED and (self._base / item.file).stat().st_size == item.written
+        except OSError:
+            return False
+
+    def _take_away(self, path: Path, item: Settled) -> None:
+        """In place: remove the original of a verified output; put any other apart."""
+        if item.outcome != DEIDENTIFIED:
+            put_apart(path, self._apart / item.outcome / path.relative_to(self._request.in_folder))
+            return
+        with storage_errors("the folder that is converted"):
+            path.unlink(missing_ok=True)
+
+
+_TOTALS = ("present", "deidentified", "excluded", "in_quarantine", "missing", "bytes")
+
+
+def make_sheet(store: Store, base: Path, source: Source, fresh: bool) -> None:
+    """Make the contact sheet of a series, unless there is one of the objects as they are."""
+    from pacsifier_ops.deid.contact import contact_sheet
+
+    path = store.sheet(source.number)
+    if fresh or not path.exists():
+        sheet = contact_sheet(sorted((base / source.target).glob("*.dcm")))
+        with storage_errors("the state root"):
+            write_atomic(path, sheet or b"")
+
+
+def _base(request: DeidRequest) -> Path:
+    """Where the outputs of a run lie by now."""
+    root = request.out_folder
+    return root / STAGED if request.in_place and not marker_of(root).get(CLEARED) else root
+
+
+def apart_of(run: Run, request: DeidRequest) -> Path:
+    """Protected folder for what leaves a folder that is converted in place."""
+    return project_folder(request.project) / "apart" / run.name
+
+
+# report
+
+
+def report(run: Run, secret: str = "") -> Account:
+    """Close the books: every object in one state; manifest, linkage and report; the tree says what it is.
+
+    Works on whatever the run left. A folder that is converted in place is cleared of what is left once all is settled.
+
+    Args:
+        secret: the project's, where somebody else keeps it.
+
+    Returns:
+        The accounts; their `verdict` is the run's.
+
+    Raises:
+        InputError: the run ended before the folder was looked at.
+        TreeError: the output folder is not what this run left.
+        StorageError: something cannot be written, or moved.
+    """
+    from pacsifier_ops.deid import books
+
+    if not (run.folder / "scan.json").exists():
+        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
+    request = DeidRequest.of(run)
+    how = How.of(request, secret)
+    tree, marker = Tree.existing(request.out_folder), marker_of(request.out_folder)
+    if tree is None or marker.get("stamp") != how.stamp:
+        raise TreeError("out_folder is not what this run left; begin with the step prepare")
+    store = Store(tree, marker["id"])
+    if request.contact_sheets:
+        for source in _in_parts(run):
+            make_sheet(store, _base(request), source, fresh=True)
+    account = books.close(run, request, store, how.rules)
+    account.apart = str(apart_of(run, request)) if request.in_place else ""
+    if request.in_place and not account.missing and marker["state"] == CONVERTING:
+        if not marker.get(CLEARED):
+            clear(tree.root, apart_of(run, request) / "left")
+        take_place(tree.root)
+    books.check_outputs(account, store, _base(request))
+    with storage_errors("the state root"):
+        linkage = books.write_linkage(request, store, how.rules)
+    books.write(run, account, tree, store, linkage, how.rules)
+    if account.verdict == COMPLETE:
+        with storage_errors("out_folder"):
+            write_marker(tree.root, {**marker_of(tree.root), "state": FINISHED})
+    return account
+
+
+def _in_parts(run: Run) -> Iterable[Source]:
+    """The series of a run that no worker has seen as a whole."""
+    parts = (Source(**item) for unit in run.parts("units") for item in read_jsonl(unit) if item["parts"] > 1)
+    return {source.key: source for source in parts}.values()

@@ -1,0 +1,145 @@
+"""The standard's tables as they are, by integer tag; `tables/README.md` says where they come from.
+
+Keywords are no keys: new ones are in the tables before they are in any dictionary.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pacsifier_ops.deid.rules import Mask, Option
+
+_FOLDER = Path(__file__).parent / "tables"
+
+#: Columns of options in the tables.
+_COLUMNS = {
+    "rtn_uids": Option.UIDS,
+    "rtn_dev_id": Option.DEVICE,
+    "rtn_inst_id": Option.INSTITUTION,
+    "rtn_pat_chars": Option.PATIENT_CHARACTERISTICS,
+    "rtn_long_full_dates": Option.FULL_DATES,
+    "rtn_long_modif_dates": Option.MODIFIED_DATES,
+    "clean_desc": Option.CLEAN_DESCRIPTORS,
+    "clean_struct": Option.CLEAN_STRUCTURED_CONTENT,
+    "clean_graph": Option.CLEAN_GRAPHICS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Actions of one attribute or concept: `basic` may be a compound one, such as `X/Z/D`."""
+
+    basic: str
+    options: Mapping[Option, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """Concept name and value type of a content item (PS3.3 C.17.3)."""
+
+    value: str
+    scheme: str
+    value_type: str
+
+
+def parse_tag(text: str) -> tuple[int, int]:
+    """Tag and mask of `(gggg,eeee)`, hexadecimal digits with `x` for those that may be any.
+
+    Raises:
+        ValueError: it is not written so.
+    """
+    found = re.fullmatch(r"\(?([0-9a-fA-FxX]{4}),?([0-9a-fA-FxX]{4})\)?", text.strip())
+    if not found:
+        raise ValueError("no tag; write it as (gggg,eeee), hexadecimal digits, x for any")
+    digits = (found[1] + found[2]).lower()
+    return int(digits.replace("x", "0"), 16), int("".join("0" if digit == "x" else "f" for digit in digits), 16)
+
+
+@cache
+def attributes() -> tuple[Mapping[int, Row], Mapping[Mask, Row]]:
+    """PS3.15 Table E.1-1, by tag and by mask; without its row of private attributes."""
+    tags: dict[int, Row] = {}
+    masks: dict[Mask, Row] = {}
+    for line in _read("ps3_15_e1_1.csv"):
+        if "gggg" in line["tag"]:
+            continue
+        tag, mask = parse_tag(line["tag"])
+        if mask == 0xFFFFFFFF:
+            tags[tag] = _row(line, line["basic"])
+        else:
+            masks[Mask(mask, tag)] = _row(line, line["basic"])
+    return tags, masks
+
+
+@cache
+def unlisted() -> Mapping[int, Row]:
+    """Attributes that E.1-1 does not list and that need more than the default of their VR."""
+    return {parse_tag(line["tag"])[0]: _row(line, line["basic"]) for line in _read("unlisted.csv")}
+
+
+@cache
+def concepts() -> Mapping[Concept, Row]:
+    """PS3.15 Table E.3.4-1."""
+    return {
+        Concept(line["code_value"], line["coding_scheme_designator"], line["value_type"]): _row(
+            {column.removesuffix("_opt"): action for column, action in line.items()}, line["basic_prof"]
+        )
+        for line in _read("sr_concepts_e3_4_1.csv")
+    }
+
+
+@cache
+def uids() -> Mapping[int, bool]:
+    """Attributes of VR UI that E.1-1 does not list: True where they are structural and stay, False for instances'."""
+    return {
+        parse_tag(line["tag"])[0]: line["role"] == "keep_structural"
+        for line in _read("uid_rules.csv")
+        if not line["role"].startswith("table:")
+    }
+
+
+@cache
+def resolved() -> Mapping[str, Mapping[int, str]]:
+    """What compound actions come to, by SOP class and tag: D where one place of the object needs it, else Z or U."""
+    found: dict[str, dict[int, str]] = {}
+    for line in _read("iod_types_compound.csv"):
+        actions = found.setdefault(line["sop_class_uid"], {})
+        tag = parse_tag(line["tag"])[0]
+        action = line["resolved"]
+        if action not in line["basic"].replace("*", "").split("/"):
+            raise ValueError(f"iod_types_compound.csv: {line['tag']} of {line['sop_name']} resolves to {action!r}")
+        if actions.get(tag) != "D":
+            actions[tag] = action
+    return found
+
+
+@cache
+def safe_private() -> Mapping[tuple[str, int], frozenset[str]]:
+    """PS3.15 Table E.3.10-1: VRs (empty: not told) by private creator and tag without its block."""
+    found: dict[tuple[str, int], frozenset[str]] = {}
+    for line in _read("safe_private.csv"):
+        key = line["private_creator"], parse_tag(line["tag_pattern"])[0]
+        found[key] = found.get(key, frozenset()) | frozenset(filter(None, line["vr"].split("/")))
+    return found
+
+
+@cache
+def dictionary() -> Mapping[int, tuple[str, ...]]:
+    """VRs of the public attributes of PS3.6 and of the tables, by tag; the usual one first."""
+    from pydicom.datadict import DicomDictionary
+
+    return {tag: tuple(entry[0].split(" or ")) for tag, entry in DicomDictionary.items() if entry[0] != "NONE"}
+
+
+def _row(line: Mapping[str, str], basic: str) -> Row:
+    return Row(basic, {option: line[column] for column, option in _COLUMNS.items() if line.get(column)})
+
+
+def _read(name: str) -> Iterator[dict[str, str]]:
+    with (_FOLDER / name).open(encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)

@@ -1,0 +1,139 @@
+"""Values: which ones are valid, what dates, ages and identifiers become, and dummies (PS3.5 6.2)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from functools import lru_cache
+
+from pacsifier_ops.pseudonyms.local import ALPHABET
+from pacsifier_ops.pseudonyms.secret import Secret
+
+#: VRs whose values are text of a data set's character sets.
+TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
+#: VRs whose values are written in characters.
+STRINGS = TEXT | frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"))
+#: VRs with one value, in which a backslash is a backslash.
+SINGLE = frozenset(("LT", "ST", "UR", "UT"))
+#: Bytes of one value of the other VRs; of those that are not here, one.
+SIZES = {"US": 2, "SS": 2, "OW": 2, "AT": 4, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4} | dict.fromkeys(
+    ("FD", "OD", "OV", "SV", "UV"), 8
+)
+#: Characters of one value.
+_MOST = {"AE": 16, "CS": 16, "LO": 64, "LT": 10240, "SH": 16, "ST": 1024}
+
+_LINE = r"[^\x00-\x1f\x7f-\x9f\\]"
+_TIME = r"(?:[01]\d|2[0-3])(?:[0-5]\d(?:(?:[0-5]\d|60)(?:\.\d{1,6})?)?)?"
+_FORMS = {
+    "AE": re.compile(r"[ -\[\]-~]{0,16}", re.ASCII),
+    "AS": re.compile(r"\d{3}[DWMY]", re.ASCII),
+    "CS": re.compile(r"[A-Z0-9 _]{0,16}", re.ASCII),
+    # Devices write more digits than the 16 characters that a DS may have; a number it is all the same.
+    "DS": re.compile(r"(?=.{1,32}$)[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII),
+    "IS": re.compile(r"(?=.{1,12}$)[+-]?\d+", re.ASCII),
+    "LO": re.compile(rf"{_LINE}{{0,64}}", re.ASCII),
+    "PN": re.compile(r"(?:[^\x00-\x1f\x7f-\x9f\\=]{0,64}=){0,2}[^\x00-\x1f\x7f-\x9f\\=]{0,64}", re.ASCII),
+    "SH": re.compile(rf"{_LINE}{{0,16}}", re.ASCII),
+    "TM": re.compile(rf"{_TIME}|(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{{1,6}})?)?", re.ASCII),
+    "UC": re.compile(rf"{_LINE}*", re.ASCII),
+    "UI": re.compile(r"(?=.{1,64}$)(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+", re.ASCII),
+    "UR": re.compile(r"[!-~]*", re.ASCII),
+}
+_LINES = re.compile(r"[^\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]*", re.ASCII)
+_DATE = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)", re.ASCII)
+_DATETIME = re.compile(rf"(\d{{4}})(?:(\d\d)(?:(\d\d)({_TIME})?)?)?([+-](?:0\d|1[0-4])[0-5]\d)?", re.ASCII)
+
+
+def is_valid(vr: str, text: str) -> bool:
+    """Whether one value, without padding, is one of a VR that is written in characters. An empty one is."""
+    if not text:
+        return True
+    match vr:
+        case "DA":
+            return shifted_date(text, 0) is not None
+        case "DT":
+            return shifted_datetime(text, 0) is not None
+        case "LT" | "ST" | "UT":
+            return len(text) <= _MOST.get(vr, len(text)) and _LINES.fullmatch(text) is not None
+    form = _FORMS.get(vr)
+    return form is not None and form.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=4096)
+def shifted_date(text: str, days: int) -> str | None:
+    """A date (DA) that many days later, in the form that it has; None where it is none.
+
+    `YYYY.MM.DD` of before 1993 is a date; ranges and dates without month or day are none.
+    """
+    found = _DATE.fullmatch(text)
+    moved = found and _moved(found[1], found[3], found[4], days)
+    return f"{moved.year:04}{found[2]}{moved.month:02}{found[2]}{moved.day:02}" if moved and found else None
+
+
+@lru_cache(maxsize=4096)
+def shifted_datetime(text: str, days: int) -> str | None:
+    """A date and time (DT) that many days later; precision, fraction and zone stay. None where it is none.
+
+    Where month or day are missing, it is the first of them that is moved.
+    """
+    found = _DATETIME.fullmatch(text)
+    if not found:
+        return None
+    year, month, day, time, zone = found.groups(default="")
+    moved = _moved(year, month or "01", day or "01", days)
+    return f"{moved.year:04}{moved.month:02}{moved.day:02}"[: len(year + month + day)] + time + zone if moved else None
+
+
+def _moved(year: str, month: str, day: str, days: int) -> dt.date | None:
+    try:
+        return dt.date(int(year), int(month), int(day)) + dt.timedelta(days)
+    except (ValueError, OverflowError):
+        return None
+
+
+def capped_age(text: str) -> str | None:
+    """An age (AS), 90 years if it is more than 89; None where it is none."""
+    if not is_valid("AS", text) or not text:
+        return None
+    return "090Y" if text[3] == "Y" and int(text[:3]) > 89 else text
+
+
+def token(secret: Secret, keyword: str, value: str) -> str:
+    """What stands for an identifier wherever it is: 12 capitals and digits, fit for SH, LO and CS.
+
+    Args:
+        keyword: of the attribute; the same value of two attributes becomes two tokens.
+    """
+    number, text = secret.number(keyword, value), ""
+    for _ in range(12):
+        number, digit = divmod(number, len(ALPHABET))
+        text += ALPHABET[digit]
+    return text
+
+
+_DUMMIES = {
+    "AS": "000Y",
+    "CS": "REMOVED",
+    "DA": "19000101",
+    "DS": "0",
+    "DT": "19000101",
+    "IS": "0",
+    "TM": "000000",
+    "UR": "about:blank",
+} | dict.fromkeys(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UT"), "REMOVED")
+
+
+def dummy(vr: str) -> bytes:
+    """A valid value of a VR that says nothing, unpadded. UI and SQ have none."""
+    return _DUMMIES[vr].encode() if vr in _DUMMIES else bytes(SIZES.get(vr, 2))
+
+
+def fitting(vr: str, text: str) -> str:
+    """As much of a text as a value of the VR can hold, whole words."""
+    most = _MOST.get(vr, len(text))
+    return text if len(text) <= most else (text[: most + 1].rpartition(" ")[0] or text[:most]).strip()
+
+
+def padded(value: bytes, vr: str) -> bytes:
+    """A value of an even length."""
+    return value + (b"\0" if vr in ("OB", "UI", "UN") else b" ") if len(value) & 1 else value

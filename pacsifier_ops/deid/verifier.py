@@ -1,0 +1,410 @@
+"""The last look at a file before it goes out: does it still tell who the patient is?
+
+`Identifiers.of` has collected what names somebody in the object as it was. `search` reads the finished file again and
+looks for it, in decoded values and in bytes, and takes nobody's word for what should be there.
+
+What is looked for, and how, so that a hit means something:
+
+| what                                      | where, and how                                                          |
+|-------------------------------------------|-------------------------------------------------------------------------|
+| parts of names; ids; dates of birth       | in text, as whole words                                                 |
+| words of four letters of anybody's name   | likewise, not in opaque bytes                                           |
+| whole names, in either order              | in text, word after word                                                |
+| short parts and ids, such as Eva or 12345 | where they are the whole of a text                                      |
+| everyday words and what is shorter still  | where they are the whole value of the same attribute, or of a name      |
+| ids of digits in numbers (IS, DS), UIDs   | where they are the whole number, or a whole component                   |
+| UIDs that had to be replaced              | where they are the whole UID                                            |
+
+Text is compared without case and accents; ä is a as well as ae. Everyday words are those that the cleaning of
+descriptions keeps, and what devices, departments and placeholders are called. Times say nothing. Pixels and samples
+are not searched.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydicom.datadict import DicomDictionary, keyword_for_tag
+from pydicom.dataelem import RawDataElement
+from pydicom.filereader import data_element_generator, read_sequence
+from pydicom.uid import UID, UID_dictionary
+
+from pacsifier_ops.deid.identifiers import (
+    BETWEEN,
+    CHARACTER_SET,
+    IDS,
+    WORD,
+    Identifiers,
+    Wanted,
+    encodings_of,
+    forms_of,
+    readings,
+    spelt_out,
+    tags_of,
+    wanted_of,
+    words_of,
+    written,
+)
+from pacsifier_ops.query.names import fold
+
+__all__ = ["Identifiers", "search"]
+
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_BIG = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"
+_TRANSFER_SYNTAX, _PIXEL_DATA, _FRAMES = 0x00020010, 0x7FE00010, 0x00280008
+#: Samples, frames, rows, columns and bits: what tells how many bytes native pixels have.
+_DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100})
+#: Values of more bytes are not copied before it is known what they are; files of more are not read into memory.
+_LARGE, _MAPPED = 1 << 16, 1 << 22
+#: Of more forms than any patient has, most are sorted out before they are searched for.
+_MANY = 1000
+#: Pixels and samples: numbers, and too many to be searched.
+_BULK = tags_of("PixelData FloatPixelData DoubleFloatPixelData WaveformData SpectroscopyData")
+
+
+def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
+    """Where a file still tells who the patient is; empty where it is clean.
+
+    Args:
+        source: the file, or its bytes.
+
+    Returns:
+        Which attribute's value was found in which place, without values; or why the file cannot be searched.
+
+    Raises:
+        OSError: the file cannot be read at all.
+    """
+    if isinstance(source, bytes):
+        return _search(source, identifiers)
+    if source.stat().st_size < _MAPPED:
+        return _search(source.read_bytes(), identifiers)
+    with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _search(data, identifiers)
+
+
+#: Characters of numbers, dates and UIDs; of text, in whatever encoding.
+_NUMERIC = b"0123456789+-.eE: \\\0"
+_PRINTABLE = bytes([0, 9, 10, 12, 13, 27, *range(32, 127), *range(160, 256)])
+_UID = re.compile(rb"[0-2]\.[\d.]{8,}\d")
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a file holds, by how it is searched; tag and value. Values that are no plain ASCII are decoded.
+
+    Attributes:
+        texts: of text VRs, and binary values that look like text.
+        codes: what is text as well, but never compared as a whole.
+        named: of names (tag 0) and ids.
+        numbers: of IS and DS. `dates`: of DA and DT. `uids`: of UI.
+        binary: of other VRs.
+        pieces: the bytes of the file without pixels and samples.
+    """
+
+    texts: list[tuple[int, bytes | str]] = field(default_factory=list)
+    codes: list[tuple[int, bytes | str]] = field(default_factory=list)
+    named: list[tuple[int, int, bytes | str]] = field(default_factory=list)
+    numbers: list[tuple[int, bytes]] = field(default_factory=list)
+    dates: list[tuple[int, bytes]] = field(default_factory=list)
+    uids: list[tuple[int, bytes]] = field(default_factory=list)
+    binary: list[tuple[int, bytes]] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+
+
+class _Unreadable(Exception):
+    """The file is not what it should be; the reason in words."""
+
+
+def _search(data: bytes | mmap.mmap, identifiers: Identifiers) -> list[str]:
+    try:
+        held = _read(data)
+    except _Unreadable as error:
+        return [str(error)]
+    except Exception as error:
+        return [f"the file cannot be read again ({type(error).__name__})"]
+    wanted = wanted_of(identifiers.found, identifiers.pseudonyms)
+    dates = {day: tag for day, tag in wanted.dates.items() if day not in identifiers.dates}
+    found = {*_in_text(held, wanted, dates), *_in_values(held, wanted, dates), *_in_bytes(held, wanted, dates)}
+    reasons = {f"{_name(source)} found {_place(tag)}" for source, tag in found}
+    reasons |= {f"a UID that had to be replaced found {_place(tag)}" for tag in _old_uids(held, identifiers.uids)}
+    return sorted(reasons)
+
+
+def _name(tag: int) -> str:
+    return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def _place(tag: int) -> str:
+    return f"in ({tag >> 16:04X},{tag & 0xFFFF:04X})" if tag else "in the bytes of the file"
+
+
+def _in_text(held: _Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    """What is found in text: the attribute that it was from, and the place."""
+    for values, whole in ((held.texts, wanted.whole), (held.codes, {})):
+        if any(_matches([value for _, value in values], wanted, dates, whole)):
+            for tag, value in values:
+                for source in _matches([value], wanted, dates, whole):
+                    yield source, tag
+
+
+def _matches(
+    values: list[bytes | str], wanted: Wanted, dates: Mapping[str, int], whole: Mapping[str, int]
+) -> Iterator[int]:
+    plain = b"\x1d".join([value for value in values if isinstance(value, bytes)]).decode("ascii").lower()
+    others = [value for value in values if isinstance(value, str)]
+    joined = BETWEEN.join([plain, *map(fold, others), *(fold(spelt_out(value)) for value in others)])
+    found = WORD.findall(joined.replace("\\", BETWEEN).replace("=", BETWEEN))
+    words, text = set(found), f" {' '.join(found)} "
+    yield from (wanted.words[word] for word in wanted.words.keys() & words)
+    for phrase, source in wanted.phrases.items():
+        if phrase[1 : phrase.index(" ", 1)] in words and phrase in text:
+            yield source
+    yield from (source for part, source in wanted.parts.items() if part in text)
+    if whole:
+        every = {value.strip() for value in text.split(BETWEEN)}
+        yield from (whole[value] for value in whole.keys() & every)
+    for date, source in dates.items():
+        forms, phrases, _ = written(date)
+        if not words.isdisjoint(forms) or any(phrase in text for phrase in phrases):
+            yield source
+
+
+def _in_values(held: _Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    """What is found where a value is compared as a whole."""
+    for key, tag, value in held.named:
+        text = value if isinstance(value, str) else value.decode("ascii")
+        for one in re.split(r"[\\=]", text):
+            for form in forms_of(one):
+                if (source := wanted.same.get((key, form))) is not None:
+                    yield source, tag
+    numbers = {number.encode(): source for number, source in wanted.numbers.items()}
+    for tag, data in held.numbers:
+        for number, source in numbers.items():
+            if number in data and number in (one.strip(b"\0 +").lstrip(b"0") for one in data.split(b"\\")):
+                yield source, tag
+    for tag, data in held.uids:
+        for uid in data.decode("latin-1").split("\\"):
+            # Those that replace others are numbers of 128 bits, in which any other number may stand.
+            if wanted.numbers and not re.match(r"2\.25\.\d{30}", uid) and uid.strip("\0 ") not in UID_dictionary:
+                yield from ((wanted.numbers[part], tag) for part in wanted.numbers.keys() & set(uid.split(".")))
+    for date, source in dates.items():
+        for tag, data in held.dates:
+            if re.search(rb"(?<!\d)" + date.encode(), data.replace(b".", b"")):
+                yield source, tag
+
+
+def _in_bytes(held: _Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    """What is found in bytes that nobody decodes, and in all bytes."""
+    opaque = {**wanted.raw, **wanted.opaque}
+    opaque |= {(form, 1): source for date, source in dates.items() for form in written(date)[2]}
+    if any(_found_in(b"\0\0".join(value for _, value in held.binary), opaque)):
+        for tag, value in held.binary:
+            for source in _found_in(value, opaque):
+                yield source, tag
+    for piece in held.pieces:
+        for source in _found_in(piece, wanted.raw):
+            yield source, 0
+
+
+def _found_in(data: bytes, forms: Mapping[tuple[bytes, int], int]) -> Iterator[int]:
+    data = data.lower()
+    if len(forms) > _MANY:  # one look at the data instead of one for each
+        there = {data[at : at + 4] for at in range(len(data))}
+        forms = {key: source for key, source in forms.items() if key[0][:4] in there}
+    for (form, width), source in forms.items():
+        at = data.find(form)
+        while at >= 0:
+            before, end = data[max(at - width, 0) : at], at + len(form)
+            if not (_goes_on(before, form[:width]) or _goes_on(data[end : end + width], form[-width:])):
+                yield source
+                break
+            at = data.find(form, at + 1)
+
+
+def _goes_on(beside: bytes, end: bytes) -> bool:
+    """Whether a character continues the word that ends beside it: a letter a letter, a digit a digit."""
+    one, other = beside.strip(b"\0"), end.strip(b"\0")
+    if len(one) != 1:
+        return False
+    return one.isdigit() if other.isdigit() else one.isalpha()
+
+
+def _old_uids(held: _Held, uids: frozenset[str]) -> Iterator[int]:
+    """Where UIDs are that had to go."""
+    for tag, data in held.uids:
+        if not uids.isdisjoint(one.strip("\0 ") for one in data.decode("latin-1").split("\\")):
+            yield tag
+    for piece in held.pieces:
+        if not uids.isdisjoint(found.decode() for found in _UID.findall(piece)):
+            yield 0
+
+
+# What a file holds
+
+
+class _Form(NamedTuple):
+    """How elements are encoded."""
+
+    implicit: bool
+    little: bool
+
+
+def _read(data: bytes | mmap.mmap) -> _Held:
+    """Read a file again, element by element: of what is there twice, both are seen.
+
+    Raises:
+        _Unreadable: there is more, or less, than can be read.
+        Exception: whatever pydicom raises.
+    """
+    if data[128:132] != b"DICM":
+        raise _Unreadable("the file is no DICOM file")
+    held = _Held()
+    stream: Any = BytesIO(data) if isinstance(data, bytes) else data
+    stream.seek(132)
+    meta = {element.tag: element for element in data_element_generator(stream, False, True, _behind_meta)}
+    start = stream.tell()
+    syntax = UID(meta[_TRANSFER_SYNTAX].value.decode("ascii").rstrip("\0 "))
+    _sort_binary(held, 0, data[:128])
+    held.binary.append((0, data[132:start]))
+    if syntax.is_deflated:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        held.pieces.append(data[:start])
+        data = inflater.decompress(data[start:])
+        held.pieces.append(inflater.unused_data)
+        stream = BytesIO(data)
+    form = _Form(syntax.is_implicit_VR, syntax.is_little_endian)
+    _sort(held, _without_bulk(held, data, stream, form), form, ["ascii"])
+    if stream.tell() != len(data):
+        raise _Unreadable("the file holds more than can be read, or ends within a value")
+    return held
+
+
+def _behind_meta(tag: int, vr: str | None, length: int) -> bool:
+    return tag >> 16 != 2
+
+
+def _without_bulk(held: _Held, data: bytes | mmap.mmap, stream: Any, form: _Form) -> Iterator[Any]:
+    """The elements of a data set without pixels and samples; the bytes without them, in pieces."""
+    begin, described = 0, dict[int, bytes]()
+    for element in data_element_generator(stream, *form, defer_size=_LARGE):
+        if element.tag in _BULK:
+            held.pieces.append(data[begin : element.value_tell])
+            begin = _end(data, element, _size_of_pixels(described, form) if element.tag == _PIXEL_DATA else _UNDEFINED)
+        elif isinstance(element, RawDataElement) and element.value is None and element.length:  # a large one
+            yield element._replace(value=data[element.value_tell : element.value_tell + element.length])
+        else:
+            if element.tag in _DIMENSIONS:
+                described[element.tag] = element.value
+            yield element
+    held.pieces.append(data[begin:])
+
+
+def _end(data: bytes | mmap.mmap, element: RawDataElement, most: int) -> int:
+    """Where pixels or samples end: fragments with their last one, native pixels where the image does."""
+    place = element.value_tell
+    if element.length != _UNDEFINED:
+        if place + element.length > len(data):
+            raise _Unreadable("the file ends within a value")
+        return place + min(element.length, most)
+    while data[place : place + 4] == _ITEM:
+        place += 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+    return place
+
+
+def _size_of_pixels(described: Mapping[int, bytes], form: _Form) -> int:
+    """How many bytes of native pixels an image says that it has (PS3.5 8.1.1), or more."""
+    try:
+        frames = int(described.get(_FRAMES) or b"1")
+        bits = prod(
+            int.from_bytes(described[tag], "little" if form.little else "big") for tag in _DIMENSIONS - {_FRAMES}
+        )
+    except (KeyError, ValueError):
+        return _UNDEFINED
+    return -(-frames * bits // 8)
+
+
+def _sort(held: _Held, elements: Iterable[Any], form: _Form, encodings: list[str]) -> None:
+    """Sort the elements of a data set or an item, and those within."""
+    vrs = _usual_vrs()
+    for element in elements:
+        tag, vr, value = int(element.tag), element.VR, element.value
+        if vr is None or vr == "UN":
+            vr = vrs.get(tag, "UN")
+        if vr == "SQ":
+            within = form if element.VR != "UN" else _Form(True, True)
+            for item in _items(value, within):
+                _sort(held, item, within, encodings)
+            continue
+        if not value or tag in _BULK:
+            continue
+        if len(value) != element.length != _UNDEFINED:
+            raise _Unreadable("the file ends within a value")
+        if tag == CHARACTER_SET:
+            encodings = encodings_of(value, encodings)
+        kind = _HOW.get(vr, "binary")
+        if kind in ("texts", "codes"):
+            texts = _decoded(value, encodings)
+            into = held.texts if kind == "texts" else held.codes
+            into.extend((tag, text) for text in texts)
+            if vr == "PN" or tag in IDS:
+                held.named.extend((0 if vr == "PN" else tag, tag, text) for text in texts)
+        elif kind == "binary":
+            _sort_binary(held, tag, value)
+        elif kind:
+            if kind != "times":
+                getattr(held, kind).append((tag, value))
+            if value.translate(None, _NUMERIC):
+                held.codes.extend((tag, text) for text in _decoded(value, encodings))
+
+
+#: How a file is searched, by VR: what of `_Held` a value goes to; in numbers of fixed size no text can stand.
+_HOW = {
+    **dict.fromkeys(words_of("AE LO LT PN SH ST UC UR UT"), "texts"),
+    **dict.fromkeys(words_of("AS CS"), "codes"),
+    **{"DA": "dates", "DT": "dates", "DS": "numbers", "IS": "numbers", "TM": "times", "UI": "uids"},
+    **dict.fromkeys(words_of("AT FD FL SL SS SV UL US UV"), ""),
+}
+
+
+def _items(value: Any, form: _Form) -> Iterator[Iterable[Any]]:
+    """The elements of each item of a sequence."""
+    at = 0
+    if isinstance(value, bytes):
+        item, order = (_ITEM, "little") if form.little else (_ITEM_BIG, "big")
+        while value[at : at + 4] == item and value[at + 4 : at + 8] != b"\xff\xff\xff\xff":
+            end = at + 8 + int.from_bytes(value[at + 4 : at + 8], order)
+            if end > len(value):
+                raise _Unreadable("the file ends within a value")
+            yield data_element_generator(BytesIO(value[at + 8 : end]), *form)
+            at = end
+        value = read_sequence(BytesIO(value[at:]), *form, len(value) - at, "ascii") if at < len(value) else []
+    yield from (item.values() for item in value or ())
+
+
+def _sort_binary(held: _Held, tag: int, value: bytes) -> None:
+    if value.translate(None, _PRINTABLE):
+        held.binary.append((tag, value))
+    elif len(value) > 1:
+        held.texts.extend((tag, text) for text in _decoded(value.replace(b"\0", b""), ["utf-8"]))
+
+
+def _decoded(value: bytes, encodings: list[str]) -> list[bytes | str]:
+    """A text in all the ways in which somebody may read it; as it is where there is but one."""
+    if value.isascii() and b"\x1b" not in value:
+        return [value]
+    more = [value.decode("latin-1")] if b"\x1b" not in value else []
+    return list(dict.fromkeys([*readings(value, encodings), *more]))
+
+
+@cache
+def _usual_vrs() -> Mapping[int, str]:
+    return {tag: entry[0] for tag, entry in DicomDictionary.items()}
