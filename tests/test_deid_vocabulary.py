@@ -64,6 +64,13 @@ def test_identifiers_dates_and_numbers_of_people_go(text: str) -> None:
     assert not set(left) & set("0123456789") or left in ("17",), left
 
 
+def test_an_age_over_89_goes() -> None:
+    written = ["Thorax {} Jahre", "Thorax {}J", "Abdomen {} ans", "Head 0{}Y", "Head {} years", "Head {}_yo"]
+    for form in written:
+        assert "95" not in vocabulary.clean(form.format(95)), form
+    assert vocabulary.clean("Thorax 85 Jahre") == "Thorax 85 Jahre"
+
+
 def test_what_stays_keeps_its_place_and_what_separates_it() -> None:
     assert vocabulary.clean("t1_mprage_MUSTERMANN_sag") == "t1_mprage_sag"
     assert vocabulary.clean("Knie re., ap/lat (Meierhans)") == "Knie re., ap/lat"

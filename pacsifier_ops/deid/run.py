@@ -39,9 +39,6 @@ from pacsifier_ops.tree import CONTROL, Tree
 #: What becomes of an object. Whatever has none of these is missing.
 DEIDENTIFIED, EXCLUDED, QUARANTINED = "de-identified", "excluded", "quarantined"
 
-#: Profile of a run that does not care: the basic one, with these options of PS3.15 E.3.
-DEFAULT_PROFILE, DEFAULT_OPTIONS = "default", ("modified_dates", "clean_descriptors")
-
 #: Where outputs lie while a folder is converted in place, below the folder.
 STAGED = f"{CONTROL}/{DEIDENTIFIED}"
 
@@ -53,7 +50,7 @@ class DeidRequest(Kept):
     Attributes:
         in_folder: the folder with the objects.
         out_folder: where they go; the same folder: in place.
-        profile: name or path of the profile; see DEFAULT_PROFILE as well.
+        profile: name or path of the profile.
         devices: a device catalogue (see `devices.load`).
         new_ids, day_shift: PACSIFIER's files.
         project: whose secret and linkage hold.

@@ -21,8 +21,6 @@ from pacsifier_ops.deid.inplace import CLEARED, clear, put_apart, take_place
 from pacsifier_ops.deid.names import Namer
 from pacsifier_ops.deid.people import Patient, Sources, who_becomes_whom
 from pacsifier_ops.deid.run import (
-    DEFAULT_OPTIONS,
-    DEFAULT_PROFILE,
     DEIDENTIFIED,
     EXCLUDED,
     STAGED,
@@ -92,10 +90,7 @@ class How:
         from pacsifier_ops.deid import devices, profile
         from pacsifier_ops.deid.rules import Option
 
-        if request.profile == DEFAULT_PROFILE:
-            chosen = profile.load("basic", add=map(Option, DEFAULT_OPTIONS))
-        else:
-            chosen = profile.load(request.profile)
+        chosen = profile.load(request.profile)
         options, site = chosen.options, chosen.site
         if request.remove_private_tags:
             options -= {Option.SAFE_PRIVATE}

@@ -35,6 +35,12 @@ _MOMENT = re.compile(
     r"(?<!\d)(?:\d{1,2}\s?[./-]\s?\d{1,2}\s?[./-]\s?(?:\d{4}|\d{2})|(?:19|20)\d\d[./-]\d{1,2}(?:[./-]\d{1,2})?|\d{1,2}[./](?:19|20)\d\d"
     r"|\d{1,2}:\d\d(?::\d\d)?|\d{1,2}\.\s?\d{1,2}\.)(?!\d)"
 )
+#: Ages, of which those over 89 years tell who somebody is.
+_AGE = re.compile(
+    r"(?<!\d)0?(\d{2,3})[\s_-]{0,2}"
+    r"(?:y|yrs?|yo|y\.o\.|years?|j|jahre?|j(?:ä|ae)hrige?[nrs]?|ans?|anni|anno)(?![^\W\d_])",
+    re.IGNORECASE,
+)
 _ZONE = re.compile(r"[+-](?:0\d|1[0-4])(?:00|30|45)")
 #: Measures: a number with its unit, a matrix, a nuclide, a share.
 _MEASURES = re.compile(
@@ -88,6 +94,7 @@ class Vocabulary:
         """What may stay of a text."""
         if _ZONE.fullmatch(text.strip()):  # TimezoneOffsetFromUTC (0008,0201)
             return Cleaned(text.strip(), 1, 0)
+        text = _AGE.sub(lambda found: found[0] if int(found[1]) <= 90 else "9" * 9, text)  # 90Y is a nuclide too
         text = _MOMENT.sub(lambda found: "9" * 9, text)
         words = list(_WORD.finditer(text))
         # True: stays; None: stays unless its neighbour goes; False: goes.

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from pacsifier_ops import labels
 from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.deid import steps
-from pacsifier_ops.deid.run import DEFAULT_PROFILE, DeidRequest
+from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.operators.pseudonyms import kept_secret
@@ -21,7 +21,7 @@ def _profile(params: Mapping[str, Any]) -> str:
     """The profile: one that comes with the package, by its name, or a file below the data root."""
     from pacsifier_ops.deid.profile import NAMES
 
-    return params["profile"] if params["profile"] in (DEFAULT_PROFILE, *NAMES) else str(data_path(params, "profile"))
+    return params["profile"] if params["profile"] in NAMES else str(data_path(params, "profile"))
 
 
 class DeidentifyPrepareOperator(PacsifierOperator):
