@@ -526,6 +526,7 @@ def test_structured_content_is_cleaned_by_concept() -> None:
                 content("IMAGE", ("111040", "DCM", "Original Source"), ReferencedSOPSequence=[image]),
                 measured(("121033", "DCM", "Subject Age"), "93", "a"),
                 measured(("121033", "DCM", "Subject Age"), "30000", "h"),
+                measured(("121033", "DCM", "Subject Age"), "33000", "d"),
                 measured(("112058", "DCM", "Calcium score"), "93", "mm"),
                 content("CODE", ("121058", "DCM", "Procedure reported"), ConceptCodeSequence=[_item(CodeValue="1")]),
                 container,
@@ -541,7 +542,7 @@ def test_structured_content_is_cleaned_by_concept() -> None:
     assert found["Subject Name"][0].PersonName == PERSON.pseudonym
     assert found["Tracking Unique Identifier"][0].UID in {SECRET.uid("1.2.3.4")}
     ages = [item.MeasuredValueSequence[0].NumericValue for item in found["Subject Age"]]
-    assert ages == [90, 30000]
+    assert ages == [90, 30000, 32872]
     assert "Comment" not in found
     below = next(item for item in made.ContentSequence if item.ValueType == "CONTAINER").ContentSequence
     assert [item.get("TextValue") for item in below if item.ValueType == "TEXT"] == ["Lung nodule", "REMOVED"]

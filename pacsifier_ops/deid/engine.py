@@ -20,6 +20,11 @@ Birth date and age
 UIDs
 - A UID becomes the one that the project's secret gives, the same in every object. Those of PS3.6 stay, each by itself;
   that another one begins as they do means nothing. What is no UID is replaced like one.
+
+Text and pixels
+- Text stays in the character sets that its data set, or its item, declares; what they cannot decode is no valid text.
+- Meanings of codes are the standard's where the code is, else what the vocabulary leaves of them.
+- Pixel data is neither decoded nor encoded anew. Where it is native, nothing may stand behind the last pixel.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ from pydicom.uid import UID_dictionary
 from pacsifier_ops.deid import codes, markers, reading, sr, tables, values, vocabulary, writing
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
-from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Option, Rule, Rules
+from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Rule, Rules
 from pacsifier_ops.errors import Unfit
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -246,7 +251,7 @@ class _Walk:
         self._place: tuple[int, ...] = (1,)
         self._source: Elements = {}
         self._bare = False  # inside of a dummy: nothing stays but code strings, which tell what is what, and new UIDs
-        self._kept_dates = self._moved_dates = self._lost_dates = False
+        self._kept_dates = self._moved_dates = False
 
     def root(self, source: Elements) -> Elements:
         """The elements of the object."""
@@ -256,13 +261,8 @@ class _Walk:
         return elements
 
     def fate_of_dates(self) -> str:
-        """What was done to dates (0028,0303)."""
-        if self._moved_dates:
-            return markers.MODIFIED
-        if self._kept_dates:
-            return markers.UNMODIFIED
-        retained = self._engine.rules.options & {Option.FULL_DATES, Option.MODIFIED_DATES}
-        return markers.UNMODIFIED if retained and not self._lost_dates else markers.REMOVED
+        """What was done to dates (0028,0303); where none is left, they are removed."""
+        return markers.MODIFIED if self._moved_dates else markers.UNMODIFIED if self._kept_dates else markers.REMOVED
 
     def elements(self, source: Elements, charset: Charset, own: Mapping[int, Rule] = {}) -> Elements:
         """The elements of a data set or an item.
@@ -288,8 +288,6 @@ class _Walk:
                 plan = plans.get((tag, vr)) or engine.plan(rules, tag, vr)
             counts[plan.rule.id] += 1
             if plan.act is None:
-                if plan.vr in ("DA", "DT"):
-                    self._lost_dates = True
                 continue
             new = plan.act(self, value, plan.vr, tag, plan.rule, charset)
             if new is not None:
@@ -365,13 +363,9 @@ class _Walk:
         return found
 
     def emptied(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        if vr in ("DA", "DT"):
-            self._lost_dates = True
         return [] if vr == "SQ" else b""
 
     def dummy(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        if vr in ("DA", "DT"):
-            self._lost_dates = True
         if self._bare and vr in values.SIZES and isinstance(value, bytes) and value:
             return bytes(len(value))  # as many values as there were
         return values.padded(values.dummy(vr), vr)
@@ -416,8 +410,15 @@ class _Walk:
         return value if not isinstance(value, list) and not len(value) % values.SIZES.get(vr, 1) else None
 
     def cleaned_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        if not value and not self._bare:
+            return b""
         new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset)
         return new or self._otherwise(value, vr, tag, rule, charset)
+
+    def cleaned_time(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """A time (TM) as it is: it tells no day."""
+        new = self.kept_text(value, vr, tag, rule, charset)
+        return new if new or not value else self._otherwise(value, vr, tag, rule, charset)
 
     def meaning(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """The meaning of a code, which has to be there (PS3.3 8.8): a standard's, or what the vocabulary leaves."""
@@ -454,8 +455,6 @@ class _Walk:
                 return self.dummy(value, vr, tag, rule, charset)
             case Action.PSEUDONYM:
                 return self.pseudonym(value, vr, tag, rule, charset)
-        if vr in ("DA", "DT"):
-            self._lost_dates = True
         return None
 
 
@@ -464,7 +463,7 @@ _CLEAN: dict[str, _Act] = {
     **dict.fromkeys(("DA", "DT"), _Walk.moved),
     "AS": _Walk.capped,
     "SQ": _Walk.items,
-    "TM": _Walk.kept_text,
+    "TM": _Walk.cleaned_time,
 }
 _KEEP: dict[str, _Act] = {"SQ": _Walk.items, "UI": _Walk.kept_uids}
 

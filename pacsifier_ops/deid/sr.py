@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from pacsifier_ops.deid.encoding import Elements
 from pacsifier_ops.deid.rules import Rule, Rules
+from pacsifier_ops.deid.values import padded
 
 VALUE_TYPE, CONTENT = 0x0040A040, 0x0040A730
 _NAME, _MEASURED, _UNITS, _NUMBER = 0x0040A043, 0x0040A300, 0x004008EA, 0x0040A30A
@@ -69,7 +70,7 @@ def cap_age(item: Elements) -> bool:
         if years is None or not 0 <= age < 10_000_000:
             return False
         if age * years >= 90:
-            one[_NUMBER] = ("DS", f"{90 / years:.0f}".encode())
+            one[_NUMBER] = ("DS", padded(f"{90 / years:.0f}".encode(), "DS"))
     return True
 
 
