@@ -14,14 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import product
+from typing import Any
 
 from pydicom import Dataset
-from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import DicomDictionary, tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom.datadict import DicomDictionary
+from pydicom.tag import Tag
 from pydicom.uid import UID_dictionary
 
 from pacsifier_ops.deid import tables, vocabulary
+from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import Elements
 from pacsifier_ops.deid.reading import Parsed, sequence
 from pacsifier_ops.deid.rules import Action, Rules
@@ -32,16 +33,17 @@ from pacsifier_ops.query.names import fold
 
 CHARACTER_SET = 0x00080005
 _SOP_CLASS, _MODALITY, _UID_VALUE = 0x00080016, 0x00080060, VALUES["UIDREF"]
+_INSTANCE = 0x00020003
 
 
 def words_of(text: str) -> frozenset[str]:
+    """Words between blanks."""
     return frozenset(text.split())
 
 
 def tags_of(keywords: str) -> frozenset[int]:
-    tags = frozenset(tag for keyword in keywords.split() if (tag := tag_for_keyword(keyword)) is not None)
-    assert len(tags)==len(keywords.split()), [k for k in keywords.split() if tag_for_keyword(k) is None]
-    return tags
+    """Tags of the attributes with these keywords."""
+    return frozenset(int(Tag(keyword)) for keyword in keywords.split())
 
 
 #: What identifies a patient, a visit or an order. Names are told by their VR.
@@ -52,6 +54,10 @@ IDS = tags_of(
     PlacerOrderNumberImagingServiceRequestRetired FillerOrderNumberImagingServiceRequestRetired
     ClinicalTrialSubjectID ClinicalTrialSubjectReadingID"""
 )
+#: Of these, those that a department gives out, and that may be short and mean little.
+_PROCEDURES = tags_of("StudyID RequestedProcedureID ScheduledProcedureStepID PerformedProcedureStepID")
+#: What names places where people work.
+_PLACES = tags_of("InstitutionName InstitutionAddress InstitutionalDepartmentName StationName")
 #: A name that is no PN: Name to Use, which older dictionaries lack.
 _NAMES = frozenset({0x00100012})
 _CONTACTS = tags_of(
@@ -108,12 +114,14 @@ class Identifiers:
         uids: UIDs that had to be replaced.
         dates: all other dates, as they are after the shift (`YYYYMMDD`): a newborn's date of birth may be one of them.
         pseudonyms: who the patient becomes: nothing that is the same is looked for.
+        places: words of names of places that the profile keeps; staff may be named after them.
     """
 
     found: frozenset[Found] = frozenset()
     uids: frozenset[str] = frozenset()
     dates: frozenset[str] = frozenset()
     pseudonyms: frozenset[str] = frozenset()
+    places: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, ds: Dataset, person: Person, rules: Rules | None = None) -> Identifiers:
@@ -125,16 +133,16 @@ class Identifiers:
             rules: the compiled profile: what it keeps as it is, a device's UIDs for one, is not looked for.
         """
         collected = _Collected(ds, rules)
-        collected.walk(ds, ["ascii"])
-        if meta := getattr(ds, "file_meta", None):
-            collected.uids.update(
-                uid for uid in [str(meta.get("MediaStorageSOPInstanceUID") or "")] if uid and uid not in UID_dictionary
-            )
+        collected.walk(ds, DEFAULT)
+        meta = getattr(ds, "file_meta", None)
+        if meta and _INSTANCE in meta:
+            collected.keep("uid", _INSTANCE, _encoded(meta.get_item(_INSTANCE).value), DEFAULT)
         return cls(
             frozenset(collected.found),
             frozenset(collected.uids),
             frozenset(filter(None, (_shifted(date, person.shift) for date in collected.dates))),
             frozenset({normal(person.pseudonym)}),
+            frozenset(collected.places),
         )
 
     def __or__(self, other: Identifiers) -> Identifiers:
@@ -143,7 +151,13 @@ class Identifiers:
             self.uids | other.uids,
             self.dates | other.dates,
             self.pseudonyms | other.pseudonyms,
+            self.places | other.places,
         )
+
+    @property
+    def wanted(self) -> Wanted:
+        """All forms of all of them but the UIDs."""
+        return _wanted_of(self.found, self.pseudonyms, self.places)
 
 
 # Collecting
@@ -159,22 +173,23 @@ class _Collected:
         self.found: set[Found] = set()
         self.uids: set[str] = set()
         self.dates: set[str] = set()
+        self.places: set[str] = set()
 
-    def walk(self, ds: Dataset | Elements, encodings: list[str]) -> None:
+    def walk(self, ds: Dataset | Elements, charset: Charset) -> None:
         kinds = _kinds()
         for tag, vr, value in _elements(ds):
             kind = _KINDS.get(vr) or kinds.get(tag)
             if tag == CHARACTER_SET and isinstance(value, bytes):
-                encodings = encodings_of(value, encodings)
+                charset = charset_of(value)
             elif not isinstance(value, bytes):
                 for item in value:
-                    self.walk(item, encodings)
+                    self.walk(item, charset)
             elif vr == "UN" and value[:4] == _ITEM:
                 with suppress(Unfit):
                     for item in sequence(value):
-                        self.walk(item, encodings)
-            elif kind and value and not self._stays(tag, vr) and not (tag == _UID_VALUE and self._is_kept(ds)):
-                self._keep(kind, tag, value, encodings)
+                        self.walk(item, charset)
+            elif kind and value and self._stays(tag, vr, ds) == (kind == "place"):
+                self.keep(kind, tag, value, charset)
 
     def _is_kept(self, item: Dataset | Elements) -> bool:
         """Whether the profile leaves a content item as it is."""
@@ -182,18 +197,23 @@ class _Collected:
             self._rules is not None and isinstance(item, dict) and rule_of(item, self._rules)[0].action is Action.KEEP
         )
 
-    def _keep(self, kind: str, tag: int, value: bytes, encodings: list[str]) -> None:
-        for reading in readings(value, encodings):
+    def keep(self, kind: str, tag: int, value: bytes, charset: Charset) -> None:
+        """Keep what a value tells."""
+        for reading in readings(value, charset):
             texts = [text for one in reading.split("\\") if (text := one.strip("\0 "))]
             if kind == "uid":
                 self.uids.update(text for text in texts if text not in UID_dictionary)
             elif kind == "date":
                 self.dates.update(text[:8] for text in texts)
+            elif kind == "place":
+                self.places.update(word for text in texts for form in forms_of(text) for word in form.split())
             else:
                 self.found.update(Found(kind, tag, text) for text in texts)
 
-    def _stays(self, tag: int, vr: str) -> bool:
-        """Whether the profile leaves the attribute as it is, whatever it holds."""
+    def _stays(self, tag: int, vr: str, ds: Dataset | Elements) -> bool:
+        """Whether the profile leaves an attribute of a data set or an item as it is, whatever it holds."""
+        if tag == _UID_VALUE and self._is_kept(ds):
+            return True
         if self._rules is not None and not tag & 0x10000:
             return vr not in ("DA", "DT") and self._object_rules.find(tag, vr).action is Action.KEEP
         return vr == "UI" and tables.uids().get(tag, False)
@@ -209,7 +229,13 @@ def _kinds() -> Mapping[int, str]:
     """How values are collected, by tag: what identifies does so in whatever VR it stands."""
     by_vr = {**_KINDS, "DA": "date", "DT": "date"}
     kinds = {tag: by_vr[entry[0]] for tag, entry in DicomDictionary.items() if entry[0] in by_vr}
-    for tags, kind in ((_NAMES, "name"), (IDS, "id"), (_CONTACTS, "contact"), (_BIRTH_DATES, "birth")):
+    for tags, kind in (
+        (_NAMES, "name"),
+        (IDS, "id"),
+        (_CONTACTS, "contact"),
+        (_BIRTH_DATES, "birth"),
+        (_PLACES, "place"),
+    ):
         kinds |= dict.fromkeys(tags, kind)
     return kinds
 
@@ -236,48 +262,33 @@ def _elements(ds: Dataset | Elements) -> Iterator[tuple[int, str, bytes | Iterab
             yield tag, vr, value
         return
     for element in ds:
-        value = element.value
-        if element.VR != "SQ":
-            value = encoded(element)
-        yield int(element.tag), str(element.VR), value
+        yield int(element.tag), str(element.VR), element.value if element.VR == "SQ" else _encoded(element.value)
 
 
-def encoded(element: DataElement) -> bytes:
+def _encoded(value: Any) -> bytes:
     """The text of a value that was decoded, in UTF-8."""
-    value = element.value
     if isinstance(value, bytes):
         return value
     many = isinstance(value, Iterable) and not isinstance(value, str) and not hasattr(value, "components")
     return "\\".join(map(str, value if many else [value])).encode() if value is not None else b""
 
 
-def readings(value: bytes, encodings: list[str]) -> list[str]:
+def readings(value: bytes, charset: Charset) -> list[str]:
     """A text in its character set, and in UTF-8 where it is that too; in Latin-1 where it is neither."""
-    found: dict[str, None] = {}
-    if b"\x1b" in value:
-        with suppress(LookupError, UnicodeError):
-            found[_ESCAPE.sub("", decode_bytes(value, encodings, {"\\", "^", "="}))] = None
-    else:
-        for encoding in (encodings[0], "utf-8"):
-            with suppress(LookupError, UnicodeError):
-                found[value.decode(encoding)] = None
-    return list(found) or [value.decode("latin-1")]
+    found = [text for text in (charset.decode(value), _UTF_8.decode(value)) if text is not None]
+    return list(dict.fromkeys(found)) or [_ESCAPE.sub("", value.decode("latin-1"))]
 
 
+_UTF_8 = Charset(("utf-8",))
 _ESCAPE = re.compile(r"\x1b[ -/]*[0-~]")
 
 
-@lru_cache(maxsize=64)
-def _known_encodings(value: bytes) -> list[str]:
-    return convert_encodings(value.decode("ascii", "replace").strip("\0 ").split("\\"))
-
-
-def encodings_of(value: bytes, inherited: list[str]) -> list[str]:
-    """Python's names of the character sets that SpecificCharacterSet names; those around it where it names none."""
+def charset_of(value: bytes) -> Charset:
+    """The character sets that SpecificCharacterSet (0008,0005) names; the default where they are not known."""
     try:
-        return _known_encodings(value) if value else inherited
-    except (LookupError, ValueError):
-        return inherited
+        return Charset.of(value)
+    except Unfit:
+        return DEFAULT
 
 
 # What is looked for
@@ -311,16 +322,20 @@ class Wanted:
 
 
 @lru_cache(maxsize=64)
-def wanted_of(found: frozenset[Found], pseudonyms: frozenset[str]) -> Wanted:
-    """All forms of all identifiers. Those of a series are mostly the same, so they are remembered."""
+def _wanted_of(found: frozenset[Found], pseudonyms: frozenset[str], places: frozenset[str]) -> Wanted:
+    """Those of a series are mostly the same, so they are remembered."""
     wanted = Wanted()
     for one in sorted(found, key=lambda one: (one.tag, one.text)):
-        _ADD[one.kind](wanted, one.tag, one.text)
-    for forms in (wanted.words, wanted.phrases, wanted.parts, wanted.whole):
-        for form in [form for form in forms if form.strip() in pseudonyms]:
-            del forms[form]
-    for key in [key for key in wanted.same if key[1] in pseudonyms]:
-        del wanted.same[key]
+        if normal(one.text) not in pseudonyms:
+            match one.kind:
+                case "name":
+                    _add_name(wanted, one.tag, one.text, frozenset() if one.tag >> 16 == 0x0010 else places)
+                case "id":
+                    _add_id(wanted, one.tag, one.text)
+                case "contact":
+                    _add_contact(wanted, one.tag, one.text)
+                case "birth":
+                    _add_birth(wanted, one.tag, one.text)
     return wanted
 
 
@@ -357,7 +372,7 @@ def _ideographic(word: str) -> bool:
     return any(character >= "\u2e80" for character in word)
 
 
-def _add_name(wanted: Wanted, tag: int, text: str) -> None:
+def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> None:
     for group in text.split("="):
         family, _, rest = group.partition("^")
         given = " ".join(rest.split("^")[:2])
@@ -365,7 +380,7 @@ def _add_name(wanted: Wanted, tag: int, text: str) -> None:
             if set(words.split()) <= _PLACEHOLDERS:
                 continue
             wanted.same.setdefault((0, words), tag)
-            for word in words.split():
+            for word in set(words.split()) - places:
                 _add_word(wanted, tag, word)
         for one, other in product(forms_of(family), forms_of(given)):
             if one and other and len(one + other) > 5:
@@ -376,7 +391,7 @@ def _add_name(wanted: Wanted, tag: int, text: str) -> None:
                     else:
                         wanted.phrases.setdefault(f" {phrase} ", tag)
         for word in re.findall(r"[^\W\d_]+", group):
-            if _ideographic(word) or (len(word) > 4 and not _everyday(normal(word))):
+            if normal(word) not in places and (_ideographic(word) or not _everyday(normal(word))):
                 _add_raw(wanted.raw, tag, word)
 
 
@@ -408,7 +423,7 @@ def _add_id(wanted: Wanted, tag: int, text: str) -> None:
                 if not re.fullmatch(r"(19|20)\d\d(0\d|1[0-2])([0-2]\d|3[01])", part):
                     wanted.words.setdefault(part, tag)
         elif digits or len(joined) < 5 or all(map(_everyday, words.split())):
-            if len(joined) > 3 and digits:
+            if len(joined) > 3 and digits and tag not in _PROCEDURES:
                 wanted.whole.setdefault(words, tag)
         else:
             wanted.phrases.setdefault(f" {words} ", tag)
@@ -422,7 +437,7 @@ def _add_number(wanted: Wanted, tag: int, words: str, joined: str) -> None:
             wanted.words.setdefault(number, tag)
             wanted.numbers.setdefault(number, tag)
             _add_raw(wanted.opaque, tag, number)
-        elif len(number) > 3:
+        elif len(number) > 3 and tag not in _PROCEDURES:
             wanted.whole.setdefault(number, tag)
     if len(joined) > 5 and words != joined:
         parts = re.findall(r"\d+", words)
@@ -457,8 +472,6 @@ def _add_birth(wanted: Wanted, tag: int, text: str) -> None:
         return  # nobody's
     wanted.dates.setdefault(f"{day:%Y%m%d}", tag)
 
-
-_ADD = {"name": _add_name, "id": _add_id, "contact": _add_contact, "birth": _add_birth}
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 

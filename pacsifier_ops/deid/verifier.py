@@ -11,7 +11,7 @@ What is looked for, and how, so that a hit means something:
 | words of four letters of anybody's name   | likewise, not in opaque bytes                                           |
 | whole names, in either order              | in text, word after word                                                |
 | short parts and ids, such as Eva or 12345 | where they are the whole of a text                                      |
-| everyday words and what is shorter still  | where they are the whole value of the same attribute, or of a name      |
+| everyday words, short ids of procedures   | where they are the whole value of the same attribute, or of a name      |
 | ids of digits in numbers (IS, DS), UIDs   | where they are the whole number, or a whole component                   |
 | UIDs that had to be replaced              | where they are the whole UID                                            |
 
@@ -38,6 +38,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator, read_sequence
 from pydicom.uid import UID, UID_dictionary
 
+from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.identifiers import (
     BETWEEN,
     CHARACTER_SET,
@@ -45,12 +46,11 @@ from pacsifier_ops.deid.identifiers import (
     WORD,
     Identifiers,
     Wanted,
-    encodings_of,
+    charset_of,
     forms_of,
     readings,
     spelt_out,
     tags_of,
-    wanted_of,
     words_of,
     written,
 )
@@ -131,7 +131,7 @@ def _search(data: bytes | mmap.mmap, identifiers: Identifiers) -> list[str]:
         return [str(error)]
     except Exception as error:
         return [f"the file cannot be read again ({type(error).__name__})"]
-    wanted = wanted_of(identifiers.found, identifiers.pseudonyms)
+    wanted = identifiers.wanted
     dates = {day: tag for day, tag in wanted.dates.items() if day not in identifiers.dates}
     found = {*_in_text(held, wanted, dates), *_in_values(held, wanted, dates), *_in_bytes(held, wanted, dates)}
     reasons = {f"{_name(source)} found {_place(tag)}" for source, tag in found}
@@ -257,6 +257,9 @@ class _Form(NamedTuple):
     implicit: bool
     little: bool
 
+    def number(self, data: bytes) -> int:
+        return int.from_bytes(data, "little" if self.little else "big")
+
 
 def _read(data: bytes | mmap.mmap) -> _Held:
     """Read a file again, element by element: of what is there twice, both are seen.
@@ -282,7 +285,7 @@ def _read(data: bytes | mmap.mmap) -> _Held:
         held.pieces.append(inflater.unused_data)
         stream = BytesIO(data)
     form = _Form(syntax.is_implicit_VR, syntax.is_little_endian)
-    _sort(held, _without_bulk(held, data, stream, form), form, ["ascii"])
+    _sort(held, _without_bulk(held, data, stream, form), form, DEFAULT)
     if stream.tell() != len(data):
         raise _Unreadable("the file holds more than can be read, or ends within a value")
     return held
@@ -324,15 +327,13 @@ def _size_of_pixels(described: Mapping[int, bytes], form: _Form) -> int:
     """How many bytes of native pixels an image says that it has (PS3.5 8.1.1), or more."""
     try:
         frames = int(described.get(_FRAMES) or b"1")
-        bits = prod(
-            int.from_bytes(described[tag], "little" if form.little else "big") for tag in _DIMENSIONS - {_FRAMES}
-        )
+        bits = prod(form.number(described[tag]) for tag in _DIMENSIONS - {_FRAMES})
     except (KeyError, ValueError):
         return _UNDEFINED
     return -(-frames * bits // 8)
 
 
-def _sort(held: _Held, elements: Iterable[Any], form: _Form, encodings: list[str]) -> None:
+def _sort(held: _Held, elements: Iterable[Any], form: _Form, charset: Charset) -> None:
     """Sort the elements of a data set or an item, and those within."""
     vrs = _usual_vrs()
     for element in elements:
@@ -342,17 +343,17 @@ def _sort(held: _Held, elements: Iterable[Any], form: _Form, encodings: list[str
         if vr == "SQ":
             within = form if element.VR != "UN" else _Form(True, True)
             for item in _items(value, within):
-                _sort(held, item, within, encodings)
+                _sort(held, item, within, charset)
             continue
         if not value or tag in _BULK:
             continue
         if len(value) != element.length != _UNDEFINED:
             raise _Unreadable("the file ends within a value")
         if tag == CHARACTER_SET:
-            encodings = encodings_of(value, encodings)
+            charset = charset_of(value)
         kind = _HOW.get(vr, "binary")
         if kind in ("texts", "codes"):
-            texts = _decoded(value, encodings)
+            texts = _decoded(value, charset)
             into = held.texts if kind == "texts" else held.codes
             into.extend((tag, text) for text in texts)
             if vr == "PN" or tag in IDS:
@@ -363,7 +364,7 @@ def _sort(held: _Held, elements: Iterable[Any], form: _Form, encodings: list[str
             if kind != "times":
                 getattr(held, kind).append((tag, value))
             if value.translate(None, _NUMERIC):
-                held.codes.extend((tag, text) for text in _decoded(value, encodings))
+                held.codes.extend((tag, text) for text in _decoded(value, charset))
 
 
 #: How a file is searched, by VR: what of `_Held` a value goes to; in numbers of fixed size no text can stand.
@@ -379,9 +380,9 @@ def _items(value: Any, form: _Form) -> Iterator[Iterable[Any]]:
     """The elements of each item of a sequence."""
     at = 0
     if isinstance(value, bytes):
-        item, order = (_ITEM, "little") if form.little else (_ITEM_BIG, "big")
+        item = _ITEM if form.little else _ITEM_BIG
         while value[at : at + 4] == item and value[at + 4 : at + 8] != b"\xff\xff\xff\xff":
-            end = at + 8 + int.from_bytes(value[at + 4 : at + 8], order)
+            end = at + 8 + form.number(value[at + 4 : at + 8])
             if end > len(value):
                 raise _Unreadable("the file ends within a value")
             yield data_element_generator(BytesIO(value[at + 8 : end]), *form)
@@ -394,15 +395,15 @@ def _sort_binary(held: _Held, tag: int, value: bytes) -> None:
     if value.translate(None, _PRINTABLE):
         held.binary.append((tag, value))
     elif len(value) > 1:
-        held.texts.extend((tag, text) for text in _decoded(value.replace(b"\0", b""), ["utf-8"]))
+        held.texts.extend((tag, text) for text in _decoded(value.replace(b"\0", b""), DEFAULT))
 
 
-def _decoded(value: bytes, encodings: list[str]) -> list[bytes | str]:
+def _decoded(value: bytes, charset: Charset) -> list[bytes | str]:
     """A text in all the ways in which somebody may read it; as it is where there is but one."""
     if value.isascii() and b"\x1b" not in value:
         return [value]
     more = [value.decode("latin-1")] if b"\x1b" not in value else []
-    return list(dict.fromkeys([*readings(value, encodings), *more]))
+    return list(dict.fromkeys([*readings(value, charset), *more]))
 
 
 @cache
