@@ -278,7 +278,7 @@ def test_what_is_not_valid_is_emptied_and_the_rest_stays() -> None:
     assert raw(made, 0x00080008) == b"ORIGINAL\\\\AXIAL "
     assert [raw(made, tag) for tag in (0x00080070, 0x00180050, 0x00181151)] == [b"", b"", b""]
     assert raw(made, 0x00200032) == b"-0.12345678901234567\\\\12  "
-    assert raw(made, 0x00280010) == b"abc " and raw(made, 0x00280011) == b"\1\0"  # two numbers, as any bytes are
+    assert raw(made, 0x00280010) is None and raw(made, 0x00280011) == b"\1\0"  # two numbers, where one has its place
 
 
 def test_an_element_of_another_vr_is_held_to_both() -> None:
@@ -287,7 +287,7 @@ def test_an_element_of_another_vr_is_held_to_both() -> None:
             (0x00080020, "LO", b"20200301"),
             (0x00080021, "LO", b"Doe^Jane"),
             (0x00080070, "OB", b"Doe^Jane"),
-            (0x00100020, "OB", b"4711"),
+            (0x00100020, "SH", b"4711"),
             (0x00180050, "LO", b"Doe^Jane"),
             (0x00180060, "UT", b"120 "),
             (0x0020000D, "LO", b"1.2.34"),
@@ -300,6 +300,21 @@ def test_an_element_of_another_vr_is_held_to_both() -> None:
     assert raw(made, 0x00180050) is None and raw(made, 0x00180060) is None
     assert raw(made, 0x0020000D) == SECRET.uid("1.2.34").encode() + b"\0" * (len(SECRET.uid("1.2.34")) % 2)
     assert raw(made, 0x00280010) is None and raw(made, 0x00280011) == b"\1\0"
+
+
+@pytest.mark.parametrize(("tag", "vr"), [(0x00100020, "OB"), (0x00080016, "UL"), (0x0020000D, "FD")])
+def test_what_an_object_is_and_whose_is_not_read_in_two_ways(tag: int, vr: str) -> None:
+    with pytest.raises(Unfit, match="another value representation"):
+        after(with_elements((tag, vr, b"4711" * 2)))
+
+
+_CT = b"1.2.840.10008.5.1.4.1.1.2\0"
+
+
+def test_a_uid_that_claims_to_be_the_standards_and_is_not_goes() -> None:
+    forged = b"1.2.840.10008.4711"
+    assert raw(after(with_elements((0x00081150, "UI", forged))), 0x00081150) != forged
+    assert raw(after(with_elements((0x00081150, "UI", _CT))), 0x00081150) == _CT
 
 
 def test_bytes_behind_the_last_pixel_are_refused_unless_they_are_zero() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -67,8 +68,10 @@ class Charset:
         if text.isascii():
             return text.encode()
         try:
-            value = encode_string(text, list(self.codecs)) if self.extended else text.encode(self.codecs[0])
-        except (UnicodeEncodeError, ValueError, LookupError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # it would put question marks in place of what does not fit
+                value = encode_string(text, list(self.codecs)) if self.extended else text.encode(self.codecs[0])
+        except (UnicodeEncodeError, ValueError, LookupError, UserWarning):
             return None
         return value if self.decode(value) == text else None
 

@@ -157,6 +157,10 @@ def _parsed(ds: Dataset) -> reading.Parsed:
     return reading.parse(buffer.getvalue())
 
 
+_NUMBERS = frozenset(["AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"])
+#: Begins every UID that the standard registers (PS3.5 9.3, PS3.6 Annex A).
+_ROOT = "1.2.840.10008."
+
 #: Does to a value what a rule says: value, VR, tag, rule and character set; None where the element goes.
 _Act: TypeAlias = "Callable[[_Walk, Value, str, int, Rule, Charset], Value | None]"
 
@@ -400,14 +404,22 @@ class _Walk:
         return _valid(value, vr, charset)
 
     def kept_uids(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """The UIDs; what is none is replaced like one."""
-        valid = isinstance(value, bytes) and _valid(value, vr, charset) == value
-        return value if valid else self.remapped(value, vr, tag, rule, charset)
+        """The UIDs; what is none, or claims to be the standard's and is not, is replaced like one."""
+        if not isinstance(value, bytes) or _valid(value, vr, charset) != value:
+            return self.remapped(value, vr, tag, rule, charset)
+        uids = [uid.strip(" \0") for uid in _texts(value, vr, charset)]
+        forged = any(uid.startswith(_ROOT) and uid not in UID_dictionary for uid in uids)
+        return self.remapped(value, vr, tag, rule, charset) if forged else value
 
     def kept_binary(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         if self._bare:
             return self.dummy(value, vr, tag, rule, charset)
-        return value if not isinstance(value, list) and not len(value) % values.SIZES.get(vr, 1) else None
+        size = values.SIZES.get(vr, 0)
+        if isinstance(value, list) or (size and len(value) % size):
+            return None
+        # More numbers than there may be have room for text.
+        most = tables.most_values(tag) if vr in _NUMBERS and not tag & 0x10000 else 0
+        return None if most and len(value) > size * most else value
 
     def cleaned_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         if not value and not self._bare:

@@ -19,7 +19,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 
-from pacsifier_ops.deid import tables
+from pacsifier_ops.deid import tables, values
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import LONG_VRS, PIXEL_DATA, SHORT_VRS, UNDEFINED, Elements, Fragments, Syntax, Value
 from pacsifier_ops.errors import Unfit
@@ -65,6 +65,10 @@ def read(path: Path) -> Parsed:
     return parse(path.read_bytes())
 
 
+#: Attributes that say what an object is and whose; they are text, and nobody must read them in two ways.
+_NAMING = (0x00080016, 0x00080018, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E)
+
+
 def parse(data: bytes) -> Parsed:
     """Read the bytes of a file.
 
@@ -80,6 +84,8 @@ def parse(data: bytes) -> Parsed:
     form = _Form(syntax.implicit, syntax.little)
     reader = _Reader(data, syntax.encapsulated, form)
     elements, _ = reader.elements(start, len(data), form, 0)
+    if any(elements[tag][0] not in (*values.STRINGS, "UN") for tag in _NAMING if tag in elements):
+        raise Unfit("its UIDs, PatientID or Modality have another value representation than the standard's")
     parsed = Parsed(reader.raw)
     parsed.elements, parsed.syntax = elements, syntax
     parsed.file_meta = FileMetaDataset(

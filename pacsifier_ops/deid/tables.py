@@ -136,6 +136,16 @@ def dictionary() -> Mapping[int, tuple[str, ...]]:
     return {tag: tuple(entry[0].split(" or ")) for tag, entry in DicomDictionary.items() if entry[0] != "NONE"}
 
 
+@cache
+def most_values(tag: int) -> int:
+    """How many values a public attribute has at most (VM of PS3.6); 0 where there is no such number."""
+    from pydicom.datadict import dictionary_has_tag, dictionary_VM
+
+    vm = dictionary_VM(tag) if dictionary_has_tag(tag) else "1-n"
+    last = vm.rpartition("-")[2]
+    return int(last) if last.isdecimal() else 0
+
+
 def _row(line: Mapping[str, str], basic: str) -> Row:
     return Row(basic, {option: line[column] for column, option in _COLUMNS.items() if line.get(column)})
 
