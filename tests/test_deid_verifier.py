@@ -254,6 +254,31 @@ def test_preamble_file_meta_and_what_follows_are_searched_and_pixels_are_not() -
     assert search(stored(ds, JPEG2000Lossless), of())
 
 
+def _segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+@pytest.mark.parametrize(
+    ("stream", "found"),
+    [
+        (b"\xff\xd8" + _segment(0xE0, b"JFIF\0") + _segment(0xDB, b"Favre"), False),
+        (b"\xff\xd8" + _segment(0xDB, b"\1\2") + _segment(0xFE, b"taken of Favre, Elodie"), True),
+        (b"\xff\xd8" + _segment(0xE3, b"\x80\0Favre\x81"), True),
+        (b"\xff\xd8" + _segment(0xE1, b"Exif\0\0MM"), True),
+        (b"\xff\xd8" + _segment(0xDA, b"\1") + b"Favre\xff\xd9\0", False),
+        (b"\xff\xd8" + _segment(0xDA, b"\1") + b"abc\xff\xd9 Elodie Favre", True),
+        (b"\xff\x4f" + _segment(0x51, b"\0\1") + _segment(0x64, b"\0\1Favre"), True),
+        (b"\xff\x4f" + _segment(0x51, b"\0\1") + _segment(0x64, b"\0\1Kakadu"), False),
+        (b"\xff\xd8\xff", False),
+    ],
+)
+def test_what_compressed_pixels_hold_beside_pixels_is_searched(stream: bytes, found: bool) -> None:
+    ds = result()
+    ds.PixelData = encapsulate([b"\xff\xd8" + _segment(0xDA, b"\1"), stream])
+    ds["PixelData"].is_undefined_length = True
+    assert bool(search(stored(ds, JPEG2000Lossless), of())) is found
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless])
 def test_a_large_file_is_searched_before_and_behind_its_pixels(syntax: str, tmp_path: Path) -> None:
     path, ds = tmp_path / "file.dcm", result(Rows=1024, Columns=2560)

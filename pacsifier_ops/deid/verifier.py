@@ -17,7 +17,7 @@ What is looked for, and how, so that a hit means something:
 
 Text is compared without case and accents; ä is a as well as ae. Everyday words are those that the cleaning of
 descriptions keeps, and what devices, departments and placeholders are called. Times say nothing. Pixels and samples
-are not searched.
+are not searched, but what compressed pixels hold beside them is.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ _DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100
 _LARGE, _MAPPED = 1 << 16, 1 << 22
 #: Of more forms than any patient has, most are sorted out before they are searched for.
 _MANY = 1000
+#: Markers of comments and application data, by what a stream begins with: JPEG, JPEG-LS; JPEG 2000.
+_REMARKS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
+#: Markers behind which the pixels come: start of scan, start of tile-part, end of image.
+_FIRST_PIXELS = (0xDA, 0x90, 0xD9)
 #: Pixels and samples: numbers, and too many to be searched.
 _BULK = tags_of("PixelData FloatPixelData DoubleFloatPixelData WaveformData SpectroscopyData")
 
@@ -302,6 +306,8 @@ def _without_bulk(held: _Held, data: bytes | mmap.mmap, stream: Any, form: _Form
         if element.tag in _BULK:
             held.pieces.append(data[begin : element.value_tell])
             begin = _end(data, element, _size_of_pixels(described, form) if element.tag == _PIXEL_DATA else _UNDEFINED)
+            for remark in _remarks(data, element.value_tell, begin) if element.length == _UNDEFINED else ():
+                _sort_binary(held, int(element.tag), remark)
         elif isinstance(element, RawDataElement) and element.value is None and element.length:  # a large one
             yield element._replace(value=data[element.value_tell : element.value_tell + element.length])
         else:
@@ -321,6 +327,27 @@ def _end(data: bytes | mmap.mmap, element: RawDataElement, most: int) -> int:
     while data[place : place + 4] == _ITEM:
         place += 8 + int.from_bytes(data[place + 4 : place + 8], "little")
     return place
+
+
+def _remarks(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[bytes]:
+    """What compressed pixels hold beside pixels: comments and application data of JPEG and JPEG 2000 (ISO/IEC 10918-1
+    B.2.4, 15444-1 A.9.2), and what follows the end of an image.
+    """
+    while place < end:
+        begin, place = place + 8, place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+        kinds = _REMARKS.get(data[begin : begin + 2], ())
+        marker = begin + 2
+        while kinds and marker + 4 <= place and data[marker] == 0xFF and data[marker + 1] not in _FIRST_PIXELS:
+            length = int.from_bytes(data[marker + 2 : marker + 4], "big")
+            if data[marker + 1] in kinds:
+                remark = data[marker + 4 : min(marker + 2 + length, place)]
+                if remark.startswith((b"Exif\0", b"http://ns.adobe.com/")):
+                    raise _Unreadable("the pixels hold a description of the photograph (Exif, XMP)")
+                yield remark
+            marker += 2 + length
+        last = data.rfind(b"\xff\xd9", begin, place)
+        if kinds and last >= 0 and data[last + 2 : place].strip(b"\0\xff"):
+            yield data[last + 2 : place]
 
 
 def _size_of_pixels(described: Mapping[int, bytes], form: _Form) -> int:
