@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,10 @@ class Device:
     black: tuple[Area, ...] = ()
     keep_regions: bool = False
 
-    def matches(self, ds: Dataset) -> bool:
-        """Whether an image is one of this device's. Letter case and blanks at the ends do not count."""
+    def matches(self, values_of: Callable[[str], tuple[str, ...]]) -> bool:
+        """Whether an image is one of this device's, by its values (see `values`)."""
         return all(
-            any(fnmatchcase(value, pattern) for value in values(ds, keyword) for pattern in patterns)
+            any(fnmatchcase(value, pattern) for value in values_of(keyword) for pattern in patterns)
             for keyword, patterns in self.match.items()
         )
 
@@ -112,7 +113,9 @@ class Catalogue:
         """
         if "PixelData" not in ds or _whole(ds, "Rows") is None or _whole(ds, "Columns") is None:
             return None
-        applied = [(device, areas) for device in self.devices if device.matches(ds) and (areas := device.areas(ds))]
+        values_of = cache(partial(values, ds))
+        fitting = [device for device in self.devices if device.matches(values_of)]
+        applied = [(device, areas) for device in fitting if (areas := device.areas(ds))]
         overlays = _overlay_in_pixels(ds)
         if not applied and not overlays:
             return None

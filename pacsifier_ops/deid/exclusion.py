@@ -134,6 +134,7 @@ class _Object:
 
     def __init__(self, ds: Dataset) -> None:
         self.ds = ds
+        self._texts: dict[str, str] = {}
         self.sop_class = str(ds.get("SOPClassUID") or "")
         meta = getattr(ds, "file_meta", None) or Dataset()
         self.meta_class = str(meta.get("MediaStorageSOPClassUID") or "")
@@ -143,7 +144,9 @@ class _Object:
 
     def text(self, keyword: str) -> str:
         """All values of an attribute as one text."""
-        return "\\".join(values(self.ds, keyword))
+        if keyword not in self._texts:
+            self._texts[keyword] = "\\".join(values(self.ds, keyword))
+        return self._texts[keyword]
 
     @cached_property
     def image_type(self) -> tuple[str, ...]:
