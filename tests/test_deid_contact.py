@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.deid import contact
-from pacsifier_ops.deid.contact import MOST, SIDE, contact_sheet
+from pacsifier_ops.deid.contact import MOST, SIDE, ContactSheets, contact_sheet
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 
 REAL = Path(pydicom.data.__file__).parent / "test_files"
@@ -83,3 +83,15 @@ def test_an_image_that_cannot_be_shown_is_a_crossed_box_and_none_at_all_no_sheet
 def test_time_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contact, "_SECONDS", 0.01)
     assert contact_sheet(write(a_series(1), tmp_path)) is None
+
+
+def test_one_process_makes_one_after_the_other_and_is_begun_anew(tmp_path: Path) -> None:
+    files = write(a_series(3), tmp_path)
+    with ContactSheets() as sheets:
+        first = sheets.of(files)
+        assert first and sheets.of([]) is None and sheets.of(files) == first
+        process = sheets._process
+        assert process
+        process.kill()
+        process.wait()
+        assert sheets.of(files) == first and sheets._process is not process

@@ -11,14 +11,16 @@ import io
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
+import time
 from bisect import bisect
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pacsifier_ops.thumbnails import read_frame, shades
 
@@ -32,27 +34,82 @@ MOST, SIDE = 9, 512
 #: Seconds and bytes of memory for one sheet.
 _SECONDS, _MEMORY = 120.0, 4 * 2**30
 _ACROSS, _GAP = 3, 4
+#: Bytes that tell the length of a sheet.
+_PREFIX = 8
+
+
+class ContactSheets:
+    """Makes contact sheets in a process that is kept from one to the next, and begun anew where it has ended."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process. Harmless when repeated."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            with suppress(OSError):  # what it had not read yet
+                process.communicate()
+
+    def of(self, files: Sequence[Path]) -> bytes | None:
+        """PNG with up to nine frames of a series: the first, the middle, the last and some between, in instance order.
+
+        A frame that cannot be shown has a crossed box.
+
+        Returns:
+            None where there is nothing to show: no images, or they crash the decoder, or take too long.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+        process = self._process = self._process or subprocess.Popen(
+            [sys.executable, "-m", "pacsifier_ops.deid.contact"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdin
+        try:
+            process.stdin.write(json.dumps([str(path) for path in files]).encode() + b"\n")
+            process.stdin.flush()
+            until = time.monotonic() + _SECONDS
+            size = int.from_bytes(_received(process, _PREFIX, until), "big")
+            return _received(process, size, until) or None
+        except (OSError, EOFError):
+            self.close()
+            return None
 
 
 def contact_sheet(files: Sequence[Path]) -> bytes | None:
-    """PNG with up to nine frames of one series: the first, the middle, the last and some between, in instance order.
+    """One contact sheet: see `ContactSheets.of`."""
+    with ContactSheets() as sheets:
+        return sheets.of(files)
 
-    A frame that cannot be shown has a crossed box.
 
-    Returns:
-        None where there is nothing to show: no images, or they crash the decoder, or take too long.
+def _received(process: subprocess.Popen[bytes], size: int, until: float) -> bytes:
+    """So many bytes of what a process says.
+
+    Raises:
+        TimeoutError: they do not come in time.
+        EOFError: it ends before.
     """
-    try:
-        made = subprocess.run(
-            [sys.executable, "-m", "pacsifier_ops.deid.contact"],
-            input=json.dumps([str(path) for path in files]).encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    return made.stdout or None if made.returncode == 0 else None
+    assert process.stdout
+    said = b""
+    while len(said) < size:
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        piece = os.read(process.stdout.fileno(), size - len(said))
+        if not piece:
+            raise EOFError
+        said += piece
+    return said
 
 
 def _sheet(files: Sequence[Path]) -> bytes | None:
@@ -131,12 +188,15 @@ def _visible(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Read the files' paths, as JSON, and write their contact sheet."""
+    """Read the files' paths, a line of JSON for each series, and write their contact sheets, each after its length."""
     with suppress(ValueError, OSError):  # not everywhere may it be set
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)  # what the decoders print is no part of it
-        answer.write(_sheet([Path(path) for path in json.load(sys.stdin.buffer)]) or b"")
+        for line in sys.stdin.buffer:
+            sheet = _sheet([Path(path) for path in json.loads(line)]) or b""
+            answer.write(len(sheet).to_bytes(_PREFIX, "big") + sheet)
+            answer.flush()
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def render(account: Account, sheets: Mapping[int, str]) -> str:
 
 def _verdict(account: Account) -> Html:
     totals = account.totals()
-    apart = f"{totals['excluded']:,} were excluded by rule, {totals['quarantined']:,} are in quarantine"
+    apart = f"{totals['excluded']:,} excluded by rule, {totals['quarantined']:,} in quarantine"
     if account.verdict == COMPLETE:
         word, what = (
             "Complete",

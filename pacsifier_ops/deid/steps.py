@@ -41,6 +41,7 @@ from pacsifier_ops.tree import DEIDENTIFIED as FINISHED
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.books import Account
+    from pacsifier_ops.deid.contact import ContactSheets
     from pacsifier_ops.deid.convert import Converted
     from pacsifier_ops.deid.devices import Catalogue
     from pacsifier_ops.deid.rules import Rules
@@ -368,6 +369,7 @@ class Converting:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        from pacsifier_ops.deid.contact import ContactSheets
         from pacsifier_ops.deid.convert import Converter
 
         self._request = request = DeidRequest.of(self._run)
@@ -382,6 +384,7 @@ class Converting:
         with ExitStack() as stack:
             scratch = stack.enter_context(tree.workplace(shared()))
             self._converter = Converter(how, scratch, self._run.note)
+            self._sheets = stack.enter_context(ContactSheets())
             self._stack = stack.pop_all()
         return self
 
@@ -454,7 +457,7 @@ class Converting:
             setattr(counts, name_of, getattr(counts, name_of) + 1)
             counts.bytes += size
         if self._request.contact_sheets and source.parts == 1:
-            make_sheet(self._store, self._base, source, fresh=counts.deidentified > 0)
+            make_sheet(self._sheets, self._store, self._base, source, fresh=counts.deidentified > 0)
         if not counts.missing:
             counts.state, counts.reason = "complete", ""
 
@@ -494,13 +497,11 @@ class Converting:
 _TOTALS = ("present", "deidentified", "excluded", "in_quarantine", "missing", "bytes")
 
 
-def make_sheet(store: Store, base: Path, source: Source, fresh: bool) -> None:
+def make_sheet(sheets: ContactSheets, store: Store, base: Path, source: Source, fresh: bool) -> None:
     """Make the contact sheet of a series, unless there is one of the objects as they are."""
-    from pacsifier_ops.deid.contact import contact_sheet
-
     path = store.sheet(source.number)
     if fresh or not path.exists():
-        sheet = contact_sheet(sorted((base / source.target).glob("*.dcm")))
+        sheet = sheets.of(sorted((base / source.target).glob("*.dcm")))
         with storage_errors("the state root"):
             write_atomic(path, sheet or b"")
 
@@ -536,6 +537,7 @@ def report(run: Run, secret: str = "") -> Account:
         StorageError: something cannot be written, or moved.
     """
     from pacsifier_ops.deid import books
+    from pacsifier_ops.deid.contact import ContactSheets
 
     if not (run.folder / "scan.json").exists():
         raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
@@ -546,8 +548,9 @@ def report(run: Run, secret: str = "") -> Account:
         raise TreeError("out_folder is not what this run left; begin with the step prepare")
     store = Store(tree, marker["id"])
     if request.contact_sheets:
-        for source in _in_parts(run):
-            make_sheet(store, _base(request), source, fresh=True)
+        with ContactSheets() as sheets:
+            for source in _in_parts(run):
+                make_sheet(sheets, store, _base(request), source, fresh=True)
     account = books.close(run, request, store, how.rules)
     account.apart = str(apart_of(run, request)) if request.in_place else ""
     if request.in_place and not account.missing and marker["state"] == CONVERTING:

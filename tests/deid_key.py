@@ -1,0 +1,358 @@
+"""The answer key of the corpus: what must become of each planted value, read off the standard's tables.
+
+It shares no code with the engine. What the tables leave open (a compound action on an attribute whose type differs
+from place to place) is not asked for: of such a value only its text must go.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+TABLES = Path(__file__).resolve().parents[1] / "pacsifier_ops" / "deid" / "tables"
+
+NUMBERS = frozenset({"AT", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"})
+
+#: Options of profiles, and the columns of the tables that they are in.
+COLUMNS = {
+    "safe_private": "rtn_safe_priv",
+    "uids": "rtn_uids",
+    "device": "rtn_dev_id",
+    "institution": "rtn_inst_id",
+    "patient_characteristics": "rtn_pat_chars",
+    "full_dates": "rtn_long_full_dates",
+    "modified_dates": "rtn_long_modif_dates",
+    "clean_descriptors": "clean_desc",
+    "clean_structured_content": "clean_struct",
+    "clean_graphics": "clean_graph",
+}
+PATIENT_NAME, PATIENT_ID, PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
+CONTENT_SEQUENCE = 0x0040A730
+#: ContextGroupVersion, ContextGroupLocalVersion, TemplateVersion, TemplateLocalVersion: dates of publications.
+VERSIONS = frozenset({0x00080106, 0x00080107, 0x0040DB06, 0x0040DB07})
+#: TimezoneOffsetFromUTC: a date by the table, a text by its VR; no words are kept of it.
+TIMEZONE = 0x00080201
+
+
+class Category(StrEnum):
+    """What is asked of a value; the categories of the MIDI-B challenge."""
+
+    TAG_RETAINED = "tag retained"
+    TAG_REMOVED = "tag removed"
+    TEXT_NOT_NULL = "text not null"
+    TEXT_RETAINED = "text retained"
+    TEXT_REMOVED = "text removed"
+    DATE_SHIFTED = "date shifted"
+    UID_CHANGED = "UID changed"
+    UID_CONSISTENT = "UID consistent"
+    PATIENT_ID = "patient id consistent"
+    PIXELS_HIDDEN = "pixels hidden"
+    PIXELS_RETAINED = "pixels retained"
+
+
+#: Categories in which a single miss tells who a patient is, or breaks a reference.
+STRICT = frozenset(
+    {
+        Category.TAG_REMOVED,
+        Category.TEXT_REMOVED,
+        Category.DATE_SHIFTED,
+        Category.UID_CHANGED,
+        Category.UID_CONSISTENT,
+        Category.PATIENT_ID,
+        Category.PIXELS_HIDDEN,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Options in force, by their names in profiles.
+
+    Attributes:
+        opened: sequences that a profile keeps, their items de-identified, though no option does.
+    """
+
+    options: frozenset[str]
+    opened: frozenset[int] = frozenset()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column for option, column in COLUMNS.items() if option in self.options)
+
+    @property
+    def dates(self) -> str:
+        """What becomes of dates that no table lists: `K` kept, `C` shifted, or `X` gone."""
+        return "K" if "full_dates" in self.options else "C" if "modified_dates" in self.options else "X"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sequence on the way to a value, and the item of it that holds the value.
+
+    Attributes:
+        creator: private creator, of a private sequence.
+        concept: of a content item its concept name and value type, as in Table E.3.4-1; it is found by these.
+    """
+
+    tag: int
+    item: int = 0
+    creator: str = ""
+    concept: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A value of its own in one place.
+
+    Attributes:
+        creator: private creator of a private attribute; empty where its block has none.
+        value: as it is in the data set, several values joined by a backslash.
+        needles: parts of the value that must not be left anywhere if its text must go.
+        word: the part of it that may stay where descriptors are cleaned.
+    """
+
+    path: tuple[Step, ...]
+    tag: int
+    vr: str
+    value: str
+    needles: tuple[str, ...] = ()
+    word: str = ""
+    creator: str = ""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables by tag."""
+
+    attributes: dict[int, dict[str, str]] = field(default_factory=dict)
+    masks: list[tuple[int, int, dict[str, str]]] = field(default_factory=list)
+    resolved: dict[tuple[str, int], dict[str, str]] = field(default_factory=dict)
+    sop_classes: frozenset[str] = frozenset()
+    roles: dict[int, str] = field(default_factory=dict)
+    private: dict[tuple[str, int], str] = field(default_factory=dict)
+    concepts: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """A table that comes with the package."""
+    with (TABLES / name).open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def tag_of(text: str) -> int:
+    """`(0010,0020)` as a number; digits that are left open count as 0."""
+    return int(text.translate(str.maketrans("xX", "00", "(),")), 16)
+
+
+@cache
+def tables() -> Tables:
+    """All tables."""
+    attributes: dict[int, dict[str, str]] = {}
+    masks: list[tuple[int, int, dict[str, str]]] = []
+    # What PS3.15 does not list follows the project's list, in the same columns; then the default of its VR.
+    for row in [*rows("unlisted.csv"), *rows("ps3_15_e1_1.csv")]:
+        text = row["tag"].strip("()").replace(",", "")
+        if len(text) != 8:
+            continue  # the row on private attributes
+        if "x" in text.lower():
+            mask = int("".join("0" if digit in "xX" else "F" for digit in text), 16)
+            masks.append((mask, tag_of(text), row))
+        else:
+            attributes[tag_of(text)] = row
+    resolved: dict[tuple[str, int], dict[str, str]] = {}
+    for row in rows("iod_types_compound.csv"):
+        resolved.setdefault((row["sop_class_uid"], tag_of(row["tag"])), {})[row["level"]] = row["resolved"]
+    return Tables(
+        attributes,
+        masks,
+        resolved,
+        frozenset(sop_class for sop_class, _ in resolved),
+        {tag_of(row["tag"]): row["role"] for row in rows("uid_rules.csv")},
+        {(row["private_creator"], tag_of(row["tag_pattern"])): row["vr"] for row in rows("safe_private.csv")},
+        {(row["code_value"], row["value_type"]): row for row in rows("sr_concepts_e3_4_1.csv")},
+    )
+
+
+def row_of(tag: int) -> dict[str, str] | None:
+    """The row of a public attribute."""
+    found = tables().attributes.get(tag)
+    return found or next((row for mask, value, row in tables().masks if tag & mask == value), None)
+
+
+def actions(tag: int, policy: Policy, sop_class: str, nested: bool) -> frozenset[str]:
+    """The letters of E.1-1 that a listed attribute may be treated by; one, unless the tables leave it open."""
+    if tag in policy.opened:
+        return frozenset("C")
+    row = row_of(tag)
+    assert row is not None
+    offered = {row[column] for column in policy.columns if row.get(column)}
+    if row.get("rtn_long_modif_dates") and policy.dates == "C":
+        return frozenset("C")  # a true date of the device would tell the shift of all others
+    if offered:
+        return frozenset("K" if "K" in offered else "C")
+    basic = row["basic"].replace("*", "")
+    choices = basic.split("/")
+    if len(choices) == 1:
+        return frozenset(choices)
+    if sop_class not in tables().sop_classes:
+        return frozenset("D" if "D" in choices else "Z")
+    levels = tables().resolved.get((sop_class, tag), {})
+    here, there = ("nested", "top") if nested else ("top", "nested")
+    if here in levels and there not in levels and not nested:
+        return frozenset(levels[here])
+    if levels:
+        # Its type differs from place to place within the object.
+        return frozenset({*levels.values(), *(() if here in levels else choices[:1])})
+    return frozenset("X") if "X" in choices else frozenset(choices)
+
+
+def expected(planted: Planted, policy: Policy, sop_class: str) -> frozenset[Category]:
+    """What must become of a planted value."""
+    return frozenset(_expected(planted, policy, sop_class))
+
+
+def _expected(planted: Planted, policy: Policy, sop_class: str) -> Iterator[Category]:
+    if planted.path and not all(_is_open(step, policy, sop_class, bool(n)) for n, step in enumerate(planted.path)):
+        if planted.needles:
+            yield Category.TEXT_REMOVED
+    elif planted.path and planted.path[-1].concept:
+        yield from _of_concept(planted, planted.path[-1].concept, policy)
+    elif planted.tag & 0x10000:
+        yield from _of_private(planted, policy)
+    elif not planted.path and planted.tag == PATIENT_ID:
+        yield from (Category.TAG_RETAINED, Category.TEXT_REMOVED)  # that it is consistent is asked once per object
+    elif row_of(planted.tag) is not None:
+        yield from _by_actions(planted, policy, actions(planted.tag, policy, sop_class, bool(planted.path)))
+    else:
+        yield from _unlisted(planted, policy)
+
+
+def _is_open(step: Step, policy: Policy, sop_class: str, nested: bool) -> bool:
+    """Whether a sequence stays, so that its items are treated by the rules for what is in them."""
+    if step.tag & 0x10000:
+        known = tables().private.get((step.creator, step.tag & 0xFFFF00FF))
+        return "safe_private" in policy.options and known == "SQ"
+    if step.concept and not of_concept(step.concept, policy) <= frozenset("KCUD"):
+        return False
+    if row_of(step.tag) is None:
+        return True
+    return actions(step.tag, policy, sop_class, nested) <= frozenset("KCU")
+
+
+def _by_actions(planted: Planted, policy: Policy, letters: frozenset[str]) -> Iterator[Category]:
+    if letters == {"K"} and planted.tag == PATIENT_AGE and planted.value > "089Y":
+        yield from (Category.TAG_RETAINED, Category.TEXT_REMOVED)
+    elif planted.vr == "SQ" and letters <= frozenset("KCU"):
+        yield Category.TAG_RETAINED
+    elif letters == {"K"} or (letters == {"C"} and planted.vr == "TM"):
+        yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
+    elif letters == {"C"}:
+        yield from _cleaned(planted)
+    elif letters == {"U"}:
+        yield from (Category.TAG_RETAINED, Category.UID_CHANGED, Category.UID_CONSISTENT)
+    else:
+        if planted.needles:
+            yield Category.TEXT_REMOVED
+        if letters == {"X"}:
+            yield Category.TAG_REMOVED
+        elif "X" not in letters:
+            yield Category.TAG_RETAINED
+            if letters == {"D"}:
+                yield Category.TEXT_NOT_NULL
+
+
+def _cleaned(planted: Planted) -> Iterator[Category]:
+    if planted.tag in VERSIONS:
+        yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
+    elif planted.vr in ("DA", "DT"):
+        yield from (Category.TAG_RETAINED, Category.DATE_SHIFTED)
+    else:
+        if planted.needles:
+            yield Category.TEXT_REMOVED
+        if planted.word and planted.tag != TIMEZONE:
+            yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
+
+
+def _unlisted(planted: Planted, policy: Policy) -> Iterator[Category]:
+    """The defaults per VR: names, text and what is unknown go, dates follow the date rule, UIDs are remapped."""
+    known = dictionary_VR(planted.tag).split()[0] if dictionary_has_tag(planted.tag) else ""
+    if planted.tag >> 16 == 2 or known != planted.vr:
+        if planted.needles:
+            yield Category.TEXT_REMOVED
+    elif planted.vr == "UI":
+        if tables().roles.get(planted.tag, "").startswith("keep"):
+            yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
+        elif "uids" not in policy.options:
+            yield from (Category.TAG_RETAINED, Category.UID_CHANGED, Category.UID_CONSISTENT)
+    elif planted.vr in ("DA", "DT", "TM"):
+        if policy.dates == "K" or (policy.dates == "C" and planted.vr == "TM"):
+            yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
+        elif policy.dates == "C":
+            yield from _cleaned(planted)
+        elif planted.needles:
+            yield Category.TEXT_REMOVED
+    elif planted.vr == "SQ":
+        yield Category.TAG_RETAINED
+    elif planted.vr in NUMBERS or planted.vr == "CS":
+        yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
+    elif planted.needles:
+        yield Category.TEXT_REMOVED
+
+
+def _of_private(planted: Planted, policy: Policy) -> Iterator[Category]:
+    known = tables().private.get((planted.creator, planted.tag & 0xFFFF00FF))
+    if "safe_private" in policy.options and known == planted.vr:
+        yield Category.TAG_RETAINED
+        if planted.vr != "SQ":
+            yield Category.TEXT_RETAINED
+        return
+    yield Category.TAG_REMOVED
+    if planted.needles:
+        yield Category.TEXT_REMOVED
+
+
+def of_concept(concept: tuple[str, str], policy: Policy) -> frozenset[str]:
+    """The letters of Table E.3.4-1 that a content item may be treated by, by concept name and value type."""
+    row = tables().concepts.get(concept)
+    if row is None:
+        # Concepts that no table lists: containers stay, text goes, dates follow the date rule.
+        default = {"CONTAINER": "K", "NUM": "K", "CODE": "K", "DATE": policy.dates, "DATETIME": policy.dates}
+        return frozenset(default.get(concept[1], "XD"))
+    offered = {row[f"{column}_opt"] for column in policy.columns if row.get(f"{column}_opt")}
+    if row["rtn_long_modif_dates_opt"] and policy.dates == "C":
+        return frozenset("C")
+    if offered:
+        return frozenset("K" if "K" in offered else "C")
+    return frozenset(row["basic_prof"].split("/"))
+
+
+def _of_concept(planted: Planted, concept: tuple[str, str], policy: Policy) -> Iterator[Category]:
+    letters = of_concept(concept, policy)
+    if planted.vr == "SQ" and letters <= frozenset("KCUD"):
+        yield Category.TAG_RETAINED
+        return
+    if planted.vr == "UI":
+        # A UID that stands for another one is the dummy of a reference.
+        if letters == {"X"}:
+            yield Category.TEXT_REMOVED
+        elif letters == {"D"}:
+            yield from (Category.TAG_RETAINED, Category.UID_CHANGED, Category.UID_CONSISTENT)
+    elif letters == {"C"} and planted.vr == "TM":
+        yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
+    elif letters == {"C"}:
+        yield from _cleaned(planted)
+    elif letters == {"K"}:
+        yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
+    else:
+        if planted.needles:
+            yield Category.TEXT_REMOVED
+        if letters == {"X"}:
+            yield Category.TAG_REMOVED
+        elif letters == {"D"}:
+            yield from (Category.TAG_RETAINED, Category.TEXT_NOT_NULL)
