@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,13 +28,12 @@ from pydicom.misc import is_dicom
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import planning, upload  # noqa: E402
+from bench import deid, planning, upload  # noqa: E402
 from bench.dag import DagTimes, time_dag  # noqa: E402
-from bench.timing import COHORTS, Cohort, Runs, report, run, spread  # noqa: E402
+from bench.timing import COHORTS, OUT, Cohort, Runs, installed, report, run, spread  # noqa: E402
 from pacsifier_ops.embedded.phantoms import phantom_series, write  # noqa: E402
 from tests.peers import OUR_AET, Orthanc, missing_programs  # noqa: E402
 
-OUT = ROOT / "bench" / "out"
 PUBLISHED = "pacsifier==1.0.0"
 
 
@@ -94,7 +92,7 @@ def dcmtk(program: str, **environment: str) -> Tool:
 
 def published() -> Tool:
     """The published package, in an environment of its own."""
-    program = published_program()
+    program = installed(PUBLISHED) / "pacsifier"
 
     def retrieve(job: Job) -> None:
         job.out.mkdir()
@@ -102,24 +100,6 @@ def published() -> Tool:
         run([str(program), "-s", "-i", "-c", str(config), "-q", str(job.table()), "-d", str(job.out)], job.folder)
 
     return retrieve
-
-
-def published_program() -> Path:
-    """Install the published package below bench/out, unless it is there.
-
-    Raises:
-        RuntimeError: there is no Python that it runs on.
-    """
-    home = OUT / PUBLISHED
-    program = home / "bin" / "pacsifier"
-    if not program.exists():
-        names = ("python3.11", "python3.10", *([sys.executable] if sys.version_info[:2] == (3, 11) else []))
-        python = next(filter(None, map(shutil.which, names)), None)
-        if python is None:
-            raise RuntimeError(f"{PUBLISHED} needs Python 3.10 or 3.11; install one, or run with --published-rounds 0")
-        subprocess.run([python, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", PUBLISHED], check=True)
-    return program
 
 
 # Timing
@@ -328,6 +308,8 @@ def main() -> int:
         seconds, megabytes = planning.measure(size)
         results["planning"].append({"series": size, "seconds": seconds, "peak": megabytes})
         page.append(f"| {size:,} | {seconds:.1f} | {1000 * seconds / size:.3f} | {megabytes:.0f} MB |")
+    results["deid"], tables = deid.measure(args.rounds)
+    page += ["", *tables]
     path = OUT / f"results-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps(results, indent=1))
     print("\n".join(page))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pacsifier_ops.embedded.phantoms import phantom_series, write
+
+OUT = Path(__file__).resolve().parents[1] / "bench" / "out"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,29 @@ def run(command: list[str], folder: Path, **environment: str) -> None:
     if done.returncode:
         said = (done.stdout + done.stderr).decode(errors="replace")
         raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{said[-2000:]}")
+
+
+def installed(package: str) -> Path:
+    """Folder of the programs of a published package, which is installed below bench/out unless it is there.
+
+    Args:
+        package: name and version, `pacsifier==1.0.0` for one; it needs Python 3.10 or 3.11.
+
+    Raises:
+        RuntimeError: there is no such Python.
+    """
+    programs = OUT / package / "bin"
+    # Written last, so that an installation that was interrupted is begun again.
+    done = OUT / package / "installed"
+    if not done.exists():
+        names = ("python3.11", "python3.10", *([sys.executable] if sys.version_info[:2] == (3, 11) else []))
+        python = next(filter(None, map(shutil.which, names)), None)
+        if python is None:
+            raise RuntimeError(f"{package} needs Python 3.10 or 3.11; install one")
+        subprocess.run([python, "-m", "venv", "--clear", str(OUT / package)], check=True)
+        subprocess.run([str(programs / "pip"), "install", "--quiet", package], check=True)
+        done.touch()
+    return programs
 
 
 @dataclass
