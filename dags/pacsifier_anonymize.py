@@ -15,8 +15,8 @@ Run it again and only what is not settled is done.
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.operators.deid import DeidentifyOperator, DeidentifyPrepareOperator, DeidentifyReportOperator
-from pacsifier_ops.operators.params import LABEL, RETRIES, WHAT, WHERE_TO, accept_incomplete
+from pacsifier_ops.groups import deidentification
+from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
 
 WHO, RULES = "Who becomes whom", "What is kept"
 
@@ -59,6 +59,14 @@ PARAMS = {
         pattern="^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
         title="Project",
         description="Its linkage says who becomes whom, and its secret for whom no other source does.",
+        section=WHO,
+    ),
+    "linked_only": Param(
+        False,
+        type="boolean",
+        title="Linked patients only",
+        description="Objects of patients of whom no source says anything go to quarantine. Otherwise the project's "
+        "secret says who they become.",
         section=WHO,
     ),
     "new_ids": Param(
@@ -117,8 +125,4 @@ with DAG(
     tags=["pacsifier", "de-identification"],
     default_args=RETRIES,
 ):
-    prepare = DeidentifyPrepareOperator(task_id="prepare")
-    deidentify = DeidentifyOperator.partial(task_id="deidentify", map_index_template=LABEL).expand(unit=prepare.output)
-    report = DeidentifyReportOperator(task_id="report", trigger_rule="all_done")
-
-    prepare >> deidentify >> report
+    deidentification()

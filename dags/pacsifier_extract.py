@@ -2,7 +2,8 @@
 
 1. **prepare** reads and checks the whole query table, and makes sure that the PACS answers.
 2. **find** asks the PACS for the series of each row, and filters its answers again.
-3. **plan** merges them without duplicates; a cohort above the allowed size stops here, before any image is fetched.
+3. **plan** merges them without duplicates. A cohort above the limits of the connection stops here, before any image is
+   fetched, or waits in **approve** for a person's word.
 4. **retrieve** fetches each series and compares it with what the PACS lists; missing images are asked for once more.
    Or **move** has the PACS send each series to another node, and accounts for what that node took.
 5. **report** closes the books: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
@@ -17,16 +18,9 @@ incomplete was accepted. Run it again over the same output folder and only what 
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
-from pacsifier_ops.operators.extract import (
-    ExtractPlanOperator,
-    ExtractPrepareOperator,
-    ExtractReportOperator,
-    ExtractRouteOperator,
-)
+from pacsifier_ops.groups import extraction
 from pacsifier_ops.operators.params import (
     HOW,
-    LABEL,
     RETRIES,
     WHAT,
     WHERE_FROM,
@@ -70,6 +64,14 @@ PARAMS = {
         description="How images are fetched (only with save). Empty: as the connection says.",
         section=WHERE_FROM,
     ),
+    "window": Param(
+        None,
+        type=["null", "string"],
+        title="Window",
+        description="Times of day at which images may be transferred, such as 20:00-06:00. Empty: as the connection "
+        "says.",
+        section=WHERE_FROM,
+    ),
     "out_directory": Param(
         "out",
         type="string",
@@ -110,6 +112,22 @@ PARAMS = {
         description="Stop before fetching if more series are found. Empty: as the connection says.",
         section=HOW,
     ),
+    "approval": Param(
+        False,
+        type="boolean",
+        title="Ask above the limits",
+        description="A cohort above the limits of the connection waits, before anything is fetched, for a person to "
+        "approve it. Otherwise it ends the run.",
+        section=HOW,
+    ),
+    "patience": Param(
+        72,
+        type="integer",
+        minimum=1,
+        title="Wait for an answer",
+        description="Hours that an answer is waited for; then the run ends.",
+        section=HOW,
+    ),
     "strict": Param(
         False,
         type="boolean",
@@ -132,13 +150,4 @@ with DAG(
     tags=["pacsifier", "dicom"],
     default_args=RETRIES,
 ):
-    prepare = ExtractPrepareOperator(task_id="prepare")
-    find = DicomFindOperator.partial(task_id="find", map_index_template=LABEL).expand(batch=prepare.output)
-    plan = ExtractPlanOperator(task_id="plan", trigger_rule="all_done_min_one_success")
-    route = ExtractRouteOperator(task_id="route")
-    retrieve = DicomRetrieveOperator.partial(task_id="retrieve", map_index_template=LABEL).expand(unit=plan.output)
-    move = DicomMoveOperator.partial(task_id="move", map_index_template=LABEL).expand(unit=plan.output)
-    report = ExtractReportOperator(task_id="report", trigger_rule="all_done")
-
-    prepare >> find >> plan >> [retrieve, move] >> report
-    prepare >> route >> [retrieve, move]
+    extraction()

@@ -3,7 +3,8 @@
 1. **collect** takes the query tables out of `inbox/`, each with its options file if it has one. What is still being
    copied stays there for the next night; what cannot be used goes to `rejected/`, with `reasons.txt`.
 2. **start** starts one run of `pacsifier_extract` for each. A submission is never run twice.
-3. **projects** reads the standing projects, and **start_projects** starts one run of each that is switched on.
+3. **projects** reads the standing projects, and **start_projects** starts one run of each that is switched on: of
+   `pacsifier_extract`, or of `pacsifier_study` where the folder holds a `study.yaml`.
 4. **finish** moves what was started to `done/`, with `result.json`, which tells where images and report are. It fails
    if a project cannot be used or something could not be started; everything else has started all the same.
 

@@ -13,12 +13,8 @@ Who is linked once keeps pseudonym and day shift: run it again and only new pati
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.operators.params import LABEL, RETRIES, WHAT, accept_incomplete
-from pacsifier_ops.operators.pseudonyms import (
-    PseudonymizeOperator,
-    PseudonymizePrepareOperator,
-    PseudonymizeReportOperator,
-)
+from pacsifier_ops.groups import pseudonymization
+from pacsifier_ops.operators.params import HOW, RETRIES, WHAT, accept_incomplete
 
 SOURCE, LOOK = "Where pseudonyms come from", "What pseudonyms look like (only with local)"
 
@@ -108,6 +104,14 @@ PARAMS = {
         description="The characters to choose from.",
         section=LOOK,
     ),
+    "leave_out": Param(
+        False,
+        type="boolean",
+        title="Leave out who is unknown",
+        description="A patient of whom the source says nothing usable does not keep the others of the batch from being "
+        "linked. The run is incomplete all the same.",
+        section=HOW,
+    ),
     "accept_incomplete": accept_incomplete(),
 }
 
@@ -120,10 +124,4 @@ with DAG(
     tags=["pacsifier", "de-identification"],
     default_args=RETRIES,
 ):
-    prepare = PseudonymizePrepareOperator(task_id="prepare")
-    pseudonymize = PseudonymizeOperator.partial(
-        task_id="pseudonymize", map_index_template=LABEL, max_active_tis_per_dag=1
-    ).expand(batch=prepare.output)
-    report = PseudonymizeReportOperator(task_id="report", trigger_rule="all_done")
-
-    prepare >> pseudonymize >> report
+    pseudonymization()

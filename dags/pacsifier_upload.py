@@ -12,8 +12,8 @@ Run it again and only what the destination has not confirmed yet is sent.
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.operators.params import LABEL, RETRIES, WHAT, WHERE_TO, accept_incomplete, node_params
-from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOperator, UploadReportOperator
+from pacsifier_ops.groups import sending
+from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, node_params
 
 PARAMS = {
     "upload_directory": Param(
@@ -52,8 +52,4 @@ with DAG(
     tags=["pacsifier", "dicom"],
     default_args=RETRIES,
 ):
-    prepare = UploadPrepareOperator(task_id="prepare")
-    store = DicomStoreOperator.partial(task_id="store", map_index_template=LABEL).expand(unit=prepare.output)
-    report = UploadReportOperator(task_id="report", trigger_rule="all_done")
-
-    prepare >> store >> report
+    sending()

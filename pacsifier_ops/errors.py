@@ -90,6 +90,10 @@ class TreeError(InputError):
     """The output folder is not one that this step may write into."""
 
 
+class NotApproved(InputError):
+    """A person's word is wanted first."""
+
+
 class Unfit(PacsifierError):
     """An object cannot be de-identified with certainty; it goes to quarantine, the others go on.
 

@@ -207,11 +207,15 @@ class Airflow:
 
     def run(self, **conf: Any) -> DagRun:
         """One run of the extract DAG, to its end; no task is tried twice."""
+        return self.run_dag(DAG_ID, **{"queryfile": "table.csv", "out_directory": "out", **conf})
+
+    def run_dag(self, dag_id: str, **conf: Any) -> DagRun:
+        """One run of a DAG, likewise."""
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
         from sqlalchemy import select
 
-        done = fresh_dag().test(run_conf={"queryfile": "table.csv", "out_directory": "out", **conf})
+        done = fresh_dag(dag_id).test(run_conf=conf)
         run = DagRun(done.run_id, str(done.state))
         for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
             run.tasks.setdefault(ti.task_id, {})[ti.map_index] = str(ti.state)
@@ -226,14 +230,14 @@ class Airflow:
         return run
 
 
-def fresh_dag() -> Any:
-    """The extract DAG, read anew, for a run in this process leaves its params in it; without retries."""
+def fresh_dag(dag_id: str = DAG_ID) -> Any:
+    """A DAG, read anew, for a run in this process leaves its params in it; without retries."""
     from airflow.dag_processing.dagbag import DagBag
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
     bag = DagBag(REPO / "dags")
     assert not bag.import_errors
-    dag = bag.dags[DAG_ID]
+    dag = bag.dags[dag_id]
     for task in dag.tasks:
         kept: Any = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
         kept["retries"] = 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +76,14 @@ def test_dags_survive_the_way_to_the_scheduler(dags: dict[str, Any]) -> None:
 
 def test_only_numbers_are_rendered(dags: dict[str, Any]) -> None:
     """What is rendered is kept in the database and shown in the user interface."""
-    from pacsifier_ops.operators import deid, dicom, extract, nightly, probe, pseudonyms, upload
+    from pacsifier_ops import operators as package
+    from pacsifier_ops.operators import nightly
     from pacsifier_ops.operators.base import PacsifierOperator
 
+    modules = [import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
     operators = [
         value
-        for module in (deid, dicom, extract, nightly, probe, pseudonyms, upload)
+        for module in modules
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, PacsifierOperator)
     ]

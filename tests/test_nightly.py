@@ -18,7 +18,7 @@ from pacsifier_ops.errors import ConfigError
 from pacsifier_ops.extract.requests import new_id, resolve
 from pacsifier_ops.nightly import EXTRACT, Folders, night_of
 from pacsifier_ops.nightly.inbox import Collected, collect, settle
-from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_options, read_table
+from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly, read_table
 from pacsifier_ops.nightly.projects import Standing, survey
 from pacsifier_ops.run import dag_run_name
 from tests.disks import disk
@@ -416,9 +416,9 @@ def test_a_night_lasts_from_noon_to_noon_where_the_hospital_is(
 
 def test_the_examples_can_be_used_and_show_every_option(folders: Folders, tmp_path: Path) -> None:
     request = (EXAMPLES / "request.yaml").read_text()
-    assert read_options(EXAMPLES / "request.yaml", OPTIONS, connect)["pacs"] == "pacs_default"
+    assert read_nightly(EXAMPLES / "request.yaml", OPTIONS, connect)["pacs"] == "pacs_default"
     assert set(re.findall(r"^(?:# )?(\w+): ", request, re.MULTILINE)) == set(OPTIONS)
-    standing = read_options(EXAMPLES / "projects" / "example" / "project.yaml", PROJECT, connect)
+    standing = read_nightly(EXAMPLES / "projects" / "example" / "project.yaml", PROJECT, connect)
     assert {"enabled", "queryfile"} <= standing.keys()
     for table in (EXAMPLES / "request.csv", EXAMPLES / "projects" / "example" / standing["queryfile"]):
         assert read_table(table, strict=True)

@@ -6,7 +6,7 @@
 | the file `new_ids`     | yes       |           |
 | the file `day_shift`   |           | yes       |
 | the project's linkage  | yes       | yes       |
-| the project's secret   | for whom no other source says anything |
+| the project's secret   | for whom no other source says anything, unless it is to be left out |
 
 A patient is a PatientID, as it is in the objects; what their folders are called does not matter.
 """
@@ -55,6 +55,7 @@ class Sources:
         new_ids, day_shift: PACSIFIER's files; None where none is given.
         linkage: the project's.
         secret: likewise.
+        linked_only: the secret gives no pseudonyms.
     """
 
     root: Path
@@ -62,6 +63,7 @@ class Sources:
     day_shift: Path | None
     linkage: Linkage
     secret: Secret
+    linked_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Answer:
     """Who becomes whom.
 
     Attributes:
-        people: by PatientID, in order.
+        people: by PatientID, in order; without those of whom no source says anything, where the secret does not.
         sources: how many pseudonyms each source gave.
     """
 
@@ -103,13 +105,16 @@ def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
             pseudonyms[_LINKAGE], shifts[_LINKAGE] = person.pseudonym, person.shift
         source, pseudonym = _agreed(place, pseudonyms, "pseudonyms")
         _, shift = _agreed(place, shifts, "day shifts")
+        if pseudonym is None and sources.linked_only:
+            continue
         people[key] = Person(
             local.pseudonym(sources.secret, key) if pseudonym is None else pseudonym,
             local.shift(sources.secret, key) if shift is None else shift,
         )
         counts[source or "the project's secret"] += 1
     _refuse_ambiguous(people)
-    sources.linkage.add(people, {patient.patient_id: "".join(patient.issuers) for patient in ordered})
+    issuers = {patient.patient_id: "".join(patient.issuers) for patient in ordered if patient.patient_id in people}
+    sources.linkage.add(people, issuers)
     return Answer(people, dict(counts.most_common()))
 
 

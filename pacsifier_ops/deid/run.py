@@ -54,6 +54,9 @@ class DeidRequest(Kept):
         devices: a device catalogue (see `devices.load`).
         new_ids, day_shift: PACSIFIER's files.
         project: whose secret and linkage hold.
+        linked_only: objects of patients of whom no source says anything go to quarantine; else the project's secret
+            says who they become.
+        allow_empty: a folder without any object is no error.
         delete_identifiable: objects that likely show who it is are excluded.
         remove_private_tags: no private element stays, whatever the profile says.
         fuzz_acq_dates: no date stays as it is, whatever the profile says.
@@ -70,6 +73,8 @@ class DeidRequest(Kept):
     new_ids: str = ""
     day_shift: str = ""
     project: str = DEFAULT_PROJECT
+    linked_only: bool = False
+    allow_empty: bool = False
     delete_identifiable: bool = False
     remove_private_tags: bool = False
     fuzz_acq_dates: bool = False

@@ -57,6 +57,7 @@ PART = 200
 KEPT = ("scan", "units", "results", "manifest", "summary", "thumbnails")
 
 _NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
+_NOT_LINKED = "its patient has no pseudonym"
 _SEVERAL_IDS = "it has several values in PatientID"
 
 
@@ -158,9 +159,10 @@ def prepare(
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     _check_trees(found.trees, request)
     groups, unreadable = _grouped(found, request.in_folder)
-    if not (groups or unreadable or begun):
+    if not (groups or unreadable or begun or request.allow_empty):
         raise InputError("in_folder holds no DICOM file")
     answer = who_becomes_whom(_patients(groups), _sources(request, how.secret))
+    unreadable += _unlinked(groups, answer.people, request.in_folder)
     _check_shifts(answer.people.values(), how.rules)
     tree = Tree.convert(request.out_folder, how.stamp, request.in_place)
     store = Store(tree, marker_of(tree.root)["id"])
@@ -217,7 +219,18 @@ def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Ite
 
 def _sources(request: DeidRequest, secret: Secret) -> Sources:
     new_ids, day_shift = (Path(name) if name else None for name in (request.new_ids, request.day_shift))
-    return Sources(request.in_folder, new_ids, day_shift, Linkage(request.project), secret)
+    linkage = Linkage(request.project)
+    return Sources(request.in_folder, new_ids, day_shift, linkage, secret, request.linked_only)
+
+
+def _unlinked(
+    groups: dict[tuple[str, str, str], list[DicomFile]], people: Mapping[str, Person], root: Path
+) -> list[dict[str, Any]]:
+    """Take out the objects of patients of whom nobody says who they become; they go to quarantine."""
+    from pacsifier_ops.upload.scan import readable
+
+    left = [files for group in [*groups] if group[0] not in people for files in groups.pop(group)]
+    return [{"path": readable(f.path.relative_to(root)), "reason": _NOT_LINKED, "missing": False} for f in left]
 
 
 def _check_shifts(people: Iterable[Person], rules: Rules) -> None:

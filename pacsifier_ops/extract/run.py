@@ -37,6 +37,8 @@ class Request(Kept):
         accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         max_series: the largest cohort that may be fetched; None leaves it to the node.
         resend: move what the destination has confirmed before as well.
+        approval: a cohort above the limits waits for a person's word; else it ends the run.
+        window: times of day at which images may be transferred; None leaves it to the node.
         pacs: name of the connection or configuration.
         move_aet: AE title that images are moved to.
         destination: the same for people.
@@ -52,6 +54,8 @@ class Request(Kept):
     accept_incomplete: bool = False
     max_series: int | None = None
     resend: bool = False
+    approval: bool = False
+    window: str | None = None
     pacs: str = ""
     move_aet: str = ""
     destination: str = ""

@@ -57,7 +57,7 @@ KEPT = ("rows", "found", "plan", "units", "results", "accounts", "summary", "thu
 
 def node_for(node: PacsNode, request: Request) -> PacsNode:
     """The node as this run uses it."""
-    return with_overrides(node, method=request.method, max_series=request.max_series)
+    return with_overrides(node, method=request.method, max_series=request.max_series, window=request.window)
 
 
 # prepare
@@ -328,6 +328,11 @@ def _new_ids(wanted: Iterable[_Wanted]) -> tuple[dict[str, str], dict[str, set[i
         if item.patient in several:
             lines.setdefault(item.patient, set()).update(item.lines)
     return {patient: next(iter(ids)) for patient, ids in given.items()}, lines
+
+
+def question(run: Run) -> Any:
+    """What a person is to decide before the cohort is retrieved; None where nothing is to be asked."""
+    return None
 
 
 # retrieve

@@ -1,4 +1,4 @@
-"""Nightly runs: what lies in a folder in the evening becomes runs of the extract DAG.
+"""Nightly runs: what lies in a folder in the evening becomes runs of the extract DAG, or of the study DAG.
 
 | folder                   | what                                                                           |
 |--------------------------|--------------------------------------------------------------------------------|
@@ -6,7 +6,8 @@
 | `claimed/<id>/`          | submissions that are taken and not yet started; the id is their identity       |
 | `done/<night>-<id>/`     | those that were started, with `result.json`, which leads to the results        |
 | `rejected/<night>-<id>/` | those that cannot be used, with `reasons.txt`                                  |
-| `projects/<slug>/`       | standing projects: `project.yaml` and a query table; each runs once a night    |
+| `projects/<slug>/`       | standing projects: `project.yaml` and a query table, or `study.yaml`, a study; |
+|                          | each runs once a night                                                         |
 
 A submission goes from folder to folder by renames: it is in exactly one of them, whenever a run is killed.
 """
@@ -25,8 +26,8 @@ from pacsifier_ops import settings
 from pacsifier_ops.files import private_folder, storage_errors, write_atomic
 from pacsifier_ops.run import dag_run_name
 
-#: The DAG whose runs are started.
-EXTRACT = "pacsifier_extract"
+#: The DAGs whose runs are started.
+EXTRACT, STUDY = "pacsifier_extract", "pacsifier_study"
 #: Output folder of those that name none: a folder in this one, below the data root.
 RESULTS = "results"
 #: What people read, beside their files.
@@ -44,7 +45,7 @@ def night_of(moment: dt.datetime) -> str:
 
 
 class Runs(Protocol):
-    """What is known of the runs of the extract DAG, by their ids."""
+    """What is known of the runs of these DAGs, by their ids."""
 
     def exists(self, run_id: str) -> bool:
         """Whether there is one."""
@@ -59,6 +60,7 @@ class Start:
 
     run_id: str
     conf: Mapping[str, Any]
+    dag_id: str = EXTRACT
 
     def result(self, page_root: str) -> dict[str, str]:
         """What leads a person from the submission to its results.
@@ -66,13 +68,14 @@ class Start:
         Args:
             page_root: address of Airflow, as its users see it.
         """
-        run = settings.state_root() / "runs" / dag_run_name(EXTRACT, self.run_id)
+        run = settings.state_root() / "runs" / dag_run_name(self.dag_id, self.run_id)
+        out = self.conf.get("out_directory")  # the file of a study says it
         return {
-            "dag_id": EXTRACT,
+            "dag_id": self.dag_id,
             "run_id": self.run_id,
-            "out_directory": str(settings.data_root() / self.conf["out_directory"]),
+            **({"out_directory": str(settings.data_root() / out)} if out else {}),
             "report": str(run / "report.html"),
-            "page": f"{page_root.rstrip('/')}/pacsifier/runs/{EXTRACT}/{quote(self.run_id, safe='')}",
+            "page": f"{page_root.rstrip('/')}/pacsifier/runs/{self.dag_id}/{quote(self.run_id, safe='')}",
         }
 
 

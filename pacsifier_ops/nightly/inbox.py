@@ -16,7 +16,8 @@ from pacsifier_ops.extract.requests import is_id, new_id, take_in
 from pacsifier_ops.files import read_json, storage_errors, write_atomic
 from pacsifier_ops.leases import shared
 from pacsifier_ops.nightly import REASONS, RESULTS, Folders, Runs, Start
-from pacsifier_ops.nightly.options import OPTIONS, Connect, Refused, understood
+from pacsifier_ops.nightly.options import OPTIONS, Connect, understood
+from pacsifier_ops.options import Refused
 from pacsifier_ops.run import MOST
 
 #: Seconds for which a file that is whole has not changed, and between the two looks at it.

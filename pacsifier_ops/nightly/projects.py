@@ -10,14 +10,18 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pacsifier_ops import settings
 from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.files import read_json, storage_errors
-from pacsifier_ops.nightly import REASONS, RESULT, RESULTS, Folders, Runs, Start
+from pacsifier_ops.nightly import REASONS, RESULT, RESULTS, STUDY, Folders, Runs, Start
 from pacsifier_ops.nightly.inbox import PAUSE, settled
-from pacsifier_ops.nightly.options import PROJECT, Connect, Refused, read_options, read_table
+from pacsifier_ops.nightly.options import PROJECT, Connect, read_nightly, read_table
+from pacsifier_ops.options import Refused
+from pacsifier_ops.study.project import read_project
 
-#: The file that makes a folder a project, and the name of one.
-FILE, _SLUG = "project.yaml", re.compile(r"[a-z0-9-]{1,40}")
+#: The files of which one makes a folder a project: an extraction, or a study.
+FILE, STUDY_FILE = "project.yaml", "study.yaml"
+_SLUG = re.compile(r"[a-z0-9-]{1,40}")
 
 
 @dataclass
@@ -64,7 +68,8 @@ def survey(
 
 def _is_project(folder: Path) -> bool:
     try:
-        return not folder.is_symlink() and folder.is_dir() and (folder / FILE).is_file()
+        files = folder / FILE, folder / STUDY_FILE
+        return not folder.is_symlink() and folder.is_dir() and any(file.is_file() for file in files)
     except OSError:
         return True  # to be told as broken
 
@@ -110,7 +115,9 @@ def _start_of(
     if not _SLUG.fullmatch(folder.name):
         raise Refused(["the folder's name: only a to z, 0 to 9 and -, at most 40 of them; rename it"])
     run_id = f"nightly__{night}__{folder.name}"
-    values = read_options(_whole(folder / FILE, ready), PROJECT, connect)
+    if (folder / STUDY_FILE).is_file():
+        return _study_of(folder, run_id, runs, ready, standing)
+    values = read_nightly(_whole(folder / FILE, ready), PROJECT, connect)
     if not values.pop("enabled", True):
         standing.disabled += 1
         return None
@@ -122,6 +129,23 @@ def _start_of(
         raise Refused([f"{FILE}: queryfile: there is no such file; give the name of a query table in the folder"])
     data = read_table(_whole(folder / name, ready), values.get("strict", False))
     return Start(run_id, {"out_directory": f"{RESULTS}/{folder.name}", **values, "queryfile": take_in(data)})
+
+
+def _study_of(folder: Path, run_id: str, runs: Runs, ready: Collection[Path], standing: Standing) -> Start | None:
+    """The same of a study; its file says where the query table is."""
+    if (folder / FILE).exists():
+        raise Refused([f"{FILE}: there is {STUDY_FILE} as well; keep one of them"])
+    path = _whole(folder / STUDY_FILE, ready)
+    root = settings.data_root().resolve()
+    if root not in path.resolve().parents:
+        raise Refused([f"{STUDY_FILE}: a study is started by a file below the data root, and this folder is not there"])
+    if not read_project(path).get("enabled", True):
+        standing.disabled += 1
+        return None
+    if runs.exists(run_id) or runs.goes_on(_last_run(folder)):
+        standing.left_out += 1
+        return None
+    return Start(run_id, {"project_file": path.resolve().relative_to(root).as_posix()}, STUDY)
 
 
 def _whole(path: Path, ready: Collection[Path]) -> Path:

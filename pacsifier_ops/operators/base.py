@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import BaseOperator, BaseOperatorLink, Variable
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pacsifier_ops import labels, settings
 from pacsifier_ops.config import PacsNode, read_config
@@ -52,17 +52,31 @@ class ReportLink(BaseOperatorLink):
     name = "Run and report"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Worked out by the worker when a task ends; relative to where the user sees Airflow."""
-        path = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
-        return f"{path}/pacsifier/runs/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
+        """Worked out by the worker when a task ends."""
+        return page_of_run(ti_key.dag_id, ti_key.run_id)
+
+
+def page_of_run(dag_id: str, run_id: str) -> str:
+    """Address of the page of a run, relative to where the user sees Airflow."""
+    path = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+    return f"{path}/pacsifier/runs/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
 
 
 class PacsifierOperator(BaseOperator):
-    """An operator that works on a run's folder within the boundary."""
+    """An operator that works on a run's folder within the boundary.
+
+    Args:
+        stage: of a study: the operator works on the run and with the params of that stage; skipped where the study does
+            without it.
+    """
 
     operator_extra_links: Collection[BaseOperatorLink] = (ReportLink(),)
 
     _killed = False
+
+    def __init__(self, *, stage: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stage = stage
 
     def on_kill(self) -> None:
         """Airflow wants the task to end; associations are aborted, what has arrived is kept."""
@@ -76,7 +90,23 @@ class PacsifierOperator(BaseOperator):
         """Do `work` within the boundary."""
         run = run_of(context)
         with boundary(run):
-            return self.work(run, context)
+            return self.work(*self.staged(run, context))
+
+    def staged(self, run: Run, context: Any) -> tuple[Run, Any]:
+        """The run and the context that the operator works with.
+
+        Raises:
+            AirflowSkipException: the study does without this stage.
+        """
+        if not self.stage:
+            return run, context
+        from pacsifier_ops.study.release import may_hand_over
+        from pacsifier_ops.study.run import DESTINATIONS, stage_run, stages_of
+
+        params = stages_of(run)[self.stage]
+        if params is None or (self.stage in DESTINATIONS and not may_hand_over(run)):
+            raise AirflowSkipException("the study does without this")
+        return stage_run(run, self.stage), {**context, "params": params}
 
     @abstractmethod
     def work(self, run: Run, context: Any) -> Any:
@@ -90,8 +120,8 @@ class MappedOperator(PacsifierOperator):
         """Rows and series by number, and modalities; empty where they cannot be read."""
         try:
             run = Run.existing(dag_run_name(dag_run.dag_id, dag_run.run_id))
-            return self.labelled(run) if run else ""
-        except (OSError, ValueError, KeyError):
+            return self.labelled(self.staged(run, {})[0]) if run else ""
+        except (AirflowSkipException, PacsifierError, OSError, ValueError, KeyError):
             return ""
 
     @abstractmethod
@@ -120,7 +150,7 @@ class UnitOperator(MappedOperator):
         run = run_of(context)
         with boundary(run):
             try:
-                return self.work(run, context)
+                return self.work(*self.staged(run, context))
             except WindowClosed as closed:
                 # Here, session and leases are given back.
                 self.log.info("unit %d: %s", self.unit + 1, closed)
@@ -174,7 +204,7 @@ def node_of(params: Mapping[str, Any]) -> PacsNode:
         if params["pacs"] != DEFAULT_NODE:
             raise ConfigError("both pacs and config are given; leave one of them out")
         return read_config(data_path(params, "config"))
-    return _connection(params["pacs"])
+    return connected(params["pacs"])
 
 
 def destination_of(params: Mapping[str, Any]) -> PacsNode | None:
@@ -183,10 +213,15 @@ def destination_of(params: Mapping[str, Any]) -> PacsNode | None:
     Raises:
         ConfigError: names what is wrong with it.
     """
-    return _connection(params["destination"]) if params.get("destination") else None
+    return connected(params["destination"]) if params.get("destination") else None
 
 
-def _connection(name: str) -> PacsNode:
+def connected(name: str) -> PacsNode:
+    """The node of a connection of type `dicom`.
+
+    Raises:
+        ConfigError: names what is wrong with it.
+    """
     from pacsifier_ops.hooks.dicom import DicomHook
 
     return DicomHook(name).get_conn()

@@ -36,6 +36,8 @@ class ExtractPrepareOperator(PacsifierOperator):
             accept_incomplete=params["accept_incomplete"],
             max_series=params["max_series"],
             resend=params["resend"],
+            approval=params["approval"],
+            window=params["window"],
         )
         destination = destination_of(params)
         batches = steps.prepare(run, request, node_of(params), destination=destination)
@@ -48,7 +50,8 @@ class ExtractRouteOperator(PacsifierOperator, BranchMixIn):
 
     def work(self, run: Run, context: Any) -> None:
         """Skips the task that has nothing to do."""
-        self.do_branch(context, "move" if context["params"]["retrieve"] == MOVE else "retrieve")
+        group = self.task_id.removesuffix("route")
+        self.do_branch(context, group + ("move" if context["params"]["retrieve"] == MOVE else "retrieve"))
 
 
 class ExtractPlanOperator(PacsifierOperator):

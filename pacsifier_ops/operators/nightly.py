@@ -1,4 +1,4 @@
-"""The operators of the nightly runs: what lies in the inbox and in the projects becomes runs of the extract DAG."""
+"""The operators of the nightly runs: what lies in the inbox and in the projects becomes runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pendulum.tz.local_timezone import get_local_timezone
 
 from pacsifier_ops import settings
 from pacsifier_ops.files import read_json, write_json
-from pacsifier_ops.nightly import EXTRACT, Folders, Start, night_of
+from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, Start, night_of
 from pacsifier_ops.operators.base import PacsifierOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
@@ -36,10 +36,11 @@ class _Runs:
         self._count = ti.get_dr_count
 
     def exists(self, run_id: str) -> bool:
-        return bool(self._count(EXTRACT, run_ids=[run_id]))
+        return any(self._count(dag, run_ids=[run_id]) for dag in (EXTRACT, STUDY))
 
     def goes_on(self, run_id: str) -> bool:
-        return bool(self._count(EXTRACT, run_ids=[run_id], states=["queued", "running"]))
+        going_on = ["queued", "running"]
+        return any(self._count(dag, run_ids=[run_id], states=going_on) for dag in (EXTRACT, STUDY))
 
 
 class _NightlyOperator(PacsifierOperator):
@@ -94,14 +95,14 @@ class NightlyProjectsOperator(_NightlyOperator):
 
 
 class NightlyStartOperator(TriggerDagRunOperator):
-    """Start a run of the extract DAG; skipped where there is one of its id."""
+    """Start a run of the extract DAG or of the study DAG; skipped where there is one of its id."""
 
     #: What people write into options is no template. Mapped arguments would be rendered else.
     template_fields = ()
 
     def __init__(self, **kwargs: Any) -> None:
         # Without a logical date, which no two runs of a DAG may share.
-        super().__init__(trigger_dag_id=EXTRACT, logical_date=None, skip_when_already_exists=True, **kwargs)
+        super().__init__(logical_date=None, skip_when_already_exists=True, **kwargs)
 
 
 class NightlyFinishOperator(_NightlyOperator):
@@ -136,7 +137,7 @@ class NightlyFinishOperator(_NightlyOperator):
 
 
 def _arguments(start: Start) -> dict[str, Any]:
-    return {"trigger_run_id": start.run_id, "conf": dict(start.conf)}
+    return {"trigger_dag_id": start.dag_id, "trigger_run_id": start.run_id, "conf": dict(start.conf)}
 
 
 def _kept(run: Run, name: str) -> Any:

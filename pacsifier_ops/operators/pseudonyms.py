@@ -53,6 +53,7 @@ class PseudonymizePrepareOperator(PacsifierOperator):
             prefix=params["prefix"],
             length=params["length"],
             alphabet=params["alphabet"],
+            leave_out=params["leave_out"],
         )
         source = _source(request, params)
         batches = steps.prepare(run, request, source.batch_size, self.cancelled)

@@ -14,6 +14,7 @@ from pacsifier_ops.plugins import COMMON_POOL
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy.orm import Session
 
 _POOLED = (
     "DicomFindOperator",
@@ -38,9 +39,23 @@ def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | N
         return
     conf = dag_run.conf or {}
     wanted = COMMON_POOL if conf.get("config") else str(conf.get("pacs") or "pacs_default")
+    stage = task_instance.task_id.rpartition(".")[0]
+    if stage:
+        wanted = _of_stage(dag_run, stage, session)
     # A task in a pool that does not exist never starts.
     with session.no_autoflush:
         names = set(session.scalars(select(Pool.pool).where(Pool.pool.in_((wanted, COMMON_POOL)))))
     pool = wanted if wanted in names else COMMON_POOL
     if pool in names:
         task_instance.pool = pool
+
+
+def _of_stage(dag_run: DagRun, stage: str, session: Session) -> str:
+    """The connection of a stage of a study, as its first step told; the common pool before that."""
+    from airflow.models.xcom import XComModel
+
+    query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids="set_up", key="return_value")
+    with session.no_autoflush:
+        told = session.scalars(query).first()
+    pools = XComModel.deserialize_value(told)["pools"] if told is not None else {}
+    return str(pools.get(stage, COMMON_POOL))

@@ -35,6 +35,8 @@ class PseudonymRequest(Kept):
         mappingfile: the mapping file of the source `custom`.
         shift_days: dates are moved; the De-ID service decides itself.
         prefix, length, alphabet: what pseudonyms of the source `local` look like (see `local.Style`).
+        leave_out: patients of whom the source says nothing usable are left out, and do not keep the others of their
+            batch from being linked.
         out_directory: folder of the linkage store; empty for the project's own below the state root.
         started: ISO 8601.
     """
@@ -48,6 +50,7 @@ class PseudonymRequest(Kept):
     prefix: str = Style.prefix
     length: int = Style.length
     alphabet: str = ALPHABET
+    leave_out: bool = False
     out_directory: str = ""
     started: str = ""
 

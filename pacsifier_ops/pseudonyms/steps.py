@@ -127,16 +127,26 @@ def ask(run: Run, source: Source, batch: int, cancelled: Callable[[], bool] = ne
     patients = [Patient(**item) for item in read_jsonl(run.part("batches", batch))]
     if request.source == DEID:  # those of an attempt that was killed once it had kept them
         patients = [patient for patient in patients if known.of(patient.patient_id) is None]
-    new = 0
+    asked, new = len(patients), 0
+    people: dict[str, Person] = {}
+    while patients and not people:
+        try:
+            with _told_by_rows(patients, place):
+                people = source.ask(request.project, [patient.patient_id for patient in patients], cancelled)
+        except InputError as error:
+            refused = error.__cause__
+            if not (request.leave_out and isinstance(refused, PatientsRefused) and refused.patients):
+                raise
+            run.note(f"left out: {error}")
+            patients = [patient for number, patient in enumerate(patients) if number not in refused.patients]
     if patients:
         with _told_by_rows(patients, place):
-            people = source.ask(request.project, [patient.patient_id for patient in patients], cancelled)
             issuers = {patient.patient_id: patient.issuer for patient in patients}
             ordered = {patient.patient_id: people[patient.patient_id] for patient in patients}
             new = linkage.add(ordered, issuers)
     with storage_errors("the state root"):
-        write_jsonl(run.part("results", batch), [{"asked": len(patients), "new": new}])
-    return {"asked": len(patients), "new": new}
+        write_jsonl(run.part("results", batch), [{"asked": asked, "new": new}])
+    return {"asked": asked, "new": new}
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.common.db.common import SessionDep
@@ -27,6 +29,7 @@ from pacsifier_ops.plugins.pools import dicom_connections
 from pacsifier_ops.probe import page_of
 from pacsifier_ops.progress import progress_of
 from pacsifier_ops.run import Run, dag_run_name
+from pacsifier_ops.study.run import STAGES, stage_folder
 from pacsifier_ops.thumbnails import thumbnails_of
 from pacsifier_ops.web import PREFIX, pages
 from pacsifier_ops.web.access import (
@@ -203,7 +206,6 @@ def _view(run: DagRun, readable: bool) -> pages.RunView:
     folder = Run.existing(dag_run_name(run.dag_id, run.run_id))
     if folder is None:
         return view
-    summary = folder.folder / "summary.json"
     return pages.RunView(
         view.dag_id,
         view.run_id,
@@ -211,11 +213,22 @@ def _view(run: DagRun, readable: bool) -> pages.RunView:
         view.started,
         view.ended,
         progress_of(folder),
-        read_json(summary) if summary.exists() else None,
+        _summary(folder),
         _report(folder) is not None,
         thumbnails_of(folder) if readable else {},
         readable,
+        {stage: (progress_of(part), _summary(part)) for stage in STAGES if (part := _stage(folder, stage))},
     )
+
+
+def _stage(folder: Run, stage: str) -> Run | None:
+    path = stage_folder(folder, stage)
+    return Run(path) if path.is_dir() else None
+
+
+def _summary(folder: Run) -> dict[str, Any] | None:
+    path = folder.folder / "summary.json"
+    return read_json(path) if path.exists() else None
 
 
 def _iso(time: datetime | None) -> str:
@@ -256,6 +269,17 @@ def show_sheets(run: IdentifiedRunDep, number: int) -> FileResponse:
     if not path.exists():
         raise HTTPException(404, "This run has no such contact sheets.")
     return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
+@app.get("/runs/{dag_id}/{run_id}/stages/{name}/{page}.html")
+def show_stage(run: IdentifiedRunDep, name: str, page: str) -> FileResponse:
+    """The report of a stage of a study, or its contact sheets, where the report of the study leads to."""
+    folder = _folder(run)
+    stage = name.removeprefix(f"{folder.name}-")
+    path = stage_folder(folder, stage) / f"{page}.html"
+    if stage in STAGES and re.fullmatch(r"report|contact-sheets-\d+", page) and path.exists():
+        return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+    raise HTTPException(404, "This run has no such report (yet).")
 
 
 @app.get("/runs/{dag_id}/{run_id}/thumbnails/{number}.png")

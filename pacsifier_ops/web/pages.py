@@ -51,6 +51,7 @@ class RunView:
         report: whether there is one.
         thumbnails: modality by number of the series.
         readable: whether the user may see report and thumbnails.
+        stages: of a study: progress and summary of each stage that has begun.
     """
 
     dag_id: str
@@ -63,6 +64,7 @@ class RunView:
     report: bool = False
     thumbnails: Mapping[int, str] = field(default_factory=dict)
     readable: bool = False
+    stages: Mapping[str, tuple[Progress, dict[str, Any] | None]] = field(default_factory=dict)
 
     @property
     def going_on(self) -> bool:
@@ -83,6 +85,7 @@ class RunView:
             "state": self.state,
             "progress": self.progress and self.progress.as_json(),
             "summary": self.summary,
+            "stages": {name: {"progress": p.as_json(), "summary": s} for name, (p, s) in self.stages.items()},
             "report": f"{there}/report" if self.report and self.readable else None,
             "thumbnails": [f"{there}/thumbnails/{n}.png" for n in self.thumbnails] if self.readable else [],
         }
@@ -135,7 +138,11 @@ def _amounts(view: RunView) -> Iterable[tuple[str, object]]:
 
 
 def _progress(view: RunView) -> Html:
-    bars = [*_bars(view.progress, view.summary or {})] if view.progress else []
+    bars = [*_bars(view.progress, view.summary or {})] if view.progress and not view.stages else []
+    for name, (progress, summary) in view.stages.items():
+        word = str(summary["verdict"]) if summary else "under way" if view.going_on else "not ended"
+        state = badge(word, {COMPLETE: "good", "under way": "fresh"}.get(word, "bad"))
+        bars += [tag("h3", join([name.replace("_", " ").capitalize(), state], " ")), *_bars(progress, summary or {})]
     notes = [] if bars else [tag("p", "The run keeps no counts, or has none yet.")]
     if view.going_on:
         notes.append(tag("p", "This page refreshes itself while the run goes on.", class_="note", data_running=""))

@@ -1,0 +1,295 @@
+"""### Study: from a query table to a data set that may be shared, in one accountable run
+
+1. **set_up** reads the project file, or this form, and checks all of it.
+2. **extract**, **pseudonyms**, **anonymize** and **dumps** do what the DAGs of these names do. A cohort above the
+   limits of its connection waits for a person's word before anything is fetched.
+3. **check** lists every file of the data set with its digest, and searches all of it for identifiers of the cohort.
+4. **approve** asks a person, unless limits that were given beforehand release the data set. **release** puts exactly
+   what was approved into `released/`; nothing else leads there, and all that follows reads from there.
+5. **dicomdir**, **upload**, **karnak**, **karnak_upload** and **move** hand over, where a destination is given.
+6. **remove** lists what of the identified copy is verified as delivered, and removes it if that was asked for.
+7. **report** closes the books of the whole chain: one report for the data manager, one that goes with the data.
+
+Run it again and only what is new is fetched, de-identified and handed over, with the same pseudonyms and shifts.
+
+**Results.** Progress, questions and reports are at *Results* on the run's page. The data set is in `released/` of the
+study's folder. Each release is an event of the asset `pacsifier_<project>`, so that other DAGs can start from it.
+"""
+
+from airflow.sdk import DAG, AssetAlias, Param, TaskGroup, chain
+
+from pacsifier_ops.groups import (
+    deidentification,
+    extraction,
+    pseudonymization,
+    sending,
+)
+from pacsifier_ops.operators.params import HOW, RETRIES, WHAT, WHERE_FROM, WHERE_TO, accept_incomplete
+from pacsifier_ops.operators.study import (
+    DATA_SETS,
+    ApproveReleaseOperator,
+    StudyCheckOperator,
+    StudyReleaseOperator,
+    StudyRemoveOperator,
+    StudyReportOperator,
+    StudySetUpOperator,
+)
+
+BECOMES, RELEASE = "What it becomes", "Who releases it"
+
+
+def connection(title: str, description: str, section: str) -> Param:
+    """The id of a connection that may be left out."""
+    return Param(None, type=["null", "string"], title=title, description=description, section=section)
+
+
+PARAMS = {
+    "project_file": Param(
+        None,
+        type=["null", "string"],
+        title="Project file",
+        description="Path below the data root of a YAML file that says all that follows; leave the rest as it is then.",
+        section=WHAT,
+    ),
+    "project": Param(
+        "default",
+        type="string",
+        pattern="^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
+        title="Project",
+        description="Names the study; a patient has another pseudonym in every project.",
+        section=WHAT,
+    ),
+    "queryfile": Param(
+        None,
+        type=["null", "string"],
+        title="Query table",
+        description="The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the "
+        "data root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
+        section=WHAT,
+    ),
+    "strict": Param(
+        False,
+        type="boolean",
+        title="Strict",
+        description="Any bad row ends the run before the PACS is asked. Otherwise the good rows run.",
+        section=WHAT,
+    ),
+    "without": Param(
+        [],
+        type="array",
+        items={"type": "string", "enum": ["extract", "pseudonyms", "anonymize", "dumps"]},
+        examples=["extract", "pseudonyms", "anonymize", "dumps"],
+        title="Without",
+        description="Steps that the study does without.",
+        section=WHAT,
+    ),
+    "folder": Param(
+        None,
+        type=["null", "string"],
+        title="Folder",
+        description="Of all that the study has, a path below the data root. Empty: studies/<project>.",
+        section=WHAT,
+    ),
+    "pacs": Param(
+        "pacs_default",
+        type="string",
+        minLength=1,
+        title="PACS",
+        description="Id of a connection of type dicom.",
+        section=WHERE_FROM,
+    ),
+    "method": Param(
+        None,
+        enum=[None, "auto", "get", "move"],
+        values_display={
+            "auto": "auto: what fits the PACS and the series",
+            "get": "C-GET: over our own association",
+            "move": "C-MOVE: to our receiver",
+        },
+        title="Method",
+        description="How images are fetched. Empty: as the connection says.",
+        section=WHERE_FROM,
+    ),
+    "window": Param(
+        None,
+        type=["null", "string"],
+        title="Window",
+        description="Times of day at which images may be transferred, such as 20:00-06:00. Empty: as the connection "
+        "says.",
+        section=WHERE_FROM,
+    ),
+    "max_series": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Largest cohort",
+        description="Series above which a person is asked. Empty: as the connection says, whose other limits hold as "
+        "well.",
+        section=WHERE_FROM,
+    ),
+    "approval": Param(
+        True,
+        type="boolean",
+        title="Ask above the limits",
+        description="A larger cohort waits for a person's word. Otherwise it ends the run.",
+        section=WHERE_FROM,
+    ),
+    "source": Param(
+        "de-id",
+        enum=["de-id", "custom", "local"],
+        values_display={
+            "de-id": "de-id: the De-ID service",
+            "custom": "custom: a mapping file",
+            "local": "local: derived from the project's secret, nobody is asked",
+        },
+        title="Pseudonyms",
+        description="Who says who becomes whom.",
+        section=BECOMES,
+    ),
+    "deid": Param(
+        "deid_default",
+        type="string",
+        minLength=1,
+        title="De-ID service",
+        description="Only with de-id: id of a connection of type deid_api.",
+        section=BECOMES,
+    ),
+    "mappingfile": Param(
+        None,
+        type=["null", "string"],
+        title="Mapping file",
+        description="Only with custom: path below the data root of a csv file with a line old,new for each patient.",
+        section=BECOMES,
+    ),
+    "profile": Param(
+        "basic",
+        type="string",
+        minLength=1,
+        title="Profile",
+        description="Of the de-identification: default, basic, research or pacsifier, or the path of a YAML file below "
+        "the data root.",
+        section=BECOMES,
+    ),
+    "devices": Param(
+        None,
+        type=["null", "string"],
+        title="Device catalogue",
+        description="Path below the data root of a JSON file of what to black out. Empty: the one that comes with it.",
+        section=BECOMES,
+    ),
+    "delete_identifiable": Param(
+        True,
+        type="boolean",
+        title="Delete identifiable",
+        description="Objects that likely show who it is, such as screen saves, are excluded.",
+        section=BECOMES,
+    ),
+    "release": Param(
+        "ask",
+        enum=["ask", "limit", "nobody"],
+        values_display={
+            "ask": "ask: a person",
+            "limit": "limit: the limits below, and a person beyond them",
+            "nobody": "nobody: this run ends before the release",
+        },
+        title="Release",
+        description="Whose word releases the data set.",
+        section=RELEASE,
+    ),
+    "most_missing": Param(
+        0,
+        type="integer",
+        minimum=0,
+        title="Missing objects",
+        description="Only with limit: so many at most.",
+        section=RELEASE,
+    ),
+    "most_quarantined": Param(
+        0,
+        type="integer",
+        minimum=0,
+        title="Objects in quarantine",
+        description="Only with limit: so many at most.",
+        section=RELEASE,
+    ),
+    "patience": Param(
+        72,
+        type="integer",
+        minimum=1,
+        title="Wait for an answer",
+        description="Hours that a person's answer is waited for; then the run ends, and nothing is released.",
+        section=RELEASE,
+    ),
+    "dicomdir": Param(
+        False,
+        type="boolean",
+        title="DICOMDIR",
+        description="Make a DICOM file-set of what is released.",
+        section=WHERE_TO,
+    ),
+    "zip": Param(
+        False, type="boolean", title="Zip", description="Only with DICOMDIR: pack the file-set.", section=WHERE_TO
+    ),
+    "volume_size": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Volumes",
+        description="Only with DICOMDIR: MB of each volume. Empty: one volume.",
+        section=WHERE_TO,
+    ),
+    "upload": connection("Upload", "Connection of the node that what is released is sent to.", WHERE_TO),
+    "karnak": connection(
+        "Karnak gateway",
+        "Connection of a gateway that de-identifies itself: identified copies with Karnak tags are sent there.",
+        WHERE_TO,
+    ),
+    "album_name": connection("Album", "Only with a Karnak gateway: name of the album.", WHERE_TO),
+    "move": connection(
+        "Move", "Connection of a node that the PACS sends the originals to, identified as they are.", WHERE_TO
+    ),
+    "remove_identified": Param(
+        "list",
+        enum=["keep", "list", "remove"],
+        values_display={
+            "keep": "keep: it stays",
+            "list": "list: it stays, and the report tells what could go",
+            "remove": "remove: what is verified as delivered goes",
+        },
+        title="Identified copy",
+        description="What becomes of it at the end.",
+        section=HOW,
+    ),
+    "accept_incomplete": accept_incomplete(),
+}
+
+with DAG(
+    "pacsifier_study",
+    description="From a query table to a de-identified, checked and released data set",
+    doc_md=__doc__,
+    schedule=None,
+    # As in pacsifier_extract: runs that wait must not keep others from starting.
+    max_active_runs=100,
+    params=PARAMS,
+    tags=["pacsifier", "dicom", "de-identification"],
+    default_args=RETRIES,
+):
+    set_up = StudySetUpOperator(task_id="set_up")
+    with TaskGroup("extract") as extract:
+        extraction("extract")
+    with TaskGroup("pseudonyms") as pseudonyms:
+        pseudonymization("pseudonyms")
+    with TaskGroup("anonymize") as anonymize:
+        deidentification("anonymize")
+    check = StudyCheckOperator(task_id="check", trigger_rule="none_failed")
+    approve = ApproveReleaseOperator(task_id="approve")
+    release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS)])
+    with TaskGroup("upload") as upload:
+        sending("upload")
+    with TaskGroup("move") as move:
+        extraction("move")
+    remove = StudyRemoveOperator(task_id="remove", trigger_rule="all_done")
+    report = StudyReportOperator(task_id="report", trigger_rule="all_done")
+
+    chain(set_up, extract, pseudonyms, anonymize, check, approve, release)
+    release >> [upload, move] >> remove >> report

@@ -1,0 +1,79 @@
+"""The tasks of each job, in order, in one place: as a DAG of its own, or as a stage of a study.
+
+Each function makes the tasks in the DAG, or the task group, that is open where it is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pacsifier_ops.operators.approval import ApproveCohortOperator
+from pacsifier_ops.operators.deid import DeidentifyOperator, DeidentifyPrepareOperator, DeidentifyReportOperator
+from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
+from pacsifier_ops.operators.extract import (
+    ExtractPlanOperator,
+    ExtractPrepareOperator,
+    ExtractReportOperator,
+    ExtractRouteOperator,
+)
+from pacsifier_ops.operators.params import LABEL
+from pacsifier_ops.operators.pseudonyms import (
+    PseudonymizeOperator,
+    PseudonymizePrepareOperator,
+    PseudonymizeReportOperator,
+)
+from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOperator, UploadReportOperator
+
+#: A stage begins unless one before it failed: one that the study does without is skipped.
+_BEGIN: dict[str, Any] = {"task_id": "prepare", "trigger_rule": "none_failed"}
+_END: dict[str, Any] = {"task_id": "report", "trigger_rule": "all_done"}
+
+
+def extraction(stage: str = "") -> None:
+    """From a query table to series on disk, or at another node."""
+    prepare = ExtractPrepareOperator(stage=stage, **_BEGIN)
+    find = DicomFindOperator.partial(task_id="find", stage=stage, map_index_template=LABEL).expand(batch=prepare.output)
+    plan = ExtractPlanOperator(task_id="plan", stage=stage, trigger_rule="all_done_min_one_success")
+    approve = ApproveCohortOperator(task_id="approve", stage=stage)
+    route = ExtractRouteOperator(task_id="route", stage=stage)
+    retrieve = DicomRetrieveOperator.partial(task_id="retrieve", stage=stage, map_index_template=LABEL).expand(
+        unit=plan.output
+    )
+    move = DicomMoveOperator.partial(task_id="move", stage=stage, map_index_template=LABEL).expand(unit=plan.output)
+    report = ExtractReportOperator(stage=stage, **_END)
+
+    prepare >> find >> plan >> approve >> [retrieve, move] >> report
+    prepare >> route >> [retrieve, move]
+
+
+def pseudonymization(stage: str = "") -> None:
+    """Who becomes whom, and by how many days dates are moved."""
+    prepare = PseudonymizePrepareOperator(stage=stage, **_BEGIN)
+    pseudonymize = PseudonymizeOperator.partial(
+        task_id="pseudonymize", stage=stage, map_index_template=LABEL, max_active_tis_per_dag=1
+    ).expand(batch=prepare.output)
+    report = PseudonymizeReportOperator(stage=stage, **_END)
+
+    prepare >> pseudonymize >> report
+
+
+def deidentification(stage: str = "") -> None:
+    """De-identify a folder of DICOM files."""
+    prepare = DeidentifyPrepareOperator(stage=stage, **_BEGIN)
+    deidentify = DeidentifyOperator.partial(task_id="deidentify", stage=stage, map_index_template=LABEL).expand(
+        unit=prepare.output
+    )
+    report = DeidentifyReportOperator(stage=stage, **_END)
+
+    prepare >> deidentify >> report
+
+
+def sending(stage: str = "") -> None:
+    """Send the DICOM files of a folder to a node."""
+    prepare = UploadPrepareOperator(stage=stage, **_BEGIN)
+    store = DicomStoreOperator.partial(task_id="store", stage=stage, map_index_template=LABEL).expand(
+        unit=prepare.output
+    )
+    report = UploadReportOperator(stage=stage, **_END)
+
+    prepare >> store >> report

@@ -1,0 +1,155 @@
+"""The operators of a study around its stages, see `study.steps`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from pacsifier_ops import approvals
+from pacsifier_ops.accounts import COMPLETE
+from pacsifier_ops.errors import ConfigError, NotApproved
+from pacsifier_ops.operators.approval import ApproveOperator, Question
+from pacsifier_ops.operators.base import PacsifierOperator, connected, data_path
+from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.run import Run
+
+#: The name under which other DAGs find what studies release: an alias of the assets of all projects.
+DATA_SETS = "pacsifier_data_sets"
+
+
+class StudySetUpOperator(PacsifierOperator):
+    """Read the project file or the form, check all of it, and say what each stage is to do."""
+
+    def work(self, run: Run, context: Any) -> dict[str, dict[str, str]]:
+        """Returns the connection of each stage that talks to a node, for its pool (see plugins.policy).
+
+        Raises:
+            AirflowFailException: another run of the same study goes on.
+        """
+        from pacsifier_ops.study import steps
+        from pacsifier_ops.study.project import FORM
+
+        check_conf(context)
+        params = context["params"]
+        file = data_path(params, "project_file") if params["project_file"] else None
+        if file is not None:
+            _refuse_both(params, context["dag"].params)
+        study = steps.set_up(run, {key: _plain(params[key]) for key in FORM if params[key] is not None}, file)
+        for name in filter(None, (study.pacs, study.upload, study.karnak, study.move)):
+            connected(name)
+        ti = context["ti"]
+        if going_on := steps.going_on(study, run.name, lambda run_id: _goes_on(ti, run_id), context["run_id"]):
+            raise AirflowFailException(f"another run of this study goes on, {going_on}; wait for its end")
+        self.log.info("run folder %s", run.folder)
+        return {"pools": steps.nodes_of(run)}
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _refuse_both(params: Mapping[str, Any], form: Any) -> None:
+    """With a project file, the form is left as it is: one of them says what the study is."""
+    from pacsifier_ops.study.project import FORM
+
+    defaults = form.dump() if hasattr(form, "dump") else dict(form)
+    if changed := [key for key in FORM if params[key] != defaults[key]]:
+        raise ConfigError(
+            f"project_file says what the study is, and {', '.join(changed)} would contradict it; change it there, or "
+            "leave project_file empty"
+        )
+
+
+def _goes_on(ti: Any, run_id: str) -> bool:
+    return bool(ti.get_dr_count(ti.dag_id, run_ids=[run_id], states=["queued", "running"]))
+
+
+class StudyCheckOperator(PacsifierOperator):
+    """Take stock of the data set, and search all of it for identifiers of the cohort."""
+
+    def work(self, run: Run, context: Any) -> dict[str, int]:
+        """Returns counts of files, and of findings."""
+        from pacsifier_ops.study import steps
+
+        counts = steps.check(run, self.cancelled)
+        self.log.info("%s", counts)
+        return counts
+
+
+class ApproveReleaseOperator(ApproveOperator):
+    """Ask before the data set is released, unless limits that were given beforehand release it."""
+
+    def question(self, run: Run, params: Any) -> Question | None:
+        """What is in the data set, what is not, and what was found.
+
+        Raises:
+            AirflowSkipException: nobody releases in this run.
+            NotApproved: no word can release it.
+        """
+        from pacsifier_ops.study import steps
+        from pacsifier_ops.study.project import NOBODY, Study
+
+        if Study.of(run).release == NOBODY:
+            raise AirflowSkipException("nobody releases in this run")
+        found = steps.findings(run)
+        if found.blocking:
+            raise NotApproved(f"the data set cannot be released: {'; '.join(found.blocking)}")
+        if steps.within_limits(run, found):
+            return None
+        return Question(
+            approvals.RELEASE, found.stock.digest, "May this data set be released?", found.told, found.waivable > 0
+        )
+
+
+class StudyReleaseOperator(PacsifierOperator):
+    """Release exactly what was approved: only then is it there for whoever it is for."""
+
+    ui_color = "#d5efe0"
+
+    def work(self, run: Run, context: Any) -> dict[str, int]:
+        """Returns counts of files; tells who waits for the data set."""
+        from pacsifier_ops.study.project import Study
+        from pacsifier_ops.study.release import release
+
+        released = release(run, self.cancelled)
+        counts = {name: getattr(released, name) for name in ("files", "bytes", "new", "stale")}
+        self.log.info("%s", counts)
+        study = Study.of(run)
+        asset = Asset(name=f"pacsifier_{study.project}", uri=f"pacsifier://data-sets/{study.project}")
+        context["outlet_events"][self.outlets[0]].add(asset, extra={"project": study.project, **counts})
+        return counts
+
+
+class StudyRemoveOperator(PacsifierOperator):
+    """List what of the identified copy is verified as delivered; remove it where that was asked for."""
+
+    def work(self, run: Run, context: Any) -> dict[str, int]:
+        """Returns counts of files that may go, went, and stay."""
+        from pacsifier_ops.study import steps
+
+        counts = steps.remove(run, self.cancelled)
+        self.log.info("%s", counts)
+        return counts
+
+
+class StudyReportOperator(PacsifierOperator):
+    """Close the books of the whole chain, write both reports, and give the verdict of the study."""
+
+    def work(self, run: Run, context: Any) -> dict[str, Any]:
+        """Returns the verdict, the sums, and where the report is.
+
+        Raises:
+            AirflowFailException: the study is not complete, and that was not accepted beforehand.
+        """
+        from pacsifier_ops.study import steps
+        from pacsifier_ops.study.project import Study
+
+        account = steps.report(run)
+        result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
+        self.log.info("%s", result)
+        if account.verdict != COMPLETE and not Study.of(run).accept_incomplete:
+            raise AirflowFailException(f"the study is {account.verdict}; see {run.report}")
+        return result

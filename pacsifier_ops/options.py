@@ -1,0 +1,138 @@
+"""Small YAML files that people write: one `key: value` on each line, checked as a whole; all faults are told at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.errors import InputError, not_known
+from pacsifier_ops.query.table import Problem, TableRefused
+
+if TYPE_CHECKING:
+    import yaml
+
+#: Bytes of such a file at most.
+_LARGEST = 64 * 2**10
+_TAG = "tag:yaml.org,2002:"
+
+#: What is wrong with values of the right kind: key and message.
+Contradictions = Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a key may be: true or false, a whole number above 0, or text (one of `choices`, if there are any).
+
+    Attributes:
+        several: a list of these.
+    """
+
+    kind: type[bool] | type[int] | type[str]
+    choices: tuple[str, ...] = ()
+    several: bool = False
+
+
+class Refused(InputError):
+    """What was handed in cannot be used; `reasons` are for whoever did, and name files."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__(f"{len(reasons)} reason(s)")
+        self.reasons = reasons
+
+
+def read_options(path: Path, known: Mapping[str, Option], contradictions: Contradictions) -> dict[str, Any]:
+    """Read and check a file of options; keys without a value are as if they were not there.
+
+    Raises:
+        Refused: with every reason, by line and key, never with a value.
+    """
+    options: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    problems: list[Problem] = []
+    try:
+        for key, value, line in _pairs(path):
+            if key not in known:
+                problems.append(Problem(line, "", f"{not_known(key, known)}; there are {', '.join(known)}"))
+            elif key in lines:
+                problems.append(Problem(line, key, f"there twice (line {lines[key]}); remove one"))
+            elif value.tag != f"{_TAG}null":
+                try:
+                    options[key] = _values(value, known[key])
+                except ValueError as error:
+                    problems.append(Problem(line, key, str(error)))
+            lines.setdefault(key, line)
+    except TableRefused as error:
+        problems += error.problems
+    problems += [Problem(lines[key], key, message) for key, message in contradictions(options)]
+    if problems:
+        raise Refused([f"{path.name}: {problem}" for problem in sorted(problems, key=lambda problem: problem.line)])
+    return options
+
+
+def head(path: Path, most: int) -> bytes:
+    """What a file holds, or one byte more than the most it may."""
+    try:
+        # Not through a link, which may lead to what who put it there may not read.
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
+            return stream.read(most + 1)
+    except OSError as error:
+        raise TableRefused([Problem(0, "", f"cannot be read ({error.strerror})")]) from None
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, yaml.Node, int]]:
+    """The keys of a file, with value and line."""
+    import yaml
+
+    data = head(path, _LARGEST)
+    if len(data) > _LARGEST:
+        raise TableRefused([Problem(0, "", "is too large for such a file")])
+    try:
+        root = yaml.compose(data, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)  # the text of the error quotes the file
+        message = "is not YAML; write one `key: value` on each line, as UTF-8"
+        raise TableRefused([Problem(mark.line + 1 if mark else 0, "", message)]) from None
+    if root is None:
+        return
+    if not isinstance(root, yaml.MappingNode):
+        raise TableRefused([Problem(1, "", "holds no options; write one `key: value` on each line")])
+    for key, value in root.value:
+        yield (key.value if isinstance(key, yaml.ScalarNode) else ""), value, key.start_mark.line + 1
+
+
+def _values(node: yaml.Node, option: Option) -> Any:
+    """A value, or a list of values, of the kind that the option wants; see `_value`."""
+    import yaml
+
+    if not option.several:
+        return _value(node, option)
+    if not isinstance(node, yaml.SequenceNode):
+        raise ValueError("not a list; write [one, another]")
+    return [_value(item, option) for item in node.value]
+
+
+def _value(node: yaml.Node, option: Option) -> bool | int | str:
+    """A value of the kind that the option wants.
+
+    Raises:
+        ValueError: it is of another kind; says what is wanted.
+    """
+    text = node.value.strip() if isinstance(node.value, str) else ""
+    if option.kind is bool:
+        if node.tag != f"{_TAG}bool":
+            raise ValueError("neither true nor false")
+        return text.lower() in ("true", "yes", "on")
+    if option.kind is int:
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+            raise ValueError("not a whole number above 0")
+        return int(text)
+    if option.choices and text not in option.choices:
+        raise ValueError(f"none of {', '.join(option.choices)}")
+    if node.tag != f"{_TAG}str":
+        raise ValueError("not text; put it in quotes")
+    if not text or not text.isprintable():
+        raise ValueError("empty, or with characters that cannot be seen")
+    return text

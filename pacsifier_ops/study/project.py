@@ -1,0 +1,290 @@
+"""What a study is: which patients, from where, made into what, handed over how; set up once, and run often."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops import settings
+from pacsifier_ops.config import METHODS
+from pacsifier_ops.errors import ConfigError, PathRefused
+from pacsifier_ops.files import confined
+from pacsifier_ops.options import Option, read_options
+from pacsifier_ops.pseudonyms.local import ALPHABET, Style
+from pacsifier_ops.pseudonyms.run import CUSTOM, SOURCES
+from pacsifier_ops.pseudonyms.secret import check_project
+from pacsifier_ops.run import Kept
+from pacsifier_ops.study import run as stages
+from pacsifier_ops.window import Window
+
+#: Who releases: a person, the limits where the data set is within them and else a person, or nobody in this run.
+ASK, LIMIT, NOBODY = "ask", "limit", "nobody"
+RELEASE = (ASK, LIMIT, NOBODY)
+
+#: What becomes of the identified copy: it stays, what could go is listed, or that is removed.
+KEEP, LIST, REMOVE = "keep", "list", "remove"
+REMOVAL = (KEEP, LIST, REMOVE)
+
+#: Stages that a study may do without; those that hand over are on where a destination is given.
+WITHOUT = (stages.EXTRACT, stages.PSEUDONYMS, stages.ANONYMIZE, stages.DUMPS)
+
+#: What fits into an LO (PS3.5 6.2), as ASCII.
+_TAG_TEXT = re.compile(r"[ -\[\]-~]{1,64}")
+
+
+@dataclass(frozen=True)
+class Study(Kept):
+    """A study. Paths are below the data root; connections are Airflow's.
+
+    Attributes:
+        project: names it; whose pseudonyms and secret hold.
+        queryfile: the query table, a path or the id of a request.
+        pacs: connection of the archive.
+        method: how images are fetched; empty leaves it to the connection.
+        window: times of day at which images may be transferred; empty leaves it to the connection.
+        max_series: largest cohort without a person's word; 0 leaves it to the connection.
+        strict: any bad row of the table ends the run.
+        folder: of all that the study has; empty: studies/<project>.
+        without: stages that it does without, of WITHOUT.
+        source: where pseudonyms come from, of pseudonyms.run.SOURCES.
+        deid: connection of the De-ID service.
+        mappingfile: of the source `custom`.
+        profile: of the de-identification.
+        devices: catalogue of what is blacked out; empty: the package's.
+        delete_identifiable: objects that likely show who it is are excluded.
+        approval: a cohort above the limits of the connection is asked about; else it ends the run.
+        release: of RELEASE.
+        most_missing, most_quarantined: objects up to which the limits release.
+        patience: hours that a person's answer is waited for.
+        dicomdir, zip, volume_size: make a DICOM file-set, in a zip, of volumes of so many MB; 0: one.
+        upload: connection of the node that the released data set is sent to.
+        karnak, album_name: connection of a gateway that identified copies with Karnak tags are sent to.
+        move: connection of a node that the archive sends the originals to.
+        remove_identified: of REMOVAL.
+        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
+        enabled: the nightly runs start it, where its file is among their projects.
+        started: ISO 8601.
+        file: path of the project file, for people; digest: its SHA-256.
+    """
+
+    project: str = "default"
+    queryfile: str = ""
+    pacs: str = "pacs_default"
+    method: str = ""
+    window: str = ""
+    max_series: int = 0
+    strict: bool = False
+    folder: str = ""
+    without: tuple[str, ...] = ()
+    source: str = "de-id"
+    deid: str = "deid_default"
+    mappingfile: str = ""
+    profile: str = "basic"
+    devices: str = ""
+    delete_identifiable: bool = True
+    approval: bool = True
+    release: str = ASK
+    most_missing: int = 0
+    most_quarantined: int = 0
+    patience: int = 72
+    dicomdir: bool = False
+    zip: bool = False
+    volume_size: int = 0
+    upload: str = ""
+    karnak: str = ""
+    album_name: str = ""
+    move: str = ""
+    remove_identified: str = LIST
+    accept_incomplete: bool = False
+    enabled: bool = True
+    started: str = ""
+    file: str = ""
+    digest: str = ""
+
+    @property
+    def root(self) -> str:
+        """Folder of all that the study has, below the data root."""
+        return self.folder or f"studies/{self.project}"
+
+    def has(self, stage: str) -> bool:
+        """Whether the study does this stage."""
+        given = {
+            stages.DICOMDIR: self.dicomdir,
+            stages.UPLOAD: self.upload,
+            stages.KARNAK: self.karnak,
+            stages.KARNAK_UPLOAD: self.karnak,
+            stages.MOVE: self.move,
+        }
+        return bool(given[stage]) if stage in given else stage not in self.without
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ConfigError: with every reason.
+        """
+        if wrong := [f"{key}: {message}" for key, message in contradictions(vars(self))]:
+            raise ConfigError("; ".join(wrong))
+
+
+#: Keys of the form; they mean what Study says.
+FORM: Mapping[str, Option] = {
+    **{
+        name: Option(str)
+        for name in ("project", "queryfile", "pacs", "window", "folder", "deid", "mappingfile", "profile", "devices")
+    },
+    **{name: Option(str) for name in ("upload", "karnak", "album_name", "move")},
+    **{name: Option(int) for name in ("max_series", "most_missing", "most_quarantined", "patience", "volume_size")},
+    **{name: Option(bool) for name in ("strict", "delete_identifiable", "approval", "dicomdir", "zip")},
+    "accept_incomplete": Option(bool),
+    "method": Option(str, METHODS),
+    "source": Option(str, SOURCES),
+    "release": Option(str, RELEASE),
+    "remove_identified": Option(str, REMOVAL),
+    "without": Option(str, WITHOUT, several=True),
+}
+#: Keys of a project file.
+OPTIONS: Mapping[str, Option] = {**FORM, "enabled": Option(bool)}
+
+
+def read_project(path: Path) -> dict[str, Any]:
+    """Read and check a project file.
+
+    Raises:
+        Refused: with every reason, by line and key, never with a value.
+    """
+    return read_options(path, OPTIONS, contradictions)
+
+
+def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with values of the right kind: key and message."""
+    defaults = {field.name: field.default for field in fields(Study)}
+    study: dict[str, Any] = {**defaults, **given}
+    without, deidentified = study["without"], stages.ANONYMIZE not in study["without"]
+    for key in ("folder", "mappingfile", "devices"):
+        if study[key]:
+            try:
+                confined(study[key], settings.data_root(), "it")
+            except PathRefused:
+                yield key, "leads outside the data root; give a path below it"
+    try:
+        check_project(study["project"])
+    except ConfigError as error:
+        yield "project", str(error)
+    try:
+        Window.parse(study["window"])
+    except ConfigError as error:
+        yield "window", str(error)
+    if not study["queryfile"] and stages.EXTRACT not in without:
+        yield "queryfile", "is missing; give the query table, or the id of a request"
+    if study["source"] == CUSTOM and not study["mappingfile"]:
+        yield "mappingfile", "is missing; the source custom is a file of lines old,new"
+    if study["source"] != CUSTOM and study["mappingfile"]:
+        yield "mappingfile", f"goes with the source custom, and the source is {study['source']}"
+    for key in ("dicomdir", "upload"):
+        if study[key] and not deidentified:
+            yield key, "hands over de-identified data, and the study does without anonymize; take one of them out"
+    if not deidentified and not (study["karnak"] or study["move"]):
+        yield "without", "without anonymize, only karnak or move hand anything over; give one of them"
+    for key in ("zip", "volume_size"):
+        if study[key] and not study["dicomdir"]:
+            yield key, "is about the DICOMDIR, and none is asked for; set dicomdir"
+    if bool(study["karnak"]) != bool(study["album_name"]):
+        yield "album_name" if study["album_name"] else "karnak", "karnak and album_name go together; give both"
+    if study["album_name"] and not _TAG_TEXT.fullmatch(study["album_name"]):
+        yield "album_name", "does not fit into a tag; give at most 64 ASCII characters, no backslash"
+
+
+def stages_for(study: Study) -> dict[str, dict[str, Any] | None]:
+    """What each stage is asked for, as the conf of its DAG; None for one that the study does without."""
+    root = study.root
+    identified, deidentified, released = f"{root}/identified", f"{root}/de-identified", f"{root}/released"
+    extraction: dict[str, Any] = {
+        "queryfile": study.queryfile,
+        "pacs": study.pacs,
+        "config": None,
+        "strict": study.strict,
+        "max_series": study.max_series or None,
+        "window": study.window or None,
+        "approval": study.approval,
+    }
+    sending = {"config": None, "resend": False}
+    every: dict[str, dict[str, Any]] = {
+        stages.EXTRACT: {
+            **extraction,
+            "retrieve": "save",
+            "method": study.method or None,
+            "out_directory": identified,
+            "info": True,
+            "destination": None,
+            "resend": False,
+        },
+        stages.PSEUDONYMS: {
+            "project": study.project,
+            "queryfile": None,
+            "in_folder": identified,
+            "source": study.source,
+            "deid": study.deid,
+            "mappingfile": study.mappingfile or None,
+            "shift_days": True,
+            "prefix": Style.prefix,
+            "length": Style.length,
+            "alphabet": ALPHABET,
+            "leave_out": True,
+        },
+        stages.ANONYMIZE: {
+            "in_folder": identified,
+            "out_folder": deidentified,
+            "profile": study.profile,
+            "devices": study.devices or None,
+            "new_ids": None,
+            "day_shift": None,
+            "project": study.project,
+            "linked_only": study.has(stages.PSEUDONYMS),
+            "delete_identifiable": study.delete_identifiable,
+            "remove_private_tags": False,
+            "fuzz_acq_dates": False,
+            "keep_patient_dir_names": False,
+        },
+        stages.DUMPS: {"data_folder": identified, "info_folder": f"{root}/info"},
+        stages.DICOMDIR: {
+            "in_folder": released,
+            "out_folder": f"{root}/dicomdir",
+            "zip": study.zip,
+            "volume_size": study.volume_size or None,
+        },
+        stages.UPLOAD: {
+            **sending,
+            "upload_directory": released,
+            "pacs": study.upload,
+            "out_directory": f"{root}/logs/upload",
+        },
+        stages.KARNAK: {
+            "in_folder": identified,
+            "out_folder": f"{root}/karnak",
+            "new_ids": None,
+            "day_shift": None,
+            "project": study.project,
+            "album_name": study.album_name,
+        },
+        stages.KARNAK_UPLOAD: {
+            **sending,
+            "upload_directory": f"{root}/karnak",
+            "pacs": study.karnak,
+            "out_directory": f"{root}/logs/karnak",
+        },
+        stages.MOVE: {
+            **extraction,
+            "retrieve": "move",
+            "method": None,
+            "out_directory": f"{root}/moved",
+            "info": False,
+            "destination": study.move,
+            "resend": False,
+        },
+    }
+    given = {"accept_incomplete": True, "patience": study.patience}
+    return {stage: {**every[stage], **given} if study.has(stage) else None for stage in stages.STAGES}

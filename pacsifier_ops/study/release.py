@@ -1,0 +1,247 @@
+"""The release of a data set: stock is taken, somebody decides on exactly that, and nothing else becomes public.
+
+Only this module writes into `released/`, and all that hands data over reads from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops import approvals, settings
+from pacsifier_ops.approvals import RELEASE
+from pacsifier_ops.errors import Cancelled, NotApproved
+from pacsifier_ops.files import (
+    DATA_FILE,
+    atomic_stream,
+    confined,
+    fsync_folder,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_json,
+)
+from pacsifier_ops.ledger import digest
+from pacsifier_ops.run import Run, never, now
+from pacsifier_ops.study.project import NOBODY, Study
+from pacsifier_ops.study.run import ANONYMIZE
+from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, marker_of, refuse_unfinished, write_marker
+from pacsifier_ops.upload.scan import readable
+
+#: Folders of a study, below its own.
+IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = "identified", "de-identified", "released"
+
+_STOCK, _RELEASED = "output.jsonl", "released.json"
+
+
+@dataclass(frozen=True)
+class Stock:
+    """All that is about to be released.
+
+    Attributes:
+        digest: SHA-256 of the list of files with their digests, hexadecimal.
+        files, bytes: how many, and of what size together.
+    """
+
+    digest: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Released:
+    """What was released.
+
+    Attributes:
+        digest: of the stock.
+        by, when: whose word it was, and when it was released, ISO 8601.
+        waived: findings of the search for identifiers were waived.
+        files, bytes: of the data set.
+        new: files that had not been released before, or have changed since.
+        stale: files that were released once and are no part of the data set any more; they stay.
+    """
+
+    digest: str
+    by: str
+    when: str
+    waived: bool
+    files: int
+    bytes: int
+    new: int
+    stale: int
+
+
+def folder_of(study: Study, name: str) -> Path:
+    """A folder of a study.
+
+    Raises:
+        PathRefused: it leads outside the data root.
+    """
+    return confined(f"{study.root}/{name}", settings.data_root(), "folder")
+
+
+def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
+    """List every file of the data set with its digest, in the run's `output.jsonl`.
+
+    Of a study without de-identification, these are the identified files: they are what its gateway gets.
+
+    Raises:
+        TreeError: the data set is half de-identified.
+        StorageError: it cannot be read, or the state root not be written.
+        Cancelled: `cancelled` said so.
+    """
+    study = Study.of(run)
+    root = folder_of(study, DEIDENTIFIED_FOLDER if study.has(ANONYMIZE) else IDENTIFIED_FOLDER)
+    refuse_unfinished([root])
+    with storage_errors("the state root, or the folder of the study"), atomic_stream(run.folder / _STOCK) as stream:
+        stock = _written(_listed(root, cancelled), stream.write)
+    write_json(run.folder / "stock.json", asdict(stock))
+    return stock
+
+
+def stock_of(run: Run) -> Stock:
+    """The stock that was taken last.
+
+    Raises:
+        NotApproved: none was.
+    """
+    with suppress(FileNotFoundError):
+        return Stock(**read_json(run.folder / "stock.json"))
+    raise NotApproved("nobody has looked at the data set yet; run the step check")
+
+
+def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> Stock:
+    whole, count, size = hashlib.sha256(), 0, 0
+    for file in files:
+        line = json.dumps(file, separators=(",", ":")).encode() + b"\n"
+        whole.update(line)
+        write(line)
+        count, size = count + 1, size + file["size"]
+    return Stock(whole.hexdigest(), count, size)
+
+
+def _listed(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    """Path, size and digest of every file, in order of their paths; links are not followed."""
+    for path in _files(root):
+        if cancelled():
+            raise Cancelled("stopped on request")
+        name = path.relative_to(root)
+        yield {"path": readable(name), "size": path.stat().st_size, "sha256": digest(path)}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    with suppress(FileNotFoundError):
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != CONTROL:
+                    yield from _files(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)
+
+
+def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
+    """Give the files of the data set their place in `released/`, if what is there now is what was approved.
+
+    Raises:
+        NotApproved: it was not, or has changed since.
+        TreeError: the data set is half de-identified.
+        StorageError: something cannot be read or written; what has its place keeps it.
+        Cancelled: `cancelled` said so.
+    """
+    study = Study.of(run)
+    decision = approvals.approved(run, RELEASE, stock_of(run).digest)
+    stock = take_stock(run, cancelled)
+    approvals.approved(run, RELEASE, stock.digest)
+    root, target = folder_of(study, DEIDENTIFIED_FOLDER), folder_of(study, RELEASED_FOLDER)
+    new = 0
+    with storage_errors("the folder of the study"):
+        if not study.has(ANONYMIZE):
+            stock = Stock(stock.digest, 0, 0)  # what is identified goes to a gateway, and is never public
+        if stock.files:
+            target.mkdir(parents=True, exist_ok=True)
+            if marker_of(target).get("state") != DEIDENTIFIED:
+                (target / CONTROL).mkdir(mode=0o700, exist_ok=True)
+                write_marker(target, {"state": DEIDENTIFIED})
+        for file in read_jsonl(run.folder / _STOCK) if stock.files else ():
+            if cancelled():
+                raise Cancelled("stopped on request")
+            new += _place(root / file["path"], target / file["path"], file)
+        released = Released(
+            stock.digest,
+            decision.who,
+            now(),
+            decision.waived,
+            stock.files,
+            stock.bytes,
+            new,
+            _stale(run, target),
+        )
+        write_json(run.folder / _RELEASED, asdict(released))
+    return released
+
+
+def _place(source: Path, target: Path, file: Mapping[str, Any]) -> bool:
+    """Let a file be in its place; False where it was already."""
+    with suppress(FileNotFoundError):
+        status = target.stat()
+        if status.st_size == file["size"] and (
+            os.path.samestat(status, source.stat()) or digest(target) == file["sha256"]
+        ):
+            return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, temporary)
+            temporary.chmod(DATA_FILE)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(target.parent)
+    return True
+
+
+def _stale(run: Run, target: Path) -> int:
+    listed = {file["path"] for file in read_jsonl(run.folder / _STOCK)}
+    own = f"{HANDOVER}/"
+    names = (readable(path.relative_to(target)) for path in _files(target))
+    return sum(name not in listed and not name.startswith(own) for name in names)
+
+
+#: Folder of the report that goes with the data, in `released/`.
+HANDOVER = "report"
+
+
+def released_of(run: Run) -> Released | None:
+    """What the run has released; None where it has not."""
+    with suppress(FileNotFoundError):
+        return Released(**read_json(run.folder / _RELEASED))
+    return None
+
+
+def may_hand_over(run: Run) -> bool:
+    """Make sure that somebody has approved of what the run has released: for whatever hands data over.
+
+    Returns:
+        False where nobody was to release anything in this run.
+
+    Raises:
+        NotApproved: nobody has, or nothing was released.
+    """
+    if Study.of(run).release == NOBODY:
+        return False
+    released = released_of(run)
+    if released is None:
+        raise NotApproved("nothing was released in this run, whatever the tasks before say")
+    approvals.approved(run, RELEASE, released.digest)
+    return True

@@ -1,0 +1,186 @@
+"""The steps of a study around its stages: set up, check, ask, release, report. Each may be killed and called again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.accounts import ROW_EMPTY, ROW_FOUND
+from pacsifier_ops.approvals import APPROVED, LIMITS, RELEASE, decide
+from pacsifier_ops.errors import InputError
+from pacsifier_ops.files import private_folder, read_json, storage_errors, write_atomic, write_json
+from pacsifier_ops.html import plural
+from pacsifier_ops.leases import shared
+from pacsifier_ops.options import Refused
+from pacsifier_ops.pseudonyms.secret import project_folder
+from pacsifier_ops.run import Run, never, now
+from pacsifier_ops.study import run as stages
+from pacsifier_ops.study.project import LIMIT, Study, read_project, stages_for
+from pacsifier_ops.study.release import Stock, folder_of, stock_of, take_stock
+from pacsifier_ops.study.run import keep_stages, stage_run, stages_of
+
+#: What the steps keep in the run's folder; forgotten when the first one begins anew. Decisions stay.
+KEPT = ("stages", "output", "stock", "gate", "released", "removal", "accounts", "summary")
+
+
+def set_up(run: Run, given: Mapping[str, Any], file: Path | None) -> Study:
+    """Take in what a run was asked for, by a project file or else by a form, and say what each stage is to do.
+
+    Args:
+        given: by the keys of a project file; not used with a file.
+
+    Raises:
+        InputError: it cannot be used; with every reason.
+        StorageError: the run's folder cannot be written.
+    """
+    run.forget(KEPT)
+    told: dict[str, Any] = {"started": now()}
+    values = given
+    if file is not None:
+        try:
+            values = read_project(file)
+        except Refused as error:
+            raise InputError(f"the project file cannot be used: {'; '.join(error.reasons)}") from None
+        data = file.read_bytes()
+        with storage_errors("the state root"):
+            write_atomic(run.folder / "project.yaml", data)
+        told |= {"file": str(file), "digest": hashlib.sha256(data).hexdigest()}
+    study = Study(**{**values, "without": tuple(values.get("without") or ())}, **told)
+    study.check()
+    with storage_errors("the state root"):
+        study.keep(run)
+        keep_stages(run, stages_for(study))
+    return study
+
+
+def going_on(study: Study, run: str, goes_on: Callable[[str], bool], run_id: str) -> str:
+    """Let this be the run of its study, unless the last one goes on; then the name of that run's folder, else empty.
+
+    Args:
+        run: name of this run's folder.
+        goes_on: whether a run of an id goes on.
+        run_id: of this run.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    folder = folder_of(study, "")
+    path = project_folder(study.project) / "studies" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
+    with storage_errors("the state root"):
+        private_folder(path.parent)
+        with shared().acquire(f"study:{path.stem}"):
+            last = read_json(path) if path.exists() else {}
+            if last.get("run_id", run_id) != run_id and goes_on(last["run_id"]):
+                return str(last["run"])
+            write_json(path, {"run_id": run_id, "run": run})
+    return ""
+
+
+def nodes_of(run: Run) -> dict[str, str]:
+    """The connection of each stage that talks to a node."""
+    return {stage: params["pacs"] for stage, params in stages_of(run).items() if params and "pacs" in params}
+
+
+def check(run: Run, cancelled: Any = never) -> dict[str, int]:
+    """Take stock of the data set, and search all of it for identifiers of the cohort.
+
+    Returns:
+        Counts: files, bytes, findings that block the release, and findings that take a waiver.
+
+    Raises:
+        TreeError: the data set is half de-identified.
+        StorageError: it cannot be read, or the state root not be written.
+        Cancelled: `cancelled` said so.
+    """
+    run.forget(("output", "stock", "gate", "released", "removal"))
+    stock = take_stock(run, cancelled)
+    return {"files": stock.files, "bytes": stock.bytes}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What stands between a data set and its release.
+
+    Attributes:
+        stock: what is to be released.
+        told: sentences for who decides, in counts only.
+        blocking: reasons that no word can put aside.
+        waivable: findings that take a waiver.
+        rows: rows of the query table that could not be answered.
+        missing, quarantined: objects that are not in the data set.
+    """
+
+    stock: Stock
+    told: Sequence[str]
+    blocking: Sequence[str]
+    waivable: int
+    rows: int
+    missing: int
+    quarantined: int
+
+
+def findings(run: Run) -> Findings:
+    """What is known of the data set before its release.
+
+    Raises:
+        NotApproved: nobody has looked at it yet.
+    """
+    study, stock = Study.of(run), stock_of(run)
+    extraction, deidentification = (_summary(run, stage) for stage in (stages.EXTRACT, stages.ANONYMIZE))
+    extracted, deidentified = extraction.get("totals", {}), deidentification.get("totals", {})
+    rows = sum(n for state, n in extraction.get("rows", {}).items() if state not in (ROW_FOUND, ROW_EMPTY))
+    missing = int(extracted.get("missing", 0)) + int(extracted.get("unverifiable", 0))
+    missing += int(deidentified.get("missing", 0))
+    quarantined = int(deidentified.get("quarantined", 0))
+    told = [
+        f"{plural(stock.files, 'file')} of {stock.bytes / 1e9:,.3f} GB are to be released, digest {stock.digest[:16]}",
+        f"{plural(rows, 'row')} of the query table could not be answered",
+        f"{extracted.get('expected', 0):,} images were expected, {missing:,} of them are missing",
+        f"{deidentified.get('deidentified', 0):,} objects are de-identified, {deidentified.get('excluded', 0):,} "
+        f"excluded by rule, {quarantined:,} in quarantine",
+    ]
+    told += [f"goes to: {text}" for text in _destinations(study)]
+    return Findings(stock, told, [], 0, rows, missing, quarantined)
+
+
+def _summary(run: Run, stage: str) -> Mapping[str, Any]:
+    path = stage_run(run, stage).folder / "summary.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _destinations(study: Study) -> list[str]:
+    yes = {
+        "the folder `released`": study.has(stages.ANONYMIZE),
+        "a DICOM file-set": study.dicomdir,
+        f"the node {study.upload}": study.upload,
+        f"the gateway {study.karnak}, IDENTIFIED, with Karnak tags": study.karnak,
+        f"the node {study.move}, IDENTIFIED, from the archive": study.move,
+    }
+    return [text for text, wanted in yes.items() if wanted]
+
+
+def within_limits(run: Run, found: Findings) -> bool:
+    """Whether the limits that were given beforehand release the data set; if so, that is kept as the decision."""
+    study = Study.of(run)
+    good = (
+        study.release == LIMIT
+        and not found.blocking
+        and not found.waivable
+        and not found.rows
+        and found.missing <= study.most_missing
+        and found.quarantined <= study.most_quarantined
+    )
+    if good:
+        decide(run, RELEASE, found.stock.digest, APPROVED, LIMITS)
+    return good
+
+
+def remove(run: Run, cancelled: Callable[[], bool] = never) -> dict[str, int]:
+    return {}
+
+
+def report(run: Run) -> Any:
+    return None
