@@ -122,8 +122,8 @@ PARAMS = {
     ),
     "patience": Param(
         72,
-        type="integer",
-        minimum=1,
+        type="number",
+        exclusiveMinimum=0,
         title="Wait for an answer",
         description="Hours that an answer is waited for; then the run ends.",
         section=HOW,

@@ -214,8 +214,8 @@ PARAMS = {
     ),
     "patience": Param(
         72,
-        type="integer",
-        minimum=1,
+        type="number",
+        exclusiveMinimum=0,
         title="Wait for an answer",
         description="Hours that a person's answer is waited for; then the run ends, and nothing is released.",
         section=RELEASE,

@@ -151,14 +151,13 @@ class _Search:
 
     def _runs(self, folder: Path) -> None:
         for path in _entries(folder):
-            request = _kept_of(path, "request.json")
-            if "out_directory" in request:
-                self._outputs.add(Path(request["out_directory"]))
+            requests = [_kept_of(part, "request.json") for part in (path, *_stages(path))]
+            self._outputs |= {Path(request["out_directory"]) for request in requests if "out_directory" in request}
             run = self._look("run", path)
             if self._goes(run):
                 self.found.leftovers.append(run)
             else:
-                self._kept.add(Path(request.get("queryfile", "")).parent.name)
+                self._kept |= {Path(request.get("queryfile", "")).parent.name for request in requests}
                 self._kept.add(_kept_of(path, "awaited.json").get("request", ""))
 
     def _goes(self, run: Leftover) -> bool:
@@ -167,11 +166,13 @@ class _Search:
         if run.path.name.startswith(_GONE):
             return True
         # Runs of nights and sensors have no books.
-        closed = "out_directory" not in _kept_of(run.path, "request.json") or (run.path / "accounts.json").exists()
+        asked = _kept_of(run.path, "request.json")
+        closed = not asked.keys() & {"out_directory", "without"} or (run.path / "accounts.json").exists()
         if not closed and run.age < UNFINISHED:
             self.found.unfinished += 1
             return False
-        if not self._quarantine and next(_entries(run.path / "quarantine"), None):
+        apart = (part / "quarantine" for part in (run.path, *_stages(run.path)))
+        if not self._quarantine and any(next(_entries(folder), None) for folder in apart):
             self.found.quarantined += 1
             return False
         return True
@@ -213,6 +214,11 @@ def _entries(folder: Path) -> Iterator[Path]:
     """What is in a folder, in order, links left out; nothing where it is not there."""
     with suppress(FileNotFoundError):
         yield from (path for path in sorted(folder.iterdir()) if not path.is_symlink())
+
+
+def _stages(run: Path) -> Iterator[Path]:
+    """The folders of the stages of a study's run."""
+    return _entries(run / "stages")
 
 
 def _measure(path: Path) -> tuple[int, float]:

@@ -352,12 +352,14 @@ class Up:
         extra = {"called_aet": node.aet, "calling_aet": "PACSIFIER", "receiver_port": self._ports[2]}
         return {"host": node.host, "port": node.port, "extra": json.dumps(extra)}
 
-    def _call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _call(self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> Any:
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
-        with self._opener.open(urllib.request.Request(f"{self.url}/{path}", data, headers), timeout=30) as answer:
+        with self._opener.open(
+            urllib.request.Request(f"{self.url}/{path}", data, headers, method=method), timeout=30
+        ) as answer:
             return json.load(answer)
 
     def token(self, user: str) -> str:
@@ -368,6 +370,10 @@ class Up:
     def get(self, path: str) -> Any:
         """What the public API answers."""
         return self._call(f"api/v2/{path}")
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Change something by the public API."""
+        return self._call(f"api/v2/{path}", body, "PATCH")
 
     def ui(self, path: str) -> Any:
         """What the user interface is told."""

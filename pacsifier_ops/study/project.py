@@ -89,7 +89,7 @@ class Study(Kept):
     release: str = ASK
     most_missing: int = 0
     most_quarantined: int = 0
-    patience: int = 72
+    patience: float = 72
     dicomdir: bool = False
     zip: bool = False
     volume_size: int = 0
