@@ -166,10 +166,12 @@ class Tree:
     Attributes:
         root: the folder.
         state: folder of the ledger and the names of this tree.
+        holds: what the folder must hold as long as somebody works there; empty: anything.
     """
 
     root: Path
     state: Path
+    holds: str = ""
 
     @classmethod
     def open(cls, root: Path) -> Tree:
@@ -193,7 +195,7 @@ class Tree:
                 write_marker(root, {"state": IDENTIFIED})
         except OSError as error:
             raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-        return cls(root, private_folder(_state_of(root)))
+        return cls(root, private_folder(_state_of(root)), IDENTIFIED)
 
     @classmethod
     def existing(cls, root: Path) -> Tree | None:
@@ -203,12 +205,13 @@ class Tree:
         return cls(root, _state_of(root)) if there else None
 
     @classmethod
-    def convert(cls, root: Path, stamp: Mapping[str, str], in_place: bool) -> Tree:
+    def convert(cls, root: Path, stamp: Mapping[str, str], in_place: bool, run: str) -> Tree:
         """Open a folder for writing de-identified data, and have it say that it is being converted.
 
         Args:
             stamp: what decides what the data become; all that is ever written there must have the same.
             in_place: the identified data lie in the folder itself.
+            run: who converts it, and may say when it is de-identified; of several, the last that began.
 
         Raises:
             TreeError: the folder cannot be written, holds something else, or was begun with another stamp.
@@ -234,7 +237,7 @@ class Tree:
                     "together; give another folder, or the settings of before"
                 )
             private_folder(root / CONTROL)
-            write_marker(root, {**marker, "state": CONVERTING})
+            write_marker(root, {**marker, "state": CONVERTING, "run": run})
         except OSError as error:
             raise TreeError(f"out_folder cannot be written: {error.strerror}; check it") from error
         return cls(root, private_folder(_state_of(root)))
@@ -258,6 +261,7 @@ class Tree:
 
         Raises:
             StorageError: the output folder cannot be written.
+            TreeError: it holds something else by now.
         """
         with storage_errors("the output folder"):
             home = private_folder(self.incoming)
@@ -269,6 +273,9 @@ class Tree:
             with storage_errors("the output folder"):
                 private_folder(folder)
             try:
+                # Who converts a folder says so first, and then looks for workplaces; so one of us sees the other.
+                if self.holds and (state := marker_of(self.root).get("state")) != self.holds:
+                    raise TreeError(f"the output folder holds data that is {state} by now; give another out_directory")
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -77,9 +77,10 @@ class Fresh:
         return "".join(alphabet[digit] for digit in self._digits()) if alphabet else "é" + self.token()
 
     def day(self) -> dt.date:
-        """A date of 1930 to 2019 with an even number, so that an odd shift never meets another one."""
+        """A date of 1930 to 2019 with an even number, so that an odd shift never meets another one; and a real one."""
         self._days += 1
-        return dt.date.fromordinal(704_556 + 2 * (self._days * 7919 % 16_001))
+        day = dt.date.fromordinal(704_556 + 2 * (self._days * 7919 % 16_001))
+        return day if day != dt.date(1969, 12, 31) else self.day()
 
     def date(self) -> str:
         return f"{self.day():%Y%m%d}"

@@ -36,6 +36,11 @@ PATIENT_NAME, PATIENT_ID, PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
 CONTENT_SEQUENCE = 0x0040A730
 #: ContextGroupVersion, ContextGroupLocalVersion, TemplateVersion, TemplateLocalVersion: dates of publications.
 VERSIONS = frozenset({0x00080106, 0x00080107, 0x0040DB06, 0x0040DB07})
+#: When a machine was made, installed and calibrated, a trial approved, a product expires: not one patient's, so that
+#: true or moved, it would tell the shift.
+MACHINES = frozenset({0x00181200, 0x00181201, 0x00181202, 0x00181203, 0x00181204, 0x00181205, 0x0018700C, 0x0018700E})
+SHARED = MACHINES | {0x00120086, 0x00120087, 0x0044000B}
+CALIBRATED = "113723"
 #: TimezoneOffsetFromUTC: a date by the table, a text by its VR; no words are kept of it.
 TIMEZONE = 0x00080201
 
@@ -192,9 +197,9 @@ def actions(tag: int, policy: Policy, sop_class: str, nested: bool) -> frozenset
     row = row_of(tag)
     assert row is not None
     offered = {row[column] for column in policy.columns if row.get(column)}
-    if row.get("rtn_long_modif_dates") and policy.dates == "C":
+    if row.get("rtn_long_modif_dates") and policy.dates == "C" and tag not in SHARED:
         return frozenset("C")  # a true date of the device would tell the shift of all others
-    if offered:
+    if offered and not (policy.dates == "C" and tag in SHARED):
         return frozenset("K" if "K" in offered else "C")
     basic = row["basic"].replace("*", "")
     choices = basic.split("/")
@@ -326,7 +331,7 @@ def of_concept(concept: tuple[str, str], policy: Policy) -> frozenset[str]:
         return frozenset(default.get(concept[1], "XD"))
     offered = {row[f"{column}_opt"] for column in policy.columns if row.get(f"{column}_opt")}
     if row["rtn_long_modif_dates_opt"] and policy.dates == "C":
-        return frozenset("C")
+        return frozenset("D" if concept[0] == CALIBRATED else "C")
     if offered:
         return frozenset("K" if "K" in offered else "C")
     return frozenset(row["basic_prof"].split("/"))

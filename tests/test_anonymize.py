@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +17,21 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmread
 
+from pacsifier_ops import tree
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.cli import anonymize
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.books import Account
-from pacsifier_ops.deid.run import DeidRequest
+from pacsifier_ops.deid.inplace import put_apart
+from pacsifier_ops.deid.run import DeidRequest, Settled, Store, series_of
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.errors import InputError, PatientsRefused, TreeError, Unfit
-from pacsifier_ops.leases import shared
+from pacsifier_ops.leases import LeaseBusy, shared
 from pacsifier_ops.progress import progress_of
 from pacsifier_ops.pseudonyms import local
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
-from pacsifier_ops.pseudonyms.secret import project_folder, project_secret
+from pacsifier_ops.pseudonyms.secret import Secret, project_folder, project_secret
 from pacsifier_ops.run import Run
 from pacsifier_ops.tree import CONVERTING, DEIDENTIFIED, Tree, marker_of, refuse_unfinished
 from pacsifier_ops.upload import steps as upload_steps
@@ -202,6 +207,43 @@ def test_again_does_nothing_and_what_is_new_or_gone_is_done(source: Path, out: P
     assert before.keys() < content(out).keys()
 
 
+def test_the_result_of_what_is_somebody_elses_by_now_is_taken_back(source: Path, out: Path) -> None:
+    first, second = put(source, series(KUNIGUNDE))
+    deidentify(source, out)
+    uids = linkage()["uid_map.csv"]
+    moved = dcmread(first)
+    moved.PatientID, moved.PatientName = ZEBEDAEUS["patient_id"], ZEBEDAEUS["patient_name"]
+    moved.save_as(first)
+    account = deidentify(source, out)[1]
+    assert (account.verdict, account.totals()["deidentified"], account.totals()["quarantined"]) == (COMPLETE, 2, 0)
+    secret = project_secret()
+    found = {str(i.SOPInstanceUID): str(i.PatientID) for i in images(out).values()}
+    assert len(images(out)) == 2 and found == {
+        secret.uid(first.stem): local.pseudonym(secret, ZEBEDAEUS["patient_id"]),
+        secret.uid(second.stem): local.pseudonym(secret, KUNIGUNDE["patient_id"]),
+    }
+    assert {*uids.items()} <= {*linkage()["uid_map.csv"].items()}  # what was replaced once is never forgotten
+    other = dcmread(second)
+    other.PatientComments = "another content"
+    other.save_as(second.with_name("copy.dcm"))
+    account = deidentify(source, out)[1]
+    assert (account.totals()["deidentified"], account.totals()["quarantined"]) == (1, 2)
+    assert len((out / "manifest.csv").read_text().splitlines()) == 1 + 3
+    assert [str(i.SOPInstanceUID) for i in images(out).values()] == [secret.uid(first.stem)]
+
+
+def test_what_came_from_another_folder_is_not_taken_back(source: Path, out: Path, tmp_path: Path) -> None:
+    files = put(source, series(KUNIGUNDE))
+    deidentify(source, out)
+    batch = tmp_path / "batch"
+    put(batch, series(ZEBEDAEUS))
+    broken = batch / files[0].relative_to(source)
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(files[0].read_bytes()[:300])
+    totals = deidentify(batch, out)[1].totals()
+    assert (totals["deidentified"], totals["quarantined"], len(images(out))) == (4, 1, 4)
+
+
 def test_any_worker_in_any_order_gives_the_same(
     source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +280,19 @@ def test_several_processes_give_the_same(
 
 
 # Who becomes whom
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_the_command_takes_the_secret_that_is_kept_elsewhere(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    fill(source)
+    monkeypatch.setenv("PACSIFIER_PROJECT_SECRET", "ab" * 32)
+    monkeypatch.setattr(anonymize, "_cores", lambda: cores)
+    assert command("-d", source, "-o", out) == 0
+    kept = Secret(b"\xab" * 32)
+    assert set(linkage()["mapper.json"]) == {local.pseudonym(kept, p["patient_id"]) for p in (KUNIGUNDE, ZEBEDAEUS)}
+    assert not (project_folder("default") / "secret").exists()
 
 
 def test_every_source_is_heard(source: Path, out: Path, tmp_path: Path) -> None:
@@ -329,7 +384,43 @@ def test_dates_that_would_stay_as_they_are_are_no_moved_dates(source: Path, out:
     assert deidentify(source, out, profile="basic")[1].verdict == COMPLETE
 
 
+def test_what_is_refused_does_not_get_into_the_linkage(source: Path, out: Path, tmp_path: Path) -> None:
+    put(source, series(KUNIGUNDE))
+    days = tmp_path / "days.json"
+    days.write_text('{"ZQX-71830-KW": 0}')
+    with pytest.raises(InputError, match="day shift of every patient is 0"):
+        deidentify(source, out, day_shift=str(days))
+    days.write_text('{"ZQX-71830-KW": 7}')
+    assert deidentify(source, out, day_shift=str(days))[1].verdict == COMPLETE
+    assert {i.StudyDate for i in images(out).values()} == {"19931231"}
+
+
+def test_who_a_patient_became_in_a_folder_holds_there(source: Path, out: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.json"
+    ids.write_text('{"ZQX-71830-KW": "P1"}')
+    put(source, series(KUNIGUNDE))
+    deidentify(source, out, new_ids=str(ids))
+    for path in project_folder("default").glob("*.json"):
+        path.unlink()
+    shutil.rmtree(source)
+    put(source, series(ZEBEDAEUS))
+    ids.write_text('{"YVJ-55912-ZS": "P1"}')
+    with pytest.raises(PatientsRefused, match="several patients one pseudonym: patient 1"):
+        deidentify(source, out, new_ids=str(ids))
+    put(source, series(KUNIGUNDE, 2))
+    assert deidentify(source, out)[1].sources == {"out_folder": 1, "the project's secret": 1}
+    assert {str(i.PatientID) for path, i in images(out).items() if path.startswith("sub-P1/")} == {"P1"}
+    assert linkage()["mapper.json"]["P1"] == "ZQX-71830-KW" and len(linkage()["mapper.json"]) == 2
+
+
 # What is kept, and names
+
+
+def test_folders_keep_names_that_are_no_text(source: Path, out: Path) -> None:
+    (path, *_) = put(source, series(KUNIGUNDE))
+    os.rename(path.parents[2], os.fsencode(source) + b"/sub-M\xfcller")
+    assert deidentify(source, out, keep_patient_dir_names=True)[1].verdict == COMPLETE
+    assert {path.split("/")[0] for path in images(out)} == {"sub-M\ufffdller"}
 
 
 def test_names_follow_what_becomes_of_dates_and_descriptions(source: Path, out: Path, tmp_path: Path) -> None:
@@ -458,6 +549,13 @@ def hand_over(folder: Path) -> None:
     upload_steps.prepare(Run.fresh(), UploadRequest(folder, folder.parent / "log"), node)
 
 
+def test_what_is_put_apart_replaces_nothing_that_lies_there(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        (tmp_path / "image.dcm").write_text(text)
+        put_apart(tmp_path / "image.dcm", tmp_path / "apart" / "image.dcm")
+    assert {path.read_text() for path in (tmp_path / "apart").iterdir()} == {"first", "second"}
+
+
 def test_what_cannot_be_read_is_missing_and_the_folder_stays_half_done(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -547,6 +645,67 @@ def test_what_does_not_go_together_is_refused(source: Path, out: Path, tmp_path:
     tree = Tree.open(source)
     with tree.workplace(shared()), pytest.raises(TreeError, match="somebody is at work"):
         deidentify(source, source)
+
+
+def test_a_folder_that_holds_the_state_root_is_not_replaced_in_place(tmp_path: Path, state_root: Path) -> None:
+    fill(state_root.parent)
+    key = project_secret().fingerprint
+    with pytest.raises(InputError, match="holds the state root"):
+        deidentify(tmp_path, tmp_path)
+    assert project_secret().fingerprint == key and marker_of(tmp_path) == {}
+
+
+def test_a_folder_is_done_when_the_last_run_into_it_is(source: Path, out: Path) -> None:
+    put(source, series(KUNIGUNDE))
+    first, last = Run.fresh(), Run.fresh()
+    for unit in steps.prepare(first, request(source, out)):
+        steps.convert(first, unit)
+    put(source, series(ZEBEDAEUS))
+    units = steps.prepare(last, request(source, out))
+    assert steps.report(first).verdict == COMPLETE
+    assert marker_of(out)["state"] == CONVERTING
+    with steps.Converting(last) as converting:
+        for unit in units:
+            converting.unit(unit)
+        with pytest.raises(LeaseBusy, match="others still convert"):
+            steps.report(last)
+        assert marker_of(out)["state"] == CONVERTING
+    assert steps.report(last).verdict == COMPLETE
+    assert marker_of(out)["state"] == DEIDENTIFIED
+
+
+def test_two_runs_that_begin_a_folder_at_once_share_its_books(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(root: Path) -> dict[str, Any]:
+        found = marker_of(root)
+        time.sleep(0.2)
+        return found
+
+    sources = [tmp_path / "one", tmp_path / "two"]
+    for folder, patient in zip(sources, (KUNIGUNDE, ZEBEDAEUS), strict=True):
+        put(folder, series(patient))
+    project_secret()
+    monkeypatch.setattr(tree, "marker_of", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda folder: steps.prepare(Run.fresh(), request(folder, out)), sources))
+    opened = Tree.existing(out)
+    assert opened is not None
+    assert {s.patient_id for s in series_of(Store(opened, marker_of(out)["id"]))} == {"ZQX-71830-KW", "YVJ-55912-ZS"}
+
+
+def test_a_record_that_finds_no_room_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(Tree(tmp_path, tmp_path / "state"), "id")
+    store.settle("key", Settled("1.2", "x" * 2000, 1, 1, "excluded"), durable=False)
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2200, room[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            store.settle("key", Settled("1.3", "y", 1, 1, "excluded"), durable=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+    store.settle("key", Settled("1.3", "z", 1, 1, "excluded"), durable=True)
+    assert {uid: item.source[0] for uid, item in store.settled("key").items()} == {"1.2": "x", "1.3": "z"}
 
 
 def test_stopped_it_says_what_is_left(source: Path, out: Path) -> None:

@@ -563,6 +563,25 @@ def test_structured_content_is_cleaned_by_concept() -> None:
     assert [item.get("TextValue") for item in below if item.ValueType == "TEXT"] == ["Lung nodule", "REMOVED"]
 
 
+def test_no_number_of_a_report_tells_an_age_over_89() -> None:
+    items = [measured((value, scheme, "Age"), "95", "a") for value, scheme in (("121033", "DCM"), ("1", "99LOCAL"))]
+    items.append(measured(("1", "99LOCAL", "Age"), "45", "a"))
+    for item in items:
+        number = item.MeasuredValueSequence[0]
+        number.FloatingPointValue = float(number.NumericValue)
+        number.RationalNumeratorValue, number.RationalDenominatorValue = int(number.NumericValue), 1
+    made = [item.MeasuredValueSequence[0] for item in after(report(items), "pacsifier").ContentSequence]
+    assert [number.NumericValue for number in made] == [90, 90, 45]
+    assert [number.get("FloatingPointValue") for number in made] == [None, None, 45]
+    assert [number.get("RationalNumeratorValue") for number in made] == [None, None, 45]
+    context = items[1]
+    context.update(context.MeasuredValueSequence[0])
+    context.NumericValue = "97"
+    del context.MeasuredValueSequence
+    made = after(phantom(AcquisitionContextSequence=[context]), "pacsifier").AcquisitionContextSequence
+    assert [item.NumericValue for item in made] == [90]
+
+
 def _item(**attributes: Any) -> Dataset:
     item = Dataset()
     for keyword, value in attributes.items():

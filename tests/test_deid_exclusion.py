@@ -116,6 +116,11 @@ KEPT_BACK: list[tuple[str, dict[str, Any]]] = [
 ]
 FOR_A_PERSON: list[tuple[str, dict[str, Any]]] = [
     ("burned-in-unclear", {"BurnedInAnnotation": "MAYBE"}),
+    (
+        "slide-unclear",
+        {"SOPClassUID": VLWholeSlideMicroscopyImageStorage, "Modality": "SM", "ImageType": ["DERIVED", "", "MACRO"]},
+    ),
+    ("slide-unclear", {"SOPClassUID": VLWholeSlideMicroscopyImageStorage, "Modality": "SM", "ImageType": None}),
     ("digitised", {"ConversionType": "DF", "SOPClassUID": ComputedRadiographyImageStorage, "Modality": "CR"}),
     ("colour", {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}),
     ("colour", {"PhotometricInterpretation": "PALETTE COLOR"}),

@@ -338,6 +338,27 @@ def test_a_newborns_date_of_birth_may_be_a_date_of_the_study_but_nobody_elses() 
     assert search(stored(result()), of(PatientBirthDate="20150501", StudyDate="20150513"))
 
 
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"AcquisitionNumber": "20150512"},
+        {"SliceLocation": "20150512.083"},
+        {"ImageType": ["ORIGINAL", "20150512"]},
+        {"SoftwareVersions": "12.05.2015"},
+    ],
+    ids=lambda planted: next(iter(planted)),
+)
+def test_a_true_date_beside_moved_ones_is_found(planted: dict[str, Any]) -> None:
+    rules, source = profile.compile(profile.load("research")), dataset(SOURCE | planted)
+    shown = stored(result(**planted))
+    assert [hit.split()[0] for hit in search(shown, Identifiers.of(source, PERSON, rules))] == ["StudyDate"]
+    assert search(stored(result()), Identifiers.of(source, PERSON, rules)) == []
+    # Where dates stay as they are, and where the same day is another date after the move, it tells nothing.
+    assert search(shown, Identifiers.of(source, PERSON, profile.compile(profile.load("pacsifier")))) == []
+    source.ContentDate = "20150523"
+    assert search(shown, Identifiers.of(source, PERSON, rules)) == []
+
+
 def test_what_the_profile_keeps_is_not_looked_for() -> None:
     source = dataset(SOURCE | {"DeviceUID": "1.2.276.0.7230010.3.1.4.2344313775.14992", "SOPClassUID": CTImageStorage})
     kept = stored(result(DeviceUID=source.DeviceUID))

@@ -55,7 +55,7 @@ def test_who_it_is_goes() -> None:
         "079 123 45 67", "+41 21 314 11 11", "756.1234.5678.97", "12.03.1963", "1963-03-12", "19630312", "12/3/63",
         "12. 3. 63", "geb. 1963", "8001", "45678", "A1234567", "P0001", "ID7F3A9", "a3f9c2", "14:35:20", "5c8e1f",
         "X-4711-22", "1.2.840.113619.2.55.3", "Bahnhofstr. 17", "Prof. Dr. Stern", "Kopf, Hans", "K. Kern",
-        "hans@spital.ch",
+        "hans@spital.ch", "14/03", "03/14", "12 03 63", "03_14_63",
     ],
 )  # fmt: skip
 def test_identifiers_dates_and_numbers_of_people_go(text: str) -> None:
@@ -66,6 +66,7 @@ def test_identifiers_dates_and_numbers_of_people_go(text: str) -> None:
 
 def test_an_age_over_89_goes() -> None:
     written = ["Thorax {} Jahre", "Thorax {}J", "Abdomen {} ans", "Head 0{}Y", "Head {} years", "Head {}_yo"]
+    written += ["Thorax {}M", "Thorax F {}", "{}/w Thorax", "Thorax_m{}"]
     for form in written:
         assert "95" not in vocabulary.clean(form.format(95)), form
     assert vocabulary.clean("Thorax 85 Jahre") == "Thorax 85 Jahre"

@@ -19,7 +19,8 @@ from pacsifier_ops.cli.get_pseudonyms import main
 from pacsifier_ops.embedded.authority import Authority
 from pacsifier_ops.embedded.deid_server import DeidServer, Faults
 from pacsifier_ops.embedded.phantoms import phantom_series, write
-from pacsifier_ops.errors import ConfigError, InputError, PatientsRefused
+from pacsifier_ops.errors import ConfigError, InputError, LeaseLost, PatientsRefused
+from pacsifier_ops.leases import shared
 from pacsifier_ops.pseudonyms import local
 from pacsifier_ops.pseudonyms.linkage import Keyed, Linkage, Person, read_day_shifts, read_new_ids
 from pacsifier_ops.pseudonyms.local import LocalSource, Style
@@ -136,6 +137,8 @@ def test_a_mapping_file_may_have_a_header_and_be_divided_as_spreadsheets_do(tmp_
         ("A,P1\nsub-A,P2\n", "line 2: the patient is in line 1 already"),
         ("A,P1\nB,p1\n", "line 2: line 1 has this pseudonym already"),
         ("A,P1\nB,a\n", "in line 2; it would hide nobody"),
+        ("A,P1\nB,sub-b\n", "in line 2; it would hide nobody"),
+        ("A,P1\nB,sub-P1\n", "line 2: line 1 has this pseudonym already"),
         ("A,P/1\n", "line 1: not fit to name a patient and a folder"),
         ("A,Pä\n", "line 1: not fit"),
         ("\n", "holds nothing"),
@@ -170,6 +173,7 @@ def test_who_is_linked_stays_who_he_is(tmp_path: Path) -> None:
         ({"D": Person("P5", 5), "sub-D": Person("P5", 5)}, "somebody else's already"),
         ({"E": Person("P6", 5), "D": Person("a", 5)}, "PatientID of somebody in the linkage.* patient 2"),
         ({"p2": Person("P6", 5)}, "PatientID of somebody in the linkage.* patient 1"),
+        ({"E": Person("P6", 5), "D": Person("sub-D", 5)}, "PatientID of somebody in the linkage.* patient 2"),
     ):
         with pytest.raises(PatientsRefused, match=words):
             linkage.add(person)
@@ -186,6 +190,23 @@ def test_a_kill_between_the_two_files_heals(tmp_path: Path) -> None:
     assert linkage.people().of("B") is None
     assert linkage.add({"B": Person("P2", 7)}) == 1
     assert linkage.people().of("B") == Person("P2", 7)
+
+
+def test_who_slept_over_the_linkage_does_not_replace_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    linkage = Linkage("study", tmp_path / "linkage")
+    read = linkage._kept
+
+    def slept() -> Any:
+        kept = read()
+        for slot in shared().root.glob("*/slot-0"):
+            slot.unlink()  # as those do who find it expired
+        Linkage("study", tmp_path / "linkage").add({"A": Person("P1", -3)})
+        return kept
+
+    monkeypatch.setattr(linkage, "_kept", slept)
+    with pytest.raises(LeaseLost):
+        linkage.add({"B": Person("P2", 7)})
+    assert linkage.people().given == {"A": Person("P1", -3)}
 
 
 def test_one_patient_id_of_two_issuers_is_not_one_patient(tmp_path: Path) -> None:
@@ -389,3 +410,25 @@ def test_the_command_asks_the_service_and_meets_its_faults(
         assert main(arguments) == 0 and len(server.calls) == 2  # who is known is not asked for again
     else:
         assert code in (1, 2) and not kept
+
+
+def test_who_is_linked_is_nobody_elses_patient_of_that_id(
+    tmp_path: Path, authority: Authority, server: DeidServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-c", str(authority.path.with_name("config.json")), "--ca", str(authority.path), "-a", "proj"]
+    arguments += ["-d", str(tmp_path / "out")]
+
+    def asked_for(name: str, patient: str, issuer: str) -> int:
+        images = phantom_series(patient_id=patient, patient_name="ZQX^A", n_images=1, IssuerOfPatientID=issuer)
+        write(images, tmp_path / name)
+        return main([*arguments, "--in_folder", str(tmp_path / name)])
+
+    server.faults = Faults()
+    assert asked_for("one", "ZQX-1", "") == asked_for("two", "ZQX-1", "HUG") == 0
+    capsys.readouterr()
+    assert asked_for("three", "ZQX-1", "CHUV") == 2
+    said = "".join(capsys.readouterr())
+    assert "series 1: the PatientID was linked before for another IssuerOfPatientID" in said and "ZQX" not in said
+    Linkage("proj", tmp_path / "out").add({"sub-A_1": Person("P1", 3)})
+    assert asked_for("four", "A-1", "") == 2  # its folder is called as that patient is
+    assert "somebody else's already" in capsys.readouterr().err

@@ -130,6 +130,14 @@ def test_a_tree_that_is_not_identified_is_refused(tmp_path: Path) -> None:
             Tree.open(tmp_path)
 
 
+def test_nobody_works_in_a_tree_that_is_converted_meanwhile(tmp_path: Path) -> None:
+    opened = Tree.open(tmp_path / "out")
+    Tree.convert(tmp_path / "out", {}, in_place=True, run="a")
+    with pytest.raises(TreeError, match="converting by now"), opened.workplace(shared()):
+        pass
+    assert not any(opened.incoming.iterdir())
+
+
 @pytest.mark.parametrize("link", [".pacsifier", ".pacsifier/incoming"])
 def test_nothing_is_cleared_up_through_a_link(tmp_path: Path, link: str) -> None:
     thesis = tmp_path / "elsewhere" / "incoming" / "thesis"

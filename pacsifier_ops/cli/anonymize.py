@@ -23,7 +23,7 @@ from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.errors import Cancelled, PacsifierError, WorkerLost
-from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
+from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT, VARIABLE
 from pacsifier_ops.run import Run, noted_warnings
 
 if TYPE_CHECKING:
@@ -105,13 +105,13 @@ def anonymize(request: DeidRequest) -> int:
     """
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
-        units = steps.prepare(run, request, cancelled=stopped)
+        units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
         error: Exception | None = None
         try:
             _convert(run, units, stopped)
         except Exception as problem:
             error = problem
-        account = steps.report(run)
+        account = steps.report(run, _secret())
         with suppress(BrokenPipeError):  # as in `pacsifier-anonymize ... | head`
             _tell(account, run, error)
         if error is not None and not isinstance(error, PacsifierError):
@@ -119,6 +119,11 @@ def anonymize(request: DeidRequest) -> int:
         if stopped():
             return Cancelled.exit_code
         return 0 if request.accept_incomplete else EXIT_CODES[account.verdict]
+
+
+def _secret() -> str:
+    """The project's secret, where somebody else keeps it; processes that convert have the same environment."""
+    return os.environ.get(VARIABLE, "")
 
 
 def _cores() -> int:
@@ -137,7 +142,7 @@ def _convert(run: Run, units: Sequence[int], stopped: Callable[[], bool]) -> Non
     size = min(_cores(), len(units))
     with _Progress(len(units)) as progress:
         if size < 2:
-            with steps.Converting(run, cancelled=stopped) as converting:
+            with steps.Converting(run, _secret(), stopped) as converting:
                 for unit in units:
                     converting.unit(unit)
                     progress.done()
@@ -197,7 +202,7 @@ def _unit(number: int) -> None:
     global _converting
     with noted_warnings(_run):
         if _converting is None:
-            _converting = steps.Converting(_run, cancelled=_stop.is_set).__enter__()
+            _converting = steps.Converting(_run, _secret(), _stop.is_set).__enter__()
             Finalize(None, _converting.__exit__, (None, None, None), exitpriority=1)
         _converting.unit(number)
 

@@ -24,7 +24,16 @@ from typing import Any
 
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.deid.rules import Option, Rules
-from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, DeidRequest, Settled, Store, series_of
+from pacsifier_ops.deid.run import (
+    DEIDENTIFIED,
+    EXCLUDED,
+    QUARANTINED,
+    WITHDRAWN,
+    DeidRequest,
+    Settled,
+    Store,
+    series_of,
+)
 from pacsifier_ops.files import (
     DATA_FILE,
     atomic_stream,
@@ -250,11 +259,10 @@ def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
         stream.write(b"new,old\n")
         seen: set[str] = set()
         for source in series_of(store):
-            for item in store.settled(source.key).values():
-                for old, new in item.uids.items():
-                    if old not in seen:
-                        seen.add(old)
-                        stream.write(_line((new, old)).encode())
+            for old, new in store.uids(source.key):
+                if old not in seen:
+                    seen.add(old)
+                    stream.write(_line((new, old)).encode())
     return folder
 
 
@@ -290,6 +298,8 @@ def _manifest(store: Store, digest: str) -> Iterator[dict[str, Any]]:
     """A line per object."""
     for source in series_of(store):
         for item in store.settled(source.key).values():
+            if item.reason == WITHDRAWN:
+                continue
             values = (source.target, item.new_uid, item.outcome, item.reason, item.rules, digest)
             yield dict(zip(_COLUMNS, values, strict=True))
     for bad in read_jsonl(store.unreadable):

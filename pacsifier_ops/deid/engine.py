@@ -9,7 +9,8 @@ Dates
   not moved, and a DT never changes its time of day.
 - Dates before 1993 (`YYYY.MM.DD`) stay in that form. Of a DT without day or month, the first one is moved and what was
   not there is left out again. A DA without day or month is none, nor is a range: such values are not moved but
-  emptied, removed or replaced by 1 January 1900, as the rule says.
+  emptied, removed or replaced by 1 January 1900, as the rule says. So are those that stand for no date, such as
+  1 January 1900 or 1970: moved, they would tell by how many days.
 - Versions of context groups and templates are dates of publications: rules keep them.
 
 Birth date and age
@@ -354,7 +355,7 @@ class _Walk:
             return None
         if not tag:
             self.counts[rule.id] += 1
-            if value_type == "NUM" and rule.action is Action.CLEAN and not sr.cap_age(new):
+            if value_type == "NUM" and not sr.cap_age(new) and rule.action is Action.CLEAN:
                 return None
         return new
 

@@ -33,6 +33,8 @@ _GREY = _classes(
 #: Those whose values have 16 bits (PS3.3 C.8.2.1, C.8.3.1, C.8.9.4, C.8.15); eight are a picture of a screen.
 _WORDS = _classes("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 _SLIDES = _classes("77.1.6")
+#: What of a slide is seen in images without its label (PS3.3 C.8.12.4.1.1; LOCALIZER is the older word for THUMBNAIL).
+_FLAVOURS = frozenset({"LOCALIZER", "THUMBNAIL", "VOLUME"})
 #: Other images that may go out: nuclear medicine, colour MR, parametric maps, segmentations, whole slides.
 _IMAGES = _GREY | _SLIDES | _classes("4.3", "5", "20", "30", "66.4")
 #: Objects without pixels that may go out: radiotherapy, registrations, surfaces, spectra, waveforms, presentations.
@@ -315,6 +317,13 @@ RULES: tuple[Rule, ...] = (
         lambda o: o.text("BurnedInAnnotation") not in ("", "YES", "NO"),
         Kind.QUARANTINE,
         Cure.BLACKOUT,
+    ),
+    _rule(
+        "slide-unclear",
+        f"Image Type of whole slides, none of {', '.join(sorted(_FLAVOURS))}",
+        "what of the slide is seen is not said; it may be the label",
+        lambda o: o.sop_class in _SLIDES and _FLAVOURS.isdisjoint(o.image_type),
+        Kind.QUARANTINE,
     ),
     _rule(
         "digitised",

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -25,7 +25,7 @@ from pacsifier_ops.deid import tables, vocabulary
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import Elements
 from pacsifier_ops.deid.reading import Parsed, sequence
-from pacsifier_ops.deid.rules import Action, Rules
+from pacsifier_ops.deid.rules import Action, Option, Rules
 from pacsifier_ops.deid.sr import VALUES, rule_of, text_of
 from pacsifier_ops.errors import Unfit
 from pacsifier_ops.pseudonyms.linkage import Person
@@ -95,7 +95,7 @@ class Found:
     """One identifier, as the object had it.
 
     Attributes:
-        kind: how it is looked for: `name`, `id`, `contact` or `birth`.
+        kind: how it is looked for: `name`, `id`, `contact`, `birth` or `date`.
         tag: attribute that it is from.
         text: its value.
     """
@@ -110,7 +110,8 @@ class Identifiers:
     """What names the patient, or anybody else. Those of a patient's objects are joined with `|`.
 
     Attributes:
-        found: names, ids, addresses, telephone numbers, dates of birth.
+        found: names, ids, addresses, telephone numbers, dates of birth; other dates as they were, where all are moved:
+            beside one of the moved ones, one that stays tells by how many days.
         uids: UIDs that had to be replaced.
         dates: all other dates, as they are after the shift (`YYYYMMDD`): a newborn's date of birth may be one of them.
         pseudonyms: who the patient becomes: nothing that is the same is looked for.
@@ -137,6 +138,8 @@ class Identifiers:
         meta = getattr(ds, "file_meta", None)
         if meta and _INSTANCE in meta:
             collected.keep("uid", _INSTANCE, _encoded(meta.get_item(_INSTANCE).value), DEFAULT)
+        if rules is not None and person.shift and Option.FULL_DATES not in rules.options:
+            collected.found |= {date for date in collected.moved if date.text not in collected.stay}
         return cls(
             frozenset(collected.found),
             frozenset(collected.uids),
@@ -173,6 +176,8 @@ class _Collected:
         self.found: set[Found] = set()
         self.uids: set[str] = set()
         self.dates: set[str] = set()
+        self.moved: set[Found] = set()
+        self.stay: set[str] = set()
         self.places: set[str] = set()
 
     def walk(self, ds: Dataset | Elements, charset: Charset) -> None:
@@ -189,7 +194,11 @@ class _Collected:
                     for item in sequence(value):
                         self.walk(item, charset)
             elif kind and value and self._stays(tag, vr, ds) == (kind == "place"):
-                self.keep(kind, tag, value, charset)
+                self.keep(kind, tag, value, charset, stays=kind == "date" and self._is_left(tag, vr))
+
+    def _is_left(self, tag: int, vr: str) -> bool:
+        """Whether the profile leaves a public attribute as it is."""
+        return self._rules is not None and self._object_rules.find(tag, vr).action is Action.KEEP
 
     def _is_kept(self, item: Dataset | Elements) -> bool:
         """Whether the profile leaves a content item as it is."""
@@ -197,14 +206,19 @@ class _Collected:
             self._rules is not None and isinstance(item, dict) and rule_of(item, self._rules)[0].action is Action.KEEP
         )
 
-    def keep(self, kind: str, tag: int, value: bytes, charset: Charset) -> None:
-        """Keep what a value tells."""
+    def keep(self, kind: str, tag: int, value: bytes, charset: Charset, stays: bool = False) -> None:
+        """Keep what a value tells; of a date, whether it stays as it is."""
         for reading in readings(value, charset):
             texts = [text for one in reading.split("\\") if (text := one.strip("\0 "))]
             if kind == "uid":
                 self.uids.update(text for text in texts if text not in UID_dictionary)
             elif kind == "date":
-                self.dates.update(text[:8] for text in texts)
+                days = {text.replace(".", "")[:8] for text in texts}
+                self.dates |= days
+                if stays:
+                    self.stay |= days
+                else:
+                    self.moved.update(Found(kind, tag, day) for day in days if len(day) == 8)
             elif kind == "place":
                 self.places.update(word for text in texts for form in forms_of(text) for word in form.split())
             else:
@@ -215,7 +229,7 @@ class _Collected:
         if tag == _UID_VALUE and self._is_kept(ds):
             return True
         if self._rules is not None and not tag & 0x10000:
-            return vr not in ("DA", "DT") and self._object_rules.find(tag, vr).action is Action.KEEP
+            return vr not in ("DA", "DT") and self._is_left(tag, vr)
         return vr == "UI" and tables.uids().get(tag, False)
 
 
@@ -320,6 +334,49 @@ class Wanted:
     raw: dict[tuple[bytes, int], int] = field(default_factory=dict)
     opaque: dict[tuple[bytes, int], int] = field(default_factory=dict)
 
+    @cached_property
+    def phrases_by_word(self) -> dict[str, list[tuple[str, int]]]:
+        """The phrases by their first word: of a cohort's, only those whose first word is there are looked for."""
+        index: dict[str, list[tuple[str, int]]] = {}
+        for phrase, tag in self.phrases.items():
+            index.setdefault(phrase[1 : phrase.index(" ", 1)], []).append((phrase, tag))
+        return index
+
+    @cached_property
+    def in_all(self) -> ByPrefix:
+        """What is looked for in all bytes."""
+        return ByPrefix(self.raw)
+
+    @cached_property
+    def in_binary(self) -> ByPrefix:
+        """What is looked for in binary values."""
+        return ByPrefix({**self.raw, **self.opaque})
+
+
+class ByPrefix:
+    """Encoded texts by their first bytes, so that as many as a cohort has are looked for with one look at the data.
+
+    Args:
+        forms: the attribute that each is from, by bytes and width of a character.
+    """
+
+    _LENGTH = 3
+
+    def __init__(self, forms: Mapping[tuple[bytes, int], int]) -> None:
+        self._forms: dict[bytes, list[tuple[bytes, int, int]]] = {}
+        for (form, width), tag in forms.items():
+            self._forms.setdefault(form[: self._LENGTH], []).append((form, width, tag))
+        self._few = len(self._forms) < 1000
+
+    def those_in(self, data: bytes) -> Iterator[tuple[bytes, int, int]]:
+        """Bytes, width and attribute of all that may be in `data`."""
+        length = self._LENGTH
+        if self._few:
+            there = [prefix for prefix in self._forms if prefix in data]
+        else:
+            there = [*({data[at : at + length] for at in range(len(data) - length + 1)} & self._forms.keys())]
+        return (form for prefix in there for form in self._forms[prefix])
+
 
 @lru_cache(maxsize=64)
 def _wanted_of(found: frozenset[Found], pseudonyms: frozenset[str], places: frozenset[str]) -> Wanted:
@@ -334,9 +391,41 @@ def _wanted_of(found: frozenset[Found], pseudonyms: frozenset[str], places: froz
                     _add_id(wanted, one.tag, one.text)
                 case "contact":
                     _add_contact(wanted, one.tag, one.text)
-                case "birth":
-                    _add_birth(wanted, one.tag, one.text)
+                case "birth" | "date":
+                    _add_date(wanted, one.tag, one.text)
     return wanted
+
+
+def wanted_of_cohort(
+    people: Iterable[tuple[Iterable[str], Iterable[str]]], pseudonyms: frozenset[str]
+) -> tuple[Wanted, Wanted]:
+    """What tells who anybody of a cohort is: what can be nobody else, and what may be something else as well.
+
+    The first are full names, and ids of six characters or more; the second shorter ids, parts of names, and names that
+    are everyday words.
+
+    Args:
+        people: names, and ids of any kind (PatientID, accession numbers), of each patient.
+        pseudonyms: who they become, in their normal form (see `normal`): nothing that is the same is looked for.
+    """
+    certain, doubtful = Wanted(), Wanted()
+    for names, ids in people:
+        for text in names:
+            if normal(text) not in pseudonyms:
+                _add_name(parts := Wanted(), _NAME, text, frozenset())
+                certain.phrases.update(parts.phrases)
+                doubtful.words.update(parts.words)
+                doubtful.parts.update(parts.parts)
+                doubtful.whole.update(parts.whole)
+                doubtful.raw.update(parts.raw)
+        for text in ids:
+            if normal(text) not in pseudonyms:
+                long = len(re.sub(r"[\W_]", "", text)) >= 6
+                _add_id(certain if long else doubtful, _ID, text)
+    return certain, doubtful
+
+
+_NAME, _ID = int(Tag("PatientName")), int(Tag("PatientID"))
 
 
 #: Words are runs of letters, or of digits with dots between them: `MR12_Meier` has three.
@@ -463,7 +552,7 @@ def _add_contact(wanted: Wanted, tag: int, text: str) -> None:
                 _add_raw(wanted.raw, tag, part.strip())
 
 
-def _add_birth(wanted: Wanted, tag: int, text: str) -> None:
+def _add_date(wanted: Wanted, tag: int, text: str) -> None:
     try:
         day = dt.datetime.strptime(re.sub(r"\D", "", text)[:8], "%Y%m%d")
     except ValueError:

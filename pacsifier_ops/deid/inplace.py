@@ -28,13 +28,15 @@ CLEARED = "cleared"
 
 
 def put_apart(path: Path, target: Path) -> None:
-    """Move a file to a protected folder, also on another file system.
+    """Move a file to a protected folder, also on another file system; what lies there already stays.
 
     Raises:
         StorageError: it cannot be moved; it is where it was.
     """
     with storage_errors("the project's folder, or the folder that is converted"):
         _folders(target.parent)
+        if os.path.lexists(target):
+            target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
         try:
             os.replace(path, target)
         except OSError as error:
@@ -111,6 +113,7 @@ def _copy(path: Path, target: Path) -> None:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, target)
+        fsync_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

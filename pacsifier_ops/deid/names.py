@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops.deid.run import DeidRequest, Store
@@ -70,9 +71,11 @@ class Namer:
         return self.names.give(self.key((patient, file.study_uid, file.series_uid)), session, series_folder(attributes))
 
     def _patient(self, file: DicomFile, person: Person) -> str:
+        from pacsifier_ops.upload.scan import readable
+
         parts = file.path.relative_to(self.root).parts
         if self._keep and len(parts) > 1:
-            return self.names.give(self.key(("kept", parts[0])), "", parts[0])
+            return self.names.give(self.key(("kept", parts[0])), "", readable(Path(parts[0])))
         return self.names.give(self.key((file.patient_id,)), "", f"sub-{person.pseudonym}")
 
     def _session(self, file: DicomFile, person: Person, patient: str) -> str:

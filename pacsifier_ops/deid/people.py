@@ -6,8 +6,10 @@
 | the file `new_ids`     | yes       |           |
 | the file `day_shift`   |           | yes       |
 | the project's linkage  | yes       | yes       |
+| `out_folder`           | yes       | yes       |
 | the project's secret   | for whom no other source says anything, unless it is to be left out |
 
+Of a patient who is in `out_folder` by an earlier run, it says who that is there.
 A patient is a PatientID, as it is in the objects; what their folders are called does not matter.
 """
 
@@ -26,7 +28,7 @@ from pacsifier_ops.pseudonyms.secret import Secret
 from pacsifier_ops.pseudonyms.values import check_pseudonym
 from pacsifier_ops.tree import patient_folder
 
-NEW_ID, _LINKAGE = "new_id.txt", "the linkage"
+NEW_ID, _LINKAGE, _BEFORE = "new_id.txt", "the linkage", "out_folder"
 
 T = TypeVar("T", str, int)
 
@@ -55,7 +57,9 @@ class Sources:
         new_ids, day_shift: PACSIFIER's files; None where none is given.
         linkage: the project's.
         secret: likewise.
+        before: who patients became in earlier runs into the same folder, by PatientID.
         linked_only: the secret gives no pseudonyms.
+        moving: dates are moved, so not all shifts may be 0.
     """
 
     root: Path
@@ -63,7 +67,9 @@ class Sources:
     day_shift: Path | None
     linkage: Linkage
     secret: Secret
+    before: Mapping[str, Person] = field(default_factory=dict)
     linked_only: bool = False
+    moving: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
     Raises:
         PatientsRefused: sources disagree, one PatientID has two issuers, or two patients would get one pseudonym.
             Patients are told by their number, in order of their PatientIDs.
-        InputError: a file cannot be used.
+        InputError: a file cannot be used, or all shifts are 0.
         StorageError: the linkage cannot be written.
     """
     ordered = sorted(patients, key=lambda patient: patient.patient_id)
@@ -103,6 +109,8 @@ def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
         shifts = {name: given.of(key) for name, given in moved.items()}
         if person := linked.of(key):
             pseudonyms[_LINKAGE], shifts[_LINKAGE] = person.pseudonym, person.shift
+        if person := sources.before.get(key):
+            pseudonyms[_BEFORE], shifts[_BEFORE] = person.pseudonym, person.shift
         source, pseudonym = _agreed(place, pseudonyms, "pseudonyms")
         _, shift = _agreed(place, shifts, "day shifts")
         if pseudonym is None and sources.linked_only:
@@ -112,7 +120,10 @@ def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
             local.shift(sources.secret, key) if shift is None else shift,
         )
         counts[source or "the project's secret"] += 1
-    _refuse_ambiguous(people)
+    # What is once in the linkage stays, so nothing that is refused may get there.
+    _refuse_ambiguous(people, sources.before)
+    if sources.moving:
+        _refuse_unmoved(people)
     issuers = {patient.patient_id: "".join(patient.issuers) for patient in ordered if patient.patient_id in people}
     sources.linkage.add(people, issuers)
     return Answer(people, dict(counts.most_common()))
@@ -126,12 +137,20 @@ def _agreed(place: int, told: Mapping[str, T | None], what: str) -> tuple[str, T
     return next(iter(said.items()), ("", None))
 
 
-def _refuse_ambiguous(people: Mapping[str, Person]) -> None:
-    twice = taken_twice({key: person.pseudonym for key, person in people.items()})
+def _refuse_ambiguous(people: Mapping[str, Person], before: Mapping[str, Person]) -> None:
+    twice = taken_twice({key: person.pseudonym for key, person in {**before, **people}.items()})
     if places := [place for place, key in enumerate(people) if key in twice]:
         raise PatientsRefused("the sources give several patients one pseudonym", places)
     if places := own_names(people):
         raise PatientsRefused("the pseudonym is a PatientID of these data; it would hide nobody", places)
+
+
+def _refuse_unmoved(people: Mapping[str, Person]) -> None:
+    if people and not any(person.shift for person in people.values()):
+        raise InputError(
+            "the profile moves dates, and the day shift of every patient is 0: they would stay as they are; give other "
+            "shifts, or a profile that says what becomes of dates"
+        )
 
 
 def _new_ids_of_folders(root: Path, patients: Sequence[Patient]) -> dict[str, str]:

@@ -64,6 +64,11 @@ _PSEUDONYMS = frozenset({_PATIENT_NAME, _PATIENT_ID, 0x00120040})
 _TOKENS = frozenset({0x00080050, 0x00200010, 0x00120042, 0x00400512, 0x00400551})
 #: ContextGroupVersion, ContextGroupLocalVersion, TemplateVersion, TemplateLocalVersion.
 _VERSIONS = frozenset({0x00080106, 0x00080107, 0x0040DB06, 0x0040DB07})
+#: When a machine was made, installed and calibrated, a trial approved, a product expires: the same for many patients.
+#: Moved by the days of each it would tell how these days differ, and to whoever knows it, the days themselves.
+_SHARED = frozenset(
+    {0x00181200, 0x00181201, 0x00181202, 0x00181203, 0x00181204, 0x00181205, 0x0018700C, 0x0018700E}
+) | {0x00120086, 0x00120087, 0x0044000B}
 #: Curves and overlays with all that describes them: what is drawn there cannot be cleaned without being read.
 _DRAWN = (Mask(0xFF000000, 0x50000000), Mask(0xFF000000, 0x60000000))
 
@@ -89,6 +94,12 @@ _REFERENCES = frozenset({"COMPOSITE", "IMAGE", "UIDREF", "WAVEFORM"})
 #: Content items without text of their own; the codes and measurements in them have rules of their own.
 _CONTENT = ("CODE", "CONTAINER", "NUM", "SCOORD", "SCOORD3D", "TABLE", "TCOORD")
 _SUBJECT = frozenset({("121029", "DCM"), ("121030", "DCM")})
+_CALIBRATED = frozenset({("113723", "DCM")})
+#: What devices call a subject's age and birth date beside the codes of the table, by the table's.
+_ALSO = {
+    ("121033", "DCM", "NUM"): (("30525-0", "LN"), ("29553-5", "LN"), ("397669002", "SCT"), ("424144002", "SCT")),
+    ("121031", "DCM", "DATE"): (("21112-8", "LN"), ("184099003", "SCT")),
+}
 
 
 @dataclass(frozen=True)
@@ -235,6 +246,8 @@ def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str,
         return Rule(without, source)
     letter, option = chosen[0]
     action = Action(letter)
+    if option == Option.MODIFIED_DATES and tag in _SHARED:
+        return Rule(without, source)
     if action is Action.CLEAN and tag in _VERSIONS:
         action = Action.KEEP
     elif action is Action.KEEP and (vr == "AS" or (vr in _TEXT and option == Option.FULL_DATES)):
@@ -301,12 +314,17 @@ def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
             without = Action.PSEUDONYM
         rule = Rule(without, "E.3.4-1")
         chosen = sorted((action, option) for option, action in row.options.items() if option in options)
+        if Option.MODIFIED_DATES in options and (concept.value, concept.scheme) in _CALIBRATED:
+            chosen = []
         if chosen:
             action = Action(chosen[0][0])
             if action is Action.KEEP and concept.value_type == "NUM":
                 action = Action.CLEAN  # a subject's age
             rule = Rule(action, f"E.3.4-1/{chosen[0][1]}", without if action is Action.CLEAN else Action.REMOVE)
         found[concept.value, concept.scheme, concept.value_type] = rule
+    for listed, others in _ALSO.items():
+        for value, scheme in others:
+            found[value, scheme, listed[2]] = found[listed]
     return found
 
 

@@ -25,6 +25,8 @@ Decided here, so that nobody decides it twice:
 - PatientBirthDate is emptied under every option.
 - PatientAge is `CLEAN` where patient characteristics are retained, and removed otherwise.
 - AccessionNumber, StudyID, ClinicalTrialSubjectReadingID, ContainerIdentifier and SpecimenIdentifier become tokens.
+- When a machine was made, installed and calibrated, a trial approved, and a product expires goes where dates are moved:
+  many patients have it in common, so that it would tell by how many days. With full dates it stays.
 - Versions of context groups and templates are dates of publications, not of patients: kept wherever dates are.
 - `U` of `X/Z/U*` is `CLEAN` on the sequence: the UIDs in its items are remapped by their own rules.
 - ContentSequence of key object selections is `CLEAN` under every option, so that what they select stays selected; of

@@ -23,6 +23,7 @@ Beside the state of the output tree, below `deid/<id>/`, for what is to outlive 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ from pacsifier_ops.tree import CONTROL, Tree
 
 #: What becomes of an object. Whatever has none of these is missing.
 DEIDENTIFIED, EXCLUDED, QUARANTINED = "de-identified", "excluded", "quarantined"
+
+#: Why an object is in quarantine whose file is accounted for elsewhere.
+WITHDRAWN = "it is of another patient or series by now, or another file contradicts it"
 
 #: Where outputs lie while a folder is converted in place, below the folder.
 STAGED = f"{CONTROL}/{DEIDENTIFIED}"
@@ -179,16 +183,25 @@ class Store:
         """What became of the objects of a series so far, by SOP Instance UID; the last word on each holds."""
         return {item["uid"]: Settled(**item) for item in _lines(self._path(key))}
 
+    def uids(self, key: str) -> Iterator[tuple[str, str]]:
+        """Every UID of a series that was ever replaced, and the one that it became."""
+        return (pair for item in _lines(self._path(key)) for pair in item["uids"].items())
+
     def settle(self, key: str, item: Settled, durable: bool) -> None:
         """Keep what became of an object.
 
         Args:
             durable: it is kept even if the machine fails the moment after.
+
+        Raises:
+            OSError: it cannot be kept.
         """
         handle = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         try:
             # The line's end comes first: a line that was torn spoils no other.
-            os.write(handle, b"\n" + json.dumps(asdict(item), separators=(",", ":")).encode())
+            line = b"\n" + json.dumps(asdict(item), separators=(",", ":")).encode()
+            if os.write(handle, line) < len(line):  # what a disk does that is about to be full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if durable:
                 os.fsync(handle)
         finally:

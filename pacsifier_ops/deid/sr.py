@@ -15,6 +15,8 @@ from pacsifier_ops.deid.values import padded
 
 VALUE_TYPE, CONTENT = 0x0040A040, 0x0040A730
 _NAME, _MEASURED, _UNITS, _NUMBER = 0x0040A043, 0x0040A300, 0x004008EA, 0x0040A30A
+#: FloatingPointValue, RationalNumeratorValue, RationalDenominatorValue: the same number again.
+_AGAIN = (0x0040A161, 0x0040A162, 0x0040A163)
 _REFERENCE = 0x0040DB73
 _CODES, _SCHEME = (0x00080100, 0x00080119, 0x00080120), 0x00080102
 
@@ -57,11 +59,12 @@ def rule_of(item: Elements, rules: Rules) -> tuple[Rule, str]:
 
 
 def cap_age(item: Elements) -> bool:
-    """Make an age of more than 89 years 90 years (PS3.15 E.3.5); False where it cannot be told what it is."""
+    """Make an age of more than 89 years 90 years (PS3.15 E.3.5); False where it cannot be told what it is.
+
+    Of measurements in general, too: what lasted that long is an age, whatever code says so.
+    """
     measured = item.get(_MEASURED, ("", b""))[1]
-    if not isinstance(measured, list):
-        return False
-    for one in measured:
+    for one in measured if isinstance(measured, list) else [item]:  # outside of reports, the item holds the number
         years = _YEARS.get(code_of(one, _UNITS)[0])
         try:
             age = float(text_of(one, _NUMBER))
@@ -71,6 +74,8 @@ def cap_age(item: Elements) -> bool:
             return False
         if age * years >= 90:
             one[_NUMBER] = ("DS", padded(f"{90 / years:.0f}".encode(), "DS"))
+            for tag in _AGAIN:
+                one.pop(tag, None)
     return True
 
 

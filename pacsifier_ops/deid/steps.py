@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pacsifier_ops import settings
 from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.deid.inplace import CLEARED, clear, put_apart, take_place
 from pacsifier_ops.deid.names import Namer
@@ -23,7 +24,9 @@ from pacsifier_ops.deid.people import Patient, Sources, who_becomes_whom
 from pacsifier_ops.deid.run import (
     DEIDENTIFIED,
     EXCLUDED,
+    QUARANTINED,
     STAGED,
+    WITHDRAWN,
     DeidRequest,
     Settled,
     Source,
@@ -32,7 +35,7 @@ from pacsifier_ops.deid.run import (
 )
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, TreeError
 from pacsifier_ops.files import fsync_folder, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
-from pacsifier_ops.leases import shared
+from pacsifier_ops.leases import LeaseBusy, shared
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import Secret, project_folder, project_secret
 from pacsifier_ops.run import MOST, Run, never, now, slices
@@ -56,6 +59,7 @@ PART = 200
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("scan", "units", "results", "manifest", "summary", "thumbnails")
 
+_AT_WORK = "somebody is at work in the folder; wait until that has ended, then run again"
 _NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
 _NOT_LINKED = "its patient has no pseudonym"
 _SEVERAL_IDS = "it has several values in PatientID"
@@ -152,6 +156,7 @@ def prepare(
     marker = marker_of(request.out_folder)
     begun = marker.get("state") == CONVERTING
     if begun and marker.get(CLEARED):
+        write_marker(request.out_folder, {**marker, "run": run.name})
         return _planned(run, [], {"passed_over": {}, "sources": {}}, most)  # no original is left
     try:
         found = scan(request.in_folder, cancelled)
@@ -161,12 +166,13 @@ def prepare(
     groups, unreadable = _grouped(found, request.in_folder)
     if not (groups or unreadable or begun or request.allow_empty):
         raise InputError("in_folder holds no DICOM file")
-    answer = who_becomes_whom(_patients(groups), _sources(request, how.secret))
+    answer = who_becomes_whom(_patients(groups), _sources(request, how))
     unreadable += _unlinked(groups, answer.people, request.in_folder)
-    _check_shifts(answer.people.values(), how.rules)
-    tree = Tree.convert(request.out_folder, how.stamp, request.in_place)
-    store = Store(tree, marker_of(tree.root)["id"])
-    with shared().acquire(f"deid:{tree.key}", cancelled=cancelled), storage_errors("the state root"):
+    with shared().acquire(f"deid:{request.out_folder}", cancelled=cancelled), storage_errors("the state root"):
+        tree = Tree.convert(request.out_folder, how.stamp, request.in_place, run.name)
+        if request.in_place and tree.in_use(shared()):
+            raise TreeError(_AT_WORK)
+        store = Store(tree, marker_of(tree.root)["id"])
         sources = _catalogued(store, groups, answer.people, Namer(store, request, how.rules, how.secret))
         unreadable = [*_moved_before(store, groups, request), *unreadable]
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
@@ -179,6 +185,9 @@ def _check_folders(request: DeidRequest) -> None:
     _check_trees([request.in_folder], request)
     if not request.in_place and any(marker_of(folder) for folder in request.out_folder.parents):
         raise TreeError("out_folder lies within another data set; give a folder apart")
+    kept = (settings.state_root(), settings.spool())
+    if request.in_place and any(request.in_folder in (own, *own.parents) for own in map(Path.resolve, kept)):
+        raise InputError("the folder holds the state root or the spool, and would be cleared of it; give another one")
     if request.in_folder in request.out_folder.parents or request.out_folder in request.in_folder.parents:
         raise InputError("in_folder and out_folder lie one within the other; give folders apart, or the same one")
 
@@ -191,7 +200,7 @@ def _check_trees(trees: Iterable[Path], request: DeidRequest) -> None:
         if state != IDENTIFIED and not going_on:
             raise TreeError(f"in_folder, or a folder above or below it, holds data that is {state} already")
         if request.in_place and (tree := Tree.existing(folder)) is not None and tree.in_use(shared()):
-            raise TreeError("somebody is at work in the folder; wait until that has ended, then run again")
+            raise TreeError(_AT_WORK)
 
 
 def _grouped(found: Scan, root: Path) -> tuple[dict[tuple[str, str, str], list[DicomFile]], list[dict[str, Any]]]:
@@ -217,10 +226,22 @@ def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Ite
     return patients.values()
 
 
-def _sources(request: DeidRequest, secret: Secret) -> Sources:
+def _sources(request: DeidRequest, how: How) -> Sources:
+    from pacsifier_ops.deid.rules import Option
+
     new_ids, day_shift = (Path(name) if name else None for name in (request.new_ids, request.day_shift))
-    linkage = Linkage(request.project)
-    return Sources(request.in_folder, new_ids, day_shift, linkage, secret, request.linked_only)
+    tree, marker = Tree.existing(request.out_folder), marker_of(request.out_folder)
+    earlier = series_of(Store(tree, marker["id"])) if tree and "id" in marker else ()
+    return Sources(
+        request.in_folder,
+        new_ids,
+        day_shift,
+        Linkage(request.project),
+        how.secret,
+        before={source.patient_id: source.person for source in earlier},
+        linked_only=request.linked_only,
+        moving=Option.MODIFIED_DATES in how.rules.options,
+    )
 
 
 def _unlinked(
@@ -231,17 +252,6 @@ def _unlinked(
 
     left = [files for group in [*groups] if group[0] not in people for files in groups.pop(group)]
     return [{"path": readable(f.path.relative_to(root)), "reason": _NOT_LINKED, "missing": False} for f in left]
-
-
-def _check_shifts(people: Iterable[Person], rules: Rules) -> None:
-    from pacsifier_ops.deid.rules import Option
-
-    shifts = [person.shift for person in people]
-    if Option.MODIFIED_DATES in rules.options and shifts and not any(shifts):
-        raise InputError(
-            "the profile moves dates, and the day shift of every patient is 0: they would stay as they are; give other "
-            "shifts, or a profile that says what becomes of dates"
-        )
 
 
 def _catalogued(
@@ -548,6 +558,7 @@ def report(run: Run, secret: str = "") -> Account:
         InputError: the run ended before the folder was looked at.
         TreeError: the output folder is not what this run left.
         StorageError: something cannot be written, or moved.
+        LeaseBusy: another run still converts into the output folder, so nobody can say yet that it is done.
     """
     from pacsifier_ops.deid import books
     from pacsifier_ops.deid.contact import ContactSheets
@@ -564,6 +575,8 @@ def report(run: Run, secret: str = "") -> Account:
         with ContactSheets() as sheets:
             for source in _in_parts(run):
                 make_sheet(sheets, store, _base(request), source, fresh=True)
+    if not request.in_place and marker.get("run") == run.name:
+        _withdraw(run, request, store)
     account = books.close(run, request, store, how.rules)
     account.apart = str(apart_of(run, request)) if request.in_place else ""
     if request.in_place and not account.missing and marker["state"] == CONVERTING:
@@ -574,10 +587,41 @@ def report(run: Run, secret: str = "") -> Account:
     with storage_errors("the state root"):
         linkage = books.write_linkage(request, store, how.rules)
     books.write(run, account, tree, store, linkage, how.rules)
-    if account.verdict == COMPLETE:
-        with storage_errors("out_folder"):
-            write_marker(tree.root, {**marker_of(tree.root), "state": FINISHED})
+    with shared().acquire(f"deid:{tree.root}"):
+        marker = marker_of(tree.root)
+        if account.verdict == COMPLETE and marker.get("run") == run.name:  # else who began after us says it
+            if tree.in_use(shared()):
+                raise LeaseBusy("others still convert into out_folder; close the books again when they have ended")
+            with storage_errors("out_folder"):
+                write_marker(tree.root, {**marker, "state": FINISHED})
     return account
+
+
+def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:
+    """Take back results of objects that are of another patient or series by now, or that another file contradicts."""
+    planned = {
+        line[-1]: item["key"] for unit in run.parts("units") for item in read_jsonl(unit) for line in item["files"]
+    }
+    unfit = {item["path"] for item in read_jsonl(store.unreadable) if not item["missing"]}
+    for source in series_of(store):
+        for uid, item in store.settled(source.key).items():
+            if item.outcome == DEIDENTIFIED and (
+                planned[uid] != source.key if uid in planned else item.source in unfit and _same_file(request, item)
+            ):
+                with storage_errors("out_folder"):
+                    (_base(request) / item.file).unlink(missing_ok=True)
+                with storage_errors("the state root"):
+                    gone = Settled(uid, item.source, item.size, item.mtime_ns, QUARANTINED, WITHDRAWN)
+                    store.settle(source.key, gone, durable=True)
+
+
+def _same_file(request: DeidRequest, item: Settled) -> bool:
+    """Whether the file that an object came from is there, as it was."""
+    try:
+        status = (request.in_folder / item.source).stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
 
 
 def _in_parts(run: Run) -> Iterable[Source]:

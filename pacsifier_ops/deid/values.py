@@ -44,6 +44,14 @@ _DATE = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)", re.ASCII)
 _DATETIME = re.compile(rf"(\d{{4}})(?:(\d\d)(?:(\d\d)({_TIME})?)?)?([+-](?:0\d|1[0-4])[0-5]\d)?", re.ASCII)
 
 
+#: Dates that devices write where they know none: the first days of their calendars.
+_NOBODYS = frozenset(
+    (dt.date(1901, 1, 1), dt.date(1904, 1, 1), dt.date(1969, 12, 31), dt.date(1970, 1, 1), dt.date(1980, 1, 1))
+)
+#: Years of which a date may be one of a patient's.
+_YEARS = range(1901, 2100)
+
+
 def is_valid(vr: str, text: str) -> bool:
     """Whether one value, without padding, is one of a VR that is written in characters. An empty one is."""
     if not text:
@@ -63,7 +71,8 @@ def is_valid(vr: str, text: str) -> bool:
 def shifted_date(text: str, days: int) -> str | None:
     """A date (DA) that many days later, in the form that it has; None where it is none.
 
-    `YYYY.MM.DD` of before 1993 is a date; ranges and dates without month or day are none.
+    `YYYY.MM.DD` of before 1993 is a date; ranges and dates without month or day are none. Nor is one that stands for
+    no date, such as 19000101, where days are not 0: everybody would see by how many days it was moved.
     """
     found = _DATE.fullmatch(text)
     moved = found and _moved(found[1], found[3], found[4], days)
@@ -74,7 +83,7 @@ def shifted_date(text: str, days: int) -> str | None:
 def shifted_datetime(text: str, days: int) -> str | None:
     """A date and time (DT) that many days later; precision, fraction and zone stay. None where it is none.
 
-    Where month or day are missing, it is the first of them that is moved.
+    Where month or day are missing, it is the first of them that is moved. What stands for no date is none.
     """
     found = _DATETIME.fullmatch(text)
     if not found:
@@ -86,7 +95,8 @@ def shifted_datetime(text: str, days: int) -> str | None:
 
 def _moved(year: str, month: str, day: str, days: int) -> dt.date | None:
     try:
-        return dt.date(int(year), int(month), int(day)) + dt.timedelta(days)
+        date = dt.date(int(year), int(month), int(day))
+        return None if days and (date.year not in _YEARS or date in _NOBODYS) else date + dt.timedelta(days)
     except (ValueError, OverflowError):
         return None
 

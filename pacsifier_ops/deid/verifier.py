@@ -13,6 +13,7 @@ What is looked for, and how, so that a hit means something:
 | short parts and ids, such as Eva or 12345 | where they are the whole of a text                                      |
 | everyday words, short ids of procedures   | where they are the whole value of the same attribute, or of a name      |
 | ids of digits in numbers (IS, DS), UIDs   | where they are the whole number, or a whole component                   |
+| other dates, where all are moved          | as dates of birth; in numbers, where one begins so                      |
 | UIDs that had to be replaced              | where they are the whole UID                                            |
 
 Text is compared without case and accents; ä is a as well as ae. Everyday words are those that the cleaning of
@@ -26,6 +27,7 @@ import mmap
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -44,6 +46,7 @@ from pacsifier_ops.deid.identifiers import (
     CHARACTER_SET,
     IDS,
     WORD,
+    ByPrefix,
     Identifiers,
     Wanted,
     charset_of,
@@ -59,14 +62,13 @@ from pacsifier_ops.query.names import fold
 __all__ = ["Identifiers", "search"]
 
 _UNDEFINED = 0xFFFFFFFF
+_NONE: Mapping[str, int] = {}
 _ITEM, _ITEM_BIG = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"
 _TRANSFER_SYNTAX, _PIXEL_DATA, _FRAMES = 0x00020010, 0x7FE00010, 0x00280008
 #: Samples, frames, rows, columns and bits: what tells how many bytes native pixels have.
 _DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100})
 #: Values of more bytes are not copied before it is known what they are; files of more are not read into memory.
 _LARGE, _MAPPED = 1 << 16, 1 << 22
-#: Of more forms than any patient has, most are sorted out before they are searched for.
-_MANY = 1000
 #: Markers of comments and application data, by what a stream begins with: JPEG, JPEG-LS; JPEG 2000.
 _REMARKS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
 #: Markers behind which the pixels come: start of scan, start of tile-part, end of image.
@@ -87,12 +89,64 @@ def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
     Raises:
         OSError: the file cannot be read at all.
     """
+    try:
+        held = read(source)
+    except Unreadable as error:
+        return [str(error)]
+    wanted = identifiers.wanted
+    dates = {day: tag for day, tag in wanted.dates.items() if day not in identifiers.dates}
+    return [str(hit) for hit in sorted(hits(held, wanted, identifiers.uids, dates))]
+
+
+class Hit(NamedTuple):
+    """Something that was looked for and found.
+
+    Attributes:
+        what: keyword of the attribute that it is from, or `a UID that had to be replaced`.
+        where: the attribute that it was found in; `the bytes of the file` where that is not known.
+    """
+
+    what: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.what} found in {self.where}"
+
+
+def hits(held: Held, wanted: Wanted, uids: AbstractSet[str], dates: Mapping[str, int] = _NONE) -> set[Hit]:
+    """Where what is wanted is in what a file holds.
+
+    Args:
+        uids: UIDs that must not be there.
+        dates: dates (`YYYYMMDD`) that must not be there, with the attribute that they are from.
+    """
+    found = {*_in_text(held, wanted, dates), *_in_values(held, wanted, dates), *_in_bytes(held, wanted, dates)}
+    every = {Hit(_name(source), _place(tag)) for source, tag in found}
+    return every | {Hit("a UID that had to be replaced", _place(tag)) for tag in _old_uids(held, uids)}
+
+
+def read(source: Path | bytes) -> Held:
+    """What a DICOM file holds, for `hits`.
+
+    Raises:
+        Unreadable: it cannot be searched; says why.
+        OSError: the file cannot be read at all.
+    """
     if isinstance(source, bytes):
-        return _search(source, identifiers)
+        return _understood(source)
     if source.stat().st_size < _MAPPED:
-        return _search(source.read_bytes(), identifiers)
+        return _understood(source.read_bytes())
     with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _search(data, identifiers)
+        return _understood(data)
+
+
+def plain(texts: Iterable[str]) -> Held:
+    """Texts that are no DICOM file, for `hits`: what tables hold, or what files are called."""
+    held = Held()
+    for text in texts:
+        held.texts.append((0, text.encode("ascii") if text.isascii() else text))
+        held.pieces.append(text.encode("utf-8", "surrogateescape"))
+    return held
 
 
 #: Characters of numbers, dates and UIDs; of text, in whatever encoding.
@@ -102,7 +156,7 @@ _UID = re.compile(rb"[0-2]\.[\d.]{8,}\d")
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
     """What a file holds, by how it is searched; tag and value. Values that are no plain ASCII are decoded.
 
     Attributes:
@@ -124,23 +178,17 @@ class _Held:
     pieces: list[bytes] = field(default_factory=list)
 
 
-class _Unreadable(Exception):
+class Unreadable(Exception):
     """The file is not what it should be; the reason in words."""
 
 
-def _search(data: bytes | mmap.mmap, identifiers: Identifiers) -> list[str]:
+def _understood(data: bytes | mmap.mmap) -> Held:
     try:
-        held = _read(data)
-    except _Unreadable as error:
-        return [str(error)]
+        return _read(data)
+    except Unreadable:
+        raise
     except Exception as error:
-        return [f"the file cannot be read again ({type(error).__name__})"]
-    wanted = identifiers.wanted
-    dates = {day: tag for day, tag in wanted.dates.items() if day not in identifiers.dates}
-    found = {*_in_text(held, wanted, dates), *_in_values(held, wanted, dates), *_in_bytes(held, wanted, dates)}
-    reasons = {f"{_name(source)} found {_place(tag)}" for source, tag in found}
-    reasons |= {f"a UID that had to be replaced found {_place(tag)}" for tag in _old_uids(held, identifiers.uids)}
-    return sorted(reasons)
+        raise Unreadable(f"the file cannot be read again ({type(error).__name__})") from None
 
 
 def _name(tag: int) -> str:
@@ -148,10 +196,10 @@ def _name(tag: int) -> str:
 
 
 def _place(tag: int) -> str:
-    return f"in ({tag >> 16:04X},{tag & 0xFFFF:04X})" if tag else "in the bytes of the file"
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})" if tag else "the bytes of the file"
 
 
-def _in_text(held: _Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+def _in_text(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
     """What is found in text: the attribute that it was from, and the place."""
     for values, whole in ((held.texts, wanted.whole), (held.codes, {})):
         if any(_matches([value for _, value in values], wanted, dates, whole)):
@@ -169,10 +217,10 @@ def _matches(
     found = WORD.findall(joined.replace("\\", BETWEEN).replace("=", BETWEEN))
     words, text = set(found), f" {' '.join(found)} "
     yield from (wanted.words[word] for word in wanted.words.keys() & words)
-    for phrase, source in wanted.phrases.items():
-        if phrase[1 : phrase.index(" ", 1)] in words and phrase in text:
-            yield source
-    yield from (source for part, source in wanted.parts.items() if part in text)
+    for word in wanted.phrases_by_word.keys() & words:
+        yield from (source for phrase, source in wanted.phrases_by_word[word] if phrase in text)
+    if not text.isascii():
+        yield from (source for part, source in wanted.parts.items() if part in text)
     if whole:
         every = {value.strip() for value in text.split(BETWEEN)}
         yield from (whole[value] for value in whole.keys() & every)
@@ -182,7 +230,7 @@ def _matches(
             yield source
 
 
-def _in_values(held: _Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
     """What is found where a value is compared as a whole."""
     for key, tag, value in held.named:
         text = value if isinstance(value, str) else value.decode("ascii")
@@ -190,11 +238,9 @@ def _in_values(held: _Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterato
             for form in forms_of(one):
                 if (source := wanted.same.get((key, form))) is not None:
                     yield source, tag
-    numbers = {number.encode(): source for number, source in wanted.numbers.items()}
     for tag, data in held.numbers:
-        for number, source in numbers.items():
-            if number in data and number in (one.strip(b"\0 +").lstrip(b"0") for one in data.split(b"\\")):
-                yield source, tag
+        there = {one.strip("\0 +").lstrip("0") for one in data.decode("latin-1").split("\\")}
+        yield from ((wanted.numbers[number], tag) for number in wanted.numbers.keys() & there)
     for tag, data in held.uids:
         for uid in data.decode("latin-1").split("\\"):
             # Those that replace others are numbers of 128 bits, in which any other number may stand.
@@ -204,27 +250,29 @@ def _in_values(held: _Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterato
         for tag, data in held.dates:
             if re.search(rb"(?<!\d)" + date.encode(), data.replace(b".", b"")):
                 yield source, tag
+        for tag, data in held.numbers:
+            if date.encode() in data and re.search(rb"(?:^|\\)[ +]*" + date.encode(), data):
+                yield source, tag
 
 
-def _in_bytes(held: _Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+def _in_bytes(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
     """What is found in bytes that nobody decodes, and in all bytes."""
-    opaque = {**wanted.raw, **wanted.opaque}
-    opaque |= {(form, 1): source for date, source in dates.items() for form in written(date)[2]}
+    opaque = [
+        wanted.in_binary,
+        ByPrefix({(form, 1): source for day, source in dates.items() for form in written(day)[2]}),
+    ]
     if any(_found_in(b"\0\0".join(value for _, value in held.binary), opaque)):
         for tag, value in held.binary:
             for source in _found_in(value, opaque):
                 yield source, tag
     for piece in held.pieces:
-        for source in _found_in(piece, wanted.raw):
+        for source in _found_in(piece, [wanted.in_all]):
             yield source, 0
 
 
-def _found_in(data: bytes, forms: Mapping[tuple[bytes, int], int]) -> Iterator[int]:
+def _found_in(data: bytes, wanted: Iterable[ByPrefix]) -> Iterator[int]:
     data = data.lower()
-    if len(forms) > _MANY:  # one look at the data instead of one for each
-        there = {data[at : at + 4] for at in range(len(data))}
-        forms = {key: source for key, source in forms.items() if key[0][:4] in there}
-    for (form, width), source in forms.items():
+    for form, width, source in (form for forms in wanted for form in forms.those_in(data)):
         at = data.find(form)
         while at >= 0:
             before, end = data[max(at - width, 0) : at], at + len(form)
@@ -242,7 +290,7 @@ def _goes_on(beside: bytes, end: bytes) -> bool:
     return one.isdigit() if other.isdigit() else one.isalpha()
 
 
-def _old_uids(held: _Held, uids: frozenset[str]) -> Iterator[int]:
+def _old_uids(held: Held, uids: AbstractSet[str]) -> Iterator[int]:
     """Where UIDs are that had to go."""
     for tag, data in held.uids:
         if not uids.isdisjoint(one.strip("\0 ") for one in data.decode("latin-1").split("\\")):
@@ -265,16 +313,16 @@ class _Form(NamedTuple):
         return int.from_bytes(data, "little" if self.little else "big")
 
 
-def _read(data: bytes | mmap.mmap) -> _Held:
+def _read(data: bytes | mmap.mmap) -> Held:
     """Read a file again, element by element: of what is there twice, both are seen.
 
     Raises:
-        _Unreadable: there is more, or less, than can be read.
+        Unreadable: there is more, or less, than can be read.
         Exception: whatever pydicom raises.
     """
     if data[128:132] != b"DICM":
-        raise _Unreadable("the file is no DICOM file")
-    held = _Held()
+        raise Unreadable("the file is no DICOM file")
+    held = Held()
     stream: Any = BytesIO(data) if isinstance(data, bytes) else data
     stream.seek(132)
     meta = {element.tag: element for element in data_element_generator(stream, False, True, _behind_meta)}
@@ -291,7 +339,7 @@ def _read(data: bytes | mmap.mmap) -> _Held:
     form = _Form(syntax.is_implicit_VR, syntax.is_little_endian)
     _sort(held, _without_bulk(held, data, stream, form), form, DEFAULT)
     if stream.tell() != len(data):
-        raise _Unreadable("the file holds more than can be read, or ends within a value")
+        raise Unreadable("the file holds more than can be read, or ends within a value")
     return held
 
 
@@ -299,7 +347,7 @@ def _behind_meta(tag: int, vr: str | None, length: int) -> bool:
     return tag >> 16 != 2
 
 
-def _without_bulk(held: _Held, data: bytes | mmap.mmap, stream: Any, form: _Form) -> Iterator[Any]:
+def _without_bulk(held: Held, data: bytes | mmap.mmap, stream: Any, form: _Form) -> Iterator[Any]:
     """The elements of a data set without pixels and samples; the bytes without them, in pieces."""
     begin, described = 0, dict[int, bytes]()
     for element in data_element_generator(stream, *form, defer_size=_LARGE):
@@ -322,7 +370,7 @@ def _end(data: bytes | mmap.mmap, element: RawDataElement, most: int) -> int:
     place = element.value_tell
     if element.length != _UNDEFINED:
         if place + element.length > len(data):
-            raise _Unreadable("the file ends within a value")
+            raise Unreadable("the file ends within a value")
         return place + min(element.length, most)
     while data[place : place + 4] == _ITEM:
         place += 8 + int.from_bytes(data[place + 4 : place + 8], "little")
@@ -342,7 +390,7 @@ def _remarks(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[bytes]:
             if data[marker + 1] in kinds:
                 remark = data[marker + 4 : min(marker + 2 + length, place)]
                 if remark.startswith((b"Exif\0", b"http://ns.adobe.com/")):
-                    raise _Unreadable("the pixels hold a description of the photograph (Exif, XMP)")
+                    raise Unreadable("the pixels hold a description of the photograph (Exif, XMP)")
                 yield remark
             marker += 2 + length
         last = data.rfind(b"\xff\xd9", begin, place)
@@ -360,7 +408,7 @@ def _size_of_pixels(described: Mapping[int, bytes], form: _Form) -> int:
     return -(-frames * bits // 8)
 
 
-def _sort(held: _Held, elements: Iterable[Any], form: _Form, charset: Charset) -> None:
+def _sort(held: Held, elements: Iterable[Any], form: _Form, charset: Charset) -> None:
     """Sort the elements of a data set or an item, and those within."""
     vrs = _usual_vrs()
     for element in elements:
@@ -375,7 +423,7 @@ def _sort(held: _Held, elements: Iterable[Any], form: _Form, charset: Charset) -
         if not value or tag in _BULK:
             continue
         if len(value) != element.length != _UNDEFINED:
-            raise _Unreadable("the file ends within a value")
+            raise Unreadable("the file ends within a value")
         if tag == CHARACTER_SET:
             charset = charset_of(value)
         kind = _HOW.get(vr, "binary")
@@ -394,7 +442,7 @@ def _sort(held: _Held, elements: Iterable[Any], form: _Form, charset: Charset) -
                 held.codes.extend((tag, text) for text in _decoded(value, charset))
 
 
-#: How a file is searched, by VR: what of `_Held` a value goes to; in numbers of fixed size no text can stand.
+#: How a file is searched, by VR: what of `Held` a value goes to; in numbers of fixed size no text can stand.
 _HOW = {
     **dict.fromkeys(words_of("AE LO LT PN SH ST UC UR UT"), "texts"),
     **dict.fromkeys(words_of("AS CS"), "codes"),
@@ -411,14 +459,14 @@ def _items(value: Any, form: _Form) -> Iterator[Iterable[Any]]:
         while value[at : at + 4] == item and value[at + 4 : at + 8] != b"\xff\xff\xff\xff":
             end = at + 8 + form.number(value[at + 4 : at + 8])
             if end > len(value):
-                raise _Unreadable("the file ends within a value")
+                raise Unreadable("the file ends within a value")
             yield data_element_generator(BytesIO(value[at + 8 : end]), *form)
             at = end
         value = read_sequence(BytesIO(value[at:]), *form, len(value) - at, "ascii") if at < len(value) else []
     yield from (item.values() for item in value or ())
 
 
-def _sort_binary(held: _Held, tag: int, value: bytes) -> None:
+def _sort_binary(held: Held, tag: int, value: bytes) -> None:
     if value.translate(None, _PRINTABLE):
         held.binary.append((tag, value))
     elif len(value) > 1:

@@ -30,16 +30,22 @@ _NUMBER = r"\d+(?:[.,]\d+)?"
 _VALUE = r"\d{1,4}(?:[.,]\d{1,3})?"
 #: A word: letters and digits, or a decimal number with what follows.
 _WORD = re.compile(rf"{_NUMBER}[^\W_]*|[^\W\d_][^\W_]*")
-#: Dates and times as people write them: day, month and year; year, month and day; hours and minutes; with month's name.
+#: Dates and times as people write them: day, month and year; year, month and day; day and month; hours and minutes.
 _MOMENT = re.compile(
     r"(?<!\d)(?:\d{1,2}\s?[./-]\s?\d{1,2}\s?[./-]\s?(?:\d{4}|\d{2})|(?:19|20)\d\d[./-]\d{1,2}(?:[./-]\d{1,2})?|\d{1,2}[./](?:19|20)\d\d"
-    r"|\d{1,2}:\d\d(?::\d\d)?|\d{1,2}\.\s?\d{1,2}\.)(?!\d)"
+    r"|\d{1,2}:\d\d(?::\d\d)?|\d{1,2}\.\s?\d{1,2}\."
+    r"|(?<![^\W_])(?:[0-3]\d/[01]\d|[01]\d/[0-3]\d)(?![^\W_])"
+    r"|[0-3]\d([ _])[01]\d\1\d\d|[01]\d([ _])[0-3]\d\2\d\d)(?!\d)"
 )
 #: Ages, of which those over 89 years tell who somebody is.
 _AGE = re.compile(
     r"(?<!\d)0?(\d{2,3})[\s_-]{0,2}"
     r"(?:y|yrs?|yo|y\.o\.|years?|j|jahre?|j(?:ä|ae)hrige?[nrs]?|ans?|anni|anno)(?![^\W\d_])",
     re.IGNORECASE,
+)
+#: The same in short, beside the sex: 95M, F/95.
+_AGE_AND_SEX = re.compile(
+    r"(?<![^\W_])(?:(?:9[1-9]|1[01]\d)\s?/?\s?[fmw]|[fmw]\s?/?\s?(?:9[1-9]|1[01]\d))(?![^\W_])", re.IGNORECASE
 )
 _ZONE = re.compile(r"[+-](?:0\d|1[0-4])(?:00|30|45)")
 #: Measures: a number with its unit, a matrix, a nuclide, a share.
@@ -95,6 +101,7 @@ class Vocabulary:
         if _ZONE.fullmatch(text.strip()):  # TimezoneOffsetFromUTC (0008,0201)
             return Cleaned(text.strip(), 1, 0)
         text = _AGE.sub(lambda found: found[0] if int(found[1]) <= 90 else "9" * 9, text)  # 90Y is a nuclide too
+        text = _AGE_AND_SEX.sub("9" * 9, text)
         text = _MOMENT.sub(lambda found: "9" * 9, text)
         words = list(_WORD.finditer(text))
         # True: stays; None: stays unless its neighbour goes; False: goes.

@@ -167,8 +167,9 @@ class Linkage:
                 else has; nothing was kept.
             InputError: a file of the store cannot be used.
             StorageError: it cannot be written.
+            LeaseLost: we slept, and somebody else may have written meanwhile; nothing was kept.
         """
-        with shared().acquire(f"linkage:{self.new_ids}"):
+        with shared().acquire(f"linkage:{self.new_ids}") as lease:
             pseudonyms, shifts = self._kept()
             known_issuers = _checked(self._issuers, self._issuers.name, str) if self._issuers.exists() else {}
             told = {key: issuer for key, issuer in (issuers or {}).items() if issuer}
@@ -202,17 +203,17 @@ class Linkage:
                     "the pseudonym is somebody else's already",
                     [place for place, patient in enumerate(people) if keys[patient] in twice],
                 )
-            ids = {key.removeprefix("sub-").casefold() for key in pseudonyms}
-            names = {name.casefold() for name in pseudonyms.values()} & ids
+            names = {alike(name) for name in pseudonyms.values()} & {alike(key) for key in pseudonyms}
             if names:
                 raise PatientsRefused(
                     "the pseudonym is the PatientID of somebody in the linkage; it would hide nobody",
                     [
                         place
                         for place, (patient, person) in enumerate(people.items())
-                        if {patient.removeprefix("sub-").casefold(), person.pseudonym.casefold()} & names
+                        if {alike(patient), alike(person.pseudonym)} & names
                     ],
                 )
+            lease.check()  # who slept meanwhile knows less than what is kept by now
             with storage_errors("the linkage"):
                 if told.keys() - known_issuers.keys():
                     write_atomic(self._issuers, json.dumps(known_issuers | told, indent=4))
@@ -226,6 +227,11 @@ class Linkage:
         pseudonyms = read_new_ids(self.new_ids, self.new_ids.name).given if self.new_ids.exists() else {}
         shifts = read_day_shifts(self.day_shifts, self.day_shifts.name).given if self.day_shifts.exists() else {}
         return pseudonyms, shifts
+
+
+def alike(name: str) -> str:
+    """What a PatientID or pseudonym is compared by: neither capitals nor `sub-` tell two of them apart."""
+    return name.casefold().removeprefix("sub-")
 
 
 def _key(patient_id: str, kept: Mapping[str, Any]) -> str:
@@ -244,7 +250,7 @@ def taken_twice(pseudonyms: Mapping[str, str]) -> set[str]:
     first: dict[str, str] = {}
     twice: set[str] = set()
     for key, pseudonym in pseudonyms.items():
-        other = first.setdefault(pseudonym.casefold(), key)
+        other = first.setdefault(alike(pseudonym), key)
         if other != key:
             twice |= {key, other}
     return twice
@@ -252,5 +258,5 @@ def taken_twice(pseudonyms: Mapping[str, str]) -> set[str]:
 
 def own_names(people: Mapping[str, Person]) -> list[int]:
     """Positions of the patients whose pseudonym is a PatientID of these patients: it would hide nobody."""
-    ids = {key.casefold(): key for key in people}
-    return [place for place, person in enumerate(people.values()) if person.pseudonym.casefold() in ids]
+    ids = {alike(key) for key in people}
+    return [place for place, person in enumerate(people.values()) if alike(person.pseudonym) in ids]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pacsifier_ops.errors import InputError, PatientsRefused, numbers
 from pacsifier_ops.pseudonyms import local
-from pacsifier_ops.pseudonyms.linkage import Keyed, Person
+from pacsifier_ops.pseudonyms.linkage import Keyed, Person, alike
 from pacsifier_ops.pseudonyms.secret import Secret
 from pacsifier_ops.pseudonyms.values import check_pseudonym
 from pacsifier_ops.query.table import TableRefused, read_records
@@ -53,12 +53,12 @@ def read_mapping(path: Path) -> dict[str, str]:
             check_pseudonym(new)
             if other := lines.setdefault(old.removeprefix("sub-"), record.line) - record.line:
                 raise ValueError(f"the patient is in line {record.line + other} already")
-            if other := taken.setdefault(new.casefold(), record.line) - record.line:
+            if other := taken.setdefault(alike(new), record.line) - record.line:
                 raise ValueError(f"line {record.line + other} has this pseudonym already")
             mapping[old] = new
         except ValueError as error:
             problems.append(f"line {record.line}: {error}")
-    same = sorted(taken[old.casefold()] for old in lines if old.casefold() in taken)
+    same = sorted(taken[alike(old)] for old in lines if alike(old) in taken)
     if same:
         problems.append(f"the pseudonym is a PatientID of this file in line {numbers(same)}; it would hide nobody")
     if not records:

@@ -83,10 +83,13 @@ def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Cal
     request.check()
     request = replace(request, started=now())
     request.keep(run)
-    known = Linkage(request.project, request.folder).people()
+    linkage = Linkage(request.project, request.folder)
+    known = linkage.people()
     cohort = _cohort(request, cancelled)
     # To ask ourselves costs nothing, and tells of a mapping that was changed.
-    asked = [one for one in cohort.patients if request.source != DEID or known.of(one.patient_id) is None]
+    linked = {one.patient_id: known.of(one.patient_id) if request.source == DEID else None for one in cohort.patients}
+    asked = [one for one in cohort.patients if linked[one.patient_id] is None]
+    _same_as_linked(linkage, cohort, linked)
     size = max(batch_size, -(-len(asked) // MOST))
     batches = slices(len(asked), max(1, -(-len(asked) // size)))
     with storage_errors("the state root"):
@@ -99,6 +102,18 @@ def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Cal
     for path in cohort.unnamed:
         run.note(f"names no patient: {path}")
     return list(range(len(batches)))
+
+
+def _same_as_linked(linkage: Linkage, cohort: Cohort, linked: Mapping[str, Person | None]) -> None:
+    """Make sure that patients who are not asked for are those of the linkage: one of another issuer is somebody else.
+
+    Raises:
+        InputError: names the rows of those who are not.
+    """
+    same = [one for one in cohort.patients if linked[one.patient_id] is not None]
+    with _told_by_rows(same, cohort.place):
+        people = {patient: person for patient, person in linked.items() if person is not None}
+        linkage.add(people, {one.patient_id: one.issuer for one in same})
 
 
 def _cohort(request: PseudonymRequest, cancelled: Callable[[], bool]) -> Cohort:
@@ -128,7 +143,7 @@ def ask(run: Run, source: Source, batch: int, cancelled: Callable[[], bool] = ne
     if request.source == DEID:  # those of an attempt that was killed once it had kept them
         patients = [patient for patient in patients if known.of(patient.patient_id) is None]
     asked, new = len(patients), 0
-    people: dict[str, Person] = {}
+    people: Mapping[str, Person] = {}
     while patients and not people:
         try:
             with _told_by_rows(patients, place):
