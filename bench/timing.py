@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pacsifier_ops.embedded.phantoms import phantom_series, write
+from tools.bootstrap import uv_environment
 
 OUT = Path(__file__).resolve().parents[1] / "bench" / "out"
 
@@ -82,20 +83,21 @@ def installed(package: str) -> Path:
         package: name and version, `pacsifier==1.0.0` for one; it needs Python 3.10 or 3.11.
 
     Raises:
-        RuntimeError: there is no such Python.
+        RuntimeError: there is no such Python, or the package index cannot be reached; holds what was said.
     """
-    programs = OUT / package / "bin"
+    place = OUT / package
     # Written last, so that an installation that was interrupted is begun again.
-    done = OUT / package / "installed"
-    if not done.exists():
-        names = ("python3.11", "python3.10", *([sys.executable] if sys.version_info[:2] == (3, 11) else []))
-        python = next(filter(None, map(shutil.which, names)), None)
-        if python is None:
-            raise RuntimeError(f"{package} needs Python 3.10 or 3.11; install one")
-        subprocess.run([python, "-m", "venv", "--clear", str(OUT / package)], check=True)
-        subprocess.run([str(programs / "pip"), "install", "--quiet", package], check=True)
-        done.touch()
-    return programs
+    done = place / "installed"
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            uv, python = str(Path(sys.prefix) / "bin" / "uv"), str(place / "bin" / "python")
+            environment = uv_environment()
+            run([uv, "venv", "--quiet", "--clear", "--python", ">=3.10,<3.12", str(place)], OUT, **environment)
+            run([uv, "pip", "install", "--quiet", "--python", python, package], OUT, **environment)
+            done.touch()
+    return place / "bin"
 
 
 @dataclass

@@ -10,17 +10,29 @@ from typing import Any
 from pacsifier_ops.operators.approval import ApproveCohortOperator
 from pacsifier_ops.operators.deid import DeidentifyOperator, DeidentifyPrepareOperator, DeidentifyReportOperator
 from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
+from pacsifier_ops.operators.dicomdir import (
+    DicomdirAssembleOperator,
+    DicomdirOperator,
+    DicomdirPrepareOperator,
+    DicomdirReportOperator,
+)
 from pacsifier_ops.operators.extract import (
     ExtractPlanOperator,
     ExtractPrepareOperator,
     ExtractReportOperator,
     ExtractRouteOperator,
 )
+from pacsifier_ops.operators.karnak import KarnakPrepareOperator, KarnakReportOperator, KarnakTagOperator
 from pacsifier_ops.operators.params import LABEL
 from pacsifier_ops.operators.pseudonyms import (
     PseudonymizeOperator,
     PseudonymizePrepareOperator,
     PseudonymizeReportOperator,
+)
+from pacsifier_ops.operators.reports import (
+    ExtractReportsOperator,
+    ExtractReportsPrepareOperator,
+    ExtractReportsReportOperator,
 )
 from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOperator, UploadReportOperator
 
@@ -77,3 +89,33 @@ def sending(stage: str = "") -> None:
     report = UploadReportOperator(stage=stage, **_END)
 
     prepare >> store >> report
+
+
+def file_set(stage: str = "") -> None:
+    """Make a DICOM file-set of a folder."""
+    prepare = DicomdirPrepareOperator(stage=stage, **_BEGIN)
+    copy = DicomdirOperator.partial(task_id="copy", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
+    assemble = DicomdirAssembleOperator(task_id="assemble", stage=stage)
+    report = DicomdirReportOperator(stage=stage, **_END)
+
+    prepare >> copy >> assemble >> report
+
+
+def karnak_tagging(stage: str = "") -> None:
+    """Tag the objects of a folder for a Karnak gateway."""
+    prepare = KarnakPrepareOperator(stage=stage, **_BEGIN)
+    tag = KarnakTagOperator.partial(task_id="tag", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
+    report = KarnakReportOperator(stage=stage, **_END)
+
+    prepare >> tag >> report
+
+
+def reporting(stage: str = "") -> None:
+    """The text of the reports in a folder."""
+    prepare = ExtractReportsPrepareOperator(stage=stage, **_BEGIN)
+    extract = ExtractReportsOperator.partial(task_id="extract", stage=stage, map_index_template=LABEL).expand(
+        unit=prepare.output
+    )
+    report = ExtractReportsReportOperator(stage=stage, **_END)
+
+    prepare >> extract >> report

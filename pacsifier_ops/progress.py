@@ -70,7 +70,7 @@ def progress_of(run: Run) -> Progress:
     plan = _plan(run)
     progress.planned, progress.expected = bool(plan), int(plan.get("instances", 0))
     series = {name.removeprefix("series "): count for name, count in results.items() if name.startswith("series ")}
-    waiting = (plan["series"] if plan else found["series"]) - sum(series.values())
+    waiting = (plan.get("series", 0) if plan else found["series"]) - sum(series.values())
     progress.series = _without_zeros({**series, WAITING: waiting})
     progress.images = {name: results[name] for name in _IMAGES}
     progress.images |= _without_zeros({shown: results[name] for name, shown in DEIDENTIFICATION.items()})
@@ -142,5 +142,7 @@ def _results(path: str, mtime_ns: int, size: int) -> Counter[str]:
     with open(path, encoding="utf-8") as lines:
         for line in lines:
             account = json.loads(line)
-            counts.update({f"series {account['state']}": 1, **{name: account.get(name, 0) for name in _COUNTED}})
+            if "state" in account:  # the tools for handing over count other things
+                counts[f"series {account['state']}"] += 1
+            counts.update({name: account.get(name, 0) for name in _COUNTED})
     return counts

@@ -100,15 +100,20 @@ def index_url() -> str:
     return next((os.environ[n] for n in names if os.environ.get(n)), "")
 
 
-def run(uv: Path, *arguments: str) -> None:
-    """Run uv for .venv; its own messages say what is wrong."""
+def uv_environment() -> dict[str, str]:
+    """The environment for uv: the index of `index_url`, the machine's certificates, and no Python but those there."""
     environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
     environment["UV_PYTHON_DOWNLOADS"] = "never"
     if has_certificates():  # else uv's own
         environment.setdefault("UV_SYSTEM_CERTS", "1")
     if index := index_url():
         environment["UV_DEFAULT_INDEX"] = index
-    if subprocess.run([str(uv), *arguments, "--quiet"], cwd=ROOT, env=environment, check=False).returncode:
+    return environment
+
+
+def run(uv: Path, *arguments: str) -> None:
+    """Run uv for .venv; its own messages say what is wrong."""
+    if subprocess.run([str(uv), *arguments, "--quiet"], cwd=ROOT, env=uv_environment(), check=False).returncode:
         raise SystemExit("setup failed: see above; `make setup` again goes on from here")
 
 

@@ -163,6 +163,79 @@ def check_whole(file: DicomFile) -> None:
             pass
 
 
+def attributes(file: DicomFile, wanted: Container[int], last: int) -> dict[int, bytes]:
+    """Values as they are encoded, of attributes at the top level of a data set; empty where they are long.
+
+    Text is encoded in the same way in every transfer syntax, numbers and sequences are not.
+
+    Args:
+        wanted: tags of the attributes.
+        last: the last of these tags; nothing behind it is read.
+
+    Raises:
+        ValueError: the elements cannot be followed; the reason in words.
+        OSError: it cannot be read.
+    """
+    with file.path.open("rb") as stream:
+        source, encoding = _data_set(_Plain(stream, file.size, file.offset), file.transfer_syntax_uid)
+        return {tag: value for tag, value in _elements(source, encoding, wanted, last) if tag in wanted}
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An element at the top level of a data set, and where it lies.
+
+    Attributes:
+        tag: the attribute.
+        start: first byte of its header.
+        value: first byte of its value.
+        end: first byte behind it; where its length is undefined, behind its delimiter.
+    """
+
+    tag: int
+    start: int
+    value: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set is encoded, and where its elements lie, in the order in which they do."""
+
+    implicit: bool
+    little: bool
+    elements: list[Element]
+
+
+def layout(stream: BinaryIO, start: int, size: int, transfer_syntax_uid: str) -> Layout:
+    """Follow a data set to its end, reading no values.
+
+    Args:
+        start: where it begins in the stream.
+        size: where it ends.
+        transfer_syntax_uid: how it is encoded; a deflated one is inflated before.
+
+    Raises:
+        ValueError: it is truncated, or its elements cannot be followed; the reason in words.
+        OSError: it cannot be read.
+    """
+    source = _Plain(stream, size, start)
+    _, encoding = _data_set(source, transfer_syntax_uid)
+    found = []
+    while not source.ended():
+        at = source.at
+        tag, vr, length = _header(source, encoding)
+        if tag >> 16 in (0x0000, 0xFFFE):
+            raise _lost()
+        value = source.at
+        if length == _UNDEFINED:
+            _skip_items(source, encoding, vr)
+        else:
+            source.skip(length)
+        found.append(Element(tag, at, value, source.at))
+    return Layout(encoding.implicit, encoding.little, found)
+
+
 def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encoding | None) -> DicomFile:
     meta = _file_meta(source, first)
     if meta.get(_MEDIA_CLASS) == MediaStorageDirectoryStorage:

@@ -40,11 +40,15 @@ class Scan:
     trees: list[Path] = field(default_factory=list)
 
 
-def scan(root: Path, cancelled: Callable[[], bool] = lambda: False) -> Scan:
+def scan(root: Path, cancelled: Callable[[], bool] = lambda: False, every: bool = False) -> Scan:
     """Look at every file below `root`, reading no more than their heads; folders named CONTROL are left out.
 
     Of two files with one SOP Instance UID the second is passed over where their data sets are the same; where they
     are not, nobody can say which is right.
+
+    Args:
+        cancelled: asked now and then.
+        every: files are wanted, not instances: of those with one SOP Instance UID, all are.
 
     Raises:
         Cancelled: `cancelled` said so.
@@ -66,7 +70,9 @@ def scan(root: Path, cancelled: Callable[[], bool] = lambda: False) -> Scan:
                 found.passed_over[NOT_DICOM] += 1
                 continue
             uid = item.sop_instance_uid
-            if uid in contradicting:
+            if every:
+                found.series.setdefault(item.series_uid, []).append(_compact(item))
+            elif uid in contradicting:
                 bad(path, _CONTRADICTION)
             elif (other := first.get(uid)) is None:
                 item = _compact(item)

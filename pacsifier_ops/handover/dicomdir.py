@@ -1,0 +1,553 @@
+"""The steps of a DICOMDIR run: prepare → copy → assemble → report.
+
+Each is one function over the run's folder; the DAG's operators and the command line call the same ones. Each may be
+killed and called again. A DICOMDIR is there only while all the files that it lists are.
+
+| file                 | written by | what                                                      |
+|----------------------|------------|-----------------------------------------------------------|
+| scan.json            | prepare    | counts, remarks, files passed over and the bad ones       |
+| units/<unit>.jsonl   | prepare    | the series of one unit: where its files lie and go        |
+| index/<volume>.jsonl | prepare    | the directory records of a volume                         |
+| results/<unit>.jsonl | copy       | what became of each file of the unit                      |
+| written.json         | assemble   | how many file-sets have their DICOMDIR                    |
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, StorageError, TreeError
+from pacsifier_ops.files import DATA_FILE, atomic_stream, read_json, read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.handover.account import ToolAccount, write_books
+from pacsifier_ops.html import plural
+from pacsifier_ops.leases import shared
+from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.tree import Tree, marker_of, refuse_unfinished
+
+if TYPE_CHECKING:
+    from pacsifier_ops.dimse.objects import DicomFile
+    from pacsifier_ops.handover.layout import Layout, Series
+    from pacsifier_ops.handover.records import Described
+    from pacsifier_ops.upload.scan import Scan
+
+Question = Callable[[], bool]
+
+#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+KEPT = ("scan", "units", "index", "results", "written", "accounts", "summary")
+
+#: Bytes of a megabyte, as media are sold.
+MEGABYTE = 10**6
+
+_LEFT_OVER = re.compile(r"\.([A-Z0-9.]+)\.[0-9a-f]{8}\.part", re.ASCII)
+_CHANGED = "the file changed while it was being copied; run it again"
+_PIECE = 1 << 20
+#: What a zip file says that its entries were made; it cannot say nothing.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class DicomdirRequest(Kept):
+    """What a run was asked for.
+
+    Attributes:
+        in_folder: the folder whose DICOM files are to be handed over.
+        out_folder: where the file-set goes.
+        zip: pack it as well, into a zip file beside it.
+        volume_size: megabytes (10^6 bytes) of a volume at most; 0 for a single file-set.
+        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
+        started: ISO 8601.
+    """
+
+    in_folder: Path
+    out_folder: Path
+    zip: bool = False
+    volume_size: int = 0
+    accept_incomplete: bool = False
+    started: str = ""
+
+
+def catalogue(found: Scan, cancelled: Question = never) -> Iterator[Described]:
+    """Read what the directory records of objects hold; those that are damaged are added to the bad files.
+
+    Raises:
+        Cancelled: `cancelled` said so.
+    """
+    from pacsifier_ops.accounts import FileAccount
+    from pacsifier_ops.handover.records import describe
+    from pacsifier_ops.upload.scan import readable, unreadable
+
+    for files in found.series.values():
+        for file in files:
+            if cancelled():
+                raise Cancelled("stopped on request")
+            name = readable(file.path.relative_to(found.trees[0]))
+            try:
+                yield describe(file)
+            except ValueError as error:
+                found.bad_files.append(FileAccount(name, str(error)))
+            except OSError as error:
+                found.bad_files.append(FileAccount(name, unreadable(error)))
+
+
+def _patientless(found: Scan) -> list[Described]:
+    """The objects that belong to no patient, taken out of the bad files; no SOP Instance UID twice."""
+    from pacsifier_ops.handover.records import describe_patientless
+    from pacsifier_ops.upload.scan import SECOND_COPY
+
+    taken: dict[str, Described] = {}
+    for bad in list(found.bad_files):
+        path = found.trees[0] / bad.path
+        described = describe_patientless(path) if path.is_file() else None
+        if described is None:
+            continue
+        first = taken.setdefault(described.file.sop_instance_uid, described)
+        if first is described or _digest(first.file.path) == _digest(path):
+            found.bad_files.remove(bad)
+            found.passed_over[SECOND_COPY] += first is not described
+    return list(taken.values())
+
+
+def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Question = never) -> list[int]:
+    """Look at every file of the folder, give each its place and its records, and cut the series into units.
+
+    Args:
+        most: units to be made at most.
+
+    Returns:
+        Numbers of the units to be copied.
+
+    Raises:
+        InputError: the folder cannot be read, holds nothing to be handed over, or a file is larger than a volume.
+        TreeError: it is half de-identified, or being written; or the out folder holds something else.
+        StorageError: the run's folder cannot be written.
+        Cancelled: `cancelled` said so.
+    """
+    from pacsifier_ops.handover.layout import lay_out, volumes
+    from pacsifier_ops.upload.scan import scan
+
+    source, target = request.in_folder.resolve(), request.out_folder.resolve()
+    request = replace(request, in_folder=source, out_folder=target, started=request.started or now())
+    request.keep(run)
+    run.forget(KEPT)
+    _check_folders(request)
+    try:
+        found = scan(source, cancelled)
+    except OSError as error:
+        raise InputError(f"in_folder cannot be read: {error.strerror}") from error
+    _check_trees(found.trees)
+    layout = lay_out(catalogue(found, cancelled), _patientless(found))
+    if not (layout.studies or found.bad_files):
+        raise InputError("in_folder holds no DICOM file that could be handed over")
+    plan = Plan.of(volumes(layout, request.volume_size * MEGABYTE), bool(request.volume_size))
+    left_over = _check_target(request, plan)
+    units = _write_plan(run, source, layout, found, plan, most)
+    with storage_errors("out_folder"):
+        for path in left_over:
+            path.unlink(missing_ok=True)
+    return units
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be in the out folder.
+
+    Attributes:
+        volumes: each file-set's folder below the out folder, empty or ending in a slash, and what is in it.
+        files: every object, by its path below the out folder.
+    """
+
+    volumes: list[tuple[str, list[Series]]]
+    files: dict[str, DicomFile]
+
+    @classmethod
+    def of(cls, cut: list[list[Series]], apart: bool) -> Plan:
+        """The plan of volumes, each in a folder of its own where they are to be `apart`."""
+        named = [(f"VOL{number:03d}/" if apart else "", volume) for number, volume in enumerate(cut, 1)]
+        return cls(
+            named, {f"{root}{p.path}": p.object.file for root, volume in named for one in volume for p in one.objects}
+        )
+
+    @property
+    def roots(self) -> list[str]:
+        """The folders of the file-sets."""
+        return [root for root, _ in self.volumes]
+
+    def names(self, request: DicomdirRequest) -> set[str]:
+        """All names that may be below the out folder."""
+        from pacsifier_ops.handover.fileset import DICOMDIR
+
+        packed = {path.name for path in zips(request, self.roots) if path.parent == request.out_folder}
+        return {*self.files, *packed, *(f"{root}{DICOMDIR}" for root in self.roots)}
+
+
+def _check_folders(request: DicomdirRequest) -> None:
+    source, target = request.in_folder, request.out_folder
+    if not source.is_dir():
+        raise InputError("in_folder is not a folder; give the folder whose DICOM files are to be handed over")
+    if source == target or source in target.parents or target in source.parents:
+        raise InputError("in_folder and out_folder overlap; give an out_folder of its own")
+    if request.volume_size < 0:
+        raise InputError("volume_size is negative; give the megabytes of a volume")
+    if any(marker_of(folder) for folder in (target, *target.parents)):
+        raise TreeError("out_folder lies in another data set; give a folder of its own")
+    _check_trees([source])
+
+
+def _check_trees(trees: Sequence[Path]) -> None:
+    refuse_unfinished(trees)
+    for root in trees:
+        tree = Tree.existing(root)
+        if tree is not None and tree.in_use(shared()):
+            raise TreeError("in_folder is being written by another run; wait until that has ended")
+    if len({marker["state"] for root in trees if (marker := marker_of(root))}) > 1:
+        raise TreeError("in_folder holds both identified and de-identified data; hand over one of them")
+
+
+def _check_target(request: DicomdirRequest, plan: Plan) -> list[Path]:
+    """Make sure that the out folder holds nothing but what a run for the same files has left.
+
+    Returns:
+        Files there that are to go first: DICOMDIRs, their zip files, and what a killed run left half written.
+
+    Raises:
+        TreeError: there is something else.
+    """
+    from pacsifier_ops.dimse.objects import inspect
+
+    target, known = request.out_folder, plan.names(request)
+    going = []
+    for path, name, half in _files_of(target):
+        file = plan.files.get(name)
+        if half or (file is None and name in known):
+            going.append(path)
+            known_as_ours = name in known
+        else:
+            try:
+                there = inspect(path) if file else None
+            except (ValueError, OSError):
+                there = None
+            known_as_ours = there is not None and file is not None and there.sop_instance_uid == file.sop_instance_uid
+        if not known_as_ours:
+            raise _something_else()
+    for path in zips(request, plan.roots) if request.zip else ():
+        if path.exists() and target not in path.parents:
+            if not _is_packed(path):
+                raise TreeError("the name of the zip file is taken by something else; give another out_folder")
+            going.append(path)
+    return going
+
+
+def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
+    """The files below the out folder: path, name below it, and whether it is a half written one of that name.
+
+    Raises:
+        TreeError: there are links, or it cannot be read.
+    """
+    if target.exists() and not target.is_dir():
+        raise TreeError("out_folder is not a folder; give another one")
+    try:
+        for folder, below, names in os.walk(target, onerror=_raise) if target.exists() else ():
+            if any(Path(folder, name).is_symlink() for name in (*below, *names)):
+                raise _something_else()
+            for name in names:
+                half = _LEFT_OVER.fullmatch(name)
+                path = Path(folder, name)
+                yield path, path.with_name(half[1] if half else name).relative_to(target).as_posix(), half is not None
+    except OSError as error:
+        raise TreeError(f"out_folder cannot be read: {error.strerror}") from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _something_else() -> TreeError:
+    return TreeError(
+        "out_folder holds something else than what was begun there with the same files; give an empty folder, or one "
+        "that is not there yet"
+    )
+
+
+def _write_plan(run: Run, source: Path, layout: Layout, found: Scan, plan: Plan, most: int) -> list[int]:
+    from pacsifier_ops.handover.layout import index
+    from pacsifier_ops.upload.run import packed
+    from pacsifier_ops.upload.scan import readable
+
+    series = [(root, one) for root, volume in plan.volumes for one in volume]
+    units = slices(len(series), most)
+    remarks = Counter((file.series_uid, remark) for file, remark in layout.remarks)
+    named = {
+        (file.series_uid, remark): readable(file.path.relative_to(source)) for file, remark in reversed(layout.remarks)
+    }
+    with storage_errors("the state root"):
+        for unit, numbers in enumerate(units):
+            lines = []
+            for number in numbers:
+                root, one = series[number]
+                files = [
+                    [
+                        packed(p.object.file.path.relative_to(source)),
+                        p.object.file.size,
+                        p.object.file.mtime_ns,
+                        root + p.path,
+                    ]
+                    for p in one.objects
+                ]
+                lines.append({"number": number + 1, "modality": one.objects[0].object.file.modality, "files": files})
+            write_jsonl(run.part("units", unit), lines)
+        for number, (_, volume) in enumerate(plan.volumes):
+            entries = ([entry.depth, entry.path, entry.body.decode("latin-1")] for entry in index(volume))
+            write_jsonl(run.part("index", number), entries)
+        counts = {
+            "patients": layout.patients,
+            "studies": sum(bool(study[0].above) for study in layout.studies),
+            "series": sum(bool(one.above) for one in layout.series()),
+            "objects": len(plan.files),
+            "file-sets": len(plan.volumes),
+            "outside of the media profiles": layout.outside,
+            "records with keys made up": layout.made_up,
+        }
+        told = [
+            (named[key], f"{key[1]} ({plural(count, 'object')})" if count > 1 else key[1])
+            for key, count in remarks.items()
+        ]
+        bad = [asdict(file) for file in found.bad_files]
+        plain = {"roots": plan.roots, "counts": counts, "remarks": told}
+        write_json(run.folder / "scan.json", {**plain, "passed_over": found.passed_over, "bad_files": bad})
+    return list(range(len(units)))
+
+
+def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
+    """Copy the files of a unit into the file-set, those that are not there already.
+
+    Returns:
+        How many are there, and how many could not be copied.
+
+    Raises:
+        StorageError: the out folder cannot be written, or does not give back what was written.
+        Cancelled: `cancelled` said so; what is copied stays.
+    """
+    from pacsifier_ops.upload.run import unpacked
+
+    request = DicomdirRequest.of(run)
+    results: list[dict[str, Any]] = []
+    for series in read_jsonl(run.part("units", unit)):
+        for name, size, mtime, path in series["files"]:
+            if cancelled():
+                raise Cancelled("stopped on request")
+            target = request.out_folder / path
+            try:
+                with storage_errors("out_folder"):
+                    _copy(request.in_folder / unpacked(name), target, size, mtime)
+                    results.append({"path": path, "problem": "", "mtime_ns": target.stat().st_mtime_ns})
+            except FileUnreadable as error:
+                results.append({"path": path, "problem": str(error), "mtime_ns": 0})
+    with storage_errors("the state root"):
+        write_jsonl(run.part("results", unit), results)
+    failed = sum(bool(result["problem"]) for result in results)
+    return {"copied": len(results) - failed, "failed": failed}
+
+
+def _copy(source: Path, target: Path, size: int, mtime: int) -> None:
+    """Copy a file, unless it is there; the copy is read again and compared."""
+    if target.is_file() and target.stat().st_size == size and _digest(target) == _source_digest(source, size, mtime):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with atomic_stream(target, DATA_FILE) as stream:
+        for piece in _pieces(source, size, mtime):
+            digest.update(piece)
+            stream.write(piece)
+    if _digest(target) != digest.digest():
+        target.unlink()
+        raise StorageError("out_folder does not give back what was written; check the disk, then run again")
+
+
+def _pieces(source: Path, size: int, mtime: int) -> Iterator[bytes]:
+    """The content of a file that is still as it was seen.
+
+    Raises:
+        FileUnreadable: it cannot be read, or is another one.
+    """
+    try:
+        with source.open("rb", buffering=0) as stream:
+            read = 0
+            while piece := stream.read(_PIECE):
+                read += len(piece)
+                yield piece
+            status = os.fstat(stream.fileno())
+    except OSError as error:
+        raise FileUnreadable(f"it cannot be read: {error.strerror}") from error
+    if (status.st_size, status.st_mtime_ns, read) != (size, mtime, size):
+        raise FileUnreadable(_CHANGED)
+
+
+def _source_digest(source: Path, size: int, mtime: int) -> bytes:
+    digest = hashlib.sha256()
+    for piece in _pieces(source, size, mtime):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def all_copied(run: Run) -> bool:
+    """Whether all units are done."""
+    return len(run.parts("results")) == len(run.parts("units"))
+
+
+def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
+    """Write the DICOMDIR of every file-set, and its zip file where that is wanted.
+
+    Returns:
+        How many files and how many file-sets.
+
+    Raises:
+        InputError: the files are not all copied, or too many for a DICOMDIR.
+        TreeError: somebody else has changed the out folder.
+        StorageError: the out folder cannot be written.
+        Cancelled: `cancelled` said so.
+    """
+    from pacsifier_ops.handover.fileset import DICOMDIR, Record, directory, populated
+
+    request, found = DicomdirRequest.of(run), read_json(run.folder / "scan.json")
+    if not all_copied(run):
+        raise InputError("the run ended before all files were copied; see the error of the step copy")
+    results = [result for part in run.parts("results") for result in read_jsonl(part)]
+    copied = {result["path"]: result["mtime_ns"] for result in results if not result["problem"]}
+    _check_copies(request, found["roots"], copied)
+    written = 0
+    for number, root in enumerate(found["roots"]):
+        if cancelled():
+            raise Cancelled("stopped on request")
+        here = {path.removeprefix(root) for path in copied if path.startswith(root)}
+        lines = read_jsonl(run.part("index", number))
+        records = populated([Record(depth, path, body.encode("latin-1")) for depth, path, body in lines], here)
+        if not records:
+            continue
+        folder = request.out_folder / root
+        with storage_errors("out_folder"):
+            with atomic_stream(folder / DICOMDIR, DATA_FILE) as stream:
+                stream.writelines(directory(records))
+            if request.zip:
+                _pack(zips(request, found["roots"])[number], folder, [DICOMDIR, *sorted(here)], cancelled)
+        written += 1
+    with storage_errors("the state root"):
+        write_json(run.folder / "written.json", {"file-sets": written})
+    return {"files": len(copied), "file_sets": written}
+
+
+def _check_copies(request: DicomdirRequest, roots: Sequence[str], copied: dict[str, int]) -> None:
+    """Make sure that the out folder holds the copies and nothing else; what a killed attempt left half written goes."""
+    from pacsifier_ops.handover.fileset import DICOMDIR
+
+    target, packed = request.out_folder, zips(request, roots)
+    known = {*copied, *(f"{root}{DICOMDIR}" for root in roots)}
+    known |= {path.name for path in packed if path.parent == target}
+    missing = dict(copied)
+    with storage_errors("out_folder"):
+        for path, name, half in _files_of(target):
+            if name not in known:
+                raise _changed()
+            if half:
+                path.unlink()
+            elif name in copied and path.stat().st_mtime_ns == copied[name]:
+                del missing[name]
+        for path in packed:
+            for left in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+                left.unlink()
+    if missing:
+        raise _changed()
+
+
+def _changed() -> TreeError:
+    return TreeError("out_folder was changed while the run was going on; run it again, with nobody else at it")
+
+
+def zips(request: DicomdirRequest, roots: Sequence[str]) -> list[Path]:
+    """The zip files of the file-sets: beside the out folder, or those of volumes inside it beside theirs."""
+    folder = request.out_folder
+    return [folder / f"{root.rstrip('/')}.zip" if root else folder.with_name(f"{folder.name}.zip") for root in roots]
+
+
+def _is_packed(path: Path) -> bool:
+    from pacsifier_ops.handover.fileset import DICOMDIR
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()[:1] == [DICOMDIR]
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _pack(path: Path, folder: Path, names: Iterable[str], cancelled: Question) -> None:
+    """Pack files as they are: images hardly get smaller, and the same files give the same bytes."""
+    with atomic_stream(path, DATA_FILE) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            if cancelled():
+                raise Cancelled("stopped on request")
+            entry = zipfile.ZipInfo(name, _NO_TIME)
+            entry.external_attr, entry.file_size = 0o644 << 16, (folder / name).stat().st_size
+            with (folder / name).open("rb") as source, archive.open(entry, "w") as out:
+                shutil.copyfileobj(source, out, _PIECE)
+
+
+def report(run: Run) -> ToolAccount:
+    """Close the books. Works on whatever the run left.
+
+    Raises:
+        InputError: the run ended before the folder was looked at.
+        StorageError: the report cannot be written.
+    """
+    if not (run.folder / "scan.json").exists():
+        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
+    request, found = DicomdirRequest.of(run), read_json(run.folder / "scan.json")
+    problems = [(item["path"], item["reason"]) for item in found["bad_files"]]
+    copied = 0
+    for part in run.parts("units"):
+        results = run.part("results", int(part.stem))
+        reasons = {result["path"]: result["problem"] for result in read_jsonl(results)} if results.exists() else {}
+        for series in read_jsonl(part):
+            for name, _, _, path in series["files"]:
+                if reason := reasons.get(path, "not copied: the run ended before"):
+                    problems.append((_shown(name), reason))
+                else:
+                    copied += 1
+    done = run.folder / "written.json"
+    written = read_json(done)["file-sets"] if done.exists() else 0
+    if copied and not written:
+        problems.append(("DICOMDIR", "not written: the run ended before"))
+    account = ToolAccount(
+        run=run.name,
+        action="DICOMDIR",
+        started=request.started,
+        finished=now(),
+        folder=str(request.in_folder),
+        out_folder=str(request.out_folder),
+        counts={**found["counts"], "copied": copied, "file-sets": written},
+        done=[(name, remark) for name, remark in found["remarks"]],
+        problems=problems,
+        passed_over=found["passed_over"],
+    )
+    write_books(run, account, "DICOMDIR")
+    return account
+
+
+def _shown(name: str) -> str:
+    from pacsifier_ops.upload.run import unpacked
+    from pacsifier_ops.upload.scan import readable
+
+    return readable(Path(unpacked(name)))

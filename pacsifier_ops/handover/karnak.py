@@ -1,0 +1,525 @@
+"""The steps of tagging objects for a Karnak gateway: prepare → tag → report.
+
+Karnak de-identifies what it gets, and reads in the objects themselves who they are to become. The tags are those of
+PACSIFIER, private and of VR LO: (000B,xx01) the patient's code, which is the pseudonym, (000B,xx02) the album,
+(000B,xx03) the days by which dates are moved. Each step is one function over the run's folder; the DAG's operators and
+the command line call the same ones. Each may be killed and called again.
+
+| file                 | written by | what                                                                         |
+|----------------------|------------|------------------------------------------------------------------------------|
+| scan.json            | prepare    | how much there is to tag; files passed over, and the bad ones                |
+| units/<unit>.jsonl   | prepare    | the series of one unit, see Tagged                                           |
+| results/<unit>.jsonl | tag        | what became of the files of each of them                                     |
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.errors import Cancelled, InputError, PatientsRefused, TreeError
+from pacsifier_ops.files import (
+    DATA_FILE,
+    fsync_folder,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_json,
+    write_jsonl,
+)
+from pacsifier_ops.handover.account import ToolAccount, write_books
+from pacsifier_ops.html import plural
+from pacsifier_ops.leases import shared
+from pacsifier_ops.ledger import SeriesLedger, digest
+from pacsifier_ops.pseudonyms.linkage import (
+    Keyed,
+    Linkage,
+    Person,
+    own_names,
+    read_day_shifts,
+    read_new_ids,
+    taken_twice,
+)
+from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
+
+if TYPE_CHECKING:
+    from pacsifier_ops.dimse.objects import DicomFile
+    from pacsifier_ops.upload.scan import Scan
+
+Question = Callable[[], bool]
+
+#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+KEPT = ("scan", "units", "results", "accounts", "summary")
+
+#: The private block, and the last two digits of the tags in it.
+GROUP, CREATOR = 0x000B, "CHUV_DEV_TML"
+PATIENT_CODE, ALBUM_NAME, DAY_SHIFT = 0x01, 0x02, 0x03
+
+#: The block where nobody else was first. Gateways are told full tags, and find them there only.
+USUAL_BLOCK = 0x10
+
+TAGGED, UNCHANGED, ELSEWHERE = "tagged", "unchanged", "with tags in another block"
+
+_NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
+_SEVERAL_IDS = "it has several values in PatientID"
+_OTHER_FILE = "another file has its place in out_folder; move that away, or give another out_folder"
+_CHANGED = "the file changed while the run was looking at it"
+_NOT_ATTEMPTED = "not attempted: the run ended before"
+_LINK = "link to a file of the folder"
+
+
+@dataclass(frozen=True)
+class KarnakRequest(Kept):
+    """What a run was asked for.
+
+    Attributes:
+        in_folder: the folder whose objects are to be tagged.
+        out_folder: where the tagged objects go; the same: in place.
+        album_name: the Kheops album that Karnak is to put them into.
+        new_ids, day_shift: PACSIFIER's files; empty where none is given.
+        project: whose linkage says who becomes whom where no new_ids are given.
+        allow_empty: it is no error if there is no object.
+        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
+        started: ISO 8601.
+    """
+
+    in_folder: Path
+    out_folder: Path
+    album_name: str
+    new_ids: str = ""
+    day_shift: str = ""
+    project: str = ""
+    allow_empty: bool = False
+    accept_incomplete: bool = False
+    started: str = ""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the objects are tagged where they are."""
+        return self.in_folder == self.out_folder
+
+
+@dataclass
+class Tagged:
+    """A series to be tagged: a line of a unit.
+
+    Attributes:
+        number: ordinal in the run, from 1.
+        home: the tree that its files belong to (see `packed`), or the folder itself.
+        files: paths below the folder, likewise.
+        people: pseudonym and day shift by PatientID.
+    """
+
+    number: int
+    modality: str
+    series_uid: str
+    home: str
+    files: list[str]
+    people: dict[str, tuple[str, int]]
+
+
+@dataclass
+class Result:
+    """What became of the files of a series.
+
+    Attributes:
+        number: of the series.
+        state: complete, or incomplete: there are problems.
+        counts: how many were TAGGED, or UNCHANGED: they had the right tags already; of these, how many ELSEWHERE.
+        problems: path below the folder, and why it could not be tagged.
+    """
+
+    number: int
+    state: str = COMPLETE
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+# prepare
+
+
+def prepare(run: Run, request: KarnakRequest, most: int = MOST, cancelled: Question = never) -> list[int]:
+    """Look at every file of the folder, find out who every patient becomes, and cut the series into units.
+
+    Args:
+        most: units to be made at most.
+
+    Returns:
+        Numbers of the units.
+
+    Raises:
+        InputError: what was asked for cannot be done; or it is not said of every patient who they become. Nothing was
+            touched.
+        TreeError: one of the folders is not what it should be.
+        StorageError: the state root or out_folder cannot be written.
+    """
+    from pacsifier_ops.handover.private_block import check_value
+    from pacsifier_ops.upload.scan import scan
+
+    run.forget(KEPT)
+    source, target = request.in_folder.resolve(), request.out_folder.resolve()
+    try:
+        album = check_value(request.album_name)
+    except ValueError as error:
+        raise InputError(f"album_name {error}") from None
+    request = replace(request, in_folder=source, out_folder=target, album_name=album, started=request.started or now())
+    request.keep(run)
+    _check_folders(request)
+    try:
+        found = scan(source, cancelled, every=True)
+    except OSError as error:
+        raise InputError(f"in_folder cannot be read: {error.strerror}") from error
+    _check_trees(found.trees)
+    bad = [(file.path, file.reason) for file in found.bad_files]
+    series = _series(found, source, bad)
+    if not (series or bad or request.allow_empty):
+        raise InputError("in_folder holds no DICOM file")
+    people = _people(run, request, [file for files in series.values() for file in files])
+    if not request.in_place:
+        Tree.open(target)
+    return _planned(run, request, found, series, people, bad, most)
+
+
+def _check_folders(request: KarnakRequest) -> None:
+    source, target = request.in_folder, request.out_folder
+    if not source.is_dir():
+        raise InputError("in_folder is not a folder; give the folder whose objects are to be tagged")
+    _check_trees((source, *source.parents))
+    if request.in_place:
+        return
+    if source in target.parents or target in source.parents:
+        raise InputError("in_folder and out_folder lie one within the other; give folders apart, or the same one")
+    if any(marker_of(folder) for folder in target.parents):
+        raise TreeError("out_folder lies within a data set; give a folder apart")
+
+
+def _check_trees(trees: Iterable[Path]) -> None:
+    """Only what is identified, and what nobody is at work in, is tagged."""
+    for folder in trees:
+        refuse_unfinished([folder])
+        if marker_of(folder).get("state", IDENTIFIED) != IDENTIFIED:
+            raise TreeError(
+                "in_folder, or a folder above or below it, holds data that is de-identified: its patients have become "
+                "who they are to be, and its books tell every byte; tag the identified data"
+            )
+        if (tree := Tree.existing(folder)) is not None and tree.in_use(shared()):
+            raise TreeError("somebody is at work in in_folder; wait until that has ended, then run again")
+
+
+def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[Path, str], list[DicomFile]]:
+    """The objects by the tree that they belong to and their series; those of nobody go to the bad ones."""
+    from pacsifier_ops.upload.scan import readable
+
+    trees = set(found.trees)
+    home_of = {folder: _home(folder) for folder in trees}
+    series: dict[tuple[Path, str], list[DicomFile]] = {}
+    for file in (file for files in found.series.values() for file in files):
+        if file.path.is_symlink():
+            found.passed_over[_LINK] += 1  # the file itself is looked at where it is
+        elif not file.patient_id or "\\" in file.patient_id:
+            bad.append((readable(file.path.relative_to(root)), _SEVERAL_IDS if file.patient_id else _NO_PATIENT))
+        else:
+            nearest = next(folder for folder in file.path.parents if folder in trees)
+            series.setdefault((home_of[nearest], file.series_uid), []).append(file)
+    return series
+
+
+def _home(folder: Path) -> Path:
+    """The tree that a folder is, or is part of; else the folder itself."""
+    return next((above for above in (folder, *folder.parents) if Tree.existing(above)), folder)
+
+
+def _people(run: Run, request: KarnakRequest, files: Sequence[DicomFile]) -> dict[str, Person]:
+    """Who every patient becomes.
+
+    Raises:
+        InputError: it is not said of all of them; problems.txt names the others. Or a file cannot be used.
+        PatientsRefused: two patients have one PatientID, or would have one code. Patients are told by their number, in
+            order of their PatientIDs.
+    """
+    patients = sorted({file.patient_id for file in files})
+    issuers: dict[str, set[str]] = {}
+    for file in files:
+        issuers.setdefault(file.patient_id, set()).update({file.issuer} - {""})
+    if two := [place for place, patient in enumerate(patients) if len(issuers[patient]) > 1]:
+        raise PatientsRefused("objects with one PatientID have two IssuerOfPatientIDs: these are two patients", two)
+    codes, days = _sources(request, patients)
+    told = []
+    for what, given in (("pseudonym", codes), ("day shift", days)):
+        if missing := [patient for patient in patients if given[patient] is None]:
+            told.append(f"{len(missing)} of {len(patients)} patients have no {what}")
+            run.note("\n".join((f"patients without a {what}:", *missing)))
+    if told:
+        raise InputError(f"{', '.join(told)}; nothing was touched; {run.folder / 'problems.txt'} names them")
+    people = {p: Person(codes[p] or "", days[p] or 0) for p in patients}
+    twice = taken_twice({patient: person.pseudonym for patient, person in people.items()})
+    if places := [place for place, patient in enumerate(patients) if patient in twice]:
+        raise PatientsRefused("several patients would have one pseudonym", places)
+    if places := own_names(people):
+        raise PatientsRefused("the pseudonym is a PatientID of these data; it would hide nobody", places)
+    return people
+
+
+def _sources(request: KarnakRequest, patients: Iterable[str]) -> tuple[dict[str, str | None], dict[str, int | None]]:
+    """Pseudonyms and day shifts; None where nothing is said of a patient."""
+    if request.new_ids:
+        names = read_new_ids(Path(request.new_ids))
+        shifts = read_day_shifts(Path(request.day_shift)) if request.day_shift else None
+    elif request.day_shift:
+        raise InputError("day_shift goes with new_ids; without, the project's linkage says both")
+    else:
+        linked = Linkage(request.project).people().given
+        names = Keyed({key: person.pseudonym for key, person in linked.items()})
+        shifts = Keyed({key: person.shift for key, person in linked.items()})
+    return {p: names.of(p) for p in patients}, {p: shifts.of(p) if shifts else 0 for p in patients}
+
+
+def _planned(
+    run: Run,
+    request: KarnakRequest,
+    found: Scan,
+    series: Mapping[tuple[Path, str], Sequence[DicomFile]],
+    people: Mapping[str, Person],
+    bad: list[tuple[str, str]],
+    most: int,
+) -> list[int]:
+    from pacsifier_ops.upload.run import packed
+
+    def line(number: int, home: Path, uid: str, files: Sequence[DicomFile]) -> dict[str, Any]:
+        whose = {file.patient_id: people[file.patient_id] for file in files}
+        paths = [packed(file.path.relative_to(request.in_folder)) for file in files]
+        become = {patient: (person.pseudonym, person.shift) for patient, person in whose.items()}
+        return asdict(Tagged(number, files[0].modality, uid, packed(home), paths, become))
+
+    order = list(series.items())
+    units = slices(len(order), most)
+    with storage_errors("the state root"):
+        for number, unit in enumerate(units):
+            write_jsonl(run.part("units", number), (line(i + 1, *order[i][0], order[i][1]) for i in unit))
+        counts = {"series": len(order), "instances": sum(map(len, series.values())), "patients": len(people)}
+        write_json(run.folder / "scan.json", {"passed_over": found.passed_over, "bad_files": bad, **counts})
+    return list(range(len(units)))
+
+
+# tag
+
+
+def tag(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
+    """Tag the objects of one unit; one that cannot be tagged is no other's harm.
+
+    Returns:
+        How many were tagged, had the right tags already, or could not be tagged.
+
+    Raises:
+        Cancelled: `cancelled` said so; every file is whole, as it was or tagged.
+        StorageError: a folder cannot be written; likewise.
+    """
+    from pacsifier_ops.extract.receiving import series_lease
+
+    request, results = KarnakRequest.of(run), []
+    try:
+        with ExitStack() as stack:
+            places: dict[str, tuple[Tree, Path]] = {}
+            for series in (Tagged(**line) for line in read_jsonl(run.part("units", unit))):
+                if series.home not in places:
+                    tree = _tree_of(request, series)
+                    places[series.home] = tree, stack.enter_context(tree.workplace(shared()))
+                with shared().acquire(series_lease(series.series_uid), cancelled=cancelled):
+                    results.append(_Tagging(request, series, *places[series.home], cancelled).run())
+    finally:
+        with storage_errors("the state root"):
+            write_jsonl(run.part("results", unit), map(asdict, results))
+    total = sum((Counter(result.counts) for result in results), Counter[str]())
+    return {TAGGED: total[TAGGED], UNCHANGED: total[UNCHANGED], "problems": sum(len(r.problems) for r in results)}
+
+
+def _tree_of(request: KarnakRequest, series: Tagged) -> Tree:
+    """The tree that tagged objects are written to; of a folder that is none, its own folder holds unfinished files."""
+    from pacsifier_ops.upload.run import unpacked
+
+    folder = Path(unpacked(series.home)) if request.in_place else request.out_folder
+    return Tree.existing(folder) or Tree(folder, folder)
+
+
+class _Tagging:
+    """The tagging of one series: its files are made ready, entered in the tree's ledger, and then get their names.
+
+    A file that the tree's ledger knew as it was, it knows tagged as well: an extraction would else fetch it again, and
+    undo the tags. A kill in between leaves entries that no file proves; these files are tagged, or fetched, once more.
+    """
+
+    def __init__(self, request: KarnakRequest, series: Tagged, tree: Tree, scratch: Path, cancelled: Question) -> None:
+        self._request, self._series, self._scratch, self._cancelled = request, series, scratch, cancelled
+        self._ledger = SeriesLedger(tree.state, series.series_uid)
+        self._known = False
+        self._elsewhere = 0
+        self._ready: list[tuple[Path, Path]] = []
+
+    def run(self) -> Result:
+        """Tag the files, and tell what became of them; under the series' lease."""
+        from pacsifier_ops.upload.run import unpacked
+        from pacsifier_ops.upload.scan import readable, unreadable
+
+        result, counts = Result(self._series.number), Counter[str]()
+        for name in (Path(unpacked(name)) for name in self._series.files):
+            if self._cancelled():
+                raise Cancelled("stopped on request")
+            try:
+                counts[self._tag(name)] += 1
+            except ValueError as error:
+                result.problems.append((readable(name), str(error)))
+            except OSError as error:
+                result.problems.append((readable(name), unreadable(error)))
+        self._publish()
+        counts[ELSEWHERE] = self._elsewhere
+        return replace(result, counts=dict(counts), state=INCOMPLETE if result.problems else COMPLETE)
+
+    def _tag(self, name: Path) -> str:
+        """Make the tagged file ready, unless it is where it is to be already.
+
+        Raises:
+            ValueError: it cannot be tagged; the reason in words.
+            OSError: it cannot be read.
+            StorageError: the tagged file cannot be written.
+        """
+        from pacsifier_ops.dimse.objects import inspect
+        from pacsifier_ops.handover.private_block import change, pieces
+
+        source, target = self._request.in_folder / name, self._request.out_folder / name
+        file = inspect(source)
+        if file is None or file.patient_id not in self._series.people:
+            raise ValueError(_CHANGED)
+        pseudonym, shift = self._series.people[file.patient_id]
+        values = {PATIENT_CODE: pseudonym, ALBUM_NAME: self._request.album_name, DAY_SHIFT: str(shift)}
+        changed = change(file, GROUP, CREATOR, values)
+        self._elsewhere += changed.block != USUAL_BLOCK
+        if not changed.needed if self._request.in_place else _holds(target, file, pieces(file, changed)):
+            return UNCHANGED
+        mode = stat.S_IMODE(source.stat().st_mode) if self._request.in_place else DATA_FILE
+        ready = self._scratch / f"{len(self._ready)}.dcm"
+        with storage_errors("the output folder"), ready.open("wb") as stream:
+            stream.writelines(pieces(file, changed))
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        self._ready.append((ready, target))
+        entry = self._ledger.entries.get(file.sop_instance_uid)
+        if entry and entry.file == target.name and entry.proven_by(target.parent):
+            status = ready.stat()
+            self._ledger.entries[file.sop_instance_uid] = replace(
+                entry, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=digest(ready)
+            )
+            self._known = True
+        return TAGGED
+
+    def _publish(self) -> None:
+        """Give the tagged files their names: the ledger comes first, as when they were fetched."""
+        if self._known:
+            with storage_errors("the state root"):
+                self._ledger.save()
+        with storage_errors("the output folder"):
+            for ready, target in self._ready:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(ready, target)
+            for folder in {target.parent for _, target in self._ready}:
+                fsync_folder(folder)
+
+
+def _holds(target: Path, file: DicomFile, content: Iterator[bytes]) -> bool:
+    """Whether a file of the output folder has this content; False where it is not there, or of an earlier run.
+
+    Raises:
+        ValueError: it is of no earlier run.
+        OSError: it cannot be read.
+    """
+    from pacsifier_ops.dimse.objects import inspect
+
+    if not target.is_symlink() and not target.exists():
+        return False
+    if target.is_symlink() or not target.is_file():
+        raise ValueError(_OTHER_FILE)
+    with target.open("rb") as stream:
+        if all(piece == stream.read(len(piece)) for piece in content) and not stream.read(1):
+            return True
+    try:
+        there = inspect(target)
+    except ValueError:
+        there = None
+    if there is None or there.sop_instance_uid != file.sop_instance_uid:
+        raise ValueError(_OTHER_FILE)
+    return False
+
+
+# report
+
+
+def report(run: Run) -> ToolAccount:
+    """Close the books: accounts, the report. Works on whatever the run left.
+
+    Returns:
+        The account; its `verdict` is the run's.
+
+    Raises:
+        InputError: the run ended before the folder was looked at.
+        StorageError: the report cannot be written.
+    """
+    if not (run.folder / "scan.json").exists():
+        raise InputError("the run ended before every patient was found; see the error of the step prepare")
+    request, found = KarnakRequest.of(run), read_json(run.folder / "scan.json")
+    results = list(_results(run))
+    total = sum((Counter(result.counts) for result in results), Counter[str]())
+    account = ToolAccount(
+        run=run.name,
+        action="Karnak tags",
+        started=request.started,
+        finished=now(),
+        folder=str(request.in_folder),
+        out_folder=str(request.out_folder),
+        counts={
+            "patients": found["patients"],
+            "series": found["series"],
+            **{name: total[name] for name in (TAGGED, UNCHANGED)},
+            **({ELSEWHERE: total[ELSEWHERE]} if total[ELSEWHERE] else {}),
+        },
+        problems=[(path, why) for path, why in (*found["bad_files"], *(p for r in results for p in r.problems))],
+        passed_over=found["passed_over"],
+    )
+    write_books(run, account, "Karnak tags", *_told(request, account))
+    return account
+
+
+def _results(run: Run) -> Iterator[Result]:
+    """What became of each series, in order; of those that no unit got to, that."""
+    from pacsifier_ops.upload.run import unpacked
+    from pacsifier_ops.upload.scan import readable
+
+    for part in run.parts("units"):
+        path = run.part("results", int(part.stem))
+        done = (
+            {result.number: result for result in (Result(**line) for line in read_jsonl(path))} if path.exists() else {}
+        )
+        for series in (Tagged(**line) for line in read_jsonl(part)):
+            problems = [(readable(Path(unpacked(name))), _NOT_ATTEMPTED) for name in series.files]
+            yield done.get(series.number) or Result(series.number, INCOMPLETE, {}, problems)
+
+
+def _told(request: KarnakRequest, account: ToolAccount) -> Iterator[str]:
+    if account.problems:
+        yield f"{plural(len(account.problems), 'file')} could not be tagged; the list below says which and why."
+    else:
+        yield "Every object has the tags."
+    if elsewhere := account.counts.get(ELSEWHERE):
+        yield (
+            f"In {plural(elsewhere, 'object')} another creator has the block ({GROUP:04X},{USUAL_BLOCK:02X}xx), so "
+            "the tags are in a later one: a gateway that is told full tags does not find them."
+        )
+    if request.new_ids and not request.day_shift:
+        yield "No day shifts were given: everybody's is 0, and dates stay as they are."

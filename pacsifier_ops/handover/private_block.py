@@ -1,0 +1,190 @@
+"""A private block of an object, found or reserved, with its elements set (PS3.5 7.8.1).
+
+The data set is not encoded anew: what stands before the block's group and behind it stays as it is, byte by byte.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import BinaryIO
+
+from pydicom.uid import ExplicitVRLittleEndian
+
+from pacsifier_ops.dimse.objects import DicomFile, Layout, layout
+from pacsifier_ops.dimse.sink import DEFLATED
+
+#: Bytes that a deflated data set may have.
+_MOST_INFLATED = 2**30
+_PIECE = 1 << 20
+
+
+def check_value(text: str) -> str:
+    """Refuse what is no value of LO in every character set (PS3.5 6.2). Returns it, without blanks around it.
+
+    Raises:
+        ValueError: says what is wrong, without the text.
+    """
+    text = text.strip(" ")
+    if not re.fullmatch(r"[ -\[\]-~]{1,64}", text):
+        raise ValueError("does not fit into a tag; give 1 to 64 ASCII characters, no backslash")
+    return text
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be changed in a file: the bytes from `start` to before `end` become `new`.
+
+    Attributes:
+        block: number of the private block, from 0x10 to 0xFF.
+        needed: whether they are not so already.
+    """
+
+    start: int
+    end: int
+    new: bytes
+    block: int
+    needed: bool
+
+
+def change(file: DicomFile, group: int, creator: str, values: Mapping[int, str]) -> Change:
+    """What has to be changed in a file so that the block of a creator holds these values, and no other of these.
+
+    Args:
+        group: of the block; an odd number.
+        creator: whose block it is; reserved where there is none yet.
+        values: of VR LO (see `check_value`) by the last two digits of their tags.
+
+    Raises:
+        ValueError: the file is damaged or was changed since it was looked at, or has no room for the block; says
+            which.
+        OSError: it cannot be read.
+    """
+    with _opened(file) as stream:
+        if file.transfer_syntax_uid not in DEFLATED:
+            return _change(stream, file.offset, file.size, file.transfer_syntax_uid, group, creator, values)
+        stream.seek(file.offset)
+        plain = _inflated(stream.read())
+    found = _change(io.BytesIO(plain), 0, len(plain), ExplicitVRLittleEndian, group, creator, values)
+    if not found.needed:
+        return replace(found, start=file.size, end=file.size, new=b"")
+    packed = _deflated(plain[: found.start] + found.new + plain[found.end :])
+    return replace(found, start=file.offset, end=file.size, new=packed)
+
+
+def pieces(file: DicomFile, changed: Change) -> Iterator[bytes]:
+    """The content of a file with the change made.
+
+    Raises:
+        ValueError: it cannot be read, or was changed since it was looked at.
+    """
+    try:
+        with _opened(file) as stream:
+            yield from _range(stream, 0, changed.start)
+            yield changed.new
+            yield from _range(stream, changed.end, file.size)
+    except OSError as error:  # so that it is not taken for one of writing
+        raise ValueError(f"it cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+def _opened(file: DicomFile) -> BinaryIO:
+    stream = file.path.open("rb")
+    status = os.fstat(stream.fileno())
+    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+        stream.close()
+        raise ValueError("the file changed while the run was looking at it")
+    return stream
+
+
+def _range(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    stream.seek(start)
+    while start < end:
+        piece = stream.read(min(_PIECE, end - start))
+        if not piece:
+            raise ValueError("the file changed while the run was looking at it")
+        start += len(piece)
+        yield piece
+
+
+def _change(
+    stream: BinaryIO, start: int, size: int, syntax: str, group: int, creator: str, values: Mapping[int, str]
+) -> Change:
+    whole = layout(stream, start, size, syntax)
+    tags = [element.tag for element in whole.elements]
+    if any(one >= other for one, other in pairwise(tags)):
+        raise ValueError("its elements are not in order, or one is there twice")
+    inside = [element for element in whole.elements if element.tag >> 16 == group]
+    behind = next((element.start for element in whole.elements if element.tag >> 16 > group), size)
+    begin = inside[0].start if inside else behind
+    stream.seek(begin)
+    old = stream.read(behind - begin)
+    encoded = {element.tag & 0xFFFF: old[element.start - begin : element.end - begin] for element in inside}
+    creators = {
+        element.tag & 0xFFFF: old[element.value - begin : element.end - begin].strip(b" \0")
+        for element in inside
+        if 0x10 <= element.tag & 0xFFFF <= 0xFF
+    }
+    ours = {number for number, name in creators.items() if name == creator.encode("ascii")}
+    # What nobody has reserved may hold elements all the same; to reserve it would make them ours.
+    taken = {*creators, *(number >> 8 for number in encoded)}
+    block = min(ours) if ours else next((number for number in range(0x10, 0x100) if number not in taken), 0)
+    if not block:
+        raise ValueError(f"all blocks of group {group:04X} are reserved by others")
+    left = {n: element for n, element in encoded.items() if n >> 8 not in ours or n & 0xFF not in values}
+    if not ours:
+        left[block] = _text(whole, group, block, creator)
+    new = _group(left, block, whole, group, values)
+    return Change(begin, behind, new, block, new != old)
+
+
+def _group(elements: dict[int, bytes], block: int, whole: Layout, group: int, values: Mapping[int, str]) -> bytes:
+    """The elements of the group, with these values in a block.
+
+    Args:
+        elements: the others, by number.
+    """
+    for last, value in values.items():
+        elements[block << 8 | last] = _text(whole, group, block << 8 | last, value)
+    length = elements.pop(0x0000, None)
+    content = b"".join(elements[number] for number in sorted(elements))
+    if length is None:
+        return content
+    order = "<" if whole.little else ">"
+    return _element(whole, group, 0x0000, b"UL", struct.pack(f"{order}L", len(content))) + content
+
+
+def _text(whole: Layout, group: int, number: int, text: str) -> bytes:
+    value = text.encode("ascii")
+    return _element(whole, group, number, b"LO", value + b" " * (len(value) % 2))
+
+
+def _element(whole: Layout, group: int, number: int, vr: bytes, value: bytes) -> bytes:
+    """An element of a VR with a length of 16 bits, or of implicit VR (PS3.5 7.1)."""
+    order = "<" if whole.little else ">"
+    if whole.implicit:
+        return struct.pack(f"{order}HHL", group, number, len(value)) + value
+    return struct.pack(f"{order}HH2sH", group, number, vr, len(value)) + value
+
+
+def _inflated(packed: bytes) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(packed, _MOST_INFLATED)
+    except zlib.error:
+        raise ValueError("what was deflated cannot be inflated") from None
+    if not inflater.eof or inflater.unused_data.strip(b"\0"):
+        raise ValueError("its deflated data set is too large or ends too early, or bytes follow it")
+    return plain
+
+
+def _deflated(plain: bytes) -> bytes:
+    """A data set deflated, of even length (PS3.5 A.5)."""
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = deflater.compress(plain) + deflater.flush()
+    return packed + b"\0" * (len(packed) % 2)

@@ -1,0 +1,444 @@
+"""Directory records: which kind an object gets, and with which keys (PS3.3 F.4, F.5).
+
+Values are copied as they are encoded in the object, with its Specific Character Set. What the standard wants and the
+object does not have is made up in the record, never in the object, and told.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.charset import convert_encodings
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+
+from pacsifier_ops.deid.encoding import LONG_VRS
+from pacsifier_ops.dimse.objects import DicomFile, attributes
+from pacsifier_ops.dimse.sink import is_uid
+
+#: Levels of the hierarchy above the objects (PS3.3 F.4).
+PATIENT, STUDY, SERIES = "PATIENT", "STUDY", "SERIES"
+#: The record of an object whose SOP class is none of the standard's (PS3.3 F.6.1).
+PRIVATE = "PRIVATE"
+
+_CHARACTER_SET, _INSTANCE_NUMBER, _CONTENT_SEQUENCE = 0x00080005, 0x00200013, 0x0040A730
+_OBSERVERS, _VERIFIED, _VERIFICATION = 0x0040A073, 0x0040A030, 0x0040A493
+_HL7_IDENTIFIER, _CDA = 0x0040E001, "1.2.840.10008.5.1.4.1.1.104.2"
+#: VRs whose values depend on the transfer syntax; all others are text, the same in every one.
+_ENCODED = ("SQ", "UL", "US", "UV")
+#: VRs whose values may need Specific Character Set (PS3.5 6.1.2.3), or hold such.
+_TEXT = ("LO", "LT", "PN", "SH", "SQ", "ST")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a record.
+
+    Attributes:
+        tag, vr: the attribute.
+        keyword: its name.
+        optional: of type 1C or 3: left out where the object does not have it.
+        made_up: value of a key of type 1 where the object has none, `#` being the record's ordinal; empty for type 2.
+    """
+
+    tag: int
+    vr: str
+    keyword: str
+    optional: bool = False
+    made_up: str = ""
+
+
+def _keys(*told: str) -> tuple[Key, ...]:
+    """Keys as words: `Keyword=made up` is of type 1, `Keyword` of type 2, `Keyword?` of type 1C or 3."""
+    keys = []
+    for word in told:
+        keyword, _, made_up = word.partition("=")
+        optional = keyword.endswith("?")
+        keyword = keyword.rstrip("?")
+        tag = tag_for_keyword(keyword)
+        assert tag is not None, keyword
+        keys.append(Key(tag, dictionary_VR(tag), keyword, optional, made_up))
+    return tuple(sorted(keys, key=lambda key: key.tag))
+
+
+_DATE, _TIME = "19000101", "000000"
+_NUMBER = ("InstanceNumber=#",)
+_CONTENT = (f"ContentDate={_DATE}", f"ContentTime={_TIME}")
+_IDENTIFIED = (*_NUMBER, "ContentLabel=UNKNOWN", "ContentDescription", "ContentCreatorName")
+_TITLED = (*_NUMBER, *_CONTENT, "ConceptNameCodeSequence=#", "ContentSequence?")
+_PRESENTED = (f"PresentationCreationDate={_DATE}", f"PresentationCreationTime={_TIME}", *_IDENTIFIED)
+
+#: The keys of every kind of record (PS3.3 F.5.1 to F.5.49), but Specific Character Set, which each may have.
+KEYS: dict[str, tuple[Key, ...]] = {
+    PATIENT: _keys("PatientName", "PatientID=NO_ID_#"),
+    STUDY: _keys(
+        *(f"StudyDate={_DATE}", f"StudyTime={_TIME}", "StudyDescription", "StudyInstanceUID=#", "StudyID=#"),
+        "AccessionNumber",
+    ),
+    SERIES: _keys("Modality=OT", "SeriesInstanceUID=#", "SeriesNumber=#"),
+    "IMAGE": _keys(*_NUMBER),
+    "RT DOSE": _keys(*_NUMBER, "DoseSummationType=UNKNOWN", "DoseComment?"),
+    "RT STRUCTURE SET": _keys(*_NUMBER, "StructureSetLabel=UNKNOWN", "StructureSetDate", "StructureSetTime"),
+    "RT PLAN": _keys(*_NUMBER, "RTPlanLabel=UNKNOWN", "RTPlanDate", "RTPlanTime"),
+    "RT TREAT RECORD": _keys(*_NUMBER, "TreatmentDate", "TreatmentTime"),
+    "RADIOTHERAPY": _keys(
+        *(*_NUMBER, "UserContentLabel?", "UserContentLongLabel?", "ContentDescription", "ContentCreatorName")
+    ),
+    "PLAN": (),
+    "PRESENTATION": _keys(*_PRESENTED, "ReferencedSeriesSequence?", "BlendingSequence?"),
+    "WAVEFORM PRESENTATION": _keys(*_PRESENTED, "ReferencedSeriesSequence?"),
+    "WAVEFORM": _keys(*_NUMBER, *_CONTENT),
+    "SR DOCUMENT": _keys(*_TITLED, "CompletionFlag=PARTIAL", "VerificationFlag=UNVERIFIED", "VerificationDateTime?"),
+    "KEY OBJECT DOC": _keys(*_TITLED),
+    "SPECTROSCOPY": _keys(
+        *("ImageType=ORIGINAL\\PRIMARY", *_NUMBER, *_CONTENT, "ReferencedImageEvidenceSequence?"),
+        *("NumberOfFrames=1", "Rows=1", "Columns=1", "DataPointRows=1", "DataPointColumns=1"),
+    ),
+    "RAW DATA": _keys(*_CONTENT, "InstanceNumber"),
+    "REGISTRATION": _keys(*_CONTENT, *_IDENTIFIED),
+    "FIDUCIAL": _keys(*_CONTENT, *_IDENTIFIED),
+    "VALUE MAP": _keys(*_CONTENT, *_IDENTIFIED),
+    "MEASUREMENT": _keys(*_CONTENT, *_IDENTIFIED),
+    "SURFACE": _keys(*_CONTENT, *_IDENTIFIED),
+    "SURFACE SCAN": _keys(*_CONTENT),
+    "TRACT": _keys(*_CONTENT, *_IDENTIFIED),
+    "ANNOTATION": _keys(*_CONTENT, *_IDENTIFIED),
+    "STEREOMETRIC": _keys(*_IDENTIFIED),
+    "ASSESSMENT": _keys(*_NUMBER, f"InstanceCreationDate={_DATE}", "InstanceCreationTime"),
+    "ENCAP DOC": _keys(
+        *(*_NUMBER, "ContentDate", "ContentTime", "DocumentTitle", "HL7InstanceIdentifier?"),
+        *("ConceptNameCodeSequence", "MIMETypeOfEncapsulatedDocument=application/octet-stream"),
+    ),
+    "OVERLAY": _keys("OverlayNumber=#"),
+    "CURVE": _keys("CurveNumber=#"),
+    "MODALITY LUT": _keys("LUTNumber=#"),
+    "VOI LUT": _keys("LUTNumber=#"),
+    PRIVATE: _keys("InstanceNumber?"),
+    "HANGING PROTOCOL": _keys(
+        *("HangingProtocolName=UNKNOWN", "HangingProtocolDescription=UNKNOWN", "HangingProtocolLevel=SINGLE_USER"),
+        *("HangingProtocolCreator=UNKNOWN", f"HangingProtocolCreationDateTime={_DATE}{_TIME}"),
+        *("HangingProtocolDefinitionSequence=#", "NumberOfPriorsReferenced=0"),
+        "HangingProtocolUserIdentificationCodeSequence",
+    ),
+    "PALETTE": _keys("ContentLabel=UNKNOWN", "ContentDescription"),
+    "IMPLANT": _keys("Manufacturer=UNKNOWN", "ImplantName=UNKNOWN", "ImplantSize?", "ImplantPartNumber=UNKNOWN"),
+    "IMPLANT ASSY": _keys("ImplantAssemblyTemplateName=UNKNOWN", "Manufacturer=UNKNOWN", "ProcedureTypeCodeSequence=#"),
+    "IMPLANT GROUP": _keys("ImplantTemplateGroupName=UNKNOWN", "ImplantTemplateGroupIssuer=UNKNOWN"),
+    "INVENTORY": _keys(
+        *(*_CONTENT, "InventoryPurpose", "InventoryLevel=STUDY", "ScopeOfInventorySequence?"),
+        *("InventoryCompletionStatus=PARTIAL", "TotalNumberOfStudyRecords=0"),
+    ),
+}
+
+_STANDARD = "1.2.840.10008.5.1.4."
+#: The record of the SOP classes whose UID begins so, after _STANDARD; the longest beginning decides, and of the rest,
+#: what is in PS3.4 B.5 is an image.
+_KINDS = {
+    "1.1.": "IMAGE",
+    "1.1.4.2": "SPECTROSCOPY",
+    "1.1.8": "OVERLAY",
+    "1.1.9": "CURVE",
+    "1.1.9.": "WAVEFORM",
+    "1.1.9.100.": "WAVEFORM PRESENTATION",
+    "1.1.10": "MODALITY LUT",
+    "1.1.11": "VOI LUT",
+    "1.1.11.": "PRESENTATION",
+    "1.1.66": "RAW DATA",
+    "1.1.66.1": "REGISTRATION",
+    "1.1.66.2": "FIDUCIAL",
+    "1.1.66.3": "REGISTRATION",
+    "1.1.66.4": "IMAGE",
+    "1.1.66.5": "SURFACE",
+    "1.1.66.6": "TRACT",
+    "1.1.66.7": "IMAGE",
+    "1.1.66.8": "IMAGE",
+    "1.1.67": "VALUE MAP",
+    "1.1.68.": "SURFACE SCAN",
+    "1.1.77.1.5.3": "STEREOMETRIC",
+    "1.1.78.": "MEASUREMENT",
+    "1.1.78.6": "SR DOCUMENT",
+    "1.1.79.1": "SR DOCUMENT",
+    "1.1.80.1": "MEASUREMENT",
+    "1.1.88.": "SR DOCUMENT",
+    "1.1.88.59": "KEY OBJECT DOC",
+    "1.1.90.1": "ASSESSMENT",
+    "1.1.91.": "ANNOTATION",
+    "1.1.104.": "ENCAP DOC",
+    "1.1.129": "CURVE",
+    "1.1.131": "PRESENTATION",
+    "1.1.200.": PRIVATE,
+    "1.1.481.1": "IMAGE",
+    "1.1.481.2": "RT DOSE",
+    "1.1.481.3": "RT STRUCTURE SET",
+    "1.1.481.4": "RT TREAT RECORD",
+    "1.1.481.5": "RT PLAN",
+    "1.1.481.6": "RT TREAT RECORD",
+    "1.1.481.7": "RT TREAT RECORD",
+    "1.1.481.8": "RT PLAN",
+    "1.1.481.9": "RT TREAT RECORD",
+    **{f"1.1.481.{number}": "RADIOTHERAPY" for number in (*range(10, 23), 25)},
+    "34.": "PLAN",
+}
+#: SOP classes whose objects are nobody's: their records stand beside those of patients (PS3.3 F.4).
+_PATIENTLESS = {
+    f"{_STANDARD}38.1": "HANGING PROTOCOL",
+    f"{_STANDARD}39.1": "PALETTE",
+    f"{_STANDARD}43.1": "IMPLANT",
+    f"{_STANDARD}44.1": "IMPLANT ASSY",
+    f"{_STANDARD}45.1": "IMPLANT GROUP",
+    f"{_STANDARD}1.1.201.1": "INVENTORY",
+}
+
+
+@cache
+def kind_of(sop_class_uid: str) -> str:
+    """The kind of record for objects of a SOP class (PS3.3 F.5); a key of KEYS."""
+    if not sop_class_uid.startswith(_STANDARD):
+        return PRIVATE
+    name = sop_class_uid.removeprefix(_STANDARD)
+    for length in range(len(name), 0, -1):
+        start = name[:length]
+        # A beginning without a dot at its end stands for one class.
+        if start in _KINDS and (length == len(name) or start.endswith(".")):
+            return _KINDS[start]
+    return PRIVATE
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the records of an object hold.
+
+    Attributes:
+        file: the object.
+        kind: of its record, a key of KEYS.
+        values: of the keys of this record and of those above, as they are encoded in explicit VR little endian, and
+            Specific Character Set; only those that the object has.
+        part10: whether the file begins as PS3.10 7.1 says.
+    """
+
+    file: DicomFile
+    kind: str
+    values: Mapping[int, bytes]
+    part10: bool = True
+
+    @property
+    def character_set(self) -> bytes:
+        """Specific Character Set, as it is encoded."""
+        return self.values.get(_CHARACTER_SET, b"")
+
+    @property
+    def number(self) -> tuple[float, str]:
+        """What objects of a series are put in order by: Instance Number, where there is one, and UID."""
+        return ordinal(self.values.get(_INSTANCE_NUMBER, b"").decode("ascii", "replace")), self.file.sop_instance_uid
+
+
+def ordinal(text: str) -> float:
+    """The number that a text says; infinite where it says none, so that it comes last."""
+    try:
+        return int(text.strip("\0 "))
+    except ValueError:
+        return float("inf")
+
+
+def describe(file: DicomFile) -> Described:
+    """Read what the records of an object hold; reads no further than their keys.
+
+    Raises:
+        ValueError: it is damaged; the reason in words.
+        OSError: it cannot be read.
+    """
+    kind = kind_of(file.sop_class_uid)
+    plain, encoded, last = _wanted(kind)
+    values = {tag: value for tag, value in attributes(file, plain, last).items() if _sound(tag, value)}
+    with file.path.open("rb") as stream:
+        part10 = stream.read(132)[128:] == b"DICM"
+    if encoded:
+        values |= _encoded(file, encoded)
+    if file.sop_class_uid != _CDA:
+        values.pop(_HL7_IDENTIFIER, None)
+    if values.get(_VERIFICATION, b"").strip() != b"VERIFIED":
+        values.pop(_VERIFIED, None)
+    return Described(file, kind, values, part10)
+
+
+def describe_patientless(path: Path) -> Described | None:
+    """Read what the record of an object holds that belongs to no patient, such as a hanging protocol.
+
+    Returns:
+        None where it is no such object.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values
+        try:
+            head = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+            sop_class, uid = str(head.SOPClassUID), str(head.SOPInstanceUID)
+            syntax = str(head.file_meta.TransferSyntaxUID)
+        except OSError:
+            raise
+        except Exception:  # whatever is wrong inside
+            return None
+    kind, status = _PATIENTLESS.get(sop_class), path.stat()
+    if kind is None or not is_uid(uid):
+        return None
+    times = status.st_mtime_ns, status.st_ctime_ns
+    file = DicomFile(path, 0, status.st_size, *times, sop_class, uid, syntax, study_uid="", series_uid="")
+    return Described(file, kind, _encoded(file, KEYS[kind]))
+
+
+@cache
+def _wanted(kind: str) -> tuple[frozenset[int], tuple[Key, ...], int]:
+    """The tags of the text that records hold, the other keys, and the last of these tags."""
+    keys = [key for name in (PATIENT, STUDY, SERIES, kind) for key in KEYS[name]]
+    plain = frozenset((_CHARACTER_SET, *(key.tag for key in keys if key.vr not in _ENCODED)))
+    encoded = tuple(key for key in keys if key.vr in _ENCODED or key.tag == _VERIFIED)
+    return plain - {_VERIFIED}, encoded, max(plain - {_VERIFIED})
+
+
+def _encoded(file: DicomFile, keys: tuple[Key, ...]) -> dict[int, bytes]:
+    """The values of keys that are no text."""
+    tags = [key.tag for key in keys]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values
+        try:
+            dataset = dcmread(file.path, force=True, stop_before_pixels=True, specific_tags=[*tags, _OBSERVERS])
+            found = {tag: dataset[tag] for tag in tags if tag in dataset}
+            if _CONTENT_SEQUENCE in found:
+                found[_CONTENT_SEQUENCE] = _modifiers(dataset)
+            if _CHARACTER_SET in dataset:
+                found[_CHARACTER_SET] = dataset[_CHARACTER_SET]
+            encodings = convert_encodings(dataset.get("SpecificCharacterSet") or "ISO_IR 6")
+            values = {tag: _value(found[tag], encodings) for tag in found if _vr(tag) == found[tag].VR}
+            if _VERIFIED in tags:
+                times = [str(item.get("VerificationDateTime") or "") for item in dataset.get(_OBSERVERS, ())]
+                values[_VERIFIED] = max(times, default="").encode("ascii", "replace")
+            return {tag: value for tag, value in values.items() if value and _sound(tag, value)}
+        except OSError:
+            raise
+        except Exception:  # whatever is wrong inside: the object has no such keys
+            return {}
+
+
+#: What values of these VRs look like (PS3.5 6.2), also in older editions; of other text, what it never holds.
+_FORMS = {
+    "DA": re.compile(rb"\d{8}|\d{4}\.\d\d\.\d\d"),
+    "TM": re.compile(rb"\d\d[\d:]*(\.\d+)?"),
+    "IS": re.compile(rb"[+-]?\d{1,12}"),
+}
+_NO_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+#: Bytes of a key that is text, at most.
+_LONGEST = 4096
+
+
+def _sound(tag: int, value: bytes) -> bool:
+    """Whether a value can be a key: one that is no value of its VR is none."""
+    vr = _vr(tag)
+    if vr in _ENCODED:
+        return True
+    value = value.strip(b"\0 ")
+    if not value or len(value) > _LONGEST:
+        return False
+    form = _FORMS.get(vr)
+    return form.fullmatch(value) is not None if form else not _NO_TEXT.search(value)
+
+
+_vr = cache(dictionary_VR)
+
+
+def _modifiers(dataset: Dataset) -> DataElement:
+    """The content items that modify the title of a document (PS3.3 F.5.25)."""
+    items = [item for item in dataset.ContentSequence if item.get("RelationshipType") == "HAS CONCEPT MOD"]
+    return DataElement(_CONTENT_SEQUENCE, "SQ", items)
+
+
+def _value(element: DataElement, encodings: list[str]) -> bytes:
+    """A value in explicit VR little endian."""
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    element.is_undefined_length = False
+    write_data_element(stream, element, encodings)
+    return stream.getvalue()[12 if element.VR in LONG_VRS else 8 :]
+
+
+def record(
+    kind: str, values: Mapping[int, bytes], number: int, references: Mapping[int, str] | None = None
+) -> tuple[bytes, list[str]]:
+    """A record from Directory Record Type on, what comes before being a matter of its place in the file.
+
+    Args:
+        kind: a key of KEYS.
+        values: see Described.
+        number: ordinal among its like below the same record, from 1: what stands in for names that are missing.
+        references: to the file, by tag: group 0004 from 0004,1432 on.
+
+    Returns:
+        The elements, and the keywords of the keys that were made up.
+    """
+    elements = {0x00041430: element(0x00041430, "CS", kind.encode())}
+    elements |= {tag: element(tag, dictionary_VR(tag), text.encode()) for tag, text in (references or {}).items()}
+    invented = []
+    extended = False
+    for key in KEYS[kind]:
+        value = values.get(key.tag, b"")
+        if not value and key.optional:
+            continue
+        if not value and key.made_up:
+            invented.append(key.keyword)
+            value = _made_up(key, number)
+        elements[key.tag] = element(key.tag, key.vr, value)
+        extended |= key.vr in _TEXT and not (value.isascii() and b"\x1b" not in value)
+    if extended and _CHARACTER_SET in values:
+        elements[_CHARACTER_SET] = element(_CHARACTER_SET, "CS", values[_CHARACTER_SET])
+    return b"".join(elements[tag] for tag in sorted(elements)), invented
+
+
+def _made_up(key: Key, number: int) -> bytes:
+    text = key.made_up.replace("#", str(number))
+    match key.vr:
+        case "SQ":
+            return item(_NO_PROTOCOL if key.keyword == "HangingProtocolDefinitionSequence" else _NO_CODE)
+        case "US":
+            return struct.pack("<H", int(text))
+        case "UL":
+            return struct.pack("<L", int(text))
+        case "UV":
+            return struct.pack("<Q", int(text))
+    return text.encode()
+
+
+def element(tag: int, vr: str, value: bytes) -> bytes:
+    """An element in explicit VR little endian (PS3.5 7.1.2)."""
+    if len(value) % 2:
+        value += b"\0" if vr in ("UI", "OB") else b" "
+    group, number = tag >> 16, tag & 0xFFFF
+    if vr in LONG_VRS:
+        return struct.pack("<HH2sHL", group, number, vr.encode(), 0, len(value)) + value
+    return struct.pack("<HH2sH", group, number, vr.encode(), len(value)) + value
+
+
+def item(elements: bytes) -> bytes:
+    """An item of a sequence."""
+    return struct.pack("<HHL", 0xFFFE, 0xE000, len(elements)) + elements
+
+
+#: Items that are made up: a code, and for what a hanging protocol is meant.
+_NO_CODE = (
+    element(0x00080100, "SH", b"UNKNOWN")
+    + element(0x00080102, "SH", b"99PACSIFIER")
+    + element(0x00080104, "LO", b"Unknown")
+)
+_NO_PROTOCOL = (
+    element(0x00080060, "CS", b"OT")
+    + element(0x00081032, "SQ", item(_NO_CODE))
+    + element(0x0040100A, "SQ", item(_NO_CODE))
+)

@@ -1,0 +1,362 @@
+"""The steps of taking reports out of their objects: prepare → extract → report.
+
+A structured report becomes a text (see `sr_text`), an encapsulated document the file that it is. Each step is one
+function over the run's folder; the DAG's operators and the command line call the same ones. Each may be killed and
+called again.
+
+| file                 | written by | what                                                                    |
+|----------------------|------------|-------------------------------------------------------------------------|
+| scan.json            | prepare    | files passed over, and the bad ones                                     |
+| units/<unit>.jsonl   | prepare    | the series of one unit that hold reports                                |
+| results/<unit>.jsonl | extract    | what became of each report of the unit                                  |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.errors import Cancelled, InputError, TreeError
+from pacsifier_ops.files import DATA_FILE, read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
+from pacsifier_ops.handover.account import ToolAccount, write_books
+from pacsifier_ops.leases import shared
+from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.tree import IDENTIFIED, LOGS, Tree, marker_of, refuse_unfinished
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from pacsifier_ops.dimse.objects import DicomFile
+
+Question = Callable[[], bool]
+
+#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+KEPT = ("scan", "units", "results", "accounts", "summary")
+
+#: What became of each report, in logs/ of the output folder; without identifiers.
+SUMMARY = "pacsifier_reports.csv"
+_COLUMNS = ("Number", "Kind", "Outcome", "Reason", "Characters", "Title", "Language")
+
+WRITTEN, THERE, LEFT_ALONE, PROBLEM = "written", "already there", "left alone", "problem"
+
+#: SOP classes of structured content (PS3.4 B.5), and those of them that are measurements whatever text they hold.
+_STRUCTURED = "1.2.840.10008.5.1.4.1.1.88."
+_MEASUREMENTS = {
+    f"{_STRUCTURED}{number}": what
+    for number, what in (
+        *((67, "dose report"), (68, "dose report"), (73, "dose report"), (76, "dose report")),
+        *((50, "CAD result"), (65, "CAD result"), (69, "CAD result")),
+        *((70, "implantation plan"), (71, "acquisition context")),
+        *((74, "imaging agent record"), (75, "imaging agent record")),
+    )
+}
+_PDF, _CDA = "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.10008.5.1.4.1.1.104.2"
+_DOCUMENTS = {_PDF: ("PDF", ".pdf"), _CDA: ("CDA", ".xml")}
+_TEXT = ("SR", ".txt")
+NO_TEXT = "no text that somebody wrote"
+NOT_ATTEMPTED = "not attempted: the run ended before"
+
+
+@dataclass(frozen=True)
+class ReportsRequest(Kept):
+    """What a run was asked for.
+
+    Attributes:
+        folder: the folder whose reports are wanted.
+        out_folder: where the texts go, with the folders of their objects; the same: beside the objects.
+        overwrite: replace files of the same name that hold something else.
+        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
+        started: ISO 8601.
+    """
+
+    folder: Path
+    out_folder: Path
+    overwrite: bool = False
+    accept_incomplete: bool = False
+    started: str = ""
+
+
+@dataclass
+class Result:
+    """What became of a report.
+
+    Attributes:
+        path: of the object, below the folder.
+        kind: SR, PDF or CDA.
+        outcome: WRITTEN, THERE, LEFT_ALONE or PROBLEM.
+        reason: why it was left alone, or could not be read or written.
+        characters: of its text.
+        title, language: see `sr_text.Narrative`.
+    """
+
+    path: str
+    kind: str
+    outcome: str = PROBLEM
+    reason: str = ""
+    characters: int = 0
+    title: str = ""
+    language: str = ""
+
+
+def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Question = never) -> list[int]:
+    """Look at every file of the folder, and cut the series that hold reports into units.
+
+    Args:
+        most: units to be made at most.
+
+    Returns:
+        Numbers of the units.
+
+    Raises:
+        InputError: the folder cannot be read, or holds no DICOM file.
+        TreeError: the folder is half de-identified, or part of it is; out_folder belongs to another kind of data set.
+        StorageError: the run's folder cannot be written.
+    """
+    from pacsifier_ops.upload.run import Outgoing
+    from pacsifier_ops.upload.scan import scan
+
+    root, out = request.folder.resolve(), request.out_folder.resolve()
+    request = replace(request, folder=root, out_folder=out, started=request.started or now())
+    request.keep(run)
+    run.forget(KEPT)
+    if not root.is_dir():
+        raise InputError("data_folder is not a folder; give the folder whose reports are wanted")
+    refuse_unfinished([root, out])
+    try:
+        found = scan(root, cancelled)
+    except OSError as error:
+        raise InputError(f"data_folder cannot be read: {error.strerror}") from error
+    refuse_unfinished(found.trees)
+    if out != root:
+        _refuse_mixing(found.trees, out)
+    if not (found.series or found.bad_files):
+        raise InputError("data_folder holds no DICOM file")
+    reports = [held for files in found.series.values() if (held := [file for file in files if _is_report(file)])]
+    others = sum(map(len, found.series.values())) - sum(map(len, reports))
+    units = slices(len(reports), most)
+    with storage_errors("the state root"):
+        for number, unit in enumerate(units):
+            write_jsonl(run.part("units", number), (asdict(Outgoing.of(i + 1, root, reports[i])) for i in unit))
+        passed_over = {**found.passed_over, **({"no report": others} if others else {})}
+        bad = [[file.path, file.reason] for file in found.bad_files]
+        write_json(run.folder / "scan.json", {"passed_over": passed_over, "bad_files": bad})
+    return list(range(len(units)))
+
+
+def _is_report(file: DicomFile) -> bool:
+    structured = file.sop_class_uid.startswith(_STRUCTURED) or file.modality == "SR"
+    return structured or file.sop_class_uid in _DOCUMENTS
+
+
+def _refuse_mixing(trees: list[Path], out: Path) -> None:
+    """Texts are as identified as their objects are: they go into no data set of another state."""
+    states = {_state(tree) for tree in trees}
+    there = next((state for folder in (out, *out.parents) if (state := marker_of(folder).get("state"))), None)
+    if len(states) > 1 or (there and states != {there}):
+        raise TreeError(
+            "out_folder would hold texts that are identified beside data that is de-identified; give another folder"
+        )
+
+
+def _state(folder: Path) -> str:
+    return next((marker["state"] for above in (folder, *folder.parents) if (marker := marker_of(above))), IDENTIFIED)
+
+
+def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
+    """Take out the reports of one unit; one that cannot be read is no other's harm.
+
+    Returns:
+        How many ended how.
+
+    Raises:
+        Cancelled: `cancelled` said so; what is written stays.
+        TreeError: the folder is being de-identified meanwhile.
+        StorageError: out_folder or the run's folder cannot be written.
+    """
+    from pacsifier_ops.upload.run import Outgoing
+
+    request, results = ReportsRequest.of(run), []
+    with storage_errors("out_folder"):
+        request.out_folder.mkdir(parents=True, exist_ok=True)
+    with _home(request.out_folder).workplace(shared()) as scratch:
+        refuse_unfinished([request.folder, request.out_folder])  # nobody begins to convert what is worked in
+        for series in read_jsonl(run.part("units", unit)):
+            for file in Outgoing(**series).objects(request.folder):
+                if cancelled():
+                    raise Cancelled("stopped on request")
+                results.append(_take_out(run, request, file, scratch))
+    with storage_errors("the state root"):
+        write_jsonl(run.part("results", unit), map(asdict, results))
+    return dict(Counter(result.outcome.replace(" ", "_") for result in results))
+
+
+def _home(folder: Path) -> Tree:
+    """The tree that a folder belongs to; unfinished files lie in its own folder, where a later run finds them."""
+    above = (tree for place in (folder, *folder.parents) if (tree := Tree.existing(place)))
+    return next(above, Tree(folder, folder))
+
+
+def _take_out(run: Run, request: ReportsRequest, file: DicomFile, scratch: Path) -> Result:
+    """Take out one report, and tell what became of it."""
+    from pacsifier_ops.upload.scan import readable, unreadable
+
+    place = file.path.relative_to(request.folder)
+    kind, ending = _DOCUMENTS.get(file.sop_class_uid, _TEXT)
+    result = Result(readable(place), kind)
+    if file.sop_class_uid in _MEASUREMENTS:
+        return replace(result, outcome=LEFT_ALONE, reason=_MEASUREMENTS[file.sop_class_uid])
+    try:
+        content, told = _content(run, file)
+    except OSError as error:
+        return replace(result, reason=unreadable(error))
+    except ValueError as error:
+        return replace(result, reason=str(error))
+    if content is None:
+        return replace(result, outcome=LEFT_ALONE, reason=NO_TEXT)
+    name = f"Clean_Report_{file.sop_instance_uid.replace('.', '_')}{ending}"
+    with storage_errors("out_folder"):
+        outcome, reason = _put(content, request.out_folder / place.parent / name, request.overwrite, scratch)
+    return replace(result, outcome=outcome, reason=reason, **told)
+
+
+def _content(run: Run, file: DicomFile) -> tuple[bytes | None, dict[str, Any]]:
+    """What goes into the file of a report, None where it has no text; and what the summary tells of it.
+
+    Raises:
+        ValueError: it is damaged; says how.
+        OSError: it cannot be read.
+    """
+    from pydicom import dcmread
+
+    from pacsifier_ops.dimse.objects import check_whole
+    from pacsifier_ops.handover.sr_text import narrative_of
+
+    check_whole(file)
+    try:
+        dataset = dcmread(file.path, force=True)
+        if file.sop_class_uid in _DOCUMENTS:
+            return _document(dataset, file.sop_class_uid), {}
+        narrative = narrative_of(dataset)
+    except (OSError, _NoDocument):
+        raise
+    except Exception as error:  # pydicom raises what it likes
+        run.note("".join(traceback.format_exception(error)))
+        raise ValueError("its content is damaged, or not encoded as the standard says") from None
+    if narrative is None:
+        return None, {}
+    told = {"characters": len(narrative.text), "title": narrative.title, "language": narrative.language}
+    return narrative.text.encode(), told
+
+
+class _NoDocument(ValueError):
+    """An object holds no document, or not all of it."""
+
+
+def _document(dataset: Dataset, sop_class: str) -> bytes:
+    """An encapsulated document (PS3.3 C.24.2), without what pads it to an even length.
+
+    Raises:
+        ValueError: there is none, or not all of it.
+    """
+    document, length = bytes(dataset.get("EncapsulatedDocument") or b""), dataset.get("EncapsulatedDocumentLength")
+    if length is None:
+        document = document.removesuffix(b"\0")
+    elif length > len(document):
+        raise _NoDocument("the document in it is cut off")
+    elif not any(document[length:]):
+        document = document[:length]
+    if not document or (sop_class == _PDF and b"%PDF-" not in document[:1024]):
+        raise _NoDocument("it holds no document of the kind that it says")
+    return document
+
+
+def _put(content: bytes, target: Path, overwrite: bool, scratch: Path) -> tuple[str, str]:
+    """Have a file hold this; outcome and reason.
+
+    Raises:
+        OSError: it cannot be written, and is as it was.
+    """
+    with suppress(FileNotFoundError):
+        if target.is_symlink() or not target.is_file():
+            target.lstat()
+            return PROBLEM, "something that is no file has the name of its text"
+        if target.read_bytes() == content:
+            return THERE, ""
+        if not overwrite:
+            return PROBLEM, "another file has the name of its text; move it away, or let it be overwritten"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, content, DATA_FILE, scratch)
+    return WRITTEN, ""
+
+
+def report(run: Run) -> ToolAccount:
+    """Close the books: summary, accounts, the report. Works on whatever the run left.
+
+    Returns:
+        The account; its `verdict` is the run's.
+
+    Raises:
+        InputError: the run ended before the folder was looked at.
+        StorageError: summary or report cannot be written.
+    """
+    if not (run.folder / "scan.json").exists():
+        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
+    request, found = ReportsRequest.of(run), read_json(run.folder / "scan.json")
+    results = list(_results(run, request))
+    outcomes = Counter(result.outcome for result in results)
+    alone = Counter(f"{LEFT_ALONE}: {result.reason}" for result in results if result.outcome == LEFT_ALONE)
+    account = ToolAccount(
+        run=run.name,
+        action="reports",
+        started=request.started,
+        finished=now(),
+        folder=str(request.folder),
+        out_folder=str(request.out_folder),
+        counts={"reports": len(results), **{outcome: outcomes[outcome] for outcome in (WRITTEN, THERE, LEFT_ALONE)}},
+        problems=[*found["bad_files"], *((r.path, r.reason) for r in results if r.outcome == PROBLEM)],
+        passed_over={**found["passed_over"], **alone},
+    )
+    home = _home(request.out_folder)
+    with storage_errors("out_folder"):
+        (request.out_folder / LOGS).mkdir(parents=True, exist_ok=True)
+        with home.workplace(shared()) as scratch:
+            write_atomic(request.out_folder / LOGS / SUMMARY, _summary(results), DATA_FILE, scratch)
+    if not marker_of(home.root):  # it is no tree, and needs no folder of a tree
+        with suppress(OSError):
+            home.incoming.rmdir()
+            home.incoming.parent.rmdir()
+    write_books(run, account, "Reports")
+    return account
+
+
+def _results(run: Run, request: ReportsRequest) -> Iterator[Result]:
+    """What became of each report, in order; of those that no unit got to, that."""
+    from pacsifier_ops.upload.run import Outgoing
+    from pacsifier_ops.upload.scan import readable
+
+    for part in run.parts("units"):
+        done = run.part("results", int(part.stem))
+        if done.exists():
+            yield from (Result(**line) for line in read_jsonl(done))
+            continue
+        for series in read_jsonl(part):
+            for file in Outgoing(**series).objects(request.folder):
+                kind = _DOCUMENTS.get(file.sop_class_uid, _TEXT)[0]
+                yield Result(readable(file.path.relative_to(request.folder)), kind, reason=NOT_ATTEMPTED)
+
+
+def _summary(results: list[Result]) -> str:
+    """A line for each report, which says nothing of whose it is."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for number, r in enumerate(results, 1):
+        writer.writerow((number, r.kind, r.outcome, r.reason, r.characters or "", r.title, r.language))
+    return text.getvalue()
