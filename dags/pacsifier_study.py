@@ -21,6 +21,8 @@ from airflow.sdk import DAG, AssetAlias, Param, TaskGroup, chain
 from pacsifier_ops.groups import (
     deidentification,
     extraction,
+    file_set,
+    karnak_tagging,
     pseudonymization,
     sending,
 )
@@ -284,12 +286,19 @@ with DAG(
     check = StudyCheckOperator(task_id="check", trigger_rule="none_failed")
     approve = ApproveReleaseOperator(task_id="approve")
     release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS)])
+    with TaskGroup("dicomdir") as dicomdir:
+        file_set("dicomdir")
     with TaskGroup("upload") as upload:
         sending("upload")
+    with TaskGroup("karnak") as karnak:
+        karnak_tagging("karnak")
+    with TaskGroup("karnak_upload") as karnak_upload:
+        sending("karnak_upload")
     with TaskGroup("move") as move:
         extraction("move")
     remove = StudyRemoveOperator(task_id="remove", trigger_rule="all_done")
     report = StudyReportOperator(task_id="report", trigger_rule="all_done")
 
     chain(set_up, extract, pseudonyms, anonymize, check, approve, release)
-    release >> [upload, move] >> remove >> report
+    release >> [dicomdir, upload, karnak, move] >> remove
+    karnak >> karnak_upload >> remove >> report

@@ -65,7 +65,9 @@ class SeriesAccount:
         lines: lines of the query table that asked for it; none where nothing was asked.
         folder: path of the series folder, below the output folder (save) or the uploaded one (upload).
         expected: instances the archive lists, or that the uploaded folder holds; None without an expectation.
-        present: expected instances that were there before: whole in the folder, or confirmed by the destination.
+        present: expected instances that were there before: whole in the folder, handed on from there and removed, or
+            confirmed by the destination.
+        handed_on: instances that count as present or unverifiable and lie no more in the folder: they were handed on.
         received: expected instances that arrived there in this run.
         missing: expected instances that are not there at the end.
         unverifiable: instances there that no expectation covers.
@@ -88,6 +90,7 @@ class SeriesAccount:
     state: str = SERIES_FAILED
     expected: int | None = None
     present: int = 0
+    handed_on: int = 0
     received: int = 0
     missing: int = 0
     unverifiable: int = 0
@@ -168,7 +171,17 @@ class RunAccount:
         def total(name: str) -> int:
             return sum(getattr(s, name) or 0 for s in self.series)
 
-        names = ("expected", "present", "received", "missing", "unverifiable", "quarantined", "warned", "bytes")
+        names = (
+            "expected",
+            "present",
+            "handed_on",
+            "received",
+            "missing",
+            "unverifiable",
+            "quarantined",
+            "warned",
+            "bytes",
+        )
         counted = {"rows": len(self.rows), "series": len(self.series), "bad_files": len(self.bad_files)}
         return {**counted, **{name: total(name) for name in names}}
 

@@ -57,7 +57,10 @@ class PacsNode:
         receiver_aet, receiver_port: AE title and port at which our storage receiver is declared on the PACS.
         move_aet: AE title of a third node that images are sent to (`--move`).
         max_associations: associations we hold at the PACS at once, whoever asks.
-        max_series: a larger cohort stops after planning; 0 is the limit of the settings.
+        max_series: a larger cohort is not fetched without a person's word; 0 is the limit of the settings.
+        max_images, max_gigabytes, max_hours: likewise, by what is estimated (see extract.size); 0 is no limit.
+        max_share: likewise, in percent of the archive's images; 0 is no limit.
+        archive_images: how many images the archive has, about; 0: nobody knows.
         result_limit: matches at which this archive cuts C-FIND off; 0 where it does not.
         batch_size, batch_wait_time: after this many series, nobody starts another for so long; 0 is no pacing.
         window: times of day at which images may be transferred, such as 20:00-06:00, several separated by commas.
@@ -81,6 +84,11 @@ class PacsNode:
     move_aet: str = ""
     max_associations: int = 4
     max_series: int = 0
+    max_images: int = 0
+    max_gigabytes: float = 0.0
+    max_hours: float = 0.0
+    max_share: float = 0.0
+    archive_images: int = 0
     result_limit: int = 0
     batch_size: int = 0
     batch_wait_time: float = 0.0
@@ -119,6 +127,11 @@ class PacsNode:
             raise ConfigError(f"{self.name}: max_associations is below 1")
         if self.max_series < 0:
             raise ConfigError(f"{self.name}: max_series is negative; 0 leaves it to the settings")
+        for label in ("max_images", "max_gigabytes", "max_hours", "max_share", "archive_images"):
+            if not 0 <= getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 is no limit")
+        if self.max_share and not self.archive_images:
+            raise ConfigError(f"{self.name}: max_share needs archive_images, of which it is a percentage")
         for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait"):
             if not 0 <= getattr(self, label) < math.inf:
                 raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")

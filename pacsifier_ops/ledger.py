@@ -3,11 +3,16 @@
 A series' file is written by the holder of the series' lease alone, before the files it describes get
 their final names. So a file on disk under its final name is always in the ledger, and a kill in between
 leaves an entry without a file: the instance counts as missing and is fetched again.
+
+A file that was handed on, and is needed no more, is first marked so in the ledger and then removed. Its instance is
+not fetched again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +30,7 @@ class Entry:
         sha256: digest of the whole file.
         sop_class_uid, transfer_syntax_uid: of the object as fetched.
         source: name of the PACS it came from.
+        handed_on: when it was found to be delivered, so that the file may go, ISO 8601; empty: it was not.
     """
 
     file: str
@@ -34,6 +40,7 @@ class Entry:
     sop_class_uid: str
     transfer_syntax_uid: str
     source: str
+    handed_on: str = ""
 
     def proven_by(self, folder: Path) -> bool:
         """Whether the file lies in `folder` as it was published; its digest is taken only if its times changed."""
@@ -45,6 +52,10 @@ class Entry:
         if status.st_size != self.size:
             return False
         return status.st_mtime_ns == self.mtime_ns or digest(path) == self.sha256
+
+    def gone_on(self, folder: Path) -> bool:
+        """Whether the file was handed on and is not in `folder` any more."""
+        return bool(self.handed_on) and not os.path.lexists(folder / self.file)
 
 
 def digest(path: Path) -> str:
@@ -75,3 +86,14 @@ class SeriesLedger:
         private_folder(self._path.parent)
         instances = {uid: asdict(entry) for uid, entry in self.entries.items()}
         write_json(self._path, {"series": self._series_uid, "instances": instances})
+
+
+def series_known(state: Path) -> Iterator[str]:
+    """The Series Instance UIDs of all series that a tree has a ledger of.
+
+    Args:
+        state: the tree's state folder.
+    """
+    for path in sorted((state / "ledger").glob("*/*.json")):
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            yield str(read_json(path)["series"])

@@ -60,7 +60,25 @@ _PACS: _Sections = {
         ),
         "max_series": (
             "Series at most",
-            "A run that finds more series stops before any image is fetched. 0 is the limit of the settings.",
+            "A run that finds more series stops before any image is fetched, or waits for a person's word. 0 is the "
+            "limit of the settings.",
+            {"minimum": 0},
+        ),
+        "max_images": ("Images at most", "Likewise, by images. 0: no limit.", {"minimum": 0}),
+        "max_gigabytes": ("GB at most", "Likewise, by estimated gigabytes. 0: no limit.", {"minimum": 0}),
+        "max_hours": (
+            "Hours at most",
+            "Likewise, by the hours that it takes, estimated, with pauses and closed hours. 0: no limit.",
+            {"minimum": 0},
+        ),
+        "max_share": (
+            "Share of the archive at most",
+            "Likewise, by percent of the images of the archive, which must be known. 0: no limit.",
+            {"minimum": 0, "maximum": 100},
+        ),
+        "archive_images": (
+            "Images of the archive",
+            "How many images the archive has, about. 0: not known.",
             {"minimum": 0},
         ),
         "result_limit": (

@@ -304,6 +304,7 @@ def _facts(account: RunAccount) -> list[tuple[str, object]]:
 def _accounts(account: RunAccount, words: _Words) -> Html:
     totals = account.totals()
     without = sum(s.expected is None for s in account.series)
+    handed_on = int(totals["handed_on"])
     empty = sum(row.state == ROW_EMPTY for row in account.rows)
     lines: list[tuple[object, object, object]] = []
     if account.action == UPLOAD:
@@ -318,6 +319,7 @@ def _accounts(account: RunAccount, words: _Words) -> Html:
         ("Found", len(account.series), "series, each counted once"),
         ("Expected", int(totals["expected"]), expected),
         ("Already present", int(totals["present"]), f"instances that were {words.place} before"),
+        *([("Handed on", handed_on, "instances delivered before, and removed since")] if handed_on else []),
         (words.arrived.capitalize(), int(totals["received"]), f"instances {words.arrived} in this run"),
         ("Missing", int(totals["missing"]), "expected instances that are not there"),
         *((_MORE[name][0], int(totals[name]), _MORE[name][2]) for name in words.more),

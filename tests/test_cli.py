@@ -80,12 +80,12 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
     def code(*flags: str, rows: Path = table) -> int:
         return main(arguments(config, rows, tmp_path / "out", "--save", *flags))
 
+    assert code("--max_series", "3") == 2
     pacs.faults.withhold = {str(IMAGES[0].SOPInstanceUID)}
     assert code() == 3
     assert code("--accept_incomplete") == 0
     pacs.faults.withhold = set()
-    assert code("--max_series", "3") == 2
-    assert code() == 0
+    assert code("--max_series", "1") == 0, "what is there does not count"
     bad = write_table(tmp_path / "bad.csv", [{"PatientID": "P1"}, {"PatientID": "*"}])
     assert code(rows=bad) == 3
     assert code("--strict", rows=bad) == 2
@@ -106,6 +106,7 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
         (("--upload", "--upload_directory", "x", "--info"), "--info goes with"),
         (("--probe", "--info"), "--info goes with"),
         (("--save", "--destination", "x"), "--destination goes with --move"),
+        (("--move", "--refetch"), "--refetch goes with --save"),
     ],
 )
 def test_wrong_use_is_refused_with_a_sentence(

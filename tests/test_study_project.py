@@ -87,7 +87,7 @@ def test_a_study_keeps_its_file_and_its_digest(tmp_path: Path) -> None:
 
 def test_stages_that_hand_over_read_what_is_released_alone() -> None:
     study = Study(queryfile="t.csv", project="p", dicomdir=True, upload="a", karnak="b", album_name="A", move="c")
-    made = stages_for(study)
+    made = stages_for(study, "run-12345678")
     assert all(params is not None for params in made.values())
     read = {
         stage: params.get("in_folder") or params.get("upload_directory") for stage, params in made.items() if params

@@ -57,8 +57,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, list[Path
 
 
 def start(up: Up, project: str, **conf: Any) -> str:
-    (up.home / "queries").mkdir(exist_ok=True)
-    (up.home / "queries" / "all.csv").write_text("PatientID\n*-*\n")
+    (up.home / "data" / "queries").mkdir(exist_ok=True)
+    (up.home / "data" / "queries" / "all.csv").write_text("PatientID\n*-*\n")
     given = {"project": project, "queryfile": "queries/all.csv", "pacs": "pacs_small", "source": "local", **conf}
     return up.start(STUDY, **given)
 
@@ -68,7 +68,7 @@ def states(up: Up, run: str) -> dict[str, str]:
 
 
 def released(up: Up, project: str) -> int:
-    return len(list((up.home / "studies" / project / "released").rglob("*.dcm")))
+    return len(list((up.home / "data" / "studies" / project / "released").rglob("*.dcm")))
 
 
 def test_a_person_releases_a_cohort_and_a_data_set(up: tuple[Up, list[Path]]) -> None:
@@ -92,7 +92,7 @@ def test_a_cohort_that_is_rejected_is_not_fetched(up: tuple[Up, list[Path]]) -> 
     run = start(airflow, "rejected-cohort", max_series=1)
     Person(airflow).answer(run, REJECT)
     assert airflow.outcome(run, STUDY) == "failed"
-    assert not list((airflow.home / "studies" / "rejected-cohort").rglob("*.dcm"))
+    assert not list((airflow.home / "data" / "studies" / "rejected-cohort").rglob("*.dcm"))
 
 
 @pytest.mark.parametrize("way", ["rejected", "timed-out", "marked"])

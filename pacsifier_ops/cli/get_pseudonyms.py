@@ -15,10 +15,8 @@ from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
 from pacsifier_ops.pseudonyms.local import Style
 from pacsifier_ops.pseudonyms.run import DEID, SOURCES, PseudonymRequest
+from pacsifier_ops.pseudonyms.secret import VARIABLE
 from pacsifier_ops.run import Run, noted_warnings
-
-#: Environment variable with a project's secret, where it is kept elsewhere than below the state root.
-SECRET = "PACSIFIER_PROJECT_SECRET"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _source(request: PseudonymRequest, args: argparse.Namespace) -> steps.Source:
     if request.source != DEID:
-        return steps.own_source(request, os.environ.get(SECRET, ""))
+        return steps.own_source(request, os.environ.get(VARIABLE, ""))
     config = read_deid_config(args.config)
     return DeidService(config.url, config.token, args.ca, read_timeout=args.timeout, retry_wait=args.retry_wait)
 

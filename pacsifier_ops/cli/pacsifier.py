@@ -57,7 +57,10 @@ def parser() -> argparse.ArgumentParser:
         "--resend", action="store_true", help="move or upload what the destination has confirmed before as well"
     )
     more.add_argument(
-        "--max_series", type=int, metavar="N", help="stop before fetching if more series are found (10000)"
+        "--refetch", action="store_true", help="fetch what was handed on and removed from the output folder as well"
+    )
+    more.add_argument(
+        "--max_series", type=int, metavar="N", help="stop before fetching if more series are to be fetched (10000)"
     )
     more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
@@ -94,6 +97,8 @@ def _wrong(args: argparse.Namespace) -> str:
         return "--upload_directory is missing: the folder to be uploaded"
     if args.destination is not None and not args.move:
         return "--destination goes with --move"
+    if args.refetch and not args.save:
+        return "--refetch goes with --save"
     if args.max_series is not None and args.max_series < 1:
         return "--max_series: give a number above 0"
     return ""
@@ -144,6 +149,7 @@ def _run(args: argparse.Namespace) -> int:
         accept_incomplete=args.accept_incomplete,
         max_series=args.max_series,
         resend=args.resend,
+        refetch=args.refetch,
     )
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, node, destination, args.verbose)

@@ -100,9 +100,11 @@ def _against_disk(root: Path, series: list[SeriesAccount]) -> list[str]:
     for account in series:
         files = _files(root / account.folder)
         # Nobody looked into the folder of a series that failed.
-        if account.state not in (SERIES_LISTED, SERIES_FAILED) and files != account.delivered:
+        if account.state not in (SERIES_LISTED, SERIES_FAILED) and files != account.delivered - account.handed_on:
+            elsewhere = f", {account.handed_on} of them handed on" if account.handed_on else ""
             wrong.append(
-                f"series {account.number}: {account.delivered} instances accounted for, {files} files in its folder"
+                f"series {account.number}: {account.delivered} instances accounted for{elsewhere}, {files} files in "
+                "its folder"
             )
     return wrong
 

@@ -137,6 +137,7 @@ class Retriever(AtNode):
         incoming: folder for objects on their way in, on the tree's file system.
         quarantine: folder for objects that nobody asked for.
         progress: told the bytes of every object that arrives.
+        refetch: fetch what was handed on and removed as well.
     """
 
     node: PacsNode
@@ -147,6 +148,7 @@ class Retriever(AtNode):
     quarantine: Path
     cancelled: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda size: None
+    refetch: bool = False
 
     def __post_init__(self) -> None:
         self.use_session(self.incoming, self.progress)
@@ -164,7 +166,9 @@ class Retriever(AtNode):
         with self.alone(series_lease(planned.series_uid)):
             ledger = SeriesLedger(self.tree.state, planned.series_uid)
             folder = self.tree.root / planned.folder
-            transfer = Transfer(self, planned, {uid for uid, e in ledger.entries.items() if e.proven_by(folder)})
+            present = {uid for uid, entry in ledger.entries.items() if entry.proven_by(folder)}
+            gone = {uid for uid, entry in ledger.entries.items() if entry.gone_on(folder) and not self.refetch}
+            transfer = Transfer(self, planned, present, gone)
             with settled(account, transfer.settle):
                 try:
                     transfer.run()
@@ -207,14 +211,16 @@ class Transfer:
     """The fetching of one series, over as many rounds and attempts as it takes.
 
     Attributes:
-        present: SOP Instance UIDs that lay in the tree before.
+        present: SOP Instance UIDs that lay in the tree before, or were handed on.
+        handed_on: those that were handed on and do not lie in the tree any more.
         received: objects of the series that arrived, in the retriever's incoming folder.
         published: SOP Instance UIDs that got their final names.
     """
 
-    def __init__(self, retriever: Retriever, planned: Planned, present: set[str]) -> None:
+    def __init__(self, retriever: Retriever, planned: Planned, present: set[str], handed_on: set[str]) -> None:
         self.planned = planned
-        self.present = present
+        self.present = present | handed_on
+        self.handed_on = handed_on
         self.received: dict[str, ReceivedObject] = {}
         self.published: set[str] = set()
         self.expectation = Expectation(None, planned.instances)
@@ -257,6 +263,7 @@ class Transfer:
             covered = set(sorted(have)[: account.expected or 0])
             account.received = min(len(self.published), len(covered))
         account.present = len(covered) - account.received
+        account.handed_on = len(self.handed_on - self.published)
         account.missing = (account.expected or 0) - len(covered)
         account.missing_uids = sorted((listed or {}).keys() - have)
         account.unverifiable = len(have) - len(covered)
@@ -272,7 +279,8 @@ class Transfer:
                 f"the archive tells neither the instances of the series nor their number{nothing}",
             )
         if account.unverifiable:
-            return SERIES_UNVERIFIABLE, f"{account.unverifiable} instances on disk that the archive does not list"
+            where = "on disk or handed on" if account.handed_on else "on disk"
+            return SERIES_UNVERIFIABLE, f"{account.unverifiable} instances {where} that the archive does not list"
         if account.quarantined:
             return SERIES_COMPLETE, f"{account.quarantined} object(s) that nobody asked for were put into quarantine"
         return SERIES_COMPLETE, ""

@@ -6,7 +6,8 @@
 | table.json           | prepare    | the table's columns, rows, and lines that repeat another   |
 | rows/<batch>.jsonl   | prepare    | the rows of one batch                                      |
 | found/<batch>.jsonl  | find       | how each row ended, followed by the series that answer it  |
-| plan.json            | plan       | size of the cohort, and lines that contradict each other   |
+| plan.json            | plan       | size of the cohort, what somebody has to approve of, and   |
+|                      |            | lines that contradict each other                           |
 | units/<unit>.jsonl   | plan       | the series of one unit, see Planned                        |
 | results/<unit>.jsonl | retrieve   | the account of each series of the unit                     |
 """
@@ -37,6 +38,7 @@ class Request(Kept):
         accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         max_series: the largest cohort that may be fetched; None leaves it to the node.
         resend: move what the destination has confirmed before as well.
+        refetch: fetch what was handed on and removed as well.
         approval: a cohort above the limits waits for a person's word; else it ends the run.
         window: times of day at which images may be transferred; None leaves it to the node.
         pacs: name of the connection or configuration.
@@ -54,6 +56,7 @@ class Request(Kept):
     accept_incomplete: bool = False
     max_series: int | None = None
     resend: bool = False
+    refetch: bool = False
     approval: bool = False
     window: str | None = None
     pacs: str = ""

@@ -6,14 +6,19 @@ be killed and called again.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
+from pacsifier_ops import approvals
 from pacsifier_ops.accounts import (
     MOVE,
     NONE,
@@ -31,6 +36,7 @@ from pacsifier_ops.accounts import (
 from pacsifier_ops.config import PacsNode, with_overrides
 from pacsifier_ops.errors import (
     ConfigError,
+    NotApproved,
     QueryTableError,
     ResultLimit,
     StorageError,
@@ -40,8 +46,10 @@ from pacsifier_ops.errors import (
     Unsupported,
 )
 from pacsifier_ops.extract.run import RETRIEVE, Planned, Request, instances_of
-from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.extract.size import Size, exceeded, without_room
+from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import shared
+from pacsifier_ops.ledger import SeriesLedger
 from pacsifier_ops.run import MOST, Run, never, now, slices
 from pacsifier_ops.tree import Tree, patient_identity
 from pacsifier_ops.units import Worker
@@ -139,6 +147,8 @@ def _refuse_contradictions(request: Request, destination: PacsNode | None) -> No
         wrong.append("a destination is where images are moved to; leave it empty, or set retrieve to move")
     if request.resend and request.retrieve != MOVE:
         wrong.append("to move again is for moving; switch it off, or set retrieve to move")
+    if request.refetch and request.retrieve != SAVE:
+        wrong.append("to fetch again is for saving; switch it off, or set retrieve to save")
     if request.method and request.retrieve != SAVE:
         wrong.append("the method is how images are fetched; leave it empty, or set retrieve to save")
     if wrong:
@@ -223,14 +233,25 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> d
 class _Wanted:
     """A series of the cohort while it is being planned; small, for there may be a hundred thousand of them."""
 
-    __slots__ = ("attributes", "folder", "instances", "lines", "new_ids", "patient", "series_uid", "study_uid")
+    __slots__ = (
+        "attributes",
+        "folder",
+        "instances",
+        "lines",
+        "modality",
+        "new_ids",
+        "patient",
+        "series_uid",
+        "study_uid",
+    )
 
     def __init__(self, study_uid: str, series_uid: str, attributes: dict[str, str]) -> None:
         self.study_uid = study_uid
         self.series_uid = series_uid
         self.patient = patient_identity(attributes, study_uid)
         self.attributes = json.dumps(attributes, ensure_ascii=False).encode()
-        self.instances = instances_of(attributes) or 0
+        self.modality = intern(attributes.get("Modality", ""))
+        self.instances = instances_of(attributes)
         self.folder = ""
         self.lines: tuple[int, ...] = ()
         self.new_ids: tuple[str, ...] = ()
@@ -256,25 +277,21 @@ def plan(run: Run, node: PacsNode) -> Plan:
     """Merge what the rows found into one list without duplicates, give folders, and cut it into units.
 
     Raises:
-        TooManySeries: the cohort is larger than allowed; nothing is fetched.
+        TooManySeries: the cohort is larger than allowed, and nobody is to be asked; nothing is fetched.
         TreeError: the output folder cannot be written.
+        ConfigError: a setting is wrong.
         StorageError: the run's folder cannot be written.
     """
     request = Request.of(run)
     node = node_for(node, request)
     run.forget(("plan", "units", "results"))
     wanted = _merge(run)
-    if len(wanted) > node.largest_cohort and request.retrieve != NONE:
-        images = sum(item.instances for item in wanted.values())
-        raise TooManySeries(
-            f"the query table finds {len(wanted)} series (about {images} images), more than the {node.largest_cohort} "
-            f"that {node.name} allows without a person's word; nothing was fetched. Narrow the table, or raise "
-            "max_series for this run"
-        )
     new_ids, conflicts = _new_ids(wanted.values())
     order = [item for item in wanted.values() if item.patient not in conflicts]
     del wanted
     tree = Tree.open(request.out_directory)
+    size = _size(request, tree, order, node)
+    exceeds = _exceeded(request, size, node)
     with storage_errors("the state root"), shared().acquire(f"names:{tree.key}"):
         names = tree.load_names()
         for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
@@ -287,12 +304,60 @@ def plan(run: Run, node: PacsNode) -> Plan:
             planned = (_planned(i + 1, order[i], new_ids) for i in unit)
             write_jsonl(run.part("units", number), map(asdict, planned))
         conflicting = sorted({line for lines in conflicts.values() for line in lines})
-        instances = sum(item.instances for item in order)
+        instances = sum(item.instances or 0 for item in order)
         counts = {"units": len(units), "series": len(order), "instances": instances}
-        write_json(run.folder / "plan.json", {**counts, "conflicting_lines": conflicting})
+        decided = {"size": asdict(size), "exceeds": exceeds, "digest": _digest(request, order)}
+        write_json(run.folder / "plan.json", {**counts, "conflicting_lines": conflicting, **decided})
     nothing_to_do = request.retrieve == NONE and not request.info
     numbers = [] if nothing_to_do else list(range(len(units)))
     return Plan(numbers, len(order), instances, len(conflicts))
+
+
+def _size(request: Request, tree: Tree, order: Iterable[_Wanted], node: PacsNode) -> Size:
+    """How much is to be fetched; of what is moved, nobody here knows how much is there."""
+    given = tree.load_names().given if request.retrieve == SAVE else {}
+    series = (
+        (item.modality, item.instances, _there(request, tree, item.series_uid, given.get(f"series:{item.series_uid}")))
+        for item in order
+    )
+    with storage_errors("the output folder"):
+        return Size.of(series, node, shutil.disk_usage(tree.root).free / 1e9)
+
+
+def _there(request: Request, tree: Tree, series_uid: str, folder: str | None) -> int:
+    """How many instances of a series need not be fetched any more, by the names of its files: that is to be quick."""
+    if folder is None:
+        return 0
+    entries = SeriesLedger(tree.state, series_uid).entries.values()
+    try:
+        names = set(os.listdir(tree.root / folder)) if entries else set()
+    except FileNotFoundError:
+        names = set()
+    return sum(entry.file in names or (bool(entry.handed_on) and not request.refetch) for entry in entries)
+
+
+def _exceeded(request: Request, size: Size, node: PacsNode) -> list[str]:
+    """What somebody has to approve of before anything is fetched, in words and counts only."""
+    if request.retrieve == NONE:
+        return []
+    over = exceeded(size, node)
+    if request.approval:
+        return over + (without_room(size) if request.retrieve == SAVE else [])
+    if over:
+        raise TooManySeries(
+            f"the query table finds {'; '.join(over)} without a person's word; nothing was fetched. Narrow the table, "
+            "raise the limit (max_series for this run), or have somebody asked (approval)"
+        )
+    return []
+
+
+def _digest(request: Request, order: Iterable[_Wanted]) -> str:
+    """SHA-256 of which series go from where to where, with the instances that the archive tells of."""
+    whole = hashlib.sha256()
+    whole.update("\0".join((request.pacs, request.retrieve, request.destination, str(request.out_directory))).encode())
+    for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
+        whole.update(f"\n{item.study_uid}\0{item.series_uid}\0{item.instances}".encode())
+    return whole.hexdigest()
 
 
 def _planned(number: int, item: _Wanted, new_ids: Mapping[str, str]) -> Planned:
@@ -330,9 +395,53 @@ def _new_ids(wanted: Iterable[_Wanted]) -> tuple[dict[str, str], dict[str, set[i
     return {patient: next(iter(ids)) for patient, ids in given.items()}, lines
 
 
-def question(run: Run) -> Any:
-    """What a person is to decide before the cohort is retrieved; None where nothing is to be asked."""
-    return None
+# approval
+
+
+@dataclass(frozen=True)
+class CohortQuestion:
+    """What a person is to decide before a cohort is fetched.
+
+    Attributes:
+        digest: of the plan, hexadecimal.
+        told: sentences, in counts only.
+    """
+
+    digest: str
+    told: list[str]
+
+
+def question(run: Run) -> CohortQuestion | None:
+    """What a person is to decide before the cohort is fetched; None where nothing is, or that was approved already.
+
+    Raises:
+        NotApproved: nothing was planned.
+    """
+    plan = _plan_of(run)
+    decision = approvals.decision_on(run, approvals.COHORT)
+    granted = decision and (decision.digest, decision.word) == (plan["digest"], approvals.APPROVED)
+    if granted or not plan["exceeds"]:
+        return None
+    return CohortQuestion(plan["digest"], [*plan["exceeds"], *Size(**plan["size"]).told()])
+
+
+def _refuse_unapproved(run: Run) -> None:
+    """Make sure that somebody has approved of a cohort that is larger than allowed, whatever the tasks before say.
+
+    Raises:
+        NotApproved: nobody has, or nothing was planned.
+    """
+    plan = _plan_of(run)
+    if plan["exceeds"]:
+        approvals.approved(run, approvals.COHORT, plan["digest"])
+
+
+def _plan_of(run: Run) -> Mapping[str, Any]:
+    try:
+        plan: Mapping[str, Any] = read_json(run.folder / "plan.json")
+    except FileNotFoundError:
+        raise NotApproved("nothing was planned; run the step plan") from None
+    return plan
 
 
 # retrieve
@@ -355,8 +464,10 @@ class _Unit(Worker[Planned]):
         """Make room in the output folder.
 
         Raises:
+            NotApproved: the cohort is larger than allowed, and nobody has approved of it as it is now.
             TreeError, StorageError: it cannot be written.
         """
+        _refuse_unapproved(self._run)
         self._tree = Tree.open(self._request.out_directory)
         self._incoming = stack.enter_context(self._tree.workplace(shared()))
 
@@ -414,6 +525,7 @@ class Retrieval(_Unit):
             run.folder / "quarantine",
             self._cancelled,
             self._progress,
+            self._request.refetch,
         )
         self._retriever = stack.enter_context(retriever)
 
@@ -456,7 +568,7 @@ class Moving(_Unit):
         done: Callable[[SeriesAccount], None] = lambda account: None,
     ) -> None:
         super().__init__(run, done)
-        self._node, self._destination, self._cancelled = node, destination, cancelled
+        self._node, self._destination, self._cancelled = node_for(node, self._request), destination, cancelled
 
     def open(self, stack: ExitStack) -> None:
         """Get ready to move."""

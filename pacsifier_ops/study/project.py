@@ -198,8 +198,12 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "album_name", "does not fit into a tag; give at most 64 ASCII characters, no backslash"
 
 
-def stages_for(study: Study) -> dict[str, dict[str, Any] | None]:
-    """What each stage is asked for, as the conf of its DAG; None for one that the study does without."""
+def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
+    """What each stage is asked for, as the conf of its DAG; None for one that the study does without.
+
+    Args:
+        run: name of the run's folder: each run makes a file-set of its own.
+    """
     root = study.root
     identified, deidentified, released = f"{root}/identified", f"{root}/de-identified", f"{root}/released"
     extraction: dict[str, Any] = {
@@ -252,9 +256,9 @@ def stages_for(study: Study) -> dict[str, dict[str, Any] | None]:
         stages.DUMPS: {"data_folder": identified, "info_folder": f"{root}/info"},
         stages.DICOMDIR: {
             "in_folder": released,
-            "out_folder": f"{root}/dicomdir",
+            "out_folder": f"{root}/dicomdir/{run[-8:]}",
             "zip": study.zip,
-            "volume_size": study.volume_size or None,
+            "volume_size": study.volume_size,
         },
         stages.UPLOAD: {
             **sending,

@@ -102,7 +102,7 @@ def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
     root = folder_of(study, DEIDENTIFIED_FOLDER if study.has(ANONYMIZE) else IDENTIFIED_FOLDER)
     refuse_unfinished([root])
     with storage_errors("the state root, or the folder of the study"), atomic_stream(run.folder / _STOCK) as stream:
-        stock = _written(_listed(root, cancelled), stream.write)
+        stock = _written(_files_of(root, cancelled), stream.write)
     write_json(run.folder / "stock.json", asdict(stock))
     return stock
 
@@ -118,6 +118,11 @@ def stock_of(run: Run) -> Stock:
     raise NotApproved("nobody has looked at the data set yet; run the step check")
 
 
+def listed(run: Run) -> Iterator[dict[str, Any]]:
+    """Path, size and digest of every file of the stock that was taken last."""
+    return read_jsonl(run.folder / _STOCK)
+
+
 def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> Stock:
     whole, count, size = hashlib.sha256(), 0, 0
     for file in files:
@@ -128,7 +133,7 @@ def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> 
     return Stock(whole.hexdigest(), count, size)
 
 
-def _listed(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """Path, size and digest of every file, in order of their paths; links are not followed."""
     for path in _files(root):
         if cancelled():
@@ -170,7 +175,7 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             if marker_of(target).get("state") != DEIDENTIFIED:
                 (target / CONTROL).mkdir(mode=0o700, exist_ok=True)
                 write_marker(target, {"state": DEIDENTIFIED})
-        for file in read_jsonl(run.folder / _STOCK) if stock.files else ():
+        for file in listed(run) if stock.files else ():
             if cancelled():
                 raise Cancelled("stopped on request")
             new += _place(root / file["path"], target / file["path"], file)
@@ -212,10 +217,10 @@ def _place(source: Path, target: Path, file: Mapping[str, Any]) -> bool:
 
 
 def _stale(run: Run, target: Path) -> int:
-    listed = {file["path"] for file in read_jsonl(run.folder / _STOCK)}
+    stock = {file["path"] for file in listed(run)}
     own = f"{HANDOVER}/"
     names = (readable(path.relative_to(target)) for path in _files(target))
-    return sum(name not in listed and not name.startswith(own) for name in names)
+    return sum(name not in stock and not name.startswith(own) for name in names)
 
 
 #: Folder of the report that goes with the data, in `released/`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from pacsifier_ops.options import Refused
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study import run as stages
+from pacsifier_ops.study.gate import Gate
 from pacsifier_ops.study.project import LIMIT, Study, read_project, stages_for
-from pacsifier_ops.study.release import Stock, folder_of, stock_of, take_stock
+from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, Stock, folder_of, listed, stock_of, take_stock
 from pacsifier_ops.study.run import keep_stages, stage_run, stages_of
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew. Decisions stay.
@@ -52,7 +53,7 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None) -> Study:
     study.check()
     with storage_errors("the state root"):
         study.keep(run)
-        keep_stages(run, stages_for(study))
+        keep_stages(run, stages_for(study, run.name))
     return study
 
 
@@ -96,8 +97,18 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
         Cancelled: `cancelled` said so.
     """
     run.forget(("output", "stock", "gate", "released", "removal"))
-    stock = take_stock(run, cancelled)
-    return {"files": stock.files, "bytes": stock.bytes}
+    study, stock = Study.of(run), take_stock(run, cancelled)
+    if not study.has(stages.ANONYMIZE):  # what is identified holds identifiers
+        return {"files": stock.files, "bytes": stock.bytes}
+    root = folder_of(study, DEIDENTIFIED_FOLDER)
+    found = Gate.of(run, root).search(root, (file["path"] for file in listed(run)), cancelled)
+    with storage_errors("the state root"):
+        write_json(run.folder / "gate.json", asdict(found))
+    return {
+        "files": stock.files,
+        "bytes": stock.bytes,
+        **{kind: found.counts[kind] for kind in ("blocking", "waivable")},
+    }
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,7 @@ class Findings:
     Attributes:
         stock: what is to be released.
         told: sentences for who decides, in counts only.
-        blocking: reasons that no word can put aside.
+        blocking: reasons that no word can put aside, in counts only.
         waivable: findings that take a waiver.
         rows: rows of the query table that could not be answered.
         missing, quarantined: objects that are not in the data set.
@@ -143,7 +154,17 @@ def findings(run: Run) -> Findings:
         f"excluded by rule, {quarantined:,} in quarantine",
     ]
     told += [f"goes to: {text}" for text in _destinations(study)]
-    return Findings(stock, told, [], 0, rows, missing, quarantined)
+    gate = read_json(run.folder / "gate.json") if study.has(stages.ANONYMIZE) else {}
+    counts = gate.get("counts", {})
+    if waivable := counts.get("waivable", 0):
+        told.append(
+            f"{plural(waivable, 'finding')} that may be parts of names or short ids of the cohort: the report lists "
+            "them; to approve takes a waiver"
+        )
+    blocking = []
+    if certain := counts.get("blocking", 0):
+        blocking.append(f"{plural(certain, 'finding')} of identifiers of the cohort; the report lists them")
+    return Findings(stock, told, blocking, waivable, rows, missing, quarantined)
 
 
 def _summary(run: Run, stage: str) -> Mapping[str, Any]:

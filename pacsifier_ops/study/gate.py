@@ -1,0 +1,204 @@
+"""The last gate before a release: every file of the data set is searched for everybody of the cohort.
+
+De-identification has searched each object for its own patient. Here each file, with its name, is searched for all
+patients of the study, those who were left out included: an object in a wrong folder, a table that somebody put there.
+
+| what                                                           | then                                          |
+|----------------------------------------------------------------|-----------------------------------------------|
+| full names; UIDs that were replaced; PatientIDs and accession  | nobody can release it                         |
+| numbers of six characters or more; files that cannot be read   |                                               |
+| parts of names, names that are everyday words, shorter ids     | it is listed, and released with a waiver only |
+
+By the verifier's rules (`deid.verifier`), with one look at each file however large the cohort is. Dates are not
+searched: in a cohort, somebody's birthday is anybody's day.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pacsifier_ops.errors import Cancelled
+from pacsifier_ops.files import read_jsonl, storage_errors
+from pacsifier_ops.run import Run, never
+from pacsifier_ops.study.run import EXTRACT, stage_run
+from pacsifier_ops.tree import Tree, marker_of
+
+if TYPE_CHECKING:
+    from pacsifier_ops.deid.identifiers import Wanted
+    from pacsifier_ops.deid.verifier import Held
+
+#: Findings kept of each kind; the rest is counted.
+MOST = 1000
+
+#: Characters of a text that is no DICOM file, which are searched at once.
+_PIECE = 1 << 20
+
+
+@dataclass
+class Findings:
+    """What the gate found.
+
+    Attributes:
+        searched: files that were searched.
+        patients: people they were searched for.
+        blocking, waivable: path of the file, what was found, and where in it; no values. At most MOST of each.
+        counts: how many of each there are.
+    """
+
+    searched: int = 0
+    patients: int = 0
+    blocking: list[tuple[str, str]] = field(default_factory=list)
+    waivable: list[tuple[str, str]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, kind: str, path: str, told: Iterable[str]) -> None:
+        """Keep findings in a file."""
+        for text in told:
+            self.counts[kind] += 1
+            if self.counts[kind] <= MOST:
+                getattr(self, kind).append((path, text))
+
+
+class Gate:
+    """Searches for a cohort.
+
+    Args:
+        people: names, and ids of any kind, of each patient.
+        uids: UIDs that were replaced.
+        pseudonyms: who they become.
+    """
+
+    def __init__(
+        self, people: Iterable[tuple[Iterable[str], Iterable[str]]], uids: Iterable[str], pseudonyms: Iterable[str]
+    ) -> None:
+        from pacsifier_ops.deid.identifiers import normal, wanted_of_cohort
+
+        every = [(set(names) - {""}, set(ids) - {""}) for names, ids in people]
+        self.patients, self._uids = len(every), frozenset(uids)
+        self._certain, self._doubtful = wanted_of_cohort(every, frozenset(map(normal, pseudonyms)))
+
+    @classmethod
+    def of(cls, run: Run, data_set: Path) -> Gate:
+        """For everybody that a study has asked for, and everybody in its data set.
+
+        Args:
+            data_set: the de-identified folder.
+        """
+        from pacsifier_ops.deid.run import Store, series_of
+
+        names: dict[str, set[str]] = {}
+        ids: dict[str, set[str]] = {}
+
+        def person(patient_id: str, told: Mapping[str, Iterable[str]]) -> None:
+            names.setdefault(patient_id, set()).update(told.get("PatientName", ()))
+            ids.setdefault(patient_id, {patient_id}).update(told.get("AccessionNumber", ()))
+
+        asked: set[str] = set()
+        for part in stage_run(run, EXTRACT).parts("units"):
+            for item in read_jsonl(part):
+                person(item["attributes"].get("PatientID", ""), {key: [v] for key, v in item["attributes"].items()})
+                asked |= {item["study_uid"], item["series_uid"]}
+        replaced: dict[str, str] = {}
+        pseudonyms: set[str] = set()
+        if tree := Tree.existing(data_set):
+            store = Store(tree, marker_of(data_set)["id"])
+            for source in series_of(store):
+                person(source.patient_id, source.known)
+                asked |= {source.study_uid, source.series_uid}
+                pseudonyms.add(source.pseudonym)
+                for settled in store.settled(source.key).values():
+                    replaced |= settled.uids
+        # A profile may keep UIDs; where it replaces them, those of patients who were left out must not be there either.
+        uids = (replaced.keys() | (asked if replaced else set())) - set(replaced.values())
+        return cls(((names[key], ids[key]) for key in ids), uids, pseudonyms)
+
+    def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> Findings:
+        """Search files and their names.
+
+        Args:
+            root: folder that the paths are below.
+
+        Raises:
+            StorageError: a file cannot be read.
+            Cancelled: `cancelled` said so.
+        """
+        found = Findings(patients=self.patients)
+        for path in paths:
+            if cancelled():
+                raise Cancelled("stopped on request")
+            with storage_errors("the de-identified data set"):
+                for held in _held(root / path, path):
+                    if isinstance(held, str):
+                        found.add("blocking", path, [held])
+                    else:
+                        found.add("blocking", path, self._told(held, self._certain, self._uids))
+                        found.add("waivable", path, self._told(held, self._doubtful))
+            found.searched += 1
+        return found
+
+    def _told(self, held: Held, wanted: Wanted, uids: frozenset[str] = frozenset()) -> list[str]:
+        from pacsifier_ops.deid.verifier import hits
+
+        return sorted(map(str, hits(held, wanted, uids)))
+
+
+def _held(path: Path, name: str) -> Iterator[Held | str]:
+    """What a file and its name hold, in pieces; or why it cannot be searched."""
+    from pacsifier_ops.deid.verifier import plain
+
+    yield plain([name, *name.split("/")])
+    with path.open("rb") as stream:
+        head = stream.read(132)
+    if head[128:] == b"DICM":
+        yield _object(path)
+    elif head[:4] == b"PK\x03\x04":
+        yield from _packed(path.read_bytes())
+    else:
+        yield from _texts(path)
+
+
+def _object(source: Path | bytes) -> Held | str:
+    from pacsifier_ops.deid.verifier import Unreadable, read
+
+    try:
+        return read(source)
+    except Unreadable as error:
+        return str(error)
+
+
+def _packed(data: bytes) -> Iterator[Held | str]:
+    """What the files in a zip hold, and what they are called."""
+    from pacsifier_ops.deid.verifier import plain
+
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            for entry in archive.infolist():
+                yield plain([entry.filename, entry.comment.decode("utf-8", "replace")])
+                content = archive.read(entry)
+                yield _object(content) if content[128:132] == b"DICM" else _text(content.decode("utf-8", "replace"))
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        yield "the zip cannot be read"
+
+
+def _texts(path: Path) -> Iterator[Held]:
+    """The text of any other file, in pieces that overlap, so that nothing is cut in two."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as stream:
+        before = ""
+        while text := stream.read(_PIECE):
+            yield _text(before + text)
+            before = text[-200:]
+
+
+def _text(text: str) -> Held:
+    """A text as a whole, without mark-up, and what of it may be a value of its own."""
+    from pacsifier_ops.deid.verifier import plain
+
+    unmarked = re.sub(r"<[^<>]*>", " ", text)
+    return plain([text, unmarked, *re.split(r"[\r\n\t,;|\"]+", unmarked)])

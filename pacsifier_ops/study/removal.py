@@ -1,0 +1,378 @@
+"""The end of the identified copy: what is verified as delivered may go, and nothing else.
+
+An object is verified as delivered when the file that was fetched is as it was, the de-identified object made of exactly
+that file was released and lies in `released/` with the digest that somebody approved of, and, where the study uploads,
+the destination has confirmed that very object.
+
+First a list is made, in the run's `removal.jsonl`: a line per series of the identified copy. Then what is on it goes.
+Each file is marked in the ledger as handed on before it is removed (see `ledger`), so that a kill in between leaves a
+file that the next run lists again, and a delta run fetches nothing that was delivered. Nothing goes but files that the
+ledger knows, and the folders of series that are empty then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, Settled, Source, Store, series_of
+from pacsifier_ops.deliveries import Deliveries
+from pacsifier_ops.dimse.objects import inspect
+from pacsifier_ops.errors import Cancelled, TreeError
+from pacsifier_ops.extract.receiving import series_lease
+from pacsifier_ops.files import read_jsonl, storage_errors, write_jsonl
+from pacsifier_ops.leases import shared
+from pacsifier_ops.ledger import Entry, SeriesLedger, digest, series_known
+from pacsifier_ops.run import Run, never, now
+from pacsifier_ops.study.release import released_of
+from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
+from pacsifier_ops.upload.scan import readable
+
+#: Why a file stays.
+BY_RULE, IN_QUARANTINE = "excluded by a rule", "in quarantine"
+CHANGED, NOT_DEIDENTIFIED = "changed since it was fetched", "not de-identified as it is"
+NOT_RELEASED, NOT_THERE = "not released", "released, and not there as it was released"
+UNCONFIRMED = "not confirmed by the destination"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the data of a study are.
+
+    Attributes:
+        identified, deidentified, released: its folders.
+        destination: `key` of the node that the released data set is uploaded to; empty: to none.
+    """
+
+    identified: Path
+    deidentified: Path
+    released: Path
+    destination: str = ""
+
+
+@dataclass
+class Copy:
+    """An identified file that may go, and what was made of it.
+
+    Attributes:
+        file: its name in the folder of the series.
+        size, mtime_ns: bytes, and when it was fetched, in nanoseconds since the epoch.
+        released: path of the released file, below its folder.
+        sha256: digest of that, hexadecimal.
+        ctime_ns: when its inode was last changed as the digest was taken; no tool can set it.
+    """
+
+    file: str
+    size: int
+    mtime_ns: int
+    released: str
+    sha256: str
+    ctime_ns: int
+
+
+@dataclass
+class SeriesListing:
+    """What of a series may go: a line of the list.
+
+    Attributes:
+        series_uid: as the archive has it; identifying.
+        folder: below the identified copy; identifying.
+        go: files that may go, by SOP Instance UID.
+        stay: files that stay, by reason in words.
+        handed_on: instances whose file went before.
+        lost: of these, such that are not in the released data set any more.
+    """
+
+    series_uid: str
+    folder: str
+    go: dict[str, Copy] = field(default_factory=dict)
+    stay: dict[str, int] = field(default_factory=dict)
+    handed_on: int = 0
+    lost: int = 0
+
+
+@dataclass
+class Listing:
+    """What of an identified copy may go, and what stays, in counts only.
+
+    Attributes:
+        series: of which something may go.
+        files, bytes: that may go.
+        stay: files that stay, by reason in words.
+        handed_on: instances whose file went before.
+        lost: of these, such that are not in the released data set any more: they can be fetched again (refetch).
+    """
+
+    series: int = 0
+    files: int = 0
+    bytes: int = 0
+    stay: dict[str, int] = field(default_factory=dict)
+    handed_on: int = 0
+    lost: int = 0
+
+    @classmethod
+    def of(cls, run: Run) -> Listing:
+        """The list that the run has made; an empty one where it has made none."""
+        whole, stay = cls(), Counter[str]()
+        for series in series_listed(run):
+            whole.series += bool(series.go)
+            whole.files += len(series.go)
+            whole.bytes += sum(copy.size for copy in series.go.values())
+            stay.update(series.stay)
+            whole.handed_on += series.handed_on
+            whole.lost += series.lost
+        whole.stay = dict(stay.most_common())
+        return whole
+
+
+@dataclass
+class Removed:
+    """What went.
+
+    Attributes:
+        files, bytes: that went, in earlier attempts of this run as well.
+        kept: files on the list that are not as they were when it was made.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    kept: int = 0
+
+
+def series_listed(run: Run) -> Iterator[SeriesListing]:
+    """The lines of the list that the run has made."""
+    path = run.part("removal")
+    for item in read_jsonl(path) if path.exists() else ():
+        yield SeriesListing(**{**item, "go": {uid: Copy(**copy) for uid, copy in item["go"].items()}})
+
+
+def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> Listing:
+    """List what may go. Reads every released file that an identified one is left of; changes nothing.
+
+    Args:
+        run: of the study; what it has released counts.
+
+    Raises:
+        TreeError: the identified copy is none, or the data set is half de-identified.
+        StorageError: something cannot be read, or the state root not be written.
+        Cancelled: `cancelled` said so.
+    """
+    tree = _tree(places)
+    refuse_unfinished([places.deidentified])
+    with storage_errors("the state root, or the folder of the study"):
+        lines = _listed(tree, _Delivered(run, places), cancelled) if tree else iter(())
+        write_jsonl(run.part("removal"), map(asdict, lines))
+    return Listing.of(run)
+
+
+def remove(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> Removed:
+    """Remove what is on the list and still as it was when that was made.
+
+    Raises:
+        TreeError: the identified copy is none.
+        StorageError: something cannot be read, marked or removed; what went is marked.
+        Cancelled: `cancelled` said so; likewise.
+    """
+    removed = Removed()
+    if (tree := _tree(places)) is None:
+        return removed
+    for series in series_listed(run):
+        if cancelled():
+            raise Cancelled("stopped on request")
+        with (
+            shared().acquire(series_lease(series.series_uid), cancelled=cancelled),
+            storage_errors("the state root, or the folder of the study"),
+        ):
+            _remove(tree, places, series, removed)
+    return removed
+
+
+def _tree(places: Places) -> Tree | None:
+    """The identified copy; None where nothing was ever fetched.
+
+    Raises:
+        TreeError: the folder holds something else.
+    """
+    if marker_of(places.identified).get("state", IDENTIFIED) != IDENTIFIED:
+        raise TreeError("the folder of the identified copy holds something else, and nothing of it is removed")
+    return Tree.existing(places.identified)
+
+
+def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) -> Iterator[SeriesListing]:
+    given = tree.load_names().given
+    for series_uid in series_known(tree.state):
+        folder = given.get(f"series:{series_uid}")
+        if folder is None or (tree.root / folder).resolve() != tree.root / folder:
+            continue  # a link leads elsewhere; what lies there is none of ours
+        series, stay = SeriesListing(series_uid, folder), Counter[str]()
+        of_series = delivered.series(series_uid)
+        for uid, entry in SeriesLedger(tree.state, series_uid).entries.items():
+            if cancelled():
+                raise Cancelled("stopped on request")
+            if entry.gone_on(tree.root / folder):
+                series.handed_on += 1
+                series.lost += not of_series.is_there(uid)
+            elif os.path.lexists(tree.root / folder / entry.file):
+                verdict = of_series.copy(tree.root, folder, uid, entry)
+                if isinstance(verdict, Copy):
+                    series.go[uid] = verdict
+                else:
+                    stay[verdict] += 1
+        series.stay = dict(stay)
+        yield series
+
+
+def _remove(tree: Tree, places: Places, series: SeriesListing, removed: Removed) -> None:
+    """Remove the files of a series that are on the list; the caller holds its lease."""
+    folder = tree.root / series.folder
+    if folder.resolve() != folder:
+        return
+    ledger = SeriesLedger(tree.state, series.series_uid)
+    going: dict[Path, Copy] = {}
+    for uid, copy in series.go.items():
+        path, entry = folder / copy.file, ledger.entries.get(uid)
+        if entry is None or not (entry.gone_on(folder) or _as_listed(path, places, copy)):
+            removed.kept += 1
+            continue
+        entry.handed_on = entry.handed_on or now()
+        going[path] = copy
+    if going:
+        ledger.save()
+    for path, copy in going.items():
+        path.unlink(missing_ok=True)
+        removed.files += 1
+        removed.bytes += copy.size
+    with suppress(OSError):  # others lie there, or it is gone
+        if going or series.handed_on:
+            folder.rmdir()
+
+
+def _as_listed(path: Path, places: Places, copy: Copy) -> bool:
+    """Whether an identified file, and the released one, are as they were when the list was made."""
+    identified, released = _status(path), places.released / copy.released
+    if identified is None or (identified.st_size, identified.st_mtime_ns) != (copy.size, copy.mtime_ns):
+        return False
+    status = _status(released)
+    return status is not None and (status.st_ctime_ns == copy.ctime_ns or digest(released) == copy.sha256)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of a file; None where there is none, or something else."""
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+class _Delivered:
+    """What the run has released of which series."""
+
+    def __init__(self, run: Run, places: Places) -> None:
+        self.places, self.manifest = places, _Manifest(run)
+        tree, marker = Tree.existing(places.deidentified), marker_of(places.deidentified)
+        self.store = Store(tree, marker["id"]) if tree and "id" in marker else None
+        self._sources: dict[str, list[Source]] = {}
+        for source in series_of(self.store) if self.store else ():
+            self._sources.setdefault(source.series_uid, []).append(source)
+
+    def series(self, series_uid: str) -> _DeliveredSeries:
+        """What was released of a series of the archive."""
+        return _DeliveredSeries(self, self._sources.get(series_uid, []))
+
+
+class _DeliveredSeries:
+    """What was released of one series: its objects may be those of several patients."""
+
+    def __init__(self, by: _Delivered, sources: list[Source]) -> None:
+        self._places = by.places
+        self._files: dict[str, Mapping[str, Any]] = {}
+        self._settled: dict[str, list[Settled]] = {}
+        self._deliveries: dict[str, Deliveries] = {}
+        for source in sources:
+            assert by.store is not None
+            self._files |= by.manifest.files(readable(Path(source.target)))
+            for uid, item in by.store.settled(source.key).items():
+                self._settled.setdefault(uid, []).append(item)
+
+    def is_there(self, uid: str) -> bool:
+        """Whether the released object that an instance became is still there."""
+        made = (item for item in self._settled.get(uid, ()) if item.outcome == DEIDENTIFIED)
+        return any(
+            (status := _status(self._places.released / item.file)) and status.st_size == item.written for item in made
+        )
+
+    def copy(self, root: Path, folder: str, uid: str, entry: Entry) -> Copy | str:
+        """The identified file of an instance, if it may go; else why not."""
+        path = root / folder / entry.file
+        status = _status(path)
+        if status is None or not entry.proven_by(root / folder):
+            return CHANGED
+        made_of = (readable(path.relative_to(root)), status.st_size, status.st_mtime_ns)
+        item = next((i for i in self._settled.get(uid, ()) if (i.source, i.size, i.mtime_ns) == made_of), None)
+        if item is None:
+            return NOT_DEIDENTIFIED
+        if item.outcome != DEIDENTIFIED:
+            return BY_RULE if item.outcome == EXCLUDED else IN_QUARANTINE
+        file = self._files.get(readable(Path(item.file)))
+        if file is None or file["size"] != item.written:
+            return NOT_RELEASED
+        working, released = self._places.deidentified / item.file, self._places.released / item.file
+        there = _status(released)
+        if there is None or _status(working) is None or digest(released) != file["sha256"]:
+            return NOT_THERE
+        if self._places.destination and not self._confirmed(released):
+            return UNCONFIRMED
+        return Copy(entry.file, status.st_size, status.st_mtime_ns, item.file, file["sha256"], there.st_ctime_ns)
+
+    def _confirmed(self, path: Path) -> bool:
+        """Whether the destination has confirmed the object as it is in the file."""
+        try:
+            file = inspect(path)
+        except ValueError:
+            return False
+        if file is None:
+            return False
+        if file.series_uid not in self._deliveries:
+            self._deliveries[file.series_uid] = Deliveries(self._places.destination, file.series_uid)
+        known = self._deliveries[file.series_uid].confirmed.get(file.sop_instance_uid)
+        return known is not None and known.sha256 == file.digest()
+
+
+class _Manifest:
+    """What the run has released: empty unless its stock is that which was released.
+
+    The files of a folder follow each other, so it is enough to remember where each folder begins.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._path = run.part("output")
+        self._begin: dict[str, int] = {}
+        released = released_of(run)
+        if released is None or not self._path.exists() or digest(self._path) != released.digest:
+            return
+        at = 0
+        with self._path.open("rb") as stream:
+            for line in stream:
+                self._begin.setdefault(json.loads(line)["path"].rpartition("/")[0], at)
+                at += len(line)
+
+    def files(self, folder: str) -> dict[str, Mapping[str, Any]]:
+        """The released files of a folder, by path."""
+        found: dict[str, Mapping[str, Any]] = {}
+        if folder in self._begin:
+            with self._path.open("rb") as stream:
+                stream.seek(self._begin[folder])
+                for line in stream:
+                    file = json.loads(line)
+                    if file["path"].rpartition("/")[0] != folder:
+                        break
+                    found[file["path"]] = file
+        return found
