@@ -67,6 +67,14 @@ PARAMS = {
         "Without, the day shift of everybody in that file is 0.",
         section=WHO,
     ),
+    "leave_out": Param(
+        False,
+        type="boolean",
+        title="Leave out who is unknown",
+        description="Objects of patients of whom nobody says who they become are left out, and the run is incomplete. "
+        "Otherwise one such patient ends the run before anything is touched.",
+        section=WHO,
+    ),
     "accept_incomplete": accept_incomplete(),
 }
 

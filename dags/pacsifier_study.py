@@ -24,6 +24,7 @@ from pacsifier_ops.groups import (
     file_set,
     karnak_tagging,
     pseudonymization,
+    relocation,
     sending,
 )
 from pacsifier_ops.operators.params import HOW, RETRIES, WHAT, WHERE_FROM, WHERE_TO, accept_incomplete
@@ -283,6 +284,8 @@ with DAG(
         pseudonymization("pseudonyms")
     with TaskGroup("anonymize") as anonymize:
         deidentification("anonymize")
+    with TaskGroup("dumps") as dumps:
+        relocation("dumps")
     check = StudyCheckOperator(task_id="check", trigger_rule="none_failed")
     approve = ApproveReleaseOperator(task_id="approve")
     release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS)])
@@ -299,6 +302,6 @@ with DAG(
     remove = StudyRemoveOperator(task_id="remove", trigger_rule="all_done")
     report = StudyReportOperator(task_id="report", trigger_rule="all_done")
 
-    chain(set_up, extract, pseudonyms, anonymize, check, approve, release)
+    chain(set_up, extract, pseudonyms, anonymize, dumps, check, approve, release)
     release >> [dicomdir, upload, karnak, move] >> remove
     karnak >> karnak_upload >> remove >> report

@@ -130,6 +130,8 @@ class PacsNode:
         for label in ("max_images", "max_gigabytes", "max_hours", "max_share", "archive_images"):
             if not 0 <= getattr(self, label) < math.inf:
                 raise ConfigError(f"{self.name}: {label} is negative or no number; 0 is no limit")
+        if self.max_share > 100:
+            raise ConfigError(f"{self.name}: max_share is above 100 percent")
         if self.max_share and not self.archive_images:
             raise ConfigError(f"{self.name}: max_share needs archive_images, of which it is a percentage")
         for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait"):

@@ -16,6 +16,7 @@ from pacsifier_ops.operators.dicomdir import (
     DicomdirPrepareOperator,
     DicomdirReportOperator,
 )
+from pacsifier_ops.operators.dumps import MoveDumpsOperator, MoveDumpsPrepareOperator, MoveDumpsReportOperator
 from pacsifier_ops.operators.extract import (
     ExtractPlanOperator,
     ExtractPrepareOperator,
@@ -119,3 +120,12 @@ def reporting(stage: str = "") -> None:
     report = ExtractReportsReportOperator(stage=stage, **_END)
 
     prepare >> extract >> report
+
+
+def relocation(stage: str = "") -> None:
+    """Move info dumps out of a data folder."""
+    prepare = MoveDumpsPrepareOperator(stage=stage, **_BEGIN)
+    move = MoveDumpsOperator.partial(task_id="move", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
+    report = MoveDumpsReportOperator(stage=stage, **_END)
+
+    prepare >> move >> report

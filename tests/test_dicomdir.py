@@ -336,6 +336,9 @@ def test_objects_of_nobody_stand_beside_the_patients(source: Path, out: Path) ->
     assert roots == {"PATIENT", *_SINGLE_LEVEL_SOP_CLASSES.values()}
     (source / "copy of 1").unlink()
     check_file_set(out, source)
+    before = contents(out)
+    create(source, out)
+    assert contents(out) == before
     assert judged(out / "DICOMDIR") == ""
 
 

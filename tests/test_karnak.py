@@ -91,7 +91,7 @@ def tagging(in_folder: Path, out_folder: Path | None = None, most: int = 4, **re
 def run_of(in_folder: Path, out_folder: Path | None = None, most: int = 4, **request: Any) -> tuple[Run, ToolAccount]:
     run = Run.fresh()
     given: dict[str, Any] = {"album_name": ALBUM, "project": "study"}
-    given |= {name: str(value) for name, value in request.items()}
+    given |= {name: value if isinstance(value, bool) else str(value) for name, value in request.items()}
     for unit in karnak.prepare(run, karnak.KarnakRequest(in_folder, out_folder or in_folder, **given), most):
         karnak.tag(run, unit)
     return run, karnak.report(run)
@@ -604,3 +604,12 @@ def test_killed_at_any_moment_every_file_is_whole(tmp_path: Path, apart: bool) -
         found = extract(node_of(pacs), rows, folder).totals()
         assert (found["present"], found["received"], found["missing"]) == (96, 0, 0)
         assert tagged() == 96
+
+
+def test_who_is_unknown_may_be_left_out(folder: Path, tmp_path: Path) -> None:
+    link({"A-1": PEOPLE["A-1"]})
+    with pytest.raises(InputError, match="1 of 2 patients have no pseudonym"):
+        tagging(folder)
+    account = tagging(folder, tmp_path / "out", leave_out=True)
+    assert account.verdict == INCOMPLETE and {reason for _, reason in account.problems} == {karnak._NOT_LINKED}
+    assert {str(dcmread(path).PatientID) for path in (tmp_path / "out").rglob("*.dcm")} == {"A-1"}

@@ -98,7 +98,8 @@ def test_limits_are_fields_of_the_connection() -> None:
     extra = {"called_aet": "PACS", "max_images": "500000", "max_gigabytes": 250, "max_share": 10, "archive_images": 5}
     node = node_from_connection("pacs", "localhost", 104, extra)
     assert (node.max_images, node.max_gigabytes, node.max_hours, node.max_share) == (500000, 250.0, 0.0, 10.0)
-    for wrong, words in (({"max_hours": -1}, "max_hours is negative"), ({"archive_images": 0}, "max_share needs")):
+    refused = {"max_hours is negative": {"max_hours": -1}, "max_share needs": {"archive_images": 0}}
+    for words, wrong in {**refused, "max_share is above 100": {"max_share": 101}}.items():
         with pytest.raises(ConfigError, match=words):
             node_from_connection("pacs", "localhost", 104, {**extra, **wrong})
 
@@ -175,6 +176,17 @@ def _turned_round(run: Run) -> None:
     """An archive may answer in any order."""
     head, *found = read_jsonl(run.part("found", 0))
     write_jsonl(run.part("found", 0), [head, *reversed(found)])
+
+
+def test_what_would_not_fit_on_the_disk_takes_a_word(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    for approval, exceeds in ((True, 1), (False, 0)):  # an estimate alone ends no run
+        run, _ = planned_run(node_of(pacs), [{"PatientID": "P1"}], tmp_path / "out", approval=approval)
+        head, (study_uid, series_uid, attributes) = read_jsonl(run.part("found", 0))
+        attributes |= {"Modality": "SM", "NumberOfSeriesRelatedInstances": str(10**9)}
+        write_jsonl(run.part("found", 0), [head, [study_uid, series_uid, attributes]])
+        steps.plan(run, node_of(pacs))
+        sentences = read_json(run.folder / "plan.json")["exceeds"]
+        assert len(sentences) == exceeds and all("300,000,000 GB, more than the" in text for text in sentences)
 
 
 def test_a_cohort_within_the_limits_needs_no_word(pacs: EmbeddedPacs, tmp_path: Path) -> None:

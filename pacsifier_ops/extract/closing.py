@@ -36,7 +36,7 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
         StorageError: log or report cannot be written.
     """
     request, table = Request.of(run), read_json(run.folder / "table.json")
-    rows, series = _rows(run, table["same_as"]), _series(run, request)
+    rows, series = rows_of(run, table["same_as"]), _series(run, request)
     account = RunAccount(
         run.name,
         request.pacs,
@@ -60,7 +60,7 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
     return account
 
 
-def _rows(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
+def rows_of(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
     rows = {item["line"]: RowAccount(**item) for item in read_jsonl(run.part("rows"))}
     for row in rows.values():
         if row.state == ROW_FAILED:

@@ -222,22 +222,14 @@ def _check_target(request: DicomdirRequest, plan: Plan) -> list[Path]:
     Raises:
         TreeError: there is something else.
     """
-    from pacsifier_ops.dimse.objects import inspect
-
     target, known = request.out_folder, plan.names(request)
     going = []
     for path, name, half in _files_of(target):
-        file = plan.files.get(name)
-        if half or (file is None and name in known):
+        if name not in known:
+            raise _something_else()
+        if half or name not in plan.files:
             going.append(path)
-            known_as_ours = name in known
-        else:
-            try:
-                there = inspect(path) if file else None
-            except (ValueError, OSError):
-                there = None
-            known_as_ours = there is not None and file is not None and there.sop_instance_uid == file.sop_instance_uid
-        if not known_as_ours:
+        elif _instance(path) != plan.files[name].sop_instance_uid:
             raise _something_else()
     for path in zips(request, plan.roots) if request.zip else ():
         if path.exists() and target not in path.parents:
@@ -245,6 +237,21 @@ def _check_target(request: DicomdirRequest, plan: Plan) -> list[Path]:
                 raise TreeError("the name of the zip file is taken by something else; give another out_folder")
             going.append(path)
     return going
+
+
+def _instance(path: Path) -> str:
+    """SOP Instance UID of a file; empty where it is no object."""
+    from pacsifier_ops.dimse.objects import inspect
+    from pacsifier_ops.handover.records import describe_patientless
+
+    try:
+        file = inspect(path)
+    except OSError:
+        return ""
+    except ValueError:
+        described = describe_patientless(path)
+        file = described.file if described else None
+    return file.sop_instance_uid if file else ""
 
 
 def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:

@@ -70,6 +70,7 @@ TAGGED, UNCHANGED, ELSEWHERE = "tagged", "unchanged", "with tags in another bloc
 
 _NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
 _SEVERAL_IDS = "it has several values in PatientID"
+_NOT_LINKED = "its patient has no pseudonym"
 _OTHER_FILE = "another file has its place in out_folder; move that away, or give another out_folder"
 _CHANGED = "the file changed while the run was looking at it"
 _NOT_ATTEMPTED = "not attempted: the run ended before"
@@ -86,6 +87,7 @@ class KarnakRequest(Kept):
         album_name: the Kheops album that Karnak is to put them into.
         new_ids, day_shift: PACSIFIER's files; empty where none is given.
         project: whose linkage says who becomes whom where no new_ids are given.
+        leave_out: objects of patients of whom nobody says who they become are left out; else one of them ends the run.
         allow_empty: it is no error if there is no object.
         accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         started: ISO 8601.
@@ -97,6 +99,7 @@ class KarnakRequest(Kept):
     new_ids: str = ""
     day_shift: str = ""
     project: str = ""
+    leave_out: bool = False
     allow_empty: bool = False
     accept_incomplete: bool = False
     started: str = ""
@@ -182,6 +185,8 @@ def prepare(run: Run, request: KarnakRequest, most: int = MOST, cancelled: Quest
     series = _series(found, source, bad)
     if not (series or bad or request.allow_empty):
         raise InputError("in_folder holds no DICOM file")
+    if request.leave_out:
+        series = _known(request, series, bad)
     people = _people(run, request, [file for files in series.values() for file in files])
     if not request.in_place:
         Tree.open(target)
@@ -235,6 +240,24 @@ def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[P
 def _home(folder: Path) -> Path:
     """The tree that a folder is, or is part of; else the folder itself."""
     return next((above for above in (folder, *folder.parents) if Tree.existing(above)), folder)
+
+
+def _known(
+    request: KarnakRequest, series: Mapping[tuple[Path, str], list[DicomFile]], bad: list[tuple[str, str]]
+) -> dict[tuple[Path, str], list[DicomFile]]:
+    """The objects of patients of whom it is said who they become; the others go to the bad ones."""
+    from pacsifier_ops.upload.scan import readable
+
+    codes, days = _sources(request, {file.patient_id for files in series.values() for file in files})
+    unknown = {patient for patient in codes if codes[patient] is None or days[patient] is None}
+    bad += [
+        (readable(file.path.relative_to(request.in_folder)), _NOT_LINKED)
+        for files in series.values()
+        for file in files
+        if file.patient_id in unknown
+    ]
+    left = {key: [file for file in files if file.patient_id not in unknown] for key, files in series.items()}
+    return {key: files for key, files in left.items() if files}
 
 
 def _people(run: Run, request: KarnakRequest, files: Sequence[DicomFile]) -> dict[str, Person]:

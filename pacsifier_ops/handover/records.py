@@ -20,7 +20,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 
-from pacsifier_ops.deid.encoding import LONG_VRS
+from pacsifier_ops.deid.encoding import LONG_VRS, SHORT_VRS
 from pacsifier_ops.dimse.objects import DicomFile, attributes
 from pacsifier_ops.dimse.sink import is_uid
 
@@ -344,7 +344,7 @@ def _sound(tag: int, value: bytes) -> bool:
     """Whether a value can be a key: one that is no value of its VR is none."""
     vr = _vr(tag)
     if vr in _ENCODED:
-        return True
+        return vr != "SQ" or _well_formed(value)
     value = value.strip(b"\0 ")
     if not value or len(value) > _LONGEST:
         return False
@@ -362,12 +362,58 @@ def _modifiers(dataset: Dataset) -> DataElement:
 
 
 def _value(element: DataElement, encodings: list[str]) -> bytes:
-    """A value in explicit VR little endian."""
+    """A value in explicit VR little endian, with the length of everything in it."""
     stream = DicomBytesIO()
     stream.is_little_endian, stream.is_implicit_VR = True, False
-    element.is_undefined_length = False
+    _with_lengths(element)
     write_data_element(stream, element, encodings)
     return stream.getvalue()[12 if element.VR in LONG_VRS else 8 :]
+
+
+def _with_lengths(element: DataElement) -> None:
+    element.is_undefined_length = False
+    for dataset in element.value if element.VR == "SQ" else ():
+        dataset.is_undefined_length_sequence_item = False
+        for tag in list(dataset.keys()):
+            # Text stays as it is encoded.
+            if dataset.get_item(tag).VR in ("SQ", "UN", None):
+                _with_lengths(dataset[tag])
+
+
+def _well_formed(sequence: bytes) -> bool:
+    """Whether a sequence is nothing but items, and these nothing but elements, to the last byte."""
+    at = 0
+    while at < len(sequence):
+        head, at = sequence[at : at + 8], at + 8
+        if len(head) < 8 or head[:4] != b"\xfe\xff\0\xe0":
+            return False
+        (length,) = struct.unpack("<L", head[4:])
+        content, at = sequence[at : at + length], at + length
+        if len(content) < length or not _elements_well_formed(content):
+            return False
+    return True
+
+
+def _elements_well_formed(content: bytes) -> bool:
+    at = 0
+    while at < len(content):
+        head, at = content[at : at + 8], at + 8
+        if len(head) < 8 or head[:2] == b"\xfe\xff":
+            return False
+        vr = head[4:6].decode("latin-1")
+        if vr in LONG_VRS:
+            size, at = content[at : at + 4], at + 4
+        elif vr in SHORT_VRS:
+            size = head[6:] + b"\0\0"
+        else:
+            return False
+        if len(size) < 4:
+            return False
+        (length,) = struct.unpack("<L", size)
+        value, at = content[at : at + length], at + length
+        if len(value) < length or (vr == "SQ" and not _well_formed(value)):
+            return False
+    return True
 
 
 def record(

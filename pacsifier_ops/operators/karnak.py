@@ -29,6 +29,7 @@ class KarnakPrepareOperator(PacsifierOperator):
             new_ids=str(data_path(params, "new_ids")) if params["new_ids"] else "",
             day_shift=str(data_path(params, "day_shift")) if params["day_shift"] else "",
             project=params["project"],
+            leave_out=params["leave_out"],
             allow_empty=bool(self.stage),  # a night without anything new
             accept_incomplete=params["accept_incomplete"],
         )

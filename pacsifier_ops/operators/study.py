@@ -129,8 +129,10 @@ class StudyRemoveOperator(PacsifierOperator):
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Returns counts of files that may go, went, and stay."""
         from pacsifier_ops.study import steps
+        from pacsifier_ops.study.project import Study
 
-        counts = steps.remove(run, self.cancelled)
+        upload = Study.of(run).upload
+        counts = steps.remove(run, connected(upload).key if upload else "", self.cancelled)
         self.log.info("%s", counts)
         return counts
 

@@ -273,6 +273,7 @@ def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
             "day_shift": None,
             "project": study.project,
             "album_name": study.album_name,
+            "leave_out": True,
         },
         stages.KARNAK_UPLOAD: {
             **sending,

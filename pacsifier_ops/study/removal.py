@@ -4,7 +4,8 @@ An object is verified as delivered when the file that was fetched is as it was, 
 that file was released and lies in `released/` with the digest that somebody approved of, and, where the study uploads,
 the destination has confirmed that very object.
 
-First a list is made, in the run's `removal.jsonl`: a line per series of the identified copy. Then what is on it goes.
+First a list is made, in the run's `removal.jsonl`: a line per series of the identified copy. Then what is on it goes;
+called again with the same list, that goes on.
 Each file is marked in the ledger as handed on before it is removed (see `ledger`), so that a kill in between leaves a
 file that the next run lists again, and a delta run fetches nothing that was delivered. Nothing goes but files that the
 ledger knows, and the folders of series that are empty then.
@@ -27,7 +28,7 @@ from pacsifier_ops.deliveries import Deliveries
 from pacsifier_ops.dimse.objects import inspect
 from pacsifier_ops.errors import Cancelled, TreeError
 from pacsifier_ops.extract.receiving import series_lease
-from pacsifier_ops.files import read_jsonl, storage_errors, write_jsonl
+from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import shared
 from pacsifier_ops.ledger import Entry, SeriesLedger, digest, series_known
 from pacsifier_ops.run import Run, never, now
@@ -173,7 +174,7 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
 
 
 def remove(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> Removed:
-    """Remove what is on the list and still as it was when that was made.
+    """Remove what is on the list and still as it was when that was made; the run's `removal.json` says what went.
 
     Raises:
         TreeError: the identified copy is none.
@@ -183,14 +184,17 @@ def remove(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> R
     removed = Removed()
     if (tree := _tree(places)) is None:
         return removed
-    for series in series_listed(run):
-        if cancelled():
-            raise Cancelled("stopped on request")
-        with (
-            shared().acquire(series_lease(series.series_uid), cancelled=cancelled),
-            storage_errors("the state root, or the folder of the study"),
-        ):
-            _remove(tree, places, series, removed)
+    try:
+        for series in series_listed(run):
+            if cancelled():
+                raise Cancelled("stopped on request")
+            with (
+                shared().acquire(series_lease(series.series_uid), cancelled=cancelled),
+                storage_errors("the state root, or the folder of the study"),
+            ):
+                _remove(tree, places, series, removed)
+    finally:
+        write_json(run.folder / "removal.json", asdict(removed))
     return removed
 
 
@@ -276,7 +280,7 @@ class _Delivered:
     """What the run has released of which series."""
 
     def __init__(self, run: Run, places: Places) -> None:
-        self.places, self.manifest = places, _Manifest(run)
+        self.places, self.manifest = places, Manifest(run)
         tree, marker = Tree.existing(places.deidentified), marker_of(places.deidentified)
         self.store = Store(tree, marker["id"]) if tree and "id" in marker else None
         self._sources: dict[str, list[Source]] = {}
@@ -343,10 +347,12 @@ class _DeliveredSeries:
         if file.series_uid not in self._deliveries:
             self._deliveries[file.series_uid] = Deliveries(self._places.destination, file.series_uid)
         known = self._deliveries[file.series_uid].confirmed.get(file.sop_instance_uid)
-        return known is not None and known.sha256 == file.digest()
+        if known is None or not known.sha256:
+            return False
+        return (known.size, known.ctime_ns) == (file.size, file.ctime_ns) or known.sha256 == file.digest()
 
 
-class _Manifest:
+class Manifest:
     """What the run has released: empty unless its stock is that which was released.
 
     The files of a folder follow each other, so it is enough to remember where each folder begins.

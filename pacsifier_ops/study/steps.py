@@ -19,8 +19,18 @@ from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.gate import Gate
-from pacsifier_ops.study.project import LIMIT, Study, read_project, stages_for
-from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, Stock, folder_of, listed, stock_of, take_stock
+from pacsifier_ops.study.project import KEEP, LIMIT, REMOVE, Study, read_project, stages_for
+from pacsifier_ops.study.release import (
+    DEIDENTIFIED_FOLDER,
+    IDENTIFIED_FOLDER,
+    RELEASED_FOLDER,
+    Stock,
+    folder_of,
+    listed,
+    released_of,
+    stock_of,
+    take_stock,
+)
 from pacsifier_ops.study.run import keep_stages, stage_run, stages_of
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew. Decisions stay.
@@ -199,8 +209,36 @@ def within_limits(run: Run, found: Findings) -> bool:
     return good
 
 
-def remove(run: Run, cancelled: Callable[[], bool] = never) -> dict[str, int]:
-    return {}
+def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = never) -> dict[str, int]:
+    """List what of the identified copy is verified as delivered, and remove that if it was asked for.
+
+    Args:
+        destination: `key` of the node that the study uploads to, if it does.
+
+    Returns:
+        How many files may go, went, and stay.
+
+    Raises:
+        StorageError: a folder cannot be read or written; what went stays gone.
+        Cancelled: `cancelled` said so; likewise.
+    """
+    from pacsifier_ops.study import removal
+
+    study = Study.of(run)
+    run.forget(("removal",))
+    if study.remove_identified == KEEP or not study.has(stages.ANONYMIZE) or released_of(run) is None:
+        return {}
+    folders = (folder_of(study, name) for name in (IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER))
+    places = removal.Places(*folders, destination)
+    listing, removed = removal.plan_removal(run, places, cancelled), removal.Removed()
+    with storage_errors("the state root"):
+        write_json(run.folder / "removal.json", {**asdict(listing), "asked": study.remove_identified, "removed": None})
+    if study.remove_identified == REMOVE:
+        removed = removal.remove(run, places, cancelled)
+        with storage_errors("the state root"):
+            told = {**asdict(listing), "asked": REMOVE, "removed": asdict(removed)}
+            write_json(run.folder / "removal.json", told)
+    return {"may_go": listing.files, "removed": removed.files, "stay": sum(listing.stay.values())}
 
 
 def report(run: Run) -> Any:

@@ -1,0 +1,46 @@
+"""### Move dumps: what tells who the images are of goes to a folder of its own
+
+1. **prepare** looks at the folders of the patients.
+2. **move** moves the info dumps (`sub-*/**/*.csv`) of each to the same path below the info folder; `mapper.json` and
+   `date_offsets.csv` from the top go as well. Nothing is ever overwritten: where another file lies, both stay.
+3. **report** lists what was moved, and tells whether anything but DICOM is left in the data folder.
+
+**Results.** The info folder, with `moved.csv`, a list of all that is in it. Progress and report are at *Results* on the
+run's page, and behind *Run and report* on each of its tasks.
+"""
+
+from airflow.sdk import DAG, Param
+
+from pacsifier_ops.groups import relocation
+from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
+
+PARAMS = {
+    "data_folder": Param(
+        "out",
+        type="string",
+        minLength=1,
+        title="Data folder",
+        description="The folder whose dumps are to be moved, as a path below the data root.",
+        section=WHAT,
+    ),
+    "info_folder": Param(
+        "info",
+        type="string",
+        minLength=1,
+        title="Info folder",
+        description="Where they go, a path below the data root. It is made if need be, for its owner only.",
+        section=WHERE_TO,
+    ),
+    "accept_incomplete": accept_incomplete(),
+}
+
+with DAG(
+    "pacsifier_move_dumps",
+    description="Move info dumps out of a data folder",
+    doc_md=__doc__,
+    schedule=None,
+    params=PARAMS,
+    tags=["pacsifier"],
+    default_args=RETRIES,
+):
+    relocation()

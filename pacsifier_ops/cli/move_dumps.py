@@ -1,0 +1,44 @@
+"""`pacsifier-move-csv`, also called `pacsifier-move-dumps`: move info dumps out of a data folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pacsifier_ops import __version__
+from pacsifier_ops.cli.tools import carry_out
+from pacsifier_ops.handover import dumps
+
+_COMMAND = "pacsifier-move-csv"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments: PACSIFIER's."""
+    p = argparse.ArgumentParser(
+        prog=_COMMAND,
+        description="Move the info dumps of an output folder, its mapper.json and its date_offsets.csv into the same "
+        "tree in another folder, and tell whether anything but DICOM is left. Nothing is overwritten.",
+        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
+    )
+    p.add_argument("--data_folder", "-d", type=Path, required=True, help="folder whose dumps are to be moved")
+    p.add_argument("--info_folder", "-o", type=Path, required=True, help="where they go; made if need be")
+    p.add_argument("--version", action="version", version=__version__)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = parser().parse_args(argv)
+    request = dumps.DumpsRequest(args.data_folder.absolute(), args.info_folder.absolute())
+    return carry_out(
+        _COMMAND,
+        lambda run, stopped: dumps.prepare(run, request, cancelled=stopped),
+        dumps.move,
+        dumps.report,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
