@@ -109,7 +109,8 @@ PARAMS = {
         type=["null", "integer"],
         minimum=1,
         title="Largest cohort",
-        description="Stop before fetching if more series are found. Empty: as the connection says.",
+        description="Series that may be fetched without a person's word; what is there already does not count. Empty: "
+        "as the connection says, whose other limits hold as well.",
         section=HOW,
     ),
     "approval": Param(

@@ -611,5 +611,5 @@ def test_who_is_unknown_may_be_left_out(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 of 2 patients have no pseudonym"):
         tagging(folder)
     account = tagging(folder, tmp_path / "out", leave_out=True)
-    assert account.verdict == INCOMPLETE and {reason for _, reason in account.problems} == {karnak._NOT_LINKED}
+    assert account.verdict == INCOMPLETE and {reason for _, reason in account.problems} == {karnak.NOT_LINKED}
     assert {str(dcmread(path).PatientID) for path in (tmp_path / "out").rglob("*.dcm")} == {"A-1"}

@@ -70,7 +70,7 @@ TAGGED, UNCHANGED, ELSEWHERE = "tagged", "unchanged", "with tags in another bloc
 
 _NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
 _SEVERAL_IDS = "it has several values in PatientID"
-_NOT_LINKED = "its patient has no pseudonym"
+NOT_LINKED = "its patient has no pseudonym"
 _OTHER_FILE = "another file has its place in out_folder; move that away, or give another out_folder"
 _CHANGED = "the file changed while the run was looking at it"
 _NOT_ATTEMPTED = "not attempted: the run ended before"
@@ -251,7 +251,7 @@ def _known(
     codes, days = _sources(request, {file.patient_id for files in series.values() for file in files})
     unknown = {patient for patient in codes if codes[patient] is None or days[patient] is None}
     bad += [
-        (readable(file.path.relative_to(request.in_folder)), _NOT_LINKED)
+        (readable(file.path.relative_to(request.in_folder)), NOT_LINKED)
         for files in series.values()
         for file in files
         if file.patient_id in unknown

@@ -37,7 +37,7 @@ from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, marker_of, refuse_unfinish
 from pacsifier_ops.upload.scan import readable
 
 #: Folders of a study, below its own.
-IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = "identified", "de-identified", "released"
+IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = FOLDERS = ("identified", "de-identified", "released")
 
 _STOCK, _RELEASED = "output.jsonl", "released.json"
 

@@ -10,6 +10,7 @@
 | gate.json                   | check      | what the search for identifiers found                              |
 | decisions/                  | approve    | see `approvals`                                                    |
 | released.json               | release    | what was released, by whose word                                   |
+| removal.jsonl, removal.json | remove     | what of the identified copy may go, and what went                  |
 | handover/                   | report     | what goes with the data: no identifiers                            |
 """
 

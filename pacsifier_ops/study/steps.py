@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.accounts import ROW_EMPTY, ROW_FOUND
+from pacsifier_ops.accounts import COMPLETE, ROW_EMPTY, ROW_FOUND
 from pacsifier_ops.approvals import APPROVED, LIMITS, RELEASE, decide
 from pacsifier_ops.errors import InputError
 from pacsifier_ops.files import private_folder, read_json, storage_errors, write_atomic, write_json
@@ -22,8 +22,7 @@ from pacsifier_ops.study.gate import Gate
 from pacsifier_ops.study.project import KEEP, LIMIT, REMOVE, Study, read_project, stages_for
 from pacsifier_ops.study.release import (
     DEIDENTIFIED_FOLDER,
-    IDENTIFIED_FOLDER,
-    RELEASED_FOLDER,
+    FOLDERS,
     Stock,
     folder_of,
     listed,
@@ -225,20 +224,28 @@ def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = neve
     from pacsifier_ops.study import removal
 
     study = Study.of(run)
-    run.forget(("removal",))
     if study.remove_identified == KEEP or not study.has(stages.ANONYMIZE) or released_of(run) is None:
         return {}
-    folders = (folder_of(study, name) for name in (IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER))
-    places = removal.Places(*folders, destination)
-    listing, removed = removal.plan_removal(run, places, cancelled), removal.Removed()
-    with storage_errors("the state root"):
-        write_json(run.folder / "removal.json", {**asdict(listing), "asked": study.remove_identified, "removed": None})
-    if study.remove_identified == REMOVE:
+    identified, deidentified, released = (folder_of(study, name) for name in FOLDERS)
+    places = removal.Places(identified, deidentified, released, destination)
+    if not run.part("removal").exists():  # an attempt before this one may have removed some of what it lists
+        removal.plan_removal(run, places, cancelled)
+    listing, removed = removal.Listing.of(run), removal.Removed()
+    if study.remove_identified == REMOVE and _at_gateway(run, study):
         removed = removal.remove(run, places, cancelled)
-        with storage_errors("the state root"):
-            told = {**asdict(listing), "asked": REMOVE, "removed": asdict(removed)}
-            write_json(run.folder / "removal.json", told)
     return {"may_go": listing.files, "removed": removed.files, "stay": sum(listing.stay.values())}
+
+
+def _at_gateway(run: Run, study: Study) -> bool:
+    """Whether a gateway that is to have identified copies has all of them, but for those of unknown patients."""
+    from pacsifier_ops.handover.karnak import NOT_LINKED
+
+    if not study.karnak:
+        return True
+    tagged = stage_run(run, stages.KARNAK).folder / "accounts.json"
+    wrong = read_json(tagged)["problems"] if tagged.exists() else [["", "not tagged"]]
+    sent = _summary(run, stages.KARNAK_UPLOAD).get("verdict")
+    return sent == COMPLETE and all(reason == NOT_LINKED for _, reason in wrong)
 
 
 def report(run: Run) -> Any:
