@@ -104,7 +104,7 @@ class PacsifierOperator(BaseOperator):
         from pacsifier_ops.study.run import DESTINATIONS, stage_run, stages_of
 
         params = stages_of(run)[self.stage]
-        if params is None or (self.stage in DESTINATIONS and not may_hand_over(run)):
+        if params is None or (self.stage in DESTINATIONS and not may_hand_over(run, self.stage)):
             raise AirflowSkipException("the study does without this")
         return stage_run(run, self.stage), {**context, "params": params}
 

@@ -27,6 +27,7 @@ class UploadPrepareOperator(PacsifierOperator):
             folder=data_path(params, "upload_directory"),
             out_directory=data_path(params, "out_directory"),
             resend=params["resend"],
+            allow_empty=bool(self.stage),  # a night without anything new
             accept_incomplete=params["accept_incomplete"],
         )
         units = steps.prepare(run, request, node_of(params), cancelled=self.cancelled)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pacsifier_ops.html import Html, escape, listed, plural, tag
+from pacsifier_ops.html import Html, escape, listed, tag
 
 #: A column of the drawing, in its own units; the page stretches it to its width.
 _COLUMN, _HEIGHT, _BAR = 100.0, 150.0, 7.0
@@ -123,9 +123,8 @@ def _drawn(stations: Sequence[Station]) -> list[Html]:
     return shapes
 
 
-def _ribbons(left: float, station: Station, height: float, high: object) -> list[Html]:
+def _ribbons(left: float, station: Station, height: float, high: Callable[[int], float]) -> list[Html]:
     """What comes to a station from the one before, and what falls off on the way."""
-    assert callable(high)
     start, middle = left - _COLUMN + _BAR, left - _COLUMN / 2
     shapes = []
     if height:
@@ -153,8 +152,3 @@ def _box(x: float, y: float, width: float, height: float, kind: str, opacity: st
         return escape("")
     at = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{width:.1f}", "height": f"{height:.1f}"}
     return tag("rect", **at, class_=f"fill {kind}", fill_opacity=opacity)
-
-
-def instances(count: int) -> str:
-    """A number of instances, in words."""
-    return plural(count, "instance")

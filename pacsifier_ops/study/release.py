@@ -32,12 +32,15 @@ from pacsifier_ops.files import (
 from pacsifier_ops.ledger import digest
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study.project import NOBODY, Study
-from pacsifier_ops.study.run import ANONYMIZE
+from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR
 from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, marker_of, refuse_unfinished, write_marker
 from pacsifier_ops.upload.scan import readable
 
 #: Folders of a study, below its own.
 IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = FOLDERS = ("identified", "de-identified", "released")
+
+#: Where each run's file-set is, in a folder of its own.
+FILE_SETS = "dicomdir"
 
 _STOCK, _RELEASED = "output.jsonl", "released.json"
 
@@ -234,19 +237,23 @@ def released_of(run: Run) -> Released | None:
     return None
 
 
-def may_hand_over(run: Run) -> bool:
+def may_hand_over(run: Run, stage: str) -> bool:
     """Make sure that somebody has approved of what the run has released: for whatever hands data over.
 
     Returns:
-        False where nobody was to release anything in this run.
+        False where nobody was to release anything in this run, or a file-set would be empty, or that of an earlier run.
 
     Raises:
         NotApproved: nobody has, or nothing was released.
     """
-    if Study.of(run).release == NOBODY:
+    study = Study.of(run)
+    if study.release == NOBODY:
         return False
     released = released_of(run)
     if released is None:
         raise NotApproved("nothing was released in this run, whatever the tasks before say")
     approvals.approved(run, RELEASE, released.digest)
-    return True
+    if stage != DICOMDIR:
+        return True
+    made = folder_of(study, FILE_SETS)
+    return released.files > 0 and (released.new > 0 or not made.is_dir() or (made / run.name[-8:]).exists())

@@ -29,6 +29,7 @@ class UploadRequest(Kept):
         folder: the folder to be uploaded.
         out_directory: where logs/ goes.
         resend: send what the destination has confirmed before as well.
+        allow_empty: it is no error if there is no object.
         accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         pacs: name of the connection or configuration of the destination.
         started: ISO 8601.
@@ -37,6 +38,7 @@ class UploadRequest(Kept):
     folder: Path
     out_directory: Path
     resend: bool = False
+    allow_empty: bool = False
     accept_incomplete: bool = False
     pacs: str = ""
     started: str = ""

@@ -68,7 +68,7 @@ def prepare(
     except OSError as error:
         raise InputError(f"upload_directory cannot be read: {error.strerror}") from error
     refuse_unfinished(found.trees)
-    if not (found.series or found.bad_files):
+    if not (found.series or found.bad_files or request.allow_empty):
         raise InputError("upload_directory holds no DICOM file that could be sent")
     order = list(found.series.values())
     units = slices(len(order), most)

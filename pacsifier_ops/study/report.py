@@ -1,0 +1,678 @@
+"""The report of a study for who is responsible for the data, and its books. It names patients.
+
+| file           | where            | what                                             |
+|----------------|------------------|--------------------------------------------------|
+| accounts.json  | the run's folder | the accounts of the whole chain                  |
+| rows.csv       | likewise         | a line per row of the query table                |
+| series.csv     | likewise         | a line per series                                |
+| report.html    | likewise         | the accounts for people                          |
+| summary.json   | likewise         | how it ended, in counts only                     |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops import __version__
+from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE
+from pacsifier_ops.approvals import APPROVED, COHORT, LIMITS, RELEASE, Decision
+from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
+from pacsifier_ops.files import atomic_stream, storage_errors, write_atomic, write_json
+from pacsifier_ops.html import (
+    Html,
+    badge,
+    bar,
+    beside,
+    facts,
+    join,
+    link,
+    listed,
+    page,
+    plural,
+    section,
+    table,
+    tag,
+    verdict,
+    when,
+)
+from pacsifier_ops.report_html import LONGEST_LIST
+from pacsifier_ops.run import Run
+from pacsifier_ops.study import run as stages
+from pacsifier_ops.study.accounts import (
+    DELIVERED,
+    MISSING,
+    NOT_ENDED,
+    NOT_RUN,
+    OFF,
+    RELEASED,
+    SENDING,
+    STATES,
+    UNVERIFIABLE,
+    StageAccount,
+    StudyAccount,
+    StudyRow,
+    StudySeries,
+)
+from pacsifier_ops.study.chart import Lost, Station, flow
+from pacsifier_ops.study.project import KEEP, LIST
+from pacsifier_ops.study.run import stage_folder
+
+#: Colour of a state of an instance, and what it means.
+KINDS = {
+    DELIVERED: ("good", "released, and confirmed by every node that the study sends to"),
+    EXCLUDED: ("listed", "left out by a named rule"),
+    QUARANTINED: ("apart", "not fit to be handed over, for a reason"),
+    MISSING: ("bad", "lost on the way, for a reason"),
+    UNVERIFIABLE: ("doubt", "delivered, and no expectation of the archive covers it"),
+}
+_SERIES_KINDS = {COMPLETE: "good", INCOMPLETE: "bad", SERIES_UNVERIFIABLE: "doubt"}
+_STAGE_KINDS = {COMPLETE: "good", INCOMPLETE: "doubt", OFF: "empty"}
+_ROW_KINDS = {ROW_FOUND: "good", ROW_EMPTY: "empty"}
+
+#: What stages do, for people.
+STAGES = {
+    stages.EXTRACT: "Retrieval",
+    stages.PSEUDONYMS: "Pseudonyms",
+    stages.ANONYMIZE: "De-identification",
+    stages.DUMPS: "Info dumps put apart",
+    RELEASED: "Release",
+    stages.DICOMDIR: "DICOM file-set",
+    stages.UPLOAD: "Upload",
+    stages.KARNAK: "Karnak tags",
+    stages.KARNAK_UPLOAD: "Upload to the gateway",
+    stages.MOVE: "Move by the archive",
+}
+#: The places where instances come to, in order; which losses are before each.
+_AFTER_RELEASE = SENDING
+
+ROW_COLUMNS = ("line", "state", "series", "reason", "expected", "received", "deidentified", "released", *STATES)
+SERIES_COLUMNS = (
+    "number",
+    "lines",
+    "patient",
+    "study_uid",
+    "series_uid",
+    "modality",
+    "series_number",
+    "description",
+    "folder",
+    "state",
+    "instances",
+    "expected",
+    "received",
+    "new",
+    "deidentified",
+    "released",
+    *STATES,
+    "reasons",
+    "became",
+    "new_uids",
+    "pseudonyms",
+)
+
+
+def write_books(run: Run, account: StudyAccount) -> None:
+    """Write accounts, tables, report and summary into the run's folder.
+
+    Raises:
+        StorageError: one of them cannot be written.
+    """
+    with storage_errors("the state root"):
+        write_accounts(run.folder / "accounts.json", _head(account), rows=account.rows, series=account.series)
+        names = list(dict.fromkeys(name for row in account.rows for name in row.keys))
+        rows = ([*map(row.keys.get, names), *map(_cells_of_row(row).get, ROW_COLUMNS)] for row in account.rows)
+        write_table(run.folder / "rows.csv", [*names, *ROW_COLUMNS], rows)
+        lines = (_cells_of_series(series) for series in account.series)
+        write_table(run.folder / "series.csv", SERIES_COLUMNS, lines)
+        write_atomic(run.report, render(account, contact_sheets(run)))
+        write_json(run.folder / "summary.json", account.summary())
+
+
+def _head(account: StudyAccount) -> dict[str, Any]:
+    """The accounts without their long lists."""
+    whole = {name: value for name, value in vars(account).items() if name not in ("rows", "series")}
+    plain = {
+        **whole,
+        "stages": [asdict(stage) for stage in account.stages],
+        "decisions": [asdict(decision) for decision in account.decisions],
+        "released": asdict(account.released) if account.released else None,
+        "removal": asdict(account.removal),
+    }
+    return {
+        **plain,
+        "verdict": account.verdict,
+        "totals": account.totals(),
+        "confirmed": account.confirmed(),
+        "lost": [asdict(loss) for loss in account.losses()],
+    }
+
+
+def write_accounts(path: Path, head: Mapping[str, Any], **lists: Iterable[Any]) -> None:
+    """Write accounts as one JSON object, a line per item of the long lists, which are never in memory as text."""
+    with atomic_stream(path) as stream:
+        stream.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2].encode(errors="replace"))
+        for name, items in lists.items():
+            stream.write(f',\n "{name}": ['.encode())
+            for place, item in enumerate(items):
+                value = item if isinstance(item, dict) else asdict(item)
+                text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+                stream.write((",\n  " if place else "\n  ").encode() + text.encode(errors="replace"))
+            stream.write(b"]")
+        stream.write(b"\n}\n")
+
+
+def write_table(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Write a csv file line by line."""
+    with atomic_stream(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="", write_through=True)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(lines)
+        text.detach()
+
+
+def _cells_of_row(row: StudyRow) -> dict[str, Any]:
+    remarks = "; ".join(filter(None, [row.reason, *row.warnings]))
+    return {"line": row.line, "state": row.state, "series": row.series, "reason": remarks, **row.counts}
+
+
+def _cells_of_series(series: StudySeries) -> list[Any]:
+    cells: dict[str, Any] = {
+        "lines": " ".join(map(str, series.lines)),
+        "expected": "" if series.expected is None else series.expected,
+        "reasons": "; ".join(f"{loss.instances} {loss.state}: {loss.reason}" for loss in series.lost),
+        **{name: " ".join(getattr(series, name)) for name in ("became", "new_uids", "pseudonyms")},
+    }
+    return [cells[name] if name in cells else getattr(series, name) for name in SERIES_COLUMNS]
+
+
+_FIRST_LAST = re.compile(r"<h1>Contact sheets, series (\d+) to (\d+)</h1>")
+
+
+def contact_sheets(run: Run) -> list[tuple[int, int, str]]:
+    """The pages with contact sheets of the de-identification: first and last series, and path below the run's folder.
+
+    Series are numbered by the de-identification.
+    """
+    found = []
+    for path in stage_folder(run, stages.ANONYMIZE).glob("contact-sheets-*.html"):
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            head = _FIRST_LAST.search(stream.read(32_768))
+        if head:
+            found.append((int(head[1]), int(head[2]), path.relative_to(run.folder).as_posix()))
+    return sorted(found)
+
+
+def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -> str:
+    """The report of a study as one HTML page (UTF-8), from its closed accounts.
+
+    Args:
+        sheets: see `contact_sheets`.
+    """
+    signing = tag("div", *(tag("span", label) for label in ("Checked by", "Date", "Signature")), class_="signing")
+    return page(
+        f"Study {account.project}: {account.verdict}",
+        f"Study {account.project}",
+        section("From the query to the data set", "chain", chain(account), balance(account), signing),
+        _attention(account),
+        beside(_states(account), _modalities(account)),
+        section("Stages", "stages", _stages(account), _sheet_links(sheets)),
+        beside(
+            section("Decisions", "decisions", _decisions(account)),
+            section("Search for identifiers before the release", "gate", _gate(account)),
+        ),
+        beside(_removal(account), _how(account)),
+        _rows(account) if account.queried else "",
+        section("Series", "series", _series(account, sheets)),
+        lead=(_verdict(account), facts(_facts(account))),
+        footer="Instances count once, under their series; rows refer to series. "
+        "This report names patients: keep it with the identified data.",
+    )
+
+
+# The chain, as both reports have it
+
+
+def chain(account: StudyAccount, *, reasons: bool = True, asked: bool = True) -> Html:
+    """The drawing of the chain.
+
+    Args:
+        reasons: tell why instances were lost.
+        asked: begin with the rows of the query table.
+    """
+    totals, lost = account.totals(), account.losses()
+
+    def between(*places: str) -> list[Lost]:
+        found = []
+        for state in (MISSING, QUARANTINED, EXCLUDED):
+            those = [loss for loss in lost if loss.at in places and loss.state == state]
+            if count := sum(loss.instances for loss in those):
+                why = [loss.reason if len(those) == 1 else f"{loss.instances:,}: {loss.reason}" for loss in those[:3]]
+                if len(those) > 3:
+                    why.append(f"and {plural(len(those) - 3, 'other reason')}")
+                found.append(Lost(KINDS[state][0], state, count, why if reasons else ()))
+        return found
+
+    def station(name: str, before: Sequence[str], said: str = "", doubt: int = 0) -> Station:
+        nonlocal count
+        losses = between(*before)
+        count -= sum(one.count for one in losses)
+        return Station(name, count, said, losses, doubt)
+
+    count = totals["instances"]
+    rows = []
+    if account.queried and asked:
+        empty = sum(row.state == ROW_EMPTY for row in account.rows)
+        bad = len(account.bad_rows)
+        told = [f"{empty:,} found nothing" if empty else "", f"{bad:,} not answered" if bad else ""]
+        rows.append(Station("Asked", None, ", ".join(filter(None, told)), head=plural(len(account.rows), "row")))
+    found = Station("Found", None, f"of {plural(totals['patients'], 'patient')}", head=f"{totals['series']:,} series")
+    beside_ = totals["instances"] - totals["expected"]
+    expected = Station("Expected", count, f"{beside_:,} of them beyond what is listed" if beside_ else "instances")
+    through = [*rows, found, expected]
+    straight = account.stage(stages.EXTRACT).verdict == OFF and not account.deidentifies
+    if account.stage(stages.EXTRACT).verdict != OFF:
+        before = totals["received"] - totals["new"]
+        new = f"{totals['new']:,} new, {before:,} from before" if before else "all of them new"
+        through.append(station("Received", [stages.EXTRACT], new if totals["received"] else ""))
+    if account.deidentifies:
+        through.append(station("De-identified", [stages.ANONYMIZE]))
+    if not straight:
+        by = f"by {account.released.by}" if account.released and reasons else ""
+        through.append(station("Released" if account.deidentifies else "Approved", [RELEASED], by))
+    doubt = totals[UNVERIFIABLE]
+    node = f"{doubt:,} of them unverifiable" if doubt else "confirmed" if account.confirmed() else "to the folder"
+    through.append(station("Delivered", SENDING, node if count else "", doubt))
+    return flow(through)
+
+
+def balance(account: StudyAccount) -> Html:
+    """That the states add up."""
+    totals = account.totals()
+    parts = [f"{totals[state]:,} {state}" for state in STATES if totals[state] or state != UNVERIFIABLE]
+    sign = "=" if totals["instances"] == sum(totals[state] for state in STATES) else "\u2260"
+    text = f"{plural(totals['instances'], 'instance')} {sign} {' + '.join(parts)}"
+    if account.beyond:
+        text += f"; besides, the data set holds {account.beyond:,} that this query does not ask for"
+    return tag("p", text, class_="balance")
+
+
+def states_table(account: StudyAccount) -> Html:
+    """How instances ended, with a bar."""
+    totals = account.totals()
+    lines = [(badge(state, KINDS[state][0]), totals[state], KINDS[state][1]) for state in STATES]
+    parts = [(state, totals[state], KINDS[state][0]) for state in STATES]
+    drawn = tag("figure", bar("Instances", f"{totals['instances']:,}", parts))
+    return join([drawn, table("How instances ended", ("State", "Instances#", "What it means"), lines)])
+
+
+def _states(account: StudyAccount) -> Html:
+    totals = account.totals()
+    bars = []
+    for stage, count in account.confirmed().items():
+        node = account.stage(stage).connection
+        open_ = totals["released"] - count if account.deidentifies else totals["instances"] - count
+        parts = [("confirmed", count, "good"), ("not confirmed", max(0, open_), "bad")]
+        bars.append(bar(f"{STAGES[stage]}, {node}", f"{count:,}", parts))
+    return section("How instances ended", "states", states_table(account), *([tag("figure", *bars)] if bars else []))
+
+
+def modality_bars(account: StudyAccount) -> Html:
+    """How instances ended, by modality."""
+    groups: dict[str, list[StudySeries]] = {}
+    for series in account.series:
+        groups.setdefault(series.modality or "not given", []).append(series)
+    bars = []
+    for name, group in sorted(groups.items(), key=lambda pair: (-len(pair[1]), pair[0])):
+        parts = [(state, sum(getattr(series, state) for series in group), KINDS[state][0]) for state in STATES]
+        head = f"{len(group):,} series, {plural(sum(series.instances for series in group), 'instance')}"
+        bars.append(bar(name, head, parts))
+    return tag("figure", *(bars or ["No series."]))
+
+
+def _modalities(account: StudyAccount) -> Html:
+    return section("Per modality", "modality", modality_bars(account))
+
+
+# What stands out
+
+
+def _verdict(account: StudyAccount) -> Html:
+    totals = account.totals()
+    apart = listed([f"{totals[state]:,} {state}" for state in (EXCLUDED, QUARANTINED) if totals[state]])
+    if account.verdict == COMPLETE:
+        word = "Complete"
+        what = f"Every row was answered, and {plural(totals['delivered'], 'instance is', 'instances are')} delivered"
+        what += f"; {apart}, each for a reason." if apart else ", all that the archive lists."
+        todo = "Nothing is left to do."
+        if totals["quarantined"]:
+            todo = "Settle the reasons of what is in quarantine, or do without."
+        if not account.series:
+            what, todo = "The archive was asked, and holds nothing of what was asked for.", "See that this is right."
+    elif account.verdict == INCOMPLETE:
+        word = "Incomplete"
+        what = f"The books balance, but not all that was asked for is delivered: {_faults(account)}."
+        todo = "Settle the reasons below and run the study again: only what is missing is done."
+    else:
+        word, what = (
+            "Unbalanced",
+            "The books do not balance: instances are in no state, or books contradict each other.",
+        )
+        todo = "Do not rely on this data set. Run it again; if the verdict stays, have it looked into."
+    return verdict(account.verdict, word, what, todo)
+
+
+def _faults(account: StudyAccount) -> str:
+    totals = account.totals()
+    bad = [stage for stage in account.bad_stages if stage.stage != stages.EXTRACT or not totals["missing"]]
+    unlisted = sum(series.expected is None for series in account.series)
+    faults = {
+        f"{plural(len(account.bad_rows), 'row')} could not be answered": len(account.bad_rows),
+        f"{plural(totals['missing'], 'instance')} missing": totals["missing"],
+        f"{plural(totals['unverifiable'], 'instance')} unverifiable": totals["unverifiable"],
+        f"{unlisted:,} series without an expectation": unlisted,
+        f"nothing delivered, {totals['quarantined']:,} in quarantine": totals["quarantined"] > totals["delivered"] == 0,
+        f"{listed([STAGES[stage.stage].lower() for stage in bad])} not complete": len(bad),
+    }
+    return listed([words for words, count in faults.items() if count])
+
+
+def _facts(account: StudyAccount) -> list[tuple[str, object]]:
+    folder = Path(account.folder)
+    released = account.released
+    source = account.stage(stages.EXTRACT).connection or account.stage(stages.MOVE).connection
+    nodes = [account.stage(stage).connection for stage in SENDING if account.stage(stage).verdict != OFF]
+    return [
+        ("Run", account.run),
+        ("Start", when(account.started)),
+        ("End", when(account.finished)),
+        ("Archive", source or "none: a folder"),
+        *([("Sent to", listed(nodes))] if nodes else []),
+        *([("Window", account.window)] if account.window else []),
+        *([("Profile", account.profile), ("Rules", account.rules[:16] or "not known")] if account.deidentifies else []),
+        ("Project file", account.digest[:16] or "none: by the form"),
+        ("Released by", account.released.by if released else "nobody"),
+        *([("Data set", released.digest[:16])] if released else []),
+        ("Folder", link(account.folder, folder.as_uri()) if folder.is_absolute() else account.folder),
+        ("PACSIFIER for Airflow", __version__),
+    ]
+
+
+def _attention(account: StudyAccount) -> Html:
+    """What did not end well, and what is not in the data set, with reasons."""
+    contradictions = [tag("ul", *(tag("li", text) for text in account.discrepancies))] if account.discrepancies else []
+    stopped = [(STAGES[s.stage], badge(s.verdict, _kind_of(s)), _what_now(s)) for s in account.bad_stages]
+    parts: dict[str, list[Html]] = {
+        "Contradictions in the books": contradictions,
+        "Stages that are not complete": [table("Stages that are not complete", ("Stage", "State", "What now"), stopped)]
+        if stopped
+        else [],
+        "Instances that are not delivered, by reason": [reasons_table(account)] if account.losses() else [],
+        "Rows that could not be answered": [_rows_table("Rows that could not be answered", account.bad_rows)]
+        if account.bad_rows
+        else [],
+    }
+    shown = [join([tag("h3", title), *content]) for title, content in parts.items() if content]
+    return section("Needs attention", "attention", *shown) if shown else Html()
+
+
+def _what_now(stage: StageAccount) -> str:
+    if stage.verdict in (NOT_RUN, NOT_ENDED):
+        return "see the log of its tasks in Airflow, or what it waits for"
+    return "see its report"
+
+
+def reasons_table(account: StudyAccount, say: Callable[[Any], str] = lambda loss: str(loss.reason)) -> Html:
+    """What is not delivered, by reason.
+
+    Args:
+        say: the reason of a loss, as this report tells it.
+    """
+    counts: dict[tuple[str, str, str], int] = {}
+    for loss in account.losses():
+        key = (say(loss), loss.state, STAGES[loss.at])
+        counts[key] = counts.get(key, 0) + loss.instances
+    ordered = sorted(counts.items(), key=lambda item: (STATES.index(item[0][1]), -item[1], item[0]))
+    lines = [(why, badge(state, KINDS[state][0]), at, count) for (why, state, at), count in ordered]
+    return long_list("By reason", ("Reason", "State", "At", "Instances#"), lines, lambda line: line)
+
+
+def long_list(
+    caption: str, columns: Sequence[str], items: Sequence[Any], line: Callable[[Any], Iterable[object]]
+) -> Html:
+    """A table with a line for each of `items`, cut where it is long."""
+    shown = table(caption, columns, (tuple(line(item)) for item in items[:LONGEST_LIST]))
+    if len(items) <= LONGEST_LIST:
+        return shown
+    cut = f"The first {LONGEST_LIST:,} of {len(items):,} are shown; accounts.json beside this page has them all."
+    return join([shown, tag("p", cut, class_="note")])
+
+
+# Stages, decisions, search, removal
+
+
+def _kind_of(stage: StageAccount) -> str:
+    return _STAGE_KINDS.get(stage.verdict, "bad")
+
+
+def _stages(account: StudyAccount) -> Html:
+    return table(
+        "Stages",
+        ("Stage", "State", "Connection", "Start", "End", "Counts", "Report"),
+        [
+            (
+                STAGES[stage.stage],
+                badge(stage.verdict, _kind_of(stage)),
+                stage.connection,
+                when(stage.started) if stage.started else "",
+                when(stage.finished) if stage.finished else "",
+                _counts(stage.totals),
+                tag("a", "report", href=stage.report) if stage.report else "",
+            )
+            for stage in account.stages
+        ],
+    )
+
+
+def _counts(totals: Mapping[str, float]) -> str:
+    """The counts of a stage that are not zero; bytes are for machines."""
+    shown = {name: count for name, count in totals.items() if count and name not in ("bytes", "verdict")}
+    return ", ".join(f"{int(count):,} {name.replace('_', ' ')}" for name, count in shown.items())
+
+
+def _sheet_links(sheets: Sequence[tuple[int, int, str]]) -> Html:
+    if not sheets:
+        return Html()
+    links = (tag("a", f"series {first} to {last}", href=path) for first, last, path in sheets)
+    return tag("p", "Contact sheets, by the numbers of the de-identification: ", join(links, ", "), class_="note")
+
+
+def decision_lines(decisions: Iterable[Decision]) -> list[tuple[object, ...]]:
+    """Decisions as lines of a table."""
+    what = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set"}
+    return [
+        (
+            what.get(one.subject, one.subject),
+            badge(one.word, "good" if one.word == APPROVED else "bad"),
+            "the limits given beforehand" if one.who == LIMITS else one.who,
+            when(one.when),
+            tag("span", one.digest[:16], class_="whole"),
+            "yes" if one.waived else "no",
+        )
+        for one in decisions
+    ]
+
+
+DECISION_COLUMNS = ("What", "Word", "Who", "When", "On exactly", "Waiver")
+
+
+def _decisions(account: StudyAccount) -> Html:
+    lines = decision_lines(account.decisions)
+    what = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set"}
+    lines += [(what.get(subject, subject), badge("not answered", "doubt"), "", "", "", "") for subject in account.asked]
+    if not lines:
+        return tag("p", "Nobody was asked, and nothing was decided.", class_="note")
+    return table("Decisions", DECISION_COLUMNS, lines)
+
+
+def gate_counts(account: StudyAccount) -> list[tuple[str, int, str]]:
+    """What the search for identifiers found, in counts."""
+    counts = account.gate.get("counts", {})
+    return [
+        ("Files searched", account.gate.get("searched", 0), "contents and names, whatever they are"),
+        ("Patients", account.gate.get("patients", 0), "whose identifiers were searched for"),
+        ("Blocking", counts.get("blocking", 0), "certain: nobody can release it"),
+        ("To be waived", counts.get("waivable", 0), "may be something else: released with a waiver only"),
+    ]
+
+
+def _gate(account: StudyAccount) -> Html:
+    if not account.gate:
+        return tag("p", "The data set was not searched.", class_="note")
+    parts = [table("Search", ("What", "Count#", "What it says"), gate_counts(account))]
+    found = [(path, told, badge("blocking", "bad")) for path, told in account.gate.get("blocking", ())]
+    found += [(path, told, badge("waiver", "doubt")) for path, told in account.gate.get("waivable", ())]
+    if found:
+        parts.append(tag("h3", "Findings"))
+        parts.append(
+            long_list(
+                "Findings",
+                ("File", "What was found", ""),
+                found,
+                lambda item: (tag("bdi", item[0]), item[1], item[2]),
+            )
+        )
+    return join(parts)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.3f} GB"
+
+
+def _removal(account: StudyAccount) -> Html:
+    removal = account.removal
+    if removal.asked == KEEP:
+        return section("Identified copy", "removal", tag("p", "It stays.", class_="note"))
+    may = "would go" if removal.asked == LIST else "may go"
+    lines: list[tuple[object, object, object]] = [
+        (f"Verified as delivered: {may}", removal.listed, _size(removal.bytes)),
+        *((f"Stay: {reason}", count, "") for reason, count in removal.stay.items()),
+        ("Went in earlier runs", removal.handed_on, ""),
+    ]
+    if removal.asked != LIST:
+        lines += [
+            ("Removed in this run", removal.removed, _size(removal.removed_bytes)),
+            ("Kept, for they changed", removal.kept, ""),
+        ]
+    if removal.lost:
+        lines.append(("Went, and are not in the data set any more", removal.lost, "fetch them again"))
+    return section("Identified copy", "removal", table("Identified copy", ("What", "Files#", "Size"), lines))
+
+
+def how_lines(account: StudyAccount) -> list[tuple[str, object]]:
+    """How the data set was de-identified."""
+    return [
+        ("Profile", account.profile),
+        ("Digest of its rules", tag("span", account.rules or "not known", class_="whole")),
+        ("Method", account.method or "not known: the profile has changed since"),
+        *((f"{value}, {scheme}", meaning) for value, scheme, meaning in account.codes),
+        ("Options", ", ".join(account.options) or "none"),
+        *((f"Pseudonyms from {name}", f"{count:,}") for name, count in account.sources.items()),
+    ]
+
+
+def _how(account: StudyAccount) -> Html:
+    if not account.deidentifies:
+        text = "The study does not de-identify: originals go to a gateway that does."
+        return section("De-identification", "how", tag("p", text, class_="note"))
+    return section("De-identification", "how", table("De-identification", ("What", "Which"), how_lines(account)))
+
+
+# Rows and series
+
+
+def _rows_table(caption: str, rows: Sequence[StudyRow]) -> Html:
+    columns = ("Line#", "Asked for", "State", "Series#", "Expected#", "Received#", "Released#")
+    states = [_head_of(state) for state in STATES]
+
+    def line(row: StudyRow) -> tuple[object, ...]:
+        cells = (join([tag("span", key, class_="key"), " ", tag("bdi", value)]) for key, value in row.keys.items())
+        counts = [row.counts.get(name, 0) for name in ("expected", "received", "released", *STATES)]
+        return (
+            row.line,
+            join(cells, "<br>"),
+            badge(row.state, _ROW_KINDS.get(row.state, "bad")),
+            row.series,
+            *map(_faint, counts),
+            join(filter(None, [row.reason, *row.warnings]), "<br>"),
+        )
+
+    return long_list(caption, (*columns, *states, "Reason and remarks"), rows, line)
+
+
+def _rows(account: StudyAccount) -> Html:
+    return section("Rows of the query table", "rows", _rows_table("Rows of the query table", account.rows))
+
+
+def _head_of(state: str) -> str:
+    """The head of a narrow column of numbers."""
+    return {QUARANTINED: "Quaran\u00adtined", UNVERIFIABLE: "Unveri\u00adfiable"}.get(state, state.capitalize()) + "#"
+
+
+def _faint(count: int) -> object:
+    return count or tag("span", "0", class_="faint")
+
+
+def _series(account: StudyAccount, sheets: Sequence[tuple[int, int, str]]) -> Html:
+    nodes = list(account.confirmed())
+    columns = (
+        *("Series#", *(["Lines"] if account.queried else []), "Modality", "Name", "State", "Expected#", "Received#"),
+        *(["De-iden\u00adtified#"] if account.deidentifies else []),
+        "Released#",
+        *(f"{STAGES[stage]}#" for stage in nodes if len(nodes) > 1),
+        *map(_head_of, STATES),
+    )
+
+    def line(series: StudySeries) -> tuple[object, ...]:
+        return (
+            series.number,
+            *([lines_of(series)] if account.queried else []),
+            series.modality,
+            _name(series, sheets),
+            badge(series.state, _SERIES_KINDS[series.state]),
+            "not listed" if series.expected is None else series.expected,
+            series.received,
+            *([_faint(series.deidentified)] if account.deidentifies else []),
+            _faint(series.released),
+            *(_faint(series.confirmed.get(stage, 0)) for stage in nodes if len(nodes) > 1),
+            *(_faint(getattr(series, state)) for state in STATES),
+        )
+
+    return long_list("All series", columns, account.series, line)
+
+
+def lines_of(series: StudySeries) -> str:
+    """The lines of the query table that ask for a series, the first twenty of them."""
+    more = f" and {len(series.lines) - 20:,} more" if len(series.lines) > 20 else ""
+    return ", ".join(map(str, series.lines[:20])) + more
+
+
+def _name(series: StudySeries, sheets: Sequence[tuple[int, int, str]]) -> Html:
+    title = " ".join(filter(None, (series.series_number, series.description))) or "no description"
+    below = [series.folder, *(f"became {folder}" for folder in series.became)]
+    below += [f"{loss.instances:,} {loss.state}: {loss.reason}" for loss in series.lost]
+    links = [
+        tag("a", "contact sheet", href=f"{path}#series-{number}")
+        for number in series.sources
+        for first, last, path in sheets
+        if series.deidentified and first <= number <= last
+    ]
+    small = (tag("div", text, class_="below") for text in [*filter(None, below), *links])
+    return tag("div", tag("bdi", title), *small, class_="name")
