@@ -16,7 +16,7 @@ import pytest
 
 from pacsifier_ops.errors import ConfigError
 from pacsifier_ops.extract.requests import new_id, resolve
-from pacsifier_ops.nightly import EXTRACT, Folders, night_of
+from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, night_of
 from pacsifier_ops.nightly.inbox import Collected, collect, settle
 from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly, read_table
 from pacsifier_ops.nightly.projects import Standing, survey
@@ -367,6 +367,36 @@ def test_a_broken_project_says_why_and_keeps_no_other(folders: Folders, slug: st
     put(folder, "project.yaml", text="enabled: true\n")
     assert projects(folders, Runs()).broken == (0 if slug == "a" else 1)
     assert (folder / "reasons.txt").exists() == (slug != "a")
+
+
+def test_a_study_runs_once_a_night_by_its_file(folders: Folders) -> None:
+    put(folders.projects / "knee", "study.yaml", text="project: knee\nqueryfile: queries/knee.csv\n")
+    put(folders.projects / "resting", "study.yaml", text="queryfile: q.csv\nenabled: false\n")
+    runs = Runs()
+    standing = projects(folders, runs)
+    (start,) = standing.starts
+    assert (start.dag_id, start.run_id, standing.disabled) == (STUDY, f"nightly__{NIGHT}__knee", 1)
+    assert start.conf == {"project_file": "nightly/projects/knee/study.yaml"}
+    told = json.loads((folders.projects / "knee" / "result.json").read_text())
+    assert told["dag_id"] == STUDY and "out_directory" not in told
+    runs.ids.add(start.run_id)
+    assert projects(folders, runs) == Standing(disabled=1, left_out=1)
+    runs.going_on.add(start.run_id)
+    assert projects(folders, runs, NEXT).starts == [], "its run of the night before has not ended"
+
+
+def test_a_broken_study_says_why(folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put(folders.projects / "a", "study.yaml", text="project: a\nreleas: ask\n")
+    project(folders, "both")
+    put(folders.projects / "both", "study.yaml", text="queryfile: q.csv\n")
+    assert projects(folders, Runs()).broken == 2
+    reasons = (folders.projects / "a" / "reasons.txt").read_text()
+    assert "line 2: releas is not known (did you mean release?)" in reasons and "queryfile: is missing" in reasons
+    assert "there is study.yaml as well" in (folders.projects / "both" / "reasons.txt").read_text()
+    put(folders.projects / "a", "study.yaml", text="queryfile: q.csv\n")
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path / "elsewhere"))
+    assert projects(folders, Runs()).broken == 2
+    assert "a file below the data root" in (folders.projects / "a" / "reasons.txt").read_text()
 
 
 def test_projects_are_not_left_through_links(folders: Folders, tmp_path: Path) -> None:
