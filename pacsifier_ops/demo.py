@@ -1,4 +1,4 @@
-"""`make demo`: from a sample table to de-identified images, against an embedded PACS and De-ID service, in one folder.
+"""`make demo`: from a sample table to a released data set, against two embedded PACS, in one folder.
 
 Needs no server and no root. Run twice, the second time finds everything there already.
 """
@@ -7,89 +7,68 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-import ssl
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.accounts import COMPLETE
-from pacsifier_ops.embedded.authority import Authority
-from pacsifier_ops.embedded.deid_server import DeidServer
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import demo_cohort
 from pacsifier_ops.files import private_folder, read_json
 from pacsifier_ops.local import HOST, PACS_AET, REPO, airflow_environment
+from pacsifier_ops.study.run import STAGES, stage_folder
 
 HOME = REPO / "demo"
 PROJECT = "demo"
+STUDY = HOME / "studies" / PROJECT
+
+#: The study: pseudonyms from a secret of the project, and what is complete is released without asking anybody.
+PROJECT_FILE = f"""\
+project: {PROJECT}
+queryfile: queries/demo.csv
+source: local
+release: limit
+dicomdir: true
+upload: research_node
+"""
 
 
 def main() -> int:
     """Run the demo; returns its exit code."""
-    HOME.mkdir(exist_ok=True)
-    queries = HOME / "queries"
-    queries.mkdir(exist_ok=True)
+    queries, projects = HOME / "queries", HOME / "projects"
+    for folder in (queries, projects):
+        folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(REPO / "include" / "queries" / "demo.csv", queries / "demo.csv")
-    with EmbeddedPacs(aet=PACS_AET) as pacs, _deid_service() as deid:
+    (projects / "demo.yaml").write_text(PROJECT_FILE, encoding="utf-8")
+    with EmbeddedPacs(aet=PACS_AET) as pacs, EmbeddedPacs(aet="RESEARCH", folder=HOME / "research") as node:
         count = pacs.add(demo_cohort(HOME / "pacs"))
-        print(f"1  an embedded PACS with {count} DICOM objects listens at port {pacs.port}")
-        extra = {"called_aet": PACS_AET, "calling_aet": "PACSIFIER"}
+        print(f"1  a PACS with {count} DICOM objects listens at port {pacs.port}, a research node at port {node.port}")
         environment = {
             **os.environ,
             **airflow_environment(HOME),
             "PACSIFIER_DATA_ROOT": str(HOME),
-            "AIRFLOW_CONN_PACS_DEFAULT": json.dumps(
-                {"conn_type": "dicom", "host": HOST, "port": pacs.port, "extra": extra}
-            ),
-            "AIRFLOW_CONN_DEID_DEFAULT": json.dumps(deid),
+            "AIRFLOW_CONN_PACS_DEFAULT": _connection(pacs),
+            "AIRFLOW_CONN_RESEARCH_NODE": _connection(node),
         }
         print("2  Airflow sets up its database", flush=True)
         log = private_folder(HOME / "logs") / "airflow.log"
         with log.open("w") as stream:
             _airflow(["db", "migrate"], environment, stream).wait()
-            print("3  the DAG pacsifier_extract runs on queries/demo.csv", flush=True)
-            conf = {"queryfile": "queries/demo.csv", "out_directory": "out"}
-            extraction = _run("pacsifier_extract", conf, environment, stream, "rows found", "series retrieved")
-            print("4  the DAG pacsifier_pseudonymize asks a De-ID service who becomes whom", flush=True)
-            conf = {"in_folder": "out", "project": PROJECT}
-            linking = _run("pacsifier_pseudonymize", conf, environment, stream)
-            print("5  the DAG pacsifier_anonymize de-identifies what was retrieved", flush=True)
-            conf = {"in_folder": "out", "out_folder": "deidentified", "project": PROJECT}
-            removal = _run("pacsifier_anonymize", conf, environment, stream)
-    if extraction is None or linking is None or removal is None:
-        print(f"the runs did not end; their log is {log}", file=sys.stderr)
+            print("3  the DAG pacsifier_study runs on projects/demo.yaml", flush=True)
+            run = _study({"project_file": "projects/demo.yaml"}, environment, stream)
+    if run is None:
+        print(f"the run did not end; its log is {log}", file=sys.stderr)
         return 1
-    _show(read_json(extraction / "accounts.json"), extraction)
-    _show_linkage(read_json(linking / "summary.json"))
-    _show_deidentified(read_json(removal / "summary.json"), removal)
-    verdicts = {read_json(run / "summary.json")["verdict"] for run in (extraction, linking, removal)}
-    return 0 if verdicts == {COMPLETE} else 1
+    _show(run)
+    return 0 if read_json(run / "summary.json")["verdict"] == COMPLETE else 1
 
 
-@contextmanager
-def _deid_service() -> Iterator[dict[str, Any]]:
-    """A De-ID service under TLS; gives the Airflow connection to it."""
-    with tempfile.TemporaryDirectory(prefix="pacsifier-demo-") as folder:
-        authority = Authority(Path(folder), "ca")
-        tls = authority.issue("server", HOST).context(ssl.Purpose.CLIENT_AUTH)
-        with DeidServer(tls, secrets.token_urlsafe(24), HOST) as server:
-            extra = {"ca": str(authority.path)}
-            yield {"conn_type": "deid_api", "host": server.url, "password": server.token, "extra": extra}
-
-
-def _run(dag: str, conf: dict[str, Any], environment: dict[str, str], log: Any, *shown: str) -> Path | None:
-    """Run a DAG to its end; returns the folder of its run, None if it left no summary."""
-    started = time.time()
-    process = _airflow(["dags", "test", dag, "--conf", json.dumps(conf)], environment, log)
-    run = _watch(process, started, dag, *shown)
-    return run if run is not None and (run / "summary.json").exists() else None
+def _connection(pacs: EmbeddedPacs) -> str:
+    extra = {"called_aet": pacs.aet, "calling_aet": "PACSIFIER"}
+    return json.dumps({"conn_type": "dicom", "host": HOST, "port": pacs.port, "extra": extra})
 
 
 def _airflow(arguments: list[str], environment: dict[str, str], log: Any) -> subprocess.Popen[bytes]:
@@ -97,64 +76,51 @@ def _airflow(arguments: list[str], environment: dict[str, str], log: Any) -> sub
     return subprocess.Popen(command, env=environment, cwd=REPO, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _watch(process: subprocess.Popen[bytes], started: float, dag: str, rows: str = "", series: str = "") -> Path | None:
-    """Show what the run has done so far, until it ends; returns its folder."""
-    shown, run = "", None
+def _study(conf: dict[str, Any], environment: dict[str, str], log: Any) -> Path | None:
+    """Run the study to its end, and show which stages have begun; returns its folder, None if it left no summary."""
+    started = time.time()
+    process = _airflow(["dags", "test", "pacsifier_study", "--conf", json.dumps(conf)], environment, log)
+    told: list[str] = []
     while True:
         ended = process.poll() is not None
-        folders = [f for f in (HOME / "state" / "runs").glob(f"{dag}-*") if f.stat().st_mtime >= started - 1]
+        folders = [f for f in (HOME / "state" / "runs").glob("pacsifier_study-*") if f.stat().st_mtime >= started - 1]
         run = max(folders, key=lambda f: f.stat().st_mtime, default=None)
-        if run is not None and rows:
-            asked, found = len(list(run.glob("rows/*"))), len(list(run.glob("found/*")))
-            units, done = len(list(run.glob("units/*"))), len(list(run.glob("results/*")))
-            text = f"   {rows} {found}/{asked}   {series} {done}/{units or '?'}"
-            if text != shown and sys.stdout.isatty():
-                print(f"\r{text}\x1b[K", end="", flush=True)
-            shown = text
+        for stage in _begun(run):
+            if stage not in told:
+                print(f"   {stage}", flush=True)
+                told.append(stage)
         if ended:
-            if shown:
-                print(f"\r{shown}" if sys.stdout.isatty() else shown, flush=True)
-            return run
+            return run if run is not None and (run / "summary.json").exists() else None
         time.sleep(0.2)
 
 
-def _show_top(folder: Path) -> None:
-    print(f"\nThe top of the tree below {folder.relative_to(REPO)}:")
-    for session in sorted(path for path in folder.glob("sub-*/*") if path.is_dir())[:4]:
-        print(f"  {session.relative_to(folder)}/")
-    print(f"  ... {len(list(folder.glob('sub-*')))} patients, {sum(1 for _ in folder.rglob('*.dcm'))} images")
+def _begun(run: Path | None) -> list[str]:
+    """The stages, and what lies between them, that a run has come to."""
+    if run is None:
+        return []
+    from pacsifier_ops.run import Run
+
+    between = {"gate.json": "search and approval", "released.json": "release"}
+    stages = {stage: stage_folder(Run(run), stage).exists() for stage in STAGES}
+    order = ["extract", "pseudonyms", "anonymize", "dumps", *between, "dicomdir", "upload"]
+    return [
+        between.get(name, name) for name in order if stages.get(name) or (name in between and (run / name).exists())
+    ]
 
 
-def _show(accounts: dict[str, Any], run: Path) -> None:
-    totals = accounts["totals"]
-    out = HOME / "out"
-    _show_top(out)
-    print(f"\nThe accounts: {accounts['verdict']}")
-    print(f"  {totals['rows']} rows asked, {totals['series']} series found, {totals['expected']} images expected:")
-    print(f"  {totals['present']} were already there, {totals['received']} received, {totals['missing']} missing")
-    if totals["expected"] and totals["present"] == totals["expected"]:
-        print("  all was already there: nothing was fetched again")
-    print(f"\nlog     {(out / 'logs' / 'pacsifier_log.csv').relative_to(REPO)}")
-    print(f"report  {(run / 'report.html').relative_to(REPO)}")
-
-
-def _show_linkage(summary: dict[str, Any]) -> None:
-    folder = (HOME / "state" / "projects" / PROJECT).relative_to(REPO)
-    print(f"\nThe pseudonyms: {summary['verdict']}")
-    print(f"  {summary['linked']} of {summary['patients']} patients are linked, {summary['new']} of them in this run")
-    print(f"\nlinkage {folder}/new_ids_{PROJECT}.json, day_shift_{PROJECT}.json")
-
-
-def _show_deidentified(summary: dict[str, Any], run: Path) -> None:
-    out, totals = HOME / "deidentified", summary["totals"]
-    _show_top(out)
-    print(f"\nThe de-identification: {summary['verdict']}")
-    print(
-        f"  of {totals['objects']} objects {totals['deidentified']} are de-identified, {totals['excluded']} excluded,"
-    )
-    print(f"  {totals['quarantined']} quarantined, {totals['missing']} missing")
-    print(f"\ndata set {out.relative_to(REPO)}, its manifest {(out / 'manifest.csv').relative_to(REPO)}")
-    print(f"report   {(run / 'report.html').relative_to(REPO)}")
+def _show(run: Path) -> None:
+    summary = read_json(run / "summary.json")
+    released = STUDY / "released"
+    print(f"\nThe top of the tree below {released.relative_to(REPO)}:")
+    for session in sorted(path for path in released.glob("sub-*/*") if path.is_dir())[:4]:
+        print(f"  {session.relative_to(released)}/")
+    print(f"  ... {len(list(released.glob('sub-*')))} patients, {sum(1 for _ in released.rglob('*.dcm'))} images")
+    print(f"\nThe accounts: {summary['verdict']}")
+    for name, count in summary["totals"].items():
+        print(f"  {name.replace('_', ' '):<16} {count}")
+    print(f"\nreleased  {released.relative_to(REPO)}, with the report that goes with it in report/")
+    print(f"identified {(STUDY / 'identified').relative_to(REPO)}, kept apart")
+    print(f"report    {(run / 'report.html').relative_to(REPO)}")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def render(account: RunAccount) -> str:
     )
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
     """Bytes in decimal units, three digits."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
@@ -329,7 +329,7 @@ def _accounts(account: RunAccount, words: _Words) -> Html:
         seconds = _seconds(account)
         rate = f"{totals['bytes'] / 1e6 / seconds:,.1f} MB/s" if seconds else "not known"
         lines += [
-            (f"Bytes {words.arrived}", _size(totals["bytes"]), f"{int(totals['bytes']):,} bytes"),
+            (f"Bytes {words.arrived}", size(totals["bytes"]), f"{int(totals['bytes']):,} bytes"),
             ("Rate", rate, f"bytes {words.arrived} over the duration of the run"),
         ]
     shown = table("Accounts of the run", ("Account", "Count#", "What it counts"), lines)
@@ -383,7 +383,7 @@ def _modalities(account: RunAccount, words: _Words) -> Html:
             sum(s.expected or 0 for s in group),
             sum(s.delivered for s in group),
             sum(s.missing for s in group),
-            *([_size(sum(s.bytes for s in group))] if words.sizes else []),
+            *([size(sum(s.bytes for s in group))] if words.sizes else []),
         )
         for name, group in sorted(modalities.items())
     ]
@@ -522,7 +522,7 @@ def _all_series(account: RunAccount, words: _Words) -> Html:
             s.received,
             s.missing,
             *(getattr(s, name) for name in words.more),
-            *([_size(s.bytes)] if words.sizes else []),
+            *([size(s.bytes)] if words.sizes else []),
             _duration(s.seconds),
             tag("span", _SERVICES.get(s.method, s.method), class_="whole"),
         )

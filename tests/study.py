@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,26 @@ from pacsifier_ops.deid import steps as deid
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract import steps as extraction
 from pacsifier_ops.extract.run import Request
+from pacsifier_ops.files import write_json
+from pacsifier_ops.handover import dumps, karnak
+from pacsifier_ops.handover.dumps import DumpsRequest
+from pacsifier_ops.handover.karnak import KarnakRequest
 from pacsifier_ops.pseudonyms import steps as pseudonyms
 from pacsifier_ops.pseudonyms.run import PseudonymRequest
 from pacsifier_ops.run import Run
-from pacsifier_ops.study import steps
+from pacsifier_ops.study import removal, steps
 from pacsifier_ops.study.release import release, stock_of
-from pacsifier_ops.study.run import ANONYMIZE, EXTRACT, PSEUDONYMS, UPLOAD, stage_run, stages_of
+from pacsifier_ops.study.run import (
+    ANONYMIZE,
+    DUMPS,
+    EXTRACT,
+    KARNAK,
+    KARNAK_UPLOAD,
+    PSEUDONYMS,
+    UPLOAD,
+    stage_run,
+    stages_of,
+)
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.command import write_table
@@ -82,6 +96,20 @@ class StudyRun:
             deid.convert(stage, unit)
         deid.report(stage)
 
+    def move_dumps(self) -> None:
+        stage, params = stage_run(self.run, DUMPS), self.params(DUMPS)
+        request = DumpsRequest(self.data / params["data_folder"], self.data / params["info_folder"])
+        for unit in dumps.prepare(stage, request):
+            dumps.move(stage, unit)
+        dumps.report(stage)
+
+    def make(self) -> None:
+        """All that comes before the release."""
+        self.fetch()
+        self.link()
+        self.deidentify()
+        self.move_dumps()
+
     def release(self) -> None:
         steps.check(self.run)
         digest = stock_of(self.run).digest
@@ -89,10 +117,25 @@ class StudyRun:
         approvals.decide(self.run, approvals.RELEASE, digest, approvals.APPROVED, "Dr. Data Manager")
         release(self.run)
 
-    def upload(self, node: PacsNode) -> None:
-        stage, params = stage_run(self.run, UPLOAD), self.params(UPLOAD)
+    def remove(self, destination: PacsNode) -> None:
+        places = removal.Places(*map(self.folder, ("identified", "de-identified", "released")), destination.key)
+        removal.plan_removal(self.run, places)
+        write_json(self.run.folder / "removal.json", asdict(removal.remove(self.run, places)))
+
+    def upload(self, node: PacsNode, name: str = UPLOAD) -> None:
+        stage, params = stage_run(self.run, name), self.params(name)
         request = UploadRequest(self.data / params["upload_directory"], self.data / params["out_directory"])
         units = upload.prepare(stage, request, node)
         with upload.Sending(stage, node) as sending:
             sending.units(units)
         upload.report(stage)
+
+    def tag_and_send(self, gateway: PacsNode) -> None:
+        stage, params = stage_run(self.run, KARNAK), self.params(KARNAK)
+        request = KarnakRequest(
+            self.data / params["in_folder"], self.data / params["out_folder"], params["album_name"], project="p"
+        )
+        for unit in karnak.prepare(stage, request):
+            karnak.tag(stage, unit)
+        karnak.report(stage)
+        self.upload(gateway, KARNAK_UPLOAD)

@@ -29,7 +29,7 @@ def study(airflow: Airflow, **conf: Any) -> DagRun:
 def test_a_small_cohort_from_the_archive_to_a_node(airflow: Airflow, tmp_path: Path) -> None:
     files = airflow_home.build(tmp_path / "pacs")
     airflow.table("PatientID\n*-*\n")
-    with EmbeddedPacs() as pacs, EmbeddedPacs(aet="RESEARCH") as node:
+    with EmbeddedPacs() as pacs, EmbeddedPacs(aet="RESEARCH", folder=tmp_path / "research") as node:
         pacs.add(files)
         airflow.connect(pacs)
         airflow.connect(node, "research")

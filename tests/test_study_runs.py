@@ -50,7 +50,7 @@ class Person:
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, list[Path]]]:
     folder = tmp_path_factory.mktemp("study_runs")
     files = airflow_home.build(folder / "pacs")
-    with EmbeddedPacs() as pacs, EmbeddedPacs(aet="RESEARCH") as node:
+    with EmbeddedPacs() as pacs, EmbeddedPacs(aet="RESEARCH", folder=folder / "research") as node:
         pacs.add(files)
         with Up(folder / "home", {"pacs_small": pacs, "research": node}) as running:
             yield running, files

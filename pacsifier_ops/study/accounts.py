@@ -225,7 +225,8 @@ class StudyAccount:
             of PS3.16 CID 7050, options: the same in words; empty where the profile has changed since.
         queried: where rows are: whether the study asks an archive.
         deidentifies: whether the study de-identifies; else originals go to a gateway that does.
-        sources: how many pseudonyms each source gave.
+        source: where pseudonyms come from, of pseudonyms.run.SOURCES; empty: from the linkage alone.
+        sources: how many patients are known by what: the linkage of the project, a file beside the data.
         window: times of day of the transfers; empty: as the connection says.
         rows, series: their accounts.
         stages: how each ended.
@@ -233,6 +234,7 @@ class StudyAccount:
         gate: what the search before the release found: `searched`, `patients`, counts, and both lists of findings.
         released: what was released; None: nothing.
         removal: what became of the identified copy.
+        held_back: identifiers were found in the report that goes with the data, so it is not beside them.
         beyond: objects of the released data set that this query table does not ask for: they are of earlier ones.
         discrepancies: contradictions between the books, in words, no values.
     """
@@ -249,6 +251,7 @@ class StudyAccount:
     options: list[str] = field(default_factory=list)
     queried: bool = False
     deidentifies: bool = True
+    source: str = ""
     sources: dict[str, int] = field(default_factory=dict)
     window: str = ""
     folder: str = ""
@@ -260,6 +263,7 @@ class StudyAccount:
     gate: dict[str, Any] = field(default_factory=dict)
     released: Released | None = None
     removal: Removal = field(default_factory=lambda: Removal(""))
+    held_back: bool = False
     beyond: int = 0
     discrepancies: list[str] = field(default_factory=list)
 
@@ -280,7 +284,8 @@ class StudyAccount:
         totals = self.totals()
         nothing = totals["quarantined"] > totals["delivered"] == 0
         wanting = totals["missing"] or totals["unverifiable"] or any(s.state != COMPLETE for s in self.series)
-        return INCOMPLETE if wanting or nothing or self.bad_rows or self.bad_stages else COMPLETE
+        good = not (wanting or nothing or self.bad_rows or self.bad_stages or self.held_back)
+        return COMPLETE if good else INCOMPLETE
 
     @property
     def bad_rows(self) -> list[StudyRow]:
@@ -371,6 +376,7 @@ def close(run: Run) -> StudyAccount:
         started=study.started,
         finished=now(),
         deidentifies=study.has(stages.ANONYMIZE),
+        source=study.source if study.has(stages.PSEUDONYMS) else "",
         window=study.window,
         folder=str(folder_of(study, "")),
         stages=[_stage(run, stage, params) for stage, params in given.items()],

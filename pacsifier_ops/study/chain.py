@@ -43,8 +43,8 @@ _NOT_ASKED_FOR = "came from the archive, and nobody had asked for it"
 _NOT_SENT = "not confirmed: it was not sent"
 _NOT_THERE = "released, and not there any more as it was released"
 
-#: What accounts of series say before the reason; it counts, and reasons are to be summed up.
-_COUNTED = re.compile(r"^\d+ of \d+ instances missing: ")
+#: What accounts of series say beside a reason: it counts, and reasons are to be summed up.
+_COUNTED = re.compile(r"^\d+ of \d+ instances missing: | \(\d+ of them\)|; \d+ taken with a warning.*")
 
 
 # The cohort: the series of a study, as the first stage tells that knows them
@@ -105,7 +105,7 @@ def _series(told: SeriesAccount, patient: str, at: str) -> StudySeries:
     series.expected, series.received, series.new = told.expected, told.delivered, told.received
     series.instances = (told.expected or 0) + told.unverifiable + told.quarantined
     _lose(series, QUARANTINED, at, _NOT_ASKED_FOR, told.quarantined)
-    reason = _COUNTED.sub("", told.reason)
+    reason = _plain(told.reason)
     _lose(series, MISSING, at, f"not received: {reason}" if reason else _NOT_RECEIVED, told.missing)
     return series
 
@@ -401,7 +401,7 @@ class _Sent:
             unit = _line(*where)
             result = _line(*self._results[unit["number"]]) if unit["number"] in self._results else None
             lost = set(result["missing_uids"]) if result else set()
-            why = f"not confirmed: {_COUNTED.sub('', result['reason'])}" if result else _NOT_SENT
+            why = f"not confirmed: {_plain(result['reason'])}" if result else _NOT_SENT
             for *_, uid, _syntax in unit["files"]:
                 found[uid] = why if result is None or uid in lost else ""
         return found
@@ -430,9 +430,14 @@ class _Moved:
         if series_uid not in self._results:
             return _NOT_SENT, None
         told = SeriesAccount(**_line(*self._results[series_uid]))
-        why = f"not confirmed: {_COUNTED.sub('', told.reason)}"
+        why = f"not confirmed: {_plain(told.reason)}"
         certain = told.expected is not None and told.missing == len(told.missing_uids)
         return why, frozenset(told.missing_uids) if certain else None
+
+
+def _plain(reason: str) -> str:
+    """A reason that an account gives, without its counts."""
+    return _COUNTED.sub("", reason)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

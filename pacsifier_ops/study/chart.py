@@ -106,7 +106,7 @@ def _drawn(stations: Sequence[Station]) -> list[Html]:
     for place, station in enumerate(stations):
         left = place * _COLUMN
         if station.count is None:
-            shapes.append(_box(left, 0, _BAR, _FULL, "listed"))
+            shapes.append(_box(left, 0, _BAR, _FULL, "listed", "0.5"))
             if place + 1 < len(stations):
                 line = f"M{left + _BAR + 6:.1f} {_FULL / 2:.1f}H{left + _COLUMN - 6:.1f}"
                 shapes.append(
@@ -118,6 +118,8 @@ def _drawn(stations: Sequence[Station]) -> list[Html]:
             shapes += _ribbons(left, station, good + doubt, high)
         shapes.append(_box(left, 0, _BAR, good, "good" if place + 1 == len(stations) else "fresh"))
         shapes.append(_box(left, good, _BAR, doubt, "doubt"))
+        if place + 1 == len(stations) and station.count:
+            shapes.append(_arrow(left + _BAR, good + doubt))
         if not station.count:
             shapes.append(_box(left, 0, _BAR, _LEAST, "empty"))
     return shapes
@@ -129,22 +131,27 @@ def _ribbons(left: float, station: Station, height: float, high: Callable[[int],
     shapes = []
     if height:
         shapes.append(_box(start, 0, _COLUMN - _BAR, height, "fresh", "0.2"))
-    top, end = height, left + 2.0
-    for lost in station.lost:
-        thick = high(lost.count)
-        fall = _HEIGHT - 6.0
-        shapes.append(
-            tag(
-                "path",
-                d=f"M{start:.1f} {top:.1f}C{middle:.1f} {top:.1f} {end:.1f} {top:.1f} {end:.1f} {fall:.1f}"
-                f"H{end + 5:.1f}C{end + 5:.1f} {top + thick:.1f} {middle:.1f} {top + thick:.1f} {start:.1f} "
-                f"{top + thick:.1f}Z",
-                class_=f"fill {lost.kind}",
-                fill_opacity="0.45",
-            )
+    top = height
+    for place, lost in enumerate(station.lost):
+        thick, wide = high(lost.count), 3.0
+        # The lowest turns down first, so that none crosses another.
+        end = left + 1.0 + (len(station.lost) - 1 - place) * (wide + 1.5)
+        low = _HEIGHT - 4.0
+        curve = (
+            f"M{start:.1f} {top:.1f}C{middle:.1f} {top:.1f} {end + wide:.1f} {top:.1f} {end + wide:.1f} {low:.1f}"
+            f"H{end:.1f}C{end:.1f} {top + thick:.1f} {middle - wide:.1f} {top + thick:.1f} {start:.1f} "
+            f"{top + thick:.1f}Z"
         )
-        top, end = top + thick, end + 8.0
+        shapes.append(tag("path", d=curve, class_=f"fill {lost.kind}", fill_opacity="0.5"))
+        top += thick
     return shapes
+
+
+def _arrow(x: float, height: float) -> Html:
+    """What has come to its end, on its way out."""
+    neck, tip = x + 62, x + 74
+    shape = f"M{x:.1f} 0H{neck:.1f}L{tip:.1f} {height / 2:.1f}L{neck:.1f} {height:.1f}H{x:.1f}Z"
+    return tag("path", d=shape, class_="fill good", fill_opacity="0.2")
 
 
 def _box(x: float, y: float, width: float, height: float, kind: str, opacity: str = "1") -> Html:

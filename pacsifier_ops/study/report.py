@@ -42,7 +42,8 @@ from pacsifier_ops.html import (
     verdict,
     when,
 )
-from pacsifier_ops.report_html import LONGEST_LIST
+from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
+from pacsifier_ops.report_html import LONGEST_LIST, size
 from pacsifier_ops.run import Run
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
@@ -89,8 +90,8 @@ STAGES = {
     stages.KARNAK_UPLOAD: "Upload to the gateway",
     stages.MOVE: "Move by the archive",
 }
-#: The places where instances come to, in order; which losses are before each.
-_AFTER_RELEASE = SENDING
+
+_SOURCES = {DEID: "of the De-ID service", CUSTOM: "of a mapping file", LOCAL: "of the project's secret"}
 
 ROW_COLUMNS = ("line", "state", "series", "reason", "expected", "received", "deidentified", "released", *STATES)
 SERIES_COLUMNS = (
@@ -228,8 +229,8 @@ def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -
             section("Decisions", "decisions", _decisions(account)),
             section("Search for identifiers before the release", "gate", _gate(account)),
         ),
-        beside(_removal(account), _how(account)),
         _rows(account) if account.queried else "",
+        beside(_how(account), _removal(account)),
         section("Series", "series", _series(account, sheets)),
         lead=(_verdict(account), facts(_facts(account))),
         footer="Instances count once, under their series; rows refer to series. "
@@ -240,14 +241,14 @@ def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -
 # The chain, as both reports have it
 
 
-def chain(account: StudyAccount, *, reasons: bool = True, asked: bool = True) -> Html:
+def chain(account: StudyAccount, *, inside: bool = True) -> Html:
     """The drawing of the chain.
 
     Args:
-        reasons: tell why instances were lost.
-        asked: begin with the rows of the query table.
+        inside: tell why instances were lost, and by whose word they were released.
     """
     totals, lost = account.totals(), account.losses()
+    count = totals["instances"]
 
     def between(*places: str) -> list[Lost]:
         found = []
@@ -257,7 +258,7 @@ def chain(account: StudyAccount, *, reasons: bool = True, asked: bool = True) ->
                 why = [loss.reason if len(those) == 1 else f"{loss.instances:,}: {loss.reason}" for loss in those[:3]]
                 if len(those) > 3:
                     why.append(f"and {plural(len(those) - 3, 'other reason')}")
-                found.append(Lost(KINDS[state][0], state, count, why if reasons else ()))
+                found.append(Lost(KINDS[state][0], state, count, why if inside else ()))
         return found
 
     def station(name: str, before: Sequence[str], said: str = "", doubt: int = 0) -> Station:
@@ -266,9 +267,8 @@ def chain(account: StudyAccount, *, reasons: bool = True, asked: bool = True) ->
         count -= sum(one.count for one in losses)
         return Station(name, count, said, losses, doubt)
 
-    count = totals["instances"]
     rows = []
-    if account.queried and asked:
+    if account.queried:
         empty = sum(row.state == ROW_EMPTY for row in account.rows)
         bad = len(account.bad_rows)
         told = [f"{empty:,} found nothing" if empty else "", f"{bad:,} not answered" if bad else ""]
@@ -285,10 +285,12 @@ def chain(account: StudyAccount, *, reasons: bool = True, asked: bool = True) ->
     if account.deidentifies:
         through.append(station("De-identified", [stages.ANONYMIZE]))
     if not straight:
-        by = f"by {account.released.by}" if account.released and reasons else ""
+        by = f"by {account.released.by}" if account.released and inside else ""
         through.append(station("Released" if account.deidentifies else "Approved", [RELEASED], by))
     doubt = totals[UNVERIFIABLE]
-    node = f"{doubt:,} of them unverifiable" if doubt else "confirmed" if account.confirmed() else "to the folder"
+    nodes = [account.stage(stage).connection for stage in account.confirmed()]
+    node = f"confirmed by {listed(nodes) if inside else plural(len(nodes), 'node')}" if nodes else "to the folder"
+    node = f"{doubt:,} of them unverifiable" if doubt else node
     through.append(station("Delivered", SENDING, node if count else "", doubt))
     return flow(through)
 
@@ -304,12 +306,12 @@ def balance(account: StudyAccount) -> Html:
     return tag("p", text, class_="balance")
 
 
-def states_table(account: StudyAccount) -> Html:
-    """How instances ended, with a bar."""
+def states_table(account: StudyAccount, *bars: Html) -> Html:
+    """How instances ended, with a bar, and more `bars` below it."""
     totals = account.totals()
     lines = [(badge(state, KINDS[state][0]), totals[state], KINDS[state][1]) for state in STATES]
     parts = [(state, totals[state], KINDS[state][0]) for state in STATES]
-    drawn = tag("figure", bar("Instances", f"{totals['instances']:,}", parts))
+    drawn = tag("figure", bar("Instances", f"{totals['instances']:,}", parts), *bars)
     return join([drawn, table("How instances ended", ("State", "Instances#", "What it means"), lines)])
 
 
@@ -321,7 +323,7 @@ def _states(account: StudyAccount) -> Html:
         open_ = totals["released"] - count if account.deidentifies else totals["instances"] - count
         parts = [("confirmed", count, "good"), ("not confirmed", max(0, open_), "bad")]
         bars.append(bar(f"{STAGES[stage]}, {node}", f"{count:,}", parts))
-    return section("How instances ended", "states", states_table(account), *([tag("figure", *bars)] if bars else []))
+    return section("How instances ended", "states", states_table(account, *bars))
 
 
 def modality_bars(account: StudyAccount) -> Html:
@@ -334,7 +336,7 @@ def modality_bars(account: StudyAccount) -> Html:
         parts = [(state, sum(getattr(series, state) for series in group), KINDS[state][0]) for state in STATES]
         head = f"{len(group):,} series, {plural(sum(series.instances for series in group), 'instance')}"
         bars.append(bar(name, head, parts))
-    return tag("figure", *(bars or ["No series."]))
+    return tag("figure", *(bars or [tag("p", "No series.", class_="note")]))
 
 
 def _modalities(account: StudyAccount) -> Html:
@@ -371,7 +373,8 @@ def _verdict(account: StudyAccount) -> Html:
 
 def _faults(account: StudyAccount) -> str:
     totals = account.totals()
-    bad = [stage for stage in account.bad_stages if stage.stage != stages.EXTRACT or not totals["missing"]]
+    told = (stages.EXTRACT, *SENDING) if totals["missing"] else ()
+    bad = [STAGES[stage.stage].lower() for stage in account.bad_stages if stage.stage not in told]
     unlisted = sum(series.expected is None for series in account.series)
     faults = {
         f"{plural(len(account.bad_rows), 'row')} could not be answered": len(account.bad_rows),
@@ -379,7 +382,8 @@ def _faults(account: StudyAccount) -> str:
         f"{plural(totals['unverifiable'], 'instance')} unverifiable": totals["unverifiable"],
         f"{unlisted:,} series without an expectation": unlisted,
         f"nothing delivered, {totals['quarantined']:,} in quarantine": totals["quarantined"] > totals["delivered"] == 0,
-        f"{listed([STAGES[stage.stage].lower() for stage in bad])} not complete": len(bad),
+        f"not complete: {', '.join(bad)}": len(bad),
+        "the report for whoever gets the data held back": account.held_back,
     }
     return listed([words for words, count in faults.items() if count])
 
@@ -398,7 +402,7 @@ def _facts(account: StudyAccount) -> list[tuple[str, object]]:
         *([("Window", account.window)] if account.window else []),
         *([("Profile", account.profile), ("Rules", account.rules[:16] or "not known")] if account.deidentifies else []),
         ("Project file", account.digest[:16] or "none: by the form"),
-        ("Released by", account.released.by if released else "nobody"),
+        ("Released by", released.by if released else "nobody"),
         *([("Data set", released.digest[:16])] if released else []),
         ("Folder", link(account.folder, folder.as_uri()) if folder.is_absolute() else account.folder),
         ("PACSIFIER for Airflow", __version__),
@@ -408,9 +412,13 @@ def _facts(account: StudyAccount) -> list[tuple[str, object]]:
 def _attention(account: StudyAccount) -> Html:
     """What did not end well, and what is not in the data set, with reasons."""
     contradictions = [tag("ul", *(tag("li", text) for text in account.discrepancies))] if account.discrepancies else []
+    held_back = (
+        "Identifiers of the cohort were found in the report that goes with the data; it was not put beside them."
+    )
     stopped = [(STAGES[s.stage], badge(s.verdict, _kind_of(s)), _what_now(s)) for s in account.bad_stages]
     parts: dict[str, list[Html]] = {
         "Contradictions in the books": contradictions,
+        "Report for whoever gets the data": [tag("p", held_back)] if account.held_back else [],
         "Stages that are not complete": [table("Stages that are not complete", ("Stage", "State", "What now"), stopped)]
         if stopped
         else [],
@@ -470,9 +478,8 @@ def _stages(account: StudyAccount) -> Html:
             (
                 STAGES[stage.stage],
                 badge(stage.verdict, _kind_of(stage)),
-                stage.connection,
-                when(stage.started) if stage.started else "",
-                when(stage.finished) if stage.finished else "",
+                tag("span", stage.connection, class_="whole"),
+                *(tag("span", when(time) if time else "", class_="whole") for time in (stage.started, stage.finished)),
                 _counts(stage.totals),
                 tag("a", "report", href=stage.report) if stage.report else "",
             )
@@ -552,23 +559,19 @@ def _gate(account: StudyAccount) -> Html:
     return join(parts)
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.3f} GB"
-
-
 def _removal(account: StudyAccount) -> Html:
     removal = account.removal
     if removal.asked == KEEP:
         return section("Identified copy", "removal", tag("p", "It stays.", class_="note"))
     may = "would go" if removal.asked == LIST else "may go"
     lines: list[tuple[object, object, object]] = [
-        (f"Verified as delivered: {may}", removal.listed, _size(removal.bytes)),
+        (f"Verified as delivered: {may}", removal.listed, size(removal.bytes)),
         *((f"Stay: {reason}", count, "") for reason, count in removal.stay.items()),
         ("Went in earlier runs", removal.handed_on, ""),
     ]
     if removal.asked != LIST:
         lines += [
-            ("Removed in this run", removal.removed, _size(removal.removed_bytes)),
+            ("Removed in this run", removal.removed, size(removal.removed_bytes)),
             ("Kept, for they changed", removal.kept, ""),
         ]
     if removal.lost:
@@ -580,11 +583,12 @@ def how_lines(account: StudyAccount) -> list[tuple[str, object]]:
     """How the data set was de-identified."""
     return [
         ("Profile", account.profile),
-        ("Digest of its rules", tag("span", account.rules or "not known", class_="whole")),
+        ("Digest of its rules", account.rules or "not known"),
         ("Method", account.method or "not known: the profile has changed since"),
         *((f"{value}, {scheme}", meaning) for value, scheme, meaning in account.codes),
         ("Options", ", ".join(account.options) or "none"),
-        *((f"Pseudonyms from {name}", f"{count:,}") for name, count in account.sources.items()),
+        *([("Pseudonyms", _SOURCES[account.source])] if account.source else []),
+        *((f"Patients by {name}", f"{count:,}") for name, count in account.sources.items()),
     ]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.accounts import COMPLETE, ROW_EMPTY, ROW_FOUND
 from pacsifier_ops.approvals import APPROVED, LIMITS, RELEASE, decide
@@ -31,6 +31,9 @@ from pacsifier_ops.study.release import (
     take_stock,
 )
 from pacsifier_ops.study.run import keep_stages, stage_run, stages_of
+
+if TYPE_CHECKING:
+    from pacsifier_ops.study.accounts import StudyAccount
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew. Decisions stay.
 KEPT = ("stages", "output", "stock", "gate", "released", "removal", "accounts", "summary")
@@ -112,7 +115,7 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
     root = folder_of(study, DEIDENTIFIED_FOLDER)
     found = Gate.of(run, root).search(root, (file["path"] for file in listed(run)), cancelled)
     with storage_errors("the state root"):
-        write_json(run.folder / "gate.json", asdict(found))
+        write_json(run.folder / "gate.json", {**vars(found), "counts": dict(found.counts)})
     return {
         "files": stock.files,
         "bytes": stock.bytes,
@@ -248,5 +251,20 @@ def _at_gateway(run: Run, study: Study) -> bool:
     return sent == COMPLETE and all(reason == NOT_LINKED for _, reason in wrong)
 
 
-def report(run: Run) -> Any:
-    return None
+def report(run: Run) -> StudyAccount:
+    """Close the books of the whole chain, and write both reports. Works on whatever the run left.
+
+    Returns:
+        The accounts; their `verdict` is the study's.
+
+    Raises:
+        InputError: the study was not set up.
+        StorageError: something cannot be read or written.
+    """
+    from pacsifier_ops.study import accounts, handover
+    from pacsifier_ops.study import report as manager
+
+    account = accounts.close(run)
+    handover.write_books(run, account)
+    manager.write_books(run, account)
+    return account

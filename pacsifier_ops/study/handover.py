@@ -1,0 +1,265 @@
+"""The report that goes with the data set: what is in it, how it was made, what is not in it and why. No identifiers.
+
+| file          | what                                                                       |
+|---------------|----------------------------------------------------------------------------|
+| report.html   | for people                                                                 |
+| accounts.json | the same for machines                                                      |
+| series.csv    | a line per series of the data set: folder, modality, new UIDs, and counts  |
+
+They are written into `handover/` of the run's folder, searched for identifiers of the cohort like the data set
+itself, and only then copied beside the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops import __version__
+from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.approvals import RELEASE, Decision
+from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
+from pacsifier_ops.files import DATA_FILE, private_folder, storage_errors, write_atomic
+from pacsifier_ops.html import (
+    Html,
+    badge,
+    beside,
+    facts,
+    join,
+    listed,
+    page,
+    plural,
+    section,
+    table,
+    tag,
+    verdict,
+    when,
+)
+from pacsifier_ops.report_html import size
+from pacsifier_ops.run import Run
+from pacsifier_ops.study import run as stages
+from pacsifier_ops.study.accounts import MISSING, RELEASED, STATES, UNVERIFIABLE, Loss, StudyAccount, StudySeries
+from pacsifier_ops.study.gate import Gate
+from pacsifier_ops.study.project import Study
+from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, HANDOVER, RELEASED_FOLDER, folder_of
+from pacsifier_ops.study.report import (
+    DECISION_COLUMNS,
+    KINDS,
+    balance,
+    chain,
+    decision_lines,
+    gate_counts,
+    how_lines,
+    long_list,
+    modality_bars,
+    reasons_table,
+    states_table,
+    write_accounts,
+    write_table,
+)
+
+FILES = ("report.html", "accounts.json", "series.csv")
+
+SERIES_COLUMNS = ("number", "folder", "pseudonym", "modality", "series_uid", "instances", "released", *STATES)
+
+#: Why instances are missing, as somebody outside may know: not what the archive, or who, said.
+_MISSING = {
+    stages.EXTRACT: "not received from the archive",
+    stages.ANONYMIZE: "not de-identified",
+    RELEASED: "not released",
+}
+_NOT_CONFIRMED = "not confirmed by the node that it was sent to"
+
+
+def write_books(run: Run, account: StudyAccount) -> None:
+    """Write what goes with the data, search it for the cohort, and copy it beside the data set if that was released.
+
+    What holds an identifier of the cohort is held back; the account says so then.
+
+    Raises:
+        StorageError: something cannot be read or written.
+    """
+    with storage_errors("the state root"):
+        folder = private_folder(run.folder / "handover")
+        write_accounts(folder / "accounts.json", _head(account), series=_lines(account))
+        cells = ([line[name] for name in SERIES_COLUMNS] for line in _lines(account))
+        write_table(folder / "series.csv", SERIES_COLUMNS, cells)
+        write_atomic(folder / "report.html", render(account))
+    if not account.deidentifies:
+        return
+    study = Study.of(run)
+    found = Gate.of(run, folder_of(study, DEIDENTIFIED_FOLDER)).search(folder, FILES)
+    account.held_back = found.counts["blocking"] > 0
+    if account.released and account.released.files and not account.held_back:
+        with storage_errors("the folder of the study"):
+            target = folder_of(study, RELEASED_FOLDER) / HANDOVER
+            target.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                write_atomic(target / name, (folder / name).read_bytes(), DATA_FILE)
+
+
+def told(loss: Loss) -> str:
+    """Why instances are not delivered, without what others have said about them."""
+    return loss.reason if loss.state != MISSING else _MISSING.get(loss.at, _NOT_CONFIRMED)
+
+
+def _releases(account: StudyAccount) -> list[Decision]:
+    """The decision on what was released, if anything was."""
+    released = account.released
+    made = [one for one in account.decisions if one.subject == RELEASE and released and one.digest == released.digest]
+    return made[-1:]
+
+
+def _series(account: StudyAccount) -> Iterator[StudySeries]:
+    """The series of which something is in the data set."""
+    return (series for series in account.series if series.became and series.released)
+
+
+def _lines(account: StudyAccount) -> Iterator[dict[str, Any]]:
+    for series in _series(account):
+        yield {
+            "number": series.number,
+            "folder": " ".join(series.became),
+            "pseudonym": " ".join(series.pseudonyms),
+            "modality": plain_modality(series.modality),
+            "series_uid": " ".join(series.new_uids),
+            "instances": series.instances,
+            "released": series.released,
+            **{state: getattr(series, state) for state in STATES},
+        }
+
+
+def _head(account: StudyAccount) -> dict[str, Any]:
+    reasons: dict[tuple[str, str], int] = {}
+    for loss in account.losses():
+        key = (loss.state, told(loss))
+        reasons[key] = reasons.get(key, 0) + loss.instances
+    released = account.released
+    return {
+        "project": account.project,
+        "verdict": account.verdict,
+        "finished": account.finished,
+        "version": __version__,
+        "project_file": account.digest,
+        "profile": _profile(account),
+        "rules": account.rules,
+        "method": account.method,
+        "codes": account.codes,
+        "options": account.options,
+        "pseudonyms": account.sources,
+        "data_set": {"digest": released.digest, "files": released.files, "bytes": released.bytes} if released else None,
+        "released_by": [[one.who, one.when, one.waived] for one in _releases(account)],
+        "searched": {name: count for name, count, _ in gate_counts(account)} if account.gate else None,
+        "totals": account.totals(),
+        "not_delivered": [[state, reason, count] for (state, reason), count in reasons.items()],
+    }
+
+
+def _profile(account: StudyAccount) -> str:
+    """The name of the profile: where it is a file, that alone."""
+    return Path(account.profile).name
+
+
+def render(account: StudyAccount) -> str:
+    """The report that goes with the data as one HTML page (UTF-8)."""
+    shown = list(_series(account))
+    signing = tag("div", *(tag("span", label) for label in ("Handed over by", "Received by", "Date")), class_="signing")
+    released = _releases(account)
+    decided = (
+        table("Release", DECISION_COLUMNS, decision_lines(released))
+        if released
+        else tag("p", "Nothing was released.", class_="note")
+    )
+    return page(
+        f"Data set {account.project}: {account.verdict}",
+        f"Data set {account.project}",
+        section("How it came about", "chain", chain(account, inside=False), balance(account), signing),
+        beside(
+            section("How instances ended", "states", states_table(account)),
+            section("Per modality", "modality", modality_bars(account)),
+        ),
+        section("Not in the data set", "reasons", reasons_table(account, told)) if account.losses() else "",
+        beside(
+            section("De-identification", "how", table("De-identification", ("What", "Which"), _how(account))),
+            section("Search for identifiers before the release", "gate", _gate(account)),
+        ),
+        section("Release", "release", decided),
+        section("Series of the data set", "series", _table(account, shown)),
+        lead=(_verdict(account), facts(_facts(account, len(shown)))),
+        footer="Instances count once, under their series. This report names nobody: it goes with the data set. "
+        "Folders, UIDs and pseudonyms are those of the data set.",
+    )
+
+
+def _how(account: StudyAccount) -> list[tuple[str, object]]:
+    return [(name, _profile(account) if name == "Profile" else value) for name, value in how_lines(account)]
+
+
+def _gate(account: StudyAccount) -> Html:
+    if not account.gate:
+        return tag("p", "The data set was not searched.", class_="note")
+    return table("Search", ("What", "Count#", "What it says"), gate_counts(account))
+
+
+def _verdict(account: StudyAccount) -> Html:
+    totals = account.totals()
+    there = f"{plural(totals['released'], 'instance is', 'instances are')} in the data set"
+    apart = f"{totals[EXCLUDED]:,} are excluded by rule, {totals[QUARANTINED]:,} set apart as not fit"
+    if account.verdict == COMPLETE:
+        return verdict(COMPLETE, "Complete", f"{there}: all that was asked for and found, but that {apart}.")
+    if account.verdict == INCOMPLETE:
+        wanting = listed([f"{totals[state]:,} {state}" for state in (MISSING, UNVERIFIABLE) if totals[state]])
+        lacks = (
+            f"Of what was asked for, {wanting}; {apart}."
+            if wanting
+            else f"Not all was done that was asked for; {apart}."
+        )
+        return verdict(INCOMPLETE, "Incomplete", f"{there}. {lacks}")
+    return verdict(UNBALANCED, "Unbalanced", "The accounts of this data set contradict each other; do not rely on it.")
+
+
+def _facts(account: StudyAccount, series: int) -> list[tuple[str, object]]:
+    released = account.released
+    files = [("Files", f"{released.files:,}"), ("Size", size(released.bytes))] if released else []
+    digest = [("Digest of all its files", released.digest)] if released else []
+    return [
+        ("Date", when(account.finished)),
+        ("Patients", len({name for one in _series(account) for name in one.pseudonyms})),
+        ("Series", f"{series:,}"),
+        *files,
+        ("Released by", join([one.who for one in _releases(account)], ", ") or "nobody"),
+        ("Made with", f"PACSIFIER for Airflow {__version__}"),
+        *([("Project file", account.digest[:16])] if account.digest else []),
+        *digest,
+    ]
+
+
+def _table(account: StudyAccount, shown: list[StudySeries]) -> Html:
+    columns = ("Series#", "Modality", "Folder", "In the data set#", *(f"{state.capitalize()}#" for state in STATES))
+
+    def line(series: StudySeries) -> tuple[object, ...]:
+        name = tag(
+            "div",
+            *(tag("div", tag("bdi", folder)) for folder in series.became),
+            *(tag("div", uid, class_="below") for uid in series.new_uids),
+            *(
+                tag(
+                    "div", badge(loss.state, KINDS[loss.state][0]), f" {loss.instances:,}: {told(loss)}", class_="below"
+                )
+                for loss in series.lost
+            ),
+            class_="name",
+        )
+        return (
+            series.number,
+            plain_modality(series.modality),
+            name,
+            series.released,
+            *(getattr(series, state) for state in STATES),
+        )
+
+    left = len(account.series) - len(shown)
+    note = f"Of {plural(left, 'other series', 'other series')}, nothing is in the data set; the reasons are above."
+    parts = [long_list("Series of the data set", columns, shown, line)]
+    return join([*parts, tag("p", note, class_="note")] if left else parts)
