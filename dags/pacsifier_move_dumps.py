@@ -1,12 +1,12 @@
 """### Move dumps: what tells who the images are of goes to a folder of its own
 
-1. **prepare** looks at the folders of the patients.
-2. **move** moves the info dumps (`sub-*/**/*.csv`) of each to the same path below the info folder; `mapper.json` and
-   `date_offsets.csv` from the top go as well. Nothing is ever overwritten: where another file lies, both stay.
+1. **prepare** lists the info dumps of the patients, and `mapper.json` and `date_offsets.csv` beside their folders.
+2. **move** moves them to the same paths below the info folder, patient by patient, and looks at every file that is
+   left. Nothing is ever overwritten: where another file lies, both stay.
 3. **report** lists what was moved, and tells whether anything but DICOM is left in the data folder.
 
-**Results.** The info folder, with `moved.csv`, a list of all that is in it. Progress and report are at *Results* on the
-run's page, and behind *Run and report* on each of its tasks.
+**Results.** The info folder, with `moved.csv`, the list of what was moved there. The report is at *Results*
+on the run's page, and behind *Run and report* on each of its tasks.
 """
 
 from airflow.sdk import DAG, Param
@@ -20,7 +20,7 @@ PARAMS = {
         type="string",
         minLength=1,
         title="Data folder",
-        description="The folder whose dumps are to be moved, as a path below the data root.",
+        description="The folder of the images, as an extraction made it, as a path below the data root.",
         section=WHAT,
     ),
     "info_folder": Param(

@@ -25,6 +25,13 @@ def of_series(run: Run, unit: int) -> str:
     return ": ".join(filter(None, (rows, ", ".join(filter(None, (series, several))))))
 
 
+def of_patients(run: Run, unit: int) -> str:
+    """The patients of a unit, by their ordinals in the run: "patient 1", "patients 2–21"."""
+    return _numbered(
+        "patient", "patients", (item["number"] for item in read_jsonl(run.part("units", unit)) if item["number"])
+    )
+
+
 def _numbered(one: str, several: str, numbers: Iterable[int]) -> str:
     """Few numbers one by one, many as the range from the lowest to the highest; empty where there is none."""
     known = sorted(set(numbers))

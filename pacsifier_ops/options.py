@@ -1,4 +1,4 @@
-"""Small YAML files that people write: one `key: value` on each line, checked as a whole; all faults are told at once."""
+"""Small YAML files that people write, one `key: value` on each line: checked as a whole, all faults told at once."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_dumps_of_an_extraction_move_patient_by_patient(airflow: Airflow, tmp_pa
         "success",
         {"prepare": ["success"], "move": ["success"] * 3, "report": ["success"]},
     )
-    assert run.labels["move"] == [f"unit {number}: 1 patient" for number in (1, 2, 3)]
+    assert run.labels["move"] == [f"patient {number}" for number in (1, 2, 3)]
     assert len(list((airflow.data / "info").rglob("0*.csv"))) == 4
     assert not list((airflow.data / "out").glob("sub-*/**/*.csv"))
     assert all(airflow_home.simple(value) for task in run.xcoms.values() for value in task.values())

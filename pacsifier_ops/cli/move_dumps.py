@@ -15,28 +15,32 @@ _COMMAND = "pacsifier-move-csv"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments: PACSIFIER's."""
+    """The command's arguments: PACSIFIER's, and one more."""
     p = argparse.ArgumentParser(
         prog=_COMMAND,
         description="Move the info dumps of an output folder, its mapper.json and its date_offsets.csv into the same "
         "tree in another folder, and tell whether anything but DICOM is left. Nothing is overwritten.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
-    p.add_argument("--data_folder", "-d", type=Path, required=True, help="folder whose dumps are to be moved")
+    p.add_argument("--data_folder", "-d", type=Path, required=True, help="folder of the images")
     p.add_argument("--info_folder", "-o", type=Path, required=True, help="where they go; made if need be")
     p.add_argument("--version", action="version", version=__version__)
+    more = p.add_argument_group("beyond PACSIFIER")
+    more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
-    request = dumps.DumpsRequest(args.data_folder.absolute(), args.info_folder.absolute())
+    data, info = args.data_folder.absolute(), args.info_folder.absolute()
+    request = dumps.DumpsRequest(data, info, args.accept_incomplete)
     return carry_out(
         _COMMAND,
         lambda run, stopped: dumps.prepare(run, request, cancelled=stopped),
         dumps.move,
         dumps.report,
+        request.accept_incomplete,
     )
 
 

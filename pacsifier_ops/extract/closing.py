@@ -61,6 +61,11 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
 
 
 def rows_of(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
+    """How each row of the query table ended.
+
+    Args:
+        same_as: lines that repeat another one, each with that.
+    """
     rows = {item["line"]: RowAccount(**item) for item in read_jsonl(run.part("rows"))}
     for row in rows.values():
         if row.state == ROW_FAILED:

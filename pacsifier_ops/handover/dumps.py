@@ -1,39 +1,32 @@
-"""Moves what is written beside the images, and tells who they are of, out of a data folder: prepare → move → report.
+"""The steps of moving what identifies patients out of a folder of images: prepare → move → report.
 
-| what moves                                     | where                                     |
-|------------------------------------------------|-------------------------------------------|
-| `sub-*/**/*.csv`, at any depth                 | the same path below the info folder       |
-| `mapper.json`, `date_offsets.csv`, at the top  | likewise                                  |
+These are the info dumps beside the series, and what PACSIFIER's anonymization leaves: `mapper.json` and
+`date_offsets.csv`. They go into the same folders below another one. Then every file that is left is looked at: is it
+DICOM? Each step is one function over the run's folder; the DAG's operators and the command line call the same ones.
+Each may be killed and called again.
 
-Each step is one function over the run's folder; the DAG's operators and the command line call the same ones. A file is
-at its new place, whole and on the disk, before the old one goes, so a kill loses nothing: run it again.
-
-What the steps keep in the run's folder (see `run.Run`):
-
-| file                 | written by | what                                                  |
-|----------------------|------------|-------------------------------------------------------|
-| scan.json            | prepare    | how many folders there are                            |
-| units/<unit>.jsonl   | prepare    | folders of patients; the first unit has the top, too  |
-| results/<unit>.jsonl | move       | what was moved, what could not be, and what is left   |
+| file                 | written by | what                                                                       |
+|----------------------|------------|----------------------------------------------------------------------------|
+| scan.json            | prepare    | how much there is to move                                                  |
+| units/<unit>.jsonl   | prepare    | the folders of one unit, see Place                                         |
+| results/<unit>.jsonl | move       | what became of the files of each of them, and what is left                 |
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pacsifier_ops.errors import Cancelled, InputError, TreeError
 from pacsifier_ops.files import (
-    PRIVATE_FILE,
     fsync_folder,
     private_folder,
     read_json,
@@ -48,18 +41,34 @@ from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
 from pacsifier_ops.ledger import digest
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import CONTROL, marker_of, refuse_unfinished
+from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, IDENTIFIED, LOGS, Tree, marker_of, refuse_unfinished
 
-#: What moves from the top of the folder; and which folders are of patients.
-_TOP, _PATIENT = ("mapper.json", "date_offsets.csv"), "sub-"
-#: The list of all that was ever moved there, in the info folder.
-LISTING = "moved.csv"
+Question = Callable[[], bool]
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("scan", "units", "results", "accounts", "summary")
 
+#: Begins the names of patients' folders; what is moved out of these, wherever it lies, and from beside them.
+_PATIENT, _DUMP, _LINKAGE = "sub-", ".csv", ("mapper.json", "date_offsets.csv")
+
+#: The list of what was moved, in info_folder.
+LISTING = "moved.csv"
+_COLUMNS = ("File", "Bytes", "SHA256", "Listed", "DataFolder")
+
 MOVED, THERE, LEFT = "moved", "already there", "left"
-_DIFFERS = "another file lies at its new place already; both were kept, compare them and remove one"
+
+#: Why a file that is no DICOM is left.
+_LOG, _NEW_ID = "left: a log of runs", "left: a de-identification reads it"
+_MANIFEST, _LINK, _NOT_DICOM = "left: manifest of the data set", "left: a link that leads outside, or nowhere", "left"
+#: What is left, and no more than that.
+_DAMAGED, _INNER_LINK = "damaged DICOM", "link to something in the folder"
+
+_OTHER_FILE = "another file has its place in info_folder; keep the one that is right, then run again"
+_BEHIND_LINK = "it lies behind a link, or its place in info_folder does; links are not followed"
+_ONE_FILE = "both folders show one and the same file, as through a mount; it was not removed"
+_CHANGED = "it changed while the run was looking at it"
+_GONE = "it was there when the run began, and is gone"
+_NOT_ATTEMPTED = "not attempted: the run ended before"
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ class DumpsRequest(Kept):
     """What a run was asked for.
 
     Attributes:
-        data_folder: where the dumps are.
-        info_folder: where they go.
+        data_folder: the folder of the images.
+        info_folder: where the rest that identifies goes.
         accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         started: ISO 8601.
     """
@@ -79,8 +88,47 @@ class DumpsRequest(Kept):
     started: str = ""
 
 
-def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Callable[[], bool] = never) -> list[int]:
-    """Look at the folders, and cut those of patients into units.
+@dataclass
+class Place:
+    """A folder that files are moved out of: a line of a unit.
+
+    Attributes:
+        number: ordinal of a patient in the run, from 1; 0 for what lies beside the patients' folders.
+        folder: the patient's, below data_folder (see `packed`).
+        files: paths below data_folder, likewise.
+    """
+
+    number: int
+    folder: str
+    files: list[str]
+
+
+@dataclass
+class Result:
+    """What became of the files of a place.
+
+    Attributes:
+        number: of the place.
+        done: path below the folder, and MOVED or THERE: the same file was in info_folder already.
+        problems: path, and why it could not be moved, or looked at.
+        left: path and why, of what is no DICOM.
+        dicom: files that are DICOM.
+        passed_over: how many others there are, by what they are.
+    """
+
+    number: int
+    done: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    dicom: int = 0
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+
+# prepare
+
+
+def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Question = never) -> list[int]:
+    """List what is to be moved, and cut the patients' folders into units.
 
     Args:
         most: units to be made at most.
@@ -89,203 +137,421 @@ def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Callab
         Numbers of the units.
 
     Raises:
-        InputError: there is no such folder, or one lies within the other.
-        TreeError: the data folder is half de-identified, or info_folder is part of a data set.
-        StorageError: info_folder or the run's folder cannot be written.
+        InputError: the folders cannot be used, or lie one within the other. Nothing was touched.
+        TreeError: one of them is half de-identified, or in use; or info_folder is for de-identified data. Likewise.
+        StorageError: the state root or info_folder cannot be written.
+        Cancelled: `cancelled` said so.
     """
     from pacsifier_ops.upload.run import packed
 
     run.forget(KEPT)
     data, info = request.data_folder.resolve(), request.info_folder.resolve()
-    replace(request, data_folder=data, info_folder=info, started=now()).keep(run)
-    if not data.is_dir():
-        raise InputError("data_folder is not a folder; give the one whose dumps are to be moved")
-    if data == info or data in info.parents or info in data.parents:
-        raise InputError("data_folder and info_folder lie one within the other; give folders apart")
-    refuse_unfinished([data])
-    if any(marker_of(folder) for folder in (info, *info.parents)):
-        raise TreeError("info_folder is part of a data set, and the dumps tell who is who; give a folder elsewhere")
-    with storage_errors("info_folder"):
-        private_folder(info)
-    with storage_errors("the data folder"):
-        patients = sorted(entry.name for entry in os.scandir(data) if _is_patient(entry))
-    units = slices(len(patients), most) or [range(0)]
+    request = replace(request, data_folder=data, info_folder=info, started=request.started or now())
+    request.keep(run)
+    _check_folders(data, info)
+    try:
+        found = [(packed(folder), [packed(name) for name in names]) for folder, names in _places(data, cancelled)]
+    except OSError as error:
+        raise InputError(f"data_folder cannot be read: {error.strerror}") from error
+    if not info.exists():
+        with storage_errors("info_folder"):
+            private_folder(info)
+            fsync_folder(info.parent)
+    units = slices(len(found) - 1, most) or [range(0)]
     with storage_errors("the state root"):
         for number, unit in enumerate(units):
-            write_jsonl(run.part("units", number), (packed(Path(patients[place])) for place in unit))
-        write_json(run.folder / "scan.json", {"folders": len(patients)})
+            places = [*([] if number else [0]), *(i + 1 for i in unit)]
+            write_jsonl(run.part("units", number), (asdict(Place(i, *found[i])) for i in places))
+        counts = {"patients": len(found) - 1, "files": sum(len(names) for _, names in found)}
+        write_json(run.folder / "scan.json", counts)
     return list(range(len(units)))
 
 
-def _is_patient(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(_PATIENT) and entry.is_dir(follow_symlinks=False)
+def _check_folders(data: Path, info: Path) -> None:
+    if not data.is_dir():
+        raise InputError("data_folder is not a folder; give the folder of the images")
+    if info.exists() and not info.is_dir():
+        raise InputError("info_folder is not a folder; give one, or a name that is free")
+    if _within(data, info) or _within(info, data):
+        raise InputError("data_folder and info_folder lie one within the other; give folders apart")
+    refuse_unfinished([data, info])
+    if any(marker_of(folder).get("state", IDENTIFIED) != IDENTIFIED for folder in (info, *info.parents)):
+        raise TreeError("info_folder lies in a de-identified data set, and dumps identify patients; give another one")
+    for folder in (data, info):
+        if (tree := _home(folder)) is not None and tree.in_use(shared()):
+            raise TreeError("somebody is at work in data_folder or info_folder; wait until that has ended")
 
 
-def move(run: Run, unit: int, cancelled: Callable[[], bool] = never) -> dict[str, int]:
-    """Move the dumps of one unit of patients, and look at what else is there.
+def _within(folder: Path, other: Path) -> bool:
+    """Whether a folder is another one or lies below it, by whatever names."""
+    return other.exists() and any(above.exists() and above.samefile(other) for above in (folder, *folder.parents))
+
+
+def _home(folder: Path) -> Tree | None:
+    """The tree that a folder is, or is part of."""
+    return next((tree for above in (folder, *folder.parents) if (tree := Tree.existing(above))), None)
+
+
+def _places(root: Path, cancelled: Question = never) -> Iterator[tuple[Path, Iterable[Path]]]:
+    """The patients' folders, and the files of each that are to be moved; first `.`, for what lies beside them.
+
+    Paths are below the root, in order. Links are left out.
+    """
+    yield Path(), (Path(name) for name in _LINKAGE if _is_file(root / name))
+    for folder in sorted(root.iterdir()):
+        if cancelled():
+            raise Cancelled("stopped on request")
+        if _is_patient(folder):
+            found = (path for path in _files(folder) if path.suffix.lower() == _DUMP and _is_file(path))
+            yield folder.relative_to(root), (path.relative_to(root) for path in found)
+
+
+def _is_patient(path: Path) -> bool:
+    return path.name.startswith(_PATIENT) and path.is_dir() and not path.is_symlink()
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+# move
+
+
+def move(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
+    """Move the files of one unit, and look at what is left; one that cannot be moved is no other's harm.
 
     Returns:
-        How many files were moved, were there already, could not be moved, or are left and no DICOM.
+        How many were moved or there already, are left and no DICOM, or are problems.
 
     Raises:
-        StorageError: a folder cannot be read or written; what was moved stays so.
-        Cancelled: `cancelled` said so; likewise.
+        Cancelled: `cancelled` said so; every file is whole, in one of the folders or in both.
+        TreeError: data_folder is being de-identified meanwhile.
+        StorageError: a folder cannot be written; likewise.
     """
-    from pacsifier_ops.upload.run import unpacked
+    from pacsifier_ops.upload.run import packed
 
-    request = DumpsRequest.of(run)
-    data = request.data_folder
-    folders = [data / unpacked(name) for name in read_jsonl(run.part("units", unit))]
-    before = run.part("results", unit)
-    results = [(p, done) for p, done in (read_jsonl(before) if before.exists() else ()) if done in (MOVED, THERE)]
-    tree = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
-    # One at a time in a unit's folders, whoever it is.
-    with shared().acquire(f"dumps:{tree}:{unit}", cancelled=cancelled):
-        try:
-            for path in _files(folders, data if unit == 0 else None):
-                if cancelled():
-                    raise Cancelled("stopped on request")
-                if outcome := _settle(path, request):
-                    results.append((_readable(path, data), outcome))
-        finally:
-            with storage_errors("the state root"):
-                write_jsonl(before, results)
-    counts = Counter(outcome if outcome in (MOVED, THERE, LEFT) else "problems" for _, outcome in results)
-    return dict(counts)
+    request, results = DumpsRequest.of(run), []
+    with _workplace(request) as scratch:
+        for place in (Place(**line) for line in read_jsonl(run.part("units", unit))):
+            with ExitStack() as stack:
+                # In the same order for everybody: somebody may be moving them back.
+                for folder in sorted((packed(request.data_folder), packed(request.info_folder))):
+                    stack.enter_context(shared().acquire(f"dumps:{folder}/{place.folder}", cancelled=cancelled))
+                results.append(_Moving(request, place, scratch, cancelled).run())
+    with storage_errors("the state root"):
+        write_jsonl(run.part("results", unit), map(asdict, results))
+    return {
+        MOVED: _count(results, MOVED),
+        "already_there": _count(results, THERE),
+        LEFT: sum(len(result.left) for result in results),
+        "problems": sum(len(result.problems) for result in results),
+    }
 
 
-def _files(folders: list[Path], top: Path | None) -> Iterator[Path]:
-    """The files, and links, below some folders; of `top` what does not belong to a patient."""
-    if top is not None:
-        with storage_errors("the data folder"):
-            beside = sorted(entry.name for entry in os.scandir(top) if not _is_patient(entry) and entry.name != CONTROL)
-        folders = [*(top / name for name in beside), *folders]
-    for folder in folders:
-        if folder.is_symlink() or not folder.is_dir():
-            yield folder
-            continue
-        with storage_errors("the data folder"):
-            below = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        yield from _files([folder / entry.name for entry in below], None)
+@contextmanager
+def _workplace(request: DumpsRequest) -> Iterator[Path]:
+    """A folder in info_folder for unfinished files; the tree of the images knows meanwhile that somebody is at work."""
+    tree, info = _home(request.data_folder), request.info_folder
+    with ExitStack() as stack:
+        if tree is not None:
+            stack.enter_context(tree.workplace(shared()))
+            refuse_unfinished([request.data_folder])
+        yield stack.enter_context((Tree.existing(info) or Tree(info, info)).workplace(shared()))
 
 
-def _settle(path: Path, request: DumpsRequest) -> str:
-    """Move a file if it is to be moved; returns what became of it, empty for what belongs there."""
-    name = path.relative_to(request.data_folder)
-    moves = path.suffix.lower() == ".csv" and name.parts[0].startswith(_PATIENT) and len(name.parts) > 1
-    if path.is_symlink() or not path.is_file() or not (moves or str(name) in _TOP):
-        return "" if _is_dicom(path) else LEFT
-    with storage_errors("info_folder or the data folder"):
-        target = request.info_folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        moved = False
-        if not target.exists():
-            with suppress(FileExistsError):  # another run was there first
-                _give_place(path, target)
-                moved = True
-        if not (os.path.samefile(path, target) or digest(path) == digest(target)):
-            return _DIFFERS
-        fsync_folder(target.parent)
-        path.unlink()
-        return MOVED if moved else THERE
+def _count(results: Iterable[Result], outcome: str) -> int:
+    return sum(how == outcome for result in results for _, how in result.done)
 
 
-def _give_place(source: Path, target: Path) -> None:
-    """Let a file be at its new place as well; never in the place of another.
+class _Moving:
+    """The moving of the files of one place, under its leases.
 
-    Raises:
-        FileExistsError: something is there.
+    Every file is put into info_folder first; once these are on the disk, the others are removed. A kill in between
+    leaves both, and the next run finds that they are the same.
     """
-    try:
-        os.link(source, target)
-        return
-    except FileExistsError:
-        raise
-    except OSError:
-        pass  # another file system, or one without links
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        shutil.copy2(source, temporary)
-        with temporary.open("rb") as stream:
+
+    def __init__(self, request: DumpsRequest, place: Place, scratch: Path, cancelled: Question) -> None:
+        self._data, self._info = request.data_folder, request.info_folder
+        self._place, self._scratch, self._cancelled = place, scratch, cancelled
+        self._result, self._passed_over = Result(place.number), Counter[str]()
+
+    def run(self) -> Result:
+        """Move the files, look at what is left, and tell what became of them."""
+        from pacsifier_ops.upload.run import unpacked
+
+        self._move([Path(unpacked(name)) for name in self._place.files])
+        self._check(self._data / unpacked(self._place.folder))
+        return replace(self._result, passed_over=dict(self._passed_over))
+
+    def _move(self, names: Iterable[Path]) -> None:
+        from pacsifier_ops.upload.scan import readable, unreadable
+
+        put: list[tuple[Path, os.stat_result]] = []
+        for name in names:
+            if self._cancelled():
+                raise Cancelled("stopped on request")
+            try:
+                if (before := self._put(name)) is not None:
+                    put.append((name, before))
+            except ValueError as error:
+                self._result.problems.append((readable(name), str(error)))
+            except OSError as error:
+                self._result.problems.append((readable(name), unreadable(error)))
+        with storage_errors("info_folder"):
+            for folder in {above for name, _ in put for above in name.parents}:
+                fsync_folder(self._info / folder)
+        with storage_errors("data_folder"):
+            for name, before in put:
+                with suppress(FileNotFoundError):
+                    if _same((self._data / name).lstat(), before):
+                        (self._data / name).unlink()
+                    else:
+                        self._result.problems.append((readable(name), _CHANGED))
+
+    def _put(self, name: Path) -> os.stat_result | None:
+        """Have a file in info_folder as well; returns the status of the one that can go, None where it went before.
+
+        Raises:
+            ValueError: it cannot be moved; the reason in words.
+            OSError: it cannot be read.
+            StorageError: info_folder cannot be written.
+        """
+        source, target = self._data / name, self._info / name
+        if not os.path.lexists(source) and _is_file(target):
+            self._tell(name, MOVED)  # by an earlier attempt
+            return None
+        if not os.path.lexists(source):
+            raise ValueError(_GONE)
+        if not _is_file(source) or source.parent.resolve() != source.parent:
+            raise ValueError(_BEHIND_LINK)
+        before, sha256 = source.stat(), digest(source)
+        with storage_errors("info_folder"):
+            for folder in (self._info / above for above in reversed(name.parents)):
+                if folder.is_symlink():
+                    raise ValueError(_BEHIND_LINK)
+                if folder.exists() and not folder.is_dir():
+                    raise ValueError(_OTHER_FILE)
+                private_folder(folder)
+            outcome = MOVED if self._link(source, target, sha256) else THERE
+            if not _is_file(target):
+                raise ValueError(_OTHER_FILE)
+            if target.samefile(source) and target.stat().st_nlink == 1:
+                raise ValueError(_ONE_FILE)
+            if digest(target) != sha256:
+                raise ValueError(_OTHER_FILE)
+        self._tell(name, outcome)
+        return before
+
+    def _link(self, source: Path, target: Path, sha256: str) -> bool:
+        """Have a file at `target`, and never in place of another; False where there is one."""
+        if _linked(source, target):
+            return True
+        if os.path.lexists(target):
+            return False
+        ready = self._scratch / secrets.token_hex(8)
+        shutil.copy2(source, ready)
+        with ready.open("rb") as stream:
             os.fsync(stream.fileno())
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            raise
-        except OSError:
-            if target.exists():
-                raise FileExistsError from None
-            os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: an object, a DICOMDIR, or one of them that is broken."""
-    from pacsifier_ops.dimse.objects import inspect
-
-    try:
-        return path.is_file() and not path.is_symlink() and inspect(path) is not None
-    except ValueError:
+        if digest(ready) != sha256:
+            raise ValueError(_CHANGED)
+        if _linked(ready, target):
+            ready.unlink()
+            return True
+        if os.path.lexists(target):
+            return False
+        os.rename(ready, target)
         return True
+
+    def _tell(self, name: Path, outcome: str) -> None:
+        from pacsifier_ops.upload.scan import readable
+
+        self._result.done.append((readable(name), outcome))
+
+    def _check(self, folder: Path) -> None:
+        """Look at every file that is left in the place."""
+        from pacsifier_ops.upload.scan import readable, unreadable
+
+        told = {path for path, _ in self._result.problems}
+        for path in _files(folder, without=_PATIENT if folder == self._data else ""):
+            if self._cancelled():
+                raise Cancelled("stopped on request")
+            name = readable(path.relative_to(self._data))
+            if name in told:
+                continue
+            try:
+                kind = self._kind(path)
+            except OSError as error:
+                self._result.problems.append((name, unreadable(error)))
+                continue
+            if kind.startswith(LEFT):
+                self._result.left.append((name, kind))
+            elif kind:
+                self._passed_over[kind] += 1
+            else:
+                self._result.dicom += 1
+
+    def _kind(self, path: Path) -> str:
+        """What a file is; empty where it is DICOM.
+
+        Raises:
+            OSError: it cannot be read, or the folder that it is cannot.
+        """
+        from pacsifier_ops.dimse.objects import Directory, inspect
+        from pacsifier_ops.upload.scan import DICOMDIR
+
+        name = path.relative_to(self._data)
+        if path.is_symlink():
+            return _INNER_LINK if _leads_into(path, self._data) else _LINK
+        if path.is_dir():
+            os.listdir(path)
+        if not path.is_file():
+            return _NOT_DICOM  # a pipe, a socket or a device: to open it may never end
+        if name.parts[0] == LOGS:
+            return _LOG
+        if name.name == "new_id.txt":
+            return _NEW_ID
+        if str(name) == "manifest.csv" and marker_of(self._data).get("state") == DEIDENTIFIED:
+            return _MANIFEST
+        try:
+            return "" if inspect(path) else _NOT_DICOM
+        except Directory:
+            return DICOMDIR
+        except ValueError:
+            return _DAMAGED
+
+
+def _linked(path: Path, name: Path) -> bool:
+    """Give a file a second name; False where the name is taken, or on another file system, or one without links."""
+    try:
+        os.link(path, name)
     except OSError:
+        return False
+    return True
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_ino, one.st_size, one.st_mtime_ns) == (other.st_ino, other.st_size, other.st_mtime_ns)
+
+
+def _leads_into(link: Path, folder: Path) -> bool:
+    """Whether a link leads to something below a folder."""
+    try:
+        return folder in link.resolve(strict=True).parents
+    except (OSError, RuntimeError):  # it leads nowhere, or to itself
         return False
 
 
-def _readable(path: Path, root: Path) -> str:
-    from pacsifier_ops.upload.scan import readable
+def _files(folder: Path, without: str = "") -> Iterator[Path]:
+    """All that is no folder below a folder, links among it, and folders that cannot be read; in order.
 
-    return readable(path.relative_to(root))
+    Args:
+        without: leave out folders in it whose name begins like this.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        yield folder
+        return
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            yield Path(entry.path)
+        elif entry.name != CONTROL and not (without and entry.name.startswith(without)):
+            yield from _files(Path(entry.path))
+
+
+# report
 
 
 def report(run: Run) -> ToolAccount:
-    """Close the books: what was moved, what could not be, and what is left that is no DICOM; write the list.
+    """Close the books: the listing in info_folder, accounts, the report. Works on whatever the run left.
+
+    Returns:
+        The account; its `verdict` is the run's.
 
     Raises:
-        InputError: the run ended before the folder was looked at.
-        StorageError: list or report cannot be written.
+        InputError: the run ended before it was known what is to be moved.
+        StorageError: listing or report cannot be written.
     """
     if not (run.folder / "scan.json").exists():
-        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
-    request, folders = DumpsRequest.of(run), read_json(run.folder / "scan.json")["folders"]
-    results = [tuple(item) for part in run.parts("results") for item in read_jsonl(part)]
-    outcomes = Counter(outcome for _, outcome in results)
-    not_done = len(run.parts("units")) - len(run.parts("results"))
-    problems = [(path, outcome) for path, outcome in results if outcome not in (MOVED, THERE, LEFT)]
-    problems += [("folders of patients", "not attempted: the run ended before")] * not_done
-    left = outcomes[LEFT]
+        raise InputError("the run ended before it was known what is to be moved; see the error of the step prepare")
+    request, found, results = DumpsRequest.of(run), read_json(run.folder / "scan.json"), list(_results(run))
+    done = [(path, how) for result in results for path, how in result.done]
+    left = [(path, why) for result in results for path, why in result.left]
+    _list(request, {path for path, _ in done})
     account = ToolAccount(
         run=run.name,
-        action="move dumps",
+        action="dumps moved",
         started=request.started,
         finished=now(),
         folder=str(request.data_folder),
         out_folder=str(request.info_folder),
-        counts={"folders of patients": folders, **{name: outcomes[name] for name in (MOVED, THERE, LEFT)}},
-        done=[(path, _REMARKS[outcome]) for path, outcome in results if outcome in _REMARKS],
-        problems=problems,
+        counts={
+            "patients": found["patients"],
+            **{outcome: _count(results, outcome) for outcome in (MOVED, THERE)},
+            LEFT: len(left),
+            "DICOM files": sum(result.dicom for result in results),
+        },
+        done=[*done, *left],
+        problems=[(path, why) for result in results for path, why in result.problems],
+        passed_over=dict(sum((Counter(result.passed_over) for result in results), Counter[str]())),
     )
-    with storage_errors("info_folder"):
-        _list(request.info_folder)
-    check = (
-        f"{plural(left, 'file')} left in the data folder that {'is' if left == 1 else 'are'} no DICOM: see the list."
-    )
-    told = [check if left else "Nothing but DICOM is left in the data folder."]
-    if problems:
-        told.insert(0, f"{plural(len(problems), 'file')} could not be moved.")
-    write_books(run, account, "Relocation of the info dumps", *told)
+    write_books(run, account, "Dumps moved", *_told(account))
     return account
 
 
-_REMARKS = {MOVED: "moved", THERE: "removed: it was at its new place already", LEFT: "left, no DICOM"}
+def _results(run: Run) -> Iterator[Result]:
+    """What became of each place, in order; of those that no unit got to, that."""
+    from pacsifier_ops.upload.run import unpacked
+    from pacsifier_ops.upload.scan import readable
+
+    for part in run.parts("units"):
+        done = run.part("results", int(part.stem))
+        if done.exists():
+            yield from (Result(**line) for line in read_jsonl(done))
+            continue
+        for place in (Place(**line) for line in read_jsonl(part)):
+            names = [readable(Path(unpacked(name))) for name in (place.files or [place.folder or "."])]
+            yield Result(place.number, problems=[(name, _NOT_ATTEMPTED) for name in names])
 
 
-def _list(info: Path) -> None:
-    """Write the list of all that lies in the info folder, with its digests."""
+def _told(account: ToolAccount) -> Iterator[str]:
+    if account.problems:
+        yield f"{plural(len(account.problems), 'thing')} could not be done; the list below says what and why."
+    if left := account.counts[LEFT]:
+        which = "file that is no DICOM is" if left == 1 else "files that are no DICOM are"
+        yield f"{left} {which} left in the data folder: see what was done."
+    elif not account.problems:
+        yield "Nothing but DICOM is left in the data folder."
+
+
+def _list(request: DumpsRequest, moved: Collection[str]) -> None:
+    """Have the listing name every file that was moved to info_folder; what it says already stays as it is.
+
+    A run that was killed could not list what it had moved: such files are found where they are.
+    """
+    from pacsifier_ops.upload.run import packed
+    from pacsifier_ops.upload.scan import readable
+
+    path = request.info_folder / LISTING
+    with storage_errors("info_folder"), shared().acquire(f"dumps:{packed(path)}"):
+        said = path.read_bytes() if path.exists() else _line(_COLUMNS)
+        known = {line[0] for line in csv.reader(io.StringIO(said.decode("utf-8", "replace"))) if line}
+        lines = [said if said.endswith(b"\n") else said + b"\n"]
+        for _, files in _places(request.info_folder):
+            for name in files:
+                if (shown := readable(name)) not in known:
+                    file = request.info_folder / name
+                    source = str(request.data_folder) if shown in moved else ""
+                    lines.append(_line((shown, file.stat().st_size, digest(file), now(), readable(Path(source)))))
+        if len(lines) > 1:
+            write_atomic(path, b"".join(lines))
+    if not marker_of(request.info_folder):  # it is no tree, and needs no folder of a tree
+        with suppress(OSError):
+            (request.info_folder / CONTROL / "incoming").rmdir()
+            (request.info_folder / CONTROL).rmdir()
+
+
+def _line(values: Iterable[object]) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("File", "Size", "SHA256"))
-    for path in _files([info], None):
-        if path.is_file() and path != info / LISTING:
-            writer.writerow((_readable(path, info), path.stat().st_size, digest(path)))
-    write_atomic(info / LISTING, text.getvalue(), PRIVATE_FILE)
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()

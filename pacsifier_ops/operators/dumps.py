@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops import labels
 from pacsifier_ops.handover import dumps
 from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
@@ -13,7 +14,7 @@ from pacsifier_ops.run import Run
 
 
 class MoveDumpsPrepareOperator(PacsifierOperator):
-    """Look at the folders, and cut those of patients into units."""
+    """List what is to be moved, and cut the patients' folders into units."""
 
     def work(self, run: Run, context: Any) -> list[int]:
         """Returns the numbers of the units."""
@@ -45,15 +46,14 @@ class MoveDumpsOperator(MappedOperator):
         self.unit = unit
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns how many files ended how. What cannot be moved is recorded, not raised."""
+        """Returns how many files ended how, and are left. What cannot be moved is recorded, not raised."""
         counts = dumps.move(run, self.unit, self.cancelled)
         self.log.info("unit %d: %s", self.unit + 1, counts)
         return counts
 
     def labelled(self, run: Run) -> str:
-        """How many patients the unit has."""
-        lines = run.part("units", self.unit).read_bytes().count(b"\n")
-        return f"unit {self.unit + 1}: {lines} patient{'' if lines == 1 else 's'}"
+        """The patients of the unit, by number."""
+        return labels.of_patients(run, self.unit)
 
 
 class MoveDumpsReportOperator(ToolReportOperator):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops import __version__
-from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE
+from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
 from pacsifier_ops.approvals import APPROVED, COHORT, LIMITS, RELEASE, Decision
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.files import atomic_stream, storage_errors, write_atomic, write_json
@@ -330,7 +330,7 @@ def modality_bars(account: StudyAccount) -> Html:
     """How instances ended, by modality."""
     groups: dict[str, list[StudySeries]] = {}
     for series in account.series:
-        groups.setdefault(series.modality or "not given", []).append(series)
+        groups.setdefault(plain_modality(series.modality) or "not given", []).append(series)
     bars = []
     for name, group in sorted(groups.items(), key=lambda pair: (-len(pair[1]), pair[0])):
         parts = [(state, sum(getattr(series, state) for series in group), KINDS[state][0]) for state in STATES]
