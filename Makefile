@@ -24,7 +24,7 @@ endef
 
 help:
 	@echo "make setup          install everything into .venv (the other targets do it themselves)"
-	@echo "make demo           an embedded PACS, the extract DAG on a sample table, its result in demo/out"
+	@echo "make demo           embedded PACS, the study DAG on a sample table, its result in demo/studies"
 	@echo "make up             Airflow with its user interface on this machine, until Ctrl-C (ARGS=--help)"
 	@echo "make build-docker   the image of docker-compose.yml, tagged with the version and latest"
 	@echo "make setup-docker   .env, secrets and folders for docker-compose.yml, those that are not there"

@@ -118,7 +118,8 @@ class StudyRun:
         release(self.run)
 
     def remove(self, destination: PacsNode) -> None:
-        places = removal.Places(*map(self.folder, ("identified", "de-identified", "released")), destination.key)
+        identified, deidentified, released = map(self.folder, ("identified", "de-identified", "released"))
+        places = removal.Places(identified, deidentified, released, destination.key)
         removal.plan_removal(self.run, places)
         write_json(self.run.folder / "removal.json", asdict(removal.remove(self.run, places)))
 

@@ -39,8 +39,10 @@ LINKING = {
 }  # fmt: skip
 VERSIONS = (0x00080106, 0x00080107, 0x0040DB06, 0x0040DB07)
 #: When a machine was made, installed and calibrated, a trial approved, a product expires: the same for many patients.
-SHARED = (0x00181200, 0x00181201, 0x00181202, 0x00181203, 0x00181204, 0x00181205, 0x0018700C, 0x0018700E)
-SHARED += (0x00120086, 0x00120087, 0x0044000B)
+SHARED = (
+    *(0x00181200, 0x00181201, 0x00181202, 0x00181203, 0x00181204, 0x00181205, 0x0018700C, 0x0018700E),
+    *(0x00120086, 0x00120087, 0x0044000B),
+)
 
 
 def _table(name: str) -> list[dict[str, str]]:

@@ -67,6 +67,8 @@ SENDING = (stages.UPLOAD, stages.KARNAK_UPLOAD, stages.MOVE)
 
 #: How a stage can end, beside the verdicts.
 OFF, NOT_RUN, NOT_ENDED = "switched off", "did not run", "did not end"
+#: And one that has made all there is to make in an earlier run.
+NOTHING_NEW = "nothing new"
 
 
 @dataclass(slots=True)
@@ -307,7 +309,7 @@ class StudyAccount:
         return [
             stage
             for stage in self.stages
-            if stage.verdict not in (OFF, COMPLETE)
+            if stage.verdict not in (OFF, COMPLETE, NOTHING_NEW)
             and not (stage.stage in told and stage.verdict == INCOMPLETE)
             and stage.stage not in idle
         ]
@@ -386,6 +388,9 @@ def close(run: Run) -> StudyAccount:
         released=released_of(run),
         removal=_removal(run, study),
     )
+    file_set = account.stage(stages.DICOMDIR)
+    if file_set.verdict == NOT_RUN and account.released and account.released.files and not account.released.new:
+        file_set.verdict = NOTHING_NEW
     _describe_rules(account, run, study)
     chain = Chain(run, study, account)
     asked = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")

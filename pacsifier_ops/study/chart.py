@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pacsifier_ops.html import Html, escape, listed, tag
 
 #: A column of the drawing, in its own units; the page stretches it to its width.
-_COLUMN, _HEIGHT, _BAR = 100.0, 150.0, 7.0
+_COLUMN, _HEIGHT, _BAR = 100.0, 134.0, 7.0
 #: The whole of a station, and the least that anything is drawn with, so that one image of a million still shows.
-_FULL, _LEAST = 104.0, 3.0
+_FULL, _LEAST = 94.0, 3.0
+
+#: Characters shown of a reason: the report has a table of them.
+_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,15 @@ def flow(stations: Sequence[Station]) -> Html:
         style=f"height:{_HEIGHT:.0f}px;grid-column:1/-1;margin:6px 0 8px",
     )
     grid = f"display:grid;grid-template-columns:repeat({columns},minmax(0,1fr));min-width:{columns * 118}px"
-    return tag("div", tag("figure", *heads, drawing, *losses, style=grid), class_="scroll")
+    whole = tag("div", *heads, drawing, *losses, style=grid)
+    return tag("div", whole, class_="scroll", role="region", tabindex="0", aria_label="The chain")
 
 
 def _lost(lost: Lost) -> Html:
     return tag(
         "div",
         tag("span", f"\u2212{lost.count:,} {lost.name}", class_=lost.kind, style="font-weight:600"),
-        *(tag("div", why, class_="below") for why in lost.why),
+        *(tag("div", why if len(why) <= _LONGEST else f"{why[:_LONGEST]}\u2026", class_="below") for why in lost.why),
         style="margin-bottom:8px;font-size:12.5px;overflow-wrap:anywhere",
     )
 

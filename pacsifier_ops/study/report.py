@@ -51,6 +51,7 @@ from pacsifier_ops.study.accounts import (
     MISSING,
     NOT_ENDED,
     NOT_RUN,
+    NOTHING_NEW,
     OFF,
     RELEASED,
     SENDING,
@@ -74,7 +75,7 @@ KINDS = {
     UNVERIFIABLE: ("doubt", "delivered, and no expectation of the archive covers it"),
 }
 _SERIES_KINDS = {COMPLETE: "good", INCOMPLETE: "bad", SERIES_UNVERIFIABLE: "doubt"}
-_STAGE_KINDS = {COMPLETE: "good", INCOMPLETE: "doubt", OFF: "empty"}
+_STAGE_KINDS = {COMPLETE: "good", INCOMPLETE: "doubt", OFF: "empty", NOTHING_NEW: "empty"}
 _ROW_KINDS = {ROW_FOUND: "good", ROW_EMPTY: "empty"}
 
 #: What stages do, for people.
@@ -283,7 +284,10 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Html:
         new = f"{totals['new']:,} new, {before:,} from before" if before else "all of them new"
         through.append(station("Received", [stages.EXTRACT], new if totals["received"] else ""))
     if account.deidentifies:
-        through.append(station("De-identified", [stages.ANONYMIZE]))
+        people = len({name for one in account.series for name in one.pseudonyms})
+        through.append(
+            station("De-identified", [stages.ANONYMIZE], f"of {plural(people, 'patient')}" if people else "")
+        )
     if not straight:
         by = f"by {account.released.by}" if account.released and inside else ""
         through.append(station("Released" if account.deidentifies else "Approved", [RELEASED], by))
@@ -488,10 +492,13 @@ def _stages(account: StudyAccount) -> Html:
     )
 
 
+_NAMES = {"deidentified": "de-identified"}
+
+
 def _counts(totals: Mapping[str, float]) -> str:
     """The counts of a stage that are not zero; bytes are for machines."""
     shown = {name: count for name, count in totals.items() if count and name not in ("bytes", "verdict")}
-    return ", ".join(f"{int(count):,} {name.replace('_', ' ')}" for name, count in shown.items())
+    return ", ".join(f"{int(count):,} {_NAMES.get(name, name.replace('_', ' '))}" for name, count in shown.items())
 
 
 def _sheet_links(sheets: Sequence[tuple[int, int, str]]) -> Html:
@@ -588,7 +595,7 @@ def how_lines(account: StudyAccount) -> list[tuple[str, object]]:
         *((f"{value}, {scheme}", meaning) for value, scheme, meaning in account.codes),
         ("Options", ", ".join(account.options) or "none"),
         *([("Pseudonyms", _SOURCES[account.source])] if account.source else []),
-        *((f"Patients by {name}", f"{count:,}") for name, count in account.sources.items()),
+        *((f"Patients known by {name}", f"{count:,}") for name, count in account.sources.items()),
     ]
 
 
