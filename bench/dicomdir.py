@@ -57,21 +57,24 @@ def compare(cohort: Cohort, folder: Path, rounds: int) -> tuple[dict[str, Runs],
     return results, copying
 
 
-def main() -> None:
-    """Print the tables."""
-    rounds = int(sys.argv[1]) if sys.argv[1:] else 3
+def measure(rounds: int) -> tuple[dict[str, dict[str, list[float]]], list[str]]:
+    """Both at both sizes: every time in seconds by cohort and tool, and the tables."""
+    times: dict[str, dict[str, list[float]]] = {}
+    tables: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         for cohort in COHORTS:
             folder = Path(name) / str(cohort.series)
             cohort.write(folder)
             results, copying = compare(cohort, folder, rounds)
-            ours, theirs = (runs.seconds for runs in results.values())
+            times[cohort.name] = {tool: runs.seconds for tool, runs in results.items()}
+            ours, theirs = times[cohort.name].values()
             files = cohort.series * cohort.images
             ratio = spread([our / their for our, their in zip(ours, theirs, strict=True)])
-            print(report(f"Index of {cohort.name}", files, results))
-            print(f"ours / dcmmkdir: {ratio}; ours: {1000 * statistics.median(ours) / files:.3f} ms a file")
-            print(f"copying, apart: {spread(copying)} s\n", flush=True)
+            tables.append(report(f"Index of {cohort.name}", files, results))
+            tables.append(f"ours / dcmmkdir: {ratio}; ours: {1000 * statistics.median(ours) / files:.3f} ms a file; ")
+            tables.append(f"copying, apart: {spread(copying)} s\n")
+    return times, tables
 
 
 if __name__ == "__main__":
-    main()
+    print("\n".join(measure(int(sys.argv[1]) if sys.argv[1:] else 3)[1]))

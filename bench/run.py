@@ -28,7 +28,7 @@ from pydicom.misc import is_dicom
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import deid, planning, upload  # noqa: E402
+from bench import deid, dicomdir, planning, upload  # noqa: E402
 from bench.dag import DagTimes, time_dag  # noqa: E402
 from bench.timing import COHORTS, OUT, Cohort, Runs, installed, report, run, spread  # noqa: E402
 from pacsifier_ops.embedded.phantoms import phantom_series, write  # noqa: E402
@@ -309,6 +309,8 @@ def main() -> int:
         results["planning"].append({"series": size, "seconds": seconds, "peak": megabytes})
         page.append(f"| {size:,} | {seconds:.1f} | {1000 * seconds / size:.3f} | {megabytes:.0f} MB |")
     results["deid"], tables = deid.measure(args.rounds)
+    page += ["", *tables]
+    results["dicomdir"], tables = dicomdir.measure(args.rounds)
     page += ["", *tables]
     path = OUT / f"results-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps(results, indent=1))

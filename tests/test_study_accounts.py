@@ -267,6 +267,40 @@ def test_where_the_archive_gives_no_expectation_it_is_unverifiable(pacs: Embedde
     assert account.verdict == INCOMPLETE and all(one.expected is None for one in account.series)
 
 
+def test_what_was_not_asked_for_is_in_quarantine_beside_what_was_expected(
+    pacs: EmbeddedPacs, data: Path, tmp_path: Path
+) -> None:
+    pacs.faults.intruders = write(series("XTR-1", "Other^Person"), tmp_path / "other")
+    study = night(pacs, data, ROWS[:1])
+    study.fetch()
+    account = close(study.run)
+    kept_out = account.stage("extract").totals["quarantined"]
+    assert kept_out and counted(account) == {MISSING: 5, QUARANTINED: kept_out}
+
+
+def test_nothing_found_is_nothing_lacking(pacs: EmbeddedPacs, data: Path) -> None:
+    study = night(pacs, data, ROWS[4:])
+    study.fetch()
+    account = close(study.run)
+    assert (account.verdict, account.rows[0].state, account.totals()["series"]) == (COMPLETE, "empty", 0)
+
+
+def test_without_a_word_on_the_cohort_what_was_fetched_before_counts_and_the_rest_is_missing(
+    pacs: EmbeddedPacs, data: Path
+) -> None:
+    study = night(pacs, data)
+    study.fetch()
+    stage = stage_run(study.run, "extract")
+    stage.forget(["results"])  # as a run leaves it that ends at the question
+    approvals.ask(stage, approvals.COHORT, "d")
+    account = close(study.run)
+    assert account.totals()["received"] == 9 and account.asked == [approvals.COHORT]
+    reason = "not received: the cohort is above the limits, and "
+    assert Loss(MISSING, "extract", f"{reason}nobody has answered", 1) in account.losses()
+    approvals.decide(stage, approvals.COHORT, "d", approvals.REJECTED, "somebody")
+    assert Loss(MISSING, "extract", f"{reason}was rejected", 1) in close(study.run).losses()
+
+
 def test_without_an_archive_the_folder_is_what_is_expected(pacs: EmbeddedPacs, data: Path) -> None:
     night(pacs, data).fetch()
     study = night(pacs, data, without=("extract", "dumps"))

@@ -225,7 +225,7 @@ class StudyAccount:
         project, profile, digest: of the study; digest is the SHA-256 of the project file, empty without one.
         rules: digest of the rules that the data set was de-identified by; method and codes (value, scheme, meaning)
             of PS3.16 CID 7050, options: the same in words; empty where the profile has changed since.
-        queried: where rows are: whether the study asks an archive.
+        queried: whether the study asks an archive, so that there are rows.
         deidentifies: whether the study de-identifies; else originals go to a gateway that does.
         source: where pseudonyms come from, of pseudonyms.run.SOURCES; empty: from the linkage alone.
         sources: how many patients are known by what: the linkage of the project, a file beside the data.

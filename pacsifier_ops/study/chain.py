@@ -10,10 +10,8 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from pacsifier_ops.accounts import (
-    SeriesAccount,
-)
-from pacsifier_ops.approvals import APPROVED, RELEASE
+from pacsifier_ops.accounts import SeriesAccount
+from pacsifier_ops.approvals import APPROVED, COHORT, REJECTED, RELEASE
 from pacsifier_ops.deid.run import DEIDENTIFIED, QUARANTINED, WITHDRAWN, Settled, Source, Store, series_of
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import read_jsonl
@@ -22,20 +20,14 @@ from pacsifier_ops.run import Run
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, SENDING, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.project import NOBODY, Study
-from pacsifier_ops.study.release import (
-    DEIDENTIFIED_FOLDER,
-    IDENTIFIED_FOLDER,
-    RELEASED_FOLDER,
-    folder_of,
-)
+from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, IDENTIFIED_FOLDER, RELEASED_FOLDER, folder_of
 from pacsifier_ops.study.removal import Manifest
 from pacsifier_ops.study.run import stage_folder
 from pacsifier_ops.tree import Tree, marker_of
-from pacsifier_ops.units import accounts_of
+from pacsifier_ops.units import NOT_ATTEMPTED, accounts_of
 from pacsifier_ops.upload.run import Outgoing, unpacked
 from pacsifier_ops.upload.scan import readable
 
-_NOT_RECEIVED = "not received: the retrieval did not get to it"
 _GONE = "received, and gone before it was de-identified"
 _NOT_REACHED = "not de-identified: the de-identification did not get to it"
 _NOT_APPROVED_OF = "not released: it is no part of what was approved"
@@ -60,6 +52,8 @@ def from_archive(run: Run, stage: str, chain: Chain) -> Iterator[StudySeries]:
         return series
 
     for told in accounts_of(Run(stage_folder(run, stage)), planned):
+        if told.reason == NOT_ATTEMPTED:
+            told.reason = chain.not_attempted
         series = _series(told, patients[told.number], stage)
         if stage == stages.EXTRACT:
             chain.follow(series, chain.fetched(series), told)
@@ -74,8 +68,12 @@ def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
     for part in Run(stage_folder(run, stages.ANONYMIZE)).parts("units"):
         for place, item in _lines(part):
             planned.setdefault(item["series_uid"], []).append((part, place))
-    number = 0
-    for number, source in enumerate(chain.sources(), 1):
+    seen: set[str] = set()
+    for source in chain.sources():
+        if source.series_uid in seen:  # that of another patient as well; its parts are counted together
+            continue
+        seen.add(source.series_uid)
+        number = len(seen)
         series = StudySeries(number, [], source.patient_id, source.study_uid, source.series_uid, source.modality)
         series.series_number, series.description = source.series_number, source.description
         series.folder = source.folder
@@ -83,7 +81,7 @@ def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
         chain.follow(series, chain.lying(series, files), None)
         yield series
     if unfit := chain.unfit:
-        series = StudySeries(number + 1, [], "", "", "", description="files of no known series")
+        series = StudySeries(len(seen) + 1, [], "", "", "", description="files of no known series")
         for state, reason in unfit.values():
             _lose(series, state, stages.ANONYMIZE, reason)
         series.expected = series.instances = series.received = len(unfit)
@@ -105,8 +103,7 @@ def _series(told: SeriesAccount, patient: str, at: str) -> StudySeries:
     series.expected, series.received, series.new = told.expected, told.delivered, told.received
     series.instances = (told.expected or 0) + told.unverifiable + told.quarantined
     _lose(series, QUARANTINED, at, _NOT_ASKED_FOR, told.quarantined)
-    reason = _plain(told.reason)
-    _lose(series, MISSING, at, f"not received: {reason}" if reason else _NOT_RECEIVED, told.missing)
+    _lose(series, MISSING, at, f"not received: {_plain(told.reason)}", told.missing)
     return series
 
 
@@ -174,12 +171,13 @@ class Chain:
     """What became of instances after they were fetched.
 
     Attributes:
+        not_attempted: why nobody tried to fetch a series.
         unfit: state and reason of files that are of no series of the de-identification, by path.
         twice: files of the data set that two instances would have become.
     """
 
     def __init__(self, run: Run, study: Study, account: StudyAccount) -> None:
-        self.twice = 0
+        self.twice, self.not_attempted = 0, _not_attempted(account)
         self._deidentifies, self._withheld = account.deidentifies, "" if account.released else _withheld(account, study)
         self._identified, deidentified, self._released = (
             folder_of(study, name) for name in (IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER)
@@ -351,6 +349,16 @@ class _Part(NamedTuple):
     key: str
     target: str
     pseudonym: str
+
+
+def _not_attempted(account: StudyAccount) -> str:
+    """Why nobody tried to fetch a series."""
+    decided = [decision for decision in account.decisions if decision.subject == COHORT]
+    if COHORT in account.asked:
+        return "the cohort is above the limits, and nobody has answered"
+    if decided and decided[-1].word == REJECTED:
+        return "the cohort is above the limits, and was rejected"
+    return "the retrieval did not get to it"
 
 
 def _withheld(account: StudyAccount, study: Study) -> str:

@@ -86,9 +86,13 @@ def _lost(lost: Lost) -> Html:
     return tag(
         "div",
         tag("span", f"\u2212{lost.count:,} {lost.name}", class_=lost.kind, style="font-weight:600"),
-        *(tag("div", why if len(why) <= _LONGEST else f"{why[:_LONGEST]}\u2026", class_="below") for why in lost.why),
+        *(tag("div", _short(why), class_="below") for why in lost.why),
         style="margin-bottom:8px;font-size:12.5px;overflow-wrap:anywhere",
     )
+
+
+def _short(why: str) -> str:
+    return why if len(why) <= _LONGEST else f"{why[:_LONGEST].rpartition(' ')[0]} \u2026"
 
 
 def _said(stations: Sequence[Station]) -> str:
