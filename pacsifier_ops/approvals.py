@@ -61,15 +61,20 @@ def ask(run: Run, subject: str, digest: str) -> None:
         write_atomic(private_folder(run.folder / "decisions") / f"{subject}.asked", digest)
 
 
-def decide(run: Run, subject: str, digest: str, word: str, who: str, waived: bool = False) -> Decision:
+def decide(
+    run: Run, subject: str, digest: str, word: str, who: str, waived: bool = False, beforehand: bool = False
+) -> Decision:
     """Keep a decision.
+
+    Args:
+        beforehand: nobody was asked: limits decide, or what somebody has said of the same before.
 
     Raises:
         NotApproved: something else was asked about.
         StorageError: the run's folder cannot be written.
     """
     asked = _path(run, subject).with_suffix(".asked")
-    if who != LIMITS and (not asked.exists() or asked.read_text(encoding="utf-8") != digest):
+    if not beforehand and (not asked.exists() or asked.read_text(encoding="utf-8") != digest):
         raise NotApproved(f"the {subject} has changed since it was asked about; run the step that asks again")
     decision = Decision(subject, digest, word, who, now(), waived)
     with storage_errors("the state root"):

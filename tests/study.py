@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ from pacsifier_ops.deid import steps as deid
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract import steps as extraction
 from pacsifier_ops.extract.run import Request
-from pacsifier_ops.files import write_json
 from pacsifier_ops.handover import dumps, karnak
 from pacsifier_ops.handover.dumps import DumpsRequest
 from pacsifier_ops.handover.karnak import KarnakRequest
 from pacsifier_ops.pseudonyms import steps as pseudonyms
 from pacsifier_ops.pseudonyms.run import PseudonymRequest
 from pacsifier_ops.run import Run
-from pacsifier_ops.study import removal, steps
+from pacsifier_ops.study import steps
 from pacsifier_ops.study.release import release, stock_of
 from pacsifier_ops.study.run import (
     ANONYMIZE,
@@ -118,10 +117,7 @@ class StudyRun:
         release(self.run)
 
     def remove(self, destination: PacsNode) -> None:
-        identified, deidentified, released = map(self.folder, ("identified", "de-identified", "released"))
-        places = removal.Places(identified, deidentified, released, destination.key)
-        removal.plan_removal(self.run, places)
-        write_json(self.run.folder / "removal.json", asdict(removal.remove(self.run, places)))
+        steps.remove(self.run, destination.key)
 
     def upload(self, node: PacsNode, name: str = UPLOAD) -> None:
         stage, params = stage_run(self.run, name), self.params(name)

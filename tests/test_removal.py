@@ -79,7 +79,7 @@ class Night:
     def release(self) -> Run:
         run = Run.fresh()
         Study(folder="study").keep(run)
-        approvals.decide(run, RELEASE, take_stock(run).digest, APPROVED, LIMITS)
+        approvals.decide(run, RELEASE, take_stock(run).digest, APPROVED, LIMITS, beforehand=True)
         release(run)
         return run
 

@@ -35,7 +35,6 @@ from tests.study import StudyRun
 from tests.test_report_html import HOSTILE, Page
 from tests.test_study_accounts import GOOD, IMAGES, WITHHELD, night
 
-SCREEN: dict[str, Any] = {"secondary_capture": True, "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}
 #: What nobody outside may read: names, ids, days, and descriptions that quote them.
 TELLING = (
     *("Wurzelbacher", "Kunigunde", "Prisma", "Vida", "Niemand", "Nina", "QACC990171"),

@@ -81,10 +81,18 @@ def test_a_person_releases_a_cohort_and_a_data_set(up: tuple[Up, list[Path]]) ->
     assert release["task_instance"]["task_id"] == "approve" and released(airflow, "approved") == 0
     assert airflow.outcome(run, STUDY) == "success"
     assert released(airflow, "approved") == len(files)
-    (decided,) = airflow.home.glob(f"state/runs/{STUDY}-*/decisions/release.json")
+    # Again: nothing is new, so nobody is asked.
+    again = start(airflow, "approved", max_series=1, upload="research")
+    assert airflow.outcome(again, STUDY) == "success"
+    (decided,) = (
+        path
+        for path in airflow.home.glob(f"state/runs/{STUDY}-*/decisions/release.json")
+        if (path.parent / "release.asked").exists()
+    )
     assert read_json(decided)["word"] == "approved" and read_json(decided)["who"] == "admin"
-    (event,) = airflow.get("assets/events?limit=100")["asset_events"]
-    assert event["extra"]["project"] == "approved" and event["extra"]["files"] >= len(files)
+    first, second = airflow.get("assets/events?limit=100&order_by=timestamp")["asset_events"]
+    assert first["extra"]["project"] == "approved" and first["extra"]["files"] == first["extra"]["new"] > len(files)
+    assert second["extra"]["new"] == 0
 
 
 def test_a_cohort_that_is_rejected_is_not_fetched(up: tuple[Up, list[Path]]) -> None:

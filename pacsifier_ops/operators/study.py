@@ -80,7 +80,7 @@ class StudyCheckOperator(PacsifierOperator):
 
 
 class ApproveReleaseOperator(ApproveOperator):
-    """Ask before the data set is released, unless limits that were given beforehand release it."""
+    """Ask before the data set is released, unless limits release it, or somebody has released exactly this before."""
 
     def question(self, run: Run, params: Any) -> Question | None:
         """What is in the data set, what is not, and what was found.
@@ -97,7 +97,7 @@ class ApproveReleaseOperator(ApproveOperator):
         found = steps.findings(run)
         if found.blocking:
             raise NotApproved(f"the data set cannot be released: {'; '.join(found.blocking)}")
-        if steps.within_limits(run, found):
+        if steps.released_before(run, found) or steps.within_limits(run, found):
             return None
         return Question(
             approvals.RELEASE, found.stock.digest, "May this data set be released?", found.told, found.waivable > 0
@@ -111,10 +111,10 @@ class StudyReleaseOperator(PacsifierOperator):
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Returns counts of files; tells who waits for the data set."""
+        from pacsifier_ops.study import steps
         from pacsifier_ops.study.project import Study
-        from pacsifier_ops.study.release import release
 
-        released = release(run, self.cancelled)
+        released = steps.release(run, self.cancelled)
         counts = {name: getattr(released, name) for name in ("files", "bytes", "new", "stale")}
         self.log.info("%s", counts)
         study = Study.of(run)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,11 @@ from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.gate import Gate
-from pacsifier_ops.study.project import KEEP, LIMIT, REMOVE, Study, read_project, stages_for
+from pacsifier_ops.study.project import KEEP, LIMIT, NOBODY, REMOVE, Study, read_project, stages_for
 from pacsifier_ops.study.release import (
     DEIDENTIFIED_FOLDER,
     FOLDERS,
+    Released,
     Stock,
     folder_of,
     listed,
@@ -80,16 +82,26 @@ def going_on(study: Study, run: str, goes_on: Callable[[str], bool], run_id: str
     Raises:
         StorageError: the state root cannot be written.
     """
+    with _remembered(study) as last:
+        if last.get("run_id", run_id) != run_id and goes_on(last["run_id"]):
+            return str(last["run"])
+        last |= {"run_id": run_id, "run": run}
+    return ""
+
+
+@contextmanager
+def _remembered(study: Study) -> Iterator[dict[str, Any]]:
+    """What is kept of a study from run to run, as it is changed in the block: its last run, and its last release."""
     folder = folder_of(study, "")
     path = project_folder(study.project) / "studies" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
     with storage_errors("the state root"):
         private_folder(path.parent)
-        with shared().acquire(f"study:{path.stem}"):
-            last = read_json(path) if path.exists() else {}
-            if last.get("run_id", run_id) != run_id and goes_on(last["run_id"]):
-                return str(last["run"])
-            write_json(path, {"run_id": run_id, "run": run})
-    return ""
+    with shared().acquire(f"study:{path.stem}"):
+        before = read_json(path) if path.exists() else {}
+        yield (now := dict(before))
+        if now != before:
+            with storage_errors("the state root"):
+                write_json(path, now)
 
 
 def nodes_of(run: Run) -> dict[str, str]:
@@ -195,6 +207,29 @@ def _destinations(study: Study) -> list[str]:
     return [text for text, wanted in yes.items() if wanted]
 
 
+def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
+    """Release what was approved, see `release.release`, and remember it."""
+    from pacsifier_ops.study.release import release
+
+    study, released = Study.of(run), release(run, cancelled)
+    with _remembered(study) as last:
+        kept = {"digest": released.digest, "by": released.by, "waived": released.waived}
+        last["released"] = {**kept, "to": _destinations(study)}
+    return released
+
+
+def released_before(run: Run, found: Findings) -> bool:
+    """Whether exactly this data set was released before, to the same destinations; if so, that decision still holds."""
+    study = Study.of(run)
+    with _remembered(study) as last:
+        before = last.get("released", {})
+    same = (before.get("digest"), before.get("to")) == (found.stock.digest, _destinations(study))
+    if same and not found.blocking and study.release != NOBODY:
+        decide(run, RELEASE, found.stock.digest, APPROVED, before["by"], before["waived"], beforehand=True)
+        return True
+    return False
+
+
 def within_limits(run: Run, found: Findings) -> bool:
     """Whether the limits that were given beforehand release the data set; if so, that is kept as the decision."""
     study = Study.of(run)
@@ -207,7 +242,7 @@ def within_limits(run: Run, found: Findings) -> bool:
         and found.quarantined <= study.most_quarantined
     )
     if good:
-        decide(run, RELEASE, found.stock.digest, APPROVED, LIMITS)
+        decide(run, RELEASE, found.stock.digest, APPROVED, LIMITS, beforehand=True)
     return good
 
 
@@ -236,6 +271,8 @@ def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = neve
     listing, removed = removal.Listing.of(run), removal.Removed()
     if study.remove_identified == REMOVE and _at_gateway(run, study):
         removed = removal.remove(run, places, cancelled)
+    with storage_errors("the state root"):
+        write_json(run.folder / "removal.json", vars(removed))
     return {"may_go": listing.files, "removed": removed.files, "stay": sum(listing.stay.values())}
 
 
