@@ -42,6 +42,9 @@ IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = FOLDERS = ("identified
 #: Where each run's file-set is, in a folder of its own.
 FILE_SETS = "dicomdir"
 
+#: Where files are that do not have their place yet.
+_UNFINISHED = f"{CONTROL}/unfinished"
+
 _STOCK, _RELEASED = "output.jsonl", "released.json"
 
 
@@ -174,14 +177,15 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
         if not study.has(ANONYMIZE):
             stock = Stock(stock.digest, 0, 0)  # what is identified goes to a gateway, and is never public
         if stock.files:
-            target.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # what a run left that was killed
+            (target / CONTROL).mkdir(mode=0o700, parents=True, exist_ok=True)
+            (target / _UNFINISHED).mkdir()
             if marker_of(target).get("state") != DEIDENTIFIED:
-                (target / CONTROL).mkdir(mode=0o700, exist_ok=True)
                 write_marker(target, {"state": DEIDENTIFIED})
         for file in listed(run) if stock.files else ():
             if cancelled():
                 raise Cancelled("stopped on request")
-            new += _place(root / file["path"], target / file["path"], file)
+            new += _place(root / file["path"], target / file["path"], file, target / _UNFINISHED)
         released = Released(
             stock.digest,
             decision.who,
@@ -196,8 +200,12 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     return released
 
 
-def _place(source: Path, target: Path, file: Mapping[str, Any]) -> bool:
-    """Let a file be in its place; False where it was already."""
+def _place(source: Path, target: Path, file: Mapping[str, Any], scratch: Path) -> bool:
+    """Let a file be in its place; False where it was already.
+
+    Args:
+        scratch: folder for what is unfinished.
+    """
     with suppress(FileNotFoundError):
         status = target.stat()
         if status.st_size == file["size"] and (
@@ -205,13 +213,15 @@ def _place(source: Path, target: Path, file: Mapping[str, Any]) -> bool:
         ):
             return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    temporary = scratch / secrets.token_hex(8)
     try:
         try:
             os.link(source, temporary)
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, temporary)
             temporary.chmod(DATA_FILE)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
