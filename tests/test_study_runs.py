@@ -81,6 +81,8 @@ def test_a_person_releases_a_cohort_and_a_data_set(up: tuple[Up, list[Path]]) ->
     assert release["task_instance"]["task_id"] == "approve" and released(airflow, "approved") == 0
     assert airflow.outcome(run, STUDY) == "success"
     assert released(airflow, "approved") == len(files)
+    pools = {task["task_id"]: task["pool"] for task in airflow.tasks(run, dag=STUDY)}
+    assert (pools["extract.find"], pools["upload.store"], pools["check"]) == ("pacs_small", "research", "default_pool")
     # Again: nothing is new, so nobody is asked.
     again = start(airflow, "approved", max_series=1, upload="research")
     assert airflow.outcome(again, STUDY) == "success"
