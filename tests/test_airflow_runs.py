@@ -96,6 +96,7 @@ def test_a_table_with_a_bad_row(airflow: Airflow, pacs: EmbeddedPacs, files: lis
         "prepare": ["success"],
         "find": ["success"] * 4,
         "plan": ["success"],
+        "approve": ["success"],
         "route": ["success"],
         "retrieve": ["success"] * 3,
         "move": ["skipped"],
