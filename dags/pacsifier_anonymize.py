@@ -16,7 +16,7 @@ Run it again and only what is not settled is done.
 from airflow.sdk import DAG, Param
 
 from pacsifier_ops.groups import deidentification
-from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
+from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, project
 
 WHO, RULES = "Who becomes whom", "What is kept"
 
@@ -53,14 +53,7 @@ PARAMS = {
         description="Only for folders whose names tell nobody who it is: they are not looked at.",
         section=WHERE_TO,
     ),
-    "project": Param(
-        "default",
-        type="string",
-        pattern="^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
-        title="Project",
-        description="Its linkage says who becomes whom, and its secret for whom no other source does.",
-        section=WHO,
-    ),
+    "project": project("Its linkage says who becomes whom, and its secret for whom no other source does.", WHO),
     "linked_only": Param(
         False,
         type="boolean",

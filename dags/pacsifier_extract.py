@@ -23,10 +23,12 @@ from pacsifier_ops.operators.params import (
     HOW,
     RETRIES,
     WHAT,
-    WHERE_FROM,
     WHERE_TO,
     accept_incomplete,
+    method,
     node_params,
+    patience,
+    window,
 )
 
 PARAMS = {
@@ -52,26 +54,8 @@ PARAMS = {
         section=WHAT,
     ),
     **node_params(),
-    "method": Param(
-        None,
-        enum=[None, "auto", "get", "move"],
-        values_display={
-            "auto": "auto: what fits the PACS and the series",
-            "get": "C-GET: over our own association",
-            "move": "C-MOVE: to our receiver",
-        },
-        title="Method",
-        description="How images are fetched (only with save). Empty: as the connection says.",
-        section=WHERE_FROM,
-    ),
-    "window": Param(
-        None,
-        type=["null", "string"],
-        title="Window",
-        description="Times of day at which images may be transferred, such as 20:00-06:00. Empty: as the connection "
-        "says.",
-        section=WHERE_FROM,
-    ),
+    "method": method(),
+    "window": window(),
     "out_directory": Param(
         "out",
         type="string",
@@ -121,14 +105,7 @@ PARAMS = {
         "approve it. Otherwise it ends the run.",
         section=HOW,
     ),
-    "patience": Param(
-        72,
-        type="number",
-        exclusiveMinimum=0,
-        title="Wait for an answer",
-        description="Hours that an answer is waited for; then the run ends.",
-        section=HOW,
-    ),
+    "patience": patience(HOW),
     "strict": Param(
         False,
         type="boolean",

@@ -15,7 +15,7 @@ it again, and nothing that is right is touched.
 from airflow.sdk import DAG, Param
 
 from pacsifier_ops.groups import karnak_tagging
-from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
+from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, project
 
 WHO = "Who becomes whom"
 
@@ -44,14 +44,7 @@ PARAMS = {
         description="Where tagged copies go, as a path below the data root. It is made if need be. Without: in place.",
         section=WHERE_TO,
     ),
-    "project": Param(
-        "default",
-        type="string",
-        pattern="^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
-        title="Project",
-        description="Its linkage says who becomes whom, unless a file of pseudonyms is given.",
-        section=WHO,
-    ),
+    "project": project("Its linkage says who becomes whom, unless a file of pseudonyms is given.", WHO),
     "new_ids": Param(
         None,
         type=["null", "string"],

@@ -14,19 +14,15 @@ Who is linked once keeps pseudonym and day shift: run it again and only new pati
 from airflow.sdk import DAG, Param
 
 from pacsifier_ops.groups import pseudonymization
-from pacsifier_ops.operators.params import HOW, RETRIES, WHAT, accept_incomplete
+from pacsifier_ops.operators.params import HOW, RETRIES, WHAT, accept_incomplete, project, pseudonym_source
 
 SOURCE, LOOK = "Where pseudonyms come from", "What pseudonyms look like (only with local)"
 
 PARAMS = {
-    "project": Param(
-        "default",
-        type="string",
-        pattern="^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
-        title="Project",
-        description="Whose pseudonyms these are: letters, digits, dots, dashes and underscores. A patient has another "
-        "pseudonym in every project.",
-        section=WHAT,
+    "project": project(
+        "Whose pseudonyms these are: letters, digits, dots, dashes and underscores. A patient has another pseudonym in "
+        "every project.",
+        WHAT,
     ),
     "queryfile": Param(
         None,
@@ -44,33 +40,7 @@ PARAMS = {
         "path below the data root.",
         section=WHAT,
     ),
-    "source": Param(
-        "de-id",
-        enum=["de-id", "custom", "local"],
-        values_display={
-            "de-id": "de-id: the De-ID service",
-            "custom": "custom: a mapping file",
-            "local": "local: derived from the project's secret, nobody is asked",
-        },
-        title="Source",
-        description="Who says who becomes whom.",
-        section=SOURCE,
-    ),
-    "deid": Param(
-        "deid_default",
-        type="string",
-        minLength=1,
-        title="De-ID service",
-        description="Only with de-id: id of a connection of type deid_api.",
-        section=SOURCE,
-    ),
-    "mappingfile": Param(
-        None,
-        type=["null", "string"],
-        title="Mapping file",
-        description="Only with custom: path below the data root of a csv file with a line old,new for each patient.",
-        section=SOURCE,
-    ),
+    **pseudonym_source(SOURCE),
     "shift_days": Param(
         True,
         type="boolean",

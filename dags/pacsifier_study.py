@@ -27,7 +27,20 @@ from pacsifier_ops.groups import (
     relocation,
     sending,
 )
-from pacsifier_ops.operators.params import HOW, RETRIES, WHAT, WHERE_FROM, WHERE_TO, accept_incomplete
+from pacsifier_ops.operators.params import (
+    HOW,
+    RETRIES,
+    WHAT,
+    WHERE_FROM,
+    WHERE_TO,
+    accept_incomplete,
+    method,
+    path,
+    patience,
+    project,
+    pseudonym_source,
+    window,
+)
 from pacsifier_ops.operators.study import (
     DATA_SETS,
     ApproveReleaseOperator,
@@ -41,34 +54,18 @@ from pacsifier_ops.operators.study import (
 BECOMES, RELEASE = "What it becomes", "Who releases it"
 
 
-def connection(title: str, description: str, section: str) -> Param:
-    """The id of a connection that may be left out."""
-    return Param(None, type=["null", "string"], title=title, description=description, section=section)
-
-
 PARAMS = {
-    "project_file": Param(
-        None,
-        type=["null", "string"],
-        title="Project file",
-        description="Path below the data root of a YAML file that says all that follows; leave the rest as it is then.",
-        section=WHAT,
+    "project_file": path(
+        "Project file",
+        "Path below the data root of a YAML file that says all that follows; leave the rest as it is then.",
+        WHAT,
     ),
-    "project": Param(
-        "default",
-        type="string",
-        pattern="^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
-        title="Project",
-        description="Names the study; a patient has another pseudonym in every project.",
-        section=WHAT,
-    ),
-    "queryfile": Param(
-        None,
-        type=["null", "string"],
-        title="Query table",
-        description="The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the "
+    "project": project("Names the study; a patient has another pseudonym in every project.", WHAT),
+    "queryfile": path(
+        "Query table",
+        "The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the "
         "data root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
-        section=WHAT,
+        WHAT,
     ),
     "strict": Param(
         False,
@@ -86,13 +83,7 @@ PARAMS = {
         description="Steps that the study does without.",
         section=WHAT,
     ),
-    "folder": Param(
-        None,
-        type=["null", "string"],
-        title="Folder",
-        description="Of all that the study has, a path below the data root. Empty: studies/<project>.",
-        section=WHAT,
-    ),
+    "folder": path("Folder", "Of all that the study has, a path below the data root. Empty: studies/<project>.", WHAT),
     "pacs": Param(
         "pacs_default",
         type="string",
@@ -101,26 +92,8 @@ PARAMS = {
         description="Id of a connection of type dicom.",
         section=WHERE_FROM,
     ),
-    "method": Param(
-        None,
-        enum=[None, "auto", "get", "move"],
-        values_display={
-            "auto": "auto: what fits the PACS and the series",
-            "get": "C-GET: over our own association",
-            "move": "C-MOVE: to our receiver",
-        },
-        title="Method",
-        description="How images are fetched. Empty: as the connection says.",
-        section=WHERE_FROM,
-    ),
-    "window": Param(
-        None,
-        type=["null", "string"],
-        title="Window",
-        description="Times of day at which images may be transferred, such as 20:00-06:00. Empty: as the connection "
-        "says.",
-        section=WHERE_FROM,
-    ),
+    "method": method(),
+    "window": window(),
     "max_series": Param(
         None,
         type=["null", "integer"],
@@ -137,33 +110,7 @@ PARAMS = {
         description="A larger cohort waits for a person's word. Otherwise it ends the run.",
         section=WHERE_FROM,
     ),
-    "source": Param(
-        "de-id",
-        enum=["de-id", "custom", "local"],
-        values_display={
-            "de-id": "de-id: the De-ID service",
-            "custom": "custom: a mapping file",
-            "local": "local: derived from the project's secret, nobody is asked",
-        },
-        title="Pseudonyms",
-        description="Who says who becomes whom.",
-        section=BECOMES,
-    ),
-    "deid": Param(
-        "deid_default",
-        type="string",
-        minLength=1,
-        title="De-ID service",
-        description="Only with de-id: id of a connection of type deid_api.",
-        section=BECOMES,
-    ),
-    "mappingfile": Param(
-        None,
-        type=["null", "string"],
-        title="Mapping file",
-        description="Only with custom: path below the data root of a csv file with a line old,new for each patient.",
-        section=BECOMES,
-    ),
+    **pseudonym_source(BECOMES),
     "profile": Param(
         "basic",
         type="string",
@@ -173,12 +120,10 @@ PARAMS = {
         "the data root.",
         section=BECOMES,
     ),
-    "devices": Param(
-        None,
-        type=["null", "string"],
-        title="Device catalogue",
-        description="Path below the data root of a JSON file of what to black out. Empty: the one that comes with it.",
-        section=BECOMES,
+    "devices": path(
+        "Device catalogue",
+        "Path below the data root of a JSON file of what to black out. Empty: the one that comes with it.",
+        BECOMES,
     ),
     "delete_identifiable": Param(
         True,
@@ -215,14 +160,7 @@ PARAMS = {
         description="Only with limit: so many at most.",
         section=RELEASE,
     ),
-    "patience": Param(
-        72,
-        type="number",
-        exclusiveMinimum=0,
-        title="Wait for an answer",
-        description="Hours that a person's answer is waited for; then the run ends, and nothing is released.",
-        section=RELEASE,
-    ),
+    "patience": patience(RELEASE),
     "dicomdir": Param(
         False,
         type="boolean",
@@ -241,14 +179,14 @@ PARAMS = {
         description="Only with DICOMDIR: MB of each volume. Empty: one volume.",
         section=WHERE_TO,
     ),
-    "upload": connection("Upload", "Connection of the node that what is released is sent to.", WHERE_TO),
-    "karnak": connection(
+    "upload": path("Upload", "Connection of the node that what is released is sent to.", WHERE_TO),
+    "karnak": path(
         "Karnak gateway",
         "Connection of a gateway that de-identifies itself: identified copies with Karnak tags are sent there.",
         WHERE_TO,
     ),
-    "album_name": connection("Album", "Only with a Karnak gateway: name of the album.", WHERE_TO),
-    "move": connection(
+    "album_name": path("Album", "Only with a Karnak gateway: name of the album.", WHERE_TO),
+    "move": path(
         "Move", "Connection of a node that the PACS sends the originals to, identified as they are.", WHERE_TO
     ),
     "remove_identified": Param(

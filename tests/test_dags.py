@@ -66,6 +66,16 @@ def test_dags_and_params_explain_themselves(dags: dict[str, Any]) -> None:
                 param.resolve()  # the default is one of those allowed
 
 
+def test_the_form_of_a_study_asks_for_what_its_file_may_say(dags: dict[str, Any]) -> None:
+    from pacsifier_ops.study.project import FORM, Study
+
+    params = dags["pacsifier_study"].params
+    assert set(params) == {*FORM, "project_file"}
+    for name in FORM:
+        default = getattr(Study(), name)
+        assert (params[name] or type(default)()) == (list(default) if isinstance(default, tuple) else default), name
+
+
 def test_dags_survive_the_way_to_the_scheduler(dags: dict[str, Any]) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 

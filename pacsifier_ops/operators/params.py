@@ -39,6 +39,94 @@ def node_params(
     }
 
 
+def method() -> Param:
+    """How images are fetched."""
+    return Param(
+        None,
+        enum=[None, "auto", "get", "move"],
+        values_display={
+            "auto": "auto: what fits the PACS and the series",
+            "get": "C-GET: over our own association",
+            "move": "C-MOVE: to our receiver",
+        },
+        title="Method",
+        description="How images are fetched, where they are. Empty: as the connection says.",
+        section=WHERE_FROM,
+    )
+
+
+def window() -> Param:
+    """When images may be transferred."""
+    return Param(
+        None,
+        type=["null", "string"],
+        title="Window",
+        description="Times of day at which images may be transferred, such as 20:00-06:00. Empty: as the connection "
+        "says.",
+        section=WHERE_FROM,
+    )
+
+
+def patience(section: str) -> Param:
+    """How long a person's answer is waited for."""
+    return Param(
+        72,
+        type="number",
+        exclusiveMinimum=0,
+        title="Wait for an answer",
+        description="Hours that a person's answer is waited for; then the run ends, and nothing is done.",
+        section=section,
+    )
+
+
+def project(description: str, section: str) -> Param:
+    """Whose secret and linkage hold."""
+    return Param(
+        "default",
+        type="string",
+        pattern="^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
+        title="Project",
+        description=description,
+        section=section,
+    )
+
+
+def path(title: str, description: str, section: str) -> Param:
+    """A path below the data root, or anything else in words, that may be left out."""
+    return Param(None, type=["null", "string"], title=title, description=description, section=section)
+
+
+def pseudonym_source(section: str) -> dict[str, Param]:
+    """Who says who becomes whom."""
+    return {
+        "source": Param(
+            "de-id",
+            enum=["de-id", "custom", "local"],
+            values_display={
+                "de-id": "de-id: the De-ID service",
+                "custom": "custom: a mapping file",
+                "local": "local: derived from the project's secret, nobody is asked",
+            },
+            title="Pseudonyms",
+            description="Who says who becomes whom.",
+            section=section,
+        ),
+        "deid": Param(
+            "deid_default",
+            type="string",
+            minLength=1,
+            title="De-ID service",
+            description="Only with de-id: id of a connection of type deid_api.",
+            section=section,
+        ),
+        "mappingfile": path(
+            "Mapping file",
+            "Only with custom: path below the data root of a csv file with a line old,new for each patient.",
+            section,
+        ),
+    }
+
+
 def accept_incomplete() -> Param:
     """Whether a run that is not complete is a success."""
     return Param(
