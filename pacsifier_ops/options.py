@@ -24,15 +24,17 @@ Contradictions = Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Option:
-    """What a key may be: true or false, a whole number above 0, or text (one of `choices`, if there are any).
+    """What a key may be: true or false, a whole number, or text (one of `choices`, if there are any).
 
     Attributes:
         several: a list of these.
+        least: the smallest number.
     """
 
     kind: type[bool] | type[int] | type[str]
     choices: tuple[str, ...] = ()
     several: bool = False
+    least: int = 1
 
 
 class Refused(InputError):
@@ -126,8 +128,8 @@ def _value(node: yaml.Node, option: Option) -> bool | int | str:
             raise ValueError("neither true nor false")
         return text.lower() in ("true", "yes", "on")
     if option.kind is int:
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-            raise ValueError("not a whole number above 0")
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= option.least):
+            raise ValueError("not a whole number above 0" if option.least else "not a whole number")
         return int(text)
     if option.choices and text not in option.choices:
         raise ValueError(f"none of {', '.join(option.choices)}")

@@ -546,3 +546,9 @@ def _told(request: KarnakRequest, account: ToolAccount) -> Iterator[str]:
         )
     if request.new_ids and not request.day_shift:
         yield "No day shifts were given: everybody's is 0, and dates stay as they are."
+
+
+def all_but_unknown(run: Run) -> bool:
+    """Whether a run has ended and tagged everything, but for objects of patients whom nobody knows."""
+    path = run.folder / "accounts.json"
+    return path.exists() and all(reason == NOT_LINKED for _, reason in read_json(path)["problems"])

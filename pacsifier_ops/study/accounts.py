@@ -367,6 +367,7 @@ def close(run: Run) -> StudyAccount:
         InputError: the study was not set up.
         StorageError: the state root cannot be read.
     """
+    from pacsifier_ops.handover.karnak import all_but_unknown
     from pacsifier_ops.study.chain import Chain, from_archive, from_folder, from_gateway
 
     given, study = stages_of(run), Study.of(run)
@@ -391,6 +392,9 @@ def close(run: Run) -> StudyAccount:
     file_set = account.stage(stages.DICOMDIR)
     if file_set.verdict == NOT_RUN and account.released and account.released.files and not account.released.new:
         file_set.verdict = NOTHING_NEW
+    tagging = account.stage(stages.KARNAK)
+    if tagging.verdict == INCOMPLETE and all_but_unknown(stages.stage_run(run, stages.KARNAK)):
+        tagging.verdict = COMPLETE  # that they are in quarantine is told by the instances
     _describe_rules(account, run, study)
     chain = Chain(run, study, account)
     asked = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")

@@ -137,7 +137,8 @@ FORM: Mapping[str, Option] = {
         for name in ("project", "queryfile", "pacs", "window", "folder", "deid", "mappingfile", "profile", "devices")
     },
     **{name: Option(str) for name in ("upload", "karnak", "album_name", "move")},
-    **{name: Option(int) for name in ("max_series", "most_missing", "most_quarantined", "patience", "volume_size")},
+    **{name: Option(int) for name in ("max_series", "patience", "volume_size")},
+    **{name: Option(int, least=0) for name in ("most_missing", "most_quarantined")},
     **{name: Option(bool) for name in ("strict", "delete_identifiable", "approval", "dicomdir", "zip")},
     "accept_incomplete": Option(bool),
     "method": Option(str, METHODS),

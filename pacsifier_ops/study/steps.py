@@ -278,14 +278,12 @@ def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = neve
 
 def _at_gateway(run: Run, study: Study) -> bool:
     """Whether a gateway that is to have identified copies has all of them, but for those of unknown patients."""
-    from pacsifier_ops.handover.karnak import NOT_LINKED
+    from pacsifier_ops.handover.karnak import all_but_unknown
 
     if not study.karnak:
         return True
-    tagged = stage_run(run, stages.KARNAK).folder / "accounts.json"
-    wrong = read_json(tagged)["problems"] if tagged.exists() else [["", "not tagged"]]
     sent = _summary(run, stages.KARNAK_UPLOAD).get("verdict")
-    return sent == COMPLETE and all(reason == NOT_LINKED for _, reason in wrong)
+    return sent == COMPLETE and all_but_unknown(stage_run(run, stages.KARNAK))
 
 
 def report(run: Run) -> StudyAccount:
