@@ -72,7 +72,12 @@ class StudyRun:
         mapping = str(self.data / params["mappingfile"]) if params["mappingfile"] else ""
         folder = str(self.data / params["in_folder"])
         request = PseudonymRequest(
-            params["source"], "p", in_folder=folder, mappingfile=mapping, leave_out=params["leave_out"]
+            params["source"],
+            "p",
+            in_folder=folder,
+            mappingfile=mapping,
+            leave_out=params["leave_out"],
+            allow_empty=True,
         )
         source = pseudonyms.own_source(request)
         for batch in pseudonyms.prepare(stage, request, source.batch_size):

@@ -54,6 +54,7 @@ class PseudonymizePrepareOperator(PacsifierOperator):
             length=params["length"],
             alphabet=params["alphabet"],
             leave_out=params["leave_out"],
+            allow_empty=bool(self.stage),  # a night without anything new
         )
         source = _source(request, params)
         batches = steps.prepare(run, request, source.batch_size, self.cancelled)

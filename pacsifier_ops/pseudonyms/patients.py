@@ -69,8 +69,11 @@ def of_table(table: QueryTable) -> Cohort:
     return Cohort(list(found.values()), "line")
 
 
-def of_folder(root: Path, cancelled: Callable[[], bool] = never) -> Cohort:
+def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bool = False) -> Cohort:
     """The patients of the DICOM files of a folder, whatever its files and folders are called.
+
+    Args:
+        allow_empty: a folder without any object is no error.
 
     Raises:
         InputError: the folder cannot be read, holds no object that names a patient, or one PatientID under two issuers.
@@ -102,7 +105,7 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never) -> Cohort:
             f"series {numbers(clashing)}, in order of their paths: the PatientID is in others under another "
             "IssuerOfPatientID, so these are two patients who would get one pseudonym; take them apart"
         )
-    if not found:
+    if not found and not (allow_empty and not cohort.unnamed):
         raise InputError("in_folder holds no DICOM object that names a patient")
     cohort.patients = list(found.values())
     return cohort

@@ -37,6 +37,7 @@ class PseudonymRequest(Kept):
         prefix, length, alphabet: what pseudonyms of the source `local` look like (see `local.Style`).
         leave_out: patients of whom the source says nothing usable are left out, and do not keep the others of their
             batch from being linked.
+        allow_empty: a folder without any object is no error.
         out_directory: folder of the linkage store; empty for the project's own below the state root.
         started: ISO 8601.
     """
@@ -51,6 +52,7 @@ class PseudonymRequest(Kept):
     length: int = Style.length
     alphabet: str = ALPHABET
     leave_out: bool = False
+    allow_empty: bool = False
     out_directory: str = ""
     started: str = ""
 

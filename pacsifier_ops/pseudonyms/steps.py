@@ -118,7 +118,7 @@ def _same_as_linked(linkage: Linkage, cohort: Cohort, linked: Mapping[str, Perso
 
 def _cohort(request: PseudonymRequest, cancelled: Callable[[], bool]) -> Cohort:
     if request.in_folder:
-        return of_folder(Path(request.in_folder), cancelled)
+        return of_folder(Path(request.in_folder), cancelled, request.allow_empty)
     if request.queryfile:
         return of_table(read_query_table(Path(request.queryfile)))
     lines = enumerate(read_mapping(Path(request.mappingfile)), 1)
