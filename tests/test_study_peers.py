@@ -27,6 +27,7 @@ from tests.peers import Orthanc, missing_programs
 pytestmark = [pytest.mark.peers, pytest.mark.airflow, pytest.mark.slow]
 
 STUDY, TOKEN = "pacsifier_study", "kX9-token-of-the-De-ID-service-q2Mw"
+SMALL: dict[str, Any] = {"rows": 8, "columns": 8, "n_images": 2}
 KINDS = ("CT", "RTSTRUCT", "SR", "US multi-frame", "SC")
 
 
@@ -85,15 +86,15 @@ def objects() -> list[Dataset]:
     with deid_corpus._no_validation():
         patient = builder.patient("latin")
         made = [d for kind in KINDS for d in deid_corpus.KINDS[kind](builder, patient, patient.studies[0])]
-    small: dict[str, Any] = {"rows": 8, "columns": 8, "n_images": 2}
-    damaged = phantom_series(**ZEBEDAEUS, **small, study_date="19940331", series_number=9)
+    kunigunde, zebedaeus, theobald = ({**person, **SMALL} for person in (KUNIGUNDE, ZEBEDAEUS, THEOBALD))
+    damaged = phantom_series(**zebedaeus, study_date="19940331", series_number=9)
     for image in damaged:
         image.PixelData = image.PixelData[:32]
     return [
         *made,
-        *phantom_series(**KUNIGUNDE, **small, study_date="19931224", AccessionNumber="QACC990171"),
-        *phantom_series(**ZEBEDAEUS, **small, study_date="19940331", AccessionNumber="QACC990288"),
-        *phantom_series(**THEOBALD, **small, study_date="19950606", AccessionNumber="QACC990399"),
+        *phantom_series(**kunigunde, study_date="19931224", AccessionNumber="QACC990171"),
+        *phantom_series(**zebedaeus, study_date="19940331", AccessionNumber="QACC990288"),
+        *phantom_series(**theobald, study_date="19950606", AccessionNumber="QACC990399"),
         *damaged,
     ]
 
@@ -191,8 +192,8 @@ def test_a_study_reaches_every_destination_and_the_next_night_brings_what_is_new
     assert len(left) == totals["instances"] - states["delivered"]
 
     # The next night: one study more.
-    small: dict[str, Any] = {"rows": 8, "columns": 8, "n_images": 3, "study_date": "19960101"}
-    new = write(phantom_series(**KUNIGUNDE, **small, series_number=3), tmp_path / "new")
+    study: dict[str, Any] = {**KUNIGUNDE, **SMALL, "n_images": 3, "study_date": "19960101", "series_number": 3}
+    new = write(phantom_series(**study), tmp_path / "new")
     site.archive.store(new)
     before, asked = set(data), len(site.service.calls)
     second = site.night()
