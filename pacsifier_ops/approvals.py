@@ -14,11 +14,20 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pacsifier_ops.errors import NotApproved
-from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, storage_errors, write_atomic, write_json
+from pacsifier_ops.files import (
+    PRIVATE_FILE,
+    private_folder,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
 from pacsifier_ops.run import Run, now
 
 #: What is decided on: the retrieval of a cohort, and the release of a data set.
@@ -92,6 +101,15 @@ def decision_on(run: Run, subject: str) -> Decision | None:
         return Decision(**read_json(_path(run, subject)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def history(run: Run) -> list[Decision]:
+    """Every decision that was made, in order."""
+    made = []
+    with suppress(FileNotFoundError, ValueError, TypeError):  # a kill may have left half a line
+        for line in read_jsonl(run.folder / "decisions" / "history.jsonl"):
+            made.append(Decision(**line))
+    return made
 
 
 def approved(run: Run, subject: str, digest: str) -> Decision:

@@ -28,6 +28,10 @@ _IMAGES = ("present", "received", "missing", "unverifiable", "quarantined")
 #: What becomes of images in a de-identification, by the name that it is counted under.
 DEIDENTIFICATION = {"deidentified": "de-identified", "excluded": "excluded", "in_quarantine": "in quarantine"}
 _COUNTED = (*_IMAGES, *DEIDENTIFICATION, "bytes", "seconds")
+#: What becomes of images that are tagged for a gateway; whatever could not be is a problem.
+TAGGED, UNCHANGED, NOT_TAGGED = "tagged", "unchanged", "not tagged"
+#: State of a part of the work that is not waiting.
+DONE = "done"
 
 
 @dataclass
@@ -39,10 +43,11 @@ class Progress:
         series: series by state; before the run has a plan, those found so far are waiting.
         planned: whether the number of series is final.
         expected: images of the cohort, as far as the archive told before they were fetched.
-        images: images so far, by present, received, missing, unverifiable, quarantined; in a de-identification by what
-            became of them as well.
+        images: images so far, by present, received, missing, unverifiable, quarantined; in a de-identification, or
+            where they are tagged, by what became of them as well.
         bytes: bytes received or sent so far, of series that ended.
         seconds: seconds that series which ended took, summed up, though several may have gone side by side.
+        parts: parts of the work by done and waiting, where neither rows nor series are counted.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -52,6 +57,7 @@ class Progress:
     images: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     seconds: float = 0.0
+    parts: dict[str, int] = field(default_factory=dict)
 
     @property
     def megabytes_per_second(self) -> float:
@@ -74,6 +80,9 @@ def progress_of(run: Run) -> Progress:
     progress.series = _without_zeros({**series, WAITING: waiting})
     progress.images = {name: results[name] for name in _IMAGES}
     progress.images |= _without_zeros({shown: results[name] for name, shown in DEIDENTIFICATION.items()})
+    progress.images |= _without_zeros({name: results[name] for name in (TAGGED, UNCHANGED, NOT_TAGGED)})
+    if not progress.rows and not progress.series:
+        progress.parts = _work(run)
     progress.bytes, progress.seconds = results["bytes"], results["seconds"]
     return progress
 
@@ -94,6 +103,13 @@ def _plan(run: Run) -> dict[str, Any]:
             plan: dict[str, Any] = read_json(path)
             return plan
     return {}
+
+
+def _work(run: Run) -> dict[str, int]:
+    """Parts of the work: units of files, or batches of patients."""
+    done = sum(1 for _ in _parts(run, "results"))
+    whole = max(sum(1 for _ in _parts(run, kind)) for kind in ("units", "batches"))
+    return _without_zeros({DONE: done, WAITING: whole - done})
 
 
 def _without_zeros(counts: dict[str, int]) -> dict[str, int]:
@@ -145,4 +161,7 @@ def _results(path: str, mtime_ns: int, size: int) -> Counter[str]:
             if "state" in account:  # the tools for handing over count other things
                 counts[f"series {account['state']}"] += 1
             counts.update({name: account.get(name, 0) for name in _COUNTED})
+            if (tagged := account.get("counts")) is not None:
+                counts.update({name: tagged.get(name, 0) for name in (TAGGED, UNCHANGED)})
+                counts[NOT_TAGGED] += len(account["problems"])
     return counts

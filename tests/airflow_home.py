@@ -341,7 +341,8 @@ class Up:
             said += line
         self.url = f"http://127.0.0.1:{port}"
         self._token = self.token(local.USER)
-        self.wait_for(lambda: any(dag["dag_id"] == DAG_ID for dag in self.get("dags")["dags"]))
+        wanted = {DAG_ID, "pacsifier_study"}
+        self.wait_for(lambda: wanted <= {dag["dag_id"] for dag in self.get("dags?limit=100")["dags"]})
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)

@@ -14,6 +14,9 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.files import read_json, read_jsonl, write_json, write_jsonl
+from pacsifier_ops.handover import dicomdir, karnak
+from pacsifier_ops.handover.dicomdir import DicomdirRequest
+from pacsifier_ops.handover.karnak import KarnakRequest
 from pacsifier_ops.progress import Progress, _results, progress_of
 from pacsifier_ops.run import Run
 from pacsifier_ops.upload import steps as upload_steps
@@ -82,6 +85,27 @@ def test_an_upload_shows_too(tmp_path: Path) -> None:
         for unit in units:
             upload_steps.send(run, node_of(pacs), unit)
     assert told(run) == ({}, {"complete": 2}, {"received": 4})
+
+
+def test_the_tools_for_handing_over_show_too(tmp_path: Path) -> None:
+    images, tagged = tmp_path / "images", tmp_path / "tagged"
+    write(series("ZQX-1", n_images=3) + series("ZQX-1", series_number=2), images)
+    write_json(ids := tmp_path / "ids.json", {"ZQX-1": "P1"})
+    run = Run.fresh()
+    units = karnak.prepare(run, KarnakRequest(images, tagged, "album", str(ids)))
+    assert told(run) == ({}, {"waiting": 2}, {}) and progress_of(run).expected == 4
+    for unit in units:
+        karnak.tag(run, unit)
+    assert told(run) == ({}, {"complete": 2}, {"tagged": 4}) and not progress_of(run).parts
+    for unit in units:
+        karnak.tag(run, unit)
+    assert told(run)[2] == {"unchanged": 4}
+    # Without series, there are parts of the work.
+    run = Run.fresh()
+    units = dicomdir.prepare(run, DicomdirRequest(images, tmp_path / "file-set"))
+    assert told(run) == ({}, {}, {}) and progress_of(run).parts == {"waiting": 2}
+    dicomdir.copy(run, units[0])
+    assert progress_of(run).parts == {"done": 1, "waiting": 1}
 
 
 def test_of_a_large_cohort_only_what_changed_is_read_again() -> None:

@@ -26,8 +26,6 @@ from pacsifier_ops.study import steps
 from pacsifier_ops.study.accounts import (
     DELIVERED,
     MISSING,
-    NOT_RUN,
-    OFF,
     STATES,
     UNVERIFIABLE,
     Loss,
@@ -35,7 +33,7 @@ from pacsifier_ops.study.accounts import (
     close,
 )
 from pacsifier_ops.study.release import stock_of
-from pacsifier_ops.study.run import stage_run
+from pacsifier_ops.study.run import NOT_RUN, OFF, stage_run
 from tests.embedded import node_of, series, serving
 from tests.study import StudyRun
 from tests.truth import Truth

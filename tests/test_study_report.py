@@ -18,8 +18,6 @@ from pacsifier_ops.report_html import LONGEST_LIST
 from pacsifier_ops.study import handover, report
 from pacsifier_ops.study.accounts import (
     DELIVERED,
-    NOT_ENDED,
-    OFF,
     STATES,
     Loss,
     StageAccount,
@@ -29,7 +27,7 @@ from pacsifier_ops.study.accounts import (
     close,
 )
 from pacsifier_ops.study.release import HANDOVER, Released
-from pacsifier_ops.study.run import STAGES
+from pacsifier_ops.study.run import NOT_ENDED, OFF, STAGES
 from tests.embedded import series, serving
 from tests.study import StudyRun
 from tests.test_report_html import HOSTILE, Page

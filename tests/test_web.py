@@ -25,10 +25,11 @@ from pacsifier_ops.run import dag_run_name
 from tests import airflow_home
 from tests.airflow_home import DAG_ID, KUNIGUNDE, TABLE_NAME, THEOBALD, Up, traces, words_of
 from tests.airflow_home import build as build_cohort
+from tests.browser import Browser
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
-FOREIGN = "somebody_elses"
+STUDY, FOREIGN = "pacsifier_study", "somebody_elses"
 _FOREIGN_DAG = """
 from airflow.sdk import DAG
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -80,7 +81,7 @@ class Visitor:
             assert told["referrer-policy"] == "no-referrer"
             policy = told["content-security-policy"]
             assert policy.startswith("default-src 'none'") and "frame-ancestors 'self'" in policy
-            assert "unsafe" not in policy or path.endswith("/report")
+            assert "unsafe" not in policy or path.endswith(("/report", "/handover", ".html"))
         return answer
 
     def send(self, *tables: bytes, name: str = "table", **headers: str) -> Answer:
@@ -317,6 +318,191 @@ print({"pydicom", "numpy", "PIL", "openpyxl"} & set(sys.modules))
     done = subprocess.run([sys.executable, "-c", code], env=dict(environment), capture_output=True, text=True)
     loaded, heavy = done.stdout.splitlines()[-2:]
     assert "'pacsifier_ops.plugins.plugin'" in loaded and "pacsifier_ops.web.app" not in loaded and heavy == "set()"
+
+
+# A study, and the tools
+
+
+@pytest.fixture(scope="module")
+def study(up: Up) -> str:
+    """Address of a study's run that waits for a person's word on its cohort."""
+    return _asking(up, "knee")
+
+
+def _asking(up: Up, project: str) -> str:
+    """Start a study that has to ask; returns its run's address once it has asked."""
+    (up.home / "data" / "all.csv").write_text("PatientID\n*-*\n")
+    run = up.start(STUDY, project=project, queryfile="all.csv", source="local", max_series=1)
+    address = f"pacsifier/runs/{STUDY}/{urllib.parse.quote(run, safe='')}"
+    up.wait_for(lambda: bool(_waiting(up, address)))
+    return address
+
+
+def _run_id(address: str) -> str:
+    return urllib.parse.unquote(address.rpartition("/")[2])
+
+
+def _waiting(up: Up, address: str) -> list[dict[str, Any]]:
+    """The questions of a run that are open."""
+    return [one for one in up._call(address)["questions"] if one["state"] == "open"]
+
+
+def _names_nobody(answer: Answer) -> bool:
+    words = words_of(KUNIGUNDE["patient_id"]) | words_of(THEOBALD["patient_name"]) | {"Zwerchfell"}
+    return not any(word.encode() in answer.body for word in words)
+
+
+def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
+    up: Up, viola: Visitor, study: str, tmp_path: Path
+) -> None:
+    told = viola.ask(study).json()
+    (question,) = told["questions"]
+    run = study.rpartition("/")[2]
+    answer = f"/dags/{STUDY}/runs/{run}/tasks/extract.approve/required_actions?map_index=-1"
+    assert (question["state"], question["task_id"], question["answer"]) == ("open", "extract.approve", answer)
+    assert question["headline"] == "May this cohort be retrieved?" and question["until"] > question["asked"]
+    assert any("4 series" in line for line in question["told"]) and not told["decisions"]
+    states = {name: stage["state"] for name, stage in told["stages"].items()}
+    assert states["extract"] == "waiting for an answer" and states["anonymize"] == "waiting"
+    assert states["upload"] == "switched off" and told["stages"]["extract"]["progress"]["series"] == {"waiting": 4}
+    page = viola.ask(study, **HTML)
+    assert f'href="{answer}"'.encode() in page.body and b"4 series" in page.body
+    assert _names_nobody(page) and b"/stages/" not in page.body
+    with Browser() as browser:
+        browser.open(f"{up.url}/dags/{STUDY}/runs/{run}/plugin/pacsifier-results")
+        browser.fill("[name=username]", local.USER)
+        browser.fill("[name=password]", local.password(up.home))
+        browser.click("button", "Sign in")
+        browser.wait_for("p", "Answer at Required Actions above")  # within Airflow, which is in no frame of a frame
+        assert not browser.sees("a", "Answer in Airflow")
+        browser.screenshot(tmp_path / "framed.png")
+        browser.open(f"{up.url}/{study}")
+        browser.wait_for("[aria-labelledby=question]", "Answer in Airflow: Approve /")
+        browser.screenshot(tmp_path / "question.png")
+        browser.click("a", "Answer in Airflow")
+        browser.wait_for("body", "May this cohort be retrieved?")
+        browser.click("button", "Approve", exact=True)
+        up.wait_for(lambda: bool(up._call(study)["decisions"]))
+
+
+def test_before_a_release_there_is_all_to_look_at(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
+    up.wait_for(lambda: any(one["task_id"] == "approve" for one in _waiting(up, study)))
+    told, counted = ursula.ask(study).json(), viola.ask(study).json()
+    (cohort,) = told["decisions"]
+    assert (cohort["subject"], cohort["word"], cohort["who"]) == ("cohort", "approved", local.USER)
+    states = {name: stage["state"] for name, stage in told["stages"].items()}
+    assert [states[name] for name in ("extract", "pseudonyms", "anonymize", "dumps")] == ["complete"] * 4
+    assert told["search"]["counts"] == {} and told["stock"]["files"] > 9 and told["released"] is None
+    shown = [
+        *(told["stages"][name]["report"] for name in ("extract", "pseudonyms", "anonymize", "dumps")),
+        *told["stages"]["anonymize"]["contact_sheets"],
+        told["search"]["findings"],
+    ]
+    page = ursula.ask(study, **HTML).body.decode()
+    assert len(shown) == 6
+    for address in shown:
+        assert f'href="{address}"' in page
+        assert ursula.ask(address.lstrip("/"), **HTML).status == 200 and viola.ask(address.lstrip("/")).status == 403
+    plain = viola.ask(study, **HTML)
+    assert _names_nobody(plain) and not any(address.encode() in plain.body for address in shown)
+    assert b"May this data set be released?" in plain.body and "knee" not in json.dumps(counted["stages"])
+    assert counted["search"]["findings"] is None and counted["stages"]["extract"]["report"] is None
+    for path in ("report", "handover"):
+        assert ursula.ask(f"{study}/{path}").status == 404
+    # What was found is told in counts; where, to who may read reports.
+    gate = up.home / "state" / "runs" / dag_run_name(STUDY, _run_id(study)) / "gate.json"
+    good = gate.read_bytes()
+    gate.write_text(json.dumps({**json.loads(good), "waivable": [["<b>Zwerchfell", "x"]], "counts": {"waivable": 1}}))
+    try:
+        findings, plain = ursula.ask(f"{study}/findings", **HTML), viola.ask(study, **HTML)
+        assert viola.ask(study).json()["search"]["counts"] == {"waivable": 1}
+    finally:
+        gate.write_bytes(good)
+    assert b"&lt;b&gt;Zwerchfell" in findings.body
+    assert _names_nobody(plain) and b"<dt>Findings to be waived</dt><dd>1</dd>" in plain.body
+
+
+def test_a_study_that_has_ended_leads_to_all_its_reports(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
+    run = _run_id(study)
+    answered = f"dags/{STUDY}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+    up.patch(answered, {"chosen_options": ["Approve"], "params_input": {}})
+    assert up.outcome(run, STUDY) == "success"
+    told = ursula.ask(study).json()
+    assert told["summary"]["verdict"] == "complete" and told["summary"] == ursula.ask(f"{study}/summary").json()
+    assert [(one["subject"], one["who"]) for one in told["decisions"]] == [("cohort", "admin"), ("release", "admin")]
+    assert told["released"]["files"] == told["released"]["new"] == told["stock"]["files"]
+    assert {one["state"] for one in told["questions"]} == {"answered"}
+    page = ursula.ask(study, **HTML).body.decode()
+    assert "data-running" not in page and "May this" not in page and page.count("badge good") == 8
+    report = ursula.ask(told["report"].lstrip("/"))
+    links = re.findall(r'href="(stages/[^"#]+)', report.body.decode())
+    assert len(links) >= 5
+    for link in links:
+        assert ursula.ask(f"{study}/{link}").status == 200
+    handover = ursula.ask(told["handover"].lstrip("/"))
+    assert handover.status == 200 and _names_nobody(handover) and viola.ask(f"{study}/handover").status == 403
+    assert not _names_nobody(report) and _names_nobody(viola.ask(study, **HTML))
+
+
+def test_reports_of_stages_are_found_where_they_are_and_nowhere_else(ursula: Visitor, study: str) -> None:
+    name = dag_run_name(STUDY, _run_id(study))
+    assert ursula.ask(f"{study}/stages/{name}-anonymize/contact-sheets-1.html").status == 200
+    for path in (
+        f"stages/{name}-nothing/report.html",
+        f"stages/{name}-upload/report.html",
+        f"stages/{name}-/report.html",
+        "stages/extract/report.html",
+        f"stages/{name}-extract/accounts.html",
+        f"stages/{name}-extract/accounts.json",
+        f"stages/{name}-anonymize/contact-sheets-0.html",
+        f"stages/{name}-anonymize/contact-sheets-2.html",
+        f"stages/{name}-anonymize/contact-sheets-\u0661.html",
+        f"stages/{name}-extract/..%2F..%2Freport.html",
+        f"stages/..%2F{name}-extract/report.html",
+        f"stages/..%2F..%2F{name}/report.html",
+        "handover/accounts.json",
+        "handover/..%2Fgate.json",
+        "gate.json",
+    ):
+        assert ursula.ask(f"{study}/{urllib.parse.quote(path, safe='/%')}").status in (404, 422), path
+
+
+def test_a_question_that_nobody_answered_is_told(up: Up, viola: Visitor) -> None:
+    address = _asking(up, "hip")
+    run = _run_id(address)
+    up.patch(f"dags/{STUDY}/dagRuns/{run}/taskInstances/extract.approve", {"new_state": "success"})
+    up.wait_for(lambda: bool(viola.ask(address).json()["stages"]["extract"]["summary"]))
+    told = viola.ask(address).json()
+    assert told["questions"][0]["state"] == "marked as success by hand" and not told["decisions"]
+    assert told["stages"]["extract"]["state"] == "incomplete"
+    page = viola.ask(address, **HTML).body
+    assert b"The task extract.approve was marked as success by hand, and that approves nothing" in page
+    assert b"extract.approve/required_actions" not in page
+
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "pacsifier_move_dumps": {"data_folder": "out"},
+    "pacsifier_dicomdir": {"in_folder": "out"},
+    "pacsifier_karnak": {"in_folder": "out", "out_folder": "karnak", "album_name": "knee", "new_ids": "ids.json"},
+    "pacsifier_reports": {"data_folder": "out", "out_folder": "texts"},
+}
+
+
+@pytest.mark.usefixtures("run")
+def test_runs_of_the_tools_have_pages(up: Up, viola: Visitor, ursula: Visitor) -> None:
+    ids = {patient["patient_id"]: f"P{n}" for n, patient in enumerate((KUNIGUNDE, THEOBALD))}
+    (up.home / "data" / "ids.json").write_text(json.dumps(ids))
+    runs = {dag: up.start(dag, **conf) for dag, conf in TOOLS.items()}
+    for dag, run in runs.items():
+        assert up.outcome(run, dag) == "success", dag
+        address = f"pacsifier/runs/{dag}/{urllib.parse.quote(run, safe='')}"
+        told = ursula.ask(address).json()
+        assert told["summary"]["verdict"] == "complete" and "stages" not in told
+        assert ursula.ask(told["report"].lstrip("/")).status == 200 and viola.ask(f"{address}/report").status == 403
+        page = viola.ask(address, **HTML)
+        assert page.status == 200 and b"All that was asked for is done." in page.body and _names_nobody(page)
+        assert b"Transferred" not in page.body and b"<dt>Problems</dt><dd>0</dd>" in page.body
+        assert (b"7 tagged" in page.body) == (dag == "pacsifier_karnak")
 
 
 def test_where_users_and_roles_are_fabs_reports_are_a_permission_of_their_own(

@@ -71,8 +71,8 @@ class ExtractReportOperator(PacsifierOperator):
         """Returns the verdict, the sums, and where the report is.
 
         Raises:
-            AirflowFailException: the run ended before it had a plan; or it is not complete, and that was not
-                accepted beforehand.
+            AirflowFailException: the run ended before it had a plan; the cohort was not approved; or it is not
+                complete, and that was not accepted beforehand.
         """
         account = steps.report(run)
         if account.action == SAVE:
@@ -86,6 +86,8 @@ class ExtractReportOperator(PacsifierOperator):
             raise AirflowFailException(
                 f"the run ended before anything was fetched; see the steps before, and {run.report}"
             )
+        if steps.question(run) is not None:
+            raise AirflowFailException("the cohort was not approved, so nothing of it was fetched")
         if account.verdict != COMPLETE and not Request.of(run).accept_incomplete:
             raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
         return result

@@ -39,7 +39,7 @@ from pacsifier_ops.approvals import Decision
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.extract.closing import rows_of
-from pacsifier_ops.files import read_json, read_jsonl
+from pacsifier_ops.files import read_json
 from pacsifier_ops.run import Run, now
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.project import Study
@@ -52,7 +52,7 @@ from pacsifier_ops.study.release import (
     released_of,
 )
 from pacsifier_ops.study.removal import Listing
-from pacsifier_ops.study.run import stage_folder, stages_of
+from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stage_folder, stages_of
 from pacsifier_ops.tree import marker_of
 
 #: States of an instance; see above. `excluded` and `quarantined` are those of the de-identification.
@@ -64,11 +64,6 @@ RELEASED = "release"
 
 #: Stages that send to a node.
 SENDING = (stages.UPLOAD, stages.KARNAK_UPLOAD, stages.MOVE)
-
-#: How a stage can end, beside the verdicts.
-OFF, NOT_RUN, NOT_ENDED = "switched off", "did not run", "did not end"
-#: And one that has made all there is to make in an earlier run.
-NOTHING_NEW = "nothing new"
 
 
 @dataclass(slots=True)
@@ -446,11 +441,8 @@ def _stage(run: Run, stage: str, params: Mapping[str, Any] | None) -> StageAccou
 
 def _decisions(run: Run) -> list[Decision]:
     """All decisions of a study, in order: on its cohort, and on its release."""
-    made = []
-    for folder in (stage_folder(run, stages.EXTRACT), stage_folder(run, stages.MOVE), run.folder):
-        with suppress(FileNotFoundError, ValueError, TypeError):
-            made += [Decision(**item) for item in read_jsonl(folder / "decisions" / "history.jsonl")]
-    return made
+    folders = (stage_folder(run, stages.EXTRACT), stage_folder(run, stages.MOVE), run.folder)
+    return [decision for folder in folders for decision in approvals.history(Run(folder))]
 
 
 def _asked(run: Run) -> list[str]:

@@ -44,12 +44,9 @@ from pacsifier_ops.study.gate import Gate
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, HANDOVER, RELEASED_FOLDER, folder_of
 from pacsifier_ops.study.report import (
-    DECISION_COLUMNS,
     KINDS,
     balance,
     chain,
-    decision_lines,
-    gate_counts,
     how_lines,
     long_list,
     modality_bars,
@@ -58,6 +55,7 @@ from pacsifier_ops.study.report import (
     write_accounts,
     write_table,
 )
+from pacsifier_ops.study.shown import DECISION_COLUMNS, decision_lines, gate_counts
 
 FILES = ("report.html", "accounts.json", "series.csv")
 
@@ -150,7 +148,7 @@ def _head(account: StudyAccount) -> dict[str, Any]:
         "pseudonyms": account.sources,
         "data_set": {"digest": released.digest, "files": released.files, "bytes": released.bytes} if released else None,
         "released_by": [[one.who, one.when, one.waived] for one in _releases(account)],
-        "searched": {name: count for name, count, _ in gate_counts(account)} if account.gate else None,
+        "searched": {name: count for name, count, _ in gate_counts(account.gate)} if account.gate else None,
         "totals": account.totals(),
         "not_delivered": [[state, reason, count] for (state, reason), count in reasons.items()],
     }
@@ -199,7 +197,7 @@ def _how(account: StudyAccount) -> list[tuple[str, object]]:
 def _gate(account: StudyAccount) -> Html:
     if not account.gate:
         return tag("p", "The data set was not searched.", class_="note")
-    return table("Search", ("What", "Count#", "What it says"), gate_counts(account))
+    return table("Search", ("What", "Count#", "What it says"), gate_counts(account.gate))
 
 
 def _verdict(account: StudyAccount) -> Html:

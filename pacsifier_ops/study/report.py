@@ -22,7 +22,6 @@ from typing import Any
 
 from pacsifier_ops import __version__
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
-from pacsifier_ops.approvals import APPROVED, COHORT, LIMITS, RELEASE, Decision
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.files import atomic_stream, storage_errors, write_atomic, write_json
 from pacsifier_ops.html import (
@@ -49,10 +48,6 @@ from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
     DELIVERED,
     MISSING,
-    NOT_ENDED,
-    NOT_RUN,
-    NOTHING_NEW,
-    OFF,
     RELEASED,
     SENDING,
     STATES,
@@ -64,7 +59,8 @@ from pacsifier_ops.study.accounts import (
 )
 from pacsifier_ops.study.chart import Lost, Station, flow
 from pacsifier_ops.study.project import KEEP, LIST
-from pacsifier_ops.study.run import stage_folder
+from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stage_folder
+from pacsifier_ops.study.shown import DECISION_COLUMNS, SUBJECTS, decision_lines, gate_findings
 
 #: Colour of a state of an instance, and what it means.
 KINDS = {
@@ -508,62 +504,20 @@ def _sheet_links(sheets: Sequence[tuple[int, int, str]]) -> Html:
     return tag("p", "Contact sheets, by the numbers of the de-identification: ", join(links, ", "), class_="note")
 
 
-def decision_lines(decisions: Iterable[Decision]) -> list[tuple[object, ...]]:
-    """Decisions as lines of a table."""
-    what = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set"}
-    return [
-        (
-            what.get(one.subject, one.subject),
-            badge(one.word, "good" if one.word == APPROVED else "bad"),
-            "the limits given beforehand" if one.who == LIMITS else one.who,
-            when(one.when),
-            tag("span", one.digest[:16], class_="whole"),
-            "yes" if one.waived else "no",
-        )
-        for one in decisions
-    ]
-
-
-DECISION_COLUMNS = ("What", "Word", "Who", "When", "On exactly", "Waiver")
-
-
 def _decisions(account: StudyAccount) -> Html:
     lines = decision_lines(account.decisions)
-    what = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set"}
-    lines += [(what.get(subject, subject), badge("not answered", "doubt"), "", "", "", "") for subject in account.asked]
+    lines += [
+        (SUBJECTS.get(subject, subject), badge("not answered", "doubt"), "", "", "", "") for subject in account.asked
+    ]
     if not lines:
         return tag("p", "Nobody was asked, and nothing was decided.", class_="note")
     return table("Decisions", DECISION_COLUMNS, lines)
 
 
-def gate_counts(account: StudyAccount) -> list[tuple[str, int, str]]:
-    """What the search for identifiers found, in counts."""
-    counts = account.gate.get("counts", {})
-    return [
-        ("Files searched", account.gate.get("searched", 0), "contents and names, whatever they are"),
-        ("Patients", account.gate.get("patients", 0), "whose identifiers were searched for"),
-        ("Blocking", counts.get("blocking", 0), "certain: nobody can release it"),
-        ("To be waived", counts.get("waivable", 0), "may be something else: released with a waiver only"),
-    ]
-
-
 def _gate(account: StudyAccount) -> Html:
     if not account.gate:
         return tag("p", "The data set was not searched.", class_="note")
-    parts = [table("Search", ("What", "Count#", "What it says"), gate_counts(account))]
-    found = [(path, told, badge("blocking", "bad")) for path, told in account.gate.get("blocking", ())]
-    found += [(path, told, badge("waiver", "doubt")) for path, told in account.gate.get("waivable", ())]
-    if found:
-        parts.append(tag("h3", "Findings"))
-        parts.append(
-            long_list(
-                "Findings",
-                ("File", "What was found", ""),
-                found,
-                lambda item: (tag("bdi", item[0]), item[1], item[2]),
-            )
-        )
-    return join(parts)
+    return gate_findings(account.gate)
 
 
 def _removal(account: StudyAccount) -> Html:

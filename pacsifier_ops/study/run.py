@@ -31,6 +31,11 @@ STAGES = (EXTRACT, PSEUDONYMS, ANONYMIZE, DUMPS, DICOMDIR, UPLOAD, KARNAK, KARNA
 #: Those that hand data over, and wait for its release.
 DESTINATIONS = (DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE)
 
+#: How a stage can end, beside the verdicts.
+OFF, NOT_RUN, NOT_ENDED = "switched off", "did not run", "did not end"
+#: And one that has made all there is to make in an earlier run.
+NOTHING_NEW = "nothing new"
+
 
 def stage_folder(run: Run, stage: str) -> Path:
     """Where the run folder of a stage is, or would be."""

@@ -171,7 +171,7 @@ def findings(run: Run) -> Findings:
     missing += int(deidentified.get("missing", 0))
     quarantined = int(deidentified.get("quarantined", 0))
     told = [
-        f"{plural(stock.files, 'file')} of {stock.bytes / 1e9:,.3f} GB are to be released, digest {stock.digest[:16]}",
+        f"{plural(stock.files, 'file')} of {stock.bytes / 1e6:,.1f} MB are to be released, digest {stock.digest[:16]}",
         f"{plural(rows, 'row')} of the query table could not be answered",
         f"{extracted.get('expected', 0):,} images were expected, {missing:,} of them are missing",
         f"{deidentified.get('deidentified', 0):,} objects are de-identified, {deidentified.get('excluded', 0):,} "
@@ -182,12 +182,12 @@ def findings(run: Run) -> Findings:
     counts = gate.get("counts", {})
     if waivable := counts.get("waivable", 0):
         told.append(
-            f"{plural(waivable, 'finding')} that may be parts of names or short ids of the cohort: the report lists "
-            "them; to approve takes a waiver"
+            f"{plural(waivable, 'finding')} that may be parts of names or short ids of the cohort: the run's page "
+            "leads to them; to approve takes a waiver"
         )
     blocking = []
     if certain := counts.get("blocking", 0):
-        blocking.append(f"{plural(certain, 'finding')} of identifiers of the cohort; the report lists them")
+        blocking.append(f"{plural(certain, 'finding')} of identifiers of the cohort; the run's page leads to them")
     return Findings(stock, told, blocking, waivable, rows, missing, quarantined)
 
 

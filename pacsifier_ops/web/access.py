@@ -1,10 +1,10 @@
 """Who may see and do what on the pages. Airflow's auth manager decides; a plugin's routes are open without this.
 
-| what                     | who                                                                                 |
-|--------------------------|-------------------------------------------------------------------------------------|
-| progress, summary        | whoever may read runs of the DAG                                                    |
-| report, thumbnails       | besides, whoever has the permission `PACSIFIER reports`, for they identify patients |
-| intake                   | whoever may start runs of `pacsifier_extract`                                       |
+| what                         | who                                                                                 |
+|------------------------------|-------------------------------------------------------------------------------------|
+| counts, questions, decisions | whoever may read runs of the DAG                                                    |
+| reports, findings, pictures  | besides, whoever has the permission `PACSIFIER reports`, for they identify patients |
+| intake                       | whoever may start runs of `pacsifier_extract`                                       |
 """
 
 from __future__ import annotations

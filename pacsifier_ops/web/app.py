@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncGenerator
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.common.db.common import SessionDep
@@ -23,11 +21,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pacsifier_ops import intake, settings
 from pacsifier_ops.errors import ConfigError, PacsifierError
-from pacsifier_ops.files import read_json
 from pacsifier_ops.html import STYLE
 from pacsifier_ops.plugins.pools import dicom_connections
-from pacsifier_ops.probe import page_of
-from pacsifier_ops.progress import progress_of
 from pacsifier_ops.run import Run, dag_run_name
 from pacsifier_ops.study.run import STAGES, stage_folder
 from pacsifier_ops.thumbnails import thumbnails_of
@@ -41,6 +36,7 @@ from pacsifier_ops.web.access import (
     may_see_connection,
     same_origin,
 )
+from pacsifier_ops.web.views import gate_of, handover_of, report_of, view_of
 
 log = logging.getLogger(__name__)
 
@@ -194,55 +190,14 @@ def _folder(run: DagRun) -> Run:
     raise HTTPException(404, "This run has left nothing (yet).")
 
 
-def _report(folder: Run) -> Path | None:
-    """The report of an ended run; an earlier one stays where it is until the next is written."""
-    if (folder.folder / "summary.json").exists() and folder.report.exists():
-        return folder.report
-    return page_of(folder) if page_of(folder).exists() else None
-
-
-def _view(run: DagRun, readable: bool) -> pages.RunView:
-    view = pages.RunView(run.dag_id, run.run_id, str(run.state), _iso(run.start_date), _iso(run.end_date))
-    folder = Run.existing(dag_run_name(run.dag_id, run.run_id))
-    if folder is None:
-        return view
-    return pages.RunView(
-        view.dag_id,
-        view.run_id,
-        view.state,
-        view.started,
-        view.ended,
-        progress_of(folder),
-        _summary(folder),
-        _report(folder) is not None,
-        thumbnails_of(folder) if readable else {},
-        readable,
-        {stage: (progress_of(part), _summary(part)) for stage in STAGES if (part := _stage(folder, stage))},
-    )
-
-
-def _stage(folder: Run, stage: str) -> Run | None:
-    path = stage_folder(folder, stage)
-    return Run(path) if path.is_dir() else None
-
-
-def _summary(folder: Run) -> dict[str, Any] | None:
-    path = folder.folder / "summary.json"
-    return read_json(path) if path.exists() else None
-
-
-def _iso(time: datetime | None) -> str:
-    return time.astimezone().isoformat(timespec="seconds") if time else ""
-
-
 @app.get("/runs/{dag_id}/{run_id}")
-def show_run(request: Request, run: RunDep, user: GetUserDep) -> Response:
+def show_run(request: Request, run: RunDep, user: GetUserDep, session: SessionDep) -> Response:
     """How far a run has come, in counts: a page for browsers, JSON for programs."""
-    view = _view(run, may_read_reports(user, run.dag_id))
+    view = view_of(run, session, may_read_reports(user, run.dag_id))
     base, airflow = _base(request)
     if _wants_html(request):
         return HTMLResponse(pages.run_page(base, airflow, view))
-    return JSONResponse(view.as_json(base))
+    return JSONResponse(view.as_json(base, airflow))
 
 
 @app.get("/runs/{dag_id}/{run_id}/summary")
@@ -257,29 +212,49 @@ def show_summary(run: RunDep) -> FileResponse:
 @app.get("/runs/{dag_id}/{run_id}/report")
 def show_report(run: IdentifiedRunDep) -> FileResponse:
     """The report of a run. It identifies patients."""
-    if path := _report(_folder(run)):
-        return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
-    raise HTTPException(404, "This run has no report (yet).")
+    return _page(report_of(_folder(run)))
 
 
 @app.get("/runs/{dag_id}/{run_id}/contact-sheets-{number}.html")
 def show_sheets(run: IdentifiedRunDep, number: int) -> FileResponse:
     """Contact sheets of a de-identification, which its report leads to. What is burned in may identify a patient."""
-    path = _folder(run).folder / f"contact-sheets-{number}.html"
-    if not path.exists():
-        raise HTTPException(404, "This run has no such contact sheets.")
-    return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+    return _page(_folder(run).folder / f"contact-sheets-{number}.html")
 
 
 @app.get("/runs/{dag_id}/{run_id}/stages/{name}/{page}.html")
 def show_stage(run: IdentifiedRunDep, name: str, page: str) -> FileResponse:
     """The report of a stage of a study, or its contact sheets, where the report of the study leads to."""
     folder = _folder(run)
-    stage = name.removeprefix(f"{folder.name}-")
-    path = stage_folder(folder, stage) / f"{page}.html"
-    if stage in STAGES and re.fullmatch(r"report|contact-sheets-\d+", page) and path.exists():
-        return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
-    raise HTTPException(404, "This run has no such report (yet).")
+    stage = next((stage for stage in STAGES if stage_folder(folder, stage).name == name), None)
+    if stage is None or not re.fullmatch(r"report|contact-sheets-[1-9]\d*", page, re.ASCII):
+        return _page(None)
+    part = Run(stage_folder(folder, stage))
+    return _page(report_of(part) if page == "report" else part.folder / f"{page}.html")
+
+
+@app.get("/runs/{dag_id}/{run_id}/findings")
+def show_findings(request: Request, run: IdentifiedRunDep) -> HTMLResponse:
+    """What the search before a release found, and where. Names of files may identify a patient."""
+    if gate := gate_of(_folder(run)):
+        return HTMLResponse(pages.findings_page(_base(request)[0], gate))
+    raise HTTPException(404, "Nothing was searched in this run (yet).")
+
+
+@app.get("/runs/{dag_id}/{run_id}/handover")
+def show_handover(run: IdentifiedRunDep) -> FileResponse:
+    """The report that goes with the data of a study, also where it was held back."""
+    return _page(handover_of(_folder(run)))
+
+
+def _page(path: Path | None) -> FileResponse:
+    """A page that a run has left.
+
+    Raises:
+        HTTPException: 404, there is none.
+    """
+    if path is None or not path.exists():
+        raise HTTPException(404, "This run has no such report (yet).")
+    return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
 @app.get("/runs/{dag_id}/{run_id}/thumbnails/{number}.png")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from pacsifier_ops.accounts import (
     COMPLETE,
@@ -17,9 +15,37 @@ from pacsifier_ops.accounts import (
     SERIES_UNVERIFIABLE,
     UNBALANCED,
 )
-from pacsifier_ops.html import Html, badge, bar, facts, join, page, plural, section, tag, verdict, when
+from pacsifier_ops.html import (
+    Html,
+    badge,
+    bar,
+    facts,
+    join,
+    listed,
+    page,
+    plural,
+    section,
+    table,
+    tag,
+    verdict,
+    when,
+)
 from pacsifier_ops.plugins import REPORTS
-from pacsifier_ops.progress import DEIDENTIFICATION, REPEATED, WAITING, Progress
+from pacsifier_ops.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
+from pacsifier_ops.report_html import size
+from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
+from pacsifier_ops.study.shown import DECISION_COLUMNS, decision_lines, gate_findings
+from pacsifier_ops.web.views import (
+    AHEAD,
+    ASKING,
+    EXPIRED,
+    OPEN,
+    PASSED_BY,
+    UNDER_WAY,
+    Question,
+    RunView,
+    StudyView,
+)
 
 #: States that give their part of a bar another colour than that of a failure.
 _KINDS = {
@@ -27,68 +53,39 @@ _KINDS = {
     **dict.fromkeys((ROW_EMPTY, REPEATED), "empty"),
     SERIES_LISTED: "listed",
     SERIES_UNVERIFIABLE: "doubt",
-    **dict.fromkeys(("received", "de-identified"), "fresh"),
+    **dict.fromkeys(("received", "de-identified", TAGGED, DONE), "fresh"),
+    UNCHANGED: "good",
     **dict.fromkeys(("excluded", "in quarantine"), "listed"),
     WAITING: "apart",
 }
+_BOOKS = "The books do not balance. Run it again; if it stays so, have it looked into."
+#: What a verdict means: of what asks for rows and series, of a study, and of what works on a folder.
 _VERDICTS = {
     COMPLETE: "All that was asked for is there, and accounted for.",
     INCOMPLETE: "Something that was asked for is missing or could not be asked; the report says what and why.",
-    UNBALANCED: "The books do not balance. Run it again; if it stays so, have it looked into.",
+    UNBALANCED: _BOOKS,
+}
+_STUDY_VERDICTS = {
+    COMPLETE: "All that was asked for is delivered, excluded by a rule, or in quarantine for a reason.",
+    INCOMPLETE: "Not all that was asked for is delivered; the report says what is missing, and why.",
+    UNBALANCED: _BOOKS,
+}
+_TOOL_VERDICTS = {
+    COMPLETE: "All that was asked for is done.",
+    INCOMPLETE: "Something could not be done; the report says what and why.",
+}
+_STAGE_STATES = {
+    **dict.fromkeys((COMPLETE, NOTHING_NEW), "good"),
+    **dict.fromkeys((INCOMPLETE, ASKING), "doubt"),
+    UNDER_WAY: "fresh",
+    **dict.fromkeys((AHEAD, OFF), "empty"),
+}
+#: What to do about a question that nobody has answered.
+_UNANSWERED = {
+    EXPIRED: "Nobody answered in time, so nothing was done. Clear the task {task} in Airflow to be asked again.",
+    PASSED_BY: "The task {task} was marked as success by hand, and that approves nothing. Clear it to be asked again.",
 }
 _RUN_STATES = {"queued": "listed", "running": "fresh", "success": "good"}
-
-
-@dataclass(frozen=True)
-class RunView:
-    """What a page tells of a run.
-
-    Attributes:
-        state: of the DAG run; `going_on` while that is not its last.
-        started, ended: of the DAG run, ISO 8601 or empty.
-        progress: None where the run keeps no counts (yet).
-        summary: how it ended, see `RunAccount.summary`; None before.
-        report: whether there is one.
-        thumbnails: modality by number of the series.
-        readable: whether the user may see report and thumbnails.
-        stages: of a study: progress and summary of each stage that has begun.
-    """
-
-    dag_id: str
-    run_id: str
-    state: str
-    started: str = ""
-    ended: str = ""
-    progress: Progress | None = None
-    summary: dict[str, Any] | None = None
-    report: bool = False
-    thumbnails: Mapping[int, str] = field(default_factory=dict)
-    readable: bool = False
-    stages: Mapping[str, tuple[Progress, dict[str, Any] | None]] = field(default_factory=dict)
-
-    @property
-    def going_on(self) -> bool:
-        """Whether the run has yet to end."""
-        return self.state in ("queued", "running")
-
-    @property
-    def path(self) -> str:
-        """Its address, below that of the pages."""
-        return f"runs/{quote(self.dag_id, safe='')}/{quote(self.run_id, safe='')}"
-
-    def as_json(self, base: str) -> dict[str, Any]:
-        """The same as plain data, in counts only; `base` is the address of the pages."""
-        there = f"{base}/{self.path}"
-        return {
-            "dag_id": self.dag_id,
-            "run_id": self.run_id,
-            "state": self.state,
-            "progress": self.progress and self.progress.as_json(),
-            "summary": self.summary,
-            "stages": {name: {"progress": p.as_json(), "summary": s} for name, (p, s) in self.stages.items()},
-            "report": f"{there}/report" if self.report and self.readable else None,
-            "thumbnails": [f"{there}/thumbnails/{n}.png" for n in self.thumbnails] if self.readable else [],
-        }
 
 
 def _links(base: str, script: str = "") -> Sequence[Html]:
@@ -110,7 +107,6 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
     Args:
         base, airflow: addresses of the pages and of Airflow, without a slash at the end.
     """
-    there = f"{airflow}/dags/{quote(view.dag_id, safe='')}/runs/{quote(view.run_id, safe='')}"
     told = [
         ("DAG", view.dag_id),
         ("Run", view.run_id),
@@ -119,38 +115,153 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
         *([("End", when(view.ended))] if view.ended else []),
         *_amounts(view),
     ]
-    lead = [facts(told), tag("p", tag("a", "The run in Airflow", href=there), class_="outside")]
+    there = tag("a", "The run in Airflow", href=f"{airflow}/{view.in_airflow}")
+    lead = [facts(told), tag("p", there, class_="outside")]
     if view.summary:
         word = str(view.summary["verdict"])
-        lead.insert(0, verdict(word, word.capitalize(), _VERDICTS[word]))
-    sections = [_progress(view), _results(base, view), _sheet(base, view)]
-    heading = view.dag_id.removeprefix("pacsifier_").replace("_", " ").capitalize()
+        lead.insert(0, verdict(word, word.capitalize(), _meaning(view, view.summary)[word]))
+    sections = [_asked(base, airflow, view), _results(base, view), _progress(base, view), _decided(view)]
     return page(
-        f"{view.state}: {view.dag_id}", heading, *filter(None, sections), lead=lead, links=_links(base, "run.js")
+        f"{view.state}: {view.dag_id}",
+        _heading(view.dag_id),
+        *filter(None, [*sections, _sheet(base, view)]),
+        lead=lead,
+        links=_links(base, "run.js"),
     )
+
+
+def _heading(dag_id: str) -> str:
+    name = dag_id.removeprefix("pacsifier_").replace("_", " ")
+    return {"dicomdir": "DICOMDIR"}.get(name, name.capitalize())
+
+
+def _meaning(view: RunView, summary: Mapping[str, Any]) -> Mapping[str, str]:
+    """What verdicts mean in a run."""
+    if view.study:
+        return _STUDY_VERDICTS
+    return _VERDICTS if "series" in summary else _TOOL_VERDICTS
 
 
 def _amounts(view: RunView) -> Iterable[tuple[str, object]]:
     progress = view.progress
-    if progress and progress.planned and not progress.images.keys() & set(DEIDENTIFICATION.values()):
+    if progress and progress.bytes and not progress.images.keys() & set(DEIDENTIFICATION.values()):
         yield "Transferred", f"{progress.bytes / 1e6:,.1f} MB"
         yield "One association", f"{progress.megabytes_per_second:,.1f} MB/s"
 
 
-def _progress(view: RunView) -> Html:
-    bars = [*_bars(view.progress, view.summary or {})] if view.progress and not view.stages else []
-    for name, (progress, summary) in view.stages.items():
-        word = str(summary["verdict"]) if summary else "under way" if view.going_on else "not ended"
-        state = badge(word, {COMPLETE: "good", "under way": "fresh"}.get(word, "bad"))
-        bars += [tag("h3", join([name.replace("_", " ").capitalize(), state], " ")), *_bars(progress, summary or {})]
-    notes = [] if bars else [tag("p", "The run keeps no counts, or has none yet.")]
+def _totals(summary: Mapping[str, Any]) -> Iterable[Html]:
+    """The counts of what has no bar of its series."""
+    if "series" not in summary:
+        named = ((name[:1].upper() + name[1:]).replace("_", " ") for name in summary["totals"])
+        yield facts(zip(named, summary["totals"].values(), strict=True))
+
+
+def _asked(base: str, airflow: str, view: RunView) -> Html | None:
+    """The questions to people that are open, or that nobody has answered."""
+    shown: list[Html] = []
+    for one in view.questions:
+        if one.state in _UNANSWERED:
+            shown.append(tag("p", one.headline, " ", _UNANSWERED[one.state].format(task=one.task_id)))
+        elif one.state == OPEN:
+            shown += _open(base, airflow, view, one)
+    return section("A question", "question", *shown) if shown else None
+
+
+def _open(base: str, airflow: str, view: RunView, one: Question) -> Iterable[Html]:
+    yield tag("p", tag("b", one.headline), class_="asked")
+    yield tag("ul", *(tag("li", line) for line in one.told))
+    looks = [*_looks(base, view)] if not one.stage else []
+    if looks:
+        yield tag("p", "Look first at ", join(looks, ", "), ".")
+    link = tag("a", "Answer in Airflow", id="answer", href=f"{airflow}/{view.answer_path(one)}")
+    answers = " / ".join(one.options)
+    until = join([", until ", when(one.until)]) if one.until else ""
+    yield tag("p", link, f": {answers}", until, ".", class_="outside")
+    yield tag("p", "Answer at ", tag("b", "Required Actions"), f" above: {answers}", until, ".", class_="inside")
+    yield tag("p", "Asked ", when(one.asked), ". The run goes on when somebody has answered.", class_="note")
+
+
+def _looks(base: str, view: RunView) -> Iterable[Html]:
+    """What to look at before a data set is released, for those who may."""
+    if view.study is None or not view.readable:
+        return
+    if view.study.gate:
+        yield tag("a", "what the search found", href=f"{base}/{view.path}/findings")
+    for name in (EXTRACT, ANONYMIZE):
+        if view.study.stages[name].report:
+            yield tag("a", f"the report of {name}", href=f"{base}/{view.stage_path(name)}/report.html")
+    yield from _sheet_links(f"{base}/{view.stage_path(ANONYMIZE)}", view.study.stages[ANONYMIZE].sheets)
+
+
+def _sheet_links(there: str, count: int) -> Iterable[Html]:
+    """Links to the pages of contact sheets."""
+    for number in range(1, count + 1):
+        name = f"contact sheets {number}" if count > 1 else "contact sheets"
+        yield tag("a", name, href=f"{there}/contact-sheets-{number}.html")
+
+
+def _progress(base: str, view: RunView) -> Html:
+    if view.study:
+        shown = [*_stages(base, view, view.study)]
+    else:
+        shown = [*_bars(view.progress, view.summary or {})] if view.progress else []
+        shown += [*_totals(view.summary)] if view.summary else []
+    if not shown and not view.summary:
+        shown.append(tag("p", "The run keeps no counts, or has none yet."))
     if view.going_on:
-        notes.append(tag("p", "This page refreshes itself while the run goes on.", class_="note", data_running=""))
+        shown.append(tag("p", "This page refreshes itself while the run goes on.", class_="note", data_running=""))
     elif not view.summary and not view.report:
-        notes.append(
-            tag("p", "The run ended without a report; the logs of its tasks in Airflow say why.", class_="note")
-        )
-    return section("Progress", "progress", *bars, *notes)
+        ended = "The run ended without a report; the logs of its tasks in Airflow say why."
+        shown.append(tag("p", ended, class_="note"))
+    return section("Progress", "progress", *shown) if shown else Html()
+
+
+def _stages(base: str, view: RunView, study: StudyView) -> Iterable[Html]:
+    for name, stage in study.stages.items():
+        if name == DESTINATIONS[0]:
+            yield from _release(view, study)
+        if stage.state == OFF:
+            continue
+        links = []
+        if view.readable:
+            there = f"{base}/{view.stage_path(name)}"
+            links = [tag("a", "report", href=f"{there}/report.html")] if stage.report else []
+            links += _sheet_links(there, stage.sheets)
+        state = badge(stage.state, _STAGE_STATES.get(stage.state, "bad"))
+        yield tag("h3", join([_heading(name), state, *links], " "), id=f"stage-{name}")
+        if stage.progress:
+            yield from _bars(stage.progress, stage.summary or {})
+        if stage.summary:
+            yield from _totals(stage.summary)
+    if without := [name for name, stage in study.stages.items() if stage.state == OFF]:
+        words = listed([_heading(name) for name in without])
+        yield tag("p", f"The study does without: {words}.", class_="note")
+
+
+def _release(view: RunView, study: StudyView) -> Iterable[Html]:
+    """What lies between the stages that make a data set and those that hand it over."""
+    if study.released:
+        state = badge("released", "good")
+    elif any(one.state == OPEN and not one.stage for one in view.questions):
+        state = badge(ASKING, "doubt")
+    else:
+        state = badge(AHEAD, "empty") if view.going_on else badge("not released", "bad")
+    yield tag("h3", join(["Release", state], " "), id="stage-release")
+    told: list[tuple[str, object]] = []
+    if study.gate:
+        counts = study.gate.get("counts", {})
+        told += [
+            ("Files searched for identifiers", study.gate.get("searched", 0)),
+            ("Findings that block the release", counts.get("blocking", 0)),
+            ("Findings to be waived", counts.get("waivable", 0)),
+        ]
+    if study.released:
+        told += [("Files released", study.released["files"]), ("New", study.released["new"])]
+        told += [("Size", size(study.released["bytes"]))]
+    elif study.stock:
+        told += [("Files to be released", study.stock["files"]), ("Size", size(study.stock["bytes"]))]
+    if told:
+        yield facts(told)
 
 
 def _bars(progress: Progress, summary: Mapping[str, Any]) -> Iterable[Html]:
@@ -161,34 +272,71 @@ def _bars(progress: Progress, summary: Mapping[str, Any]) -> Iterable[Html]:
     if series:
         so_far = "" if progress.planned or summary else " so far"
         yield bar("Series", f"{sum(series.values()):,}{so_far}", _parts(series))
-    if progress.planned:
-        images = {name: count for name, count in progress.images.items() if name != "quarantined"}
-        left = 0 if summary else progress.expected - sum(images.values())
-        yield bar("Images", f"{sum(images.values()) + max(0, left):,}", _parts({**images, WAITING: left}))
-        if apart := progress.images.get("quarantined"):
-            yield tag(
-                "p", f"{plural(apart, 'image')} that nobody asked for came as well, and was put apart.", class_="note"
-            )
+    images = {name: count for name, count in progress.images.items() if name != "quarantined"}
+    left = 0 if summary else max(0, progress.expected - sum(images.values()))
+    if progress.planned and (whole := sum(images.values()) + left):
+        yield bar("Images", f"{whole:,}", _parts({**images, WAITING: left}))
+    if apart := progress.images.get("quarantined"):
+        yield tag(
+            "p", f"{plural(apart, 'image')} that nobody asked for came as well, and was put apart.", class_="note"
+        )
+    if progress.parts and not summary:
+        yield bar("Parts of the work", f"{sum(progress.parts.values()):,}", _parts(progress.parts))
 
 
 def _parts(counts: Mapping[str, int]) -> Iterable[tuple[str, int, str]]:
     return ((name, count, _KINDS.get(name, "bad")) for name, count in counts.items())
 
 
-def _results(base: str, view: RunView) -> Html | None:
-    if not (view.report or view.summary):
+def _decided(view: RunView) -> Html | None:
+    """Who decided what, and when."""
+    if not view.decisions:
         return None
+    return section("Decisions", "decisions", table("Decisions", DECISION_COLUMNS, decision_lines(view.decisions)))
+
+
+def _results(base: str, view: RunView) -> Html | None:
     there = f"{base}/{view.path}"
     items: list[object] = []
     if view.report and view.readable:
-        items.append(
-            join([tag("a", "Report", id="report", href=f"{there}/report"), ": all rows and series; it names patients"])
-        )
-    elif view.report:
-        items.append(f"Report and thumbnails identify patients; they need the permission {REPORTS!r}")
+        items.append(join([tag("a", "Report", id="report", href=f"{there}/report"), f": {_holds(view)}"]))
+    if view.study and view.study.handover and view.readable:
+        link = tag("a", "Hand-over report", id="handover", href=f"{there}/handover")
+        items.append(join([link, ": goes with the data; counts and pseudonyms"]))
+    if view.study and view.study.gate and view.readable:
+        link = tag("a", "Search before the release", id="findings", href=f"{there}/findings")
+        items.append(join([link, ": what was found, and in which files"]))
+    if view.sheets and view.readable:
+        sheets = join(_sheet_links(there, view.sheets), ", ")
+        items.append(join([sheets, ": to be looked at for burned-in text"]))
+    if not view.readable and (view.report or view.study):
+        items.append(f"Reports and pictures identify patients; they need the permission {REPORTS!r}")
     if view.summary:
         items.append(join([tag("a", "Summary", id="summary", href=f"{there}/summary"), ": counts only, as JSON"]))
-    return section("Results", "results", tag("ul", *(tag("li", item) for item in items)))
+    return section("Results", "results", tag("ul", *(tag("li", item) for item in items))) if items else None
+
+
+def _holds(view: RunView) -> str:
+    """What is in the report of a run."""
+    if view.study:
+        return "the whole chain, all rows and series; it names patients"
+    if view.summary and "series" not in view.summary:
+        return "what was done, and what could not be"
+    return "all rows and series; it names patients"
+
+
+def findings_page(base: str, gate: Mapping[str, Any]) -> str:
+    """The page of what the search before a release found.
+
+    Args:
+        base: address of the pages, without a slash at the end.
+        gate: content of the run's gate.json.
+    """
+    heading = "Search for identifiers before the release"
+    footer = "Names of files may identify patients: keep this page with the identified data."
+    return page(
+        heading, heading, section("What was found", "gate", gate_findings(gate)), footer=footer, links=_links(base)
+    )
 
 
 def _sheet(base: str, view: RunView) -> Html | None:

@@ -1,0 +1,332 @@
+"""What a page tells of a run: read off its folder, while others write there, and off Airflow's database.
+
+Counts, states and names of users; whatever else there is, is behind the links for those who may read reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from airflow.models import DagRun, TaskInstance
+from airflow.models.hitl import HITLDetail
+from airflow.utils.state import State, TaskInstanceState
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from pacsifier_ops import approvals
+from pacsifier_ops.approvals import Decision
+from pacsifier_ops.files import read_json
+from pacsifier_ops.probe import page_of
+from pacsifier_ops.progress import Progress, progress_of
+from pacsifier_ops.run import Run, dag_run_name
+from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, OFF, STAGES, stage_folder
+from pacsifier_ops.thumbnails import thumbnails_of
+
+#: States of a stage that has not ended, while the run goes on.
+UNDER_WAY, AHEAD, ASKING = "under way", "waiting", "waiting for an answer"
+
+#: What became of a question to a person.
+OPEN, ANSWERED, EXPIRED, PASSED_BY = "open", "answered", "not answered in time", "marked as success by hand"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question to a person.
+
+    Attributes:
+        task_id: of the task that asks.
+        headline: what it is about.
+        told: what there is to know, a line each, in counts.
+        options: the answers there are.
+        state: OPEN, ANSWERED, EXPIRED or PASSED_BY.
+        asked: when, ISO 8601.
+        until: when it expires, ISO 8601 or empty.
+    """
+
+    task_id: str
+    headline: str
+    told: Sequence[str]
+    options: Sequence[str]
+    state: str
+    asked: str
+    until: str = ""
+
+    @property
+    def stage(self) -> str:
+        """The stage of a study that asks; empty for the study itself, and in any other run."""
+        return self.task_id.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class StageView:
+    """A stage of a study.
+
+    Attributes:
+        state: its verdict, or why it has none.
+        progress: None before it has begun.
+        summary: how it ended; None before.
+        report: whether there is one.
+        sheets: how many pages of contact sheets there are.
+    """
+
+    state: str
+    progress: Progress | None = None
+    summary: dict[str, Any] | None = None
+    report: bool = False
+    sheets: int = 0
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """What a study has besides.
+
+    Attributes:
+        folder: name of the run's folder.
+        stages: by their names, in order.
+        gate: what the search for identifiers found, in counts; empty before.
+        stock: what was looked at before the release, in counts; empty before.
+        released: what was released, by whose word; empty before.
+        handover: whether there is a report that goes with the data.
+    """
+
+    folder: str
+    stages: Mapping[str, StageView]
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    stock: Mapping[str, Any] = field(default_factory=dict)
+    released: Mapping[str, Any] = field(default_factory=dict)
+    handover: bool = False
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What a page tells of a run.
+
+    Attributes:
+        state: of the DAG run; `going_on` while that is not its last.
+        started, ended: of the DAG run, ISO 8601 or empty.
+        progress: None where the run keeps no counts (yet).
+        summary: how it ended, see `RunAccount.summary`; None before.
+        report: whether there is one.
+        sheets: how many pages of contact sheets there are.
+        thumbnails: modality by number of the series.
+        readable: whether the user may see what identifies patients.
+        questions: that people were asked, in order.
+        decisions: that were made, in order.
+        study: None where the run is none of a study.
+    """
+
+    dag_id: str
+    run_id: str
+    state: str
+    started: str = ""
+    ended: str = ""
+    progress: Progress | None = None
+    summary: dict[str, Any] | None = None
+    report: bool = False
+    sheets: int = 0
+    thumbnails: Mapping[int, str] = field(default_factory=dict)
+    readable: bool = False
+    questions: Sequence[Question] = ()
+    decisions: Sequence[Decision] = ()
+    study: StudyView | None = None
+
+    @property
+    def going_on(self) -> bool:
+        """Whether the run has yet to end."""
+        return self.state in ("queued", "running")
+
+    @property
+    def path(self) -> str:
+        """Its address, below that of the pages."""
+        return f"runs/{quote(self.dag_id, safe='')}/{quote(self.run_id, safe='')}"
+
+    @property
+    def in_airflow(self) -> str:
+        """Its address, below that of Airflow."""
+        return f"dags/{quote(self.dag_id, safe='')}/runs/{quote(self.run_id, safe='')}"
+
+    def stage_path(self, stage: str) -> str:
+        """Address of the reports of a stage, below that of the pages; the same as in the report of the study."""
+        return f"{self.path}/stages/{self.study.folder if self.study else ''}-{stage}"
+
+    def answer_path(self, question: Question) -> str:
+        """Where a question is answered, below the address of Airflow."""
+        return f"{self.in_airflow}/tasks/{quote(question.task_id, safe='')}/required_actions?map_index=-1"
+
+    def as_json(self, base: str, airflow: str) -> dict[str, Any]:
+        """The same as plain data, in counts only.
+
+        Args:
+            base, airflow: addresses of the pages and of Airflow, without a slash at the end.
+        """
+        there = f"{base}/{self.path}"
+        told = {
+            "dag_id": self.dag_id,
+            "run_id": self.run_id,
+            "state": self.state,
+            "progress": self.progress and self.progress.as_json(),
+            "summary": self.summary,
+            "questions": [
+                {**asdict(one), "answer": f"{airflow}/{self.answer_path(one)}" if one.state == OPEN else None}
+                for one in self.questions
+            ],
+            "decisions": [asdict(decision) for decision in self.decisions],
+            "report": f"{there}/report" if self.report and self.readable else None,
+            "contact_sheets": self._pages(there, self.sheets),
+            "thumbnails": [f"{there}/thumbnails/{n}.png" for n in self.thumbnails] if self.readable else [],
+        }
+        if self.study is None:
+            return told
+        study = self.study
+        search = {**study.gate, "findings": f"{there}/findings" if self.readable else None}
+        return {
+            **told,
+            "stages": {name: self._stage_as_json(base, name, stage) for name, stage in study.stages.items()},
+            "search": search if study.gate else None,
+            "stock": study.stock or None,
+            "released": study.released or None,
+            "handover": f"{there}/handover" if study.handover and self.readable else None,
+        }
+
+    def _stage_as_json(self, base: str, name: str, stage: StageView) -> dict[str, Any]:
+        there = f"{base}/{self.stage_path(name)}"
+        return {
+            "state": stage.state,
+            "progress": stage.progress and stage.progress.as_json(),
+            "summary": stage.summary,
+            "report": f"{there}/report.html" if stage.report and self.readable else None,
+            "contact_sheets": self._pages(there, stage.sheets),
+        }
+
+    def _pages(self, there: str, count: int) -> list[str]:
+        return [f"{there}/contact-sheets-{n}.html" for n in range(1, count + 1)] if self.readable else []
+
+
+def view_of(run: DagRun, session: Session, readable: bool) -> RunView:
+    """What there is to tell of a run.
+
+    Args:
+        readable: whether the user may see what identifies patients.
+    """
+    questions = list(_questions(run, session))
+    view = RunView(
+        run.dag_id, run.run_id, str(run.state), _iso(run.start_date), _iso(run.end_date), questions=questions
+    )
+    folder = Run.existing(dag_run_name(run.dag_id, run.run_id))
+    if folder is None:
+        return view
+    view = replace(
+        view,
+        progress=progress_of(folder),
+        summary=_read(folder, "summary.json") or None,
+        report=report_of(folder) is not None,
+        sheets=_sheets(folder),
+        thumbnails=thumbnails_of(folder) if readable else {},
+        readable=readable,
+        decisions=approvals.history(folder),
+    )
+    wanted = _read(folder, "stages.json")
+    return _with_stages(view, folder, wanted) if wanted else view
+
+
+def report_of(folder: Run) -> Path | None:
+    """The report of an ended run; an earlier one stays where it is until the next is written."""
+    if (folder.folder / "summary.json").exists() and folder.report.exists():
+        return folder.report
+    return page_of(folder) if page_of(folder).exists() else None
+
+
+def handover_of(folder: Run) -> Path | None:
+    """The report that goes with the data of an ended study."""
+    path = folder.folder / "handover" / "report.html"
+    return path if (folder.folder / "summary.json").exists() and path.exists() else None
+
+
+def gate_of(folder: Run) -> dict[str, Any]:
+    """What the search for identifiers found; empty before. Paths may identify."""
+    return _read(folder, "gate.json")
+
+
+def _with_stages(view: RunView, folder: Run, wanted: Mapping[str, Any]) -> RunView:
+    """The view of a study."""
+    if view.going_on:  # its report is the last step: what is there is of an earlier attempt
+        view = replace(view, summary=None, report=False)
+    parts = {stage: Run(stage_folder(folder, stage)) for stage in STAGES}
+    study = StudyView(
+        folder.name,
+        {stage: _stage(view, stage, part, wanted.get(stage) is not None) for stage, part in parts.items()},
+        {name: value for name, value in gate_of(folder).items() if name in ("searched", "patients", "counts")},
+        _read(folder, "stock.json"),
+        _read(folder, "released.json"),
+        handover_of(folder) is not None and not view.going_on,
+    )
+    decided = [decision for part in parts.values() for decision in approvals.history(part)]
+    return replace(view, study=study, decisions=[*decided, *view.decisions])
+
+
+def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
+    if not wanted:
+        return StageView(OFF)
+    summary = _read(part, "summary.json") or None
+    begun = summary is not None or (part.folder / "request.json").exists()
+    if view.summary:  # the study looks at its stages with regard to each other
+        state = view.summary["stages"][stage]
+    elif summary:
+        state = str(summary["verdict"])
+    elif any(question.stage == stage and question.state == OPEN for question in view.questions):
+        state = ASKING
+    elif view.going_on:
+        state = UNDER_WAY if begun else AHEAD
+    else:
+        state = NOT_ENDED if begun else NOT_RUN
+    return StageView(state, progress_of(part) if begun else None, summary, report_of(part) is not None, _sheets(part))
+
+
+def _questions(run: DagRun, session: Session) -> Iterator[Question]:
+    """What people were asked, as Airflow keeps it (see `operators.approval`)."""
+    asked = (
+        select(HITLDetail, TaskInstance)
+        .join(TaskInstance, HITLDetail.ti_id == TaskInstance.id)
+        .where(TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
+        .order_by(HITLDetail.created_at)
+    )
+    for detail, task in session.execute(asked):
+        if detail.responded_at:
+            state = ANSWERED
+        elif task.state in (TaskInstanceState.AWAITING_INPUT, TaskInstanceState.DEFERRED):
+            state = OPEN
+        elif task.state in State.finished:
+            state = PASSED_BY if task.state == TaskInstanceState.SUCCESS else EXPIRED
+        else:  # the task is about to ask
+            continue
+        yield Question(
+            task.task_id,
+            detail.subject,
+            [line[2:].replace("`", "") for line in (detail.body or "").splitlines() if line.startswith("- ")],
+            list(detail.options),
+            state,
+            _iso(detail.created_at),
+            _iso(task.trigger_timeout) if state == OPEN else "",
+        )
+
+
+def _sheets(folder: Run) -> int:
+    """How many pages of contact sheets there are; they are numbered from 1."""
+    return sum(1 for _ in folder.folder.glob("contact-sheets-*.html"))
+
+
+def _read(folder: Run, name: str) -> dict[str, Any]:
+    """A JSON object that a step has left; empty where there is none."""
+    with suppress(FileNotFoundError):
+        return dict(read_json(folder.folder / name))
+    return {}
+
+
+def _iso(time: datetime | None) -> str:
+    return time.astimezone().isoformat(timespec="seconds") if time else ""
