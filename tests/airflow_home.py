@@ -424,8 +424,8 @@ class Up:
             return extract(self.home / "config.json", self.home / "table.csv", out, "--save")
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
-        """Wait until something is so, for two minutes at most."""
-        until = time.monotonic() + 120
+        """Wait until something is so, for five minutes at most."""
+        until = time.monotonic() + 300
         while not ready():
             assert self._process.poll() is None and time.monotonic() < until
             time.sleep(0.3)
