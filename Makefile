@@ -1,11 +1,13 @@
 # `make` or `make help` says what there is. Needs python3 (3.11 or newer) and make; everything else is fetched.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint bench up setup-docker build-docker lock clean
+.PHONY: help setup setup-dev demo test test-fast lint bench up setup-docker build-docker lock clean
 
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 RUN := .venv/bin/python
 ARGS ?=
 TESTS ?= tests
+# A module's tests stay together; the groups that take longest begin first (tests/conftest.py).
+PYTEST := $(RUN) -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 10
 CODE := $(wildcard dags docker pacsifier_ops tests tools bench)
 IMAGE := pacsifier-airflow
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' pacsifier_ops/__init__.py)
@@ -29,6 +31,7 @@ help:
 	@echo "make build-docker   the image of docker-compose.yml, tagged with the version and latest"
 	@echo "make setup-docker   .env, secrets and folders for docker-compose.yml, those that are not there"
 	@echo "make test           all tests (TESTS=tests/test_x.py for some)"
+	@echo "make test-fast      those that need no archive, no scheduler, no browser"
 	@echo "make lint           ruff and mypy"
 	@echo "make bench          side by side with PACSIFIER 1.0 and DCMTK"
 	@echo "make lock           resolve the lock files anew from requirements*.txt"
@@ -53,7 +56,10 @@ setup-docker:
 	@sh docker/setup.sh
 
 test: setup-dev
-	@$(RUN) -m pytest $(TESTS)
+	@$(PYTEST) $(TESTS)
+
+test-fast: setup-dev
+	@$(PYTEST) $(TESTS) -m "not airflow and not peers and not stores and not slow"
 
 lint: setup-dev
 	@.venv/bin/ruff check $(CODE)

@@ -25,10 +25,13 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
+from pacsifier_ops.cli.connection import described
+from pacsifier_ops.config import PacsNode
 from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, write_json
 
 REPO = Path(__file__).resolve().parents[1]
@@ -94,47 +97,33 @@ def password(home: Path, user: str = USER) -> str:
     return str(read_json(home / "airflow" / "passwords.json")[user])
 
 
-def _described(home: Path, name: str) -> str | None:
-    """What the list of connections says about one; None where there is none of that name."""
+def _is_own(environment: Mapping[str, str], home: Path, name: str, description: str) -> bool:
+    """Whether Airflow uses the connection `name` as it was written for our own service."""
+    if f"AIRFLOW_CONN_{name.upper()}" in environment:
+        return False
     with closing(sqlite3.connect(home / "airflow" / "airflow.db")) as database:
-        row = database.execute("select description from connection where conn_id = ?", (name,)).fetchone()
-    return None if row is None else str(row[0] or "")
+        found = database.execute("select description from connection where conn_id = ?", (name,)).fetchone()
+    return bool(found) and found[0] == description
 
 
-def _connect_own_pacs(parts: Parts, home: Path, aet: str, pacs_port: int, receiver_port: int) -> None:
-    """Let `pacs_default` be the embedded PACS, the standing receiver `aet` its destination.
+def _own_connections(home: Path, aet: str, pacs_port: int, receiver_port: int) -> Mapping[str, Mapping[str, Any]]:
+    """`pacs_default`, the embedded PACS, with the standing receiver `aet` as its destination; `deid_default` likewise.
 
-    In the database, not the environment: there it is seen, and a person can change it to a PACS of the hospital's.
+    In the database, not the environment: there they are seen, and a person can change them to those of the hospital.
     """
-    config = {
-        "server_address": HOST,
-        "port": pacs_port,
-        "server_AET": PACS_AET,
-        "AET": aet,
-        "move_AET": "",
-        "move_port": receiver_port,
-        "batch_size": 0,
-        "batch_wait_time": 0,
+    pacs = PacsNode("pacs_default", HOST, pacs_port, PACS_AET, aet, receiver_port=receiver_port)
+    deid = read_json(home / "deid" / "config.json")
+    return {
+        "pacs_default": described(pacs, EMBEDDED),
+        "deid_default": {
+            "conn_type": "deid_api",
+            "description": EMBEDDED_DEID,
+            "host": deid["deid_URL"],
+            "port": urlsplit(deid["deid_URL"]).port,  # Airflow's Test button wants one
+            "password": deid["deid_token"],
+            "extra": {"ca": str(home / "deid" / "ca.pem")},
+        },
     }
-    write_json(home / "embedded.json", config)
-    own = ("--config", str(home / "embedded.json"), "--description", EMBEDDED, "--replace")
-    parts.run("connection", "pacsifier_ops.cli.connection", *own)
-
-
-def _connect_own_deid(parts: Parts, home: Path) -> None:
-    """Let `deid_default` be the embedded De-ID service, with the token that it has made for itself."""
-    config = read_json(home / "deid" / "config.json")
-    connection = {
-        "conn_type": "deid_api",
-        "description": EMBEDDED_DEID,
-        "host": config["deid_URL"],
-        "port": urlsplit(config["deid_URL"]).port,  # Airflow's Test button wants one
-        "password": config["deid_token"],
-        "extra": {"ca": str(home / "deid" / "ca.pem")},
-    }
-    write_json(home / "deid" / "connection.json", {"deid_default": connection})
-    imported = ("connections", "import", str(home / "deid" / "connection.json"), "--overwrite")
-    parts.run("deid-connection", "airflow", *imported)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -332,17 +321,9 @@ def up(
         (home / "deid" / "config.json").unlink(missing_ok=True)
         own = ("--port", str(deid_port), "--folder", str(home / "deid"))
         parts.start("deid", "pacsifier_ops.embedded.deid_server", *own)
-        parts.run("db-migrate", "airflow", "db", "migrate")
-        hidden = "AIRFLOW_CONN_PACS_DEFAULT" in environment
-        own_pacs = not hidden and _described(home, "pacs_default") in (None, EMBEDDED)
-        if own_pacs:
-            _connect_own_pacs(parts, home, aet, pacs_port, receiver_port)
-        hidden_deid = "AIRFLOW_CONN_DEID_DEFAULT" in environment
-        own_deid = not hidden_deid and _described(home, "deid_default") in (None, EMBEDDED_DEID)
-        if own_deid:
-            parts.wait_until("the embedded De-ID service", (home / "deid" / "config.json").exists)
-            _connect_own_deid(parts, home)
-        parts.run("init", "pacsifier_ops.cli.init")
+        parts.wait_until("the embedded De-ID service", (home / "deid" / "config.json").exists)
+        write_json(home / "connections.json", _own_connections(home, aet, pacs_port, receiver_port))
+        parts.run("database", "pacsifier_ops.local_database", str(home / "connections.json"))
         parts.start(
             "receiver",
             *("pacsifier_ops.cli.receiver", "--aet", aet, "--host", receiver_host),
@@ -361,8 +342,11 @@ def up(
         parts.wait_until("the receiver", lambda: answers(receiver_port))
         parts.wait_until("the embedded PACS", lambda: answers(pacs_port))
         parts.wait_until("Airflow", lambda: healthy(port))
-        deid = f"the embedded De-ID service, {HOST}:{deid_port}" if own_deid else "as you set it"
-        pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}" if own_pacs else "as you set it"
+        deid = pacs = "as you set it"
+        if _is_own(environment, home, "pacs_default", EMBEDDED):
+            pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}"
+        if _is_own(environment, home, "deid_default", EMBEDDED_DEID):
+            deid = f"the embedded De-ID service, {HOST}:{deid_port}"
         print(
             f"\nAirflow is ready: http://{HOST}:{port}\n"
             f"  user          {USER}\n"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -181,6 +182,11 @@ class DagRun:
         """The states of each task, in order of its map indexes."""
         return {task: [states[index] for index in sorted(states)] for task, states in self.tasks.items()}
 
+    @property
+    def returned(self) -> dict[str, list[Any]]:
+        """What each task returned, in order of its map indexes."""
+        return {task: list(values.values()) for task, values in self.xcoms.items()}
+
 
 class Airflow:
     """The tests' Airflow within this process, in front of one PACS."""
@@ -211,23 +217,45 @@ class Airflow:
 
     def run_dag(self, dag_id: str, **conf: Any) -> DagRun:
         """One run of a DAG, likewise."""
-        from airflow.models.xcom import XComModel
-        from airflow.utils.session import create_session
-        from sqlalchemy import select
+        return run_dag(dag_id, **conf)
 
+
+def run_dag(dag_id: str, **conf: Any) -> DagRun:
+    """One run of a DAG in this process, to its end; no task is tried twice."""
+    from airflow import settings
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    # Such a run writes every DAG of the bundle to the database: one with this DAG alone is faster.
+    folder = Path(settings.AIRFLOW_HOME) / "bundles" / dag_id
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "dag.py").is_symlink():
+        (folder / "dag.py").symlink_to(REPO / "dags" / f"{dag_id}.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", bundles({dag_id: folder}))
         done = fresh_dag(dag_id).test(run_conf=conf)
-        run = DagRun(done.run_id, str(done.state))
-        for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
-            run.tasks.setdefault(ti.task_id, {})[ti.map_index] = str(ti.state)
-            if ti.rendered_map_index:
-                run.labels.setdefault(ti.task_id, []).append(ti.rendered_map_index)
-        with create_session() as session:
-            for xcom in session.scalars(select(XComModel).where(XComModel.run_id == done.run_id)):
-                if xcom.key == "return_value":
-                    run.xcoms.setdefault(xcom.task_id, {})[xcom.map_index] = XComModel.deserialize_value(xcom)
-                if xcom.key.startswith("_link"):
-                    run.links.add(XComModel.deserialize_value(xcom))
-        return run
+    run = DagRun(done.run_id, str(done.state))
+    for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
+        run.tasks.setdefault(ti.task_id, {})[ti.map_index] = str(ti.state)
+        if ti.rendered_map_index:
+            run.labels.setdefault(ti.task_id, []).append(ti.rendered_map_index)
+    with create_session() as session:
+        xcoms = session.scalars(select(XComModel).where(XComModel.run_id == done.run_id)).all()
+        for xcom in sorted(xcoms, key=lambda xcom: xcom.map_index):
+            if xcom.key == "return_value":
+                run.xcoms.setdefault(xcom.task_id, {})[xcom.map_index] = XComModel.deserialize_value(xcom)
+            if xcom.key.startswith("_link"):
+                run.links.add(XComModel.deserialize_value(xcom))
+    return run
+
+
+def bundles(folders: Mapping[str, Path]) -> str:
+    """Airflow's setting of folders of DAGs, by the names of their bundles."""
+    kind = "airflow.dag_processing.bundles.local.LocalDagBundle"
+    return json.dumps(
+        [{"name": name, "classpath": kind, "kwargs": {"path": str(folder)}} for name, folder in folders.items()]
+    )
 
 
 def fresh_dag(dag_id: str = DAG_ID) -> Any:
@@ -235,7 +263,7 @@ def fresh_dag(dag_id: str = DAG_ID) -> Any:
     from airflow.dag_processing.dagbag import DagBag
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-    bag = DagBag(REPO / "dags")
+    bag = DagBag(REPO / "dags" / f"{dag_id}.py")
     assert not bag.import_errors
     dag = bag.dags[dag_id]
     for task in dag.tasks:
@@ -284,6 +312,11 @@ class Up:
         connections: PACS by the connections that are there from the start.
         dags: folder of more DAGs than the repository's.
         users: role by name of users beside `admin`.
+
+    Attributes:
+        url: of the user interface and the API.
+        ports: where it listens: the API, the embedded PACS, the receiver, the embedded De-ID service.
+        said: what it printed until it was ready.
     """
 
     def __init__(
@@ -294,16 +327,16 @@ class Up:
         users: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
-        self.url = ""
+        self.url = self.said = ""
         self._connections = connections
         self._dags = dags
         self._users = {local.USER: "admin", **(users or {})}
-        self._ports = [free_port() for _ in range(4)]
+        self.ports = [free_port() for _ in range(4)]
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._token = ""
 
     def __enter__(self) -> Self:
-        port, pacs, receiver, deid = self._ports
+        port, pacs, receiver, deid = self.ports
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PACSIFIER_", "AIRFLOW_"))}
         environment["PACSIFIER_HOME"] = str(self.home)
         environment["PACSIFIER_NIGHTLY_SCHEDULE"] = "off"  # whatever the time of day
@@ -314,10 +347,8 @@ class Up:
             node.destinations["PACSIFIER"] = ("127.0.0.1", receiver)
             environment[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps({"conn_type": "dicom", **self._described(node)})
         if self._dags:
-            local_bundle = "airflow.dag_processing.bundles.local.LocalDagBundle"
-            folders = {"dags-folder": {}, "more": {"path": str(self._dags)}}
-            bundles = [{"name": n, "classpath": local_bundle, "kwargs": kwargs} for n, kwargs in folders.items()]
-            environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = json.dumps(bundles)
+            folders = {"dags-folder": REPO / "dags", "more": self._dags}
+            environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"] = bundles(folders)
         ports = ["--port", str(port), "--pacs-port", str(pacs), "--receiver-port", str(receiver)]
         ports += ["--deid-port", str(deid)]
         self._start(port, environment, "pacsifier_ops.local", *ports)
@@ -333,12 +364,12 @@ class Up:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        said = ""
+        self.said = ""
         assert self._process.stdout
-        while "Ctrl-C stops everything" not in said:
+        while "Ctrl-C stops everything" not in self.said:
             line = self._process.stdout.readline()
-            assert line, said
-            said += line
+            assert line, self.said
+            self.said += line
         self.url = f"http://127.0.0.1:{port}"
         self._token = self.token(local.USER)
         wanted = {DAG_ID, "pacsifier_study"}
@@ -349,8 +380,12 @@ class Up:
         said = self._process.communicate(timeout=60)[0]
         assert self._process.returncode == 0, said
 
+    def family(self) -> list[psutil.Process]:
+        """The processes that it has started, and theirs."""
+        return psutil.Process(self._process.pid).children(recursive=True)
+
     def _described(self, node: EmbeddedPacs) -> dict[str, Any]:
-        extra = {"called_aet": node.aet, "calling_aet": "PACSIFIER", "receiver_port": self._ports[2]}
+        extra = {"called_aet": node.aet, "calling_aet": "PACSIFIER", "receiver_port": self.ports[2]}
         return {"host": node.host, "port": node.port, "extra": json.dumps(extra)}
 
     def _call(self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None) -> Any:
@@ -405,6 +440,29 @@ class Up:
         self.wait_for(lambda: self.get(path)["state"] in ("success", "failed"))
         return str(self.get(path)["state"])
 
+    def question(self, run: str, dag: str) -> dict[str, Any]:
+        """The question that a run waits with, once somebody may answer it.
+
+        That is when the scheduler has heard that the process which asked has ended. It takes word of that which comes
+        after the answer for the end of the whole task, and the task for failed; nobody but a program answers so soon.
+        """
+        path = f"dags/{dag}/dagRuns/{urllib.parse.quote(run)}"
+        found: list[dict[str, Any]] = []
+
+        def asked() -> bool:
+            details = self.get(f"{path}/hitlDetails")["hitl_details"]
+            found[:] = [item for item in details if not item["response_received"]]
+            assert found or self.get(path)["state"] not in ("success", "failed"), "the run has ended without a question"
+            return bool(found)
+
+        self.wait_for(asked)
+        (one,) = found
+        task = one["task_instance"]["task_id"]
+        heard = re.compile(rf"Received executor event .*task_id='{re.escape(task)}', run_id='{re.escape(run)}'")
+        log = self.home / "logs" / "scheduler.log"
+        self.wait_for(lambda: bool(heard.search(log.read_text(encoding="utf-8"))))
+        return one
+
     def command_line(self, cells: str, node: EmbeddedPacs, out: Path) -> Result:
         """Run the command line at a PACS, under the same state root."""
         config = {
@@ -413,7 +471,7 @@ class Up:
             "server_AET": node.aet,
             "AET": "PACSIFIER",
             "move_AET": "ELSEWHERE",
-            "move_port": self._ports[2],
+            "move_port": self.ports[2],
             "batch_size": 1000,
             "batch_wait_time": 0,
         }

@@ -9,20 +9,63 @@ from pathlib import Path
 
 import pytest
 
-from tests import cohort
+from tests import cohort, shared_airflow
 from tests.peers import KINDS, Peer, missing_programs
+from tests.shared_airflow import SharedAirflow
 from tests.topology import STORES
 from tests.truth import Truth
 
+#: Seconds above which a test is to have the mark `slow`.
+SLOW = 20
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs real peers or stores that are not installed, unless PACSIFIER_REQUIRE_PEERS=1 wants them."""
+    """Put what shares something into one group, the slowest groups first, and skip what cannot run here.
+
+    What needs real peers or stores that are not installed is skipped, unless PACSIFIER_REQUIRE_PEERS=1 wants it.
+    A group runs in one process, one test after the other: a module, and all that use the Airflow that tests share.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        groups.setdefault(_group(item), []).append(item)
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items[:] = [item for group in sorted(groups.values(), key=lambda group: min(map(_turn, group))) for item in group]
     if os.environ.get("PACSIFIER_REQUIRE_PEERS") == "1":
         return
     for marker, line in {"peers": missing_programs(), "stores": missing_programs(STORES)}.items():
         for item in items:
             if line and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=line))
+
+
+def _group(item: pytest.Item) -> str:
+    return "shared" if "shared" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+
+
+def _turn(item: pytest.Item) -> int:
+    """When a group with this test is to begin: the earlier, the longer it may take."""
+    if "shared" in getattr(item, "fixturenames", ()):
+        return 0
+    marks = ("slow", "airflow", "peers")
+    return next((turn for turn, mark in enumerate(marks, 1) if item.get_closest_marker(mark)), len(marks) + 1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests have become slow."""
+    reports = [one for some in terminalreporter.stats.values() for one in some if isinstance(one, pytest.TestReport)]
+    slow = [one for one in reports if one.when == "call" and one.duration > SLOW and "slow" not in one.keywords]
+    if slow:
+        terminalreporter.section(f"over {SLOW} s without the mark slow: make them faster, or mark them")
+        for one in slow:
+            terminalreporter.line(f"{one.duration:6.1f} s  {one.nodeid}")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedAirflow]:
+    """A running Airflow that tests share."""
+    with shared_airflow.running(tmp_path_factory.mktemp("shared")) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

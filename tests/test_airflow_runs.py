@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from pydicom import DataElement, Dataset, dcmread
+from pydicom import dcmread
 
 from pacsifier_ops.dimse import attempts
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
@@ -25,8 +25,9 @@ from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.files import read_json
 from pacsifier_ops.run import Run
 from tests import airflow_home
-from tests.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow, Up
+from tests.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow
 from tests.command import Result
+from tests.shared_airflow import Crooked, SharedAirflow
 
 pytestmark = pytest.mark.airflow
 
@@ -366,21 +367,6 @@ def test_the_report_is_written_though_no_row_could_be_asked(
     assert [line["Status"] for line in log(airflow)] == ["failed"]
 
 
-class Crooked(EmbeddedPacs):
-    """Answers with values that their VR does not allow, for the software that reads them to stumble over."""
-
-    def __init__(self, **wrong: str) -> None:
-        super().__init__()
-        self.wrong = wrong
-
-    def _answer(self, *arguments: Any) -> Dataset:
-        answer = super()._answer(*arguments)
-        for keyword, value in self.wrong.items():
-            if keyword in answer:
-                answer[keyword] = DataElement(keyword, "LO", value)  # the peer reads it by the dictionary's VR
-        return answer
-
-
 def test_nothing_of_the_cohort_is_in_airflows_home(
     airflow: Airflow,
     pacs: EmbeddedPacs,
@@ -474,59 +460,57 @@ class Record:
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory, files: list[Path]) -> Record:
+def record(tmp_path_factory: pytest.TempPathFactory, shared: SharedAirflow) -> Record:
     """DAG runs by C-GET and C-MOVE and ones that go wrong, and the command line, all at once at one PACS."""
-    folder = tmp_path_factory.mktemp("scheduler")
-    home = folder / "home"
+    folder, pacs, up, home = tmp_path_factory.mktemp("scheduler"), shared.busy, shared.up, shared.up.home
     patients = {"ours": "LQD-90551-AB", "theirs": "LQD-90552-CD"}
     busy = [p for who in patients.values() for p in airflow_home.build_busy(folder / who, who)]
-    with EmbeddedPacs() as pacs, Crooked(SeriesNumber="Wurzelbacher") as crooked:
-        pacs.add([*files, *busy])
-        crooked.add(files)
-        pacs.faults.delay = 0.4
-        connections = {"pacs_default": pacs, "pacs_crooked": crooked}
-        with Up(home, connections) as up:
-            tables = {
-                "get": f"PatientID\n{patients['ours']}\n",
-                "move": "PatientName,AccessionNumber\nWurzelbacher*,\n,QACC990288\n",
-                "crooked": "PatientID\nZQX-71830-KW\n",
-                "strict": "PatientID,PatientBirthDate\nZQX-71830-KW,19370231\n",
-                "blocked": "PatientID\nWPL-20477-TQ\n",
-            }
-            conf: dict[str, dict[str, Any]] = {
-                "get": {"method": "get"},
-                "move": {"method": "move"},
-                "crooked": {"pacs": "pacs_crooked"},
-                "strict": {"strict": True},
-                "blocked": {},
-            }
-            blocked = home / "data" / "blocked" / "sub-WPL_20477_TQ"
-            blocked.parent.mkdir()
-            blocked.write_text("")
-            ids = {name: up.trigger(table, out_directory=name, **conf[name]) for name, table in tables.items()}
-            up.wait_for(lambda: any(t["state"] == "running" for t in up.tasks(ids["get"], "retrieve")))
-            command = up.command_line(f"PatientID\n{patients['theirs']}\n", pacs, folder / "out")
-            up.wait_for(lambda: any(t["state"] == "up_for_retry" for t in up.tasks(ids["blocked"])))
-            states = {name: up.outcome(ids[name]) for name in ids if name != "blocked"}
-            pseudonymize = "pacsifier_pseudonymize"
-            linking = up.start(pseudonymize, in_folder="move", project="scheduled")
-            states["pseudonyms"] = up.outcome(linking, pseudonymize)
-            people: dict[str, str] = read_json(home / "state/projects/scheduled/new_ids_scheduled.json")
-            token = str(read_json(home / "deid" / "config.json")["deid_token"])
-            pools = up.get("pools")["pools"]
-            found = Record(
-                home=home,
-                pacs=pacs,
-                words=airflow_home.identifiers([*files, *busy]) | {"19370231", airflow_home.TABLE_NAME},
-                secrets={token, *people.values()},
-                runs={name: up.tasks(run) for name, run in ids.items()},
-                states=states,
-                command=command,
-                pools={pool["name"]: pool["slots"] for pool in pools},
-                hooks=up.ui("connections/hook_meta"),
-                plugins=[plugin["name"] for plugin in up.get("plugins")["plugins"]],
-            )
-        return found
+    pacs.add([*shared.files, *busy])
+    pacs.faults.delay = 0.4
+    tables = {
+        "get": f"PatientID\n{patients['ours']}\n",
+        "move": "PatientName,AccessionNumber\nWurzelbacher*,\n,QACC990288\n",
+        "crooked": "PatientID\nZQX-71830-KW\n",
+        "strict": "PatientID,PatientBirthDate\nZQX-71830-KW,19370231\n",
+        "blocked": "PatientID\nWPL-20477-TQ\n",
+    }
+    conf: dict[str, dict[str, Any]] = {
+        "get": {"method": "get"},
+        "move": {"method": "move"},
+        "crooked": {"pacs": "pacs_crooked"},
+        "strict": {"strict": True},
+        "blocked": {},
+    }
+    blocked = home / "data" / "blocked" / "sub-WPL_20477_TQ"
+    blocked.parent.mkdir()
+    blocked.write_text("")
+    ids = {
+        name: up.trigger(table, **{"out_directory": name, "pacs": "pacs_busy", **conf[name]})
+        for name, table in tables.items()
+    }
+    up.wait_for(lambda: any(t["state"] == "running" for t in up.tasks(ids["get"], "retrieve")))
+    command = up.command_line(f"PatientID\n{patients['theirs']}\n", pacs, folder / "out")
+    up.wait_for(lambda: any(t["state"] == "up_for_retry" for t in up.tasks(ids["blocked"])))
+    states = {name: up.outcome(ids[name]) for name in ids if name != "blocked"}
+    up.patch(f"dags/{airflow_home.DAG_ID}/dagRuns/{quote(ids['blocked'])}", {"state": "failed"})
+    pseudonymize = "pacsifier_pseudonymize"
+    linking = up.start(pseudonymize, in_folder="move", project="scheduled")
+    states["pseudonyms"] = up.outcome(linking, pseudonymize)
+    people: dict[str, str] = read_json(home / "state/projects/scheduled/new_ids_scheduled.json")
+    token = str(read_json(home / "deid" / "config.json")["deid_token"])
+    pools = up.get("pools?limit=100")["pools"]
+    return Record(
+        home=home,
+        pacs=pacs,
+        words=airflow_home.identifiers([*shared.files, *busy]) | {"19370231", airflow_home.TABLE_NAME},
+        secrets={token, *people.values()},
+        runs={name: up.tasks(run) for name, run in ids.items()},
+        states=states,
+        command=command,
+        pools={pool["name"]: pool["slots"] for pool in pools},
+        hooks=up.ui("connections/hook_meta"),
+        plugins=[plugin["name"] for plugin in up.get("plugins")["plugins"]],
+    )
 
 
 @pytest.mark.slow
@@ -556,9 +540,9 @@ def test_pacs_and_leases_bound_dag_runs_and_command_line_together(record: Record
 
 @pytest.mark.slow
 def test_tasks_wait_in_the_pool_of_their_connection(record: Record) -> None:
-    assert {"pacs_default": 4, "pacs_crooked": 4, "pacsifier": 4}.items() <= record.pools.items()
+    assert {"pacs_default": 4, "pacs_busy": 4, "pacs_crooked": 4, "pacsifier": 4}.items() <= record.pools.items()
     assert "pacs_broken" not in record.pools
-    for name, pool in {"get": "pacs_default", "crooked": "pacs_crooked"}.items():
+    for name, pool in {"get": "pacs_busy", "crooked": "pacs_crooked"}.items():
         for task in record.runs[name]:
             assert task["pool"] == (pool if task["task_id"] in ("find", "retrieve") else "default_pool"), task
 

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pacsifier_ops.pseudonyms.linkage import Linkage
 from pacsifier_ops.pseudonyms.secret import project_secret
 from tests import airflow_home
-from tests.airflow_home import REPO, Airflow
+from tests.airflow_home import Airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -25,28 +25,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 def run(**conf: Any) -> tuple[str, dict[str, list[str]], dict[str, list[Any]]]:
-    """One run to its end, no task tried twice: its state, the states of its tasks, and what they returned."""
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.models.xcom import XComModel
-    from airflow.sdk.definitions.mappedoperator import MappedOperator
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    dag = DagBag(REPO / "dags").dags["pacsifier_anonymize"]
-    for task in dag.tasks:
-        kept: Any = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
-        kept["retries"] = 0
-    done = dag.test(run_conf={"in_folder": "tree", **conf})
-    states: dict[str, list[str]] = {}
-    returned: dict[str, list[Any]] = {}
-    for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
-        states.setdefault(ti.task_id, []).append(str(ti.state))
-    with create_session() as session:
-        xcoms = session.scalars(select(XComModel).where(XComModel.run_id == done.run_id)).all()
-        for xcom in sorted(xcoms, key=lambda xcom: xcom.map_index):
-            if xcom.key == "return_value":
-                returned.setdefault(xcom.task_id, []).append(XComModel.deserialize_value(xcom))
-    return str(done.state), states, returned
+    """One run to its end: its state, the states of its tasks, and what they returned."""
+    done = airflow_home.run_dag("pacsifier_anonymize", **{"in_folder": "tree", **conf})
+    return done.state, done.states, done.returned
 
 
 def test_a_folder_is_deidentified_and_nobody_is_in_airflows_home(airflow: Airflow, tmp_path: Path) -> None:

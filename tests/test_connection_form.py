@@ -18,6 +18,7 @@ from pacsifier_ops.pseudonyms import deid_api
 from tests import airflow_home, certificates
 from tests.airflow_home import Up
 from tests.browser import Browser
+from tests.shared_airflow import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
@@ -29,10 +30,8 @@ def pacs() -> Iterator[EmbeddedPacs]:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, pacs: EmbeddedPacs) -> Iterator[Up]:
-    # With a variable of that name, pacs_default is not in the list of connections, which is empty then.
-    with Up(tmp_path_factory.mktemp("up"), {"pacs_default": pacs}) as running:
-        yield running
+def up(shared: SharedAirflow) -> Up:
+    return shared.up
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +33,8 @@ from pacsifier_ops.leases import shared
 from pacsifier_ops.run import Run
 from pacsifier_ops.tree import CONVERTING, DEIDENTIFIED, IDENTIFIED, Tree, write_marker
 from tests import deid_corpus, old_pacsifier
-from tests.command import REPOSITORY
 from tests.embedded import extract, node_of, serving
+from tests.kills import killed
 
 FILE_ID = re.compile(r"[A-Z0-9_]{1,8}(\\[A-Z0-9_]{1,8}){0,7}")
 
@@ -556,25 +554,17 @@ def test_killed_at_any_moment_and_run_again_no_file_is_lost_or_half_written(sour
     write([image for number in range(1, 7) for image in series("A-1", number, n_images=10)], source)
     create(source, out.with_name("wanted"), zip=True)
     wanted, packed = contents(out.with_name("wanted")), out.with_name("wanted.zip").read_bytes()
-    line = [sys.executable, "-m", "pacsifier_ops.cli.create_dicomdir", "-d", str(source), "-o", str(out), "--zip"]
-    chance = random.Random(20)
-    started = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(line, check=True, capture_output=True, env=environment)
-    lasts = time.monotonic() - started
-    for attempt in range(4):
-        if attempt % 2 == 0:
-            shutil.rmtree(out)
+    line = ["-d", str(source), "-o", str(out), "--zip"]
+    for after in (9, 60, 110, 130, 20, 40):
+        if after in (9, 130):
+            shutil.rmtree(out, ignore_errors=True)
             out.with_name("out.zip").unlink(missing_ok=True)
-        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-        time.sleep(lasts * chance.uniform(0.4, 1))
-        process.kill()
-        process.wait()
+        killed(lambda: command(*line), after)
         there = contents(out) if out.exists() else {}
         assert all(wanted[name] == data for name, data in there.items() if not name.endswith(".part"))
         if "DICOMDIR" in there:
             assert there.keys() >= wanted.keys()
-    assert subprocess.run(line, capture_output=True, env=environment).returncode == 0
+    assert command(*line) == 0
     assert contents(out) == wanted and out.with_name("out.zip").read_bytes() == packed
     assert not list(out.parent.glob(".*.part"))
 

@@ -9,8 +9,7 @@ import pytest
 from pydicom.fileset import FileSet
 
 from tests import airflow_home
-from tests.airflow_home import REPO, Airflow
-from tests.test_upload_dag import _returned
+from tests.airflow_home import Airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -20,20 +19,10 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
 
 
-def run(**conf: Any) -> tuple[str, dict[str, list[str]], Any]:
-    """One run to its end, no task tried twice: its state, the states of its tasks, and what each returned."""
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.sdk.definitions.mappedoperator import MappedOperator
-
-    dag = DagBag(REPO / "dags").dags["pacsifier_dicomdir"]
-    for task in dag.tasks:
-        kept: Any = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
-        kept["retries"] = 0
-    done = dag.test(run_conf={"in_folder": "tree", "out_folder": "disc", **conf})
-    states: dict[str, list[str]] = {}
-    for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
-        states.setdefault(ti.task_id, []).append(str(ti.state))
-    return str(done.state), states, _returned(done.run_id)
+def run(**conf: Any) -> tuple[str, dict[str, list[str]], dict[str, list[Any]]]:
+    """One run to its end: its state, the states of its tasks, and what they returned."""
+    done = airflow_home.run_dag("pacsifier_dicomdir", **{"in_folder": "tree", "out_folder": "disc", **conf})
+    return done.state, done.states, done.returned
 
 
 def test_a_folder_becomes_a_file_set_and_nothing_of_it_is_in_airflows_home(airflow: Airflow, tmp_path: Path) -> None:

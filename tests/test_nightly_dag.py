@@ -8,29 +8,21 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.nightly.options import OPTIONS
 from tests import airflow_home
 from tests.airflow_home import DAG_ID, REPO, Up
+from tests.shared_airflow import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
 NIGHTLY = "pacsifier_nightly"
 #: Before midnight and after it, in any zone of Europe.
 NIGHTS = {"2024-03-30": "2024-03-30T19:00:00Z", "2024-03-31": "2024-04-01T00:30:00Z"}
-
-
-@pytest.fixture
-def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
-    with EmbeddedPacs() as running:
-        running.add(airflow_home.build(tmp_path / "cohort"))
-        yield running
 
 
 def put(folder: Path, name: str, text: str, age: float = 600) -> None:
@@ -55,7 +47,8 @@ def runs(up: Up) -> dict[str, dict[str, Any]]:
     """The runs of the extract DAG, once all have ended."""
 
     def found() -> dict[str, dict[str, Any]]:
-        return {run["dag_run_id"]: run for run in up.get(f"dags/{DAG_ID}/dagRuns?limit=100")["dag_runs"]}
+        path = f"dags/{DAG_ID}/dagRuns?limit=100&run_id_pattern=nightly__%25"
+        return {run["dag_run_id"]: run for run in up.get(path)["dag_runs"]}
 
     up.wait_for(lambda: all(run["state"] in ("success", "failed") for run in found().values()))
     return found()
@@ -65,51 +58,50 @@ def images(folder: Path) -> int:
     return len(list(folder.rglob("*.dcm")))
 
 
-def test_two_nights_run_everything_once_and_completely(tmp_path: Path, pacs: EmbeddedPacs) -> None:
-    home = tmp_path / "home"
+def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) -> None:
+    up, home = shared.up, shared.up.home
     nightly, results = home / "data" / "nightly", home / "data" / "results"
     first, second = NIGHTS
-    with Up(home, {"pacs_default": pacs}) as up:
-        assert a_night(up, NIGHTS[first])[0] == "success"  # with nothing to do; makes the folders
-        inbox = nightly / "inbox"
-        put(inbox, "Wurzelbacher.csv", "PatientID\nZQX-71830-KW\n")
-        put(inbox, "Zebedaeus.csv", "PatientID\nYVJ-55912-ZS\n")
-        put(inbox, "Zebedaeus.yaml", 'out_directory: "study {{ run_id }}"\ninfo: false\n')
-        put(inbox, "Schnuerpel.csv", "PatientID\nZQX-71830-KW\n,YVJ-55912-ZS\n")
-        put(inbox, "Schnuerpel.yaml", "strict: true\n")
-        put(inbox, "Quandtmeyer.csv", "PatientID\nWPL-20477-TQ\n", age=5)
-        put(nightly / "projects" / "heart-7", "project.yaml", "enabled: true\nqueryfile: Theobald.csv\n")
-        put(nightly / "projects" / "heart-7", "Theobald.csv", "StudyDate\n19950606\n")
-        put(nightly / "projects" / "broken", "project.yaml", "enabled: perhaps\n")
+    assert a_night(up, NIGHTS[first])[0] == "success"  # with nothing to do; makes the folders
+    inbox = nightly / "inbox"
+    put(inbox, "Wurzelbacher.csv", "PatientID\nZQX-71830-KW\n")
+    put(inbox, "Zebedaeus.csv", "PatientID\nYVJ-55912-ZS\n")
+    put(inbox, "Zebedaeus.yaml", 'out_directory: "study {{ run_id }}"\ninfo: false\n')
+    put(inbox, "Schnuerpel.csv", "PatientID\nZQX-71830-KW\n,YVJ-55912-ZS\n")
+    put(inbox, "Schnuerpel.yaml", "strict: true\n")
+    put(inbox, "Quandtmeyer.csv", "PatientID\nWPL-20477-TQ\n", age=5)
+    put(nightly / "projects" / "heart-7", "project.yaml", "enabled: true\nqueryfile: Theobald.csv\n")
+    put(nightly / "projects" / "heart-7", "Theobald.csv", "StudyDate\n19950606\n")
+    put(nightly / "projects" / "broken", "project.yaml", "enabled: perhaps\n")
 
-        state, tasks = a_night(up, NIGHTS[first])
-        assert state == "failed"  # for the broken project, and only at the end
-        assert tasks == {
-            "collect": ["success"],
-            "start": ["success"] * 2,
-            "projects": ["success"],
-            "start_projects": ["success"],
-            "finish": ["failed"],
-        }
-        assert sorted(path.name for path in inbox.iterdir()) == ["Quandtmeyer.csv"]
-        assert [path.parent.name for path in nightly.glob("*/*/reasons.txt")].count("broken") == 1
-        after_first = runs(up)
+    state, tasks = a_night(up, NIGHTS[first])
+    assert state == "failed"  # for the broken project, and only at the end
+    assert tasks == {
+        "collect": ["success"],
+        "start": ["success"] * 2,
+        "projects": ["success"],
+        "start_projects": ["success"],
+        "finish": ["failed"],
+    }
+    assert sorted(path.name for path in inbox.iterdir()) == ["Quandtmeyer.csv"]
+    assert [path.parent.name for path in nightly.glob("*/*/reasons.txt")].count("broken") == 1
+    after_first = runs(up)
 
-        put(nightly / "projects" / "broken", "project.yaml", "enabled: false\n")
-        put(inbox, "Quandtmeyer.csv", "PatientID\nWPL-20477-TQ\n")
-        put(inbox, "Wurzelbacher.csv", "PatientID\nZQX-71830-KW\n")
-        state, tasks = a_night(up, NIGHTS[second])
-        assert (state, tasks["start"], tasks["start_projects"]) == ("success", ["success"] * 2, ["success"])
-        after_second = runs(up)
-        labels = [
-            task["rendered_map_index"]
-            for run in up.get(f"dags/{NIGHTLY}/dagRuns")["dag_runs"]
-            for task in up.get(f"dags/{NIGHTLY}/dagRuns/{run['dag_run_id']}/taskInstances")["task_instances"]
-            if task["map_index"] >= 0
-        ]
-        state, tasks = a_night(up, NIGHTS[second])  # the same night again
-        assert (state, tasks["start"], tasks["start_projects"]) == ("success", ["skipped"], ["skipped"])
-        assert runs(up).keys() == after_second.keys()
+    put(nightly / "projects" / "broken", "project.yaml", "enabled: false\n")
+    put(inbox, "Quandtmeyer.csv", "PatientID\nWPL-20477-TQ\n")
+    put(inbox, "Wurzelbacher.csv", "PatientID\nZQX-71830-KW\n")
+    state, tasks = a_night(up, NIGHTS[second])
+    assert (state, tasks["start"], tasks["start_projects"]) == ("success", ["success"] * 2, ["success"])
+    after_second = runs(up)
+    labels = [
+        task["rendered_map_index"]
+        for run in up.get(f"dags/{NIGHTLY}/dagRuns")["dag_runs"]
+        for task in up.get(f"dags/{NIGHTLY}/dagRuns/{run['dag_run_id']}/taskInstances")["task_instances"]
+        if task["map_index"] >= 0
+    ]
+    state, tasks = a_night(up, NIGHTS[second])  # the same night again
+    assert (state, tasks["start"], tasks["start_projects"]) == ("success", ["skipped"], ["skipped"])
+    assert runs(up).keys() == after_second.keys()
 
     assert len(after_first) == 3 and after_first.keys() < after_second.keys() and len(after_second) == 6
     assert {run["state"] for run in after_second.values()} == {"success"}
@@ -135,7 +127,7 @@ def test_two_nights_run_everything_once_and_completely(tmp_path: Path, pacs: Emb
     (reasons,) = (nightly / "rejected").glob("*/reasons.txt")
     assert reasons.read_text().startswith("Schnuerpel.csv: line 3: ")
 
-    words = {*airflow_home.identifiers((tmp_path / "cohort").rglob("*.dcm")), "Schnuerpel", "Zebedaeus", "Theobald"}
+    words = {*airflow_home.identifiers(shared.files), "Schnuerpel", "Zebedaeus", "Theobald"}
     assert airflow_home.traces(home / "state", words)  # the search finds them where they may be
     assert airflow_home.traces(home / "airflow", words) == []
 

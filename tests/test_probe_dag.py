@@ -10,7 +10,7 @@ import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from tests import airflow_home
-from tests.airflow_home import REPO, Airflow
+from tests.airflow_home import Airflow
 from tests.peers import free_port
 
 pytestmark = pytest.mark.airflow
@@ -38,21 +38,10 @@ def airflow(
     return entered
 
 
-def run(**conf: Any) -> tuple[str, Any]:
-    """One run, its task tried once: its state, and what the task returned."""
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    dag = DagBag(REPO / "dags").dags["pacsifier_probe"]
-    for task in dag.tasks:
-        task.retries = 0
-    done = dag.test(run_conf=conf)
-    with create_session() as session:
-        xcoms = session.scalars(select(XComModel).where(XComModel.run_id == done.run_id)).all()
-        values = [XComModel.deserialize_value(xcom) for xcom in xcoms if xcom.key == "return_value"]
-    return str(done.state), values[0] if values else None
+def run() -> tuple[str, Any]:
+    """One run: its state, and what the task returned."""
+    done = airflow_home.run_dag("pacsifier_probe")
+    return done.state, next((values[0] for values in done.returned.values()), None)
 
 
 def test_a_probe_leaves_a_page_and_no_trace_of_a_patient(

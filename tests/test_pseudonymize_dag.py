@@ -15,7 +15,7 @@ from pacsifier_ops.embedded.deid_server import DeidServer
 from pacsifier_ops.pseudonyms.linkage import Linkage
 from pacsifier_ops.pseudonyms.secret import project_secret
 from tests import airflow_home, deid_faults
-from tests.airflow_home import REPO, Airflow
+from tests.airflow_home import Airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -54,19 +54,9 @@ def airflow(
 
 
 def run(**conf: Any) -> tuple[str, dict[str, list[str]]]:
-    """One run to its end, no task tried twice: its state, and the states of its tasks."""
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.sdk.definitions.mappedoperator import MappedOperator
-
-    dag = DagBag(REPO / "dags").dags["pacsifier_pseudonymize"]
-    for task in dag.tasks:
-        kept: Any = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
-        kept["retries"] = 0
-    done = dag.test(run_conf={"queryfile": "table.csv", **conf})
-    states: dict[str, list[str]] = {}
-    for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
-        states.setdefault(ti.task_id, []).append(str(ti.state))
-    return str(done.state), states
+    """One run to its end: its state, and the states of its tasks."""
+    done = airflow_home.run_dag("pacsifier_pseudonymize", **{"queryfile": "table.csv", **conf})
+    return done.state, done.states
 
 
 def leaked(home: Path, project: str, *more: str) -> list[str]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import http.server
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import tomllib
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import psutil
 import pytest
 
 from pacsifier_ops import local
-from tests.peers import free_port
+from tests.airflow_home import DAG_ID, Up
 from tools import bootstrap
 
 REPO = Path(__file__).resolve().parents[1]
@@ -39,6 +38,7 @@ AIRFLOW_SIDE = (
     "web",
     "provider.py",
     "demo.py",
+    "local_database.py",
     "cli/connection.py",
     "cli/init.py",
 )
@@ -167,43 +167,19 @@ def test_a_part_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
 
 @pytest.mark.airflow
 @pytest.mark.slow
-def test_up_answers_listens_here_only_and_leaves_nothing(home: Path) -> None:
-    port, pacs, receiver, deid = (free_port() for _ in range(4))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PACSIFIER_", "AIRFLOW_"))}
-    environment["PACSIFIER_HOME"] = str(home)
-    ports = ["--port", str(port), "--pacs-port", str(pacs), "--receiver-port", str(receiver)]
-    ports += ["--deid-port", str(deid)]
-    up = subprocess.Popen(
-        [sys.executable, "-m", "pacsifier_ops.local", *ports],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert up.stdout
-        said = ""
-        while "Ctrl-C stops everything" not in said:
-            line = up.stdout.readline()
-            assert line, said
-            said += line
-        assert f"http://127.0.0.1:{port}" in said
-        assert local.password(home) not in said
-        family = psutil.Process(up.pid).children(recursive=True)
-        listening = {c.laddr for p in family for c in p.net_connections("tcp") if c.status == "LISTEN"}
-        assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", p) for p in (port, pacs, receiver, deid)}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/auth/token",
-            json.dumps({"username": local.USER, "password": local.password(home)}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
-            assert json.load(answer)["access_token"]
-    finally:
-        up.send_signal(signal.SIGINT)
-        rest = up.communicate()[0]
-    assert up.returncode == 0, rest
-    assert not [p for p in family if p.is_running()]
+def test_up_extracts_listens_here_only_and_leaves_nothing(home: Path) -> None:
+    with Up(home, {}) as up:
+        assert up.url in up.said and local.password(home) not in up.said
+        run = up.start(DAG_ID, queryfile="queries/example1.csv", out_directory="out")
+        family, listening = up.family(), set()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):  # the scheduler's come and go
+                listening |= {c.laddr for c in process.net_connections("tcp") if c.status == "LISTEN"}
+        assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", port) for port in up.ports}
+        assert up.outcome(run) == "success"
+        assert list((home / "data" / "out").rglob("*.dcm"))
+        family += up.family()
+    assert not [process for process in family if process.is_running()]
 
 
 # The package index of the tests: a real server on loopback.

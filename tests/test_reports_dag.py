@@ -9,7 +9,7 @@ import pytest
 
 from pacsifier_ops.embedded.phantoms import write
 from tests import airflow_home
-from tests.airflow_home import REPO, Airflow
+from tests.airflow_home import Airflow
 from tests.test_reports import carestream, report, written
 
 pytestmark = pytest.mark.airflow
@@ -21,25 +21,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 def run(**conf: Any) -> tuple[str, dict[str, list[str]], list[Any]]:
-    """One run to its end, no task tried twice: its state, the states of its tasks, and what they returned."""
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.models.xcom import XComModel
-    from airflow.sdk.definitions.mappedoperator import MappedOperator
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    dag = DagBag(REPO / "dags").dags["pacsifier_reports"]
-    for task in dag.tasks:
-        kept: Any = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
-        kept["retries"] = 0
-    done = dag.test(run_conf=conf)
-    states: dict[str, list[str]] = {}
-    for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
-        states.setdefault(ti.task_id, []).append(str(ti.state))
-    with create_session() as session:
-        xcoms = session.scalars(select(XComModel).where(XComModel.run_id == done.run_id)).all()
-        returned = [XComModel.deserialize_value(xcom) for xcom in xcoms if xcom.key == "return_value"]
-    return str(done.state), states, returned
+    """One run to its end: its state, the states of its tasks, and what they returned."""
+    done = airflow_home.run_dag("pacsifier_reports", **conf)
+    return done.state, done.states, [value for values in done.returned.values() for value in values]
 
 
 def test_texts_lie_beside_their_objects_and_nothing_of_them_is_in_airflows_home(airflow: Airflow) -> None:

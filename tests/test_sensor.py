@@ -37,7 +37,7 @@ from tests import airflow_home
 from tests.airflow_home import REPO, Airflow, Up
 from tests.embedded import node_of, series
 from tests.peers import KINDS, OUR_AET, free_port
-from tests.test_airflow_runs import Crooked
+from tests.shared_airflow import Crooked
 
 PATIENT, OTHER = "ZQX-71830-KW", "YVJ-55912-ZS"
 
@@ -355,9 +355,8 @@ def waiting_dag(airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Run a DAG that waits and then goes on; returns states, results, and what is rendered."""
     folder = tmp_path / "dags"
     folder.mkdir()
-    bundle = {"name": "tests", "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle"}
-    bundles = [{**bundle, "kwargs": {"path": str(folder)}}]
-    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
+    bundles = airflow_home.bundles({"tests": folder})
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", bundles)
 
     def run(soft_fail: bool = False, **params: Any) -> dict[str, Any]:
         from airflow.dag_processing.dagbag import DagBag

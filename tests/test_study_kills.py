@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -15,40 +12,14 @@ from pacsifier_ops.config import PacsNode
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.study.accounts import close
 from tests.embedded import node_of, series, serving
+from tests.kills import killed
 from tests.study import StudyRun
 
-CHANGES = ("replace", "unlink", "fsync", "rmdir", "mkdir", "link")
 IMAGES = [
     *series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", n_images=3),
     *series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", series_number=2, n_images=2),
     *series("YVJ-55912-ZS", "Prisma^Vida", study_date="20200102", n_images=3, modality="MR"),
 ]
-
-
-def killed(work: Callable[[], object], after: int) -> bool:
-    """Do the work in a process that is killed before its `after`-th change of the disk; whether it was."""
-    child = os.fork()
-    if child == 0:
-        left = after
-        for name in CHANGES:
-            original = getattr(os, name)
-
-            def counted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os._exit(9)
-                return original(*args, **kwargs)
-
-            setattr(os, name, counted)
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(2)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
 
 
 def test_killed_anywhere_and_begun_anew_it_ends_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

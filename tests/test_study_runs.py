@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.files import read_json
+from pacsifier_ops.run import dag_run_name
 from tests import airflow_home
 from tests.airflow_home import Up
+from tests.shared_airflow import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
@@ -25,16 +24,9 @@ class Person:
     def __init__(self, up: Up) -> None:
         self._up = up
 
-    def asked(self, run: str) -> dict[str, Any]:
-        """The question that the run waits with."""
-        path = f"dags/{STUDY}/dagRuns/{run}/hitlDetails"
-        self._up.wait_for(lambda: any(not item["response_received"] for item in self._up.get(path)["hitl_details"]))
-        (question,) = (item for item in self._up.get(path)["hitl_details"] if not item["response_received"])
-        return dict(question)
-
     def answer(self, run: str, word: str) -> dict[str, Any]:
         """Answer it."""
-        question = self.asked(run)
+        question = self._up.question(run, STUDY)
         task = question["task_instance"]["task_id"]
         body = {"chosen_options": [word], "params_input": {}}
         self._up.patch(f"dags/{STUDY}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails", body)
@@ -42,24 +34,13 @@ class Person:
 
     def mark_success(self, run: str) -> None:
         """Mark the waiting task a success by hand, as the graph lets one."""
-        task = self.asked(run)["task_instance"]["task_id"]
+        task = self._up.question(run, STUDY)["task_instance"]["task_id"]
         self._up.patch(f"dags/{STUDY}/dagRuns/{run}/taskInstances/{task}", {"new_state": "success"})
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, list[Path]]]:
-    folder = tmp_path_factory.mktemp("study_runs")
-    files = airflow_home.build(folder / "pacs")
-    with EmbeddedPacs() as pacs, EmbeddedPacs(aet="RESEARCH", folder=folder / "research") as node:
-        pacs.add(files)
-        with Up(folder / "home", {"pacs_small": pacs, "research": node}) as running:
-            yield running, files
-
-
-def start(up: Up, project: str, **conf: Any) -> str:
-    (up.home / "data" / "queries").mkdir(exist_ok=True)
-    (up.home / "data" / "queries" / "all.csv").write_text("PatientID\n*-*\n")
-    given = {"project": project, "queryfile": "queries/all.csv", "pacs": "pacs_small", "source": "local", **conf}
+def start(up: Up, project: str, accession: str = "QACC990*", **conf: Any) -> str:
+    (up.home / "data" / f"{project}.csv").write_text(f"AccessionNumber\n{accession}\n")
+    given = {"project": project, "queryfile": f"{project}.csv", "source": "local", **conf}
     return up.start(STUDY, **given)
 
 
@@ -71,8 +52,8 @@ def released(up: Up, project: str) -> int:
     return len(list((up.home / "data" / "studies" / project / "released").rglob("*.dcm")))
 
 
-def test_a_person_releases_a_cohort_and_a_data_set(up: tuple[Up, list[Path]]) -> None:
-    airflow, files = up
+def test_a_person_releases_a_cohort_and_a_data_set(shared: SharedAirflow) -> None:
+    airflow, files = shared.up, shared.files
     person = Person(airflow)
     run = start(airflow, "approved", max_series=1, upload="research")
     cohort = person.answer(run, APPROVE)
@@ -82,38 +63,53 @@ def test_a_person_releases_a_cohort_and_a_data_set(up: tuple[Up, list[Path]]) ->
     assert airflow.outcome(run, STUDY) == "success"
     assert released(airflow, "approved") == len(files)
     pools = {task["task_id"]: task["pool"] for task in airflow.tasks(run, dag=STUDY)}
-    assert (pools["extract.find"], pools["upload.store"], pools["check"]) == ("pacs_small", "research", "default_pool")
+    assert (pools["extract.find"], pools["upload.store"], pools["check"]) == (
+        "pacs_default",
+        "research",
+        "default_pool",
+    )
     # Again: nothing is new, so nobody is asked.
     again = start(airflow, "approved", max_series=1, upload="research")
     assert airflow.outcome(again, STUDY) == "success"
-    (decided,) = (
-        path
-        for path in airflow.home.glob(f"state/runs/{STUDY}-*/decisions/release.json")
-        if (path.parent / "release.asked").exists()
+    decided, undecided = (
+        airflow.home / "state" / "runs" / dag_run_name(STUDY, one) / "decisions" for one in (run, again)
     )
-    assert read_json(decided)["word"] == "approved" and read_json(decided)["who"] == "admin"
-    first, second = airflow.get("assets/events?limit=100&order_by=timestamp")["asset_events"]
-    assert first["extra"]["project"] == "approved" and first["extra"]["files"] == first["extra"]["new"] > len(files)
-    assert second["extra"]["new"] == 0
+    assert (decided / "release.asked").exists() and not (undecided / "release.asked").exists()
+    word = read_json(decided / "release.json")
+    assert (word["word"], word["who"]) == ("approved", "admin")
+    events = airflow.get("assets/events?limit=100&order_by=timestamp")["asset_events"]
+    first, second = (event["extra"] for event in events if event["extra"]["project"] == "approved")
+    assert first["files"] == first["new"] > len(files) and second["new"] == 0
 
 
-def test_a_cohort_that_is_rejected_is_not_fetched(up: tuple[Up, list[Path]]) -> None:
-    airflow, _ = up
-    run = start(airflow, "rejected-cohort", max_series=1)
+@pytest.fixture(scope="module")
+def unapproved(shared: SharedAirflow) -> dict[str, str]:
+    """Runs that nobody approves, by their projects: all at once, each of one small series."""
+    conf: dict[str, dict[str, Any]] = {
+        "rejected-cohort": {"max_series": 1, "accession": "QACC990171"},
+        "rejected": {"accession": "QACC990399"},
+        "timed-out": {"accession": "QACC990399", "patience": 0.002},
+        "marked": {"accession": "QACC990399"},
+    }
+    return {name: start(shared.up, name, **{"upload": "research", **conf[name]}) for name in conf}
+
+
+def test_a_cohort_that_is_rejected_is_not_fetched(shared: SharedAirflow, unapproved: dict[str, str]) -> None:
+    airflow, run = shared.up, unapproved["rejected-cohort"]
     Person(airflow).answer(run, REJECT)
     assert airflow.outcome(run, STUDY) == "failed"
     assert not list((airflow.home / "data" / "studies" / "rejected-cohort").rglob("*.dcm"))
 
 
 @pytest.mark.parametrize("way", ["rejected", "timed-out", "marked"])
-def test_without_a_persons_word_nothing_is_released(up: tuple[Up, list[Path]], way: str) -> None:
-    airflow, _ = up
-    person, patience = Person(airflow), 0.002 if way == "timed-out" else 1
-    run = start(airflow, way, upload="research", patience=patience)
+def test_without_a_persons_word_nothing_is_released(
+    shared: SharedAirflow, unapproved: dict[str, str], way: str
+) -> None:
+    airflow, run = shared.up, unapproved[way]
     if way == "rejected":
-        person.answer(run, REJECT)
+        Person(airflow).answer(run, REJECT)
     elif way == "marked":
-        person.mark_success(run)
+        Person(airflow).mark_success(run)
     assert airflow.outcome(run, STUDY) == "failed"
     assert released(airflow, way) == 0
     ended = states(airflow, run)
@@ -121,8 +117,8 @@ def test_without_a_persons_word_nothing_is_released(up: tuple[Up, list[Path]], w
     assert ended["approve"] == ("success" if way == "marked" else "failed")
 
 
-def test_nothing_of_the_cohort_is_in_the_schedulers_home(up: tuple[Up, list[Path]]) -> None:
-    airflow, files = up
+def test_nothing_of_the_cohort_is_in_the_schedulers_home(shared: SharedAirflow) -> None:
+    airflow, files = shared.up, shared.files
     words = airflow_home.identifiers(files)
     assert airflow_home.traces(airflow.home / "state", words), "the search finds them where they may be"
     assert airflow_home.traces(airflow.home / "airflow", words) == []

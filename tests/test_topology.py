@@ -73,7 +73,7 @@ def check_nothing_is_left(topology: Topology, truth: Truth, folder: Path) -> Non
     slots = (topology.home / "state" / "leases").rglob("slot-*")
     owners = [read_json(path)["owner"]["pid"] for path in slots]  # a dead one's slot is there until somebody needs it
     holders = [process for process in map(psutil.Process, filter(psutil.pid_exists, owners)) if runs(process)]
-    assert holders == topology.family("cli.receiver")[:1]
+    assert holders == topology.part("cli.receiver")[:1]
     words = airflow_home.identifiers(instance.path for instance in truth.instances)
     assert airflow_home.traces(topology.home / "state" / "runs", words)  # the search finds them where they may be
     for place in (topology.holdings(folder), topology.home / "airflow", topology.home / "logs"):
@@ -146,8 +146,8 @@ def test_a_worker_killed_in_the_middle_of_a_retrieval(topology: Topology, truth:
             topology.wait_for(lambda: associations(topology.pacs.port) == ASSOCIATIONS)
             task = next(t for t in topology.tasks(run, "retrieve") if series in series_of(run, t["map_index"]))
             assert task["state"] == "running" and arrived(spool / series) < IMAGES
-            (worker,) = (n for n in WORKERS if task["pid"] in [process.pid for process in topology.family(n)])
-            victims = topology.family(worker)
+            (worker,) = (n for n in WORKERS if task["pid"] in [process.pid for process in topology.part(n)])
+            victims = topology.part(worker)
             lost = [t for t in topology.tasks(run, "retrieve") if t["pid"] in [process.pid for process in victims]]
             assert len(files(out)) < len(truth.of_series(truth.series({"PatientID": BUSY})))
             kill(victims)
@@ -162,7 +162,7 @@ def test_a_worker_killed_in_the_middle_of_a_retrieval(topology: Topology, truth:
 
 def test_what_a_killed_worker_had_taken_and_not_begun_is_not_lost(topology: Topology, truth: Truth) -> None:
     """Its processes stand still, so it has tasks that they have not begun; the other worker takes none meanwhile."""
-    other, (worker, *rest) = topology.family(WORKERS[0]), topology.family(WORKERS[1])
+    other, (worker, *rest) = topology.part(WORKERS[0]), topology.part(WORKERS[1])
     for process in [*other, *rest]:
         process.suspend()
     try:

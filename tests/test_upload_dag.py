@@ -10,7 +10,7 @@ import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from tests import airflow_home
-from tests.airflow_home import REPO, Airflow
+from tests.airflow_home import Airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -30,34 +30,10 @@ def airflow(
     return entered
 
 
-def run(**conf: Any) -> tuple[str, dict[str, list[str]], Any]:
-    """One run to its end, no task tried twice: its state, the states of its tasks, and what report returned."""
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.sdk.definitions.mappedoperator import MappedOperator
-
-    dag = DagBag(REPO / "dags").dags["pacsifier_upload"]
-    for task in dag.tasks:
-        kept: Any = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
-        kept["retries"] = 0
-    done = dag.test(run_conf={"upload_directory": "tree", **conf})
-    states: dict[str, list[str]] = {}
-    for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
-        states.setdefault(ti.task_id, []).append(str(ti.state))
-    return str(done.state), states, _returned(done.run_id)
-
-
-def _returned(run_id: str) -> dict[str, list[Any]]:
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    with create_session() as session:
-        xcoms = session.scalars(select(XComModel).where(XComModel.run_id == run_id)).all()
-        values: dict[str, list[Any]] = {}
-        for xcom in sorted(xcoms, key=lambda xcom: xcom.map_index):
-            if xcom.key == "return_value":
-                values.setdefault(xcom.task_id, []).append(XComModel.deserialize_value(xcom))
-        return values
+def run(**conf: Any) -> tuple[str, dict[str, list[str]], dict[str, list[Any]]]:
+    """One run to its end: its state, the states of its tasks, and what they returned."""
+    done = airflow_home.run_dag("pacsifier_upload", **{"upload_directory": "tree", **conf})
+    return done.state, done.states, done.returned
 
 
 def test_a_folder_is_sent_and_nothing_of_it_is_in_airflows_home(

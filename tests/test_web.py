@@ -12,7 +12,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,23 +19,17 @@ from typing import Any
 import pytest
 
 from pacsifier_ops import intake, local
-from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.run import dag_run_name
 from tests import airflow_home
 from tests.airflow_home import DAG_ID, KUNIGUNDE, TABLE_NAME, THEOBALD, Up, traces, words_of
-from tests.airflow_home import build as build_cohort
 from tests.browser import Browser
+from tests.shared_airflow import FOREIGN, USER, VIEWER, SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
-STUDY, FOREIGN = "pacsifier_study", "somebody_elses"
-_FOREIGN_DAG = """
-from airflow.sdk import DAG
-from airflow.providers.standard.operators.empty import EmptyOperator
-with DAG("somebody_elses", schedule=None):
-    EmptyOperator(task_id="nothing")
-"""
+STUDY = "pacsifier_study"
 HTML: dict[str, Any] = {"Accept": "text/html,application/xhtml+xml"}
+OUT = "web"
 TABLE = f"PatientID\n{KUNIGUNDE['patient_id']}\n{THEOBALD['patient_id']}\n"
 
 
@@ -110,19 +103,8 @@ class Visitor:
 
 
 @pytest.fixture(scope="module")
-def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPacs]:
-    with EmbeddedPacs() as running:
-        running.add(build_cohort(tmp_path_factory.mktemp("cohort")))
-        yield running
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, pacs: EmbeddedPacs) -> Iterator[Up]:
-    dags = tmp_path_factory.mktemp("dags")
-    (dags / "foreign.py").write_text(_FOREIGN_DAG)
-    users = {"viola": "viewer", "ursula": "user"}
-    with Up(tmp_path_factory.mktemp("up"), {"pacs_default": pacs}, dags, users) as running:
-        yield running
+def up(shared: SharedAirflow) -> Up:
+    return shared.up
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +115,13 @@ def nobody(up: Up) -> Visitor:
 @pytest.fixture(scope="module")
 def viola(up: Up) -> Visitor:
     """Who may look at runs."""
-    return Visitor(up.url, up.token("viola"))
+    return Visitor(up.url, up.token(VIEWER))
 
 
 @pytest.fixture(scope="module")
 def ursula(up: Up) -> Visitor:
     """Who may start them."""
-    return Visitor(up.url, up.token("ursula"))
+    return Visitor(up.url, up.token(USER))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +129,7 @@ def run(up: Up, ursula: Visitor) -> str:
     """Address of a run, below that of the pages, that a page's request was started for and that has ended."""
     taken = ursula.send(TABLE.encode(), Sec_Fetch_Site="same-origin", Origin=up.url)
     assert taken.status == 201
-    conf = {"queryfile": taken.json()["request"], "out_directory": "out", "retrieve": "save", "strict": False}
+    conf = {"queryfile": taken.json()["request"], "out_directory": OUT, "strict": False}
     body = json.dumps({"logical_date": None, "conf": conf}).encode()
     started = ursula.ask(f"api/v2/dags/{DAG_ID}/dagRuns", body, Content_Type="application/json")
     assert started.status == 200, started.body
@@ -276,7 +258,8 @@ def test_the_intake_page_offers_the_connections_that_one_may_see(up: Up, ursula:
     admin = Visitor(up.url, up.token("admin")).ask("pacsifier/", **HTML).body.decode()
     assert '<select id="pacs" name="pacs"><option value="pacs_default">' in admin and "pacs_broken" in admin
     assert not re.search(r"\son\w+=|<style|javascript:", page)
-    for name, kind in (("page.css", "text/css"), ("intake.js", "text/javascript"), ("run.js", "text/javascript")):
+    kinds = {"page.css": "text/css"} | dict.fromkeys(("frame.js", "intake.js", "run.js"), "text/javascript")
+    for name, kind in kinds.items():
         assert f"static/{name}" in page or name == "run.js"
         assert ursula.ask(f"pacsifier/static/{name}").headers["content-type"].startswith(kind)
 
@@ -331,20 +314,14 @@ def study(up: Up) -> str:
 
 def _asking(up: Up, project: str) -> str:
     """Start a study that has to ask; returns its run's address once it has asked."""
-    (up.home / "data" / "all.csv").write_text("PatientID\n*-*\n")
+    (up.home / "data" / "all.csv").write_text("AccessionNumber\nQACC990*\n")
     run = up.start(STUDY, project=project, queryfile="all.csv", source="local", max_series=1)
-    address = f"pacsifier/runs/{STUDY}/{urllib.parse.quote(run, safe='')}"
-    up.wait_for(lambda: bool(_waiting(up, address)))
-    return address
+    up.question(run, STUDY)
+    return f"pacsifier/runs/{STUDY}/{urllib.parse.quote(run, safe='')}"
 
 
 def _run_id(address: str) -> str:
     return urllib.parse.unquote(address.rpartition("/")[2])
-
-
-def _waiting(up: Up, address: str) -> list[dict[str, Any]]:
-    """The questions of a run that are open."""
-    return [one for one in up._call(address)["questions"] if one["state"] == "open"]
 
 
 def _names_nobody(answer: Answer) -> bool:
@@ -386,7 +363,7 @@ def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
 
 
 def test_before_a_release_there_is_all_to_look_at(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
-    up.wait_for(lambda: any(one["task_id"] == "approve" for one in _waiting(up, study)))
+    assert up.question(_run_id(study), STUDY)["task_instance"]["task_id"] == "approve"
     told, counted = ursula.ask(study).json(), viola.ask(study).json()
     (cohort,) = told["decisions"]
     assert (cohort["subject"], cohort["word"], cohort["who"]) == ("cohort", "approved", local.USER)
@@ -481,10 +458,10 @@ def test_a_question_that_nobody_answered_is_told(up: Up, viola: Visitor) -> None
 
 
 TOOLS: dict[str, dict[str, Any]] = {
-    "pacsifier_move_dumps": {"data_folder": "out"},
-    "pacsifier_dicomdir": {"in_folder": "out"},
-    "pacsifier_karnak": {"in_folder": "out", "out_folder": "karnak", "album_name": "knee", "new_ids": "ids.json"},
-    "pacsifier_reports": {"data_folder": "out", "out_folder": "texts"},
+    "pacsifier_move_dumps": {"data_folder": OUT},
+    "pacsifier_dicomdir": {"in_folder": OUT},
+    "pacsifier_karnak": {"in_folder": OUT, "out_folder": "karnak", "album_name": "knee", "new_ids": "ids.json"},
+    "pacsifier_reports": {"data_folder": OUT, "out_folder": "texts"},
 }
 
 

@@ -13,6 +13,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.plugins import COMMON_POOL
 from tests import airflow_home
 from tests.airflow_home import KUNIGUNDE, ZEBEDAEUS, Up
+from tests.shared_airflow import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
@@ -38,12 +39,13 @@ def states(up: Up, run: str) -> Counter[str]:
     return Counter(str(task["state"]) for task in up.tasks(run, "retrieve"))
 
 
-def test_a_run_outside_the_window_waits_for_it(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
-    with EmbeddedPacs() as pacs, Up(tmp_path_factory.mktemp("up"), {}) as up:
+def test_a_run_outside_the_window_waits_for_it(shared: SharedAirflow, tmp_path: Path) -> None:
+    up = shared.up
+    with EmbeddedPacs() as pacs:
         pacs.add(airflow_home.build(tmp_path))
         connect(up, pacs, "open", opening(-60))
-        for seconds in (25, 50, 90):  # longer, where a machine is too slow to get there before
-            name, out = f"opens_in_{seconds}", f"out{seconds}"
+        for seconds in (15, 30, 60, 120):  # longer, where a machine is too slow to get there before
+            name, out = f"opens_in_{seconds}", f"window{seconds}"
             assert up.outcome(up.trigger(ONE, pacs="open", out_directory=out)) == "success"
             before = len(pacs.sent)
             connect(up, pacs, name, opening(seconds))

@@ -192,7 +192,7 @@ class Topology(Up):
             "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__UNACKED_RESTORE_THROTTLE": "1",
         }
 
-    def family(self, name: str) -> list[psutil.Process]:
+    def part(self, name: str) -> list[psutil.Process]:
         """The process of a part, which has this name in its command line, and all that come from it."""
         parts = filter(runs, psutil.Process(self._process.pid).children())
         (part,) = (part for part in parts if name in " ".join(part.cmdline()))
@@ -242,8 +242,7 @@ def main() -> None:
     """Start Airflow's parts and the receiver, and workers again that ended, until Ctrl-C."""
     home, port, receiver_port = Path(os.environ["PACSIFIER_HOME"]), int(os.environ["AIRFLOW__API__PORT"]), sys.argv[1]
     with local.supervised(home / "logs", os.environ) as parts:
-        parts.run("db-migrate", "airflow", "db", "migrate")
-        parts.run("init", "pacsifier_ops.cli.init")
+        parts.run("database", "pacsifier_ops.local_database")
         parts.start("receiver", "pacsifier_ops.cli.receiver", "--aet", OUR_AET, "--host", HOST, "--port", receiver_port)
         parts.start("api-server", "airflow", "api-server")
         parts.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")

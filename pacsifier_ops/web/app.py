@@ -275,6 +275,6 @@ def static(name: str) -> Response:
     """Style and scripts."""
     if name == "page.css":
         return Response(STYLE + (_STATIC / name).read_text(encoding="utf-8"), media_type="text/css")
-    if name in ("intake.js", "run.js"):
+    if name in ("frame.js", "intake.js", "run.js"):
         return FileResponse(_STATIC / name, media_type="text/javascript")
     raise HTTPException(404, "There is no such file.")

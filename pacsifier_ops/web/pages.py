@@ -90,7 +90,11 @@ _RUN_STATES = {"queued": "listed", "running": "fresh", "success": "good"}
 
 def _links(base: str, script: str = "") -> Sequence[Html]:
     style = Html(f'<link rel="stylesheet" href="{base}/static/page.css">')
-    return [style, tag("script", src=f"{base}/static/{script}", defer="")] if script else [style]
+    if not script:
+        return [style]
+    # Not deferred, and after the style: nothing of the page is there before both have had their effect.
+    frame = tag("script", src=f"{base}/static/frame.js")
+    return [style, frame, tag("script", src=f"{base}/static/{script}", defer="")]
 
 
 def refusal(base: str, sentence: str) -> str:

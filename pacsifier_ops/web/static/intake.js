@@ -142,11 +142,14 @@ async function start(event) {
   $("start").disabled = false;
 }
 
-$("table").addEventListener("change", () => {
+function chosen() {
   const [file] = $("table").files;
   if (file) take(file);
   $("table").value = ""; // so that the same file, mended, can be chosen again
-});
+}
+
+$("table").addEventListener("change", chosen);
+chosen(); // what was chosen while this script was still on its way
 for (const kind of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(kind, (event) => {
     event.preventDefault();

@@ -1,7 +1,5 @@
 "use strict";
 // A run's page fetches itself again while the run goes on, and shows what has changed.
-// Airflow shows it in a frame that must not lead elsewhere.
-if (window.top !== window) document.documentElement.classList.add("framed");
 document.querySelector("header").setAttribute("aria-live", "polite");
 
 async function refresh() {
