@@ -6,8 +6,8 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 RUN := .venv/bin/python
 ARGS ?=
 TESTS ?= tests
-# A module's tests stay together; the groups that take longest begin first (tests/conftest.py).
-PYTEST := $(RUN) -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 10
+# Groups of tests stay together, and those that take longest begin first: see tests/conftest.py.
+PYTEST := $(RUN) -m pytest --numprocesses 3 --no-loadscope-reorder --durations 10
 CODE := $(wildcard dags docker pacsifier_ops tests tools bench)
 IMAGE := pacsifier-airflow
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' pacsifier_ops/__init__.py)

@@ -113,6 +113,12 @@ def identifiers(files: Iterable[Path]) -> set[str]:
     return {word for value in values for word in words_of(value)}
 
 
+def of_patients(files: list[Path], *patients: Mapping[str, str]) -> set[str]:
+    """SOP Instance UIDs of the cohort's images of some patients."""
+    wanted = {patient["patient_id"] for patient in patients}
+    return {path.stem for path in files if dcmread(path, stop_before_pixels=True).PatientID in wanted}
+
+
 def words_of(value: str) -> set[str]:
     """A value, and those of its parts that are long enough to be told from other text."""
     plain = value.replace("-", "_")  # as it is in the name of a folder

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
-from tests import cohort, shared_airflow
+from tests import cohort
 from tests.peers import KINDS, Peer, missing_programs
-from tests.shared_airflow import SharedAirflow
 from tests.topology import STORES
 from tests.truth import Truth
 
@@ -19,17 +19,43 @@ from tests.truth import Truth
 SLOW = 20
 
 
-@pytest.hookimpl(tryfirst=True)
+def _group(nodeid: str) -> str:
+    """What runs in one process, one test after the other: a module, or all modules of a folder below this one.
+
+    Such a folder's tests share something that takes long to start.
+    """
+    module = PurePosixPath(nodeid.partition("::")[0])
+    return str(module.parent if len(module.parts) > 2 else module)
+
+
+def _turn(item: pytest.Item) -> int:
+    """When the group of this test is to begin: the earlier, the longer it may take."""
+    if not _group(item.nodeid).endswith(".py"):
+        return 0
+    marks = ("slow", "airflow", "peers")
+    return next((turn for turn, mark in enumerate(marks, 1) if item.get_closest_marker(mark)), len(marks) + 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have groups stay together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what shares something into one group, the slowest groups first, and skip what cannot run here.
+    """Begin with the groups that take longest; skip what cannot run here.
 
     What needs real peers or stores that are not installed is skipped, unless PACSIFIER_REQUIRE_PEERS=1 wants it.
-    A group runs in one process, one test after the other: a module, and all that use the Airflow that tests share.
     """
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        groups.setdefault(_group(item), []).append(item)
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        groups.setdefault(_group(item.nodeid), []).append(item)
     items[:] = [item for group in sorted(groups.values(), key=lambda group: min(map(_turn, group))) for item in group]
     if os.environ.get("PACSIFIER_REQUIRE_PEERS") == "1":
         return
@@ -37,18 +63,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if line and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=line))
-
-
-def _group(item: pytest.Item) -> str:
-    return "shared" if "shared" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-
-
-def _turn(item: pytest.Item) -> int:
-    """When a group with this test is to begin: the earlier, the longer it may take."""
-    if "shared" in getattr(item, "fixturenames", ()):
-        return 0
-    marks = ("slow", "airflow", "peers")
-    return next((turn for turn, mark in enumerate(marks, 1) if item.get_closest_marker(mark)), len(marks) + 1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -59,13 +73,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"over {SLOW} s without the mark slow: make them faster, or mark them")
         for one in slow:
             terminalreporter.line(f"{one.duration:6.1f} s  {one.nodeid}")
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedAirflow]:
-    """A running Airflow that tests share."""
-    with shared_airflow.running(tmp_path_factory.mktemp("shared")) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

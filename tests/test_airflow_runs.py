@@ -8,26 +8,22 @@ import socket
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from pydicom import dcmread
 
 from pacsifier_ops.dimse import attempts
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.errors import PacsError, PacsTimeout, PathRefused, Unsupported
 from pacsifier_ops.extract.requests import take_in
-from pacsifier_ops.files import read_json
 from pacsifier_ops.run import Run
 from tests import airflow_home
 from tests.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow
-from tests.command import Result
-from tests.shared_airflow import Crooked, SharedAirflow
+from tests.shared import Crooked
 
 pytestmark = pytest.mark.airflow
 
@@ -64,12 +60,6 @@ def images(airflow: Airflow, out: str = "out") -> set[str]:
     return {path.stem for path in (airflow.data / out).glob("sub-*/**/*.dcm")}
 
 
-def of_patients(files: list[Path], *patients: Mapping[str, str]) -> set[str]:
-    """SOP Instance UIDs of the cohort's images of some patients."""
-    wanted = {patient["patient_id"] for patient in patients}
-    return {path.stem for path in files if dcmread(path, stop_before_pixels=True).PatientID in wanted}
-
-
 TABLE = "PatientID,StudyDate\nZQX-71830-KW,\n,19940331\n,20150231\nZQX-71830-KW,19931224\nNOBODY-77,\n"
 
 
@@ -79,7 +69,7 @@ def test_a_table_with_a_bad_row(airflow: Airflow, pacs: EmbeddedPacs, files: lis
     one, two = "sub-ZQX_71830_KW/ses-19931224070809/0000", "sub-YVJ_55912_ZS/ses-19940331070809/0000"
     folders = {f"{one}1-Zwerchfell_711": 3, f"{one}2-Zwerchfell_712": 2, f"{two}1-Zwerchfell_881": 2}
     tree = airflow_home.tree(airflow.data / "out")
-    assert images(airflow) == of_patients(files, KUNIGUNDE, ZEBEDAEUS)
+    assert images(airflow) == airflow_home.of_patients(files, KUNIGUNDE, ZEBEDAEUS)
     assert Counter(path.rpartition("/")[0] for path in tree if path.endswith(".dcm")) == folders
     (run_log,) = (path for path in tree if path.startswith("logs/runs/"))
     dumps = {f"{folder}.csv" for folder in folders}
@@ -216,7 +206,7 @@ def test_config_json_in_place_of_a_connection(
     airflow.table("PatientID\nYVJ-55912-ZS\n")
     run = airflow.run(config="config.json", method=method)
     assert run.state == "success"
-    assert images(airflow) == of_patients(files, ZEBEDAEUS)
+    assert images(airflow) == airflow_home.of_patients(files, ZEBEDAEUS)
     assert {service for service, _, _ in pacs.retrieves} == {"C-MOVE" if method == "move" else "C-GET"}
 
 
@@ -227,7 +217,7 @@ def test_a_request_taken_in(airflow: Airflow, files: list[Path], tmp_path: Path)
     table.unlink()
     run = airflow.run(queryfile=request)
     assert run.state == "success"
-    assert images(airflow) == of_patients(files, ZEBEDAEUS)
+    assert images(airflow) == airflow_home.of_patients(files, ZEBEDAEUS)
 
 
 @pytest.mark.parametrize("name", ["queryfile", "out_directory", "config"])
@@ -267,7 +257,7 @@ def test_an_incomplete_run_fails_unless_that_was_accepted(
     airflow: Airflow, pacs: EmbeddedPacs, files: list[Path]
 ) -> None:
     airflow.table("PatientID\nZQX-71830-KW\n")
-    wanted = of_patients(files, KUNIGUNDE)
+    wanted = airflow_home.of_patients(files, KUNIGUNDE)
     withheld = min(wanted)
     pacs.faults.withhold = {withheld}
     run = airflow.run()
@@ -295,7 +285,7 @@ def test_a_cohort_that_is_too_large_stops_after_planning(
     assert run.states["report"] == ["failed"]
     assert pacs.retrieves == [] and images(airflow) == set()
     run = airflow.run(max_series=2)
-    assert run.state == "success" and images(airflow) == of_patients(files, KUNIGUNDE)
+    assert run.state == "success" and images(airflow) == airflow_home.of_patients(files, KUNIGUNDE)
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["counts only", "destination asked"])
@@ -350,7 +340,7 @@ def test_rows_that_cannot_be_asked_do_not_keep_the_others_back(
     assert run.state == "failed"
     assert run.states["find"] == ["success", "failed", "success"]
     assert run.states["retrieve"] == ["success"] * 3
-    assert images(airflow) == of_patients(files, KUNIGUNDE, ZEBEDAEUS)
+    assert images(airflow) == airflow_home.of_patients(files, KUNIGUNDE, ZEBEDAEUS)
     (line,) = (line for line in log(airflow) if line["Status"] == "failed")
     assert line["PatientID"] == "WPL-20477-TQ" and "not attempted" in line["Reason"]
 
@@ -438,125 +428,3 @@ def test_the_boundary_keeps_foreign_words_to_itself(airflow: Airflow, state_root
     notes = state_root / "runs" / "run" / "problems.txt"
     assert notes.read_text().count("Wurzelbacher warns") == notes.read_text().count("Wurzelbacher was here") / 2 == 3
     assert notes.stat().st_mode & 0o777 == 0o600
-
-
-# The real scheduler. Everything that it is to do is done once; the tests look at what came of it.
-
-
-@dataclass
-class Record:
-    """What came of an hour of the real scheduler."""
-
-    home: Path
-    pacs: EmbeddedPacs
-    words: set[str]
-    secrets: set[str]
-    runs: dict[str, list[dict[str, Any]]]
-    states: dict[str, str]
-    command: Result
-    pools: dict[str, int]
-    hooks: list[dict[str, Any]]
-    plugins: list[str]
-
-
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory, shared: SharedAirflow) -> Record:
-    """DAG runs by C-GET and C-MOVE and ones that go wrong, and the command line, all at once at one PACS."""
-    folder, pacs, up, home = tmp_path_factory.mktemp("scheduler"), shared.busy, shared.up, shared.up.home
-    patients = {"ours": "LQD-90551-AB", "theirs": "LQD-90552-CD"}
-    busy = [p for who in patients.values() for p in airflow_home.build_busy(folder / who, who)]
-    pacs.add([*shared.files, *busy])
-    pacs.faults.delay = 0.4
-    tables = {
-        "get": f"PatientID\n{patients['ours']}\n",
-        "move": "PatientName,AccessionNumber\nWurzelbacher*,\n,QACC990288\n",
-        "crooked": "PatientID\nZQX-71830-KW\n",
-        "strict": "PatientID,PatientBirthDate\nZQX-71830-KW,19370231\n",
-        "blocked": "PatientID\nWPL-20477-TQ\n",
-    }
-    conf: dict[str, dict[str, Any]] = {
-        "get": {"method": "get"},
-        "move": {"method": "move"},
-        "crooked": {"pacs": "pacs_crooked"},
-        "strict": {"strict": True},
-        "blocked": {},
-    }
-    blocked = home / "data" / "blocked" / "sub-WPL_20477_TQ"
-    blocked.parent.mkdir()
-    blocked.write_text("")
-    ids = {
-        name: up.trigger(table, **{"out_directory": name, "pacs": "pacs_busy", **conf[name]})
-        for name, table in tables.items()
-    }
-    up.wait_for(lambda: any(t["state"] == "running" for t in up.tasks(ids["get"], "retrieve")))
-    command = up.command_line(f"PatientID\n{patients['theirs']}\n", pacs, folder / "out")
-    up.wait_for(lambda: any(t["state"] == "up_for_retry" for t in up.tasks(ids["blocked"])))
-    states = {name: up.outcome(ids[name]) for name in ids if name != "blocked"}
-    up.patch(f"dags/{airflow_home.DAG_ID}/dagRuns/{quote(ids['blocked'])}", {"state": "failed"})
-    pseudonymize = "pacsifier_pseudonymize"
-    linking = up.start(pseudonymize, in_folder="move", project="scheduled")
-    states["pseudonyms"] = up.outcome(linking, pseudonymize)
-    people: dict[str, str] = read_json(home / "state/projects/scheduled/new_ids_scheduled.json")
-    token = str(read_json(home / "deid" / "config.json")["deid_token"])
-    pools = up.get("pools?limit=100")["pools"]
-    return Record(
-        home=home,
-        pacs=pacs,
-        words=airflow_home.identifiers([*shared.files, *busy]) | {"19370231", airflow_home.TABLE_NAME},
-        secrets={token, *people.values()},
-        runs={name: up.tasks(run) for name, run in ids.items()},
-        states=states,
-        command=command,
-        pools={pool["name"]: pool["slots"] for pool in pools},
-        hooks=up.ui("connections/hook_meta"),
-        plugins=[plugin["name"] for plugin in up.get("plugins")["plugins"]],
-    )
-
-
-@pytest.mark.slow
-def test_the_scheduler_runs_it_by_c_get_and_c_move(record: Record, files: list[Path]) -> None:
-    assert record.states == {
-        "get": "success",
-        "move": "success",
-        "crooked": "success",
-        "strict": "failed",
-        "pseudonyms": "success",
-    }
-    out = record.home / "data"
-    assert len(list((out / "get").glob("sub-*/*/*/*.dcm"))) == 24
-    assert {p.stem for p in (out / "move").glob("sub-*/*/*/*.dcm")} == of_patients(files, KUNIGUNDE, ZEBEDAEUS)
-    moved = {str(i.SeriesInstanceUID) for service, _, i in record.pacs.retrieves if service == "C-MOVE"}
-    assert moved == {dcmread(p).SeriesInstanceUID for p in files if p.stem in of_patients(files, KUNIGUNDE, ZEBEDAEUS)}
-    assert [t["map_index"] for t in record.runs["get"] if t["task_id"] == "retrieve"] == list(range(8))
-    assert not list((out / ".spool").glob("[0-9]*/*"))  # the standing receiver's
-
-
-@pytest.mark.slow
-def test_pacs_and_leases_bound_dag_runs_and_command_line_together(record: Record) -> None:
-    assert record.command.code == 0, record.command.said
-    assert len(list(record.command.out.glob("sub-*/*/*/*.dcm"))) == 24
-    assert 3 <= record.pacs.peak_associations <= 4
-
-
-@pytest.mark.slow
-def test_tasks_wait_in_the_pool_of_their_connection(record: Record) -> None:
-    assert {"pacs_default": 4, "pacs_busy": 4, "pacs_crooked": 4, "pacsifier": 4}.items() <= record.pools.items()
-    assert "pacs_broken" not in record.pools
-    for name, pool in {"get": "pacs_busy", "crooked": "pacs_crooked"}.items():
-        for task in record.runs[name]:
-            assert task["pool"] == (pool if task["task_id"] in ("find", "retrieve") else "default_pool"), task
-
-
-@pytest.mark.slow
-def test_the_user_interface_knows_the_package(record: Record) -> None:
-    (hook,) = (hook for hook in record.hooks if hook["connection_type"] == "dicom")
-    assert hook["hook_class_name"] == "pacsifier_ops.hooks.dicom.DicomHook" and hook["hook_name"] == "DICOM node (PACS)"
-    assert "pacsifier" in record.plugins
-
-
-@pytest.mark.slow
-def test_nothing_of_the_cohort_is_in_the_schedulers_home(record: Record) -> None:
-    assert airflow_home.traces(record.home / "state", record.words)
-    assert len(record.secrets) == 3  # the token of the De-ID service, and two pseudonyms
-    for folder in ("airflow", "logs"):
-        assert airflow_home.traces(record.home / folder, record.words | record.secrets) == []

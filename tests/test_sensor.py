@@ -37,7 +37,7 @@ from tests import airflow_home
 from tests.airflow_home import REPO, Airflow, Up
 from tests.embedded import node_of, series
 from tests.peers import KINDS, OUR_AET, free_port
-from tests.shared_airflow import Crooked
+from tests.shared import Crooked
 
 PATIENT, OTHER = "ZQX-71830-KW", "YVJ-55912-ZS"
 

@@ -16,7 +16,7 @@ import pytest
 from pacsifier_ops.nightly.options import OPTIONS
 from tests import airflow_home
 from tests.airflow_home import DAG_ID, REPO, Up
-from tests.shared_airflow import SharedAirflow
+from tests.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
@@ -133,32 +133,40 @@ def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) ->
 
 
 def test_the_evening_is_the_hospitals(tmp_path_factory: pytest.TempPathFactory) -> None:
-    code = (
-        "from airflow.dag_processing.dagbag import DagBag\n"
-        "from airflow.serialization.serialized_objects import DagSerialization\n"
-        "bag = DagBag('dags/pacsifier_nightly.py')\n"
-        "dag = bag.dags.get('pacsifier_nightly')\n"
-        "again = dag and DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))\n"
-        "print(dag and again.timetable.serialize() or bag.import_errors)"
+    code = """
+import json, os, sys, time
+from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+
+for settings in json.loads(sys.argv[1]):
+    os.environ.update(settings)
+    time.tzset()
+    bag = DagBag("dags/pacsifier_nightly.py")
+    dag = bag.dags.get("pacsifier_nightly")
+    again = dag and DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+    print("says", again.timetable.serialize() if again else list(bag.import_errors.values()))
+    for name in settings:
+        del os.environ[name]
+"""
+    given = [
+        {"PACSIFIER_TIMEZONE": "Europe/Zurich"},
+        {"PACSIFIER_NIGHTLY_SCHEDULE": "30 21 * * 1-5", "TZ": "America/New_York"},
+        {"PACSIFIER_NIGHTLY_SCHEDULE": "off"},
+        {"PACSIFIER_TIMEZONE": "Zurich"},
+        {"PACSIFIER_NIGHTLY_SCHEDULE": "20:00"},
+    ]
+    _, airflow = airflow_home.migrated(tmp_path_factory.getbasetemp())
+    command = [sys.executable, "-c", code, json.dumps(given)]
+    done = subprocess.run(command, env={**os.environ, **airflow}, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    zone, cron, off, bad_zone, bad_cron = (
+        line.removeprefix("says ") for line in done.stdout.splitlines() if line.startswith("says ")
     )
-
-    def says(**environment: str) -> str:
-        _, airflow = airflow_home.migrated(tmp_path_factory.getbasetemp())
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, **airflow, **environment},
-            cwd=REPO,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()[-1]
-
-    assert all(word in says(PACSIFIER_TIMEZONE="Europe/Zurich") for word in ("'0 20 * * *'", "'Europe/Zurich'"))
-    assert "'30 21 * * 1-5'" in says(PACSIFIER_NIGHTLY_SCHEDULE="30 21 * * 1-5", TZ="America/New_York")
-    assert says(PACSIFIER_NIGHTLY_SCHEDULE="off") == "{}"
-    assert "timezone is not the name of a time zone" in says(PACSIFIER_TIMEZONE="Zurich")
-    assert "nightly_schedule is no cron expression" in says(PACSIFIER_NIGHTLY_SCHEDULE="20:00")
+    assert "'0 20 * * *'" in zone and "'Europe/Zurich'" in zone
+    assert "'30 21 * * 1-5'" in cron
+    assert off == "{}"
+    assert "timezone is not the name of a time zone" in bad_zone
+    assert "nightly_schedule is no cron expression" in bad_cron
 
 
 def test_every_option_is_a_param_of_the_extract_dag_and_allows_what_it_allows(

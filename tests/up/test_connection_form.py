@@ -18,7 +18,7 @@ from pacsifier_ops.pseudonyms import deid_api
 from tests import airflow_home, certificates
 from tests.airflow_home import Up
 from tests.browser import Browser
-from tests.shared_airflow import SharedAirflow
+from tests.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

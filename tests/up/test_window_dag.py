@@ -13,7 +13,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.plugins import COMMON_POOL
 from tests import airflow_home
 from tests.airflow_home import KUNIGUNDE, ZEBEDAEUS, Up
-from tests.shared_airflow import SharedAirflow
+from tests.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

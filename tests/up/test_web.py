@@ -23,7 +23,7 @@ from pacsifier_ops.run import dag_run_name
 from tests import airflow_home
 from tests.airflow_home import DAG_ID, KUNIGUNDE, TABLE_NAME, THEOBALD, Up, traces, words_of
 from tests.browser import Browser
-from tests.shared_airflow import FOREIGN, USER, VIEWER, SharedAirflow
+from tests.shared import FOREIGN, USER, VIEWER, SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

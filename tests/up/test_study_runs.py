@@ -10,7 +10,7 @@ from pacsifier_ops.files import read_json
 from pacsifier_ops.run import dag_run_name
 from tests import airflow_home
 from tests.airflow_home import Up
-from tests.shared_airflow import SharedAirflow
+from tests.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

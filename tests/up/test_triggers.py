@@ -19,7 +19,7 @@ import pytest
 from pacsifier_ops import local
 from tests.airflow_home import REPO, Up, tree
 from tests.browser import Browser
-from tests.shared_airflow import SharedAirflow
+from tests.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

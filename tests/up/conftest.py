@@ -1,0 +1,17 @@
+"""The running Airflow that the tests of this folder share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import shared as airflow
+from tests.shared import SharedAirflow
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedAirflow]:
+    """It, started once."""
+    with airflow.running(tmp_path_factory.mktemp("shared")) as running:
+        yield running
