@@ -101,11 +101,10 @@ def test_the_scheduler_runs_it_by_c_get_and_c_move(record: Record, shared: Share
     out = record.home / "data"
     assert len(list((out / "get").glob("sub-*/*/*/*.dcm"))) == 24
     wanted = airflow_home.of_patients(shared.files, KUNIGUNDE, ZEBEDAEUS)
+    wanted = airflow_home.of_patients(shared.files, KUNIGUNDE, ZEBEDAEUS)
     assert {p.stem for p in (out / "move").glob("sub-*/*/*/*.dcm")} == wanted
     moved = {str(i.SeriesInstanceUID) for service, _, i in record.pacs.retrieves if service == "C-MOVE"}
-    assert moved == {
-        dcmread(p).SeriesInstanceUID for p in shared.files if p.stem in of_patients(shared.files, KUNIGUNDE, ZEBEDAEUS)
-    }
+    assert moved == {dcmread(p).SeriesInstanceUID for p in shared.files if p.stem in wanted}
     assert [t["map_index"] for t in record.runs["get"] if t["task_id"] == "retrieve"] == list(range(8))
     assert not list((out / ".spool").glob("[0-9]*/*"))  # the standing receiver's
 
