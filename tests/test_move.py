@@ -224,8 +224,8 @@ def test_an_archive_that_is_silent_while_it_sends(tmp_path: Path, monkeypatch: p
     """Orthanc, for one, says nothing until all is sent."""
     monkeypatch.setattr(EmbeddedPacs, "_responder", _mute(EmbeddedPacs._responder))
     with two(tmp_path) as (source, second):
-        second.faults.delay = 0.2
-        account, _ = moved(source_node(source, dimse_timeout=0.5), tmp_path / "out")
+        second.faults.delay = 0.7  # for all five longer than the time-out, for one much shorter
+        account, _ = moved(source_node(source, dimse_timeout=3), tmp_path / "out")
         assert uids(second) == uids(source)
     assert account.verdict == COMPLETE and len(source.retrieves) == 1
 

@@ -450,7 +450,7 @@ def test_at_a_terminal(pacs: EmbeddedPacs, capsys: pytest.CaptureFixture[str]) -
         {"relational": False},
         {"image_level": False},
     ],
-    ids=str,
+    ids=", ".join,  # names of faults; a set would read otherwise in every process
 )
 def test_no_value_of_a_patient_is_in_it(holding: Any, faults: Any, tmp_path: Path, state_root: Path) -> None:
     pacs = holding(airflow_home.cohort(), **faults)
