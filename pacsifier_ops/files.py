@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,8 @@ _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+#: Folders in folders at most: nobody's data are deeper, and Python's calls and the system's paths have an end.
+LEVELS = 200
 #: Mode of the files of a data set: as the user's umask has it.
 DATA_FILE = 0o666 & ~_UMASK
 
@@ -112,10 +114,22 @@ def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:
     Links are followed before the check, so a link out of the root is refused as well.
 
     Raises:
-        PathRefused: names `what` (the parameter), never the path's target.
+        PathRefused: it leads outside, to itself, too deep, or is no path at all; names `what` (the parameter), never
+            the path's target.
     """
     root = root.resolve()
-    resolved = (root / path).resolve()
+    try:
+        resolved = (root / path).resolve()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.lstat(resolved)
+    except RuntimeError:  # what Path.resolve says of a loop, up to Python 3.12
+        raise PathRefused(f"{what}: the path leads through a link that leads to itself") from None
+    except ValueError:
+        raise PathRefused(f"{what}: the path has characters that no path can have") from None
+    except OSError as error:
+        raise PathRefused(f"{what}: the path cannot be used ({error.strerror})") from None
+    if len(resolved.parts) > LEVELS:
+        raise PathRefused(f"{what}: the path is more than {LEVELS} folders deep; give a shorter one")
     if resolved != root and root not in resolved.parents:
         raise PathRefused(f"{what}: the path leads outside the data root; give a path below it")
     return resolved

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pacsifier_ops.accounts import EXIT_CODES
 from pacsifier_ops.cli.crew import stoppable
+from pacsifier_ops.cli.options import bounded
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
@@ -48,11 +49,14 @@ def parser() -> argparse.ArgumentParser:
     more.add_argument("--in_folder", type=Path, help="folder of DICOM files whose patients are wanted")
     more.add_argument("--ca", default="", metavar="FILE", help="authorities of the De-ID service's certificate")
     more.add_argument(
-        "--timeout", type=float, default=DeidService.read_timeout, help="seconds for an answer of the De-ID service"
+        "--timeout",
+        type=bounded(0.001, 7 * 24 * 3600),
+        default=DeidService.read_timeout,
+        help="seconds for an answer of the De-ID service",
     )
     more.add_argument(
         "--retry_wait",
-        type=float,
+        type=bounded(0, 7 * 24 * 3600),
         default=DeidService.retry_wait,
         help="seconds before a call is repeated that may yet succeed; doubles each time",
     )

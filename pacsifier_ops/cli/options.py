@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 
 from pacsifier_ops.config import Tls
 
 #: Environment variable with the passphrase of the TLS key: on a command line everybody could read it.
 PASSWORD = "PACSIFIER_TLS_PASSWORD"
+
+
+def bounded(least: float, most: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:
+    """What argparse makes a number of: neither NaN nor endless, and within bounds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError("not a number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"not a number from {least:,.12g} to {most:,.12g}")
+        return value
+
+    return parse
 
 
 def add_tls(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

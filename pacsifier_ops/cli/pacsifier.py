@@ -11,7 +11,7 @@ from pathlib import Path
 from pacsifier_ops import __version__
 from pacsifier_ops.accounts import MOVE, NONE, SAVE
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_tls, tls_of
+from pacsifier_ops.cli.options import add_tls, bounded, tls_of
 from pacsifier_ops.config import METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
 
@@ -60,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
         "--refetch", action="store_true", help="fetch what was handed on and removed from the output folder as well"
     )
     more.add_argument(
-        "--max_series", type=int, metavar="N", help="stop before fetching if more series are to be fetched (10000)"
+        "--max_series",
+        type=bounded(1, 10**9, int),
+        metavar="N",
+        help="stop before fetching if more series are to be fetched (10000)",
     )
     more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
@@ -99,8 +102,6 @@ def _wrong(args: argparse.Namespace) -> str:
         return "--destination goes with --move"
     if args.refetch and not args.save:
         return "--refetch goes with --save"
-    if args.max_series is not None and args.max_series < 1:
-        return "--max_series: give a number above 0"
     return ""
 
 

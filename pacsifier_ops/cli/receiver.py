@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pacsifier_ops import settings
-from pacsifier_ops.cli.options import add_tls, tls_of
+from pacsifier_ops.cli.options import add_tls, bounded, tls_of
 from pacsifier_ops.config import check_ae_title, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError, ReceiverError
 from pacsifier_ops.leases import LeaseBusy, Leases
 
-_GIB = 1024**3
+_GIB, _MOST_GB = 1024**3, 10**6
 _JANITOR_SECONDS = 120.0
 
 
@@ -41,16 +41,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IP",
         help="IP addresses or networks that may connect, divided by commas; may be repeated (default: all)",
     )
-    parser.add_argument("--quota-gb", type=float, help="size of the spool beyond which objects are refused")
+    parser.add_argument(
+        "--quota-gb", type=bounded(0, _MOST_GB), help="size of the spool beyond which objects are refused"
+    )
     parser.add_argument(
         "--min-free-gb",
-        type=float,
+        type=bounded(0, _MOST_GB),
         default=2.0,
         help="free space of the disk below which objects are refused (default: %(default)s)",
     )
     parser.add_argument(
         "--quarantine-hours",
-        type=float,
+        type=bounded(0, 24 * 366),
         default=24.0,
         help="series that nobody took for so long go to .quarantine in the spool (default: %(default)s)",
     )

@@ -46,6 +46,8 @@ Question = Callable[[], bool]
 KEPT = ("scan", "units", "index", "results", "written", "accounts", "summary")
 
 #: Bytes of a megabyte, as media are sold.
+#: Megabytes of a volume at most.
+LARGEST_VOLUME = 10**9
 MEGABYTE = 10**6
 
 _LEFT_OVER = re.compile(r"\.([A-Z0-9.]+)\.[0-9a-f]{8}\.part", re.ASCII)
@@ -196,8 +198,8 @@ def _check_folders(request: DicomdirRequest) -> None:
         raise InputError("in_folder is not a folder; give the folder whose DICOM files are to be handed over")
     if source == target or source in target.parents or target in source.parents:
         raise InputError("in_folder and out_folder overlap; give an out_folder of its own")
-    if request.volume_size < 0:
-        raise InputError("volume_size is negative; give the megabytes of a volume")
+    if not 0 <= request.volume_size <= LARGEST_VOLUME:
+        raise InputError(f"volume_size is negative or above {LARGEST_VOLUME:,}; give the megabytes of a volume")
     if any(marker_of(folder) for folder in (target, *target.parents)):
         raise TreeError("out_folder lies in another data set; give a folder of its own")
     _check_trees([source])

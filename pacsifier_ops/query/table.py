@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.errors import QueryTableError
+from pacsifier_ops.given import LARGE, Unusable, read_given
 from pacsifier_ops.pseudonyms.values import check_pseudonym
 from pacsifier_ops.query.keys import (
     COLUMNS,
@@ -128,9 +129,9 @@ def read_records(path: Path) -> list[Record]:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TableRefused([Problem(0, "", f"cannot be read ({error.strerror}); check the path")]) from None
+        return read_given(path, LARGE)
+    except Unusable as error:
+        raise TableRefused([Problem(0, "", f"{error}; check the path")]) from None
 
 
 def parse_query_table(data: bytes) -> QueryTable:
