@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pacsifier_ops.errors import PathRefused, StorageError
+from pacsifier_ops.errors import PathRefused, StorageError, TreeError
 
 # Reading the umask means setting it, which is not safe once there are threads.
 _UMASK = os.umask(0o077)
@@ -133,3 +133,43 @@ def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:
     if resolved != root and root not in resolved.parents:
         raise PathRefused(f"{what}: the path leads outside the data root; give a path below it")
     return resolved
+
+
+def below(
+    folder: Path, leave_out: Callable[[os.DirEntry[str]], bool] = lambda entry: False
+) -> Iterator[tuple[os.DirEntry[str], OSError | None]]:
+    """All that lies below a folder, in the order of paths, a folder before what is in it; links are not followed.
+
+    Python's own ways to walk (os.walk before 3.12, shutil.rmtree before 3.13) call themselves for each folder, and a
+    thousand folders in each other end them.
+
+    Args:
+        leave_out: entries that are left out, with all that is in them.
+
+    Yields:
+        Each entry, and what keeps a folder from being read.
+
+    Raises:
+        TreeError: folders lie deeper in each other than LEVELS.
+        OSError: the folder itself cannot be read.
+    """
+    ahead = [_entries(folder)]
+    while ahead:
+        entry = next(ahead[-1], None)
+        if entry is None:
+            ahead.pop()
+        elif not leave_out(entry):
+            problem = None
+            if entry.is_dir(follow_symlinks=False):
+                if len(ahead) >= LEVELS:
+                    raise TreeError(f"a folder holds more than {LEVELS} folders in each other; give another one")
+                try:
+                    ahead.append(_entries(Path(entry.path)))
+                except OSError as error:
+                    problem = error
+            yield entry, problem
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return iter(sorted(entries, key=lambda entry: entry.name))

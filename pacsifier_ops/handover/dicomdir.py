@@ -27,7 +27,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, StorageError, TreeError
-from pacsifier_ops.files import DATA_FILE, atomic_stream, read_json, read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.files import (
+    DATA_FILE,
+    atomic_stream,
+    below,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_json,
+    write_jsonl,
+)
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
@@ -265,19 +274,18 @@ def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
     if target.exists() and not target.is_dir():
         raise TreeError("out_folder is not a folder; give another one")
     try:
-        for folder, below, names in os.walk(target, onerror=_raise) if target.exists() else ():
-            if any(Path(folder, name).is_symlink() for name in (*below, *names)):
+        for entry, problem in below(target) if target.exists() else ():
+            if problem is not None:
+                raise problem
+            if entry.is_symlink():
                 raise _something_else()
-            for name in names:
-                half = _LEFT_OVER.fullmatch(name)
-                path = Path(folder, name)
-                yield path, path.with_name(half[1] if half else name).relative_to(target).as_posix(), half is not None
+            if not entry.is_dir():
+                half = _LEFT_OVER.fullmatch(entry.name)
+                path = Path(entry.path)
+                name = path.with_name(half[1] if half else entry.name).relative_to(target).as_posix()
+                yield path, name, half is not None
     except OSError as error:
         raise TreeError(f"out_folder cannot be read: {error.strerror}") from error
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _something_else() -> TreeError:

@@ -9,6 +9,7 @@ import io
 import re
 import unicodedata
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,16 @@ from pacsifier_ops.query.keys import (
     check_cell,
     is_weak,
     nearest_column,
+)
+
+#: Bytes of a workbook at most, once it is unpacked; it takes ten times as much memory to read.
+LARGEST_UNPACKED = 64 * 2**20
+#: Cells that are merged with others, at most.
+_MOST_MERGED = 1_000_000
+#: Cells of a sheet at most, the empty ones before the last one counted.
+_MOST_CELLS = 2_000_000
+_MERGED = re.compile(
+    rb"""<(?:\w+:)?mergeCell\b[^>]*?\bref\s*=\s*["']\s*\$?([A-Za-z]+)\$?(\d+)\s*:\s*\$?([A-Za-z]+)\$?(\d+)"""
 )
 
 
@@ -236,6 +247,8 @@ def _records_of_workbook(data: bytes) -> list[Record]:
     """The rows of the first sheet of an .xlsx workbook."""
     import openpyxl
 
+    _check_workbook(data)
+
     def sheet(computed: bool) -> Any:
         return openpyxl.load_workbook(io.BytesIO(data), data_only=computed).worksheets[0]
 
@@ -244,7 +257,7 @@ def _records_of_workbook(data: bytes) -> list[Record]:
             warnings.simplefilter("ignore")  # openpyxl's warnings quote cells
             cells = sheet(computed=False)
             # A cell that was only formatted, far away, would make millions of empty ones.
-            if cells.max_row * cells.max_column > 10_000_000:
+            if cells.max_row * cells.max_column > _MOST_CELLS:
                 message = "the first sheet is too large; delete the empty rows and columns around the table"
                 raise TableRefused([Problem(0, "", message)])
             rows = list(cells.iter_rows())
@@ -274,6 +287,46 @@ def _records_of_workbook(data: bytes) -> list[Record]:
                 record.faults[place] = str(error)
         records.append(record)
     return records
+
+
+def _check_workbook(data: bytes) -> None:
+    """Refuse a workbook that is small only as long as nobody unpacks it: openpyxl would fill the memory.
+
+    Raises:
+        TableRefused: says what to do.
+    """
+    message = "cannot be read as an .xlsx workbook; save it as .xlsx or as CSV UTF-8"
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > LARGEST_UNPACKED:
+                message = "is too large once unpacked; cut it into several tables, or save it as CSV UTF-8"
+                raise TableRefused([Problem(0, "", message)])
+            for entry in entries:
+                if not entry.filename.endswith((".xml", ".rels")):
+                    continue
+                content = archive.read(entry)
+                if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # never in a workbook (ECMA-376-2)
+                    raise TableRefused([Problem(0, "", message)])
+                if sum(map(_extent, _MERGED.findall(content))) > _MOST_MERGED:
+                    message = "has merged cells of a huge extent; unmerge them"
+                    raise TableRefused([Problem(0, "", message)])
+    except TableRefused:
+        raise
+    except Exception:  # whatever a damaged, encrypted or foreign zip archive makes zipfile raise
+        raise TableRefused([Problem(0, "", message)]) from None
+
+
+def _extent(area: tuple[bytes, bytes, bytes, bytes]) -> int:
+    """Cells of an area such as A1:C5."""
+    first_column, first_row, last_column, last_row = area
+    columns, rows = _column(last_column) - _column(first_column), int(last_row[:12]) - int(first_row[:12])
+    return (abs(columns) + 1) * (abs(rows) + 1)
+
+
+def _column(letters: bytes) -> int:
+    """Number of a column that letters name, from 1."""
+    return functools.reduce(lambda number, letter: number * 26 + (letter | 32) - 96, letters[:12], 0)
 
 
 def _shown(cell: Any, result: Any) -> str:
