@@ -28,6 +28,8 @@ from pacsifier_ops.query.keys import (
 
 #: Bytes of a workbook at most, once it is unpacked; it takes ten times as much memory to read.
 LARGEST_UNPACKED = 64 * 2**20
+#: Columns that are told to be wrong, at most; the others are counted.
+_TOLD = 20
 #: Cells that are merged with others, at most.
 _MOST_MERGED = 1_000_000
 #: Cells of a sheet at most, the empty ones before the last one counted.
@@ -381,6 +383,9 @@ def _columns(header: Record) -> tuple[str, ...]:
             problems.append(Problem(header.line, f"column {number}", f"not known; {advice}"))
         elif name in names[: number - 1]:
             problems.append(Problem(header.line, name, f"there twice (column {number}); remove one"))
+    if len(problems) > _TOLD:
+        more = Problem(header.line, "", f"and {len(problems) - _TOLD} more columns are not known or there twice")
+        problems = [*problems[:_TOLD], more]
     if problems:
         raise TableRefused(problems)
     return tuple(names)
