@@ -108,31 +108,40 @@ def read_jsonl(path: Path) -> Iterator[Any]:
             yield json.loads(line)
 
 
-def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:
-    """Resolve `path` (relative to `root`, or absolute below it) and refuse what leads outside.
-
-    Links are followed before the check, so a link out of the root is refused as well.
+def resolved(path: str | os.PathLike[str], what: str) -> Path:
+    """A path that somebody gave, absolute, its links followed. It need not be there.
 
     Raises:
-        PathRefused: it leads outside, to itself, too deep, or is no path at all; names `what` (the parameter), never
-            the path's target.
+        PathRefused: it leads to itself, too deep, or is no path at all; names `what` (the parameter), never the path.
     """
-    root = root.resolve()
     try:
-        resolved = (root / path).resolve()
+        found = Path(path).resolve()
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            os.lstat(resolved)
+            os.stat(found)
     except RuntimeError:  # what Path.resolve says of a loop, up to Python 3.12
         raise PathRefused(f"{what}: the path leads through a link that leads to itself") from None
     except ValueError:
         raise PathRefused(f"{what}: the path has characters that no path can have") from None
     except OSError as error:
         raise PathRefused(f"{what}: the path cannot be used ({error.strerror})") from None
-    if len(resolved.parts) > LEVELS:
+    if len(found.parts) > LEVELS:
         raise PathRefused(f"{what}: the path is more than {LEVELS} folders deep; give a shorter one")
-    if resolved != root and root not in resolved.parents:
+    return found
+
+
+def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:
+    """Resolve `path` (relative to `root`, or absolute below it) and refuse what leads outside.
+
+    Links are followed before the check, so a link out of the root is refused as well.
+
+    Raises:
+        PathRefused: as `resolved`, or it leads outside; names `what` (the parameter), never the path's target.
+    """
+    root = root.resolve()
+    found = resolved(root / path, what)
+    if found != root and root not in found.parents:
         raise PathRefused(f"{what}: the path leads outside the data root; give a path below it")
-    return resolved
+    return found
 
 
 def below(

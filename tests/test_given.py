@@ -21,6 +21,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pacsifier_ops import settings
+from pacsifier_ops.cli import (
+    add_karnak_tags,
+    anonymize,
+    create_dicomdir,
+    extract_reports,
+    get_pseudonyms,
+    move_dumps,
+    pacsifier,
+    receiver,
+)
 from pacsifier_ops.cli.options import bounded
 from pacsifier_ops.config import CONFIG_KEYS, EXTRA_FIELDS, node_from_connection, read_config
 from pacsifier_ops.deid import devices, profile
@@ -453,3 +463,24 @@ def test_a_request_that_names_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("a\0b", "../up", ""):
         with pytest.raises(InputError):
             resolve(name)
+
+
+@pytest.mark.parametrize("kind", ["loop", "long", "deep"])
+def test_no_command_takes_a_path_that_is_none(
+    odd: Callable[[str], Path], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = {"loop": odd("loop"), "long": Path("x" * 300), "deep": Path("x/" * 300)}[kind]
+    for command in (
+        [anonymize.main, "--in_folder", path, "--out_folder", "out"],
+        [anonymize.main, "--in_folder", "in", "--out_folder", path],
+        [pacsifier.main, "--config", "config.json", "--upload", "--upload_directory", path],
+        [get_pseudonyms.main, "--mode", "local", "--project_name", "p", "--in_folder", path],
+        [create_dicomdir.main, "--in_folder", path, "--out_folder", "out"],
+        [move_dumps.main, "--data_folder", path, "--info_folder", "out"],
+        [extract_reports.main, "--data_folder", path],
+        [add_karnak_tags.main, "--in_folder", path, "--album_name", "A"],
+        [receiver.main, "--aet", "A", "--port", "1", "--spool", path],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            command[0](list(map(str, command[1:])))  # type: ignore[operator]
+        assert ended.value.code == 2 and ": the path " in capsys.readouterr().err

@@ -5,11 +5,23 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from pacsifier_ops.config import Tls
+from pacsifier_ops.errors import PathRefused
+from pacsifier_ops.files import resolved
 
 #: Environment variable with the passphrase of the TLS key: on a command line everybody could read it.
 PASSWORD = "PACSIFIER_TLS_PASSWORD"
+
+
+def given(text: str) -> Path:
+    """What argparse makes a path of: one that can be used, whatever is there."""
+    try:
+        resolved(text, "")
+    except PathRefused as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
+    return Path(text)
 
 
 def bounded(least: float, most: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:

@@ -7,10 +7,9 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from pacsifier_ops import settings
-from pacsifier_ops.cli.options import add_tls, bounded, tls_of
+from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
 from pacsifier_ops.config import check_ae_title, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError, ReceiverError
 from pacsifier_ops.leases import LeaseBusy, Leases
@@ -24,11 +23,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="pacsifier-receiver",
         description="Receives what a PACS sends (C-STORE) and spools it until whoever asked collects it.",
     )
-    parser.add_argument("-c", "--config", type=Path, help="PACSIFIER config.json that names AET and move_port")
+    parser.add_argument("-c", "--config", type=given, help="PACSIFIER config.json that names AET and move_port")
     parser.add_argument("--aet", help="our AE title, as declared on the PACS")
     parser.add_argument("--port", type=int, help="TCP port, as declared on the PACS")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen at (default: all)")
-    parser.add_argument("--spool", type=Path, help="folder of the spool (default: that of the settings)")
+    parser.add_argument("--spool", type=given, help="folder of the spool (default: that of the settings)")
     parser.add_argument(
         "--allow-aet",
         action="append",
