@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -18,6 +19,7 @@ from pynetdicom.sop_class import Verification
 from pacsifier_ops.cli import receiver as command
 from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked, spooled
 from pacsifier_ops.dimse.transport import HANDLERS, Server, make_ae
+from tests import certificates
 from tests.test_receiver import connect, make, send, until
 
 #: A-ASSOCIATE-RQ that announces 4 GB, and one that announces 10 MB; each with a byte behind its header.
@@ -25,12 +27,18 @@ TOO_LONG, LONG = (struct.pack(">BBL", 1, 0, length) + b"\1" for length in (0xFFF
 
 
 @contextlib.contextmanager
-def serving(acse_timeout: float = 30, most: int = 10, of_address: int = 5) -> Iterator[Server]:
+def serving(
+    acse_timeout: float = 30,
+    most: int = 10,
+    of_address: int = 5,
+    dimse_timeout: float = 30,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Server]:
     """A server with small limits."""
-    ae = make_ae("RX", connect_timeout=5, acse_timeout=acse_timeout, dimse_timeout=30)
+    ae = make_ae("RX", connect_timeout=5, acse_timeout=acse_timeout, dimse_timeout=dimse_timeout)
     ae.maximum_associations = most
     ae.add_supported_context(Verification)
-    server = Server(ae, ("127.0.0.1", 0), most_of_address=of_address)
+    server = Server(ae, ("127.0.0.1", 0), tls=tls, most_of_address=of_address)
     server.start()
     try:
         yield server
@@ -96,21 +104,65 @@ def test_negotiation_has_one_deadline_whatever_a_peer_sends() -> None:
     with serving(acse_timeout=1, most=100, of_address=100) as server:
         silent, half = opened(server.port, 1), opened(server.port, 1, struct.pack(">BBL", 1, 0, 200))
         (drip,) = opened(server.port, 1, b"\1\0")
-        stop = threading.Event()
-
-        def dripping() -> None:
-            with contextlib.suppress(OSError):
-                while not stop.wait(0.1):
-                    drip.sendall(b"\0")
-
-        thread = threading.Thread(target=dripping)
-        thread.start()
-        try:
+        with dripping(drip):
             assert all(map(ends, [*silent, *half, drip]))
-        finally:
-            stop.set()
-            thread.join()
         assert until(lambda: not server.active_associations)
+
+
+@contextlib.contextmanager
+def dripping(stream: socket.socket) -> Iterator[None]:
+    """A byte now and then, as long as the other side listens."""
+    stop = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.1):
+                stream.sendall(b"\0")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_pdu_that_comes_byte_by_byte_ends_its_association() -> None:
+    with serving(dimse_timeout=1) as server:
+        association = connect(server.port)
+        assert association.dul.socket is not None and association.dul.socket.socket is not None
+        stream = association.dul.socket.socket
+        stream.sendall(struct.pack(">BBL", 4, 0, 100_000))
+        with dripping(stream):
+            association.join(20)
+        assert not association.is_alive()
+        assert until(lambda: not server.active_associations)
+
+
+def test_a_handshake_that_does_not_come_has_the_same_deadline(tmp_path: Path) -> None:
+    shown = certificates.make(tmp_path).server
+    with serving(acse_timeout=1, tls=shown.context(ssl.Purpose.CLIENT_AUTH)) as server:
+        silent, plain = opened(server.port, 1), opened(server.port, 1, b"\1")
+        (drip,) = opened(server.port, 1, b"\x16\x03\x01\x40\x00")  # a record of 16 KiB, byte by byte
+        with dripping(drip):
+            assert all(map(ends, [*silent, *plain, drip]))
+        assert until(lambda: not server._connections)
+
+
+def test_a_command_without_an_end_ends_its_association(tmp_path: Path) -> None:
+    with StorageReceiver("RX", 0, tmp_path / "spool", host="127.0.0.1") as receiver:
+        association = connect(receiver.port)
+        assert association.is_established
+        fragment = b"\1\1" + bytes(30_000)  # of a command set, and not the last one
+        pdu = struct.pack(">BBLL", 4, 0, len(fragment) + 4, len(fragment)) + fragment
+        assert association.dul.socket is not None and association.dul.socket.socket is not None
+        with contextlib.suppress(OSError):
+            for _ in range(5):
+                association.dul.socket.socket.sendall(pdu)
+        association.join(20)
+        assert not association.is_alive()
+        assert send(receiver.port, make(tmp_path / "in", "1.2.3")) == [0]
 
 
 def test_an_association_outlives_the_deadline_of_negotiation() -> None:
