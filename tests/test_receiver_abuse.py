@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import ssl
@@ -13,7 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pynetdicom import AE, evt
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import (
+    AsynchronousOperationsWindowNegotiation,
+    SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
+)
 from pynetdicom.sop_class import Verification
 
 from pacsifier_ops.cli import receiver as command
@@ -163,6 +172,56 @@ def test_a_command_without_an_end_ends_its_association(tmp_path: Path) -> None:
         association.join(20)
         assert not association.is_alive()
         assert send(receiver.port, make(tmp_path / "in", "1.2.3")) == [0]
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[Server]:
+    """One that all examples talk to."""
+    with serving(acse_timeout=2, most=64, of_address=64) as server:
+        yield server
+
+
+def request() -> bytes:
+    """An A-ASSOCIATE-RQ as an honest peer sends it, with every kind of item."""
+    ae = AE("PEER")
+    ae.add_requested_context(Verification)
+    user = UserIdentityNegotiation()
+    user.user_identity_type, user.primary_field, user.server_response_requested = 1, b"user", True
+    extended = SOPClassExtendedNegotiation()
+    extended.sop_class_uid, extended.service_class_application_information = Verification, b"\1"
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 5
+    sent: list[bytes] = []
+    with serving() as server:
+        grab = (evt.EVT_DATA_SENT, lambda event: sent.append(event.data))
+        ae.associate(
+            "127.0.0.1", server.port, ae_title="RX", evt_handlers=[grab], ext_neg=[user, extended, window]
+        ).abort()
+    return sent[0]
+
+
+REQUEST = functools.cache(request)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.binary(max_size=100)
+    | st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=8)).map(
+        lambda change: REQUEST()[: change[0]] + change[1] + REQUEST()[change[0] + len(change[1]) :]
+    )
+)
+def test_no_bytes_harm_the_server(shared_server: Server, data: bytes) -> None:
+    (stream,) = opened(shared_server.port, 1, data)
+    with contextlib.suppress(OSError):
+        stream.shutdown(socket.SHUT_WR)
+    assert ends(stream)
+    stream.close()
+
+
+def test_the_server_is_well_after_that(shared_server: Server) -> None:
+    assert until(lambda: not shared_server._connections)
+    assert until(lambda: not [t for t in threading.enumerate() if isinstance(t, DULServiceProvider)])
+    assert echoed(shared_server.port)
 
 
 def test_an_association_outlives_the_deadline_of_negotiation() -> None:

@@ -227,7 +227,11 @@ class StorageReceiver:
         self.stop()
 
     def _admit(self, address: str) -> bool:
-        return self._networks is None or any(ipaddress.ip_address(address) in network for network in self._networks)
+        if self._networks is None:
+            return True
+        peer = ipaddress.ip_address(address)
+        mapped = getattr(peer, "ipv4_mapped", None)  # as where we listen at ::
+        return any((mapped or peer) in network for network in self._networks)
 
     def _note(self, error: Exception) -> None:
         self.error = error

@@ -559,6 +559,7 @@ class Server(ThreadedAssociationServer):
         with self._changing:
             connection = self._connections.pop(client_address, None)
         if connection is not None:
+            connection.cut()  # the upper layer may be left, where its association has failed
             connection.stream.close()
 
     def _serve(self) -> None:
