@@ -19,7 +19,7 @@ from pacsifier_ops.errors import InputError
 if TYPE_CHECKING:
     import yaml
 
-#: Bytes at most of a file with a line for each patient or query, and of one that people write by hand.
+#: Bytes at most of a file with an entry for each patient, and of one that people write by hand.
 LARGE, SMALL = 256 * 2**20, 4 * 2**20
 
 _KINDS = (

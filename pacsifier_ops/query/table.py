@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.errors import QueryTableError
-from pacsifier_ops.given import LARGE, Unusable, read_given
+from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.pseudonyms.values import check_pseudonym
 from pacsifier_ops.query.keys import (
     COLUMNS,
@@ -26,6 +26,8 @@ from pacsifier_ops.query.keys import (
     nearest_column,
 )
 
+#: Bytes of a table at most, whatever way it comes: each cell of it takes eight and more in memory.
+LARGEST_FILE = 64 * 2**20
 #: Bytes of a workbook at most, once it is unpacked; it takes ten times as much memory to read.
 LARGEST_UNPACKED = 64 * 2**20
 #: Columns that are told to be wrong, at most; the others are counted.
@@ -142,7 +144,7 @@ def read_records(path: Path) -> list[Record]:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return read_given(path, LARGE)
+        return read_given(path, LARGEST_FILE)
     except Unusable as error:
         raise TableRefused([Problem(0, "", f"{error}; check the path")]) from None
 
