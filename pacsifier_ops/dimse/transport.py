@@ -463,7 +463,7 @@ class Server(ThreadedAssociationServer):
         handlers: event handlers beyond those of `tuned`.
         tls: context for TLS; plain without.
         admit: told the peer's address before a byte is read; false closes the connection.
-        most_of_address: connections that one address may hold.
+        most_of_address: connections that one address may hold; None: all that there may be.
 
     Raises:
         OSError: the port is taken, or not ours to take.
@@ -496,7 +496,7 @@ class Server(ThreadedAssociationServer):
         )
         self.timeout = 0.5
         self._admit = admit
-        self._most_of_address = most_of_address or ae.maximum_associations
+        self._most_of_address = most_of_address or ae.maximum_associations + _TO_REFUSE
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name=f"server-{self.port}", daemon=True)
 
