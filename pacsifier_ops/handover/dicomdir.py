@@ -54,10 +54,8 @@ Question = Callable[[], bool]
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("scan", "units", "index", "results", "written", "accounts", "summary")
 
-#: Bytes of a megabyte, as media are sold.
-#: Megabytes of a volume at most.
-LARGEST_VOLUME = 10**9
-MEGABYTE = 10**6
+#: Bytes of a megabyte, as media are sold; and megabytes of a volume at most.
+MEGABYTE, LARGEST_VOLUME = 10**6, 10**9
 
 _LEFT_OVER = re.compile(r"\.([A-Z0-9.]+)\.[0-9a-f]{8}\.part", re.ASCII)
 _CHANGED = "the file changed while it was being copied; run it again"
