@@ -44,6 +44,7 @@ PARAMS = {
         0,
         type="integer",
         minimum=0,
+        maximum=10**9,
         title="Size of a volume",
         description="Megabytes (10^6 bytes), such as 700 for CDs or 4700 for DVDs: the files are cut into volumes "
         "VOL001, VOL002, … of that size at most, each a file-set of its own. 0 makes a single one.",

@@ -92,6 +92,7 @@ PARAMS = {
         None,
         type=["null", "integer"],
         minimum=1,
+        maximum=10**9,
         title="Largest cohort",
         description="Series that may be fetched without a person's word; what is there already does not count. Empty: "
         "as the connection says, whose other limits hold as well.",

@@ -38,6 +38,9 @@ APPROVED, REJECTED = "approved", "rejected"
 #: Who decides where nobody was asked: the limits that were given beforehand.
 LIMITS = "limits"
 
+#: Hours that an answer is waited for, where the run does not say, and at most: a year.
+PATIENCE, LONGEST_PATIENCE = 72, 366 * 24
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -19,7 +19,6 @@ Safe beside whatever runs, and to be killed: a folder is renamed before it is re
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 from collections.abc import Iterator
@@ -31,8 +30,9 @@ from typing import Any
 from pacsifier_ops import settings
 from pacsifier_ops.dimse.receiver import INCOMING, QUARANTINE
 from pacsifier_ops.dimse.sink import is_uid
+from pacsifier_ops.errors import StorageError, TreeError
 from pacsifier_ops.extract.receiving import series_lease
-from pacsifier_ops.files import read_json, storage_errors
+from pacsifier_ops.files import below, read_json, storage_errors
 from pacsifier_ops.leases import LeaseBusy, shared
 from pacsifier_ops.tree import CONTROL, Tree
 
@@ -117,7 +117,10 @@ def remove(leftover: Leftover) -> bool:
             path = leftover.path
             if not path.name.startswith(_GONE):
                 path = path.rename(path.with_name(f"{_GONE}{path.name}"))
-            shutil.rmtree(path)
+            try:
+                shutil.rmtree(path)
+            except RecursionError:  # up to Python 3.12
+                raise StorageError(f"{leftover.place}: folders lie too deep in each other; remove it by hand") from None
         else:
             leftover.path.unlink()
     return True
@@ -235,8 +238,8 @@ def _measure(path: Path) -> tuple[int, float]:
 def _all(path: Path) -> Iterator[Path]:
     """A path and what is below it."""
     yield path
-    for folder, folders, files in os.walk(path):
-        yield from (Path(folder, name) for name in (*folders, *files))
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError, TreeError):
+        yield from (Path(entry.path) for entry, _ in below(path))
 
 
 def _kept_of(run: Path, name: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from pacsifier_ops import settings
 from pacsifier_ops.errors import ConfigError, meant
+from pacsifier_ops.given import Unusable, json_of, read_given
 from pacsifier_ops.window import Window, zone_of
 
 METHODS = ("auto", "get", "move")
@@ -109,7 +109,7 @@ class PacsNode:
     tls_password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        if not self.host or any(c.isspace() for c in self.host):
+        if not self.host or not self.host.isprintable() or any(c.isspace() for c in self.host):
             raise ConfigError(f"{self.name}: the host is empty or holds blanks; give a host name or an IP address")
         for label in ("called_aet", "calling_aet"):
             check_ae_title(getattr(self, label), f"{self.name}: {label}")
@@ -140,6 +140,7 @@ class PacsNode:
         for label in ("connect_timeout", "acse_timeout", "dimse_timeout"):
             if not 0 < getattr(self, label) < math.inf:
                 raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
+        check_sizes(self, self.name)
         try:
             Window.parse(self.window, zone=zone_of(self.timezone))
         except ConfigError as error:
@@ -191,11 +192,56 @@ def check_ae_title(value: str, what: str) -> None:
         raise ConfigError(f"{what} is not an AE title; give 1 to 16 ASCII characters, no backslash, not only blanks")
 
 
+#: The longest time that anything waits or may take, in seconds: a week. And the largest number of anything.
+_LONGEST, _MOST = 7 * 24 * 3600.0, 10**12
+
+
+def check_sizes(of: Any, where: str) -> None:
+    """Refuse numbers beyond all measure: what waits for 1e308 seconds never ends, or fails where nobody expects it.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    for field_ in fields(of):
+        value = getattr(of, field_.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if field_.name.endswith(("_timeout", "_wait", "_wait_time")) and value > _LONGEST:
+            raise ConfigError(f"{where}: {field_.name} is longer than a week; it is in seconds")
+        if value > _MOST:
+            raise ConfigError(f"{where}: {field_.name} is beyond all measure; give at most {_MOST:,}")
+
+
 def _number(config: Mapping[str, Any], key: str, where: str, kind: type[int] | type[float]) -> Any:
+    raw = config[key]
+    text = str(raw).strip() if isinstance(raw, str | int | float) and not isinstance(raw, bool) else ""
     try:
-        return kind(str(config[key]).strip())
-    except ValueError:
+        if not text.isascii() or "_" in text or len(text) > 400:
+            raise ValueError
+        number = float(text)
+        if kind is float:
+            return number
+        return int(text) if "." not in text and "e" not in text.lower() else _whole(number)
+    except (ValueError, OverflowError):
         raise ConfigError(f"{where}: {key} is not a number") from None
+
+
+def _whole(number: float) -> int:
+    """A whole number that was written as 5.0."""
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def plain_text(raw: Any, key: str, where: str) -> str:
+    """A value that is to be text.
+
+    Raises:
+        ConfigError: it is something else; names `where` and the key.
+    """
+    if isinstance(raw, str):
+        return raw.strip()
+    raise ConfigError(f"{where}: {key} is not text; put it in quotes")
 
 
 def _truth(value: Any, key: str, where: str) -> bool:
@@ -214,12 +260,9 @@ def read_keys(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """
     where = path.name
     try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror}); check --config") from None
-    except ValueError as error:
-        at = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "encoding"
-        raise ConfigError(f"{where}: is not valid JSON ({at})") from None
+        config = json_of(read_given(path))
+    except Unusable as error:
+        raise ConfigError(f"{where}: {error}; check the configuration") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(keys)}")
     wrong = [f"{key} is missing" for key in keys if config.get(key) is None]
@@ -239,12 +282,12 @@ def read_config(path: Path) -> PacsNode:
     where, config = path.name, read_keys(path, CONFIG_KEYS)
     return PacsNode(
         name=path.stem,
-        host=str(config["server_address"]).strip(),
+        host=plain_text(config["server_address"], "server_address", where),
         port=_number(config, "port", where, int),
-        called_aet=str(config["server_AET"]).strip(),
-        calling_aet=str(config["AET"]).strip(),
+        called_aet=plain_text(config["server_AET"], "server_AET", where),
+        calling_aet=plain_text(config["AET"], "AET", where),
         receiver_port=_number(config, "move_port", where, int),
-        move_aet=str(config["move_AET"]).strip(),
+        move_aet=plain_text(config["move_AET"], "move_AET", where),
         batch_size=_number(config, "batch_size", where, int),
         batch_wait_time=_number(config, "batch_wait_time", where, float),
     )
@@ -266,6 +309,8 @@ def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence
     Raises:
         ConfigError: names the field that is not known, or of the wrong type.
     """
+    if not isinstance(extra, Mapping):
+        raise ConfigError(f"{where}: extra is no JSON object of fields")
     unknown = sorted(set(extra) - set(names))
     if unknown:
         raise ConfigError(f"{where}: unknown field in extra: {', '.join(unknown)}")
@@ -281,7 +326,7 @@ def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence
         elif isinstance(default, (int, float)):
             values[key] = _number(extra, key, where, type(default))
         else:
-            values[key] = str(raw).strip()
+            values[key] = plain_text(raw, key, where)
     return values
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pacsifier_ops.errors import PathRefused, StorageError
+from pacsifier_ops.errors import PathRefused, StorageError, TreeError
 
 # Reading the umask means setting it, which is not safe once there are threads.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+#: Folders in folders at most: nobody's data are deeper, and Python's calls and the system's paths have an end.
+LEVELS = 200
 #: Mode of the files of a data set: as the user's umask has it.
 DATA_FILE = 0o666 & ~_UMASK
 
@@ -106,16 +108,77 @@ def read_jsonl(path: Path) -> Iterator[Any]:
             yield json.loads(line)
 
 
+def resolved(path: str | os.PathLike[str], what: str) -> Path:
+    """A path that somebody gave, absolute, its links followed. It need not be there.
+
+    Raises:
+        PathRefused: it leads to itself, too deep, or is no path at all; names `what` (the parameter), never the path.
+    """
+    try:
+        found = Path(path).resolve()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.stat(found)
+    except RuntimeError:  # what Path.resolve says of a loop, up to Python 3.12
+        raise PathRefused(f"{what}: the path leads through a link that leads to itself") from None
+    except ValueError:
+        raise PathRefused(f"{what}: the path has characters that no path can have") from None
+    except OSError as error:
+        raise PathRefused(f"{what}: the path cannot be used ({error.strerror})") from None
+    if len(found.parts) > LEVELS:
+        raise PathRefused(f"{what}: the path is more than {LEVELS} folders deep; give a shorter one")
+    return found
+
+
 def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:
     """Resolve `path` (relative to `root`, or absolute below it) and refuse what leads outside.
 
     Links are followed before the check, so a link out of the root is refused as well.
 
     Raises:
-        PathRefused: names `what` (the parameter), never the path's target.
+        PathRefused: as `resolved`, or it leads outside; names `what` (the parameter), never the path's target.
     """
     root = root.resolve()
-    resolved = (root / path).resolve()
-    if resolved != root and root not in resolved.parents:
+    found = resolved(root / path, what)
+    if found != root and root not in found.parents:
         raise PathRefused(f"{what}: the path leads outside the data root; give a path below it")
-    return resolved
+    return found
+
+
+def below(
+    folder: Path, leave_out: Callable[[os.DirEntry[str]], bool] = lambda entry: False
+) -> Iterator[tuple[os.DirEntry[str], OSError | None]]:
+    """All that lies below a folder, in the order of paths, a folder before what is in it; links are not followed.
+
+    Python's own ways to walk (os.walk before 3.12, shutil.rmtree before 3.13) call themselves for each folder, and a
+    thousand folders in each other end them.
+
+    Args:
+        leave_out: entries that are left out, with all that is in them.
+
+    Yields:
+        Each entry, and what keeps a folder from being read.
+
+    Raises:
+        TreeError: folders lie deeper in each other than LEVELS.
+        OSError: the folder itself cannot be read.
+    """
+    ahead = [_entries(folder)]
+    while ahead:
+        entry = next(ahead[-1], None)
+        if entry is None:
+            ahead.pop()
+        elif not leave_out(entry):
+            problem = None
+            if entry.is_dir(follow_symlinks=False):
+                if len(ahead) >= LEVELS:
+                    raise TreeError(f"a folder holds more than {LEVELS} folders in each other; give another one")
+                try:
+                    ahead.append(_entries(Path(entry.path)))
+                except OSError as error:
+                    problem = error
+            yield entry, problem
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return iter(sorted(entries, key=lambda entry: entry.name))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from pacsifier_ops.extract.requests import take_in
-from pacsifier_ops.query.table import Problem, QueryTable, TableRefused, is_workbook, parse_query_table
+from pacsifier_ops.query.table import (
+    LARGEST_UNPACKED,
+    Problem,
+    QueryTable,
+    TableRefused,
+    is_workbook,
+    parse_query_table,
+)
 
-#: Lines of a table at most, and bytes; and of a workbook once it is unpacked, which takes ten times as much
-#: memory to read.
-LINES, LARGEST, LARGEST_UNPACKED = 200_000, 16 * 2**20, 64 * 2**20
+#: Lines of a table at most, and bytes.
+LINES, LARGEST = 200_000, 16 * 2**20
 #: Rows, remarks and repeated lines shown; and problems.
 SHOWN, PROBLEMS_SHOWN = 20, 500
 
@@ -92,8 +97,8 @@ def _check_size(data: bytes) -> None:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 size, most = max(size, sum(item.file_size for item in archive.infolist())), LARGEST_UNPACKED
                 lines = _rows(archive) if size <= most else 0
-        except (zipfile.BadZipFile, zlib.error):
-            lines = 0  # reading it says so
+        except Exception:  # whatever a damaged or encrypted archive makes zipfile raise; reading it says so
+            lines = 0
     if size > most:
         message = f"is too large; cut it into several tables of at most {LARGEST // 2**20} MB, or save it as CSV"
         raise TableRefused([Problem(0, "", message)])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.errors import InputError, not_known
+from pacsifier_ops.given import Unusable, read_given, yaml_of
 from pacsifier_ops.query.table import Problem, TableRefused
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ class Option:
 
     Attributes:
         several: a list of these.
-        least: the smallest number.
+        least, most: the smallest and the largest number.
     """
 
     kind: type[bool] | type[int] | type[str]
     choices: tuple[str, ...] = ()
     several: bool = False
     least: int = 1
+    most: int = 10**9
 
 
 class Refused(InputError):
@@ -74,29 +75,14 @@ def read_options(path: Path, known: Mapping[str, Option], contradictions: Contra
     return options
 
 
-def head(path: Path, most: int) -> bytes:
-    """What a file holds, or one byte more than the most it may."""
-    try:
-        # Not through a link, which may lead to what who put it there may not read.
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
-            return stream.read(most + 1)
-    except OSError as error:
-        raise TableRefused([Problem(0, "", f"cannot be read ({error.strerror})")]) from None
-
-
 def _pairs(path: Path) -> Iterator[tuple[str, yaml.Node, int]]:
     """The keys of a file, with value and line."""
     import yaml
 
-    data = head(path, _LARGEST)
-    if len(data) > _LARGEST:
-        raise TableRefused([Problem(0, "", "is too large for such a file")])
     try:
-        root = yaml.compose(data, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)  # the text of the error quotes the file
-        message = "is not YAML; write one `key: value` on each line, as UTF-8"
-        raise TableRefused([Problem(mark.line + 1 if mark else 0, "", message)]) from None
+        root = yaml_of(read_given(path, _LARGEST, follow=False))
+    except Unusable as error:
+        raise TableRefused([Problem(error.line, "", f"{error}; write one `key: value` on each line")]) from None
     if root is None:
         return
     if not isinstance(root, yaml.MappingNode):
@@ -128,8 +114,10 @@ def _value(node: yaml.Node, option: Option) -> bool | int | str:
             raise ValueError("neither true nor false")
         return text.lower() in ("true", "yes", "on")
     if option.kind is int:
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= option.least):
+        if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) >= option.least):
             raise ValueError("not a whole number above 0" if option.least else "not a whole number")
+        if int(text) > option.most:
+            raise ValueError(f"above {option.most:,}")
         return int(text)
     if option.choices and text not in option.choices:
         raise ValueError(f"none of {', '.join(option.choices)}")

@@ -129,6 +129,6 @@ def max_series() -> int:
         ConfigError: it is not a whole number above 0.
     """
     text = _text("max_series") or "10000"
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not (text.isascii() and text.isdigit() and len(text) < 13 and int(text) > 0):
         raise ConfigError("max_series is not a whole number above 0")
     return int(text)

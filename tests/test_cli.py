@@ -97,7 +97,7 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
     ("flags", "words"),
     [
         ((), "nothing to do"),
-        (("--save", "--max_series", "0"), "a number above 0"),
+        (("--save", "--max_series", "0"), "not a number from 1"),
         (("--save", "--method", "fly"), "invalid choice"),
         (("--save", "--move"), "not allowed with argument"),
         (("--save", "--upload"), "not allowed with argument"),

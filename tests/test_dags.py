@@ -76,6 +76,19 @@ def test_the_form_of_a_study_asks_for_what_its_file_may_say(dags: dict[str, Any]
         assert (params[name] or type(default)()) == default, name
 
 
+def test_numbers_in_forms_have_bounds(dags: dict[str, Any]) -> None:
+    found = 0
+    for dag in dags.values():
+        for name in dag.params:
+            schema = dag.params.get_param(name).schema
+            kinds = schema.get("type", [])
+            if {"integer", "number"}.intersection([kinds] if isinstance(kinds, str) else kinds):
+                found += 1
+                assert schema["maximum"] <= 10**9, (dag.dag_id, name)
+                assert "minimum" in schema or "exclusiveMinimum" in schema, (dag.dag_id, name)
+    assert found
+
+
 def test_dags_survive_the_way_to_the_scheduler(dags: dict[str, Any]) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 

@@ -335,7 +335,7 @@ def test_a_site_that_only_removes_more_stays_within_the_standard(tmp_path: Path)
     [
         ("", "line 1: empty"),
         ("- a", "line 1: give keys and values"),
-        ("extends: [basic", "line 1: no YAML"),
+        ("extends: [basic", "line 1: is not YAML"),
         ("extends: research2", "line 1, extends: no profile to extend; there are basic, default, pacsifier, research"),
         ("option: [uids]", "line 1: option is not known (did you mean options?)"),
         ("options: [modified_date]", "options: modified_date is not known (did you mean modified_dates?)"),

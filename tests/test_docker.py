@@ -99,6 +99,10 @@ def test_compose_takes_the_file_once_it_is_set_up_and_not_before(project: Path) 
         pytest.skip("Docker Compose is not on this machine")
     environment = {"PATH": os.environ["PATH"], "HOME": str(project)}
     config = [*usable[0], "--profile", "*", "config", "--format", "json"]
+    refused = subprocess.run(config, cwd=project, env=environment, capture_output=True, text=True)
+    assert refused.returncode != 0 and "PACSIFIER_ALLOWED_" in refused.stderr
+    with (project / ".env").open("a") as settings:
+        settings.write("PACSIFIER_ALLOWED_AETS=PACS,OTHER\nPACSIFIER_ALLOWED_ADDRESSES=10.1.2.3,10.2.0.0/16\n")
     done = run(*config, cwd=project, env=environment)
     assert json.loads(done.stdout)["services"].keys() == SERVICES.keys()
     (project / ".env").unlink()
@@ -204,6 +208,8 @@ def test_receiver_understands_its_command() -> None:
     assert command[0] in tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
     arguments = receiver._parser().parse_args(command[1:])
     assert (arguments.aet, arguments.port) == ("PACSIFIER", 11113)
+    # Who may send has to be said; nothing starts without.
+    assert all(given[0].startswith("${PACSIFIER_ALLOWED_") for given in (arguments.allow_aet, arguments.allow_address))
 
 
 @pytest.mark.airflow

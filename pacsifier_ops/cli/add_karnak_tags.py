@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pacsifier_ops import __version__
+from pacsifier_ops.cli.options import given
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import karnak
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
@@ -23,17 +23,21 @@ def parser() -> argparse.ArgumentParser:
         "de-identifies them and puts them into a Kheops album. The files stay identified.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
-    p.add_argument("--in_folder", "-d", type=Path, required=True, help="folder of the files, with all below it")
+    p.add_argument("--in_folder", "-d", type=given, required=True, help="folder of the files, with all below it")
     p.add_argument(
-        "--new_ids", "-n", type=Path, metavar="FILE", help="JSON file of pseudonyms by PatientID (the project's)"
+        "--new_ids", "-n", type=given, metavar="FILE", help="JSON file of pseudonyms by PatientID (the project's)"
     )
     p.add_argument(
-        "--day_shift", "-s", type=Path, metavar="FILE", help="JSON file of days by PatientID; with --new_ids only (0)"
+        "--day_shift",
+        "-s",
+        type=given,
+        metavar="FILE",
+        help="JSON file of days by PatientID; with --new_ids only (0)",
     )
     p.add_argument("--album_name", "-a", required=True, metavar="NAME", help="album of all of them")
     p.add_argument("--version", action="version", version=__version__)
     more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument("--out_folder", "-o", type=Path, help="where tagged copies go, made if need be (in place)")
+    more.add_argument("--out_folder", "-o", type=given, help="where tagged copies go, made if need be (in place)")
     more.add_argument(
         "--project",
         default=DEFAULT_PROJECT,

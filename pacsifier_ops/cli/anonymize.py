@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pacsifier_ops import __version__
 from pacsifier_ops.accounts import EXIT_CODES
 from pacsifier_ops.cli.crew import stoppable
+from pacsifier_ops.cli.options import given
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.errors import Cancelled, PacsifierError, WorkerLost
@@ -38,11 +39,11 @@ def parser() -> argparse.ArgumentParser:
         "more than the profile does, never less.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
     )
-    p.add_argument("--in_folder", "-d", type=Path, required=True, help="folder of the files, with all below it")
+    p.add_argument("--in_folder", "-d", type=given, required=True, help="folder of the files, with all below it")
     p.add_argument(
-        "--out_folder", "-o", type=Path, required=True, help="where they go, made if need be; the same: in place"
+        "--out_folder", "-o", type=given, required=True, help="where they go, made if need be; the same: in place"
     )
-    p.add_argument("--new_ids", "-n", type=Path, metavar="FILE", help="JSON file of pseudonyms by PatientID")
+    p.add_argument("--new_ids", "-n", type=given, metavar="FILE", help="JSON file of pseudonyms by PatientID")
     p.add_argument(
         "--delete_identifiable",
         "-i",
@@ -56,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--keep_patient_dir_names", "-k", action="store_true", help="folders of patients keep their names")
     p.add_argument("--version", action="version", version=__version__)
     more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument("--day_shift", type=Path, metavar="FILE", help="JSON file of days to move dates by, by PatientID")
+    more.add_argument(
+        "--day_shift", type=given, metavar="FILE", help="JSON file of days to move dates by, by PatientID"
+    )
     more.add_argument(
         "--project", default=DEFAULT_PROJECT, metavar="NAME", help=f"whose secret and linkage hold ({DEFAULT_PROJECT})"
     )
@@ -66,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="default, basic, research, pacsifier, or a YAML file (pacsifier)",
     )
-    more.add_argument("--devices", type=Path, metavar="FILE", help="JSON file of what to black out of which images")
+    more.add_argument("--devices", type=given, metavar="FILE", help="JSON file of what to black out of which images")
     more.add_argument("--no_contact_sheets", action="store_true", help="make none to look for burned-in text on")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     return p

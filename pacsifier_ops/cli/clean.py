@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pacsifier_ops import settings
+from pacsifier_ops.cli.options import bounded
 from pacsifier_ops.errors import PacsifierError
 
 
@@ -19,7 +20,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 all well, 1 something could not be read or removed, 2 bad arguments.",
     )
     parser.add_argument(
-        "--days", type=int, default=90, help="what has not changed for so many days is old (default: %(default)s)"
+        "--days",
+        type=bounded(1, 36_600, int),
+        default=90,
+        help="what has not changed for so many days is old (default: %(default)s)",
     )
     parser.add_argument("--quarantine", action="store_true", help="objects in quarantine as well")
     parser.add_argument("--remove", action="store_true", help="remove; without, nothing is changed")
@@ -30,8 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.days < 1:
-        parser.error("--days: give a number above 0")
     try:
         return _clean(args)
     except PacsifierError as error:

@@ -8,9 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from pacsifier_ops.cli.options import given
 from pacsifier_ops.config import EXTRA_FIELDS, PacsNode, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError
 
@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="pacsifier-connection",
         description="Add an Airflow connection of type dicom made from a PACSIFIER config.json, and its pool.",
     )
-    parser.add_argument("-c", "--config", type=Path, required=True, help="configuration of the PACS (config.json)")
+    parser.add_argument("-c", "--config", type=given, required=True, help="configuration of the PACS (config.json)")
     parser.add_argument("--name", default="pacs_default", help="id of the connection (default: %(default)s)")
     parser.add_argument("--description", default="", help="what Airflow's list of connections says about it")
     parser.add_argument(

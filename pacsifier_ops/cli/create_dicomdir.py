@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pacsifier_ops import __version__
+from pacsifier_ops.cli.options import given
 from pacsifier_ops.cli.tools import Stopped, carry_out
 from pacsifier_ops.handover import dicomdir as steps
 from pacsifier_ops.run import Run
@@ -21,9 +22,13 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
     p.add_argument(
-        "--in_folder", "-d", type=Path, default=Path("data"), help="folder of the files, with all below it (./data)"
+        "--in_folder",
+        "-d",
+        type=given,
+        default=Path("data"),
+        help="folder of the files, with all below it (./data)",
     )
-    p.add_argument("--out_folder", "-o", type=Path, required=True, help="where the file-set goes, made if need be")
+    p.add_argument("--out_folder", "-o", type=given, required=True, help="where the file-set goes, made if need be")
     p.add_argument("--version", action="version", version=__version__)
     more = p.add_argument_group("beyond PACSIFIER")
     more.add_argument("--zip", action="store_true", help="pack the file-set as well, into a zip file beside it")

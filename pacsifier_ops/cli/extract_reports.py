@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pacsifier_ops import __version__
+from pacsifier_ops.cli.options import given
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import reports
 
@@ -22,10 +22,10 @@ def parser() -> argparse.ArgumentParser:
         "A text is as identified as its object is.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
-    p.add_argument("--data_folder", "-d", type=Path, required=True, help="folder of the files, with all below it")
+    p.add_argument("--data_folder", "-d", type=given, required=True, help="folder of the files, with all below it")
     p.add_argument("--version", action="version", version=__version__)
     more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument("--out_folder", "-o", type=Path, help="where the texts go, made if need be")
+    more.add_argument("--out_folder", "-o", type=given, help="where the texts go, made if need be")
     more.add_argument("--overwrite", action="store_true", help="replace files of the same name that differ")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     return p

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pacsifier_ops.accounts import EXIT_CODES
 from pacsifier_ops.cli.crew import stoppable
+from pacsifier_ops.cli.options import bounded, given
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
@@ -28,9 +29,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 everybody is linked, 1 error, 2 bad input, 3 somebody is not linked, 130 interrupted.",
     )
     p.add_argument("--mode", "-m", choices=SOURCES, default=DEID, help="where pseudonyms come from (default: de-id)")
-    p.add_argument("--config", "-c", type=Path, help="configuration of the De-ID service (deid_URL and deid_token)")
-    p.add_argument("--queryfile", "-q", type=Path, help="query table whose patients are wanted")
-    p.add_argument("--mappingfile", "-mf", type=Path, help="csv file of lines old,new, for the mode custom")
+    p.add_argument("--config", "-c", type=given, help="configuration of the De-ID service (deid_URL and deid_token)")
+    p.add_argument("--queryfile", "-q", type=given, help="query table whose patients are wanted")
+    p.add_argument("--mappingfile", "-mf", type=given, help="csv file of lines old,new, for the mode custom")
     p.add_argument(
         "--shift-days", action="store_true", help="move dates by -30 to 30 days, not 0 (modes custom and local)"
     )
@@ -38,21 +39,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--out_directory",
         "-d",
-        type=Path,
+        type=given,
         required=True,
         help="folder of new_ids_<project>.json, day_shift_<project>.json and log_get_pseudonyms.csv; made if need be, "
         "open to nobody else",
     )
     p.add_argument("--verbose", "-v", action="store_true", help="tell of every batch")
     more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument("--in_folder", type=Path, help="folder of DICOM files whose patients are wanted")
+    more.add_argument("--in_folder", type=given, help="folder of DICOM files whose patients are wanted")
     more.add_argument("--ca", default="", metavar="FILE", help="authorities of the De-ID service's certificate")
     more.add_argument(
-        "--timeout", type=float, default=DeidService.read_timeout, help="seconds for an answer of the De-ID service"
+        "--timeout",
+        type=bounded(0.001, 7 * 24 * 3600),
+        default=DeidService.read_timeout,
+        help="seconds for an answer of the De-ID service",
     )
     more.add_argument(
         "--retry_wait",
-        type=float,
+        type=bounded(0, 7 * 24 * 3600),
         default=DeidService.retry_wait,
         help="seconds before a call is repeated that may yet succeed; doubles each time",
     )

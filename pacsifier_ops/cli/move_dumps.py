@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pacsifier_ops import __version__
+from pacsifier_ops.cli.options import given
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import dumps
 
@@ -22,8 +22,8 @@ def parser() -> argparse.ArgumentParser:
         "tree in another folder, and tell whether anything but DICOM is left. Nothing is overwritten.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
-    p.add_argument("--data_folder", "-d", type=Path, required=True, help="folder of the images")
-    p.add_argument("--info_folder", "-o", type=Path, required=True, help="where they go; made if need be")
+    p.add_argument("--data_folder", "-d", type=given, required=True, help="folder of the images")
+    p.add_argument("--info_folder", "-o", type=given, required=True, help="where they go; made if need be")
     p.add_argument("--version", action="version", version=__version__)
     more = p.add_argument_group("beyond PACSIFIER")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")

@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 from pacsifier_ops.config import Tls
+from pacsifier_ops.errors import PathRefused
+from pacsifier_ops.files import resolved
 
 #: Environment variable with the passphrase of the TLS key: on a command line everybody could read it.
 PASSWORD = "PACSIFIER_TLS_PASSWORD"
+
+
+def given(text: str) -> Path:
+    """What argparse makes a path of: one that can be used, whatever is there."""
+    try:
+        resolved(text, "")
+    except PathRefused as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
+    return Path(text)
+
+
+def bounded(least: float, most: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:
+    """What argparse makes a number of: neither NaN nor endless, and within bounds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError("not a number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"not a number from {least:,.12g} to {most:,.12g}")
+        return value
+
+    return parse
 
 
 def add_tls(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

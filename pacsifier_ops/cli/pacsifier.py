@@ -11,7 +11,7 @@ from pathlib import Path
 from pacsifier_ops import __version__
 from pacsifier_ops.accounts import MOVE, NONE, SAVE
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_tls, tls_of
+from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
 from pacsifier_ops.config import METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
 
@@ -24,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
         "them. Upload a folder to a PACS. Find out what a PACS can do.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
     )
-    p.add_argument("--config", "-c", type=Path, required=True, help="configuration of the PACS (config.json)")
-    p.add_argument("--queryfile", "-q", type=Path, help="query table (csv or xlsx)")
+    p.add_argument("--config", "-c", type=given, required=True, help="configuration of the PACS (config.json)")
+    p.add_argument("--queryfile", "-q", type=given, help="query table (csv or xlsx)")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--save", "-s", action="store_true", help="retrieve the images of the series found")
     what.add_argument("--move", "-m", action="store_true", help="have the PACS send them to move_AET")
@@ -37,11 +37,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--out_directory",
         "-d",
-        type=Path,
+        type=given,
         default=Path("data"),
         help="output folder, made if need be; logs/ goes there too (default: ./data)",
     )
-    p.add_argument("--upload_directory", "-ud", type=Path, help="folder of DICOM files, for --upload")
+    p.add_argument("--upload_directory", "-ud", type=given, help="folder of DICOM files, for --upload")
     p.add_argument("--resume", action="store_true", help="accepted as before: what is there is always skipped")
     p.add_argument("--verbose", "-v", action="store_true", help="tell of every series")
     p.add_argument("--version", action="version", version=__version__)
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     more.add_argument("--method", choices=METHODS, help="how images are fetched: C-GET, C-MOVE to us, or what fits")
     more.add_argument(
         "--destination",
-        type=Path,
+        type=given,
         metavar="FILE",
         help="config.json of the node that --move sends to, which is then asked what it holds before and after",
     )
@@ -60,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
         "--refetch", action="store_true", help="fetch what was handed on and removed from the output folder as well"
     )
     more.add_argument(
-        "--max_series", type=int, metavar="N", help="stop before fetching if more series are to be fetched (10000)"
+        "--max_series",
+        type=bounded(1, 10**9, int),
+        metavar="N",
+        help="stop before fetching if more series are to be fetched (10000)",
     )
     more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
@@ -99,8 +102,6 @@ def _wrong(args: argparse.Namespace) -> str:
         return "--destination goes with --move"
     if args.refetch and not args.save:
         return "--refetch goes with --save"
-    if args.max_series is not None and args.max_series < 1:
-        return "--max_series: give a number above 0"
     return ""
 
 

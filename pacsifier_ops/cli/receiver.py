@@ -7,15 +7,14 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from pacsifier_ops import settings
-from pacsifier_ops.cli.options import add_tls, tls_of
+from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
 from pacsifier_ops.config import check_ae_title, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError, ReceiverError
 from pacsifier_ops.leases import LeaseBusy, Leases
 
-_GIB = 1024**3
+_GIB, _MOST_GB = 1024**3, 10**6
 _JANITOR_SECONDS = 120.0
 
 
@@ -24,30 +23,35 @@ def _parser() -> argparse.ArgumentParser:
         prog="pacsifier-receiver",
         description="Receives what a PACS sends (C-STORE) and spools it until whoever asked collects it.",
     )
-    parser.add_argument("-c", "--config", type=Path, help="PACSIFIER config.json that names AET and move_port")
+    parser.add_argument("-c", "--config", type=given, help="PACSIFIER config.json that names AET and move_port")
     parser.add_argument("--aet", help="our AE title, as declared on the PACS")
     parser.add_argument("--port", type=int, help="TCP port, as declared on the PACS")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen at (default: all)")
-    parser.add_argument("--spool", type=Path, help="folder of the spool (default: that of the settings)")
+    parser.add_argument("--spool", type=given, help="folder of the spool (default: that of the settings)")
     parser.add_argument(
-        "--allow-aet", action="append", metavar="AET", help="AE title that may send; repeat (default: all)"
+        "--allow-aet",
+        action="append",
+        metavar="AET",
+        help="AE titles that may send, divided by commas; may be repeated (default: all)",
     )
     parser.add_argument(
         "--allow-address",
         action="append",
         metavar="IP",
-        help="IP address or network that may connect; repeat (default: all)",
+        help="IP addresses or networks that may connect, divided by commas; may be repeated (default: all)",
     )
-    parser.add_argument("--quota-gb", type=float, help="size of the spool beyond which objects are refused")
+    parser.add_argument(
+        "--quota-gb", type=bounded(0, _MOST_GB), help="size of the spool beyond which objects are refused"
+    )
     parser.add_argument(
         "--min-free-gb",
-        type=float,
+        type=bounded(0, _MOST_GB),
         default=2.0,
         help="free space of the disk below which objects are refused (default: %(default)s)",
     )
     parser.add_argument(
         "--quarantine-hours",
-        type=float,
+        type=bounded(0, 24 * 366),
         default=24.0,
         help="series that nobody took for so long go to .quarantine in the spool (default: %(default)s)",
     )
@@ -66,6 +70,23 @@ def _identity(arguments: argparse.Namespace) -> tuple[str, int]:
     if not 1 <= port <= 65535:
         raise ConfigError("--port is not a port; give a number from 1 to 65535")
     return aet, port
+
+
+def _listed(given: list[str] | None, name: str) -> list[str] | None:
+    """What is listed, also several in one; None where nothing was asked for.
+
+    Raises:
+        ConfigError: the list is empty, and would let all in.
+    """
+    if given is None:
+        return None
+    listed = [part.strip() for text in given for part in text.split(",") if part.strip()]
+    if not listed:
+        raise ConfigError(f"{name} is empty; name who may send, or leave it out to let all")
+    if name == "--allow-aet":
+        for title in listed:
+            check_ae_title(title, name)
+    return listed
 
 
 def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
@@ -87,8 +108,8 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         port,
         spool,
         host=arguments.host,
-        allowed_calling=arguments.allow_aet,
-        allowed_addresses=arguments.allow_address,
+        allowed_calling=_listed(arguments.allow_aet, "--allow-aet"),
+        allowed_addresses=_listed(arguments.allow_address, "--allow-address"),
         quota_bytes=None if quota is None else int(quota * _GIB),
         free_floor_bytes=int(arguments.min_free_gb * _GIB),
         tls=receiver_context("pacsifier-receiver", tls_of(arguments)) if arguments.tls else None,
@@ -103,7 +124,11 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
             print(f"pacsifier-receiver ready: {aet} at {arguments.host}:{port}, spool {spool}", flush=True)
             while not stop.wait(_JANITOR_SECONDS):
                 lease.check()
-                moved = quarantine_unasked(spool, spool / QUARANTINE, arguments.quarantine_hours * 3600)
+                moved = 0
+                try:
+                    moved = quarantine_unasked(spool, spool / QUARANTINE, arguments.quarantine_hours * 3600)
+                except OSError as error:  # the PACS is not to be shut out for that
+                    _say(f"the quarantine cannot be written ({error.strerror})")
                 if moved:
                     _say(f"{moved} series that nobody took went to .quarantine")
                 refused, receiver.error = receiver.error, None

@@ -22,6 +22,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 from pacsifier_ops.errors import ConfigError, not_known
+from pacsifier_ops.given import Unusable, json_of, read_given
 
 #: The catalogue that comes with the package.
 SHIPPED = Path(__file__).with_name("devices.json")
@@ -189,13 +190,9 @@ def _overlay_in_pixels(ds: Dataset) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """The content of a catalogue's file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path.name}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path.name}: is not UTF-8; save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path.name}: is not valid JSON (line {error.lineno}, column {error.colno})") from None
+        content = json_of(read_given(path))
+    except Unusable as error:
+        raise ConfigError(f"{path.name}: {error}; check the catalogue of devices") from None
     if not isinstance(content, dict) or not isinstance(content.get("devices"), list):
         raise ConfigError(f"{path.name}: is not a JSON object with a list of devices")
     _check_keys(content, _FILE_KEYS, path.name)

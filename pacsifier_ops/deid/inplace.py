@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pacsifier_ops.deid.run import STAGED
-from pacsifier_ops.files import PRIVATE_FILE, fsync_folder, private_folder, storage_errors
+from pacsifier_ops.files import PRIVATE_FILE, below, fsync_folder, private_folder, storage_errors
 from pacsifier_ops.tree import CONTROL, marker_of, write_marker
 
 #: What the marker of a tree says from step 3 on: no original is left.
@@ -121,7 +121,10 @@ def _copy(path: Path, target: Path) -> None:
 
 def _bottom_up(entry: Path) -> Iterator[Path]:
     """A file, or what is in a folder and then the folder itself; links are not followed."""
+    found = [entry]
     if entry.is_dir() and not entry.is_symlink():
-        for below in sorted(entry.iterdir()):
-            yield from _bottom_up(below)
-    yield entry
+        for one, problem in below(entry):
+            if problem is not None:
+                raise problem
+            found.append(Path(one.path))
+    yield from reversed(found)

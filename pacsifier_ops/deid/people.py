@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pacsifier_ops.errors import InputError, PatientsRefused
+from pacsifier_ops.given import Unusable, read_given, text_of
 from pacsifier_ops.pseudonyms import local
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person, own_names, read_day_shifts, read_new_ids, taken_twice
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -191,7 +192,6 @@ def _nearest(folder: Path, root: Path, known: dict[Path, Path | None]) -> Path |
 
 def _read(path: Path, number: int) -> str:
     try:
-        return check_pseudonym(path.read_text(encoding="utf-8-sig").strip())
-    except (OSError, ValueError) as error:
-        why = "it cannot be read" if isinstance(error, OSError | UnicodeError) else error
-        raise InputError(f"{NEW_ID} in folder {number} of those that have one: {why}") from None
+        return check_pseudonym(text_of(read_given(path)).strip())
+    except (Unusable, ValueError) as error:
+        raise InputError(f"{NEW_ID} in folder {number} of those that have one: {error}") from None

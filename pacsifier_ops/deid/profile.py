@@ -29,6 +29,7 @@ from pacsifier_ops.deid.rules import (
     leaves_more,
 )
 from pacsifier_ops.errors import ConfigError, not_known
+from pacsifier_ops.given import Unusable, read_given, yaml_of
 
 if TYPE_CHECKING:
     import yaml
@@ -429,16 +430,12 @@ def _load(name: str) -> Profile:
 
 
 def _read(path: Path, source: str) -> Profile:
-    import yaml
-
     try:
-        text = path.read_text(encoding="utf-8")
-        top = yaml.compose(text, yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path.name}: cannot be read as UTF-8 text; check the path of the profile") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise _Wrong(mark.line + 1 if mark else 1, "", "no YAML; check indentation, colons and quotes") from None
+        top = yaml_of(read_given(path))
+    except Unusable as error:
+        if error.line:
+            raise _Wrong(error.line, "", str(error)) from None
+        raise ConfigError(f"{path.name}: {error}; check the path of the profile") from None
     if top is None:
         raise _Wrong(1, "", "empty; name a profile that it extends, or options")
     keys = _mapping(top, "", ("extends", "options", "rules"))

@@ -17,6 +17,7 @@ import errno
 import hashlib
 import ipaddress
 import os
+import re
 import secrets
 import shutil
 import ssl
@@ -49,7 +50,11 @@ INCOMING, QUARANTINE = ".incoming", ".quarantine"
 #: ServiceClass itself stands for SOP classes that pynetdicom does not know: private, retired and new ones.
 _SERVICES = (ServiceClass, StorageServiceClass, VerificationServiceClass)
 _MAX_ASSOCIATIONS = 64
+#: Connections that one address may hold, so that others find room.
+_MAX_OF_ADDRESS = 32
 _FILE_ATTEMPTS = 5
+#: Name of an object in the spool.
+_OBJECT = re.compile(r"[0-9.]{1,64}\.[0-9a-f]{64}")
 _CHECK_FREE_EVERY = 16 * 1024 * 1024
 
 _UNCOMPRESSED = (
@@ -125,8 +130,8 @@ class _Room:
         self._used = 0
         for folder, _, names in os.walk(self._spool):
             for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    self._used += os.stat(os.path.join(folder, name)).st_size
+                with contextlib.suppress(OSError):
+                    self._used += os.lstat(os.path.join(folder, name)).st_size
 
 
 class StorageReceiver:
@@ -184,7 +189,7 @@ class StorageReceiver:
         """
         try:
             handlers = [(evt.EVT_REQUESTED, _accept_storage)]
-            server = Server(self._ae, (self.host, self.port), handlers, self._admit, self._tls)
+            server = Server(self._ae, (self.host, self.port), handlers, self._admit, self._tls, _MAX_OF_ADDRESS)
         except OSError as error:
             raise ReceiverError(
                 f"the storage receiver {self.aet} cannot listen at port {self.port} ({error.strerror}); stop "
@@ -194,8 +199,7 @@ class StorageReceiver:
         self.port, self._server = server.port, server
         try:
             # The port is ours alone, so a folder named after it is.
-            folder = private_folder(self.spool) / INCOMING / str(self.port)
-            private_folder(folder.parent)
+            folder = _folder(_folder(private_folder(self.spool) / INCOMING) / str(self.port))
             shutil.rmtree(folder, ignore_errors=True)
             private_folder(folder)
             _remove_torn(self.spool)
@@ -223,7 +227,11 @@ class StorageReceiver:
         self.stop()
 
     def _admit(self, address: str) -> bool:
-        return self._networks is None or any(ipaddress.ip_address(address) in network for network in self._networks)
+        if self._networks is None:
+            return True
+        peer = ipaddress.ip_address(address)
+        mapped = getattr(peer, "ipv4_mapped", None)  # as where we listen at ::
+        return any((mapped or peer) in network for network in self._networks)
 
     def _note(self, error: Exception) -> None:
         self.error = error
@@ -231,13 +239,17 @@ class StorageReceiver:
     def _file(self, received: ReceivedObject) -> int:
         name = f"{received.sop_instance_uid}.{received.sha256}"
         for left in reversed(range(_FILE_ATTEMPTS)):
-            folder = private_folder(self.spool / received.series_uid)
+            folder = _folder(self.spool / received.series_uid)
             try:
                 received.path.rename(folder / name)
                 break
             except FileNotFoundError:  # the folder was collected, or put into quarantine, just now
                 if not left:
                     raise
+            except IsADirectoryError:
+                if not left:
+                    raise
+                _aside(folder / name)
         return SUCCESS
 
 
@@ -248,26 +260,50 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ConfigError(f"allowed addresses: {text!r} is no IP address and no network") from None
 
 
+def _folder(path: Path) -> Path:
+    """A folder of the spool, made if it is not there; what has its name and is none makes way."""
+    try:
+        return private_folder(path)
+    except FileExistsError:
+        _aside(path)
+        return private_folder(path)
+
+
+def _aside(path: Path) -> None:
+    """Give something that is none of ours another name, hidden, in the same folder: nothing of anybody's is removed."""
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
+
+
 def _series_folders(spool: Path) -> list[Path]:
     with os.scandir(spool) as entries:
-        return [Path(entry.path) for entry in entries if is_uid(entry.name) and entry.is_dir()]
+        return [Path(entry.path) for entry in entries if is_uid(entry.name) and entry.is_dir(follow_symlinks=False)]
+
+
+def _objects(folder: Path) -> list[Path]:
+    """The files of a folder of the spool that are named as ours are; whatever else lies there is left alone."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return sorted(
+            Path(entry.path)
+            for entry in entries
+            if _OBJECT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+        )
+    return []
 
 
 def _remove_torn(spool: Path) -> None:
     """Remove what is not what its name says: written in the moment of a power failure."""
     for folder in _series_folders(spool):
-        for path in folder.iterdir():
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as stream:
+        for path in _objects(folder):
+            # What cannot be read is found out by who collects it.
+            with contextlib.suppress(OSError), path.open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != path.suffix[1:]:
                     path.unlink()
 
 
 def waiting(spool: Path, series_uid: str) -> int:
     """How many objects of a series wait in the spool."""
-    try:
-        return len(os.listdir(spool / series_uid))
-    except FileNotFoundError:
-        return 0
+    return len(_objects(spool / series_uid))
 
 
 def spooled(spool: Path, series_uid: str, known: Container[Path] = ()) -> Iterator[ReceivedObject]:
@@ -285,7 +321,7 @@ def spooled(spool: Path, series_uid: str, known: Container[Path] = ()) -> Iterat
     folder = spool / series_uid
     if not is_uid(series_uid) or not folder.is_dir():
         return
-    for path in sorted(folder.iterdir()):
+    for path in _objects(folder):
         if path in known:
             continue
         with path.open("rb") as stream:
@@ -305,7 +341,7 @@ def spooled(spool: Path, series_uid: str, known: Container[Path] = ()) -> Iterat
 
 
 def quarantine_unasked(spool: Path, quarantine: Path, older_than_seconds: float) -> int:
-    """Move series that nobody added to or took from for so long; returns how many.
+    """Move series that nobody added to or took from for so long; returns how many. What cannot be moved stays.
 
     Args:
         quarantine: on the file system of the spool.
@@ -314,8 +350,9 @@ def quarantine_unasked(spool: Path, quarantine: Path, older_than_seconds: float)
         OSError: the quarantine cannot be written.
     """
     moved = 0
+    _folder(quarantine)
     for folder in _series_folders(spool):
-        with contextlib.suppress(FileNotFoundError):  # collected at this moment
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # collected at this moment; somebody else's
             if time.time() - folder.stat().st_mtime < older_than_seconds:
                 continue
             with contextlib.suppress(OSError):

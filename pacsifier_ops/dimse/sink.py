@@ -55,6 +55,8 @@ _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES, _CHARACTER_SET = (
     0x0020000E,
     0x00080005,
 )
+#: Bytes of a command set at most, and of a data set that is not stored: those are kept in memory.
+_LARGEST_COMMAND, _LARGEST_PASSED_ON = 64 * 1024, 64 * 1024 * 1024
 #: What of a deflated data set is unpacked to find who it is.
 _DEFLATED_HEAD = 4 * 1024 * 1024
 
@@ -268,6 +270,7 @@ class _StoreProvider(Dimse):
         super().__init__(assoc)
         self.sink = sink
         self.encoded_command = b""
+        self.passed_on = 0
         self.incoming: _Incoming | None = None
 
     def receive_primitive(self, primitive: P_DATA) -> None:
@@ -290,10 +293,15 @@ class _StoreProvider(Dimse):
                 self._answer(context_id, incoming.request, incoming.finish())
         elif command:
             self.encoded_command += fragment[1:]
+            if len(self.encoded_command) > _LARGEST_COMMAND:
+                raise ValueError("a command set that is too large")
             if last:
                 encoded, self.encoded_command = self.encoded_command, b""
                 self._begin(context_id, encoded)
         else:
+            self.passed_on = 0 if last else self.passed_on + len(fragment)
+            if self.passed_on > _LARGEST_PASSED_ON:
+                raise ValueError("a data set that is too large for its message")
             self._pass_on(context_id, fragment)
 
     def _begin(self, context_id: int, encoded: bytes) -> None:

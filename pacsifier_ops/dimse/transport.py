@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import select
 import socket
@@ -28,6 +29,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -36,7 +38,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 #: Names this implementation in associations and files (PS3.7 D.3.3.2, PS3.10 7.1); made once, from a UUID.
 IMPLEMENTATION_CLASS_UID = "2.25.182441154510849794285626515091719410876"
@@ -46,11 +48,18 @@ IMPLEMENTATION_VERSION = "PACSIFIER_OPS"
 #: above 16 KiB; to allow more gained nothing.
 MAX_PDU = 131_072
 
-#: No PDU is longer than this in good faith; the length field alone would allow 4 GB.
-_PDU_LIMIT = 16 * 1024 * 1024
+#: No PDU is longer than this in good faith, nor one before an association is established: 128 presentation contexts
+#: with every transfer syntax that there is take less. The length field alone would allow 4 GB.
+_PDU_LIMIT, _REQUEST_LIMIT = 16 * 1024 * 1024, 1024 * 1024
 _IDLE_WAIT = 0.05
 #: After a minute of silence, ask every 20 s; give up after four questions.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
+#: Who means it sends an A-ASSOCIATE-RQ at once: a connection that has not after so many seconds gives way to a new one.
+_PATIENCE = 1.0
+#: Connections beyond the limit on associations, to be told that there are too many (PS3.8 9.3.4).
+_TO_REFUSE = 8
+#: Seconds to wait where connections cannot be accepted: their number is used up.
+_PAUSE = 0.1
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -135,11 +144,16 @@ class _Socket(AssociationSocket):
         """Read `nr_bytes`; fewer where the connection ends before.
 
         Raises:
-            OSError: the connection is broken, silent for too long, or the PDU longer than anybody may send.
+            OSError: the connection is broken, the PDU takes too long, or is longer than anybody may send.
         """
-        if nr_bytes > _PDU_LIMIT:
-            raise OSError("the peer announces a PDU that is too long")
         stream = self._open_socket()
+        negotiating = self.assoc.is_acceptor and not self.assoc.is_established
+        if nr_bytes > (_REQUEST_LIMIT if negotiating else _PDU_LIMIT):
+            # What comes behind would be taken for the next PDU.
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+            raise OSError("the peer announces a PDU that is too long")
+        silence, begun = stream.gettimeout(), time.monotonic()
         data = bytearray(nr_bytes)
         view, got = memoryview(data), len(self._ahead)
         data[:got], self._ahead = self._ahead, b""
@@ -150,6 +164,8 @@ class _Socket(AssociationSocket):
             if not count:
                 break
             got += count
+            if silence is not None and time.monotonic() - begun > silence and got < nr_bytes:
+                raise TimeoutError("the peer sends a PDU too slowly")
         self.heard = time.monotonic()
         view.release()
         del data[got:]
@@ -396,8 +412,49 @@ def make_ae(
     return ae
 
 
+@dataclass(eq=False)
+class _Connection:
+    """A connection to a server.
+
+    Attributes:
+        stream: a handle of its own; TLS takes the other one over.
+        address: of the peer.
+        since: when it was opened, as time.monotonic has it.
+        established: its association is, or was.
+        over: it was cut, and its threads are about to end.
+    """
+
+    stream: socket.socket
+    address: str
+    since: float = field(default_factory=time.monotonic)
+    established: bool = False
+    over: bool = False
+
+    def cut(self) -> None:
+        """Close it in both directions; whoever reads from it sees its end."""
+        self.over = True
+        with contextlib.suppress(OSError):
+            self.stream.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(RequestHandler):
+    """Attends to a connection from its opening to its end."""
+
+    def handle(self) -> None:
+        association = self._create_association()
+        server = cast("Server", self.server)
+        association.bind(evt.EVT_ESTABLISHED, server.established, [self.client_address])
+        evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
+        association.start()
+        association.join()
+
+
 class Server(ThreadedAssociationServer):
     """Accepts associations for an application entity, in a thread of its own, until `stop`.
+
+    Nobody can keep others out by connections that come to nothing: from its opening to its association a connection
+    has the `acse_timeout` of the entity, in all; where there are too many, the oldest of those that are still
+    negotiating gives way to a new one.
 
     Args:
         ae: see `make_ae`.
@@ -406,10 +463,16 @@ class Server(ThreadedAssociationServer):
         handlers: event handlers beyond those of `tuned`.
         tls: context for TLS; plain without.
         admit: told the peer's address before a byte is read; false closes the connection.
+        most_of_address: connections that one address may hold; None: all that there may be.
 
     Raises:
         OSError: the port is taken, or not ours to take.
     """
+
+    #: stop() waits for the associations itself.
+    daemon_threads = True
+    #: Connections that wait to be accepted: where more come at once, those of honest peers are dropped among them.
+    request_queue_size = 128
 
     def __init__(
         self,
@@ -418,11 +481,22 @@ class Server(ThreadedAssociationServer):
         handlers: Sequence[Any] = (),
         admit: Callable[[str], bool] | None = None,
         tls: ssl.SSLContext | None = None,
+        most_of_address: int | None = None,
     ) -> None:
-        secure = Secure(tls) if tls else None
-        super().__init__(ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=[*tuned(secure), *handlers])
+        secure = Secure(tls, timeout=ae.acse_timeout or Secure.timeout) if tls else None
+        self._connections: dict[Any, _Connection] = {}
+        self._changing = threading.Lock()
+        super().__init__(
+            ae,
+            address,
+            ae.ae_title,
+            ae.supported_contexts,
+            evt_handlers=[*tuned(secure), *handlers],
+            request_handler=_Handler,
+        )
         self.timeout = 0.5
         self._admit = admit
+        self._most_of_address = most_of_address or ae.maximum_associations + _TO_REFUSE
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name=f"server-{self.port}", daemon=True)
 
@@ -435,13 +509,73 @@ class Server(ThreadedAssociationServer):
         """The port it listens at."""
         return int(self.server_address[1])
 
+    def get_request(self) -> Any:
+        """Accept a connection; not at once again where that fails, for then it would fail again."""
+        try:
+            return super().get_request()
+        except OSError:
+            if not self._stopping:
+                time.sleep(_PAUSE)
+            raise
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether the peer's address may talk to us."""
-        return self._admit is None or self._admit(client_address[0])
+        """Whether the peer's address may talk to us, and there is room for one more connection."""
+        if self._admit is not None and not self._admit(client_address[0]):
+            return False
+        with self._changing:
+            if not self._room_for(client_address[0]):
+                return False
+            handle = socket.socket(fileno=os.dup(request.fileno()))
+            self._connections[client_address] = _Connection(handle, client_address[0])
+        return True
+
+    def _room_for(self, address: str) -> bool:
+        """Whether one more connection may be held, for which another one gives way if need be."""
+        held = [one for one in self._connections.values() if not one.over]
+        of_address = [one for one in held if one.address == address]
+        if len(of_address) >= self._most_of_address:
+            return _give_way(of_address)
+        most = self.ae.maximum_associations
+        return len(held) < most or _give_way(held) or len(held) < most + _TO_REFUSE
+
+    def established(self, event: evt.Event, client_address: Any) -> None:
+        """Note that the association of a connection is established."""
+        with self._changing:
+            if client_address in self._connections:
+                self._connections[client_address].established = True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Attend to a connection to its end."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._forget(client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that came to nothing; nobody is told."""
+        self._forget(client_address)
+
+    def _forget(self, client_address: Any) -> None:
+        with self._changing:
+            connection = self._connections.pop(client_address, None)
+        if connection is not None:
+            connection.cut()  # the upper layer may be left, where its association has failed
+            connection.stream.close()
 
     def _serve(self) -> None:
         while not self._stopping:
             self.handle_request()
+            self._end_overdue()
+
+    def _end_overdue(self) -> None:
+        """Cut the connections that have negotiated for too long, whatever they are sending."""
+        due = self.ae.acse_timeout
+        if due is None:
+            return
+        with self._changing:
+            for one in self._connections.values():
+                if not one.established and not one.over and time.monotonic() - one.since > due:
+                    one.cut()
 
     def stop(self, wait: float = 5.0) -> None:
         """Close the port, abort what is still open, wait for it to end. May be called twice.
@@ -458,12 +592,24 @@ class Server(ThreadedAssociationServer):
         self.server_close()
         open_ones = self.active_associations
         for assoc in open_ones:
-            stream = assoc.dul.socket.socket if assoc.dul.socket else None
-            if assoc.is_established or stream is None:
+            if assoc.is_established:
                 assoc.abort(block=False)
-            else:  # nothing was negotiated, so there is nothing to abort (PS3.8 9.2.3, Sta2); its thread sees the end
-                with contextlib.suppress(OSError):
-                    stream.shutdown(socket.SHUT_RDWR)
+        with self._changing:
+            # Nothing was negotiated, so there is nothing to abort (PS3.8 9.2.3, Sta2); their threads see the end.
+            for one in self._connections.values():
+                if not one.established:
+                    one.cut()
         deadline = time.monotonic() + wait
         for assoc in open_ones:
             assoc.join(max(0.0, deadline - time.monotonic()))
+
+
+def _give_way(connections: Sequence[_Connection]) -> bool:
+    """Cut one of the connections that are still negotiating: the oldest of the address that has most of them."""
+    before = time.monotonic() - _PATIENCE
+    idle = [one for one in connections if not one.established and one.since < before]
+    if not idle:
+        return False
+    crowds = Counter(one.address for one in idle)
+    min(idle, key=lambda one: (-crowds[one.address], one.since)).cut()
+    return True

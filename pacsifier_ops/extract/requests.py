@@ -9,7 +9,8 @@ from pathlib import Path
 from pacsifier_ops import settings
 from pacsifier_ops.errors import InputError
 from pacsifier_ops.files import confined, private_folder, storage_errors, write_atomic
-from pacsifier_ops.query.table import is_workbook
+from pacsifier_ops.given import Unusable, read_given
+from pacsifier_ops.query.table import LARGEST_FILE, is_workbook
 
 _ID = re.compile(r"req-[0-9a-f]{24}")
 
@@ -38,9 +39,9 @@ def take_in(table: Path | bytes, identity: str = "") -> str:
         StorageError: the state root cannot be written.
     """
     try:
-        data = table if isinstance(table, bytes) else table.read_bytes()
-    except OSError as error:
-        raise InputError(f"the query table cannot be read: {error.strerror}") from None
+        data = table if isinstance(table, bytes) else read_given(table, LARGEST_FILE)
+    except Unusable as error:
+        raise InputError(f"the query table {error}") from None
     identity = identity or new_id()
     name = "table.xlsx" if is_workbook(data) else "table.csv"
     with storage_errors("the state root"):

@@ -27,7 +27,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, StorageError, TreeError
-from pacsifier_ops.files import DATA_FILE, atomic_stream, read_json, read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.files import (
+    DATA_FILE,
+    atomic_stream,
+    below,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_json,
+    write_jsonl,
+)
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
@@ -45,8 +54,8 @@ Question = Callable[[], bool]
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("scan", "units", "index", "results", "written", "accounts", "summary")
 
-#: Bytes of a megabyte, as media are sold.
-MEGABYTE = 10**6
+#: Bytes of a megabyte, as media are sold; and megabytes of a volume at most.
+MEGABYTE, LARGEST_VOLUME = 10**6, 10**9
 
 _LEFT_OVER = re.compile(r"\.([A-Z0-9.]+)\.[0-9a-f]{8}\.part", re.ASCII)
 _CHANGED = "the file changed while it was being copied; run it again"
@@ -196,8 +205,8 @@ def _check_folders(request: DicomdirRequest) -> None:
         raise InputError("in_folder is not a folder; give the folder whose DICOM files are to be handed over")
     if source == target or source in target.parents or target in source.parents:
         raise InputError("in_folder and out_folder overlap; give an out_folder of its own")
-    if request.volume_size < 0:
-        raise InputError("volume_size is negative; give the megabytes of a volume")
+    if not 0 <= request.volume_size <= LARGEST_VOLUME:
+        raise InputError(f"volume_size is negative or above {LARGEST_VOLUME:,}; give the megabytes of a volume")
     if any(marker_of(folder) for folder in (target, *target.parents)):
         raise TreeError("out_folder lies in another data set; give a folder of its own")
     _check_trees([source])
@@ -263,19 +272,18 @@ def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
     if target.exists() and not target.is_dir():
         raise TreeError("out_folder is not a folder; give another one")
     try:
-        for folder, below, names in os.walk(target, onerror=_raise) if target.exists() else ():
-            if any(Path(folder, name).is_symlink() for name in (*below, *names)):
+        for entry, problem in below(target) if target.exists() else ():
+            if problem is not None:
+                raise problem
+            if entry.is_symlink():
                 raise _something_else()
-            for name in names:
-                half = _LEFT_OVER.fullmatch(name)
-                path = Path(folder, name)
-                yield path, path.with_name(half[1] if half else name).relative_to(target).as_posix(), half is not None
+            if not entry.is_dir():
+                half = _LEFT_OVER.fullmatch(entry.name)
+                path = Path(entry.path)
+                name = path.with_name(half[1] if half else entry.name).relative_to(target).as_posix()
+                yield path, name, half is not None
     except OSError as error:
         raise TreeError(f"out_folder cannot be read: {error.strerror}") from error
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _something_else() -> TreeError:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pacsifier_ops.errors import Cancelled, InputError, TreeError
 from pacsifier_ops.files import (
+    below,
     fsync_folder,
     private_folder,
     read_json,
@@ -447,16 +448,17 @@ def _files(folder: Path, without: str = "") -> Iterator[Path]:
     Args:
         without: leave out folders in it whose name begins like this.
     """
+
+    def left_out(entry: os.DirEntry[str]) -> bool:
+        named = entry.name == CONTROL or (without != "" and entry.name.startswith(without))
+        return named and entry.is_dir(follow_symlinks=False)
+
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        for entry, problem in below(folder, left_out):
+            if problem is not None or not entry.is_dir(follow_symlinks=False):
+                yield Path(entry.path)
     except OSError:
         yield folder
-        return
-    for entry in entries:
-        if not entry.is_dir(follow_symlinks=False):
-            yield Path(entry.path)
-        elif entry.name != CONTROL and not (without and entry.name.startswith(without)):
-            yield from _files(Path(entry.path))
 
 
 # report

@@ -15,8 +15,9 @@ from pacsifier_ops.config import METHODS
 from pacsifier_ops.errors import ConfigError, PathRefused
 from pacsifier_ops.extract.run import RETRIEVE
 from pacsifier_ops.files import confined
+from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.intake import LARGEST, check
-from pacsifier_ops.options import Option, Refused, head, read_options
+from pacsifier_ops.options import Option, Refused, read_options
 from pacsifier_ops.query.table import Problem, TableRefused
 
 #: Raises ConfigError where there is no connection of this name.
@@ -77,10 +78,12 @@ def read_table(path: Path, strict: bool = False) -> bytes:
     problems: list[Problem] = []
     data = b""
     try:
-        data = head(path, LARGEST)
+        data = read_given(path, LARGEST, follow=False)
         table = check(data)
         if strict or not table.rows:
             problems = table.problems
+    except Unusable as error:
+        problems = [Problem(0, "", str(error))]
     except TableRefused as error:
         problems = error.problems
     if problems:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pacsifier_ops import settings
 from pacsifier_ops.extract.requests import take_in
-from pacsifier_ops.files import read_json, storage_errors
+from pacsifier_ops.files import storage_errors
+from pacsifier_ops.given import Unusable, json_of, read_given
 from pacsifier_ops.nightly import REASONS, RESULT, RESULTS, STUDY, Folders, Runs, Start
 from pacsifier_ops.nightly.inbox import PAUSE, settled
 from pacsifier_ops.nightly.options import PROJECT, Connect, read_nightly, read_table
@@ -159,6 +160,6 @@ def _whole(path: Path, ready: Collection[Path]) -> Path:
 def _last_run(folder: Path) -> str:
     """Id of the run that was started last; empty where there is none."""
     try:
-        return str(read_json(folder / RESULT)["run_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json_of(read_given(folder / RESULT, follow=False))["run_id"])
+    except (Unusable, KeyError, TypeError):
         return ""  # there was none, or somebody has written into the file

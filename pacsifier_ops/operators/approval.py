@@ -12,13 +12,12 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops import approvals
+from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
+from pacsifier_ops.errors import ConfigError
 from pacsifier_ops.operators.base import PacsifierOperator, boundary, page_of_run, run_of
 from pacsifier_ops.run import Run
 
 APPROVE, WAIVE, REJECT = "Approve", "Approve and waive", "Reject"
-
-#: Hours that an answer is waited for, where the run does not say.
-PATIENCE = 72
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         page = page_of_run(context["dag_run"].dag_id, context["dag_run"].run_id)
         self.subject = question.headline
         self.body = "\n".join([*(f"- {line}" for line in question.told), "", f"[Report and results]({page})"])
-        self.response_timeout = timedelta(hours=params.get("patience") or PATIENCE)
+        self.response_timeout = _patience(params)
         return HITLOperator.execute(self, context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -107,6 +106,18 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
             )
         self.log.info("approved")
         return {"approved": question.subject}
+
+
+def _patience(params: Any) -> timedelta:
+    """How long an answer is waited for.
+
+    Raises:
+        ConfigError: it is no number of hours, or beyond all measure.
+    """
+    hours = params.get("patience") or PATIENCE
+    if not isinstance(hours, int | float) or not 0 < hours <= LONGEST_PATIENCE:
+        raise ConfigError(f"patience is not a number of hours above 0, at most {LONGEST_PATIENCE:,}, which is a year")
+    return timedelta(hours=hours)
 
 
 class ApproveCohortOperator(ApproveOperator):

@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
+from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
 from pacsifier_ops.errors import InputError, not_known
 
 #: How tasks are tried again by Airflow, where the error is one that may pass.
@@ -70,9 +71,10 @@ def window() -> Param:
 def patience(section: str) -> Param:
     """How long a person's answer is waited for."""
     return Param(
-        72,
+        PATIENCE,
         type="number",
         exclusiveMinimum=0,
+        maximum=LONGEST_PATIENCE,
         title="Wait for an answer",
         description="Hours that a person's answer is waited for; then the run ends, and nothing is done.",
         section=section,

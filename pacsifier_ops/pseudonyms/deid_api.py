@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pacsifier_ops.config import extra_values, read_keys
+from pacsifier_ops.config import check_sizes, extra_values, plain_text, read_keys
 from pacsifier_ops.errors import ConfigError, DeidError, DeidUnavailable, PatientsRefused
 from pacsifier_ops.pseudonyms.linkage import Person, own_names, taken_twice
 from pacsifier_ops.pseudonyms.values import check_pseudonym, check_shift
@@ -81,6 +81,7 @@ class DeidService:
             raise ConfigError(f"{self.name}: batch_size is below 1")
         if not 0 <= self.retry_wait < math.inf:
             raise ConfigError(f"{self.name}: retry_wait is negative or no number")
+        check_sizes(self, self.name)
 
     def ask(self, project: str, patient_ids: Sequence[str], cancelled: Callable[[], bool] = never) -> dict[str, Person]:
         """Who these patients become, by PatientID: every one of them.
@@ -317,7 +318,7 @@ def read_deid_config(path: Path) -> DeidConfig:
     Raises:
         ConfigError: the file is missing or no JSON object, or a key is missing, unknown or wrong.
     """
-    config = {key: str(value).strip() for key, value in read_keys(path, CONFIG_KEYS).items()}
+    config = {key: plain_text(value, key, path.name) for key, value in read_keys(path, CONFIG_KEYS).items()}
     url, token = CONFIG_KEYS
     return DeidConfig(
         check_url(config[url], f"{path.name}: {url}"), check_token(config[token], f"{path.name}: {token}")

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from pacsifier_ops.errors import InputError, PatientsRefused
 from pacsifier_ops.files import private_folder, storage_errors, write_atomic
+from pacsifier_ops.given import LARGE, Unusable, json_of, read_given
 from pacsifier_ops.leases import shared
 from pacsifier_ops.pseudonyms.secret import check_project, project_folder
 from pacsifier_ops.pseudonyms.values import check_pseudonym, check_shift
@@ -98,11 +99,9 @@ def read_day_shifts(path: Path, what: str = "day_shift") -> Keyed[int]:
 def _checked(path: Path, name: str, check: Any) -> dict[str, Any]:
     pairs: list[tuple[str, Any]] = []
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=lambda items: pairs.extend(items))
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror}); check the path") from None
-    except ValueError:
-        raise InputError(f"{name}: is not valid JSON; give an object of PatientIDs and values") from None
+        found = json_of(read_given(path, LARGE), lambda items: pairs.extend(items))
+    except Unusable as error:
+        raise InputError(f"{name}: {error}; give an object of PatientIDs and values") from None
     if found is not None:
         raise InputError(f"{name}: is no JSON object of PatientIDs and values")
     checked: dict[str, Any] = {}

@@ -44,6 +44,8 @@ class Style:
             raise ConfigError("alphabet: give 2 to 36 ASCII letters and digits")
         if len(set(self.alphabet.casefold())) != len(self.alphabet):
             raise ConfigError("alphabet: a character is there twice; folders do not tell capitals from small letters")
+        if type(self.length) is not int or self.length > 64:
+            raise ConfigError("length: give a whole number, at most 64")
         if self.length < 1 or len(self.alphabet) ** self.length < 10**6:
             raise ConfigError("length: there would be less than a million pseudonyms; give more characters")
         try:

@@ -9,12 +9,14 @@ import io
 import re
 import unicodedata
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.errors import QueryTableError
+from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.pseudonyms.values import check_pseudonym
 from pacsifier_ops.query.keys import (
     COLUMNS,
@@ -22,6 +24,20 @@ from pacsifier_ops.query.keys import (
     check_cell,
     is_weak,
     nearest_column,
+)
+
+#: Bytes of a table at most, whatever way it comes: each cell of it takes eight and more in memory.
+LARGEST_FILE = 64 * 2**20
+#: Bytes of a workbook at most, once it is unpacked; it takes ten times as much memory to read.
+LARGEST_UNPACKED = 64 * 2**20
+#: Columns that are told to be wrong, at most; the others are counted.
+_TOLD = 20
+#: Cells that are merged with others, at most.
+_MOST_MERGED = 1_000_000
+#: Cells of a sheet at most, the empty ones before the last one counted.
+_MOST_CELLS = 2_000_000
+_MERGED = re.compile(
+    rb"""<(?:\w+:)?mergeCell\b[^>]*?\bref\s*=\s*["']\s*\$?([A-Za-z]+)\$?(\d+)\s*:\s*\$?([A-Za-z]+)\$?(\d+)"""
 )
 
 
@@ -128,9 +144,9 @@ def read_records(path: Path) -> list[Record]:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TableRefused([Problem(0, "", f"cannot be read ({error.strerror}); check the path")]) from None
+        return read_given(path, LARGEST_FILE)
+    except Unusable as error:
+        raise TableRefused([Problem(0, "", f"{error}; check the path")]) from None
 
 
 def parse_query_table(data: bytes) -> QueryTable:
@@ -235,6 +251,8 @@ def _records_of_workbook(data: bytes) -> list[Record]:
     """The rows of the first sheet of an .xlsx workbook."""
     import openpyxl
 
+    _check_workbook(data)
+
     def sheet(computed: bool) -> Any:
         return openpyxl.load_workbook(io.BytesIO(data), data_only=computed).worksheets[0]
 
@@ -243,7 +261,7 @@ def _records_of_workbook(data: bytes) -> list[Record]:
             warnings.simplefilter("ignore")  # openpyxl's warnings quote cells
             cells = sheet(computed=False)
             # A cell that was only formatted, far away, would make millions of empty ones.
-            if cells.max_row * cells.max_column > 10_000_000:
+            if cells.max_row * cells.max_column > _MOST_CELLS:
                 message = "the first sheet is too large; delete the empty rows and columns around the table"
                 raise TableRefused([Problem(0, "", message)])
             rows = list(cells.iter_rows())
@@ -273,6 +291,46 @@ def _records_of_workbook(data: bytes) -> list[Record]:
                 record.faults[place] = str(error)
         records.append(record)
     return records
+
+
+def _check_workbook(data: bytes) -> None:
+    """Refuse a workbook that is small only as long as nobody unpacks it: openpyxl would fill the memory.
+
+    Raises:
+        TableRefused: says what to do.
+    """
+    message = "cannot be read as an .xlsx workbook; save it as .xlsx or as CSV UTF-8"
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > LARGEST_UNPACKED:
+                message = "is too large once unpacked; cut it into several tables, or save it as CSV UTF-8"
+                raise TableRefused([Problem(0, "", message)])
+            for entry in entries:
+                if not entry.filename.endswith((".xml", ".rels")):
+                    continue
+                content = archive.read(entry)
+                if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # never in a workbook (ECMA-376-2)
+                    raise TableRefused([Problem(0, "", message)])
+                if sum(map(_extent, _MERGED.findall(content))) > _MOST_MERGED:
+                    message = "has merged cells of a huge extent; unmerge them"
+                    raise TableRefused([Problem(0, "", message)])
+    except TableRefused:
+        raise
+    except Exception:  # whatever a damaged, encrypted or foreign zip archive makes zipfile raise
+        raise TableRefused([Problem(0, "", message)]) from None
+
+
+def _extent(area: tuple[bytes, bytes, bytes, bytes]) -> int:
+    """Cells of an area such as A1:C5."""
+    first_column, first_row, last_column, last_row = area
+    columns, rows = _column(last_column) - _column(first_column), int(last_row[:12]) - int(first_row[:12])
+    return (abs(columns) + 1) * (abs(rows) + 1)
+
+
+def _column(letters: bytes) -> int:
+    """Number of a column that letters name, from 1."""
+    return functools.reduce(lambda number, letter: number * 26 + (letter | 32) - 96, letters[:12], 0)
 
 
 def _shown(cell: Any, result: Any) -> str:
@@ -327,6 +385,9 @@ def _columns(header: Record) -> tuple[str, ...]:
             problems.append(Problem(header.line, f"column {number}", f"not known; {advice}"))
         elif name in names[: number - 1]:
             problems.append(Problem(header.line, name, f"there twice (column {number}); remove one"))
+    if len(problems) > _TOLD:
+        more = Problem(header.line, "", f"and {len(problems) - _TOLD} more columns are not known or there twice")
+        problems = [*problems[:_TOLD], more]
     if problems:
         raise TableRefused(problems)
     return tuple(names)

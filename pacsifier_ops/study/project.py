@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops import settings
+from pacsifier_ops.approvals import LONGEST_PATIENCE
 from pacsifier_ops.config import METHODS
 from pacsifier_ops.errors import ConfigError, PathRefused
 from pacsifier_ops.files import confined
@@ -137,7 +138,8 @@ FORM: Mapping[str, Option] = {
         for name in ("project", "queryfile", "pacs", "window", "folder", "deid", "mappingfile", "profile", "devices")
     },
     **{name: Option(str) for name in ("upload", "karnak", "album_name", "move")},
-    **{name: Option(int) for name in ("max_series", "patience", "volume_size")},
+    **{name: Option(int) for name in ("max_series", "volume_size")},
+    "patience": Option(int, most=LONGEST_PATIENCE),
     **{name: Option(int, least=0) for name in ("most_missing", "most_quarantined")},
     **{name: Option(bool) for name in ("strict", "delete_identifiable", "approval", "dicomdir", "zip")},
     "accept_incomplete": Option(bool),
@@ -171,6 +173,11 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 confined(study[key], settings.data_root(), "it")
             except PathRefused:
                 yield key, "leads outside the data root; give a path below it"
+    for key in ("max_series", "volume_size", "most_missing", "most_quarantined"):
+        if not 0 <= study[key] <= FORM[key].most:
+            yield key, f"is negative or above {FORM[key].most:,}"
+    if not 0 < study["patience"] <= LONGEST_PATIENCE:
+        yield "patience", f"is not a number of hours above 0, at most {LONGEST_PATIENCE:,}, which is a year"
     try:
         check_project(study["project"])
     except ConfigError as error:

@@ -22,6 +22,7 @@ from pacsifier_ops.errors import Cancelled, NotApproved
 from pacsifier_ops.files import (
     DATA_FILE,
     atomic_stream,
+    below,
     confined,
     fsync_folder,
     read_json,
@@ -150,11 +151,12 @@ def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, A
 
 def _files(folder: Path) -> Iterator[Path]:
     with suppress(FileNotFoundError):
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name != CONTROL:
-                    yield from _files(Path(entry.path))
-            elif entry.is_file(follow_symlinks=False):
+        for entry, problem in below(
+            folder, lambda entry: entry.name == CONTROL and entry.is_dir(follow_symlinks=False)
+        ):
+            if problem is not None:
+                raise problem
+            if entry.is_file(follow_symlinks=False):
                 yield Path(entry.path)
 
 

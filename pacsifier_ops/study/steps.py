@@ -13,6 +13,7 @@ from pacsifier_ops.accounts import COMPLETE, ROW_EMPTY, ROW_FOUND
 from pacsifier_ops.approvals import APPROVED, LIMITS, RELEASE, decide
 from pacsifier_ops.errors import InputError
 from pacsifier_ops.files import private_folder, read_json, storage_errors, write_atomic, write_json
+from pacsifier_ops.given import read_given
 from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
 from pacsifier_ops.options import Refused
@@ -59,7 +60,7 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None) -> Study:
             values = read_project(file)
         except Refused as error:
             raise InputError(f"the project file cannot be used: {'; '.join(error.reasons)}") from None
-        data = file.read_bytes()
+        data = read_given(file)
         with storage_errors("the state root"):
             write_atomic(run.folder / "project.yaml", data)
         told |= {"file": str(file), "digest": hashlib.sha256(data).hexdigest()}

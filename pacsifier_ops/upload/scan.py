@@ -13,8 +13,11 @@ from sys import intern
 from pacsifier_ops.accounts import FileAccount
 from pacsifier_ops.dimse.objects import DicomFile, Directory, inspect
 from pacsifier_ops.errors import Cancelled
+from pacsifier_ops.files import LEVELS
 from pacsifier_ops.tree import CONTROL
 
+#: Reason for a folder that is not looked into.
+TOO_DEEP = f"more than {LEVELS} folders lie in each other, and what is in this one was not looked at"
 #: Reasons for files that are passed over: there is nothing in them to be sent.
 NOT_DICOM, DICOMDIR, SECOND_COPY = "not DICOM", "DICOMDIR", "second copy of an instance"
 LEADS_OUTSIDE = "link that leads outside"
@@ -145,6 +148,9 @@ def _files(root: Path, found: Scan, bad: Callable[[Path, str], None]) -> Iterato
                     continue
             elif entry.is_dir():
                 if entry.name != CONTROL:
+                    if len(path.parts) - len(root.parts) > LEVELS:
+                        bad(path, TOO_DEEP)
+                        continue
                     below.append(path)
                 elif folder != root:
                     found.trees.append(folder)
