@@ -32,7 +32,7 @@ from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import Tree, marker_of, refuse_unfinished
+from pacsifier_ops.tree import Tree, marker_of, refuse_mixed, refuse_unfinished
 
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.objects import DicomFile
@@ -209,8 +209,7 @@ def _check_trees(trees: Sequence[Path]) -> None:
         tree = Tree.existing(root)
         if tree is not None and tree.in_use(shared()):
             raise TreeError("in_folder is being written by another run; wait until that has ended")
-    if len({marker["state"] for root in trees if (marker := marker_of(root))}) > 1:
-        raise TreeError("in_folder holds both identified and de-identified data; hand over one of them")
+    refuse_mixed(trees)
 
 
 def _check_target(request: DicomdirRequest, plan: Plan) -> list[Path]:

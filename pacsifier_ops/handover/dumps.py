@@ -41,7 +41,16 @@ from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
 from pacsifier_ops.ledger import digest
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, IDENTIFIED, LOGS, Tree, marker_of, refuse_unfinished
+from pacsifier_ops.tree import (
+    CONTROL,
+    DEIDENTIFIED,
+    IDENTIFIED,
+    LOGS,
+    Tree,
+    marker_of,
+    refuse_around,
+    refuse_unfinished,
+)
 
 Question = Callable[[], bool]
 
@@ -175,8 +184,7 @@ def _check_folders(data: Path, info: Path) -> None:
     if _within(data, info) or _within(info, data):
         raise InputError("data_folder and info_folder lie one within the other; give folders apart")
     refuse_unfinished([data, info])
-    if any(marker_of(folder).get("state", IDENTIFIED) != IDENTIFIED for folder in (info, *info.parents)):
-        raise TreeError("info_folder lies in a de-identified data set, and dumps identify patients; give another one")
+    refuse_around(info, IDENTIFIED, "info_folder")
     for folder in (data, info):
         if (tree := _home(folder)) is not None and tree.in_use(shared()):
             raise TreeError("somebody is at work in data_folder or info_folder; wait until that has ended")

@@ -23,12 +23,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.errors import Cancelled, InputError, TreeError
+from pacsifier_ops.errors import Cancelled, InputError
 from pacsifier_ops.files import DATA_FILE, read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import IDENTIFIED, LOGS, Tree, marker_of, refuse_unfinished
+from pacsifier_ops.tree import (
+    LOGS,
+    Tree,
+    marker_of,
+    refuse_around,
+    refuse_mixed,
+    refuse_unfinished,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -134,8 +142,9 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
     except OSError as error:
         raise InputError(f"data_folder cannot be read: {error.strerror}") from error
     refuse_unfinished(found.trees)
+    refuse_mixed(found.trees)
     if out != root:
-        _refuse_mixing(found.trees, out)
+        refuse_around(out, state_of(root), "out_folder")  # texts are as identified as their objects are
     if not (found.series or found.bad_files):
         raise InputError("data_folder holds no DICOM file")
     reports = [held for files in found.series.values() if (held := [file for file in files if _is_report(file)])]
@@ -153,20 +162,6 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
 def _is_report(file: DicomFile) -> bool:
     structured = file.sop_class_uid.startswith(_STRUCTURED) or file.modality == "SR"
     return structured or file.sop_class_uid in _DOCUMENTS
-
-
-def _refuse_mixing(trees: list[Path], out: Path) -> None:
-    """Texts are as identified as their objects are: they go into no data set of another state."""
-    states = {_state(tree) for tree in trees}
-    there = next((state for folder in (out, *out.parents) if (state := marker_of(folder).get("state"))), None)
-    if len(states) > 1 or (there and states != {there}):
-        raise TreeError(
-            "out_folder would hold texts that are identified beside data that is de-identified; give another folder"
-        )
-
-
-def _state(folder: Path) -> str:
-    return next((marker["state"] for above in (folder, *folder.parents) if (marker := marker_of(above))), IDENTIFIED)
 
 
 def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:

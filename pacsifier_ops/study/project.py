@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pacsifier_ops import settings
@@ -13,6 +13,7 @@ from pacsifier_ops.config import METHODS
 from pacsifier_ops.errors import ConfigError, PathRefused
 from pacsifier_ops.files import confined
 from pacsifier_ops.options import Option, read_options
+from pacsifier_ops.places import reserved
 from pacsifier_ops.pseudonyms.local import ALPHABET, Style
 from pacsifier_ops.pseudonyms.run import CUSTOM, SOURCES
 from pacsifier_ops.pseudonyms.secret import check_project
@@ -160,6 +161,12 @@ def read_project(path: Path) -> dict[str, Any]:
     return read_options(path, OPTIONS, contradictions)
 
 
+def own_folder(folder: str) -> str:
+    """The folder of a study, where that is one that a study may have: below `studies`, no deeper than its own name."""
+    parts = PurePosixPath(folder).parts
+    return folder if len(parts) == 2 and ".." not in parts else ""
+
+
 def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is wrong with values of the right kind: key and message."""
     defaults = {field.name: field.default for field in fields(Study)}
@@ -168,9 +175,12 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("folder", "mappingfile", "devices"):
         if study[key]:
             try:
-                confined(study[key], settings.data_root(), "it")
+                path = confined(study[key], settings.data_root(), "it")
             except PathRefused:
                 yield key, "leads outside the data root; give a path below it"
+            else:
+                if key == "folder" and (reason := reserved(path, own_folder(study[key]))):
+                    yield key, reason
     try:
         check_project(study["project"])
     except ConfigError as error:

@@ -17,7 +17,7 @@ from pacsifier_ops.errors import InputError, TreeError
 from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Run, never, now, slices
-from pacsifier_ops.tree import LOGS, refuse_unfinished
+from pacsifier_ops.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
 from pacsifier_ops.units import Worker, accounts_of
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def prepare(
     if not root.is_dir():
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     refuse_unfinished([root])
+    refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
         (request.out_directory / LOGS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,6 +69,7 @@ def prepare(
     except OSError as error:
         raise InputError(f"upload_directory cannot be read: {error.strerror}") from error
     refuse_unfinished(found.trees)
+    refuse_mixed(found.trees)
     if not (found.series or found.bad_files or request.allow_empty):
         raise InputError("upload_directory holds no DICOM file that could be sent")
     order = list(found.series.values())
