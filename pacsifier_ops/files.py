@@ -19,6 +19,8 @@ os.umask(_UMASK)
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 #: Mode of the files of a data set: as the user's umask has it.
 DATA_FILE = 0o666 & ~_UMASK
+#: Mode of what is released: nobody is to write to it.
+RELEASED_FILE = DATA_FILE & ~0o222
 
 
 @contextmanager
@@ -104,6 +106,11 @@ def read_jsonl(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)
+
+
+def readable(path: Path) -> str:
+    """A path as text that any file and page can hold, with forward slashes."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
 
 
 def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:

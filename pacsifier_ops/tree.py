@@ -215,7 +215,8 @@ def refuse_unfinished(folders: Iterable[Path]) -> None:
                 )
 
 
-def _state_of(root: Path) -> Path:
+def state_folder(root: Path) -> Path:
+    """Protected folder of what is known of a tree; it need not be there."""
     return settings.state_root() / "trees" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 
@@ -259,14 +260,14 @@ class Tree:
                 begin(root, {"state": IDENTIFIED}, "the output folder")
         except OSError as error:
             raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-        return cls(root, private_folder(_state_of(root)), IDENTIFIED)
+        return cls(root, private_folder(state_folder(root)), IDENTIFIED)
 
     @classmethod
     def existing(cls, root: Path) -> Tree | None:
         """The tree of an output folder that was opened before; None if it was not. Writes nothing."""
         root = root.resolve()
         there = (root / CONTROL / _MARKER).is_file() and not _leads_away(root)
-        return cls(root, _state_of(root)) if there else None
+        return cls(root, state_folder(root)) if there else None
 
     @classmethod
     def convert(cls, root: Path, stamp: Mapping[str, str], in_place: bool, run: str) -> Tree:
@@ -304,7 +305,7 @@ class Tree:
             begin(root, {**marker, "state": CONVERTING, "run": run}, "out_folder", below=not in_place)
         except OSError as error:
             raise TreeError(f"out_folder cannot be written: {error.strerror}; check it") from error
-        return cls(root, private_folder(_state_of(root)))
+        return cls(root, private_folder(state_folder(root)))
 
     def in_use(self, leases: Leases) -> bool:
         """Whether somebody is bringing objects into the tree."""

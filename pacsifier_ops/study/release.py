@@ -5,11 +5,14 @@ Only this module writes into `released/`, and all that hands data over reads fro
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,9 +21,10 @@ from typing import Any
 
 from pacsifier_ops import approvals, settings
 from pacsifier_ops.approvals import RELEASE
+from pacsifier_ops.approved import LISTED, approve
 from pacsifier_ops.errors import Cancelled, NotApproved
 from pacsifier_ops.files import (
-    DATA_FILE,
+    RELEASED_FILE,
     atomic_stream,
     confined,
     fsync_folder,
@@ -33,7 +37,7 @@ from pacsifier_ops.ledger import digest
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR
-from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, marker_of, refuse_unfinished, write_marker
+from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
 from pacsifier_ops.upload.scan import readable
 
 #: Folders of a study, below its own.
@@ -177,15 +181,13 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
         if not study.has(ANONYMIZE):
             stock = Stock(stock.digest, 0, 0)  # what is identified goes to a gateway, and is never public
         if stock.files:
-            shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # what a run left that was killed
-            (target / CONTROL).mkdir(mode=0o700, parents=True, exist_ok=True)
-            (target / _UNFINISHED).mkdir()
-            if marker_of(target).get("state") != DEIDENTIFIED:
-                write_marker(target, {"state": DEIDENTIFIED})
+            _make_ready(target)
         for file in listed(run) if stock.files else ():
             if cancelled():
                 raise Cancelled("stopped on request")
             new += _place(root / file["path"], target / file["path"], file, target / _UNFINISHED)
+        if study.has(ANONYMIZE):
+            approve(target, listed(run))
         released = Released(
             stock.digest,
             decision.who,
@@ -200,33 +202,64 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     return released
 
 
+def _make_ready(target: Path) -> None:
+    """Have a folder for what is released, which says so."""
+    refuse_around(target, DEIDENTIFIED, "the folder for what is released", below=False)
+    shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # what a run left that was killed
+    target.mkdir(parents=True, exist_ok=True)
+    if not marker_of(target).get(LISTED):
+        begin(target, {"state": DEIDENTIFIED, LISTED: True}, "the folder for what is released")
+    (target / _UNFINISHED).mkdir()
+
+
 def _place(source: Path, target: Path, file: Mapping[str, Any], scratch: Path) -> bool:
-    """Let a file be in its place; False where it was already.
+    """Let a file of its own be in its place, as it was approved; False where it was already.
 
     Args:
         scratch: folder for what is unfinished.
+
+    Raises:
+        NotApproved: the file has changed since it was approved.
     """
     with suppress(FileNotFoundError):
-        status = target.stat()
-        if status.st_size == file["size"] and (
-            os.path.samestat(status, source.stat()) or digest(target) == file["sha256"]
-        ):
+        status = target.lstat()
+        own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1  # earlier versions made hard links
+        if own and status.st_size == file["size"] and digest(target) == file["sha256"]:
+            target.chmod(RELEASED_FILE)
             return False
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = scratch / secrets.token_hex(8)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, temporary)
-            temporary.chmod(DATA_FILE)
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+        if _copied(source, temporary) != file["sha256"]:
+            raise NotApproved("the release has changed since it was approved; run the step that asks again")
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(target.parent)
     return True
+
+
+#: ioctl that lets a file share the blocks of another until one of them is written to, where the file system can.
+_FICLONE = 0x40049409
+_PIECE = 1 << 20
+
+
+def _copied(source: Path, target: Path) -> str:
+    """Make a copy that nobody is to write to; returns the SHA-256 of what is in it, hexadecimal."""
+    sha256 = hashlib.sha256()
+    with source.open("rb", buffering=0) as stream, target.open("xb+", buffering=0) as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, stream.fileno())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            shutil.copyfileobj(stream, copy, _PIECE)
+            copy.seek(0)
+        while piece := copy.read(_PIECE):
+            sha256.update(piece)
+        os.fchmod(copy.fileno(), RELEASED_FILE)
+        os.fsync(copy.fileno())
+    return sha256.hexdigest()
 
 
 def _stale(run: Run, target: Path) -> int:
