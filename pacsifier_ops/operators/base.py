@@ -23,8 +23,8 @@ from pacsifier_ops.operators.params import DEFAULT_NODE
 from pacsifier_ops.places import refuse_reserved, refuse_unreleased
 from pacsifier_ops.run import Run, dag_run_name, noted_warnings
 
-#: Key of the folder of a study, in the params that its stages work with.
-STUDY = "study"
+#: Keys of what a study tells its stages, beside their params: its folder, and the list of what may be moved.
+STUDY, APPROVED = "study", "approved"
 
 
 @contextmanager
@@ -105,13 +105,16 @@ class PacsifierOperator(BaseOperator):
         if not self.stage:
             return run, context
         from pacsifier_ops.study.project import Study
-        from pacsifier_ops.study.release import may_hand_over
-        from pacsifier_ops.study.run import DESTINATIONS, stage_run, stages_of
+        from pacsifier_ops.study.release import may_hand_over, originals_of
+        from pacsifier_ops.study.run import DESTINATIONS, MOVE, stage_run, stages_of
 
         params = stages_of(run)[self.stage]
         if params is None or (self.stage in DESTINATIONS and not may_hand_over(run, self.stage)):
             raise AirflowSkipException("the study does without this")
-        return stage_run(run, self.stage), {**context, "params": {**params, STUDY: Study.of(run).root}}
+        more = {STUDY: Study.of(run).root}
+        if self.stage == MOVE:
+            more[APPROVED] = str(originals_of(run))
+        return stage_run(run, self.stage), {**context, "params": {**params, **more}}
 
     @abstractmethod
     def work(self, run: Run, context: Any) -> Any:

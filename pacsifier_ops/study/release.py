@@ -21,7 +21,8 @@ from typing import Any
 
 from pacsifier_ops import approvals, settings
 from pacsifier_ops.approvals import RELEASE
-from pacsifier_ops.approved import LISTED, approve
+from pacsifier_ops.approved import LISTED, approve, approved_of
+from pacsifier_ops.dimse.objects import inspect
 from pacsifier_ops.errors import Cancelled, NotApproved
 from pacsifier_ops.files import (
     RELEASED_FILE,
@@ -32,11 +33,12 @@ from pacsifier_ops.files import (
     read_jsonl,
     storage_errors,
     write_json,
+    write_jsonl,
 )
 from pacsifier_ops.ledger import digest
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study.project import NOBODY, Study
-from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR
+from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR, KARNAK, MOVE, UPLOAD
 from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
 from pacsifier_ops.upload.scan import readable
 
@@ -113,8 +115,41 @@ def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
     refuse_unfinished([root])
     with storage_errors("the state root, or the folder of the study"), atomic_stream(run.folder / _STOCK) as stream:
         stock = _written(_files_of(root, cancelled), stream.write)
-    write_json(run.folder / "stock.json", asdict(stock))
+        write_json(run.folder / "stock.json", asdict(stock))
     return stock
+
+
+def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
+    """List the identified files as they are now, with the instances in them, in the run's `identified.jsonl`.
+
+    Where a gateway gets them, or the archive sends the same to another node, this is what was approved of with the data
+    set: what comes later is not handed over.
+
+    Raises:
+        StorageError: they cannot be read, or the state root not be written.
+        Cancelled: `cancelled` said so.
+    """
+    study = Study.of(run)
+    root = folder_of(study, IDENTIFIED_FOLDER)
+    if not (study.has(KARNAK) or study.has(MOVE)):
+        return
+    files = _files_of(root, cancelled) if study.has(ANONYMIZE) else listed(run)
+    with storage_errors("the state root, or the folder of the study"):
+        write_jsonl(originals_of(run), ({**file, "instance": _instance_in(root / file["path"])} for file in files))
+
+
+def originals_of(run: Run) -> Path:
+    """Where the list of the identified files is, if the study hands any over."""
+    return run.part("identified")
+
+
+def _instance_in(path: Path) -> list[str]:
+    """Study, Series and SOP Instance UID of a file; empty where it holds no instance."""
+    try:
+        file = inspect(path)
+    except ValueError:
+        return []
+    return [file.study_uid, file.series_uid, file.sop_instance_uid] if file else []
 
 
 def stock_of(run: Run) -> Stock:
@@ -188,6 +223,8 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             new += _place(root / file["path"], target / file["path"], file, target / _UNFINISHED)
         if study.has(ANONYMIZE):
             approve(target, listed(run))
+        if study.has(KARNAK):
+            approve(folder_of(study, IDENTIFIED_FOLDER), read_jsonl(originals_of(run)))
         released = Released(
             stock.digest,
             decision.who,
@@ -247,13 +284,14 @@ _PIECE = 1 << 20
 def _copied(source: Path, target: Path) -> str:
     """Make a copy that nobody is to write to; returns the SHA-256 of what is in it, hexadecimal."""
     sha256 = hashlib.sha256()
-    with source.open("rb", buffering=0) as stream, target.open("xb+", buffering=0) as copy:
+    with source.open("rb") as stream, target.open("xb+") as copy:
         try:
             fcntl.ioctl(copy.fileno(), _FICLONE, stream.fileno())
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
             shutil.copyfileobj(stream, copy, _PIECE)
+            copy.flush()
             copy.seek(0)
         while piece := copy.read(_PIECE):
             sha256.update(piece)
@@ -296,6 +334,8 @@ def may_hand_over(run: Run, stage: str) -> bool:
     if released is None:
         raise NotApproved("nothing was released in this run, whatever the tasks before say")
     approvals.approved(run, RELEASE, released.digest)
+    if stage in (DICOMDIR, UPLOAD) and released.files and approved_of(folder_of(study, RELEASED_FOLDER)) is None:
+        raise NotApproved("it was released by an earlier version, without a list of what was approved; clear release")
     if stage != DICOMDIR:
         return True
     made = folder_of(study, FILE_SETS)

@@ -27,6 +27,7 @@ from pacsifier_ops.study.release import (
     Released,
     Stock,
     folder_of,
+    list_originals,
     listed,
     released_of,
     stock_of,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew. Decisions stay.
-KEPT = ("stages", "output", "stock", "gate", "released", "removal", "accounts", "summary")
+KEPT = ("stages", "output", "identified", "stock", "gate", "released", "removal", "accounts", "summary")
 
 
 def set_up(run: Run, given: Mapping[str, Any], file: Path | None) -> Study:
@@ -120,8 +121,9 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
         StorageError: it cannot be read, or the state root not be written.
         Cancelled: `cancelled` said so.
     """
-    run.forget(("output", "stock", "gate", "released", "removal"))
+    run.forget(("output", "identified", "stock", "gate", "released", "removal"))
     study, stock = Study.of(run), take_stock(run, cancelled)
+    list_originals(run, cancelled)
     if not study.has(stages.ANONYMIZE):  # what is identified holds identifiers
         return {"files": stock.files, "bytes": stock.bytes}
     root = folder_of(study, DEIDENTIFIED_FOLDER)
