@@ -45,8 +45,8 @@ class UploadRequest(Kept):
     started: str = ""
 
 
-#: How many values are kept of a file.
-_VALUES = 9
+#: How many values are kept of a file, and which of them is its SOP Instance UID.
+_VALUES, SOP_INSTANCE = 9, 6
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Outgoing:
             folder=self.folder,
             expected=len(self.files),
             missing=len(self.files),
-            missing_uids=[file[6] for file in self.files],
+            missing_uids=[file[SOP_INSTANCE] for file in self.files],
         )
 
 
