@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -30,7 +31,7 @@ from pacsifier_ops.run import Run
 from pacsifier_ops.study import release, steps
 from pacsifier_ops.study.release import originals_of
 from pacsifier_ops.study.run import UPLOAD, stage_run
-from pacsifier_ops.tree import marker_of, write_marker
+from pacsifier_ops.tree import marker_of, state_folder, write_marker
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.command import write_table
@@ -99,7 +100,7 @@ def sent(folder: Path, to: PacsNode, logs: Path) -> RunAccount:
     return upload.report(run)
 
 
-def file_set(folder: Path, out: Path, **request: bool) -> tuple[Run, ToolAccount]:
+def file_set(folder: Path, out: Path, **request: Any) -> tuple[Run, ToolAccount]:
     run = Run.fresh()
     for unit in dicomdir.prepare(run, DicomdirRequest(folder, out, **request)):
         dicomdir.copy(run, unit)
@@ -195,7 +196,7 @@ def test_a_file_that_changes_after_the_stock_was_taken_is_not_released(
     study, take_stock = world.study(), release.take_stock
     study.make()
 
-    def then_change(*arguments: Run) -> release.Stock:
+    def then_change(*arguments: Any) -> release.Stock:
         stock = take_stock(*arguments)
         spoil(images(study.folder("de-identified"))[0])
         return stock
@@ -291,8 +292,6 @@ def test_a_series_is_moved_without_what_has_come_to_it_since(world: World, tmp_p
 
 def test_a_release_of_an_earlier_version_is_refused_in_words(world: World) -> None:
     study = world.released()
-    from pacsifier_ops.tree import state_folder
-
     (state_folder(study.folder("released")) / "approved.jsonl").unlink()
     write_marker(study.folder("released"), {"state": "de-identified"})
     with pytest.raises(NotApproved, match="earlier version"):

@@ -295,7 +295,12 @@ def _catalogued(
 
 
 #: Attributes that tell who a patient is wherever their values are, and what `DicomFile` calls them.
-_TELLING = {"PatientName": "patient_name", "PatientBirthDate": "birth_date", "AccessionNumber": "accession"}
+_TELLING = {
+    "PatientName": "patient_name",
+    "PatientBirthDate": "birth_date",
+    "AccessionNumber": "accession",
+    "StudyDate": "study_date",
+}
 
 
 def _telling(

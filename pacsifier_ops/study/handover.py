@@ -20,6 +20,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.approvals import RELEASE, Decision
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
+from pacsifier_ops.deid.told import told as may_be_told
 from pacsifier_ops.files import DATA_FILE, private_folder, storage_errors, write_atomic
 from pacsifier_ops.html import (
     Html,
@@ -98,8 +99,11 @@ def write_books(run: Run, account: StudyAccount) -> None:
 
 
 def told(loss: Loss) -> str:
-    """Why instances are not delivered, without what others have said about them."""
-    return loss.reason if loss.state != MISSING else _MISSING.get(loss.at, _NOT_CONFIRMED)
+    """Why instances are not delivered, from a fixed list: nothing of what others have said, or of the source."""
+    if loss.state == MISSING:
+        return _MISSING.get(loss.at, _NOT_CONFIRMED)
+    rule, reason = may_be_told(loss.state, loss.reason)
+    return f"{reason}: {rule}" if rule else reason
 
 
 def _releases(account: StudyAccount) -> list[Decision]:
