@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pacsifier_ops import cells
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.deid.rules import Option, Rules
 from pacsifier_ops.deid.run import (
@@ -282,7 +283,7 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
         scratch = stack.enter_context(tree.workplace(shared()))
         own = stack.enter_context(atomic_stream(run.part("manifest")))
         beside = stack.enter_context(atomic_stream(tree.root / MANIFEST, DATA_FILE, scratch))
-        beside.write(_line(_COLUMNS).encode())
+        beside.write(cells.line(_COLUMNS).encode())
         apart: Counter[tuple[str, str, str]] = Counter()
         for entry in _manifest(store, rules.digest):
             own.write(json.dumps(entry).encode() + b"\n")
@@ -291,12 +292,12 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
                 continue
             used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items())
             beside.write(
-                _line([entry["Folder"], entry["SOPInstanceUID"], outcome, "", "", used, rules.digest]).encode()
+                cells.line([entry["Folder"], entry["SOPInstanceUID"], outcome, "", "", used, rules.digest]).encode()
             )
         # Of what is not there, not even beside what of its patient it was.
         for (outcome, rule, reason), count in sorted(apart.items()):
             for _ in range(count):
-                beside.write(_line(["", "", outcome, rule, reason, "", rules.digest]).encode())
+                beside.write(cells.line(["", "", outcome, rule, reason, "", rules.digest]).encode())
     with storage_errors("the state root"):
         write_json(
             run.folder / "accounts.json", {**asdict(account), "verdict": account.verdict, "totals": account.totals()}

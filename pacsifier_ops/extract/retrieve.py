@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pynetdicom import sop_class
 
+from pacsifier_ops import cells
 from pacsifier_ops.accounts import (
     SERIES_COMPLETE,
     SERIES_INCOMPLETE,
@@ -449,11 +448,8 @@ def write_dump(tree: Tree, scratch: Path, planned: Planned) -> None:
     Raises:
         StorageError: the output folder cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, DUMP_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerow(planned.attributes)
-    _write(tree.root / f"{planned.folder}.csv", text.getvalue(), scratch)
+    text = cells.line(DUMP_COLUMNS) + cells.line([planned.attributes.get(name) for name in DUMP_COLUMNS])
+    _write(tree.root / f"{planned.folder}.csv", text, scratch)
 
 
 def write_new_id(tree: Tree, scratch: Path, planned: Planned) -> None:

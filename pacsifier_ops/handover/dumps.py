@@ -25,6 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pacsifier_ops import cells
 from pacsifier_ops.errors import Cancelled, InputError, TreeError
 from pacsifier_ops.files import (
     fsync_folder,
@@ -543,7 +544,7 @@ def _list(request: DumpsRequest, moved: Collection[str]) -> None:
     path = request.info_folder / LISTING
     with storage_errors("info_folder"), shared().acquire(f"dumps:{packed(path)}"):
         said = path.read_bytes() if path.exists() else _line(_COLUMNS)
-        known = {line[0] for line in csv.reader(io.StringIO(said.decode("utf-8", "replace"))) if line}
+        known = {cells.plain(line[0]) for line in csv.reader(io.StringIO(said.decode("utf-8", "replace"))) if line}
         lines = [said if said.endswith(b"\n") else said + b"\n"]
         for _, files in _places(request.info_folder):
             for name in files:
@@ -560,6 +561,4 @@ def _list(request: DumpsRequest, moved: Collection[str]) -> None:
 
 
 def _line(values: Iterable[object]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()
+    return cells.line(values).encode()

@@ -13,8 +13,6 @@ called again.
 
 from __future__ import annotations
 
-import csv
-import io
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pacsifier_ops import cells
 from pacsifier_ops.errors import Cancelled, InputError
 from pacsifier_ops.files import DATA_FILE, read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
 from pacsifier_ops.handover.account import ToolAccount, write_books
@@ -349,9 +348,7 @@ def _results(run: Run, request: ReportsRequest) -> Iterator[Result]:
 
 def _summary(results: list[Result]) -> str:
     """A line for each report, which says nothing of whose it is."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    text = [cells.line(_COLUMNS)]
     for number, r in enumerate(results, 1):
-        writer.writerow((number, r.kind, r.outcome, r.reason, r.characters or "", r.title, r.language))
-    return text.getvalue()
+        text.append(cells.line((number, r.kind, r.outcome, r.reason, r.characters or "", r.title, r.language)))
+    return "".join(text)
