@@ -20,8 +20,8 @@ from pathlib import Path
 
 from pacsifier_ops.errors import NotApproved
 from pacsifier_ops.files import (
-    PRIVATE_FILE,
     private_folder,
+    private_handle,
     read_json,
     read_jsonl,
     storage_errors,
@@ -88,7 +88,7 @@ def decide(
     decision = Decision(subject, digest, word, who, now(), waived)
     with storage_errors("the state root"):
         folder = private_folder(run.folder / "decisions")
-        handle = os.open(folder / "history.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        handle = private_handle(folder / "history.jsonl", os.O_WRONLY | os.O_APPEND)
         with os.fdopen(handle, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(decision)) + "\n")
         write_json(_path(run, subject), asdict(decision))

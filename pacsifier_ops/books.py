@@ -9,7 +9,7 @@ from typing import Any
 
 from pacsifier_ops import cells
 from pacsifier_ops.accounts import ROW_EMPTY, SERIES_COMPLETE, FileAccount, RowAccount, RunAccount, SeriesAccount
-from pacsifier_ops.files import DATA_FILE, storage_errors, write_atomic, write_json
+from pacsifier_ops.files import private_folder, storage_errors, write_atomic, write_json
 from pacsifier_ops.report_html import render
 from pacsifier_ops.run import Run
 
@@ -50,10 +50,10 @@ def write_books(
         write_json(run.folder / "summary.json", account.summary())
     log = _log(account, columns)
     with scratch() as unfinished, storage_errors("the output folder"):
-        (log_folder / "runs").mkdir(parents=True, exist_ok=True)
+        private_folder(log_folder / "runs")
         # One log per run, so that a later run into the same folder takes nothing away; the last also as people know it.
         for path in (log_folder / "runs" / f"{run.name}.csv", log_folder / "pacsifier_log.csv"):
-            write_atomic(path, log, DATA_FILE, unfinished)
+            write_atomic(path, log, scratch=unfinished)
 
 
 def _log(account: RunAccount, columns: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pacsifier_ops import settings
 from pacsifier_ops.errors import TreeError
-from pacsifier_ops.files import private_folder, read_json, storage_errors, write_json
+from pacsifier_ops.files import close_folder, data_folder, private_folder, read_json, storage_errors, write_json
 from pacsifier_ops.leases import LeaseBusy, Leases, shared
 
 #: The tree's own folder: its state, and objects on their way in.
@@ -254,10 +254,11 @@ class Tree:
         try:
             root = root.resolve()
             refuse_around(root, IDENTIFIED, "the output folder", below=False)  # before anything is made there
-            root.mkdir(parents=True, exist_ok=True)
+            private_folder(root)
             _refuse_links(root)
             if not marker_of(root):
                 begin(root, {"state": IDENTIFIED}, "the output folder")
+                close_folder(root)
         except OSError as error:
             raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
         return cls(root, private_folder(state_folder(root)), IDENTIFIED)
@@ -284,7 +285,7 @@ class Tree:
         try:
             root = root.resolve()
             refuse_around(root, CONVERTING, "out_folder", below=False, itself=False)  # before anything is made there
-            root.mkdir(parents=True, exist_ok=True)
+            data_folder(root)
             _refuse_links(root)
             marker = marker_of(root)
             if marker.get("state", IDENTIFIED) == IDENTIFIED:

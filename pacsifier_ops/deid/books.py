@@ -37,8 +37,8 @@ from pacsifier_ops.deid.run import (
 )
 from pacsifier_ops.deid.told import told
 from pacsifier_ops.files import (
-    DATA_FILE,
     atomic_stream,
+    data_file,
     private_folder,
     read_json,
     read_jsonl,
@@ -282,7 +282,7 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
         stack.enter_context(storage_errors("the state root or out_folder"))
         scratch = stack.enter_context(tree.workplace(shared()))
         own = stack.enter_context(atomic_stream(run.part("manifest")))
-        beside = stack.enter_context(atomic_stream(tree.root / MANIFEST, DATA_FILE, scratch))
+        beside = stack.enter_context(atomic_stream(tree.root / MANIFEST, data_file(), scratch))
         beside.write(cells.line(_COLUMNS).encode())
         apart: Counter[tuple[str, str, str]] = Counter()
         for entry in _manifest(store, rules.digest):

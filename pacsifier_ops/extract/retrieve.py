@@ -41,7 +41,7 @@ from pacsifier_ops.errors import (
 )
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
-from pacsifier_ops.files import DATA_FILE, fsync_folder, private_folder, storage_errors, write_atomic
+from pacsifier_ops.files import fsync_folder, private_file, private_folder, storage_errors, write_atomic
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
@@ -180,9 +180,9 @@ class Retriever(AtNode):
         if not received:
             return
         with storage_errors("the output folder"):
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             for uid, item in received.items():
-                item.path.chmod(DATA_FILE)
+                item.path.chmod(private_file())
                 handle = os.open(item.path, os.O_RDONLY)
                 try:
                     os.fsync(handle)
@@ -459,5 +459,5 @@ def write_new_id(tree: Tree, scratch: Path, planned: Planned) -> None:
 
 def _write(path: Path, text: str, scratch: Path) -> None:
     with storage_errors("the output folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text, DATA_FILE, scratch)
+        private_folder(path.parent)
+        write_atomic(path, text, scratch=scratch)

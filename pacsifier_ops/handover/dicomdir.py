@@ -27,12 +27,23 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.approved import DIFFERS, Approved, approved_of, refuse_released_below
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, StorageError, TreeError
-from pacsifier_ops.files import DATA_FILE, atomic_stream, read_json, read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.files import (
+    atomic_stream,
+    data_file,
+    data_folder,
+    private_file,
+    private_folder,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_json,
+    write_jsonl,
+)
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import Tree, marker_of, refuse_mixed, refuse_unfinished
+from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
 
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.objects import DicomFile
@@ -371,6 +382,7 @@ def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
 
     request = DicomdirRequest.of(run)
     results: list[dict[str, Any]] = []
+    mode = _mode(request)
     for series in read_jsonl(run.part("units", unit)):
         for name, size, mtime, path, sha256 in _as_approved(series):
             if cancelled():
@@ -378,7 +390,7 @@ def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
             target = request.out_folder / path
             try:
                 with storage_errors("out_folder"):
-                    copied = _copy(request.in_folder / unpacked(name), target, size, mtime, sha256)
+                    copied = _copy(request.in_folder / unpacked(name), target, size, mtime, sha256, mode)
                     mtime = target.stat().st_mtime_ns
                     results.append({"path": path, "problem": "", "mtime_ns": mtime, "sha256": copied})
             except FileUnreadable as error:
@@ -387,6 +399,11 @@ def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
         write_jsonl(run.part("results", unit), results)
     failed = sum(bool(result["problem"]) for result in results)
     return {"copied": len(results) - failed, "failed": failed}
+
+
+def _mode(request: DicomdirRequest) -> int:
+    """Mode of the files of a file-set: it is as identified as the objects in it."""
+    return private_file() if state_of(request.in_folder) == IDENTIFIED else data_file()
 
 
 def _as_approved(series: dict[str, Any]) -> Iterator[list[Any]]:
@@ -401,11 +418,12 @@ def _as_approved(series: dict[str, Any]) -> Iterator[list[Any]]:
         yield values
 
 
-def _copy(source: Path, target: Path, size: int, mtime: int, approved: str) -> str:
+def _copy(source: Path, target: Path, size: int, mtime: int, approved: str, mode: int) -> str:
     """Copy a file, unless it is there; the copy is read again and compared. Returns its SHA-256.
 
     Args:
         approved: what that must be, hexadecimal; empty where nobody has said so.
+        mode: of the copy.
 
     Raises:
         FileUnreadable: the file cannot be read, or is another one.
@@ -414,9 +432,9 @@ def _copy(source: Path, target: Path, size: int, mtime: int, approved: str) -> s
         there = _digest(target)
         if there == (approved or _source_digest(source, size, mtime)):
             return there
-    target.parent.mkdir(parents=True, exist_ok=True)
+    (data_folder if mode == data_file() else private_folder)(target.parent)
     sha256 = hashlib.sha256()
-    with atomic_stream(target, DATA_FILE) as stream:
+    with atomic_stream(target, mode) as stream:
         for piece in _pieces(source, size, mtime):
             sha256.update(piece)
             stream.write(piece)
@@ -496,11 +514,11 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
             continue
         folder = request.out_folder / root
         with storage_errors("out_folder"):
-            with atomic_stream(folder / DICOMDIR, DATA_FILE) as stream:
+            with atomic_stream(folder / DICOMDIR, _mode(request)) as stream:
                 stream.writelines(directory(records))
             if request.zip:
                 packed = {DICOMDIR: _digest(folder / DICOMDIR), **{name: digests[root + name] for name in sorted(here)}}
-                _pack(zips(request, found["roots"])[number], folder, packed, cancelled)
+                _pack(zips(request, found["roots"])[number], folder, packed, _mode(request), cancelled)
         written += 1
     with storage_errors("the state root"):
         write_json(run.folder / "written.json", {"file-sets": written})
@@ -550,7 +568,7 @@ def _is_packed(path: Path) -> bool:
         return False
 
 
-def _pack(path: Path, folder: Path, names: Mapping[str, str], cancelled: Question) -> None:
+def _pack(path: Path, folder: Path, names: Mapping[str, str], mode: int, cancelled: Question) -> None:
     """Pack files as they are: images hardly get smaller, and the same files give the same bytes.
 
     Args:
@@ -559,7 +577,7 @@ def _pack(path: Path, folder: Path, names: Mapping[str, str], cancelled: Questio
     Raises:
         TreeError: one of them has been changed since it was copied; there is no zip file then.
     """
-    with atomic_stream(path, DATA_FILE) as stream, zipfile.ZipFile(stream, "w") as archive:
+    with atomic_stream(path, mode) as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, sha256 in names.items():
             if cancelled():
                 raise Cancelled("stopped on request")

@@ -27,8 +27,9 @@ from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.approved import DIFFERS, approve, approved_of
 from pacsifier_ops.errors import Cancelled, InputError, PatientsRefused, TreeError
 from pacsifier_ops.files import (
-    DATA_FILE,
     fsync_folder,
+    private_file,
+    private_folder,
     read_json,
     read_jsonl,
     readable,
@@ -442,7 +443,7 @@ class _Tagging:
                 self._refuse_other(file, approved)
                 self._made[readable(name)] = digest(target)
             return UNCHANGED
-        mode = stat.S_IMODE(source.stat().st_mode) if self._request.in_place else DATA_FILE
+        mode = stat.S_IMODE(source.stat().st_mode) if self._request.in_place else private_file()
         ready = self._scratch / f"{len(self._ready)}.dcm"
         with storage_errors("the output folder"), ready.open("wb") as stream:
             stream.writelines(pieces(file, changed))
@@ -479,7 +480,7 @@ class _Tagging:
                 self._ledger.save()
         with storage_errors("the output folder"):
             for ready, target in self._ready:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                private_folder(target.parent)
                 os.replace(ready, target)
             for folder in {target.parent for _, target in self._ready}:
                 fsync_folder(folder)

@@ -23,11 +23,23 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops import cells
 from pacsifier_ops.errors import Cancelled, InputError
-from pacsifier_ops.files import DATA_FILE, read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
+from pacsifier_ops.files import (
+    data_file,
+    data_folder,
+    private_file,
+    private_folder,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
 from pacsifier_ops.tree import (
+    IDENTIFIED,
     LOGS,
     Tree,
     marker_of,
@@ -177,15 +189,16 @@ def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
     from pacsifier_ops.upload.run import Outgoing
 
     request, results = ReportsRequest.of(run), []
+    make, mode = _modes(request)
     with storage_errors("out_folder"):
-        request.out_folder.mkdir(parents=True, exist_ok=True)
+        make(request.out_folder)
     with _home(request.out_folder).workplace(shared()) as scratch:
         refuse_unfinished([request.folder, request.out_folder])  # nobody begins to convert what is worked in
         for series in read_jsonl(run.part("units", unit)):
             for file in Outgoing(**series).objects(request.folder):
                 if cancelled():
                     raise Cancelled("stopped on request")
-                results.append(_take_out(run, request, file, scratch))
+                results.append(_take_out(run, request, file, scratch, make, mode))
     with storage_errors("the state root"):
         write_jsonl(run.part("results", unit), map(asdict, results))
     return dict(Counter(result.outcome.replace(" ", "_") for result in results))
@@ -197,7 +210,16 @@ def _home(folder: Path) -> Tree:
     return next(above, Tree(folder, folder))
 
 
-def _take_out(run: Run, request: ReportsRequest, file: DicomFile, scratch: Path) -> Result:
+def _modes(request: ReportsRequest) -> tuple[Callable[[Path], Path], int]:
+    """How folders are made, and the mode of files: texts are as identified as their objects."""
+    if state_of(request.folder) == IDENTIFIED:
+        return private_folder, private_file()
+    return data_folder, data_file()
+
+
+def _take_out(
+    run: Run, request: ReportsRequest, file: DicomFile, scratch: Path, make: Callable[[Path], Path], mode: int
+) -> Result:
     """Take out one report, and tell what became of it."""
     from pacsifier_ops.upload.scan import readable, unreadable
 
@@ -216,7 +238,9 @@ def _take_out(run: Run, request: ReportsRequest, file: DicomFile, scratch: Path)
         return replace(result, outcome=LEFT_ALONE, reason=NO_TEXT)
     name = f"Clean_Report_{file.sop_instance_uid.replace('.', '_')}{ending}"
     with storage_errors("out_folder"):
-        outcome, reason = _put(content, request.out_folder / place.parent / name, request.overwrite, scratch)
+        target = request.out_folder / place.parent / name
+        make(target.parent)
+        outcome, reason = _put(content, target, request.overwrite, scratch, mode)
     return replace(result, outcome=outcome, reason=reason, **told)
 
 
@@ -271,7 +295,7 @@ def _document(dataset: Dataset, sop_class: str) -> bytes:
     return document
 
 
-def _put(content: bytes, target: Path, overwrite: bool, scratch: Path) -> tuple[str, str]:
+def _put(content: bytes, target: Path, overwrite: bool, scratch: Path, mode: int) -> tuple[str, str]:
     """Have a file hold this; outcome and reason.
 
     Raises:
@@ -285,8 +309,7 @@ def _put(content: bytes, target: Path, overwrite: bool, scratch: Path) -> tuple[
             return THERE, ""
         if not overwrite:
             return PROBLEM, "another file has the name of its text; move it away, or let it be overwritten"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, content, DATA_FILE, scratch)
+    write_atomic(target, content, mode, scratch)
     return WRITTEN, ""
 
 
@@ -318,10 +341,11 @@ def report(run: Run) -> ToolAccount:
         passed_over={**found["passed_over"], **alone},
     )
     home = _home(request.out_folder)
+    make, mode = _modes(request)
     with storage_errors("out_folder"):
-        (request.out_folder / LOGS).mkdir(parents=True, exist_ok=True)
+        make(request.out_folder / LOGS)
         with home.workplace(shared()) as scratch:
-            write_atomic(request.out_folder / LOGS / SUMMARY, _summary(results), DATA_FILE, scratch)
+            write_atomic(request.out_folder / LOGS / SUMMARY, _summary(results), mode, scratch)
     if not marker_of(home.root):  # it is no tree, and needs no folder of a tree
         with suppress(OSError):
             home.incoming.rmdir()

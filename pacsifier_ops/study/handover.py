@@ -21,7 +21,7 @@ from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modal
 from pacsifier_ops.approvals import RELEASE, Decision
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.deid.told import told as may_be_told
-from pacsifier_ops.files import DATA_FILE, private_folder, storage_errors, write_atomic
+from pacsifier_ops.files import data_file, data_folder, private_folder, storage_errors, write_atomic
 from pacsifier_ops.html import (
     Html,
     badge,
@@ -93,9 +93,9 @@ def write_books(run: Run, account: StudyAccount) -> None:
     if account.released and account.released.files and not account.held_back:
         with storage_errors("the folder of the study"):
             target = folder_of(study, RELEASED_FOLDER) / HANDOVER
-            target.mkdir(parents=True, exist_ok=True)
+            data_folder(target)
             for name in FILES:
-                write_atomic(target / name, (folder / name).read_bytes(), DATA_FILE)
+                write_atomic(target / name, (folder / name).read_bytes(), data_file() & ~0o222)
 
 
 def told(loss: Loss) -> str:

@@ -25,9 +25,10 @@ from pacsifier_ops.approved import LISTED, approve, approved_of
 from pacsifier_ops.dimse.objects import inspect
 from pacsifier_ops.errors import Cancelled, NotApproved
 from pacsifier_ops.files import (
-    RELEASED_FILE,
     atomic_stream,
     confined,
+    data_file,
+    data_folder,
     fsync_folder,
     read_json,
     read_jsonl,
@@ -243,7 +244,7 @@ def _make_ready(target: Path) -> None:
     """Have a folder for what is released, which says so."""
     refuse_around(target, DEIDENTIFIED, "the folder for what is released", below=False)
     shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # what a run left that was killed
-    target.mkdir(parents=True, exist_ok=True)
+    data_folder(target)
     if not marker_of(target).get(LISTED):
         approve(target, ())  # until all have their place, nothing is to be handed over
         begin(target, {"state": DEIDENTIFIED, LISTED: True}, "the folder for what is released")
@@ -263,9 +264,9 @@ def _place(source: Path, target: Path, file: Mapping[str, Any], scratch: Path) -
         status = target.lstat()
         own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1  # earlier versions made hard links
         if own and status.st_size == file["size"] and digest(target) == file["sha256"]:
-            target.chmod(RELEASED_FILE)
+            target.chmod(_mode())
             return False
-    target.parent.mkdir(parents=True, exist_ok=True)
+    data_folder(target.parent)
     temporary = scratch / secrets.token_hex(8)
     try:
         if _copied(source, temporary) != file["sha256"]:
@@ -282,6 +283,11 @@ _FICLONE = 0x40049409
 _PIECE = 1 << 20
 
 
+def _mode() -> int:
+    """Mode of what is released: nobody is to write to it."""
+    return data_file() & ~0o222
+
+
 def _copied(source: Path, target: Path) -> str:
     """Make a copy that nobody is to write to; returns the SHA-256 of what is in it, hexadecimal."""
     sha256 = hashlib.sha256()
@@ -296,7 +302,7 @@ def _copied(source: Path, target: Path) -> str:
             copy.seek(0)
         while piece := copy.read(_PIECE):
             sha256.update(piece)
-        os.fchmod(copy.fileno(), RELEASED_FILE)
+        os.fchmod(copy.fileno(), _mode())
         os.fsync(copy.fileno())
     return sha256.hexdigest()
 

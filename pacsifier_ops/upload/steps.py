@@ -15,7 +15,7 @@ from pacsifier_ops.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccoun
 from pacsifier_ops.approved import approved_of, refuse_released_below
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.errors import InputError, TreeError
-from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.files import private_folder, read_json, read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Run, never, now, slices
 from pacsifier_ops.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
@@ -61,7 +61,7 @@ def prepare(
     approved = approved_of(root)
     refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
-        (request.out_directory / LOGS).mkdir(parents=True, exist_ok=True)
+        private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
     with open_session(node, shared(), cancelled=cancelled) as session:
