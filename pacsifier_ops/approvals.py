@@ -50,6 +50,7 @@ class Decision:
         who: name of the Airflow user, or LIMITS.
         when: ISO 8601.
         waived: findings that need a waiver were waived.
+        user: id of the Airflow user.
     """
 
     subject: str
@@ -58,6 +59,7 @@ class Decision:
     who: str
     when: str
     waived: bool = False
+    user: str = ""
 
 
 def ask(run: Run, subject: str, digest: str) -> None:
@@ -71,7 +73,14 @@ def ask(run: Run, subject: str, digest: str) -> None:
 
 
 def decide(
-    run: Run, subject: str, digest: str, word: str, who: str, waived: bool = False, beforehand: bool = False
+    run: Run,
+    subject: str,
+    digest: str,
+    word: str,
+    who: str,
+    waived: bool = False,
+    beforehand: bool = False,
+    user: str = "",
 ) -> Decision:
     """Keep a decision.
 
@@ -85,7 +94,7 @@ def decide(
     asked = _path(run, subject).with_suffix(".asked")
     if not beforehand and (not asked.exists() or asked.read_text(encoding="utf-8") != digest):
         raise NotApproved(f"the {subject} has changed since it was asked about; run the step that asks again")
-    decision = Decision(subject, digest, word, who, now(), waived)
+    decision = Decision(subject, digest, word, who, now(), waived, user)
     with storage_errors("the state root"):
         folder = private_folder(run.folder / "decisions")
         handle = private_handle(folder / "history.jsonl", os.O_WRONLY | os.O_APPEND)

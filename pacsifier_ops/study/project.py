@@ -25,6 +25,10 @@ from pacsifier_ops.window import Window
 ASK, LIMIT, NOBODY = "ask", "limit", "nobody"
 RELEASE = (ASK, LIMIT, NOBODY)
 
+#: Who may release: whoever Airflow lets answer, or not who has started the run.
+ANYBODY, ANOTHER = "anybody", "another"
+RELEASE_BY = (ANYBODY, ANOTHER)
+
 #: What becomes of the identified copy: it stays, what could go is listed, or that is removed.
 KEEP, LIST, REMOVE = "keep", "list", "remove"
 REMOVAL = (KEEP, LIST, REMOVE)
@@ -58,6 +62,8 @@ class Study(Kept):
         delete_identifiable: objects that likely show who it is are excluded.
         approval: a cohort above the limits of the connection is asked about; else it ends the run.
         release: of RELEASE.
+        release_by: of RELEASE_BY.
+        approvers: Airflow users who may release, by name or id; empty: whoever Airflow lets answer.
         most_missing, most_quarantined: objects up to which the limits release.
         patience: hours that a person's answer is waited for.
         dicomdir, zip, volume_size: make a DICOM file-set, in a zip, of volumes of so many MB; 0: one.
@@ -68,6 +74,7 @@ class Study(Kept):
         accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         enabled: the nightly runs start it, where its file is among their projects.
         started: ISO 8601.
+        started_by: name of the Airflow user who has started the run; empty: nobody did, it was scheduled.
         file: path of the project file, for people; digest: its SHA-256.
     """
 
@@ -88,6 +95,8 @@ class Study(Kept):
     delete_identifiable: bool = True
     approval: bool = True
     release: str = ASK
+    release_by: str = ANYBODY
+    approvers: tuple[str, ...] = ()
     most_missing: int = 0
     most_quarantined: int = 0
     patience: float = 72
@@ -102,6 +111,7 @@ class Study(Kept):
     accept_incomplete: bool = False
     enabled: bool = True
     started: str = ""
+    started_by: str = ""
     file: str = ""
     digest: str = ""
 
@@ -120,6 +130,18 @@ class Study(Kept):
             stages.MOVE: self.move,
         }
         return bool(given[stage]) if stage in given else stage not in self.without
+
+    def may_release(self, name: str, user: str = "") -> str:
+        """Why somebody may not release what the study has made; empty where they may.
+
+        Args:
+            name, user: of the Airflow user, and id.
+        """
+        if self.release_by == ANOTHER and self.started_by and name == self.started_by:
+            return "whoever has started the run may not release it; another person is to answer"
+        if self.approvers and not {name, user} & set(self.approvers):
+            return "only those may release it whom the project names as approvers"
+        return ""
 
     def check(self) -> None:
         """Refuse what does not go together.
@@ -145,6 +167,8 @@ FORM: Mapping[str, Option] = {
     "method": Option(str, METHODS),
     "source": Option(str, SOURCES),
     "release": Option(str, RELEASE),
+    "release_by": Option(str, RELEASE_BY),
+    "approvers": Option(str, several=True),
     "remove_identified": Option(str, REMOVAL),
     "without": Option(str, WITHOUT, several=True),
 }
@@ -191,6 +215,8 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "window", str(error)
     if not study["queryfile"] and stages.EXTRACT not in without:
         yield "queryfile", "is missing; give the query table, or the id of a request"
+    if study["release"] == LIMIT and study["release_by"] == ANOTHER:
+        yield "release_by", "asks for another person, and release: limit may ask nobody; set release to ask"
     if study["source"] == CUSTOM and not study["mappingfile"]:
         yield "mappingfile", "is missing; the source custom is a file of lines old,new"
     if study["source"] != CUSTOM and study["mappingfile"]:

@@ -209,6 +209,8 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     """
     study = Study.of(run)
     decision = approvals.approved(run, RELEASE, stock_of(run).digest)
+    if decision.who != approvals.LIMITS and (why := study.may_release(decision.who, decision.user)):
+        raise NotApproved(why)
     stock = take_stock(run, cancelled)
     approvals.approved(run, RELEASE, stock.digest)
     root, target = folder_of(study, DEIDENTIFIED_FOLDER), folder_of(study, RELEASED_FOLDER)
