@@ -100,7 +100,7 @@ def test_a_form_does_not_let_go_of_what_the_file_says(data: Path) -> None:
 
 @pytest.fixture
 def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
-    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
+    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "airflow-data")
 
 
 @pytest.mark.airflow
