@@ -145,6 +145,25 @@ PARAMS = {
         description="Whose word releases the data set.",
         section=RELEASE,
     ),
+    "release_by": Param(
+        "anybody",
+        enum=["anybody", "another"],
+        values_display={
+            "anybody": "anybody: whoever Airflow lets answer",
+            "another": "another: not who has started the run",
+        },
+        title="Released by",
+        description="Four eyes. A run that was scheduled has been started by nobody.",
+        section=RELEASE,
+    ),
+    "approvers": Param(
+        [],
+        type="array",
+        items={"type": "string"},
+        title="Approvers",
+        description="Airflow users who may release, by name. Empty: whoever Airflow lets answer.",
+        section=RELEASE,
+    ),
     "most_missing": Param(
         0,
         type="integer",

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from pacsifier_ops.errors import NotApproved
 from pacsifier_ops.files import (
-    PRIVATE_FILE,
     private_folder,
+    private_handle,
     read_json,
     read_jsonl,
     storage_errors,
@@ -53,6 +53,7 @@ class Decision:
         who: name of the Airflow user, or LIMITS.
         when: ISO 8601.
         waived: findings that need a waiver were waived.
+        user: id of the Airflow user.
     """
 
     subject: str
@@ -61,6 +62,7 @@ class Decision:
     who: str
     when: str
     waived: bool = False
+    user: str = ""
 
 
 def ask(run: Run, subject: str, digest: str) -> None:
@@ -74,7 +76,14 @@ def ask(run: Run, subject: str, digest: str) -> None:
 
 
 def decide(
-    run: Run, subject: str, digest: str, word: str, who: str, waived: bool = False, beforehand: bool = False
+    run: Run,
+    subject: str,
+    digest: str,
+    word: str,
+    who: str,
+    waived: bool = False,
+    beforehand: bool = False,
+    user: str = "",
 ) -> Decision:
     """Keep a decision.
 
@@ -88,10 +97,10 @@ def decide(
     asked = _path(run, subject).with_suffix(".asked")
     if not beforehand and (not asked.exists() or asked.read_text(encoding="utf-8") != digest):
         raise NotApproved(f"the {subject} has changed since it was asked about; run the step that asks again")
-    decision = Decision(subject, digest, word, who, now(), waived)
+    decision = Decision(subject, digest, word, who, now(), waived, user)
     with storage_errors("the state root"):
         folder = private_folder(run.folder / "decisions")
-        handle = os.open(folder / "history.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        handle = private_handle(folder / "history.jsonl", os.O_WRONLY | os.O_APPEND)
         with os.fdopen(handle, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(decision)) + "\n")
         write_json(_path(run, subject), asdict(decision))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from pacsifier_ops import cells
 from pacsifier_ops.accounts import ROW_EMPTY, SERIES_COMPLETE, FileAccount, RowAccount, RunAccount, SeriesAccount
-from pacsifier_ops.files import DATA_FILE, storage_errors, write_atomic, write_json
+from pacsifier_ops.files import private_folder, storage_errors, write_atomic, write_json
 from pacsifier_ops.report_html import render
 from pacsifier_ops.run import Run
 
@@ -51,20 +50,16 @@ def write_books(
         write_json(run.folder / "summary.json", account.summary())
     log = _log(account, columns)
     with scratch() as unfinished, storage_errors("the output folder"):
-        (log_folder / "runs").mkdir(parents=True, exist_ok=True)
+        private_folder(log_folder / "runs")
         # One log per run, so that a later run into the same folder takes nothing away; the last also as people know it.
         for path in (log_folder / "runs" / f"{run.name}.csv", log_folder / "pacsifier_log.csv"):
-            write_atomic(path, log, DATA_FILE, unfinished)
+            write_atomic(path, log, scratch=unfinished)
 
 
 def _log(account: RunAccount, columns: Sequence[str]) -> str:
     """One line per series under the first row that asked for it, one per row without any, one per bad file."""
-    text = io.StringIO()
     names = [*columns, *(name for name in LOG_COLUMNS if name not in columns)]
-    writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_lines(account))
-    return text.getvalue()
+    return cells.line(names) + "".join(cells.line([one.get(name) for name in names]) for one in _lines(account))
 
 
 def _lines(account: RunAccount) -> Iterable[dict[str, Any]]:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pacsifier_ops import settings
-from pacsifier_ops.files import PRIVATE_FILE, private_folder, storage_errors
+from pacsifier_ops.files import private_folder, private_handle, storage_errors
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Deliveries:
 
     def _open(self) -> Any:
         private_folder(self._path.parent)
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        handle = private_handle(self._path, os.O_RDWR | os.O_APPEND)
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             os.write(handle, b"\n")  # the last line is torn; it must not swallow the next

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pacsifier_ops.errors import PathRefused, StorageError, TreeError
+from pacsifier_ops.errors import ConfigError, PathRefused, StorageError, TreeError
 
 # Reading the umask means setting it, which is not safe once there are threads.
 _UMASK = os.umask(0o077)
@@ -19,8 +22,72 @@ os.umask(_UMASK)
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 #: Folders in folders at most: nobody's data are deeper, and Python's calls and the system's paths have an end.
 LEVELS = 200
-#: Mode of the files of a data set: as the user's umask has it.
-DATA_FILE = 0o666 & ~_UMASK
+#: Of what a group may read: its folders hand their group on to what is made in them.
+_GROUP_FILE, _GROUP_FOLDER = 0o640, 0o2750
+
+#: Environment variables: the group that may read what identifies, and the mode of files of released data.
+GROUP, RELEASED = "PACSIFIER_GROUP", "PACSIFIER_RELEASED_MODE"
+
+
+@cache
+def _group(name: str) -> int:
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"{GROUP} names no group of this machine; make it, or take the setting out") from None
+
+
+@cache
+def _released(text: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", text) or not int(text, 8) & 0o400 or int(text, 8) & 0o111:
+        raise ConfigError(f"{RELEASED} is no mode of a file that its owner can read, such as 0640")
+    return int(text, 8)
+
+
+def group() -> int | None:
+    """The group that may read what identifies patients; None: nobody but the owner.
+
+    Raises:
+        ConfigError: the setting names none.
+    """
+    name = os.environ.get(GROUP, "").strip()
+    return _group(name) if name else None
+
+
+def private_file() -> int:
+    """Mode of files that identify patients."""
+    return PRIVATE_FILE if group() is None else _GROUP_FILE
+
+
+def data_file() -> int:
+    """Mode of the files of a data set that identifies nobody: by the setting, else as the user's umask has it.
+
+    Raises:
+        ConfigError: the setting is no mode.
+    """
+    text = os.environ.get(RELEASED, "").strip()
+    return _released(text) if text else 0o666 & ~_UMASK
+
+
+def data_folder(folder: Path) -> Path:
+    """Make a folder of such a data set, and what leads to it, if it is not there. Returns it."""
+    mode = data_file()
+    mode |= (mode & 0o444) >> 2  # who may read may enter
+    for missing in _missing(folder):
+        missing.mkdir(exist_ok=True)
+        if os.environ.get(RELEASED, "").strip():
+            missing.chmod(mode | 0o300)
+    return folder
+
+
+def _missing(folder: Path) -> list[Path]:
+    """A folder and those that lead to it, as far as they are not there, the outermost first."""
+    found: list[Path] = []
+    for one in (folder, *folder.parents):
+        if one.is_dir():
+            break
+        found.append(one)
+    return found[::-1]
 
 
 @contextmanager
@@ -44,16 +111,51 @@ def fsync_folder(folder: Path) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make `folder` (and what leads to it) if it is not there; 0700. Returns it."""
-    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    """Make `folder` (and what leads to it) if it is not there; for the owner, and the group of the setting. Returns it.
+
+    Raises:
+        ConfigError: the group is none, or we are not in it.
+        OSError: it cannot be made.
+    """
+    for missing in _missing(folder):
+        missing.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+        if group() is not None:
+            close_folder(missing)
     return folder
 
 
+def close_folder(folder: Path) -> None:
+    """Let a folder be open to its owner only, and to the group of the setting.
+
+    Raises:
+        ConfigError: the group is none, or we are not in it.
+        OSError: it is somebody else's.
+    """
+    gid = group()
+    if gid is None:
+        folder.chmod(PRIVATE_FOLDER)
+        return
+    try:
+        os.chown(folder, -1, gid)
+    except PermissionError:
+        raise ConfigError(f"{GROUP} names a group that this user is not in; add the user to it") from None
+    folder.chmod(_GROUP_FOLDER)
+
+
+def private_handle(path: Path, flags: int) -> int:
+    """Open a file that identifies patients, making it where it is not there, with the mode of such."""
+    handle = os.open(path, flags | os.O_CREAT, private_file())
+    if group() is not None:  # whatever the umask takes away
+        os.fchmod(handle, private_file())
+    return handle
+
+
 @contextmanager
-def atomic_stream(path: Path, mode: int = PRIVATE_FILE, scratch: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_stream(path: Path, mode: int | None = None, scratch: Path | None = None) -> Iterator[BinaryIO]:
     """A stream whose content is at `path` once the block has ended well; before, and otherwise, the old one is.
 
     Args:
+        mode: of the file; by default, of one that identifies patients.
         scratch: folder on the same file system for the unfinished file, where a kill may leave it; by default
             beside `path`.
 
@@ -61,8 +163,10 @@ def atomic_stream(path: Path, mode: int = PRIVATE_FILE, scratch: Path | None = N
         OSError: the disk is full or a folder not writable; `path` is then as it was.
     """
     temporary = (scratch or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    mode = private_file() if mode is None else mode
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
     try:
+        os.fchmod(handle, mode)
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
@@ -74,7 +178,7 @@ def atomic_stream(path: Path, mode: int = PRIVATE_FILE, scratch: Path | None = N
     fsync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: str | bytes, mode: int = PRIVATE_FILE, scratch: Path | None = None) -> None:
+def write_atomic(path: Path, data: str | bytes, mode: int | None = None, scratch: Path | None = None) -> None:
     """Write `data` to `path` as `atomic_stream` does."""
     with atomic_stream(path, mode, scratch) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
@@ -127,6 +231,11 @@ def resolved(path: str | os.PathLike[str], what: str) -> Path:
     if len(found.parts) > LEVELS:
         raise PathRefused(f"{what}: the path is more than {LEVELS} folders deep; give a shorter one")
     return found
+
+
+def readable(path: Path) -> str:
+    """A path as text that any file and page can hold, with forward slashes."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
 
 
 def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:

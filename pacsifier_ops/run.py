@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Self
 
 from pacsifier_ops import settings
-from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, storage_errors, write_json
+from pacsifier_ops.files import private_folder, private_handle, read_json, storage_errors, write_json
 
 
 def never() -> bool:
@@ -102,7 +102,7 @@ class Run:
 
     def note(self, text: str) -> None:
         """Append to problems.txt what may hold values and therefore must not reach a log."""
-        handle = os.open(self.folder / "problems.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        handle = private_handle(self.folder / "problems.txt", os.O_WRONLY | os.O_APPEND)
         with os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace") as stream:  # names of files
             stream.write(f"{now()} {text.rstrip()}\n")
 

@@ -16,6 +16,8 @@ paths are confined to, and all processes must have the same.
 | PACSIFIER_TIMEZONE *       | the system's          | of windows and nights, such as Europe/Zurich  |
 | PACSIFIER_WINDOW *         | always open           | retrieval window of nodes that set none       |
 | PACSIFIER_MAX_SERIES *     | 10000                 | largest cohort of nodes that set none         |
+| PACSIFIER_GROUP            | nobody                | group that may read what identifies patients  |
+| PACSIFIER_RELEASED_MODE    | as the umask says     | mode of released files, such as 0640          |
 
 The clock of the schedule is that of the environment: DAG files ask for it.
 """

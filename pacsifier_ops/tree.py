@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import shutil
@@ -15,8 +16,8 @@ from typing import Any
 
 from pacsifier_ops import settings
 from pacsifier_ops.errors import TreeError
-from pacsifier_ops.files import private_folder, read_json, storage_errors, write_json
-from pacsifier_ops.leases import LeaseBusy, Leases
+from pacsifier_ops.files import close_folder, data_folder, private_folder, read_json, storage_errors, write_json
+from pacsifier_ops.leases import LeaseBusy, Leases, shared
 
 #: The tree's own folder: its state, and objects on their way in.
 CONTROL = ".pacsifier"
@@ -26,6 +27,10 @@ LOGS = "logs"
 IDENTIFIED, CONVERTING, DEIDENTIFIED = "identified", "converting", "de-identified"
 
 _MARKER = "tree.json"
+#: What says that a folder is a DICOM file-set (PS3.10 8).
+FILE_SET = "DICOMDIR"
+
+_APART = "give a folder apart"
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
@@ -122,6 +127,71 @@ def marker_of(root: Path) -> dict[str, Any]:
     raise TreeError(f"{CONTROL}/{_MARKER} of a folder is damaged, so nobody knows what the folder holds; restore it")
 
 
+def state_of(folder: Path) -> str:
+    """The state of the tree that a folder is, or is part of; identified where it is of none."""
+    return next((marker["state"] for above in (folder, *folder.parents) if (marker := marker_of(above))), IDENTIFIED)
+
+
+def refuse_mixed(trees: Iterable[Path]) -> None:
+    """Make sure that these folders are trees of one state, as far as they are any: for who hands data over.
+
+    Raises:
+        TreeError: they are not.
+    """
+    if len({marker["state"] for root in trees if (marker := marker_of(root))}) > 1:
+        raise TreeError("the folder holds both identified and de-identified data; hand over one of them")
+
+
+def refuse_around(root: Path, state: str, what: str, below: bool = True, itself: bool = True) -> None:
+    """Make sure that data of a state may begin in a folder: what lies around it is of the same.
+
+    Args:
+        root: the folder, resolved; it need not be there.
+        state: identified or not.
+        what: the parameter, for the error.
+        below: trees in the folder count as well; all its folders are looked at.
+        itself: so does the folder.
+
+    Raises:
+        TreeError: a tree above, the folder itself or one below is of another state; or it is a DICOM file-set.
+    """
+    identified = state == IDENTIFIED
+    for folder in (root, *root.parents) if itself else root.parents:
+        found = marker_of(folder).get("state")
+        if found is not None and (found == IDENTIFIED) is not identified:
+            raise TreeError(f"{what} lies in data that is {found}, and is to hold data that is {state}; {_APART}")
+        if folder != root and (folder / FILE_SET).is_file():
+            raise TreeError(f"{what} lies in a DICOM file-set, which lists all that belongs to it; {_APART}")
+    for folder in _trees_below(root) if below else ():
+        found = marker_of(folder)["state"]
+        if (found == IDENTIFIED) is not identified:
+            raise TreeError(f"{what} holds a folder of data that is {found}, and is to hold {state} data; {_APART}")
+
+
+def begin(root: Path, marker: Mapping[str, Any], what: str, below: bool = True) -> None:
+    """Let a folder be a tree and say this of itself, if what lies around it is of the same state.
+
+    Args:
+        root, what, below: see `refuse_around`.
+
+    Raises:
+        TreeError: something around it is of another state.
+    """
+    with shared().acquire("trees"):  # of two that begin one within the other, the second sees the first
+        refuse_around(root, marker["state"], what, below and not marker_of(root), itself=False)
+        private_folder(root / CONTROL)
+        write_marker(root, marker)
+
+
+def _trees_below(root: Path) -> Iterator[Path]:
+    """The trees in a folder, itself left out; links are not followed."""
+    for folder, below, _ in os.walk(root):
+        if CONTROL in below:
+            below.remove(CONTROL)
+            if Path(folder) != root and marker_of(Path(folder)):
+                yield Path(folder)
+
+
 def write_marker(root: Path, marker: Mapping[str, Any]) -> None:
     """Let a tree say this of itself."""
     write_json(root / CONTROL / _MARKER, marker)
@@ -145,7 +215,8 @@ def refuse_unfinished(folders: Iterable[Path]) -> None:
                 )
 
 
-def _state_of(root: Path) -> Path:
+def state_folder(root: Path) -> Path:
+    """Protected folder of what is known of a tree; it need not be there."""
     return settings.state_root() / "trees" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 
@@ -181,28 +252,23 @@ class Tree:
             TreeError: the folder cannot be written, or holds data that is not identified.
         """
         try:
-            root.mkdir(parents=True, exist_ok=True)
             root = root.resolve()
-            private_folder(root / CONTROL)
+            refuse_around(root, IDENTIFIED, "the output folder", below=False)  # before anything is made there
+            private_folder(root)
             _refuse_links(root)
-            state = marker_of(root).get("state")
-            if state not in (None, IDENTIFIED):
-                raise TreeError(
-                    f"the output folder holds data that is {state}; identified data is never mixed with it: "
-                    "give another out_directory"
-                )
-            if state is None:
-                write_marker(root, {"state": IDENTIFIED})
+            if not marker_of(root):
+                begin(root, {"state": IDENTIFIED}, "the output folder")
+                close_folder(root)
         except OSError as error:
             raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-        return cls(root, private_folder(_state_of(root)), IDENTIFIED)
+        return cls(root, private_folder(state_folder(root)), IDENTIFIED)
 
     @classmethod
     def existing(cls, root: Path) -> Tree | None:
         """The tree of an output folder that was opened before; None if it was not. Writes nothing."""
         root = root.resolve()
         there = (root / CONTROL / _MARKER).is_file() and not _leads_away(root)
-        return cls(root, _state_of(root)) if there else None
+        return cls(root, state_folder(root)) if there else None
 
     @classmethod
     def convert(cls, root: Path, stamp: Mapping[str, str], in_place: bool, run: str) -> Tree:
@@ -217,8 +283,9 @@ class Tree:
             TreeError: the folder cannot be written, holds something else, or was begun with another stamp.
         """
         try:
-            root.mkdir(parents=True, exist_ok=True)
             root = root.resolve()
+            refuse_around(root, CONVERTING, "out_folder", below=False, itself=False)  # before anything is made there
+            data_folder(root)
             _refuse_links(root)
             marker = marker_of(root)
             if marker.get("state", IDENTIFIED) == IDENTIFIED:
@@ -236,11 +303,10 @@ class Tree:
                     f"the data in out_folder was begun with other settings ({', '.join(wrong)}), and would not fit "
                     "together; give another folder, or the settings of before"
                 )
-            private_folder(root / CONTROL)
-            write_marker(root, {**marker, "state": CONVERTING, "run": run})
+            begin(root, {**marker, "state": CONVERTING, "run": run}, "out_folder", below=not in_place)
         except OSError as error:
             raise TreeError(f"out_folder cannot be written: {error.strerror}; check it") from error
-        return cls(root, private_folder(_state_of(root)))
+        return cls(root, private_folder(state_folder(root)))
 
     def in_use(self, leases: Leases) -> bool:
         """Whether somebody is bringing objects into the tree."""

@@ -13,7 +13,7 @@ import pytest
 from pacsifier_ops.accounts import MOVE, SAVE, UPLOAD, FileAccount, RowAccount, RunAccount, SeriesAccount
 from pacsifier_ops.books import LOG_COLUMNS, write_books
 from pacsifier_ops.errors import StorageError
-from pacsifier_ops.files import DATA_FILE, read_json
+from pacsifier_ops.files import read_json
 from pacsifier_ops.run import Run
 
 
@@ -64,7 +64,7 @@ def test_upload_names_folders_and_bad_files(run: Run, tmp_path: Path) -> None:
     ]
 
 
-def test_files_are_whole_protected_or_shared_as_they_should_be(run: Run, tmp_path: Path) -> None:
+def test_files_are_whole_and_protected(run: Run, tmp_path: Path) -> None:
     logs, unfinished = tmp_path / "logs", tmp_path / "unfinished"
 
     @contextmanager
@@ -76,7 +76,7 @@ def test_files_are_whole_protected_or_shared_as_they_should_be(run: Run, tmp_pat
     write_books(run, account, logs, ["PatientID"], scratch)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*run.folder.iterdir(), *logs.rglob("*.csv")]}
     private = dict.fromkeys(("accounts.json", "summary.json", "report.html"), 0o600)
-    assert modes == {**private, "one.csv": DATA_FILE, "pacsifier_log.csv": DATA_FILE}
+    assert modes == {**private, "one.csv": 0o600, "pacsifier_log.csv": 0o600}
     assert not list(unfinished.iterdir())
     assert (logs / "runs" / "one.csv").read_bytes() == (logs / "pacsifier_log.csv").read_bytes()
 

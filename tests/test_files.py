@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pacsifier_ops.errors import PathRefused, StorageError
 from pacsifier_ops.files import (
-    DATA_FILE,
     atomic_stream,
     confined,
+    data_file,
     private_folder,
     read_json,
     read_jsonl,
@@ -53,10 +53,10 @@ def test_a_failing_generator_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_modes(tmp_path: Path) -> None:
     write_json(tmp_path / "private", {})
-    write_atomic(tmp_path / "data", "", DATA_FILE)
+    write_atomic(tmp_path / "data", "", data_file())
     private_folder(tmp_path / "a" / "b")
     assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "data").stat().st_mode & 0o777 == DATA_FILE
+    assert (tmp_path / "data").stat().st_mode & 0o777 == data_file() != 0o600
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
 
 

@@ -106,3 +106,47 @@ def test_everybody_of_a_large_cohort_is_found(tmp_path: Path) -> None:
         assert searched(large, folder).counts["blocking"]
     clean(ImageComments="copy of ID-5000000-X").save_as(tmp_path / "b.dcm", enforce_file_format=True)
     assert large.search(tmp_path, ["b.dcm"]).counts.total() == 0
+
+
+BORN, EXAMINED = "19370419", "20230117"
+
+
+@pytest.fixture
+def dated() -> Gate:
+    """P0001 was born and examined on these days; P0002, born on another, was moved to the day of a third's birth."""
+    dates = {"sub-P0001": [BORN, EXAMINED], "sub-P0002": ["19610329", "19990909"], "": ["19800506"]}
+    return Gate(COHORT, [UID], ["P0001"], dates, {"19990909"})
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        (f"sub-P0001/ses-{EXAMINED}101112/00001-CT/a.dcm", True),
+        (f"sub-P0001/ses-01/{EXAMINED}-CT/a.dcm", True),
+        (f"sub-P0001/ses-01/00001-born_{BORN}/a.dcm", True),
+        ("sub-P0001/ses-20230118101112/00001-CT/a.dcm", False),
+        (f"sub-P0002/ses-{EXAMINED}101112/00001-CT/a.dcm", False),
+        ("sub-P0002/ses-19990909/00001-CT/a.dcm", False),
+    ],
+)
+def test_dates_of_a_patient_block_in_the_names_of_what_is_the_patient_s(
+    dated: Gate, tmp_path: Path, name: str, blocks: bool
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    clean().save_as(tmp_path / name, enforce_file_format=True)
+    assert bool(kinds(dated, tmp_path)[0]) is blocks
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        (f"sub-P0002,{EXAMINED},x", True),
+        ("born 1937-04-19", True),
+        ("a,6.5.1980,b", True),
+        ("19990909", False),
+        ("1937", False),
+    ],
+)
+def test_dates_of_anybody_block_in_tables_and_reports(dated: Gate, tmp_path: Path, text: str, blocks: bool) -> None:
+    (tmp_path / "manifest.csv").write_text(f"Folder,SOPInstanceUID\n{text}\n")
+    assert bool(kinds(dated, tmp_path)[0]) is blocks

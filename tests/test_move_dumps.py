@@ -169,7 +169,7 @@ def test_a_de_identified_data_set_keeps_its_manifest_and_pseudonyms_are_found_la
     assert (out / "sub-P1").is_dir()  # what new_id.txt says
     account = moving(out, tmp_path / "info2")
     assert left_of(account) == {"manifest.csv": "left: manifest of the data set"} and account.counts["moved"] == 0
-    with pytest.raises(TreeError, match="de-identified data set"):
+    with pytest.raises(TreeError, match="data that is de-identified"):
         moving(tree, out / "sub-P1")
 
 
@@ -274,7 +274,7 @@ def test_folders_that_will_not_do_are_refused_before_anything_moves(tree: Path, 
     refused(tmp_path / "nowhere", tmp_path / "info", InputError, "data_folder is not a folder")
     refused(tree, tree / "mapper.json", InputError, "info_folder is not a folder")
     write_marker(Tree.open(tmp_path / "deid").root, {"state": DEIDENTIFIED})
-    refused(tree, tmp_path / "deid" / "info", TreeError, "de-identified data set")
+    refused(tree, tmp_path / "deid" / "info", TreeError, "data that is de-identified")
     with Tree.open(tree).workplace(shared()):
         refused(tree, tmp_path / "info", TreeError, "somebody is at work")
         refused(tree / "sub-B2", tmp_path / "info", TreeError, "somebody is at work")

@@ -457,7 +457,7 @@ def test_texts_may_go_into_a_folder_apart_but_not_among_data_of_another_state(tm
     assert not (source / "logs").exists() and written(source) == {}
 
     write_marker(_control(tmp_path / "other"), {"state": DEIDENTIFIED})
-    with pytest.raises(TreeError, match="out_folder would hold texts that are identified"):
+    with pytest.raises(TreeError, match="out_folder lies in data that is de-identified"):
         take_out(source, tmp_path / "other" / "texts")
     write_marker(source, {"state": DEIDENTIFIED})
     assert take_out(source, tmp_path / "other" / "texts").verdict == "complete"

@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda run, stopped: karnak.prepare(run, request, cancelled=stopped),
         karnak.tag,
         karnak.report,
+        request.out_folder,
         request.accept_incomplete,
     )
 

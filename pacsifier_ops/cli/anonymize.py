@@ -24,6 +24,7 @@ from pacsifier_ops.cli.options import given
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.errors import Cancelled, PacsifierError, WorkerLost
+from pacsifier_ops.places import refuse_reserved
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT, VARIABLE
 from pacsifier_ops.run import Run, noted_warnings
 
@@ -107,6 +108,7 @@ def anonymize(request: DeidRequest) -> int:
         PacsifierError: it could not begin, or its books could not be closed.
     """
     run = Run.fresh()
+    refuse_reserved(request.out_folder, "--out_folder", alone=True)
     with stoppable() as stopped, noted_warnings(run):
         units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
         error: Exception | None = None

@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda run, stopped: steps.prepare(run, request, cancelled=stopped),
         _work,
         steps.report,
+        request.out_folder,
         request.accept_incomplete,
     )
 

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda run, stopped: reports.prepare(run, request, cancelled=stopped),
         reports.extract,
         reports.report,
+        request.out_folder,
         request.accept_incomplete,
     )
 

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda run, stopped: dumps.prepare(run, request, cancelled=stopped),
         dumps.move,
         dumps.report,
+        request.info_folder,
         request.accept_incomplete,
     )
 

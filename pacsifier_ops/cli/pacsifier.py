@@ -14,6 +14,7 @@ from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
 from pacsifier_ops.config import METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
+from pacsifier_ops.places import refuse_reserved
 
 
 def parser() -> argparse.ArgumentParser:
@@ -126,6 +127,7 @@ def _run(args: argparse.Namespace) -> int:
 
         with stoppable() as stopped:
             return run_probe(node, stopped)
+    refuse_reserved(args.out_directory.absolute(), "--out_directory", alone=True)
     if args.upload:
         from pacsifier_ops.cli.upload import upload
         from pacsifier_ops.upload.run import UploadRequest

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from pacsifier_ops.accounts import EXIT_CODES
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.errors import Cancelled, PacsifierError
 from pacsifier_ops.handover.account import ToolAccount
+from pacsifier_ops.places import refuse_reserved
 from pacsifier_ops.run import Run, noted_warnings
 
 #: A step over a run's folder; asks now and then whether it is to stop.
@@ -21,6 +23,7 @@ def carry_out(
     prepare: Callable[[Run, Stopped], list[int]],
     work: Callable[[Run, int, Stopped], object],
     close: Callable[[Run], ToolAccount],
+    out: Path,
     accept_incomplete: bool = False,
 ) -> int:
     """Run the steps of a tool one after the other, and tell how it ended; returns the exit code.
@@ -30,10 +33,12 @@ def carry_out(
         prepare: gives the numbers of the units; what it raises ends it all, and nothing was touched.
         work: does a unit.
         close: closes the books, whatever happened.
+        out: the folder for the results, which is to be nobody else's.
     """
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
         try:
+            refuse_reserved(out, "the folder for the results", alone=True)
             units = prepare(run, stopped)
             error: PacsifierError | None = None
             try:

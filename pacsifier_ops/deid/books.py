@@ -3,7 +3,7 @@
 | file                       | where                                   | holds                                      |
 |----------------------------|-----------------------------------------|--------------------------------------------|
 | manifest.jsonl             | the run's folder                        | what became of each object, no identifiers |
-| manifest.csv               | the data set                            | the same                                   |
+| manifest.csv               | the data set                            | what may be told of it, see `told`         |
 | accounts.json, report.html | the run's folder                        | the accounts; they name files, so patients |
 | mapper.json                | `data_sets/<id>` of the project's folder | PatientID by pseudonym                     |
 | date_offsets.csv           | likewise, where dates are moved         | days by pseudonym                          |
@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pacsifier_ops import cells
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.deid.rules import Option, Rules
 from pacsifier_ops.deid.run import (
@@ -34,9 +35,10 @@ from pacsifier_ops.deid.run import (
     Store,
     series_of,
 )
+from pacsifier_ops.deid.told import told
 from pacsifier_ops.files import (
-    DATA_FILE,
     atomic_stream,
+    data_file,
     private_folder,
     read_json,
     read_jsonl,
@@ -51,7 +53,8 @@ from pacsifier_ops.tree import Tree
 from pacsifier_ops.units import NOT_ATTEMPTED
 
 MANIFEST = "manifest.csv"
-_COLUMNS = ("Folder", "SOPInstanceUID", "Outcome", "Reason", "Rules", "Profile")
+_KEYS = ("Folder", "SOPInstanceUID", "Outcome", "Reason", "Rules", "Profile")
+_COLUMNS = ("Folder", "SOPInstanceUID", "Outcome", "Rule", "Reason", "Rules", "Profile")
 
 
 @dataclass
@@ -279,12 +282,22 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
         stack.enter_context(storage_errors("the state root or out_folder"))
         scratch = stack.enter_context(tree.workplace(shared()))
         own = stack.enter_context(atomic_stream(run.part("manifest")))
-        beside = stack.enter_context(atomic_stream(tree.root / MANIFEST, DATA_FILE, scratch))
-        beside.write(_line(_COLUMNS).encode())
+        beside = stack.enter_context(atomic_stream(tree.root / MANIFEST, data_file(), scratch))
+        beside.write(cells.line(_COLUMNS).encode())
+        apart: Counter[tuple[str, str, str]] = Counter()
         for entry in _manifest(store, rules.digest):
             own.write(json.dumps(entry).encode() + b"\n")
+            if (outcome := entry["Outcome"]) != DEIDENTIFIED:
+                apart[outcome, *told(outcome, entry["Reason"])] += 1
+                continue
             used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items())
-            beside.write(_line([{**entry, "Rules": used}[name] for name in _COLUMNS]).encode())
+            beside.write(
+                cells.line([entry["Folder"], entry["SOPInstanceUID"], outcome, "", "", used, rules.digest]).encode()
+            )
+        # Of what is not there, not even beside what of its patient it was.
+        for (outcome, rule, reason), count in sorted(apart.items()):
+            for _ in range(count):
+                beside.write(cells.line(["", "", outcome, rule, reason, "", rules.digest]).encode())
     with storage_errors("the state root"):
         write_json(
             run.folder / "accounts.json", {**asdict(account), "verdict": account.verdict, "totals": account.totals()}
@@ -301,10 +314,10 @@ def _manifest(store: Store, digest: str) -> Iterator[dict[str, Any]]:
             if item.reason == WITHDRAWN:
                 continue
             values = (source.target, item.new_uid, item.outcome, item.reason, item.rules, digest)
-            yield dict(zip(_COLUMNS, values, strict=True))
+            yield dict(zip(_KEYS, values, strict=True))
     for bad in read_jsonl(store.unreadable):
         outcome = "missing" if bad["missing"] else QUARANTINED
-        yield dict(zip(_COLUMNS, ("", "", outcome, bad["reason"], {}, digest), strict=True))
+        yield dict(zip(_KEYS, ("", "", outcome, bad["reason"], {}, digest), strict=True))
 
 
 def _line(values: Iterable[object]) -> str:

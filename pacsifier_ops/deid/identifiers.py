@@ -148,6 +148,11 @@ class Identifiers:
             frozenset(collected.places),
         )
 
+    @classmethod
+    def of_dates(cls, dates: Iterable[str]) -> Identifiers:
+        """Dates (`YYYYMMDD`) that must not be told."""
+        return cls(frozenset(Found("date", _STUDY_DATE, date) for date in dates if len(date) == 8))
+
     def __or__(self, other: Identifiers) -> Identifiers:
         return Identifiers(
             self.found | other.found,
@@ -425,7 +430,15 @@ def wanted_of_cohort(
     return certain, doubtful
 
 
-_NAME, _ID = int(Tag("PatientName")), int(Tag("PatientID"))
+def dates_of(days: Iterable[str]) -> dict[str, int]:
+    """Dates (`YYYYMMDD`, with dots or without) as they are looked for; what is no date, or nobody's, is left out."""
+    wanted = Wanted()
+    for day in days:
+        _add_date(wanted, _STUDY_DATE, day)
+    return wanted.dates
+
+
+_NAME, _ID, _STUDY_DATE = int(Tag("PatientName")), int(Tag("PatientID")), int(Tag("StudyDate"))
 
 
 #: Words are runs of letters, or of digits with dots between them: `MR12_Meier` has three.

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pacsifier_ops.deid.run import STAGED
-from pacsifier_ops.files import PRIVATE_FILE, below, fsync_folder, private_folder, storage_errors
+from pacsifier_ops.files import below, fsync_folder, private_file, private_folder, storage_errors
 from pacsifier_ops.tree import CONTROL, marker_of, write_marker
 
 #: What the marker of a tree says from step 3 on: no original is left.
@@ -45,7 +45,7 @@ def put_apart(path: Path, target: Path) -> None:
             _copy(path, target)
             path.unlink()
         if not target.is_symlink():
-            target.chmod(PRIVATE_FILE)
+            target.chmod(private_file())
         fsync_folder(target.parent)
 
 

@@ -19,6 +19,7 @@ from pacsifier_ops.pseudonyms.secret import Secret
 from pacsifier_ops.tree import Names, series_folder, study_folder
 
 if TYPE_CHECKING:
+    from pacsifier_ops.deid.identifiers import Identifiers
     from pacsifier_ops.deid.rules import Action, Rules
     from pacsifier_ops.dimse.objects import DicomFile
 
@@ -68,7 +69,31 @@ class Namer:
             "SeriesNumber": number if re.fullmatch(r"\d{1,10}", number) else "",
             "SeriesDescription": _cleaned(file.description) if kept else "",
         }
+        # One with its patient in it goes to quarantine; the others of its series need a name that tells nothing.
+        attributes = {name: "" if self._tells(file, person, text) else text for name, text in attributes.items()}
         return self.names.give(self.key((patient, file.study_uid, file.series_uid)), session, series_folder(attributes))
+
+    def _tells(self, file: DicomFile, person: Person, text: str) -> bool:
+        """Whether a text holds the patient of an object, or one of the dates that are to go."""
+        from pacsifier_ops.deid import verifier
+
+        told = self._identifiers(file, person)
+        dates = {day: tag for day, tag in told.wanted.dates.items() if day not in told.dates}
+        return bool(text) and bool(verifier.hits(verifier.plain([text]), told.wanted, told.uids, dates))
+
+    def _identifiers(self, file: DicomFile, person: Person) -> Identifiers:
+        from pydicom import Dataset
+
+        from pacsifier_ops.deid.identifiers import Identifiers
+
+        one = Dataset()
+        one.SOPClassUID, one.Modality, one.PatientID = file.sop_class_uid, file.modality, file.patient_id
+        one.PatientName, one.PatientBirthDate = file.patient_name, file.birth_date
+        one.AccessionNumber, one.StudyDate = file.accession, file.study_date
+        found = Identifiers.of(one, person, self._rules)
+        if self._action(file, _DATE) not in ("K", "C"):  # dates that are taken out stay nowhere
+            found |= Identifiers.of_dates([file.study_date])
+        return found
 
     def _patient(self, file: DicomFile, person: Person) -> str:
         from pacsifier_ops.upload.scan import readable

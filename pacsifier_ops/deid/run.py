@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_jsonl
+from pacsifier_ops.files import private_folder, private_handle, read_jsonl
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.run import Kept
@@ -196,7 +196,7 @@ class Store:
         Raises:
             OSError: it cannot be kept.
         """
-        handle = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+        handle = private_handle(self._path(key), os.O_WRONLY | os.O_APPEND)
         try:
             # The line's end comes first: a line that was torn spoils no other.
             line = b"\n" + json.dumps(asdict(item), separators=(",", ":")).encode()

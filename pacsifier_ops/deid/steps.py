@@ -34,7 +34,16 @@ from pacsifier_ops.deid.run import (
     series_of,
 )
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, TreeError
-from pacsifier_ops.files import fsync_folder, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
+from pacsifier_ops.files import (
+    data_file,
+    data_folder,
+    fsync_folder,
+    read_jsonl,
+    storage_errors,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from pacsifier_ops.leases import LeaseBusy, shared
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import Secret, project_folder, project_secret
@@ -295,7 +304,12 @@ def _catalogued(
 
 
 #: Attributes that tell who a patient is wherever their values are, and what `DicomFile` calls them.
-_TELLING = {"PatientName": "patient_name", "PatientBirthDate": "birth_date", "AccessionNumber": "accession"}
+_TELLING = {
+    "PatientName": "patient_name",
+    "PatientBirthDate": "birth_date",
+    "AccessionNumber": "accession",
+    "StudyDate": "study_date",
+}
 
 
 def _telling(
@@ -497,7 +511,8 @@ class Converting:
         if item.file:
             target = self._base / item.file
             with storage_errors("out_folder"):
-                target.parent.mkdir(parents=True, exist_ok=True)
+                data_folder(target.parent)
+                made.path.chmod(data_file())
                 os.replace(made.path, target)
                 fsync_folder(target.parent)
 

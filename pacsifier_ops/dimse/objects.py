@@ -74,6 +74,7 @@ class DicomFile:
         transfer_syntax_uid: as in the File Meta Information; without one, what the data set looks like.
         modality, series_number, description, study_date, study_time, patient_id, issuer, patient_name, birth_date,
             accession: text of the data set, empty where it has none; issuer is IssuerOfPatientID.
+        sha256: what the whole file must be like to be handed over, hexadecimal; empty where nobody has said so.
     """
 
     path: Path
@@ -96,6 +97,7 @@ class DicomFile:
     patient_name: str = ""
     birth_date: str = ""
     accession: str = ""
+    sha256: str = ""
 
     @property
     def kind(self) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from pacsifier_ops.approved import DIFFERS
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse import tls
 from pacsifier_ops.dimse.sink import ReceivedObject, attach, store_request
@@ -429,12 +430,16 @@ class Session:
         return Sent(int(answer.Status), digest.hexdigest())
 
     def _read(self, file: DicomFile, seen: Callable[[bytes], object]) -> Iterator[bytes]:
+        """The data set in a file. The digest of the whole file, where one is asked for, is taken in the same pass."""
         left = file.size - file.offset
         try:
             with file.path.open("rb", buffering=0) as stream:
+                whole = hashlib.sha256(stream.read(file.offset)) if file.sha256 else None
                 stream.seek(file.offset)
                 while piece := stream.read(_READ_AT_ONCE):
                     seen(piece)
+                    if whole is not None:
+                        whole.update(piece)
                     left -= len(piece)
                     yield piece
                 status = os.fstat(stream.fileno())
@@ -443,6 +448,8 @@ class Session:
         if left or (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
             # The last fragment is still here, so the peer has no whole object that it could store.
             raise FileUnreadable("it changed while it was being sent")
+        if whole is not None and whole.hexdigest() != file.sha256:
+            raise FileUnreadable(DIFFERS)  # nor has it here
 
     # Inside
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from pydicom.dataset import Dataset
 
@@ -18,9 +19,10 @@ from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.dimse.attempts import AtNode, open_session, pause, retrying
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.session import Outcome, query
-from pacsifier_ops.errors import NothingMoved, OutOfResources
+from pacsifier_ops.errors import NotApproved, NothingMoved, OutOfResources
 from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
 from pacsifier_ops.extract.run import Planned
+from pacsifier_ops.files import read_jsonl
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.units import settled
 
@@ -41,6 +43,7 @@ class Mover(AtNode):
         aet: AE title of the destination, as the PACS knows it.
         destination: the destination as a node that can be asked what it holds; None where it cannot.
         resend: move what the destination has confirmed before as well.
+        only: list of what may be moved, a line per file; None: all.
     """
 
     node: PacsNode
@@ -49,9 +52,11 @@ class Mover(AtNode):
     destination: PacsNode | None = None
     resend: bool = False
     cancelled: Callable[[], bool] = lambda: False
+    only: Path | None = None
 
     def __post_init__(self) -> None:
         self.use_session()
+        self._only = _instances(self.only) if self.only else None
         self.finder = Finder(self.session)
         self.key = self.destination.key if self.destination else f"{self.aet} of {self.node.key}"
 
@@ -70,6 +75,12 @@ class Mover(AtNode):
             with settled(account, transfer.settle):
                 transfer.run()
 
+    def may_move(self, planned: Planned) -> set[str] | None:
+        """SOP Instance UIDs that may be moved of a series; None where all may."""
+        if self._only is None:
+            return None
+        return self._only.get((planned.study_uid, planned.series_uid), set())
+
     def listed(self, planned: Planned) -> set[str] | None:
         """SOP Instance UIDs that the destination holds of a series; None where it cannot be asked.
 
@@ -86,6 +97,21 @@ class Mover(AtNode):
             identifier = query("IMAGE", **keys, SOPInstanceUID="")
             answer = retrying(partial(session.find, identifier), session, self.cancelled)
         return {str(image.SOPInstanceUID) for image in answer.identifiers if image.get("SOPInstanceUID")}
+
+
+def _instances(path: Path) -> dict[tuple[str, str], set[str]]:
+    """SOP Instance UIDs by Study and Series Instance UID, of a list of files.
+
+    Raises:
+        NotApproved: it is not there.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    try:
+        for study_uid, series_uid, uid in filter(None, (file["instance"] for file in read_jsonl(path))):
+            found.setdefault((study_uid, series_uid), set()).add(uid)
+    except FileNotFoundError:
+        raise NotApproved("there is no list of what was approved to be moved; clear the step check") from None
+    return found
 
 
 class Transfer:
@@ -113,6 +139,7 @@ class Transfer:
         self._broken = False
         self._before: set[str] | None = None
         self._nothing: NothingMoved | None = None
+        self._held_back: set[str] = set()
 
     def run(self) -> None:
         """Have sent what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
@@ -124,7 +151,8 @@ class Transfer:
             )
         if self._missing():
             self._by.wait_for_turn()
-        for whole in (not self.present, False):
+        # As a whole, what has come to the series since would be sent as well.
+        for whole in (not self.present and self._by.may_move(self.planned) is None, False):
             if not self._missing():
                 break
             self._by.again(partial(self._ask, whole))
@@ -147,7 +175,11 @@ class Transfer:
 
     def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
         if account.missing:
-            return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing: {self._why()}"
+            held_back = self._held_back - self.present - self.confirmed
+            held = f"{len(held_back)} of them were not approved, and are not moved" if held_back else ""
+            why = self._why() if account.missing > len(held_back) else ""
+            told = "; ".join(filter(None, (held, why)))
+            return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing: {told}"
         if account.expected is None:
             return SERIES_UNVERIFIABLE, "the archive tells neither the instances of the series nor their number"
         warned = f"{self._warned} taken with a warning of the destination" if self._warned else ""
@@ -169,6 +201,11 @@ class Transfer:
     def _expect(self) -> None:
         planned = self.planned
         self.expectation = self._by.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
+        if (only := self._by.may_move(planned)) is not None:
+            if self.expectation.instances is None:
+                # Without a list the series can only be moved as a whole, and nobody knows what that holds by now.
+                self.expectation = Expectation(dict.fromkeys(only, ""))
+            self._held_back = self._expected() - only
 
     def _expected(self) -> set[str]:
         return set(self.expectation.instances or ())
@@ -176,7 +213,7 @@ class Transfer:
     def _missing(self) -> list[str]:
         """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
         if self.expectation.instances is not None:
-            return sorted(self._expected() - self.present - self.confirmed)
+            return sorted(self._expected() - self.present - self.confirmed - self._held_back)
         return [""] if self._counted_before() + self.uncounted < (self.expectation.count or 1) else []
 
     def _counted_before(self) -> int:

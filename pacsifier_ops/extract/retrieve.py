@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pynetdicom import sop_class
 
+from pacsifier_ops import cells
 from pacsifier_ops.accounts import (
     SERIES_COMPLETE,
     SERIES_INCOMPLETE,
@@ -42,7 +41,7 @@ from pacsifier_ops.errors import (
 )
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
-from pacsifier_ops.files import DATA_FILE, fsync_folder, private_folder, storage_errors, write_atomic
+from pacsifier_ops.files import fsync_folder, private_file, private_folder, storage_errors, write_atomic
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
@@ -181,9 +180,9 @@ class Retriever(AtNode):
         if not received:
             return
         with storage_errors("the output folder"):
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             for uid, item in received.items():
-                item.path.chmod(DATA_FILE)
+                item.path.chmod(private_file())
                 handle = os.open(item.path, os.O_RDONLY)
                 try:
                     os.fsync(handle)
@@ -449,11 +448,8 @@ def write_dump(tree: Tree, scratch: Path, planned: Planned) -> None:
     Raises:
         StorageError: the output folder cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, DUMP_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerow(planned.attributes)
-    _write(tree.root / f"{planned.folder}.csv", text.getvalue(), scratch)
+    text = cells.line(DUMP_COLUMNS) + cells.line([planned.attributes.get(name) for name in DUMP_COLUMNS])
+    _write(tree.root / f"{planned.folder}.csv", text, scratch)
 
 
 def write_new_id(tree: Tree, scratch: Path, planned: Planned) -> None:
@@ -463,5 +459,5 @@ def write_new_id(tree: Tree, scratch: Path, planned: Planned) -> None:
 
 def _write(path: Path, text: str, scratch: Path) -> None:
     with storage_errors("the output folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text, DATA_FILE, scratch)
+        private_folder(path.parent)
+        write_atomic(path, text, scratch=scratch)

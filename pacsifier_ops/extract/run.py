@@ -45,6 +45,7 @@ class Request(Kept):
         move_aet: AE title that images are moved to.
         destination: the same for people.
         started: ISO 8601.
+        only: list of the instances that may be moved (see `study.release.list_originals`); empty: all.
     """
 
     queryfile: Path
@@ -63,6 +64,7 @@ class Request(Kept):
     move_aet: str = ""
     destination: str = ""
     started: str = ""
+    only: str = ""
 
 
 @dataclass

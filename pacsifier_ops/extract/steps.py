@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
@@ -576,7 +577,8 @@ class Moving(_Unit):
 
         super().open(stack)
         aet, resend = self._request.move_aet, self._request.resend
-        mover = Mover(self._node, shared(), aet, self._destination, resend, self._cancelled)
+        only = Path(self._request.only) if self._request.only else None
+        mover = Mover(self._node, shared(), aet, self._destination, resend, self._cancelled, only)
         self._mover = stack.enter_context(mover)
 
     def work(self, series: Planned, account: SeriesAccount) -> None:

@@ -18,19 +18,22 @@ import glob
 import hashlib
 import os
 import re
-import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pacsifier_ops.approved import DIFFERS, Approved, approved_of, refuse_released_below
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, StorageError, TreeError
 from pacsifier_ops.files import (
-    DATA_FILE,
     atomic_stream,
     below,
+    data_file,
+    data_folder,
+    private_file,
+    private_folder,
     read_json,
     read_jsonl,
     storage_errors,
@@ -41,7 +44,7 @@ from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import Tree, marker_of, refuse_unfinished
+from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
 
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.objects import DicomFile
@@ -101,14 +104,27 @@ def catalogue(found: Scan, cancelled: Question = never) -> Iterator[Described]:
                 raise Cancelled("stopped on request")
             name = readable(file.path.relative_to(found.trees[0]))
             try:
-                yield describe(file)
+                described = describe(file)
+                _refuse_other(file)
+                yield described
             except ValueError as error:
                 found.bad_files.append(FileAccount(name, str(error)))
             except OSError as error:
                 found.bad_files.append(FileAccount(name, unreadable(error)))
 
 
-def _patientless(found: Scan) -> list[Described]:
+def _refuse_other(file: DicomFile) -> None:
+    """Make sure that what was read of a file, for records that others share, is of what was approved.
+
+    Raises:
+        ValueError: it is not.
+        OSError: it cannot be read.
+    """
+    if file.sha256 and (_digest(file.path) != file.sha256 or file.path.stat().st_ctime_ns != file.ctime_ns):
+        raise ValueError(DIFFERS)
+
+
+def _patientless(found: Scan, approved: Approved | None) -> list[Described]:
     """The objects that belong to no patient, taken out of the bad files; no SOP Instance UID twice."""
     from pacsifier_ops.handover.records import describe_patientless
     from pacsifier_ops.upload.scan import SECOND_COPY
@@ -116,8 +132,15 @@ def _patientless(found: Scan) -> list[Described]:
     taken: dict[str, Described] = {}
     for bad in list(found.bad_files):
         path = found.trees[0] / bad.path
-        described = describe_patientless(path) if path.is_file() else None
+        sha256 = approved.sha256(path) if approved else ""
+        described = describe_patientless(path) if path.is_file() and (sha256 or not approved) else None
         if described is None:
+            continue
+        described = replace(described, file=replace(described.file, sha256=sha256))
+        try:
+            _refuse_other(described.file)
+        except ValueError as error:
+            found.bad_files[found.bad_files.index(bad)] = replace(bad, reason=str(error))
             continue
         first = taken.setdefault(described.file.sop_instance_uid, described)
         if first is described or _digest(first.file.path) == _digest(path):
@@ -149,12 +172,15 @@ def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Que
     request.keep(run)
     run.forget(KEPT)
     _check_folders(request)
+    approved = approved_of(source)
     try:
-        found = scan(source, cancelled)
+        found = scan(source, cancelled, approved=approved)
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     _check_trees(found.trees)
-    layout = lay_out(catalogue(found, cancelled), _patientless(found))
+    if approved is None:
+        refuse_released_below(found.trees)
+    layout = lay_out(catalogue(found, cancelled), _patientless(found, approved))
     if not (layout.studies or found.bad_files):
         raise InputError("in_folder holds no DICOM file that could be handed over")
     plan = Plan.of(volumes(layout, request.volume_size * MEGABYTE), bool(request.volume_size))
@@ -218,8 +244,7 @@ def _check_trees(trees: Sequence[Path]) -> None:
         tree = Tree.existing(root)
         if tree is not None and tree.in_use(shared()):
             raise TreeError("in_folder is being written by another run; wait until that has ended")
-    if len({marker["state"] for root in trees if (marker := marker_of(root))}) > 1:
-        raise TreeError("in_folder holds both identified and de-identified data; hand over one of them")
+    refuse_mixed(trees)
 
 
 def _check_target(request: DicomdirRequest, plan: Plan) -> list[Path]:
@@ -315,6 +340,7 @@ def _write_plan(run: Run, source: Path, layout: Layout, found: Scan, plan: Plan,
                         p.object.file.size,
                         p.object.file.mtime_ns,
                         root + p.path,
+                        p.object.file.sha256,
                     ]
                     for p in one.objects
                 ]
@@ -356,36 +382,68 @@ def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
 
     request = DicomdirRequest.of(run)
     results: list[dict[str, Any]] = []
+    mode = _mode(request)
     for series in read_jsonl(run.part("units", unit)):
-        for name, size, mtime, path in series["files"]:
+        for name, size, mtime, path, sha256 in _as_approved(series):
             if cancelled():
                 raise Cancelled("stopped on request")
             target = request.out_folder / path
             try:
                 with storage_errors("out_folder"):
-                    _copy(request.in_folder / unpacked(name), target, size, mtime)
-                    results.append({"path": path, "problem": "", "mtime_ns": target.stat().st_mtime_ns})
+                    copied = _copy(request.in_folder / unpacked(name), target, size, mtime, sha256, mode)
+                    mtime = target.stat().st_mtime_ns
+                    results.append({"path": path, "problem": "", "mtime_ns": mtime, "sha256": copied})
             except FileUnreadable as error:
-                results.append({"path": path, "problem": str(error), "mtime_ns": 0})
+                results.append({"path": path, "problem": str(error), "mtime_ns": 0, "sha256": ""})
     with storage_errors("the state root"):
         write_jsonl(run.part("results", unit), results)
     failed = sum(bool(result["problem"]) for result in results)
     return {"copied": len(results) - failed, "failed": failed}
 
 
-def _copy(source: Path, target: Path, size: int, mtime: int) -> None:
-    """Copy a file, unless it is there; the copy is read again and compared."""
-    if target.is_file() and target.stat().st_size == size and _digest(target) == _source_digest(source, size, mtime):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with atomic_stream(target, DATA_FILE) as stream:
+def _mode(request: DicomdirRequest) -> int:
+    """Mode of the files of a file-set: it is as identified as the objects in it."""
+    return private_file() if state_of(request.in_folder) == IDENTIFIED else data_file()
+
+
+def _as_approved(series: dict[str, Any]) -> Iterator[list[Any]]:
+    """The files of a series.
+
+    Raises:
+        InputError: an earlier version has listed them, and could not say what they must be like.
+    """
+    for values in series["files"]:
+        if len(values) != 5:
+            raise InputError("the files were listed by an earlier version of this package; begin with the step prepare")
+        yield values
+
+
+def _copy(source: Path, target: Path, size: int, mtime: int, approved: str, mode: int) -> str:
+    """Copy a file, unless it is there; the copy is read again and compared. Returns its SHA-256.
+
+    Args:
+        approved: what that must be, hexadecimal; empty where nobody has said so.
+        mode: of the copy.
+
+    Raises:
+        FileUnreadable: the file cannot be read, or is another one.
+    """
+    if target.is_file() and target.stat().st_size == size:
+        there = _digest(target)
+        if there == (approved or _source_digest(source, size, mtime)):
+            return there
+    (data_folder if mode == data_file() else private_folder)(target.parent)
+    sha256 = hashlib.sha256()
+    with atomic_stream(target, mode) as stream:
         for piece in _pieces(source, size, mtime):
-            digest.update(piece)
+            sha256.update(piece)
             stream.write(piece)
-    if _digest(target) != digest.digest():
+        if approved and sha256.hexdigest() != approved:
+            raise FileUnreadable(DIFFERS)
+    if _digest(target) != sha256.hexdigest():
         target.unlink()
         raise StorageError("out_folder does not give back what was written; check the disk, then run again")
+    return sha256.hexdigest()
 
 
 def _pieces(source: Path, size: int, mtime: int) -> Iterator[bytes]:
@@ -407,16 +465,16 @@ def _pieces(source: Path, size: int, mtime: int) -> Iterator[bytes]:
         raise FileUnreadable(_CHANGED)
 
 
-def _source_digest(source: Path, size: int, mtime: int) -> bytes:
-    digest = hashlib.sha256()
+def _source_digest(source: Path, size: int, mtime: int) -> str:
+    sha256 = hashlib.sha256()
     for piece in _pieces(source, size, mtime):
-        digest.update(piece)
-    return digest.digest()
+        sha256.update(piece)
+    return sha256.hexdigest()
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> str:
     with path.open("rb", buffering=0) as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def all_copied(run: Run) -> bool:
@@ -443,6 +501,7 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
         raise InputError("the run ended before all files were copied; see the error of the step copy")
     results = [result for part in run.parts("results") for result in read_jsonl(part)]
     copied = {result["path"]: result["mtime_ns"] for result in results if not result["problem"]}
+    digests = {result["path"]: result.get("sha256", "") for result in results if not result["problem"]}
     _check_copies(request, found["roots"], copied)
     written = 0
     for number, root in enumerate(found["roots"]):
@@ -455,10 +514,11 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
             continue
         folder = request.out_folder / root
         with storage_errors("out_folder"):
-            with atomic_stream(folder / DICOMDIR, DATA_FILE) as stream:
+            with atomic_stream(folder / DICOMDIR, _mode(request)) as stream:
                 stream.writelines(directory(records))
             if request.zip:
-                _pack(zips(request, found["roots"])[number], folder, [DICOMDIR, *sorted(here)], cancelled)
+                packed = {DICOMDIR: _digest(folder / DICOMDIR), **{name: digests[root + name] for name in sorted(here)}}
+                _pack(zips(request, found["roots"])[number], folder, packed, _mode(request), cancelled)
         written += 1
     with storage_errors("the state root"):
         write_json(run.folder / "written.json", {"file-sets": written})
@@ -508,16 +568,28 @@ def _is_packed(path: Path) -> bool:
         return False
 
 
-def _pack(path: Path, folder: Path, names: Iterable[str], cancelled: Question) -> None:
-    """Pack files as they are: images hardly get smaller, and the same files give the same bytes."""
-    with atomic_stream(path, DATA_FILE) as stream, zipfile.ZipFile(stream, "w") as archive:
-        for name in names:
+def _pack(path: Path, folder: Path, names: Mapping[str, str], mode: int, cancelled: Question) -> None:
+    """Pack files as they are: images hardly get smaller, and the same files give the same bytes.
+
+    Args:
+        names: of the files, below the folder, and the SHA-256 of each, which is looked at while they are packed.
+
+    Raises:
+        TreeError: one of them has been changed since it was copied; there is no zip file then.
+    """
+    with atomic_stream(path, mode) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, sha256 in names.items():
             if cancelled():
                 raise Cancelled("stopped on request")
+            seen = hashlib.sha256()
             entry = zipfile.ZipInfo(name, _NO_TIME)
             entry.external_attr, entry.file_size = 0o644 << 16, (folder / name).stat().st_size
             with (folder / name).open("rb") as source, archive.open(entry, "w") as out:
-                shutil.copyfileobj(source, out, _PIECE)
+                while piece := source.read(_PIECE):
+                    seen.update(piece)
+                    out.write(piece)
+            if seen.hexdigest() != sha256:
+                raise _changed()
 
 
 def report(run: Run) -> ToolAccount:
@@ -536,7 +608,7 @@ def report(run: Run) -> ToolAccount:
         results = run.part("results", int(part.stem))
         reasons = {result["path"]: result["problem"] for result in read_jsonl(results)} if results.exists() else {}
         for series in read_jsonl(part):
-            for name, _, _, path in series["files"]:
+            for name, _, _, path, *_ in series["files"]:
                 if reason := reasons.get(path, "not copied: the run ended before"):
                     problems.append((_shown(name), reason))
                 else:

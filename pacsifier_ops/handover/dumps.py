@@ -25,6 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pacsifier_ops import cells
 from pacsifier_ops.errors import Cancelled, InputError, TreeError
 from pacsifier_ops.files import (
     below,
@@ -42,7 +43,16 @@ from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
 from pacsifier_ops.ledger import digest
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, IDENTIFIED, LOGS, Tree, marker_of, refuse_unfinished
+from pacsifier_ops.tree import (
+    CONTROL,
+    DEIDENTIFIED,
+    IDENTIFIED,
+    LOGS,
+    Tree,
+    marker_of,
+    refuse_around,
+    refuse_unfinished,
+)
 
 Question = Callable[[], bool]
 
@@ -176,8 +186,7 @@ def _check_folders(data: Path, info: Path) -> None:
     if _within(data, info) or _within(info, data):
         raise InputError("data_folder and info_folder lie one within the other; give folders apart")
     refuse_unfinished([data, info])
-    if any(marker_of(folder).get("state", IDENTIFIED) != IDENTIFIED for folder in (info, *info.parents)):
-        raise TreeError("info_folder lies in a de-identified data set, and dumps identify patients; give another one")
+    refuse_around(info, IDENTIFIED, "info_folder")
     for folder in (data, info):
         if (tree := _home(folder)) is not None and tree.in_use(shared()):
             raise TreeError("somebody is at work in data_folder or info_folder; wait until that has ended")
@@ -537,7 +546,7 @@ def _list(request: DumpsRequest, moved: Collection[str]) -> None:
     path = request.info_folder / LISTING
     with storage_errors("info_folder"), shared().acquire(f"dumps:{packed(path)}"):
         said = path.read_bytes() if path.exists() else _line(_COLUMNS)
-        known = {line[0] for line in csv.reader(io.StringIO(said.decode("utf-8", "replace"))) if line}
+        known = {cells.plain(line[0]) for line in csv.reader(io.StringIO(said.decode("utf-8", "replace"))) if line}
         lines = [said if said.endswith(b"\n") else said + b"\n"]
         for _, files in _places(request.info_folder):
             for name in files:
@@ -554,6 +563,4 @@ def _list(request: DumpsRequest, moved: Collection[str]) -> None:
 
 
 def _line(values: Iterable[object]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()
+    return cells.line(values).encode()

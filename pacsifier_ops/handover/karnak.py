@@ -24,12 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.approved import DIFFERS, approve, approved_of
 from pacsifier_ops.errors import Cancelled, InputError, PatientsRefused, TreeError
 from pacsifier_ops.files import (
-    DATA_FILE,
     fsync_folder,
+    private_file,
+    private_folder,
     read_json,
     read_jsonl,
+    readable,
     storage_errors,
     write_json,
     write_jsonl,
@@ -119,6 +122,7 @@ class Tagged:
         home: the tree that its files belong to (see `packed`), or the folder itself.
         files: paths below the folder, likewise.
         people: pseudonym and day shift by PatientID.
+        approved: SHA-256 of each of the files as it was approved; empty where nobody has decided on it.
     """
 
     number: int
@@ -127,6 +131,7 @@ class Tagged:
     home: str
     files: list[str]
     people: dict[str, tuple[str, int]]
+    approved: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -138,12 +143,14 @@ class Result:
         state: complete, or incomplete: there are problems.
         counts: how many were TAGGED, or UNCHANGED: they had the right tags already; of these, how many ELSEWHERE.
         problems: path below the folder, and why it could not be tagged.
+        made: SHA-256 of the tagged files by path below out_folder, where the files were approved.
     """
 
     number: int
     state: str = COMPLETE
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    made: dict[str, str] = field(default_factory=dict)
 
 
 # prepare
@@ -177,7 +184,7 @@ def prepare(run: Run, request: KarnakRequest, most: int = MOST, cancelled: Quest
     request.keep(run)
     _check_folders(request)
     try:
-        found = scan(source, cancelled, every=True)
+        found = scan(source, cancelled, every=True, approved=approved_of(source))
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     _check_trees(found.trees)
@@ -320,7 +327,8 @@ def _planned(
         whose = {file.patient_id: people[file.patient_id] for file in files}
         paths = [packed(file.path.relative_to(request.in_folder)) for file in files]
         become = {patient: (person.pseudonym, person.shift) for patient, person in whose.items()}
-        return asdict(Tagged(number, files[0].modality, uid, packed(home), paths, become))
+        approved = [file.sha256 for file in files] if files[0].sha256 else []
+        return asdict(Tagged(number, files[0].modality, uid, packed(home), paths, become, approved))
 
     order = list(series.items())
     units = slices(len(order), most)
@@ -385,6 +393,7 @@ class _Tagging:
         self._known = False
         self._elsewhere = 0
         self._ready: list[tuple[Path, Path]] = []
+        self._made: dict[str, str] = {}
 
     def run(self) -> Result:
         """Tag the files, and tell what became of them; under the series' lease."""
@@ -392,21 +401,26 @@ class _Tagging:
         from pacsifier_ops.upload.scan import readable, unreadable
 
         result, counts = Result(self._series.number), Counter[str]()
-        for name in (Path(unpacked(name)) for name in self._series.files):
+        approved = self._series.approved or [""] * len(self._series.files)
+        for name, sha256 in zip((Path(unpacked(name)) for name in self._series.files), approved, strict=True):
             if self._cancelled():
                 raise Cancelled("stopped on request")
             try:
-                counts[self._tag(name)] += 1
+                counts[self._tag(name, sha256)] += 1
             except ValueError as error:
                 result.problems.append((readable(name), str(error)))
             except OSError as error:
                 result.problems.append((readable(name), unreadable(error)))
         self._publish()
         counts[ELSEWHERE] = self._elsewhere
-        return replace(result, counts=dict(counts), state=INCOMPLETE if result.problems else COMPLETE)
+        state = INCOMPLETE if result.problems else COMPLETE
+        return replace(result, counts=dict(counts), state=state, made=self._made)
 
-    def _tag(self, name: Path) -> str:
+    def _tag(self, name: Path, approved: str) -> str:
         """Make the tagged file ready, unless it is where it is to be already.
+
+        Args:
+            approved: SHA-256 that the file must have, hexadecimal; empty where nobody has said so.
 
         Raises:
             ValueError: it cannot be tagged; the reason in words.
@@ -425,14 +439,20 @@ class _Tagging:
         changed = change(file, GROUP, CREATOR, values)
         self._elsewhere += changed.block != USUAL_BLOCK
         if not changed.needed if self._request.in_place else _holds(target, file, pieces(file, changed)):
+            if approved:
+                self._refuse_other(file, approved)
+                self._made[readable(name)] = digest(target)
             return UNCHANGED
-        mode = stat.S_IMODE(source.stat().st_mode) if self._request.in_place else DATA_FILE
+        mode = stat.S_IMODE(source.stat().st_mode) if self._request.in_place else private_file()
         ready = self._scratch / f"{len(self._ready)}.dcm"
         with storage_errors("the output folder"), ready.open("wb") as stream:
             stream.writelines(pieces(file, changed))
             stream.flush()
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
+        if approved:
+            self._refuse_other(file, approved)
+            self._made[readable(name)] = digest(ready)
         self._ready.append((ready, target))
         entry = self._ledger.entries.get(file.sop_instance_uid)
         if entry and entry.file == target.name and entry.proven_by(target.parent):
@@ -443,6 +463,16 @@ class _Tagging:
             self._known = True
         return TAGGED
 
+    def _refuse_other(self, file: DicomFile, approved: str) -> None:
+        """Make sure that what was read of a file is what was approved: it is that, and nobody has touched it since.
+
+        Raises:
+            ValueError: it is not.
+            OSError: it cannot be read.
+        """
+        if digest(file.path) != approved or file.path.stat().st_ctime_ns != file.ctime_ns:
+            raise ValueError(DIFFERS)
+
     def _publish(self) -> None:
         """Give the tagged files their names: the ledger comes first, as when they were fetched."""
         if self._known:
@@ -450,7 +480,7 @@ class _Tagging:
                 self._ledger.save()
         with storage_errors("the output folder"):
             for ready, target in self._ready:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                private_folder(target.parent)
                 os.replace(ready, target)
             for folder in {target.parent for _, target in self._ready}:
                 fsync_folder(folder)
@@ -515,6 +545,11 @@ def report(run: Run) -> ToolAccount:
         problems=[(path, why) for path, why in (*found["bad_files"], *(p for r in results for p in r.problems))],
         passed_over=found["passed_over"],
     )
+    if not request.in_place and approved_of(request.in_folder) is not None:
+        # What of them goes to the gateway: these files, as they were written.
+        made = [{"path": path, "sha256": sha256} for result in results for path, sha256 in result.made.items()]
+        with storage_errors("the state root"):
+            approve(request.out_folder, made)
     write_books(run, account, "Karnak tags", *_told(request, account))
     return account
 

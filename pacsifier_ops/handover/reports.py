@@ -13,8 +13,6 @@ called again.
 
 from __future__ import annotations
 
-import csv
-import io
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,12 +21,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.errors import Cancelled, InputError, TreeError
-from pacsifier_ops.files import DATA_FILE, read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
+from pacsifier_ops import cells
+from pacsifier_ops.errors import Cancelled, InputError
+from pacsifier_ops.files import (
+    data_file,
+    data_folder,
+    private_file,
+    private_folder,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import IDENTIFIED, LOGS, Tree, marker_of, refuse_unfinished
+from pacsifier_ops.tree import (
+    IDENTIFIED,
+    LOGS,
+    Tree,
+    marker_of,
+    refuse_around,
+    refuse_mixed,
+    refuse_unfinished,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -134,8 +153,9 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
     except OSError as error:
         raise InputError(f"data_folder cannot be read: {error.strerror}") from error
     refuse_unfinished(found.trees)
+    refuse_mixed(found.trees)
     if out != root:
-        _refuse_mixing(found.trees, out)
+        refuse_around(out, state_of(root), "out_folder")  # texts are as identified as their objects are
     if not (found.series or found.bad_files):
         raise InputError("data_folder holds no DICOM file")
     reports = [held for files in found.series.values() if (held := [file for file in files if _is_report(file)])]
@@ -155,20 +175,6 @@ def _is_report(file: DicomFile) -> bool:
     return structured or file.sop_class_uid in _DOCUMENTS
 
 
-def _refuse_mixing(trees: list[Path], out: Path) -> None:
-    """Texts are as identified as their objects are: they go into no data set of another state."""
-    states = {_state(tree) for tree in trees}
-    there = next((state for folder in (out, *out.parents) if (state := marker_of(folder).get("state"))), None)
-    if len(states) > 1 or (there and states != {there}):
-        raise TreeError(
-            "out_folder would hold texts that are identified beside data that is de-identified; give another folder"
-        )
-
-
-def _state(folder: Path) -> str:
-    return next((marker["state"] for above in (folder, *folder.parents) if (marker := marker_of(above))), IDENTIFIED)
-
-
 def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
     """Take out the reports of one unit; one that cannot be read is no other's harm.
 
@@ -183,15 +189,16 @@ def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
     from pacsifier_ops.upload.run import Outgoing
 
     request, results = ReportsRequest.of(run), []
+    make, mode = _modes(request)
     with storage_errors("out_folder"):
-        request.out_folder.mkdir(parents=True, exist_ok=True)
+        make(request.out_folder)
     with _home(request.out_folder).workplace(shared()) as scratch:
         refuse_unfinished([request.folder, request.out_folder])  # nobody begins to convert what is worked in
         for series in read_jsonl(run.part("units", unit)):
             for file in Outgoing(**series).objects(request.folder):
                 if cancelled():
                     raise Cancelled("stopped on request")
-                results.append(_take_out(run, request, file, scratch))
+                results.append(_take_out(run, request, file, scratch, make, mode))
     with storage_errors("the state root"):
         write_jsonl(run.part("results", unit), map(asdict, results))
     return dict(Counter(result.outcome.replace(" ", "_") for result in results))
@@ -203,7 +210,16 @@ def _home(folder: Path) -> Tree:
     return next(above, Tree(folder, folder))
 
 
-def _take_out(run: Run, request: ReportsRequest, file: DicomFile, scratch: Path) -> Result:
+def _modes(request: ReportsRequest) -> tuple[Callable[[Path], Path], int]:
+    """How folders are made, and the mode of files: texts are as identified as their objects."""
+    if state_of(request.folder) == IDENTIFIED:
+        return private_folder, private_file()
+    return data_folder, data_file()
+
+
+def _take_out(
+    run: Run, request: ReportsRequest, file: DicomFile, scratch: Path, make: Callable[[Path], Path], mode: int
+) -> Result:
     """Take out one report, and tell what became of it."""
     from pacsifier_ops.upload.scan import readable, unreadable
 
@@ -222,7 +238,9 @@ def _take_out(run: Run, request: ReportsRequest, file: DicomFile, scratch: Path)
         return replace(result, outcome=LEFT_ALONE, reason=NO_TEXT)
     name = f"Clean_Report_{file.sop_instance_uid.replace('.', '_')}{ending}"
     with storage_errors("out_folder"):
-        outcome, reason = _put(content, request.out_folder / place.parent / name, request.overwrite, scratch)
+        target = request.out_folder / place.parent / name
+        make(target.parent)
+        outcome, reason = _put(content, target, request.overwrite, scratch, mode)
     return replace(result, outcome=outcome, reason=reason, **told)
 
 
@@ -277,7 +295,7 @@ def _document(dataset: Dataset, sop_class: str) -> bytes:
     return document
 
 
-def _put(content: bytes, target: Path, overwrite: bool, scratch: Path) -> tuple[str, str]:
+def _put(content: bytes, target: Path, overwrite: bool, scratch: Path, mode: int) -> tuple[str, str]:
     """Have a file hold this; outcome and reason.
 
     Raises:
@@ -291,8 +309,7 @@ def _put(content: bytes, target: Path, overwrite: bool, scratch: Path) -> tuple[
             return THERE, ""
         if not overwrite:
             return PROBLEM, "another file has the name of its text; move it away, or let it be overwritten"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, content, DATA_FILE, scratch)
+    write_atomic(target, content, mode, scratch)
     return WRITTEN, ""
 
 
@@ -324,10 +341,11 @@ def report(run: Run) -> ToolAccount:
         passed_over={**found["passed_over"], **alone},
     )
     home = _home(request.out_folder)
+    make, mode = _modes(request)
     with storage_errors("out_folder"):
-        (request.out_folder / LOGS).mkdir(parents=True, exist_ok=True)
+        make(request.out_folder / LOGS)
         with home.workplace(shared()) as scratch:
-            write_atomic(request.out_folder / LOGS / SUMMARY, _summary(results), DATA_FILE, scratch)
+            write_atomic(request.out_folder / LOGS / SUMMARY, _summary(results), mode, scratch)
     if not marker_of(home.root):  # it is no tree, and needs no folder of a tree
         with suppress(OSError):
             home.incoming.rmdir()
@@ -354,9 +372,7 @@ def _results(run: Run, request: ReportsRequest) -> Iterator[Result]:
 
 def _summary(results: list[Result]) -> str:
     """A line for each report, which says nothing of whose it is."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    text = [cells.line(_COLUMNS)]
     for number, r in enumerate(results, 1):
-        writer.writerow((number, r.kind, r.outcome, r.reason, r.characters or "", r.title, r.language))
-    return text.getvalue()
+        text.append(cells.line((number, r.kind, r.outcome, r.reason, r.characters or "", r.title, r.language)))
+    return "".join(text)

@@ -18,6 +18,7 @@ from pacsifier_ops.files import confined
 from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.intake import LARGEST, check
 from pacsifier_ops.options import Option, Refused, read_options
+from pacsifier_ops.places import reserved
 from pacsifier_ops.query.table import Problem, TableRefused
 
 #: Raises ConfigError where there is no connection of this name.
@@ -95,9 +96,12 @@ def _contradictions(options: Mapping[str, Any], connect: Connect) -> Iterator[tu
     """What is wrong with values of the right kind: key and message."""
     if "out_directory" in options:
         try:
-            confined(options["out_directory"], settings.data_root(), "it")
+            path = confined(options["out_directory"], settings.data_root(), "it")
         except PathRefused:
             yield "out_directory", "leads outside the data root; give a path below it"
+        else:
+            if reason := reserved(path):
+                yield "out_directory", reason
     for key in ("pacs", "destination"):
         if key in options:
             try:

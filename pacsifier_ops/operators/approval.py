@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.execution_time.hitl import HITLUser
 
 from pacsifier_ops import approvals
 from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
@@ -30,6 +32,8 @@ class Question:
         headline: what it is about, in a line.
         told: what there is to know, a line each, in counts only: Airflow keeps it.
         waiver: approving takes a waiver.
+        approvers: users who may answer, by name or id; empty: all whom Airflow lets.
+        why_not: why a user of a name and an id may not approve; empty where they may.
     """
 
     subject: str
@@ -37,6 +41,19 @@ class Question:
     headline: str
     told: Sequence[str]
     waiver: bool = False
+    approvers: Sequence[str] = ()
+    why_not: Callable[[str, str], str] = lambda name, user: ""
+
+
+def assigned(approvers: Sequence[str]) -> list[HITLUser] | None:
+    """The users to whom Airflow is to give the question; None where it cannot tell them, and we look at who answers.
+
+    Airflow compares ids. In the simple auth manager these are the names; in others, such as FAB's, they are numbers.
+    """
+    named = conf.get("core", "auth_manager", fallback="").endswith("SimpleAuthManager")
+    if not approvers or not (named or all(one.isdigit() for one in approvers)):
+        return None
+    return [HITLUser(id=one, name=one) for one in approvers]
 
 
 class ApproveOperator(PacsifierOperator, HITLOperator):
@@ -66,6 +83,7 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         page = page_of_run(context["dag_run"].dag_id, context["dag_run"].run_id)
         self.subject = question.headline
         self.body = "\n".join([*(f"- {line}" for line in question.told), "", f"[Report and results]({page})"])
+        self.assigned_users = assigned(question.approvers)
         self.response_timeout = _patience(params)
         return HITLOperator.execute(self, context)
 
@@ -90,13 +108,18 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
             return None
         (word,) = event["chosen_options"]
         good = word == WAIVE or (word == APPROVE and not question.waiver)
+        user = event["responded_by_user"] or {}
+        name, identity = user.get("name") or "unknown", str(user.get("id") or "")
+        if word != REJECT and (why := question.why_not(name, identity)):
+            raise AirflowFailException(f"{why}; clear this task to ask again")
         approvals.decide(
             run,
             question.subject,
             question.digest,
             approvals.APPROVED if good else approvals.REJECTED,
-            who=(event["responded_by_user"] or {}).get("name") or "unknown",
+            who=name,
             waived=word == WAIVE and question.waiver,
+            user=identity,
         )
         if word == REJECT:
             raise AirflowFailException("it was rejected")

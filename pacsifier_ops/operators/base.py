@@ -20,7 +20,11 @@ from pacsifier_ops.config import PacsNode, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError, WindowClosed
 from pacsifier_ops.files import confined
 from pacsifier_ops.operators.params import DEFAULT_NODE
+from pacsifier_ops.places import refuse_reserved, refuse_unreleased
 from pacsifier_ops.run import Run, dag_run_name, noted_warnings
+
+#: Keys of what a study tells its stages, beside their params: its folder, and the list of what may be moved.
+STUDY, APPROVED = "study", "approved"
 
 
 @contextmanager
@@ -100,13 +104,17 @@ class PacsifierOperator(BaseOperator):
         """
         if not self.stage:
             return run, context
-        from pacsifier_ops.study.release import may_hand_over
-        from pacsifier_ops.study.run import DESTINATIONS, stage_run, stages_of
+        from pacsifier_ops.study.project import Study
+        from pacsifier_ops.study.release import may_hand_over, originals_of
+        from pacsifier_ops.study.run import DESTINATIONS, MOVE, stage_run, stages_of
 
         params = stages_of(run)[self.stage]
         if params is None or (self.stage in DESTINATIONS and not may_hand_over(run, self.stage)):
             raise AirflowSkipException("the study does without this")
-        return stage_run(run, self.stage), {**context, "params": params}
+        more = {STUDY: Study.of(run).root}
+        if self.stage == MOVE:
+            more[APPROVED] = str(originals_of(run))
+        return stage_run(run, self.stage), {**context, "params": {**params, **more}}
 
     @abstractmethod
     def work(self, run: Run, context: Any) -> Any:
@@ -192,6 +200,26 @@ def data_path(params: Mapping[str, Any], name: str) -> Path:
     if not params.get(name):
         raise ConfigError(f"{name} is empty; give a path below the data root")
     return confined(params[name], settings.data_root(), name)
+
+
+def out_path(params: Mapping[str, Any], name: str) -> Path:
+    """A parameter that is a folder for results, and nobody else's (see `places`).
+
+    Raises:
+        PathRefused: it leads outside the data root, or belongs to somebody else.
+        ConfigError: it is empty.
+    """
+    return refuse_reserved(data_path(params, name), name, params.get(STUDY, ""))
+
+
+def in_path(params: Mapping[str, Any], name: str) -> Path:
+    """A parameter that is a folder of data, and not what a study keeps to itself (see `places`).
+
+    Raises:
+        PathRefused: it leads outside the data root, or is a study's.
+        ConfigError: it is empty.
+    """
+    return refuse_unreleased(data_path(params, name), name, params.get(STUDY, ""))
 
 
 def node_of(params: Mapping[str, Any]) -> PacsNode:

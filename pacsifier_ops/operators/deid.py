@@ -11,7 +11,7 @@ from pacsifier_ops import labels
 from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path, in_path, out_path
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.operators.pseudonyms import kept_secret
 from pacsifier_ops.run import Run
@@ -33,8 +33,8 @@ class DeidentifyPrepareOperator(PacsifierOperator):
         check_conf(context)
         params = context["params"]
         request = DeidRequest(
-            in_folder=data_path(params, "in_folder"),
-            out_folder=data_path(params, "out_folder"),
+            in_folder=in_path(params, "in_folder"),
+            out_folder=out_path(params, "out_folder"),
             profile=_profile(params),
             devices=str(data_path(params, "devices")) if params["devices"] else "",
             new_ids=str(data_path(params, "new_ids")) if params["new_ids"] else "",

@@ -7,7 +7,7 @@ from typing import Any
 from pacsifier_ops import labels
 from pacsifier_ops.handover import dicomdir as steps
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, in_path, out_path
 from pacsifier_ops.operators.handover import ToolReportOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
@@ -22,8 +22,8 @@ class DicomdirPrepareOperator(PacsifierOperator):
         check_conf(context)
         params = context["params"]
         request = steps.DicomdirRequest(
-            in_folder=data_path(params, "in_folder"),
-            out_folder=data_path(params, "out_folder"),
+            in_folder=in_path(params, "in_folder"),
+            out_folder=out_path(params, "out_folder"),
             zip=params["zip"],
             volume_size=params["volume_size"],
             accept_incomplete=params["accept_incomplete"],

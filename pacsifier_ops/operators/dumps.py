@@ -7,7 +7,7 @@ from typing import Any
 from pacsifier_ops import labels
 from pacsifier_ops.handover import dumps
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, in_path, out_path
 from pacsifier_ops.operators.handover import ToolReportOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
@@ -22,8 +22,8 @@ class MoveDumpsPrepareOperator(PacsifierOperator):
         check_conf(context)
         params = context["params"]
         request = dumps.DumpsRequest(
-            data_folder=data_path(params, "data_folder"),
-            info_folder=data_path(params, "info_folder"),
+            data_folder=in_path(params, "data_folder"),
+            info_folder=out_path(params, "info_folder"),
             accept_incomplete=params["accept_incomplete"],
         )
         units = dumps.prepare(run, request, cancelled=self.cancelled)

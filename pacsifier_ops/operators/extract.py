@@ -12,7 +12,7 @@ from pacsifier_ops.errors import StorageError
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import resolve
 from pacsifier_ops.extract.run import Request
-from pacsifier_ops.operators.base import PacsifierOperator, data_path, destination_of, node_of
+from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, node_of, out_path
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
 from pacsifier_ops.thumbnails import make_thumbnails
@@ -28,7 +28,7 @@ class ExtractPrepareOperator(PacsifierOperator):
         params = context["params"]
         request = Request(
             queryfile=resolve(params["queryfile"]),
-            out_directory=data_path(params, "out_directory"),
+            out_directory=out_path(params, "out_directory"),
             info=params["info"],
             retrieve=params["retrieve"],
             method=params["method"],
@@ -38,6 +38,7 @@ class ExtractPrepareOperator(PacsifierOperator):
             resend=params["resend"],
             approval=params["approval"],
             window=params["window"],
+            only=params.get(APPROVED, ""),
         )
         destination = destination_of(params)
         batches = steps.prepare(run, request, node_of(params), destination=destination)

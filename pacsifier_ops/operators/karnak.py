@@ -7,7 +7,7 @@ from typing import Any
 from pacsifier_ops import labels
 from pacsifier_ops.handover import karnak
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path, in_path, out_path
 from pacsifier_ops.operators.handover import ToolReportOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
@@ -21,10 +21,10 @@ class KarnakPrepareOperator(PacsifierOperator):
         run.forget(karnak.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         check_conf(context)
         params = context["params"]
-        folder = data_path(params, "in_folder")
+        folder = in_path(params, "in_folder")
         request = karnak.KarnakRequest(
             in_folder=folder,
-            out_folder=data_path(params, "out_folder") if params["out_folder"] else folder,
+            out_folder=out_path(params, "out_folder" if params["out_folder"] else "in_folder"),
             album_name=params["album_name"],
             new_ids=str(data_path(params, "new_ids")) if params["new_ids"] else "",
             day_shift=str(data_path(params, "day_shift")) if params["day_shift"] else "",

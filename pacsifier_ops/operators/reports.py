@@ -7,7 +7,7 @@ from typing import Any
 from pacsifier_ops import labels
 from pacsifier_ops.handover import reports
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, in_path, out_path
 from pacsifier_ops.operators.handover import ToolReportOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
@@ -21,10 +21,10 @@ class ExtractReportsPrepareOperator(PacsifierOperator):
         run.forget(reports.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         check_conf(context)
         params = context["params"]
-        folder = data_path(params, "data_folder")
+        folder = in_path(params, "data_folder")
         request = reports.ReportsRequest(
             folder=folder,
-            out_folder=data_path(params, "out_folder") if params["out_folder"] else folder,
+            out_folder=out_path(params, "out_folder" if params["out_folder"] else "data_folder"),
             overwrite=params["overwrite"],
             accept_incomplete=params["accept_incomplete"],
         )

@@ -37,7 +37,8 @@ class StudySetUpOperator(PacsifierOperator):
         file = data_path(params, "project_file") if params["project_file"] else None
         if file is not None:
             _refuse_both(params, context["dag"].params)
-        study = steps.set_up(run, {key: _plain(params[key]) for key in FORM if params[key] is not None}, file)
+        given = {key: _plain(params[key]) for key in FORM if params[key] is not None}
+        study = steps.set_up(run, given, file, getattr(context["dag_run"], "triggering_user_name", None) or "")
         for name in filter(None, (study.pacs, study.upload, study.karnak, study.move)):
             connected(name)
         ti = context["ti"]
@@ -92,7 +93,8 @@ class ApproveReleaseOperator(ApproveOperator):
         from pacsifier_ops.study import steps
         from pacsifier_ops.study.project import NOBODY, Study
 
-        if Study.of(run).release == NOBODY:
+        study = Study.of(run)
+        if study.release == NOBODY:
             raise AirflowSkipException("nobody releases in this run")
         found = steps.findings(run)
         if found.blocking:
@@ -100,7 +102,13 @@ class ApproveReleaseOperator(ApproveOperator):
         if steps.released_before(run, found) or steps.within_limits(run, found):
             return None
         return Question(
-            approvals.RELEASE, found.stock.digest, "May this data set be released?", found.told, found.waivable > 0
+            approvals.RELEASE,
+            found.stock.digest,
+            "May this data set be released?",
+            found.told,
+            found.waivable > 0,
+            study.approvers,
+            study.may_release,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops.accounts import COMPLETE
-from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, data_path, node_of
+from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, in_path, node_of, out_path
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.run import Run
 from pacsifier_ops.upload import steps
@@ -24,8 +24,8 @@ class UploadPrepareOperator(PacsifierOperator):
         check_conf(context)
         params = context["params"]
         request = UploadRequest(
-            folder=data_path(params, "upload_directory"),
-            out_directory=data_path(params, "out_directory"),
+            folder=in_path(params, "upload_directory"),
+            out_directory=out_path(params, "out_directory"),
             resend=params["resend"],
             allow_empty=bool(self.stage),  # a night without anything new
             accept_incomplete=params["accept_incomplete"],

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pacsifier_ops.errors import InputError, PatientsRefused
-from pacsifier_ops.files import private_folder, storage_errors, write_atomic
+from pacsifier_ops.files import group, private_folder, storage_errors, write_atomic
 from pacsifier_ops.given import LARGE, Unusable, json_of, read_given
 from pacsifier_ops.leases import shared
 from pacsifier_ops.pseudonyms.secret import check_project, project_folder
@@ -136,7 +136,7 @@ class Linkage:
                 raise InputError(
                     "the linkage would lie within a data set, and tells who is who in it; give a folder elsewhere"
                 )
-            if stat.S_IMODE(self.folder.stat().st_mode) & 0o077:
+            if stat.S_IMODE(self.folder.stat().st_mode) & (0o077 if group() is None else 0o027):
                 raise InputError("the folder of the linkage is open to others; chmod 700 it, or give a new one")
         self.new_ids = self.folder / f"new_ids_{project}.json"
         self.day_shifts = self.folder / f"day_shift_{project}.json"

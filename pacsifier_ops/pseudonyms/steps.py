@@ -6,14 +6,13 @@ killed and called again: who is linked once is not asked for again.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from pacsifier_ops import cells
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.errors import InputError, PatientsRefused, numbers
 from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
@@ -237,17 +236,14 @@ def report(run: Run) -> Summary:
 def _log(queryfile: Path, person_of: Callable[[str], Person | None]) -> str:
     """PACSIFIER's log: the query table, with pseudonym and day shift of each row's patient."""
     table = read_query_table(queryfile)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*table.columns, *LOG_COLUMNS])
     lines: dict[int, list[Any]] = {}
     for row in table.rows:
         person = person_of(row.keys["PatientID"])
         told = [person.pseudonym, person.shift] if person else ["", ""]
         for line in (row.line, *row.duplicates):
             lines[line] = [*row.cells.values(), *told]
-    writer.writerows(lines[line] for line in sorted(lines))
-    return stream.getvalue()
+    header = cells.line([*table.columns, *LOG_COLUMNS])
+    return header + "".join(cells.line(lines[line]) for line in sorted(lines))
 
 
 def _page(request: PseudonymRequest, summary: Summary) -> str:

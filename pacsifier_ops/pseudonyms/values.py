@@ -23,6 +23,8 @@ def check_pseudonym(text: str) -> str:
             "not fit to name a patient and a folder; give at most 64 ASCII characters, none of "
             '\\ / : * ? " < > |, no dot or blank at either end'
         )
+    if text[0] in "=+-@'":
+        raise ValueError("a formula to a spreadsheet, or an option to a command; give one that begins otherwise")
     return text
 
 

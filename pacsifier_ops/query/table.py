@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pacsifier_ops.cells import plain
 from pacsifier_ops.errors import QueryTableError
 from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.pseudonyms.values import check_pseudonym
@@ -402,7 +403,7 @@ def _check(table: QueryTable, records: list[Record], remark: str) -> None:
     problems: dict[int, list[Problem]] = {}
     for record in records:
         line = record.line
-        cells[line] = dict(zip(table.columns, record.cells, strict=False))
+        cells[line] = dict(zip(table.columns, map(plain, record.cells), strict=False))
         answers = [verdict(column, _tidy(text)) for column, text in cells[line].items()]
         wanted[line] = tuple(value for value, _ in answers)
         wrong = {place: message for place, (_, message) in enumerate(answers) if message} | record.faults

@@ -25,7 +25,7 @@ from pacsifier_ops.study.removal import Manifest
 from pacsifier_ops.study.run import stage_folder
 from pacsifier_ops.tree import Tree, marker_of
 from pacsifier_ops.units import NOT_ATTEMPTED, accounts_of
-from pacsifier_ops.upload.run import Outgoing, unpacked
+from pacsifier_ops.upload.run import SOP_INSTANCE, Outgoing, unpacked
 from pacsifier_ops.upload.scan import readable
 
 _GONE = "received, and gone before it was de-identified"
@@ -410,7 +410,8 @@ class _Sent:
             result = _line(*self._results[unit["number"]]) if unit["number"] in self._results else None
             lost = set(result["missing_uids"]) if result else set()
             why = f"not confirmed: {_plain(result['reason'])}" if result else _NOT_SENT
-            for *_, uid, _syntax in unit["files"]:
+            for file in unit["files"]:
+                uid = file[SOP_INSTANCE]
                 found[uid] = why if result is None or uid in lost else ""
         return found
 

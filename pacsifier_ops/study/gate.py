@@ -6,33 +6,48 @@ patients of the study, those who were left out included: an object in a wrong fo
 | what                                                           | then                                          |
 |----------------------------------------------------------------|-----------------------------------------------|
 | full names; UIDs that were replaced; PatientIDs and accession  | nobody can release it                         |
-| numbers of six characters or more; files that cannot be read   |                                               |
+| numbers of six characters or more; files that cannot be read;  |                                               |
+| dates of a patient in the names of the patient's folders and   |                                               |
+| files, and of anybody in texts such as the manifest            |                                               |
 | parts of names, names that are everyday words, shorter ids     | it is listed, and released with a waiver only |
 
-By the verifier's rules (`deid.verifier`), with one look at each file however large the cohort is. Dates are not
-searched: in a cohort, somebody's birthday is anybody's day.
+By the verifier's rules (`deid.verifier`), with one look at each file however large the cohort is. Dates are those of
+birth, and those of studies where the profile does not keep them. In a cohort, somebody's birthday is anybody's day: so
+a day that one of the moved dates falls on says nothing, and in objects de-identification has searched for the dates of
+their own patient.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pacsifier_ops import approvals
 from pacsifier_ops.errors import Cancelled
 from pacsifier_ops.files import read_jsonl, storage_errors
 from pacsifier_ops.run import Run, never
-from pacsifier_ops.study.run import EXTRACT, stage_run
+from pacsifier_ops.study.project import Study
+from pacsifier_ops.study.run import ANONYMIZE, EXTRACT, stage_run
 from pacsifier_ops.tree import Tree, marker_of
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.identifiers import Wanted
     from pacsifier_ops.deid.verifier import Held
+
+#: Dates (`YYYYMMDD`), with the attribute that they are from.
+Dates = Mapping[str, int]
+_NONE: Dates = MappingProxyType({})
+
+#: What a profile does with dates.
+_KEPT, _MOVED, _GONE = "kept", "moved", "gone"
 
 #: Findings kept of each kind; the rest is counted.
 MOST = 1000
@@ -73,16 +88,25 @@ class Gate:
         people: names, and ids of any kind, of each patient.
         uids: UIDs that were replaced.
         pseudonyms: who they become.
+        dates: dates (`YYYYMMDD`) that must not be told of each of these, by the name of their folder.
+        free: dates that say nothing: on which a moved date falls, or the data set was made.
     """
 
     def __init__(
-        self, people: Iterable[tuple[Iterable[str], Iterable[str]]], uids: Iterable[str], pseudonyms: Iterable[str]
+        self,
+        people: Iterable[tuple[Iterable[str], Iterable[str]]],
+        uids: Iterable[str],
+        pseudonyms: Iterable[str],
+        dates: Mapping[str, Iterable[str]] = MappingProxyType({}),
+        free: Collection[str] = (),
     ) -> None:
-        from pacsifier_ops.deid.identifiers import normal, wanted_of_cohort
+        from pacsifier_ops.deid.identifiers import dates_of, normal, wanted_of_cohort
 
         every = [(set(names) - {""}, set(ids) - {""}) for names, ids in people]
         self.patients, self._uids = len(every), frozenset(uids)
         self._certain, self._doubtful = wanted_of_cohort(every, frozenset(map(normal, pseudonyms)))
+        self._dates = {folder: dates_of(frozenset(days) - set(free)) for folder, days in dates.items()}
+        self._all_dates = {day: tag for days in self._dates.values() for day, tag in days.items()}
 
     @classmethod
     def of(cls, run: Run, data_set: Path) -> Gate:
@@ -92,13 +116,18 @@ class Gate:
             data_set: the de-identified folder.
         """
         from pacsifier_ops.deid.run import Store, series_of
+        from pacsifier_ops.deid.values import shifted_date
 
+        births: dict[str, set[str]] = {}
+        studies: dict[str, set[str]] = {}
         names: dict[str, set[str]] = {}
         ids: dict[str, set[str]] = {}
 
         def person(patient_id: str, told: Mapping[str, Iterable[str]]) -> None:
             names.setdefault(patient_id, set()).update(told.get("PatientName", ()))
             ids.setdefault(patient_id, {patient_id}).update(told.get("AccessionNumber", ()))
+            births.setdefault(patient_id, set()).update(told.get("PatientBirthDate", ()))
+            studies.setdefault(patient_id, set()).update(told.get("StudyDate", ()))
 
         asked: set[str] = set()
         for part in stage_run(run, EXTRACT).parts("units"):
@@ -107,17 +136,27 @@ class Gate:
                 asked |= {item["study_uid"], item["series_uid"]}
         replaced: dict[str, str] = {}
         pseudonyms: set[str] = set()
+        fate, free = _dates_of_studies(run), _made_on(run)
+        dates: dict[str, set[str]] = {}
         if tree := Tree.existing(data_set):
             store = Store(tree, marker_of(data_set)["id"])
             for source in series_of(store):
                 person(source.patient_id, source.known)
                 asked |= {source.study_uid, source.series_uid}
                 pseudonyms.add(source.pseudonym)
+                born, examined = births[source.patient_id], studies[source.patient_id]
+                gone = fate == _GONE or (fate == _MOVED and source.shift != 0)
+                dates.setdefault(source.target.split("/")[0], set()).update(born, examined if gone else ())
+                if fate != _GONE:
+                    free |= {shifted_date(day, source.shift if gone else 0) or "" for day in examined}
                 for settled in store.settled(source.key).values():
                     replaced |= settled.uids
         # A profile may keep UIDs; where it replaces them, those of patients who were left out must not be there either.
         uids = (replaced.keys() | (asked if replaced else set())) - set(replaced.values())
-        return cls(((names[key], ids[key]) for key in ids), uids, pseudonyms)
+        here = {day for days in dates.values() for day in days}
+        every = [*births.values(), *(studies.values() if fate != _KEPT else ())]
+        left_out = {day for days in every for day in days} - here
+        return cls(((names[key], ids[key]) for key in ids), uids, pseudonyms, {**dates, "": left_out}, free)
 
     def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> Findings:
         """Search files and their names.
@@ -134,34 +173,62 @@ class Gate:
             if cancelled():
                 raise Cancelled("stopped on request")
             with storage_errors("the de-identified data set"):
-                for held in _held(root / path, path):
+                own = self._dates.get(path.split("/")[0], {})
+                for held, dates in _held(root / path, path, own, self._all_dates):
                     if isinstance(held, str):
                         found.add("blocking", path, [held])
                     else:
-                        found.add("blocking", path, self._told(held, self._certain, self._uids))
+                        found.add("blocking", path, self._told(held, self._certain, self._uids, dates))
                         found.add("waivable", path, self._told(held, self._doubtful))
             found.searched += 1
         return found
 
-    def _told(self, held: Held, wanted: Wanted, uids: frozenset[str] = frozenset()) -> list[str]:
+    def _told(self, held: Held, wanted: Wanted, uids: frozenset[str] = frozenset(), dates: Dates = _NONE) -> list[str]:
         from pacsifier_ops.deid.verifier import hits
 
-        return sorted(map(str, hits(held, wanted, uids)))
+        return sorted(map(str, hits(held, wanted, uids, dates)))
 
 
-def _held(path: Path, name: str) -> Iterator[Held | str]:
-    """What a file and its name hold, in pieces; or why it cannot be searched."""
+def _dates_of_studies(run: Run) -> str:
+    """What the profile of a study does with dates of studies."""
+    from pacsifier_ops.deid import profile
+    from pacsifier_ops.deid.rules import Option
+    from pacsifier_ops.deid.run import DeidRequest
+
+    try:
+        options = profile.load(DeidRequest.of(stage_run(run, ANONYMIZE)).profile).options
+    except FileNotFoundError:
+        return _GONE
+    return _KEPT if Option.FULL_DATES in options else _MOVED if Option.MODIFIED_DATES in options else _GONE
+
+
+def _made_on(run: Run) -> set[str]:
+    """The days on which a data set was made and decided on: its report tells them."""
+    begun = dt.date.fromisoformat(Study.of(run).started[:10])
+    days = (dt.date.today() - begun).days
+    told = {f"{begun + dt.timedelta(days=day):%Y%m%d}" for day in range(days + 1)}
+    return told | {one.when[:10].replace("-", "") for one in approvals.history(run)}
+
+
+def _held(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple[Held | str, Dates]]:
+    """What a file and its name hold, in pieces, or why it cannot be searched; and the dates that must not be there.
+
+    Args:
+        own: dates of the patient that the file is of.
+        every: dates of all patients.
+    """
     from pacsifier_ops.deid.verifier import plain
 
-    yield plain([name, *name.split("/")])
+    # A time may go on where a date ends.
+    yield plain([name, *name.split("/"), *(run[:8] for run in re.findall(r"\d{8,}", name))]), own
     with path.open("rb") as stream:
         head = stream.read(132)
     if head[128:] == b"DICM":
-        yield _object(path)
+        yield _object(path), _NONE
     elif head[:4] == b"PK\x03\x04":
-        yield from _packed(path.read_bytes())
+        yield from ((held, every) for held in _packed(path.read_bytes()))
     else:
-        yield from _texts(path)
+        yield from ((held, every) for held in _texts(path))
 
 
 def _object(source: Path | bytes) -> Held | str:

@@ -20,7 +20,8 @@ from pacsifier_ops import __version__
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.approvals import RELEASE, Decision
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
-from pacsifier_ops.files import DATA_FILE, private_folder, storage_errors, write_atomic
+from pacsifier_ops.deid.told import told as may_be_told
+from pacsifier_ops.files import data_file, data_folder, private_folder, storage_errors, write_atomic
 from pacsifier_ops.html import (
     Html,
     badge,
@@ -92,14 +93,17 @@ def write_books(run: Run, account: StudyAccount) -> None:
     if account.released and account.released.files and not account.held_back:
         with storage_errors("the folder of the study"):
             target = folder_of(study, RELEASED_FOLDER) / HANDOVER
-            target.mkdir(parents=True, exist_ok=True)
+            data_folder(target)
             for name in FILES:
-                write_atomic(target / name, (folder / name).read_bytes(), DATA_FILE)
+                write_atomic(target / name, (folder / name).read_bytes(), data_file() & ~0o222)
 
 
 def told(loss: Loss) -> str:
-    """Why instances are not delivered, without what others have said about them."""
-    return loss.reason if loss.state != MISSING else _MISSING.get(loss.at, _NOT_CONFIRMED)
+    """Why instances are not delivered, from a fixed list: nothing of what others have said, or of the source."""
+    if loss.state == MISSING:
+        return _MISSING.get(loss.at, _NOT_CONFIRMED)
+    rule, reason = may_be_told(loss.state, loss.reason)
+    return f"{reason}: {rule}" if rule else reason
 
 
 def _releases(account: StudyAccount) -> list[Decision]:

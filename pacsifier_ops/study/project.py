@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pacsifier_ops import settings
@@ -14,6 +14,7 @@ from pacsifier_ops.config import METHODS
 from pacsifier_ops.errors import ConfigError, PathRefused
 from pacsifier_ops.files import confined
 from pacsifier_ops.options import Option, read_options
+from pacsifier_ops.places import reserved
 from pacsifier_ops.pseudonyms.local import ALPHABET, Style
 from pacsifier_ops.pseudonyms.run import CUSTOM, SOURCES
 from pacsifier_ops.pseudonyms.secret import check_project
@@ -24,6 +25,10 @@ from pacsifier_ops.window import Window
 #: Who releases: a person, the limits where the data set is within them and else a person, or nobody in this run.
 ASK, LIMIT, NOBODY = "ask", "limit", "nobody"
 RELEASE = (ASK, LIMIT, NOBODY)
+
+#: Who may release: whoever Airflow lets answer, or not who has started the run.
+ANYBODY, ANOTHER = "anybody", "another"
+RELEASE_BY = (ANYBODY, ANOTHER)
 
 #: What becomes of the identified copy: it stays, what could go is listed, or that is removed.
 KEEP, LIST, REMOVE = "keep", "list", "remove"
@@ -58,6 +63,8 @@ class Study(Kept):
         delete_identifiable: objects that likely show who it is are excluded.
         approval: a cohort above the limits of the connection is asked about; else it ends the run.
         release: of RELEASE.
+        release_by: of RELEASE_BY.
+        approvers: Airflow users who may release, by name or id; empty: whoever Airflow lets answer.
         most_missing, most_quarantined: objects up to which the limits release.
         patience: hours that a person's answer is waited for.
         dicomdir, zip, volume_size: make a DICOM file-set, in a zip, of volumes of so many MB; 0: one.
@@ -68,6 +75,7 @@ class Study(Kept):
         accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         enabled: the nightly runs start it, where its file is among their projects.
         started: ISO 8601.
+        started_by: name of the Airflow user who has started the run; empty: nobody did, it was scheduled.
         file: path of the project file, for people; digest: its SHA-256.
     """
 
@@ -88,6 +96,8 @@ class Study(Kept):
     delete_identifiable: bool = True
     approval: bool = True
     release: str = ASK
+    release_by: str = ANYBODY
+    approvers: tuple[str, ...] = ()
     most_missing: int = 0
     most_quarantined: int = 0
     patience: float = 72
@@ -102,6 +112,7 @@ class Study(Kept):
     accept_incomplete: bool = False
     enabled: bool = True
     started: str = ""
+    started_by: str = ""
     file: str = ""
     digest: str = ""
 
@@ -120,6 +131,18 @@ class Study(Kept):
             stages.MOVE: self.move,
         }
         return bool(given[stage]) if stage in given else stage not in self.without
+
+    def may_release(self, name: str, user: str = "") -> str:
+        """Why somebody may not release what the study has made; empty where they may.
+
+        Args:
+            name, user: of the Airflow user, and id.
+        """
+        if self.release_by == ANOTHER and self.started_by and name == self.started_by:
+            return "whoever has started the run may not release it; another person is to answer"
+        if self.approvers and not {name, user} & set(self.approvers):
+            return "only those may release it whom the project names as approvers"
+        return ""
 
     def check(self) -> None:
         """Refuse what does not go together.
@@ -146,6 +169,8 @@ FORM: Mapping[str, Option] = {
     "method": Option(str, METHODS),
     "source": Option(str, SOURCES),
     "release": Option(str, RELEASE),
+    "release_by": Option(str, RELEASE_BY),
+    "approvers": Option(str, several=True),
     "remove_identified": Option(str, REMOVAL),
     "without": Option(str, WITHOUT, several=True),
 }
@@ -162,6 +187,12 @@ def read_project(path: Path) -> dict[str, Any]:
     return read_options(path, OPTIONS, contradictions)
 
 
+def own_folder(folder: str) -> str:
+    """The folder of a study, where that is one that a study may have: below `studies`, no deeper than its own name."""
+    parts = PurePosixPath(folder).parts
+    return folder if len(parts) == 2 and ".." not in parts else ""
+
+
 def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is wrong with values of the right kind: key and message."""
     defaults = {field.name: field.default for field in fields(Study)}
@@ -170,9 +201,12 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("folder", "mappingfile", "devices"):
         if study[key]:
             try:
-                confined(study[key], settings.data_root(), "it")
+                path = confined(study[key], settings.data_root(), "it")
             except PathRefused:
                 yield key, "leads outside the data root; give a path below it"
+            else:
+                if key == "folder" and (reason := reserved(path, own_folder(study[key]))):
+                    yield key, reason
     for key in ("max_series", "volume_size", "most_missing", "most_quarantined"):
         if not 0 <= study[key] <= FORM[key].most:
             yield key, f"is negative or above {FORM[key].most:,}"
@@ -188,6 +222,8 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "window", str(error)
     if not study["queryfile"] and stages.EXTRACT not in without:
         yield "queryfile", "is missing; give the query table, or the id of a request"
+    if study["release"] == LIMIT and study["release_by"] == ANOTHER:
+        yield "release_by", "asks for another person, and release: limit may ask nobody; set release to ask"
     if study["source"] == CUSTOM and not study["mappingfile"]:
         yield "mappingfile", "is missing; the source custom is a file of lines old,new"
     if study["source"] != CUSTOM and study["mappingfile"]:

@@ -5,11 +5,14 @@ Only this module writes into `released/`, and all that hands data over reads fro
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,23 +21,27 @@ from typing import Any
 
 from pacsifier_ops import approvals, settings
 from pacsifier_ops.approvals import RELEASE
+from pacsifier_ops.approved import LISTED, approve, approved_of
+from pacsifier_ops.dimse.objects import inspect
 from pacsifier_ops.errors import Cancelled, NotApproved
 from pacsifier_ops.files import (
-    DATA_FILE,
     atomic_stream,
     below,
     confined,
+    data_file,
+    data_folder,
     fsync_folder,
     read_json,
     read_jsonl,
     storage_errors,
     write_json,
+    write_jsonl,
 )
 from pacsifier_ops.ledger import digest
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study.project import NOBODY, Study
-from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR
-from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, marker_of, refuse_unfinished, write_marker
+from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR, KARNAK, MOVE, UPLOAD
+from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
 from pacsifier_ops.upload.scan import readable
 
 #: Folders of a study, below its own.
@@ -110,8 +117,41 @@ def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
     refuse_unfinished([root])
     with storage_errors("the state root, or the folder of the study"), atomic_stream(run.folder / _STOCK) as stream:
         stock = _written(_files_of(root, cancelled), stream.write)
-    write_json(run.folder / "stock.json", asdict(stock))
+        write_json(run.folder / "stock.json", asdict(stock))
     return stock
+
+
+def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
+    """List the identified files as they are now, with the instances in them, in the run's `identified.jsonl`.
+
+    Where a gateway gets them, or the archive sends the same to another node, this is what was approved of with the data
+    set: what comes later is not handed over.
+
+    Raises:
+        StorageError: they cannot be read, or the state root not be written.
+        Cancelled: `cancelled` said so.
+    """
+    study = Study.of(run)
+    root = folder_of(study, IDENTIFIED_FOLDER)
+    if not (study.has(KARNAK) or study.has(MOVE)):
+        return
+    files = _files_of(root, cancelled) if study.has(ANONYMIZE) else listed(run)
+    with storage_errors("the state root, or the folder of the study"):
+        write_jsonl(originals_of(run), ({**file, "instance": _instance_in(root / file["path"])} for file in files))
+
+
+def originals_of(run: Run) -> Path:
+    """Where the list of the identified files is, if the study hands any over."""
+    return run.part("identified")
+
+
+def _instance_in(path: Path) -> list[str]:
+    """Study, Series and SOP Instance UID of a file; empty where it holds no instance."""
+    try:
+        file = inspect(path)
+    except ValueError:
+        return []
+    return [file.study_uid, file.series_uid, file.sop_instance_uid] if file else []
 
 
 def stock_of(run: Run) -> Stock:
@@ -171,6 +211,8 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     """
     study = Study.of(run)
     decision = approvals.approved(run, RELEASE, stock_of(run).digest)
+    if decision.who != approvals.LIMITS and (why := study.may_release(decision.who, decision.user)):
+        raise NotApproved(why)
     stock = take_stock(run, cancelled)
     approvals.approved(run, RELEASE, stock.digest)
     root, target = folder_of(study, DEIDENTIFIED_FOLDER), folder_of(study, RELEASED_FOLDER)
@@ -179,15 +221,15 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
         if not study.has(ANONYMIZE):
             stock = Stock(stock.digest, 0, 0)  # what is identified goes to a gateway, and is never public
         if stock.files:
-            shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # what a run left that was killed
-            (target / CONTROL).mkdir(mode=0o700, parents=True, exist_ok=True)
-            (target / _UNFINISHED).mkdir()
-            if marker_of(target).get("state") != DEIDENTIFIED:
-                write_marker(target, {"state": DEIDENTIFIED})
+            _make_ready(target)
         for file in listed(run) if stock.files else ():
             if cancelled():
                 raise Cancelled("stopped on request")
             new += _place(root / file["path"], target / file["path"], file, target / _UNFINISHED)
+        if study.has(ANONYMIZE):
+            approve(target, listed(run))
+        if study.has(KARNAK):
+            approve(folder_of(study, IDENTIFIED_FOLDER), read_jsonl(originals_of(run)))
         released = Released(
             stock.digest,
             decision.who,
@@ -202,33 +244,71 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     return released
 
 
+def _make_ready(target: Path) -> None:
+    """Have a folder for what is released, which says so."""
+    refuse_around(target, DEIDENTIFIED, "the folder for what is released", below=False)
+    shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # what a run left that was killed
+    data_folder(target)
+    if not marker_of(target).get(LISTED):
+        approve(target, ())  # until all have their place, nothing is to be handed over
+        begin(target, {"state": DEIDENTIFIED, LISTED: True}, "the folder for what is released")
+    (target / _UNFINISHED).mkdir()
+
+
 def _place(source: Path, target: Path, file: Mapping[str, Any], scratch: Path) -> bool:
-    """Let a file be in its place; False where it was already.
+    """Let a file of its own be in its place, as it was approved; False where it was already.
 
     Args:
         scratch: folder for what is unfinished.
+
+    Raises:
+        NotApproved: the file has changed since it was approved.
     """
     with suppress(FileNotFoundError):
-        status = target.stat()
-        if status.st_size == file["size"] and (
-            os.path.samestat(status, source.stat()) or digest(target) == file["sha256"]
-        ):
+        status = target.lstat()
+        own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1  # earlier versions made hard links
+        if own and status.st_size == file["size"] and digest(target) == file["sha256"]:
+            target.chmod(_mode())
             return False
-    target.parent.mkdir(parents=True, exist_ok=True)
+    data_folder(target.parent)
     temporary = scratch / secrets.token_hex(8)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, temporary)
-            temporary.chmod(DATA_FILE)
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+        if _copied(source, temporary) != file["sha256"]:
+            raise NotApproved("the release has changed since it was approved; run the step that asks again")
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(target.parent)
     return True
+
+
+#: ioctl that lets a file share the blocks of another until one of them is written to, where the file system can.
+_FICLONE = 0x40049409
+_PIECE = 1 << 20
+
+
+def _mode() -> int:
+    """Mode of what is released: nobody is to write to it."""
+    return data_file() & ~0o222
+
+
+def _copied(source: Path, target: Path) -> str:
+    """Make a copy that nobody is to write to; returns the SHA-256 of what is in it, hexadecimal."""
+    sha256 = hashlib.sha256()
+    with source.open("rb") as stream, target.open("xb+") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, stream.fileno())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            shutil.copyfileobj(stream, copy, _PIECE)
+            copy.flush()
+            copy.seek(0)
+        while piece := copy.read(_PIECE):
+            sha256.update(piece)
+        os.fchmod(copy.fileno(), _mode())
+        os.fsync(copy.fileno())
+    return sha256.hexdigest()
 
 
 def _stale(run: Run, target: Path) -> int:
@@ -265,6 +345,8 @@ def may_hand_over(run: Run, stage: str) -> bool:
     if released is None:
         raise NotApproved("nothing was released in this run, whatever the tasks before say")
     approvals.approved(run, RELEASE, released.digest)
+    if stage in (DICOMDIR, UPLOAD) and released.files and approved_of(folder_of(study, RELEASED_FOLDER)) is None:
+        raise NotApproved("it was released by an earlier version, without a list of what was approved; clear release")
     if stage != DICOMDIR:
         return True
     made = folder_of(study, FILE_SETS)

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -20,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops import __version__
+from pacsifier_ops import __version__, cells
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.files import atomic_stream, storage_errors, write_atomic, write_json
@@ -170,9 +169,8 @@ def write_table(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any
     """Write a csv file line by line."""
     with atomic_stream(path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="", write_through=True)
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(lines)
+        text.write(cells.line(columns))
+        text.writelines(map(cells.line, lines))
         text.detach()
 
 

@@ -7,6 +7,7 @@
 | project.yaml                | set_up     | the project file, as it was                                        |
 | stages/<run>-<stage>/       | the stage  | the run folder of a stage                                          |
 | output.jsonl                | check      | path, size and SHA-256 of every file of the de-identified data set |
+| identified.jsonl            | check      | the same of the identified files, where they go somewhere          |
 | gate.json                   | check      | what the search for identifiers found                              |
 | decisions/                  | approve    | see `approvals`                                                    |
 | released.json               | release    | what was released, by whose word                                   |

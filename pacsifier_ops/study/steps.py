@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.accounts import COMPLETE, ROW_EMPTY, ROW_FOUND
 from pacsifier_ops.approvals import APPROVED, LIMITS, RELEASE, decide
-from pacsifier_ops.errors import InputError
+from pacsifier_ops.errors import ConfigError, InputError
 from pacsifier_ops.files import private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.given import read_given
 from pacsifier_ops.html import plural
@@ -21,13 +21,14 @@ from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.gate import Gate
-from pacsifier_ops.study.project import KEEP, LIMIT, NOBODY, REMOVE, Study, read_project, stages_for
+from pacsifier_ops.study.project import ANYBODY, KEEP, LIMIT, NOBODY, REMOVE, Study, read_project, stages_for
 from pacsifier_ops.study.release import (
     DEIDENTIFIED_FOLDER,
     FOLDERS,
     Released,
     Stock,
     folder_of,
+    list_originals,
     listed,
     released_of,
     stock_of,
@@ -39,21 +40,22 @@ if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew. Decisions stay.
-KEPT = ("stages", "output", "stock", "gate", "released", "removal", "accounts", "summary")
+KEPT = ("stages", "output", "identified", "stock", "gate", "released", "removal", "accounts", "summary")
 
 
-def set_up(run: Run, given: Mapping[str, Any], file: Path | None) -> Study:
+def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: str = "") -> Study:
     """Take in what a run was asked for, by a project file or else by a form, and say what each stage is to do.
 
     Args:
         given: by the keys of a project file; not used with a file.
+        started_by: name of the Airflow user who has started the run; empty: nobody did.
 
     Raises:
         InputError: it cannot be used; with every reason.
         StorageError: the run's folder cannot be written.
     """
     run.forget(KEPT)
-    told: dict[str, Any] = {"started": now()}
+    told: dict[str, Any] = {"started": now(), "started_by": started_by}
     values = given
     if file is not None:
         try:
@@ -64,12 +66,32 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None) -> Study:
         with storage_errors("the state root"):
             write_atomic(run.folder / "project.yaml", data)
         told |= {"file": str(file), "digest": hashlib.sha256(data).hexdigest()}
-    study = Study(**{**values, "without": tuple(values.get("without") or ())}, **told)
+    several = {name: tuple(values.get(name) or ()) for name in ("without", "approvers")}
+    study = Study(**{**values, **several}, **told)
     study.check()
+    _hold_to_file(study)
     with storage_errors("the state root"):
         study.keep(run)
         keep_stages(run, stages_for(study, run.name))
     return study
+
+
+def _hold_to_file(study: Study) -> None:
+    """Make sure that a form does not let go of who may release, where a project file has said so of the same study.
+
+    Raises:
+        ConfigError: it would.
+        StorageError: the state root cannot be written.
+    """
+    rule = {"release_by": study.release_by, "approvers": list(study.approvers)}
+    with _remembered(study) as last:
+        before = last.get("rule")
+        if study.file:
+            last["rule"] = rule
+        elif before and before != rule and before != {"release_by": ANYBODY, "approvers": []}:
+            raise ConfigError(
+                "release_by, approvers: the project file of this study says otherwise; start it with that"
+            )
 
 
 def going_on(study: Study, run: str, goes_on: Callable[[str], bool], run_id: str) -> str:
@@ -121,8 +143,9 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
         StorageError: it cannot be read, or the state root not be written.
         Cancelled: `cancelled` said so.
     """
-    run.forget(("output", "stock", "gate", "released", "removal"))
+    run.forget(("output", "identified", "stock", "gate", "released", "removal"))
     study, stock = Study.of(run), take_stock(run, cancelled)
+    list_originals(run, cancelled)
     if not study.has(stages.ANONYMIZE):  # what is identified holds identifiers
         return {"files": stock.files, "bytes": stock.bytes}
     root = folder_of(study, DEIDENTIFIED_FOLDER)
@@ -225,7 +248,7 @@ def released_before(run: Run, found: Findings) -> bool:
     with _remembered(study) as last:
         before = last.get("released", {})
     same = (before.get("digest"), before.get("to")) == (found.stock.digest, _destinations(study))
-    if same and not found.blocking and study.release != NOBODY:
+    if same and not found.blocking and study.release != NOBODY and not study.may_release(before["by"]):
         decide(run, RELEASE, found.stock.digest, APPROVED, before["by"], before["waived"], beforehand=True)
         return True
     return False

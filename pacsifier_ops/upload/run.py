@@ -17,6 +17,7 @@ from typing import Any
 
 from pacsifier_ops.accounts import SeriesAccount
 from pacsifier_ops.dimse.objects import DicomFile
+from pacsifier_ops.errors import InputError
 from pacsifier_ops.run import Kept
 from pacsifier_ops.upload.scan import readable
 
@@ -44,6 +45,10 @@ class UploadRequest(Kept):
     started: str = ""
 
 
+#: How many values are kept of a file, and which of them is its SOP Instance UID.
+_VALUES, SOP_INSTANCE = 9, 6
+
+
 @dataclass
 class Outgoing:
     """A series to be sent: a line of a unit.
@@ -52,7 +57,7 @@ class Outgoing:
         number: ordinal in the run, from 1.
         folder: common parent of its files, below the uploaded folder.
         files: path below the uploaded folder (see `packed`), offset, size, mtime_ns, ctime_ns, SOP Class UID, SOP
-            Instance UID and Transfer Syntax UID of each; the rest they have in common.
+            Instance UID, Transfer Syntax UID, and SHA-256 as it was approved, of each; the rest they have in common.
     """
 
     number: int
@@ -70,7 +75,10 @@ class Outgoing:
         first = files[0]
         paths = [file.path.relative_to(root) for file in files]
         rest = [
-            [f.offset, f.size, f.mtime_ns, f.ctime_ns, f.sop_class_uid, f.sop_instance_uid, f.transfer_syntax_uid]
+            [
+                *(f.offset, f.size, f.mtime_ns, f.ctime_ns),
+                *(f.sop_class_uid, f.sop_instance_uid, f.transfer_syntax_uid, f.sha256),
+            ]
             for f in files
         ]
         return cls(
@@ -85,12 +93,21 @@ class Outgoing:
         )
 
     def objects(self, root: Path) -> list[DicomFile]:
-        """Its files."""
+        """Its files.
+
+        Raises:
+            InputError: an earlier version has listed them, and could not say what they must be like.
+        """
+        if any(len(file) != _VALUES for file in self.files):
+            raise InputError("the files were listed by an earlier version of this package; begin with the step prepare")
         return [
             DicomFile(
-                root / unpacked(path), offset, size, mtime, ctime, cls, uid, syntax, self.study_uid, self.series_uid
+                root / unpacked(path),
+                *(offset, size, mtime, ctime, cls, uid, syntax),
+                *(self.study_uid, self.series_uid),
+                sha256=sha256,
             )
-            for path, offset, size, mtime, ctime, cls, uid, syntax in self.files
+            for path, offset, size, mtime, ctime, cls, uid, syntax, sha256 in self.files
         ]
 
     def account(self) -> SeriesAccount:
@@ -106,7 +123,7 @@ class Outgoing:
             folder=self.folder,
             expected=len(self.files),
             missing=len(self.files),
-            missing_uids=[file[6] for file in self.files],
+            missing_uids=[file[SOP_INSTANCE] for file in self.files],
         )
 
 

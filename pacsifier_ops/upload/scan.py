@@ -11,9 +11,10 @@ from pathlib import Path
 from sys import intern
 
 from pacsifier_ops.accounts import FileAccount
+from pacsifier_ops.approved import FORMER, NOT_APPROVED, NOT_THERE, Approved
 from pacsifier_ops.dimse.objects import DicomFile, Directory, inspect
 from pacsifier_ops.errors import Cancelled
-from pacsifier_ops.files import LEVELS
+from pacsifier_ops.files import LEVELS, readable
 from pacsifier_ops.tree import CONTROL
 
 #: Reason for a folder that is not looked into.
@@ -43,7 +44,12 @@ class Scan:
     trees: list[Path] = field(default_factory=list)
 
 
-def scan(root: Path, cancelled: Callable[[], bool] = lambda: False, every: bool = False) -> Scan:
+def scan(
+    root: Path,
+    cancelled: Callable[[], bool] = lambda: False,
+    every: bool = False,
+    approved: Approved | None = None,
+) -> Scan:
     """Look at every file below `root`, reading no more than their heads; folders named CONTROL are left out.
 
     Of two files with one SOP Instance UID the second is passed over where their data sets are the same; where they
@@ -52,6 +58,7 @@ def scan(root: Path, cancelled: Callable[[], bool] = lambda: False, every: bool 
     Args:
         cancelled: asked now and then.
         every: files are wanted, not instances: of those with one SOP Instance UID, all are.
+        approved: what of the folder may be handed over, where that was decided on; of the rest, objects are bad files.
 
     Raises:
         Cancelled: `cancelled` said so.
@@ -72,6 +79,14 @@ def scan(root: Path, cancelled: Callable[[], bool] = lambda: False, every: bool 
             if item is None:
                 found.passed_over[NOT_DICOM] += 1
                 continue
+            if approved is not None:
+                if not (sha256 := approved.sha256(path)):
+                    if (reason := approved.why_not(path)) == FORMER:
+                        found.passed_over[FORMER] += 1
+                    else:
+                        bad(path, reason)
+                    continue
+                item = replace(item, sha256=sha256)
             uid = item.sop_instance_uid
             if every:
                 found.series.setdefault(item.series_uid, []).append(_compact(item))
@@ -90,9 +105,12 @@ def scan(root: Path, cancelled: Callable[[], bool] = lambda: False, every: bool 
         except Directory:
             found.passed_over[DICOMDIR] += 1
         except ValueError as error:
-            bad(path, str(error))
+            listed = approved is None or approved.sha256(path)
+            bad(path, str(error) if listed else NOT_APPROVED)
         except OSError as error:
             bad(path, unreadable(error))
+    for path in approved.missing(root) if approved else ():
+        bad(path, NOT_THERE)
     if contradicting:
         left = {
             uid: [file for file in files if file.sop_instance_uid not in contradicting]
@@ -100,11 +118,6 @@ def scan(root: Path, cancelled: Callable[[], bool] = lambda: False, every: bool 
         }
         found.series = {uid: files for uid, files in left.items() if files}
     return found
-
-
-def readable(path: Path) -> str:
-    """A path as text that any file and page can hold, with forward slashes."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
 
 
 def unreadable(error: OSError) -> str:

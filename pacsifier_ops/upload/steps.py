@@ -12,12 +12,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from pacsifier_ops.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
+from pacsifier_ops.approved import approved_of, refuse_released_below
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.errors import InputError, TreeError
-from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.files import private_folder, read_json, read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import MOST, Run, never, now, slices
-from pacsifier_ops.tree import LOGS, refuse_unfinished
+from pacsifier_ops.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
 from pacsifier_ops.units import Worker, accounts_of
 
 if TYPE_CHECKING:
@@ -57,17 +58,22 @@ def prepare(
     if not root.is_dir():
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     refuse_unfinished([root])
+    approved = approved_of(root)
+    refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
-        (request.out_directory / LOGS).mkdir(parents=True, exist_ok=True)
+        private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
     with open_session(node, shared(), cancelled=cancelled) as session:
         session.echo()
     try:
-        found = scan(root, cancelled)
+        found = scan(root, cancelled, approved=approved)
     except OSError as error:
         raise InputError(f"upload_directory cannot be read: {error.strerror}") from error
     refuse_unfinished(found.trees)
+    refuse_mixed(found.trees)
+    if approved is None:
+        refuse_released_below(found.trees)
     if not (found.series or found.bad_files or request.allow_empty):
         raise InputError("upload_directory holds no DICOM file that could be sent")
     order = list(found.series.values())

@@ -1,0 +1,115 @@
+"""The approved list of a folder: what of it may be handed over, each file by its path and the SHA-256 of its content.
+
+It lies in the protected state of the tree, not in the folder, so whoever can write there cannot add to it. Whatever
+hands data over from such a folder, or from a folder in it, sends what is on the list and as it is there, and nothing
+else. What was on an earlier list is known as such: it was released once, and is no part of the data set any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.errors import TreeError
+from pacsifier_ops.files import private_folder, read_jsonl, readable, write_jsonl
+from pacsifier_ops.tree import marker_of, state_folder
+
+#: Of a tree that has an approved list: in what it says of itself.
+LISTED = "released"
+
+#: Why files are not handed over.
+NOT_APPROVED = "not among the files that were approved; it is not handed over"
+NOT_THERE = "approved, and not there"
+FORMER = "released once, and no part of the data set any more"
+#: And this, once it was read.
+DIFFERS = "it differs from what was approved; it is not handed over"
+
+_LIST = "approved.jsonl"
+
+
+@dataclass(frozen=True)
+class Approved:
+    """An approved list.
+
+    Attributes:
+        root: the folder that its paths are below, resolved.
+        files: SHA-256 by path, hexadecimal; paths with forward slashes.
+        former: paths that were on an earlier list.
+    """
+
+    root: Path
+    files: Mapping[str, str] = field(default_factory=dict)
+    former: frozenset[str] = frozenset()
+
+    def sha256(self, path: Path) -> str:
+        """What a file must be like, hexadecimal; empty where it is not on the list."""
+        return self.files.get(readable(path.relative_to(self.root)), "")
+
+    def why_not(self, path: Path) -> str:
+        """Why a file that is not on the list is not handed over."""
+        return FORMER if readable(path.relative_to(self.root)) in self.former else NOT_APPROVED
+
+    def missing(self, folder: Path) -> list[Path]:
+        """Files on the list, in a folder, that are not there."""
+        paths = (self.root / name for name in self.files)
+        return [path for path in paths if folder in path.parents and not path.is_file()]
+
+
+def approve(root: Path, files: Iterable[Mapping[str, Any]]) -> None:
+    """Let this be the approved list of a folder.
+
+    Args:
+        files: `path` and `sha256` of each.
+
+    Raises:
+        OSError: the state root cannot be written.
+    """
+    before = _read(root)
+    known = set(before.files) | before.former if before else set()
+
+    def lines() -> Iterable[dict[str, Any]]:
+        for file in files:
+            known.discard(file["path"])
+            yield {"path": file["path"], "sha256": file["sha256"]}
+        yield from ({"path": path, "sha256": ""} for path in sorted(known))
+
+    write_jsonl(private_folder(state_folder(root.resolve())) / _LIST, lines())
+
+
+def approved_of(folder: Path) -> Approved | None:
+    """The approved list that holds for a folder: its own, or that of a folder above. None where there is none.
+
+    Raises:
+        TreeError: there was one, and it is gone.
+    """
+    folder = folder.resolve()
+    for root in (folder, *folder.parents):
+        if found := _read(root):
+            return found
+        if marker_of(root).get(LISTED):
+            raise TreeError(
+                "the folder was released, and the list of what was approved is not in this state root: it is a copy, "
+                "or was moved; hand over the original, or release it again"
+            )
+    return None
+
+
+def _read(root: Path) -> Approved | None:
+    path = state_folder(root.resolve()) / _LIST
+    if not path.exists():
+        return None
+    lines = [(line["path"], line["sha256"]) for line in read_jsonl(path)]
+    files = {name: sha256 for name, sha256 in lines if sha256}
+    return Approved(root.resolve(), files, frozenset(name for name, sha256 in lines if not sha256))
+
+
+def refuse_released_below(trees: Iterable[Path]) -> None:
+    """Make sure that none of these folders has an approved list: what is above it has none, and is no way around it.
+
+    Raises:
+        TreeError: one has.
+    """
+    if any(_read(tree) or marker_of(tree).get(LISTED) for tree in trees):
+        raise TreeError("the folder holds another one that was released; hand that over by itself")

@@ -1,0 +1,303 @@
+"""What leaves is the approved list: nothing else, nothing that differs, and the verdict says so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+
+from pacsifier_ops import approvals
+from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, RunAccount
+from pacsifier_ops.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, approved_of
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.errors import NotApproved, TreeError
+from pacsifier_ops.extract import steps as extraction
+from pacsifier_ops.extract.run import Request
+from pacsifier_ops.handover import dicomdir
+from pacsifier_ops.handover.account import ToolAccount
+from pacsifier_ops.handover.dicomdir import DicomdirRequest
+from pacsifier_ops.ledger import digest
+from pacsifier_ops.run import Run
+from pacsifier_ops.study import release, steps
+from pacsifier_ops.study.release import originals_of
+from pacsifier_ops.study.run import UPLOAD, stage_run
+from pacsifier_ops.tree import marker_of, state_folder, write_marker
+from pacsifier_ops.upload import steps as upload
+from pacsifier_ops.upload.run import UploadRequest
+from tests.command import write_table
+from tests.embedded import node_of, series, serving
+from tests.study import StudyRun
+
+PATIENT, NAME = "ZQX-71830-KW", "Wurzelbacher^Kunigunde"
+
+
+@dataclass
+class World:
+    """An archive with two series of two images, and a study of its patient."""
+
+    pacs: EmbeddedPacs
+    data: Path
+
+    def study(self, **given: object) -> StudyRun:
+        given = {"source": "local", "upload": "research", **given}
+        return StudyRun(node_of(self.pacs), self.data, [{"PatientID": PATIENT}], given)
+
+    def released(self, **given: object) -> StudyRun:
+        study = self.study(**given)
+        study.make()
+        study.release()
+        return study
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path / "data"))
+    images = [i for n in (1, 2) for i in series(PATIENT, NAME, study_date="20200101", series_number=n, n_images=2)]
+    with serving(images, tmp_path / "archive") as pacs:
+        yield World(pacs, tmp_path / "data")
+
+
+@contextmanager
+def node(folder: Path) -> Iterator[tuple[PacsNode, list[Dataset]]]:
+    """A destination, and what it has at the end."""
+    got: list[Dataset] = []
+    with EmbeddedPacs(aet="RESEARCH", folder=folder) as there:
+        yield PacsNode(folder.name, there.host, there.port, there.aet, retry_wait=0.005), got
+    got += [dcmread(path) for path in folder.rglob("*.dcm")]
+
+
+def tells(images: list[Dataset]) -> list[Dataset]:
+    return [d for d in images if any("Wurzelbacher" in str(e.value) for e in d.iterall())]
+
+
+def images(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.dcm"))
+
+
+def spoil(path: Path) -> None:
+    """Write a patient's name into a file, in its place."""
+    d = dcmread(path)
+    d.PatientName = NAME
+    path.chmod(0o600)
+    d.save_as(path)
+
+
+def sent(folder: Path, to: PacsNode, logs: Path) -> RunAccount:
+    """Upload a folder, outside of any study."""
+    run = Run.fresh()
+    for unit in upload.prepare(run, UploadRequest(folder, logs), to):
+        upload.send(run, to, unit)
+    return upload.report(run)
+
+
+def file_set(folder: Path, out: Path, **request: Any) -> tuple[Run, ToolAccount]:
+    run = Run.fresh()
+    for unit in dicomdir.prepare(run, DicomdirRequest(folder, out, **request)):
+        dicomdir.copy(run, unit)
+    dicomdir.assemble(run)
+    return run, dicomdir.report(run)
+
+
+def reasons(study: StudyRun) -> set[str]:
+    return {file.reason for file in upload.report(stage_run(study.run, UPLOAD)).bad_files}
+
+
+def test_what_was_put_there_or_changed_since_is_not_sent_and_the_verdict_says_so(world: World, tmp_path: Path) -> None:
+    study = world.released()
+    released, good = study.folder("released"), images(study.folder("released"))
+    shutil.copy(images(study.folder("identified"))[0], released / "extra.dcm")
+    shutil.copy(images(study.folder("identified"))[1], good[0].parent / "more.dcm")
+    (released / "link.dcm").symlink_to(released / "extra.dcm")
+    spoil(good[0])
+    good[1].unlink()
+    with node(tmp_path / "research") as (there, got):
+        study.upload(there)
+    assert len(got) == 2 and not tells(got)
+    account = upload.report(stage_run(study.run, UPLOAD))
+    assert account.verdict == INCOMPLETE and reasons(study) == {NOT_APPROVED, NOT_THERE}
+    assert any(DIFFERS in one.reason for one in account.series)
+    assert steps.report(study.run).verdict == INCOMPLETE
+
+
+def test_a_file_that_changes_while_the_others_are_sent_is_not(world: World, tmp_path: Path) -> None:
+    study = world.released()
+    stage, there = stage_run(study.run, UPLOAD), images(study.folder("released"))[-1]
+    with node(tmp_path / "research") as (to, got):
+        request = UploadRequest(study.folder("released"), tmp_path / "logs")
+        units, before = upload.prepare(stage, request, to), there.stat()
+        content = there.read_bytes()
+        there.chmod(0o600)
+        there.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # as long as before, and with its times
+        os.utime(there, ns=(before.st_atime_ns, before.st_mtime_ns))
+        for unit in units:
+            upload.send(stage, to, unit)
+    assert len(got) == 3 and upload.report(stage).verdict == INCOMPLETE
+
+
+def test_what_was_withdrawn_is_not_sent_anew_and_is_no_fault(world: World, tmp_path: Path) -> None:
+    world.released()
+    second = world.study()
+    gone = [path.name for path in images(second.folder("de-identified"))[:2]]
+    for path in images(second.folder("de-identified"))[:2]:
+        path.unlink()
+    second.release()
+    with node(tmp_path / "research") as (there, got):
+        second.upload(there)
+    assert len(got) == 2 and not {f"{d.SOPInstanceUID}.dcm" for d in got} & set(gone)
+    account = upload.report(stage_run(second.run, UPLOAD))
+    assert account.verdict == COMPLETE and account.passed_over[FORMER] == 2
+    for path in images(second.folder("de-identified")):
+        path.unlink()
+    third = world.study()
+    third.release()
+    listed = approved_of(third.folder("released"))
+    assert listed is not None and not [name for name in listed.files if name.endswith(".dcm")]
+
+
+def test_released_files_are_copies_that_nobody_writes_to(world: World) -> None:
+    study = world.study()
+    study.make()
+    study.release()
+    working, released = (images(study.folder(name)) for name in ("de-identified", "released"))
+    assert all(path.stat().st_nlink == 1 and not path.stat().st_mode & 0o222 for path in released)
+    before = [path.read_bytes() for path in released]
+    spoil(working[0])
+    assert [path.read_bytes() for path in released] == before
+
+
+def test_hard_links_of_an_earlier_version_are_replaced(world: World) -> None:
+    study = world.study()
+    study.make()
+    target = study.folder("released")
+    (target / ".pacsifier").mkdir(parents=True)
+    write_marker(target, {"state": "de-identified"})
+    for path in images(study.folder("de-identified")):
+        place = target / path.relative_to(study.folder("de-identified"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, place)
+    study.release()
+    assert len(images(target)) == 4 and all(path.stat().st_nlink == 1 for path in images(target))
+    assert marker_of(target)["released"]
+
+
+def test_a_file_that_changes_after_the_stock_was_taken_is_not_released(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, take_stock = world.study(), release.take_stock
+    study.make()
+
+    def then_change(*arguments: Any) -> release.Stock:
+        stock = take_stock(*arguments)
+        spoil(images(study.folder("de-identified"))[0])
+        return stock
+
+    monkeypatch.setattr(release, "take_stock", then_change)
+    with pytest.raises(NotApproved, match="changed since"):
+        study.release()
+    assert not tells([dcmread(path) for path in images(study.folder("released"))])
+    listed = approved_of(study.folder("released"))
+    assert listed is not None and not listed.files
+
+
+def test_the_list_holds_for_every_way_out(world: World, tmp_path: Path) -> None:
+    study = world.released()
+    released = study.folder("released")
+    shutil.copy(images(study.folder("identified"))[0], images(released)[0].parent / "extra.dcm")
+    with node(tmp_path / "research") as (there, got):
+        account = sent(images(released)[0].parent, there, tmp_path / "logs")
+        assert account.verdict == INCOMPLETE and [file.reason for file in account.bad_files] == [NOT_APPROVED]
+        with pytest.raises(TreeError, match="both identified and de-identified"):
+            sent(released.parent, there, tmp_path / "logs")
+        (tmp_path / "above").mkdir()
+        shutil.move(released, tmp_path / "above" / "released")
+        with pytest.raises(TreeError, match="was released"):
+            sent(tmp_path / "above", there, tmp_path / "logs")
+        with pytest.raises(TreeError, match="is a copy, or was moved"):
+            sent(tmp_path / "above" / "released", there, tmp_path / "logs")
+    assert len(got) == 2 and not tells(got)
+
+
+def test_a_file_set_holds_what_was_approved_and_no_name_of_anything_else(world: World, tmp_path: Path) -> None:
+    study = world.released()
+    released = study.folder("released")
+    first = images(released)[0]
+    shutil.copy(images(study.folder("identified"))[0], released / "extra.dcm")
+    spoil(first)
+    run, account = file_set(released, tmp_path / "disc", zip=True)
+    assert account.verdict == INCOMPLETE and {why for _, why in account.problems} == {NOT_APPROVED, DIFFERS}
+    assert b"Wurzelbacher" not in (tmp_path / "disc" / "DICOMDIR").read_bytes()
+    with zipfile.ZipFile(tmp_path / "disc.zip") as packed:
+        assert len(packed.namelist()) == 4
+    victim = next(path for path in (tmp_path / "disc").rglob("*") if path.is_file() and path.name != "DICOMDIR")
+    before = victim.stat()
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "disc.zip").unlink()
+    with pytest.raises(TreeError, match="was changed while the run"):
+        dicomdir.assemble(run)
+    assert not (tmp_path / "disc.zip").exists()
+
+
+def test_a_gateway_gets_the_identified_files_that_were_there_when_somebody_was_asked(
+    world: World, tmp_path: Path
+) -> None:
+    study = world.released(karnak="gateway", album_name="Album")
+    identified = images(study.folder("identified"))
+    shutil.copy(identified[0], identified[0].with_name("later.dcm"))
+    d = dcmread(identified[1])
+    d.ImageComments = "changed"
+    d.save_as(identified[1])
+    with node(tmp_path / "gateway") as (there, got):
+        study.tag_and_send(there)
+        assert len(images(study.folder("karnak"))) == 3
+        shutil.copy(identified[1], study.folder("karnak") / "foreign.dcm")
+        spoil(images(study.folder("karnak"))[0])
+        study.upload(there, "karnak_upload")
+    assert len(got) == 3 and not any("ImageComments" in d for d in got)
+    assert upload.report(stage_run(study.run, "karnak_upload")).verdict == INCOMPLETE
+
+
+def test_a_series_is_moved_without_what_has_come_to_it_since(world: World, tmp_path: Path) -> None:
+    study = world.released(move="research")
+    known = images(tmp_path / "archive")
+    late = dcmread(known[0])
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = f"{late.SOPInstanceUID}.9"
+    stranger = series(PATIENT, NAME, study_date="20200105", series_number=7, n_images=1)
+    world.pacs.add(write([late, *stranger], tmp_path / "late"))
+    archive, run = node_of(world.pacs), Run.fresh()
+    with node(tmp_path / "research") as (there, got):
+        world.pacs.destinations[there.called_aet] = (there.host, there.port)
+        table = write_table(run.folder / "table.csv", [{"PatientID": PATIENT}])
+        request = Request(table, tmp_path / "moved", retrieve="move", only=str(originals_of(study.run)))
+        for batch in extraction.prepare(run, request, archive, destination=there):
+            extraction.find(run, archive, batch)
+        for unit in extraction.plan(run, archive).units:
+            extraction.move(run, archive, unit, there)
+        account = extraction.report(run)
+    assert len(got) == 4 and str(late.SOPInstanceUID) not in {str(d.SOPInstanceUID) for d in got}
+    assert account.verdict == INCOMPLETE and account.totals()["missing"] == 2
+    assert sum("not approved" in one.reason for one in account.series) == 2
+
+
+def test_a_release_of_an_earlier_version_is_refused_in_words(world: World) -> None:
+    study = world.released()
+    (state_folder(study.folder("released")) / "approved.jsonl").unlink()
+    write_marker(study.folder("released"), {"state": "de-identified"})
+    with pytest.raises(NotApproved, match="earlier version"):
+        release.may_hand_over(study.run, UPLOAD)
+    digests = {path: digest(path) for path in images(study.folder("released"))}
+    approvals.ask(study.run, approvals.RELEASE, release.stock_of(study.run).digest)
+    release.release(study.run)
+    assert release.may_hand_over(study.run, UPLOAD)
+    assert {path: digest(path) for path in images(study.folder("released"))} == digests
