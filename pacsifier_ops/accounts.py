@@ -141,6 +141,7 @@ class RunAccount:
         folder: path of the output folder (save, none) or of the uploaded one (upload).
         passed_over: files of the uploaded folder that are not to be sent, reason in words to count.
         bad_files: files of the uploaded folder that are to be sent and cannot be.
+        unasked: objects that our receiver got and that are of no series of the run; they are in its quarantine.
     """
 
     run: str
@@ -155,6 +156,7 @@ class RunAccount:
     folder: str = ""
     passed_over: dict[str, int] = field(default_factory=dict)
     bad_files: list[FileAccount] = field(default_factory=list)
+    unasked: int = 0
 
     @property
     def verdict(self) -> str:
@@ -183,7 +185,8 @@ class RunAccount:
             "bytes",
         )
         counted = {"rows": len(self.rows), "series": len(self.series), "bad_files": len(self.bad_files)}
-        return {**counted, **{name: total(name) for name in names}}
+        totals = {**counted, **{name: total(name) for name in names}}
+        return {**totals, "quarantined": totals["quarantined"] + self.unasked}
 
     def summary(self) -> dict[str, Any]:
         """How the run ended, in counts only: fit for everybody who may see the run."""
