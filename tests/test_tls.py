@@ -201,7 +201,7 @@ def test_dcmtk_stores_into_our_receiver(certificates: Certificates, tmp_path: Pa
         assert storescu(receiver, path, *shown) == 0
         item = inspect(path)
         assert item is not None
-        (got,) = spooled(receiver.spool, item.series_uid)
+        (got,) = spooled(receiver.spool, item.series)
         assert contents([got.path]) == contents([path])
         # Neither without a certificate, nor with another authority's, nor without TLS.
         stranger = certificates.stranger

@@ -257,7 +257,7 @@ def test_many_contradictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(scan, "inspect", seen)
     found = scan.scan(folder)
     assert len(found.bad_files) == 2 * count
-    assert [file.path.name for file in found.series["1.2.4"]] == [str(count)]
+    assert [file.path.name for file in found.series[SeriesId("1.2.3", "1.2.4")]] == [str(count)]
 
 
 def test_two_contents_under_one_uid_are_not_sent(pacs: EmbeddedPacs, folder: Path) -> None:

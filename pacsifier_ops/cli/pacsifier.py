@@ -12,7 +12,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.accounts import MOVE, NONE, SAVE
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_tls, tls_of
-from pacsifier_ops.config import METHODS, PacsNode, read_config
+from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
 
 
@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         "--refetch", action="store_true", help="fetch what was handed on and removed from the output folder as well"
     )
     more.add_argument(
+        "--accept_patient_id_of",
+        choices=[ACCEPT_ARCHIVE],
+        help="take images for those of the patient whom the PACS names, even if they hold another PatientID themselves",
+    )
+    more.add_argument(
         "--max_series", type=int, metavar="N", help="stop before fetching if more series are to be fetched (10000)"
     )
     more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
@@ -99,6 +104,8 @@ def _wrong(args: argparse.Namespace) -> str:
         return "--destination goes with --move"
     if args.refetch and not args.save:
         return "--refetch goes with --save"
+    if args.accept_patient_id_of and not args.save:
+        return "--accept_patient_id_of goes with --save"
     if args.max_series is not None and args.max_series < 1:
         return "--max_series: give a number above 0"
     return ""
@@ -150,6 +157,7 @@ def _run(args: argparse.Namespace) -> int:
         max_series=args.max_series,
         resend=args.resend,
         refetch=args.refetch,
+        accept_patient_id_of=args.accept_patient_id_of,
     )
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, node, destination, args.verbose)

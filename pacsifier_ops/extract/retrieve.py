@@ -507,9 +507,10 @@ class Transfer:
         if item.sha256 == first.sha256 or (uid not in self._two_versions and self._same(item, first.path)):
             item.path.unlink()
             return
-        self._two_versions.add(uid)
-        if uid in self.received:
-            self._came[uid] = replace(first, path=self._put_into_quarantine(self.received.pop(uid), TWO_VERSIONS))
+        if uid not in self._two_versions:
+            self._two_versions.add(uid)
+            self.received.pop(uid, None)
+            self._came[uid] = replace(first, path=self._put_into_quarantine(first, TWO_VERSIONS))
         self._put_into_quarantine(item, TWO_VERSIONS)
 
     def _compare_with_present(self, item: ReceivedObject) -> None:

@@ -38,6 +38,7 @@ class ExtractPrepareOperator(PacsifierOperator):
             resend=params["resend"],
             approval=params["approval"],
             window=params["window"],
+            accept_patient_id_of=params["accept_patient_id_of"],
         )
         destination = destination_of(params)
         batches = steps.prepare(run, request, node_of(params), destination=destination)
