@@ -394,7 +394,10 @@ class Finder:
         studies = _by_patient((told["PatientID"] and self._listed.get(uid)) or self._under(uid), told)
         if len(studies) > 1:
             # Below the level where they are kept, archives may leave keys of the patient out; or know them of objects.
-            whose = _by_patient(self._images(series, _PATIENT), {})
+            try:
+                whose = _by_patient(self._images(series, _PATIENT), {})
+            except Undecidable:  # it refuses to list images
+                whose = []
             known = len(whose) == 1 and values_of(whose[0], "PatientID")
             studies = _by_patient(studies, _texts(whose[0])) if known else []
             if len(studies) != 1:
