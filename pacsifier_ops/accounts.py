@@ -71,7 +71,8 @@ class SeriesAccount:
         received: expected instances that arrived there in this run.
         missing: expected instances that are not there at the end.
         unverifiable: instances there that no expectation covers.
-        quarantined: instances received that nobody asked for, or that were not what they said.
+        quarantined: objects received that are not what was asked for, and are kept apart; where they stand for expected
+            instances, these are missing.
         warned: instances that the destination took with a warning status (PS3.4 B.2.3).
         bytes: bytes received or sent in this run.
         seconds: wall time spent on the series in this run.

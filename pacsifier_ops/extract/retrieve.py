@@ -317,7 +317,8 @@ class Transfer:
 
     def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
         if account.missing:
-            why = "" if self._counts and self._nothing_lost() else f": {self._why()}"
+            # Where all that is missing came, the quarantine says why.
+            why = f": {self._why()}" if self._missing() or not self._counts else ""
             return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing{why}"
         if account.expected is None:
             nothing = "" if account.delivered else ", and sent none"
@@ -329,10 +330,6 @@ class Transfer:
             where = "on disk or handed on" if account.handed_on else "on disk"
             return SERIES_UNVERIFIABLE, f"{account.unverifiable} instances {where} that the archive does not list"
         return (SERIES_INCOMPLETE if self._changed else SERIES_COMPLETE), ""
-
-    def _nothing_lost(self) -> bool:
-        """Whether all that is missing came, and is in quarantine."""
-        return not self._missing()
 
     def _remarks(self) -> Iterator[str]:
         """What is to be said of a series however it ended."""
@@ -505,7 +502,7 @@ class Transfer:
         if item.path == first.path:
             return
         if item.sha256 == first.sha256 or (uid not in self._two_versions and self._same(item, first.path)):
-            item.path.unlink()
+            item.path.unlink(missing_ok=True)
             return
         if uid not in self._two_versions:
             self._two_versions.add(uid)
