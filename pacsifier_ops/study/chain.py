@@ -32,7 +32,7 @@ from pacsifier_ops.upload.scan import readable
 _GONE = "received, and gone before it was de-identified"
 _NOT_REACHED = "not de-identified: the de-identification did not get to it"
 _NOT_APPROVED_OF = "not released: it is no part of what was approved"
-_NOT_ASKED_FOR = "came from the archive, and nobody had asked for it"
+_NOT_ASKED_FOR = "came from the archive, and is not what was asked for"
 _NOT_SENT = "not confirmed: it was not sent"
 _NOT_THERE = "released, and not there any more as it was released"
 
