@@ -107,6 +107,16 @@ PARAMS = {
         section=HOW,
     ),
     "patience": patience(HOW),
+    "accept_patient_id_of": Param(
+        None,
+        enum=[None, "archive"],
+        values_display={"archive": "archive: what the PACS answers counts"},
+        title="Whose PatientID",
+        description="Only with save: images may hold another PatientID than the PACS gives for their series, as where "
+        "a patient was corrected and the files were not. Empty: they go to quarantine, and the series is incomplete, "
+        "unless the connection or the row says otherwise.",
+        section=HOW,
+    ),
     "strict": Param(
         False,
         type="boolean",

@@ -71,7 +71,8 @@ class SeriesAccount:
         received: expected instances that arrived there in this run.
         missing: expected instances that are not there at the end.
         unverifiable: instances there that no expectation covers.
-        quarantined: instances received that nobody asked for, or that were not what they said.
+        quarantined: objects received that are not what was asked for, and are kept apart; where they stand for expected
+            instances, these are missing.
         warned: instances that the destination took with a warning status (PS3.4 B.2.3).
         bytes: bytes received or sent in this run.
         seconds: wall time spent on the series in this run.
@@ -141,6 +142,7 @@ class RunAccount:
         folder: path of the output folder (save, none) or of the uploaded one (upload).
         passed_over: files of the uploaded folder that are not to be sent, reason in words to count.
         bad_files: files of the uploaded folder that are to be sent and cannot be.
+        unasked: objects that our receiver got and that are of no series of the run; they are in its quarantine.
     """
 
     run: str
@@ -155,6 +157,7 @@ class RunAccount:
     folder: str = ""
     passed_over: dict[str, int] = field(default_factory=dict)
     bad_files: list[FileAccount] = field(default_factory=list)
+    unasked: int = 0
 
     @property
     def verdict(self) -> str:
@@ -183,7 +186,8 @@ class RunAccount:
             "bytes",
         )
         counted = {"rows": len(self.rows), "series": len(self.series), "bad_files": len(self.bad_files)}
-        return {**counted, **{name: total(name) for name in names}}
+        totals = {**counted, **{name: total(name) for name in names}}
+        return {**totals, "quarantined": totals["quarantined"] + self.unasked}
 
     def summary(self) -> dict[str, Any]:
         """How the run ended, in counts only: fit for everybody who may see the run."""

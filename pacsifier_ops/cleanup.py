@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops import settings
-from pacsifier_ops.dimse.receiver import INCOMING, QUARANTINE
-from pacsifier_ops.dimse.sink import is_uid
+from pacsifier_ops.dimse.receiver import INCOMING, QUARANTINE, is_series
 from pacsifier_ops.errors import StorageError, TreeError
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.files import below, read_json, storage_errors
@@ -182,9 +181,9 @@ class _Search:
 
     def _spool(self, spool: Path) -> None:
         for path in _entries(spool):
-            uid = path.name.removeprefix(_GONE)
-            if is_uid(uid):
-                self._add("spool", path, f"{spool}/a series", series_lease(uid))
+            name = path.name.removeprefix(_GONE)
+            if is_series(name):
+                self._add("spool", path, f"{spool}/a series", series_lease(name))
         for folder in _entries(spool / INCOMING):
             for path in _entries(folder):
                 self._add("spool", path, f"{folder}/a file")

@@ -14,6 +14,8 @@ from pacsifier_ops.given import Unusable, json_of, read_given
 from pacsifier_ops.window import Window, zone_of
 
 METHODS = ("auto", "get", "move")
+#: What `accept_patient_id_of` may say.
+ACCEPT_ARCHIVE = "archive"
 
 #: Keys of PACSIFIER's config.json, all required, nothing else allowed.
 CONFIG_KEYS = (
@@ -67,6 +69,8 @@ class PacsNode:
         window_weekends: Saturdays and Sundays are open all day, where there is a window.
         timezone: IANA name of the zone of these times.
         method: auto, get or move.
+        accept_patient_id_of: `archive`: objects whose PatientID, or issuer of it, differs from the one that the archive
+            gives for their series are taken for that patient's; empty: they are not used.
         connect_timeout, acse_timeout, dimse_timeout: TCP connect; association negotiation; silence in a service.
         retry_wait: before a call that may yet succeed is repeated; doubles each time.
         tls: DICOM over TLS to the PACS (PS3.15 B).
@@ -96,6 +100,7 @@ class PacsNode:
     window_weekends: bool = False
     timezone: str = ""
     method: str = "auto"
+    accept_patient_id_of: str = ""
     connect_timeout: float = 10.0
     acse_timeout: float = 30.0
     dimse_timeout: float = 120.0
@@ -121,6 +126,8 @@ class PacsNode:
                 raise ConfigError(f"{self.name}: {label} is not a port; give a number from {low} to 65535")
         if self.method not in METHODS:
             raise ConfigError(f"{self.name}: method is none of {', '.join(METHODS)}")
+        if self.accept_patient_id_of not in ("", ACCEPT_ARCHIVE):
+            raise ConfigError(f"{self.name}: accept_patient_id_of is not {ACCEPT_ARCHIVE}; leave it empty otherwise")
         if self.receiver_tls and not self.tls_certificate:
             raise ConfigError(f"{self.name}: receiver_tls needs tls_certificate, which our receiver shows")
         if self.max_associations < 1:

@@ -6,15 +6,16 @@ confirmed an instance. A line that a kill tore is not one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pacsifier_ops import settings
 from pacsifier_ops.files import private_folder, private_handle, storage_errors
+from pacsifier_ops.identity import SeriesId, digest_of
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,18 @@ class Delivery:
     ctime_ns: int = 0
 
 
-def delivery_lease(destination: str, series_uid: str) -> str:
+def delivery_lease(destination: str, series: SeriesId) -> str:
     """Name of the lease under which a series is sent to a destination, by one process at a time."""
-    return f"deliver:{destination}:{series_uid}"
+    return f"deliver:{destination}:{series}"
 
 
 class Deliveries:
     """What a destination has confirmed of one series. A context manager; write under the lease `delivery_lease`.
 
+    Earlier versions kept that of all series of a Series Instance UID together; it counts as well.
+
     Args:
         destination: names the node; any text, the same every time.
-        series_uid: Series Instance UID.
 
     Attributes:
         confirmed: deliveries by SOP Instance UID, the last of each.
@@ -53,14 +55,14 @@ class Deliveries:
         StorageError: the state root cannot be read.
     """
 
-    def __init__(self, destination: str, series_uid: str) -> None:
-        series = _hashed(series_uid)
-        folder = settings.state_root() / "delivered" / _hashed(destination) / series[:2]
-        self._path = folder / f"{series[2:]}.jsonl"
+    def __init__(self, destination: str, series: SeriesId) -> None:
+        folder = settings.state_root() / "delivered" / digest_of(destination)
+        before, self._path = (folder / n[:2] / f"{n[2:]}.jsonl" for n in (series.before.digest, series.digest))
         self._stream: BinaryIO | None = None
         self.confirmed: dict[str, Delivery] = {}
         with storage_errors("the state root"):
-            self._read()
+            self._read(before)
+            self._read(self._path)
 
     def add(self, delivery: Delivery) -> None:
         """Keep that the destination confirmed an instance; a kill of this process takes nothing away.
@@ -93,9 +95,9 @@ class Deliveries:
     ) -> None:
         self.close()
 
-    def _read(self) -> None:
+    def _read(self, path: Path) -> None:
         try:
-            lines = self._path.read_bytes().splitlines()
+            lines = path.read_bytes().splitlines()
         except FileNotFoundError:
             return
         for line in lines:
@@ -112,7 +114,3 @@ class Deliveries:
         if size and os.pread(handle, 1, size - 1) != b"\n":
             os.write(handle, b"\n")  # the last line is torn; it must not swallow the next
         return os.fdopen(handle, "ab", buffering=0)
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

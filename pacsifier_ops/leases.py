@@ -32,6 +32,8 @@ from pacsifier_ops.errors import LeaseLost, PacsifierError, StorageError
 from pacsifier_ops.files import PRIVATE_FILE, private_folder
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+#: Seconds that a holder has between taking a slot and having said who it is; as a rule it needs some microseconds.
+_TO_SAY_WHO = 2.0
 
 
 class LeaseBusy(PacsifierError):
@@ -166,10 +168,17 @@ class Leases:
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def holder(self, name: str) -> Mapping[str, Any] | None:
-        """The `meta` of a live holder of `name`; None if nobody holds it."""
-        return self._live(self._folder(name))
+        """The `meta` of a live holder of `name`; None if nobody holds it.
+
+        A slot is there before it says who holds it: that is waited for. Of a holder that died in between, it is empty.
+        """
+        until = time.monotonic() + _TO_SAY_WHO
+        while (record := self._live(self._folder(name))) == {} and time.monotonic() < until:
+            time.sleep(_FIRST_PAUSE)
+        return None if record is None else record.get("meta", {})
 
     def _live(self, folder: Path) -> Mapping[str, Any] | None:
+        """The record of a live holder; None if there is none."""
         now = self.now()
         for path in _slots(folder):
             try:
@@ -178,8 +187,7 @@ class Leases:
                 continue
             try:
                 if not self._dead(handle, now):
-                    meta: Mapping[str, Any] = _read(handle).get("meta", {})
-                    return meta
+                    return _read(handle)
             finally:
                 os.close(handle)
         return None

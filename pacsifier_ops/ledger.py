@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pacsifier_ops.files import private_folder, read_json, write_json
+from pacsifier_ops.identity import SeriesId
 
 
 @dataclass
@@ -67,33 +67,31 @@ def digest(path: Path) -> str:
 class SeriesLedger:
     """The entries of one series in one tree.
 
+    Earlier versions kept one of all series of a Series Instance UID, whatever the study. It counts as long as there is
+    none of the series: what it tells of another study's has no files in the folder, and proves nothing.
+
     Args:
         state: the tree's state folder.
-        series_uid: Series Instance UID.
     """
 
-    def __init__(self, state: Path, series_uid: str) -> None:
-        name = hashlib.sha256(series_uid.encode()).hexdigest()[:32]
-        self._path = state / "ledger" / name[:2] / f"{name[2:]}.json"
-        self._series_uid = series_uid
+    def __init__(self, state: Path, series: SeriesId) -> None:
+        self._path = _path(state, series.digest)
+        self._series = series
         self.entries: dict[str, Entry] = {}
+        before = _path(state, series.before.digest)
         # One that is lost or cannot be read proves nothing: its instances are fetched again.
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            self.entries = {uid: Entry(**entry) for uid, entry in read_json(self._path)["instances"].items()}
+            kept = read_json(self._path if self._path.exists() else before)
+            self.entries = {uid: Entry(**entry) for uid, entry in kept["instances"].items()}
 
     def save(self) -> None:
         """Keep the entries, durably."""
         private_folder(self._path.parent)
         instances = {uid: asdict(entry) for uid, entry in self.entries.items()}
-        write_json(self._path, {"series": self._series_uid, "instances": instances})
+        write_json(
+            self._path, {"study": self._series.study_uid, "series": self._series.series_uid, "instances": instances}
+        )
 
 
-def series_known(state: Path) -> Iterator[str]:
-    """The Series Instance UIDs of all series that a tree has a ledger of.
-
-    Args:
-        state: the tree's state folder.
-    """
-    for path in sorted((state / "ledger").glob("*/*.json")):
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            yield str(read_json(path)["series"])
+def _path(state: Path, name: str) -> Path:
+    return state / "ledger" / name[:2] / f"{name[2:]}.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from pacsifier_ops.config import METHODS, PacsNode
+from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode
 from pacsifier_ops.pseudonyms.deid_api import DeidService
 
 #: The form of a connection: its sections, and in each the fields of the connection's extra in the order of need,
@@ -45,6 +45,12 @@ _PACS: _Sections = {
             "Receiver AE title",
             "AE title of our receiver, as declared on the PACS. Empty: the calling AE title.",
             _AE_TITLE,
+        ),
+        "accept_patient_id_of": (
+            "Whose PatientID counts",
+            "Of images that hold another PatientID than the PACS gives for their series, as where a patient was "
+            "corrected and the files were not. Empty: they are not used.",
+            {"enum": ["", ACCEPT_ARCHIVE], "values_display": {ACCEPT_ARCHIVE: "archive: what the PACS answers"}},
         ),
         "move_aet": (
             "Move destination AE title",

@@ -84,6 +84,11 @@ class Run:
         """Where the HTML report lies."""
         return self.folder / "report.html"
 
+    @property
+    def quarantine(self) -> Path:
+        """Folder for what arrived and is not used."""
+        return self.folder / "quarantine"
+
     def part(self, kind: str, number: int | None = None) -> Path:
         """Path of `<kind>.jsonl`, or of `<kind>/<number>.jsonl`."""
         if number is None:

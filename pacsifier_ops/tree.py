@@ -17,6 +17,7 @@ from typing import Any
 from pacsifier_ops import settings
 from pacsifier_ops.errors import TreeError
 from pacsifier_ops.files import close_folder, data_folder, private_folder, read_json, storage_errors, write_json
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import LeaseBusy, Leases, shared
 
 #: The tree's own folder: its state, and objects on their way in.
@@ -107,7 +108,24 @@ class Names:
         if session:
             # The patient belongs to the identity: two patients' studies never share a folder.
             path = self.give(f"study:{study_uid}\0{patient}", path, session)
-        return self.give("series:" + series_uid, path, series_folder(attributes))
+        series = SeriesId(study_uid, series_uid)
+        before = f"series:{series.before}"
+        if self.given.get(before, "").rpartition("/")[0] == path:
+            # An earlier version named it, by its UID alone: it is this one, or one of another study beside it.
+            self.given.setdefault(f"series:{series}", self.given.pop(before))
+        return self.give(f"series:{series}", path, series_folder(attributes))
+
+    def folder_of(self, series: SeriesId) -> str | None:
+        """The folder of a series; None where it has none yet."""
+        return self.given.get(f"series:{series}") or self.given.get(f"series:{series.before}")
+
+    def of_series(self) -> Iterator[tuple[SeriesId, str]]:
+        """Every series that has a folder, with it."""
+        for identity, folder in self.given.items():
+            kind, _, uids = identity.partition(":")
+            if kind == "series":
+                study_uid, _, series_uid = uids.rpartition("_")
+                yield SeriesId(study_uid, series_uid), folder
 
 
 def marker_of(root: Path) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from pacsifier_ops.files import read_json, write_json
-from pacsifier_ops.ledger import Entry, SeriesLedger, digest, series_known
+from pacsifier_ops.files import write_json
+from pacsifier_ops.identity import SeriesId
+from pacsifier_ops.ledger import Entry, SeriesLedger, digest
+
+ONE, OTHER = SeriesId("1.2", "1.2.3"), SeriesId("1.2", "1.2.4")
 
 
 @pytest.fixture
@@ -36,12 +41,12 @@ def test_a_file_that_is_not(entry: Entry, tmp_path: Path, content: bytes | None)
 
 
 def test_entries_are_kept_by_series(entry: Entry, tmp_path: Path) -> None:
-    ledger = SeriesLedger(tmp_path, "1.2.3")
+    ledger = SeriesLedger(tmp_path, ONE)
     assert ledger.entries == {}
     ledger.entries["1.2"] = entry
     ledger.save()
-    assert SeriesLedger(tmp_path, "1.2.3").entries == {"1.2": entry}
-    assert SeriesLedger(tmp_path, "1.2.4").entries == {}
+    assert SeriesLedger(tmp_path, ONE).entries == {"1.2": entry}
+    assert SeriesLedger(tmp_path, OTHER).entries == {}
     (path,) = tmp_path.rglob("*.json")
     assert path.stat().st_mode & 0o777 == 0o600 and "1.2.3" not in str(path.relative_to(tmp_path))
 
@@ -57,29 +62,35 @@ def test_what_was_handed_on_is_told_from_what_is_missing(entry: Entry, tmp_path:
     assert not entry.gone_on(tmp_path)
 
 
-def test_ledgers_of_before_are_read_and_all_series_are_known(entry: Entry, tmp_path: Path) -> None:
-    for series_uid in ("1.2.3", "1.2.4"):
-        ledger = SeriesLedger(tmp_path, series_uid)
-        ledger.entries["1.2"] = entry
-        ledger.save()
-        assert not entry.handed_on
-    for path in tmp_path.rglob("*.json"):
-        kept = read_json(path)
-        del kept["instances"]["1.2"]["handed_on"]
-        write_json(path, kept)
-    assert SeriesLedger(tmp_path, "1.2.3").entries == {"1.2": entry}
-    assert set(series_known(tmp_path)) == {"1.2.3", "1.2.4"}
-    path.write_text("{")
-    assert len(list(series_known(tmp_path))) == 1 and list(series_known(tmp_path / "nowhere")) == []
+def test_equal_uids_in_two_studies_are_two_series(entry: Entry, tmp_path: Path) -> None:
+    ledger = SeriesLedger(tmp_path, ONE)
+    ledger.entries["1.2"] = entry
+    ledger.save()
+    assert SeriesLedger(tmp_path, SeriesId("1.9", "1.2.3")).entries == {}
+
+
+def test_ledgers_of_before_are_read(entry: Entry, tmp_path: Path) -> None:
+    """They knew a series by its own UID alone, and nothing of handing on."""
+    name = hashlib.sha256(b"1.2.3").hexdigest()[:32]
+    before = tmp_path / "ledger" / name[:2] / f"{name[2:]}.json"
+    before.parent.mkdir(parents=True)
+    kept = {key: value for key, value in asdict(entry).items() if key != "handed_on"}
+    write_json(before, {"series": "1.2.3", "instances": {"1.2": kept}})
+    ledger = SeriesLedger(tmp_path, ONE)
+    assert ledger.entries == {"1.2": entry} == SeriesLedger(tmp_path, ONE.before).entries
+    ledger.entries["1.3"] = entry
+    ledger.save()
+    assert set(SeriesLedger(tmp_path, ONE).entries) == {"1.2", "1.3"}
+    assert set(SeriesLedger(tmp_path, ONE.before).entries) == {"1.2"}
 
 
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", '{"instances": {"1.2": {"file": "x"}}}', '{"instances": {"1": 5}}']
 )
 def test_a_ledger_that_cannot_be_read_proves_nothing(entry: Entry, tmp_path: Path, content: str) -> None:
-    ledger = SeriesLedger(tmp_path, "1.2.3")
+    ledger = SeriesLedger(tmp_path, ONE)
     ledger.entries["1.2"] = entry
     ledger.save()
     (path,) = tmp_path.rglob("*.json")
     path.write_text(content)
-    assert SeriesLedger(tmp_path, "1.2.3").entries == {}
+    assert SeriesLedger(tmp_path, ONE).entries == {}

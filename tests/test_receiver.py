@@ -44,10 +44,12 @@ from pacsifier_ops.dimse.sink import file_head
 from pacsifier_ops.dimse.transport import HANDLERS
 from pacsifier_ops.errors import ConfigError, ReceiverError
 from pacsifier_ops.extract.receiving import announced
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import Leases
 from tests.disks import mount, unmount
 from tests.peers import free_port
 
+STUDY = "1.2.2"
 PRIVATE_CLASS = "1.3.12.2.1107.5.9.1"
 RETIRED_ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6"
 
@@ -63,6 +65,11 @@ def shipped() -> list[Path]:
     return found
 
 
+def of(series_uid: str) -> SeriesId:
+    """A series of the study that `make` writes objects of."""
+    return SeriesId(STUDY, series_uid)
+
+
 def make(folder: Path, series: str = "", sop_class: str = CTImageStorage, pixels: int = 1000) -> Path:
     """Write one small object; returns its path."""
     folder.mkdir(exist_ok=True)
@@ -72,7 +79,7 @@ def make(folder: Path, series: str = "", sop_class: str = CTImageStorage, pixels
     ds.SpecificCharacterSet = "ISO_IR 100"
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class, generate_uid()
     ds.PatientID, ds.PatientName = "Pätient 1", "Müller^Jörg"
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), series or generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = STUDY, series or generate_uid()
     ds.add_new(0x7FE00010, "OW", bytes(pixels))
     path = folder / f"{ds.SOPInstanceUID}.dcm"
     ds.save_as(path, enforce_file_format=True)
@@ -159,7 +166,9 @@ def test_objects_are_spooled_as_they_came(receiver: StorageReceiver, spool: Path
     assert len(sources) > 40
     assert send(receiver.port, *sources) == [0] * len(sources)
     by_body = {body(path): path for path in sources}
-    arrived = [item for folder in spool.iterdir() for item in spooled(spool, folder.name)]
+    arrived = [
+        item for folder in spool.iterdir() for item in spooled(spool, SeriesId(*folder.name.partition("_")[::2]))
+    ]
     assert {body(item.path) for item in arrived} == set(by_body)
     for item in arrived:
         meta, offset = split_dataset(item.path)
@@ -183,11 +192,11 @@ def test_unknown_sop_classes_are_accepted(
 ) -> None:
     source = make(tmp_path / "in", "1.2.3", sop_class)
     assert send(receiver.port, source, source) == [0, 0]
-    (item,) = spooled(spool, "1.2.3")  # sent twice, one file
+    (item,) = spooled(spool, of("1.2.3"))  # sent twice, one file
     assert (item.sop_class_uid, item.patient_id) == (sop_class, "Pätient 1")
     assert body(item.path) == body(source)
-    assert not list(spooled(spool, "1.2.3", known={item.path}))
-    assert not list(spooled(spool, "1.2.4")) and not list(spooled(spool, "../spool"))
+    assert not list(spooled(spool, of("1.2.3"), known={item.path}))
+    assert not list(spooled(spool, of("1.2.4"))) and not list(spooled(spool, of("../spool")))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +236,7 @@ def test_only_those_allowed_get_in(spool: Path) -> None:
 
 def test_an_object_that_is_not_what_the_command_says_is_dropped(receiver: StorageReceiver, spool: Path) -> None:
     ds = Dataset()
-    ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.1", "1.2.2", "1.2.3"
+    ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.1", STUDY, "1.2.3"
     association = connect(receiver.port, (CTImageStorage, ExplicitVRLittleEndian))
 
     def answer(instance: str, data: bytes) -> int:
@@ -243,7 +252,7 @@ def test_an_object_that_is_not_what_the_command_says_is_dropped(receiver: Storag
     assert answer("1.2/1", good) == 0xC000
     assert not files(spool)
     assert answer("1.2.1", good) == 0
-    assert len(list(spooled(spool, "1.2.3"))) == 1
+    assert len(list(spooled(spool, of("1.2.3")))) == 1
     association.abort()
 
 
@@ -277,7 +286,7 @@ def test_many_peers_at_once(receiver: StorageReceiver, spool: Path, tmp_path: Pa
         thread.join()
     assert statuses == [0] * 120
     for number, batch in enumerate(batches):
-        items = list(spooled(spool, f"1.2.{number}"))
+        items = list(spooled(spool, of(f"1.2.{number}")))
         assert {item.sop_instance_uid for item in items} == {path.stem for path in batch}
 
 
@@ -286,18 +295,18 @@ def test_quota_and_floor_refuse_and_recover(spool: Path, tmp_path: Path) -> None
     with StorageReceiver("RX", 0, spool, host="127.0.0.1", quota_bytes=3000) as receiver:
         assert send(receiver.port, source, other) == [0, 0xA700]
         assert isinstance(receiver.error, OSError)
-        assert [path.parent.name for path in files(spool)] == ["1.2.3"]
-        shutil.rmtree(spool / "1.2.3")  # collected
+        assert [path.parent.name for path in files(spool)] == [str(of("1.2.3"))]
+        shutil.rmtree(spool / str(of("1.2.3")))  # collected
         assert until(lambda: send(receiver.port, other) == [0])
     with StorageReceiver("RX", 0, spool, host="127.0.0.1", free_floor_bytes=1 << 60) as receiver:
         assert send(receiver.port, source) == [0xA700]
         assert isinstance(receiver.error, OSError)
-    assert [path.parent.name for path in files(spool)] == ["1.2.4"]
+    assert [path.parent.name for path in files(spool)] == [str(of("1.2.4"))]
 
 
 def test_a_start_heals_what_a_crash_left(receiver: StorageReceiver, spool: Path, tmp_path: Path) -> None:
     assert send(receiver.port, make(tmp_path / "in", "1.2.3"), make(tmp_path / "in", "1.2.3")) == [0, 0]
-    torn, whole = (item.path for item in spooled(spool, "1.2.3"))
+    torn, whole = (item.path for item in spooled(spool, of("1.2.3")))
     os.truncate(torn, 700)
     part = spool / ".incoming" / str(receiver.port) / "0123.part"
     part.touch()
@@ -324,11 +333,11 @@ def test_a_taken_port_is_named(spool: Path) -> None:
 def test_what_nobody_takes_goes_into_quarantine(receiver: StorageReceiver, spool: Path, tmp_path: Path) -> None:
     old, new = make(tmp_path / "in", "1.2.3"), make(tmp_path / "in", "1.2.4")
     assert send(receiver.port, old, new) == [0, 0]
-    (spool / "1.2.5").mkdir()  # all collected
+    (spool / str(of("1.2.5"))).mkdir()  # all collected
     for name in ("1.2.3", "1.2.5"):
-        os.utime(spool / name, (0, 0))
+        os.utime(spool / str(of(name)), (0, 0))
     assert quarantine_unasked(spool, spool / ".quarantine", 3600) == 1
-    assert {path.name for path in spool.iterdir()} == {".incoming", ".quarantine", "1.2.4"}
+    assert {path.name for path in spool.iterdir()} == {".incoming", ".quarantine", str(of("1.2.4"))}
     assert [body(path) for path in files(spool / ".quarantine")] == [body(old)]
     assert quarantine_unasked(spool, spool / ".quarantine", 3600) == 0
     assert send(receiver.port, old) == [0]
@@ -343,8 +352,8 @@ def test_dcmtk_sends_to_it(receiver: StorageReceiver, spool: Path, tmp_path: Pat
     for flags in ([*map(str, sources)], ["--propose-j2k-lossless", str(jpeg2000.filename)]):
         call = [program, "-aec", "RX", "127.0.0.1", str(receiver.port), *flags]
         subprocess.run(call, check=True, timeout=60)
-    assert {item.sop_instance_uid for item in spooled(spool, "1.2.3")} == {path.stem for path in sources}
-    (item,) = spooled(spool, jpeg2000.SeriesInstanceUID)
+    assert {item.sop_instance_uid for item in spooled(spool, of("1.2.3"))} == {path.stem for path in sources}
+    (item,) = spooled(spool, SeriesId(jpeg2000.StudyInstanceUID, jpeg2000.SeriesInstanceUID))
     assert item.transfer_syntax_uid == JPEG2000Lossless
     assert dcmread(item.path).PixelData == jpeg2000.PixelData
 
@@ -391,7 +400,7 @@ def test_the_command_runs_until_it_is_told_to_stop(
     leases = Leases(state_root / "leases")
     assert announced(leases, "RX", port) == spool
     assert send(port, make(tmp_path / "in", "1.2.3")) == [0]
-    assert len(list(spooled(spool, "1.2.3"))) == 1
+    assert len(list(spooled(spool, of("1.2.3")))) == 1
     config = tmp_path / "config.json"
     config.write_text(
         f'{{"server_address": "127.0.0.1", "port": 1, "server_AET": "PACS", "AET": "RX", "move_AET": "",'
@@ -415,7 +424,7 @@ def test_a_full_disk_refuses_the_object_and_keeps_the_association(
     try:
         process, port = standing(file_limit=None if mounted else 1 << 20)
         assert send(port, big, small, big) == [0xA700, 0, 0xA700]
-        assert [item.sop_instance_uid for item in spooled(spool, "1.2.3")] == [small.stem]
+        assert [item.sop_instance_uid for item in spooled(spool, of("1.2.3"))] == [small.stem]
         assert not files(spool / ".incoming")
         process.terminate()
         process.wait(20)
@@ -446,7 +455,7 @@ def test_a_big_object_streams_to_disk(
     tool = [sys.executable, "-c", "import sys; from tests.test_receiver import *; print(*send_big(*sys.argv[1:]))"]
     done = subprocess.run([*tool, str(port), str(big)], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "0", done.stderr
-    (item,) = spooled(spool, "1.2.3")
+    (item,) = spooled(spool, of("1.2.3"))
     assert item.size > size
     with item.path.open("rb") as whole:
         assert hashlib.file_digest(whole, "sha256").hexdigest() == item.sha256

@@ -28,8 +28,9 @@ from pynetdicom.sop_class import Verification
 from pacsifier_ops.cli import receiver as command
 from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked, spooled
 from pacsifier_ops.dimse.transport import HANDLERS, Server, make_ae
+from pacsifier_ops.identity import SeriesId
 from tests import certificates
-from tests.test_receiver import connect, make, send, until
+from tests.test_receiver import STUDY, connect, make, send, until
 
 #: A-ASSOCIATE-RQ that announces 4 GB, and one that announces 10 MB; each with a byte behind its header.
 TOO_LONG, LONG = (struct.pack(">BBL", 1, 0, length) + b"\1" for length in (0xFFFFFFF0, 10_000_000))
@@ -315,28 +316,29 @@ def test_a_loop_that_cannot_accept_does_not_spin(monkeypatch: pytest.MonkeyPatch
 
 def test_strays_in_the_spool_stop_nobody(tmp_path: Path) -> None:
     spool = tmp_path / "spool"
-    strange = spool / "1.2.3" / "logs"
+    ids = {number: SeriesId(STUDY, f"1.2.{number}") for number in range(3, 8)}
+    strange = spool / str(ids[3]) / "logs"
     strange.mkdir(parents=True)
     (strange / "log.csv").write_text("theirs")
-    (spool / "1.2.3" / "notes.txt").write_text("theirs")
-    (spool / "1.2.4").write_text("theirs")
+    (strange.parent / "notes.txt").write_text("theirs")
+    (spool / str(ids[4])).write_text("theirs")
     (spool / ".incoming").write_text("theirs")
     (spool / ".quarantine").write_text("theirs")
-    os.mkfifo(spool / "1.2.3" / f"1.5.{'0' * 64}")
-    (spool / "1.2.3" / "loop").symlink_to("loop")
-    (spool / "1.2.7").symlink_to(tmp_path)
+    os.mkfifo(strange.parent / f"1.5.{'0' * 64}")
+    (strange.parent / "loop").symlink_to("loop")
+    (spool / str(ids[7])).symlink_to(tmp_path)
     with StorageReceiver("RX", 0, spool, host="127.0.0.1") as receiver:
         assert send(receiver.port, make(tmp_path / "in", "1.2.3"), make(tmp_path / "in", "1.2.4")) == [0, 0]
-        for later in ("1.2.5", "1.2.6"):
-            (spool / later).write_text("theirs")
-            assert send(receiver.port, source := make(tmp_path / "in", later)) == [0]
-        assert [len(list(spooled(spool, f"1.2.{n}"))) for n in (3, 4, 5, 6)] == [1, 1, 1, 1]
+        for later in (5, 6):
+            (spool / str(ids[later])).write_text("theirs")
+            assert send(receiver.port, source := make(tmp_path / "in", ids[later].series_uid)) == [0]
+        assert [len(list(spooled(spool, ids[number]))) for number in (3, 4, 5, 6)] == [1, 1, 1, 1]
         # A folder where an object is to be.
-        (item,) = spooled(spool, "1.2.6")
+        (item,) = spooled(spool, ids[6])
         item.path.unlink()
         item.path.mkdir()
         assert send(receiver.port, source) == [0]
-        assert len(list(spooled(spool, "1.2.6"))) == 1
+        assert len(list(spooled(spool, ids[6]))) == 1
         assert quarantine_unasked(spool, spool / ".quarantine", -1) == 4
     kept = [
         path.read_text()

@@ -21,6 +21,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.errors import TreeError
 from pacsifier_ops.files import read_json
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.ledger import SeriesLedger
 from pacsifier_ops.report_html import render
 from pacsifier_ops.run import Run
@@ -246,10 +247,11 @@ def test_killed_anywhere_and_run_again_it_heals(night: Night, pacs: EmbeddedPacs
         killed = _killed(run, night.places, after)
         tree = Tree.existing(night.places.identified)
         assert tree
-        given = tree.load_names().given
+        names = tree.load_names()
         for image in IMAGES:
-            folder = tree.root / given[f"series:{image.SeriesInstanceUID}"]
-            entry = SeriesLedger(tree.state, str(image.SeriesInstanceUID)).entries[str(image.SOPInstanceUID)]
+            of_image = SeriesId(str(image.StudyInstanceUID), str(image.SeriesInstanceUID))
+            folder = tree.root / (names.folder_of(of_image) or "nowhere")
+            entry = SeriesLedger(tree.state, of_image).entries[str(image.SOPInstanceUID)]
             assert (folder / entry.file).exists() or entry.gone_on(folder), after
         removal.plan_removal(run, night.places)
         assert removal.remove(run, night.places).kept == 0

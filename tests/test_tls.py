@@ -23,6 +23,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.errors import AssociationBusy, ConfigError, PacsError, PacsTimeout, ReceiverError, TlsFailed
 from pacsifier_ops.extract import steps
+from pacsifier_ops.extract.quarantine import Quarantine
 from pacsifier_ops.extract.receiving import Receivers, announce
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.leases import shared
@@ -200,7 +201,7 @@ def test_dcmtk_stores_into_our_receiver(certificates: Certificates, tmp_path: Pa
         assert storescu(receiver, path, *shown) == 0
         item = inspect(path)
         assert item is not None
-        (got,) = spooled(receiver.spool, item.series_uid)
+        (got,) = spooled(receiver.spool, item.series)
         assert contents([got.path]) == contents([path])
         # Neither without a certificate, nor with another authority's, nor without TLS.
         stranger = certificates.stranger
@@ -248,7 +249,7 @@ def test_a_receiver_that_stands_without_tls_is_not_taken_for_one_with(
 ) -> None:
     shown = str(certificates.server.certificate)
     pacs = PacsNode("pacs", "127.0.0.1", 104, "PACS", receiver_port=11112, receiver_tls=True, tls_certificate=shown)
-    receivers = Receivers(pacs, shared(), Tree.open(tmp_path / "out"), tmp_path / "quarantine")
+    receivers = Receivers(pacs, shared(), Tree.open(tmp_path / "out"), Quarantine(tmp_path / "quarantine"))
     with (
         announce(shared(), "PACSIFIER", 11112, tmp_path / "plain"),
         pytest.raises(ReceiverError, match=r"takes no TLS, and the connection says that it does \(receiver_tls\)"),

@@ -140,12 +140,12 @@ def test_a_worker_killed_in_the_middle_of_a_retrieval(topology: Topology, truth:
         series = ""
         while not series:
             time.sleep(0.002)
-            series = next((s for s in truth.series({"PatientID": BUSY}) if 5 < arrived(spool / s) < IMAGES // 2), "")
+            series = next((s for s in truth.series({"PatientID": BUSY}) if 5 < arrived(spool, s) < IMAGES // 2), "")
         topology.pacs.send_signal(signal.SIGSTOP)
         try:
             topology.wait_for(lambda: associations(topology.pacs.port) == ASSOCIATIONS)
             task = next(t for t in topology.tasks(run, "retrieve") if series in series_of(run, t["map_index"]))
-            assert task["state"] == "running" and arrived(spool / series) < IMAGES
+            assert task["state"] == "running" and arrived(spool, series) < IMAGES
             (worker,) = (n for n in WORKERS if task["pid"] in [process.pid for process in topology.part(n)])
             victims = topology.part(worker)
             lost = [t for t in topology.tasks(run, "retrieve") if t["pid"] in [process.pid for process in victims]]
@@ -178,12 +178,9 @@ def test_what_a_killed_worker_had_taken_and_not_begun_is_not_lost(topology: Topo
     assert {t["try_number"] for t in topology.tasks(run) if t["state"] == "success"} == {1}
 
 
-def arrived(folder: Path) -> int:
-    """How many objects lie in a folder."""
-    try:
-        return len(os.listdir(folder))
-    except FileNotFoundError:
-        return 0
+def arrived(spool: Path, series: str) -> int:
+    """How many objects of a series lie in the spool."""
+    return len(list(spool.glob(f"*_{series}/*")))
 
 
 def series_of(run: str, unit: int) -> list[str]:

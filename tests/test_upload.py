@@ -25,6 +25,7 @@ from pacsifier_ops.dimse.objects import DicomFile, inspect
 from pacsifier_ops.embedded.pacs import STORAGE, EmbeddedPacs, Faults
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.errors import Cancelled, InputError, OutOfResources, PacsUnreachable, TreeError
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import Run
 from pacsifier_ops.upload import scan, steps
@@ -151,7 +152,7 @@ def test_a_change_that_keeps_size_and_time_is_sent(pacs: EmbeddedPacs, folder: P
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     account = only(upload(node_of(pacs), folder))
     assert (account.present, account.received) == (0, 1)
-    (known,) = Deliveries(node_of(pacs).key, account.series_uid).confirmed.values()
+    (known,) = Deliveries(node_of(pacs).key, SeriesId(account.study_uid, account.series_uid)).confirmed.values()
     assert {known.uid: known.sha256} == digests(folder)
 
 
@@ -173,7 +174,7 @@ def test_a_confirmed_file_is_read_again_only_when_its_inode_changed(
     moved.chmod(0o600)
     assert only(upload(node, folder)).present == 2 and read == [moved.name]
     assert only(upload(node, folder)).present == 2 and read == [moved.name]
-    confirmed = Deliveries(node.key, sent.series_uid).confirmed
+    confirmed = Deliveries(node.key, SeriesId(sent.study_uid, sent.series_uid)).confirmed
     assert {known.ctime_ns for known in confirmed.values()} == {p.stat().st_ctime_ns for p in (same, moved)}
 
 
@@ -256,7 +257,7 @@ def test_many_contradictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(scan, "inspect", seen)
     found = scan.scan(folder)
     assert len(found.bad_files) == 2 * count
-    assert [file.path.name for file in found.series["1.2.4"]] == [str(count)]
+    assert [file.path.name for file in found.series[SeriesId("1.2.3", "1.2.4")]] == [str(count)]
 
 
 def test_two_contents_under_one_uid_are_not_sent(pacs: EmbeddedPacs, folder: Path) -> None:
@@ -478,7 +479,8 @@ def test_whoever_waits_for_a_series_holds_no_slot(pacs: EmbeddedPacs, folder: Pa
     write([*series("A"), *series("B")], folder)
     node = node_of(pacs, max_associations=1)
     run, units = prepared(node, folder)
-    second = steps.report(run).series[1].series_uid
+    account = steps.report(run).series[1]
+    second = SeriesId(account.study_uid, account.series_uid)
     thread = threading.Thread(target=_send, args=(run, node, units))
     with shared().acquire(delivery_lease(node.key, second)):
         thread.start()

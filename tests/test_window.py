@@ -27,6 +27,7 @@ from pacsifier_ops.errors import Cancelled, ConfigError, WindowClosed
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.files import read_jsonl, write_jsonl
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import Lease, shared
 from pacsifier_ops.run import Run
 from pacsifier_ops.units import NOT_ATTEMPTED
@@ -221,7 +222,11 @@ def test_it_shuts_between_two_series_and_the_work_goes_on_where_it_was(
         # Who waits holds nothing that others wait for.
         shared().acquire(f"pacs:{node.key}", limit=1, wait=0).release()
         accounts = steps.report(run).series
-        assert not [account for account in accounts if shared().holder(series_lease(account.series_uid))]
+        assert not [
+            account
+            for account in accounts
+            if shared().holder(series_lease(SeriesId(account.study_uid, account.series_uid)))
+        ]
         # Nothing has failed: what was not begun was not attempted.
         assert [(account.state, account.reason) for account in accounts] == [
             ("complete", ""),

@@ -12,7 +12,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.accounts import MOVE, NONE, SAVE
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
-from pacsifier_ops.config import METHODS, PacsNode, read_config
+from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.places import refuse_reserved
 
@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
         "--refetch", action="store_true", help="fetch what was handed on and removed from the output folder as well"
     )
     more.add_argument(
+        "--accept_patient_id_of",
+        choices=[ACCEPT_ARCHIVE],
+        help="take images for those of the patient whom the PACS names, even if they hold another PatientID themselves",
+    )
+    more.add_argument(
         "--max_series",
         type=bounded(1, 10**9, int),
         metavar="N",
@@ -103,6 +108,8 @@ def _wrong(args: argparse.Namespace) -> str:
         return "--destination goes with --move"
     if args.refetch and not args.save:
         return "--refetch goes with --save"
+    if args.accept_patient_id_of and not args.save:
+        return "--accept_patient_id_of goes with --save"
     return ""
 
 
@@ -153,6 +160,7 @@ def _run(args: argparse.Namespace) -> int:
         max_series=args.max_series,
         resend=args.resend,
         refetch=args.refetch,
+        accept_patient_id_of=args.accept_patient_id_of,
     )
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, node, destination, args.verbose)

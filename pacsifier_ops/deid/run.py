@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.files import private_folder, private_handle, read_jsonl
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.run import Kept
@@ -125,6 +126,11 @@ class Source:
     known: dict[str, list[str]] = field(default_factory=dict)
     parts: int = 1
     files: list[list[Any]] = field(default_factory=list)
+
+    @property
+    def series(self) -> SeriesId:
+        """Which series of the archive it is; of one patient, where it is several's."""
+        return SeriesId(self.study_uid, self.series_uid)
 
     @property
     def person(self) -> Person:

@@ -11,12 +11,14 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain
 
 from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.dimse.session import Answer, Session, query, values_of
 from pacsifier_ops.errors import ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.identity import SeriesId, two_people
 from pacsifier_ops.query.keys import DUMP_COLUMNS, KEYS, Level
 from pacsifier_ops.query.match import matches, value_to_send
 from pacsifier_ops.query.names import wide_name_keys
@@ -34,6 +36,7 @@ ANYBODY = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
 _LEFT_TO_ARCHIVE = "{} was left to the archive's own matching: its answers do not show it whole"
 #: The unique key of each level (PS3.4 C.6.2.1).
 UID_OF_LEVEL = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+_PATIENT = ("PatientID", "IssuerOfPatientID")
 #: What may stand around a word of a name (PS3.5 6.2.1).
 _BEFORE = ("", "*^", "*=", "* ")
 _BEHIND = ("", "^*", "=*", " *")
@@ -53,6 +56,11 @@ class FoundSeries:
     series_uid: str
     attributes: dict[str, str]
 
+    @property
+    def series(self) -> SeriesId:
+        """Which series it is; an archive may have it under two patients all the same."""
+        return SeriesId(self.study_uid, self.series_uid)
+
 
 @dataclass
 class Expectation:
@@ -65,6 +73,15 @@ class Expectation:
 
     instances: dict[str, str] | None
     count: int | None = None
+
+
+def entity(level: str, answer: Dataset) -> tuple[str, ...]:
+    """What an answer at a level is about: its patient and its UIDs from the study down, as far as it tells them.
+
+    A Study Instance UID may be there under two patients, and a Series Instance UID in two studies.
+    """
+    uids = list(UID_OF_LEVEL.values())[: list(UID_OF_LEVEL).index(level) + 1]
+    return tuple("\\".join(values_of(answer, keyword)) for keyword in (*_PATIENT, *uids))
 
 
 def _holds_letters(encoding: str, text: str) -> bool:
@@ -83,6 +100,27 @@ def _forms(word: str) -> set[str]:
     return {word, word.upper(), word.lower(), word.title()}
 
 
+def _texts(answer: Dataset) -> dict[str, str]:
+    """What an answer tells of its patient."""
+    return {key: "\\".join(values_of(answer, key)) for key in (*_PATIENT, "PatientName", "PatientBirthDate")}
+
+
+def _by_patient(answers: Iterable[Dataset], told: Mapping[str, str]) -> list[Dataset]:
+    """Of the answers that may be about a patient of whom this is told, one for each person."""
+    people: list[Dataset] = []
+    for answer in answers:
+        whose = _texts(answer)
+        if not two_people(whose, told) and all(two_people(whose, _texts(other)) for other in people):
+            people.append(answer)
+    return people
+
+
+def _is_of(image: Dataset, series: FoundSeries) -> bool:
+    """Whether an answer at IMAGE level is of a series; archives need not return what they were asked for by."""
+    told = zip(("StudyInstanceUID", "SeriesInstanceUID"), series.series, strict=True)
+    return all(str(image.get(keyword) or uid) == uid for keyword, uid in told)
+
+
 def _holds_for(image: Dataset, keys: Mapping[str, str]) -> bool:
     return all(matches(k, v, values_of(image, k)) for k, v in keys.items())
 
@@ -99,7 +137,8 @@ class Finder:
     session: Session
     warnings: list[str] = field(default_factory=list)
     _relational: bool | None = None
-    _studies: dict[str, Dataset | None] = field(default_factory=dict)
+    _studies: dict[str, list[Dataset]] = field(default_factory=dict)
+    _listed: dict[str, list[Dataset]] = field(default_factory=dict)
     _returned: set[str] = field(default_factory=set)
     _matched: set[str] = field(default_factory=set)
     _encodings: set[str] = field(default_factory=set)
@@ -113,31 +152,32 @@ class Finder:
             Unsupported: the archive refuses the query, or answers without UIDs.
             PacsError: the archive cannot be asked.
         """
-        self.warnings, self._studies = [], {}
-        candidates: dict[str, tuple[FoundSeries, Dataset]] = {}
+        self.warnings, self._studies, self._listed = [], {}, {}
+        candidates: dict[tuple[str, ...], tuple[FoundSeries, Dataset]] = {}
         for answer in self._candidates(keys):
             series = self._described(answer)
-            candidates.setdefault(series.series_uid, (series, answer))
+            patient = (series.attributes[key] for key in _PATIENT)
+            candidates.setdefault((*patient, *series.series), (series, answer))
             self._learn(answer, [key for key in keys if KEYS[key].level is not Level.IMAGE])
-        found: dict[str, FoundSeries] = {}
-        open_ones: dict[str, FoundSeries] = {}
-        for uid, (series, answer) in candidates.items():
+        found: dict[tuple[str, ...], FoundSeries] = {}
+        open_ones: dict[tuple[str, ...], FoundSeries] = {}
+        for which, (series, answer) in candidates.items():
             holds = self._holds(series, answer, keys)
             if holds is None:
-                open_ones[uid] = series
+                open_ones[which] = series
             elif holds:
-                found[uid] = series
+                found[which] = series
         name = keys.get("PatientName", "")
-        if any(not self._legible(candidates[uid][1], "PatientName", name) for uid in open_ones):
+        if any(not self._legible(candidates[which][1], "PatientName", name) for which in open_ones):
             self._warn(_LEFT_TO_ARCHIVE.format("PatientName"))
             near = self._studies_near(name, keys)
-            for uid in [uid for uid, series in open_ones.items() if series.study_uid not in near]:
-                if not self._legible(candidates[uid][1], "PatientName", name):
-                    del open_ones[uid]
+            for which in [which for which, series in open_ones.items() if series.study_uid not in near]:
+                if not self._legible(candidates[which][1], "PatientName", name):
+                    del open_ones[which]
         # Last, because what other series return tells which keys the archive knows at all.
-        for uid, series in open_ones.items():
+        for which, series in open_ones.items():
             if self._holds_by_archive(series, keys, open_ones.values()):
-                found[uid] = series
+                found[which] = series
         return list(found.values())
 
     def _learn(self, answer: Dataset, keys: Iterable[str]) -> None:
@@ -162,7 +202,7 @@ class Finder:
         listed = {
             str(i.SOPInstanceUID): str(i.get("SOPClassUID", ""))
             for i in answer.identifiers
-            if i.get("SOPInstanceUID") and str(i.get("SeriesInstanceUID", series_uid)) == series_uid
+            if i.get("SOPInstanceUID") and _is_of(i, series)
         }
         if cut or not listed or len(listed) < (count or 0):
             count = self._count(series, count)
@@ -180,7 +220,7 @@ class Finder:
         counts = [v for match in answer.identifiers for v in values_of(match, "NumberOfSeriesRelatedInstances")]
         return int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else known
 
-    # Candidates: a superset, by UID once
+    # Candidates: a superset, each once
 
     def _candidates(self, keys: Mapping[str, str]) -> Iterable[Dataset]:
         """Series in one query across the levels where the archive is known to do that, else level by level.
@@ -207,10 +247,9 @@ class Finder:
         for study in studies:
             self._learn(study, ())
         for study in studies:
-            if not all(self._may_hold(study, k, v) for k, v in of_study.items()):
-                continue
-            study_uid = str(study.StudyInstanceUID)
-            self._studies[study_uid] = study
+            if all(self._may_hold(study, k, v) for k, v in of_study.items()):
+                self._listed.setdefault(str(study.StudyInstanceUID), []).append(study)
+        for study_uid, (study, *_) in self._listed.items():  # under two patients it is one to ask for
             found = self._all("SERIES", {}, {**of_series, "StudyInstanceUID": study_uid}, RETURN_KEYS)
             if self._relational is None and found:
                 self._relational = self.try_relational(study, found[0])
@@ -244,18 +283,18 @@ class Finder:
     def _all(
         self, level: str, keys: Mapping[str, str], sendable: Mapping[str, str], return_keys: Sequence[str]
     ) -> list[Dataset]:
-        """Every match at a level, by UID once: over the spellings of the name, split where the archive cuts off."""
+        """Every match at a level once: over the spellings of the name, split where the archive cuts off."""
         uid = UID_OF_LEVEL[level]
         # SeriesNumber: archives compare it as text, and 1 is not 01 to them; it is filtered here.
         sent = {k: value_to_send(k, v) for k, v in sendable.items() if KEYS[k].level is not Level.IMAGE}
         sent = {k: v for k, v in sent.items() if v and k != "SeriesNumber"}
-        found: dict[str, Dataset] = {}
+        found: dict[tuple[str, ...], Dataset] = {}
         for spelling in self._spellings(keys):
             identifier = query(level, **dict.fromkeys((*return_keys, uid), ""))
             for keyword, value in {**sent, **spelling}.items():
                 setattr(identifier, keyword, value)
-            for match_uid, match in self._complete(level, identifier).items():
-                found.setdefault(match_uid, match)
+            for which, match in self._complete(level, identifier).items():
+                found.setdefault(which, match)
         return list(found.values())
 
     def _spellings(self, keys: Mapping[str, str]) -> list[dict[str, str]]:
@@ -289,8 +328,8 @@ class Finder:
             raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{answer.status:04X})")
         return answer, 0 < node.result_limit <= count
 
-    def _complete(self, level: str, identifier: Dataset) -> dict[str, Dataset]:
-        """All matches of a query by UID, split by StudyDate, then StudyTime, as often as the archive cuts it off.
+    def _complete(self, level: str, identifier: Dataset) -> dict[tuple[str, ...], Dataset]:
+        """All matches of a query, split by StudyDate, then StudyTime, as often as the archive cuts it off.
 
         Raises:
             ResultLimit: it cannot be split any further, or no range finds some of what the archive has shown.
@@ -299,7 +338,7 @@ class Finder:
         uid, name = UID_OF_LEVEL[level], self.session.node.name
         if not all(match.get(uid) for match in answer.identifiers):
             raise Unsupported(f"{name}: answers at {level} level without {uid}")
-        seen = {str(match[uid].value): match for match in answer.identifiers}
+        seen = {entity(level, match): match for match in answer.identifiers}
         if not cut:
             return seen
         if identifier.get("StudyInstanceUID"):
@@ -308,7 +347,7 @@ class Finder:
         parts = axis.parts(identifier, seen.values())
         if not parts:
             raise ResultLimit(f"{name}: cuts the answer off at its result limit within one second; {_ADVICE}")
-        found: dict[str, Dataset] = {}
+        found: dict[tuple[str, ...], Dataset] = {}
         for part in parts:
             found.update(self._complete(level, part))
         if not identifier.get(axis.keyword):
@@ -337,18 +376,43 @@ class Finder:
             raise Unsupported(f"{self.session.node.name}: answers at SERIES level without StudyInstanceUID")
         attributes = {k: "\\".join(values_of(candidate, k)) for k in RETURN_KEYS}
         study_uid = str(candidate.StudyInstanceUID)
+        series = FoundSeries(study_uid, str(candidate.SeriesInstanceUID), attributes)
         if any(k not in candidate for k in STUDY_KEYS if k != "IssuerOfPatientID") or not attributes["PatientID"]:
-            study = self._study(study_uid)
+            study = self._study_of(series)
             for keyword in STUDY_KEYS:
                 if study is not None and not attributes[keyword]:
                     attributes[keyword] = "\\".join(values_of(study, keyword))
-        return FoundSeries(study_uid, str(candidate.SeriesInstanceUID), attributes)
+        return series
 
-    def _study(self, study_uid: str) -> Dataset | None:
+    def _study_of(self, series: FoundSeries) -> Dataset | None:
+        """What the study level tells of the study of a series: of that of its patient, where several have it.
+
+        Raises:
+            Undecidable: the archive does not tell whose the series is.
+        """
+        uid, told = series.study_uid, series.attributes
+        studies = _by_patient((told["PatientID"] and self._listed.get(uid)) or self._under(uid), told)
+        if len(studies) > 1:
+            # Below the level where they are kept, archives may leave keys of the patient out; or know them of objects.
+            try:
+                whose = _by_patient(self._images(series, _PATIENT), {})
+            except Undecidable:  # it refuses to list images
+                whose = []
+            known = len(whose) == 1 and values_of(whose[0], "PatientID")
+            studies = _by_patient(studies, _texts(whose[0])) if known else []
+            if len(studies) != 1:
+                raise Undecidable(
+                    f"{self.session.node.name} holds a study under several patients, and tells of none of its series "
+                    "whose it is: the row cannot be decided; see with the PACS team whose the study is"
+                )
+        return studies[0] if studies else None
+
+    def _under(self, study_uid: str) -> list[Dataset]:
+        """All studies of a Study Instance UID: it may be there under several patients."""
         if study_uid not in self._studies:
             identifier = query("STUDY", **{**dict.fromkeys(STUDY_KEYS, ""), "StudyInstanceUID": study_uid})
             answer, _ = self._ask("STUDY", identifier)
-            self._studies[study_uid] = answer.identifiers[0] if answer.identifiers else None
+            self._studies[study_uid] = answer.identifiers
         return self._studies[study_uid]
 
     def _holds(self, series: FoundSeries, candidate: Dataset, keys: Mapping[str, str]) -> bool | None:
@@ -401,8 +465,7 @@ class Finder:
                 f"{self.session.node.name}: cuts the images of a series off at its result limit, so that "
                 f"{', '.join(keys)} cannot be decided for it"
             )
-        uid = series.series_uid
-        images = [image for image in answer.identifiers if str(image.get("SeriesInstanceUID") or uid) == uid]
+        images = [image for image in answer.identifiers if _is_of(image, series)]
         for image in images:
             self._learn(image, keys)
         return images
@@ -450,7 +513,8 @@ class Finder:
         near: list[set[str]] = []
         for word in _words(name):
             forms = (query("STUDY", **{"StudyInstanceUID": "", **sent, "PatientName": f"*{f}*"}) for f in _forms(word))
-            near.append(set().union(*(self._complete("STUDY", form) for form in forms)))
+            matches_of = (self._complete("STUDY", form).values() for form in forms)
+            near.append({str(match.StudyInstanceUID) for match in chain.from_iterable(matches_of)})
         return set.intersection(*near) if near else set()
 
     def _archive_matches(self, keyword: str, images: Sequence[Dataset], others: Collection[FoundSeries]) -> bool:

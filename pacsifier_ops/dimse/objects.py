@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from pacsifier_ops.dimse.sink import DEFLATED, PRIVATE_IMPLICIT, is_uid
+from pacsifier_ops.identity import SeriesId
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -98,6 +99,11 @@ class DicomFile:
     birth_date: str = ""
     accession: str = ""
     sha256: str = ""
+
+    @property
+    def series(self) -> SeriesId:
+        """Which series it is of."""
+        return SeriesId(self.study_uid, self.series_uid)
 
     @property
     def kind(self) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 Hospitals register one AE title, one address and one port, and many tasks ask for series to be sent there. So
 the receiver does not know who asked for what. It spools every object as it came:
 
-    <spool>/<SeriesInstanceUID>/<SOPInstanceUID>.<SHA-256 of the file>
+    <spool>/<StudyInstanceUID>_<SeriesInstanceUID>/<SOPInstanceUID>.<SHA-256 of the file>
 
 Whoever holds the lease of a series takes its objects (`spooled`); what nobody takes goes into quarantine
 (`quarantine_unasked`). The digest in the name tells two versions of an object apart, makes one that is sent
@@ -44,6 +44,7 @@ from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach, is_uid, re
 from pacsifier_ops.dimse.transport import Server, make_ae
 from pacsifier_ops.errors import ConfigError, ReceiverError
 from pacsifier_ops.files import private_folder
+from pacsifier_ops.identity import SeriesId
 
 #: Folders of the spool beside those of series: objects on their way in, and what nobody asked for.
 INCOMING, QUARANTINE = ".incoming", ".quarantine"
@@ -237,11 +238,11 @@ class StorageReceiver:
         self.error = error
 
     def _file(self, received: ReceivedObject) -> int:
-        name = f"{received.sop_instance_uid}.{received.sha256}"
+        series = SeriesId(received.study_uid, received.series_uid)
         for left in reversed(range(_FILE_ATTEMPTS)):
-            folder = _folder(self.spool / received.series_uid)
+            folder = _folder(self.spool / str(series))
             try:
-                received.path.rename(folder / name)
+                received.path.rename(folder / received.name)
                 break
             except FileNotFoundError:  # the folder was collected, or put into quarantine, just now
                 if not left:
@@ -249,7 +250,7 @@ class StorageReceiver:
             except IsADirectoryError:
                 if not left:
                     raise
-                _aside(folder / name)
+                _aside(folder / received.name)
         return SUCCESS
 
 
@@ -275,9 +276,14 @@ def _aside(path: Path) -> None:
         path.rename(path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
 
 
+def is_series(name: str) -> bool:
+    """Whether a folder of the spool is that of a series; earlier versions named it by the Series Instance UID alone."""
+    return all(map(is_uid, name.split("_", 1)))
+
+
 def _series_folders(spool: Path) -> list[Path]:
     with os.scandir(spool) as entries:
-        return [Path(entry.path) for entry in entries if is_uid(entry.name) and entry.is_dir(follow_symlinks=False)]
+        return [Path(entry.path) for entry in entries if is_series(entry.name) and entry.is_dir(follow_symlinks=False)]
 
 
 def _objects(folder: Path) -> list[Path]:
@@ -301,12 +307,12 @@ def _remove_torn(spool: Path) -> None:
                     path.unlink()
 
 
-def waiting(spool: Path, series_uid: str) -> int:
+def waiting(spool: Path, series: SeriesId) -> int:
     """How many objects of a series wait in the spool."""
-    return len(_objects(spool / series_uid))
+    return len(_objects(spool / str(series)))
 
 
-def spooled(spool: Path, series_uid: str, known: Container[Path] = ()) -> Iterator[ReceivedObject]:
+def spooled(spool: Path, series: SeriesId, known: Container[Path] = ()) -> Iterator[ReceivedObject]:
     """What lies in the spool of one series. Whoever calls this holds the lease of the series.
 
     Each object is whole, is as it came, and is the caller's to move away. The digest is the one computed
@@ -318,8 +324,8 @@ def spooled(spool: Path, series_uid: str, known: Container[Path] = ()) -> Iterat
     Raises:
         OSError: the spool cannot be read.
     """
-    folder = spool / series_uid
-    if not is_uid(series_uid) or not folder.is_dir():
+    folder = spool / str(series)
+    if not is_series(folder.name) or not folder.is_dir():
         return
     for path in _objects(folder):
         if path in known:
@@ -335,6 +341,7 @@ def spooled(spool: Path, series_uid: str, known: Container[Path] = ()) -> Iterat
                 study_uid=identity.study_uid,
                 series_uid=identity.series_uid,
                 patient_id=identity.patient_id,
+                issuer=identity.issuer,
                 size=os.fstat(stream.fileno()).st_size,
                 sha256=path.suffix[1:],
             )

@@ -243,7 +243,7 @@ class Session:
         self._slot = slot
         self._incoming = incoming
         self._errors: list[Exception] = []
-        self._received: dict[str, ReceivedObject] = {}
+        self._received: list[ReceivedObject] = []
         self._cancelled = cancelled
         self._progress = progress
         self._before_transfer = before_transfer
@@ -346,9 +346,9 @@ class Session:
             raise ClassesRefused(f"{self.node.name}: refuses to send {len(wanted - accepted)} SOP class(es) by C-GET")
         return self._outcome(association, association.send_c_get(identifier, model))
 
-    def take(self) -> dict[str, ReceivedObject]:
-        """The objects that arrived since the last call, by SOP Instance UID."""
-        received, self._received = self._received, {}
+    def take(self) -> list[ReceivedObject]:
+        """The objects that arrived since the last call, in order."""
+        received, self._received = self._received, []
         return received
 
     def move(self, identifier: Dataset, destination: str, arrived: Callable[[], object]) -> Outcome:
@@ -613,7 +613,7 @@ class Session:
         return kind(f"{node.name}: rejected the association: {why}")
 
     def _keep(self, item: ReceivedObject) -> int:
-        self._received[item.sop_instance_uid] = item
+        self._received.append(item)
         self._progress(item.size)
         return 0x0000
 

@@ -48,9 +48,10 @@ PRIVATE_IMPLICIT = "1.2.840.113619.5.2"
 _PREAMBLE = b"\0" * 128 + b"DICM"
 #: Transfer syntaxes whose data set is deflated as a whole (PS3.5 A.5).
 DEFLATED = (DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
-_SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES, _CHARACTER_SET = (
+_SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES, _CHARACTER_SET = (
     0x00080018,
     0x00100020,
+    0x00100021,
     0x0020000D,
     0x0020000E,
     0x00080005,
@@ -59,6 +60,7 @@ _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES, _CHARACTER_SET = (
 _LARGEST_COMMAND, _LARGEST_PASSED_ON = 64 * 1024, 64 * 1024 * 1024
 #: What of a deflated data set is unpacked to find who it is.
 _DEFLATED_HEAD = 4 * 1024 * 1024
+_COMPARED_AT_ONCE = 1024 * 1024
 
 
 def is_uid(value: str) -> bool:
@@ -73,7 +75,7 @@ class ReceivedObject:
     Attributes:
         path: the file.
         sop_class_uid, sop_instance_uid, transfer_syntax_uid: as sent; in the File Meta Information too.
-        study_uid, series_uid, patient_id: as in the data set.
+        study_uid, series_uid, patient_id, issuer: as in the data set; the last of the PatientID.
         size: bytes of the file.
         sha256: digest of the file, hexadecimal.
     """
@@ -85,8 +87,14 @@ class ReceivedObject:
     study_uid: str
     series_uid: str
     patient_id: str
+    issuer: str
     size: int
     sha256: str
+
+    @property
+    def name(self) -> str:
+        """What the object is called in spool and quarantine: no two different files have one name."""
+        return f"{self.sop_instance_uid}.{self.sha256}"
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class Identity:
     study_uid: str
     series_uid: str
     patient_id: str
+    issuer: str
 
 
 def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
@@ -122,23 +131,44 @@ def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
             implicit,
             transfer_syntax_uid != ExplicitVRBigEndian,
             stop_when=past_series,
-            specific_tags=[_CHARACTER_SET, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES],
+            specific_tags=[_CHARACTER_SET, _SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES],
         )
         uids = [_raw(head, tag).rstrip(b"\0 ").decode("ascii") for tag in (_SOP_INSTANCE, _STUDY, _SERIES)]
-        patient = _raw(head, _PATIENT_ID)
-        # Only text beyond ASCII needs the character set (escape sequences count as such).
-        plain = patient.isascii() and b"\x1b" not in patient
-        patient_id = patient.decode("ascii") if plain else str(head[_PATIENT_ID].value)
+        patient_id, issuer = _text(head, _PATIENT_ID), _text(head, _ISSUER)
     except Exception:
         raise ValueError("the data set cannot be read") from None
     if not all(map(is_uid, uids)):
         raise ValueError("a UID of the data set is missing or malformed")
-    return Identity(uids[0], uids[1], uids[2], patient_id.strip("\0 "))
+    return Identity(uids[0], uids[1], uids[2], patient_id, issuer)
 
 
 def _raw(head: Dataset, tag: int) -> bytes:
     """The encoded value: pydicom's conversion would check it, and warn with the value in its words."""
     return head.get_item(tag).value or b"" if tag in head else b""
+
+
+def _text(head: Dataset, tag: int) -> str:
+    """A text without the blanks around it. Only one beyond ASCII (escape sequences are) needs the character set."""
+    raw = _raw(head, tag)
+    plain = raw.isascii() and b"\x1b" not in raw
+    return (raw.decode("ascii") if plain else str(head[tag].value)).strip("\0 ")
+
+
+def same_object(one: Path, other: Path) -> bool:
+    """Whether two files hold the same data set in the same transfer syntax, whoever sent them.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    with one.open("rb") as first, other.open("rb") as second:
+        if read_head(first) != read_head(second):
+            return False
+        while True:
+            pieces = first.read(_COMPARED_AT_ONCE), second.read(_COMPARED_AT_ONCE)
+            if pieces[0] != pieces[1]:
+                return False
+            if not pieces[0]:
+                return True
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_aet: str) -> bytes:
@@ -395,6 +425,7 @@ class _Incoming:
                 study_uid=identity.study_uid,
                 series_uid=identity.series_uid,
                 patient_id=identity.patient_id,
+                issuer=identity.issuer,
                 size=self.size,
                 sha256=self.digest.hexdigest(),
             )

@@ -131,6 +131,8 @@ class Faults:
         failed_list: where False, answers to a retrieve name no failed SOP Instance UIDs.
         counts: where False, the final answer to a retrieve has no numbers of sub-operations.
         intruders: files that are sent in addition with every retrieve.
+        patient_keys_below_study: where False, it leaves keys of the patient out of answers below STUDY level.
+        corrected: by keyword, what answers tell instead of a value in the files, which are sent as they are.
         store_status, store_status_from, store_status_times: status of C-STOREs that come, from that number of them
             on (0 is the first that ever came), so many times; None is for ever. A warning stores the object.
         store_abort_after: aborts the association after so many C-STOREs, once.
@@ -161,6 +163,8 @@ class Faults:
     failed_list: bool = True
     counts: bool = True
     intruders: list[Path] = field(default_factory=list)
+    patient_keys_below_study: bool = True
+    corrected: dict[str, dict[str, str]] = field(default_factory=dict)
     store_status: int | None = None
     store_status_from: int = 0
     store_status_times: int | None = None
@@ -290,6 +294,11 @@ def _has_stored(status: int) -> bool:
     return status == SUCCESS or status >> 12 == 0xB
 
 
+def _entity(level: str, header: Dataset) -> tuple[str, ...]:
+    """Which patient, study, series or instance an object is of: by its unique keys from the patient down."""
+    return tuple(str(header.get(key) or "") for key in list(LEVELS.values())[: list(LEVELS).index(level) + 1])
+
+
 def _failed(instances: Iterable[FileDataset], transfer_syntax: str) -> BytesIO:
     """The identifier that names failed sub-operations (PS3.4 C.4.2.1.4.2)."""
     identifier, syntax = Dataset(), UID(transfer_syntax)
@@ -355,14 +364,16 @@ class EmbeddedPacs:
     def add(self, paths: Iterable[Path]) -> int:
         """Index files where they lie, by their headers; what is no storable object is passed over.
 
-        The first file of a SOP Instance UID stays. Returns how many objects were added.
+        The first file of an instance stays: of a SOP Instance UID within patient, study and series. Returns how many
+        objects were added.
         """
         headers = [header for path in paths if (header := _read(path)) is not None]
         with self._lock:
             return sum(self._add(header) for header in headers)
 
     def _add(self, header: FileDataset) -> bool:
-        if header.SOPInstanceUID in self._index["IMAGE"]:
+        others = self._index["IMAGE"].get(str(header.SOPInstanceUID), ())
+        if any(_entity("IMAGE", header) == _entity("IMAGE", other) for other in others):
             return False
         self._classes.add(str(header.SOPClassUID))
         for level, key in LEVELS.items():
@@ -669,9 +680,9 @@ class EmbeddedPacs:
             and key.tag.element != 0
             and (known is None or key.keyword in known)
         ]
-        entities: dict[str, FileDataset] = {}
+        entities: dict[tuple[str, ...], FileDataset] = {}
         for header in self._candidates(level, identifier):
-            entities.setdefault(str(header.get(LEVELS[level]) or ""), header)
+            entities.setdefault(_entity(level, header), header)
         for first in entities.values():
             elements = {key.tag: self._element(first, key) for key in keys}
             ignored = self.faults.ignored_keys
@@ -694,7 +705,8 @@ class EmbeddedPacs:
         answer.RetrieveAETitle = self.aet
         for key in keys:
             element = elements[key.tag]
-            if key.keyword in faults.unreturned_keys | faults.unindexed_keys:
+            below = level in ("SERIES", "IMAGE") and not faults.patient_keys_below_study
+            if key.keyword in faults.unreturned_keys | faults.unindexed_keys or (below and key.keyword in PATIENT_KEYS):
                 continue
             if element is None or key.keyword in faults.emptied_keys:
                 element = DataElement(key.tag, key.VR, None)
@@ -707,11 +719,15 @@ class EmbeddedPacs:
         """What the entity of `first` holds for a key: worked out, or the attribute of its first object."""
         if key.keyword in self.faults.unindexed_keys:
             return None
+        corrections = self.faults.corrected.get(key.keyword, {})
+        if (told := corrections.get(str(first.get(key.tag, DataElement(key.tag, key.VR, "")).value or ""))) is not None:
+            return DataElement(key.tag, key.VR, told)
         if key.keyword not in COMPUTED:
             return first.get(key.tag)
         owner, attribute = COMPUTED[key.keyword]
         with self._lock:
-            objects = list(self._index[owner][str(first.get(LEVELS[owner]) or "")])
+            indexed = self._index[owner][str(first.get(LEVELS[owner]) or "")]
+            objects = [o for o in indexed if _entity(owner, o) == _entity(owner, first)]
         values = sorted({str(o.get(attribute) or "") for o in objects} - {""})
         return DataElement(key.tag, key.VR, len(values) if key.keyword.startswith("NumberOf") else values)
 

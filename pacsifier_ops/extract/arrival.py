@@ -14,6 +14,7 @@ from pacsifier_ops.config import PacsNode
 from pacsifier_ops.errors import InputError, QueryTableError
 from pacsifier_ops.extract.requests import is_id, resolve
 from pacsifier_ops.extract.run import instances_of
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import shared
 
 if TYPE_CHECKING:
@@ -94,15 +95,15 @@ def look(
     from pacsifier_ops.dimse.attempts import open_session
     from pacsifier_ops.dimse.find import Finder
 
-    arrived, seen = 0, dict[str, int]()
+    arrived, seen = 0, dict[SeriesId, int]()
     with _unheard(), open_session(node, shared(), cancelled=cancelled, wait=SLOT_WAIT) as session:
         finder = Finder(session)
         for row in rows:
             found = finder.series(row.keys)
             arrived += len(found) >= minimum
             for series in found:
-                if series.series_uid not in seen:
-                    seen[series.series_uid] = _instances(finder, series)
+                if series.series not in seen:
+                    seen[series.series] = _instances(finder, series)
     return Arrived(arrived, len(seen), sum(seen.values()))
 
 

@@ -18,7 +18,8 @@ from pacsifier_ops.accounts import (
     SeriesAccount,
 )
 from pacsifier_ops.books import write_books
-from pacsifier_ops.extract.run import Planned, Request
+from pacsifier_ops.extract.quarantine import Quarantine
+from pacsifier_ops.extract.run import SEVERAL_NEW_IDS, Planned, Request
 from pacsifier_ops.files import read_json, read_jsonl
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.run import Run, now
@@ -26,7 +27,6 @@ from pacsifier_ops.tree import LOGS, Tree
 from pacsifier_ops.units import NOT_ATTEMPTED, accounts_of
 
 _NOT_PLANNED = "found, but nothing was fetched: the run ended before"
-_CONFLICT = "rows give one of its patients different new_ids; that patient was left out"
 
 
 def close_books(run: Run, leases: Leases) -> RunAccount:
@@ -47,6 +47,7 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
         series,
         destination=request.destination,
         folder=str(request.out_directory),
+        unasked=Quarantine(run.quarantine).counts().total(),
     )
     if request.retrieve == SAVE:
         account.discrepancies = _against_disk(request.out_directory, series)
@@ -78,8 +79,10 @@ def rows_of(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
                 row.warnings += found["warnings"]
     plan = run.folder / "plan.json"
     if plan.exists():
-        for line in read_json(plan)["conflicting_lines"]:
-            rows[line].state, rows[line].reason = ROW_CONFLICT, _CONFLICT
+        decided = read_json(plan)  # of an earlier version with lines only
+        conflicts = decided.get("conflicts") or dict.fromkeys(decided.get("conflicting_lines", ()), SEVERAL_NEW_IDS)
+        for line, reason in conflicts.items():
+            rows[int(line)].state, rows[int(line)].reason = ROW_CONFLICT, reason
     else:
         for row in rows.values():
             if row.state == ROW_FOUND:

@@ -66,11 +66,8 @@ class Mover(AtNode):
         Raises:
             PacsifierError: the PACS or the destination. What was not sent is in the account instead.
         """
-        lease = delivery_lease(self.key, planned.series_uid)
-        with (
-            self.alone(lease),
-            Deliveries(self.key, planned.series_uid) as deliveries,
-        ):
+        lease = delivery_lease(self.key, planned.series)
+        with self.alone(lease), Deliveries(self.key, planned.series) as deliveries:
             transfer = Transfer(self, planned, deliveries)
             with settled(account, transfer.settle):
                 transfer.run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,9 @@ from pacsifier_ops.dimse.receiver import StorageReceiver
 from pacsifier_ops.dimse.session import refuse_full_disk
 from pacsifier_ops.dimse.tls import receiver_context
 from pacsifier_ops.errors import ReceiverError
-from pacsifier_ops.files import private_folder, storage_errors
+from pacsifier_ops.extract.quarantine import UNASKED, Quarantine
+from pacsifier_ops.files import storage_errors
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import Lease, Leases
 from pacsifier_ops.tree import Tree
 
@@ -36,7 +37,7 @@ def announced(leases: Leases, aet: str, port: int, tls: bool = False) -> Path | 
         ReceiverError: it takes TLS and is expected not to, or the other way round.
     """
     holder = leases.holder(_name(aet, port))
-    if holder is None:
+    if not holder:  # or it died as it was starting
         return None
     if holder.get("tls", False) != tls:
         does, should = ("takes TLS only", "does not") if not tls else ("takes no TLS", "does")
@@ -61,13 +62,13 @@ class Receivers:
     Attributes:
         node: the PACS; its destination and receiver_port name the receiver.
         tree: where a receiver inside this process spools.
-        quarantine: folder for what such a receiver got and nobody asked for.
+        quarantine: for what such a receiver got and nobody asked for.
     """
 
     node: PacsNode
     leases: Leases
     tree: Tree
-    quarantine: Path
+    quarantine: Quarantine
     _own: StorageReceiver | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -139,10 +140,9 @@ class Receivers:
             own.stop()
             for path in own.spool.glob("[0-9]*/*"):
                 if self.leases.holder(series_lease(path.parent.name)) is None:
-                    with storage_errors("the quarantine folder"):
-                        shutil.move(path, private_folder(self.quarantine) / path.name)
+                    self.quarantine.put(path, path.name, UNASKED)
 
 
-def series_lease(series_uid: str) -> str:
-    """Name of the lease under which one series is fetched, by one process at a time."""
-    return f"series:{series_uid}"
+def series_lease(series: SeriesId | str) -> str:
+    """Name of the lease under which one series (or what the spool calls it) is fetched, by one process at a time."""
+    return f"series:{series}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +23,7 @@ from pacsifier_ops.accounts import (
     SERIES_UNVERIFIABLE,
     SeriesAccount,
 )
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.config import ACCEPT_ARCHIVE, PacsNode
 from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.receiver import spooled, waiting
@@ -32,12 +34,20 @@ from pacsifier_ops.dimse.session import (
     chunks,
     query,
 )
-from pacsifier_ops.dimse.sink import ReceivedObject
+from pacsifier_ops.dimse.sink import ReceivedObject, same_object
 from pacsifier_ops.errors import (
     MoveDestinationUnknown,
     OutOfResources,
     ReceiverGone,
     Unsupported,
+)
+from pacsifier_ops.extract.quarantine import (
+    ANOTHER_ISSUER,
+    ANOTHER_PATIENT,
+    NOT_AS_BEFORE,
+    TWO_VERSIONS,
+    UNASKED,
+    Quarantine,
 )
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
@@ -111,6 +121,29 @@ _LIKELY = {
 }
 
 
+#: What is said of objects that went to quarantine, by reason; in the order of their weight.
+_ACCEPT = "see with the PACS team whose they are; accept_patient_id_of: archive has them taken for the former's"
+_QUARANTINED = {
+    TWO_VERSIONS: (
+        "{} different objects came under SOP Instance UIDs that they share, and none of them is used: see with the "
+        "PACS team which are right, and who else sends to our receiver"
+    ),
+    ANOTHER_PATIENT: (
+        "the archive's data base gives one PatientID for the series, and {} object(s) that came hold another, as where "
+        "a patient was corrected and the files were not: " + _ACCEPT
+    ),
+    ANOTHER_ISSUER: (
+        "the archive's data base gives one IssuerOfPatientID for the series, and {} object(s) that came hold another: "
+        + _ACCEPT
+    ),
+    NOT_AS_BEFORE: (
+        "{} object(s) that came differ from those of the same SOP Instance UIDs that were fetched before, which are "
+        "as they were: see with the PACS team which are right"
+    ),
+    UNASKED: "{} object(s) came that nobody asked for",
+}
+
+
 def likely_classes(modality: str) -> list[str]:
     """SOP classes that a series of a modality most likely holds, as many as fit on one association."""
     words = _LIKELY.get(modality, ("SecondaryCaptureImageStorage", "MultiFrameTrueColorSecondaryCaptureImageStorage"))
@@ -134,7 +167,7 @@ class Retriever(AtNode):
     Attributes:
         receivers: where C-MOVE to us ends.
         incoming: folder for objects on their way in, on the tree's file system.
-        quarantine: folder for objects that nobody asked for.
+        quarantine: for objects that are not what was asked for.
         progress: told the bytes of every object that arrives.
         refetch: fetch what was handed on and removed as well.
     """
@@ -144,7 +177,7 @@ class Retriever(AtNode):
     tree: Tree
     receivers: Receivers
     incoming: Path
-    quarantine: Path
+    quarantine: Quarantine
     cancelled: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda size: None
     refetch: bool = False
@@ -162,17 +195,16 @@ class Retriever(AtNode):
         Raises:
             PacsifierError: the PACS, the receiver or the disk. What the data were like is in the account instead.
         """
-        with self.alone(series_lease(planned.series_uid)):
-            ledger = SeriesLedger(self.tree.state, planned.series_uid)
+        with self.alone(series_lease(planned.series)):
+            ledger = SeriesLedger(self.tree.state, planned.series)
             folder = self.tree.root / planned.folder
-            present = {uid for uid, entry in ledger.entries.items() if entry.proven_by(folder)}
-            gone = {uid for uid, entry in ledger.entries.items() if entry.gone_on(folder) and not self.refetch}
-            transfer = Transfer(self, planned, present, gone)
+            transfer = Transfer(self, planned, ledger.entries, folder)
             with settled(account, transfer.settle):
                 try:
                     transfer.run()
                 finally:
                     self._publish(folder, ledger, transfer)
+                    transfer.put_rest_aside()
 
     def _publish(self, folder: Path, ledger: SeriesLedger, transfer: Transfer) -> None:
         """Give whole files their final names: data on disk first, then the ledger, then the names."""
@@ -216,17 +248,24 @@ class Transfer:
         published: SOP Instance UIDs that got their final names.
     """
 
-    def __init__(self, retriever: Retriever, planned: Planned, present: set[str], handed_on: set[str]) -> None:
+    def __init__(self, retriever: Retriever, planned: Planned, entries: Mapping[str, Entry], folder: Path) -> None:
         self.planned = planned
-        self.present = present | handed_on
-        self.handed_on = handed_on
+        self.handed_on = {uid for uid, e in entries.items() if e.gone_on(folder) and not retriever.refetch}
+        self.present = {uid for uid, entry in entries.items() if entry.proven_by(folder)} | self.handed_on
         self.received: dict[str, ReceivedObject] = {}
         self.published: set[str] = set()
         self.expectation = Expectation(None, planned.instances)
+        self._entries, self._folder = entries, folder
         self._by = retriever
         self._node = retriever.node
         self._session = retriever.session
-        self._quarantined: set[str] = set()
+        # All that came for the series and was not present, used or not, by SOP Instance UID: the first of each.
+        self._came: dict[str, ReceivedObject] = {}
+        self._two_versions: set[str] = set()
+        self._changed: set[str] = set()
+        self._accepted: set[str] = set()
+        self._arrivals = 0
+        self._counts: Counter[str] = Counter()
         self._bytes = 0
         self._outcome: Outcome | None = None
         self._refusals = 0
@@ -249,10 +288,16 @@ class Transfer:
         listed = self.expectation.instances
         return {uid: item for uid, item in self.received.items() if listed is None or uid in listed}
 
+    def put_rest_aside(self) -> None:
+        """Put into quarantine what came and was not published, for a failure came before it could be sorted out."""
+        for uid in self.received.keys() - self.published:
+            self._put_into_quarantine(self.received.pop(uid), UNASKED)
+
     def settle(self, account: SeriesAccount) -> None:
         """Write into the account how the series ended."""
         have, listed = self.present | self.published, self.expectation.instances
-        account.bytes, account.method, account.quarantined = self._bytes, self._method, len(self._quarantined)
+        self._counts = self._by.quarantine.counts(self.planned.series)
+        account.bytes, account.method, account.quarantined = self._bytes, self._method, self._counts.total()
         if listed is not None:
             account.expected = len(listed)
             covered = have & listed.keys()
@@ -266,11 +311,14 @@ class Transfer:
         account.missing = (account.expected or 0) - len(covered)
         account.missing_uids = sorted((listed or {}).keys() - have)
         account.unverifiable = len(have) - len(covered)
-        account.state, account.reason = self._verdict(account)
+        account.state, reason = self._verdict(account)
+        account.reason = "; ".join(filter(None, (reason, *self._remarks())))
 
     def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
         if account.missing:
-            return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing: {self._why()}"
+            # Where all that is missing came, the quarantine says why.
+            why = f": {self._why()}" if self._missing() or not self._counts else ""
+            return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing{why}"
         if account.expected is None:
             nothing = "" if account.delivered else ", and sent none"
             return (
@@ -280,9 +328,17 @@ class Transfer:
         if account.unverifiable:
             where = "on disk or handed on" if account.handed_on else "on disk"
             return SERIES_UNVERIFIABLE, f"{account.unverifiable} instances {where} that the archive does not list"
-        if account.quarantined:
-            return SERIES_COMPLETE, f"{account.quarantined} object(s) that nobody asked for were put into quarantine"
-        return SERIES_COMPLETE, ""
+        return (SERIES_INCOMPLETE if self._changed else SERIES_COMPLETE), ""
+
+    def _remarks(self) -> Iterator[str]:
+        """What is to be said of a series however it ended."""
+        if told := [text.format(self._counts[why]) for why, text in _QUARANTINED.items() if self._counts[why]]:
+            yield f"in quarantine: {'; '.join(told)}"
+        if self._accepted & self.published:
+            yield (
+                f"{len(self._accepted & self.published)} instances hold another PatientID, or issuer of it, than the "
+                "archive's data base gives, which was accepted (accept_patient_id_of)"
+            )
 
     def _why(self) -> str:
         outcome = self._outcome
@@ -305,11 +361,11 @@ class Transfer:
 
     def _missing(self) -> list[str]:
         """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
-        have = self.present | self.received.keys()
+        have = self.present | self._came.keys()  # what is in quarantine would come once more
         if self.expectation.instances is not None:
             return sorted(self.expectation.instances.keys() - have)
         if self.expectation.count is None:
-            return [] if self.received else [""]
+            return [] if self._came else [""]
         return [""] if len(have) < self.expectation.count else []
 
     # Fetching
@@ -319,17 +375,17 @@ class Transfer:
         missing = self._missing()
         if not missing:
             return  # the attempt before this one ended badly, but brought everything
-        self._outcome, before = None, len(self.received)
+        self._outcome, before = None, len(self._came)
         self._fetch_missing(missing, whole)
         outcome = self._outcome
-        if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self.received) == before:
+        if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self._came) == before:
             self._refusals += 1
             if self._refusals > REFUSALS:
                 return  # it is about these objects, which it cannot send; others it may
             raise OutOfResources(f"{self._node.name}: could send nothing (0x{outcome.status:04X})")
 
     def _fetch_missing(self, missing: list[str], whole: bool) -> None:
-        whole = (whole and not self.received) or missing == [""]
+        whole = (whole and not self._came) or missing == [""]
         instances = self.expectation.instances or {}
         class_of = {uid: instances.get(uid, "") for uid in missing}
         method = self._choose(set(class_of.values()))
@@ -365,15 +421,15 @@ class Transfer:
                 try:
                     self._outcome = self._session.get(identifier, classes)
                 finally:
-                    self._accept(self._session.take().values())
+                    self._accept(self._session.take())
 
     def _move(self, missing: list[str], whole: bool) -> None:
         self._method = "move"
         spool = self._by.receivers.spool()
         self._collect(spool)  # an attempt that was killed may have left whole objects
-        arrived = partial(waiting, spool, self.planned.series_uid)
+        arrived = partial(waiting, spool, self.planned.series)
         for identifier in identifiers(self.planned, missing, whole):
-            before = len(self.received)
+            before = self._arrivals
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
                 self._await_arrivals(spool, before + self._outcome.completed + self._outcome.warning)
@@ -391,35 +447,81 @@ class Transfer:
             self._by.receivers.check()
 
     def _await_arrivals(self, spool: Path, count: int) -> None:
-        """Wait for what the archive says it sent, while something still comes in."""
+        """Wait for what the archive says it sent, while something still comes in: it may be another version."""
         self._collect(spool)
-        seen, until = len(self.received), time.monotonic() + ARRIVAL_GRACE
-        while len(self.received) < count and self._missing() and time.monotonic() < until:
+        seen, until = self._arrivals, time.monotonic() + ARRIVAL_GRACE
+        while self._arrivals < count and time.monotonic() < until:
             pause(0.05, self._by.cancelled)
             self._collect(spool)
-            if len(self.received) != seen:
-                seen, until = len(self.received), time.monotonic() + ARRIVAL_GRACE
+            if self._arrivals != seen:
+                seen, until = self._arrivals, time.monotonic() + ARRIVAL_GRACE
 
     def _collect(self, spool: Path) -> None:
         """Take what lies in the spool of the series to where the spool's owner does not reach."""
         with storage_errors("the spool"), suppress(FileNotFoundError):  # its receiver has gone, and with it the spool
-            for item in spooled(spool, self.planned.series_uid):
+            for item in spooled(spool, self.planned.series):
                 taken = self._by.incoming / item.path.name
                 shutil.move(item.path, taken)
                 self._accept([replace(item, path=taken)])
 
     def _accept(self, arrived: Iterable[ReceivedObject]) -> None:
-        """Take what belongs to the series; put the rest into quarantine."""
-        planned = self.planned
+        """Compare what came with what was asked for: take what is right, put the rest into quarantine."""
         for item in arrived:
+            self._arrivals += 1
             uid = item.sop_instance_uid
-            if (item.study_uid, item.series_uid) != (planned.study_uid, planned.series_uid):
-                self._put_into_quarantine(item)
-                continue
-            if uid in self.received and self.received[uid].path != item.path:
-                self.received[uid].path.unlink(missing_ok=True)
-            self.received[uid] = item
-            self._bytes += item.size
+            if (item.study_uid, item.series_uid) != self.planned.series:
+                self._put_into_quarantine(item, UNASKED)
+            elif uid in self._came:
+                self._compare(item)
+            elif uid in self.present:
+                self._compare_with_present(item)
+            elif (why := self._whose(item)) and not self._accepts:
+                self._came[uid] = replace(item, path=self._put_into_quarantine(item, why))
+            else:
+                self._came[uid] = self.received[uid] = item
+                self._accepted.update([uid] if why else [])
+                self._bytes += item.size
+
+    def _whose(self, item: ReceivedObject) -> str:
+        """Why an object is not of the patient for whom the archive gives the series; empty where it is."""
+        told = {key: self.planned.attributes.get(key, "") for key in ("PatientID", "IssuerOfPatientID")}
+        if _plain(item.patient_id) != _plain(told["PatientID"]):
+            return ANOTHER_PATIENT
+        issuers = {_plain(item.issuer), _plain(told["IssuerOfPatientID"])} - {""}
+        return ANOTHER_ISSUER if len(issuers) > 1 else ""
+
+    @property
+    def _accepts(self) -> bool:
+        """Whether the archive's data base has the last word on whose the objects are."""
+        return ACCEPT_ARCHIVE in (self.planned.accept_patient_id_of, self._node.accept_patient_id_of)
+
+    def _compare(self, item: ReceivedObject) -> None:
+        """An object of this SOP Instance UID came before: nobody knows which of two that differ is right."""
+        uid, first = item.sop_instance_uid, self._came[item.sop_instance_uid]
+        if item.path == first.path:
+            return
+        if item.sha256 == first.sha256 or (uid not in self._two_versions and self._same(item, first.path)):
+            item.path.unlink(missing_ok=True)
+            return
+        if uid not in self._two_versions:
+            self._two_versions.add(uid)
+            self.received.pop(uid, None)
+            self._came[uid] = replace(first, path=self._put_into_quarantine(first, TWO_VERSIONS))
+        self._put_into_quarantine(item, TWO_VERSIONS)
+
+    def _compare_with_present(self, item: ReceivedObject) -> None:
+        """The object is in the tree already, or was handed on, and stays what it is."""
+        uid = item.sop_instance_uid
+        entry = self._entries[uid]
+        if item.sha256 == entry.sha256 or (uid not in self.handed_on and self._same(item, self._folder / entry.file)):
+            item.path.unlink()
+            return
+        self._changed.add(uid)
+        self._put_into_quarantine(item, NOT_AS_BEFORE)
+
+    def _same(self, item: ReceivedObject, path: Path) -> bool:
+        with storage_errors("the output folder"):
+            return same_object(item.path, path)
 
     def _sort_out_unlisted(self) -> None:
         """Ask again for the list where something came that is not on it; what is not even then was not asked for."""
@@ -427,16 +529,18 @@ class Transfer:
             return
         self._expect()  # the archive may have received more since it was asked
         for uid in self._unlisted():
-            self._put_into_quarantine(self.received.pop(uid))
+            self._put_into_quarantine(self.received.pop(uid), UNASKED)
 
     def _unlisted(self) -> set[str]:
         listed = self.expectation.instances
         return set() if listed is None else self.received.keys() - listed.keys()
 
-    def _put_into_quarantine(self, item: ReceivedObject) -> None:
-        self._quarantined.add(item.sop_instance_uid)
-        with storage_errors("the quarantine folder"):
-            shutil.move(item.path, private_folder(self._by.quarantine) / f"{item.sop_instance_uid}.dcm")
+    def _put_into_quarantine(self, item: ReceivedObject, reason: str) -> Path:
+        return self._by.quarantine.put(item.path, item.name, reason, self.planned.series)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def write_dump(tree: Tree, scratch: Path, planned: Planned) -> None:

@@ -19,9 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pacsifier_ops.accounts import SeriesAccount
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.run import Kept
 
 RETRIEVE = ("save", "move", "none")
+
+#: Why patients are left out.
+SEVERAL_NEW_IDS = "rows give one of its patients different new_ids; that patient was left out"
+SEVERAL_PEOPLE = (
+    "gives one new_id to several people: other PatientIDs, other issuers of one PatientID, or other names and birth "
+    "dates under it; they were left out: give each of them rows and a new_id of their own"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Request(Kept):
         refetch: fetch what was handed on and removed as well.
         approval: a cohort above the limits waits for a person's word; else it ends the run.
         window: times of day at which images may be transferred; None leaves it to the node.
+        accept_patient_id_of: whose word on whose the objects are is accepted; None leaves it to the node.
         pacs: name of the connection or configuration.
         move_aet: AE title that images are moved to.
         destination: the same for people.
@@ -60,6 +69,7 @@ class Request(Kept):
     refetch: bool = False
     approval: bool = False
     window: str | None = None
+    accept_patient_id_of: str | None = None
     pacs: str = ""
     move_aet: str = ""
     destination: str = ""
@@ -77,6 +87,7 @@ class Planned:
         attributes: text of what the archive returned, by keyword.
         folder: path of the series folder below the output folder.
         new_id: pseudonym given in the query table, or empty.
+        accept_patient_id_of: whose word on whose the objects are the query table accepts; see `PacsNode`.
     """
 
     number: int
@@ -86,6 +97,12 @@ class Planned:
     attributes: dict[str, str]
     folder: str
     new_id: str = ""
+    accept_patient_id_of: str = ""
+
+    @property
+    def series(self) -> SeriesId:
+        """Which series it is."""
+        return SeriesId(self.study_uid, self.series_uid)
 
     @property
     def instances(self) -> int | None:

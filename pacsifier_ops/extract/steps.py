@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Any
@@ -46,17 +47,20 @@ from pacsifier_ops.errors import (
     Undecidable,
     Unsupported,
 )
-from pacsifier_ops.extract.run import RETRIEVE, Planned, Request, instances_of
+from pacsifier_ops.extract.quarantine import Quarantine
+from pacsifier_ops.extract.run import RETRIEVE, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
 from pacsifier_ops.extract.size import Size, exceeded, without_room
 from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.identity import SeriesId, two_people
 from pacsifier_ops.leases import shared
 from pacsifier_ops.ledger import SeriesLedger
 from pacsifier_ops.run import MOST, Run, never, now, slices
-from pacsifier_ops.tree import Tree, patient_identity
+from pacsifier_ops.tree import Names, Tree, patient_identity
 from pacsifier_ops.units import Worker
 
 if TYPE_CHECKING:
     from pacsifier_ops.extract.receiving import Receivers
+    from pacsifier_ops.query.table import QueryRow
 
 Question = Callable[[], bool]
 
@@ -66,7 +70,13 @@ KEPT = ("rows", "found", "plan", "units", "results", "accounts", "summary", "thu
 
 def node_for(node: PacsNode, request: Request) -> PacsNode:
     """The node as this run uses it."""
-    return with_overrides(node, method=request.method, max_series=request.max_series, window=request.window)
+    return with_overrides(
+        node,
+        method=request.method,
+        max_series=request.max_series,
+        window=request.window,
+        accept_patient_id_of=request.accept_patient_id_of,
+    )
 
 
 # prepare
@@ -119,7 +129,7 @@ def prepare(
         write_json(run.folder / "table.json", {"columns": table.columns, "same_as": list(same_as.items()), **counts})
         for number, batch in enumerate(batches):
             rows = (table.rows[i] for i in batch)
-            lines = ({"line": row.line, "keys": row.keys, "new_id": row.new_id} for row in rows)
+            lines = ({"line": row.line, "keys": row.keys, **_of_patient(row)} for row in rows)
             write_jsonl(run.part("rows", number), lines)
         accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
         accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
@@ -139,6 +149,11 @@ def prepare(
     return list(range(len(batches)))
 
 
+def _of_patient(row: QueryRow) -> dict[str, str]:
+    """What a row says of its patient beside its keys."""
+    return {"new_id": row.new_id, "accept_patient_id_of": row.accept_patient_id_of}
+
+
 def _refuse_contradictions(request: Request, destination: PacsNode | None) -> None:
     """Nobody is to believe that something was done which was not."""
     if request.retrieve not in RETRIEVE:
@@ -148,6 +163,8 @@ def _refuse_contradictions(request: Request, destination: PacsNode | None) -> No
         wrong.append("a destination is where images are moved to; leave it empty, or set retrieve to move")
     if request.resend and request.retrieve != MOVE:
         wrong.append("to move again is for moving; switch it off, or set retrieve to move")
+    if request.accept_patient_id_of and request.retrieve != SAVE:
+        wrong.append("whose objects are accepted is for saving; leave it empty, or set retrieve to save")
     if request.refetch and request.retrieve != SAVE:
         wrong.append("to fetch again is for saving; switch it off, or set retrieve to save")
     if request.method and request.retrieve != SAVE:
@@ -218,7 +235,7 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> d
             counts[state] = counts.get(state, 0) + 1
             counts["series"] = counts.get("series", 0) + len(found)
             ended = {"state": state, "reason": reason, "warnings": finder.warnings, "series": len(found)}
-            yield {"line": row["line"], "new_id": row["new_id"], **ended}
+            yield {**{key: value for key, value in row.items() if key != "keys"}, **ended}
             yield from ([s.study_uid, s.series_uid, s.attributes] for s in found)
 
     with open_session(node_for(node, Request.of(run)), shared(), cancelled=cancelled) as session:
@@ -235,6 +252,7 @@ class _Wanted:
     """A series of the cohort while it is being planned; small, for there may be a hundred thousand of them."""
 
     __slots__ = (
+        "accept_patient_id_of",
         "attributes",
         "folder",
         "instances",
@@ -256,6 +274,20 @@ class _Wanted:
         self.folder = ""
         self.lines: tuple[int, ...] = ()
         self.new_ids: tuple[str, ...] = ()
+        self.accept_patient_id_of = ""
+
+    @property
+    def series(self) -> SeriesId:
+        return SeriesId(self.study_uid, self.series_uid)
+
+    def is_same(self, other: _Wanted) -> bool:
+        """Whether it is the same series, of the same patient."""
+        return self.attributes == other.attributes or not two_people(self.told(), other.told())
+
+    def told(self) -> dict[str, str]:
+        """What the archive told, by keyword."""
+        told: dict[str, str] = json.loads(self.attributes)
+        return told
 
 
 @dataclass
@@ -265,7 +297,7 @@ class Plan:
     Attributes:
         units: numbers of the retrieval units.
         series, instances: size of the cohort; instances as far as the archive told.
-        conflicts: patients left out because rows gave them different pseudonyms.
+        conflicts: patients left out, for rows or answers of the archive contradict each other about them.
     """
 
     units: list[int]
@@ -286,9 +318,10 @@ def plan(run: Run, node: PacsNode) -> Plan:
     request = Request.of(run)
     node = node_for(node, request)
     run.forget(("plan", "units", "results"))
-    wanted = _merge(run)
-    new_ids, conflicts = _new_ids(wanted.values())
-    order = [item for item in wanted.values() if item.patient not in conflicts]
+    wanted = list(_merge(run))
+    new_ids, conflicts = _new_ids(wanted)
+    order = [item for item in wanted if item.patient not in conflicts.patients]
+    order = conflicts.without_shared(order)
     del wanted
     tree = Tree.open(request.out_directory)
     size = _size(request, tree, order, node)
@@ -297,39 +330,38 @@ def plan(run: Run, node: PacsNode) -> Plan:
         names = tree.load_names()
         for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
             # In UID order, so that every run gives the same ones.
-            item.folder = names.series(json.loads(item.attributes), item.study_uid, item.series_uid)
+            item.folder = names.series(item.told(), item.study_uid, item.series_uid)
         tree.save_names(names)
     units = slices(len(order))
     with storage_errors("the state root"):
         for number, unit in enumerate(units):
             planned = (_planned(i + 1, order[i], new_ids) for i in unit)
             write_jsonl(run.part("units", number), map(asdict, planned))
-        conflicting = sorted({line for lines in conflicts.values() for line in lines})
         instances = sum(item.instances or 0 for item in order)
         counts = {"units": len(units), "series": len(order), "instances": instances}
         decided = {"size": asdict(size), "exceeds": exceeds, "digest": _digest(request, order)}
-        write_json(run.folder / "plan.json", {**counts, "conflicting_lines": conflicting, **decided})
+        write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **decided})
     nothing_to_do = request.retrieve == NONE and not request.info
     numbers = [] if nothing_to_do else list(range(len(units)))
-    return Plan(numbers, len(order), instances, len(conflicts))
+    return Plan(numbers, len(order), instances, len(conflicts.patients))
 
 
 def _size(request: Request, tree: Tree, order: Iterable[_Wanted], node: PacsNode) -> Size:
     """How much is to be fetched; of what is moved, nobody here knows how much is there."""
-    given = tree.load_names().given if request.retrieve == SAVE else {}
+    names = tree.load_names() if request.retrieve == SAVE else Names()
     series = (
-        (item.modality, item.instances, _there(request, tree, item.series_uid, given.get(f"series:{item.series_uid}")))
+        (item.modality, item.instances, _there(request, tree, item.series, names.folder_of(item.series)))
         for item in order
     )
     with storage_errors("the output folder"):
         return Size.of(series, node, shutil.disk_usage(tree.root).free / 1e9)
 
 
-def _there(request: Request, tree: Tree, series_uid: str, folder: str | None) -> int:
+def _there(request: Request, tree: Tree, series: SeriesId, folder: str | None) -> int:
     """How many instances of a series need not be fetched any more, by the names of its files: that is to be quick."""
     if folder is None:
         return 0
-    entries = SeriesLedger(tree.state, series_uid).entries.values()
+    entries = SeriesLedger(tree.state, series).entries.values()
     try:
         names = set(os.listdir(tree.root / folder)) if entries else set()
     except FileNotFoundError:
@@ -362,38 +394,93 @@ def _digest(request: Request, order: Iterable[_Wanted]) -> str:
 
 
 def _planned(number: int, item: _Wanted, new_ids: Mapping[str, str]) -> Planned:
-    attributes, new_id = json.loads(item.attributes), new_ids.get(item.patient, "")
-    return Planned(number, list(item.lines), item.study_uid, item.series_uid, attributes, item.folder, new_id)
+    new_id, accept = new_ids.get(item.patient, ""), item.accept_patient_id_of
+    return Planned(number, list(item.lines), item.study_uid, item.series_uid, item.told(), item.folder, new_id, accept)
 
 
-def _merge(run: Run) -> dict[str, _Wanted]:
-    """What all rows found, by Series Instance UID."""
-    wanted: dict[str, _Wanted] = {}
+def _merge(run: Run) -> Iterator[_Wanted]:
+    """What all rows found, each series once; under two patients it is two."""
+    wanted: dict[SeriesId, list[_Wanted]] = {}
     for part in run.parts("found"):
         records = read_jsonl(part)
         for row in records:
             for study_uid, series_uid, attributes in islice(records, row["series"]):
-                item = wanted.get(series_uid)
+                new = _Wanted(study_uid, series_uid, attributes)
+                known = wanted.setdefault(new.series, [])
+                item = next((item for item in known if item.is_same(new)), None)
                 if item is None:
-                    item = wanted[series_uid] = _Wanted(study_uid, series_uid, attributes)
+                    known.append(item := new)
                 item.lines += (row["line"],)
+                item.accept_patient_id_of = item.accept_patient_id_of or row.get("accept_patient_id_of", "")
                 if row["new_id"] and row["new_id"] not in item.new_ids:
                     item.new_ids += (row["new_id"],)
-    return wanted
+    return chain.from_iterable(wanted.values())
 
 
-def _new_ids(wanted: Iterable[_Wanted]) -> tuple[dict[str, str], dict[str, set[int]]]:
-    """The pseudonym of each patient that has one, and the lines of those whom rows gave different ones."""
+@dataclass
+class _Conflicts:
+    """What contradicts itself, and is not fetched.
+
+    Attributes:
+        patients: those left out.
+        reasons: by line of the query table.
+    """
+
+    patients: set[str] = field(default_factory=set)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def leave_out(self, items: Iterable[_Wanted], reason: str) -> None:
+        """Leave the patients of these series out."""
+        for item in items:
+            self.patients.add(item.patient)
+            self._note(item, reason)
+
+    def without_shared(self, items: Sequence[_Wanted]) -> list[_Wanted]:
+        """The series without those that the archive holds under two patients: no retrieval can tell them apart."""
+        times = Counter(item.series for item in items)
+        for item in items:
+            if times[item.series] > 1:
+                self._note(item, "the archive holds a series of it under two patients; that series was left out")
+        return [item for item in items if times[item.series] == 1]
+
+    def _note(self, item: _Wanted, reason: str) -> None:
+        for line in item.lines:
+            self.reasons.setdefault(line, reason)
+
+
+def _new_ids(wanted: Sequence[_Wanted]) -> tuple[dict[str, str], _Conflicts]:
+    """The pseudonym of each patient that has one, and what of rows and answers contradicts itself about them."""
     given: dict[str, set[str]] = {}
-    lines: dict[str, set[int]] = {}
+    people: dict[str, list[_Wanted]] = {}
     for item in wanted:
-        if item.new_ids:
-            given.setdefault(item.patient, set()).update(item.new_ids)
+        for new_id in item.new_ids:
+            given.setdefault(item.patient, set()).add(new_id)
+            people.setdefault(new_id, []).append(item)
+    conflicts = _Conflicts()
     several = {patient for patient, ids in given.items() if len(ids) > 1}
-    for item in wanted:
-        if item.patient in several:
-            lines.setdefault(item.patient, set()).update(item.lines)
-    return {patient: next(iter(ids)) for patient, ids in given.items()}, lines
+    conflicts.leave_out((item for item in wanted if item.patient in several), SEVERAL_NEW_IDS)
+    for items in people.values():
+        if _several_people(items):
+            conflicts.leave_out(items, SEVERAL_PEOPLE)
+    return {patient: next(iter(ids)) for patient, ids in given.items()}, conflicts
+
+
+def _several_people(items: Sequence[_Wanted]) -> bool:
+    """Whether a row finds several people, or a PatientID stands for several."""
+    seen: dict[object, list[dict[str, str]]] = {}
+    for item in items:
+        told = item.told()
+        for key in (*item.lines, told.get("PatientID", "")):
+            known = seen.setdefault(key, [])
+            if any(two_people(told, other) for other in known):
+                return True
+            if not any(_whose(told) == _whose(other) for other in known):
+                known.append(told)
+    return False
+
+
+def _whose(told: Mapping[str, str]) -> list[str]:
+    return [told.get(key, "") for key in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")]
 
 
 # approval
@@ -523,7 +610,7 @@ class Retrieval(_Unit):
             self._tree,
             receivers,
             self._incoming,
-            run.folder / "quarantine",
+            Quarantine(run.quarantine),
             self._cancelled,
             self._progress,
             self._request.refetch,
@@ -592,7 +679,7 @@ def receivers_for(run: Run, node: PacsNode) -> Receivers:
     from pacsifier_ops.extract.receiving import Receivers
 
     tree = Tree.open(Request.of(run).out_directory)
-    return Receivers(node, shared(), tree, run.folder / "quarantine")
+    return Receivers(node, shared(), tree, Quarantine(run.quarantine))
 
 
 # report

@@ -39,6 +39,7 @@ from pacsifier_ops.files import (
 )
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.html import plural
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import shared
 from pacsifier_ops.ledger import SeriesLedger, digest
 from pacsifier_ops.pseudonyms.linkage import (
@@ -132,6 +133,12 @@ class Tagged:
     files: list[str]
     people: dict[str, tuple[str, int]]
     approved: list[str] = field(default_factory=list)
+    study_uid: str = ""
+
+    @property
+    def series(self) -> SeriesId:
+        """Which series it is."""
+        return SeriesId(self.study_uid, self.series_uid)
 
 
 @dataclass
@@ -226,13 +233,13 @@ def _check_trees(trees: Iterable[Path]) -> None:
             raise TreeError("somebody is at work in in_folder; wait until that has ended, then run again")
 
 
-def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[Path, str], list[DicomFile]]:
+def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[Path, SeriesId], list[DicomFile]]:
     """The objects by the tree that they belong to and their series; those of nobody go to the bad ones."""
     from pacsifier_ops.upload.scan import readable
 
     trees = set(found.trees)
     home_of = {folder: _home(folder) for folder in trees}
-    series: dict[tuple[Path, str], list[DicomFile]] = {}
+    series: dict[tuple[Path, SeriesId], list[DicomFile]] = {}
     for file in (file for files in found.series.values() for file in files):
         if file.path.is_symlink():
             found.passed_over[_LINK] += 1  # the file itself is looked at where it is
@@ -240,7 +247,7 @@ def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[P
             bad.append((readable(file.path.relative_to(root)), _SEVERAL_IDS if file.patient_id else _NO_PATIENT))
         else:
             nearest = next(folder for folder in file.path.parents if folder in trees)
-            series.setdefault((home_of[nearest], file.series_uid), []).append(file)
+            series.setdefault((home_of[nearest], file.series), []).append(file)
     return series
 
 
@@ -250,8 +257,8 @@ def _home(folder: Path) -> Path:
 
 
 def _known(
-    request: KarnakRequest, series: Mapping[tuple[Path, str], list[DicomFile]], bad: list[tuple[str, str]]
-) -> dict[tuple[Path, str], list[DicomFile]]:
+    request: KarnakRequest, series: Mapping[tuple[Path, SeriesId], list[DicomFile]], bad: list[tuple[str, str]]
+) -> dict[tuple[Path, SeriesId], list[DicomFile]]:
     """The objects of patients of whom it is said who they become; the others go to the bad ones."""
     from pacsifier_ops.upload.scan import readable
 
@@ -316,19 +323,21 @@ def _planned(
     run: Run,
     request: KarnakRequest,
     found: Scan,
-    series: Mapping[tuple[Path, str], Sequence[DicomFile]],
+    series: Mapping[tuple[Path, SeriesId], Sequence[DicomFile]],
     people: Mapping[str, Person],
     bad: list[tuple[str, str]],
     most: int,
 ) -> list[int]:
     from pacsifier_ops.upload.run import packed
 
-    def line(number: int, home: Path, uid: str, files: Sequence[DicomFile]) -> dict[str, Any]:
+    def line(number: int, home: Path, key: SeriesId, files: Sequence[DicomFile]) -> dict[str, Any]:
         whose = {file.patient_id: people[file.patient_id] for file in files}
         paths = [packed(file.path.relative_to(request.in_folder)) for file in files]
         become = {patient: (person.pseudonym, person.shift) for patient, person in whose.items()}
         approved = [file.sha256 for file in files] if files[0].sha256 else []
-        return asdict(Tagged(number, files[0].modality, uid, packed(home), paths, become, approved))
+        return asdict(
+            Tagged(number, files[0].modality, key.series_uid, packed(home), paths, become, approved, key.study_uid)
+        )
 
     order = list(series.items())
     units = slices(len(order), most)
@@ -363,7 +372,7 @@ def tag(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
                 if series.home not in places:
                     tree = _tree_of(request, series)
                     places[series.home] = tree, stack.enter_context(tree.workplace(shared()))
-                with shared().acquire(series_lease(series.series_uid), cancelled=cancelled):
+                with shared().acquire(series_lease(series.series), cancelled=cancelled):
                     results.append(_Tagging(request, series, *places[series.home], cancelled).run())
     finally:
         with storage_errors("the state root"):
@@ -389,7 +398,7 @@ class _Tagging:
 
     def __init__(self, request: KarnakRequest, series: Tagged, tree: Tree, scratch: Path, cancelled: Question) -> None:
         self._request, self._series, self._scratch, self._cancelled = request, series, scratch, cancelled
-        self._ledger = SeriesLedger(tree.state, series.series_uid)
+        self._ledger = SeriesLedger(tree.state, series.series)
         self._known = False
         self._elsewhere = 0
         self._ready: list[tuple[Path, Path]] = []

@@ -11,7 +11,7 @@ from typing import Any
 
 from pacsifier_ops import settings
 from pacsifier_ops.accounts import MOVE, SAVE
-from pacsifier_ops.config import METHODS
+from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS
 from pacsifier_ops.errors import ConfigError, PathRefused
 from pacsifier_ops.extract.run import RETRIEVE
 from pacsifier_ops.files import confined
@@ -19,6 +19,7 @@ from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.intake import LARGEST, check
 from pacsifier_ops.options import Option, Refused, read_options
 from pacsifier_ops.places import reserved
+from pacsifier_ops.query.keys import ACCEPT
 from pacsifier_ops.query.table import Problem, TableRefused
 
 #: Raises ConfigError where there is no connection of this name.
@@ -33,6 +34,7 @@ OPTIONS: Mapping[str, Option] = {
     "resend": Option(bool),
     "info": Option(bool),
     "method": Option(str, METHODS),
+    ACCEPT: Option(str, (ACCEPT_ARCHIVE,)),
     "max_series": Option(int),
     "strict": Option(bool),
     "accept_incomplete": Option(bool),
@@ -108,6 +110,6 @@ def _contradictions(options: Mapping[str, Any], connect: Connect) -> Iterator[tu
                 connect(options[key])
             except ConfigError as error:
                 yield key, str(error)
-    for key, needed in (("destination", MOVE), ("resend", MOVE), ("method", SAVE)):
+    for key, needed in (("destination", MOVE), ("resend", MOVE), ("method", SAVE), (ACCEPT, SAVE)):
         if options.get(key) and options.get("retrieve", SAVE) != needed:
             yield key, f"only with retrieve: {needed}"

@@ -39,6 +39,7 @@ class ExtractPrepareOperator(PacsifierOperator):
             approval=params["approval"],
             window=params["window"],
             only=params.get(APPROVED, ""),
+            accept_patient_id_of=params["accept_patient_id_of"],
         )
         destination = destination_of(params)
         batches = steps.prepare(run, request, node_of(params), destination=destination)

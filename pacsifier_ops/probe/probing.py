@@ -23,9 +23,11 @@ from pacsifier_ops.dimse.receiver import spooled, waiting
 from pacsifier_ops.dimse.session import Outcome, Session, query
 from pacsifier_ops.dimse.sink import ReceivedObject
 from pacsifier_ops.errors import Cancelled, PacsError, PacsifierError, ReceiverError, Unsupported
+from pacsifier_ops.extract.quarantine import Quarantine
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
 from pacsifier_ops.files import private_folder, storage_errors
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.probe.asking import Archive, TooMany
 from pacsifier_ops.probe.findings import NO, NOT_TESTED, PARTLY, YES, Fact, Findings, conclude
@@ -72,6 +74,11 @@ class Target:
     stored_as: str = ""
 
     @property
+    def series(self) -> SeriesId:
+        """Which series it is of."""
+        return SeriesId(self.study_uid, self.series_uid)
+
+    @property
     def identifier(self) -> Dataset:
         """What C-GET and C-MOVE are asked for."""
         keys = {"StudyInstanceUID": self.study_uid, "SeriesInstanceUID": self.series_uid}
@@ -81,7 +88,12 @@ class Target:
 
     def is_it(self, item: ReceivedObject) -> bool:
         """Whether this is what was asked for."""
-        return item.series_uid == self.series_uid and self.instance_uid in ("", item.sop_instance_uid)
+        series = (item.study_uid, item.series_uid)
+        return series == self.series and self.instance_uid in ("", item.sop_instance_uid)
+
+
+def _series_of(answer: Dataset) -> SeriesId:
+    return SeriesId(str(answer.StudyInstanceUID), str(answer.SeriesInstanceUID))
 
 
 def _target(series: Dataset, name: str) -> Target:
@@ -231,7 +243,7 @@ class Probing:
         if self._series:
             self.findings.sample += (
                 f"; of these {len(self._studies)} looked at closely, with {len(self._series)} series and "
-                f"{len({image.SeriesInstanceUID for image in self._images})} of them image by image"
+                f"{len(set(map(_series_of, self._images)))} of them image by image"
             )
         self.findings.keys = Keys(self._archive, sample).findings(self._progress)
 
@@ -351,21 +363,21 @@ class Probing:
     def _targets(self) -> Iterator[Target]:
         """Something small, the best first: no images of many frames, and not all of one series."""
         studies = {str(study.StudyInstanceUID): study for study in self._studies}
-        series_of = {str(series.SeriesInstanceUID): series for series in self._series}
+        series_of = {_series_of(series): series for series in self._series}
 
         def name(series: Dataset) -> str:
             return "".join(values_of(studies.get(str(series.StudyInstanceUID), Dataset()), "PatientName"))
 
         def rank(image: Dataset) -> tuple[bool, bool, int, int]:
-            series = series_of[str(image.SeriesInstanceUID)]
+            series = series_of[_series_of(image)]
             private = str(image.get("SOPClassUID") or "") not in REGISTERED | {""}
             size = _SIZES.get(str(series.get("Modality", "")), 2)
             # A name beyond ASCII shows what becomes of such names.
             return private or size > 1, name(series).isascii(), size, _count(series) or _MANY_IMAGES
 
-        first_of = {str(image.SeriesInstanceUID): image for image in reversed(self._images)}
+        first_of = {_series_of(image): image for image in reversed(self._images)}
         for image in sorted(first_of.values(), key=rank):
-            series = series_of[str(image.SeriesInstanceUID)]
+            series = series_of[_series_of(image)]
             modality = str(series.get("Modality", ""))
             if modality in _LARGE or str(image.get("NumberOfFrames") or "1") != "1":
                 continue
@@ -410,10 +422,10 @@ class Probing:
         classes = [target.sop_class] if target.sop_class else likely_classes(target.modality)
         started = time.perf_counter()
         outcome = self._archive.insist(lambda: session.get(target.identifier, classes))
-        return self._came("get", target, list(session.take().values()), outcome, time.perf_counter() - started)
+        return self._came("get", target, session.take(), outcome, time.perf_counter() - started)
 
     def _move(self, target: Target) -> Fact:
-        with self._leases.acquire(series_lease(target.series_uid), wait=0):
+        with self._leases.acquire(series_lease(target.series), wait=0):
             spool = self._receivers.spool()
             for item in self._arrived(spool, target):
                 item.path.unlink(missing_ok=True)  # of an attempt that was killed; else it would pass for ours
@@ -421,7 +433,7 @@ class Probing:
 
             def move() -> Outcome:
                 return self._archive.session.move(
-                    target.identifier, self._node.destination, partial(waiting, spool, target.series_uid)
+                    target.identifier, self._node.destination, partial(waiting, spool, target.series)
                 )
 
             outcome = self._archive.insist(move)
@@ -433,7 +445,7 @@ class Probing:
 
     def _arrived(self, spool: Path, target: Target) -> list[ReceivedObject]:
         with storage_errors("the spool"):
-            return [item for item in spooled(spool, target.series_uid) if target.is_it(item)]
+            return [item for item in spooled(spool, target.series) if target.is_it(item)]
 
     def _came(
         self, service: str, target: Target, items: list[ReceivedObject], outcome: Outcome, seconds: float
@@ -535,5 +547,5 @@ def probe(
             private_folder(workplace)
         tree = Tree(workplace, workplace)
         incoming = stack.enter_context(tree.workplace(leases))
-        receivers = stack.enter_context(closing(Receivers(node, leases, tree, workplace / "quarantine")))
+        receivers = stack.enter_context(closing(Receivers(node, leases, tree, Quarantine(workplace / "quarantine"))))
         return Probing(node, workplace, incoming, receivers, leases, cancelled, progress).run()

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pacsifier_ops.errors import InputError, numbers
+from pacsifier_ops.identity import two_people
 from pacsifier_ops.query.table import QueryTable
 from pacsifier_ops.run import never
+
+if TYPE_CHECKING:
+    from pacsifier_ops.dimse.objects import DicomFile
 
 
 @dataclass
@@ -69,6 +74,13 @@ def of_table(table: QueryTable) -> Cohort:
     return Cohort(list(found.values()), "line")
 
 
+_TELLING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
+
+
+def _told(file: DicomFile) -> tuple[str, ...]:
+    return file.patient_id, file.issuer, file.patient_name, file.birth_date
+
+
 def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bool = False) -> Cohort:
     """The patients of the DICOM files of a folder, whatever its files and folders are called.
 
@@ -88,22 +100,28 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bo
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     found: dict[str, Patient] = {}
+    seen: dict[str, list[dict[str, str]]] = {}
     cohort = Cohort([], "series", sum(scanned.passed_over.values()), [file.path for file in scanned.bad_files])
     clashing = []
     for number, files in enumerate(scanned.series.values(), 1):
-        for patient_id, issuer in dict.fromkeys((file.patient_id, file.issuer) for file in files):
-            if not patient_id:
-                cohort.unnamed += [readable(file.path.relative_to(root)) for file in files if not file.patient_id]
+        cohort.unnamed += [readable(file.path.relative_to(root)) for file in files if not file.patient_id]
+        for told in (dict(zip(_TELLING, values, strict=True)) for values in dict.fromkeys(map(_told, files))):
+            if not (patient_id := told["PatientID"]):
                 continue
             patient = found.setdefault(patient_id, Patient(patient_id))
-            patient.places.append(number)
-            patient.issuer = patient.issuer or issuer
-            if issuer not in ("", patient.issuer):
+            patient.issuer = patient.issuer or told["IssuerOfPatientID"]
+            if number not in patient.places:
+                patient.places.append(number)
+            others = seen.setdefault(patient_id, [])
+            if any(two_people(told, other) for other in others) and number not in clashing:
                 clashing.append(number)
+            if told not in others:
+                others.append(told)
     if clashing:
         raise InputError(
             f"series {numbers(clashing)}, in order of their paths: the PatientID is in others under another "
-            "IssuerOfPatientID, so these are two patients who would get one pseudonym; take them apart"
+            "IssuerOfPatientID, or with another name and birth date, so these are two patients who would get one "
+            "pseudonym; take them apart"
         )
     if not found and not (allow_empty and not cohort.unnamed):
         raise InputError("in_folder holds no DICOM object that names a patient")

@@ -65,7 +65,9 @@ DUMP_COLUMNS = tuple(word for word in KEYS if word != "AcquisitionDate")
 
 #: Column with the pseudonym of the row's patient; no key.
 NEW_IDS = "new_ids"
-COLUMNS = (*KEYS, NEW_IDS)
+#: Column that says whose word counts where PatientIDs of an archive and of its objects differ; no key.
+ACCEPT = "accept_patient_id_of"
+COLUMNS = (*KEYS, NEW_IDS, ACCEPT)
 
 _DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})")
 _TIME = re.compile(r"(?:[01][0-9]|2[0-3])(?:[0-5][0-9](?:(?:[0-5][0-9]|60)(?:\.[0-9]{1,6})?)?)?")

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.cells import plain
+from pacsifier_ops.config import ACCEPT_ARCHIVE
 from pacsifier_ops.errors import QueryTableError
 from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.pseudonyms.values import check_pseudonym
 from pacsifier_ops.query.keys import (
+    ACCEPT,
     COLUMNS,
+    KEYS,
     NEW_IDS,
     check_cell,
     is_weak,
@@ -48,11 +51,12 @@ class QueryRow:
 
     Attributes:
         line: line in the user's file where the row begins, from 1; in a workbook the row's number.
-        keys: what the row asks for, as DICOM writes it, by keyword; never empty, without new_ids.
+        keys: what the row asks for, as DICOM writes it, by keyword; never empty.
         cells: the row's cells as written, by column.
         new_id: pseudonym for the row's patient; may be empty.
         warnings: remarks, without values.
         duplicates: lines of later rows that ask for the same.
+        accept_patient_id_of: `archive`, or empty; see `config.PacsNode`.
     """
 
     line: int
@@ -61,6 +65,7 @@ class QueryRow:
     new_id: str
     warnings: tuple[str, ...] = ()
     duplicates: tuple[int, ...] = ()
+    accept_patient_id_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -408,8 +413,8 @@ def _check(table: QueryTable, records: list[Record], remark: str) -> None:
         wanted[line] = tuple(value for value, _ in answers)
         wrong = {place: message for place, (_, message) in enumerate(answers) if message} | record.faults
         found = [Problem(line, table.columns[place], message) for place, message in sorted(wrong.items())]
-        if not found and not any(v for column, v in zip(table.columns, wanted[line], strict=True) if column != NEW_IDS):
-            found = [Problem(line, "", f"asks for nothing; fill at least one column other than {NEW_IDS}")]
+        if not found and not any(v for column, v in zip(table.columns, wanted[line], strict=True) if column in KEYS):
+            found = [Problem(line, "", f"asks for nothing; fill at least one column other than {NEW_IDS} and {ACCEPT}")]
         if found:
             problems[line] = found
     for line, problem in _clashes(table.columns, wanted):
@@ -423,13 +428,13 @@ def _check(table: QueryTable, records: list[Record], remark: str) -> None:
             asked.setdefault(values, []).append(line)
     for values, (line, *others) in asked.items():
         keys = {column: value for column, value in zip(table.columns, values, strict=True) if value}
-        new_id = keys.pop(NEW_IDS, "")
+        new_id, accept = keys.pop(NEW_IDS, ""), keys.pop(ACCEPT, "")
         remarks = []
         if remark and not "".join(cells[line].values()).isascii():
             remarks.append(remark)
         if all(is_weak(keyword, value) for keyword, value in keys.items()):
             remarks.append(f"asks by {', '.join(keys)} only, which may find a large part of the archive")
-        table.rows.append(QueryRow(line, keys, cells[line], new_id, tuple(remarks), tuple(others)))
+        table.rows.append(QueryRow(line, keys, cells[line], new_id, tuple(remarks), tuple(others), accept))
 
 
 def _clashes(columns: tuple[str, ...], wanted: dict[int, tuple[str, ...]]) -> Iterator[tuple[int, Problem]]:
@@ -459,6 +464,14 @@ def _verdict(column: str, text: str) -> tuple[str, str]:
     if not text:
         return "", ""
     try:
-        return (check_pseudonym(text) if column == NEW_IDS else check_cell(column, text)), ""
+        if column == NEW_IDS:
+            return check_pseudonym(text), ""
+        return (_check_accept(text) if column == ACCEPT else check_cell(column, text)), ""
     except ValueError as error:
         return "", str(error)
+
+
+def _check_accept(text: str) -> str:
+    if text != ACCEPT_ARCHIVE:
+        raise ValueError(f"write {ACCEPT_ARCHIVE}, or leave the cell empty")
+    return text

@@ -40,6 +40,7 @@ from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.extract.closing import rows_of
 from pacsifier_ops.files import read_json
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.run import Run, now
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.project import Study
@@ -130,6 +131,11 @@ class StudySeries:
     new_uids: list[str] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
     pseudonyms: list[str] = field(default_factory=list)
+
+    @property
+    def series(self) -> SeriesId:
+        """Which series of the archive it is."""
+        return SeriesId(self.study_uid, self.series_uid)
 
     @property
     def balanced(self) -> bool:

@@ -15,6 +15,7 @@ from pacsifier_ops.approvals import APPROVED, COHORT, REJECTED, RELEASE
 from pacsifier_ops.deid.run import DEIDENTIFIED, QUARANTINED, WITHDRAWN, Settled, Source, Store, series_of
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import read_jsonl
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.ledger import SeriesLedger
 from pacsifier_ops.run import Run
 from pacsifier_ops.study import run as stages
@@ -31,7 +32,7 @@ from pacsifier_ops.upload.scan import readable
 _GONE = "received, and gone before it was de-identified"
 _NOT_REACHED = "not de-identified: the de-identification did not get to it"
 _NOT_APPROVED_OF = "not released: it is no part of what was approved"
-_NOT_ASKED_FOR = "came from the archive, and nobody had asked for it"
+_NOT_ASKED_FOR = "came from the archive, and is not what was asked for"
 _NOT_SENT = "not confirmed: it was not sent"
 _NOT_THERE = "released, and not there any more as it was released"
 
@@ -64,20 +65,20 @@ def from_archive(run: Run, stage: str, chain: Chain) -> Iterator[StudySeries]:
 
 def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
     """The series of a study that asks no archive: those of the folder that it de-identifies."""
-    planned: dict[str, list[tuple[Path, int]]] = {}
+    planned: dict[SeriesId, list[tuple[Path, int]]] = {}
     for part in Run(stage_folder(run, stages.ANONYMIZE)).parts("units"):
         for place, item in _lines(part):
-            planned.setdefault(item["series_uid"], []).append((part, place))
-    seen: set[str] = set()
+            planned.setdefault(SeriesId(item["study_uid"], item["series_uid"]), []).append((part, place))
+    seen: set[SeriesId] = set()
     for source in chain.sources():
-        if source.series_uid in seen:  # that of another patient as well; its parts are counted together
+        if source.series in seen:  # that of another patient as well; its parts are counted together
             continue
-        seen.add(source.series_uid)
+        seen.add(source.series)
         number = len(seen)
         series = StudySeries(number, [], source.patient_id, source.study_uid, source.series_uid, source.modality)
         series.series_number, series.description = source.series_number, source.description
         series.folder = source.folder
-        files = (file for where in planned.get(source.series_uid, ()) for file in _line(*where)["files"])
+        files = (file for where in planned.get(source.series, ()) for file in _line(*where)["files"])
         chain.follow(series, chain.lying(series, files), None)
         yield series
     if unfit := chain.unfit:
@@ -190,10 +191,10 @@ class Chain:
         }
         tree, marker = Tree.existing(deidentified), marker_of(deidentified)
         self._store = Store(tree, marker["id"]) if account.deidentifies and tree and "id" in marker else None
-        self._parts: dict[str, list[_Part]] = {}
+        self._parts: dict[SeriesId, list[_Part]] = {}
         for source in self.sources():
             part = _Part(source.number, source.key, source.target, intern(source.pseudonym))
-            self._parts.setdefault(source.series_uid, []).append(part)
+            self._parts.setdefault(source.series, []).append(part)
         deid = Run(stage_folder(run, stages.ANONYMIZE))
         ended = (item for part in deid.parts("results") for item in read_jsonl(part))
         self._reasons = {item["number"]: intern(item["reason"]) for item in ended if item["reason"]}
@@ -212,7 +213,7 @@ class Chain:
         if self._fetched is None:
             return
         folder = self._identified / series.folder
-        for uid, entry in SeriesLedger(self._fetched.state, series.series_uid).entries.items():
+        for uid, entry in SeriesLedger(self._fetched.state, series.series).entries.items():
             there = entry.gone_on(folder) or entry.proven_by(folder)
             yield _Held(uid, readable(Path(series.folder, entry.file)), entry.size, entry.mtime_ns, there)
 
@@ -233,7 +234,7 @@ class Chain:
             told: how it came out of the retrieval; None where nothing is retrieved, and what is there is expected.
         """
         settled = self._settled(series)
-        parts = self._parts.get(series.series_uid, [])
+        parts = self._parts.get(series.series, [])
         files = {path: file for part in parts for path, file in self._manifest.files(part.target).items()}
         if not self._deidentifies:
             files = dict(self._manifest.files(series.folder))
@@ -273,7 +274,7 @@ class Chain:
     def _settled(self, series: StudySeries) -> dict[str, list[Settled]]:
         """What became of the objects of a series, by SOP Instance UID: it may be in parts, of several patients."""
         found: dict[str, list[Settled]] = {}
-        for part in self._parts.get(series.series_uid, ()) if self._store else ():
+        for part in self._parts.get(series.series, ()) if self._store else ():
             for uid, item in self._store.settled(part.key).items():  # type: ignore[union-attr]
                 if item.reason != WITHDRAWN:
                     found.setdefault(uid, []).append(item)
@@ -294,7 +295,7 @@ class Chain:
     def _not_deidentified(self, series: StudySeries, instance: _Held, item: Settled | None) -> _Lost | None:
         if item is None:
             state, reason = self.unfit.get(instance.source, (MISSING, ""))
-            parts = self._parts.get(series.series_uid, ())
+            parts = self._parts.get(series.series, ())
             why = next((self._reasons[part.number] for part in parts if part.number in self._reasons), "")
             told = f"not de-identified: {why}" if why else _NOT_REACHED
             return _Lost(state, stages.ANONYMIZE, reason or told)
@@ -319,7 +320,7 @@ class Chain:
         first: _Lost | None = None
         for stage, sent in self._sent.items():
             if stage == stages.MOVE:
-                reason = sent.wanting(series.series_uid, instance.uid)
+                reason = sent.wanting(str(series.series), instance.uid)
             elif stage == stages.UPLOAD and item is not None:
                 reason = sent.wanting(item.file.rpartition("/")[0], item.new_uid)
             else:
@@ -423,22 +424,22 @@ class _Moved:
         self._results: dict[str, tuple[Path, int]] = {}
         for part in run.parts("results"):
             for place, item in _lines(part):
-                self._results[item["series_uid"]] = part, place
-        self._series_uid = ""
+                self._results[str(SeriesId(item["study_uid"], item["series_uid"]))] = part, place
+        self._series = ""
         self._lost: tuple[str, frozenset[str] | None] = "", None
 
-    def wanting(self, series_uid: str, uid: str) -> str:
+    def wanting(self, series: str, uid: str) -> str:
         """Why an instance does not count as confirmed; empty where it does."""
-        if series_uid != self._series_uid:
-            self._series_uid, self._lost = series_uid, self._read(series_uid)
+        if series != self._series:
+            self._series, self._lost = series, self._read(series)
         why, lost = self._lost
         return why if lost is None or uid in lost else ""
 
-    def _read(self, series_uid: str) -> tuple[str, frozenset[str] | None]:
+    def _read(self, series: str) -> tuple[str, frozenset[str] | None]:
         """Why instances are missing, and which; None: nobody can say which, so none counts."""
-        if series_uid not in self._results:
+        if series not in self._results:
             return _NOT_SENT, None
-        told = SeriesAccount(**_line(*self._results[series_uid]))
+        told = SeriesAccount(**_line(*self._results[series]))
         why = f"not confirmed: {_plain(told.reason)}"
         certain = told.expected is not None and told.missing == len(told.missing_uids)
         return why, frozenset(told.missing_uids) if certain else None

@@ -29,8 +29,9 @@ from pacsifier_ops.dimse.objects import inspect
 from pacsifier_ops.errors import Cancelled, TreeError
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import shared
-from pacsifier_ops.ledger import Entry, SeriesLedger, digest, series_known
+from pacsifier_ops.ledger import Entry, SeriesLedger, digest
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study.release import released_of
 from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
@@ -83,7 +84,7 @@ class SeriesListing:
     """What of a series may go: a line of the list.
 
     Attributes:
-        series_uid: as the archive has it; identifying.
+        series_uid, study_uid: as the archive has them; identifying.
         folder: below the identified copy; identifying.
         go: files that may go, by SOP Instance UID.
         stay: files that stay, by reason in words.
@@ -97,6 +98,12 @@ class SeriesListing:
     stay: dict[str, int] = field(default_factory=dict)
     handed_on: int = 0
     lost: int = 0
+    study_uid: str = ""
+
+    @property
+    def series(self) -> SeriesId:
+        """Which series it is."""
+        return SeriesId(self.study_uid, self.series_uid)
 
 
 @dataclass
@@ -189,7 +196,7 @@ def remove(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> R
             if cancelled():
                 raise Cancelled("stopped on request")
             with (
-                shared().acquire(series_lease(series.series_uid), cancelled=cancelled),
+                shared().acquire(series_lease(series.series), cancelled=cancelled),
                 storage_errors("the state root, or the folder of the study"),
             ):
                 _remove(tree, places, series, removed)
@@ -210,14 +217,13 @@ def _tree(places: Places) -> Tree | None:
 
 
 def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) -> Iterator[SeriesListing]:
-    given = tree.load_names().given
-    for series_uid in series_known(tree.state):
-        folder = given.get(f"series:{series_uid}")
-        if folder is None or (tree.root / folder).resolve() != tree.root / folder:
-            continue  # a link leads elsewhere; what lies there is none of ours
-        series, stay = SeriesListing(series_uid, folder), Counter[str]()
-        of_series = delivered.series(series_uid)
-        for uid, entry in SeriesLedger(tree.state, series_uid).entries.items():
+    for key, folder in sorted(tree.load_names().of_series()):
+        entries = SeriesLedger(tree.state, key).entries
+        if not entries or (tree.root / folder).resolve() != tree.root / folder:
+            continue  # nothing was fetched; or a link leads elsewhere, and what lies there is none of ours
+        series, stay = SeriesListing(key.series_uid, folder, study_uid=key.study_uid), Counter[str]()
+        of_series = delivered.series(key)
+        for uid, entry in entries.items():
             if cancelled():
                 raise Cancelled("stopped on request")
             if entry.gone_on(tree.root / folder):
@@ -238,7 +244,7 @@ def _remove(tree: Tree, places: Places, series: SeriesListing, removed: Removed)
     folder = tree.root / series.folder
     if folder.resolve() != folder:
         return
-    ledger = SeriesLedger(tree.state, series.series_uid)
+    ledger = SeriesLedger(tree.state, series.series)
     going: dict[Path, Copy] = {}
     for uid, copy in series.go.items():
         path, entry = folder / copy.file, ledger.entries.get(uid)
@@ -287,9 +293,10 @@ class _Delivered:
         for source in series_of(self.store) if self.store else ():
             self._sources.setdefault(source.series_uid, []).append(source)
 
-    def series(self, series_uid: str) -> _DeliveredSeries:
+    def series(self, series: SeriesId) -> _DeliveredSeries:
         """What was released of a series of the archive."""
-        return _DeliveredSeries(self, self._sources.get(series_uid, []))
+        sources = self._sources.get(series.series_uid, [])
+        return _DeliveredSeries(self, [s for s in sources if series.study_uid in ("", s.study_uid)])
 
 
 class _DeliveredSeries:
@@ -299,7 +306,7 @@ class _DeliveredSeries:
         self._places = by.places
         self._files: dict[str, Mapping[str, Any]] = {}
         self._settled: dict[str, list[Settled]] = {}
-        self._deliveries: dict[str, Deliveries] = {}
+        self._deliveries: dict[SeriesId, Deliveries] = {}
         for source in sources:
             assert by.store is not None
             self._files |= by.manifest.files(readable(Path(source.target)))
@@ -344,9 +351,9 @@ class _DeliveredSeries:
             return False
         if file is None:
             return False
-        if file.series_uid not in self._deliveries:
-            self._deliveries[file.series_uid] = Deliveries(self._places.destination, file.series_uid)
-        known = self._deliveries[file.series_uid].confirmed.get(file.sop_instance_uid)
+        if file.series not in self._deliveries:
+            self._deliveries[file.series] = Deliveries(self._places.destination, file.series)
+        known = self._deliveries[file.series].confirmed.get(file.sop_instance_uid)
         if known is None or not known.sha256:
             return False
         return (known.size, known.ctime_ns) == (file.size, file.ctime_ns) or known.sha256 == file.digest()

@@ -18,6 +18,7 @@ from typing import Any
 from pacsifier_ops.accounts import SeriesAccount
 from pacsifier_ops.dimse.objects import DicomFile
 from pacsifier_ops.errors import InputError
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.run import Kept
 from pacsifier_ops.upload.scan import readable
 
@@ -91,6 +92,11 @@ class Outgoing:
             readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
             [[packed(path), *values] for path, values in zip(paths, rest, strict=True)],
         )
+
+    @property
+    def series(self) -> SeriesId:
+        """Which series it is."""
+        return SeriesId(self.study_uid, self.series_uid)
 
     def objects(self, root: Path) -> list[DicomFile]:
         """Its files.

@@ -15,6 +15,7 @@ from pacsifier_ops.approved import FORMER, NOT_APPROVED, NOT_THERE, Approved
 from pacsifier_ops.dimse.objects import DicomFile, Directory, inspect
 from pacsifier_ops.errors import Cancelled
 from pacsifier_ops.files import LEVELS, readable
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.tree import CONTROL
 
 #: Reason for a folder that is not looked into.
@@ -32,13 +33,13 @@ class Scan:
     """What a folder holds.
 
     Attributes:
-        series: the objects by Series Instance UID, in order of their paths; no SOP Instance UID twice.
+        series: the objects by series, in order of their paths; no SOP Instance UID twice in one.
         passed_over: how many files were passed over, by reason.
         bad_files: files that should be sent and cannot.
         trees: the folder, and those below it that are output trees of their own.
     """
 
-    series: dict[str, list[DicomFile]] = field(default_factory=dict)
+    series: dict[SeriesId, list[DicomFile]] = field(default_factory=dict)
     passed_over: Counter[str] = field(default_factory=Counter)
     bad_files: list[FileAccount] = field(default_factory=list)
     trees: list[Path] = field(default_factory=list)
@@ -52,8 +53,8 @@ def scan(
 ) -> Scan:
     """Look at every file below `root`, reading no more than their heads; folders named CONTROL are left out.
 
-    Of two files with one SOP Instance UID the second is passed over where their data sets are the same; where they
-    are not, nobody can say which is right.
+    Of two files of a series with one SOP Instance UID the second is passed over where their data sets are the same;
+    where they are not, nobody can say which is right.
 
     Args:
         cancelled: asked now and then.
@@ -65,8 +66,8 @@ def scan(
         OSError: `root` itself cannot be read.
     """
     found = Scan(trees=[root])
-    first: dict[str, DicomFile] = {}
-    contradicting: set[str] = set()
+    first: dict[tuple[SeriesId, str], DicomFile] = {}
+    contradicting: set[tuple[SeriesId, str]] = set()
 
     def bad(path: Path, reason: str) -> None:
         found.bad_files.append(FileAccount(readable(path.relative_to(root)), reason))
@@ -87,19 +88,19 @@ def scan(
                         bad(path, reason)
                     continue
                 item = replace(item, sha256=sha256)
-            uid = item.sop_instance_uid
+            instance = item.series, item.sop_instance_uid
             if every:
-                found.series.setdefault(item.series_uid, []).append(_compact(item))
-            elif uid in contradicting:
+                found.series.setdefault(item.series, []).append(_compact(item))
+            elif instance in contradicting:
                 bad(path, _CONTRADICTION)
-            elif (other := first.get(uid)) is None:
+            elif (other := first.get(instance)) is None:
                 item = _compact(item)
-                first[uid] = item
-                found.series.setdefault(item.series_uid, []).append(item)
+                first[instance] = item
+                found.series.setdefault(item.series, []).append(item)
             elif _same(item, other):
                 found.passed_over[SECOND_COPY] += 1
             else:
-                contradicting.add(uid)
+                contradicting.add(instance)
                 bad(other.path, _CONTRADICTION)
                 bad(path, _CONTRADICTION)
         except Directory:
@@ -113,10 +114,10 @@ def scan(
         bad(path, NOT_THERE)
     if contradicting:
         left = {
-            uid: [file for file in files if file.sop_instance_uid not in contradicting]
-            for uid, files in found.series.items()
+            series: [file for file in files if (series, file.sop_instance_uid) not in contradicting]
+            for series, files in found.series.items()
         }
-        found.series = {uid: files for uid, files in left.items() if files}
+        found.series = {series: files for series, files in left.items() if files}
     return found
 
 

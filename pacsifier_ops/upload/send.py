@@ -91,11 +91,8 @@ class Sender(AtNode):
             PacsifierError: the destination or the disk. What became of each file is in the account instead.
         """
         destination = self.node.key
-        lease = delivery_lease(destination, outgoing.series_uid)
-        with (
-            self.alone(lease),
-            Deliveries(destination, outgoing.series_uid) as deliveries,
-        ):
+        lease = delivery_lease(destination, outgoing.series)
+        with self.alone(lease), Deliveries(destination, outgoing.series) as deliveries:
             shipment = Shipment(self, outgoing.objects(self.root), deliveries)
             with settled(account, shipment.settle):
                 shipment.run()
