@@ -486,6 +486,6 @@ def test_the_documented_chain_waits_through_a_restart_without_worker_and_pool_sl
             up.wait_for(lambda: state("arrived") == "success")
             up.wait_for(lambda: state("", "pacsifier_extract") in ("success", "failed"))
             assert state("", "pacsifier_extract") == "success"
-    assert len(list((home / "data" / "nightly").glob("sub-*/*/*/*.dcm"))) == 7
+    assert len(list((home / "data" / "arrived").glob("sub-*/*/*/*.dcm"))) == 7
     assert airflow_home.traces(home / "state", words)
     assert airflow_home.traces(home / "airflow", words) == airflow_home.traces(home / "logs", words) == []
