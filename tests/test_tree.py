@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pacsifier_ops.errors import StorageError, TreeError
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import Leases, shared
 from pacsifier_ops.tree import Names, Tree, patient_identity, safe, series_folder, study_folder
 
@@ -175,3 +176,21 @@ def test_a_workplace_on_a_disk_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "out" / ".pacsifier" / "incoming").write_text("")
     with pytest.raises(StorageError, match="output folder"), tree.workplace(shared()):
         pass
+
+
+def test_names_that_an_earlier_version_gave_by_the_series_uid_alone() -> None:
+    attributes = {"PatientID": "P", "StudyDate": "20200101", "SeriesNumber": "1"}
+    named = Names().series(attributes, "1.1", "1.7")
+    names = Names({"series:1.7": named, "series:1.8": "sub-P/elsewhere/00001-x"})
+    assert names.folder_of(SeriesId("1.1", "1.7")) == named == names.folder_of(SeriesId("1.2", "1.7"))
+    # It is the series of the study in whose folder it lies, and of that alone.
+    other = names.series({**attributes, "StudyDate": "20200202"}, "1.2", "1.7")
+    assert other != named and names.series(attributes, "1.1", "1.7") == named
+    twin = names.series(attributes, "1.3", "1.7")
+    assert twin not in (named, other)
+    assert dict(names.of_series()) == {
+        SeriesId("", "1.8"): "sub-P/elsewhere/00001-x",
+        SeriesId("1.1", "1.7"): named,
+        SeriesId("1.2", "1.7"): other,
+        SeriesId("1.3", "1.7"): twin,
+    }
