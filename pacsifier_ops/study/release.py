@@ -123,14 +123,24 @@ def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
 def _kept(run: Run, stock: Stock) -> Stock:
     """Keep a stock, its digest bound to the originals that are listed: a decision on it is one on these as well."""
     with storage_errors("the state root"):
-        if (path := originals_of(run)).exists():
-            whole = hashlib.sha256(stock.digest.encode())
-            for file in read_jsonl(path):
-                if file["instance"]:  # the logs beside them are new in every run
-                    whole.update(f"\n{file['path']}\0{file['sha256']}".encode())
-            stock = replace(stock, digest=whole.hexdigest())
+        stock = replace(stock, digest=with_originals(run, stock.digest))
         write_json(run.folder / "stock.json", asdict(stock))
     return stock
+
+
+def with_originals(run: Run, files: str) -> str:
+    """The digest of a stock, hexadecimal: of its files, and of the originals that are handed over, if any are.
+
+    Args:
+        files: digest of the list of files.
+    """
+    if not (path := originals_of(run)).exists():
+        return files
+    whole = hashlib.sha256(files.encode())
+    for file in read_jsonl(path):
+        if file["instance"]:  # the logs beside them are new in every run
+            whole.update(f"\n{file['path']}\0{file['sha256']}".encode())
+    return whole.hexdigest()
 
 
 def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
@@ -150,7 +160,7 @@ def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
     files = _files_of(root, cancelled) if study.has(ANONYMIZE) else listed(run)
     with storage_errors("the state root, or the folder of the study"):
         write_jsonl(originals_of(run), ({**file, "instance": _instance_in(root / file["path"])} for file in files))
-    _kept(run, stock_of(run))
+    _kept(run, stock_of(run))  # taken before they were listed
 
 
 def originals_of(run: Run) -> Path:
