@@ -7,10 +7,13 @@
 | requests, queries   | query tables                                       |
 | nightly             | the nightly runs'                                  |
 | studies/<project>   | the study's; others may read what it has released  |
+
+So it is with the folder of a study that lies elsewhere: the state root knows it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from pacsifier_ops import settings
@@ -61,6 +64,8 @@ def refuse_reserved(path: Path, name: str, study: str = "", alone: bool = False)
 def refuse_unreleased(path: Path, name: str, study: str = "") -> Path:
     """Make sure that a folder that data is taken from is no study's, but for what that has released. Returns it.
 
+    Nor is it the spool or the state root, where what is on its way to a study lies, and what was set apart.
+
     Args:
         path, name, study: see `refuse_reserved`.
 
@@ -69,20 +74,47 @@ def refuse_unreleased(path: Path, name: str, study: str = "") -> Path:
     """
     root = settings.data_root().resolve()
     path = path.resolve()
-    below = _study_of(path, root)
-    if path == root or (below is not None and below[1:2] != (RELEASED,) and not _is_own(path, root, study)):
+    if path == root or (_unreleased(path, root) and not _is_own(path, root, study)):
         raise PathRefused(f"{name} holds what a study has not released; give the folder {RELEASED} of the study")
+    for folder in (settings.spool().resolve(), settings.state_root().resolve()):
+        if _within(path, folder) or _within(folder, path):
+            raise PathRefused(f"{name} is, holds or lies in the spool or the state root; give another folder")
     return path
 
 
+def kept_as(folder: Path) -> str:
+    """Name of the file in which a project keeps what is known of its study in a folder, below `studies` of its own."""
+    return f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
+
+
+def _unreleased(path: Path, root: Path) -> bool:
+    """Whether a folder is a study's, or lies in one, and what it holds was not released."""
+    below = _study_of(path, root)
+    if below is not None:
+        return below[1:2] != (RELEASED,)
+    projects = settings.state_root() / "projects"
+    for folder in (path, *path.parents):
+        if folder == root:
+            break
+        if any(projects.glob(f"*/{STUDIES}/{kept_as(folder)}")):
+            return path.relative_to(folder).parts[:1] != (RELEASED,)
+    return False
+
+
 def _within(path: Path, folder: Path) -> bool:
+    path, folder = _folded(path), _folded(folder)
     return path == folder or folder in path.parents
+
+
+def _folded(path: Path) -> Path:
+    """A path without regard to case: to some file systems, `Studies` is `studies`."""
+    return Path(str(path).casefold())
 
 
 def _study_of(path: Path, root: Path) -> tuple[str, ...] | None:
     """The parts of a path below `studies`; None where it lies elsewhere."""
     studies = root / STUDIES
-    return path.relative_to(studies).parts if _within(path, studies) else None
+    return path.parts[len(studies.parts) :] if _within(path, studies) else None
 
 
 def _is_own(path: Path, root: Path, study: str) -> bool:

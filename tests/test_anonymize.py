@@ -328,6 +328,8 @@ def test_every_source_is_heard(source: Path, out: Path, tmp_path: Path) -> None:
         ({"YVJ-55912-ZS": "ONE", "HJK-2": "LINKED", "sub-YVJ-55912-ZS": "TWO"}, {}, "", "under two keys"),
         ({"YVJ-55912-ZS": "linked"}, {}, "", "several patients one pseudonym"),
         ({"YVJ-55912-ZS": "HJK-2"}, {}, "", "it would hide nobody"),
+        ({"YVJ-55912-ZS": "S_yvj55912zs.1"}, {}, "", "holds the patient's name.*it would hide nobody: patient 2"),
+        ({"YVJ-55912-ZS": "STUDY-19481107"}, {}, "", "holds the patient's name"),
         ({"YVJ-55912-ZS": "a/b"}, {}, "", "entry 1: not fit to name a patient"),
         ({}, {}, "a\\b", "new_id.txt in folder 1 of those that have one: not fit"),
         ({}, {"YVJ-55912-ZS": 0, "HJK-2": 0}, "", "give different day shifts"),
@@ -718,3 +720,24 @@ def test_stopped_it_says_what_is_left(source: Path, out: Path) -> None:
     assert {s.reason for s in account.series} == {"", "not attempted: the run ended before"}
     assert marker_of(out)["state"] == CONVERTING
     assert deidentify(source, out)[1].verdict == COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("name", "pseudonym", "tells"),
+    [
+        ("Wurzelbacher^Kunigunde", "kunigunde-wurzelbacher", True),
+        ("Wurzelbacher^Kunigunde", "WURZELBACHER K", False),
+        ("Li^A", "LIA-1", False),
+        ("", "P-1", False),
+    ],
+)
+def test_a_pseudonym_is_no_other_way_to_write_the_name(
+    source: Path, out: Path, tmp_path: Path, name: str, pseudonym: str, tells: bool
+) -> None:
+    put(source, series({"patient_id": "HJK-2", "patient_name": name}))
+    (tmp_path / "n.json").write_text(json.dumps({"HJK-2": pseudonym}))
+    if not tells:
+        deidentify(source, out, new_ids=str(tmp_path / "n.json"))
+        return
+    with pytest.raises(PatientsRefused, match=r"it would hide nobody: patient 1$"):
+        deidentify(source, out, new_ids=str(tmp_path / "n.json"))

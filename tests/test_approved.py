@@ -23,6 +23,7 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.errors import NotApproved, TreeError
 from pacsifier_ops.extract import steps as extraction
 from pacsifier_ops.extract.run import Request
+from pacsifier_ops.files import read_json
 from pacsifier_ops.handover import dicomdir
 from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.handover.dicomdir import DicomdirRequest
@@ -301,3 +302,36 @@ def test_a_release_of_an_earlier_version_is_refused_in_words(world: World) -> No
     release.release(study.run)
     assert release.may_hand_over(study.run, UPLOAD)
     assert {path: digest(path) for path in images(study.folder("released"))} == digests
+
+
+def test_what_the_deidentification_has_not_made_is_not_released(world: World, tmp_path: Path) -> None:
+    """Of somebody whom nobody asked for, so no search finds him; or in letters that none reads."""
+    study = world.study()
+    study.make()
+    (alien,) = write(series("ALIEN-99", "Fremdermann^Otto"), tmp_path / "alien")
+    good = images(study.folder("de-identified"))
+    shutil.copy(alien, good[0].parent / "more.dcm")
+    (study.folder("de-identified") / "names.txt").write_text(NAME, encoding="utf-16")
+    good[1].write_bytes(alien.read_bytes())
+    assert steps.check(study.run)["blocking"] == 3
+    told = {text for _, text in read_json(study.run.folder / "gate.json")["blocking"]}
+    assert told == {"it is no file that the de-identification has made"}
+    assert steps.findings(study.run).blocking
+
+
+def test_originals_that_are_handed_over_are_part_of_what_is_decided_on(world: World, tmp_path: Path) -> None:
+    study = world.study(upload="", karnak="gateway", album_name="Album")
+    study.make()
+    study.release()
+    steps.release(study.run)  # and remember it
+    before = release.stock_of(study.run)
+    again = StudyRun(study.node, study.data, study.rows, study.given)
+    again.make()  # nothing is new but the logs of the run
+    steps.check(again.run)
+    assert release.stock_of(again.run) == before and steps.released_before(again.run, steps.findings(again.run))
+    (alien,) = write(series("ALIEN-99", "Fremdermann^Otto"), tmp_path / "alien")
+    shutil.copy(alien, study.folder("identified") / "more.dcm")
+    steps.check(study.run)  # as where the task is cleared
+    with pytest.raises(NotApproved, match="has changed since"):
+        release.release(study.run)
+    assert not steps.released_before(study.run, steps.findings(study.run))

@@ -23,6 +23,7 @@ from pynetdicom.sop_class import CTImageStorage
 from pacsifier_ops.accounts import RunAccount, SeriesAccount
 from pacsifier_ops.cli.pacsifier import main
 from pacsifier_ops.dimse.receiver import StorageReceiver
+from pacsifier_ops.dimse.session import Outcome, Session
 from pacsifier_ops.dimse.transport import HANDLERS
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
@@ -333,6 +334,77 @@ def test_a_stranger_plants_objects_while_the_pacs_sends(
     assert quarantined(run_of(account)) == [*versions, ("unasked", "2.25.3.9")]
     # Of another series: that is nobody's, and stays with the receiver.
     assert [path.parent.name for path in receiver.spool.glob("[0-9]*/*")] == ["2.25.1.5_2.25.2.5"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"withhold": {"2.25.3.1", "2.25.3.2"}},
+        {"withhold_silently": {"2.25.3.1", "2.25.3.2"}},
+        {"success_without_suboperations": True},
+        {"retrieve_status": 0xA702, "retrieve_status_times": 99},
+    ],
+)
+def test_what_a_stranger_sent_before_is_not_taken_for_what_the_archive_does_not_send(
+    served: Callable[..., EmbeddedPacs], tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    images = series("1", "1", ["1", "2"])
+    pacs = served(images)
+    for name, value in fault.items():
+        setattr(pacs.faults, name, value)
+    with standing(pacs, tmp_path) as receiver:
+        send(receiver.port, other(images, tmp_path / "planted"))
+        account = extract(node_of(pacs, method="move"), [{"PatientID": "P"}], tmp_path / "out")
+    one = only(account)
+    assert (account.verdict, one.received, one.missing) == ("incomplete", 0, 2)
+    assert "came that nobody asked for" in one.reason and not images_in(tmp_path / "out")
+    assert quarantined(run_of(account)) == [("unasked", "2.25.3.1"), ("unasked", "2.25.3.2")]
+
+
+def test_what_comes_while_the_archive_can_send_nothing_is_not_its_own(
+    served: Callable[..., EmbeddedPacs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = series("1", "1", ["1", "2"])
+    pacs = served(images)
+    pacs.faults.withhold = {image.SOPInstanceUID for image in images}
+    planted, move = other(images, tmp_path / "planted"), Session.move
+    with standing(pacs, tmp_path) as receiver:
+
+        def moved(*arguments: Any) -> Outcome:
+            outcome = move(*arguments)
+            send(receiver.port, planted)
+            return outcome
+
+        monkeypatch.setattr(Session, "move", moved)
+        account = extract(node_of(pacs, method="move"), [{"PatientID": "P"}], tmp_path / "out")
+    assert (account.verdict, only(account).missing) == ("incomplete", 2) and not images_in(tmp_path / "out")
+    assert quarantined(run_of(account)) == [("unasked", "2.25.3.1"), ("unasked", "2.25.3.2")]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_lay_in_the_spool_before_is_compared_with_what_the_archive_sends(
+    served: Callable[..., EmbeddedPacs], tmp_path: Path, same: bool
+) -> None:
+    """Even where its first attempt to send ends badly: what a killed attempt has left is the same, a stranger's not."""
+    images = series("1", "1", ["1", "2"])
+    pacs = served(images)
+    pacs.faults.abort_after = 0
+    with standing(pacs, tmp_path) as receiver:
+        send(receiver.port, (write if same else other)(images, tmp_path / "before"))
+        account = extract(node_of(pacs, method="move"), [{"PatientID": "P"}], tmp_path / "out")
+    assert (account.verdict, len(images_in(tmp_path / "out"))) == (("complete", 2) if same else ("incomplete", 0))
+    assert {reason for reason, _ in quarantined(run_of(account))} == (set() if same else {"two-versions"})
+
+
+def test_what_is_no_object_in_the_spool_is_left_alone(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
+    pacs = served(series("1", "1", ["1"]))
+    with standing(pacs, tmp_path) as receiver:
+        folder = receiver.spool / "2.25.1.1_2.25.2.1"
+        folder.mkdir(parents=True)
+        for digit, content in (("0", b""), ("1", b"junk"), ("2", b"\0" * 128 + b"DICM" + b"\2" * 99)):
+            (folder / f"2.25.3.1.{digit * 64}").write_bytes(content)
+        account = extract(node_of(pacs, method="move"), [{"PatientID": "P"}], tmp_path / "out")
+    assert account.verdict == "complete" and not quarantined(run_of(account))
 
 
 def test_quarantine_never_overwrites(tmp_path: Path) -> None:

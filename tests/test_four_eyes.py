@@ -98,6 +98,17 @@ def test_a_form_does_not_let_go_of_what_the_file_says(data: Path) -> None:
     set_up(approvers=["anna"])
 
 
+def test_another_project_does_not_take_the_folder_of_a_study(data: Path) -> None:
+    """It would release what lies there, and not ask the approvers."""
+    file = data / "p.yaml"
+    file.write_text("project: p\nqueryfile: table.csv\napprovers: [ben]\n")
+    set_up(file)
+    for folder in ("studies/p", "studies//p/", "studies/../studies/p"):
+        with pytest.raises(ConfigError, match="folder"):
+            set_up(project="q", folder=folder, without=["extract"])
+    set_up(project="q")
+
+
 @pytest.fixture
 def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
     return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "airflow-data")

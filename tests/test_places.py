@@ -9,6 +9,8 @@ import pytest
 from pacsifier_ops import settings
 from pacsifier_ops.errors import PathRefused, TreeError
 from pacsifier_ops.places import refuse_reserved, refuse_unreleased, reserved
+from pacsifier_ops.study import steps
+from pacsifier_ops.study.project import Study
 from pacsifier_ops.tree import CONVERTING, DEIDENTIFIED, IDENTIFIED, Tree, begin, refuse_around, refuse_mixed
 
 STAMP = {"rules": "1"}
@@ -92,6 +94,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("studies/p", "only the studies"),
         ("studies/p/released/more", "only the studies"),
         ("a/../studies/p", "only the studies"),
+        ("Studies/p/released", "only the studies"),
+        (".SPOOL", "lies in the spool"),
         ("link/more", "only the studies"),
     ],
 )
@@ -119,7 +123,27 @@ def test_a_command_may_have_the_data_root_to_itself(data: Path) -> None:
 def test_what_a_study_has_not_released_is_its_own(data: Path) -> None:
     for path in ("images", "studies/p/released", "studies/p/released/sub-1"):
         assert refuse_unreleased(data / path, "upload_directory")
-    for path in (".", "studies", "studies/p", "studies/p/identified", "studies/p/released/../karnak"):
+    for path in (".", "studies", "studies/p", "STUDIES/p/identified", "studies/p/released/../karnak"):
         with pytest.raises(PathRefused, match="has not released"):
             refuse_unreleased(data / path, "upload_directory")
     assert refuse_unreleased(data / "studies/p/karnak", "upload_directory", "studies/p")
+
+
+def test_what_is_on_its_way_or_was_set_apart_is_nobody_s_to_send(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACSIFIER_STATE_ROOT", str(data / "more" / "state"))
+    for path in (".spool", ".spool/.quarantine/1.2_1.3.0a", "more", "more/state", "more/state/runs/x/quarantine"):
+        with pytest.raises(PathRefused, match="spool or the state root"):
+            refuse_unreleased(data / path, "upload_directory")
+    assert refuse_unreleased(data / "nightly" / "results", "upload_directory")
+
+
+def test_a_study_that_lies_elsewhere_keeps_what_it_has_not_released_as_well(data: Path) -> None:
+    study = Study(project="p", queryfile="t.csv", folder="knees/p")
+    assert refuse_unreleased(data / "knees/p/de-identified", "upload_directory")  # before it has begun
+    assert steps.going_on(study, "run", lambda run_id: False, "id") == ""
+    for path in ("knees/p", "knees/p/de-identified", "knees/p/identified/sub-1", "knees/p/released/../karnak"):
+        with pytest.raises(PathRefused, match="has not released"):
+            refuse_unreleased(data / path, "upload_directory")
+    for path in ("knees", "knees/q", "knees/p/released/sub-1"):
+        assert refuse_unreleased(data / path, "upload_directory")
+    assert refuse_unreleased(data / "knees/p/karnak", "upload_directory", "knees/p")

@@ -15,6 +15,7 @@ A patient is a PatientID, as it is in the objects; what their folders are called
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,11 +43,14 @@ class Patient:
         patient_id: PatientID (0010,0020), without blanks around it.
         issuers: what is told of its IssuerOfPatientID (0010,0021), without the empty one.
         folders: folders with objects of the patient.
+        names, numbers: PatientNames; and birth dates and accession numbers.
     """
 
     patient_id: str
     issuers: set[str] = field(default_factory=set)
     folders: set[Path] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    numbers: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,12 @@ def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
         counts[source or "the project's secret"] += 1
     # What is once in the linkage stays, so nothing that is refused may get there.
     _refuse_ambiguous(people, sources.before)
+    given = {key: person.pseudonym for key, person in people.items()}
+    if telling := [place for place, one in enumerate(ordered) if _tells(given.get(one.patient_id, ""), one)]:
+        raise PatientsRefused(
+            "the pseudonym holds the patient's name, PatientID, birth date or accession number; it would hide nobody",
+            telling,
+        )
     if sources.moving:
         _refuse_unmoved(people)
     issuers = {patient.patient_id: "".join(patient.issuers) for patient in ordered if patient.patient_id in people}
@@ -144,6 +154,20 @@ def _refuse_ambiguous(people: Mapping[str, Person], before: Mapping[str, Person]
         raise PatientsRefused("the sources give several patients one pseudonym", places)
     if places := own_names(people):
         raise PatientsRefused("the pseudonym is a PatientID of these data; it would hide nobody", places)
+
+
+def _tells(pseudonym: str, patient: Patient) -> bool:
+    """Whether a pseudonym tells whose it is: all of a name, or a number of six characters or more, is in it."""
+    letters = _letters(pseudonym)
+    numbers = map(_letters, (patient.patient_id, *patient.numbers))
+    names = ({_letters(part) for part in re.split(r"[\^= ]+", name)} - {""} for name in patient.names)
+    return any(len(number) >= 6 and number in letters for number in numbers) or any(
+        len("".join(parts)) >= 6 and all(part in letters for part in parts) for parts in names
+    )
+
+
+def _letters(text: str) -> str:
+    return "".join(char for char in text.casefold() if char.isalnum())
 
 
 def _refuse_unmoved(people: Mapping[str, Person]) -> None:

@@ -232,6 +232,8 @@ def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Ite
         patient = patients.setdefault(patient_id, Patient(patient_id))
         patient.issuers |= {file.issuer for file in files} - {""}
         patient.folders |= {file.path.parent for file in files}
+        patient.names |= {file.patient_name for file in files} - {""}
+        patient.numbers |= {value for file in files for value in (file.birth_date, file.accession)} - {""}
     return patients.values()
 
 

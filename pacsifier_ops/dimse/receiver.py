@@ -330,21 +330,27 @@ def spooled(spool: Path, series: SeriesId, known: Container[Path] = ()) -> Itera
     for path in _objects(folder):
         if path in known:
             continue
-        with path.open("rb") as stream:
-            sop_class, syntax = read_head(stream)
-            identity = read_identity(stream, syntax)
-            yield ReceivedObject(
-                path=path,
-                sop_class_uid=sop_class,
-                sop_instance_uid=identity.sop_instance_uid,
-                transfer_syntax_uid=syntax,
-                study_uid=identity.study_uid,
-                series_uid=identity.series_uid,
-                patient_id=identity.patient_id,
-                issuer=identity.issuer,
-                size=os.fstat(stream.fileno()).st_size,
-                sha256=path.suffix[1:],
-            )
+        try:
+            with path.open("rb") as stream:
+                sop_class, syntax = read_head(stream)
+                identity, size = read_identity(stream, syntax), os.fstat(stream.fileno()).st_size
+        except OSError:
+            raise
+        except Exception:  # whatever reading makes of what is no object: the receiver has not put it there
+            _aside(path)
+            continue
+        yield ReceivedObject(
+            path=path,
+            sop_class_uid=sop_class,
+            sop_instance_uid=identity.sop_instance_uid,
+            transfer_syntax_uid=syntax,
+            study_uid=identity.study_uid,
+            series_uid=identity.series_uid,
+            patient_id=identity.patient_id,
+            issuer=identity.issuer,
+            size=size,
+            sha256=path.suffix[1:],
+        )
 
 
 def quarantine_unasked(spool: Path, quarantine: Path, older_than_seconds: float) -> int:

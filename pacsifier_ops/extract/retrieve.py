@@ -261,6 +261,9 @@ class Transfer:
         self._session = retriever.session
         # All that came for the series and was not present, used or not, by SOP Instance UID: the first of each.
         self._came: dict[str, ReceivedObject] = {}
+        # Of these, what the archive has not sent, as far as anybody knows, and may be anybody's: it lay in the spool
+        # before the archive was asked, or came while that could send nothing.
+        self._doubtful: set[str] = set()
         self._two_versions: set[str] = set()
         self._changed: set[str] = set()
         self._accepted: set[str] = set()
@@ -284,9 +287,10 @@ class Transfer:
             self._by.again(self._sort_out_unlisted)
 
     def fit_to_publish(self) -> dict[str, ReceivedObject]:
-        """What arrived and is expected, or is not known not to be."""
+        """What the archive has sent and is expected, or is not known not to be."""
         listed = self.expectation.instances
-        return {uid: item for uid, item in self.received.items() if listed is None or uid in listed}
+        certain = {uid: item for uid, item in self.received.items() if uid not in self._doubtful}
+        return {uid: item for uid, item in certain.items() if listed is None or uid in listed}
 
     def put_rest_aside(self) -> None:
         """Put into quarantine what came and was not published, for a failure came before it could be sorted out."""
@@ -361,12 +365,17 @@ class Transfer:
 
     def _missing(self) -> list[str]:
         """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
-        have = self.present | self._came.keys()  # what is in quarantine would come once more
+        sent = self._sent()  # what is in quarantine would come once more
+        have = self.present | sent
         if self.expectation.instances is not None:
             return sorted(self.expectation.instances.keys() - have)
         if self.expectation.count is None:
-            return [] if self._came else [""]
+            return [] if sent else [""]
         return [""] if len(have) < self.expectation.count else []
+
+    def _sent(self) -> set[str]:
+        """SOP Instance UIDs of what the archive has sent, be it used or not."""
+        return self._came.keys() - self._doubtful
 
     # Fetching
 
@@ -375,17 +384,17 @@ class Transfer:
         missing = self._missing()
         if not missing:
             return  # the attempt before this one ended badly, but brought everything
-        self._outcome, before = None, len(self._came)
+        self._outcome, before = None, len(self._sent())
         self._fetch_missing(missing, whole)
         outcome = self._outcome
-        if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self._came) == before:
+        if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self._sent()) == before:
             self._refusals += 1
             if self._refusals > REFUSALS:
                 return  # it is about these objects, which it cannot send; others it may
             raise OutOfResources(f"{self._node.name}: could send nothing (0x{outcome.status:04X})")
 
     def _fetch_missing(self, missing: list[str], whole: bool) -> None:
-        whole = (whole and not self._came) or missing == [""]
+        whole = (whole and not self._sent()) or missing == [""]
         instances = self.expectation.instances or {}
         class_of = {uid: instances.get(uid, "") for uid in missing}
         method = self._choose(set(class_of.values()))
@@ -426,10 +435,11 @@ class Transfer:
     def _move(self, missing: list[str], whole: bool) -> None:
         self._method = "move"
         spool = self._by.receivers.spool()
-        self._collect(spool)  # an attempt that was killed may have left whole objects
+        # An attempt that was killed may have left whole objects, and anybody else: the archive is to send the same.
+        self._collect(spool, asked=False)
         arrived = partial(waiting, spool, self.planned.series)
         for identifier in identifiers(self.planned, missing, whole):
-            before = self._arrivals
+            before, sent = self._arrivals, self._sent()
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
                 self._await_arrivals(spool, before + self._outcome.completed + self._outcome.warning)
@@ -444,6 +454,9 @@ class Transfer:
                 self._outcome, self._remark = None, str(error)
             finally:
                 self._collect(spool)
+            if self._outcome and self._outcome.failed and not (self._outcome.completed or self._outcome.warning):
+                # By its own count, it was not the archive; if it was, it sends the same once more.
+                self._doubtful |= self._sent() - sent
             self._by.receivers.check()
 
     def _await_arrivals(self, spool: Path, count: int) -> None:
@@ -456,15 +469,19 @@ class Transfer:
             if self._arrivals != seen:
                 seen, until = self._arrivals, time.monotonic() + ARRIVAL_GRACE
 
-    def _collect(self, spool: Path) -> None:
-        """Take what lies in the spool of the series to where the spool's owner does not reach."""
+    def _collect(self, spool: Path, asked: bool = True) -> None:
+        """Take what lies in the spool of the series to where the spool's owner does not reach.
+
+        Args:
+            asked: the archive has been asked to send it.
+        """
         with storage_errors("the spool"), suppress(FileNotFoundError):  # its receiver has gone, and with it the spool
             for item in spooled(spool, self.planned.series):
                 taken = self._by.incoming / item.path.name
                 shutil.move(item.path, taken)
-                self._accept([replace(item, path=taken)])
+                self._accept([replace(item, path=taken)], asked)
 
-    def _accept(self, arrived: Iterable[ReceivedObject]) -> None:
+    def _accept(self, arrived: Iterable[ReceivedObject], asked: bool = True) -> None:
         """Compare what came with what was asked for: take what is right, put the rest into quarantine."""
         for item in arrived:
             self._arrivals += 1
@@ -473,11 +490,14 @@ class Transfer:
                 self._put_into_quarantine(item, UNASKED)
             elif uid in self._came:
                 self._compare(item)
+                self._doubtful.difference_update([uid] if asked else [])
             elif uid in self.present:
                 self._compare_with_present(item)
             elif (why := self._whose(item)) and not self._accepts:
                 self._came[uid] = replace(item, path=self._put_into_quarantine(item, why))
+                self._doubtful.update([] if asked else [uid])
             else:
+                self._doubtful.update([] if asked else [uid])
                 self._came[uid] = self.received[uid] = item
                 self._accepted.update([uid] if why else [])
                 self._bytes += item.size

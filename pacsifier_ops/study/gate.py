@@ -8,7 +8,8 @@ patients of the study, those who were left out included: an object in a wrong fo
 | full names; UIDs that were replaced; PatientIDs and accession  | nobody can release it                         |
 | numbers of six characters or more; files that cannot be read;  |                                               |
 | dates of a patient in the names of the patient's folders and   |                                               |
-| files, and of anybody in texts such as the manifest            |                                               |
+| files, and of anybody in texts such as the manifest; files     |                                               |
+| that the de-identification has not made, whoever they are of   |                                               |
 | parts of names, names that are everyday words, shorter ids     | it is listed, and released with a waiver only |
 
 By the verifier's rules (`deid.verifier`), with one look at each file however large the cohort is. Dates are those of
@@ -28,11 +29,11 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops import approvals
 from pacsifier_ops.errors import Cancelled
-from pacsifier_ops.files import read_jsonl, storage_errors
+from pacsifier_ops.files import read_jsonl, readable, storage_errors
 from pacsifier_ops.run import Run, never
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT, stage_run
@@ -90,6 +91,7 @@ class Gate:
         pseudonyms: who they become.
         dates: dates (`YYYYMMDD`) that must not be told of each of these, by the name of their folder.
         free: dates that say nothing: on which a moved date falls, or the data set was made.
+        made: the files that the de-identification has made, by path, and their sizes; None where it may be any.
     """
 
     def __init__(
@@ -99,11 +101,12 @@ class Gate:
         pseudonyms: Iterable[str],
         dates: Mapping[str, Iterable[str]] = MappingProxyType({}),
         free: Collection[str] = (),
+        made: Mapping[str, int | None] = MappingProxyType({}),
     ) -> None:
         from pacsifier_ops.deid.identifiers import dates_of, normal, wanted_of_cohort
 
         every = [(set(names) - {""}, set(ids) - {""}) for names, ids in people]
-        self.patients, self._uids = len(every), frozenset(uids)
+        self.patients, self._uids, self._made = len(every), frozenset(uids), made
         self._certain, self._doubtful = wanted_of_cohort(every, frozenset(map(normal, pseudonyms)))
         self._dates = {folder: dates_of(frozenset(days) - set(free)) for folder, days in dates.items()}
         self._all_dates = {day: tag for days in self._dates.values() for day, tag in days.items()}
@@ -115,9 +118,11 @@ class Gate:
         Args:
             data_set: the de-identified folder.
         """
-        from pacsifier_ops.deid.run import Store, series_of
+        from pacsifier_ops.deid.books import MANIFEST
+        from pacsifier_ops.deid.run import DEIDENTIFIED, Store, series_of
         from pacsifier_ops.deid.values import shifted_date
 
+        made: dict[str, int | None] = {MANIFEST: None}
         births: dict[str, set[str]] = {}
         studies: dict[str, set[str]] = {}
         names: dict[str, set[str]] = {}
@@ -151,12 +156,14 @@ class Gate:
                     free |= {shifted_date(day, source.shift if gone else 0) or "" for day in examined}
                 for settled in store.settled(source.key).values():
                     replaced |= settled.uids
+                    if settled.outcome == DEIDENTIFIED:
+                        made[readable(Path(settled.file))] = settled.written
         # A profile may keep UIDs; where it replaces them, those of patients who were left out must not be there either.
         uids = (replaced.keys() | (asked if replaced else set())) - set(replaced.values())
         here = {day for days in dates.values() for day in days}
         every = [*births.values(), *(studies.values() if fate != _KEPT else ())]
         left_out = {day for days in every for day in days} - here
-        return cls(((names[key], ids[key]) for key in ids), uids, pseudonyms, {**dates, "": left_out}, free)
+        return cls(((names[key], ids[key]) for key in ids), uids, pseudonyms, {**dates, "": left_out}, free, made)
 
     def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> Findings:
         """Search files and their names.
@@ -182,6 +189,16 @@ class Gate:
                         found.add("waivable", path, self._told(held, self._doubtful))
             found.searched += 1
         return found
+
+    def refuse_foreign(self, files: Iterable[Mapping[str, Any]], found: Findings) -> None:
+        """Add the files that the de-identification has not made: they may be of anybody, in any form.
+
+        Args:
+            files: `path` and `size` of each.
+        """
+        for file in files:
+            if self._made.get(file["path"], -1) not in (file["size"], None):
+                found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
 
     def _told(self, held: Held, wanted: Wanted, uids: frozenset[str] = frozenset(), dates: Dates = _NONE) -> list[str]:
         from pacsifier_ops.deid.verifier import hits

@@ -15,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Stock:
     """All that is about to be released.
 
     Attributes:
-        digest: SHA-256 of the list of files with their digests, hexadecimal.
+        digest: SHA-256 of the list of files with their digests, hexadecimal; of originals that are handed over as well.
         files, bytes: how many, and of what size together.
     """
 
@@ -117,8 +117,30 @@ def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
     refuse_unfinished([root])
     with storage_errors("the state root, or the folder of the study"), atomic_stream(run.folder / _STOCK) as stream:
         stock = _written(_files_of(root, cancelled), stream.write)
+    return _kept(run, stock)
+
+
+def _kept(run: Run, stock: Stock) -> Stock:
+    """Keep a stock, its digest bound to the originals that are listed: a decision on it is one on these as well."""
+    with storage_errors("the state root"):
+        stock = replace(stock, digest=with_originals(run, stock.digest))
         write_json(run.folder / "stock.json", asdict(stock))
     return stock
+
+
+def with_originals(run: Run, files: str) -> str:
+    """The digest of a stock, hexadecimal: of its files, and of the originals that are handed over, if any are.
+
+    Args:
+        files: digest of the list of files.
+    """
+    if not (path := originals_of(run)).exists():
+        return files
+    whole = hashlib.sha256(files.encode())
+    for file in read_jsonl(path):
+        if file["instance"]:  # the logs beside them are new in every run
+            whole.update(f"\n{file['path']}\0{file['sha256']}".encode())
+    return whole.hexdigest()
 
 
 def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
@@ -138,6 +160,7 @@ def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
     files = _files_of(root, cancelled) if study.has(ANONYMIZE) else listed(run)
     with storage_errors("the state root, or the folder of the study"):
         write_jsonl(originals_of(run), ({**file, "instance": _instance_in(root / file["path"])} for file in files))
+    _kept(run, stock_of(run))  # taken before they were listed
 
 
 def originals_of(run: Run) -> Path:

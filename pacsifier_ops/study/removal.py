@@ -33,7 +33,7 @@ from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import shared
 from pacsifier_ops.ledger import Entry, SeriesLedger, digest
 from pacsifier_ops.run import Run, never, now
-from pacsifier_ops.study.release import released_of
+from pacsifier_ops.study.release import released_of, with_originals
 from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
 from pacsifier_ops.upload.scan import readable
 
@@ -369,7 +369,7 @@ class Manifest:
         self._path = run.part("output")
         self._begin: dict[str, int] = {}
         released = released_of(run)
-        if released is None or not self._path.exists() or digest(self._path) != released.digest:
+        if released is None or not self._path.exists() or with_originals(run, digest(self._path)) != released.digest:
             return
         at = 0
         with self._path.open("rb") as stream:

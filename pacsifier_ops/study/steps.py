@@ -17,6 +17,7 @@ from pacsifier_ops.given import read_given
 from pacsifier_ops.html import plural
 from pacsifier_ops.leases import shared
 from pacsifier_ops.options import Refused
+from pacsifier_ops.places import kept_as
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.run import Run, never, now
 from pacsifier_ops.study import run as stages
@@ -114,12 +115,18 @@ def going_on(study: Study, run: str, goes_on: Callable[[str], bool], run_id: str
 
 @contextmanager
 def _remembered(study: Study) -> Iterator[dict[str, Any]]:
-    """What is kept of a study from run to run, as it is changed in the block: its last run, and its last release."""
-    folder = folder_of(study, "")
-    path = project_folder(study.project) / "studies" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
+    """What is kept of a study from run to run, as it is changed in the block: its last run, and its last release.
+
+    Raises:
+        ConfigError: its folder is that of another project's study, whose approvers would not be asked.
+    """
+    folder, home = folder_of(study, ""), project_folder(study.project)
+    path = home / "studies" / kept_as(folder)
     with storage_errors("the state root"):
         private_folder(path.parent)
     with shared().acquire(f"study:{path.stem}"):
+        if any(other.parent != path.parent for other in home.parent.glob(f"*/studies/{path.name}")):
+            raise ConfigError("folder: it is that of another project's study; give another project, or another folder")
         before = read_json(path) if path.exists() else {}
         yield (now := dict(before))
         if now != before:
@@ -149,7 +156,9 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
     if not study.has(stages.ANONYMIZE):  # what is identified holds identifiers
         return {"files": stock.files, "bytes": stock.bytes}
     root = folder_of(study, DEIDENTIFIED_FOLDER)
-    found = Gate.of(run, root).search(root, (file["path"] for file in listed(run)), cancelled)
+    gate = Gate.of(run, root)
+    found = gate.search(root, (file["path"] for file in listed(run)), cancelled)
+    gate.refuse_foreign(listed(run), found)
     with storage_errors("the state root"):
         write_json(run.folder / "gate.json", {**vars(found), "counts": dict(found.counts)})
     return {
