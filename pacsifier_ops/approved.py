@@ -14,6 +14,7 @@ from typing import Any
 
 from pacsifier_ops.errors import TreeError
 from pacsifier_ops.files import private_folder, read_jsonl, readable, write_jsonl
+from pacsifier_ops.places import is_released
 from pacsifier_ops.tree import marker_of, state_folder
 
 #: Of a tree that has an approved list: in what it says of itself.
@@ -82,7 +83,7 @@ def approved_of(folder: Path) -> Approved | None:
     """The approved list that holds for a folder: its own, or that of a folder above. None where there is none.
 
     Raises:
-        TreeError: there was one, and it is gone.
+        TreeError: there was one, and it is gone; or the folder is what a study released before there were such lists.
     """
     folder = folder.resolve()
     for root in (folder, *folder.parents):
@@ -93,6 +94,11 @@ def approved_of(folder: Path) -> Approved | None:
                 "the folder was released, and the list of what was approved is not in this state root: it is a copy, "
                 "or was moved; hand over the original, or release it again"
             )
+    if is_released(folder):
+        raise TreeError(
+            "an earlier version released the folder, and made no list of what was approved; run the study again, or "
+            "clear the step release of its last run"
+        )
     return None
 
 

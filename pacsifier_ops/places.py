@@ -87,18 +87,29 @@ def kept_as(folder: Path) -> str:
     return f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
 
 
+def is_released(path: Path) -> bool:
+    """Whether a folder is that of what a study has released, or lies in it."""
+    return (_in_study(path, settings.data_root().resolve()) or ())[:1] == (RELEASED,)
+
+
 def _unreleased(path: Path, root: Path) -> bool:
     """Whether a folder is a study's, or lies in one, and what it holds was not released."""
+    below = _in_study(path, root)
+    return below is not None and below[:1] != (RELEASED,)
+
+
+def _in_study(path: Path, root: Path) -> tuple[str, ...] | None:
+    """The parts of a path below the folder of a study; None where it lies in none."""
     below = _study_of(path, root)
     if below is not None:
-        return below[1:2] != (RELEASED,)
+        return below[1:]
     projects = settings.state_root() / "projects"
     for folder in (path, *path.parents):
         if folder == root:
             break
         if any(projects.glob(f"*/{STUDIES}/{kept_as(folder)}")):
-            return path.relative_to(folder).parts[:1] != (RELEASED,)
-    return False
+            return path.relative_to(folder).parts
+    return None
 
 
 def _within(path: Path, folder: Path) -> bool:
