@@ -52,10 +52,9 @@ class Approved:
         """Why a file that is not on the list is not handed over."""
         return FORMER if readable(path.relative_to(self.root)) in self.former else NOT_APPROVED
 
-    def missing(self, folder: Path) -> list[Path]:
-        """Files on the list, in a folder, that are not there."""
-        paths = (self.root / name for name in self.files)
-        return [path for path in paths if folder in path.parents and not path.is_file()]
+    def listed(self, folder: Path) -> list[Path]:
+        """Files on the list, in a folder."""
+        return [path for name in self.files if folder in (path := self.root / name).parents]
 
 
 def approve(root: Path, files: Iterable[Mapping[str, Any]]) -> None:

@@ -291,12 +291,34 @@ def test_a_series_is_moved_without_what_has_come_to_it_since(world: World, tmp_p
     assert sum("not approved" in one.reason for one in account.series) == 2
 
 
-def test_a_release_of_an_earlier_version_is_refused_in_words(world: World) -> None:
+@pytest.mark.parametrize("kind", ["empty", "text", "link", "file-set"])
+def test_what_was_approved_and_is_no_object_any_more_is_told(world: World, tmp_path: Path, kind: str) -> None:
+    study = world.released()
+    path = images(study.folder("released"))[0]
+    path.chmod(0o644)
+    if kind == "link":
+        path.rename(tmp_path / "elsewhere.dcm")
+        path.symlink_to(tmp_path / "elsewhere.dcm")
+    elif kind == "file-set":
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.1.3.10\0\0\0\0\0\0"))
+    else:
+        path.write_bytes(b"" if kind == "empty" else b"no object")
+    with node(tmp_path / "node") as (there, got):
+        account = sent(study.folder("released"), there, tmp_path / "logs")
+    assert account.verdict == INCOMPLETE and len(got) == len(images(study.folder("released"))) - 1
+    _, told = file_set(study.folder("released"), tmp_path / "disc")
+    assert told.verdict == INCOMPLETE
+
+
+def test_a_release_of_an_earlier_version_is_refused_in_words(world: World, tmp_path: Path) -> None:
     study = world.released()
     (state_folder(study.folder("released")) / "approved.jsonl").unlink()
     write_marker(study.folder("released"), {"state": "de-identified"})
-    with pytest.raises(NotApproved, match="earlier version"):
+    with pytest.raises(TreeError, match="earlier version"):
         release.may_hand_over(study.run, UPLOAD)
+    with node(tmp_path / "node") as (there, got), pytest.raises(TreeError, match="earlier version"):
+        sent(study.folder("released"), there, tmp_path / "logs")
+    assert not got
     digests = {path: digest(path) for path in images(study.folder("released"))}
     approvals.ask(study.run, approvals.RELEASE, release.stock_of(study.run).digest)
     release.release(study.run)

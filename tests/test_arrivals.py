@@ -226,6 +226,18 @@ def test_they_are_accepted_in_words(served: Callable[..., EmbeddedPacs], tmp_pat
     assert "which was accepted" in one.reason and len(images_in(out)) == 2
 
 
+@METHODS
+def test_what_the_archive_gives_somebody_else_is_not_accepted(
+    served: Callable[..., EmbeddedPacs], tmp_path: Path, method: str
+) -> None:
+    """A series under two patients; by the row's PatientID the archive tells of one of them only."""
+    pacs = served(series("1", "1", ["1", "2"], patient="PA") + series("1", "1", ["3"], patient="PB"))
+    rows = [{"PatientID": "PA", "accept_patient_id_of": "archive"}]
+    account = extract(node_of(pacs, method=method), rows, tmp_path / "out")
+    assert account.verdict == "incomplete"
+    assert {str(image.PatientID) for image in images_in(tmp_path / "out").values()} == {"PA"}
+
+
 def test_they_are_accepted_on_the_command_line(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

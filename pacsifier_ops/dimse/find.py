@@ -407,6 +407,10 @@ class Finder:
                 )
         return studies[0] if studies else None
 
+    def of_several(self, study_uid: str) -> bool:
+        """Whether the archive holds a study under several patients."""
+        return len(_by_patient(self._under(study_uid), {})) > 1
+
     def _under(self, study_uid: str) -> list[Dataset]:
         """All studies of a Study Instance UID: it may be there under several patients."""
         if study_uid not in self._studies:

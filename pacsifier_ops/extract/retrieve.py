@@ -266,6 +266,8 @@ class Transfer:
         self._doubtful: set[str] = set()
         self._two_versions: set[str] = set()
         self._changed: set[str] = set()
+        # Whether the archive's data base has the last word on whose the objects are.
+        self._accepts = False
         self._accepted: set[str] = set()
         self._arrivals = 0
         self._counts: Counter[str] = Counter()
@@ -362,6 +364,9 @@ class Transfer:
     def _expect(self) -> None:
         planned = self.planned
         self.expectation = self._by.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
+        # What the archive itself holds under another patient is no matter of a data base that was corrected.
+        asked = ACCEPT_ARCHIVE in (planned.accept_patient_id_of, self._node.accept_patient_id_of)
+        self._accepts = asked and not self._by.finder.of_several(planned.study_uid)
 
     def _missing(self) -> list[str]:
         """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
@@ -509,11 +514,6 @@ class Transfer:
             return ANOTHER_PATIENT
         issuers = {_plain(item.issuer), _plain(told["IssuerOfPatientID"])} - {""}
         return ANOTHER_ISSUER if len(issuers) > 1 else ""
-
-    @property
-    def _accepts(self) -> bool:
-        """Whether the archive's data base has the last word on whose the objects are."""
-        return ACCEPT_ARCHIVE in (self.planned.accept_patient_id_of, self._node.accept_patient_id_of)
 
     def _compare(self, item: ReceivedObject) -> None:
         """An object of this SOP Instance UID came before: nobody knows which of two that differ is right."""

@@ -360,6 +360,7 @@ def may_hand_over(run: Run, stage: str) -> bool:
 
     Raises:
         NotApproved: nobody has, or nothing was released.
+        TreeError: it was released without a list of what was approved, by an earlier version.
     """
     study = Study.of(run)
     if study.release == NOBODY:
@@ -368,8 +369,8 @@ def may_hand_over(run: Run, stage: str) -> bool:
     if released is None:
         raise NotApproved("nothing was released in this run, whatever the tasks before say")
     approvals.approved(run, RELEASE, released.digest)
-    if stage in (DICOMDIR, UPLOAD) and released.files and approved_of(folder_of(study, RELEASED_FOLDER)) is None:
-        raise NotApproved("it was released by an earlier version, without a list of what was approved; clear release")
+    if stage in (DICOMDIR, UPLOAD) and released.files:
+        approved_of(folder_of(study, RELEASED_FOLDER))
     if stage != DICOMDIR:
         return True
     made = folder_of(study, FILE_SETS)

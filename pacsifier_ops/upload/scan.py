@@ -11,7 +11,7 @@ from pathlib import Path
 from sys import intern
 
 from pacsifier_ops.accounts import FileAccount
-from pacsifier_ops.approved import FORMER, NOT_APPROVED, NOT_THERE, Approved
+from pacsifier_ops.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, Approved
 from pacsifier_ops.dimse.objects import DicomFile, Directory, inspect
 from pacsifier_ops.errors import Cancelled
 from pacsifier_ops.files import LEVELS, readable
@@ -69,7 +69,10 @@ def scan(
     first: dict[tuple[SeriesId, str], DicomFile] = {}
     contradicting: set[tuple[SeriesId, str]] = set()
 
+    told: set[Path] = set()
+
     def bad(path: Path, reason: str) -> None:
+        told.add(path)
         found.bad_files.append(FileAccount(readable(path.relative_to(root)), reason))
 
     for path in _files(root, found, bad):
@@ -87,6 +90,7 @@ def scan(
                     else:
                         bad(path, reason)
                     continue
+                told.add(path)
                 item = replace(item, sha256=sha256)
             instance = item.series, item.sop_instance_uid
             if every:
@@ -110,8 +114,11 @@ def scan(
             bad(path, str(error) if listed else NOT_APPROVED)
         except OSError as error:
             bad(path, unreadable(error))
-    for path in approved.missing(root) if approved else ():
-        bad(path, NOT_THERE)
+    for path in approved.listed(root) if approved else ():
+        if not os.path.lexists(path):
+            bad(path, NOT_THERE)
+        elif path not in told and path.suffix == ".dcm":  # no object any more, or a link that leads away
+            bad(path, DIFFERS)
     if contradicting:
         left = {
             series: [file for file in files if (series, file.sop_instance_uid) not in contradicting]
