@@ -555,10 +555,14 @@ def report(run: Run) -> ToolAccount:
         passed_over=found["passed_over"],
     )
     if not request.in_place and approved_of(request.in_folder) is not None:
-        # What of them goes to the gateway: these files, as they were written.
-        made = [{"path": path, "sha256": sha256} for result in results for path, sha256 in result.made.items()]
+        # What of them goes to the gateway: these files, as they were written, beside those of earlier runs, whose
+        # originals may have been removed since.
+        before = approved_of(request.out_folder)
+        made = dict(before.files) if before else {}
+        for result in results:
+            made.update(result.made)
         with storage_errors("the state root"):
-            approve(request.out_folder, made)
+            approve(request.out_folder, ({"path": path, "sha256": sha256} for path, sha256 in made.items()))
     write_books(run, account, "Karnak tags", *_told(request, account))
     return account
 
