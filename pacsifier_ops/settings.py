@@ -82,8 +82,17 @@ def data_root() -> Path:
 
 
 def state_root() -> Path:
-    """Protected folder (0700) of everything that identifies patients outside the data sets."""
-    return private_folder(_path("state_root", home() / "state"))
+    """Protected folder (0700) of everything that identifies patients outside the data sets.
+
+    Raises:
+        ConfigError: it cannot be made there.
+    """
+    folder = _path("state_root", home() / "state")
+    try:
+        return private_folder(folder)
+    except OSError as error:
+        said = error.strerror or type(error).__name__
+        raise ConfigError(f"PACSIFIER_STATE_ROOT: {folder} cannot be made: {said}; name a folder of your own") from error
 
 
 def spool() -> Path:

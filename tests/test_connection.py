@@ -274,7 +274,13 @@ def test_the_hook_says_it_in_words(
     (tmp_path / "file").touch()
     monkeypatch.setenv("PACSIFIER_STATE_ROOT", str(tmp_path / "file" / "state"))
     well, words = said(called_aet=pacs.aet)
-    assert not well and words == "unexpected NotADirectoryError; the log of the API server tells more"
+    assert not well and words.startswith(f"PACSIFIER_STATE_ROOT: {tmp_path / 'file' / 'state'} cannot be made: ")
+
+    def broken(node: object) -> str:
+        raise RuntimeError(node)
+
+    monkeypatch.setattr("pacsifier_ops.dimse.check.check", broken)
+    assert said(called_aet=pacs.aet) == (False, "unexpected RuntimeError; the log of the API server tells more")
 
 
 @pytest.mark.airflow
