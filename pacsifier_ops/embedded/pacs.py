@@ -306,6 +306,17 @@ def _failed(instances: Iterable[FileDataset], transfer_syntax: str) -> BytesIO:
     return BytesIO(encode(identifier, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated) or b"")
 
 
+class _Server(ThreadedAssociationServer):
+    """Leaves the memory of ended associations to Python's own collection.
+
+    pynetdicom collects all garbage of the process with every sixtieth look at the port, whether anything was there or
+    not. In a process with much in memory, such as one that runs Airflow, that takes most of a core.
+    """
+
+    def service_actions(self) -> None:
+        """Nothing."""
+
+
 class EmbeddedPacs:
     """A PACS in this process.
 
@@ -389,7 +400,7 @@ class EmbeddedPacs:
         entity = AE(self.aet)
         entity.require_called_aet = True
         entity.maximum_associations = 1000
-        self._server = ThreadedAssociationServer(
+        self._server = _Server(
             entity,
             (self.host, self.port),
             self.aet,
@@ -408,7 +419,7 @@ class EmbeddedPacs:
             ],
         )
         self.port = self._server.server_address[1]
-        serve = {"poll_interval": 0.02}
+        serve = {"poll_interval": 0.05}
         threading.Thread(target=self._server.serve_forever, kwargs=serve, daemon=True).start()
         return self
 
