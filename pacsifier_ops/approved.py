@@ -1,5 +1,6 @@
 """The approved list of a folder: what of it may be handed over, each file by its path and the SHA-256 of its content.
 
+A folder that was released has one, of what somebody has approved; one that was de-identified, of what was made there.
 It lies in the protected state of the tree, not in the folder, so whoever can write there cannot add to it. Whatever
 hands data over from such a folder, or from a folder in it, sends what is on the list and as it is there, and nothing
 else. What was on an earlier list is known as such: it was released once, and is no part of the data set any more.
@@ -17,12 +18,12 @@ from pacsifier_ops.files import private_folder, read_jsonl, readable, write_json
 from pacsifier_ops.places import is_released
 from pacsifier_ops.tree import marker_of, state_folder
 
-#: Of a tree that has an approved list: in what it says of itself.
+#: Of a tree that was released, so that it has an approved list: in what it says of itself.
 LISTED = "released"
 
 #: Why files are not handed over.
-NOT_APPROVED = "not among the files that were approved; it is not handed over"
-NOT_THERE = "approved, and not there"
+NOT_APPROVED = "not among the files that were released, or de-identified, in the folder; it is not handed over"
+NOT_THERE = "released, or de-identified, in the folder, and not there any more"
 FORMER = "released once, and no part of the data set any more"
 #: And this, once it was read.
 DIFFERS = "it differs from what was approved; it is not handed over"
@@ -111,10 +112,10 @@ def _read(root: Path) -> Approved | None:
 
 
 def refuse_released_below(trees: Iterable[Path]) -> None:
-    """Make sure that none of these folders has an approved list: what is above it has none, and is no way around it.
+    """Make sure that none of these folders has an approved list: what is above has none, and is no way around it.
 
     Raises:
         TreeError: one has.
     """
     if any(_read(tree) or marker_of(tree).get(LISTED) for tree in trees):
-        raise TreeError("the folder holds another one that was released; hand that over by itself")
+        raise TreeError("the folder holds another one that was released, or de-identified; hand that over by itself")

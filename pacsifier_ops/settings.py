@@ -91,8 +91,8 @@ def state_root() -> Path:
     try:
         return private_folder(folder)
     except OSError as error:
-        said = error.strerror or type(error).__name__
-        raise ConfigError(f"PACSIFIER_STATE_ROOT: {folder} cannot be made: {said}; name a folder of your own") from error
+        why = error.strerror or type(error).__name__
+        raise ConfigError(f"PACSIFIER_STATE_ROOT: {folder} cannot be made: {why}; name another folder") from error
 
 
 def spool() -> Path:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-_CHANGES = ("replace", "unlink", "fsync", "rmdir", "mkdir", "link")
+#: Functions of `os` that change the disk; with writes, of which there are many, those of the books are among them.
+CHANGES = ("replace", "unlink", "fsync", "rmdir", "mkdir", "link")
+WITH_WRITES = (*CHANGES[:-1], "write")
 
 
-def killed(work: Callable[[], object], after: int) -> bool:
+def killed(work: Callable[[], object], after: int, changes: Sequence[str] = CHANGES) -> bool:
     """Do the work in a process that ends at once before its `after`-th change of the disk; whether it did.
 
     What the work prints is not shown.
+
+    Args:
+        changes: functions of `os` that count.
 
     Raises:
         AssertionError: it failed by itself; holds what it printed.
@@ -22,8 +27,8 @@ def killed(work: Callable[[], object], after: int) -> bool:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        code, said, left = 2, io.StringIO(), after
-        for name in _CHANGES:
+        code, said, left, write = 2, io.StringIO(), after, os.write
+        for name in changes:
             original = getattr(os, name)
 
             def counted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
@@ -42,7 +47,7 @@ def killed(work: Callable[[], object], after: int) -> bool:
                 except BaseException as error:
                     said.write(repr(error))
         finally:
-            os.write(writing, said.getvalue()[-4000:].encode())
+            write(writing, said.getvalue()[-4000:].encode())
             os._exit(code)
     os.close(writing)
     with os.fdopen(reading, "rb") as stream:

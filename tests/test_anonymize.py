@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from pacsifier_ops.upload import steps as upload_steps
 from pacsifier_ops.upload.run import UploadRequest
 from pacsifier_ops.upload.scan import scan
 from tests.airflow_home import KUNIGUNDE, ZEBEDAEUS
+from tests.kills import WITH_WRITES, killed
 
 NAMES = ("Wurzelbacher", "Kunigunde", "Schnürpel", "Zebedäus", "ZQX-71830-KW", "YVJ-55912-ZS", "QACC990171")
 
@@ -489,34 +491,6 @@ def test_a_folder_is_replaced_in_place(source: Path, tmp_path: Path) -> None:
     }
 
 
-_STEPS = ("replace", "unlink", "fsync", "rmdir", "mkdir", "write")
-
-
-def _killed(source: Path, target: Path, after: int) -> bool:
-    """De-identify in a process that is killed before its `after`-th change of the disk; whether it was."""
-    child = os.fork()
-    if child == 0:
-        left = after
-        for name in _STEPS:
-            original = getattr(os, name)
-
-            def counted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os._exit(9)
-                return original(*args, **kwargs)
-
-            setattr(os, name, counted)
-        try:
-            os._exit(0 if deidentify(source, target, delete_identifiable=True)[1].verdict == COMPLETE else 1)
-        finally:
-            os._exit(2)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("in_place", [True, False])
 def test_killed_anywhere_and_run_again_it_heals(tmp_path: Path, in_place: bool) -> None:
@@ -530,19 +504,19 @@ def test_killed_anywhere_and_run_again_it_heals(tmp_path: Path, in_place: bool) 
         source = tmp_path / f"{after}"
         shutil.copytree(fresh, source)
         target = source if in_place else tmp_path / f"{after}-out"
-        killed = _killed(source, target, after)
+        ended = killed(partial(deidentify, source, target, delete_identifiable=True), after, WITH_WRITES)
         half = marker_of(target).get("state") == CONVERTING
         if half:
             with pytest.raises(TreeError, match="half de-identified"):
                 hand_over(target)
-        if killed and (half or not in_place or marker_of(target) == {}):
+        if ended and (half or not in_place or marker_of(target) == {}):
             _, account = deidentify(source, target, delete_identifiable=True)
             totals = account.totals()
             assert (account.verdict, totals["deidentified"], totals["excluded"]) == (COMPLETE, 8, 1), after
         assert marker_of(target)["state"] == DEIDENTIFIED
         assert content(target) == wanted
         without_traces(target)
-        if not killed:
+        if not ended:
             break
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import zipfile
@@ -226,6 +227,41 @@ def test_the_list_holds_for_every_way_out(world: World, tmp_path: Path) -> None:
         with pytest.raises(TreeError, match="is a copy, or was moved"):
             sent(tmp_path / "above" / "released", there, tmp_path / "logs")
     assert len(got) == 2 and not tells(got)
+
+
+def test_of_a_folder_that_no_study_has_released_goes_what_was_de_identified_there(world: World, tmp_path: Path) -> None:
+    study = world.study(upload="")
+    study.make()
+    made = study.folder("de-identified")
+    there = images(made)
+    shutil.copy(images(study.folder("identified"))[0], there[0].parent / "extra.dcm")
+    spoil(there[1])
+    with node(tmp_path / "research") as (research, got):
+        account = sent(made, research, tmp_path / "logs")
+    assert {file.reason for file in account.bad_files} == {NOT_APPROVED} and account.verdict == INCOMPLETE
+    assert len(got) == len(there) - 1 and not tells(got)
+    _, written = file_set(made, tmp_path / "set")
+    assert {why for _, why in written.problems} == {NOT_APPROVED, DIFFERS}
+    assert not tells([dcmread(path) for path in (tmp_path / "set").rglob("I*") if path.is_file()])
+    study.folder("identified").rename(tmp_path / "away")
+    with node(tmp_path / "around") as (around, got), pytest.raises(TreeError, match="released, or de-identified"):
+        sent(made.parent, around, tmp_path / "logs")
+    assert not got
+
+
+def test_a_folder_of_an_earlier_version_gets_its_list_from_the_next_run(world: World) -> None:
+    study = world.study(upload="")
+    study.make()
+    made = study.folder("de-identified")
+    before = approved_of(made)
+    assert before and set(before.files) == {path.relative_to(made).as_posix() for path in images(made)}
+    (state_folder(made.resolve()) / "approved.jsonl").unlink()
+    for book in (state_folder(made.resolve()) / "deid").glob("*/settled/*.jsonl"):
+        lines = [json.loads(line) for line in book.read_text().splitlines() if line]
+        book.write_text("".join(f"\n{json.dumps({k: v for k, v in line.items() if k != 'sha256'})}" for line in lines))
+    assert approved_of(made) is None
+    study.deidentify()
+    assert approved_of(made) == before
 
 
 def test_a_file_set_holds_what_was_approved_and_no_name_of_anything_else(world: World, tmp_path: Path) -> None:

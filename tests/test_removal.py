@@ -22,6 +22,7 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.errors import TreeError
 from pacsifier_ops.files import read_json
 from pacsifier_ops.identity import SeriesId
+from pacsifier_ops.leases import Leases
 from pacsifier_ops.ledger import SeriesLedger
 from pacsifier_ops.report_html import render
 from pacsifier_ops.run import Run
@@ -33,6 +34,7 @@ from pacsifier_ops.tree import Tree
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.embedded import extract, node_of, series, serving
+from tests.kills import WITH_WRITES, killed
 
 SCREEN: dict[str, Any] = {"secondary_capture": True, "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}
 IMAGES = [
@@ -238,13 +240,21 @@ def test_a_link_in_place_of_a_folder_is_not_followed(night: Night, tmp_path: Pat
     assert len(list((tmp_path / "elsewhere").glob("**/*.dcm"))) == 4
 
 
-def test_killed_anywhere_and_run_again_it_heals(night: Night, pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_killed_anywhere_and_run_again_it_heals(
+    night: Night, pacs: EmbeddedPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Leases.__init__.__kwdefaults__ or {}, "ttl", 1.0)  # one without an owner lives by its age
     run = night.whole()
     roots = [tmp_path / "data", tmp_path / "state"]
     for root in roots:
         shutil.copytree(root, tmp_path / f"saved-{root.name}")
+
+    def work() -> None:
+        removal.plan_removal(run, night.places)
+        removal.remove(run, night.places)
+
     for after in range(0, 10_000, 3):
-        killed = _killed(run, night.places, after)
+        ended = killed(work, after, WITH_WRITES)
         tree = Tree.existing(night.places.identified)
         assert tree
         names = tree.load_names()
@@ -256,7 +266,7 @@ def test_killed_anywhere_and_run_again_it_heals(night: Night, pacs: EmbeddedPacs
         removal.plan_removal(run, night.places)
         assert removal.remove(run, night.places).kept == 0
         assert night.left() == [f"sub-P2/{path.name}" for path in _folders(night)], after
-        if not killed:
+        if not ended:
             break
         for root in roots:
             shutil.rmtree(root)
@@ -269,33 +279,3 @@ def test_killed_anywhere_and_run_again_it_heals(night: Night, pacs: EmbeddedPacs
 def _folders(night: Night) -> list[Path]:
     """The folders of series that are left."""
     return [path for path in night.places.identified.glob("sub-*/ses-*/*") if path.is_dir()]
-
-
-_CHANGES = ("replace", "unlink", "fsync", "rmdir", "mkdir", "write")
-
-
-def _killed(run: Run, places: Places, after: int) -> bool:
-    """List and remove in a process that is killed before its `after`-th change of the disk; whether it was."""
-    child = os.fork()
-    if child == 0:
-        left = after
-        for name in _CHANGES:
-            original = getattr(os, name)
-
-            def counted(*args: Any, original: Any = original, **kwargs: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os._exit(9)
-                return original(*args, **kwargs)
-
-            setattr(os, name, counted)
-        try:
-            removal.plan_removal(run, places)
-            removal.remove(run, places)
-            os._exit(0)
-        finally:
-            os._exit(2)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9

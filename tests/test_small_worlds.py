@@ -251,7 +251,6 @@ def variant(world: World) -> list[Thing]:
 
 def make_rows(world: World) -> None:
     rng = world.rng
-    under_two = len({(t.patient, t.key) for t in world.held}) > len({t.key for t in world.held})
     for _ in range(rng.choice([1, 2, 2, 3])):
         thing = rng.choice(world.held)
         patient = world.tells(thing)
@@ -269,7 +268,7 @@ def make_rows(world: World) -> None:
         )
         if "PatientID" in row and rng.random() < 0.3:
             row["new_ids"] = f"new-{row['PatientID']}"
-        if world.corrected and not under_two and rng.random() < 0.4:
+        if world.corrected and rng.random() < 0.4:
             row["accept_patient_id_of"] = "archive"
         world.rows.append(row)
 
@@ -405,7 +404,8 @@ def judge(world: World, arrived: dict[Key, list[Thing]]) -> Verdict:
     for thing, rows in rows_of.items():
         in_own = {t.token for t in arrived.get(thing.key, []) if t.triple == thing.triple}
         seen = versions[thing.triple] if world.method == "move" else in_own
-        accepts = [row.get("accept_patient_id_of") == "archive" for row in rows]
+        one_owner = len(owners[thing.key.study]) == 1
+        accepts = [one_owner and row.get("accept_patient_id_of") == "archive" for row in rows]
         fits = thing.patient == world.tells(thing)
         undecided = [any(t.key.study in mixed for t in world.matched(row)) for row in rows]
         shared = len(series_owners[thing.key]) > 1 or all(undecided)
@@ -662,6 +662,7 @@ class Release:
     def change(self) -> None:
         """Do one thing to the folder that is not to be done."""
         kinds = ["foreign", "twin", "edited", "cut", "swapped", "deleted", "replaced", "moved", "note"]
+        kinds += ["emptied", "text", "link"]
         kind = self.rng.choice(kinds if len(self.fit) > 3 else ["foreign", "twin", "note"])
         path, other = self.untouched(), self.untouched()
         identified = self.identified.pop()
@@ -681,14 +682,16 @@ class Release:
                 self.gone |= {path, other}
         else:
             self.gone.add(path)
-            if kind in ("deleted", "moved"):
+            if kind in ("deleted", "moved", "link"):
                 (self.root / path).unlink()
-            if kind == "moved":
+            if kind == "link":
+                (self.root / path).symlink_to(identified)
+            elif kind == "moved":
                 self.put(new, content)
                 self.doubtful = True
             elif kind != "deleted":
-                edited = {"edited": content[:-1] + b"!", "cut": content[:-7]}
-                self.put(path, edited.get(kind) or identified.read_bytes())
+                edited = {"edited": content[:-1] + b"!", "cut": content[:-7], "emptied": b"", "text": b"nothing"}
+                self.put(path, edited.get(kind, identified.read_bytes()))
 
 
 class Meddler(EmbeddedPacs):

@@ -148,8 +148,9 @@ class Settled:
         size, mtime_ns: of that file.
         outcome: one of the constants above.
         reason: the rule that excluded it, or why it is in quarantine; no values.
-        new_uid, file, written: SOP Instance UID that it has now, path of the file below the output folder, and its
-            size; of de-identified objects only.
+        new_uid, file, written, sha256: SOP Instance UID that it has now, path of the file below the output folder, its
+            size, and the SHA-256 of its content, hexadecimal; of de-identified objects only. The last is empty where an
+            earlier version made it.
         rules: how often each rule was applied.
         uids: UIDs by the ones that they replace, those that the series had not before.
     """
@@ -163,6 +164,7 @@ class Settled:
     new_uid: str = ""
     file: str = ""
     written: int = 0
+    sha256: str = ""
     rules: dict[str, int] = field(default_factory=dict)
     uids: dict[str, str] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pacsifier_ops import settings
 from pacsifier_ops.accounts import COMPLETE
+from pacsifier_ops.approved import approve
 from pacsifier_ops.deid.inplace import CLEARED, clear, put_apart, take_place
 from pacsifier_ops.deid.names import Namer
 from pacsifier_ops.deid.people import Patient, Sources, who_becomes_whom
@@ -39,12 +40,14 @@ from pacsifier_ops.files import (
     data_folder,
     fsync_folder,
     read_jsonl,
+    readable,
     storage_errors,
     write_atomic,
     write_json,
     write_jsonl,
 )
 from pacsifier_ops.leases import LeaseBusy, shared
+from pacsifier_ops.ledger import digest
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import Secret, project_folder, project_secret
 from pacsifier_ops.run import MOST, Run, never, now, slices
@@ -214,7 +217,7 @@ def _check_trees(trees: Iterable[Path], request: DeidRequest) -> None:
 
 def _grouped(found: Scan, root: Path) -> tuple[dict[tuple[str, str, str], list[DicomFile]], list[dict[str, Any]]]:
     """The objects by PatientID, study and series; and the files that cannot be taken for one, with the reason."""
-    from pacsifier_ops.upload.scan import UNREADABLE, readable
+    from pacsifier_ops.upload.scan import UNREADABLE
 
     groups: dict[tuple[str, str, str], list[DicomFile]] = {}
     bad = {file.path: file.reason for file in found.bad_files}
@@ -259,7 +262,6 @@ def _unlinked(
     groups: dict[tuple[str, str, str], list[DicomFile]], people: Mapping[str, Person], root: Path
 ) -> list[dict[str, Any]]:
     """Take out the objects of patients of whom nobody says who they become; they go to quarantine."""
-    from pacsifier_ops.upload.scan import readable
 
     left = [files for group in [*groups] if group[0] not in people for files in groups.pop(group)]
     return [{"path": readable(f.path.relative_to(root)), "reason": _NOT_LINKED, "missing": False} for f in left]
@@ -270,7 +272,6 @@ def _catalogued(
 ) -> list[Source]:
     """The series of this run in parts, with the folders they get; those that are new are added to the store's."""
     from pacsifier_ops.upload.run import packed
-    from pacsifier_ops.upload.scan import readable
 
     known = {source.key: source for source in series_of(store)}
     telling = _telling(known.values(), groups)
@@ -336,7 +337,6 @@ def _moved_before(
     """In place: the files that an earlier run could not take for an object, and which it put apart."""
     if not (request.in_place and store.unreadable.exists()):
         return []
-    from pacsifier_ops.upload.scan import readable
 
     there = {readable(file.path.relative_to(request.in_folder)) for files in groups.values() for file in files}
     return [item for item in read_jsonl(store.unreadable) if not item["missing"] and item["path"] not in there]
@@ -463,7 +463,6 @@ class Converting:
 
     def _series(self, source: Source, counts: Counts) -> None:
         from pacsifier_ops.upload.run import unpacked
-        from pacsifier_ops.upload.scan import readable
 
         counts.state, counts.reason = "incomplete", "not ended"
         settled = self._store.settled(source.key)
@@ -504,7 +503,7 @@ class Converting:
         """Keep what became of an object, then let the result have its name: no file is there that no book knows."""
         if made.outcome == DEIDENTIFIED:
             item.new_uid, item.rules, item.file = made.new_uid, made.rules, f"{source.target}/{made.new_uid}.dcm"
-            item.written = made.path.stat().st_size
+            item.written, item.sha256 = made.path.stat().st_size, digest(made.path)
         if before and before.file:
             with storage_errors("out_folder"):
                 (self._base / before.file).unlink(missing_ok=True)
@@ -609,9 +608,21 @@ def report(run: Run, secret: str = "") -> Account:
         if account.verdict == COMPLETE and marker.get("run") == run.name:  # else who began after us says it
             if tree.in_use(shared()):
                 raise LeaseBusy("others still convert into out_folder; close the books again when they have ended")
-            with storage_errors("out_folder"):
+            with storage_errors("the state root or out_folder"):
+                approve(tree.root, _made(store, tree.root))
                 write_marker(tree.root, {**marker, "state": FINISHED})
     return account
+
+
+def _made(store: Store, root: Path) -> Iterator[dict[str, str]]:
+    """Path and SHA-256 of every file of a data set that is finished."""
+    for source in series_of(store):
+        for item in store.settled(source.key).values():
+            if item.outcome == DEIDENTIFIED:
+                if not item.sha256:
+                    item = replace(item, sha256=digest(root / item.file))
+                    store.settle(source.key, item, durable=False)
+                yield {"path": readable(Path(item.file)), "sha256": item.sha256}
 
 
 def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:

@@ -32,8 +32,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops import approvals
+from pacsifier_ops.approved import approved_of
 from pacsifier_ops.errors import Cancelled
-from pacsifier_ops.files import read_jsonl, readable, storage_errors
+from pacsifier_ops.files import read_jsonl, storage_errors
 from pacsifier_ops.run import Run, never
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT, stage_run
@@ -91,7 +92,7 @@ class Gate:
         pseudonyms: who they become.
         dates: dates (`YYYYMMDD`) that must not be told of each of these, by the name of their folder.
         free: dates that say nothing: on which a moved date falls, or the data set was made.
-        made: the files that the de-identification has made, by path, and their sizes; None where it may be any.
+        made: SHA-256 of the files that the de-identification has made, by path.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Gate:
         pseudonyms: Iterable[str],
         dates: Mapping[str, Iterable[str]] = MappingProxyType({}),
         free: Collection[str] = (),
-        made: Mapping[str, int | None] = MappingProxyType({}),
+        made: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         from pacsifier_ops.deid.identifiers import dates_of, normal, wanted_of_cohort
 
@@ -118,11 +119,9 @@ class Gate:
         Args:
             data_set: the de-identified folder.
         """
-        from pacsifier_ops.deid.books import MANIFEST
-        from pacsifier_ops.deid.run import DEIDENTIFIED, Store, series_of
+        from pacsifier_ops.deid.run import Store, series_of
         from pacsifier_ops.deid.values import shifted_date
 
-        made: dict[str, int | None] = {MANIFEST: None}
         births: dict[str, set[str]] = {}
         studies: dict[str, set[str]] = {}
         names: dict[str, set[str]] = {}
@@ -156,14 +155,14 @@ class Gate:
                     free |= {shifted_date(day, source.shift if gone else 0) or "" for day in examined}
                 for settled in store.settled(source.key).values():
                     replaced |= settled.uids
-                    if settled.outcome == DEIDENTIFIED:
-                        made[readable(Path(settled.file))] = settled.written
         # A profile may keep UIDs; where it replaces them, those of patients who were left out must not be there either.
         uids = (replaced.keys() | (asked if replaced else set())) - set(replaced.values())
         here = {day for days in dates.values() for day in days}
         every = [*births.values(), *(studies.values() if fate != _KEPT else ())]
         left_out = {day for days in every for day in days} - here
-        return cls(((names[key], ids[key]) for key in ids), uids, pseudonyms, {**dates, "": left_out}, free, made)
+        made = approved_of(data_set)
+        people = ((names[key], ids[key]) for key in ids)
+        return cls(people, uids, pseudonyms, {**dates, "": left_out}, free, made.files if made else {})
 
     def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> Findings:
         """Search files and their names.
@@ -194,10 +193,12 @@ class Gate:
         """Add the files that the de-identification has not made: they may be of anybody, in any form.
 
         Args:
-            files: `path` and `size` of each.
+            files: `path` and `sha256` of each.
         """
+        from pacsifier_ops.deid.books import MANIFEST
+
         for file in files:
-            if self._made.get(file["path"], -1) not in (file["size"], None):
+            if file["path"] != MANIFEST and self._made.get(file["path"]) != file["sha256"]:
                 found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
 
     def _told(self, held: Held, wanted: Wanted, uids: frozenset[str] = frozenset(), dates: Dates = _NONE) -> list[str]:
