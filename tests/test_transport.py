@@ -202,6 +202,19 @@ def test_a_stopped_server_is_gone() -> None:
     Server(entity("PACS"), ("127.0.0.1", server.port)).stop()  # never started
 
 
+def test_a_stop_waits_for_an_association_that_is_about_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Starting(threading.Thread):
+        is_established = False
+
+    starting = Starting(target=time.sleep, args=(0.2,))
+    server = Server(entity("PACS"), ("127.0.0.1", 0))
+    monkeypatch.setattr(Server, "active_associations", [starting])
+    server.start()
+    threading.Timer(0.1, starting.start).start()
+    server.stop()
+    assert starting.ident and not starting.is_alive()
+
+
 def test_tls(archive: tuple[Server, list[Path]], tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])

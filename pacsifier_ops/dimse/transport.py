@@ -601,7 +601,16 @@ class Server(ThreadedAssociationServer):
                     one.cut()
         deadline = time.monotonic() + wait
         for assoc in open_ones:
-            assoc.join(max(0.0, deadline - time.monotonic()))
+            _join(assoc, deadline)
+
+
+def _join(thread: threading.Thread, deadline: float) -> None:
+    """Wait for a thread to end, until the deadline; one that is about to start counts, which Python cannot join yet."""
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            return thread.join(left)
+        except RuntimeError:
+            time.sleep(0.001)
 
 
 def _give_way(connections: Sequence[_Connection]) -> bool:
