@@ -32,7 +32,7 @@ def _turn(item: pytest.Item) -> int:
     """When the group of this test is to begin: the earlier, the longer it may take."""
     if not _group(item.nodeid).endswith(".py"):
         return 0
-    marks = ("slow", "airflow", "peers")
+    marks = ("slow", "airflow", "peers", "archive")
     return next((turn for turn, mark in enumerate(marks, 1) if item.get_closest_marker(mark)), len(marks) + 1)
 
 

@@ -40,6 +40,8 @@ from tests.command import write_table
 from tests.embedded import node_of, series, serving
 from tests.study import StudyRun
 
+pytestmark = pytest.mark.archive
+
 PATIENT, NAME = "ZQX-71830-KW", "Wurzelbacher^Kunigunde"
 
 

@@ -38,6 +38,8 @@ from pacsifier_ops.tree import Tree
 from tests.embedded import extract, log_of, node_of, planned_run, serving
 from tests.embedded import series as phantom
 
+pytestmark = pytest.mark.archive
+
 METHODS = pytest.mark.parametrize("method", ["get", "move"])
 
 

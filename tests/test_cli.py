@@ -15,6 +15,8 @@ from tests.command import arguments, start, write_table
 from tests.embedded import log_of, series, serving
 from tests.peers import free_port
 
+pytestmark = pytest.mark.archive
+
 IMAGES = [
     *series("P1", n_images=2),
     *series("P1", series_number=2, SeriesDescription="Second"),

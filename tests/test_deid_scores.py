@@ -30,6 +30,8 @@ from tests.deid_corpus import Source, build, keyword
 from tests.deid_key import STRICT, Category, Policy, expected, tables
 from tests.deid_score import Score, Tool, Who, score, table
 
+pytestmark = pytest.mark.slow
+
 SECRET = Secret(b"a secret of the corpus's own ....")
 #: Sequences that the profile `research` keeps, beyond its options.
 SOURCES = frozenset({0x00081140, 0x00082112})
@@ -100,7 +102,6 @@ def chosen(name: str, *options: str) -> tuple[Rules, Policy]:
 STANDARD = ("basic", Option.MODIFIED_DATES, Option.CLEAN_DESCRIPTORS)
 
 
-@pytest.mark.slow
 def test_every_value_becomes_what_the_standard_says(
     corpus: Corpus, tmp_path: Path, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

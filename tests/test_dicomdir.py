@@ -136,6 +136,7 @@ def out(tmp_path: Path) -> Path:
 # Beside others
 
 
+@pytest.mark.slow
 def test_dcmmkdir_lists_the_same_records_and_no_verifier_objects(corpus: Path, out: Path, tmp_path: Path) -> None:
     account = create(corpus, out)
     assert account.verdict == COMPLETE and account.counts["objects"] == account.counts["copied"]

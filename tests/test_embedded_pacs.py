@@ -27,6 +27,8 @@ from pacsifier_ops.embedded.phantoms import demo_cohort, phantom_series, write
 from tests.certificates import PASSPHRASE, Certificates, make
 from tests.peers import Storescp, Tls, contents
 
+pytestmark = pytest.mark.archive
+
 VERIFICATION = "1.2.840.10008.1.1"
 PATIENT_ROOT, STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.1", "1.2.840.10008.5.1.4.1.2.2"
 FIND, MOVE, GET = ".1", ".2", ".3"

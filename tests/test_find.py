@@ -16,6 +16,8 @@ from pacsifier_ops.errors import ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.extract import steps
 from tests.embedded import node_of, planned_run, series, serving
 
+pytestmark = pytest.mark.archive
+
 #: A series as these tests name it: patient, number, and the date of its study.
 Label = tuple[str, int, str]
 

@@ -284,6 +284,7 @@ def test_where_no_block_is_left_the_file_stays_as_it_is(tmp_path: Path) -> None:
 # Beside PACSIFIER
 
 
+@pytest.mark.slow
 def test_extracted_trees_become_what_pacsifier_makes_of_them_and_stay_whole_where_it_cuts_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -554,6 +555,7 @@ def test_an_extraction_fetches_nothing_again_and_leaves_the_tags(tmp_path: Path)
 # Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True], ids=["in place", "apart"])
 def test_killed_at_any_moment_every_file_is_whole(tmp_path: Path, apart: bool) -> None:
     folder, out = tmp_path / "tree", tmp_path / "out"

@@ -22,6 +22,8 @@ from pacsifier_ops.run import Run
 from tests.command import write_table
 from tests.embedded import node_of, planned_run, series
 
+pytestmark = pytest.mark.archive
+
 ROWS = [{"PatientID": "P"}]
 
 

@@ -41,6 +41,8 @@ from tests import airflow_home
 from tests.embedded import node_of, series, serving
 from tests.peers import free_port
 
+pytestmark = pytest.mark.archive
+
 TODAY = dt.date.today()
 RICH: dict[str, Any] = {
     "AccessionNumber": "ACC1",

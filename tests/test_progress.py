@@ -24,6 +24,8 @@ from pacsifier_ops.upload.run import UploadRequest
 from tests.command import write_table
 from tests.embedded import node_of, series, serving
 
+pytestmark = pytest.mark.archive
+
 ROWS = [{"PatientID": "ZQX-1"}, {"PatientID": "ZQX-1"}, {"PatientID": "NOBODY"}, {"PatientID": "^"}]
 
 

@@ -32,6 +32,8 @@ from pacsifier_ops.identity import SeriesId
 from tests import certificates
 from tests.test_receiver import STUDY, connect, make, send, until
 
+pytestmark = pytest.mark.archive
+
 #: A-ASSOCIATE-RQ that announces 4 GB, and one that announces 10 MB; each with a byte behind its header.
 TOO_LONG, LONG = (struct.pack(">BBL", 1, 0, length) + b"\1" for length in (0xFFFFFFF0, 10_000_000))
 

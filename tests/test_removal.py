@@ -36,6 +36,8 @@ from pacsifier_ops.upload.run import UploadRequest
 from tests.embedded import extract, node_of, series, serving
 from tests.kills import WITH_WRITES, killed
 
+pytestmark = pytest.mark.archive
+
 SCREEN: dict[str, Any] = {"secondary_capture": True, "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}
 IMAGES = [
     *series("P1", "Wurzelbacher^Kunigunde", study_date="20200101", n_images=3),

@@ -58,6 +58,8 @@ from tests.disks import disk
 from tests.embedded import extract, node_of, planned_run, series, serving
 from tests.peers import free_port
 
+pytestmark = pytest.mark.archive
+
 PRIVATE_CLASS = "1.2.826.0.1.3680043.10.1234.1"
 MANY_CLASSES = (
     CTImageStorage,

@@ -22,6 +22,8 @@ from pacsifier_ops.run import Run
 from pacsifier_ops.window import Window
 from tests.embedded import extract, node_of, planned_run, series, serving
 
+pytestmark = pytest.mark.archive
+
 NODE = PacsNode("pacs", "localhost", 104, "PACS", max_associations=2)
 IMAGES = [*series("P1", n_images=3), *series("P2", modality="MR"), *series("P3")]
 ROWS = [{"PatientID": "P?"}]

@@ -38,6 +38,8 @@ from tests.embedded import node_of
 from tests.peers import OUR_AET, free_port
 from tests.study import StudyRun
 
+pytestmark = pytest.mark.archive
+
 ARRIVALS, RELEASES = 18, 4
 TOKEN = re.compile(rb"token-(\d{6})")
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -159,6 +159,7 @@ def test_slices_cover_everything_once(count: int) -> None:
     assert len(cut) <= 500 and (count > 500 or all(len(part) == 1 for part in cut))
 
 
+@pytest.mark.slow
 def test_planning_a_hundred_thousand_series_takes_little_memory() -> None:
     _, megabytes = measure(100_000)
     assert megabytes < 300

@@ -38,6 +38,8 @@ from tests.embedded import node_of, series, serving
 from tests.study import StudyRun
 from tests.truth import Truth
 
+pytestmark = pytest.mark.archive
+
 SCREEN: dict[str, Any] = {"secondary_capture": True, "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}
 HALF = series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", n_images=3)
 DAMAGED = series("YVJ-55912-ZS", "Prisma^Vida", study_date="20200102", n_images=2, modality="MR")

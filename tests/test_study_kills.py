@@ -15,6 +15,8 @@ from tests.embedded import node_of, series, serving
 from tests.kills import killed
 from tests.study import StudyRun
 
+pytestmark = pytest.mark.archive
+
 IMAGES = [
     *series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", n_images=3),
     *series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", series_number=2, n_images=2),

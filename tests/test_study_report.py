@@ -33,6 +33,8 @@ from tests.study import StudyRun
 from tests.test_report_html import HOSTILE, Page
 from tests.test_study_accounts import GOOD, IMAGES, WITHHELD, night
 
+pytestmark = pytest.mark.archive
+
 #: What nobody outside may read: names, ids, days, and descriptions that quote them.
 TELLING = (
     *("Wurzelbacher", "Kunigunde", "Prisma", "Vida", "Niemand", "Nina", "QACC990171"),

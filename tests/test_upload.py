@@ -32,6 +32,8 @@ from pacsifier_ops.upload import scan, steps
 from pacsifier_ops.upload.run import UploadRequest
 from tests.embedded import node_of, series
 
+pytestmark = pytest.mark.archive
+
 
 @pytest.fixture
 def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:

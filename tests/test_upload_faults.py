@@ -21,6 +21,8 @@ from pacsifier_ops.upload import steps
 from tests.embedded import node_of, series
 from tests.test_upload import only, prepared, upload
 
+pytestmark = pytest.mark.archive
+
 
 @pytest.fixture
 def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:

@@ -140,7 +140,8 @@ def setup(dev: bool) -> None:
             program.replace(uv)
         run(uv, "venv", "--allow-existing", "--python", sys.executable, str(VENV))
     lock = DEV_LOCK if tools == "dev" else RUN_LOCK
-    run(uv, "pip", "sync", "--python", str(python), "--require-hashes", str(lock))
+    # Compiled once here: Airflow is half a dozen processes, each of which would else do so whenever it starts.
+    run(uv, "pip", "sync", "--python", str(python), "--require-hashes", "--compile-bytecode", str(lock))
     run(uv, "pip", "install", "--python", str(python), "--no-deps", "--editable", str(ROOT))
     # What building leaves beside the code would register the package, and with it Airflow's plugin, a second time.
     shutil.rmtree(ROOT / "pacsifier_ops.egg-info", ignore_errors=True)
