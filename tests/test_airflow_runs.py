@@ -25,7 +25,7 @@ from tests import airflow_home
 from tests.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow
 from tests.shared import Crooked
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
