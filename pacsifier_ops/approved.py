@@ -16,7 +16,7 @@ from typing import Any
 from pacsifier_ops.errors import TreeError
 from pacsifier_ops.files import private_folder, read_jsonl, readable, write_jsonl
 from pacsifier_ops.places import is_released
-from pacsifier_ops.tree import marker_of, state_folder
+from pacsifier_ops.tree import APPROVED, DEIDENTIFIED, marker_of, state_folder
 
 #: Of a tree that was released, so that it has an approved list: in what it says of itself.
 LISTED = "released"
@@ -25,10 +25,10 @@ LISTED = "released"
 NOT_APPROVED = "not among the files that were released, or de-identified, in the folder; it is not handed over"
 NOT_THERE = "released, or de-identified, in the folder, and not there any more"
 FORMER = "released once, and no part of the data set any more"
+#: Of a folder that was de-identified and not released, where people may well take a patient out.
+TAKEN_AWAY = "taken away since it was de-identified"
 #: And this, once it was read.
 DIFFERS = "it differs from what was approved; it is not handed over"
-
-_LIST = "approved.jsonl"
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ class Approved:
         root: the folder that its paths are below, resolved.
         files: SHA-256 by path, hexadecimal; paths with forward slashes.
         former: paths that were on an earlier list.
+        released: somebody has decided on it; else it is what a de-identification has made.
     """
 
     root: Path
     files: Mapping[str, str] = field(default_factory=dict)
     former: frozenset[str] = frozenset()
+    released: bool = True
 
     def sha256(self, path: Path) -> str:
         """What a file must be like, hexadecimal; empty where it is not on the list."""
@@ -58,16 +60,17 @@ class Approved:
         return [path for name in self.files if folder in (path := self.root / name).parents]
 
 
-def approve(root: Path, files: Iterable[Mapping[str, Any]]) -> None:
+def approve(root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool = True) -> None:
     """Let this be the approved list of a folder.
 
     Args:
         files: `path` and `sha256` of each.
+        keep_former: what was on the list before, and is not now, is known as such.
 
     Raises:
         OSError: the state root cannot be written.
     """
-    before = _read(root)
+    before = _read(root) if keep_former else None
     known = set(before.files) | before.former if before else set()
 
     def lines() -> Iterable[dict[str, Any]]:
@@ -76,7 +79,7 @@ def approve(root: Path, files: Iterable[Mapping[str, Any]]) -> None:
             yield {"path": file["path"], "sha256": file["sha256"]}
         yield from ({"path": path, "sha256": ""} for path in sorted(known))
 
-    write_jsonl(private_folder(state_folder(root.resolve())) / _LIST, lines())
+    write_jsonl(private_folder(state_folder(root.resolve())) / APPROVED, lines())
 
 
 def approved_of(folder: Path) -> Approved | None:
@@ -103,12 +106,15 @@ def approved_of(folder: Path) -> Approved | None:
 
 
 def _read(root: Path) -> Approved | None:
-    path = state_folder(root.resolve()) / _LIST
+    root = root.resolve()
+    path = state_folder(root) / APPROVED
     if not path.exists():
         return None
     lines = [(line["path"], line["sha256"]) for line in read_jsonl(path)]
     files = {name: sha256 for name, sha256 in lines if sha256}
-    return Approved(root.resolve(), files, frozenset(name for name, sha256 in lines if not sha256))
+    marker = marker_of(root)
+    former = frozenset(name for name, sha256 in lines if not sha256)
+    return Approved(root, files, former, marker.get("state") != DEIDENTIFIED or bool(marker.get(LISTED)))
 
 
 def refuse_released_below(trees: Iterable[Path]) -> None:

@@ -27,12 +27,14 @@ class Delivery:
         sha256: digest of the data set as it was sent, hexadecimal; empty where others sent it.
         size, ctime_ns: of the file it was sent from: bytes, and when its inode was last changed, in nanoseconds since
             the epoch; 0 without a file. Tools keep a modification time, but none can set this one.
+        approved: SHA-256 of the whole file as it was approved, hexadecimal, where it was; checked as it was sent.
     """
 
     uid: str
     sha256: str = ""
     size: int = 0
     ctime_ns: int = 0
+    approved: str = ""
 
 
 def delivery_lease(destination: str, series: SeriesId) -> str:

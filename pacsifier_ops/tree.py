@@ -27,6 +27,9 @@ LOGS = "logs"
 #: States of a tree. One that is being converted is half the one and half the other, and nobody may rely on it.
 IDENTIFIED, CONVERTING, DEIDENTIFIED = "identified", "converting", "de-identified"
 
+#: In the state of a tree: the list of what of it may be handed over, see `approved`.
+APPROVED = "approved.jsonl"
+
 _MARKER = "tree.json"
 #: What says that a folder is a DICOM file-set (PS3.10 8).
 FILE_SET = "DICOMDIR"
@@ -196,7 +199,10 @@ def begin(root: Path, marker: Mapping[str, Any], what: str, below: bool = True) 
         TreeError: something around it is of another state.
     """
     with shared().acquire("trees"):  # of two that begin one within the other, the second sees the first
-        refuse_around(root, marker["state"], what, below and not marker_of(root), itself=False)
+        new = not marker_of(root)
+        refuse_around(root, marker["state"], what, below and new, itself=False)
+        if new:  # a list that lies there is of a tree that was removed
+            (state_folder(root) / APPROVED).unlink(missing_ok=True)
         private_folder(root / CONTROL)
         write_marker(root, marker)
 

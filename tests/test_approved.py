@@ -17,7 +17,7 @@ from pydicom import Dataset, dcmread
 
 from pacsifier_ops import approvals
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, RunAccount
-from pacsifier_ops.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, approved_of
+from pacsifier_ops.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, TAKEN_AWAY, approved_of
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
@@ -25,15 +25,16 @@ from pacsifier_ops.errors import NotApproved, TreeError
 from pacsifier_ops.extract import steps as extraction
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.files import read_json
-from pacsifier_ops.handover import dicomdir
+from pacsifier_ops.handover import dicomdir, reports
 from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.handover.dicomdir import DicomdirRequest
+from pacsifier_ops.handover.reports import ReportsRequest
 from pacsifier_ops.ledger import digest
 from pacsifier_ops.run import Run
 from pacsifier_ops.study import release, steps
 from pacsifier_ops.study.release import originals_of
 from pacsifier_ops.study.run import UPLOAD, stage_run
-from pacsifier_ops.tree import marker_of, state_folder, write_marker
+from pacsifier_ops.tree import Tree, marker_of, state_folder, write_marker
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.command import write_table
@@ -251,12 +252,90 @@ def test_of_a_folder_that_no_study_has_released_goes_what_was_de_identified_ther
     assert not got
 
 
+@pytest.mark.parametrize("which", [(0, 1), (1, 0)], ids=["the second by the first", "the first by the second"])
+def test_a_listed_file_that_holds_another_one_hides_neither(
+    world: World, tmp_path: Path, which: tuple[int, int]
+) -> None:
+    """It was passed over as a second copy, or took the good one with it."""
+    study = world.released()
+    there = images(study.folder("released"))
+    taken, source = there[which[0]], there[which[1]]
+    taken.chmod(0o600)
+    taken.write_bytes(source.read_bytes())
+    with node(tmp_path / "research") as (research, got):
+        account = sent(study.folder("released"), research, tmp_path / "logs")
+    assert account.verdict == INCOMPLETE and [file.reason for file in account.bad_files] == [DIFFERS]
+    assert len(got) == len(there) - 1
+
+
+def test_what_the_destination_has_already_is_not_present_once_it_differs(world: World, tmp_path: Path) -> None:
+    study = world.study(upload="")
+    study.make()
+    made = study.folder("de-identified")
+    with node(tmp_path / "research") as (research, _):
+        assert sent(made, research, tmp_path / "logs").verdict == COMPLETE
+        again = sent(made, research, tmp_path / "logs")
+        assert again.verdict == COMPLETE and again.totals()["present"] == 4
+        with images(made)[0].open("r+b") as stream:
+            stream.write(b"Wurzelbacher")  # the preamble: the data set is as it was sent
+        last = sent(made, research, tmp_path / "logs")
+    assert last.verdict == INCOMPLETE and last.totals()["present"] == 3
+
+
+def test_who_is_taken_out_of_a_de_identified_folder_is_no_fault_and_is_made_again(world: World, tmp_path: Path) -> None:
+    study = world.study(upload="")
+    study.make()
+    made = study.folder("de-identified")
+    first, second, *_ = images(made)
+    content = second.read_bytes()
+    first.unlink()
+    with node(tmp_path / "research") as (research, got):
+        account = sent(made, research, tmp_path / "logs")
+    assert account.verdict == COMPLETE and account.passed_over[TAKEN_AWAY] == 1 and len(got) == 3
+    second.write_bytes(content[:-1] + b"!")  # of the same size
+    study.deidentify()
+    assert first.exists() and second.read_bytes() == content
+
+
+def test_a_list_goes_with_the_data_set_that_it_is_of(world: World, tmp_path: Path) -> None:
+    """Somebody removes it, and fetches into a folder of that name."""
+    study = world.study(upload="")
+    study.make()
+    made = study.folder("de-identified")
+    assert approved_of(made)
+    shutil.rmtree(made)
+    Tree.open(made)
+    assert approved_of(made) is None
+
+
+def test_what_is_put_into_the_manifest_is_not_released(world: World) -> None:
+    study = world.study()
+    study.make()
+    with (study.folder("de-identified") / "manifest.csv").open("a") as stream:
+        stream.write("Fremdermann^Otto,ALIEN-99,19551212\n")
+    assert steps.check(study.run)["blocking"] == 1
+
+
+def test_texts_of_reports_that_were_put_there_are_not_taken_out(world: World, tmp_path: Path) -> None:
+    study = world.study(upload="")
+    study.make()
+    made = study.folder("de-identified")
+    shutil.copy(images(study.folder("identified"))[0], made / "sr.dcm")
+    run = Run.fresh()
+    reports.prepare(run, ReportsRequest(made, tmp_path / "texts"))
+    account = reports.report(run)
+    assert account.verdict == INCOMPLETE and [why for _, why in account.problems] == [NOT_APPROVED]
+
+
 def test_a_folder_of_an_earlier_version_gets_its_list_from_the_next_run(world: World) -> None:
     study = world.study(upload="")
     study.make()
     made = study.folder("de-identified")
     before = approved_of(made)
-    assert before and set(before.files) == {path.relative_to(made).as_posix() for path in images(made)}
+    assert before and set(before.files) == {
+        "manifest.csv",
+        *(path.relative_to(made).as_posix() for path in images(made)),
+    }
     (state_folder(made.resolve()) / "approved.jsonl").unlink()
     for book in (state_folder(made.resolve()) / "deid").glob("*/settled/*.jsonl"):
         lines = [json.loads(line) for line in book.read_text().splitlines() if line]

@@ -33,6 +33,7 @@ from typing import Any
 
 from pacsifier_ops.files import private_folder, private_handle, read_jsonl
 from pacsifier_ops.identity import SeriesId
+from pacsifier_ops.ledger import digest
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.run import Kept
@@ -148,9 +149,9 @@ class Settled:
         size, mtime_ns: of that file.
         outcome: one of the constants above.
         reason: the rule that excluded it, or why it is in quarantine; no values.
-        new_uid, file, written, sha256: SOP Instance UID that it has now, path of the file below the output folder, its
-            size, and the SHA-256 of its content, hexadecimal; of de-identified objects only. The last is empty where an
-            earlier version made it.
+        new_uid, file, written, written_ns, sha256: SOP Instance UID that it has now, path of the file below the output
+            folder, its size, when it was last modified, and the SHA-256 of its content, hexadecimal; of de-identified
+            objects only. The last two are empty where an earlier version made it.
         rules: how often each rule was applied.
         uids: UIDs by the ones that they replace, those that the series had not before.
     """
@@ -164,9 +165,24 @@ class Settled:
     new_uid: str = ""
     file: str = ""
     written: int = 0
+    written_ns: int = 0
     sha256: str = ""
     rules: dict[str, int] = field(default_factory=dict)
     uids: dict[str, str] = field(default_factory=dict)
+
+    def stands_in(self, base: Path) -> bool:
+        """Whether the result is where it was put, as it was; it is read only where it was touched since.
+
+        Args:
+            base: the folder that results lie in.
+        """
+        path = base / self.file
+        try:
+            status = path.stat()
+            same = status.st_size == self.written
+            return same and (not self.sha256 or status.st_mtime_ns == self.written_ns or digest(path) == self.sha256)
+        except OSError:
+            return False
 
 
 class Store:

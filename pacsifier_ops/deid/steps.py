@@ -503,7 +503,8 @@ class Converting:
         """Keep what became of an object, then let the result have its name: no file is there that no book knows."""
         if made.outcome == DEIDENTIFIED:
             item.new_uid, item.rules, item.file = made.new_uid, made.rules, f"{source.target}/{made.new_uid}.dcm"
-            item.written, item.sha256 = made.path.stat().st_size, digest(made.path)
+            status = made.path.stat()
+            item.written, item.written_ns, item.sha256 = status.st_size, status.st_mtime_ns, digest(made.path)
         if before and before.file:
             with storage_errors("out_folder"):
                 (self._base / before.file).unlink(missing_ok=True)
@@ -519,10 +520,7 @@ class Converting:
 
     def _stands(self, item: Settled) -> bool:
         """Whether an object is de-identified, and the result where it was put."""
-        try:
-            return item.outcome == DEIDENTIFIED and (self._base / item.file).stat().st_size == item.written
-        except OSError:
-            return False
+        return item.outcome == DEIDENTIFIED and item.stands_in(self._base)
 
     def _take_away(self, path: Path, item: Settled) -> None:
         """In place: remove the original of a verified output; put any other apart."""
@@ -609,13 +607,15 @@ def report(run: Run, secret: str = "") -> Account:
             if tree.in_use(shared()):
                 raise LeaseBusy("others still convert into out_folder; close the books again when they have ended")
             with storage_errors("the state root or out_folder"):
-                approve(tree.root, _made(store, tree.root))
+                approve(tree.root, _made(store, tree.root), keep_former=False)
                 write_marker(tree.root, {**marker, "state": FINISHED})
     return account
 
 
 def _made(store: Store, root: Path) -> Iterator[dict[str, str]]:
     """Path and SHA-256 of every file of a data set that is finished."""
+    from pacsifier_ops.deid import books
+
     for source in series_of(store):
         for item in store.settled(source.key).values():
             if item.outcome == DEIDENTIFIED:
@@ -623,6 +623,7 @@ def _made(store: Store, root: Path) -> Iterator[dict[str, str]]:
                     item = replace(item, sha256=digest(root / item.file))
                     store.settle(source.key, item, durable=False)
                 yield {"path": readable(Path(item.file)), "sha256": item.sha256}
+    yield {"path": books.MANIFEST, "sha256": digest(root / books.MANIFEST)}
 
 
 def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:

@@ -18,10 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops import cells
+from pacsifier_ops.approved import DIFFERS, approved_of
 from pacsifier_ops.errors import Cancelled, InputError
 from pacsifier_ops.files import (
     data_file,
@@ -149,7 +152,9 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
         raise InputError("data_folder is not a folder; give the folder whose reports are wanted")
     refuse_unfinished([root, out])
     try:
-        found = scan(root, cancelled)
+        # What is identified is taken for work on it; of what is not, texts are as public as the objects.
+        approved = None if state_of(root) == IDENTIFIED else approved_of(root)
+        found = scan(root, cancelled, approved=approved)
     except OSError as error:
         raise InputError(f"data_folder cannot be read: {error.strerror}") from error
     refuse_unfinished(found.trees)
@@ -257,8 +262,11 @@ def _content(run: Run, file: DicomFile) -> tuple[bytes | None, dict[str, Any]]:
     from pacsifier_ops.handover.sr_text import narrative_of
 
     check_whole(file)
+    content = file.path.read_bytes()
+    if file.sha256 and sha256(content).hexdigest() != file.sha256:
+        raise ValueError(DIFFERS)
     try:
-        dataset = dcmread(file.path, force=True)
+        dataset = dcmread(BytesIO(content), force=True)
         if file.sop_class_uid in _DOCUMENTS:
             return _document(dataset, file.sop_class_uid), {}
         narrative = narrative_of(dataset)

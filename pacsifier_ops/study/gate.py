@@ -195,10 +195,8 @@ class Gate:
         Args:
             files: `path` and `sha256` of each.
         """
-        from pacsifier_ops.deid.books import MANIFEST
-
         for file in files:
-            if file["path"] != MANIFEST and self._made.get(file["path"]) != file["sha256"]:
+            if self._made.get(file["path"]) != file["sha256"]:
                 found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
 
     def _told(self, held: Held, wanted: Wanted, uids: frozenset[str] = frozenset(), dates: Dates = _NONE) -> list[str]:

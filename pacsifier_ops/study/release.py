@@ -273,8 +273,8 @@ def _make_ready(target: Path) -> None:
     shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # what a run left that was killed
     data_folder(target)
     if not marker_of(target).get(LISTED):
-        approve(target, ())  # until all have their place, nothing is to be handed over
         begin(target, {"state": DEIDENTIFIED, LISTED: True}, "the folder for what is released")
+        approve(target, ())  # until all have their place, nothing is to be handed over
     (target / _UNFINISHED).mkdir()
 
 

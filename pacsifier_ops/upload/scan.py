@@ -11,11 +11,12 @@ from pathlib import Path
 from sys import intern
 
 from pacsifier_ops.accounts import FileAccount
-from pacsifier_ops.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, Approved
+from pacsifier_ops.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, TAKEN_AWAY, Approved
 from pacsifier_ops.dimse.objects import DicomFile, Directory, inspect
 from pacsifier_ops.errors import Cancelled
 from pacsifier_ops.files import LEVELS, readable
 from pacsifier_ops.identity import SeriesId
+from pacsifier_ops.ledger import digest
 from pacsifier_ops.tree import CONTROL
 
 #: Reason for a folder that is not looked into.
@@ -95,6 +96,12 @@ def scan(
             instance = item.series, item.sop_instance_uid
             if every:
                 found.series.setdefault(item.series, []).append(_compact(item))
+            elif approved is not None and instance in first and digest(path) != item.sha256:
+                bad(path, DIFFERS)  # else the good one might be passed over for it
+            elif approved is not None and instance in first and digest(first[instance].path) != first[instance].sha256:
+                bad(first[instance].path, DIFFERS)
+                files = found.series[item.series]
+                files[files.index(first[instance])] = first[instance] = _compact(item)
             elif instance in contradicting:
                 bad(path, _CONTRADICTION)
             elif (other := first.get(instance)) is None:
@@ -116,7 +123,10 @@ def scan(
             bad(path, unreadable(error))
     for path in approved.listed(root) if approved else ():
         if not os.path.lexists(path):
-            bad(path, NOT_THERE)
+            if approved.released:
+                bad(path, NOT_THERE)
+            else:
+                found.passed_over[TAKEN_AWAY] += 1
         elif path not in told and path.suffix == ".dcm":  # no object any more, or a link that leads away
             bad(path, DIFFERS)
     if contradicting:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydicom.uid import UID
 
 from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SeriesAccount
+from pacsifier_ops.approved import DIFFERS
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.dimse.attempts import AtNode
@@ -23,6 +24,7 @@ from pacsifier_ops.errors import (
     PacsTimeout,
 )
 from pacsifier_ops.leases import Leases
+from pacsifier_ops.ledger import digest
 from pacsifier_ops.units import settled
 from pacsifier_ops.upload.run import Outgoing
 from pacsifier_ops.upload.scan import unreadable
@@ -158,14 +160,17 @@ class Shipment:
             known = self._deliveries.confirmed.get(uid)
             if known is None or not known.sha256:
                 continue
-            if (known.size, known.ctime_ns) != (file.size, file.ctime_ns):
+            if (known.size, known.ctime_ns, known.approved) != (file.size, file.ctime_ns, file.sha256):
                 try:
+                    if file.sha256 and digest(file.path) != file.sha256:
+                        self._fail(uid, DIFFERS)
+                        continue
                     if file.digest() != known.sha256:
                         continue
                 except OSError as error:
                     self._fail(uid, unreadable(error))
                     continue
-                self._deliveries.add(Delivery(uid, known.sha256, file.size, file.ctime_ns))
+                self._deliveries.add(Delivery(uid, known.sha256, file.size, file.ctime_ns, file.sha256))
             self.present.add(uid)
             del self.pending[uid]
 
@@ -212,7 +217,7 @@ class Shipment:
                 self._fail(uid, f"the association broke with it, {self._tries[uid]} times")
             raise error
         if sent.status == 0 or sent.status in WARNINGS:
-            self._deliveries.add(Delivery(uid, sent.sha256, file.size, file.ctime_ns))
+            self._deliveries.add(Delivery(uid, sent.sha256, file.size, file.ctime_ns, file.sha256))
             self.stored[uid] = sent.status
             del self.pending[uid]
             self._refused_in_a_row = 0
