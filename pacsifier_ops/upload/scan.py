@@ -121,14 +121,15 @@ def scan(
             bad(path, str(error) if listed else NOT_APPROVED)
         except OSError as error:
             bad(path, unreadable(error))
-    for path in approved.listed(root) if approved else ():
-        if not os.path.lexists(path):
-            if approved.released:
-                bad(path, NOT_THERE)
-            else:
-                found.passed_over[TAKEN_AWAY] += 1
-        elif path not in told and path.suffix == ".dcm":  # no object any more, or a link that leads away
-            bad(path, DIFFERS)
+    if approved is not None:
+        for path in approved.listed(root):
+            if not os.path.lexists(path):
+                if approved.released:
+                    bad(path, NOT_THERE)
+                else:
+                    found.passed_over[TAKEN_AWAY] += 1
+            elif path not in told and path.suffix == ".dcm":  # no object any more, or a link that leads away
+                bad(path, DIFFERS)
     if contradicting:
         left = {
             series: [file for file in files if (series, file.sop_instance_uid) not in contradicting]
