@@ -213,7 +213,7 @@ def test_excels_hint_of_the_divider() -> None:
 
 
 def test_text_that_looks_missing_stays() -> None:
-    words = ["NA", "null", "NaN", "None", "0012", "1e5", "True", "12.0"]
+    words = ["NA", "null", "NaN", "None", "0012", "1e5", "4E12", "True", "12.5"]
     assert keys(read("PatientID\n" + "\n".join(words))) == [{"PatientID": word} for word in words]
 
 
@@ -266,6 +266,7 @@ GOOD = [
     ("StudyTime", "08 - 1015", "08-1015"),
     ("StudyTime", "1015-", "1015-"),
     ("StudyTime", "12-12", "12-12"),
+    ("StudyTime", "2200 - 0200", "2200-0200"),
     ("SeriesNumber", "007", "7"),
     ("SeriesNumber", "-1", "-1"),
     ("StudyInstanceUID", "1.2.840.10008", "1.2.840.10008"),
@@ -294,7 +295,6 @@ BAD = [
     ("StudyTime", "91500", "not a time"),
     ("StudyTime", "10:15", "not a time"),
     ("StudyTime", "10*", "not a time"),
-    ("StudyTime", "12-11", "ends before it begins"),
     ("SeriesNumber", "3.0", "not an integer"),
     ("SeriesNumber", "1*", "not an integer"),
     ("SeriesNumber", "99999999999", "not an integer"),
@@ -434,6 +434,96 @@ def test_workbook_header_is_checked_and_sizes_are_bounded() -> None:
     book = workbook(["PatientID"], [1])
     book.active.cell(1_000_000, 100).number_format = "0"
     assert "too large" in refused(saved(book))[0][2]
+
+
+@pytest.mark.parametrize(
+    ("number_format", "seen"),
+    [
+        ("00000000", "00045322"),
+        ("00000000;@", "00045322"),
+        ("[$-407]00000000", "00045322"),
+        ("[Red]00000000;[Blue]-0", "00045322"),
+        ("000-000-00", "000-453-22"),
+        ("0000 0000", "0004 5322"),
+        ('"P"000000', "P045322"),
+        ("\\P#", "P45322"),
+        ("000", "45322"),
+        ("0-0", "4532-2"),
+        ("General", "45322"),
+        ("@", "45322"),
+        ("0_)", "45322"),
+        ("0.00", None),
+        ("0E+00", None),
+        ("#,##0", None),
+        ("0%", None),
+        ("# ?/?", None),
+        ("[$€-407]0", None),
+        ('"hidden"', None),
+        ("[>9]0;0", None),
+        (";;;", None),
+    ],
+)
+def test_a_number_is_what_its_format_shows(number_format: str, seen: str | None) -> None:
+    book = workbook(["PatientID"], [45322])
+    book.active["A2"].number_format = number_format
+    table = read(saved(book))
+    if seen is None:
+        assert [(p.line, p.column) for p in table.problems] == [(2, "PatientID")]
+    else:
+        assert keys(table) == [{"PatientID": seen}]
+
+
+def test_what_is_no_text_is_no_id() -> None:
+    values = [datetime.date(2024, 10, 12), datetime.time(10, 15), True, 0.5, -45322, 45322]
+    table = read(saved(workbook(["PatientID", "StudyDate"], *([value, "20200101"] for value in values))))
+    assert [row.line for row in table.rows] == [7]
+    assert [(p.line, p.message.split(";")[0]) for p in table.problems] == [
+        (2, "a date, and no text"),
+        (3, "a time, and no text"),
+        (4, "true or false"),
+        (5, "a number with a fraction, and no text"),
+        (6, "a negative number, and no text"),
+    ]
+
+
+def test_the_sheet_that_is_seen_counts_and_a_row_that_is_not_is_refused() -> None:
+    book = workbook(["PatientID"], ["seen"], ["filtered"])
+    hidden = book.create_sheet("old", 0)
+    hidden.append(["PatientID"])
+    hidden.append(["hidden"])
+    hidden.sheet_state = "hidden"
+    book.create_sheet("notes", 1).append(["for whoever reads this"])
+    book["Sheet"].row_dimensions[3].hidden = True
+    table = read(saved(book))
+    assert [(row.line, row.keys["PatientID"]) for row in table.rows] == [(2, "seen")]
+    assert [(p.line, p.message.split(",")[0]) for p in table.problems] == [(3, "hidden")]
+    book.create_sheet("more").append(["StudyDate"])
+    assert "sheets 3 and 4 of the workbook" in refused(saved(book))[0][2]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "1.23457E+11",
+        '"1,23457E+11"',
+        "#N/A",
+        "########",
+        "45322.0",
+        "'00045322",
+        "nan",
+        "０００４５３２２",
+        "00045322;45322",
+    ],
+)
+def test_what_a_spreadsheet_made_of_an_id_is_told_not_asked_for(cell: str) -> None:
+    table = read(f"PatientID,StudyDate\n{cell},20200101\n")
+    assert not table.rows and [(p.line, p.column) for p in table.problems] == [(2, "PatientID")]
+
+
+def test_excels_way_of_exporting_text_is_the_text() -> None:
+    assert keys(read('PatientID,StudyDate\n="00045322",20200101\n')) == [
+        {"PatientID": "00045322", "StudyDate": "20200101"}
+    ]
 
 
 # Properties

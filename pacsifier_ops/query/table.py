@@ -29,6 +29,7 @@ from pacsifier_ops.query.keys import (
     is_weak,
     nearest_column,
 )
+from pacsifier_ops.query.spreadsheets import refuse_lost, refuse_wrecked, shown, unwrapped
 
 #: Bytes of a table at most, whatever way it comes: each cell of it takes eight and more in memory.
 LARGEST_FILE = 64 * 2**20
@@ -40,6 +41,10 @@ _TOLD = 20
 _MOST_MERGED = 1_000_000
 #: Cells of a sheet at most, the empty ones before the last one counted.
 _MOST_CELLS = 2_000_000
+#: VRs whose cells may be dates, times and numbers in a workbook.
+_NUMBERED = ("DA", "TM", "IS")
+#: Columns that spreadsheets like to take for numbers.
+_IDS = ("PatientID", "AccessionNumber", NEW_IDS)
 _MERGED = re.compile(
     rb"""<(?:\w+:)?mergeCell\b[^>]*?\bref\s*=\s*["']\s*\$?([A-Za-z]+)\$?(\d+)\s*:\s*\$?([A-Za-z]+)\$?(\d+)"""
 )
@@ -123,11 +128,15 @@ class Record:
         line: where it begins, from 1.
         cells: as written.
         faults: what is wrong with some cells already, by place.
+        odd: by place, what makes a cell of a workbook no text, such as that it is a date; in some columns that is fine.
+        hidden: nobody sees the row.
     """
 
     line: int
     cells: list[str]
     faults: dict[int, str] = field(default_factory=dict)
+    odd: dict[int, str] = field(default_factory=dict)
+    hidden: bool = False
 
 
 def read_query_table(path: Path) -> QueryTable:
@@ -156,9 +165,10 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def parse_query_table(data: bytes) -> QueryTable:
-    """Check a query table: text divided by comma, semicolon or tab, or the first sheet of an .xlsx.
+    """Check a query table: text divided by comma, semicolon or tab, or a sheet of an .xlsx.
 
-    Text is UTF-8, UTF-16 with its mark, or else Windows-1252, with a warning for rows beyond ASCII.
+    Text is UTF-8, UTF-16 with its mark, or else Windows-1252, with a warning for rows beyond ASCII. Of a workbook it is
+    the sheet that can be seen and names columns of ours, as it is shown.
 
     Raises:
         TableRefused: a QueryTableError with all problems of the table as a whole: not text, empty, no header,
@@ -254,25 +264,25 @@ def _header_score(line: str, divider: str) -> tuple[int, int]:
 
 
 def _records_of_workbook(data: bytes) -> list[Record]:
-    """The rows of the first sheet of an .xlsx workbook."""
+    """The rows of the sheet of an .xlsx workbook that is seen and holds a table.
+
+    Raises:
+        TableRefused: none can be read, or several sheets may be meant.
+    """
     import openpyxl
 
     _check_workbook(data)
-
-    def sheet(computed: bool) -> Any:
-        return openpyxl.load_workbook(io.BytesIO(data), data_only=computed).worksheets[0]
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl's warnings quote cells
-            cells = sheet(computed=False)
-            # A cell that was only formatted, far away, would make millions of empty ones.
-            if cells.max_row * cells.max_column > _MOST_CELLS:
-                message = "the first sheet is too large; delete the empty rows and columns around the table"
-                raise TableRefused([Problem(0, "", message)])
+            book = openpyxl.load_workbook(io.BytesIO(data))
+            number = _sheet_of(book)
+            cells = book.worksheets[number]
             rows = list(cells.iter_rows())
             formulas = any(cell.data_type == "f" for row in rows for cell in row)
-            results = sheet(computed=True) if formulas else cells
+            results = cells
+            if formulas:
+                results = openpyxl.load_workbook(io.BytesIO(data), data_only=True).worksheets[number]
             covered = {
                 place
                 for area in cells.merged_cells.ranges
@@ -286,12 +296,17 @@ def _records_of_workbook(data: bytes) -> list[Record]:
         raise TableRefused([Problem(0, "", message)]) from None
     records = []
     for line, row in enumerate(rows, 1):
-        record = Record(line, [])
+        record = Record(
+            line, [], hidden=bool(cells.row_dimensions[line].hidden) if line in cells.row_dimensions else False
+        )
         for place, cell in enumerate(row):
             try:
                 if (line, place + 1) in covered:
                     raise ValueError("part of merged cells; unmerge them and fill each one")
-                record.cells.append(_shown(cell, results.cell(line, place + 1)))
+                text, odd = _shown(cell, results.cell(line, place + 1))
+                record.cells.append(text)
+                if odd:
+                    record.odd[place] = odd
             except ValueError as error:
                 record.cells.append("")
                 record.faults[place] = str(error)
@@ -339,8 +354,34 @@ def _column(letters: bytes) -> int:
     return functools.reduce(lambda number, letter: number * 26 + (letter | 32) - 96, letters[:12], 0)
 
 
-def _shown(cell: Any, result: Any) -> str:
-    """A cell of a workbook as text: what a person sees in it, dates as YYYYMMDD, times as HHMMSS.
+def _sheet_of(book: Any) -> int:
+    """Which sheet holds the table: the one that is seen and names a column of ours; else the first that is seen.
+
+    Raises:
+        TableRefused: several may be meant, or one is too large to be looked at.
+    """
+    seen = [number for number, sheet in enumerate(book.worksheets) if sheet.sheet_state == "visible"]
+    fitting = []
+    for number in seen:
+        sheet = book.worksheets[number]
+        # A cell that was only formatted, far away, would make millions of empty ones.
+        if sheet.max_row * sheet.max_column > _MOST_CELLS:
+            if number != seen[0]:
+                continue
+            message = "the first sheet is too large; delete the empty rows and columns around the table"
+            raise TableRefused([Problem(0, "", message)])
+        header = next((row for row in sheet.iter_rows(values_only=True) if any(c is not None for c in row)), ())
+        if any(str(cell).strip() in COLUMNS for cell in header):
+            fitting.append(number)
+    if len(fitting) > 1:
+        which = " and ".join(str(number + 1) for number in fitting)
+        message = f"sheets {which} of the workbook both hold such a table; leave one, or hide the others"
+        raise TableRefused([Problem(0, "", message)])
+    return (fitting or seen or [0])[0]
+
+
+def _shown(cell: Any, result: Any) -> tuple[str, str]:
+    """A cell of a workbook as text, dates as YYYYMMDD, times as HHMMSS; and what it is, where that is no text.
 
     Raises:
         ValueError: it shows no value that can be relied on.
@@ -349,23 +390,27 @@ def _shown(cell: Any, result: Any) -> str:
     if value is None and cell.data_type == "f":
         raise ValueError("a formula whose result is not saved; put the value in its place")
     if value is None:
-        return ""
+        return "", ""
+    if isinstance(value, bool):
+        raise ValueError("true or false; type the value as text")
     if result.data_type == "e":
         raise ValueError("an error of the spreadsheet; correct the cell")
     if isinstance(value, datetime.timedelta):
         day = datetime.timedelta(0) <= value < datetime.timedelta(days=1)
         value = (datetime.datetime.min + value).time() if day else str(value)
     if isinstance(value, datetime.datetime):
-        return value.strftime("%Y%m%d" if value.time() == datetime.time.min else "%Y%m%d%H%M%S")
+        return value.strftime("%Y%m%d" if value.time() == datetime.time.min else "%Y%m%d%H%M%S"), "a date"
     if isinstance(value, datetime.time):
-        return value.strftime("%H%M%S.%f").removesuffix(".000000")
-    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value.strftime("%H%M%S.%f").removesuffix(".000000"), "a time"
+    if isinstance(value, int | float):
         if abs(value) >= 1e15:
             raise ValueError("a number of more than 15 digits, which spreadsheets round; type it as text")
-        text = str(int(value) if value == int(value) else value)
-        # A format of zeros only shows leading zeros that the number does not have.
-        return text.zfill(len(result.number_format)) if set(result.number_format) == {"0"} else text
-    return str(value)
+        if value != int(value):
+            return str(value), "a number with a fraction"
+        if value < 0:
+            return str(int(value)), "a negative number"
+        return shown(int(value), result.number_format), ""
+    return str(value), ""
 
 
 def _columns(header: Record) -> tuple[str, ...]:
@@ -411,8 +456,18 @@ def _check(table: QueryTable, records: list[Record], remark: str) -> None:
         cells[line] = dict(zip(table.columns, map(plain, record.cells), strict=False))
         answers = [verdict(column, _tidy(text)) for column, text in cells[line].items()]
         wanted[line] = tuple(value for value, _ in answers)
-        wrong = {place: message for place, (_, message) in enumerate(answers) if message} | record.faults
-        found = [Problem(line, table.columns[place], message) for place, message in sorted(wrong.items())]
+        odd = {
+            place: f"{what}, and no text; type what is meant as text"
+            for place, what in record.odd.items()
+            if table.columns[place] not in KEYS or KEYS[table.columns[place]].vr not in _NUMBERED
+        }
+        wrong = {place: message for place, (_, message) in enumerate(answers) if message} | odd | record.faults
+        found = (
+            [Problem(line, "", "hidden, so nobody sees what it asks for; show it, or delete it")]
+            if record.hidden
+            else []
+        )
+        found += [Problem(line, table.columns[place], message) for place, message in sorted(wrong.items())]
         if not found and not any(v for column, v in zip(table.columns, wanted[line], strict=True) if column in KEYS):
             found = [Problem(line, "", f"asks for nothing; fill at least one column other than {NEW_IDS} and {ACCEPT}")]
         if found:
@@ -455,8 +510,8 @@ def _clashes(columns: tuple[str, ...], wanted: dict[int, tuple[str, ...]]) -> It
 
 
 def _tidy(text: str) -> str:
-    """A cell without blanks around it, its letters composed, and no-break spaces as plain ones."""
-    return unicodedata.normalize("NFC", text.replace("\xa0", " ").strip())
+    """A cell without blanks around it, its letters composed, no-break spaces as plain ones, out of Excel's `="…"`."""
+    return unwrapped(unicodedata.normalize("NFC", text.replace("\xa0", " ").strip()))
 
 
 def _verdict(column: str, text: str) -> tuple[str, str]:
@@ -464,6 +519,9 @@ def _verdict(column: str, text: str) -> tuple[str, str]:
     if not text:
         return "", ""
     try:
+        refuse_lost(text)
+        if column in _IDS:
+            refuse_wrecked(text)
         if column == NEW_IDS:
             return check_pseudonym(text), ""
         return (_check_accept(text) if column == ACCEPT else check_cell(column, text)), ""

@@ -1,0 +1,111 @@
+"""What spreadsheets show of numbers, and what they make of values that are names and not numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+#: What the first section of a format is made of: text as it is, what shows nothing, places of digits, plain signs.
+_PART = re.compile(
+    r"""
+    "(?P<quoted>[^"]*)" | \\(?P<escaped>.) |
+    (?P<nothing> \[\$-[0-9A-Fa-f]+\] | \[(?:Black|Blue|Cyan|Green|Magenta|Red|White|Yellow)\] | _. | \*.) |
+    (?P<digit>[0\#?]) | (?P<plain>[-\ ()+:'<>=!&~{}^]) | (?P<end>;)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_UNREADABLE = "a number in a format that says nothing certain; type it as text"
+
+
+def shown(number: int, number_format: str) -> str:
+    """The text that is seen of a whole number (ECMA-376-1 18.8.31).
+
+    Args:
+        number: not negative.
+        number_format: as the workbook has it, such as `00000000;@` or `"P"000-000`.
+
+    Raises:
+        ValueError: it is shown as something else than its digits: in powers of ten, in thousands, as a percentage.
+    """
+    if number_format in ("General", "@", ""):
+        return str(number)
+    parts: list[tuple[bool, str]] = []  # whether it is the place of a digit
+    at = 0
+    while at < len(number_format):
+        part = _PART.match(number_format, at)
+        if part is None:
+            raise ValueError(_UNREADABLE)
+        at = part.end()
+        if part["end"]:
+            break
+        if part["digit"]:
+            parts.append((True, part["digit"]))
+        elif not part["nothing"]:
+            parts.append((False, part["quoted"] or part["escaped"] or part["plain"] or ""))
+    digits = list(str(number))
+    places = sum(is_place for is_place, _ in parts)
+    if not places:
+        raise ValueError(_UNREADABLE)
+    text = ""
+    for is_place, sign in reversed(parts):
+        if is_place:
+            places -= 1
+            text = (digits.pop() if digits else {"0": "0", "?": " "}.get(sign, "")) + text
+            if not places:
+                text = "".join(digits) + text  # more digits than places stand before the first one
+        else:
+            text = sign + text
+    return text
+
+
+#: How Excel exports a number that is to stay text.
+_AS_TEXT = re.compile(r'="([^"]*)"')
+#: What is left of a value that is lost.
+_LOST = {
+    re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|CALC!|SPILL!)"): (
+        "an error of the spreadsheet; correct the cell"
+    ),
+    re.compile(r"#{2,}"): "only the signs of a column that is too narrow; widen it, and save the table anew",
+    re.compile(r"nan"): "a program's word for a value that is missing; leave the cell empty, or fill it",
+}
+#: What is made of an id that looks like a number.
+_WRECKED = {
+    re.compile(r"[+-]?\d(?:[.,]\d+)?[eE][+-]\d+"): (
+        "a number in powers of ten, whose last digits are lost; export the column as text"
+    ),
+    re.compile(r"\d+[.,]0+"): "a whole number with decimals; write its digits only",
+    re.compile(r"'.+"): "an apostrophe before the value; take it away",
+    re.compile(r"[\w-]+(?:\s*;\s*[\w-]+)+"): "several values; give each a row of its own",
+}
+
+
+def unwrapped(text: str) -> str:
+    """The text in `="…"`, else the text itself."""
+    wrapped = _AS_TEXT.fullmatch(text)
+    return wrapped[1].strip() if wrapped else text
+
+
+def refuse_lost(text: str) -> None:
+    """Refuse what stands where there was a value once.
+
+    Raises:
+        ValueError: says what it is and what to do, without the value.
+    """
+    _refuse(text, _LOST)
+
+
+def refuse_wrecked(text: str) -> None:
+    """Refuse an id that a program has taken for a number.
+
+    Raises:
+        ValueError: likewise.
+    """
+    _refuse(text, _WRECKED)
+    if re.search("[\uff10-\uff19]", text):
+        raise ValueError("digits of full width, which to archives are other characters; write 0 to 9")
+
+
+def _refuse(text: str, wrecks: Mapping[re.Pattern[str], str]) -> None:
+    for wreck, message in wrecks.items():
+        if wreck.fullmatch(text):
+            raise ValueError(message)
