@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops import cells
-from pacsifier_ops.accounts import ROW_EMPTY, SERIES_COMPLETE, FileAccount, RowAccount, RunAccount, SeriesAccount
+from pacsifier_ops.accounts import (
+    ROW_EMPTY,
+    ROW_FOUND,
+    SERIES_COMPLETE,
+    FileAccount,
+    RowAccount,
+    RunAccount,
+    SeriesAccount,
+)
 from pacsifier_ops.files import private_folder, storage_errors, write_atomic, write_json
 from pacsifier_ops.report_html import render
 from pacsifier_ops.run import Run
@@ -57,7 +65,7 @@ def write_books(
 
 
 def _log(account: RunAccount, columns: Sequence[str]) -> str:
-    """One line per series under the first row that asked for it, one per row without any, one per bad file."""
+    """A line per series under the first row that asked for it, per row without any or without a good end, per file."""
     names = [*columns, *(name for name in LOG_COLUMNS if name not in columns)]
     return cells.line(names) + "".join(cells.line([one.get(name) for name in names]) for one in _lines(account))
 
@@ -69,7 +77,8 @@ def _lines(account: RunAccount) -> Iterable[dict[str, Any]]:
     for series in account.series:
         first = series.lines[0] if series.lines else 0
         lines.append((first, series.number, {**keys.get(first, {}), **_of_series(series)}))
-    lines += [(row.line, 0, _of_row(row)) for row in account.rows if row.line not in asked]
+    told = [row for row in account.rows if row.line not in asked or row.state not in (ROW_FOUND, ROW_EMPTY)]
+    lines += [(row.line, 0, _of_row(row)) for row in told]
     yield from (line for _, _, line in sorted(lines, key=lambda item: item[:2]))
     yield from map(_of_file, account.bad_files)
 

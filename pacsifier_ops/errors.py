@@ -241,6 +241,10 @@ class ResultLimit(PacsError):
     """The archive cuts its answers off and the query cannot be split any further."""
 
 
+class AnswerUnreadable(PacsError):
+    """A match of a C-FIND cannot be decoded, so nobody knows what it is about."""
+
+
 class Undecidable(PacsError):
     """The archive neither matches nor returns a key that a row asks for."""
 

@@ -56,7 +56,7 @@ _ROW_STATES = {
     ROW_FOUND: ("good", "series match the row"),
     ROW_EMPTY: ("empty", "the archive answered: nothing matches the row"),
     ROW_BAD: ("bad", "the row cannot be used as it is written"),
-    ROW_UNDECIDABLE: ("bad", "the archive neither matches nor returns a key of the row, which was left out"),
+    ROW_UNDECIDABLE: ("bad", "what the archive answers does not tell all that the row asks for"),
     ROW_CONFLICT: ("bad", "the row contradicts another source or row"),
     ROW_FAILED: ("bad", "asking the archive failed"),
 }

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.dimse.find import Finder, FoundSeries
+from pacsifier_ops.dimse.find import Expectation, Finder, FoundSeries
 from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
-from pacsifier_ops.errors import ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.extract import steps
 from tests.embedded import node_of, planned_run, series, serving
 
@@ -281,9 +282,9 @@ def busy_pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPacs
 
 
 @BOTH_MODELS
-@pytest.mark.parametrize("told", ["configured", "status"])
+@pytest.mark.parametrize("told", ["configured", "out of resources", "cancelled"])
 def test_a_result_limit_is_split_by_date_and_time(busy_pacs: EmbeddedPacs, told: str, relational: bool) -> None:
-    status = 0x0000 if told == "configured" else 0xA700
+    status = {"configured": 0x0000, "out of resources": 0xA700, "cancelled": 0xFE00}[told]
     busy_pacs.faults = Faults(result_limit=7, result_limit_status=status, relational=relational)
     busy_pacs.queries.clear()
     fields = {"result_limit": 7} if told == "configured" else {}
@@ -314,7 +315,39 @@ def test_studies_that_no_range_finds_are_an_error_not_a_shorter_list(tmp_path: P
         with asking(pacs, result_limit=3) as session:
             finder = Finder(session)
             assert len(finder.series({"PatientID": "P*"})) == 11
-            assert any("StudyDate" in warning for warning in finder.warnings)
+            assert "ranges of StudyDate" in finder.doubt
+
+
+@BOTH_MODELS
+def test_an_answer_that_cannot_be_read_is_never_passed_over(tmp_path: Path, relational: bool) -> None:
+    images = [i for n in range(3) for i in series("P3", study_date=f"2020010{n + 1}", n_images=2)]
+    torn, whole = str(images[2].StudyInstanceUID), {str(i.SeriesInstanceUID) for i in images}
+    with serving(images, tmp_path) as pacs:
+        pacs.faults = Faults(torn={torn}, relational=relational)
+        with pytest.raises(AnswerUnreadable, match="cannot be decoded"):
+            uids(pacs, {"PatientID": "P3"})
+        pacs.faults.torn_times = 1  # and whole when it is asked for by itself
+        assert uids(pacs, {"PatientID": "P3"}) == whole
+
+
+def test_counts_and_lists_that_prove_nothing(tmp_path: Path) -> None:
+    images = [*series("P1", n_images=2), *series("P1", series_number=2, n_images=3)]
+    which = str(images[0].StudyInstanceUID), str(images[0].SeriesInstanceUID)
+    number = "NumberOfSeriesRelatedInstances"
+    with serving(images, tmp_path) as pacs, asking(pacs) as session:
+
+        def expected(count: int | None, **faults: Any) -> Expectation:
+            pacs.faults = Faults(**faults)
+            return Finder(session).expectation(*which, count)
+
+        nothing: dict[str, Any] = {"corrected": {number: {"": "0"}}}
+        assert expected(0, **nothing, image_level=False) == Expectation(None)
+        assert expected(0, **nothing, unindexed_keys={"SOPInstanceUID"}) == Expectation(None)
+        assert expected(2, image_level=False) == Expectation(None, 2)
+        # At IMAGE level it answers for the whole study.
+        whole = {"SeriesInstanceUID"}
+        assert expected(2, ignored_keys=whole, unreturned_keys=whole) == Expectation(None, 2)
+        assert len(expected(2, ignored_keys=whole).instances or {}) == 2
 
 
 def test_a_pile_up_within_one_second_is_an_error(tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def holds(keyword: str, cell: str, values: list[str]) -> bool:
         return (low or "0") <= values[0] <= (high or "9")
     if keyword == "StudyTime":
         low, _, high = cell.partition("-") if "-" in cell else (cell, "", cell)
-        return _filled(low, "000000.000000") <= _filled(values[0], "000000.000000") <= _filled(high, "235959.999999")
+        # What a time leaves out, it leaves open (PS3.4 C.2.2.2.5.3): 10 may be 10:59.
+        first, last = (_filled(values[0], rest) for rest in ("000000.000000", "235959.999999"))
+        return _filled(low, "000000.000000") <= last and first <= _filled(high, "235959.999999")
     if keyword == "SeriesNumber":
         return int(cell) == int(values[0])
     if keyword == "PatientName":

@@ -17,10 +17,10 @@ from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.dimse.session import Answer, Session, query, values_of
-from pacsifier_ops.errors import ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.identity import SeriesId, two_people
 from pacsifier_ops.query.keys import DUMP_COLUMNS, KEYS, Level
-from pacsifier_ops.query.match import matches, value_to_send
+from pacsifier_ops.query.match import matches, seconds_to_send, value_to_send
 from pacsifier_ops.query.names import wide_name_keys
 
 #: What is asked for at SERIES level, beside the dump's columns for the folder names and the expectation; and at STUDY.
@@ -132,10 +132,12 @@ class Finder:
     Attributes:
         session: the way to the archive.
         warnings: remarks on the last row, without values.
+        doubt: why the archive may hold more for the last row than was found; empty where it holds no more.
     """
 
     session: Session
     warnings: list[str] = field(default_factory=list)
+    doubt: str = ""
     _relational: bool | None = None
     _studies: dict[str, list[Dataset]] = field(default_factory=dict)
     _listed: dict[str, list[Dataset]] = field(default_factory=dict)
@@ -149,10 +151,11 @@ class Finder:
         Raises:
             Undecidable: the archive neither matches nor returns one of the keys.
             ResultLimit: the archive cuts its answers off and the query cannot be split any further.
+            AnswerUnreadable: what it answers cannot be decoded.
             Unsupported: the archive refuses the query, or answers without UIDs.
             PacsError: the archive cannot be asked.
         """
-        self.warnings, self._studies, self._listed = [], {}, {}
+        self.warnings, self.doubt, self._studies, self._listed = [], "", {}, {}
         candidates: dict[tuple[str, ...], tuple[FoundSeries, Dataset]] = {}
         for answer in self._candidates(keys):
             series = self._described(answer)
@@ -196,7 +199,7 @@ class Finder:
         """
         series = FoundSeries(study_uid, series_uid, {})
         try:
-            answer, cut = self._ask("IMAGE", self._image_query(series, {"SOPClassUID": ""}))
+            answer, cut = self._ask("IMAGE", self._image_query(series, {"SOPClassUID": ""}), may_be_torn=True)
         except Unsupported:
             return Expectation(None, self._count(series, count))
         listed = {
@@ -204,21 +207,26 @@ class Finder:
             for i in answer.identifiers
             if i.get("SOPInstanceUID") and _is_of(i, series)
         }
-        if cut or not listed or len(listed) < (count or 0):
+        told = all(image.get("SeriesInstanceUID") for image in answer.identifiers)
+        if cut or answer.unreadable or not listed or len(listed) < (count or 0) or not told:
+            # Where images do not tell their series, the answer may be the whole study's.
             count = self._count(series, count)
-            if count is None or len(listed) < count:
+            if count is None or len(listed) < count or (len(listed) > count and not told):
                 return Expectation(None, count)
         return Expectation(listed)
 
     def _count(self, series: FoundSeries, known: int | None) -> int | None:
-        """NumberOfSeriesRelatedInstances now; what is known from before where the archive does not say."""
+        """NumberOfSeriesRelatedInstances now; what is known from before where the archive does not say.
+
+        A series of none is nothing that anybody stored: so say archives that do not count.
+        """
         keys = {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid}
         try:
             answer, _ = self._ask("SERIES", query("SERIES", **keys, NumberOfSeriesRelatedInstances=""))
         except Unsupported:
-            return known
+            return known or None
         counts = [v for match in answer.identifiers for v in values_of(match, "NumberOfSeriesRelatedInstances")]
-        return int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else known
+        return (int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else known) or None
 
     # Candidates: a superset, each once
 
@@ -312,30 +320,64 @@ class Finder:
 
     # Asking
 
-    def _ask(self, level: str, identifier: Dataset) -> tuple[Answer, bool]:
+    def _ask(self, level: str, identifier: Dataset, may_be_torn: bool = False) -> tuple[Answer, bool]:
         """One C-FIND; the second value tells whether the archive cut the answer off.
 
-        0xA7xx counts as cut off: that is how archives refuse a query with too many matches.
+        0xA7xx and 0xFE00, which nobody asked for, count as cut off: that is how archives refuse a query with too many
+        matches.
+
+        Args:
+            may_be_torn: matches that cannot be read are the caller's to look after.
 
         Raises:
             Unsupported: the archive refuses this level or these keys (any other failure, such as 0xA900, 0xCxxx).
+            AnswerUnreadable: a match cannot be decoded.
         """
         answer = self.session.find(identifier)
         node, count = self.session.node, len(answer.identifiers)
-        if 0xA700 <= answer.status <= 0xA7FF or answer.status == 0xB001:
+        if answer.unreadable and not may_be_torn:
+            raise self._unreadable(level)
+        if 0xA700 <= answer.status <= 0xA7FF or answer.status in (0xB001, 0xFE00):
             return answer, True
         if answer.status != 0x0000:
             raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{answer.status:04X})")
         return answer, 0 < node.result_limit <= count
+
+    def _read_apart(self, level: str, identifier: Dataset, answer: Answer) -> None:
+        """Add the matches that could not be read: what they are is asked for alone, then each of them by itself.
+
+        Raises:
+            AnswerUnreadable: that cannot be read either.
+        """
+        uid = UID_OF_LEVEL[level]
+        uids = list(UID_OF_LEVEL.values())
+        bare = Dataset()
+        bare.update({e.tag: e for e in identifier if not e.is_empty or e.keyword in uids})
+        read = {str(match.get(uid)) for match in answer.identifiers}
+        for match in self._ask(level, bare)[0].identifiers:
+            if (one := str(match.get(uid) or "")) not in read:
+                alone = deepcopy(identifier)
+                setattr(alone, uid, one)
+                answer.identifiers += self._ask(level, alone)[0].identifiers
+                read.add(one)
+
+    def _unreadable(self, level: str) -> AnswerUnreadable:
+        return AnswerUnreadable(
+            f"{self.session.node.name}: a match at {level} level cannot be decoded, so the row may have more than was "
+            "found; have the PACS team look at what it holds"
+        )
 
     def _complete(self, level: str, identifier: Dataset) -> dict[tuple[str, ...], Dataset]:
         """All matches of a query, split by StudyDate, then StudyTime, as often as the archive cuts it off.
 
         Raises:
             ResultLimit: it cannot be split any further, or no range finds some of what the archive has shown.
+            AnswerUnreadable: a match cannot be decoded, however it is asked for.
         """
-        answer, cut = self._ask(level, identifier)
+        answer, cut = self._ask(level, identifier, may_be_torn=True)
         uid, name = UID_OF_LEVEL[level], self.session.node.name
+        if answer.unreadable:
+            self._read_apart(level, identifier, answer)
         if not all(match.get(uid) for match in answer.identifiers):
             raise Unsupported(f"{name}: answers at {level} level without {uid}")
         seen = {entity(level, match): match for match in answer.identifiers}
@@ -358,9 +400,9 @@ class Finder:
                     f"{name}: cuts the answer off, and holds studies without {axis.keyword} that no range finds; "
                     f"{_ADVICE}"
                 )
-            self._warn(
-                f"the archive cut its answer off and was asked by ranges of {axis.keyword}: studies without one, "
-                "should there be any, are not found so"
+            self.doubt = (
+                f"{name}: cuts the answer off, and was asked by ranges of {axis.keyword}: studies without one, should "
+                f"there be any, are not found so; {_ADVICE}"
             )
         return found
 
@@ -563,6 +605,11 @@ class Finder:
             if any(self._having(series, keyword, f"*{part}*") for part in wanted.split("\\") if part):
                 raise self._undecidable([keyword])
             return set()
+        if KEYS[keyword].vr == "TM":
+            try:
+                return self._having(series, keyword, seconds_to_send(wanted))
+            except ValueError:
+                raise self._undecidable([keyword]) from None
         return self._having(series, keyword, value_to_send(keyword, wanted) if wanted.isascii() else wanted)
 
     def _named_by_archive(self, series: FoundSeries, wanted: str) -> set[str]:

@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -242,6 +243,21 @@ def layout(stream: BinaryIO, start: int, size: int, transfer_syntax_uid: str) ->
             source.skip(length)
         found.append(Element(tag, at, value, source.at))
     return Layout(encoding.implicit, encoding.little, found)
+
+
+def is_torn(data_set: bytes) -> bool:
+    """Whether a data set ends within an element, in either of the encodings that answers come in (PS3.5 A.1, A.2).
+
+    pydicom takes what is left of the last value for all of it.
+    """
+    for encoding in (_IMPLICIT, _EXPLICIT):
+        try:
+            for _ in _elements(_Plain(BytesIO(data_set), len(data_set)), encoding):
+                pass
+        except (ValueError, struct.error):
+            continue
+        return False
+    return True
 
 
 def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encoding | None) -> DicomFile:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +20,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_FIND_RSP
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ABORT
 from pynetdicom.presentation import PresentationContext
@@ -133,11 +135,13 @@ class Answer:
         identifiers: the matches.
         status: the final status.
         keys_unsupported: the archive said 0xFF01: it did not match on some optional key.
+        unreadable: there are more, which cannot be decoded.
     """
 
     identifiers: list[Dataset] = field(default_factory=list)
     status: int = 0
     keys_unsupported: bool = False
+    unreadable: bool = False
 
 
 @dataclass
@@ -212,6 +216,15 @@ def values_of(identifier: Dataset, keyword: str) -> list[str]:
         return []
     items: Iterable[Any] = element if isinstance(element, (MultiValue, list)) else [element]
     return [text for text in (str(item).strip(" \0") for item in items) if text]
+
+
+def _empty_if_torn(event: evt.Event) -> None:
+    """Leave nothing of a match of a C-FIND that ends in the middle, for what is left would be taken for the whole."""
+    from pacsifier_ops.dimse.objects import is_torn
+
+    message = event.message
+    if isinstance(message, C_FIND_RSP) and is_torn(message.data_set.getvalue()):
+        message.data_set = BytesIO()
 
 
 class Session:
@@ -317,9 +330,12 @@ class Session:
         for status, match in association.send_c_find(identifier, model):
             self._check(association, status)
             answer.status = status.Status
-            if status.Status in (PENDING, PENDING_KEYS_UNSUPPORTED) and match is not None:
-                answer.identifiers.append(match)
+            if status.Status in (PENDING, PENDING_KEYS_UNSUPPORTED):
                 answer.keys_unsupported |= status.Status == PENDING_KEYS_UNSUPPORTED
+                if match:
+                    answer.identifiers.append(match)
+                else:
+                    answer.unreadable = True
         return answer
 
     def get(self, identifier: Dataset, classes: Iterable[str]) -> Outcome:
@@ -555,6 +571,7 @@ class Session:
             *(attach(self._incoming, self._keep, on_error=self._errors.append) if self._incoming else ()),
             (evt.EVT_ACSE_RECV, lambda event: replies.append(event.primitive)),
             (evt.EVT_ACSE_SENT, on_sent),
+            (evt.EVT_DIMSE_RECV, _empty_if_torn),
         ]
         ae: AE = make_ae(
             node.calling_aet,

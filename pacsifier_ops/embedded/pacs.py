@@ -27,6 +27,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_FIND_RSP
 from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.pdu_primitives import A_RELEASE
@@ -113,7 +114,7 @@ class Faults:
 
     Attributes:
         result_limit: C-FIND stops after this many matches; 0 is no limit.
-        result_limit_status: final status of a C-FIND that was cut off, 0x0000 or 0xA700.
+        result_limit_status: final status of a C-FIND that was cut off, 0x0000, 0xA700 or 0xFE00.
         relational: where False, the unique keys of the levels above are needed, else 0xA900.
         image_level: where False, C-FIND at IMAGE level answers 0xA900.
         ignored_keys: keywords it does not match on.
@@ -122,6 +123,7 @@ class Faults:
         unindexed_keys: keywords it holds nothing of: no value matches, nor does it return them.
         answer_charset: character set of its answers; letters that it lacks are dropped. None leaves the object's;
             empty is ASCII, without saying so.
+        torn, torn_times: matches that hold one of these UIDs lack their last bytes, so many times; None is for ever.
         stall: seconds before it answers a C-FIND.
         withhold: SOP Instance UIDs that it lists and fails to send.
         withhold_silently: SOP Instance UIDs that it lists, does not send, and counts as completed.
@@ -153,6 +155,8 @@ class Faults:
     emptied_keys: set[str] = field(default_factory=set)
     unindexed_keys: set[str] = field(default_factory=set)
     answer_charset: str | None = None
+    torn: set[str] = field(default_factory=set)
+    torn_times: int | None = None
     stall: float = 0.0
     withhold: set[str] = field(default_factory=set)
     withhold_silently: set[str] = field(default_factory=set)
@@ -412,6 +416,7 @@ class EmbeddedPacs:
                 (evt.EVT_ACSE_RECV, self._release_received),
                 (evt.EVT_ABORTED, self._closed),
                 (evt.EVT_CONN_CLOSE, self._closed),
+                (evt.EVT_DIMSE_SENT, self._tear),
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_C_FIND, self._on_find),
                 (evt.EVT_C_GET, self._on_get),
@@ -546,6 +551,15 @@ class EmbeddedPacs:
             yield PENDING, answer
         if limit and next(answers, None) is not None:
             yield self.faults.result_limit_status, None
+
+    def _tear(self, event: evt.Event) -> None:
+        """Cut an answer to a C-FIND off, before it is sent."""
+        message, faults = event.message, self.faults
+        if faults.torn and faults.torn_times != 0 and isinstance(message, C_FIND_RSP):
+            match = message.data_set.getvalue()
+            if any(uid.encode() in match for uid in faults.torn):
+                message.data_set = BytesIO(match[:-7])
+                faults.torn_times = None if faults.torn_times is None else faults.torn_times - 1
 
     def _on_get(self, event: Any) -> Iterator[Any]:
         self.retrieves.append(("C-GET", str(event.identifier.get("QueryRetrieveLevel")), event.identifier))

@@ -126,6 +126,6 @@ class Planned:
 
 
 def instances_of(attributes: Mapping[str, str]) -> int | None:
-    """NumberOfSeriesRelatedInstances (PS3.4 C.3.4), where the archive gave it."""
+    """NumberOfSeriesRelatedInstances (PS3.4 C.3.4), where the archive gave it. Of 0 nothing is known."""
     text = attributes.get("NumberOfSeriesRelatedInstances", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return (int(text) if text.isascii() and text.isdigit() else None) or None

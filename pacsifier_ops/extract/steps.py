@@ -37,6 +37,7 @@ from pacsifier_ops.accounts import (
 )
 from pacsifier_ops.config import PacsNode, with_overrides
 from pacsifier_ops.errors import (
+    AnswerUnreadable,
     ConfigError,
     NotApproved,
     QueryTableError,
@@ -228,9 +229,11 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> d
                 found = retrying(partial(finder.series, row["keys"]), session, cancelled)
             except Undecidable as error:
                 state, reason = ROW_UNDECIDABLE, str(error)
-            except (ResultLimit, Unsupported) as error:
+            except (AnswerUnreadable, ResultLimit, Unsupported) as error:
                 state, reason = ROW_FAILED, str(error)
-            if state == ROW_FOUND and not found:
+            if state == ROW_FOUND and finder.doubt:
+                state, reason = ROW_UNDECIDABLE, finder.doubt
+            elif state == ROW_FOUND and not found:
                 state = ROW_EMPTY
             counts[state] = counts.get(state, 0) + 1
             counts["series"] = counts.get("series", 0) + len(found)

@@ -16,15 +16,20 @@ from pacsifier_ops.query.names import name_matches
 # Outside printable ASCII archives differ, and to some a question mark is one byte, not one character; square
 # brackets are sets of characters to some data bases.
 _UNSURE = re.compile(r"(?:[^\x20-\x7e]|[\[\]*?])+")
-# Dates and times, with what divided their parts before 1993 (2015.05.12, 10:15:00; PS3.5 6.2).
-_RANGES = {"DA": (date_range, "."), "TM": (time_range, ":")}
+# Dates and times as archives may hold them, divided as before 1993 (PS3.5 6.2), or as people write them.
+_DIVIDED = {
+    "DA": (date_range, re.compile(r"(\d{4})[.-](\d\d)[.-](\d\d)")),
+    "TM": (time_range, re.compile(r"(\d\d):(\d\d)(?::(\d\d(?:\.\d+)?))?")),
+}
 
 
 def value_to_send(keyword: str, wanted: str) -> str:
     """The value of one key for C-FIND (PS3.4 C.2.2.2); empty is universal matching.
 
     - Characters that archives might compare differently become `*`.
-    - A time becomes a range of whole seconds that covers it.
+    - A time becomes a range of whole hours that covers it: a study of 10 or 1015 may be one of 101530, and to archives
+      that compare times as text, both come before 101500, and 10:15:30 behind all of that hour. Over midnight it is
+      universal.
     - PatientName and ImageType are always universal: names are narrowed by `names.wide_name_keys`, and
       archives do not agree on how several values of ImageType match.
     """
@@ -32,9 +37,10 @@ def value_to_send(keyword: str, wanted: str) -> str:
     if vr == "PN" or keyword == "ImageType":
         return ""
     if vr == "TM":
-        # In whole seconds: archives that compare times as text put 101530 before 101530.000000.
         low, high = time_range(wanted)
-        return f"{low[:6]}-{high[:6]}.999999" if high else f"{low[:6]}-"
+        first = low[:2] if low[:2] > "00" else ""
+        last = f"{int(high[:2]) + 1:02d}0000" if high and high[:2] < "23" else ""
+        return f"{first}-{last}" if (first or last) and not _over_midnight(low, high) else ""
     if vr == "IS":
         return str(int(wanted))
     sent = _UNSURE.sub("*", unicodedata.normalize("NFC", wanted))
@@ -53,11 +59,11 @@ def matches(keyword: str, wanted: str, values: Sequence[str]) -> bool:
     wanted = unicodedata.normalize("NFC", wanted).strip(" ")
     if vr == "PN":
         return any(name_matches(wanted, value) for value in plain)
-    if vr in _RANGES:
-        read, divider = _RANGES[vr]
+    if vr in _DIVIDED:
+        read, divided = _DIVIDED[vr]
         low, high = read(wanted)
-        starts = (_start(value.replace(divider, ""), read) for value in plain)
-        return any(start and low <= start and (not high or start <= high) for start in starts)
+        spans = (_span(divided.sub(_joined, value), read) for value in plain)
+        return any(span is not None and _meet(low, high, *span) for span in spans)
     if vr == "IS":
         return any(re.fullmatch(r"[+-]?[0-9]{1,12}", value) and int(value) == int(wanted) for value in plain)
     if vr == "UI":
@@ -69,9 +75,37 @@ def matches(keyword: str, wanted: str, values: Sequence[str]) -> bool:
     return all(not part or wildcard_match(part, value) for part, value in zip(parts, plain, strict=False))
 
 
-def _start(value: str, read: Callable[[str], tuple[str, str]]) -> str:
-    """When one date or time of an archive begins; empty where it is none."""
+def _joined(parts: re.Match[str]) -> str:
+    return "".join(part or "" for part in parts.groups())
+
+
+def _span(value: str, read: Callable[[str], tuple[str, str]]) -> tuple[str, str] | None:
+    """First and last moment that one date or time of an archive may stand for; None where it is neither."""
     try:
-        return "" if "-" in value else read(value)[0]
+        return None if "-" in value else read(value)
     except ValueError:
-        return ""
+        return None
+
+
+def _over_midnight(low: str, high: str) -> bool:
+    return bool(low and high and low > high)
+
+
+def _meet(low: str, high: str, first: str, last: str) -> bool:
+    """Whether a range and what a value may stand for have a moment in common."""
+    begun, ended = low <= last, not high or first <= high
+    return (begun or ended) if _over_midnight(low, high) else (begun and ended)
+
+
+def seconds_to_send(wanted: str) -> str:
+    """A time or a range of times in whole seconds, for an archive whose own matching decides.
+
+    Archives that compare times as text put 101530 before 101530.000000.
+
+    Raises:
+        ValueError: it goes over midnight, which no range says.
+    """
+    low, high = time_range(wanted)
+    if _over_midnight(low, high):
+        raise ValueError("it goes over midnight")
+    return f"{low[:6]}-{high[:6]}.999999" if high else f"{low[:6]}-"
