@@ -120,9 +120,13 @@ def of_patients(files: list[Path], *patients: Mapping[str, str]) -> set[str]:
 
 
 def words_of(value: str) -> set[str]:
-    """A value, and those of its parts that are long enough to be told from other text."""
+    """A value, and those of its parts that are long enough to be told from other text.
+
+    Four letters of some case stand by chance in one of a hundred databases full of tokens.
+    """
     plain = value.replace("-", "_")  # as it is in the name of a folder
-    return {word for word in (value, plain, *re.split(r"[\W_\d]+", value)) if len(word) >= 4}
+    parts = (part for part in re.split(r"[\W_\d]+", value) if len(part) >= 6)
+    return {*(whole for whole in (value, plain) if len(whole) >= 6), *parts}
 
 
 def traces(home: Path, words: Iterable[str]) -> list[str]:
