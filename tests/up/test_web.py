@@ -274,7 +274,8 @@ def test_an_unexpected_error_says_nothing_of_its_cause(up: Up, ursula: Visitor, 
     finally:
         summary.write_bytes(good)
     assert (answer.status, answer.body) == (500, b"Internal Server Error")
-    assert "unexpected JSONDecodeError in a page of PACSIFIER" in (up.home / "logs" / "api-server.log").read_text()
+    log = up.home / "logs" / "api-server.log"  # written by and by
+    up.wait_for(lambda: "unexpected JSONDecodeError in a page of PACSIFIER" in log.read_text(encoding="utf-8"))
 
 
 def test_neither_airflow_nor_its_logs_learn_what_was_handed_in(up: Up, run: str) -> None:
