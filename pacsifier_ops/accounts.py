@@ -20,6 +20,8 @@ SAVE, NONE, MOVE, UPLOAD = "save", "none", "move", "upload"
 #: States of a query row. Only `found` and `empty` are good ends.
 ROW_FOUND, ROW_EMPTY, ROW_BAD = "found", "empty", "bad"
 ROW_UNDECIDABLE, ROW_FAILED, ROW_CONFLICT = "undecidable", "failed", "conflict"
+#: Of these, a good end: the archive has answered.
+ROWS_ANSWERED = (ROW_FOUND, ROW_EMPTY)
 
 #: States of a series. `listed` is the end of a series that was to be described, not fetched.
 SERIES_COMPLETE, SERIES_LISTED = "complete", "listed"
@@ -164,7 +166,7 @@ class RunAccount:
         """`complete`, `incomplete` or `unbalanced`."""
         if self.discrepancies or not all(s.balanced for s in self.series):
             return UNBALANCED
-        rows_good = all(r.state in (ROW_FOUND, ROW_EMPTY) for r in self.rows)
+        rows_good = all(r.state in ROWS_ANSWERED for r in self.rows)
         series_good = all(s.state in (SERIES_COMPLETE, SERIES_LISTED) for s in self.series)
         return COMPLETE if rows_good and series_good and not self.bad_files else INCOMPLETE
 

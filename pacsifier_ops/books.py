@@ -10,7 +10,7 @@ from typing import Any
 from pacsifier_ops import cells
 from pacsifier_ops.accounts import (
     ROW_EMPTY,
-    ROW_FOUND,
+    ROWS_ANSWERED,
     SERIES_COMPLETE,
     FileAccount,
     RowAccount,
@@ -77,7 +77,7 @@ def _lines(account: RunAccount) -> Iterable[dict[str, Any]]:
     for series in account.series:
         first = series.lines[0] if series.lines else 0
         lines.append((first, series.number, {**keys.get(first, {}), **_of_series(series)}))
-    told = [row for row in account.rows if row.line not in asked or row.state not in (ROW_FOUND, ROW_EMPTY)]
+    told = [row for row in account.rows if row.line not in asked or row.state not in ROWS_ANSWERED]
     lines += [(row.line, 0, _of_row(row)) for row in told]
     yield from (line for _, _, line in sorted(lines, key=lambda item: item[:2]))
     yield from map(_of_file, account.bad_files)

@@ -17,6 +17,7 @@ from pacsifier_ops.accounts import (
     ROW_FAILED,
     ROW_FOUND,
     ROW_UNDECIDABLE,
+    ROWS_ANSWERED,
     SAVE,
     SERIES_COMPLETE,
     SERIES_FAILED,
@@ -233,7 +234,7 @@ def _expected(series: SeriesAccount) -> object:
 
 
 def _row_good(row: RowAccount) -> bool:
-    return row.state in (ROW_FOUND, ROW_EMPTY)
+    return row.state in ROWS_ANSWERED
 
 
 def _series_good(series: SeriesAccount) -> bool:

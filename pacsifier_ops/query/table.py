@@ -296,9 +296,7 @@ def _records_of_workbook(data: bytes) -> list[Record]:
         raise TableRefused([Problem(0, "", message)]) from None
     records = []
     for line, row in enumerate(rows, 1):
-        record = Record(
-            line, [], hidden=bool(cells.row_dimensions[line].hidden) if line in cells.row_dimensions else False
-        )
+        record = Record(line, [], hidden=line in cells.row_dimensions and bool(cells.row_dimensions[line].hidden))
         for place, cell in enumerate(row):
             try:
                 if (line, place + 1) in covered:

@@ -28,8 +28,7 @@ from pacsifier_ops import approvals
 from pacsifier_ops.accounts import (
     COMPLETE,
     INCOMPLETE,
-    ROW_EMPTY,
-    ROW_FOUND,
+    ROWS_ANSWERED,
     SERIES_UNVERIFIABLE,
     UNBALANCED,
     count_by,
@@ -293,7 +292,7 @@ class StudyAccount:
     @property
     def bad_rows(self) -> list[StudyRow]:
         """Rows that could not be answered."""
-        return [row for row in self.rows if row.state not in (ROW_FOUND, ROW_EMPTY)]
+        return [row for row in self.rows if row.state not in ROWS_ANSWERED]
 
     @property
     def bad_stages(self) -> list[StageAccount]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.accounts import COMPLETE, ROW_EMPTY, ROW_FOUND
+from pacsifier_ops.accounts import COMPLETE, ROWS_ANSWERED
 from pacsifier_ops.approvals import APPROVED, LIMITS, RELEASE, decide
 from pacsifier_ops.errors import ConfigError, InputError
 from pacsifier_ops.files import private_folder, read_json, storage_errors, write_atomic, write_json
@@ -199,7 +199,7 @@ def findings(run: Run) -> Findings:
     study, stock = Study.of(run), stock_of(run)
     extraction, deidentification = (_summary(run, stage) for stage in (stages.EXTRACT, stages.ANONYMIZE))
     extracted, deidentified = extraction.get("totals", {}), deidentification.get("totals", {})
-    rows = sum(n for state, n in extraction.get("rows", {}).items() if state not in (ROW_FOUND, ROW_EMPTY))
+    rows = sum(n for state, n in extraction.get("rows", {}).items() if state not in ROWS_ANSWERED)
     missing = int(extracted.get("missing", 0)) + int(extracted.get("unverifiable", 0))
     missing += int(deidentified.get("missing", 0))
     quarantined = int(deidentified.get("quarantined", 0))

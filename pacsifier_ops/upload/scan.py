@@ -94,17 +94,18 @@ def scan(
                 told.add(path)
                 item = replace(item, sha256=sha256)
             instance = item.series, item.sop_instance_uid
+            other = first.get(instance)
             if every:
                 found.series.setdefault(item.series, []).append(_compact(item))
-            elif approved is not None and instance in first and digest(path) != item.sha256:
+            elif approved is not None and other is not None and digest(path) != item.sha256:
                 bad(path, DIFFERS)  # else the good one might be passed over for it
-            elif approved is not None and instance in first and digest(first[instance].path) != first[instance].sha256:
-                bad(first[instance].path, DIFFERS)
+            elif approved is not None and other is not None and digest(other.path) != other.sha256:
+                bad(other.path, DIFFERS)
                 files = found.series[item.series]
-                files[files.index(first[instance])] = first[instance] = _compact(item)
+                files[files.index(other)] = first[instance] = _compact(item)
             elif instance in contradicting:
                 bad(path, _CONTRADICTION)
-            elif (other := first.get(instance)) is None:
+            elif other is None:
                 item = _compact(item)
                 first[instance] = item
                 found.series.setdefault(item.series, []).append(item)
