@@ -16,6 +16,8 @@ from pacsifier_ops.window import Window, zone_of
 METHODS = ("auto", "get", "move")
 #: What `accept_patient_id_of` may say.
 ACCEPT_ARCHIVE = "archive"
+#: What `letters` may say: answers hold all letters of a name, or lack those that the archive's character set has not.
+LETTERS_KEPT, LETTERS_LOST = "kept", "lost"
 
 #: Keys of PACSIFIER's config.json, all required, nothing else allowed.
 CONFIG_KEYS = (
@@ -64,6 +66,7 @@ class PacsNode:
         max_share: likewise, in percent of the archive's images; 0 is no limit.
         archive_images: how many images the archive has, about; 0: nobody knows.
         result_limit: matches at which this archive cuts C-FIND off; 0 where it does not.
+        letters: `kept` or `lost`: whether its answers hold all letters of a name; empty: each run finds out.
         batch_size, batch_wait_time: after this many series, nobody starts another for so long; 0 is no pacing.
         window: times of day at which images may be transferred, such as 20:00-06:00, several separated by commas.
         window_weekends: Saturdays and Sundays are open all day, where there is a window.
@@ -94,6 +97,7 @@ class PacsNode:
     max_share: float = 0.0
     archive_images: int = 0
     result_limit: int = 0
+    letters: str = ""
     batch_size: int = 0
     batch_wait_time: float = 0.0
     window: str = ""
@@ -128,6 +132,10 @@ class PacsNode:
             raise ConfigError(f"{self.name}: method is none of {', '.join(METHODS)}")
         if self.accept_patient_id_of not in ("", ACCEPT_ARCHIVE):
             raise ConfigError(f"{self.name}: accept_patient_id_of is not {ACCEPT_ARCHIVE}; leave it empty otherwise")
+        if self.letters not in ("", LETTERS_KEPT, LETTERS_LOST):
+            raise ConfigError(
+                f"{self.name}: letters is neither {LETTERS_KEPT} nor {LETTERS_LOST}; leave it empty otherwise"
+            )
         if self.receiver_tls and not self.tls_certificate:
             raise ConfigError(f"{self.name}: receiver_tls needs tls_certificate, which our receiver shows")
         if self.max_associations < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode
+from pacsifier_ops.config import ACCEPT_ARCHIVE, LETTERS_KEPT, LETTERS_LOST, METHODS, PacsNode
 from pacsifier_ops.pseudonyms.deid_api import DeidService
 
 #: The form of a connection: its sections, and in each the fields of the connection's extra in the order of need,
@@ -91,6 +91,12 @@ _PACS: _Sections = {
             "Result limit",
             "Number of matches at which the PACS cuts an answer off; queries are then split. 0: it does not.",
             {"minimum": 0},
+        ),
+        "letters": (
+            "Letters of names",
+            "Whether answers hold all letters of a name. Lost: names that lack some are checked with the PACS, and a "
+            "row that they leave open is undecidable. Empty: each run finds out; the probe tells.",
+            {"enum": ["", LETTERS_KEPT, LETTERS_LOST], "values_display": {LETTERS_KEPT: "kept", LETTERS_LOST: "lost"}},
         ),
         "batch_size": (
             "Batch size",

@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -313,6 +314,33 @@ class Dcmqrscp(Peer):
             f"AETable BEGIN\n{self.aet} {storage} RW (500, 1024mb) everybody\nAETable END\n"
         )
         return [str(self.find_program()), "-c", str(path)]
+
+
+@dataclass
+class Qrscp(Peer):
+    """pynetdicom's qrscp."""
+
+    aet: str = "QRSCP"
+
+    name = "qrscp"
+
+    @classmethod
+    def find_program(cls) -> str | None:
+        return sys.executable
+
+    def command(self) -> list[str]:
+        (self.folder / "storage").mkdir(exist_ok=True)
+        known = {OUR_AET: ("127.0.0.1", self.receiver_port), **self.destinations}
+        nodes = "".join(
+            f"[{aet}]\nae_title: {aet}\naddress: {host}\nport: {port}\n" for aet, (host, port) in known.items()
+        )
+        path = self.folder / "qrscp.cfg"
+        path.write_text(
+            f"[DEFAULT]\nae_title: {self.aet}\nport: {self.port}\nbind_address: 127.0.0.1\nmax_pdu: 16382\n"
+            "acse_timeout: 30\ndimse_timeout: 30\nnetwork_timeout: 30\n"
+            f"instance_location: {self.folder / 'storage'}\ndatabase_location: {self.folder / 'index.db'}\n{nodes}"
+        )
+        return [sys.executable, "-W", "ignore", "-m", "pynetdicom", "qrscp", "-c", str(path), "-q"]
 
 
 @dataclass

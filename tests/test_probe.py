@@ -399,12 +399,14 @@ def test_letters_that_are_lost(holding: Any, charset: str | None, state: str) ->
     images = series("B200", "Люксембург^Роза", charset="ISO_IR 144", study_date="20200301")
     findings = probe(holding(images, answer_charset=charset))
     assert findings.of("characters").state == state
+    assert findings.settings.get("letters") == ("lost" if state == NO else None)
     assert any("UTF-8" in text for text in findings.ask_for)
 
 
 def test_utf_8(holding: Any) -> None:
     findings = probe(holding(series("B200", "Люксембург^Роза", charset="ISO_IR 192", study_date="20200301")))
     assert findings.of("characters").state == YES and "came whole" in findings.of("characters").text
+    assert findings.settings["letters"] == "kept"
     assert not findings.ask_for
 
 

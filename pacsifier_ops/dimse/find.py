@@ -13,9 +13,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
 
-from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.dimse.letters import Letters
 from pacsifier_ops.dimse.session import Answer, Session, query, values_of
 from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.identity import SeriesId, two_people
@@ -40,7 +40,6 @@ _PATIENT = ("PatientID", "IssuerOfPatientID")
 #: What may stand around a word of a name (PS3.5 6.2.1).
 _BEFORE = ("", "*^", "*=", "* ")
 _BEHIND = ("", "^*", "=*", " *")
-_BEYOND_ASCII = re.compile(r"[^\x20-\x7e]+")
 
 
 @dataclass
@@ -82,13 +81,6 @@ def entity(level: str, answer: Dataset) -> tuple[str, ...]:
     """
     uids = list(UID_OF_LEVEL.values())[: list(UID_OF_LEVEL).index(level) + 1]
     return tuple("\\".join(values_of(answer, keyword)) for keyword in (*_PATIENT, *uids))
-
-
-def _holds_letters(encoding: str, text: str) -> bool:
-    try:
-        return bool(text.encode(encoding))
-    except (UnicodeEncodeError, LookupError):
-        return False
 
 
 def _words(name: str) -> list[str]:
@@ -133,6 +125,7 @@ class Finder:
         session: the way to the archive.
         warnings: remarks on the last row, without values.
         doubt: why the archive may hold more for the last row than was found; empty where it holds no more.
+        letters: what it does to them.
     """
 
     session: Session
@@ -143,7 +136,9 @@ class Finder:
     _listed: dict[str, list[Dataset]] = field(default_factory=dict)
     _returned: set[str] = field(default_factory=set)
     _matched: set[str] = field(default_factory=set)
-    _encodings: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.letters = Letters(self.session)
 
     def series(self, keys: Mapping[str, str]) -> list[FoundSeries]:
         """All series for which every key of the row holds; keys of images fold back to their series.
@@ -163,31 +158,25 @@ class Finder:
             candidates.setdefault((*patient, *series.series), (series, answer))
             self._learn(answer, [key for key in keys if KEYS[key].level is not Level.IMAGE])
         found: dict[tuple[str, ...], FoundSeries] = {}
-        open_ones: dict[tuple[str, ...], FoundSeries] = {}
-        for which, (series, answer) in candidates.items():
-            holds = self._holds(series, answer, keys)
-            if holds is None:
-                open_ones[which] = series
-            elif holds:
+        open_ones: dict[tuple[str, ...], tuple[FoundSeries, dict[str, str]]] = {}
+        for which, (series, _) in candidates.items():
+            left = self._left_open(series, keys)
+            if left:
+                open_ones[which] = series, left
+            elif left is not None:
                 found[which] = series
-        name = keys.get("PatientName", "")
-        if any(not self._legible(candidates[which][1], "PatientName", name) for which in open_ones):
-            self._warn(_LEFT_TO_ARCHIVE.format("PatientName"))
-            near = self._studies_near(name, keys)
-            for which in [which for which, series in open_ones.items() if series.study_uid not in near]:
-                if not self._legible(candidates[which][1], "PatientName", name):
-                    del open_ones[which]
+        self._close_by_name(open_ones, keys)
         # Last, because what other series return tells which keys the archive knows at all.
-        for which, series in open_ones.items():
-            if self._holds_by_archive(series, keys, open_ones.values()):
+        others = [series for series, _ in open_ones.values()]
+        for which, (series, left) in open_ones.items():
+            if not left or self._holds_by_archive(series, left, others):
                 found[which] = series
         return list(found.values())
 
     def _learn(self, answer: Dataset, keys: Iterable[str]) -> None:
         """Note which of these keys the archive returns, and which character sets it answers in."""
         self._returned.update(key for key in keys if values_of(answer, key))
-        if answer.get("SpecificCharacterSet"):
-            self._encodings.update(convert_encodings(answer.SpecificCharacterSet))
+        self.letters.learn(answer)
 
     def expectation(self, study_uid: str, series_uid: str, count: int | None) -> Expectation:
         """The instances the archive lists for a series, else their number, else nothing.
@@ -253,7 +242,7 @@ class Finder:
         of_series = {k: v for k, v in keys.items() if KEYS[k].level is Level.SERIES}
         studies = self._all("STUDY", of_study, of_study, STUDY_KEYS)
         for study in studies:
-            self._learn(study, ())
+            self._learn(study, of_study)
         for study in studies:
             if all(self._may_hold(study, k, v) for k, v in of_study.items()):
                 self._listed.setdefault(str(study.StudyInstanceUID), []).append(study)
@@ -270,7 +259,7 @@ class Finder:
 
     def _may_hold(self, answer: Dataset, keyword: str, wanted: str) -> bool:
         values = values_of(answer, keyword)
-        return not values or matches(keyword, wanted, values) or not self._legible(answer, keyword, wanted)
+        return not values or matches(keyword, wanted, values) or self.letters.leave_open(keyword, wanted, values)
 
     def try_relational(self, study: Dataset, series: Dataset) -> bool | None:
         """Whether a SERIES level query honours a key of the patient; None where this study cannot tell."""
@@ -400,7 +389,7 @@ class Finder:
                     f"{name}: cuts the answer off, and holds studies without {axis.keyword} that no range finds; "
                     f"{_ADVICE}"
                 )
-            self.doubt = (
+            self._doubt(
                 f"{name}: cuts the answer off, and was asked by ranges of {axis.keyword}: studies without one, should "
                 f"there be any, are not found so; {_ADVICE}"
             )
@@ -461,42 +450,29 @@ class Finder:
             self._studies[study_uid] = answer.identifiers
         return self._studies[study_uid]
 
-    def _holds(self, series: FoundSeries, candidate: Dataset, keys: Mapping[str, str]) -> bool | None:
-        """Whether every key of the row holds for the series, by what the archive returns; None: it returns too little.
+    def _left_open(self, series: FoundSeries, keys: Mapping[str, str]) -> dict[str, str] | None:
+        """Keys of the row about which the answers prove nothing; None: one of the others does not hold for the series.
 
         A key that comes back empty is asked for once more at IMAGE level: archives that leave keys of the series
         empty know them there.
         """
-        undecided: dict[str, str] = {}
+        untold: dict[str, str] = {}
+        unproven: dict[str, str] = {}
         for keyword, wanted in keys.items():
             text = series.attributes.get(keyword, "")
             if KEYS[keyword].level is Level.IMAGE or not text:
-                undecided[keyword] = wanted
+                untold[keyword] = wanted
+            elif not self.letters.prove(series.study_uid, keyword, wanted, text.split("\\")):
+                unproven[keyword] = wanted
             elif not matches(keyword, wanted, text.split("\\")):
-                if self._legible(candidate, keyword, wanted):
-                    return False
-                undecided[keyword] = wanted
-        if not undecided:
-            return True
-        images = self._images(series, undecided)
-        if any(_holds_for(image, undecided) for image in images):
-            return True
-        return None if self._silent(images, undecided) else False
-
-    def _legible(self, answer: Dataset, keyword: str, wanted: str) -> bool:
-        """Whether what an answer holds of a key can be compared with what is wanted.
-
-        An archive that answers in Latin-1, say, drops or replaces all letters that it lacks, and does not say so.
-        """
-        if wanted.isascii() or any(_holds_letters(name, wanted) for name in self._encodings):
-            return True  # what it has shown it can answer in, it does where an object needs it
-        if answer.get("SpecificCharacterSet"):
-            return False
-        # In ASCII: because the object is, or for want of letters, which leaves no letter at all, or nothing but the
-        # ASCII ones of what is wanted.
-        values, rest = values_of(answer, keyword), _BEYOND_ASCII.sub("*", wanted)
-        remains = any(c.isalnum() for c in rest) and matches(keyword, rest, values)
-        return any(c.isalnum() for value in values for c in value) and not remains
+                return None
+        if untold:
+            images = self._images(series, untold)
+            if any(_holds_for(image, untold) for image in images):
+                return untold | unproven if unproven else {}
+            if not self._silent(series, images, untold):
+                return None
+        return untold | unproven
 
     def _images(self, series: FoundSeries, keys: Collection[str]) -> list[Dataset]:
         """What the archive returns of these keys for each image of the series."""
@@ -516,52 +492,90 @@ class Finder:
             self._learn(image, keys)
         return images
 
-    def _silent(self, images: Sequence[Dataset], keys: Mapping[str, str]) -> list[str]:
-        """Keys of which these answers tell nothing: never returned by this archive so far, or not legible."""
+    def _silent(self, series: FoundSeries, images: Sequence[Dataset], keys: Mapping[str, str]) -> list[str]:
+        """Keys of which these answers prove nothing: never returned by this archive so far, or not to be relied on."""
         return [
             k
             for k, wanted in keys.items()
-            if k not in self._returned or not all(self._legible(image, k, wanted) for image in images)
+            if k not in self._returned
+            or not all(self.letters.prove(series.study_uid, k, wanted, values_of(image, k)) for image in images)
         ]
 
     def _holds_by_archive(self, series: FoundSeries, keys: Mapping[str, str], others: Collection[FoundSeries]) -> bool:
         """Whether an image satisfies all keys at once, where the archive itself must say so for some of them.
 
         Args:
+            keys: those that the answers so far leave open.
             others: series on which it may show that it matches on these keys.
 
         Raises:
             Undecidable: it does not, or not as exactly as the row means it.
         """
-        asked = {k: v for k, v in keys.items() if KEYS[k].level is Level.IMAGE or not series.attributes.get(k)}
-        asked |= {k: v for k, v in keys.items() if not v.isascii()}
-        images = self._images(series, asked)
+        images = self._images(series, keys)
         matched: dict[str, set[str]] = {}
-        for keyword in self._silent(images, asked):
+        for keyword in self._silent(series, images, keys):
             if not images or not self._archive_matches(keyword, images, others):
                 raise self._undecidable([keyword])
             matched[keyword] = self._matched_by_archive(series, keyword, keys[keyword])
             self._warn(_LEFT_TO_ARCHIVE.format(keyword))
-        spoken = {k: v for k, v in asked.items() if k not in matched}
+        spoken = {k: v for k, v in keys.items() if k not in matched}
         return any(
             _holds_for(image, spoken) and all(str(image.get("SOPInstanceUID", "")) in uids for uids in matched.values())
             for image in images
         )
 
-    def _studies_near(self, name: str, keys: Mapping[str, str]) -> set[str]:
-        """Studies in whose patient's name the archive finds each word, somewhere, in a usual spelling.
+    def _close_by_name(
+        self, open_ones: dict[tuple[str, ...], tuple[FoundSeries, dict[str, str]]], keys: Mapping[str, str]
+    ) -> None:
+        """Decide on the series that only their patient's name leaves open, by how the archive finds their studies.
 
         PatientName is a required key at STUDY level (PS3.4 C.6.2.1), so this much every archive can tell of names
-        that its answers do not show; it leaves few series to be asked about one by one.
+        that its answers do not show. A study that it finds by each word, as a word of its own, is meant. One that it
+        does not find by wide keys is not. What lies between may be meant where archives and people write differently.
+
+        Raises:
+            Undecidable: the archive returns no names, and so cannot tell what lies between.
         """
+        unclear = {which: series for which, (series, left) in open_ones.items() if "PatientName" in left}
+        if not unclear:
+            return
+        name = keys["PatientName"]
+        self._warn(_LEFT_TO_ARCHIVE.format("PatientName"))
+        known = self.letters.names_are_matched(next(iter(unclear.values())).study_uid)
+        words = [_forms(word) for word in _words(name)] if known else []
+        near = self._named(([f"*{form}*" for form in forms] for forms in words), keys)
+        exact = self._named(([b + f + e for f in w for b in _BEFORE for e in _BEHIND] for w in words if near), keys)
+        wide = wide_name_keys(name) if known else []
+        possible = self._named([wide] if wide else [], keys)
+        self.letters.found_by_letters |= bool(near) and not name.isascii()
+        for which, series in unclear.items():
+            uid, shown = series.study_uid, series.attributes["PatientName"]
+            if uid in exact and not self.of_several(uid):
+                del open_ones[which][1]["PatientName"]
+                continue
+            del open_ones[which]
+            if uid in near or not ((wide and uid not in possible) or self.letters.absent(name, shown)):
+                if "PatientName" not in self._returned:
+                    raise self._undecidable(["PatientName"])
+                self._doubt(
+                    f"{self.session.node.name}: names in its answers have lost letters, and one of them may be the "
+                    "wanted one; ask by PatientID, or have the PACS team let it answer in UTF-8 (ISO_IR 192)"
+                )
+
+    def _named(self, words: Iterable[Iterable[str]], keys: Mapping[str, str]) -> set[str]:
+        """Studies that the archive finds by one of the patterns of each word, and by the row's other keys."""
         of_study = {k: v for k, v in keys.items() if KEYS[k].level is Level.STUDY and k != "PatientName"}
         sent = {k: v for k, v in ((k, value_to_send(k, v)) for k, v in of_study.items()) if v}
-        near: list[set[str]] = []
-        for word in _words(name):
-            forms = (query("STUDY", **{"StudyInstanceUID": "", **sent, "PatientName": f"*{f}*"}) for f in _forms(word))
-            matches_of = (self._complete("STUDY", form).values() for form in forms)
-            near.append({str(match.StudyInstanceUID) for match in chain.from_iterable(matches_of)})
-        return set.intersection(*near) if near else set()
+        named: list[set[str]] = []
+        for patterns in words:
+            asked = (query("STUDY", **{"StudyInstanceUID": "", **sent, "PatientName": p}) for p in patterns)
+            found = chain.from_iterable(self._complete("STUDY", identifier).values() for identifier in asked)
+            named.append({str(match.StudyInstanceUID) for match in found})
+        return set.intersection(*named) if named else set()
+
+    def _doubt(self, why: str) -> None:
+        if why not in self.doubt:
+            self.doubt = "; ".join(filter(None, (self.doubt, why)))
 
     def _archive_matches(self, keyword: str, images: Sequence[Dataset], others: Collection[FoundSeries]) -> bool:
         """Whether the archive matches on a key that it does not return: nothing for a value that nobody has.
@@ -599,8 +613,8 @@ class Finder:
         Raises:
             Undecidable: something comes near, but only an answer could tell whether it is meant.
         """
-        if keyword == "PatientName":
-            return self._named_by_archive(series, wanted)
+        if KEYS[keyword].vr == "PN":
+            raise self._undecidable([keyword])
         if keyword == "ImageType":
             if any(self._having(series, keyword, f"*{part}*") for part in wanted.split("\\") if part):
                 raise self._undecidable([keyword])
@@ -611,32 +625,6 @@ class Finder:
             except ValueError:
                 raise self._undecidable([keyword]) from None
         return self._having(series, keyword, value_to_send(keyword, wanted) if wanted.isascii() else wanted)
-
-    def _named_by_archive(self, series: FoundSeries, wanted: str) -> set[str]:
-        """The images of a patient in whose name the archive finds each word, as a word of its own.
-
-        Its comparing may be stricter than ours (case, accents). Where a wide query is sure to hold every name
-        that is meant, and finds more than those words do, the row cannot be decided.
-        """
-
-        def having(name: str) -> set[str]:
-            return self._having(series, "PatientName", name)
-
-        wide = wide_name_keys(wanted)
-        possible = set.union(set(), *map(having, wide))
-        if wide and not possible:
-            return set()
-        exact: list[set[str]] = []
-        for word in _words(wanted):
-            near = set.union(*(having(f"*{form}*") for form in _forms(word)))
-            forms = {word, word.upper(), word.title()} if near else set()
-            exact.append(set.union(set(), *(having(b + form + e) for form in forms for b in _BEFORE for e in _BEHIND)))
-            if near - exact[-1]:
-                raise self._undecidable(["PatientName"])
-        uids = set.intersection(*exact)
-        if possible - uids:
-            raise self._undecidable(["PatientName"])
-        return uids
 
     def _undecidable(self, keys: Iterable[str]) -> Undecidable:
         name = self.session.node.name

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from pacsifier_ops.config import EXTRA_FIELDS, PacsNode
+from pacsifier_ops.config import EXTRA_FIELDS, LETTERS_KEPT, LETTERS_LOST, PacsNode
 from pacsifier_ops.html import listed
 
 #: How a question ended.
@@ -145,6 +145,7 @@ def conclude(findings: Findings, node: PacsNode) -> None:
         return
     _method(findings, node)
     _limit(findings)
+    _letters(findings)
     findings.advice.append(
         "batch_size, batch_wait_time, max_associations: left as they are. What the archive bears beside the clinic's "
         "work, its team knows and a probe must not try out."
@@ -186,6 +187,21 @@ def _limit(findings: Findings) -> None:
         findings.advice.append("result_limit: not needed, the archive says itself when an answer is too long.")
     elif limit.state == YES and findings.settings.pop("result_limit", 0):
         findings.advice.append(f"result_limit: taken away, {limit.text}")
+
+
+def _letters(findings: Findings) -> None:
+    state = findings.of("characters").state
+    if state == NO:
+        findings.settings["letters"] = LETTERS_LOST
+        findings.advice.append(
+            f"letters = {LETTERS_LOST}: names in answers lack letters. A row by such a name is undecidable unless it "
+            "is typed as stored; PatientID is better."
+        )
+    elif state == YES:
+        findings.settings["letters"] = LETTERS_KEPT
+        findings.advice.append(f"letters = {LETTERS_KEPT}: names in answers are taken as they are.")
+    else:
+        findings.settings.pop("letters", None)
 
 
 def _of_retrieval(findings: Findings, node: PacsNode) -> Iterable[str]:

@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.check import SERVICES
 from pacsifier_ops.dimse.find import RETURN_KEYS, STUDY_KEYS, Finder, values_of
+from pacsifier_ops.dimse.letters import Letters
 from pacsifier_ops.dimse.receiver import spooled, waiting
 from pacsifier_ops.dimse.session import Outcome, Session, query
 from pacsifier_ops.dimse.sink import ReceivedObject
@@ -39,6 +40,8 @@ from pacsifier_ops.tree import Tree
 from pacsifier_ops.waiting import pause
 
 _ECHOES = 5
+#: Names that the archive is asked for as it has shown them.
+_NAMES = 10
 #: Studies looked at closely, and their series: at most, and at least where there are.
 _STUDIES, _STUDIES_AT_LEAST, _SERIES, _SERIES_AT_LEAST = 20, 8, 20, 8
 #: Series with more images are not listed, as far as the archive tells their number.
@@ -338,9 +341,20 @@ class Probing:
         raise _NotTested("no study with a plain PatientID was seen")
 
     def _characters(self) -> Fact:
-        """Compare a name in an answer with the one in an image; neither is kept."""
+        """Compare names in answers with what finds them, and one with that in an image; none is kept."""
         sets = sorted(self._archive.character_sets)
         shown = "Answers came in " + (", ".join(sets) if sets else "ASCII only, or without saying in what")
+        letters = Letters(cast(Session, self._archive))
+        named = [(str(s.StudyInstanceUID), values_of(s, "PatientName")) for s in self._studies]
+        named = [(uid, name) for uid, name in named if name][:_NAMES]
+        for study in self._studies:
+            letters.learn(study)
+        if named and letters.in_few_letters and letters.names_are_matched(named[0][0]):
+            odd = sum(not letters.whole(uid, name) for uid, name in named)
+            if odd:
+                return Fact(
+                    NO, f"{shown}; {odd} of {len(named)} names lack letters that the archive has", ", ".join(sets)
+                )
         whole = None
         if self._full_name and not self._full_name.isascii() and self._target:
             whole = self._target.name == self._full_name

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from pacsifier_ops.query.keys import wildcard_match
@@ -40,25 +41,34 @@ def fold(text: str) -> str:
 @lru_cache(maxsize=4096)
 def _groups(name: str) -> tuple[tuple[str, ...], ...]:
     """The folded words of each component group that holds any."""
-    groups = (_BETWEEN_WORDS.split(fold(group)) for group in name.split("="))
-    return tuple(words for group in groups if (words := tuple(filter(None, group))))
+    groups = (words_of(fold(group)) for group in name.split("="))
+    return tuple(tuple(words) for words in groups if words)
+
+
+def words_of(group: str, with_empty: bool = False) -> list[str]:
+    """The words of a component group; `with_empty` makes a word of a component that holds none."""
+    words: list[str] = []
+    for component in group.split("^"):
+        some = [word for word in _BETWEEN_WORDS.split(component) if word]
+        words += some or ([""] if with_empty else [])
+    return words
 
 
 def name_matches(pattern: str, value: str) -> bool:
     """Whether a person's name answers what somebody asked for, by the rules of this module."""
     groups = _groups(value)
     return bool(groups) and all(
-        any(_each_has_its_own(asked, words) for words in groups)
+        any(words_have_their_own(asked, words, wildcard_match) for words in groups)
         for group in _groups(pattern)
         if (asked := [word for word in group if word.strip("*")])
     )
 
 
-def _each_has_its_own(asked: list[str], words: tuple[str, ...]) -> bool:
-    """Whether every word asked for can be given a different matching word (augmenting paths)."""
+def words_have_their_own(asked: Sequence[str], words: Sequence[str], fit: Callable[[str, str], bool]) -> bool:
+    """Whether every word asked for can be given a different word that fits it (augmenting paths)."""
     if len(asked) > len(words):
         return False
-    fits = [[w for w, word in enumerate(words) if wildcard_match(pattern, word)] for pattern in asked]
+    fits = [[w for w, word in enumerate(words) if fit(pattern, word)] for pattern in asked]
     holder: dict[int, int] = {}
 
     def place(a: int, tried: set[int]) -> bool:
@@ -77,6 +87,11 @@ def _each_has_its_own(asked: list[str], words: tuple[str, ...]) -> bool:
 _FOLDED_TO = frozenset(itertools.chain.from_iterable(fold(chr(code)) for code in range(0xC0, 0x250)))
 _SURE_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz") - _FOLDED_TO
 _DIGITS = frozenset("0123456789")
+
+
+def is_sure(letter: str) -> bool:
+    """Whether a folded letter of ASCII has no accented form in the European Latin alphabets."""
+    return letter in _SURE_LETTERS or not letter.isalpha()
 
 
 def wide_name_keys(pattern: str) -> list[str]:
