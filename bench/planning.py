@@ -44,7 +44,7 @@ def found(series: int) -> Iterator[Any]:
             "IssuerOfPatientID": "",
             "NumberOfSeriesRelatedInstances": "250",
         }
-        yield [study_uid, attributes["SeriesInstanceUID"], attributes]
+        yield [study_uid, attributes["SeriesInstanceUID"], attributes, "simulated"]
 
 
 def plan(series: int) -> tuple[float, float]:

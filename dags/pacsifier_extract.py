@@ -20,6 +20,7 @@ from airflow.sdk import DAG, Param
 
 from pacsifier_ops.groups import extraction
 from pacsifier_ops.operators.params import (
+    ARCHIVES,
     HOW,
     RETRIES,
     WHAT,
@@ -28,6 +29,7 @@ from pacsifier_ops.operators.params import (
     method,
     node_params,
     patience,
+    search,
     window,
 )
 
@@ -53,7 +55,8 @@ PARAMS = {
         description="What happens to the images of the series that are found.",
         section=WHAT,
     ),
-    **node_params(),
+    **node_params(description=ARCHIVES, several=True),
+    "search": search(),
     "method": method(),
     "window": window(),
     "out_directory": Param(

@@ -28,6 +28,7 @@ from pacsifier_ops.groups import (
     sending,
 )
 from pacsifier_ops.operators.params import (
+    ARCHIVES,
     HOW,
     RETRIES,
     WHAT,
@@ -39,6 +40,7 @@ from pacsifier_ops.operators.params import (
     patience,
     project,
     pseudonym_source,
+    search,
     window,
 )
 from pacsifier_ops.operators.study import (
@@ -86,12 +88,13 @@ PARAMS = {
     "folder": path("Folder", "Of all that the study has, a path below the data root. Empty: studies/<project>.", WHAT),
     "pacs": Param(
         "pacs_default",
-        type="string",
+        type=["string", "array"],
         minLength=1,
         title="PACS",
-        description="Id of a connection of type dicom.",
+        description=ARCHIVES,
         section=WHERE_FROM,
     ),
+    "search": search(),
     "method": method(),
     "window": window(),
     "max_series": Param(

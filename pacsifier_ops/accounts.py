@@ -66,6 +66,7 @@ class SeriesAccount:
         number: ordinal of the series in the run, from 1; safe to show anywhere.
         lines: lines of the query table that asked for it; none where nothing was asked.
         folder: path of the series folder, below the output folder (save) or the uploaded one (upload).
+        pacs: name of the archive that it is fetched from, where the run asks several.
         expected: instances the archive lists, or that the uploaded folder holds; None without an expectation.
         present: expected instances that were there before: whole in the folder, handed on from there and removed, or
             confirmed by the destination.
@@ -90,6 +91,7 @@ class SeriesAccount:
     series_number: str = ""
     description: str = ""
     folder: str = ""
+    pacs: str = ""
     state: str = SERIES_FAILED
     expected: int | None = None
     present: int = 0

@@ -66,7 +66,8 @@ def write_books(
 
 def _log(account: RunAccount, columns: Sequence[str]) -> str:
     """A line per series under the first row that asked for it, per row without any or without a good end, per file."""
-    names = [*columns, *(name for name in LOG_COLUMNS if name not in columns)]
+    own = (*LOG_COLUMNS, *(["PACS"] if any(series.pacs for series in account.series) else []))
+    names = [*columns, *(name for name in own if name not in columns)]
     return cells.line(names) + "".join(cells.line([one.get(name) for name in names]) for one in _lines(account))
 
 
@@ -95,6 +96,7 @@ def _of_series(series: SeriesAccount) -> dict[str, Any]:
         "Missing": series.missing,
         "Status": series.state,
         "Reason": series.reason,
+        "PACS": series.pacs,
     }
 
 

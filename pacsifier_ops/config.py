@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,21 @@ class PacsNode:
     def destination(self) -> str:
         """AE title that C-MOVE sends to when the images are for us."""
         return self.receiver_aet or self.calling_aet
+
+
+def node_names(given: str | Iterable[str]) -> list[str]:
+    """Names of nodes in order, from a list, or from text with commas between them.
+
+    Raises:
+        ConfigError: there is none, or one is there twice.
+    """
+    parts = given.split(",") if isinstance(given, str) else given
+    names = [name for part in parts if (name := str(part).strip())]
+    if not names:
+        raise ConfigError("pacs is empty; give the id of a connection, or several in the order in which they are asked")
+    if again := next((name for name in names if names.count(name) > 1), ""):
+        raise ConfigError(f"pacs names {again} twice; remove one")
+    return names
 
 
 def check_ae_title(value: str, what: str) -> None:

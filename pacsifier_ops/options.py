@@ -28,12 +28,14 @@ class Option:
 
     Attributes:
         several: a list of these.
+        joined: one of these, or a list, which is kept as one text with commas.
         least, most: the smallest and the largest number.
     """
 
     kind: type[bool] | type[int] | type[str]
     choices: tuple[str, ...] = ()
     several: bool = False
+    joined: bool = False
     least: int = 1
     most: int = 10**9
 
@@ -95,6 +97,8 @@ def _values(node: yaml.Node, option: Option) -> Any:
     """A value, or a list of values, of the kind that the option wants; see `_value`."""
     import yaml
 
+    if option.joined and isinstance(node, yaml.SequenceNode):
+        return ", ".join(str(_value(item, option)) for item in node.value)
     if not option.several:
         return _value(node, option)
     if not isinstance(node, yaml.SequenceNode):

@@ -224,6 +224,7 @@ def _series_name(series: SeriesAccount, *, uids: bool = False) -> Html:
     """What a series is called: number and description, below it its folder and, if asked, its UIDs."""
     title = tag("bdi", " ".join(filter(None, (series.series_number, series.description))) or "no description")
     texts = [series.folder] if series.folder else []
+    texts += [f"from {series.pacs}"] if series.pacs else []
     if uids:
         texts += [f"Study {series.study_uid}", f"Series {series.series_uid}"]
     return tag("div", title, *_below(texts), class_="name")

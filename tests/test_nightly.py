@@ -159,7 +159,7 @@ REJECTED = {
     "no number": ({"a.csv": TABLE, "a.yaml": "max_series: 1e3"}, "a.yaml: line 1, max_series: not a whole number"),
     "no switch": ({"a.csv": TABLE, "a.yaml": "info: maybe"}, "a.yaml: line 1, info: neither true nor false"),
     "no choice": ({"a.csv": TABLE, "a.yaml": "retrieve: all"}, "a.yaml: line 1, retrieve: none of save, move, none"),
-    "no text": ({"a.csv": TABLE, "a.yaml": "pacs: [a]"}, "a.yaml: line 1, pacs: not text; put it in quotes"),
+    "no text": ({"a.csv": TABLE, "a.yaml": "out_directory: [a]"}, "a.yaml: line 1, out_directory: not text"),
     "not YAML": ({"a.csv": TABLE, "a.yaml": "info: true\n\tx: }"}, "a.yaml: line 2: is not YAML"),
     "too deep": ({"a.csv": TABLE, "a.yaml": "[" * 60_000}, "a.yaml: is not YAML"),
     "no mapping": ({"a.csv": TABLE, "a.yaml": "strict"}, "a.yaml: line 1: holds no options"),

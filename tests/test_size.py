@@ -44,7 +44,7 @@ def test_a_cohort_in_numbers() -> None:
     assert (size.series, size.images, size.guessed) == (4, 660, 1)
     assert size.gigabytes == pytest.approx(600 * 0.53e-3 + 60 * 0.2e-3)
     assert size.hours == pytest.approx((4 * 0.5 + 660 * 0.02 + 330 / 10) / 2 / 3600)
-    assert size.share == pytest.approx(1.0) and not without_room(size)
+    assert size.share == pytest.approx(1.0) and not without_room([size])
     told = " ".join(size.told())
     assert "4 series, about 660 images" in told and "1 % of the archive" in told and "of 1 series" in told
 
@@ -57,7 +57,7 @@ def test_pauses_and_closed_hours_take_their_time() -> None:
     assert Size.of(cohort, replace(NODE, window="20:00-02:00"), 1.0).hours == pytest.approx(4 * at_once)
     for nothing in ([], [("CT", 100, 100)]):
         size = Size.of(nothing, replace(NODE, batch_size=5, batch_wait_time=1800), 0.0)
-        assert (size.series, size.hours) == (0, 0.0) and not without_room(size)
+        assert (size.series, size.hours) == (0, 0.0) and not without_room([size])
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_every_limit_that_is_exceeded_is_named() -> None:
         "about 5.25 hours, more than the 5 that pacs allows",
         "about 7.5 % of the archive, more than the 5 that pacs allows",
     ]
-    assert without_room(size) == ["about 12.3 GB, more than the 3 that are free for them"]
+    assert without_room([size]) == ["about 12.3 GB, more than the 3 that are free for them"]
     at_the_limits: dict[str, Any] = {
         "max_series": 12,
         "max_images": 4000,
@@ -183,9 +183,9 @@ def _turned_round(run: Run) -> None:
 def test_what_would_not_fit_on_the_disk_takes_a_word(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     for approval, exceeds in ((True, 1), (False, 0)):  # an estimate alone ends no run
         run, _ = planned_run(node_of(pacs), [{"PatientID": "P1"}], tmp_path / "out", approval=approval)
-        head, (study_uid, series_uid, attributes) = read_jsonl(run.part("found", 0))
+        head, (study_uid, series_uid, attributes, name) = read_jsonl(run.part("found", 0))
         attributes |= {"Modality": "SM", "NumberOfSeriesRelatedInstances": str(10**9)}
-        write_jsonl(run.part("found", 0), [head, [study_uid, series_uid, attributes]])
+        write_jsonl(run.part("found", 0), [head, [study_uid, series_uid, attributes, name]])
         steps.plan(run, node_of(pacs))
         sentences = read_json(run.folder / "plan.json")["exceeds"]
         assert len(sentences) == exceeds and all("300,000,000 GB, more than the" in text for text in sentences)

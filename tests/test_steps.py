@@ -143,7 +143,8 @@ def test_large_cohorts_are_cut_into_units_of_several(pacs: EmbeddedPacs, tmp_pat
     steps.prepare(run, Request(write_table(tmp_path / "t.csv", [{"PatientID": "P1"}]), tmp_path / "out"), node_of(pacs))
     attributes = {"PatientID": "P", "StudyDate": "20200101", "SeriesNumber": "1"}
     head = {"line": 2, "new_id": "", "state": "found", "reason": "", "warnings": [], "series": 1201}
-    write_jsonl(run.part("found", 0), [head, *([f"1.{n // 7}", f"1.{n // 7}.{n}", attributes] for n in range(1201))])
+    found = ([f"1.{n // 7}", f"1.{n // 7}.{n}", attributes, "pacs"] for n in range(1201))
+    write_jsonl(run.part("found", 0), [head, *found])
     plan = steps.plan(run, node_of(pacs))
     assert len(plan.units) == 401 and plan.series == 1201
     planned = [item for part in run.parts("units") for item in read_jsonl(part)]

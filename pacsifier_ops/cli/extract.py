@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain
 
 from pacsifier_ops.accounts import MOVE
 from pacsifier_ops.cli.crew import Crew, Progress, carry_out, stoppable
@@ -15,10 +17,11 @@ from pacsifier_ops.run import Run, noted_warnings
 from pacsifier_ops.units import Worker
 
 
-def extract(request: Request, node: PacsNode, destination: PacsNode | None, verbose: bool) -> int:
+def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNode | None, verbose: bool) -> int:
     """Run an extraction; returns the exit code.
 
     Args:
+        archives: in the order in which they are asked.
         destination: see `steps.prepare`.
         verbose: tell of every series.
 
@@ -27,11 +30,10 @@ def extract(request: Request, node: PacsNode, destination: PacsNode | None, verb
     """
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
-        batches = steps.prepare(run, request, node, node.max_associations, destination)
-        crew = Crew(node.max_associations, stopped)
+        batches = steps.prepare(run, request, archives, archives[0].max_associations, destination)
         return carry_out(
             run,
-            lambda: _work(run, node, destination, batches, crew, verbose),
+            lambda: _work(run, archives, destination, batches, stopped, verbose),
             steps.report,
             request.out_directory,
             request.accept_incomplete,
@@ -40,29 +42,52 @@ def extract(request: Request, node: PacsNode, destination: PacsNode | None, verb
 
 
 def _work(
-    run: Run, node: PacsNode, destination: PacsNode | None, batches: list[int], crew: Crew, verbose: bool
+    run: Run,
+    archives: Sequence[PacsNode],
+    destination: PacsNode | None,
+    batches: list[int],
+    stopped: Callable[[], bool],
+    verbose: bool,
 ) -> None:
-    """Find, plan, retrieve or move, with as many workers as the PACS grants associations.
+    """Find, plan, retrieve or move, with as many workers as each PACS grants associations.
 
     Raises:
         PacsifierError: what ended it all, or else the first that kept something from being found or fetched.
     """
-    errors = crew.work(batches, lambda take: [steps.find(run, node, batch, crew.cancelled) for batch in take])
+    crew = Crew(archives[0].max_associations, stopped)
+    errors = crew.work(batches, lambda take: [steps.find(run, archives, batch, crew.cancelled) for batch in take])
     if crew.cancelled() or not run.parts("found"):
         raise errors[0] if errors else Cancelled("stopped on request")
-    plan = steps.plan(run, node)
+    plan = steps.plan(run, archives)
     print(f"{plan.series} series found, about {plan.instances} images", flush=True)
-    with closing(steps.receivers_for(run, node)) as receivers, Progress(plan.series, verbose) as bar:
+    busy = [node for node in archives if plan.units_of.get(node.name)]
+    with Progress(plan.series, verbose) as bar, ThreadPoolExecutor(max(1, len(busy))) as pool:
+        # One PACS does not wait for another.
+        crews = [pool.submit(_fetch, run, node, destination, plan.units_of[node.name], stopped, bar) for node in busy]
+        errors += chain.from_iterable(crew.result() for crew in crews)
+    if errors:
+        raise errors[0]
+
+
+def _fetch(
+    run: Run,
+    node: PacsNode,
+    destination: PacsNode | None,
+    units: list[int],
+    stopped: Callable[[], bool],
+    bar: Progress,
+) -> list[Exception]:
+    """Retrieve or move the units of one archive; returns what kept something from it."""
+    crew = Crew(node.max_associations, stopped)
+    with closing(steps.receivers_for(run, node)) as receivers:
 
         def worker() -> Worker[Planned]:
             if Request.of(run).retrieve == MOVE:
                 return steps.Moving(run, node, destination, crew.cancelled, bar.done)
             return steps.Retrieval(run, node, crew.cancelled, bar.arrived, bar.done, receivers)
 
-        def work(units: Iterator[int]) -> None:
+        def work(share: Iterator[int]) -> None:
             with worker() as busy:
-                busy.units(units, crew.wait)
+                busy.units(share, crew.wait)
 
-        errors += crew.work(plan.units, work)
-    if errors:
-        raise errors[0]
+        return crew.work(units, work)

@@ -14,6 +14,7 @@ from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
 from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
+from pacsifier_ops.extract.run import FIRST, SEARCH
 from pacsifier_ops.places import refuse_reserved
 
 
@@ -25,7 +26,14 @@ def parser() -> argparse.ArgumentParser:
         "them. Upload a folder to a PACS. Find out what a PACS can do.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
     )
-    p.add_argument("--config", "-c", type=given, required=True, help="configuration of the PACS (config.json)")
+    p.add_argument(
+        "--config",
+        "-c",
+        type=given,
+        action="append",
+        required=True,
+        help="configuration of the PACS (config.json); of several, in the order in which they are asked, one -c each",
+    )
     p.add_argument("--queryfile", "-q", type=given, help="query table (csv or xlsx)")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--save", "-s", action="store_true", help="retrieve the images of the series found")
@@ -48,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--version", action="version", version=__version__)
     more = p.add_argument_group("beyond PACSIFIER")
     more.add_argument("--method", choices=METHODS, help="how images are fetched: C-GET, C-MOVE to us, or what fits")
+    more.add_argument(
+        "--search",
+        choices=SEARCH,
+        default=FIRST,
+        help="of several PACS: ask one after the other until a row is found (first, the default), or all of them",
+    )
     more.add_argument(
         "--destination",
         type=given,
@@ -95,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _wrong(args: argparse.Namespace) -> str:
     """What is wrong with the combination of arguments; empty where nothing is."""
+    if len(args.config) > 1 and (args.upload or args.probe):
+        return "--upload and --probe work with one PACS; give --config once"
     if args.info and (args.upload or args.probe):
         return "--info goes with --save or --move, or stands alone"
     extraction = args.save or args.move or args.info
@@ -128,7 +144,8 @@ def _node(args: argparse.Namespace, config: Path) -> PacsNode:
 
 
 def _run(args: argparse.Namespace) -> int:
-    node = _node(args, args.config)
+    archives = [_node(args, config) for config in args.config]
+    node = archives[0]
     if args.probe:
         from pacsifier_ops.probe import run_probe
 
@@ -161,9 +178,10 @@ def _run(args: argparse.Namespace) -> int:
         resend=args.resend,
         refetch=args.refetch,
         accept_patient_id_of=args.accept_patient_id_of,
+        search=args.search,
     )
     destination = _node(args, args.destination) if args.destination else None
-    return extract(request, node, destination, args.verbose)
+    return extract(request, archives, destination, args.verbose)
 
 
 if __name__ == "__main__":

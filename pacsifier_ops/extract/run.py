@@ -24,6 +24,10 @@ from pacsifier_ops.run import Kept
 
 RETRIEVE = ("save", "move", "none")
 
+#: Of several archives, how many are asked for a row: one after the other until it is found, or all of them.
+FIRST, ALL = "first", "all"
+SEARCH = (FIRST, ALL)
+
 #: Why patients are left out.
 SEVERAL_NEW_IDS = "rows give one of its patients different new_ids; that patient was left out"
 SEVERAL_PEOPLE = (
@@ -50,7 +54,8 @@ class Request(Kept):
         approval: a cohort above the limits waits for a person's word; else it ends the run.
         window: times of day at which images may be transferred; None leaves it to the node.
         accept_patient_id_of: whose word on whose the objects are is accepted; None leaves it to the node.
-        pacs: name of the connection or configuration.
+        search: of several archives, `first` or `all`.
+        pacs: names of the connections or configurations, in the order in which they are asked, with commas.
         move_aet: AE title that images are moved to.
         destination: the same for people.
         started: ISO 8601.
@@ -70,6 +75,7 @@ class Request(Kept):
     approval: bool = False
     window: str | None = None
     accept_patient_id_of: str | None = None
+    search: str = FIRST
     pacs: str = ""
     move_aet: str = ""
     destination: str = ""
@@ -88,6 +94,7 @@ class Planned:
         folder: path of the series folder below the output folder.
         new_id: pseudonym given in the query table, or empty.
         accept_patient_id_of: whose word on whose the objects are the query table accepts; see `PacsNode`.
+        pacs: name of the archive that it is fetched from; empty: of the only one.
     """
 
     number: int
@@ -98,6 +105,7 @@ class Planned:
     folder: str
     new_id: str = ""
     accept_patient_id_of: str = ""
+    pacs: str = ""
 
     @property
     def series(self) -> SeriesId:
@@ -120,6 +128,7 @@ class Planned:
             series_number=self.attributes.get("SeriesNumber", ""),
             description=self.attributes.get("SeriesDescription", ""),
             folder=self.folder,
+            pacs=self.pacs,
             expected=self.instances,
             missing=self.instances or 0,
         )

@@ -143,11 +143,13 @@ def exceeded(size: Size, node: PacsNode) -> list[str]:
     return [f"{sentence} that {node.name} allows" for sentence in over]
 
 
-def without_room(size: Size) -> list[str]:
-    """Whether the images would not fit where they are to lie, in words and counts only."""
-    if size.gigabytes <= size.free:
+def without_room(sizes: Iterable[Size]) -> list[str]:
+    """Whether the images of several archives would not fit where they are to lie, in words and counts only."""
+    sizes = list(sizes)
+    gigabytes, free = sum(size.gigabytes for size in sizes), min((size.free for size in sizes), default=0.0)
+    if gigabytes <= free:
         return []
-    return [f"about {_number(size.gigabytes)} GB, more than the {_number(size.free)} that are free for them"]
+    return [f"about {_number(gigabytes)} GB, more than the {_number(free)} that are free for them"]
 
 
 def open_part(window: Window) -> float:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from sys import intern
@@ -25,31 +24,16 @@ from pacsifier_ops.accounts import (
     MOVE,
     NONE,
     ROW_BAD,
-    ROW_EMPTY,
-    ROW_FAILED,
-    ROW_FOUND,
-    ROW_UNDECIDABLE,
     SAVE,
     SERIES_LISTED,
     RowAccount,
     RunAccount,
     SeriesAccount,
 )
-from pacsifier_ops.config import PacsNode, with_overrides
-from pacsifier_ops.errors import (
-    AnswerUnreadable,
-    ConfigError,
-    NotApproved,
-    QueryTableError,
-    ResultLimit,
-    StorageError,
-    TooManySeries,
-    TreeError,
-    Undecidable,
-    Unsupported,
-)
+from pacsifier_ops.config import PacsNode, node_names, with_overrides
+from pacsifier_ops.errors import ConfigError, NotApproved, QueryTableError, StorageError, TooManySeries, TreeError
 from pacsifier_ops.extract.quarantine import Quarantine
-from pacsifier_ops.extract.run import RETRIEVE, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
+from pacsifier_ops.extract.run import RETRIEVE, SEARCH, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
 from pacsifier_ops.extract.size import Size, exceeded, without_room
 from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
 from pacsifier_ops.identity import SeriesId, two_people
@@ -64,6 +48,8 @@ if TYPE_CHECKING:
     from pacsifier_ops.query.table import QueryRow
 
 Question = Callable[[], bool]
+#: The archive of a run, or several in the order in which they are asked.
+Archives = PacsNode | Sequence[PacsNode]
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("rows", "found", "plan", "units", "results", "accounts", "summary", "thumbnails")
@@ -80,18 +66,23 @@ def node_for(node: PacsNode, request: Request) -> PacsNode:
     )
 
 
+def in_order(archives: Archives, request: Request) -> list[PacsNode]:
+    """The archives as this run uses them, in the order in which they are asked."""
+    return [node_for(node, request) for node in ([archives] if isinstance(archives, PacsNode) else archives)]
+
+
 # prepare
 
 
 def prepare(
-    run: Run, request: Request, node: PacsNode, most: int = MOST, destination: PacsNode | None = None
+    run: Run, request: Request, archives: Archives, most: int = MOST, destination: PacsNode | None = None
 ) -> list[int]:
     """Read and check the whole query table, then make sure that the PACS answers and the output folder can be written.
 
     Args:
         most: batches to be made at most; each is found over one association.
         destination: where images are moved to, if that node can be asked what it holds; without one they go to the
-            node's move_aet.
+            archive's move_aet.
 
     Returns:
         Numbers of the batches of rows to be found.
@@ -108,10 +99,11 @@ def prepare(
     from pacsifier_ops.query.table import read_query_table
 
     _refuse_contradictions(request, destination)
-    request = replace(request, pacs=node.name, started=request.started or now())
+    nodes = in_order(archives, request)
+    names = node_names(node.name for node in nodes)
+    request = replace(request, pacs=", ".join(names), started=request.started or now())
     if request.retrieve == MOVE:
-        request = _with_destination(request, node, destination)
-    node = node_for(node, request)
+        request = _with_destination(request, nodes, destination)
     request.keep(run)
     run.forget(KEPT)
     table = read_query_table(request.queryfile)
@@ -141,10 +133,11 @@ def prepare(
             pass
     except StorageError as error:
         raise TreeError(f"{error}; check out_directory") from error
-    _make_sure_of(node)
-    if request.retrieve == SAVE and node.method == "move":
-        with closing(receivers_for(run, node)) as receivers:
-            receivers.spool()
+    for node in nodes:
+        _make_sure_of(node)
+        if request.retrieve == SAVE and node.method == "move":
+            with closing(receivers_for(run, node)) as receivers:
+                receivers.spool()
     if request.retrieve == MOVE and destination is not None:
         _make_sure_of(destination)
     return list(range(len(batches)))
@@ -159,6 +152,8 @@ def _refuse_contradictions(request: Request, destination: PacsNode | None) -> No
     """Nobody is to believe that something was done which was not."""
     if request.retrieve not in RETRIEVE:
         raise ConfigError(f"retrieve is none of {', '.join(RETRIEVE)}")
+    if request.search not in SEARCH:
+        raise ConfigError(f"search is none of {', '.join(SEARCH)}")
     wrong = []
     if destination is not None and request.retrieve != MOVE:
         wrong.append("a destination is where images are moved to; leave it empty, or set retrieve to move")
@@ -184,17 +179,21 @@ def _make_sure_of(node: PacsNode) -> None:
         session.find(nobody())
 
 
-def _with_destination(request: Request, node: PacsNode, destination: PacsNode | None) -> Request:
+def _with_destination(request: Request, nodes: Sequence[PacsNode], destination: PacsNode | None) -> Request:
     """The request with the AE title that images are moved to."""
     if destination is not None:
         aet = destination.called_aet
         return replace(request, move_aet=aet, destination=f"{destination.name} ({aet})")
-    if not node.move_aet:
-        raise ConfigError(
-            f"{node.name}: nothing says where to move the images; set move_aet (move_AET in config.json), or give the "
-            "destination"
-        )
-    return replace(request, move_aet=node.move_aet, destination=node.move_aet)
+    for node in nodes:
+        if not node.move_aet:
+            raise ConfigError(
+                f"{node.name}: nothing says where to move the images; set move_aet (move_AET in config.json), or give "
+                "the destination"
+            )
+    aet = nodes[0].move_aet
+    if any(node.move_aet != aet for node in nodes):
+        raise ConfigError("the archives have different move_aet; give the destination, or ask each in a run of its own")
+    return replace(request, move_aet=aet, destination=aet)
 
 
 def _refusal(problems: Iterable[Any], good: int, strict: bool) -> str:
@@ -207,45 +206,24 @@ def _refusal(problems: Iterable[Any], good: int, strict: bool) -> str:
 # find
 
 
-def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> dict[str, int]:
+def find(run: Run, archives: Archives, batch: int, cancelled: Question = never) -> dict[str, int]:
     """Find the series of one batch of rows.
 
     Returns:
         How many rows ended in which state, and how many series they found.
 
     Raises:
-        PacsError: the archive could not be asked at all.
+        PacsError: an archive could not be asked at all.
         StorageError: the run's folder cannot be written.
     """
-    from pacsifier_ops.dimse.attempts import open_session, retrying
-    from pacsifier_ops.dimse.find import Finder
+    from pacsifier_ops.extract.search import search
 
-    counts: dict[str, int] = {}
-
-    def lines() -> Iterator[Any]:
-        for row in read_jsonl(run.part("rows", batch)):
-            state, reason, found = ROW_FOUND, "", []
-            try:
-                found = retrying(partial(finder.series, row["keys"]), session, cancelled)
-            except Undecidable as error:
-                state, reason = ROW_UNDECIDABLE, str(error)
-            except (AnswerUnreadable, ResultLimit, Unsupported) as error:
-                state, reason = ROW_FAILED, str(error)
-            if state == ROW_FOUND and finder.doubt:
-                state, reason = ROW_UNDECIDABLE, finder.doubt
-            elif state == ROW_FOUND and not found:
-                state = ROW_EMPTY
-            counts[state] = counts.get(state, 0) + 1
-            counts["series"] = counts.get("series", 0) + len(found)
-            ended = {"state": state, "reason": reason, "warnings": finder.warnings, "series": len(found)}
-            yield {**{key: value for key, value in row.items() if key != "keys"}, **ended}
-            yield from ([s.study_uid, s.series_uid, s.attributes] for s in found)
-
-    with open_session(node_for(node, Request.of(run)), shared(), cancelled=cancelled) as session:
-        finder = Finder(session)
-        with storage_errors("the state root"):
-            write_jsonl(run.part("found", batch), lines())
-    return counts
+    request = Request.of(run)
+    rows = list(read_jsonl(run.part("rows", batch)))
+    asked = search(rows, in_order(archives, request), request.search, cancelled)
+    with storage_errors("the state root"):
+        write_jsonl(run.part("found", batch), chain.from_iterable(one.lines() for one in asked))
+    return dict(Counter(one.state for one in asked)) | {"series": sum(len(one.found) for one in asked)}
 
 
 # plan
@@ -262,22 +240,28 @@ class _Wanted:
         "lines",
         "modality",
         "new_ids",
+        "pacs",
         "patient",
         "series_uid",
         "study_uid",
     )
 
-    def __init__(self, study_uid: str, series_uid: str, attributes: dict[str, str]) -> None:
+    def __init__(self, study_uid: str, series_uid: str, attributes: dict[str, str], pacs: str) -> None:
         self.study_uid = study_uid
         self.series_uid = series_uid
-        self.patient = patient_identity(attributes, study_uid)
-        self.attributes = json.dumps(attributes, ensure_ascii=False).encode()
-        self.modality = intern(attributes.get("Modality", ""))
-        self.instances = instances_of(attributes)
+        self.take(attributes, pacs)
         self.folder = ""
         self.lines: tuple[int, ...] = ()
         self.new_ids: tuple[str, ...] = ()
         self.accept_patient_id_of = ""
+
+    def take(self, attributes: dict[str, str], pacs: str) -> None:
+        """Take over what an archive told of it: it is fetched there."""
+        self.patient = patient_identity(attributes, self.study_uid)
+        self.attributes = json.dumps(attributes, ensure_ascii=False).encode()
+        self.modality = intern(attributes.get("Modality", ""))
+        self.instances = instances_of(attributes)
+        self.pacs = intern(pacs)
 
     @property
     def series(self) -> SeriesId:
@@ -299,6 +283,7 @@ class Plan:
 
     Attributes:
         units: numbers of the retrieval units.
+        units_of: the same by the name of the archive that their series are fetched from.
         series, instances: size of the cohort; instances as far as the archive told.
         conflicts: patients left out, for rows or answers of the archive contradict each other about them.
     """
@@ -307,9 +292,10 @@ class Plan:
     series: int
     instances: int
     conflicts: int = 0
+    units_of: dict[str, list[int]] = field(default_factory=dict)
 
 
-def plan(run: Run, node: PacsNode) -> Plan:
+def plan(run: Run, archives: Archives) -> Plan:
     """Merge what the rows found into one list without duplicates, give folders, and cut it into units.
 
     Raises:
@@ -319,7 +305,7 @@ def plan(run: Run, node: PacsNode) -> Plan:
         StorageError: the run's folder cannot be written.
     """
     request = Request.of(run)
-    node = node_for(node, request)
+    nodes = in_order(archives, request)
     run.forget(("plan", "units", "results"))
     wanted = list(_merge(run))
     new_ids, conflicts = _new_ids(wanted)
@@ -327,26 +313,36 @@ def plan(run: Run, node: PacsNode) -> Plan:
     order = conflicts.without_shared(order)
     del wanted
     tree = Tree.open(request.out_directory)
-    size = _size(request, tree, order, node)
-    exceeds = _exceeded(request, size, node)
+    # By archive, as long as nothing else says which.
+    parts = {node.name: [item for item in order if item.pacs == node.name] for node in nodes}
+    order = list(chain.from_iterable(parts.values()))
+    sizes = {node.name: _size(request, tree, parts[node.name], node) for node in nodes if parts[node.name]}
+    exceeds = _exceeded(request, sizes, nodes)
     with storage_errors("the state root"), shared().acquire(f"names:{tree.key}"):
         names = tree.load_names()
         for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
             # In UID order, so that every run gives the same ones.
             item.folder = names.series(item.told(), item.study_uid, item.series_uid)
         tree.save_names(names)
-    units = slices(len(order))
+    units_of: dict[str, list[int]] = {}
     with storage_errors("the state root"):
-        for number, unit in enumerate(units):
-            planned = (_planned(i + 1, order[i], new_ids) for i in unit)
-            write_jsonl(run.part("units", number), map(asdict, planned))
+        number = first = 0
+        for name, part in parts.items():
+            for unit in slices(len(part)):
+                planned = (_planned(first + i + 1, part[i], new_ids, name if len(nodes) > 1 else "") for i in unit)
+                write_jsonl(run.part("units", number), map(asdict, planned))
+                units_of.setdefault(name, []).append(number)
+                number += 1
+            first += len(part)
         instances = sum(item.instances or 0 for item in order)
-        counts = {"units": len(units), "series": len(order), "instances": instances}
-        decided = {"size": asdict(size), "exceeds": exceeds, "digest": _digest(request, order)}
+        counts = {"units": number, "series": len(order), "instances": instances}
+        told = {name: asdict(size) for name, size in sizes.items()}
+        decided = {"sizes": told, "exceeds": exceeds, "digest": _digest(request, order)}
         write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **decided})
-    nothing_to_do = request.retrieve == NONE and not request.info
-    numbers = [] if nothing_to_do else list(range(len(units)))
-    return Plan(numbers, len(order), instances, len(conflicts.patients))
+    if request.retrieve == NONE and not request.info:
+        units_of = {}
+    units = list(chain.from_iterable(units_of.values()))
+    return Plan(units, len(order), instances, len(conflicts.patients), units_of)
 
 
 def _size(request: Request, tree: Tree, order: Iterable[_Wanted], node: PacsNode) -> Size:
@@ -372,13 +368,13 @@ def _there(request: Request, tree: Tree, series: SeriesId, folder: str | None) -
     return sum(entry.file in names or (bool(entry.handed_on) and not request.refetch) for entry in entries)
 
 
-def _exceeded(request: Request, size: Size, node: PacsNode) -> list[str]:
+def _exceeded(request: Request, sizes: Mapping[str, Size], nodes: Sequence[PacsNode]) -> list[str]:
     """What somebody has to approve of before anything is fetched, in words and counts only."""
     if request.retrieve == NONE:
         return []
-    over = exceeded(size, node)
+    over = [sentence for node in nodes if node.name in sizes for sentence in exceeded(sizes[node.name], node)]
     if request.approval:
-        return over + (without_room(size) if request.retrieve == SAVE else [])
+        return over + (without_room(sizes.values()) if request.retrieve == SAVE else [])
     if over:
         raise TooManySeries(
             f"the query table finds {'; '.join(over)} without a person's word; nothing was fetched. Narrow the table, "
@@ -396,23 +392,37 @@ def _digest(request: Request, order: Iterable[_Wanted]) -> str:
     return whole.hexdigest()
 
 
-def _planned(number: int, item: _Wanted, new_ids: Mapping[str, str]) -> Planned:
-    new_id, accept = new_ids.get(item.patient, ""), item.accept_patient_id_of
-    return Planned(number, list(item.lines), item.study_uid, item.series_uid, item.told(), item.folder, new_id, accept)
+def _planned(number: int, item: _Wanted, new_ids: Mapping[str, str], pacs: str) -> Planned:
+    return Planned(
+        number,
+        list(item.lines),
+        item.study_uid,
+        item.series_uid,
+        item.told(),
+        item.folder,
+        new_ids.get(item.patient, ""),
+        item.accept_patient_id_of,
+        pacs,
+    )
 
 
 def _merge(run: Run) -> Iterator[_Wanted]:
-    """What all rows found, each series once; under two patients it is two."""
+    """What all rows found, each series once, from the archive that tells of most images; under two patients it is two.
+
+    Of archives that tell of as many, it is the one that was asked first.
+    """
     wanted: dict[SeriesId, list[_Wanted]] = {}
     for part in run.parts("found"):
         records = read_jsonl(part)
         for row in records:
-            for study_uid, series_uid, attributes in islice(records, row["series"]):
-                new = _Wanted(study_uid, series_uid, attributes)
+            for study_uid, series_uid, attributes, pacs in islice(records, row["series"]):
+                new = _Wanted(study_uid, series_uid, attributes, pacs)
                 known = wanted.setdefault(new.series, [])
                 item = next((item for item in known if item.is_same(new)), None)
                 if item is None:
                     known.append(item := new)
+                elif new.pacs != item.pacs and (new.instances or 0) > (item.instances or 0):
+                    item.take(attributes, pacs)
                 item.lines += (row["line"],)
                 item.accept_patient_id_of = item.accept_patient_id_of or row.get("accept_patient_id_of", "")
                 if row["new_id"] and row["new_id"] not in item.new_ids:
@@ -439,11 +449,11 @@ class _Conflicts:
             self._note(item, reason)
 
     def without_shared(self, items: Sequence[_Wanted]) -> list[_Wanted]:
-        """The series without those that the archive holds under two patients: no retrieval can tell them apart."""
+        """The series without those that are held under two patients: no retrieval can tell them apart."""
         times = Counter(item.series for item in items)
         for item in items:
             if times[item.series] > 1:
-                self._note(item, "the archive holds a series of it under two patients; that series was left out")
+                self._note(item, "a series of it is held under two patients; that series was left out")
         return [item for item in items if times[item.series] == 1]
 
     def _note(self, item: _Wanted, reason: str) -> None:
@@ -513,7 +523,9 @@ def question(run: Run) -> CohortQuestion | None:
     granted = decision and (decision.digest, decision.word) == (plan["digest"], approvals.APPROVED)
     if granted or not plan["exceeds"]:
         return None
-    return CohortQuestion(plan["digest"], [*plan["exceeds"], *Size(**plan["size"]).told()])
+    sizes = plan["sizes"]
+    told = (f"{name}: {text}" if len(sizes) > 1 else text for name in sizes for text in Size(**sizes[name]).told())
+    return CohortQuestion(plan["digest"], [*plan["exceeds"], *told])
 
 
 def _refuse_unapproved(run: Run) -> None:
@@ -538,10 +550,25 @@ def _plan_of(run: Run) -> Mapping[str, Any]:
 # retrieve
 
 
-def retrieve(run: Run, node: PacsNode, unit: int, cancelled: Question = never) -> dict[str, int | float]:
+def retrieve(run: Run, archives: Archives, unit: int, cancelled: Question = never) -> dict[str, int | float]:
     """Retrieve the series of one unit: see `Worker.unit`."""
-    with Retrieval(run, node, cancelled) as retrieval:
+    with Retrieval(run, archive_of(run, archives, unit), cancelled) as retrieval:
         return retrieval.unit(unit)
+
+
+def archive_of(run: Run, archives: Archives, unit: int) -> PacsNode:
+    """The archive that the series of a unit are fetched from.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if isinstance(archives, PacsNode):
+        return archives
+    name = next((item.get("pacs", "") for item in read_jsonl(run.part("units", unit))), "")
+    node = next((node for node in archives if node.name == name or not name), None)
+    if node is None:
+        raise ConfigError(f"unit {unit + 1} was planned for another PACS; begin the run anew from the step prepare")
+    return node
 
 
 class _Unit(Worker[Planned]):
@@ -633,10 +660,10 @@ class Retrieval(_Unit):
 
 
 def move(
-    run: Run, node: PacsNode, unit: int, destination: PacsNode | None = None, cancelled: Question = never
+    run: Run, archives: Archives, unit: int, destination: PacsNode | None = None, cancelled: Question = never
 ) -> dict[str, int | float]:
     """Have the series of one unit moved to another node: see `Worker.unit`."""
-    with Moving(run, node, destination, cancelled) as moving:
+    with Moving(run, archive_of(run, archives, unit), destination, cancelled) as moving:
         return moving.unit(unit)
 
 

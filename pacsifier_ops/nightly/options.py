@@ -11,9 +11,9 @@ from typing import Any
 
 from pacsifier_ops import settings
 from pacsifier_ops.accounts import MOVE, SAVE
-from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS
+from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, node_names
 from pacsifier_ops.errors import ConfigError, PathRefused
-from pacsifier_ops.extract.run import RETRIEVE
+from pacsifier_ops.extract.run import RETRIEVE, SEARCH
 from pacsifier_ops.files import confined
 from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.intake import LARGEST, check
@@ -27,7 +27,8 @@ Connect = Callable[[str], object]
 
 #: Keys of an options file.
 OPTIONS: Mapping[str, Option] = {
-    "pacs": Option(str),
+    "pacs": Option(str, joined=True),
+    "search": Option(str, SEARCH),
     "out_directory": Option(str),
     "retrieve": Option(str, RETRIEVE),
     "destination": Option(str),
@@ -107,7 +108,8 @@ def _contradictions(options: Mapping[str, Any], connect: Connect) -> Iterator[tu
     for key in ("pacs", "destination"):
         if key in options:
             try:
-                connect(options[key])
+                for name in node_names(options[key]) if key == "pacs" else [options[key]]:
+                    connect(name)
             except ConfigError as error:
                 yield key, str(error)
     for key, needed in (("destination", MOVE), ("resend", MOVE), ("method", SAVE), (ACCEPT, SAVE)):

@@ -16,7 +16,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pacsifier_ops import labels, settings
-from pacsifier_ops.config import PacsNode, read_config
+from pacsifier_ops.config import PacsNode, node_names, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError, WindowClosed
 from pacsifier_ops.files import confined
 from pacsifier_ops.operators.params import DEFAULT_NODE
@@ -222,17 +222,29 @@ def in_path(params: Mapping[str, Any], name: str) -> Path:
     return refuse_unreleased(data_path(params, name), name, params.get(STUDY, ""))
 
 
-def node_of(params: Mapping[str, Any]) -> PacsNode:
-    """The PACS of a run: of the connection `pacs`, or of the PACSIFIER configuration `config`.
+def nodes_of(params: Mapping[str, Any]) -> list[PacsNode]:
+    """The archives of a run, in order: of the connections `pacs`, or of the PACSIFIER configuration `config`.
 
     Raises:
-        ConfigError: names what is wrong with it, or both are given.
+        ConfigError: names what is wrong with one of them, or both are given.
     """
     if params.get("config"):
         if params["pacs"] != DEFAULT_NODE:
             raise ConfigError("both pacs and config are given; leave one of them out")
-        return read_config(data_path(params, "config"))
-    return connected(params["pacs"])
+        return [read_config(data_path(params, "config"))]
+    return [connected(name) for name in node_names(params["pacs"])]
+
+
+def node_of(params: Mapping[str, Any]) -> PacsNode:
+    """The node of a run that works with one, see `nodes_of`.
+
+    Raises:
+        ConfigError: names what is wrong with it, or there are several.
+    """
+    node, *more = nodes_of(params)
+    if more:
+        raise ConfigError("pacs names several connections; give one, as only an extraction asks several")
+    return node
 
 
 def destination_of(params: Mapping[str, Any]) -> PacsNode | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pacsifier_ops import labels
 from pacsifier_ops.extract import steps
-from pacsifier_ops.operators.base import MappedOperator, UnitOperator, destination_of, node_of
+from pacsifier_ops.operators.base import MappedOperator, UnitOperator, destination_of, nodes_of
 from pacsifier_ops.run import Run
 
 
@@ -30,7 +30,7 @@ class DicomFindOperator(MappedOperator):
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Returns how many rows ended in which state, and how many series they found."""
-        counts = steps.find(run, node_of(context["params"]), self.batch, self.cancelled)
+        counts = steps.find(run, nodes_of(context["params"]), self.batch, self.cancelled)
         self.log.info("batch %d: %s", self.batch + 1, counts)
         return counts
 
@@ -42,7 +42,7 @@ class DicomRetrieveOperator(UnitOperator):
 
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
-        totals = steps.retrieve(run, node_of(context["params"]), self.unit, self.cancelled)
+        totals = steps.retrieve(run, nodes_of(context["params"]), self.unit, self.cancelled)
         self.log.info("unit %d: %s", self.unit + 1, totals)
         return totals
 
@@ -55,6 +55,6 @@ class DicomMoveOperator(UnitOperator):
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
         params = context["params"]
-        totals = steps.move(run, node_of(params), self.unit, destination_of(params), self.cancelled)
+        totals = steps.move(run, nodes_of(params), self.unit, destination_of(params), self.cancelled)
         self.log.info("unit %d: %s", self.unit + 1, totals)
         return totals

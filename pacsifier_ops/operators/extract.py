@@ -12,8 +12,9 @@ from pacsifier_ops.errors import StorageError
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import resolve
 from pacsifier_ops.extract.run import Request
-from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, node_of, out_path
+from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, nodes_of, out_path
 from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.plugins import ARCHIVES
 from pacsifier_ops.run import Run
 from pacsifier_ops.thumbnails import make_thumbnails
 
@@ -40,9 +41,10 @@ class ExtractPrepareOperator(PacsifierOperator):
             window=params["window"],
             only=params.get(APPROVED, ""),
             accept_patient_id_of=params["accept_patient_id_of"],
+            search=params["search"],
         )
         destination = destination_of(params)
-        batches = steps.prepare(run, request, node_of(params), destination=destination)
+        batches = steps.prepare(run, request, nodes_of(params), destination=destination)
         self.log.info("%d batch(es) of rows; run folder %s", len(batches), run.folder)
         return batches
 
@@ -61,8 +63,12 @@ class ExtractPlanOperator(PacsifierOperator):
 
     def work(self, run: Run, context: Any) -> list[int]:
         """Returns the numbers of the units."""
-        plan = steps.plan(run, node_of(context["params"]))
+        archives = nodes_of(context["params"])
+        plan = steps.plan(run, archives)
         self.log.info("%d series, about %d images, in %d unit(s)", plan.series, plan.instances, len(plan.units))
+        if len(archives) > 1:
+            # For the pools of the tasks that follow: the units of each archive begin at its first one.
+            context["ti"].xcom_push(ARCHIVES, {name: units[0] for name, units in plan.units_of.items()})
         return plan.units
 
 

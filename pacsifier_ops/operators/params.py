@@ -9,6 +9,7 @@ from airflow.sdk import Param
 
 from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
 from pacsifier_ops.errors import InputError, not_known
+from pacsifier_ops.extract.run import ALL, FIRST, SEARCH
 
 #: How tasks are tried again by Airflow, where the error is one that may pass.
 RETRIES: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True}
@@ -25,11 +26,21 @@ WHAT, WHERE_FROM, WHERE_TO, HOW = "What", "From which PACS", "Where to", "How st
 
 
 def node_params(
-    title: str = "PACS", description: str = "Id of a connection of type dicom.", section: str = WHERE_FROM
+    title: str = "PACS",
+    description: str = "Id of a connection of type dicom.",
+    section: str = WHERE_FROM,
+    several: bool = False,
 ) -> dict[str, Param]:
-    """The node of a run: see `base.node_of`."""
+    """The node of a run, or `several`: see `base.nodes_of`."""
     return {
-        "pacs": Param(DEFAULT_NODE, type="string", minLength=1, title=title, description=description, section=section),
+        "pacs": Param(
+            DEFAULT_NODE,
+            type=["string", "array"] if several else "string",
+            minLength=1,
+            title=title,
+            description=description,
+            section=section,
+        ),
         "config": Param(
             None,
             type=["null", "string"],
@@ -52,6 +63,25 @@ def method() -> Param:
         },
         title="Method",
         description="How images are fetched, where they are. Empty: as the connection says.",
+        section=WHERE_FROM,
+    )
+
+
+#: What a form says of the archives of an extraction.
+ARCHIVES = "Id of a connection of type dicom; or several in the order in which they are asked, with commas: vna, pacs."
+
+
+def search() -> Param:
+    """Of several archives, how many are asked for a row."""
+    return Param(
+        FIRST,
+        enum=[*SEARCH],
+        values_display={
+            FIRST: "first: one after the other, until a row is found",
+            ALL: "all: every one, for each row; what several hold is fetched once",
+        },
+        title="Several archives",
+        description="How many of the archives named above are asked for a row.",
         section=WHERE_FROM,
     )
 

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from pacsifier_ops import approvals
 from pacsifier_ops.accounts import COMPLETE
+from pacsifier_ops.config import node_names
 from pacsifier_ops.errors import ConfigError, NotApproved
 from pacsifier_ops.operators.approval import ApproveOperator, Question
 from pacsifier_ops.operators.base import PacsifierOperator, connected, data_path
@@ -39,7 +40,7 @@ class StudySetUpOperator(PacsifierOperator):
             _refuse_both(params, context["dag"].params)
         given = {key: _plain(params[key]) for key in FORM if params[key] is not None}
         study = steps.set_up(run, given, file, getattr(context["dag_run"], "triggering_user_name", None) or "")
-        for name in filter(None, (study.pacs, study.upload, study.karnak, study.move)):
+        for name in filter(None, (*node_names(study.pacs), study.upload, study.karnak, study.move)):
             connected(name)
         ti = context["ti"]
         if going_on := steps.going_on(study, run.name, lambda run_id: _goes_on(ti, run_id), context["run_id"]):

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.policies import hookimpl
 
-from pacsifier_ops.plugins import COMMON_POOL
+from pacsifier_ops.plugins import ARCHIVES, COMMON_POOL
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -38,24 +38,30 @@ def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | N
     if session is None:
         return
     conf = dag_run.conf or {}
-    wanted = COMMON_POOL if conf.get("config") else str(conf.get("pacs") or "pacs_default")
-    stage = task_instance.task_id.rpartition(".")[0]
+    given = COMMON_POOL if conf.get("config") else conf.get("pacs") or "pacs_default"
+    stage, _, task = task_instance.task_id.rpartition(".")
     if stage:
-        wanted = _of_stage(dag_run, stage, session)
+        given = _told(dag_run, "set_up", "return_value", session).get("pools", {}).get(stage, COMMON_POOL)
+    # Several archives are asked in order, and that begins in the pool of the first; each unit is of one of them.
+    names = [name.strip() for name in (given.split(",") if isinstance(given, str) else map(str, given))]
+    wanted = names[0]
+    if len(names) > 1 and task in ("retrieve", "move"):
+        first_units = _told(dag_run, f"{stage}.plan" if stage else "plan", ARCHIVES, session)
+        begun = [name for name, first in first_units.items() if first <= task_instance.map_index]
+        wanted = max(begun, key=first_units.__getitem__, default=wanted)
     # A task in a pool that does not exist never starts.
     with session.no_autoflush:
-        names = set(session.scalars(select(Pool.pool).where(Pool.pool.in_((wanted, COMMON_POOL)))))
-    pool = wanted if wanted in names else COMMON_POOL
-    if pool in names:
+        there = set(session.scalars(select(Pool.pool).where(Pool.pool.in_((wanted, COMMON_POOL)))))
+    pool = wanted if wanted in there else COMMON_POOL
+    if pool in there:
         task_instance.pool = pool
 
 
-def _of_stage(dag_run: DagRun, stage: str, session: Session) -> str:
-    """The connection of a stage of a study, as its first step told; the common pool before that."""
+def _told(dag_run: DagRun, task_id: str, key: str, session: Session) -> dict[str, Any]:
+    """What a step has told; nothing before it has."""
     from airflow.models.xcom import XComModel
 
-    query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids="set_up", key="return_value")
+    query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids=task_id, key=key)
     with session.no_autoflush:
         told = session.scalars(query).first()
-    pools = XComModel.deserialize_value(told)["pools"] if told is not None else {}
-    return str(pools.get(stage, COMMON_POOL))
+    return dict(XComModel.deserialize_value(told)) if told is not None else {}

@@ -10,8 +10,9 @@ from typing import Any
 
 from pacsifier_ops import settings
 from pacsifier_ops.approvals import LONGEST_PATIENCE
-from pacsifier_ops.config import METHODS
+from pacsifier_ops.config import METHODS, node_names
 from pacsifier_ops.errors import ConfigError, PathRefused
+from pacsifier_ops.extract.run import FIRST, SEARCH
 from pacsifier_ops.files import confined
 from pacsifier_ops.options import Option, read_options
 from pacsifier_ops.places import reserved
@@ -82,6 +83,7 @@ class Study(Kept):
     project: str = "default"
     queryfile: str = ""
     pacs: str = "pacs_default"
+    search: str = FIRST
     method: str = ""
     window: str = ""
     max_series: int = 0
@@ -158,8 +160,10 @@ class Study(Kept):
 FORM: Mapping[str, Option] = {
     **{
         name: Option(str)
-        for name in ("project", "queryfile", "pacs", "window", "folder", "deid", "mappingfile", "profile", "devices")
+        for name in ("project", "queryfile", "window", "folder", "deid", "mappingfile", "profile", "devices")
     },
+    "pacs": Option(str, joined=True),
+    "search": Option(str, SEARCH),
     **{name: Option(str) for name in ("upload", "karnak", "album_name", "move")},
     **{name: Option(int) for name in ("max_series", "volume_size")},
     "patience": Option(int, most=LONGEST_PATIENCE),
@@ -220,6 +224,10 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         Window.parse(study["window"])
     except ConfigError as error:
         yield "window", str(error)
+    try:
+        node_names(study["pacs"])
+    except ConfigError as error:
+        yield "pacs", str(error)
     if not study["queryfile"] and stages.EXTRACT not in without:
         yield "queryfile", "is missing; give the query table, or the id of a request"
     if study["release"] == LIMIT and study["release_by"] == ANOTHER:
@@ -253,6 +261,7 @@ def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
     extraction: dict[str, Any] = {
         "queryfile": study.queryfile,
         "pacs": study.pacs,
+        "search": study.search,
         "config": None,
         "strict": study.strict,
         "max_series": study.max_series or None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.accounts import COMPLETE, ROWS_ANSWERED
 from pacsifier_ops.approvals import APPROVED, LIMITS, RELEASE, decide
+from pacsifier_ops.config import node_names
 from pacsifier_ops.errors import ConfigError, InputError
 from pacsifier_ops.files import private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.given import read_given
@@ -67,7 +68,9 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
         with storage_errors("the state root"):
             write_atomic(run.folder / "project.yaml", data)
         told |= {"file": str(file), "digest": hashlib.sha256(data).hexdigest()}
-    several = {name: tuple(values.get(name) or ()) for name in ("without", "approvers")}
+    several: dict[str, Any] = {name: tuple(values.get(name) or ()) for name in ("without", "approvers")}
+    if not isinstance(values.get("pacs", ""), str):
+        several["pacs"] = ", ".join(node_names(values["pacs"]))
     study = Study(**{**values, **several}, **told)
     study.check()
     _hold_to_file(study)

@@ -414,7 +414,10 @@ def _fields(connections: Sequence[str] | None) -> Iterable[Html]:
         "move": "move: have the PACS send them to another node",
         "none": "none: only find the series",
     }
-    yield _field("pacs", "PACS", pacs, "Connection of type dicom.")
+    yield _field("pacs", "PACS", pacs, "Connection of type dicom." + ("" if known else " Several with commas."))
+    if known and len(names) > 1:
+        more = _select("more", {"": "no other", **{name: name for name in names}})
+        yield _field("more", "Other PACS", more, "Is asked next, for the rows that the first has not found.")
     yield _field(
         "out_directory", "Output folder", _text("out_directory", "out"), "Below the data root; made if need be."
     )

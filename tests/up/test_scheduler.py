@@ -50,6 +50,7 @@ def record(tmp_path_factory: pytest.TempPathFactory, shared: SharedAirflow) -> R
         "crooked": "PatientID\nZQX-71830-KW\n",
         "strict": "PatientID,PatientBirthDate\nZQX-71830-KW,19370231\n",
         "blocked": "PatientID\nWPL-20477-TQ\n",
+        "both": f"PatientID\n{patients['ours']}\nZQX-71830-KW\n",
     }
     conf: dict[str, dict[str, Any]] = {
         "get": {"method": "get"},
@@ -57,6 +58,7 @@ def record(tmp_path_factory: pytest.TempPathFactory, shared: SharedAirflow) -> R
         "crooked": {"pacs": "pacs_crooked"},
         "strict": {"strict": True},
         "blocked": {},
+        "both": {"pacs": ["pacs_crooked", "pacs_busy"], "search": "all"},
     }
     blocked = home / "data" / "blocked" / "sub-WPL_20477_TQ"
     blocked.parent.mkdir()
@@ -96,6 +98,7 @@ def test_the_scheduler_runs_it_by_c_get_and_c_move(record: Record, shared: Share
         "move": "success",
         "crooked": "success",
         "strict": "failed",
+        "both": "success",
         "pseudonyms": "success",
     }
     out = record.home / "data"
@@ -121,6 +124,10 @@ def test_tasks_wait_in_the_pool_of_their_connection(record: Record) -> None:
     for name, pool in {"get": "pacs_busy", "crooked": "pacs_crooked"}.items():
         for task in record.runs[name]:
             assert task["pool"] == (pool if task["task_id"] in ("find", "retrieve") else "default_pool"), task
+    # Each series in that of the archive that it comes from.
+    both = {task["map_index"]: task["pool"] for task in record.runs["both"] if task["task_id"] == "retrieve"}
+    assert set(both.values()) == {"pacs_crooked", "pacs_busy"}
+    assert [both[index] for index in sorted(both)] == sorted(both.values(), reverse=True)
 
 
 def test_the_user_interface_knows_the_package(record: Record) -> None:

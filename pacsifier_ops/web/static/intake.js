@@ -122,6 +122,8 @@ async function start(event) {
   $("note").textContent = "Starting …";
   const conf = { queryfile: taken.request };
   for (const name of ["pacs", "out_directory", "retrieve"]) conf[name] = $(name).value.trim();
+  const more = $("more")?.value;
+  if (more && more !== conf.pacs) conf.pacs += `, ${more}`;
   for (const name of ["strict", "accept_incomplete"]) conf[name] = $(name).checked;
   if (conf.retrieve === "move" && $("destination").value.trim()) conf.destination = $("destination").value.trim();
   try {

@@ -1,0 +1,100 @@
+"""Rows of a query table against archives, one after the other: how each row ended, and which series it found where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.accounts import ROW_EMPTY, ROW_FAILED, ROW_FOUND, ROW_UNDECIDABLE
+from pacsifier_ops.config import PacsNode
+from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.extract.run import ALL
+from pacsifier_ops.leases import shared
+from pacsifier_ops.run import never
+
+if TYPE_CHECKING:
+    from pacsifier_ops.dimse.find import Finder, FoundSeries
+
+#: How a row ends that archives answer differently: what is further behind counts, for all is not well then.
+_RANK = (ROW_EMPTY, ROW_FOUND, ROW_UNDECIDABLE, ROW_FAILED)
+
+
+@dataclass
+class Asked:
+    """A row, and what the archives asked so far say of it.
+
+    Attributes:
+        row: as the step prepare wrote it.
+        state, reasons, warnings: how it ends.
+        found: the series, each with the name of the archive that has it.
+    """
+
+    row: dict[str, Any]
+    state: str = ROW_EMPTY
+    reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    found: list[tuple[str, FoundSeries]] = field(default_factory=list)
+
+    def ask(self, finder: Finder, call: Callable[..., list[FoundSeries]]) -> None:
+        """Ask one more archive.
+
+        Args:
+            call: calls what it is given, and again where an error may pass.
+
+        Raises:
+            PacsError: the archive could not be asked at all.
+        """
+        name, state, reason, found = finder.session.node.name, ROW_EMPTY, "", []
+        try:
+            found = call(partial(finder.series, self.row["keys"]))
+        except Undecidable as error:
+            state, reason = ROW_UNDECIDABLE, str(error)
+        except (AnswerUnreadable, ResultLimit, Unsupported) as error:
+            state, reason = ROW_FAILED, str(error)
+        else:
+            state, reason = (ROW_UNDECIDABLE, finder.doubt) if finder.doubt else (ROW_FOUND if found else ROW_EMPTY, "")
+        self.state = max(self.state, state, key=_RANK.index)
+        self.reasons += filter(None, [reason])
+        self.warnings += (text for text in finder.warnings if text not in self.warnings)
+        self.found += ((name, series) for series in found)
+
+    def lines(self) -> Iterable[Any]:
+        """What the step find keeps: how the row ended, then its series."""
+        kept = {key: value for key, value in self.row.items() if key != "keys"}
+        reason = "; ".join(self.reasons)
+        yield {
+            **kept,
+            "state": self.state,
+            "reason": reason,
+            "warnings": self.warnings,
+            "series": len(self.found),
+        }
+        yield from ([s.study_uid, s.series_uid, s.attributes, name] for name, s in self.found)
+
+
+def search(
+    rows: Iterable[dict[str, Any]], archives: Sequence[PacsNode], how: str, cancelled: Callable[[], bool] = never
+) -> list[Asked]:
+    """Ask the archives in order for each row, until one has found it, or all of them.
+
+    Args:
+        how: `first` or `all`.
+
+    Raises:
+        PacsError: an archive could not be asked at all.
+    """
+    from pacsifier_ops.dimse.attempts import open_session, retrying
+    from pacsifier_ops.dimse.find import Finder
+
+    asked = [Asked(row) for row in rows]
+    for node in archives:
+        left = [one for one in asked if how == ALL or not one.found]
+        if not left:
+            break
+        with open_session(node, shared(), cancelled=cancelled) as session:
+            finder = Finder(session)
+            for one in left:
+                one.ask(finder, lambda question, session=session: retrying(question, session, cancelled))
+    return asked
