@@ -104,7 +104,6 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
         (("--save", "--move"), "not allowed with argument"),
         (("--save", "--upload"), "not allowed with argument"),
         (("--move", "--upload"), "not allowed with argument"),
-        (("--upload",), "--upload_directory is missing"),
         (("--upload", "--upload_directory", "x", "--info"), "--info goes with"),
         (("--probe", "--info"), "--info goes with"),
         (("--save", "--destination", "x"), "--destination goes with --move"),

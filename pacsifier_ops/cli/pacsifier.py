@@ -42,7 +42,13 @@ def parser() -> argparse.ArgumentParser:
         default=Path("data"),
         help="output folder, made if need be; logs/ goes there too (default: ./data)",
     )
-    p.add_argument("--upload_directory", "-ud", type=given, help="folder of DICOM files, for --upload")
+    p.add_argument(
+        "--upload_directory",
+        "-ud",
+        type=given,
+        default=Path("data"),
+        help="folder of DICOM files, for --upload (default: ./data)",
+    )
     p.add_argument("--resume", action="store_true", help="accepted as before: what is there is always skipped")
     p.add_argument("--verbose", "-v", action="store_true", help="tell of every series")
     p.add_argument("--version", action="version", version=__version__)
@@ -102,8 +108,6 @@ def _wrong(args: argparse.Namespace) -> str:
         return "nothing to do: give --save, --move, --upload, --probe or --info"
     if extraction and args.queryfile is None:
         return "--queryfile is missing: the table that says which series"
-    if args.upload and args.upload_directory is None:
-        return "--upload_directory is missing: the folder to be uploaded"
     if args.destination is not None and not args.move:
         return "--destination goes with --move"
     if args.refetch and not args.save:
