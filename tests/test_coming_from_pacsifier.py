@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import ssl
@@ -16,12 +17,13 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from pacsifier_ops.cli.pacsifier import main
 from pacsifier_ops.embedded.authority import Authority
 from pacsifier_ops.embedded.deid_server import DeidServer
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from tests.command import REPOSITORY
+from tests import old_pacsifier
+from tests.command import REPOSITORY, arguments
 from tests.embedded import series, serving
-from tests.peers import free_port
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 #: A Python that knows nothing of us.
@@ -42,6 +44,21 @@ python add_Karnak_tags.py --in_folder data --new_ids "new_ids_My Project.json" -
 python pacsifier.py --move --queryfile my_query.csv --config my_config.json
 python pacsifier.py --upload --config my_other_config.json
 """
+
+
+def config_of(pacs: EmbeddedPacs, **changed: object) -> str:
+    """A config.json of PACSIFIER's keys."""
+    config = {
+        "server_address": pacs.host,
+        "port": pacs.port,
+        "server_AET": pacs.aet,
+        "AET": "PACSIFIER",
+        "move_AET": "MOVE",
+        "move_port": pacs.destinations["PACSIFIER"][1],
+        "batch_size": 30,
+        "batch_wait_time": 0,
+    }
+    return json.dumps(config | changed)
 
 
 @pytest.fixture
@@ -86,19 +103,8 @@ def test_the_lines_of_the_manual(programs: Path, tmp_path: Path) -> None:
     away = EmbeddedPacs(aet="MOVE", folder=tmp_path / "away")
     with serving(images, tmp_path / "pacs") as pacs, away as other, DeidServer(tls, "t") as ids:
         pacs.destinations["MOVE"] = (other.host, other.port)
-        config = {
-            "server_address": pacs.host,
-            "port": pacs.port,
-            "server_AET": pacs.aet,
-            "AET": "PACSIFIER",
-            "move_AET": "MOVE",
-            "move_port": free_port(),
-            "batch_size": 30,
-            "batch_wait_time": 0,
-        }
-        (base / "my_config.json").write_text(json.dumps(config))
-        there = config | {"port": other.port, "server_AET": "MOVE"}
-        (base / "my_other_config.json").write_text(json.dumps(there))
+        (base / "my_config.json").write_text(config_of(pacs))
+        (base / "my_other_config.json").write_text(config_of(pacs, port=other.port, server_AET="MOVE"))
         (base / "my_config_deid.json").write_text(json.dumps({"deid_URL": ids.url, "deid_token": ids.token}))
         (base / "my_query.csv").write_text("StudyDate,PatientID\n20150512,123421\n,45322\n20150512,\n")
         for line in MANUAL.format(f"--ca {authority.path}").strip().splitlines():
@@ -115,3 +121,58 @@ def test_the_lines_of_the_manual(programs: Path, tmp_path: Path) -> None:
     tagged = [dcmread(path) for path in base.glob("data/sub-*/ses-*/*/*.dcm")]
     assert len(tagged) == 3 and all(image[0x000B, 0x1002].value == "My Project" for image in tagged)
     assert len(other.stored) == 3
+
+
+#: Descriptions and numbers whose folders are not called the same by default.
+HOSTILE = ["t1 mprage (sag)", "Schädel", "A/B", "O'Neil [a] b", "a[b", "", "x" * 64, "-.-"]
+
+
+def listed(out: Path) -> dict[str, str]:
+    """The files of an output folder; of dumps, what they say, without blanks and letters beyond ASCII."""
+    found = {str(path.relative_to(out)): path for path in out.glob("sub-*/**/*") if path.is_file()}
+    plain = str.maketrans("", "", " ")
+    return {
+        name: path.read_text().translate(plain).encode("ascii", "ignore").decode() if name.endswith(".csv") else ""
+        for name, path in found.items()
+    }
+
+
+@pytest.mark.archive
+@pytest.mark.peers
+@pytest.mark.slow
+def test_names_and_dumps_are_those_of_pacsifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folder by folder and file by file, against version 1.0.0."""
+    programs = old_pacsifier.installed()
+    images = [
+        image
+        for number, description in enumerate(HOSTILE, 1)
+        for image in series("PT01", n_images=2, series_number=number, SeriesDescription=description)
+    ]
+    images += series("A-1", modality="MR", StudyTime="080000.5", SeriesDescription="Loc 2")
+    images += series("A.2", modality="US", StudyTime="", SeriesDescription="Echo")
+    table, config = tmp_path / "query.csv", tmp_path / "config.json"
+    table.write_text("PatientID\nPT01\nA-1\nA.2\n")
+    with serving(images, tmp_path / "pacs") as pacs:
+        config.write_text(config_of(pacs))
+        run([str(programs / "pacsifier"), *arguments(config, table, tmp_path / "old", "--save", "--info")], tmp_path)
+        flags = ("--save", "--info", "--names", "pacsifier")
+        assert main(arguments(config, table, tmp_path / "new", *flags)) == 0
+        old, new = listed(tmp_path / "old"), listed(tmp_path / "new")
+        assert new.keys() == old.keys() and len(old) == 28
+        for name in old:
+            # Its dumps lose what is behind a bracket and all slashes.
+            assert new[name] == old[name] or re.search("/0000[1-8]-", name), name
+            assert new[name].partition("\n")[0] == old[name].partition("\n")[0]
+
+        capsys.readouterr()
+        lost = next((tmp_path / "new").glob("sub-PT01/**/CT.*"))
+        lost.unlink()
+        sent = len(pacs.sent)
+        assert main(arguments(config, table, tmp_path / "new", "--save")) == 0  # keeps its names, and heals
+        assert listed(tmp_path / "new").keys() == old.keys() and len(pacs.sent) == sent + 1
+        assert "17 were there, 1 received" in capsys.readouterr().out
+        assert main(arguments(config, table, tmp_path / "new", "--save", "--names", "uid")) == 2
+        assert "begun with names: pacsifier, and keeps them" in capsys.readouterr().err
+        assert main(arguments(config, table, tmp_path / "uid", "--save")) == 0
+        assert main(arguments(config, table, tmp_path / "uid", "--save", "--names", "pacsifier")) == 2
+        assert len(list((tmp_path / "uid").glob("sub-*/**/*.dcm"))) == 18

@@ -15,6 +15,7 @@ from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
 from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.places import refuse_reserved
+from pacsifier_ops.tree import NAMINGS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,6 +73,12 @@ def parser() -> argparse.ArgumentParser:
         help="take images for those of the patient whom the PACS names, even if they hold another PatientID themselves",
     )
     more.add_argument(
+        "--names",
+        choices=NAMINGS,
+        help="how a new output folder names files and folders: by UID, or all as PACSIFIER 1.0 did, such as CT.1.2.3 "
+        "(as it was begun, else uid)",
+    )
+    more.add_argument(
         "--max_series",
         type=bounded(1, 10**9, int),
         metavar="N",
@@ -112,6 +119,8 @@ def _wrong(args: argparse.Namespace) -> str:
         return "--destination goes with --move"
     if args.refetch and not args.save:
         return "--refetch goes with --save"
+    if args.names and not extraction:
+        return "--names goes with --save, --move and --info"
     if args.accept_patient_id_of and not args.save:
         return "--accept_patient_id_of goes with --save"
     return ""
@@ -165,6 +174,7 @@ def _run(args: argparse.Namespace) -> int:
         resend=args.resend,
         refetch=args.refetch,
         accept_patient_id_of=args.accept_patient_id_of,
+        names=args.names,
     )
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, node, destination, args.verbose)

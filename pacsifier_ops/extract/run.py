@@ -50,6 +50,7 @@ class Request(Kept):
         approval: a cohort above the limits waits for a person's word; else it ends the run.
         window: times of day at which images may be transferred; None leaves it to the node.
         accept_patient_id_of: whose word on whose the objects are is accepted; None leaves it to the node.
+        names: one of `tree.NAMINGS`; None is as the output folder was begun.
         pacs: name of the connection or configuration.
         move_aet: AE title that images are moved to.
         destination: the same for people.
@@ -70,6 +71,7 @@ class Request(Kept):
     approval: bool = False
     window: str | None = None
     accept_patient_id_of: str | None = None
+    names: str | None = None
     pacs: str = ""
     move_aet: str = ""
     destination: str = ""

@@ -40,6 +40,7 @@ class ExtractPrepareOperator(PacsifierOperator):
             window=params["window"],
             only=params.get(APPROVED, ""),
             accept_patient_id_of=params["accept_patient_id_of"],
+            names=params["names"],
         )
         destination = destination_of(params)
         batches = steps.prepare(run, request, node_of(params), destination=destination)
