@@ -77,6 +77,7 @@ def rows_of(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
                 row = rows[found["line"]]
                 row.state, row.reason, row.series = found["state"], found["reason"], found["series"]
                 row.warnings += found["warnings"]
+                row.studies = found.get("studies", 0)  # an earlier version counted none
     plan = run.folder / "plan.json"
     if plan.exists():
         decided = read_json(plan)  # of an earlier version with lines only
@@ -90,7 +91,7 @@ def rows_of(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
     for again, first in same_as:
         row = rows[first]
         remark = f"asks the same as line {first}"
-        rows[again] = RowAccount(again, row.keys, row.state, row.series, row.reason, [remark])
+        rows[again] = RowAccount(again, row.keys, row.state, row.series, row.reason, [remark], row.studies)
     return [rows[line] for line in sorted(rows)]
 
 

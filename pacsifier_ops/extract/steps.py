@@ -239,7 +239,9 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> d
                 state = ROW_EMPTY
             counts[state] = counts.get(state, 0) + 1
             counts["series"] = counts.get("series", 0) + len(found)
+            studies = len({(patient_identity(s.attributes, s.study_uid), s.study_uid) for s in found})
             ended = {"state": state, "reason": reason, "warnings": finder.warnings, "series": len(found)}
+            ended["studies"] = studies
             yield {**{key: value for key, value in row.items() if key != "keys"}, **ended}
             yield from ([s.study_uid, s.series_uid, s.attributes] for s in found)
 
