@@ -112,10 +112,11 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{summary.unnamed} file(s) name no patient; see {run.folder}/problems.txt", file=sys.stderr)
     if summary.without_id:
         print(f"{plural(summary.without_id, 'row')} without a PatientID passed over; see {run.folder}/problems.txt")
-    if Linkage(request.project, request.folder).is_open():
-        print(
-            "warning: the folder of the linkage is open to others; its files are not, but chmod 700 it", file=sys.stderr
-        )
+    linkage = Linkage(request.project, request.folder)
+    if linkage.is_readable():
+        print("warning: the linkage is open to others, folder and files; move it elsewhere", file=sys.stderr)
+    elif linkage.is_open():
+        print("warning: the folder of the linkage is open to others, its files are not; chmod 700 it", file=sys.stderr)
     print(f"linkage: {request.out_directory}", flush=True)
     return EXIT_CODES[summary.verdict]
 

@@ -143,8 +143,12 @@ class Linkage:
         self._issuers = self.folder / f"issuers_{project}.json"
 
     def is_open(self) -> bool:
-        """Whether others may enter its folder; they can read nothing in it, see `write`."""
-        return bool(stat.S_IMODE(self.folder.stat().st_mode) & (0o077 if group() is None else 0o027))
+        """Whether others may enter its folder; as a rule they can read nothing in it, see `write`."""
+        return _is_open(self.folder)
+
+    def is_readable(self) -> bool:
+        """Whether others may read its files all the same, as where a file system (of Windows, say) keeps no modes."""
+        return self.is_open() and any(path.exists() and _is_open(path) for path in (self.new_ids, self.day_shifts))
 
     def write(self, path: Path, text: str) -> None:
         """Write a file of its folder; in one that is open to others it is the owner's alone, not the group's either.
@@ -238,6 +242,10 @@ class Linkage:
         pseudonyms = read_new_ids(self.new_ids, self.new_ids.name).given if self.new_ids.exists() else {}
         shifts = read_day_shifts(self.day_shifts, self.day_shifts.name).given if self.day_shifts.exists() else {}
         return pseudonyms, shifts
+
+
+def _is_open(path: Path) -> bool:
+    return bool(stat.S_IMODE(path.stat().st_mode) & (0o077 if group() is None else 0o027))
 
 
 def alike(name: str) -> str:
