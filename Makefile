@@ -10,7 +10,7 @@ TESTS ?= tests
 PYTEST := $(RUN) -m pytest --numprocesses 4 --no-loadscope-reorder --durations 10
 # Many processes start, and all would compile our modules anew where the environment forbids to keep what they compiled.
 export PYTHONDONTWRITEBYTECODE :=
-CODE := $(wildcard dags docker pacsifier_ops tests tools bench)
+CODE := $(wildcard dags docker pacsifier_ops scripts tests tools bench)
 IMAGE := pacsifier-airflow
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' pacsifier_ops/__init__.py)
 COMPILE := .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -32,6 +32,7 @@ from pacsifier_ops.operators.params import (
     search,
     window,
 )
+from pacsifier_ops.tree import NAMINGS
 
 PARAMS = {
     "queryfile": Param(
@@ -118,6 +119,14 @@ PARAMS = {
         description="Only with save: images may hold another PatientID than the PACS gives for their series, as where "
         "a patient was corrected and the files were not. Empty: they go to quarantine, and the series is incomplete, "
         "unless the connection or the row says otherwise.",
+        section=HOW,
+    ),
+    "names": Param(
+        None,
+        enum=[None, *NAMINGS],
+        values_display={"uid": "uid: 1.2.3.dcm", "pacsifier": "pacsifier: CT.1.2.3, and its folders"},
+        title="Names",
+        description="How a new output folder names files and folders. Empty: as it was begun, else by UID.",
         section=HOW,
     ),
     "strict": Param(

@@ -44,6 +44,7 @@ class RowAccount:
         keys: the row's own cells (column to text); identifying.
         state: one of the ROW_ constants.
         series: how many series answer this row.
+        studies: how many studies they are of: one accession may have several, and all of them are taken.
         reason: why the row did not end well, in words, no values.
         warnings: remarks, no values.
     """
@@ -54,6 +55,7 @@ class RowAccount:
     series: int = 0
     reason: str = ""
     warnings: list[str] = field(default_factory=list)
+    studies: int = 0
 
 
 @dataclass
@@ -189,7 +191,12 @@ class RunAccount:
             "warned",
             "bytes",
         )
-        counted = {"rows": len(self.rows), "series": len(self.series), "bad_files": len(self.bad_files)}
+        counted = {
+            "rows": len(self.rows),
+            "rows_with_several_studies": sum(row.studies > 1 for row in self.rows),
+            "series": len(self.series),
+            "bad_files": len(self.bad_files),
+        }
         totals = {**counted, **{name: total(name) for name in names}}
         return {**totals, "quarantined": totals["quarantined"] + self.unasked}
 

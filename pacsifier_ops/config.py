@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -120,6 +121,13 @@ class PacsNode:
     def __post_init__(self) -> None:
         if not self.host or not self.host.isprintable() or any(c.isspace() for c in self.host):
             raise ConfigError(f"{self.name}: the host is empty or holds blanks; give a host name or an IP address")
+        try:
+            object.__setattr__(self, "host", plain_host(self.host))
+        except ValueError:
+            raise ConfigError(
+                f"{self.name}: the host has a colon and is no IPv6 address; give a host name or an IP address, and the "
+                "port in its own field"
+            ) from None
         for label in ("called_aet", "calling_aet"):
             check_ae_title(getattr(self, label), f"{self.name}: {label}")
         for label in ("receiver_aet", "move_aet"):
@@ -167,6 +175,11 @@ class PacsNode:
         return f"{self.host}:{self.port}:{self.called_aet}"
 
     @property
+    def address(self) -> str:
+        """Host and port as people write them."""
+        return address_of(self.host, self.port)
+
+    @property
     def largest_cohort(self) -> int:
         """Series that may be fetched without a person's word: what the node leaves open, the settings say.
 
@@ -209,6 +222,21 @@ def node_names(given: str | Iterable[str]) -> list[str]:
     if again := next((name for name in names if names.count(name) > 1), ""):
         raise ConfigError(f"pacs names {again} twice; remove one")
     return names
+
+
+def plain_host(text: str) -> str:
+    """A host as sockets take it: an IPv6 address without brackets, and in one spelling (RFC 5952).
+
+    Raises:
+        ValueError: it has a colon and is no IPv6 address.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return ipaddress.IPv6Address(bare).compressed if ":" in bare or bare != text else text
+
+
+def address_of(host: str, port: int) -> str:
+    """Host and port as people write them: `pacs:104`, `[::1]:104`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_ae_title(value: str, what: str) -> None:

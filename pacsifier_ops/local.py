@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from pacsifier_ops.cli.connection import described
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.config import PacsNode, address_of
 from pacsifier_ops.files import PRIVATE_FILE, private_folder, read_json, write_json
 
 REPO = Path(__file__).resolve().parents[1]
@@ -353,7 +353,7 @@ def up(
             f"  password      in {environment['AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE']}\n"
             f"  pacs_default  {pacs}\n"
             f"  deid_default  {deid}\n"
-            f"  receiver      {aet} at {receiver_host}:{receiver_port}\n"
+            f"  receiver      {aet} at {address_of(receiver_host, receiver_port)}\n"
             f"  query tables  {data / 'queries'}\n"
             f"  AIRFLOW_HOME  {environment['AIRFLOW_HOME']}\n"
             f"  state root    {environment['PACSIFIER_STATE_ROOT']}\n"
@@ -380,7 +380,7 @@ def main() -> None:
     parser.add_argument(
         "--receiver-host",
         default=HOST,
-        help="where the receiver listens (%(default)s); 0.0.0.0 where a PACS elsewhere is to send to it",
+        help="where the receiver listens (%(default)s); :: where a PACS elsewhere is to send to it",
     )
     arguments = parser.parse_args()
     home = Path(os.environ.get("PACSIFIER_HOME") or REPO / "run").expanduser().absolute()

@@ -316,6 +316,8 @@ def _accounts(account: RunAccount, words: _Words) -> Html:
         ]
     else:
         lines.append(("Asked", len(account.rows), f"rows of the query table; {empty:,} found nothing"))
+        if several := int(totals["rows_with_several_studies"]):
+            lines.append(("With several studies", several, "rows that found more than one study; all of them count"))
     expected = words.expected + (f"; none for {without:,} series" if without else "")
     lines += [
         ("Found", len(account.series), "series, each counted once"),
@@ -485,10 +487,16 @@ def _rows_table(caption: str, rows: Sequence[RowAccount]) -> Html:
             row.line,
             _keys(row.keys),
             _row_badge(row.state),
-            row.series or tag("span", "found nothing" if row.state == ROW_EMPTY else "none", class_="faint"),
+            _found(row),
             join(filter(None, [row.reason, *row.warnings]), "<br>"),
         ),
     )
+
+
+def _found(row: RowAccount) -> object:
+    if not row.series:
+        return tag("span", "found nothing" if row.state == ROW_EMPTY else "none", class_="faint")
+    return join([row.series, *_below([f"of {row.studies:,} studies"])]) if row.studies > 1 else row.series
 
 
 def _rows(account: RunAccount) -> Html:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pacsifier_ops.accounts import RunAccount
 from pacsifier_ops.files import private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.run import Run
+from pacsifier_ops.tree import NAMINGS, names_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +93,8 @@ def _middle(folder: Path) -> Path | None:
     """The image with the median InstanceNumber of a few that are spread over the folder."""
     from pydicom import dcmread
 
-    files = sorted(folder.glob("*.dcm"), key=lambda path: [int(part) for part in re.findall(r"\d+", path.stem)])
+    files = [path for path in folder.glob("*") if any(names_object(path.name, naming) for naming in NAMINGS)]
+    files.sort(key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
     spread = files[:: -(-len(files) // _SAMPLE) or 1]
     heads = ((dcmread(path, specific_tags=["InstanceNumber"], stop_before_pixels=True), path) for path in spread)
     numbered = sorted((int(head.get("InstanceNumber") or 0), place, path) for place, (head, path) in enumerate(heads))

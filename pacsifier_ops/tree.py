@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ IDENTIFIED, CONVERTING, DEIDENTIFIED = "identified", "converting", "de-identifie
 #: In the state of a tree: the list of what of it may be handed over, see `approved`.
 APPROVED = "approved.jsonl"
 
+#: How folders and files of a tree are named: files by their SOP Instance UID; or all as PACSIFIER 1.0 and DCMTK do.
+BY_UID, PACSIFIER = "uid", "pacsifier"
+NAMINGS = (BY_UID, PACSIFIER)
+
 _MARKER = "tree.json"
 #: What says that a folder is a DICOM file-set (PS3.10 8).
 FILE_SET = "DICOMDIR"
@@ -41,6 +47,37 @@ _ACCENTS = re.compile("[\u0300-\u036f]")
 def safe(text: str) -> str:
     """Text as part of a folder name: accents dropped, everything but [0-9A-Za-z] becomes one `_` per run."""
     return re.sub(r"[^0-9A-Za-z]+", "_", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
+
+
+def _as_dumped(text: str) -> str:
+    """Text as PACSIFIER 1.0 reads it in the output of DCMTK's findscu."""
+    plain = re.split(r"[\[\]]", text.encode("ascii", "ignore").decode("ascii"))[0]
+    return plain.replace(" ", "").replace("'", "_").replace("/", "")
+
+
+def _kept(text: str) -> str:
+    """Text of a number or a date, of which PACSIFIER 1.0 changes nothing; but whatever could lead elsewhere is."""
+    return re.sub(r"[^0-9A-Za-z.+-]", "_", _as_dumped(text))
+
+
+@cache
+def _prefixes() -> dict[str, str]:
+    with Path(__file__).with_name("dcmtk_names.csv").open(encoding="ascii", newline="") as stream:
+        return {row["SOPClassUID"]: row["Prefix"] for row in csv.DictReader(stream)}
+
+
+def file_name(naming: str, sop_class_uid: str, sop_instance_uid: str) -> str:
+    """What the file of an object is called: `<SOPInstanceUID>.dcm`, or `CT.<SOPInstanceUID>` as by DCMTK's movescu."""
+    if naming == PACSIFIER:
+        return f"{_prefixes().get(sop_class_uid, 'UNKNOWN')}.{sop_instance_uid}"
+    return f"{sop_instance_uid}.dcm"
+
+
+def names_object(name: str, naming: str) -> bool:
+    """Whether a file in the folder of a series is an object, by its name."""
+    if naming == PACSIFIER:
+        return bool(re.fullmatch(r"[A-Za-z][0-9A-Za-z_]*\.[0-9][0-9.]*", name))
+    return name.endswith(".dcm")
 
 
 def short_hash(identity: str, digits: int = 8) -> str:
@@ -61,21 +98,27 @@ def patient_identity(attributes: Mapping[str, str], study_uid: str) -> str:
     return f"{patient_id}\0{attributes.get('IssuerOfPatientID', '')}"
 
 
-def patient_folder(attributes: Mapping[str, str]) -> str:
+def patient_folder(attributes: Mapping[str, str], naming: str = BY_UID) -> str:
     """`sub-<PatientID>`."""
-    return "sub-" + (safe(attributes.get("PatientID", "")) or "No_PatientID")
+    patient_id = attributes.get("PatientID", "")
+    return "sub-" + (safe(_as_dumped(patient_id) if naming == PACSIFIER else patient_id) or "No_PatientID")
 
 
-def study_folder(attributes: Mapping[str, str]) -> str:
+def study_folder(attributes: Mapping[str, str], naming: str = BY_UID) -> str:
     """`ses-<StudyDate><StudyTime>`, or empty for a study without a date."""
-    date = safe(attributes.get("StudyDate", ""))
-    return f"ses-{date}{safe(attributes.get('StudyTime', ''))}" if date else ""
+    clean = _kept if naming == PACSIFIER else safe
+    date = clean(attributes.get("StudyDate", ""))
+    return f"ses-{date}{clean(attributes.get('StudyTime', ''))}" if date else ""
 
 
-def series_folder(attributes: Mapping[str, str]) -> str:
+def series_folder(attributes: Mapping[str, str], naming: str = BY_UID) -> str:
     """`<SeriesNumber:05d>-<SeriesDescription>`."""
-    number = safe(attributes.get("SeriesNumber", "")).zfill(5)
-    return f"{number}-{safe(attributes.get('SeriesDescription', '')) or 'No_series_description'}"
+    number, description = attributes.get("SeriesNumber", ""), attributes.get("SeriesDescription", "")
+    if naming == PACSIFIER:
+        number, description = _kept(number), _as_dumped(description)
+    else:
+        number = safe(number)
+    return f"{number.zfill(5)}-{safe(description) or 'No_series_description'}"
 
 
 @dataclass
@@ -83,9 +126,14 @@ class Names:
     """Folder names given so far: identity → name, never changed; no two identities share a folder.
 
     Names are compared without regard to case, as some file systems do.
+
+    Attributes:
+        given: path below the output folder by identity.
+        naming: one of NAMINGS.
     """
 
     given: dict[str, str] = field(default_factory=dict)
+    naming: str = BY_UID
 
     def __post_init__(self) -> None:
         self._taken = {path.casefold() for path in self.given.values()}
@@ -106,8 +154,8 @@ class Names:
     def series(self, attributes: Mapping[str, str], study_uid: str, series_uid: str) -> str:
         """The folder of a series, as a path below the output folder with forward slashes."""
         patient = patient_identity(attributes, study_uid)
-        path = self.give("patient:" + patient, "", patient_folder(attributes))
-        session = study_folder(attributes)
+        path = self.give("patient:" + patient, "", patient_folder(attributes, self.naming))
+        session = study_folder(attributes, self.naming)
         if session:
             # The patient belongs to the identity: two patients' studies never share a folder.
             path = self.give(f"study:{study_uid}\0{patient}", path, session)
@@ -116,7 +164,7 @@ class Names:
         if self.given.get(before, "").rpartition("/")[0] == path:
             # An earlier version named it, by its UID alone: it is this one, or one of another study beside it.
             self.given.setdefault(f"series:{series}", self.given.pop(before))
-        return self.give(f"series:{series}", path, series_folder(attributes))
+        return self.give(f"series:{series}", path, series_folder(attributes, self.naming))
 
     def folder_of(self, series: SeriesId) -> str | None:
         """The folder of a series; None where it has none yet."""
@@ -146,6 +194,11 @@ def marker_of(root: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         pass
     raise TreeError(f"{CONTROL}/{_MARKER} of a folder is damaged, so nobody knows what the folder holds; restore it")
+
+
+def naming_of(root: Path) -> str:
+    """How folders and files of a tree are named, one of NAMINGS; of one of an earlier version, BY_UID."""
+    return str(marker_of(root).get("names", BY_UID))
 
 
 def state_of(folder: Path) -> str:
@@ -262,18 +315,24 @@ class Tree:
         root: the folder.
         state: folder of the ledger and the names of this tree.
         holds: what the folder must hold as long as somebody works there; empty: anything.
+        naming: one of NAMINGS, how folders and files are named from the first to the last.
     """
 
     root: Path
     state: Path
     holds: str = ""
+    naming: str = BY_UID
 
     @classmethod
-    def open(cls, root: Path) -> Tree:
+    def open(cls, root: Path, naming: str | None = None) -> Tree:
         """Open an output folder for writing identified data, making it where needed.
 
+        Args:
+            naming: one of NAMINGS; None is what it was begun with, for a new one BY_UID.
+
         Raises:
-            TreeError: the folder cannot be written, or holds data that is not identified.
+            TreeError: the folder cannot be written, holds data that is not identified, or was begun with another
+                naming: other names would be second copies of what is there.
         """
         try:
             root = root.resolve()
@@ -281,11 +340,17 @@ class Tree:
             private_folder(root)
             _refuse_links(root)
             if not marker_of(root):
-                begin(root, {"state": IDENTIFIED}, "the output folder")
+                begin(root, {"state": IDENTIFIED, "names": naming or BY_UID}, "the output folder")
                 close_folder(root)
+            begun = naming_of(root)
         except OSError as error:
             raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-        return cls(root, private_folder(state_folder(root)), IDENTIFIED)
+        if naming not in (None, begun):
+            raise TreeError(
+                f"the output folder was begun with names: {begun}, and keeps them, or it would hold everything twice; "
+                "leave names out, or give another out_directory"
+            )
+        return cls(root, private_folder(state_folder(root)), IDENTIFIED, begun)
 
     @classmethod
     def existing(cls, root: Path) -> Tree | None:
@@ -382,7 +447,7 @@ class Tree:
     def load_names(self) -> Names:
         """The names given so far. Call under the tree's `names` lease when going to add to them."""
         path = self.state / "names.json"
-        return Names(read_json(path) if path.exists() else {})
+        return Names(read_json(path) if path.exists() else {}, self.naming)
 
     def save_names(self, names: Names) -> None:
         """Keep the names."""

@@ -11,6 +11,8 @@ import pytest
 
 from pacsifier_ops.cli.pacsifier import main
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.progress import Progress
+from pacsifier_ops.web import pages
 from tests.command import arguments, start, write_table
 from tests.embedded import log_of, series, serving
 from tests.peers import free_port
@@ -78,6 +80,33 @@ def test_all_flags_of_old_are_taken(
     assert "7 were there, 0 received" in capsys.readouterr().out
 
 
+def test_an_accession_of_several_studies_is_fetched_whole_and_told(
+    tmp_path: Path, state_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = [
+        *series("P1", study_date="20200101", n_images=2, AccessionNumber="A1"),
+        *series("P1", study_date="20200102", AccessionNumber="A1"),
+        *series("P2", study_date="20200103", AccessionNumber="A1"),
+        *series("P3", study_date="20200103", AccessionNumber="A2"),
+    ]
+    with serving(several, tmp_path / "pacs") as pacs:
+        table = write_table(tmp_path / "table.csv", [{"AccessionNumber": "A1"}, {"AccessionNumber": "A2"}])
+        config = tmp_path / "config.json"
+        there = {"server_address": pacs.host, "port": pacs.port, "server_AET": pacs.aet, "AET": "PACSIFIER"}
+        config.write_text(json.dumps({**there, "move_AET": "", "move_port": 0, "batch_size": 0, "batch_wait_time": 0}))
+        assert main(arguments(config, table, tmp_path / "out", "--save")) == 0
+    assert images(tmp_path / "out") == 5
+    assert "0 missing; 1 row(s) with several studies, all included" in capsys.readouterr().out
+    (run,) = (state_root / "runs").iterdir()
+    accounts, summary = (json.loads((run / f"{name}.json").read_text()) for name in ("accounts", "summary"))
+    assert [(row["studies"], row["series"]) for row in accounts["rows"]] == [(3, 3), (1, 1)]
+    assert summary["totals"]["rows_with_several_studies"] == 1
+    page = (run / "report.html").read_text()
+    assert "rows that found more than one study; all of them count" in page and "of 3 studies" in page
+    shown = "".join(map(str, pages._bars(Progress(), summary)))
+    assert "1 row found several studies, all of which are included." in shown
+
+
 def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
     def code(*flags: str, rows: Path = table) -> int:
         return main(arguments(config, rows, tmp_path / "out", "--save", *flags))
@@ -104,7 +133,6 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
         (("--save", "--move"), "not allowed with argument"),
         (("--save", "--upload"), "not allowed with argument"),
         (("--move", "--upload"), "not allowed with argument"),
-        (("--upload",), "--upload_directory is missing"),
         (("--upload", "--upload_directory", "x", "--info"), "--info goes with"),
         (("--probe", "--info"), "--info goes with"),
         (("--save", "--destination", "x"), "--destination goes with --move"),

@@ -38,7 +38,7 @@ KEYS = (
     ),
     *("SeriesNumber", "StudyDescription", "AccessionNumber", "SequenceName"),
 )
-DUMP = [key for key in KEYS if key != "AcquisitionDate"]
+DUMP = [*(key for key in KEYS if key != "AcquisitionDate"), "AcquisitionDate"]
 #: dcmqrscp neither matches nor returns these at any level.
 SILENT = {
     "SeriesDescription",

@@ -119,13 +119,16 @@ def test_a_changed_answer_is_an_error_and_changes_nothing(airflow: Airflow, serv
     assert leaked(airflow.home, "study", "D999999999999") == []
 
 
-def test_the_projects_secret_may_be_kept_in_airflow(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("project", "connection"), [("kept", "KEPT"), ("kept here", "KEPT:HERE")])
+def test_the_projects_secret_may_be_kept_in_airflow(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch, project: str, connection: str
+) -> None:
     secret = "c0ffee" * 12
     kept = {"conn_type": "generic", "password": secret}
-    monkeypatch.setenv("AIRFLOW_CONN_PACSIFIER_PROJECT_KEPT", json.dumps(kept))
-    assert run(project="kept", source="local")[0] == "success"
-    assert not (Linkage("kept").folder / "secret").exists()
-    assert project_secret("kept", secret).fingerprint
+    monkeypatch.setenv(f"AIRFLOW_CONN_PACSIFIER_PROJECT_{connection}", json.dumps(kept))
+    assert run(project=project, source="local")[0] == "success"
+    assert not (Linkage(project).folder / "secret").exists()
+    assert project_secret(project, secret).fingerprint
     assert leaked(airflow.home, "kept", secret) == []
 
 

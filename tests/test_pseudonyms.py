@@ -65,7 +65,7 @@ def test_a_secret_that_is_too_short_is_refused(text: str) -> None:
         Secret.of_text(text)
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "../x", "a/b", "Ä", "x" * 65])
+@pytest.mark.parametrize("name", ["", ".hidden", "../x", "a/b", "Ä", "x" * 65, " x", "x ", "a\tb", "a:b"])
 def test_a_project_is_named_as_a_file_may_be(name: str) -> None:
     with pytest.raises(ConfigError, match="not fit to name a project"):
         project_secret(name)
@@ -221,9 +221,32 @@ def test_the_linkage_is_never_part_of_a_data_set_nor_open_to_others(tmp_path: Pa
     (tmp_path / "data" / ".pacsifier").mkdir(parents=True)
     with pytest.raises(InputError, match="within a data set"):
         Linkage("study", tmp_path / "data" / "linkage")
-    (tmp_path / "open").mkdir(mode=0o755)
+    Linkage("study").folder.chmod(0o755)
     with pytest.raises(InputError, match="open to others; chmod 700"):
-        Linkage("study", tmp_path / "open")
+        Linkage("study")
+
+
+def test_a_folder_that_is_open_to_others_is_warned_of_and_its_files_are_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "query.csv").write_text("PatientID\nZQX-1\n")
+    (tmp_path / "open").mkdir()
+    monkeypatch.chdir(tmp_path / "open")
+    arguments = ["-m", "local", "-q", "../query.csv", "-a", "My Project", "-d", "./"]
+    for gid, mode in ((None, 0o755), (str(os.getgid()), 0o775)):
+        Path.cwd().chmod(mode)
+        if gid:
+            monkeypatch.setenv("PACSIFIER_GROUP", gid)
+        assert main(arguments) == 0
+        assert "warning: the folder of the linkage is open to others, its files are not" in capsys.readouterr().err
+        names = {"new_ids_My Project.json", "day_shift_My Project.json", "log_get_pseudonyms.csv"}
+        assert {path.name for path in Path.cwd().iterdir()} == names
+        assert {stat.S_IMODE(path.stat().st_mode) for path in Path.cwd().iterdir()} == {0o600}
+        (tmp_path / "query.csv").write_text("PatientID\nZQX-1\nZQX-2\n")
+    Path("new_ids_My Project.json").chmod(0o644)  # as all files are on some file systems
+    assert main(arguments) == 0 and "open to others, folder and files" in capsys.readouterr().err
+    Path.cwd().chmod(0o700)
+    assert main(arguments) == 0 and "warning" not in capsys.readouterr().err
 
 
 def test_files_of_pacsifier_are_understood_whichever_way_they_name_patients(tmp_path: Path) -> None:
@@ -306,12 +329,13 @@ def test_the_log_is_the_query_table_with_pseudonym_and_shift(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("PatientID,AccessionNumber\nZQX-1,\n,990\nZQX*,1\n", "line 3, 4: no PatientID, or one with a wildcard"),
+        ("PatientID,AccessionNumber\nZQX-1,\n,990\nZQX*,1\n", "line 4: a PatientID with a wildcard"),
         ("PatientID,StudyDate\nZQX-1,20200231\n", "the query table has errors: line 2, StudyDate"),
-        ("AccessionNumber\n990\n", "line 2: no PatientID"),
+        ("AccessionNumber\n990\n", "no row of the query table has a PatientID"),
+        ("PatientID,StudyDate\n,20200101\n", "no row of the query table has a PatientID"),
     ],
 )
-def test_a_row_that_names_no_patient_is_bad_input(
+def test_a_table_that_does_not_say_who_is_bad_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, words: str
 ) -> None:
     (tmp_path / "query.csv").write_text(table)
@@ -320,6 +344,22 @@ def test_a_row_that_names_no_patient_is_bad_input(
     said = capsys.readouterr().err
     assert words in said and "ZQX" not in said and "990" not in said
     assert not (tmp_path / "out" / "new_ids_proj.json").exists()
+
+
+def test_rows_without_a_patient_id_are_passed_over_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], state_root: Path
+) -> None:
+    """Example 1 of PACSIFIER's manual."""
+    (tmp_path / "query.csv").write_text("StudyDate,PatientID\n20150512,123421\n,45322\n20180102,\n")
+    arguments = ["-m", "local", "-q", str(tmp_path / "query.csv"), "-a", "proj", "-d", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "complete: 2 of 2 patients linked" in said and "1 row without a PatientID passed over" in said
+    assert list(Linkage("proj", tmp_path / "out").people().given) == ["123421", "45322"]
+    assert (tmp_path / "out" / "log_get_pseudonyms.csv").read_text().splitlines()[-1] == "20180102,,,"
+    (folder,) = (state_root / "runs").iterdir()
+    assert "no PatientID, passed over: line 4 " in (folder / "problems.txt").read_text()
+    assert "1 row of the query table passed over" in (folder / "report.html").read_text()
 
 
 def test_what_contradicts_the_linkage_is_told_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

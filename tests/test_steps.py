@@ -6,6 +6,7 @@ import csv
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,6 +211,33 @@ def test_info_dumps_and_hostile_text(pacs: EmbeddedPacs, tmp_path: Path) -> None
         assert (tmp_path / "out" / one.folder).is_dir()
     assert {one.description for one in account.series} >= {HOSTILE}
     assert "Müller^Jörg" in (tmp_path / "out" / f"{account.series[1].folder}.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("faults", "info", "asked", "told"),
+    [
+        ({}, True, 0, True),
+        ({"image_only_keys": {"AcquisitionDate"}}, False, 0, None),
+        ({"image_only_keys": {"AcquisitionDate"}}, True, 2, True),
+        ({"unreturned_keys": {"AcquisitionDate"}}, True, 2, False),
+        ({"emptied_keys": {"AcquisitionDate"}, "image_level": False}, True, 2, False),
+    ],
+)
+def test_the_acquisition_date_of_a_dump_is_asked_of_images_only_where_the_series_tells_none(
+    pacs: EmbeddedPacs, tmp_path: Path, faults: dict[str, Any], info: bool, asked: int, told: bool | None
+) -> None:
+    for name, value in faults.items():
+        setattr(pacs.faults, name, value)
+    account = extract(node_of(pacs), [{"PatientID": "P1"}], tmp_path / "out", info=info, retrieve="none")
+    assert account.verdict == "complete"
+    assert sum(level == "IMAGE" and "AcquisitionDate" in query for level, query in pacs.queries) == asked
+    dumps = list((tmp_path / "out").glob("sub-*/**/*.csv"))
+    assert len(dumps) == (2 if info else 0)
+    for dump in dumps:
+        with dump.open(encoding="utf-8", newline="") as stream:
+            (line,) = csv.DictReader(stream)
+        assert [*line][-1] == "AcquisitionDate"
+        assert line["AcquisitionDate"] == (line["StudyDate"] if told else "")
 
 
 def test_info_alone_and_nothing_at_all(pacs: EmbeddedPacs, tmp_path: Path) -> None:

@@ -87,6 +87,9 @@ def test_the_books_of_the_manager_agree_and_the_report_leads_to_those_of_the_sta
     for state in STATES:
         assert sum(int(line[state]) for line in lines(folder / "series.csv")) == told["totals"][state]
     assert [line["PatientID"] for line in lines(folder / "rows.csv")] == [row.keys["PatientID"] for row in account.rows]
+    several = [line for line in lines(folder / "rows.csv") if int(line["studies"]) > 1]
+    assert len(several) == told["totals"]["rows_with_several_studies"]
+    assert all(int(row["studies"]) <= row["series"] for row in told["rows"])
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     links = [attributes["href"] for name, attributes in page.elements if name == "a"]
     stages = [link for link in links if link and link.startswith("stages/")]

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from pacsifier_ops.errors import StorageError, TreeError
 from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import Leases, shared
-from pacsifier_ops.tree import Names, Tree, patient_identity, safe, series_folder, study_folder
+from pacsifier_ops.tree import (
+    BY_UID,
+    NAMINGS,
+    PACSIFIER,
+    Names,
+    Tree,
+    file_name,
+    names_object,
+    patient_identity,
+    safe,
+    series_folder,
+    study_folder,
+)
 
 #: Few letters, so that names collide; hostile ones, so that they try to get out.
 NASTY = st.text(alphabet="aA1./\\- _*\0\n~:äßЖ日", max_size=6) | st.sampled_from(["..", "/etc", "con", "a" * 300, "🙂"])
@@ -54,20 +66,20 @@ def test_safe_text(text: str, name: str) -> None:
     assert safe(text) == name
 
 
-@given(COHORT)
-def test_no_name_leads_out_of_the_tree(cohort: list[tuple[dict[str, str], int]]) -> None:
-    names = Names()
+@given(COHORT, st.sampled_from(NAMINGS))
+def test_no_name_leads_out_of_the_tree(cohort: list[tuple[dict[str, str], int]], naming: str) -> None:
+    names = Names(naming=naming)
     for attributes, study_uid, series_uid in uids(cohort):
         path = Path(names.series(attributes, study_uid, series_uid))
         assert not path.is_absolute() and ".." not in path.parts and 2 <= len(path.parts) <= 3
-        assert path.parts[0].startswith("sub-") and re.fullmatch("[0-9A-Za-z_-]{5,200}", path.name)
+        assert path.parts[0].startswith("sub-") and re.fullmatch("[0-9A-Za-z_.+-]{5,200}", path.name)
         assert len(path.parts) == 2 or path.parts[1].startswith("ses-")
         assert len(str(path)) < 500
 
 
-@given(COHORT)
-def test_no_two_identities_share_a_folder(cohort: list[tuple[dict[str, str], int]]) -> None:
-    names = Names()
+@given(COHORT, st.sampled_from(NAMINGS))
+def test_no_two_identities_share_a_folder(cohort: list[tuple[dict[str, str], int]], naming: str) -> None:
+    names = Names(naming=naming)
     owners: dict[tuple[str, ...], set[str]] = {}
     for attributes, study_uid, series_uid in uids(cohort):
         parts = names.series(attributes, study_uid, series_uid).lower().split("/")
@@ -111,6 +123,23 @@ def test_names_as_people_know_them() -> None:
         names.series({"PatientID": "X", "IssuerOfPatientID": issuer}, "1.7", f"1.7.{issuer}1") for issuer in "12"
     }
     assert len({path.split("/")[0] for path in issuers}) == 2
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "name"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", "CT.1.2.3"),
+        ("1.2.840.10008.5.1.4.1.1.128", "PI.1.2.3"),
+        ("1.2.840.10008.5.1.4.1.1.88.3", "SR_d.1.2.3"),
+        ("1.2.3.4", "UNKNOWN.1.2.3"),
+    ],
+)
+def test_files_are_named_as_dcmtk_names_them(sop_class: str, name: str) -> None:
+    assert file_name(PACSIFIER, sop_class, "1.2.3") == name and names_object(name, PACSIFIER)
+    assert file_name(BY_UID, sop_class, "1.2.3") == "1.2.3.dcm" and names_object("1.2.3.dcm", BY_UID)
+    assert not names_object(name, BY_UID) and not names_object("1.2.3.dcm", PACSIFIER)
+    others = ("00001-Loc.csv", "Thumbs.db", "new_id.txt", ".1.2.3.dcm.part", "notes.1.txt")
+    assert not any(names_object(other, naming) for other in others for naming in NAMINGS)
 
 
 def test_names_are_kept_outside_the_tree(tmp_path: Path, state_root: Path) -> None:

@@ -198,11 +198,13 @@ def _tell(account: RunAccount, run: Run, log_folder: Path, error: Exception | No
     for reason, count in account.passed_over.items():
         print(f"passed over: {count} file(s), {reason}")
     asked = "" if account.action == UPLOAD else f"{totals['rows']} rows, "
+    several = totals["rows_with_several_studies"]
     arrived = "sent" if account.action in (MOVE, UPLOAD) else "received"
     print(
         f"{account.verdict}: {asked}{totals['series']} series; of {totals['expected']} images expected "
         f"{totals['present']} were there, {totals['received']} {arrived}, {totals['missing']} missing"
         + (f"; {totals['bad_files']} bad file(s)" if account.bad_files else "")
+        + (f"; {several} row(s) with several studies, all included" if several else "")
     )
     print(f"log:    {log_folder}/logs/pacsifier_log.csv")
     print(f"report: {run.report}", flush=True)

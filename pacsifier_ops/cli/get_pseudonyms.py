@@ -12,8 +12,10 @@ from pacsifier_ops.accounts import EXIT_CODES
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import bounded, given
 from pacsifier_ops.errors import PacsifierError
+from pacsifier_ops.html import plural
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
+from pacsifier_ops.pseudonyms.linkage import Linkage
 from pacsifier_ops.pseudonyms.local import Style
 from pacsifier_ops.pseudonyms.run import DEID, SOURCES, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import VARIABLE
@@ -41,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
         "-d",
         type=given,
         required=True,
-        help="folder of new_ids_<project>.json, day_shift_<project>.json and log_get_pseudonyms.csv; made if need be, "
-        "open to nobody else",
+        help="folder of new_ids_<project>.json, day_shift_<project>.json and log_get_pseudonyms.csv, which nobody else "
+        "may read; made if need be",
     )
     p.add_argument("--verbose", "-v", action="store_true", help="tell of every batch")
     more = p.add_argument_group("beyond PACSIFIER")
@@ -108,6 +110,13 @@ def _run(args: argparse.Namespace) -> int:
     print(f"{summary.verdict}: {summary.linked} of {summary.patients} patients linked, {summary.new} of them new")
     if summary.unnamed:
         print(f"{summary.unnamed} file(s) name no patient; see {run.folder}/problems.txt", file=sys.stderr)
+    if summary.without_id:
+        print(f"{plural(summary.without_id, 'row')} without a PatientID passed over; see {run.folder}/problems.txt")
+    linkage = Linkage(request.project, request.folder)
+    if linkage.is_readable():
+        print("warning: the linkage is open to others, folder and files; move it elsewhere", file=sys.stderr)
+    elif linkage.is_open():
+        print("warning: the folder of the linkage is open to others, its files are not; chmod 700 it", file=sys.stderr)
     print(f"linkage: {request.out_directory}", flush=True)
     return EXIT_CODES[summary.verdict]
 

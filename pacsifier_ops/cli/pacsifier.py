@@ -16,6 +16,7 @@ from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.extract.run import FIRST, SEARCH
 from pacsifier_ops.places import refuse_reserved
+from pacsifier_ops.tree import NAMINGS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +51,13 @@ def parser() -> argparse.ArgumentParser:
         default=Path("data"),
         help="output folder, made if need be; logs/ goes there too (default: ./data)",
     )
-    p.add_argument("--upload_directory", "-ud", type=given, help="folder of DICOM files, for --upload")
+    p.add_argument(
+        "--upload_directory",
+        "-ud",
+        type=given,
+        default=Path("data"),
+        help="folder of DICOM files, for --upload (default: ./data)",
+    )
     p.add_argument("--resume", action="store_true", help="accepted as before: what is there is always skipped")
     p.add_argument("--verbose", "-v", action="store_true", help="tell of every series")
     p.add_argument("--version", action="version", version=__version__)
@@ -78,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
         "--accept_patient_id_of",
         choices=[ACCEPT_ARCHIVE],
         help="take images for those of the patient whom the PACS names, even if they hold another PatientID themselves",
+    )
+    more.add_argument(
+        "--names",
+        choices=NAMINGS,
+        help="how a new output folder names files and folders: by UID, or all as PACSIFIER 1.0 did, such as CT.1.2.3 "
+        "(as it was begun, else uid)",
     )
     more.add_argument(
         "--max_series",
@@ -118,12 +131,12 @@ def _wrong(args: argparse.Namespace) -> str:
         return "nothing to do: give --save, --move, --upload, --probe or --info"
     if extraction and args.queryfile is None:
         return "--queryfile is missing: the table that says which series"
-    if args.upload and args.upload_directory is None:
-        return "--upload_directory is missing: the folder to be uploaded"
     if args.destination is not None and not args.move:
         return "--destination goes with --move"
     if args.refetch and not args.save:
         return "--refetch goes with --save"
+    if args.names and not extraction:
+        return "--names goes with --save, --move and --info"
     if args.accept_patient_id_of and not args.save:
         return "--accept_patient_id_of goes with --save"
     return ""
@@ -179,6 +192,7 @@ def _run(args: argparse.Namespace) -> int:
         refetch=args.refetch,
         accept_patient_id_of=args.accept_patient_id_of,
         search=args.search,
+        names=args.names,
     )
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, archives, destination, args.verbose)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pacsifier_ops import settings
 from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
-from pacsifier_ops.config import check_ae_title, read_config
+from pacsifier_ops.config import address_of, check_ae_title, plain_host, read_config
 from pacsifier_ops.errors import ConfigError, PacsifierError, ReceiverError
 from pacsifier_ops.leases import LeaseBusy, Leases
 
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", type=given, help="PACSIFIER config.json that names AET and move_port")
     parser.add_argument("--aet", help="our AE title, as declared on the PACS")
     parser.add_argument("--port", type=int, help="TCP port, as declared on the PACS")
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen at (default: all)")
+    parser.add_argument("--host", default="", help="address to listen at (default: all, of IPv4 and IPv6)")
     parser.add_argument("--spool", type=given, help="folder of the spool (default: that of the settings)")
     parser.add_argument(
         "--allow-aet",
@@ -101,13 +101,17 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
     from pacsifier_ops.extract.receiving import announce
 
     aet, port = _identity(arguments)
+    try:
+        host = plain_host(arguments.host)
+    except ValueError:
+        raise ConfigError("--host has a colon and is no IPv6 address; give the port as --port") from None
     spool = (arguments.spool or settings.spool()).absolute()
     quota = arguments.quota_gb
     receiver = StorageReceiver(
         aet,
         port,
         spool,
-        host=arguments.host,
+        host=host,
         allowed_calling=_listed(arguments.allow_aet, "--allow-aet"),
         allowed_addresses=_listed(arguments.allow_address, "--allow-address"),
         quota_bytes=None if quota is None else int(quota * _GIB),
@@ -121,7 +125,8 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         except LeaseBusy as error:
             raise ReceiverError(f"a receiver {aet} at port {port} runs already; stop it first") from error
         with lease:
-            print(f"pacsifier-receiver ready: {aet} at {arguments.host}:{port}, spool {spool}", flush=True)
+            where = address_of(host, port) if host else f"port {port} of all addresses"
+            print(f"pacsifier-receiver ready: {aet} at {where}, spool {spool}", flush=True)
             while not stop.wait(_JANITOR_SECONDS):
                 lease.check()
                 moved = 0

@@ -204,6 +204,20 @@ class Finder:
                 return Expectation(None, count)
         return Expectation(listed)
 
+    def acquisition_date(self, study_uid: str, series_uid: str) -> str:
+        """The first AcquisitionDate of a series' images, for an archive that does not tell it of the series.
+
+        Empty where it does not tell it of images either.
+
+        Raises:
+            PacsError: the archive cannot be asked.
+        """
+        try:
+            images = self._images(FoundSeries(study_uid, series_uid, {}), ["AcquisitionDate"])
+        except (AnswerUnreadable, ResultLimit, Undecidable):
+            return ""
+        return min((date for image in images for date in values_of(image, "AcquisitionDate")), default="")
+
     def _count(self, series: FoundSeries, known: int | None) -> int | None:
         """NumberOfSeriesRelatedInstances now; what is known from before where the archive does not say.
 

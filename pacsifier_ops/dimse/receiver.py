@@ -142,7 +142,7 @@ class StorageReceiver:
         aet: our AE title; associations that call another one are rejected.
         port: TCP port; 0 takes a free one (see `port`).
         spool: folder of the spool, made where it is not there. Several receivers may share it.
-        host: address to listen at.
+        host: address to listen at; empty: all, of IPv4 and IPv6.
         allowed_calling: AE titles that may send; None allows all.
         allowed_addresses: IP addresses or networks (10.1.0.0/16) that may connect; None allows all.
         quota_bytes: size of the spool beyond which objects are refused with 0xA700; None is no limit.
@@ -162,7 +162,7 @@ class StorageReceiver:
         port: int,
         spool: Path,
         *,
-        host: str = "0.0.0.0",
+        host: str = "",
         allowed_calling: Collection[str] | None = None,
         allowed_addresses: Collection[str] | None = None,
         quota_bytes: int | None = None,
@@ -231,8 +231,7 @@ class StorageReceiver:
         if self._networks is None:
             return True
         peer = ipaddress.ip_address(address)
-        mapped = getattr(peer, "ipv4_mapped", None)  # as where we listen at ::
-        return any((mapped or peer) in network for network in self._networks)
+        return any(peer in network for network in self._networks)
 
     def _note(self, error: Exception) -> None:
         self.error = error

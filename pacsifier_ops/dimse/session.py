@@ -580,15 +580,19 @@ class Session:
             dimse_timeout=node.dimse_timeout,
         )
         started = time.monotonic()
+        roles = [build_role(uid, scp_role=True) for uid in sorted({uid for uid, _, ours in proposal if ours})]
         try:
-            association = ae.associate(
-                node.host,
-                node.port,
-                contexts=_contexts(proposal),
-                ae_title=node.called_aet,
-                ext_neg=[build_role(uid, scp_role=True) for uid in sorted({uid for uid, _, ours in proposal if ours})],
-                evt_handlers=handlers,
-            )
+            for host in _addresses(node):
+                association = ae.associate(
+                    host,
+                    node.port,
+                    contexts=_contexts(proposal),
+                    ae_title=node.called_aet,
+                    ext_neg=roles,
+                    evt_handlers=handlers,
+                )
+                if connected.is_set():
+                    break
         except OSError as error:
             raise self._unreachable(started) from error
         if association.is_established:
@@ -597,7 +601,7 @@ class Session:
         if not connected.is_set():
             raise self._unreachable(started)
         if secure is not None and secure.errors:
-            raise TlsFailed(f"{node.name}: {node.host}:{node.port}: {tls.in_words(secure.errors[0])}")
+            raise TlsFailed(f"{node.name}: {node.address}: {tls.in_words(secure.errors[0])}")
         # A peer that answers and hangs up at once may look to the library like one that it never reached. It gives
         # up then, with the answer still unread.
         while association.dul.receive_pdu() is not None:
@@ -608,7 +612,7 @@ class Session:
         if gave_up.is_set() and not replies:
             raise PacsTimeout(f"{node.name}: no answer to the association request within {node.acse_timeout:g} s")
         raise AssociationAborted(
-            f"{node.name}: {node.host}:{node.port} took the connection but no association came about; "
+            f"{node.name}: {node.address} took the connection but no association came about; "
             f"is a DICOM node listening there{'' if node.tls else ', and does it want TLS'}?"
         )
 
@@ -633,6 +637,18 @@ class Session:
         self._received.append(item)
         self._progress(item.size)
         return 0x0000
+
+
+def _addresses(node: PacsNode) -> list[str | tuple[str, int, int]]:
+    """Where the node may be, by its name: its first IPv4 address, then its first of IPv6, with flow and scope.
+
+    Raises:
+        OSError: the name is not known.
+    """
+    found = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)
+    four = [str(address[0]) for family, *_, address in found if family == socket.AF_INET]
+    six = [(str(a[0]), int(a[2]), int(a[3])) for family, *_, a in found if family == socket.AF_INET6]  # type: ignore[misc]
+    return [*four[:1], *six[:1]]
 
 
 def _why_unreachable(node: PacsNode, started: float) -> str:

@@ -20,6 +20,7 @@ identifiers.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import queue
@@ -458,8 +459,8 @@ class Server(ThreadedAssociationServer):
 
     Args:
         ae: see `make_ae`.
-        address: host and port to listen at; port 0 takes a free one (see `port`). Taken at once, served from
-            `start` on.
+        address: host and port to listen at; no host is every address of the machine, of IPv6 as well where it has
+            that; port 0 takes a free one (see `port`). Taken at once, served from `start` on.
         handlers: event handlers beyond those of `tuned`.
         tls: context for TLS; plain without.
         admit: told the peer's address before a byte is read; false closes the connection.
@@ -486,9 +487,11 @@ class Server(ThreadedAssociationServer):
         secure = Secure(tls, timeout=ae.acse_timeout or Secure.timeout) if tls else None
         self._connections: dict[Any, _Connection] = {}
         self._changing = threading.Lock()
+        host, port = address
+        everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
         super().__init__(
             ae,
-            address,
+            (host or everywhere, port),
             ae.ae_title,
             ae.supported_contexts,
             evt_handlers=[*tuned(secure), *handlers],
@@ -509,10 +512,22 @@ class Server(ThreadedAssociationServer):
         """The port it listens at."""
         return int(self.server_address[1])
 
+    def server_bind(self) -> None:
+        """Take the port; at all addresses of IPv6, at those of IPv4 as well."""
+        assert self.socket is not None
+        if self.address_family == socket.AF_INET6 and self.server_address[0] == "::":
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
     def get_request(self) -> Any:
-        """Accept a connection; not at once again where that fails, for then it would fail again."""
+        """Accept a connection; not at once again where that fails, for then it would fail again.
+
+        A peer is told by its IPv4 address where it has come by that.
+        """
         try:
-            return super().get_request()
+            request, address = super().get_request()
+            mapped = getattr(ipaddress.ip_address(address[0]), "ipv4_mapped", None)
+            return request, (str(mapped), address[1]) if mapped else address
         except OSError:
             if not self._stopping:
                 time.sleep(_PAUSE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -88,14 +88,11 @@ class Authority:
         """A certificate of this authority, `<name>.crt` and `<name>.key`.
 
         Args:
-            hosts: whom it names: host names and IPv4 addresses; `<name>.example.org` where none is given.
+            hosts: whom it names: host names and IP addresses; `<name>.example.org` where none is given.
             days: from now, when it begins and ends to be valid.
         """
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        names: list[x509.GeneralName] = [
-            x509.IPAddress(IPv4Address(host)) if host[0].isdigit() else x509.DNSName(host)
-            for host in hosts or (f"{name}.example.org",)
-        ]
+        names = [_named(host) for host in hosts or (f"{name}.example.org",)]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
@@ -111,3 +108,10 @@ class Authority:
         write_atomic(identity.key, pem, PRIVATE_FILE)
         write_atomic(identity.certificate, certificate.public_bytes(Encoding.PEM), 0o644)
         return identity
+
+
+def _named(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

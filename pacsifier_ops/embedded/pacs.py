@@ -120,6 +120,7 @@ class Faults:
         ignored_keys: keywords it does not match on.
         unreturned_keys: keywords it leaves out of its answers.
         emptied_keys: keywords it returns without value.
+        image_only_keys: keywords it leaves out of its answers above IMAGE level.
         unindexed_keys: keywords it holds nothing of: no value matches, nor does it return them.
         answer_charset: character set of its answers; letters that it lacks are dropped. None leaves the object's;
             empty is ASCII, without saying so.
@@ -153,6 +154,7 @@ class Faults:
     ignored_keys: set[str] = field(default_factory=set)
     unreturned_keys: set[str] = field(default_factory=set)
     emptied_keys: set[str] = field(default_factory=set)
+    image_only_keys: set[str] = field(default_factory=set)
     unindexed_keys: set[str] = field(default_factory=set)
     answer_charset: str | None = None
     torn: set[str] = field(default_factory=set)
@@ -730,8 +732,12 @@ class EmbeddedPacs:
         answer.RetrieveAETitle = self.aet
         for key in keys:
             element = elements[key.tag]
-            below = level in ("SERIES", "IMAGE") and not faults.patient_keys_below_study
-            if key.keyword in faults.unreturned_keys | faults.unindexed_keys or (below and key.keyword in PATIENT_KEYS):
+            unreturned = faults.unreturned_keys | faults.unindexed_keys
+            if level in ("SERIES", "IMAGE") and not faults.patient_keys_below_study:
+                unreturned |= PATIENT_KEYS
+            if level != "IMAGE":
+                unreturned |= faults.image_only_keys
+            if key.keyword in unreturned:
                 continue
             if element is None or key.keyword in faults.emptied_keys:
                 element = DataElement(key.tag, key.VR, None)

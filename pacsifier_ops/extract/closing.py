@@ -23,7 +23,7 @@ from pacsifier_ops.extract.run import SEVERAL_NEW_IDS, Planned, Request
 from pacsifier_ops.files import read_json, read_jsonl
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.run import Run, now
-from pacsifier_ops.tree import LOGS, Tree
+from pacsifier_ops.tree import LOGS, Tree, names_object, naming_of
 from pacsifier_ops.units import NOT_ATTEMPTED, accounts_of
 
 _NOT_PLANNED = "found, but nothing was fetched: the run ended before"
@@ -77,6 +77,7 @@ def rows_of(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
                 row = rows[found["line"]]
                 row.state, row.reason, row.series = found["state"], found["reason"], found["series"]
                 row.warnings += found["warnings"]
+                row.studies = found.get("studies", 0)  # an earlier version counted none
     plan = run.folder / "plan.json"
     if plan.exists():
         decided = read_json(plan)  # of an earlier version with lines only
@@ -90,7 +91,7 @@ def rows_of(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
     for again, first in same_as:
         row = rows[first]
         remark = f"asks the same as line {first}"
-        rows[again] = RowAccount(again, row.keys, row.state, row.series, row.reason, [remark])
+        rows[again] = RowAccount(again, row.keys, row.state, row.series, row.reason, [remark], row.studies)
     return [rows[line] for line in sorted(rows)]
 
 
@@ -104,9 +105,9 @@ def _series(run: Run, request: Request) -> list[SeriesAccount]:
 
 def _against_disk(root: Path, series: list[SeriesAccount]) -> list[str]:
     """Whether the folders hold as many files as the accounts say."""
-    wrong = []
+    wrong, naming = [], naming_of(root.resolve())
     for account in series:
-        files = _files(root / account.folder)
+        files = _files(root / account.folder, naming)
         # Nobody looked into the folder of a series that failed.
         if account.state not in (SERIES_LISTED, SERIES_FAILED) and files != account.delivered - account.handed_on:
             elsewhere = f", {account.handed_on} of them handed on" if account.handed_on else ""
@@ -117,8 +118,8 @@ def _against_disk(root: Path, series: list[SeriesAccount]) -> list[str]:
     return wrong
 
 
-def _files(folder: Path) -> int:
+def _files(folder: Path, naming: str) -> int:
     try:
-        return sum(name.endswith(".dcm") for name in os.listdir(folder))
+        return sum(names_object(name, naming) for name in os.listdir(folder))
     except FileNotFoundError:
         return 0

@@ -55,7 +55,7 @@ from pacsifier_ops.files import fsync_folder, private_file, private_folder, stor
 from pacsifier_ops.leases import Leases
 from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
-from pacsifier_ops.tree import Tree
+from pacsifier_ops.tree import Tree, file_name
 from pacsifier_ops.units import settled
 from pacsifier_ops.waiting import pause
 
@@ -221,7 +221,7 @@ class Retriever(AtNode):
                 finally:
                     os.close(handle)
                 ledger.entries[uid] = Entry(
-                    file=f"{uid}.dcm",
+                    file=file_name(self.tree.naming, item.sop_class_uid, uid),
                     size=item.size,
                     mtime_ns=item.path.stat().st_mtime_ns,
                     sha256=item.sha256,
@@ -233,7 +233,7 @@ class Retriever(AtNode):
             ledger.save()
         with storage_errors("the output folder"):
             for uid, item in received.items():
-                os.replace(item.path, folder / f"{uid}.dcm")
+                os.replace(item.path, folder / ledger.entries[uid].file)
                 transfer.published.add(uid)
             fsync_folder(folder)
 

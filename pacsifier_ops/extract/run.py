@@ -56,6 +56,7 @@ class Request(Kept):
         accept_patient_id_of: whose word on whose the objects are is accepted; None leaves it to the node.
         search: of several archives, `first` or `all`.
         pacs: names of the connections or configurations, in the order in which they are asked, with commas.
+        names: one of `tree.NAMINGS`; None is as the output folder was begun.
         move_aet: AE title that images are moved to.
         destination: the same for people.
         started: ISO 8601.
@@ -76,6 +77,7 @@ class Request(Kept):
     window: str | None = None
     accept_patient_id_of: str | None = None
     search: str = FIRST
+    names: str | None = None
     pacs: str = ""
     move_aet: str = ""
     destination: str = ""

@@ -13,6 +13,7 @@ from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Uns
 from pacsifier_ops.extract.run import ALL
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import never
+from pacsifier_ops.tree import patient_identity
 
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder, FoundSeries
@@ -70,6 +71,7 @@ class Asked:
             "reason": reason,
             "warnings": self.warnings,
             "series": len(self.found),
+            "studies": len({(patient_identity(s.attributes, s.study_uid), s.study_uid) for _, s in self.found}),
         }
         yield from ([s.study_uid, s.series_uid, s.attributes, name] for name, s in self.found)
 

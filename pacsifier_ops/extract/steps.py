@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from sys import intern
@@ -44,7 +45,9 @@ from pacsifier_ops.tree import Names, Tree, patient_identity
 from pacsifier_ops.units import Worker
 
 if TYPE_CHECKING:
+    from pacsifier_ops.extract.move import Mover
     from pacsifier_ops.extract.receiving import Receivers
+    from pacsifier_ops.extract.retrieve import Retriever
     from pacsifier_ops.query.table import QueryRow
 
 Question = Callable[[], bool]
@@ -127,7 +130,7 @@ def prepare(
         accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
         accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
         write_jsonl(run.part("rows"), map(asdict, accounts))
-    tree = Tree.open(request.out_directory)
+    tree = Tree.open(request.out_directory, request.names)
     try:
         with tree.workplace(shared()):
             pass
@@ -593,11 +596,15 @@ class _Unit(Worker[Planned]):
         """The series of a unit."""
         return [Planned(**item) for item in read_jsonl(self._run.part("units", unit))]
 
-    def describe(self, planned: Planned) -> None:
-        """Write what goes beside the images."""
+    def describe(self, planned: Planned, at: Retriever | Mover) -> None:
+        """Write what goes beside the images; what the dump lacks, the archive is asked for once more."""
         from pacsifier_ops.extract.retrieve import write_dump, write_new_id
 
         if self._request.info:
+            told = planned.attributes
+            if not told.get("AcquisitionDate"):
+                ask = partial(at.finder.acquisition_date, planned.study_uid, planned.series_uid)
+                told["AcquisitionDate"] = at.again(ask)
             write_dump(self._tree, self._incoming, planned)
         if planned.new_id:
             write_new_id(self._tree, self._incoming, planned)
@@ -651,7 +658,7 @@ class Retrieval(_Unit):
         """Retrieve a series, or only describe it."""
         from pacsifier_ops.dimse.session import ClassesRefused
 
-        self.describe(series)
+        self.describe(series, self._retriever)
         if self._request.retrieve == SAVE:
             with suppress(ClassesRefused):  # of this series alone, and no retry helps; its account says so
                 self._retriever.retrieve(series, account)
@@ -700,7 +707,7 @@ class Moving(_Unit):
 
     def work(self, series: Planned, account: SeriesAccount) -> None:
         """Have a series moved."""
-        self.describe(series)
+        self.describe(series, self._mover)
         self._mover.move(series, account)
 
 

@@ -21,6 +21,7 @@ from pacsifier_ops.options import Option, Refused, read_options
 from pacsifier_ops.places import reserved
 from pacsifier_ops.query.keys import ACCEPT
 from pacsifier_ops.query.table import Problem, TableRefused
+from pacsifier_ops.tree import NAMINGS
 
 #: Raises ConfigError where there is no connection of this name.
 Connect = Callable[[str], object]
@@ -36,6 +37,7 @@ OPTIONS: Mapping[str, Option] = {
     "info": Option(bool),
     "method": Option(str, METHODS),
     ACCEPT: Option(str, (ACCEPT_ARCHIVE,)),
+    "names": Option(str, NAMINGS),
     "max_series": Option(int),
     "strict": Option(bool),
     "accept_incomplete": Option(bool),

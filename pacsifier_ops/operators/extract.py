@@ -42,6 +42,7 @@ class ExtractPrepareOperator(PacsifierOperator):
             only=params.get(APPROVED, ""),
             accept_patient_id_of=params["accept_patient_id_of"],
             search=params["search"],
+            names=params["names"],
         )
         destination = destination_of(params)
         batches = steps.prepare(run, request, nodes_of(params), destination=destination)

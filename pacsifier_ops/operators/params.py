@@ -10,6 +10,7 @@ from airflow.sdk import Param
 from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
 from pacsifier_ops.errors import InputError, not_known
 from pacsifier_ops.extract.run import ALL, FIRST, SEARCH
+from pacsifier_ops.pseudonyms.secret import PROJECT_PATTERN
 
 #: How tasks are tried again by Airflow, where the error is one that may pass.
 RETRIES: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True}
@@ -116,7 +117,7 @@ def project(description: str, section: str) -> Param:
     return Param(
         "default",
         type="string",
-        pattern="^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$",
+        pattern=f"^{PROJECT_PATTERN}$",
         title="Project",
         description=description,
         section=section,

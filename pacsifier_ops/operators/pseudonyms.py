@@ -20,9 +20,12 @@ SECRET_CONNECTION = "pacsifier_project_"
 
 
 def kept_secret(project: str) -> str:
-    """The secret of a project as a connection or secrets backend of Airflow has it; empty where none has."""
+    """The secret of a project as a connection or secrets backend of Airflow has it; empty where none has.
+
+    The id of a connection cannot hold blanks: a colon, which no project's name has, stands for one.
+    """
     try:
-        return BaseHook.get_connection(SECRET_CONNECTION + project).password or ""
+        return BaseHook.get_connection(SECRET_CONNECTION + project.replace(" ", ":")).password or ""
     except AirflowNotFoundException:
         return ""
 

@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterable
 
+from pacsifier_ops.config import address_of
 from pacsifier_ops.html import Html, badge, beside, facts, page, plural, section, table, tag, verdict, when
 from pacsifier_ops.probe.findings import (
     FILTERED,
@@ -133,7 +134,7 @@ def _head(findings: Findings) -> list[tuple[str, object]]:
     return [
         ("Called AE title", findings.called_aet),
         ("Calling AE title", findings.calling_aet),
-        ("Address", f"{findings.host}:{findings.port}"),
+        ("Address", address_of(findings.host, findings.port)),
         ("Probed", when(findings.started)),
         ("Took", f"{findings.seconds:,.1f} s"),
         ("C-FINDs", findings.queries),
@@ -145,7 +146,7 @@ def to_text(findings: Findings) -> str:
     _, word, sentences = _outcome(findings)
     lines = [
         f"{findings.pacs}: {word.lower()}",
-        f"{findings.called_aet} at {findings.host}:{findings.port}, called by {findings.calling_aet}; "
+        f"{findings.called_aet} at {address_of(findings.host, findings.port)}, called by {findings.calling_aet}; "
         f"{findings.queries} C-FINDs in {findings.seconds:,.1f} s",
         *sentences,
     ]

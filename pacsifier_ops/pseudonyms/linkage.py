@@ -6,8 +6,8 @@
 | day_shift_<project>.json| days by PatientID; 0: dates are not moved                        |
 | issuers_<project>.json  | IssuerOfPatientID by PatientID, of patients of whom it was told  |
 
-The first two are PACSIFIER's. Files are 0600 in a folder of 0700, apart from every data set. What is written once
-stays: a patient is never given another pseudonym or shift, and no pseudonym is given twice.
+The first two are PACSIFIER's. Files are 0600, apart from every data set; the project's own folder is 0700. What is
+written once stays: a patient is never given another pseudonym or shift, and no pseudonym is given twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pacsifier_ops.errors import InputError, PatientsRefused
-from pacsifier_ops.files import group, private_folder, storage_errors, write_atomic
+from pacsifier_ops.files import PRIVATE_FILE, group, private_folder, storage_errors, write_atomic
 from pacsifier_ops.given import LARGE, Unusable, json_of, read_given
 from pacsifier_ops.leases import shared
 from pacsifier_ops.pseudonyms.secret import check_project, project_folder
@@ -124,7 +124,7 @@ class Linkage:
 
     Raises:
         ConfigError: the name is not fit for one.
-        InputError: the folder is part of a data set, or others may read it.
+        InputError: the folder is part of a data set; or it is the project's own, and others may read it.
         StorageError: it cannot be written.
     """
 
@@ -136,11 +136,27 @@ class Linkage:
                 raise InputError(
                     "the linkage would lie within a data set, and tells who is who in it; give a folder elsewhere"
                 )
-            if stat.S_IMODE(self.folder.stat().st_mode) & (0o077 if group() is None else 0o027):
-                raise InputError("the folder of the linkage is open to others; chmod 700 it, or give a new one")
+            if folder is None and self.is_open():
+                raise InputError("the folder of the linkage is open to others; chmod 700 it")
         self.new_ids = self.folder / f"new_ids_{project}.json"
         self.day_shifts = self.folder / f"day_shift_{project}.json"
         self._issuers = self.folder / f"issuers_{project}.json"
+
+    def is_open(self) -> bool:
+        """Whether others may enter its folder; as a rule they can read nothing in it, see `write`."""
+        return _is_open(self.folder)
+
+    def is_readable(self) -> bool:
+        """Whether others may read its files all the same, as where a file system (of Windows, say) keeps no modes."""
+        return self.is_open() and any(path.exists() and _is_open(path) for path in (self.new_ids, self.day_shifts))
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a file of its folder; in one that is open to others it is the owner's alone, not the group's either.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_atomic(path, text, PRIVATE_FILE if self.is_open() else None)
 
     def people(self) -> Keyed[Person]:
         """Everybody who has both a pseudonym and a shift.
@@ -215,17 +231,21 @@ class Linkage:
             lease.check()  # who slept meanwhile knows less than what is kept by now
             with storage_errors("the linkage"):
                 if told.keys() - known_issuers.keys():
-                    write_atomic(self._issuers, json.dumps(known_issuers | told, indent=4))
+                    self.write(self._issuers, json.dumps(known_issuers | told, indent=4))
                 # A patient counts as known once in both, so a kill between them costs nothing.
                 if len(set(pseudonyms) & set(shifts)) > before or not self.new_ids.exists():
-                    write_atomic(self.day_shifts, json.dumps(shifts, indent=4))
-                    write_atomic(self.new_ids, json.dumps(pseudonyms, indent=4))
+                    self.write(self.day_shifts, json.dumps(shifts, indent=4))
+                    self.write(self.new_ids, json.dumps(pseudonyms, indent=4))
             return len(set(pseudonyms) & set(shifts)) - before
 
     def _kept(self) -> tuple[dict[str, str], dict[str, int]]:
         pseudonyms = read_new_ids(self.new_ids, self.new_ids.name).given if self.new_ids.exists() else {}
         shifts = read_day_shifts(self.day_shifts, self.day_shifts.name).given if self.day_shifts.exists() else {}
         return pseudonyms, shifts
+
+
+def _is_open(path: Path) -> bool:
+    return bool(stat.S_IMODE(path.stat().st_mode) & (0o077 if group() is None else 0o027))
 
 
 def alike(name: str) -> str:

@@ -40,38 +40,47 @@ class Cohort:
         place: what their places are, in the singular.
         passed_over: files that are no DICOM objects.
         unnamed: paths of the files of which nobody can say whose they are, below the folder.
+        without_id: lines of the query table without a PatientID.
     """
 
     patients: list[Patient]
     place: str
     passed_over: int = 0
     unnamed: list[str] = field(default_factory=list)
+    without_id: list[int] = field(default_factory=list)
 
 
 def of_table(table: QueryTable) -> Cohort:
-    """The patients of a query table.
+    """The patients of a query table. Rows without a PatientID are passed over, as PACSIFIER does.
 
     Raises:
-        InputError: names the lines that are bad, or do not name one patient.
+        InputError: names the lines that are bad, or whose PatientID has a wildcard; or no row has a PatientID.
     """
     if table.problems:
         more = f"; and {len(table.problems) - 10} more" if len(table.problems) > 10 else ""
         raise InputError(f"the query table has errors: {'; '.join(map(str, table.problems[:10]))}{more}")
     found: dict[str, Patient] = {}
-    vague = []
+    vague: list[int] = []
+    without_id: list[int] = []
     for row in table.rows:
         patient_id = row.keys.get("PatientID", "")
         lines = [row.line, *row.duplicates]
-        if not patient_id or set(patient_id) & set("*?"):
+        if not patient_id:
+            without_id += lines
+        elif set(patient_id) & set("*?"):
             vague += lines
         else:
             found.setdefault(patient_id, Patient(patient_id)).places += lines
     if vague:
         raise InputError(
-            f"line {numbers(sorted(vague))}: no PatientID, or one with a wildcard; extract first, and give the folder "
+            f"line {numbers(sorted(vague))}: a PatientID with a wildcard; extract first, and give the folder "
             "(in_folder) instead of the table"
         )
-    return Cohort(list(found.values()), "line")
+    if not found:
+        raise InputError(
+            "no row of the query table has a PatientID; extract first, and give the folder (in_folder) instead of it"
+        )
+    return Cohort(list(found.values()), "line", without_id=sorted(without_id))
 
 
 _TELLING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")

@@ -22,9 +22,10 @@ from pacsifier_ops.files import PRIVATE_FILE, fsync_folder, private_folder, stor
 VARIABLE = "PACSIFIER_PROJECT_SECRET"
 #: Project of a run that names none.
 DEFAULT_PROJECT = "default"
+#: What names of projects look like: a project may be called as its album is, with blanks.
+PROJECT_PATTERN = "[0-9A-Za-z](?:[0-9A-Za-z._ -]{0,62}[0-9A-Za-z._-])?"
 
 _BYTES = 32
-_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 def check_project(name: str) -> str:
@@ -33,10 +34,10 @@ def check_project(name: str) -> str:
     Raises:
         ConfigError: it is not.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(PROJECT_PATTERN, name):
         raise ConfigError(
-            "project: not fit to name a project; give at most 64 letters, digits, dots, dashes and underscores, "
-            "a letter or digit first"
+            "project: not fit to name a project; give at most 64 letters, digits, dots, dashes, underscores and "
+            "blanks, a letter or digit first, no blank last"
         )
     return name
 

@@ -97,9 +97,12 @@ def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Cal
             write_jsonl(run.part("batches", number), (asdict(asked[place]) for place in batch))
         counts = {"patients": len(cohort.patients), "asked": len(asked)}
         left = {"passed_over": cohort.passed_over, "unnamed": len(cohort.unnamed), "place": cohort.place}
+        left["without_id"] = len(cohort.without_id)
         write_json(run.folder / "cohort.json", {**counts, **left})
     for path in cohort.unnamed:
         run.note(f"names no patient: {path}")
+    if cohort.without_id:
+        run.note(f"no PatientID, passed over: line {numbers(cohort.without_id)} of the query table")
     return list(range(len(batches)))
 
 
@@ -183,6 +186,7 @@ class Summary:
         new: of these, linked in this run.
         unnamed: files of which nobody can say whose they are.
         passed_over: files that are no DICOM objects.
+        without_id: rows of the query table that were passed over, since they have no PatientID.
     """
 
     verdict: str
@@ -193,11 +197,13 @@ class Summary:
     new: int
     unnamed: int
     passed_over: int
+    without_id: int = 0
     action: str = "pseudonymize"
 
     def totals(self) -> dict[str, int]:
         """The counts."""
-        return {name: getattr(self, name) for name in ("patients", "linked", "new", "unnamed", "passed_over")}
+        names = ("patients", "linked", "new", "unnamed", "passed_over", "without_id")
+        return {name: getattr(self, name) for name in names}
 
 
 def report(run: Run) -> Summary:
@@ -223,10 +229,11 @@ def report(run: Run) -> Summary:
         new=sum(line["new"] for path in run.parts("results") for line in read_jsonl(path)),
         unnamed=cohort["unnamed"],
         passed_over=cohort["passed_over"],
+        without_id=cohort["without_id"],
     )
     with storage_errors("the folder of the linkage"):
         if request.queryfile:
-            write_atomic(linkage.folder / LOG, _log(Path(request.queryfile), people.of))
+            linkage.write(linkage.folder / LOG, _log(Path(request.queryfile), people.of))
     with storage_errors("the state root"):
         write_atomic(run.report, _page(request, summary))
         write_json(run.folder / "summary.json", {**asdict(summary), "totals": summary.totals()})
@@ -238,7 +245,7 @@ def _log(queryfile: Path, person_of: Callable[[str], Person | None]) -> str:
     table = read_query_table(queryfile)
     lines: dict[int, list[Any]] = {}
     for row in table.rows:
-        person = person_of(row.keys["PatientID"])
+        person = person_of(row.keys["PatientID"]) if row.keys.get("PatientID") else None
         told = [person.pseudonym, person.shift] if person else ["", ""]
         for line in (row.line, *row.duplicates):
             lines[line] = [*row.cells.values(), *told]
@@ -256,6 +263,9 @@ def _page(request: PseudonymRequest, summary: Summary) -> str:
             told.append("Run it again: who is linked is not asked for again.")
     if summary.unnamed:
         told.append(f"Nobody can say whose {plural(summary.unnamed, 'file')} are; problems.txt of the run names them.")
+    if summary.without_id:
+        rows = plural(summary.without_id, "row")
+        told.append(f"{rows} of the query table passed over for want of a PatientID; problems.txt has the lines.")
     counted = [
         ("Project", request.project),
         ("Source", request.source),

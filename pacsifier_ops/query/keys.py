@@ -61,7 +61,7 @@ _ATTRIBUTES = (
 KEYS = {word: Key(word, vr, level, _LENGTHS[vr], word in _WEAK) for word, vr, level in _ATTRIBUTES}
 
 #: Columns of an info dump, in PACSIFIER's order.
-DUMP_COLUMNS = tuple(word for word in KEYS if word != "AcquisitionDate")
+DUMP_COLUMNS = tuple(KEYS)
 
 #: Column with the pseudonym of the row's patient; no key.
 NEW_IDS = "new_ids"

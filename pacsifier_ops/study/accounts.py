@@ -158,7 +158,7 @@ class StudyRow:
     """A row of the query table; its instances are those of its series, which other rows may ask for as well.
 
     Attributes:
-        line, keys, state, series, reason, warnings: see `accounts.RowAccount`; keys are identifying.
+        line, keys, state, series, studies, reason, warnings: see `accounts.RowAccount`; keys are identifying.
         counts: sums over its series, by the names of COUNTS and `expected`.
     """
 
@@ -168,6 +168,7 @@ class StudyRow:
     series: int
     reason: str = ""
     warnings: list[str] = field(default_factory=list)
+    studies: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -330,6 +331,7 @@ class StudyAccount:
         """Sums over the study, without any identifier: fit for XCom and logs."""
         return {
             "rows": len(self.rows),
+            "rows_with_several_studies": sum(row.studies > 1 for row in self.rows),
             "patients": len({series.patient for series in self.series}),
             "series": len(self.series),
             "expected": sum(series.expected or 0 for series in self.series),

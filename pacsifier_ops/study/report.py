@@ -89,7 +89,18 @@ STAGES = {
 
 _SOURCES = {DEID: "of the De-ID service", CUSTOM: "of a mapping file", LOCAL: "of the project's secret"}
 
-ROW_COLUMNS = ("line", "state", "series", "reason", "expected", "received", "deidentified", "released", *STATES)
+ROW_COLUMNS = (
+    "line",
+    "state",
+    "series",
+    "studies",
+    "reason",
+    "expected",
+    "received",
+    "deidentified",
+    "released",
+    *STATES,
+)
 SERIES_COLUMNS = (
     "number",
     "lines",
@@ -176,7 +187,8 @@ def write_table(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any
 
 def _cells_of_row(row: StudyRow) -> dict[str, Any]:
     remarks = "; ".join(filter(None, [row.reason, *row.warnings]))
-    return {"line": row.line, "state": row.state, "series": row.series, "reason": remarks, **row.counts}
+    told = {"line": row.line, "state": row.state, "series": row.series, "studies": row.studies, "reason": remarks}
+    return {**told, **row.counts}
 
 
 def _cells_of_series(series: StudySeries) -> list[Any]:
@@ -266,7 +278,9 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Html:
     if account.queried:
         empty = sum(row.state == ROW_EMPTY for row in account.rows)
         bad = len(account.bad_rows)
+        several = totals["rows_with_several_studies"]
         told = [f"{empty:,} found nothing" if empty else "", f"{bad:,} not answered" if bad else ""]
+        told.append(f"{several:,} found several studies" if several else "")
         rows.append(Station("Asked", None, ", ".join(filter(None, told)), head=plural(len(account.rows), "row")))
     found = Station("Found", None, f"of {plural(totals['patients'], 'patient')}", head=f"{totals['series']:,} series")
     beside_ = totals["instances"] - totals["expected"]
@@ -572,7 +586,11 @@ def _rows_table(caption: str, rows: Sequence[StudyRow]) -> Html:
             row.line,
             join(cells, "<br>"),
             badge(row.state, _ROW_KINDS.get(row.state, "bad")),
-            row.series,
+            join(
+                [row.series, tag("div", f"of {row.studies:,} studies", class_="below")]
+                if row.studies > 1
+                else [row.series]
+            ),
             *map(_faint, counts),
             join(filter(None, [row.reason, *row.warnings]), "<br>"),
         )

@@ -273,6 +273,8 @@ def _bars(progress: Progress, summary: Mapping[str, Any]) -> Iterable[Html]:
     series: Mapping[str, int] = summary.get("series", progress.series)
     if rows:
         yield bar("Rows of the query table", plural(sum(rows.values()), "row"), _parts(rows))
+    if several := summary.get("totals", {}).get("rows_with_several_studies"):
+        yield tag("p", f"{plural(several, 'row')} found several studies, all of which are included.", class_="note")
     if series:
         so_far = "" if progress.planned or summary else " so far"
         yield bar("Series", f"{sum(series.values()):,}{so_far}", _parts(series))
