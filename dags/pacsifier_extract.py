@@ -28,6 +28,7 @@ from pacsifier_ops.operators.params import (
     method,
     node_params,
     patience,
+    reading,
     window,
 )
 
@@ -41,6 +42,7 @@ PARAMS = {
         "somebody, give an id.",
         section=WHAT,
     ),
+    **reading(),
     "retrieve": Param(
         "save",
         enum=["save", "move", "none"],

@@ -39,6 +39,7 @@ from pacsifier_ops.operators.params import (
     patience,
     project,
     pseudonym_source,
+    reading,
     window,
 )
 from pacsifier_ops.operators.study import (
@@ -67,6 +68,7 @@ PARAMS = {
         "data root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
         WHAT,
     ),
+    **reading(),
     "strict": Param(
         False,
         type="boolean",

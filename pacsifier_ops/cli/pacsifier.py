@@ -11,10 +11,11 @@ from pathlib import Path
 from pacsifier_ops import __version__
 from pacsifier_ops.accounts import MOVE, NONE, SAVE
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
+from pacsifier_ops.cli.options import add_reading, add_tls, bounded, given, tls_of
 from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.places import refuse_reserved
+from pacsifier_ops.query import reading
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="stop before fetching if more series are to be fetched (10000)",
     )
+    add_reading(more)
     more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     tls = add_tls(p)
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except PacsifierError as error:
-        print(f"pacsifier: {error}", file=sys.stderr)
+        print(f"pacsifier: {error.shown()}", file=sys.stderr)
         return error.exit_code
 
 
@@ -161,6 +163,7 @@ def _run(args: argparse.Namespace) -> int:
         resend=args.resend,
         refetch=args.refetch,
         accept_patient_id_of=args.accept_patient_id_of,
+        **reading.given(vars(args)),
     )
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, node, destination, args.verbose)

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from pacsifier_ops.accounts import COMPLETE, MOVE, SAVE
 from pacsifier_ops.errors import StorageError
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.requests import resolve
+from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, node_of, out_path
 from pacsifier_ops.operators.params import check_conf
@@ -40,6 +40,7 @@ class ExtractPrepareOperator(PacsifierOperator):
             window=params["window"],
             only=params.get(APPROVED, ""),
             accept_patient_id_of=params["accept_patient_id_of"],
+            **options_of(params["queryfile"], params),
         )
         destination = destination_of(params)
         batches = steps.prepare(run, request, node_of(params), destination=destination)

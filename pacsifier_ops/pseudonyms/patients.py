@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pacsifier_ops.errors import InputError, numbers
 from pacsifier_ops.identity import two_people
+from pacsifier_ops.query.problems import TableRefused
 from pacsifier_ops.query.table import QueryTable
 from pacsifier_ops.run import never
 
@@ -52,17 +53,17 @@ def of_table(table: QueryTable) -> Cohort:
     """The patients of a query table.
 
     Raises:
-        InputError: names the lines that are bad, or do not name one patient.
+        TableRefused: names the lines that are bad.
+        InputError: names the lines that do not name one patient.
     """
     if table.problems:
-        more = f"; and {len(table.problems) - 10} more" if len(table.problems) > 10 else ""
-        raise InputError(f"the query table has errors: {'; '.join(map(str, table.problems[:10]))}{more}")
+        raise TableRefused(table.problems, "the query table has errors")
     found: dict[str, Patient] = {}
     vague = []
     for row in table.rows:
         patient_id = row.keys.get("PatientID", "")
         lines = [row.line, *row.duplicates]
-        if not patient_id or set(patient_id) & set("*?"):
+        if not patient_id or (set(patient_id) & set("*?") and not row.exact):
             vague += lines
         else:
             found.setdefault(patient_id, Patient(patient_id)).places += lines
