@@ -681,6 +681,16 @@ def test_hidden_rows(hidden_rows: str, lines: list[int], bad: list[int]) -> None
     assert not bad or "hidden_rows" in table.problems[0].message
 
 
+def test_columns_that_are_hidden_count_with_a_note() -> None:
+    book = workbook(["PatientID", "StudyDate", "Modality", "MRN"], ["1", "20200101", "CT"])
+    book.active["D1"] = None
+    for letter in "BD":
+        book.active.column_dimensions[letter].hidden = True
+    table = read(saved(book))
+    assert table.notes == ["column 2 (StudyDate) is hidden, and counts all the same"]
+    assert [row.keys for row in table.rows] == [{"PatientID": "1", "StudyDate": "20200101", "Modality": "CT"}]
+
+
 def test_hidden_rows_alone_are_no_table() -> None:
     book = workbook(["PatientID"], ["1"])
     book.active.row_dimensions[2].hidden = True

@@ -67,6 +67,7 @@ class Record:
         odd: by place, what makes a cell of a workbook no text, such as that it is a date; in some columns that is fine.
         numbers: places of the cells that a workbook holds as plain numbers.
         hidden: nobody sees the row.
+        unseen: places of columns that nobody sees.
     """
 
     line: int
@@ -75,6 +76,7 @@ class Record:
     odd: dict[int, str] = field(default_factory=dict)
     numbers: set[int] = field(default_factory=set)
     hidden: bool = False
+    unseen: frozenset[int] = frozenset()
 
 
 def bytes_of(path: Path) -> bytes:
@@ -239,9 +241,12 @@ def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
         raise
     except Exception:  # whatever a damaged or foreign zip archive makes openpyxl raise
         raise TableRefused([Problem(0, "", _UNREADABLE)]) from None
+    columns = (column for column in cells.column_dimensions.values() if column.hidden)
+    unseen = frozenset(place for column in columns for place in range(column.min - 1, column.max))
     records = []
     for line, row in enumerate(rows, 1):
-        record = Record(line, [], hidden=line in cells.row_dimensions and bool(cells.row_dimensions[line].hidden))
+        hidden = line in cells.row_dimensions and bool(cells.row_dimensions[line].hidden)
+        record = Record(line, [], hidden=hidden, unseen=unseen)
         for place, cell in enumerate(row):
             result = results.cell(line, place + 1)
             try:

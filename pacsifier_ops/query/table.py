@@ -163,6 +163,8 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
             problems.append(Problem(header.line, column, f"there twice (column {number}); remove one", name))
         elif column != name:
             notes.append(f"column {number} was read as {column}")
+        if column and number - 1 in header.unseen:
+            notes.append(f"column {number} ({column}) is hidden, and counts all the same")
     if len(problems) > _TOLD:
         more = Problem(header.line, "", f"and {len(problems) - _TOLD} more columns are not known or there twice")
         problems = [*problems[:_TOLD], more]
