@@ -126,6 +126,7 @@ def test_a_table_is_read_as_the_flags_say_and_its_owner_sees_the_cells(
         (("--probe", "--info"), "--info goes with"),
         (("--save", "--destination", "x"), "--destination goes with --move"),
         (("--move", "--refetch"), "--refetch goes with --save"),
+        (("--probe", "--match", "exact"), "--match goes with --queryfile"),
     ],
 )
 def test_wrong_use_is_refused_with_a_sentence(

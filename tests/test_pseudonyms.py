@@ -326,6 +326,7 @@ def test_patients_of_a_table_are_read_as_the_flags_say(tmp_path: Path) -> None:
     (tmp_path / "query.csv").write_text("MRN,Study Date\nZQX*1,24.12.1993\n")
     arguments = ["-m", "local", "-q", str(tmp_path / "query.csv"), "-a", "proj", "-d", str(tmp_path / "out")]
     assert main(arguments) == 2
+    assert main([*arguments[:2], *arguments[4:], "--in_folder", str(tmp_path), "--match", "exact"]) == 2
     assert main([*arguments, "--match", "exact", "--date_format", "DD.MM.YYYY"]) == 0
     assert Linkage("proj", tmp_path / "out").people().of("ZQX*1")
 

@@ -207,6 +207,7 @@ HTML = b"\r\n<html xmlns:x='urn:schemas-microsoft-com:office:excel'><table><tr><
         (ODS, "(.ods)"),
         ("PatientName,PatientID\nMüller,1\n".encode("mac_roman"), "MacRoman"),
         ("PatientName;PatientID\rGenève;1\r".encode("mac_roman"), "MacRoman"),
+        (b"Produtor;PRODUTO\rS\xeaTIO UWADA;ALMEIR\xccCO ma\x8do\r", "MacRoman"),
     ],
 )
 def test_files_that_pass_for_a_table_are_named_for_what_they_are(data: bytes, kind: str) -> None:

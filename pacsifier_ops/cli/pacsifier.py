@@ -104,6 +104,8 @@ def _wrong(args: argparse.Namespace) -> str:
         return "nothing to do: give --save, --move, --upload, --probe or --info"
     if extraction and args.queryfile is None:
         return "--queryfile is missing: the table that says which series"
+    if not extraction and (how := reading.given(vars(args))):
+        return f"--{next(iter(how))} goes with --queryfile"
     if args.upload and args.upload_directory is None:
         return "--upload_directory is missing: the folder to be uploaded"
     if args.destination is not None and not args.move:

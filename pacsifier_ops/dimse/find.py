@@ -308,8 +308,8 @@ class Finder:
     def _may_be_sent(self, keyword: str, level: str, keys: Mapping[str, str]) -> bool:
         """Whether the archive may narrow its answer by a key; what it may not is filtered here.
 
-        SeriesNumber: archives compare it as text, and 1 is not 01 to them. ModalitiesInStudy: below the study they take
-        it for the modality of the series, and not all of them look at each of its values.
+        SeriesNumber: archives compare it as text, and 1 is not 01 to them. ModalitiesInStudy: below the study Orthanc
+        finds nothing by it, and not every archive looks at each of its values.
         """
         if keyword == MODALITIES:
             return level == "STUDY" and not _NARROW & keys.keys()
@@ -638,7 +638,7 @@ class Finder:
         if keyword in self._matched:
             return True
         if keyword == MODALITIES:
-            return False  # of images, archives take it for the modality of their series
+            return False  # no image has it, so what is found by it below the study tells nothing
         vr = KEYS[keyword].vr
         nobody = NOBODY.get(vr) or f"*{secrets.token_hex(7).upper()}*"
         try:

@@ -222,7 +222,7 @@ def find(run: Run, node: PacsNode, batch: int, cancelled: Question = never) -> d
         for row in read_jsonl(run.part("rows", batch)):
             state, reason, found = ROW_FOUND, "", []
             try:
-                found = retrying(partial(finder.series, row["keys"], row["exact"]), session, cancelled)
+                found = retrying(partial(finder.series, row["keys"], row.get("exact", False)), session, cancelled)
             except Undecidable as error:
                 state, reason = ROW_UNDECIDABLE, str(error)
             except (AnswerUnreadable, ResultLimit, Unsupported) as error:

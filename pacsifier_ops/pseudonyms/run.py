@@ -65,6 +65,8 @@ class PseudonymRequest(Reading, Kept):
         """
         if self.queryfile and self.in_folder:
             raise ConfigError("both queryfile and in_folder are given; leave one of them out")
+        if not self.queryfile and (how := [name for name, value in self.options().items() if value]):
+            raise ConfigError(f"{', '.join(how)}: how a query table is read, and queryfile is not given")
         if self.source == CUSTOM and not self.mappingfile:
             raise ConfigError("the source custom needs mappingfile: a file of lines old,new")
         if self.source != CUSTOM and self.mappingfile:

@@ -391,7 +391,14 @@ def intake_page(base: str, airflow: str, dag_id: str, connections: Sequence[str]
     return page(
         "New extraction",
         "New extraction",
-        section("Query table", "choose", drop, tag("div", *_reading(), id="reading"), said, tag("noscript", "This page needs JavaScript.")),
+        section(
+            "Query table",
+            "choose",
+            drop,
+            tag("div", *_reading(), id="reading"),
+            said,
+            tag("noscript", "This page needs JavaScript."),
+        ),
         tag("section", tag("h2", "Problems"), tag("div", id="problem-list"), id="problems", hidden=""),
         tag("section", tag("h2", "As understood"), tag("div", id="preview"), id="understood", hidden=""),
         tag("form", section("Options", "options", *_fields(connections)), id="extraction", **addresses),
