@@ -29,6 +29,7 @@ from pacsifier_ops.operators.params import (
     method,
     node_params,
     patience,
+    reading,
     search,
     window,
 )
@@ -44,6 +45,7 @@ PARAMS = {
         "somebody, give an id.",
         section=WHAT,
     ),
+    **reading(),
     "retrieve": Param(
         "save",
         enum=["save", "move", "none"],

@@ -40,6 +40,7 @@ from pacsifier_ops.operators.params import (
     patience,
     project,
     pseudonym_source,
+    reading,
     search,
     window,
 )
@@ -69,6 +70,7 @@ PARAMS = {
         "data root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
         WHAT,
     ),
+    **reading(),
     "strict": Param(
         False,
         type="boolean",

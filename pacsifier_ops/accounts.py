@@ -149,6 +149,7 @@ class RunAccount:
         passed_over: files of the uploaded folder that are not to be sent, reason in words to count.
         bad_files: files of the uploaded folder that are to be sent and cannot be.
         unasked: objects that our receiver got and that are of no series of the run; they are in its quarantine.
+        notes: how the query table was read, where that was not as it is written, in words, no values.
     """
 
     run: str
@@ -164,6 +165,7 @@ class RunAccount:
     passed_over: dict[str, int] = field(default_factory=dict)
     bad_files: list[FileAccount] = field(default_factory=list)
     unasked: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:

@@ -44,6 +44,10 @@ class PacsifierError(Exception):
     retryable = False
     of_series = False
 
+    def shown(self) -> str:
+        """The text for whoever handed the input in: with the values that a log must not hold, where there are any."""
+        return str(self)
+
 
 class Cancelled(PacsifierError):
     """Stopped on request (Ctrl-C, a task being killed)."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pacsifier_ops.extract.requests import take_in
-from pacsifier_ops.query.table import (
-    LARGEST_UNPACKED,
-    Problem,
-    QueryTable,
-    TableRefused,
-    is_workbook,
-    parse_query_table,
-)
+from pacsifier_ops.query.problems import Problem, TableRefused, readable
+from pacsifier_ops.query.reading import Reading, given
+from pacsifier_ops.query.records import LARGEST_UNPACKED, is_workbook
+from pacsifier_ops.query.table import QueryTable, parse_query_table
 
 #: Lines of a table at most, and bytes.
 LINES, LARGEST = 200_000, 16 * 2**20
@@ -29,7 +26,7 @@ class Intake:
 
     Attributes:
         request: id under which the table is kept; empty where no row can be asked.
-        problems: what is wrong, in order of the lines.
+        problems: what is wrong, in order of the lines; with the cells, for whoever handed the table in.
         table: the table as read; one without columns where it was refused as a whole.
     """
 
@@ -52,8 +49,11 @@ class Intake:
             "bad_rows": len(self.table.bad_rows),
             "repeated_rows": len(repeats),
             "columns": list(self.table.columns),
+            "notes": self.table.notes,
             "problem_count": len(self.problems),
-            "problems": [vars(problem) for problem in self.problems[:PROBLEMS_SHOWN]],
+            "problems": [
+                {**vars(problem), "value": readable(problem.value)} for problem in self.problems[:PROBLEMS_SHOWN]
+            ],
             "warnings": [
                 {"message": remark, "count": len(lines), "lines": lines[:SHOWN]} for remark, lines in remarks.items()
             ],
@@ -62,27 +62,32 @@ class Intake:
         }
 
 
-def take(data: bytes) -> Intake:
-    """Check a table and keep it, unless none of its rows can be asked.
+def take(data: bytes, options: Mapping[str, str] | None = None) -> Intake:
+    """Check a table and keep it with the options of reading it, unless none of its rows can be asked.
+
+    Args:
+        options: see `Reading`; those that are empty count as not given.
 
     Raises:
+        ConfigError: an option has a value that there is not.
         StorageError: the state root cannot be written.
     """
+    options = given(options or {})
     try:
-        table = check(data)
+        table = check(data, Reading(**options))
     except TableRefused as error:
         return Intake(problems=error.problems)
-    return Intake(take_in(data) if table.rows else "", table.problems, table)
+    return Intake(take_in(data, options=options) if table.rows else "", table.problems, table)
 
 
-def check(data: bytes) -> QueryTable:
+def check(data: bytes, reading: Reading) -> QueryTable:
     """Check a table that somebody hands in, its size first; see `parse_query_table`.
 
     Raises:
         TableRefused: it is too large, or cannot be used as a whole.
     """
     _check_size(data)
-    return parse_query_table(data)
+    return parse_query_table(data, reading)
 
 
 def _check_size(data: bytes) -> None:

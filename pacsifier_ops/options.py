@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.errors import InputError, not_known
 from pacsifier_ops.given import Unusable, read_given, yaml_of
-from pacsifier_ops.query.table import Problem, TableRefused
+from pacsifier_ops.query.problems import Problem, TableRefused
+from pacsifier_ops.query.reading import CHOICES
 
 if TYPE_CHECKING:
     import yaml
@@ -38,6 +39,10 @@ class Option:
     joined: bool = False
     least: int = 1
     most: int = 10**9
+
+
+#: Keys of any file that names a query table: how that is read.
+READING: Mapping[str, Option] = {name: Option(str, choices) for name, choices in CHOICES.items()}
 
 
 class Refused(InputError):

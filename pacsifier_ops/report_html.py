@@ -413,8 +413,10 @@ def _attention(account: RunAccount, words: _Words) -> Html:
     """What did not end well, with reasons."""
     bad_rows = [row for row in account.rows if not _row_good(row)]
     contradictions = [tag("ul", *(tag("li", text) for text in account.discrepancies))] if account.discrepancies else []
+    notes = [tag("ul", *(tag("li", text) for text in account.notes))] if account.notes else []
     parts = {
         "Contradictions in the books": contradictions,
+        "How the query table was read": notes,
         "Series that are not complete": _unfinished(account, words),
         "Instances known to be missing": _missing(account),
         "Files that could not be sent": _bad_files(account),

@@ -62,6 +62,12 @@ _FIND = (
 #: An input for files, which may well be hidden behind a button.
 _INPUT = _DOCUMENTS + "documents(document).map(within => within.querySelector(%s)).find(Boolean)"
 
+#: A list to choose from.
+_SELECT = _DOCUMENTS + (
+    "documents(document).map(within => within.querySelector(%s)).filter(Boolean).forEach("
+    "list => { list.value = %s; list.dispatchEvent(new Event('change')); })"
+)
+
 
 def program() -> str:
     """Path of Chromium; skips the test where there is none, unless PACSIFIER_REQUIRE_PEERS=1 wants it."""
@@ -148,6 +154,11 @@ class Browser:
         """Choose a file in an input for files."""
         found = self._send("Runtime.evaluate", expression=_INPUT % json.dumps(selector))
         self._send("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
+    def select(self, selector: str, value: str) -> None:
+        """Choose from a list."""
+        self._find(selector, "", False)
+        self._evaluate(_SELECT % (json.dumps(selector), json.dumps(value)))
 
     def press(self, key: str, code: str, number: int, **more: Any) -> None:
         """Press a key: its value, code and number as the DevTools protocol has them."""

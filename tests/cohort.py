@@ -116,6 +116,8 @@ def _collisions() -> Iterator[Dataset]:
             study_uid=f"2.25.5{second}",
             SeriesDescription="Equal times",
         )
+    yield from _series("STAR*1", "Star^Of", study_date="20190307")
+    yield from _series("STAR21", "Star^None", study_date="20190307")
     yield from _series("NODESC", "Empty^Description", SeriesDescription="")
     yield from _series("NODATE", "Empty^Date", study_date="", study_time="", AcquisitionDate="20190306")
 
@@ -130,10 +132,17 @@ def _kinds_of_keys() -> Iterator[Dataset]:
             study_date="20210607",
             study_time="081530.250",
             series_number=number,
+            StudyID="S-77",
+            PatientSex="F",
+            ReferringPhysicianName="Favre^Zoé",
+            InstitutionName="Hôpital Nord",  # to Orthanc, one of the study
             **attributes,
         )
 
-    yield from series(1, AccessionNumber="ACC0001", modality="MR", ImageType=["ORIGINAL", "PRIMARY", "M", "ND"])
+    further = {"StationName": "MR-7", "BodyPartExamined": "HEAD"}
+    yield from series(
+        1, AccessionNumber="ACC0001", modality="MR", ImageType=["ORIGINAL", "PRIMARY", "M", "ND"], **further
+    )
     yield from series(2, AccessionNumber="ACC0001", modality="MR", ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
     yield from series(3, AccessionNumber="ACC0001", modality="MR", ImageType=["ORIGINAL", "SECONDARY", "M"])
     yield from series(

@@ -126,6 +126,19 @@ def test_strict_stops_at_a_bad_row_before_the_pacs_is_asked(airflow: Airflow, pa
     assert not (airflow.data / "out").exists()
 
 
+def test_a_table_is_read_as_the_params_say_and_only_the_run_folder_learns_its_cells(
+    airflow: Airflow, pacs: EmbeddedPacs, capfd: pytest.CaptureFixture[str], state_root: Path
+) -> None:
+    airflow.table("patient id,Study Date\nZQX-71830-KW,24.12.1993\n")
+    run = airflow.run(date_format="DD.MM.YYYY", match="exact")
+    assert run.state == "success" and run.xcoms["report"][-1]["received"] == 5
+    airflow.table("PatientID,StudyDate\n,24.12.93\n")
+    assert airflow.run(date_format="DD.MM.YYYY").state == "failed"
+    said = capfd.readouterr()
+    assert "line 2, StudyDate: not a date" in said.out and "24.12.93" not in said.out + said.err
+    assert any("[24.12.93]" in path.read_text() for path in (state_root / "runs").glob("*/problems.txt"))
+
+
 @pytest.mark.parametrize(
     ("conf", "told"),
     [

@@ -124,10 +124,27 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
     assert main(arguments(tmp_path / "missing.json", table, tmp_path / "out", "--save")) == 2
 
 
+def test_a_table_is_read_as_the_flags_say_and_its_owner_sees_the_cells(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("Patient ID,Study Date\nP1,02.01.2018\n4.5322E+4,\n")
+    flags = ("--info", "--date_format", "DD.MM.YYYY", "--match", "exact", "--hidden_rows", "skip")
+    assert main(arguments(config, table, tmp_path / "out", *flags)) == 3
+    said = capsys.readouterr().err
+    assert "query table: column 1 was read as PatientID" in said and "[4.5322E+4]" in said
+    assert main(arguments(config, table, tmp_path / "out", *flags, "--strict")) == 2
+    assert "line 3, PatientID: a number in powers of ten" in (said := capsys.readouterr().err) and "[4.5322E+4]" in said
+    assert main(arguments(config, table, tmp_path / "out", "--info")) == 2  # no row without the format
+    assert main(arguments(config, table, tmp_path / "out", "--info", "--sheet", "2")) == 2
+    assert "leave sheet out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ((), "nothing to do"),
+        (("--save", "--date_format", "DDMMYY"), "invalid choice"),
         (("--save", "--max_series", "0"), "not a number from 1"),
         (("--save", "--method", "fly"), "invalid choice"),
         (("--save", "--move"), "not allowed with argument"),
@@ -137,6 +154,7 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
         (("--probe", "--info"), "--info goes with"),
         (("--save", "--destination", "x"), "--destination goes with --move"),
         (("--move", "--refetch"), "--refetch goes with --save"),
+        (("--probe", "--match", "exact"), "--match goes with --queryfile"),
     ],
 )
 def test_wrong_use_is_refused_with_a_sentence(

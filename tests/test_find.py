@@ -15,6 +15,7 @@ from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.extract import steps
+from pacsifier_ops.query.keys import MODALITIES
 from tests.embedded import node_of, planned_run, series, serving
 
 pytestmark = pytest.mark.archive
@@ -25,7 +26,15 @@ Label = tuple[str, int, str]
 HEAD = {"study_date": "20200301", "study_time": "101500", "AccessionNumber": "ACC1", "StudyDescription": "Kopf Größe"}
 LATIN = {"charset": "ISO_IR 100"}
 COHORT = [
-    *series("A100", "Müller^Jürgen", **LATIN, **HEAD, SeriesDescription="Head native 5.0", ProtocolName="Head"),
+    *series(
+        "A100",
+        "Müller^Jürgen",
+        **LATIN,
+        **HEAD,
+        SeriesDescription="Head native 5.0",
+        ProtocolName="Head",
+        BodyPartExamined="HEAD",
+    ),
     *series(
         "A100", "Müller^Jürgen", **LATIN, **HEAD, series_number=2, ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]
     ),
@@ -38,9 +47,18 @@ COHORT = [
         modality="MR",
         n_images=2,
         SequenceName="*tfl3d1_16",
+        StationName="MR-7",
         ImageType=lambda image: ["ORIGINAL", "PRIMARY", "M"] if image else ["DERIVED", "PRIMARY", "MPR"],
     ),
-    *series("A100", "Müller^Jürgen", **LATIN, study_date="20200302", study_time="080000", AcquisitionDate="20200303"),
+    *series(
+        "A100",
+        "Müller^Jürgen",
+        **LATIN,
+        study_date="20200302",
+        study_time="080000",
+        AcquisitionDate="20200303",
+        ReferringPhysicianName="Favre^Zoé",
+    ),
     *series("B200", "Люксембург^Роза", charset="ISO_IR 144", study_date="20200301", study_time="101530"),
     *series(
         "C300",
@@ -48,9 +66,20 @@ COHORT = [
         charset=["", "ISO 2022 IR 87"],
         study_date="20200401",
         DeviceSerialNumber="SN-1",
+        InstitutionName="Hospital",
         PatientBirthDate="19660401",
     ),
-    *series("D400", "Doe^John", charset="", study_date="", study_time="", SeriesDescription="", AccessionNumber="ACC4"),
+    *series(
+        "D400",
+        "Doe^John",
+        charset="",
+        study_date="",
+        study_time="",
+        SeriesDescription="",
+        AccessionNumber="ACC4",
+        PatientSex="F",
+        StudyID="S7",
+    ),
     *series("A1001", "Doe^Jane", charset="", study_date="20200302", study_time="235959.5", series_uid="2.25.77"),
 ]
 A1, A2, A3 = ("A100", 1, "20200301"), ("A100", 2, "20200301"), ("A100", 3, "20200301")
@@ -77,6 +106,13 @@ ONE_EACH: dict[str, tuple[str, set[Label]]] = {
     "AccessionNumber": ("ACC1", {A1, A2, A3}),
     "SequenceName": ("*tfl*", {A3}),
     "AcquisitionDate": ("20200303", {A4}),
+    "ModalitiesInStudy": ("MR", {A1, A2, A3}),
+    "PatientSex": ("F", {D}),
+    "StudyID": ("S7", {D}),
+    "ReferringPhysicianName": ("zoe favre", {A4}),
+    "BodyPartExamined": ("HEAD", {A1}),
+    "InstitutionName": ("Hosp*", {C}),
+    "StationName": ("MR-7", {A3}),
 }
 MORE: list[tuple[dict[str, str], set[Label]]] = [
     ({"StudyDate": "20200301-20200302"}, {A1, A2, A3, A4, B, E}),
@@ -98,6 +134,14 @@ MORE: list[tuple[dict[str, str], set[Label]]] = [
     ({"AccessionNumber": "ACC4"}, {D}),
     ({"AccessionNumber": "nowhere"}, set()),
     ({"Modality": "NM"}, set()),
+    ({"Modality": "NM\\MR"}, {A3}),
+    ({"Modality": "C?\\MR", "PatientID": "A100", "StudyDate": "20200301"}, {A1, A2, A3}),
+    ({"StudyInstanceUID": f"{STUDY}\\1.2.3"}, {A1, A2, A3}),
+    ({"SeriesInstanceUID": f"2.25.77\\{COHORT[0].SeriesInstanceUID}"}, {A1, E}),
+    ({"ModalitiesInStudy": "MR", "PatientID": "A100", "Modality": "CT"}, {A1, A2}),
+    ({"ModalitiesInStudy": "NM\\MR", "StudyDate": "20200301"}, {A1, A2, A3}),
+    ({"ModalitiesInStudy": "NM"}, set()),
+    ({"ReferringPhysicianName": "Favre", "PatientID": "A100"}, {A4}),
 ]
 ROWS = [({key: value}, found) for key, (value, found) in ONE_EACH.items()] + MORE
 
@@ -193,7 +237,7 @@ def test_a_key_that_is_only_matched_or_only_returned(
         assert fault != "ignored_keys"
         # Without the UIDs nothing works; numbers have no pattern, and how others match names and several values
         # is not for us to rely on.
-        assert key.endswith("UID") or key in ("SeriesNumber", "ImageType", "PatientName"), error
+        assert key.endswith("UID") or key.endswith("Name") or key in ("SeriesNumber", "ImageType"), error
         return
     assert len(series_found) == len(found)
     assert fault != "ignored_keys" or labels(series_found) == found
@@ -203,7 +247,7 @@ def test_a_key_that_is_only_matched_or_only_returned(
     ("way", "relational"),
     [("unreturned_keys", True), ("unreturned_keys", False), ("emptied_keys", False), ("unindexed_keys", True)],
 )
-@pytest.mark.parametrize("key", sorted(k for k in ONE_EACH if not k.endswith("InstanceUID")))
+@pytest.mark.parametrize("key", sorted(k for k in ONE_EACH if not k.endswith("InstanceUID") and k != MODALITIES))
 def test_a_key_neither_matched_nor_returned_is_undecidable(
     pacs: EmbeddedPacs, finder: Finder, key: str, way: str, relational: bool
 ) -> None:
@@ -217,6 +261,36 @@ def test_a_key_neither_matched_nor_returned_is_undecidable(
         finder.series({key: value})
     assert key in str(raised.value) and "pacs" in str(raised.value) and value not in str(raised.value)
     assert not pacs.retrieves
+
+
+@BOTH_MODELS
+@pytest.mark.parametrize("way", ["unreturned_keys", "emptied_keys", "unindexed_keys"])
+def test_modalities_of_a_study_are_worked_out_where_the_archive_does_not_tell_them(
+    pacs: EmbeddedPacs, find: Find, way: str, relational: bool
+) -> None:
+    pacs.faults = Faults(relational=relational, ignored_keys={MODALITIES}, **{way: {MODALITIES}})  # type: ignore[arg-type]
+    row = {"PatientID": "A100", "Modality": "CT"}
+    assert find({**row, MODALITIES: "MR\\NM"}, {**row, MODALITIES: "NM"}) == [{A1, A2}, set()]
+    pacs.faults.unreturned_keys = {MODALITIES, "Modality"}
+    with pytest.raises(Undecidable, match=MODALITIES):
+        find({"PatientID": "A100", MODALITIES: "MR"})
+
+
+def test_where_wildcards_are_characters_they_find_nobody_else(tmp_path: Path) -> None:
+    images = [image for patient in ("A*1", "A?1", "A21") for image in series(patient, AccessionNumber="A1")]
+    with serving(images, tmp_path) as pacs, asking(pacs) as session:
+        finder = Finder(session)
+
+        def found(exact: bool, **row: str) -> set[str]:
+            return {series.attributes["PatientID"] for series in finder.series(row, exact)}
+
+        assert found(False, PatientID="A*1") == {"A*1", "A?1", "A21"}
+        assert found(True, PatientID="A*1") == {"A*1"} and found(True, PatientID="A?1") == {"A?1"}
+        assert not found(True, PatientName="Phan*") and not found(True, PatientID="A?1", Modality="C*")
+        # What an archive matches and does not show, it takes for wildcards.
+        pacs.faults = Faults(unreturned_keys={"AccessionNumber"})
+        with pytest.raises(Undecidable, match="AccessionNumber"):
+            found(True, AccessionNumber="*1*")
 
 
 def test_without_image_level_keys_of_images_are_undecidable(pacs: EmbeddedPacs, find: Find) -> None:

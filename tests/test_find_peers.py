@@ -38,6 +38,10 @@ KEYS = (
     ),
     *("SeriesNumber", "StudyDescription", "AccessionNumber", "SequenceName"),
 )
+FURTHER = (
+    *("PatientSex", "StudyID", "ReferringPhysicianName", "BodyPartExamined", "InstitutionName", "StationName"),
+    "ModalitiesInStudy",
+)
 DUMP = [*(key for key in KEYS if key != "AcquisitionDate"), "AcquisitionDate"]
 #: dcmqrscp neither matches nor returns these at any level.
 SILENT = {
@@ -47,6 +51,9 @@ SILENT = {
     "AcquisitionDate",
     "ImageType",
     "SequenceName",
+    "BodyPartExamined",
+    "InstitutionName",
+    "StationName",
 }
 
 NAMES = (
@@ -58,9 +65,9 @@ NAMES = (
 
 def rows_of(truth: Truth) -> Iterator[Row]:
     """Rows for every kind of key, from what the archive holds, and some for what it does not hold."""
-    for key in KEYS:
+    for key in (*KEYS, *FURTHER):
         cells = [
-            cell for cell in truth.distinct(key) if cell.strip("*?-") and not (key != "ImageType" and "\\" in cell)
+            cell for cell in truth.distinct(key) if cell.strip("*?-^") and not (key != "ImageType" and "\\" in cell)
         ]
         yield from ({key: cell} for cell in cells[:: max(1, len(cells) - 1)])
     yield from ({"PatientName": name} for name in NAMES)
@@ -108,6 +115,22 @@ def rows_of(truth: Truth) -> Iterator[Row]:
         *("ORIGINAL\\PRIMARY\\M\\ND", "PRIMARY\\ORIGINAL", "DERIVED\\PRIMARY\\MPR", "SCREEN*"),
     ):
         yield {"ImageType": kind, "PatientID": "KEYS"}
+    # Several values of a key; ModalitiesInStudy with and without something that narrows the search
+    for key in ("StudyInstanceUID", "SeriesInstanceUID"):
+        yield {key: "\\".join((*truth.distinct(key)[:3], "1.2.3"))}
+    yield from (
+        {"Modality": "CT\\OT", "PatientID": "KEYS"},
+        {"Modality": "O?\\MR", "PatientID": "KEYS"},
+        {"Modality": "NM\\XA", "PatientID": "KEYS"},
+        {"ModalitiesInStudy": "OT", "PatientID": "KEYS", "Modality": "CT"},
+        {"ModalitiesInStudy": "NM\\OT", "StudyDate": "20210607"},
+        {"ModalitiesInStudy": "XA", "StudyDate": "20210607"},
+        {"ModalitiesInStudy": "MR\\OT"},
+        {"ReferringPhysicianName": "zoe favre", "StudyDate": "20210607"},
+        {"BodyPartExamined": "HEAD", "PatientID": "KEYS"},
+        {"InstitutionName": "Hôpital*", "PatientID": "KEYS"},
+        {"StationName": "nowhere", "PatientID": "KEYS"},
+    )
     # Combinations
     yield from (
         {"ProtocolName": "BEAT_SelfNav*", "Modality": "CT", "PatientBirthDate": "19920611"},
@@ -125,6 +148,7 @@ def rows_of(truth: Truth) -> Iterator[Row]:
         {"PatientName": "Doe John", "StudyDate": "20180102"},
         {"PatientName": "Müller", "PatientID": "N1", "StudyDescription": "Kopf*"},
         {"PatientID": "NODATE", "Modality": "CT"},
+        {"PatientID": "STAR*1"},
         {"StudyDate": "20190304", "SeriesDescription": "Twin"},
     )
 
@@ -173,6 +197,19 @@ def test_log_has_a_line_per_series_and_per_row_without_any(archive: Pacs, tmp_pa
     series = [archive.truth.series(row) for row in rows]
     assert [line["PatientID"] for line in log] == ["KEYS"] * len(series[0]) + ["nobody"] + ["TWINS"] * len(series[2])
     assert {line["SeriesInstanceUID"] for line in log} == set.union({""}, *series)
+
+
+def test_where_wildcards_are_characters_they_find_nobody_else(archive: Pacs, tmp_path: Path, state_root: Path) -> None:
+    rows = [{"PatientID": "STAR*1"}, {"PatientID": "STAR?1"}, {"PatientName": "Star*"}]
+    table = write_table(tmp_path / "table.csv", rows)
+    command = ("--info", "--match", "exact")
+    # Of names that have lost their letters, Orthanc cannot be asked for one with an asterisk in it.
+    extract(archive.peer.config(tmp_path), table, tmp_path / "out", *command).ended(0, 3)
+    accounts, found = series_of_lines(state_root)
+    assert [accounts[line]["state"] for line in (2, 3)] == ["found", "empty"]
+    assert accounts[4]["state"] == ("undecidable" if archive.peer.name == "orthanc" else "empty")
+    (wanted,) = {i.series for i in archive.truth.instances if i.patient == "STAR*1"}
+    assert [found[line] for line in (2, 3, 4)] == [{wanted}, set(), set()]
 
 
 def test_info_dumps_hold_what_the_archive_answers(archive: Pacs, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ from pacsifier_ops.nightly.projects import _last_run
 from pacsifier_ops.options import Refused
 from pacsifier_ops.pseudonyms import deid_api, linkage, mapping
 from pacsifier_ops.pseudonyms.local import Style
-from pacsifier_ops.query.table import TableRefused, parse_query_table, read_query_table
+from pacsifier_ops.query.problems import TableRefused
+from pacsifier_ops.query.table import parse_query_table, read_query_table
 from pacsifier_ops.study.project import read_project
 from pacsifier_ops.upload import scan
 

@@ -13,14 +13,15 @@ import openpyxl
 import pytest
 
 from pacsifier_ops import intake
-from pacsifier_ops.errors import StorageError
-from pacsifier_ops.extract.requests import is_id, resolve
+from pacsifier_ops.errors import ConfigError, StorageError
+from pacsifier_ops.extract.arrival import rows_of
+from pacsifier_ops.extract.requests import is_id, options_of, resolve
 from tests.disks import disk, mount
 
 
-def take(data: str | bytes) -> dict[str, Any]:
+def take(data: str | bytes, **options: str) -> dict[str, Any]:
     """What is answered on a table; it is plain data."""
-    taken = intake.take(data.encode() if isinstance(data, str) else data).as_json()
+    taken = intake.take(data.encode() if isinstance(data, str) else data, options).as_json()
     return dict(json.loads(json.dumps(taken)))
 
 
@@ -55,6 +56,24 @@ def test_a_good_table_is_kept_as_it_came_and_shown_as_understood(state_root: Pat
     assert is_id(taken["request"]) and resolve(taken["request"]).read_text() == data
     (path,) = kept(state_root)
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_how_a_table_is_read_is_kept_with_it(state_root: Path) -> None:
+    said = {"date_format": "DD.MM.YYYY", "match": "exact"}
+    taken = take("Patient ID;StudyDate\nA*1;12.05.2015\n2;05/12/2015\n", **said, sheet="")
+    assert taken["preview"] == [{"line": 2, "keys": {"PatientID": "A*1", "StudyDate": "20150512"}, "new_id": ""}]
+    assert taken["notes"] == ["column 1 was read as PatientID"]
+    [problem] = taken["problems"]
+    assert (problem["line"], problem["column"], problem["value"]) == (3, "StudyDate", "05/12/2015")
+    nothing: dict[str, Any] = dict.fromkeys(("sheet", "hidden_rows", "date_format", "match"))
+    assert options_of(taken["request"], nothing) == said
+    # What a run says itself counts, and only a request keeps anything.
+    assert options_of(taken["request"], {**nothing, "match": "wildcards"}) == {**said, "match": "wildcards"}
+    assert options_of("queries/demo.csv", nothing) == {} == options_of(take("PatientID\n1\n")["request"], nothing)
+    assert [row.keys["StudyDate"] for row in rows_of(taken["request"], 2)] == ["20150512"]
+    assert len(kept(state_root)) == 3
+    with pytest.raises(ConfigError, match="match is none of wildcards, exact"):
+        take("PatientID\n1\n", match="regex")
 
 
 def test_workbooks_keep_their_kind() -> None:

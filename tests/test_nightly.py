@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
 from pacsifier_ops.errors import ConfigError
-from pacsifier_ops.extract.requests import new_id, resolve
+from pacsifier_ops.extract.arrival import rows_of
+from pacsifier_ops.extract.requests import new_id, options_of, resolve
 from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, night_of
 from pacsifier_ops.nightly.inbox import Collected, collect, settle
 from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly, read_table
@@ -97,6 +99,28 @@ def test_a_submission_is_one_run_one_request_and_one_folder_by_one_id(folders: F
         "page": f"http://airflow.example/pacsifier/runs/{EXTRACT}/{start.run_id}",
     }
     assert night(folders, NEXT) == Collected() and names(folders.claimed) == names(folders.inbox) == []
+
+
+def test_how_a_table_is_read_goes_with_the_table_and_not_through_airflow(folders: Folders) -> None:
+    said = {"date_format": "DD.MM.YYYY", "sheet": "Müller", "hidden_rows": "skip"}
+    book = openpyxl.Workbook()
+    book.active.title = "Müller"
+    for cells in (["PatientID", "StudyDate"], ["ZQX-71830-KW", "24.12.1993"], ["hidden", ""]):
+        book.active.append(cells)
+    book.active.row_dimensions[3].hidden = True
+    put(folders.inbox, "a.xlsx")
+    book.save(folders.inbox / "a.xlsx")
+    os.utime(folders.inbox / "a.xlsx", (0, 0))
+    put(folders.inbox, "a.yaml", text="".join(f"{key}: {value}\n" for key, value in said.items()))
+    (start,) = night(folders).starts
+    assert not start.conf.keys() & said.keys() and options_of(start.conf["queryfile"], {}) == said
+    (row,) = rows_of(start.conf["queryfile"], None)
+    assert row.keys == {"PatientID": "ZQX-71830-KW", "StudyDate": "19931224"}
+    put(folders.inbox, "b.csv", text="StudyDate\n24.12.93\n")
+    put(folders.inbox, "b.yaml", text="date_format: DD.MM.YYYY\n")
+    night(folders, NEXT)
+    (reasons,) = folders.rejected.glob("*/reasons.txt")
+    assert reasons.read_text().endswith("[24.12.93]\n")  # it lies beside the table
 
 
 def test_the_same_handed_in_again_is_another_run(folders: Folders) -> None:

@@ -11,7 +11,7 @@ from pacsifier_ops.config import PacsNode
 from pacsifier_ops.probe import page_of, probe_into
 from pacsifier_ops.probe.findings import FILTERED, MATCHED, NO, NOT_TESTED, UNDECIDABLE, YES, Findings
 from pacsifier_ops.probe.page import to_text
-from pacsifier_ops.query.keys import KEYS
+from pacsifier_ops.query.keys import KEYS, MODALITIES
 from pacsifier_ops.run import Run
 from tests.airflow_home import identifiers, traces
 from tests.conftest import Pacs
@@ -34,9 +34,13 @@ KEY_VERDICTS = {
             "ImageType",
             "SequenceName",
             "AcquisitionDate",
+            "BodyPartExamined",
+            "InstitutionName",
+            "StationName",
         ),
         UNDECIDABLE,
-    ),
+    )
+    | {MODALITIES: FILTERED},
 }
 
 

@@ -362,6 +362,15 @@ def test_rows_without_a_patient_id_are_passed_over_and_told(
     assert "1 row of the query table passed over" in (folder / "report.html").read_text()
 
 
+def test_patients_of_a_table_are_read_as_the_flags_say(tmp_path: Path) -> None:
+    (tmp_path / "query.csv").write_text("MRN,Study Date\nZQX*1,24.12.1993\n")
+    arguments = ["-m", "local", "-q", str(tmp_path / "query.csv"), "-a", "proj", "-d", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert main([*arguments[:2], *arguments[4:], "--in_folder", str(tmp_path), "--match", "exact"]) == 2
+    assert main([*arguments, "--match", "exact", "--date_format", "DD.MM.YYYY"]) == 0
+    assert Linkage("proj", tmp_path / "out").people().of("ZQX*1")
+
+
 def test_what_contradicts_the_linkage_is_told_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "query.csv").write_text("PatientID\nZQX-1\nZQX-2\n")
     (tmp_path / "mapping.csv").write_text("ZQX-1,P1\nZQX-2,P2\n")

@@ -15,23 +15,25 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pacsifier_ops.errors import QueryTableError
-from pacsifier_ops.query.keys import COLUMNS, DUMP_COLUMNS, KEYS, Level
-from pacsifier_ops.query.table import QueryTable, TableRefused, read_query_table
+from pacsifier_ops.errors import ConfigError, QueryTableError
+from pacsifier_ops.query.keys import COLUMNS, DUMP_COLUMNS, FURTHER, KEYS, Level
+from pacsifier_ops.query.problems import TableRefused
+from pacsifier_ops.query.reading import Reading
+from pacsifier_ops.query.table import QueryTable, read_query_table
 
 EXAMPLES = Path(__file__).parent.parent / "include" / "queries"
 
 
-def read(data: str | bytes) -> QueryTable:
+def read(data: str | bytes, **options: str) -> QueryTable:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table"
         path.write_bytes(data.encode() if isinstance(data, str) else data)
-        return read_query_table(path)
+        return read_query_table(path, Reading(**options))
 
 
-def refused(data: str | bytes) -> list[tuple[int, str, str]]:
+def refused(data: str | bytes, **options: str) -> list[tuple[int, str, str]]:
     with pytest.raises(QueryTableError) as caught:
-        read(data)
+        read(data, **options)
     assert isinstance(caught.value, TableRefused)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert all(str(problem) in str(caught.value) for problem in caught.value.problems)
@@ -89,8 +91,8 @@ def test_example_with_a_wildcard_alone() -> None:
 
 
 def test_columns_are_those_of_pacsifier() -> None:
-    assert len(KEYS) == 17
-    assert len(DUMP_COLUMNS) == 16
+    assert len(KEYS) == 17 + len(FURTHER)
+    assert len(DUMP_COLUMNS) == 16 and not set(DUMP_COLUMNS) & set(FURTHER)
     assert DUMP_COLUMNS[0] == "StudyDate" and DUMP_COLUMNS[-1] == "SequenceName"
     assert [word for word in KEYS if KEYS[word].level is Level.IMAGE] == [
         "ImageType",
@@ -102,6 +104,7 @@ def test_columns_are_those_of_pacsifier() -> None:
         "Modality",
         "ImageType",
         "SeriesNumber",
+        *FURTHER,
     ]
 
 
@@ -109,8 +112,9 @@ def test_columns_are_those_of_pacsifier() -> None:
     ("name", "near"),
     [
         ("patientID", "PatientID"),
-        ("Patient ID", "PatientID"),
-        ("patient_name", "PatientName"),
+        ("PatientId", "PatientID"),
+        ("patientname", "PatientName"),
+        ("ACCESSIONNUMBER", "AccessionNumber"),
         ("new_id", "new_ids"),
         ("SeriesNr", "SeriesNumber"),
         ("Accession", "AccessionNumber"),
@@ -118,6 +122,29 @@ def test_columns_are_those_of_pacsifier() -> None:
 )
 def test_unknown_column_gets_the_nearest_known(name: str, near: str) -> None:
     assert refused(f"StudyDate,{name}\n20150512,1\n") == [(1, "column 2", f"not known; did you mean {near}?")]
+
+
+def test_columns_as_people_write_them() -> None:
+    """Words count in any case, and so do the other names; a keyword counts as DICOM spells it."""
+    names = [
+        "Accession Number",
+        "patient id",
+        "Study Date",
+        "PATIENT_NAME",
+        "Patient's Sex",
+        "Date of Birth",
+        "New IDs",
+    ]
+    table = read(",".join(names) + "\nA1,7,20200101,Doe,F,19660401,P1\n")
+    [row] = table.rows
+    columns = ["AccessionNumber", "PatientID", "StudyDate", "PatientName", "PatientSex", "PatientBirthDate"]
+    assert list(row.keys) == columns and list(row.cells) == [*columns, "new_ids"] and row.new_id == "P1"
+    assert table.notes[:2] == ["column 1 was read as AccessionNumber", "column 2 was read as PatientID"]
+    assert len(table.notes) == 7 and not read("PatientID\n1\n").notes
+    assert keys(read("MRN;Study Date\n7;20200101\n")) == [{"PatientID": "7", "StudyDate": "20200101"}]
+    assert keys(read(saved(workbook(["MRN"], ["7"])))) == [{"PatientID": "7"}]
+    # Two columns that could be meant
+    assert refused("PatientID,MRN\n1,2\n") == [(1, "PatientID", "there twice (column 2); remove one")]
 
 
 def test_all_problems_of_the_header_come_at_once() -> None:
@@ -153,11 +180,44 @@ def test_header_without_rows() -> None:
         b"\xff\xfePa\x00",
         b"PatientID\n\x81\n",
         b"PK\x03\x04 neither",
-        "PatientID\n1\n".encode("utf-16-le"),
     ],
 )
 def test_files_that_are_no_table(data: bytes) -> None:
     assert "save it as" in refused(data)[0][2]
+
+
+ODS = b"PK\x03\x04" + bytes(26) + b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet"
+HTML = b"\r\n<html xmlns:x='urn:schemas-microsoft-com:office:excel'><table><tr><td>PatientID"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (HTML, "is HTML"),
+        (HTML.decode().encode("utf-16"), "is HTML"),
+        (b"\xef\xbb\xbf<table><tr>", "is HTML"),
+        (b"<!DOCTYPE html>\n<title>Login</title>", "is HTML"),
+        (b"< div >\r\n\t<table>", "is HTML"),
+        (b'<?xml version="1.0"?><?mso-application progid="Excel.Sheet"?><Workbook xmlns="urn:', "XML spreadsheet"),
+        (b'<?xml version="1.0"?><rows/>', "is xml"),
+        (b"MIME-Version: 1.0\nX-Document-Type: Workbook", "MHTML"),
+        (b"%PDF-1.7", "is a PDF"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "an .xls workbook"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le"), "with a password"),
+        (ODS, "(.ods)"),
+        ("PatientName,PatientID\nMüller,1\n".encode("mac_roman"), "MacRoman"),
+        ("PatientName;PatientID\rGenève;1\r".encode("mac_roman"), "MacRoman"),
+        (b"Produtor;PRODUTO\rS\xeaTIO UWADA;ALMEIR\xccCO ma\x8do\r", "MacRoman"),
+    ],
+)
+def test_files_that_pass_for_a_table_are_named_for_what_they_are(data: bytes, kind: str) -> None:
+    [(_, _, message)] = refused(data)
+    assert kind in message and "save it as" in message
+
+
+def test_quotes_of_windows_1252_are_not_taken_for_letters_of_a_mac() -> None:
+    table = read("PatientName\nO’Neil\n".encode("cp1252"))
+    assert keys(table) == [{"PatientName": "O’Neil"}] and "Windows-1252" in table.rows[0].warnings[0]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -175,7 +235,7 @@ def test_an_open_quote_refuses_the_table_with_its_line() -> None:
 
 
 @pytest.mark.parametrize("divider", list(",;\t"))
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_dividers_encodings_and_line_ends(divider: str, encoding: str, end: str) -> None:
     lines = [
@@ -271,6 +331,10 @@ GOOD = [
     ("SeriesNumber", "-1", "-1"),
     ("StudyInstanceUID", "1.2.840.10008", "1.2.840.10008"),
     ("Modality", "M?", "M?"),
+    ("Modality", "CT \\ MR\\CT", "CT\\MR"),
+    ("ModalitiesInStudy", "PT\\CT", "PT\\CT"),
+    ("StudyInstanceUID", "1.2\\1.3", "1.2\\1.3"),
+    ("PatientSex", "F", "F"),
     ("ImageType", "DERIVED\\ SECONDARY\\SCREEN SAVE", "DERIVED\\SECONDARY\\SCREEN SAVE"),
     ("ImageType", "\\\\MPR", "\\\\MPR"),
     ("AccessionNumber", "*1234567890123456*", "*1234567890123456*"),
@@ -302,6 +366,11 @@ BAD = [
     ("StudyInstanceUID", "1.2.*", "not a UID"),
     ("SeriesInstanceUID", "1." + "2" * 63, "not a UID"),
     ("Modality", "ct", "not a code"),
+    ("Modality", "CT/MR", "not a code"),
+    ("Modality", "CT\\", "only wildcards"),
+    ("SeriesInstanceUID", "1.2\\1.2.", "not a UID"),
+    ("PatientSex", "female", "not a code"),
+    ("StudyID", "45322.0", "a whole number with decimals"),
     ("Modality", "ABCDEFGHIJKLMNOPQ", "longer than the 16"),
     ("ImageType", "DERIVED\\ABCDEFGHIJKLMNOPQ", "longer than the 16"),
     ("ImageType", "\\*", "only wildcards"),
@@ -344,6 +413,10 @@ def test_bad_cells(column: str, text: str, words: str) -> None:
     message = table.problems[0].message
     assert words in message and ";" in message  # what is wrong, and what to do
     assert len(text) < 3 or text not in message
+    # Whoever handed it in sees the cell; a log never does.
+    [problem] = table.problems
+    assert problem.value == text and (text not in str(problem) + repr(problem) or len(text) < 3)
+    assert "[" in problem.shown() and problem.shown().isprintable() and len(problem.shown()) < len(str(problem)) + 300
 
 
 def test_rows_without_a_key() -> None:
@@ -524,6 +597,121 @@ def test_excels_way_of_exporting_text_is_the_text() -> None:
     assert keys(read('PatientID,StudyDate\n="00045322",20200101\n')) == [
         {"PatientID": "00045322", "StudyDate": "20200101"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("date_format", "cell", "value"),
+    [
+        ("DD.MM.YYYY", "12.05.2015", "20150512"),
+        ("DD.MM.YYYY", "1.5.2015", "20150501"),
+        ("DD.MM.YYYY", "20150512", "20150512"),
+        ("YYYY-MM-DD", "2015-05-12", "20150512"),
+        ("YYYY-MM-DD", "2015-05-12-2015-06-12", "20150512-20150612"),
+        ("YYYY-MM-DD", "-2015-05-12", "-20150512"),
+        ("MM/DD/YYYY", "05/12/2015", "20150512"),
+        ("MM/DD/YYYY", "05/12/2015 - 06/12/2015", "20150512-20150612"),
+        ("DD/MM/YYYY", "05/12/2015", "20151205"),
+        ("DD-MM-YYYY", "12-05-2015-", "20150512-"),
+    ],
+)
+def test_dates_in_the_format_that_was_said(date_format: str, cell: str, value: str) -> None:
+    assert keys(read(f"StudyDate\n{cell}\n", date_format=date_format)) == [{"StudyDate": value}]
+    if cell != value and cell != "20150512":
+        [problem] = read(f"StudyDate\n{cell}\n").problems  # nothing is guessed
+        assert problem.column == "StudyDate"
+
+
+@pytest.mark.parametrize("cell", ["12/05/2015", "12.05.15", "2015.05.12", "12.13.2015", "12.05.2015 10:15"])
+def test_dates_in_another_format_than_was_said(cell: str) -> None:
+    [problem] = read(f"StudyDate\n{cell}\n", date_format="DD.MM.YYYY").problems
+    assert (problem.line, problem.column) == (2, "StudyDate")
+
+
+def test_only_cells_of_dates_are_read_as_dates() -> None:
+    assert keys(read("PatientID\n12.05.2015\n", date_format="DD.MM.YYYY")) == [{"PatientID": "12.05.2015"}]
+
+
+def test_options_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match=r"date_format is none of DD\.MM\.YYYY, "):
+        Reading(date_format="DDMMYY")
+    with pytest.raises(ConfigError, match="hidden_rows is none of refuse, include, skip"):
+        Reading(hidden_rows="yes")
+
+
+def several_sheets() -> bytes:
+    book = workbook(["PatientID"], ["1"])
+    book.active.title = "Müller"
+    for title, patient in (("2020", "2"), ("old", "3")):
+        sheet = book.create_sheet(title)
+        sheet.append(["PatientID"])
+        sheet.append([patient])
+    book["old"].sheet_state = "hidden"
+    return saved(book)
+
+
+@pytest.mark.parametrize(("sheet", "patient"), [("Müller", "1"), ("1", "1"), ("2020", "2"), ("2", "2"), ("old", "3")])
+def test_the_sheet_that_is_named_counts(sheet: str, patient: str) -> None:
+    assert keys(read(several_sheets(), sheet=sheet)) == [{"PatientID": patient}]
+
+
+def test_sheets_that_could_be_meant_are_named_to_whoever_handed_them_in() -> None:
+    for options, words, titles in (
+        ({}, "sheets 1 and 2 of the workbook", "Müller, 2020"),
+        ({"sheet": "Muller"}, "a number from 1 to 3", "Müller, 2020, old"),
+        ({"sheet": "4"}, "a number from 1 to 3", "Müller, 2020, old"),
+    ):
+        with pytest.raises(TableRefused) as caught:
+            read(several_sheets(), **options)
+        assert words in str(caught.value) and "Müller" not in str(caught.value) + repr(caught.value)
+        assert f"[{titles}]" in caught.value.shown()
+    assert "has no sheets" in refused("PatientID\n1\n", sheet="1")[0][2]
+
+
+@pytest.mark.parametrize(
+    ("hidden_rows", "lines", "bad"),
+    [("", [2], [3, 4]), ("refuse", [2], [3, 4]), ("include", [2, 3, 4], []), ("skip", [2], [])],
+)
+def test_hidden_rows(hidden_rows: str, lines: list[int], bad: list[int]) -> None:
+    book = workbook(["PatientID"], ["1"], ["2"], ["3"])
+    for line in (3, 4):
+        book.active.row_dimensions[line].hidden = True
+    book.active.auto_filter.ref = "A1:A4"
+    table = read(saved(book), hidden_rows=hidden_rows)
+    assert [row.line for row in table.rows] == lines and [problem.line for problem in table.problems] == bad
+    assert [note.split(": ")[1] for note in table.notes] == ([] if bad else ["line 3, 4"])
+    assert not bad or "hidden_rows" in table.problems[0].message
+
+
+def test_columns_that_are_hidden_count_with_a_note() -> None:
+    book = workbook(["PatientID", "StudyDate", "Modality", "MRN"], ["1", "20200101", "CT"])
+    book.active["D1"] = None
+    for letter in "BD":
+        book.active.column_dimensions[letter].hidden = True
+    table = read(saved(book))
+    assert table.notes == ["column 2 (StudyDate) is hidden, and counts all the same"]
+    assert [row.keys for row in table.rows] == [{"PatientID": "1", "StudyDate": "20200101", "Modality": "CT"}]
+
+
+def test_hidden_rows_alone_are_no_table() -> None:
+    book = workbook(["PatientID"], ["1"])
+    book.active.row_dimensions[2].hidden = True
+    assert "has a header but no rows" in refused(saved(book), hidden_rows="skip")[0][2]
+
+
+def test_a_number_for_a_time_says_what_it_was_read_as() -> None:
+    book = workbook(["PatientID", "StudyTime"], ["1", 1500], ["2", 15], ["3", 150000], ["4", "1500"], ["5", 500])
+    table = read(saved(book))
+    remarks = [row.warnings for row in table.rows]
+    assert "hours and minutes (HHMM)" in remarks[0][0] and "hours (HH)" in remarks[1][0] and remarks[2:] == [(), ()]
+    assert [(p.line, p.value) for p in table.problems] == [(6, "500")]
+
+
+def test_what_a_workbook_holds_is_shown_where_it_cannot_be_asked() -> None:
+    book = workbook(["PatientID", "StudyDate"], [True, None], ['=A9&"x"', None], [1234567890123456789, None])
+    book.active.append([datetime.date(2024, 10, 12), None])
+    book.active["A2"].number_format = "0"
+    shown = [problem.value for problem in read(saved(book)).problems]
+    assert shown == ["True", '=A9&"x"', "1.234567890123457e+18", "20241012"]
 
 
 # Properties

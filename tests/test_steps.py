@@ -73,6 +73,18 @@ def test_strict_asks_the_pacs_nothing(pacs: EmbeddedPacs, tmp_path: Path) -> Non
     assert not pacs.queries and not (tmp_path / "out").exists()
 
 
+def test_notes_and_cells_are_told_to_whoever_handed_the_table_in(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    rows = [{"Patient ID": "P1", "MRN": ""}]
+    with pytest.raises(QueryTableError, match="there twice"):
+        extract(node_of(pacs), rows, tmp_path / "out")
+    rows = [{"Patient ID": "P1"}, {"Patient ID": "1.23457E+11"}]
+    run, _ = planned_run(node_of(pacs), rows, tmp_path / "out", retrieve="none")
+    account = steps.report(run)
+    assert account.notes == ["column 1 was read as PatientID"] and account.notes[0] in run.report.read_text()
+    assert "1.23457E+11" in account.rows[1].reason and "1.23457E+11" not in str(account.summary())
+    assert "[1.23457E+11]" in (run.folder / "problems.txt").read_text()
+
+
 def test_the_same_row_again_is_asked_once(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     account = extract(node_of(pacs), [{"PatientID": "P1"}, {"PatientID": "P2"}, {"PatientID": "P1"}], tmp_path / "out")
     assert states(account) == {2: "found", 3: "found", 4: "found"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
 
+SEVERAL = ("Modality", "ModalitiesInStudy", "StudyInstanceUID", "SeriesInstanceUID")
 DATES = ("StudyDate", "PatientBirthDate", "AcquisitionDate")
 
 
@@ -58,7 +59,16 @@ class Truth:
 
     def series(self, row: dict[str, str]) -> set[str]:
         """Series Instance UIDs with an image for which every key of the row holds."""
-        return {i.series for i in self.instances if all(holds(k, cell, i.values(k)) for k, cell in row.items() if cell)}
+        return {
+            i.series for i in self.instances if all(holds(k, cell, self._of(i, k)) for k, cell in row.items() if cell)
+        }
+
+    def _of(self, instance: Instance, keyword: str) -> list[str]:
+        """The values of an attribute; those of ModalitiesInStudy are what the series of the study say."""
+        if keyword != "ModalitiesInStudy":
+            return instance.values(keyword)
+        study = instance.head.StudyInstanceUID
+        return sorted({str(i.head.Modality) for i in self.instances if i.head.StudyInstanceUID == study})
 
     def of_series(self, series: Iterable[str]) -> dict[str, Instance]:
         """The instances of these series by SOP Instance UID."""
@@ -75,6 +85,8 @@ def holds(keyword: str, cell: str, values: list[str]) -> bool:
     """Whether a cell of a query table is fulfilled by the values of an attribute."""
     if not values or not values[0]:
         return False
+    if keyword in SEVERAL and "\\" in cell:
+        return any(holds(keyword, one, values) for one in cell.split("\\"))
     if keyword in DATES:
         low, _, high = cell.partition("-") if "-" in cell else (cell, "", cell)
         return (low or "0") <= values[0] <= (high or "9")
@@ -85,7 +97,7 @@ def holds(keyword: str, cell: str, values: list[str]) -> bool:
         return _filled(low, "000000.000000") <= last and first <= _filled(high, "235959.999999")
     if keyword == "SeriesNumber":
         return int(cell) == int(values[0])
-    if keyword == "PatientName":
+    if keyword in ("PatientName", "ReferringPhysicianName"):
         return _name_holds(cell, values[0])
     if keyword == "ImageType":
         wanted = cell.split("\\")

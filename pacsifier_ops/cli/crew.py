@@ -183,6 +183,8 @@ def _name(series: SeriesAccount) -> str:
 
 def _tell(account: RunAccount, run: Run, log_folder: Path, error: Exception | None) -> None:
     totals = account.totals()
+    for note in account.notes:
+        print(f"query table: {note}", file=sys.stderr)
     for row in account.rows:
         if row.reason:
             print(f"line {row.line}: {row.state}: {row.reason}", file=sys.stderr)

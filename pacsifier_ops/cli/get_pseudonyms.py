@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pacsifier_ops.accounts import EXIT_CODES
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import bounded, given
+from pacsifier_ops.cli.options import add_reading, bounded, given
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.html import plural
 from pacsifier_ops.pseudonyms import steps
@@ -19,6 +19,7 @@ from pacsifier_ops.pseudonyms.linkage import Linkage
 from pacsifier_ops.pseudonyms.local import Style
 from pacsifier_ops.pseudonyms.run import DEID, SOURCES, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import VARIABLE
+from pacsifier_ops.query import reading
 from pacsifier_ops.run import Run, noted_warnings
 
 
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--verbose", "-v", action="store_true", help="tell of every batch")
     more = p.add_argument_group("beyond PACSIFIER")
+    add_reading(more)
     more.add_argument("--in_folder", type=given, help="folder of DICOM files whose patients are wanted")
     more.add_argument("--ca", default="", metavar="FILE", help="authorities of the De-ID service's certificate")
     more.add_argument(
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except PacsifierError as error:
-        print(f"pacsifier-get-pseudonyms: {error}", file=sys.stderr)
+        print(f"pacsifier-get-pseudonyms: {error.shown()}", file=sys.stderr)
         return error.exit_code
 
 
@@ -97,6 +99,7 @@ def _run(args: argparse.Namespace) -> int:
         length=args.length,
         alphabet=args.alphabet,
         out_directory=_given(args.out_directory),
+        **reading.given(vars(args)),
     )
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):

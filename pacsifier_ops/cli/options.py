@@ -10,6 +10,7 @@ from pathlib import Path
 from pacsifier_ops.config import Tls
 from pacsifier_ops.errors import PathRefused
 from pacsifier_ops.files import resolved
+from pacsifier_ops.query.reading import CHOICES
 
 #: Environment variable with the passphrase of the TLS key: on a command line everybody could read it.
 PASSWORD = "PACSIFIER_TLS_PASSWORD"
@@ -37,6 +38,25 @@ def bounded(least: float, most: float, kind: type[int] | type[float] = float) ->
         return value
 
     return parse
+
+
+def add_reading(group: argparse._ActionsContainer) -> None:
+    """Add the options of reading a query table, which `query.reading.given` takes from the arguments."""
+    group.add_argument("--sheet", help="sheet of the workbook with the table, by name or number from 1")
+    group.add_argument(
+        "--hidden_rows",
+        choices=CHOICES["hidden_rows"],
+        help="hidden rows of a workbook are bad (refuse), count like the others, or are left out (skip)",
+    )
+    group.add_argument(
+        "--date_format",
+        choices=CHOICES["date_format"],
+        metavar="FORMAT",
+        help=f"how the table has dates that are not YYYYMMDD: {', '.join(CHOICES['date_format'])}",
+    )
+    group.add_argument(
+        "--match", choices=CHOICES["match"], help="what * and ? are: wildcards, or (exact) characters like all others"
+    )
 
 
 def add_tls(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

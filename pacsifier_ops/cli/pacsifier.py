@@ -11,11 +11,12 @@ from pathlib import Path
 from pacsifier_ops import __version__
 from pacsifier_ops.accounts import MOVE, NONE, SAVE
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
+from pacsifier_ops.cli.options import add_reading, add_tls, bounded, given, tls_of
 from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.extract.run import FIRST, SEARCH
 from pacsifier_ops.places import refuse_reserved
+from pacsifier_ops.query import reading
 from pacsifier_ops.tree import NAMINGS
 
 
@@ -98,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="stop before fetching if more series are to be fetched (10000)",
     )
+    add_reading(more)
     more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     tls = add_tls(p)
@@ -116,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except PacsifierError as error:
-        print(f"pacsifier: {error}", file=sys.stderr)
+        print(f"pacsifier: {error.shown()}", file=sys.stderr)
         return error.exit_code
 
 
@@ -131,6 +133,8 @@ def _wrong(args: argparse.Namespace) -> str:
         return "nothing to do: give --save, --move, --upload, --probe or --info"
     if extraction and args.queryfile is None:
         return "--queryfile is missing: the table that says which series"
+    if not extraction and (how := reading.given(vars(args))):
+        return f"--{next(iter(how))} goes with --queryfile"
     if args.destination is not None and not args.move:
         return "--destination goes with --move"
     if args.refetch and not args.save:
@@ -193,6 +197,7 @@ def _run(args: argparse.Namespace) -> int:
         accept_patient_id_of=args.accept_patient_id_of,
         search=args.search,
         names=args.names,
+        **reading.given(vars(args)),
     )
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, archives, destination, args.verbose)

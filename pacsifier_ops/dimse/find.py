@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, product
 
 from pydicom.dataset import Dataset
 
@@ -19,8 +19,8 @@ from pacsifier_ops.dimse.letters import Letters
 from pacsifier_ops.dimse.session import Answer, Session, query, values_of
 from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.identity import SeriesId, two_people
-from pacsifier_ops.query.keys import DUMP_COLUMNS, KEYS, Level
-from pacsifier_ops.query.match import matches, seconds_to_send, value_to_send
+from pacsifier_ops.query.keys import DUMP_COLUMNS, FURTHER, KEYS, MODALITIES, Level
+from pacsifier_ops.query.match import alternatives, matches, seconds_to_send, values_to_send
 from pacsifier_ops.query.names import wide_name_keys
 
 #: What is asked for at SERIES level, beside the dump's columns for the folder names and the expectation; and at STUDY.
@@ -74,6 +74,13 @@ class Expectation:
     count: int | None = None
 
 
+def return_keys(level: str, further: Iterable[str]) -> tuple[str, ...]:
+    """What is asked for at STUDY or SERIES level, with these keys beyond PACSIFIER's."""
+    if level == "STUDY":
+        return (*STUDY_KEYS, *(key for key in further if KEYS[key].level is Level.STUDY))
+    return (*RETURN_KEYS, *(key for key in further if key != MODALITIES))
+
+
 def entity(level: str, answer: Dataset) -> tuple[str, ...]:
     """What an answer at a level is about: its patient and its UIDs from the study down, as far as it tells them.
 
@@ -113,10 +120,6 @@ def _is_of(image: Dataset, series: FoundSeries) -> bool:
     return all(str(image.get(keyword) or uid) == uid for keyword, uid in told)
 
 
-def _holds_for(image: Dataset, keys: Mapping[str, str]) -> bool:
-    return all(matches(k, v, values_of(image, k)) for k, v in keys.items())
-
-
 @dataclass
 class Finder:
     """Asks one archive. What it learns of the archive's ways serves all rows asked through it.
@@ -131,6 +134,9 @@ class Finder:
     session: Session
     warnings: list[str] = field(default_factory=list)
     doubt: str = ""
+    _exact: bool = False
+    _further: tuple[str, ...] = ()
+    _modalities: dict[str, str] = field(default_factory=dict)
     _relational: bool | None = None
     _studies: dict[str, list[Dataset]] = field(default_factory=dict)
     _listed: dict[str, list[Dataset]] = field(default_factory=dict)
@@ -140,8 +146,11 @@ class Finder:
     def __post_init__(self) -> None:
         self.letters = Letters(self.session)
 
-    def series(self, keys: Mapping[str, str]) -> list[FoundSeries]:
+    def series(self, keys: Mapping[str, str], exact: bool = False) -> list[FoundSeries]:
         """All series for which every key of the row holds; keys of images fold back to their series.
+
+        Args:
+            exact: `*` and `?` are characters like all others.
 
         Raises:
             Undecidable: the archive neither matches nor returns one of the keys.
@@ -150,7 +159,8 @@ class Finder:
             Unsupported: the archive refuses the query, or answers without UIDs.
             PacsError: the archive cannot be asked.
         """
-        self.warnings, self.doubt, self._studies, self._listed = [], "", {}, {}
+        self.warnings, self.doubt, self._studies, self._listed, self._modalities = [], "", {}, {}, {}
+        self._exact, self._further = exact, tuple(key for key in FURTHER if key in keys)
         candidates: dict[tuple[str, ...], tuple[FoundSeries, Dataset]] = {}
         for answer in self._candidates(keys):
             series = self._described(answer)
@@ -243,9 +253,9 @@ class Finder:
         study could be at fault.
         """
         of_study = {k: v for k, v in keys.items() if KEYS[k].level is Level.STUDY}
-        if not of_study or self._relational:
+        if not of_study or (self._relational and MODALITIES not in keys):
             try:
-                found = self._all("SERIES", keys, keys, RETURN_KEYS)
+                found = self._all("SERIES", keys, keys)
                 if found or (self._relational and not of_study):
                     return found
             except Unsupported:
@@ -254,14 +264,14 @@ class Finder:
 
     def _hierarchically(self, keys: Mapping[str, str], of_study: Mapping[str, str]) -> Iterator[Dataset]:
         of_series = {k: v for k, v in keys.items() if KEYS[k].level is Level.SERIES}
-        studies = self._all("STUDY", of_study, of_study, STUDY_KEYS)
+        studies = self._all("STUDY", of_study, of_study)
         for study in studies:
             self._learn(study, of_study)
         for study in studies:
             if all(self._may_hold(study, k, v) for k, v in of_study.items()):
                 self._listed.setdefault(str(study.StudyInstanceUID), []).append(study)
         for study_uid, (study, *_) in self._listed.items():  # under two patients it is one to ask for
-            found = self._all("SERIES", {}, {**of_series, "StudyInstanceUID": study_uid}, RETURN_KEYS)
+            found = self._all("SERIES", {}, {**of_series, "StudyInstanceUID": study_uid})
             if self._relational is None and found:
                 self._relational = self.try_relational(study, found[0])
             for series in found:
@@ -273,7 +283,10 @@ class Finder:
 
     def _may_hold(self, answer: Dataset, keyword: str, wanted: str) -> bool:
         values = values_of(answer, keyword)
-        return not values or matches(keyword, wanted, values) or self.letters.leave_open(keyword, wanted, values)
+        return not values or self._matches(keyword, wanted, values) or self.letters.leave_open(keyword, wanted, values)
+
+    def _matches(self, keyword: str, wanted: str, values: Sequence[str]) -> bool:
+        return matches(keyword, wanted, values, self._exact)
 
     def try_relational(self, study: Dataset, series: Dataset) -> bool | None:
         """Whether a SERIES level query honours a key of the patient; None where this study cannot tell."""
@@ -291,31 +304,39 @@ class Finder:
             return False
         return [str(answer.get("StudyInstanceUID", "")) for answer in answers] == [study_uid]
 
-    def _all(
-        self, level: str, keys: Mapping[str, str], sendable: Mapping[str, str], return_keys: Sequence[str]
-    ) -> list[Dataset]:
-        """Every match at a level once: over the spellings of the name, split where the archive cuts off."""
-        uid = UID_OF_LEVEL[level]
-        # SeriesNumber: archives compare it as text, and 1 is not 01 to them; it is filtered here.
-        sent = {k: value_to_send(k, v) for k, v in sendable.items() if KEYS[k].level is not Level.IMAGE}
-        sent = {k: v for k, v in sent.items() if v and k != "SeriesNumber"}
+    def _all(self, level: str, keys: Mapping[str, str], sendable: Mapping[str, str]) -> list[Dataset]:
+        """Every match at a level once: over the spellings of names, and over several values of a key; split where the
+        archive cuts off."""
+        identifier = query(level, **dict.fromkeys((*return_keys(level, self._further), UID_OF_LEVEL[level]), ""))
+        sent = {k: values_to_send(k, v) for k, v in sendable.items() if self._may_be_sent(k, level, keys)}
+        sent |= self._spellings(keys)
         found: dict[tuple[str, ...], Dataset] = {}
-        for spelling in self._spellings(keys):
-            identifier = query(level, **dict.fromkeys((*return_keys, uid), ""))
-            for keyword, value in {**sent, **spelling}.items():
-                setattr(identifier, keyword, value)
-            for which, match in self._complete(level, identifier).items():
+        for values in product(*sent.values()):
+            one = deepcopy(identifier)
+            for keyword, value in zip(sent, values, strict=True):
+                setattr(one, keyword, value)
+            for which, match in self._complete(level, one).items():
                 found.setdefault(which, match)
         return list(found.values())
 
-    def _spellings(self, keys: Mapping[str, str]) -> list[dict[str, str]]:
+    def _may_be_sent(self, keyword: str, level: str, keys: Mapping[str, str]) -> bool:
+        """Whether the archive may narrow its answer by a key; what it may not is filtered here.
+
+        SeriesNumber: archives compare it as text, and 1 is not 01 to them. ModalitiesInStudy: below the study Orthanc
+        finds nothing by it, and not every archive looks at each of its values.
+        """
+        if keyword == MODALITIES:
+            return level == "STUDY" and not _NARROW & keys.keys()
+        return KEYS[keyword].level is not Level.IMAGE and keyword != "SeriesNumber"
+
+    def _spellings(self, keys: Mapping[str, str]) -> dict[str, list[str]]:
         """Names are matched here; the archive is asked by name only where nothing else narrows the row."""
-        if "PatientName" not in keys or _NARROW & keys.keys():
-            return [{}]
-        wide = wide_name_keys(keys["PatientName"])
-        if not wide:
-            self._warn("PatientName cannot narrow the query: all studies that the other keys allow were listed")
-        return [{"PatientName": spelling} for spelling in wide] or [{}]
+        if _NARROW & keys.keys():
+            return {}
+        wide = {key: wide_name_keys(name) for key, name in keys.items() if KEYS[key].vr == "PN"}
+        for key in (key for key, spellings in wide.items() if not spellings):
+            self._warn(f"{key} cannot narrow the query: all studies that the other keys allow were listed")
+        return {key: spellings for key, spellings in wide.items() if spellings}
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
@@ -419,15 +440,34 @@ class Finder:
         """The candidate with what its study level must tell where the series level did not."""
         if not candidate.get("StudyInstanceUID"):
             raise Unsupported(f"{self.session.node.name}: answers at SERIES level without StudyInstanceUID")
-        attributes = {k: "\\".join(values_of(candidate, k)) for k in RETURN_KEYS}
+        attributes = {
+            k: "\\".join(values_of(candidate, k)) for k in (*return_keys("SERIES", self._further), *self._further)
+        }
         study_uid = str(candidate.StudyInstanceUID)
         series = FoundSeries(study_uid, str(candidate.SeriesInstanceUID), attributes)
-        if any(k not in candidate for k in STUDY_KEYS if k != "IssuerOfPatientID") or not attributes["PatientID"]:
+        of_study = return_keys("STUDY", self._further)
+        wanted = ("PatientID", *of_study[len(STUDY_KEYS) :])
+        if any(k not in candidate for k in STUDY_KEYS if k != "IssuerOfPatientID") or not all(
+            attributes[k] for k in wanted
+        ):
             study = self._study_of(series)
-            for keyword in STUDY_KEYS:
+            for keyword in of_study:
                 if study is not None and not attributes[keyword]:
                     attributes[keyword] = "\\".join(values_of(study, keyword))
+        if not attributes.get(MODALITIES, "-"):
+            attributes[MODALITIES] = self._modalities_of(study_uid)
         return series
+
+    def _modalities_of(self, study_uid: str) -> str:
+        """ModalitiesInStudy by what the series of a study say, for archives that do not work it out; empty where it
+        cannot be told."""
+        if study_uid not in self._modalities:
+            series = query("SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", Modality="")
+            answer, cut = self._ask("SERIES", series)
+            told = [values_of(match, "Modality") for match in answer.identifiers]
+            sure = not cut and all(told) and not self.of_several(study_uid)
+            self._modalities[study_uid] = "\\".join(sorted(set(chain.from_iterable(told)))) if sure else ""
+        return self._modalities[study_uid]
 
     def _study_of(self, series: FoundSeries) -> Dataset | None:
         """What the study level tells of the study of a series: of that of its patient, where several have it.
@@ -459,7 +499,8 @@ class Finder:
     def _under(self, study_uid: str) -> list[Dataset]:
         """All studies of a Study Instance UID: it may be there under several patients."""
         if study_uid not in self._studies:
-            identifier = query("STUDY", **{**dict.fromkeys(STUDY_KEYS, ""), "StudyInstanceUID": study_uid})
+            wanted = dict.fromkeys(return_keys("STUDY", self._further), "")
+            identifier = query("STUDY", **{**wanted, "StudyInstanceUID": study_uid})
             answer, _ = self._ask("STUDY", identifier)
             self._studies[study_uid] = answer.identifiers
         return self._studies[study_uid]
@@ -478,15 +519,22 @@ class Finder:
                 untold[keyword] = wanted
             elif not self.letters.prove(series.study_uid, keyword, wanted, text.split("\\")):
                 unproven[keyword] = wanted
-            elif not matches(keyword, wanted, text.split("\\")):
+            elif not self._matches(keyword, wanted, text.split("\\")):
                 return None
         if untold:
             images = self._images(series, untold)
-            if any(_holds_for(image, untold) for image in images):
+            if any(self._holds_for(image, untold) for image in images):
                 return untold | unproven if unproven else {}
             if not self._silent(series, images, untold):
                 return None
         return untold | unproven
+
+    def _holds_for(self, image: Dataset, keys: Mapping[str, str]) -> bool:
+        return all(self._matches(k, v, values_of(image, k)) for k, v in keys.items())
+
+    def _is_literal(self, wanted: str) -> bool:
+        """Whether a value holds what an archive would take for wildcards, and must not."""
+        return self._exact and not set("*?").isdisjoint(wanted)
 
     def _images(self, series: FoundSeries, keys: Collection[str]) -> list[Dataset]:
         """What the archive returns of these keys for each image of the series."""
@@ -534,7 +582,8 @@ class Finder:
             self._warn(_LEFT_TO_ARCHIVE.format(keyword))
         spoken = {k: v for k, v in keys.items() if k not in matched}
         return any(
-            _holds_for(image, spoken) and all(str(image.get("SOPInstanceUID", "")) in uids for uids in matched.values())
+            self._holds_for(image, spoken)
+            and all(str(image.get("SOPInstanceUID", "")) in uids for uids in matched.values())
             for image in images
         )
 
@@ -554,6 +603,8 @@ class Finder:
         if not unclear:
             return
         name = keys["PatientName"]
+        if self._is_literal(name):
+            raise self._undecidable(["PatientName"])
         self._warn(_LEFT_TO_ARCHIVE.format("PatientName"))
         known = self.letters.names_are_matched(next(iter(unclear.values())).study_uid)
         words = [_forms(word) for word in _words(name)] if known else []
@@ -579,7 +630,8 @@ class Finder:
     def _named(self, words: Iterable[Iterable[str]], keys: Mapping[str, str]) -> set[str]:
         """Studies that the archive finds by one of the patterns of each word, and by the row's other keys."""
         of_study = {k: v for k, v in keys.items() if KEYS[k].level is Level.STUDY and k != "PatientName"}
-        sent = {k: v for k, v in ((k, value_to_send(k, v)) for k, v in of_study.items()) if v}
+        values = {k: values_to_send(k, v) for k, v in of_study.items() if self._may_be_sent(k, "STUDY", keys)}
+        sent = {k: one for k, (one, *others) in values.items() if one and not others}
         named: list[set[str]] = []
         for patterns in words:
             asked = (query("STUDY", **{"StudyInstanceUID": "", **sent, "PatientName": p}) for p in patterns)
@@ -599,6 +651,8 @@ class Finder:
         """
         if keyword in self._matched:
             return True
+        if keyword == MODALITIES:
+            return False  # no image has it, so what is found by it below the study tells nothing
         vr = KEYS[keyword].vr
         nobody = NOBODY.get(vr) or f"*{secrets.token_hex(7).upper()}*"
         try:
@@ -627,7 +681,7 @@ class Finder:
         Raises:
             Undecidable: something comes near, but only an answer could tell whether it is meant.
         """
-        if KEYS[keyword].vr == "PN":
+        if KEYS[keyword].vr == "PN" or self._is_literal(wanted):
             raise self._undecidable([keyword])
         if keyword == "ImageType":
             if any(self._having(series, keyword, f"*{part}*") for part in wanted.split("\\") if part):
@@ -638,7 +692,8 @@ class Finder:
                 return self._having(series, keyword, seconds_to_send(wanted))
             except ValueError:
                 raise self._undecidable([keyword]) from None
-        return self._having(series, keyword, value_to_send(keyword, wanted) if wanted.isascii() else wanted)
+        sent = values_to_send(keyword, wanted) if wanted.isascii() else alternatives(keyword, wanted)
+        return set.union(*(self._having(series, keyword, value) for value in sent))
 
     def _undecidable(self, keys: Iterable[str]) -> Undecidable:
         name = self.session.node.name

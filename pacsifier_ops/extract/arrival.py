@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.errors import InputError, QueryTableError
-from pacsifier_ops.extract.requests import is_id, resolve
+from pacsifier_ops.extract.requests import is_id, options_of, resolve
 from pacsifier_ops.extract.run import instances_of
 from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import shared
@@ -63,11 +63,12 @@ def rows_of(request: str, row: int | None) -> list[QueryRow]:
         InputError: `request` is no id, or there is no such request.
         QueryTableError: the table cannot be used, there is no such row, or one of the rows is bad.
     """
+    from pacsifier_ops.query.reading import Reading
     from pacsifier_ops.query.table import read_query_table
 
     check_request(request)
     with _reading:  # reading a workbook changes what the process does with warnings, and changes it back
-        table = read_query_table(resolve(request))
+        table = read_query_table(resolve(request), Reading(**options_of(request, {})))
     bad = [str(problem) for problem in table.problems if row in (None, problem.line)]
     if bad:
         raise QueryTableError("what cannot be asked for never arrives; correct the table:\n  " + "\n  ".join(bad))
@@ -99,7 +100,7 @@ def look(
     with _unheard(), open_session(node, shared(), cancelled=cancelled, wait=SLOT_WAIT) as session:
         finder = Finder(session)
         for row in rows:
-            found = finder.series(row.keys)
+            found = finder.series(row.keys, row.exact)
             arrived += len(found) >= minimum
             for series in found:
                 if series.series not in seen:

@@ -48,6 +48,7 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
         destination=request.destination,
         folder=str(request.out_directory),
         unasked=Quarantine(run.quarantine).counts().total(),
+        notes=table.get("notes", []),
     )
     if request.retrieve == SAVE:
         account.discrepancies = _against_disk(request.out_directory, series)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pacsifier_ops import settings
 from pacsifier_ops.errors import InputError
-from pacsifier_ops.files import confined, private_folder, storage_errors, write_atomic
+from pacsifier_ops.files import confined, private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.given import Unusable, read_given
-from pacsifier_ops.query.table import LARGEST_FILE, is_workbook
+from pacsifier_ops.query.reading import given
+from pacsifier_ops.query.records import LARGEST_FILE, is_workbook
 
+#: How the table of a request is read, where that was said.
+_READING = "reading.json"
 _ID = re.compile(r"req-[0-9a-f]{24}")
 
 
@@ -25,11 +31,12 @@ def new_id() -> str:
     return f"req-{secrets.token_hex(12)}"
 
 
-def take_in(table: Path | bytes, identity: str = "") -> str:
+def take_in(table: Path | bytes, identity: str = "", options: Mapping[str, str] | None = None) -> str:
     """Keep a query table, a file or its content, as `<state root>/requests/<id>/table.csv` (or .xlsx).
 
     Args:
         identity: the id, where the caller has made one (`new_id`) and may take the same table in again.
+        options: how it is read (see `Reading`), kept beside it as reading.json.
 
     Returns:
         The id.
@@ -45,7 +52,10 @@ def take_in(table: Path | bytes, identity: str = "") -> str:
     identity = identity or new_id()
     name = "table.xlsx" if is_workbook(data) else "table.csv"
     with storage_errors("the state root"):
-        write_atomic(private_folder(_folder(identity)) / name, data)
+        folder = private_folder(_folder(identity))
+        if options:
+            write_json(folder / _READING, dict(options))
+        write_atomic(folder / name, data)
     return identity
 
 
@@ -64,6 +74,19 @@ def resolve(queryfile: str) -> Path:
     if not tables:
         raise InputError("queryfile: there is no request with this id")
     return tables[0]
+
+
+def options_of(queryfile: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `Reading` for the table that a run's `queryfile` names.
+
+    Args:
+        values: the run's params; what they give holds before what was given when the request was taken in.
+    """
+    kept: dict[str, str] = {}
+    if is_id(queryfile):
+        with suppress(FileNotFoundError):
+            kept = read_json(_folder(queryfile) / _READING)
+    return {**kept, **given(values)}
 
 
 def _folder(identity: str) -> Path:

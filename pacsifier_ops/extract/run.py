@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pacsifier_ops.accounts import SeriesAccount
 from pacsifier_ops.identity import SeriesId
+from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.run import Kept
 
 RETRIEVE = ("save", "move", "none")
@@ -37,8 +38,8 @@ SEVERAL_PEOPLE = (
 
 
 @dataclass(frozen=True)
-class Request(Kept):
-    """What a run was asked for.
+class Request(Reading, Kept):
+    """What a run was asked for, and how its table is read.
 
     Attributes:
         queryfile: the query table.

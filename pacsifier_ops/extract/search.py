@@ -49,7 +49,7 @@ class Asked:
         """
         name, state, reason, found = finder.session.node.name, ROW_EMPTY, "", []
         try:
-            found = call(partial(finder.series, self.row["keys"]))
+            found = call(partial(finder.series, self.row["keys"], self.row.get("exact", False)))
         except Undecidable as error:
             state, reason = ROW_UNDECIDABLE, str(error)
         except (AnswerUnreadable, ResultLimit, Unsupported) as error:
@@ -63,7 +63,7 @@ class Asked:
 
     def lines(self) -> Iterable[Any]:
         """What the step find keeps: how the row ended, then its series."""
-        kept = {key: value for key, value in self.row.items() if key != "keys"}
+        kept = {key: value for key, value in self.row.items() if key not in ("keys", "exact")}
         reason = "; ".join(self.reasons)
         yield {
             **kept,

@@ -91,14 +91,15 @@ def prepare(
         Numbers of the batches of rows to be found.
 
     Raises:
-        QueryTableError: the table is refused as a whole, holds no usable row, or (strict) any bad one; the reasons
-            are in its text and in the run's problems.txt.
+        TableRefused: the table is refused as a whole, holds no usable row, or (strict) any bad one; the reasons are in
+            its text, and with the values in the run's problems.txt.
         PacsError: the PACS does not answer, or not to us.
         ConfigError: what was asked for contradicts itself; or images are to be moved, and nothing says where to.
         TreeError: the output folder cannot be written.
         ReceiverError: all is to be fetched by C-MOVE, and our receiver cannot listen.
         StorageError: the run's folder cannot be written.
     """
+    from pacsifier_ops.query.problems import TableRefused
     from pacsifier_ops.query.table import read_query_table
 
     _refuse_contradictions(request, destination)
@@ -109,23 +110,25 @@ def prepare(
         request = _with_destination(request, nodes, destination)
     request.keep(run)
     run.forget(KEPT)
-    table = read_query_table(request.queryfile)
+    table = read_query_table(request.queryfile, request)
     reasons: dict[int, list[str]] = {}
     for problem in table.problems:
-        reasons.setdefault(problem.line, []).append(str(problem))
-        run.note(f"query table: {problem}")
+        reasons.setdefault(problem.line, []).append(problem.shown())
+        run.note(f"query table: {problem.shown()}")
     if reasons and (request.strict or not table.rows):
-        raise QueryTableError(_refusal(table.problems, len(table.rows), request.strict))
+        why = "a strict run wants every row right" if request.strict and table.rows else "no usable row is left"
+        raise TableRefused(table.problems, f"the query table has {len(table.problems)} problem(s), and {why}")
     if not table.rows:
         raise QueryTableError("the query table holds no row; give at least one below the header")
     same_as = {again: row.line for row in table.rows for again in row.duplicates}
     batches = slices(len(table.rows), most)
     with storage_errors("the state root"):
         counts = {"rows": len(table.rows), "bad_rows": len(table.bad_rows)}
-        write_json(run.folder / "table.json", {"columns": table.columns, "same_as": list(same_as.items()), **counts})
+        told = {"columns": table.columns, "same_as": list(same_as.items()), "notes": table.notes}
+        write_json(run.folder / "table.json", {**told, **counts})
         for number, batch in enumerate(batches):
             rows = (table.rows[i] for i in batch)
-            lines = ({"line": row.line, "keys": row.keys, **_of_patient(row)} for row in rows)
+            lines = ({"line": row.line, "keys": row.keys, "exact": row.exact, **_of_patient(row)} for row in rows)
             write_jsonl(run.part("rows", number), lines)
         accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
         accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
@@ -197,13 +200,6 @@ def _with_destination(request: Request, nodes: Sequence[PacsNode], destination: 
     if any(node.move_aet != aet for node in nodes):
         raise ConfigError("the archives have different move_aet; give the destination, or ask each in a run of its own")
     return replace(request, move_aet=aet, destination=aet)
-
-
-def _refusal(problems: Iterable[Any], good: int, strict: bool) -> str:
-    problems = list(problems)
-    lines = "\n  ".join(str(p) for p in problems)
-    why = "a strict run wants every row right" if strict and good else "no usable row is left"
-    return f"the query table has {len(problems)} problem(s), and {why}:\n  {lines}"
 
 
 # find

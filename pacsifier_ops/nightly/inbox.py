@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.extract.requests import is_id, new_id, take_in
+from pacsifier_ops.extract.requests import is_id, new_id
 from pacsifier_ops.files import read_json, storage_errors, write_atomic
 from pacsifier_ops.leases import shared
 from pacsifier_ops.nightly import REASONS, RESULTS, Folders, Runs, Start
-from pacsifier_ops.nightly.options import OPTIONS, Connect, understood
+from pacsifier_ops.nightly.options import OPTIONS, Connect, conf_of, understood
 from pacsifier_ops.options import Refused
 from pacsifier_ops.run import MOST
 
@@ -296,5 +296,5 @@ def _start_of(claim: _Claim, connect: Connect) -> Start:
     if reasons:
         raise Refused(reasons)
     values, data = understood(tables[0], options[0] if options else None, OPTIONS, connect)
-    conf = {"out_directory": f"{RESULTS}/{claim.name}", **values, "queryfile": take_in(data, claim.folder.name)}
+    conf = {"out_directory": f"{RESULTS}/{claim.name}", **conf_of(values, data, claim.folder.name)}
     return Start(f"nightly__{claim.folder.name}", conf)

@@ -13,14 +13,16 @@ from pacsifier_ops import settings
 from pacsifier_ops.accounts import MOVE, SAVE
 from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, node_names
 from pacsifier_ops.errors import ConfigError, PathRefused
+from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.extract.run import RETRIEVE, SEARCH
 from pacsifier_ops.files import confined
 from pacsifier_ops.given import Unusable, read_given
 from pacsifier_ops.intake import LARGEST, check
-from pacsifier_ops.options import Option, Refused, read_options
+from pacsifier_ops.options import READING, Option, Refused, read_options
 from pacsifier_ops.places import reserved
 from pacsifier_ops.query.keys import ACCEPT
-from pacsifier_ops.query.table import Problem, TableRefused
+from pacsifier_ops.query.problems import Problem, TableRefused
+from pacsifier_ops.query.reading import AS_IT_IS, CHOICES, Reading, given
 from pacsifier_ops.tree import NAMINGS
 
 #: Raises ConfigError where there is no connection of this name.
@@ -38,6 +40,7 @@ OPTIONS: Mapping[str, Option] = {
     "method": Option(str, METHODS),
     ACCEPT: Option(str, (ACCEPT_ARCHIVE,)),
     "names": Option(str, NAMINGS),
+    **READING,
     "max_series": Option(int),
     "strict": Option(bool),
     "accept_incomplete": Option(bool),
@@ -62,7 +65,7 @@ def understood(
     except Refused as error:
         reasons += error.reasons
     try:
-        data = read_table(table, values.get("strict", False))
+        data = read_table(table, values.get("strict", False), Reading(**given(values)))
     except Refused as error:
         reasons += error.reasons
     if reasons:
@@ -75,17 +78,17 @@ def read_nightly(path: Path, known: Mapping[str, Option], connect: Connect) -> d
     return read_options(path, known, lambda options: _contradictions(options, connect))
 
 
-def read_table(path: Path, strict: bool = False) -> bytes:
+def read_table(path: Path, strict: bool = False, reading: Reading = AS_IT_IS) -> bytes:
     """The content of a query table of which some row, if `strict` every row, can be asked.
 
     Raises:
-        Refused: with every reason, by line and column.
+        Refused: with every reason, by line and column, and with the cell: they lie beside the table.
     """
     problems: list[Problem] = []
     data = b""
     try:
         data = read_given(path, LARGEST, follow=False)
-        table = check(data)
+        table = check(data, reading)
         if strict or not table.rows:
             problems = table.problems
     except Unusable as error:
@@ -93,8 +96,21 @@ def read_table(path: Path, strict: bool = False) -> bytes:
     except TableRefused as error:
         problems = error.problems
     if problems:
-        raise Refused([f"{path.name}: {problem}" for problem in problems])
+        raise Refused([f"{path.name}: {problem.shown()}" for problem in problems])
     return data
+
+
+def conf_of(values: Mapping[str, Any], data: bytes, identity: str = "") -> dict[str, Any]:
+    """The conf of a run on a table, which is taken in with the options of reading it: the name of a sheet may identify.
+
+    Args:
+        identity: see `take_in`.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    others = {name: value for name, value in values.items() if name not in CHOICES}
+    return {**others, "queryfile": take_in(data, identity, given(values))}
 
 
 def _contradictions(options: Mapping[str, Any], connect: Connect) -> Iterator[tuple[str, str]]:

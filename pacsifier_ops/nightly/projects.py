@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pacsifier_ops import settings
-from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.files import storage_errors
 from pacsifier_ops.given import Unusable, json_of, read_given
 from pacsifier_ops.nightly import REASONS, RESULT, RESULTS, STUDY, Folders, Runs, Start
 from pacsifier_ops.nightly.inbox import PAUSE, settled
-from pacsifier_ops.nightly.options import PROJECT, Connect, read_nightly, read_table
+from pacsifier_ops.nightly.options import PROJECT, Connect, conf_of, read_nightly, read_table
 from pacsifier_ops.options import Refused
+from pacsifier_ops.query.reading import Reading, given
 from pacsifier_ops.study.project import read_project
 
 #: The files of which one makes a folder a project: an extraction, or a study.
@@ -128,8 +128,8 @@ def _start_of(
     name = values.pop("queryfile", "queries.csv")
     if Path(name).name != name or not (folder / name).is_file():
         raise Refused([f"{FILE}: queryfile: there is no such file; give the name of a query table in the folder"])
-    data = read_table(_whole(folder / name, ready), values.get("strict", False))
-    return Start(run_id, {"out_directory": f"{RESULTS}/{folder.name}", **values, "queryfile": take_in(data)})
+    data = read_table(_whole(folder / name, ready), values.get("strict", False), Reading(**given(values)))
+    return Start(run_id, {"out_directory": f"{RESULTS}/{folder.name}", **conf_of(values, data)})
 
 
 def _study_of(folder: Path, run_id: str, runs: Runs, ready: Collection[Path], standing: Standing) -> Start | None:

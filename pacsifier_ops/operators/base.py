@@ -39,6 +39,8 @@ def boundary(run: Run) -> Iterator[None]:
             yield
         except PacsifierError as error:
             run.note("".join(traceback.format_exception(error)))
+            if (told := error.shown()) != str(error):
+                run.note(told)
             kind = AirflowException if error.retryable else AirflowFailException
             raise kind(str(error)) from None
         except AirflowException:

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from pacsifier_ops.accounts import COMPLETE, MOVE, SAVE
 from pacsifier_ops.errors import StorageError
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.requests import resolve
+from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, nodes_of, out_path
 from pacsifier_ops.operators.params import check_conf
@@ -43,6 +43,7 @@ class ExtractPrepareOperator(PacsifierOperator):
             accept_patient_id_of=params["accept_patient_id_of"],
             search=params["search"],
             names=params["names"],
+            **options_of(params["queryfile"], params),
         )
         destination = destination_of(params)
         batches = steps.prepare(run, request, nodes_of(params), destination=destination)

@@ -11,6 +11,7 @@ from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
 from pacsifier_ops.errors import InputError, not_known
 from pacsifier_ops.extract.run import ALL, FIRST, SEARCH
 from pacsifier_ops.pseudonyms.secret import PROJECT_PATTERN
+from pacsifier_ops.query.reading import CHOICES
 
 #: How tasks are tried again by Airflow, where the error is one that may pass.
 RETRIES: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True}
@@ -97,6 +98,50 @@ def window() -> Param:
         "says.",
         section=WHERE_FROM,
     )
+
+
+def reading() -> dict[str, Param]:
+    """How the query table is read: see `query.reading.Reading`. Empty: as was said when the request was taken in."""
+    return {
+        "sheet": path(
+            "Sheet",
+            "Only of a workbook: number of the sheet with the table, or its name. Empty: the one that is seen and "
+            "names columns of a query table.",
+            WHAT,
+        ),
+        "hidden_rows": Param(
+            None,
+            enum=[None, *CHOICES["hidden_rows"]],
+            values_display={
+                "refuse": "refuse: they are bad rows",
+                "include": "include: they count like the others",
+                "skip": "skip: they are left out",
+            },
+            title="Hidden rows",
+            description="Only of a workbook: what becomes of rows that a filter, or somebody, has hidden. Empty: "
+            "refuse.",
+            section=WHAT,
+        ),
+        "date_format": Param(
+            None,
+            enum=[None, *CHOICES["date_format"]],
+            values_display={one: one for one in CHOICES["date_format"]},
+            title="Dates",
+            description="How the table has dates that are not YYYYMMDD; nothing is guessed.",
+            section=WHAT,
+        ),
+        "match": Param(
+            None,
+            enum=[None, *CHOICES["match"]],
+            values_display={
+                "wildcards": "wildcards: * is any characters, ? any one",
+                "exact": "exact: * and ? are characters like all others",
+            },
+            title="Wildcards",
+            description="For PatientIDs that hold * or ?: exact. Empty: wildcards.",
+            section=WHAT,
+        ),
+    }
 
 
 def patience(section: str) -> Param:

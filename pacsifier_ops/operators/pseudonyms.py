@@ -8,7 +8,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 from pacsifier_ops.accounts import COMPLETE
-from pacsifier_ops.extract.requests import resolve
+from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.pseudonyms import steps
@@ -58,6 +58,7 @@ class PseudonymizePrepareOperator(PacsifierOperator):
             alphabet=params["alphabet"],
             leave_out=params["leave_out"],
             allow_empty=bool(self.stage),  # a night without anything new
+            **options_of(params["queryfile"] or "", params),
         )
         source = _source(request, params)
         batches = steps.prepare(run, request, source.batch_size, self.cancelled)

@@ -13,7 +13,7 @@ from pacsifier_ops.dimse.session import query
 from pacsifier_ops.errors import Cancelled, PacsifierError
 from pacsifier_ops.probe.asking import Archive, Refused, TooMany
 from pacsifier_ops.probe.findings import FILTERED, MATCHED, MISSES, NOT_TESTED, UNDECIDABLE, KeyFinding
-from pacsifier_ops.query.keys import KEYS, Key, Level
+from pacsifier_ops.query.keys import KEYS, MODALITIES, Key, Level
 from pacsifier_ops.query.match import value_to_send
 
 #: Levels from the root down, and the unique keys above each.
@@ -144,6 +144,8 @@ class Keys:
         entities = self.sample.at(key.level.value)
         if not entities:
             return NOT_TESTED, f"There was no answer at {key.level} level to try it on."
+        if key.keyword == MODALITIES:
+            return FILTERED, "Not returned: it is worked out here, of what the series of a study say."
         if matched is None and any(key.keyword in entity for entity in entities):
             return NOT_TESTED, f"Nothing in the sample has a value ({len(entities)} at {key.level} level)."
         if matched is None:

@@ -18,7 +18,7 @@ from pydicom.uid import UID
 
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.dimse.check import SERVICES
-from pacsifier_ops.dimse.find import RETURN_KEYS, STUDY_KEYS, Finder, values_of
+from pacsifier_ops.dimse.find import Finder, return_keys, values_of
 from pacsifier_ops.dimse.letters import Letters
 from pacsifier_ops.dimse.receiver import spooled, waiting
 from pacsifier_ops.dimse.session import Outcome, Session, query
@@ -34,7 +34,7 @@ from pacsifier_ops.probe.asking import Archive, TooMany
 from pacsifier_ops.probe.findings import NO, NOT_TESTED, PARTLY, YES, Fact, Findings, conclude
 from pacsifier_ops.probe.keys import Keys, Sample, uids_above
 from pacsifier_ops.probe.sample import Sampler, spread
-from pacsifier_ops.query.keys import KEYS, Level
+from pacsifier_ops.query.keys import FURTHER, KEYS, Level
 from pacsifier_ops.run import now
 from pacsifier_ops.tree import Tree
 from pacsifier_ops.waiting import pause
@@ -222,7 +222,8 @@ class Probing:
         sampler.search()
         self._ask("result_limit", sampler.limit)
         for uid in spread(sampler.studies, _STUDIES):
-            identifier = query("STUDY", **{**dict.fromkeys(STUDY_KEYS, ""), "StudyInstanceUID": uid})
+            wanted = dict.fromkeys(return_keys("STUDY", FURTHER), "")
+            identifier = query("STUDY", **{**wanted, "StudyInstanceUID": uid})
             self._studies += [m for m in self._archive.find(identifier).identifiers if m.get("StudyInstanceUID") == uid]
         if not sampler.studies:
             return Fact(
@@ -257,7 +258,8 @@ class Probing:
             if number >= _STUDIES_AT_LEAST and len(self._series) >= _SERIES:
                 break
             uid = str(study.StudyInstanceUID)
-            identifier = query("SERIES", **{**dict.fromkeys(RETURN_KEYS, ""), "StudyInstanceUID": uid})
+            wanted = dict.fromkeys(return_keys("SERIES", FURTHER), "")
+            identifier = query("SERIES", **{**wanted, "StudyInstanceUID": uid})
             for series in self._archive.find(identifier).identifiers:
                 if series.get("SeriesInstanceUID") and str(series.get("StudyInstanceUID") or uid) == uid:
                     series.StudyInstanceUID = uid

@@ -12,7 +12,8 @@ from pacsifier_ops.pseudonyms import local
 from pacsifier_ops.pseudonyms.linkage import Keyed, Person, alike
 from pacsifier_ops.pseudonyms.secret import Secret
 from pacsifier_ops.pseudonyms.values import check_pseudonym
-from pacsifier_ops.query.table import TableRefused, read_records
+from pacsifier_ops.query.problems import TableRefused
+from pacsifier_ops.query.records import read_records
 from pacsifier_ops.run import never
 
 #: How columns are called where a mapping file has a header after all: without regard to case, blanks and underscores.

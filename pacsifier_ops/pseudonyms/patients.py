@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pacsifier_ops.errors import InputError, numbers
 from pacsifier_ops.identity import two_people
+from pacsifier_ops.query.problems import TableRefused
 from pacsifier_ops.query.table import QueryTable
 from pacsifier_ops.run import never
 
@@ -54,11 +55,11 @@ def of_table(table: QueryTable) -> Cohort:
     """The patients of a query table. Rows without a PatientID are passed over, as PACSIFIER does.
 
     Raises:
-        InputError: names the lines that are bad, or whose PatientID has a wildcard; or no row has a PatientID.
+        TableRefused: names the lines that are bad.
+        InputError: names the lines whose PatientID has a wildcard; or no row has a PatientID.
     """
     if table.problems:
-        more = f"; and {len(table.problems) - 10} more" if len(table.problems) > 10 else ""
-        raise InputError(f"the query table has errors: {'; '.join(map(str, table.problems[:10]))}{more}")
+        raise TableRefused(table.problems, "the query table has errors")
     found: dict[str, Patient] = {}
     vague: list[int] = []
     without_id: list[int] = []
@@ -67,7 +68,7 @@ def of_table(table: QueryTable) -> Cohort:
         lines = [row.line, *row.duplicates]
         if not patient_id:
             without_id += lines
-        elif set(patient_id) & set("*?"):
+        elif set(patient_id) & set("*?") and not row.exact:
             vague += lines
         else:
             found.setdefault(patient_id, Patient(patient_id)).places += lines

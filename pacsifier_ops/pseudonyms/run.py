@@ -16,6 +16,7 @@ from pathlib import Path
 from pacsifier_ops.errors import ConfigError
 from pacsifier_ops.pseudonyms.local import ALPHABET, Style
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
+from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.run import Kept
 
 #: Where pseudonyms come from: the De-ID service, a mapping file, or the project's secret.
@@ -24,8 +25,8 @@ SOURCES = (DEID, CUSTOM, LOCAL)
 
 
 @dataclass(frozen=True)
-class PseudonymRequest(Kept):
-    """What a run was asked for. Paths that are not given are empty.
+class PseudonymRequest(Reading, Kept):
+    """What a run was asked for, and how its table is read. Paths that are not given are empty.
 
     Attributes:
         source: one of SOURCES.
@@ -64,6 +65,8 @@ class PseudonymRequest(Kept):
         """
         if self.queryfile and self.in_folder:
             raise ConfigError("both queryfile and in_folder are given; leave one of them out")
+        if not self.queryfile and (how := [name for name, value in self.options().items() if value]):
+            raise ConfigError(f"{', '.join(how)}: how a query table is read, and queryfile is not given")
         if self.source == CUSTOM and not self.mappingfile:
             raise ConfigError("the source custom needs mappingfile: a file of lines old,new")
         if self.source != CUSTOM and self.mappingfile:

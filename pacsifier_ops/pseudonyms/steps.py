@@ -23,6 +23,7 @@ from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
 from pacsifier_ops.pseudonyms.patients import Cohort, Patient, of_folder, of_table
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import project_secret
+from pacsifier_ops.query.reading import AS_IT_IS, Reading
 from pacsifier_ops.query.table import read_query_table
 from pacsifier_ops.run import MOST, Run, never, now, slices
 
@@ -122,7 +123,7 @@ def _cohort(request: PseudonymRequest, cancelled: Callable[[], bool]) -> Cohort:
     if request.in_folder:
         return of_folder(Path(request.in_folder), cancelled, request.allow_empty)
     if request.queryfile:
-        return of_table(read_query_table(Path(request.queryfile)))
+        return of_table(read_query_table(Path(request.queryfile), request))
     lines = enumerate(read_mapping(Path(request.mappingfile)), 1)
     return Cohort([Patient(patient, places=[number]) for number, patient in lines], "entry")
 
@@ -233,16 +234,16 @@ def report(run: Run) -> Summary:
     )
     with storage_errors("the folder of the linkage"):
         if request.queryfile:
-            linkage.write(linkage.folder / LOG, _log(Path(request.queryfile), people.of))
+            linkage.write(linkage.folder / LOG, _log(Path(request.queryfile), people.of, request))
     with storage_errors("the state root"):
         write_atomic(run.report, _page(request, summary))
         write_json(run.folder / "summary.json", {**asdict(summary), "totals": summary.totals()})
     return summary
 
 
-def _log(queryfile: Path, person_of: Callable[[str], Person | None]) -> str:
+def _log(queryfile: Path, person_of: Callable[[str], Person | None], reading: Reading = AS_IT_IS) -> str:
     """PACSIFIER's log: the query table, with pseudonym and day shift of each row's patient."""
-    table = read_query_table(queryfile)
+    table = read_query_table(queryfile, reading)
     lines: dict[int, list[Any]] = {}
     for row in table.rows:
         person = person_of(row.keys["PatientID"]) if row.keys.get("PatientID") else None

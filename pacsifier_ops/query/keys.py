@@ -37,6 +37,10 @@ class Key:
 
 _LENGTHS = {"CS": 16, "DA": 8, "IS": 12, "LO": 64, "PN": 64, "SH": 16, "TM": 14, "UI": 64}
 _WEAK = ("Modality", "SeriesNumber", "StudyTime", "ImageType")
+#: What an archive works out of the series of a study (PS3.4 C.3.4); no object has it.
+MODALITIES = "ModalitiesInStudy"
+#: Keys of which a cell may give several values, divided by backslashes: one of them is enough.
+SEVERAL = ("Modality", MODALITIES, "StudyInstanceUID", "SeriesInstanceUID")
 _ATTRIBUTES = (
     ("StudyDate", "DA", Level.STUDY),
     ("StudyTime", "TM", Level.STUDY),
@@ -56,12 +60,25 @@ _ATTRIBUTES = (
     ("SequenceName", "SH", Level.IMAGE),
     ("AcquisitionDate", "DA", Level.IMAGE),
 )
+#: Beyond PACSIFIER's: optional everywhere, and asked for by rows that have them only. None narrows a search by much.
+_FURTHER = (
+    (MODALITIES, "CS", Level.STUDY),
+    ("PatientSex", "CS", Level.STUDY),
+    ("StudyID", "SH", Level.STUDY),
+    ("ReferringPhysicianName", "PN", Level.STUDY),
+    ("BodyPartExamined", "CS", Level.SERIES),
+    ("InstitutionName", "LO", Level.SERIES),
+    ("StationName", "SH", Level.SERIES),
+)
 
-#: Every key by its keyword.
-KEYS = {word: Key(word, vr, level, _LENGTHS[vr], word in _WEAK) for word, vr, level in _ATTRIBUTES}
+#: Every key by its keyword; and those beyond PACSIFIER's.
+KEYS = {word: Key(word, vr, level, _LENGTHS[vr], word in _WEAK) for word, vr, level in _ATTRIBUTES} | {
+    word: Key(word, vr, level, _LENGTHS[vr], weak=True) for word, vr, level in _FURTHER
+}
+FURTHER = tuple(word for word, *_ in _FURTHER)
 
 #: Columns of an info dump, in PACSIFIER's order.
-DUMP_COLUMNS = tuple(KEYS)
+DUMP_COLUMNS = tuple(word for word, *_ in _ATTRIBUTES)
 
 #: Column with the pseudonym of the row's patient; no key.
 NEW_IDS = "new_ids"
@@ -69,31 +86,63 @@ NEW_IDS = "new_ids"
 ACCEPT = "accept_patient_id_of"
 COLUMNS = (*KEYS, NEW_IDS, ACCEPT)
 
+#: Other names that people give to columns, without case, blanks and signs: PS3.6 has an apostrophe in some.
+ALIASES = {
+    "mrn": "PatientID",
+    "medicalrecordnumber": "PatientID",
+    "patientsname": "PatientName",
+    "patientsbirthdate": "PatientBirthDate",
+    "dateofbirth": "PatientBirthDate",
+    "birthdate": "PatientBirthDate",
+    "dob": "PatientBirthDate",
+    "patientssex": "PatientSex",
+    "accessionno": "AccessionNumber",
+    "accessionnr": "AccessionNumber",
+    "studyuid": "StudyInstanceUID",
+    "seriesuid": "SeriesInstanceUID",
+    "referringphysiciansname": "ReferringPhysicianName",
+}
+
 _DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})")
 _TIME = re.compile(r"(?:[01][0-9]|2[0-3])(?:[0-5][0-9](?:(?:[0-5][0-9]|60)(?:\.[0-9]{1,6})?)?)?")
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_CODES = ("Modality", MODALITIES, "PatientSex")
 _CODE = re.compile(r"[A-Z0-9_ *?]+")
 _NOTHING = re.compile(r"[*?^=,\\\s]*")
 
-_DATE_FORM = "write the date as YYYYMMDD, without wildcards"
+_DATE_FORM = "write the date as YYYYMMDD, without wildcards, or say with date_format how the table has it"
 _TIME_FORM = "write the time as HH, HHMM or HHMMSS, with all leading zeros and without wildcards"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()
+
+
+_PLAIN = {_plain(column): column for column in COLUMNS}
+
+
+def column_of(name: str) -> str:
+    """The column that a header names; empty where it is none.
+
+    A DICOM keyword counts as it is spelled: `patientID` is no column. Words count without regard to case: `patient id`.
+    """
+    if name in COLUMNS:
+        return name
+    plain = _plain(name)
+    in_words = re.search(r"\w[\s_-]+\w", name) is not None
+    return ALIASES.get(plain) or (_PLAIN.get(plain, "") if in_words else "")
 
 
 def nearest_column(name: str) -> str:
     """The known column that `name` was most likely meant to be; empty where none is near."""
-
-    def plain(text: str) -> str:
-        return re.sub(r"[\W_]", "", text).casefold()
-
-    known = {plain(column): column for column in COLUMNS}
-    near = difflib.get_close_matches(plain(name), known, 1, 0.6)
-    return known[near[0]] if near else ""
+    near = difflib.get_close_matches(_plain(name), _PLAIN, 1, 0.6)
+    return _PLAIN[near[0]] if near else ""
 
 
-def wildcard_match(pattern: str, text: str) -> bool:
-    """Whether `text` matches `pattern`: `*` is any run of characters, `?` any one (PS3.4 C.2.2.2.4)."""
-    return fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))
+def wildcard_match(pattern: str, text: str, exact: bool = False) -> bool:
+    """Whether `text` matches `pattern`: `*` is any run of characters, `?` any one (PS3.4 C.2.2.2.4); unless `exact`."""
+    return text == pattern if exact else fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))
 
 
 def _ends(text: str) -> tuple[str, str]:
@@ -182,7 +231,7 @@ def _check_text(key: Key, text: str) -> str:
     values = [value.strip() for value in text.split("\\")]
     for value in values:
         _check_length(key, value)
-    if key.keyword == "Modality" and not _CODE.fullmatch(text):
+    if key.keyword in _CODES and not _CODE.fullmatch(text):
         raise ValueError("not a code; write capitals, digits, blanks and _ only, with * and ? as wildcards")
     return "\\".join(values)
 
@@ -220,12 +269,18 @@ def check_cell(keyword: str, text: str) -> str:
     Raises:
         ValueError: says what is wrong and what to do, without the value.
     """
-    key = KEYS[keyword]
     refuse_hidden(text)
+    if keyword in SEVERAL:
+        return "\\".join(dict.fromkeys(_check_one(keyword, one.strip()) for one in text.split("\\")))
+    if "\\" in text and keyword != "ImageType" and not _NOTHING.fullmatch(text):
+        raise ValueError("a backslash is not allowed here; give one value per row")
+    return _check_one(keyword, text)
+
+
+def _check_one(keyword: str, text: str) -> str:
     if _NOTHING.fullmatch(text):
         raise ValueError("only wildcards; leave the cell empty, or give part of the value as in ABC*")
-    if "\\" in text and keyword != "ImageType":
-        raise ValueError("a backslash is not allowed here; give one value per row")
+    key = KEYS[keyword]
     return _CHECKS.get(key.vr, _check_text)(key, text)
 
 

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from pacsifier_ops.query.keys import KEYS, date_range, time_range, wildcard_match
+from pacsifier_ops.query.keys import KEYS, SEVERAL, date_range, time_range, wildcard_match
 from pacsifier_ops.query.names import name_matches
 
 # Outside printable ASCII archives differ, and to some a question mark is one byte, not one character; square
@@ -21,6 +21,18 @@ _DIVIDED = {
     "DA": (date_range, re.compile(r"(\d{4})[.-](\d\d)[.-](\d\d)")),
     "TM": (time_range, re.compile(r"(\d\d):(\d\d)(?::(\d\d(?:\.\d+)?))?")),
 }
+
+
+def values_to_send(keyword: str, wanted: str) -> list[str]:
+    """The values for C-FIND, each for a query of its own: what is not a UID has one value there (PS3.4 C.2.2.2), and
+    not every archive knows lists of UIDs. One empty value is universal matching."""
+    values = dict.fromkeys(value_to_send(keyword, one) for one in alternatives(keyword, wanted))
+    return [""] if "" in values else list(values)
+
+
+def alternatives(keyword: str, wanted: str) -> list[str]:
+    """The values of which one is enough."""
+    return wanted.split("\\") if keyword in SEVERAL else [wanted]
 
 
 def value_to_send(keyword: str, wanted: str) -> str:
@@ -47,18 +59,25 @@ def value_to_send(keyword: str, wanted: str) -> str:
     return "" if sent == "*" else sent
 
 
-def matches(keyword: str, wanted: str, values: Sequence[str]) -> bool:
+def matches(keyword: str, wanted: str, values: Sequence[str], exact: bool = False) -> bool:
     """Whether an attribute with these (decoded) values is what a row wants.
 
-    Any of the values may match. Text compares with case, names without (see `names`); blanks around a value
-    do not count. Several wanted values of ImageType must be the first ones of the attribute, position by
+    Any of the values may match any of the `alternatives`. Text compares with case, names without (see `names`); blanks
+    around a value do not count. Several wanted values of ImageType must be the first ones of the attribute, position by
     position, where an empty one may be anything. A value that is not valid in its VR matches nothing.
+
+    Args:
+        exact: `*` and `?` are characters like all others.
     """
+    return any(_matches(keyword, one, values, exact) for one in alternatives(keyword, wanted))
+
+
+def _matches(keyword: str, wanted: str, values: Sequence[str], exact: bool) -> bool:
     vr = KEYS[keyword].vr
     plain = [unicodedata.normalize("NFC", value).strip(" \0") for value in values]
     wanted = unicodedata.normalize("NFC", wanted).strip(" ")
     if vr == "PN":
-        return any(name_matches(wanted, value) for value in plain)
+        return any(name_matches(wanted, value, exact) for value in plain)
     if vr in _DIVIDED:
         read, divided = _DIVIDED[vr]
         low, high = read(wanted)
@@ -70,9 +89,9 @@ def matches(keyword: str, wanted: str, values: Sequence[str]) -> bool:
         return wanted in plain
     parts = [part.strip(" ") for part in wanted.split("\\")]
     if len(parts) == 1:
-        return any(wildcard_match(wanted, value) for value in plain)
+        return any(wildcard_match(wanted, value, exact) for value in plain)
     plain += [""] * (len(parts) - len(plain))
-    return all(not part or wildcard_match(part, value) for part, value in zip(parts, plain, strict=False))
+    return all(not part or wildcard_match(part, value, exact) for part, value in zip(parts, plain, strict=False))
 
 
 def _joined(parts: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from pacsifier_ops.query.keys import wildcard_match
 
@@ -54,11 +54,11 @@ def words_of(group: str, with_empty: bool = False) -> list[str]:
     return words
 
 
-def name_matches(pattern: str, value: str) -> bool:
-    """Whether a person's name answers what somebody asked for, by the rules of this module."""
+def name_matches(pattern: str, value: str, exact: bool = False) -> bool:
+    """Whether a person's name answers what somebody asked for, by the rules of this module; `exact`: no wildcards."""
     groups = _groups(value)
     return bool(groups) and all(
-        any(words_have_their_own(asked, words, wildcard_match) for words in groups)
+        any(words_have_their_own(asked, words, partial(wildcard_match, exact=exact)) for words in groups)
         for group in _groups(pattern)
         if (asked := [word for word in group if word.strip("*")])
     )

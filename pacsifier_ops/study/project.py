@@ -14,11 +14,12 @@ from pacsifier_ops.config import METHODS, node_names
 from pacsifier_ops.errors import ConfigError, PathRefused
 from pacsifier_ops.extract.run import FIRST, SEARCH
 from pacsifier_ops.files import confined
-from pacsifier_ops.options import Option, read_options
+from pacsifier_ops.options import READING, Option, read_options
 from pacsifier_ops.places import reserved
 from pacsifier_ops.pseudonyms.local import ALPHABET, Style
 from pacsifier_ops.pseudonyms.run import CUSTOM, SOURCES
 from pacsifier_ops.pseudonyms.secret import check_project
+from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.run import Kept
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.window import Window
@@ -43,8 +44,8 @@ _TAG_TEXT = re.compile(r"[ -\[\]-~]{1,64}")
 
 
 @dataclass(frozen=True)
-class Study(Kept):
-    """A study. Paths are below the data root; connections are Airflow's.
+class Study(Reading, Kept):
+    """A study, and how its table is read. Paths are below the data root; connections are Airflow's.
 
     Attributes:
         project: names it; whose pseudonyms and secret hold.
@@ -170,6 +171,7 @@ FORM: Mapping[str, Option] = {
     **{name: Option(int, least=0) for name in ("most_missing", "most_quarantined")},
     **{name: Option(bool) for name in ("strict", "delete_identifiable", "approval", "dicomdir", "zip")},
     "accept_incomplete": Option(bool),
+    **READING,
     "method": Option(str, METHODS),
     "source": Option(str, SOURCES),
     "release": Option(str, RELEASE),
@@ -260,6 +262,7 @@ def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
     identified, deidentified, released = f"{root}/identified", f"{root}/de-identified", f"{root}/released"
     extraction: dict[str, Any] = {
         "queryfile": study.queryfile,
+        **study.options(),
         "pacs": study.pacs,
         "search": study.search,
         "config": None,
@@ -284,6 +287,7 @@ def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
         stages.PSEUDONYMS: {
             "project": study.project,
             "queryfile": None,
+            **Reading().options(),
             "in_folder": identified,
             "source": study.source,
             "deid": study.deid,

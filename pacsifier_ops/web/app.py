@@ -23,6 +23,7 @@ from pacsifier_ops import intake, settings
 from pacsifier_ops.errors import ConfigError, PacsifierError
 from pacsifier_ops.html import STYLE
 from pacsifier_ops.plugins.pools import dicom_connections
+from pacsifier_ops.query.reading import CHOICES
 from pacsifier_ops.run import Run, dag_run_name
 from pacsifier_ops.study.run import STAGES, stage_folder
 from pacsifier_ops.thumbnails import thumbnails_of
@@ -133,8 +134,15 @@ def intake_page(request: Request, user: StarterDep, session: SessionDep) -> HTML
 
 @app.post("/requests", dependencies=[Depends(same_origin)])
 async def take_in(request: Request, user: StarterDep) -> JSONResponse:
-    """Check a query table, the multipart field `table`, and keep it under an opaque id: see `intake.Intake.as_json`."""
-    taken = await run_in_threadpool(intake.take, await _table(request))
+    """Check a query table, the multipart field `table`, and keep it under an opaque id: see `intake.Intake.as_json`.
+
+    The options of reading it are fields beside it, see `query.reading.Reading`.
+    """
+    data, options = await _table(request)
+    try:
+        taken = await run_in_threadpool(intake.take, data, options)
+    except ConfigError as error:
+        raise HTTPException(400, f"{error}.") from None
     return JSONResponse(taken.as_json(), 201 if taken.request else 422)
 
 
@@ -144,19 +152,24 @@ class _InMemory(MultiPartParser):
     spool_max_size = intake.LARGEST + _ENVELOPE
 
 
-async def _table(request: Request) -> bytes:
-    """The one file of a multipart body."""
+async def _table(request: Request) -> tuple[bytes, dict[str, str]]:
+    """The one file of a multipart body, and the options beside it."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise HTTPException(415, "Send the query table as multipart/form-data, in a field called table.")
     try:
-        form = await _InMemory(request.headers, _limited(request), max_files=1, max_fields=0).parse()
+        form = await _InMemory(request.headers, _limited(request), max_files=1, max_fields=len(CHOICES)).parse()
     except MultiPartException:
-        raise HTTPException(400, "Send one file, the query table, and nothing else.") from None
+        raise HTTPException(400, "Send one file, the query table, and nothing else but options.") from None
     table = form.get("table")
     if not isinstance(table, UploadFile):
         raise HTTPException(400, "Send the query table in a field called table.")
+    options = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+    if unknown := options.keys() - CHOICES.keys():
+        raise HTTPException(
+            400, f"{len(unknown)} field(s) beside the table are not known; there are {', '.join(CHOICES)}."
+        )
     try:
-        return await table.read()
+        return await table.read(), options
     finally:
         await table.close()
 

@@ -32,6 +32,7 @@ from pacsifier_ops.html import (
 )
 from pacsifier_ops.plugins import REPORTS
 from pacsifier_ops.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
+from pacsifier_ops.query.reading import CHOICES, EXACT, INCLUDE, SKIP
 from pacsifier_ops.report_html import size
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import DECISION_COLUMNS, decision_lines, gate_findings
@@ -392,12 +393,30 @@ def intake_page(base: str, airflow: str, dag_id: str, connections: Sequence[str]
     return page(
         "New extraction",
         "New extraction",
-        section("Query table", "choose", drop, said, tag("noscript", "This page needs JavaScript.")),
+        section(
+            "Query table",
+            "choose",
+            drop,
+            tag("div", *_reading(), id="reading"),
+            said,
+            tag("noscript", "This page needs JavaScript."),
+        ),
         tag("section", tag("h2", "Problems"), tag("div", id="problem-list"), id="problems", hidden=""),
         tag("section", tag("h2", "As understood"), tag("div", id="preview"), id="understood", hidden=""),
         tag("form", section("Options", "options", *_fields(connections)), id="extraction", **addresses),
         links=_links(base, "intake.js"),
     )
+
+
+def _reading() -> Iterable[Html]:
+    """How the table is read; the script sends these fields with it, and again with whatever is changed."""
+    dates = {"": "YYYYMMDD only", **{one: one for one in CHOICES["date_format"]}}
+    hidden = {"": "refuse: they are bad rows", INCLUDE: "include: they count like the others", SKIP: "skip: left out"}
+    match = {"": "* and ? are wildcards", EXACT: "* and ? are characters"}
+    yield _field("date_format", "Dates", _select("date_format", dates), "Beside YYYYMMDD; nothing is guessed.")
+    yield _field("match", "Wildcards", _select("match", match))
+    yield _field("sheet", "Sheet", _text("sheet"), "Of a workbook: name or number. Empty: the one that is seen.")
+    yield _field("hidden_rows", "Hidden rows", _select("hidden_rows", hidden), "Of a workbook.")
 
 
 def _fields(connections: Sequence[str] | None) -> Iterable[Html]:

@@ -100,6 +100,14 @@ def test_through_the_intake_page(up: Up, browser: Browser, picture: Any, tmp_pat
     browser.wait_for("#note", "Rows with problems are left out.")
     browser.wait_for("h1", "New extraction")
     picture("intake")
+    table.write_text("Patient ID;StudyDate\n1;12.05.2015\n")
+    browser.choose("#table", table)
+    browser.wait_for("#problems td", "12.05.2015")  # the cell, to whoever handed it in
+    browser.select("#date_format", "DD.MM.YYYY")
+    browser.wait_for("#said", "1 row can be asked.")  # read again, as was said
+    browser.wait_for("#preview td", "20150512")
+    browser.wait_for("#preview", "column 1 was read as PatientID")
+    browser.select("#date_format", "")
     table.write_text(GOOD)
     browser.choose("#table", table)
     browser.wait_for("#said", "2 rows can be asked.")

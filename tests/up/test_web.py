@@ -77,7 +77,7 @@ class Visitor:
             assert "unsafe" not in policy or path.endswith(("/report", "/handover", ".html"))
         return answer
 
-    def send(self, *tables: bytes, name: str = "table", **headers: str) -> Answer:
+    def send(self, *tables: bytes, name: str = "table", options: str = "", **headers: str) -> Answer:
         """Hand tables in, as a form does."""
         edge = uuid.uuid4().hex
         parts = (
@@ -87,7 +87,11 @@ class Visitor:
             + b"\r\n"
             for table in tables
         )
-        body = b"".join(parts) + f"--{edge}--\r\n".encode()
+        said = (
+            f'--{edge}\r\nContent-Disposition: form-data; name="{option}"\r\n\r\n{value}\r\n'.encode()
+            for option, _, value in (one.partition("=") for one in options.split())
+        )
+        body = b"".join((*parts, *said)) + f"--{edge}--\r\n".encode()
         return self.ask("pacsifier/requests", body, Content_Type=f"multipart/form-data; boundary={edge}", **headers)
 
     def begin(self, rest: bytes) -> int:
@@ -222,11 +226,15 @@ def test_tables_are_checked_and_told_by_line_and_column(up: Up, ursula: Visitor,
     before = len(list((up.home / "state" / "requests").iterdir()))
     taken = ursula.send(b"PatientID,StudyDate\n1,20200101\n2,2020\n")
     assert taken.status == 201 and not taken.json()["all_usable"] and taken.json()["rows"] == 1
-    assert [(p["line"], p["column"]) for p in taken.json()["problems"]] == [(3, "StudyDate")]
+    assert [(p["line"], p["column"], p["value"]) for p in taken.json()["problems"]] == [(3, "StudyDate", "2020")]
+    read = ursula.send(b"MRN,StudyDate\n1,24.12.1993\n", options="date_format=DD.MM.YYYY sheet=").json()
+    assert read["preview"][0]["keys"] == {"PatientID": "1", "StudyDate": "19931224"} and read["notes"]
+    for options in ("date_format=DDMM", "elsewhere=1"):
+        assert ursula.send(b"PatientID\n1\n", options=options).status == 400
     refused = ursula.send(b"PatientID,StudyDay\n1,20200101\n")
     assert refused.status == 422 and refused.json()["request"] is None
     assert refused.json()["problems"][0]["column"] == "column 2"
-    assert len(list((up.home / "state" / "requests").iterdir())) == before + 1
+    assert len(list((up.home / "state" / "requests").iterdir())) == before + 2
 
 
 def test_what_is_no_table_is_refused(ursula: Visitor) -> None:

@@ -2,7 +2,9 @@
 // A query table is sent as soon as it is chosen, and what was understood is shown; then a run can be started on it.
 const $ = (id) => document.getElementById(id);
 const form = $("extraction");
+const reading = ["date_format", "match", "sheet", "hidden_rows"];
 let taken = null;
+let handed = null; // the file, to be read again as is said next
 
 function element(name, text, ...children) {
   const made = document.createElement(name);
@@ -56,6 +58,7 @@ async function take(file) {
   $("said").textContent = `Checking ${file.name} …`;
   const body = new FormData();
   body.append("table", file, "table"); // its name stays here
+  for (const name of reading) if ($(name).value.trim()) body.append(name, $(name).value.trim());
   try {
     const answer = await fetch(form.dataset.requests, { method: "POST", body });
     if (answer.status === 201 || answer.status === 422) {
@@ -84,8 +87,13 @@ function show() {
   $("problems").hidden = !taken?.problem_count;
   $("understood").hidden = !taken?.rows;
   if (!taken) return;
-  const lines = taken.problems.map((one) => [one.line || "whole file", one.column || "whole row", one.message]);
-  $("problem-list").replaceChildren(table("Problems", ["Line", "Column", "What is wrong"], lines));
+  const lines = taken.problems.map((one) => [
+    one.line || "whole file",
+    one.column || (one.line ? "whole row" : ""),
+    one.message,
+    one.value,
+  ]);
+  $("problem-list").replaceChildren(table("Problems", ["Line", "Column", "What is wrong", "It says"], lines));
   if (taken.problem_count > lines.length) $("problem-list").append(note(`The first ${lines.length} of ${taken.problem_count}.`));
   if (taken.request && !taken.all_usable) {
     $("note").textContent = "Rows with problems are left out. To have them too, mend the table and choose it again.";
@@ -106,6 +114,7 @@ function preview() {
   );
   if (taken.rows > rows.length) $("preview").append(note(`The first ${rows.length} of ${taken.rows} rows.`));
   const listed = (lines, all) => `${lines.join(", ")}${all > lines.length ? ` and ${all - lines.length} more` : ""}`;
+  for (const text of taken.notes) $("preview").append(note(`Note: ${text}.`));
   for (const one of taken.warnings) {
     $("preview").append(note(`Line ${listed(one.lines, one.count)}: ${one.message}`));
   }
@@ -146,7 +155,7 @@ async function start(event) {
 
 function chosen() {
   const [file] = $("table").files;
-  if (file) take(file);
+  if (file) take((handed = file));
   $("table").value = ""; // so that the same file, mended, can be chosen again
 }
 
@@ -156,9 +165,10 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(kind, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
+    if (kind === "drop" && event.dataTransfer.files.length) take((handed = event.dataTransfer.files[0]));
   });
 }
+for (const name of reading) $(name).addEventListener("change", () => handed && take(handed));
 $("retrieve").addEventListener("change", () => {
   $("destination").parentElement.hidden = $("retrieve").value !== "move";
 });

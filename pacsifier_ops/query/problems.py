@@ -1,0 +1,63 @@
+"""What is wrong with a table, and where. Logs get it without values, whoever handed the table in gets it with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pacsifier_ops.errors import QueryTableError
+
+#: Problems that the text of an error tells, and characters of a value that are shown.
+_TOLD, _LONGEST = 50, 60
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong where, and what to do.
+
+    Attributes:
+        line: line in the user's file, from 1; 0 for the file as a whole.
+        column: name of the column, `column N` where it has no known name, empty for the row as a whole.
+        message: in words, without values.
+        value: what the cell holds; for whoever handed it in, never for a log.
+    """
+
+    line: int
+    column: str
+    message: str
+    value: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        where = ", ".join(filter(None, (f"line {self.line}" if self.line else "", self.column)))
+        return f"{where}: {self.message}" if where else self.message
+
+    def shown(self) -> str:
+        """The same with the value."""
+        return f"{self} [{readable(self.value)}]" if self.value else str(self)
+
+
+def readable(value: str) -> str:
+    """A value as it can be shown on a line: not longer than that, and with every character to be seen."""
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in value[: _LONGEST + 1])
+    return text if len(value) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+class TableRefused(QueryTableError):
+    """A table cannot be used; `problems` holds every reason, and `why` what they are reasons for."""
+
+    def __init__(self, problems: Sequence[Problem], why: str = "the query table cannot be used") -> None:
+        super().__init__(problems, why)
+        self.problems, self.why = list(problems), why
+
+    def __str__(self) -> str:
+        return self._told(str)
+
+    def shown(self) -> str:
+        """The same with values."""
+        return self._told(Problem.shown)
+
+    def _told(self, text: Callable[[Problem], str]) -> str:
+        lines = [text(problem) for problem in self.problems[:_TOLD]]
+        if more := len(self.problems) - len(lines):
+            lines.append(f"and {more} more")
+        return f"{self.why}:\n  " + "\n  ".join(lines) if len(lines) > 1 else f"{self.why}: {''.join(lines)}"

@@ -1,0 +1,393 @@
+"""From the bytes of a file to records: text divided by commas, semicolons or tabs, or a sheet of a workbook."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import functools
+import io
+import re
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.given import Unusable, read_given
+from pacsifier_ops.query.keys import column_of
+from pacsifier_ops.query.problems import Problem, TableRefused
+from pacsifier_ops.query.reading import AS_IT_IS, Reading
+from pacsifier_ops.query.spreadsheets import shown
+
+#: Bytes of a table at most, whatever way it comes: each cell of it takes eight and more in memory.
+LARGEST_FILE = 64 * 2**20
+#: Bytes of a workbook at most, once it is unpacked; it takes ten times as much memory to read.
+LARGEST_UNPACKED = 64 * 2**20
+#: Cells that are merged with others, at most.
+_MOST_MERGED = 1_000_000
+#: Cells of a sheet at most, the empty ones before the last one counted.
+_MOST_CELLS = 2_000_000
+_MERGED = re.compile(
+    rb"""<(?:\w+:)?mergeCell\b[^>]*?\bref\s*=\s*["']\s*\$?([A-Za-z]+)\$?(\d+)\s*:\s*\$?([A-Za-z]+)\$?(\d+)"""
+)
+#: What people take for a table, by what it begins with.
+_FOREIGN = {
+    "HTML, whatever its name says": (
+        b"<html",
+        b"<!doctype",
+        b"<table",
+        b"<head",
+        b"<body",
+        b"<meta",
+        b"<style",
+        b"<div",
+    ),
+    "a web page in one file (MHTML)": (b"mime-version",),
+    "a PDF": (b"%pdf",),
+    "rich text (RTF)": (b"{\\rtf",),
+}
+_XML_SHEET = "an XML spreadsheet of Excel 2003, whatever its name says"
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ZIPPED = {
+    "a workbook of OpenOffice or LibreOffice (.ods)": b"application/vnd.oasis.opendocument",
+    "a binary workbook (.xlsb)": b"xl/workbook.bin",
+    "a workbook of Apple Numbers": b"Index/Document.iwa",
+}
+_UNREADABLE = "cannot be read as an .xlsx workbook; save it as .xlsx or as CSV UTF-8"
+
+
+@dataclass
+class Record:
+    """A record of the file.
+
+    Attributes:
+        line: where it begins, from 1.
+        cells: as written.
+        faults: what is wrong with some cells already, by place.
+        odd: by place, what makes a cell of a workbook no text, such as that it is a date; in some columns that is fine.
+        numbers: places of the cells that a workbook holds as plain numbers.
+        hidden: nobody sees the row.
+        unseen: places of columns that nobody sees.
+    """
+
+    line: int
+    cells: list[str]
+    faults: dict[int, str] = field(default_factory=dict)
+    odd: dict[int, str] = field(default_factory=dict)
+    numbers: set[int] = field(default_factory=set)
+    hidden: bool = False
+    unseen: frozenset[int] = frozenset()
+
+
+def bytes_of(path: Path) -> bytes:
+    """The content of a file with a table.
+
+    Raises:
+        TableRefused: it cannot be read.
+    """
+    try:
+        return read_given(path, LARGEST_FILE)
+    except Unusable as error:
+        raise TableRefused([Problem(0, "", f"{error}; check the path")]) from None
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a table of any columns, as text or workbook; see `records_of` for what is understood.
+
+    Raises:
+        TableRefused: the file cannot be read.
+    """
+    return records_of(bytes_of(path), AS_IT_IS)[0]
+
+
+def records_of(data: bytes, reading: Reading) -> tuple[list[Record], str]:
+    """The records of a file, and a remark where its encoding was a guess.
+
+    Text is UTF-8, UTF-16, or else Windows-1252. Of a workbook it is the sheet that can be seen and names columns of
+    ours, or the one that `reading` names, as it is shown.
+
+    Raises:
+        TableRefused: it is no table that we understand; says what it is.
+    """
+    if kind := _foreign(data):
+        raise TableRefused([Problem(0, "", f"is {kind}; save it as .xlsx or as CSV UTF-8")])
+    if is_workbook(data):
+        return _records_of_workbook(data, reading.sheet), ""
+    if reading.sheet:
+        raise TableRefused([Problem(0, "", "is text and has no sheets; leave sheet out")])
+    text, remark = _decode(data)
+    return _records_of_text(text), remark
+
+
+def _foreign(data: bytes) -> str:
+    """What a file is, where it is of a kind that people take for a table; empty where it is not."""
+    begin = data[:4096].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").lower()
+    begin = re.sub(rb"^<\s+", b"<", begin)
+    for kind, signs in _FOREIGN.items():
+        if begin.startswith(signs):
+            return kind
+    if begin.startswith(b"<?xml"):
+        return _XML_SHEET if b"excel.sheet" in begin or b"office:spreadsheet" in begin else "xml"
+    if data.startswith(_OLE):
+        encrypted = "EncryptedPackage".encode("utf-16-le") in data
+        return "a workbook with a password" if encrypted else "an .xls workbook of Excel before 2007"
+    if is_workbook(data):
+        return next((kind for kind, sign in _ZIPPED.items() if sign in data), "")
+    return ""
+
+
+def is_workbook(data: bytes) -> bool:
+    """Whether this is a zip archive, as an .xlsx is, and no text."""
+    return data.startswith(b"PK\x03\x04")
+
+
+def _decode(data: bytes) -> tuple[str, str]:
+    """The text of a file, and a remark where its encoding was a guess."""
+    remark = ""
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = data.decode("utf-16")
+        elif 0 in data[:2]:  # the first letter of a header is ASCII
+            text = data.decode("utf-16-be" if data[0] == 0 else "utf-16-le")
+        else:
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                if b"\0" not in data and _may_be_mac(data):
+                    message = (
+                        "is not UTF-8, and its accented letters look like MacRoman, the encoding of older Macs; save "
+                        "it as CSV UTF-8"
+                    )
+                    raise TableRefused([Problem(0, "", message)]) from None
+                text = data.decode("cp1252")
+                remark = "the file is not UTF-8 and was read as Windows-1252; check its accented letters"
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        message = "is neither text nor an .xlsx workbook; save it as CSV UTF-8 or as .xlsx"
+        raise TableRefused([Problem(0, "", message)])
+    return text, remark
+
+
+def _may_be_mac(data: bytes) -> bool:
+    """Whether text beyond ASCII may be MacRoman: bytes that are letters there, and signs or nothing in Windows-1252.
+
+    Windows-1252 has its letters from C0 on, MacRoman most of its own from 80 to 9F. The quotes, dashes, dots and the
+    euro of Windows-1252 (80, 85, 91 to 97) tell nothing, and a byte from C0 on speaks for it.
+    """
+    if re.search(rb"[\x81\x8d\x8f\x90\x9d]", data):
+        return True
+    return not re.search(rb"[\xc0-\xff]", data) and bool(
+        re.search(rb"[A-Za-z][\x82-\x84\x86-\x8e\x98\x9a-\x9f\xa7]|[\x82-\x84\x86-\x8e\x98\x9a-\x9f\xa7][A-Za-z]", data)
+    )
+
+
+def _records_of_text(text: str) -> list[Record]:
+    """The records of a text, each with the physical line it begins on."""
+    lines = io.StringIO(text, newline="")
+    skipped, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
+    hint = re.fullmatch(r'"?sep=([,;\t])"?\s*', first)  # how Excel is told the divider
+    if hint:
+        divider = hint[1]
+    else:
+        divider = max(",;\t", key=lambda char: _header_score(first, char))
+        lines.seek(0)
+        skipped = 0
+    reader = csv.reader(lines, delimiter=divider, strict=True, skipinitialspace=True)
+    records = []
+    line = 1
+    try:
+        for cells in reader:
+            records.append(Record(line + skipped, cells))
+            line = reader.line_num + 1
+    except csv.Error:
+        message = "a quoted cell is not closed, or has text after its closing quote; double quotes inside cells"
+        raise TableRefused([Problem(line + skipped, "", message)]) from None
+    return records
+
+
+def _header_score(line: str, divider: str) -> tuple[int, int]:
+    names = [name.strip(' "\r\n') for name in line.split(divider)]
+    return sum(bool(column_of(name)) for name in names), len(names)
+
+
+def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
+    """The rows of the sheet of an .xlsx workbook that is seen and holds a table, or of the one that is wanted.
+
+    Raises:
+        TableRefused: none can be read, or several sheets may be meant.
+    """
+    import openpyxl
+
+    _check_workbook(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # openpyxl's warnings quote cells
+            book = openpyxl.load_workbook(io.BytesIO(data))
+            number = _named(book, wanted) if wanted else _sheet_of(book)
+            cells = book.worksheets[number]
+            rows = list(cells.iter_rows())
+            formulas = any(cell.data_type == "f" for row in rows for cell in row)
+            results = cells
+            if formulas:
+                results = openpyxl.load_workbook(io.BytesIO(data), data_only=True).worksheets[number]
+            covered = {
+                place
+                for area in cells.merged_cells.ranges
+                if cells.cell(area.min_row, area.min_col).value is not None
+                for place in list(area.cells)[1:]
+            }
+    except TableRefused:
+        raise
+    except Exception:  # whatever a damaged or foreign zip archive makes openpyxl raise
+        raise TableRefused([Problem(0, "", _UNREADABLE)]) from None
+    columns = (column for column in cells.column_dimensions.values() if column.hidden)
+    unseen = frozenset(place for column in columns for place in range(column.min - 1, column.max))
+    records = []
+    for line, row in enumerate(rows, 1):
+        hidden = line in cells.row_dimensions and bool(cells.row_dimensions[line].hidden)
+        record = Record(line, [], hidden=hidden, unseen=unseen)
+        for place, cell in enumerate(row):
+            result = results.cell(line, place + 1)
+            try:
+                if (line, place + 1) in covered:
+                    raise ValueError("part of merged cells; unmerge them and fill each one")
+                text, odd = _shown(cell, result)
+                record.cells.append(text)
+                if odd:
+                    record.odd[place] = odd
+                elif result.data_type == "n":
+                    record.numbers.add(place)
+            except ValueError as error:
+                held = cell.value if result.value is None else result.value
+                record.cells.append("" if held is None else str(getattr(held, "text", held)))
+                record.faults[place] = str(error)
+        records.append(record)
+    return records
+
+
+def _check_workbook(data: bytes) -> None:
+    """Refuse a workbook that is small only as long as nobody unpacks it: openpyxl would fill the memory.
+
+    Raises:
+        TableRefused: says what to do.
+    """
+    message = _UNREADABLE
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > LARGEST_UNPACKED:
+                message = "is too large once unpacked; cut it into several tables, or save it as CSV UTF-8"
+                raise TableRefused([Problem(0, "", message)])
+            for entry in entries:
+                if not entry.filename.endswith((".xml", ".rels")):
+                    continue
+                content = archive.read(entry)
+                if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # never in a workbook (ECMA-376-2)
+                    raise TableRefused([Problem(0, "", message)])
+                if sum(map(_extent, _MERGED.findall(content))) > _MOST_MERGED:
+                    message = "has merged cells of a huge extent; unmerge them"
+                    raise TableRefused([Problem(0, "", message)])
+    except TableRefused:
+        raise
+    except Exception:  # whatever a damaged, encrypted or foreign zip archive makes zipfile raise
+        raise TableRefused([Problem(0, "", message)]) from None
+
+
+def _extent(area: tuple[bytes, bytes, bytes, bytes]) -> int:
+    """Cells of an area such as A1:C5."""
+    first_column, first_row, last_column, last_row = area
+    columns, rows = _column(last_column) - _column(first_column), int(last_row[:12]) - int(first_row[:12])
+    return (abs(columns) + 1) * (abs(rows) + 1)
+
+
+def _column(letters: bytes) -> int:
+    """Number of a column that letters name, from 1."""
+    return functools.reduce(lambda number, letter: number * 26 + (letter | 32) - 96, letters[:12], 0)
+
+
+def _named(book: Any, wanted: str) -> int:
+    """Which sheet has this name, or else this number.
+
+    Raises:
+        TableRefused: none has, or it is too large to be looked at.
+    """
+    titles = [sheet.title for sheet in book.worksheets]
+    if wanted in titles:
+        number = titles.index(wanted)
+    elif wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= len(titles):
+        number = int(wanted) - 1
+    else:
+        message = f"has no such sheet as the option sheet says; give a name, or a number from 1 to {len(titles)}"
+        raise TableRefused([Problem(0, "", message, ", ".join(titles))])
+    _refuse_huge(book.worksheets[number])
+    return number
+
+
+def _is_huge(sheet: Any) -> bool:
+    """Whether a cell that was only formatted, far away, would make millions of empty ones."""
+    return bool(sheet.max_row * sheet.max_column > _MOST_CELLS)
+
+
+def _refuse_huge(sheet: Any) -> None:
+    if _is_huge(sheet):
+        message = "has a sheet that is too large; delete the empty rows and columns around the table"
+        raise TableRefused([Problem(0, "", message)])
+
+
+def _sheet_of(book: Any) -> int:
+    """Which sheet holds the table: the one that is seen and names a column of ours; else the first that is seen.
+
+    Raises:
+        TableRefused: several may be meant, or one is too large to be looked at.
+    """
+    seen = [number for number, sheet in enumerate(book.worksheets) if sheet.sheet_state == "visible"]
+    fitting = []
+    for number in seen:
+        sheet = book.worksheets[number]
+        if number != seen[0] and _is_huge(sheet):
+            continue
+        _refuse_huge(sheet)
+        header = next((row for row in sheet.iter_rows(values_only=True) if any(c is not None for c in row)), ())
+        if any(column_of(str(cell).strip()) for cell in header if cell is not None):
+            fitting.append(number)
+    if len(fitting) > 1:
+        which = " and ".join(str(number + 1) for number in fitting)
+        message = (
+            f"sheets {which} of the workbook hold such a table; say which with the option sheet, or hide the others"
+        )
+        raise TableRefused([Problem(0, "", message, ", ".join(book.worksheets[number].title for number in fitting))])
+    return (fitting or seen or [0])[0]
+
+
+def _shown(cell: Any, result: Any) -> tuple[str, str]:
+    """A cell of a workbook as text, dates as YYYYMMDD, times as HHMMSS; and what it is, where that is no text.
+
+    Raises:
+        ValueError: it shows no value that can be relied on.
+    """
+    value = result.value
+    if value is None and cell.data_type == "f":
+        raise ValueError("a formula whose result is not saved; put the value in its place")
+    if value is None:
+        return "", ""
+    if isinstance(value, bool):
+        raise ValueError("true or false; type the value as text")
+    if result.data_type == "e":
+        raise ValueError("an error of the spreadsheet; correct the cell")
+    if isinstance(value, datetime.timedelta):
+        day = datetime.timedelta(0) <= value < datetime.timedelta(days=1)
+        value = (datetime.datetime.min + value).time() if day else str(value)
+    if isinstance(value, datetime.datetime):
+        return value.strftime("%Y%m%d" if value.time() == datetime.time.min else "%Y%m%d%H%M%S"), "a date"
+    if isinstance(value, datetime.time):
+        return value.strftime("%H%M%S.%f").removesuffix(".000000"), "a time"
+    if isinstance(value, int | float):
+        if abs(value) >= 1e15:
+            raise ValueError("a number of more than 15 digits, which spreadsheets round; type it as text")
+        if value != int(value):
+            return str(value), "a number with a fraction"
+        if value < 0:
+            return str(int(value)), "a negative number"
+        return shown(int(value), result.number_format), ""
+    return str(value), ""
