@@ -46,6 +46,7 @@ from pacsifier_ops.errors import (
     NothingMoved,
     OutOfResources,
     PacsError,
+    PacsSilent,
     PacsTimeout,
     PacsUnreachable,
     TlsFailed,
@@ -514,7 +515,7 @@ class Session:
         timed_out = self._gave_up.is_set()
         self.close(abort=True)
         if timed_out:
-            return PacsTimeout(f"{self.node.name}: no answer within {self.node.dimse_timeout:g} s")
+            return PacsSilent(f"{self.node.name}: no answer within {self.node.dimse_timeout:g} s")
         hint = ""
         if not self._answered:
             hint = (

@@ -6,6 +6,7 @@ and a set of faults, so that what archives do wrong can be had on demand.
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 import threading
@@ -102,7 +103,7 @@ STORAGE = {cx.abstract_syntax for cx in AllStoragePresentationContexts}
 
 SUCCESS, PENDING, CANCEL = 0x0000, 0xFF00, 0xFE00
 NOT_AUTHORIZED, OUT_OF_RESOURCES, MISMATCH = 0x0124, 0xA700, 0xA900
-SUB_OPERATIONS_FAILED, DESTINATION_UNKNOWN = 0xA702, 0xA801
+SUB_OPERATIONS_FAILED, DESTINATION_UNKNOWN, UNABLE_TO_PROCESS = 0xA702, 0xA801, 0xC000
 
 #: A-ASSOCIATE-RJ: result, source, reason (PS3.8 9.3.4).
 REJECT_TRANSIENT, REJECT_CALLING, REJECT_CALLED = (2, 3, 2), (1, 1, 3), (1, 1, 7)
@@ -128,10 +129,17 @@ class Faults:
         withhold: SOP Instance UIDs that it lists and fails to send.
         withhold_silently: SOP Instance UIDs that it lists, does not send, and counts as completed.
         abort_after: aborts the association after so many sub-operations of one retrieve, once.
+        abort_sends_on: where True, C-MOVE then sends the rest all the same.
         success_without_suboperations: every retrieve answers Success and sends nothing.
         retrieve_status, retrieve_status_times: so many retrieves end at once with this status.
         failed_list: where False, answers to a retrieve name no failed SOP Instance UIDs.
         counts: where False, the final answer to a retrieve has no numbers of sub-operations.
+        nearline: Series Instance UIDs that have to be recalled before they can be sent; what it answers for
+            InstanceAvailability says so.
+        recall: seconds that a recall takes from the first retrieve on.
+        recalling: what becomes of a retrieve meanwhile: it is `silent` until the recall is done, and then sends, also
+            where the peer has hung up; it `refuses` (0xA702) or `fails` (0xC000); it succeeds with `nothing`; or it
+            sends `part`, the first instance of each series, and fails with the rest.
         intruders: files that are sent in addition with every retrieve.
         patient_keys_below_study: where False, it leaves keys of the patient out of answers below STUDY level.
         corrected: by keyword, what answers tell instead of a value in the files, which are sent as they are.
@@ -161,11 +169,15 @@ class Faults:
     withhold: set[str] = field(default_factory=set)
     withhold_silently: set[str] = field(default_factory=set)
     abort_after: int | None = None
+    abort_sends_on: bool = False
     success_without_suboperations: bool = False
     retrieve_status: int | None = None
     retrieve_status_times: int = 1
     failed_list: bool = True
     counts: bool = True
+    nearline: set[str] = field(default_factory=set)
+    recall: float = 0.0
+    recalling: Literal["silent", "refuses", "fails", "nothing", "part"] = "silent"
     intruders: list[Path] = field(default_factory=list)
     patient_keys_below_study: bool = True
     corrected: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -337,6 +349,7 @@ class EmbeddedPacs:
         peak_associations: the most associations that were open at once.
         queries: level and identifier of every C-FIND.
         retrieves: service ("C-GET", "C-MOVE"), level and identifier of every retrieve.
+        recalls: Series Instance UID of every recall that a retrieve began, or queued, in order.
         sent: SOP Instance UIDs that peers took, in order.
         offered: SOP Instance UIDs of every C-STORE that came, in order.
         stored: SOP Instance UIDs of the objects that C-STORE added, in order.
@@ -364,12 +377,14 @@ class EmbeddedPacs:
         self.peak_associations = 0
         self.queries: list[tuple[str, Dataset]] = []
         self.retrieves: list[tuple[str, str, Dataset]] = []
+        self.recalls: list[str] = []
         self.sent: list[str] = []
         self.offered: list[str] = []
         self.stored: list[str] = []
         self.suboperations: Counter[str] = Counter()
         self._index: dict[str, dict[str, list[FileDataset]]] = {level: {} for level in LEVELS}
         self._classes: set[str] = set()
+        self._recalled: dict[str, float] = {}
         self._open: set[Association] = set()
         self._lock = threading.Lock()
         self._server: ThreadedAssociationServer | None = None
@@ -585,17 +600,40 @@ class EmbeddedPacs:
         handlers = [*tuning, (evt.EVT_ESTABLISHED, use_our_sender)]
         # 128 contexts are the most (PS3.8 9.3.2.2); what has none fails. A refusal associates all the same.
         contexts = [build_context(*pair) for pair in pairs] or AllStoragePresentationContexts
-        yield (*destination, {"contexts": contexts[:128], "evt_handlers": handlers})
-        yield from self._sub_operations(event, wanted)
+        known: dict[str, Any] = {"contexts": contexts[:128], "evt_handlers": handlers}
+        yield (*destination, known)
 
-    def _sub_operations(self, event: evt.Event, wanted: list[FileDataset]) -> Iterator[Any]:
-        """The number of sub-operations, then each object; or the status that the retrieve ends with."""
+        def send_on(rest: list[FileDataset]) -> None:
+            late = AE(self.aet).associate(*destination, ae_title=str(event.move_destination), **known)
+            for instance in rest if late.is_established else ():
+                late.send_c_store(instance)
+            late.release()
+
+        yield from self._sub_operations(event, wanted, send_on)
+
+    def _sub_operations(
+        self, event: evt.Event, wanted: list[FileDataset], send_on: Callable[[list[FileDataset]], None] | None = None
+    ) -> Iterator[Any]:
+        """The number of sub-operations, then each object; or the status that the retrieve ends with.
+
+        Args:
+            send_on: sends what is left although the association that asked for it is gone.
+        """
         faults = self.faults
         status = None if self._consistent(event) else MISMATCH
         with self._lock:
             if status is None and faults.retrieve_status is not None and faults.retrieve_status_times > 0:
                 faults.retrieve_status_times -= 1
                 status = faults.retrieve_status
+        away = [instance for instance in wanted if not self._is_online(str(instance.SeriesInstanceUID))]
+        if status is None and away:
+            status = self._recall(away)
+            if faults.recalling == "nothing":
+                wanted = []
+            # The association itself learns only after this that the peer has hung up.
+            if send_on and event.assoc.dul.state_machine.current_state != "Sta6":
+                send_on(wanted)
+                return
         if status is not None:
             yield max(1, len(wanted))
             yield status, None
@@ -610,8 +648,26 @@ class EmbeddedPacs:
                 faults.abort_after = None if abort else faults.abort_after
             if abort:
                 event.assoc.abort()
+                if send_on and faults.abort_sends_on:
+                    send_on(wanted[number:])
                 return
             yield PENDING, instance
+
+    def _is_online(self, series_uid: str) -> bool:
+        ready = self._recalled.get(series_uid, math.inf)
+        return series_uid not in self.faults.nearline or time.monotonic() >= ready
+
+    def _recall(self, instances: list[FileDataset]) -> int | None:
+        """Recall the series of these instances; the status that the retrieve ends with at once, if it does."""
+        faults = self.faults
+        for uid in sorted({str(instance.SeriesInstanceUID) for instance in instances}):
+            self.recalls.append(uid)
+            self._recalled.setdefault(uid, time.monotonic() + faults.recall)
+        while faults.recalling == "silent" and self._server is not None:
+            if all(self._is_online(str(instance.SeriesInstanceUID)) for instance in instances):
+                break
+            time.sleep(0.01)
+        return {"refuses": SUB_OPERATIONS_FAILED, "fails": UNABLE_TO_PROCESS}.get(faults.recalling)
 
     def _responder(self, event: Any, wanted: list[FileDataset]) -> Callable[[Any, int], None]:
         """What stands in for `assoc.dimse.send_msg`: final answers as archives give them, with their faults."""
@@ -639,7 +695,7 @@ class EmbeddedPacs:
         def send(instance: FileDataset, msg_id: int = 1, **originator: Any) -> Dataset:
             faults, uid = self.faults, str(instance.SOPInstanceUID)
             time.sleep(faults.delay)
-            if uid in faults.withhold:
+            if uid in faults.withhold or (faults.recalling == "part" and not self._may_send(instance)):
                 code = OUT_OF_RESOURCES
             elif uid in faults.withhold_silently:
                 code = SUCCESS
@@ -655,6 +711,11 @@ class EmbeddedPacs:
             return status
 
         return send
+
+    def _may_send(self, instance: FileDataset) -> bool:
+        """Whether an instance is online, or the first of its series."""
+        series = str(instance.SeriesInstanceUID)
+        return self._is_online(series) or instance is self._index["SERIES"][series][0]
 
     # ---- the index
 
@@ -747,6 +808,9 @@ class EmbeddedPacs:
         corrections = self.faults.corrected.get(key.keyword, {})
         if (told := corrections.get(str(first.get(key.tag, DataElement(key.tag, key.VR, "")).value or ""))) is not None:
             return DataElement(key.tag, key.VR, told)
+        if key.keyword == "InstanceAvailability":
+            online = self._is_online(str(first.SeriesInstanceUID))
+            return DataElement(key.tag, key.VR, "ONLINE" if online else "NEARLINE")
         if key.keyword not in COMPUTED:
             return first.get(key.tag)
         owner, attribute = COMPUTED[key.keyword]

@@ -20,6 +20,7 @@ from pacsifier_ops import cells
 from pacsifier_ops.accounts import (
     SERIES_COMPLETE,
     SERIES_INCOMPLETE,
+    SERIES_RECALLED,
     SERIES_UNVERIFIABLE,
     SeriesAccount,
 )
@@ -36,8 +37,10 @@ from pacsifier_ops.dimse.session import (
 )
 from pacsifier_ops.dimse.sink import ReceivedObject, same_object
 from pacsifier_ops.errors import (
+    AssociationAborted,
     MoveDestinationUnknown,
     OutOfResources,
+    PacsSilent,
     ReceiverGone,
     Unsupported,
 )
@@ -49,6 +52,7 @@ from pacsifier_ops.extract.quarantine import (
     UNASKED,
     Quarantine,
 )
+from pacsifier_ops.extract.recall import Recall, put_aside
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import fsync_folder, private_file, private_folder, storage_errors, write_atomic
@@ -190,7 +194,7 @@ class Retriever(AtNode):
         """Bring one series into the tree, and write into `account` how it ended.
 
         Whatever happens, objects that arrived whole are published, so that the next attempt fetches only
-        what is missing.
+        what is missing. A series that the archive recalls from slow storage is put aside, see `recall`.
 
         Raises:
             PacsifierError: the PACS, the receiver or the disk. What the data were like is in the account instead.
@@ -198,13 +202,15 @@ class Retriever(AtNode):
         with self.alone(series_lease(planned.series)):
             ledger = SeriesLedger(self.tree.state, planned.series)
             folder = self.tree.root / planned.folder
-            transfer = Transfer(self, planned, ledger.entries, folder)
+            transfer = Transfer(self, planned, ledger.entries, folder, account.sending)
             with settled(account, transfer.settle):
                 try:
                     transfer.run()
                 finally:
                     self._publish(folder, ledger, transfer)
                     transfer.put_rest_aside()
+            if account.state == SERIES_RECALLED:
+                put_aside(account, self.node.recall_wait)
 
     def _publish(self, folder: Path, ledger: SeriesLedger, transfer: Transfer) -> None:
         """Give whole files their final names: data on disk first, then the ledger, then the names."""
@@ -241,6 +247,9 @@ class Retriever(AtNode):
 class Transfer:
     """The fetching of one series, over as many rounds and attempts as it takes.
 
+    Args:
+        sending: the archive was asked before in this run, did not say that it had done, and may still be sending.
+
     Attributes:
         present: SOP Instance UIDs that lay in the tree before, or were handed on.
         handed_on: those that were handed on and do not lie in the tree any more.
@@ -248,7 +257,14 @@ class Transfer:
         published: SOP Instance UIDs that got their final names.
     """
 
-    def __init__(self, retriever: Retriever, planned: Planned, entries: Mapping[str, Entry], folder: Path) -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        planned: Planned,
+        entries: Mapping[str, Entry],
+        folder: Path,
+        sending: bool = False,
+    ) -> None:
         self.planned = planned
         self.handed_on = {uid for uid, e in entries.items() if e.gone_on(folder) and not retriever.refetch}
         self.present = {uid for uid, entry in entries.items() if entry.proven_by(folder)} | self.handed_on
@@ -276,6 +292,8 @@ class Transfer:
         self._refusals = 0
         self._remark = ""
         self._method = ""
+        self._recall = Recall(self._node, retriever.finder, planned)
+        self._begun_before = self._sending = sending
 
     def run(self) -> None:
         """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
@@ -283,9 +301,9 @@ class Transfer:
         if self._missing():
             self._by.wait_for_turn()
         for whole in (not self.present, False):
-            if not self._missing():
+            if self._recall.why or not self._missing():
                 break
-            self._by.again(partial(self._fetch, whole))
+            self._by.again(partial(self._fetch_unless_recalled, whole))
             self._by.again(self._sort_out_unlisted)
 
     def fit_to_publish(self) -> dict[str, ReceivedObject]:
@@ -304,6 +322,7 @@ class Transfer:
         have, listed = self.present | self.published, self.expectation.instances
         self._counts = self._by.quarantine.counts(self.planned.series)
         account.bytes, account.method, account.quarantined = self._bytes, self._method, self._counts.total()
+        account.sending = self._sending
         if listed is not None:
             account.expected = len(listed)
             covered = have & listed.keys()
@@ -321,6 +340,8 @@ class Transfer:
         account.reason = "; ".join(filter(None, (reason, *self._remarks())))
 
     def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
+        if self._recall.why and self._missing():
+            return SERIES_RECALLED, self._recall.told(account)
         if account.missing:
             # Where all that is missing came, the quarantine says why.
             why = f": {self._why()}" if self._missing() or not self._counts else ""
@@ -367,6 +388,7 @@ class Transfer:
         # What the archive itself holds under another patient is no matter of a data base that was corrected.
         asked = ACCEPT_ARCHIVE in (planned.accept_patient_id_of, self._node.accept_patient_id_of)
         self._accepts = asked and not self._by.finder.of_several(planned.study_uid)
+        self._recall.look()
 
     def _missing(self) -> list[str]:
         """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
@@ -383,6 +405,10 @@ class Transfer:
         return self._came.keys() - self._doubtful
 
     # Fetching
+
+    def _fetch_unless_recalled(self, whole: bool) -> None:
+        with self._recall.watched(self._missing, self._why):
+            self._fetch(whole)
 
     def _fetch(self, whole: bool) -> None:
         """Ask for what is missing; for the series as a whole where nothing of it is here and `whole` says so."""
@@ -440,10 +466,13 @@ class Transfer:
     def _move(self, missing: list[str], whole: bool) -> None:
         self._method = "move"
         spool = self._by.receivers.spool()
+        if self._sending and self._goes_on(spool):
+            return
         # An attempt that was killed may have left whole objects, and anybody else: the archive is to send the same.
         self._collect(spool, asked=False)
+        missing, whole = self._missing(), whole and not self._sent()
         arrived = partial(waiting, spool, self.planned.series)
-        for identifier in identifiers(self.planned, missing, whole):
+        for identifier in identifiers(self.planned, missing, whole or missing == [""]):
             before, sent = self._arrivals, self._sent()
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
@@ -457,6 +486,9 @@ class Transfer:
                 if self.expectation.instances:
                     raise
                 self._outcome, self._remark = None, str(error)
+            except (AssociationAborted, PacsSilent):
+                self._sending = True
+                raise
             finally:
                 self._collect(spool)
             if self._outcome and self._outcome.failed and not (self._outcome.completed or self._outcome.warning):
@@ -464,11 +496,27 @@ class Transfer:
                 self._doubtful |= self._sent() - sent
             self._by.receivers.check()
 
-    def _await_arrivals(self, spool: Path, count: int) -> None:
-        """Wait for what the archive says it sent, while something still comes in: it may be another version."""
+    def _goes_on(self, spool: Path) -> bool:
+        """Take what has come since the archive was last asked; whether that makes it needless to ask once more.
+
+        It does where all is there by now; and in a later look where something came, for the archive is at it.
+        """
+        before = len(self._sent())
+        self._await_arrivals(spool)
+        if self._begun_before and len(self._sent()) > before and self._missing():
+            self._recall.why = "the archive still sends"
+        self._sending = bool(self._recall.why)
+        return self._sending or not self._missing()
+
+    def _await_arrivals(self, spool: Path, count: int | None = None) -> None:
+        """Wait for what the archive says it sent, while something still comes in: it may be another version.
+
+        Args:
+            count: so many arrivals are enough; None: until nothing is missing.
+        """
         self._collect(spool)
         seen, until = self._arrivals, time.monotonic() + ARRIVAL_GRACE
-        while self._arrivals < count and time.monotonic() < until:
+        while (self._missing() if count is None else self._arrivals < count) and time.monotonic() < until:
             pause(0.05, self._by.cancelled)
             self._collect(spool)
             if self._arrivals != seen:
