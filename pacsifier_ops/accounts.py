@@ -80,7 +80,7 @@ class SeriesAccount:
         warned: instances that the destination took with a warning status (PS3.4 B.2.3).
         bytes: bytes received or sent in this run.
         seconds: wall time spent on the series in this run.
-        method: get, move, store, or empty where nothing was transferred.
+        method: get, move, `get and move`, store, or empty where nothing was transferred.
         missing_uids: SOP Instance UIDs known to be missing, as far as anybody can say; identifying.
         recalls: when the archive was asked for it in this run and had to recall it; ISO 8601.
         sending: the archive, when it was last asked, did not say that it had done, and may still be sending.

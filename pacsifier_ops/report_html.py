@@ -529,7 +529,7 @@ def _all_series(account: RunAccount, words: _Words) -> Html:
             *(getattr(s, name) for name in words.more),
             *([size(s.bytes)] if words.sizes else []),
             _duration(s.seconds),
-            tag("span", _SERVICES.get(s.method, s.method), class_="whole"),
+            tag("span", " and ".join(_SERVICES.get(way, way) for way in s.method.split(" and ")), class_="whole"),
         )
 
     return section("Series", "series", _list("All series", columns, account.series, line))

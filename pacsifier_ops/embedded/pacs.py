@@ -28,7 +28,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_FIND_RSP
+from pynetdicom.dimse_messages import C_FIND_RSP, C_STORE_RSP
 from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.pdu_primitives import A_RELEASE
@@ -289,7 +289,8 @@ def _store(assoc: Association, instance: FileDataset, message_id: int, originato
     request.MessageID = message_id
     request.Priority = 2
     request.AffectedSOPClassUID = meta.MediaStorageSOPClassUID
-    request.AffectedSOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    # Past the library's own check: archives hold UIDs that the standard forbids, and send them.
+    request._affected_sop_instance_uid = UID(meta.MediaStorageSOPInstanceUID)
     request.MoveOriginatorApplicationEntityTitle = originator.get("originator_aet")
     request.MoveOriginatorMessageID = originator.get("originator_id")
     request.DataSet = BytesIO(_data_set(Path(str(instance.filename))))
@@ -303,6 +304,12 @@ def _store(assoc: Association, instance: FileDataset, message_id: int, originato
     finally:
         assoc._reactor_checkpoint.set()
     return response.Status or SUCCESS if isinstance(response, C_STORE) else OUT_OF_RESOURCES
+
+
+def _without_uid(event: evt.Event) -> None:
+    """Take the UID out of an answer to our C-STORE: of one of more than 64 characters the library makes no answer."""
+    if isinstance(event.message, C_STORE_RSP) and "AffectedSOPInstanceUID" in event.message.command_set:
+        del event.message.command_set.AffectedSOPInstanceUID
 
 
 def _has_stored(status: int) -> bool:
@@ -432,6 +439,7 @@ class EmbeddedPacs:
                 (evt.EVT_ABORTED, self._closed),
                 (evt.EVT_CONN_CLOSE, self._closed),
                 (evt.EVT_DIMSE_SENT, self._tear),
+                (evt.EVT_DIMSE_RECV, _without_uid),
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_C_FIND, self._on_find),
                 (evt.EVT_C_GET, self._on_get),
@@ -597,7 +605,7 @@ class EmbeddedPacs:
             opened.assoc.send_c_store = self._sender(opened.assoc)
 
         tuning = tuned(Secure(self.move_tls, destination[0])) if self.move_tls else HANDLERS
-        handlers = [*tuning, (evt.EVT_ESTABLISHED, use_our_sender)]
+        handlers = [*tuning, (evt.EVT_DIMSE_RECV, _without_uid), (evt.EVT_ESTABLISHED, use_our_sender)]
         # 128 contexts are the most (PS3.8 9.3.2.2); what has none fails. A refusal associates all the same.
         contexts = [build_context(*pair) for pair in pairs] or AllStoragePresentationContexts
         known: dict[str, Any] = {"contexts": contexts[:128], "evt_handlers": handlers}

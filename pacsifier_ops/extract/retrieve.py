@@ -35,11 +35,13 @@ from pacsifier_ops.dimse.session import (
     chunks,
     query,
 )
-from pacsifier_ops.dimse.sink import ReceivedObject, same_object
+from pacsifier_ops.dimse.sink import ReceivedObject, fault_of, same_object
 from pacsifier_ops.errors import (
     AssociationAborted,
     MoveDestinationUnknown,
+    NothingMoved,
     OutOfResources,
+    PacsError,
     PacsSilent,
     ReceiverGone,
     Unsupported,
@@ -291,19 +293,26 @@ class Transfer:
         self._outcome: Outcome | None = None
         self._refusals = 0
         self._remark = ""
-        self._method = ""
+        self._methods: set[str] = set()
         self._recall = Recall(self._node, retriever.finder, planned)
         self._begun_before = self._sending = sending
 
     def run(self) -> None:
-        """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
+        """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass.
+
+        What C-GET has not brought then is asked for by C-MOVE: there are objects that no presentation context of ours
+        takes, for their transfer syntax (JPIP) or their SOP class.
+        """
         self._by.again(self._expect)
         if self._missing():
             self._by.wait_for_turn()
-        for whole in (not self.present, False):
+        method = self._node.method
+        for whole, how in ((not self.present, method), (False, method), (False, "move")):
             if self._recall.why or not self._missing():
                 break
-            self._by.again(partial(self._fetch_unless_recalled, whole))
+            if how == "move" and method != how and not (self._may_move() and "get" in self._methods):
+                break
+            self._by.again(partial(self._fetch_unless_recalled, whole, how))
             self._by.again(self._sort_out_unlisted)
 
     def fit_to_publish(self) -> dict[str, ReceivedObject]:
@@ -321,7 +330,8 @@ class Transfer:
         """Write into the account how the series ended."""
         have, listed = self.present | self.published, self.expectation.instances
         self._counts = self._by.quarantine.counts(self.planned.series)
-        account.bytes, account.method, account.quarantined = self._bytes, self._method, self._counts.total()
+        account.bytes, account.quarantined = self._bytes, self._counts.total()
+        account.method = " and ".join(sorted(self._methods))
         account.sending = self._sending
         if listed is not None:
             account.expected = len(listed)
@@ -368,6 +378,19 @@ class Transfer:
             )
 
     def _why(self) -> str:
+        """Why something is missing."""
+        missing = self._missing()
+        faults = {uid: fault for uid in missing if uid and (fault := fault_of(uid))}
+        if not faults:
+            return self._why_not_sent()
+        words = " or ".join(sorted(set(faults.values())))
+        told = (
+            f"{len(faults)} with a SOP Instance UID that the standard forbids ({words}; PS3.5 9.1), which not every "
+            "archive can send: have the PACS team give them valid ones"
+        )
+        return told if len(faults) == len(missing) else f"{told}; of the others: {self._why_not_sent()}"
+
+    def _why_not_sent(self) -> str:
         outcome = self._outcome
         if self._remark or outcome is None:
             return self._remark or "they were not asked for"
@@ -375,7 +398,7 @@ class Transfer:
             return f"{outcome.unreadable} objects came that do not say which series and instance they are"
         if outcome.untouched and outcome.status == 0:
             return "the archive reported success without sending anything"
-        if self._method == "move" and outcome.failed and not self.received:
+        if "move" in self._methods and outcome.failed and not self.received:
             return (
                 f"the archive could not send them (0x{outcome.status:04X}); check that it reaches this machine at port "
                 f"{self._node.receiver_port} under AE title {self._node.destination}"
@@ -406,17 +429,21 @@ class Transfer:
 
     # Fetching
 
-    def _fetch_unless_recalled(self, whole: bool) -> None:
+    def _fetch_unless_recalled(self, whole: bool, how: str) -> None:
         with self._recall.watched(self._missing, self._why):
-            self._fetch(whole)
+            self._fetch(whole, how)
 
-    def _fetch(self, whole: bool) -> None:
-        """Ask for what is missing; for the series as a whole where nothing of it is here and `whole` says so."""
+    def _fetch(self, whole: bool, how: str) -> None:
+        """Ask for what is missing; for the series as a whole where nothing of it is here and `whole` says so.
+
+        Args:
+            how: auto, get or move.
+        """
         missing = self._missing()
         if not missing:
             return  # the attempt before this one ended badly, but brought everything
         self._outcome, before = None, len(self._sent())
-        self._fetch_missing(missing, whole)
+        self._fetch_missing(missing, whole, how)
         outcome = self._outcome
         if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self._sent()) == before:
             self._refusals += 1
@@ -424,30 +451,48 @@ class Transfer:
                 return  # it is about these objects, which it cannot send; others it may
             raise OutOfResources(f"{self._node.name}: could send nothing (0x{outcome.status:04X})")
 
-    def _fetch_missing(self, missing: list[str], whole: bool) -> None:
+    def _fetch_missing(self, missing: list[str], whole: bool, how: str) -> None:
         whole = (whole and not self._sent()) or missing == [""]
         instances = self.expectation.instances or {}
         class_of = {uid: instances.get(uid, "") for uid in missing}
-        method = self._choose(set(class_of.values()))
-        if method == "move":
-            self._move(missing, whole)
-            return
-        try:
-            self._get(class_of, whole)
-        except Unsupported as error:
-            one_class_only = isinstance(error, ClassesRefused) and not self._node.receiver_port
-            if self._node.method != "auto" or one_class_only:
-                raise
-            self._move(missing, whole)
+        by_move = [uid for uid, sop_class in class_of.items() if self._goes_by_move(sop_class, how)]
+        while by_get := {uid: sop_class for uid, sop_class in class_of.items() if uid not in by_move}:
+            try:
+                self._get(by_get, whole and not by_move)
+                break
+            except ClassesRefused as error:
+                refused = [uid for uid, sop_class in by_get.items() if sop_class in error.classes] or list(by_get)
+                alone = len(refused) == len(class_of) and "get" not in self._methods
+                if how != "auto" or (alone and not self._may_move()):
+                    raise
+                self._remark = "" if self._may_move() else str(error)
+                by_move += refused
+            except Unsupported:
+                if how != "auto":
+                    raise
+                by_move = missing
+        if by_move and (how == "move" or self._may_move() or "get" not in self._methods):
+            self._move_or_say_why(by_move, whole and len(by_move) == len(missing))
 
-    def _choose(self, classes: set[str]) -> str:
-        """How to fetch objects of these SOP classes; an empty one is not known."""
-        if self._node.method != "auto":
-            return self._node.method
-        return "move" if classes - REGISTERED and self._node.receiver_port else "get"
+    def _may_move(self) -> bool:
+        return self._node.method == "auto" and bool(self._node.receiver_port)
+
+    def _goes_by_move(self, sop_class: str, how: str) -> bool:
+        """Whether objects of a SOP class, empty where it is not known, are asked for by C-MOVE at once."""
+        return how == "move" or (how == "auto" and self._may_move() and sop_class not in REGISTERED)
+
+    def _move_or_say_why(self, uids: list[str], whole: bool) -> None:
+        """C-MOVE; where C-GET has done its part, that this one fails costs what C-GET has not brought, and no more."""
+        try:
+            self._move(uids, whole)
+        except ReceiverGone:
+            raise
+        except PacsError as error:
+            if "get" not in self._methods:
+                raise
+            self._remark = f"C-GET did not bring them, nor did C-MOVE: {error}"
 
     def _get(self, class_of: Mapping[str, str], whole: bool) -> None:
-        self._method = "get"
         known = sorted(set(class_of.values()) - {""})
         groups = [
             (group, [uid for uid in class_of if class_of[uid] in group])
@@ -461,18 +506,21 @@ class Transfer:
                 try:
                     self._outcome = self._session.get(identifier, classes)
                 finally:
-                    self._accept(self._session.take())
+                    came = self._session.take()
+                    self._methods.update(["get"] if came or self._outcome else [])
+                    self._accept(came)
 
-    def _move(self, missing: list[str], whole: bool) -> None:
-        self._method = "move"
+    def _move(self, uids: list[str], whole: bool) -> None:
         spool = self._by.receivers.spool()
         if self._sending and self._goes_on(spool):
             return
         # An attempt that was killed may have left whole objects, and anybody else: the archive is to send the same.
         self._collect(spool, asked=False)
-        missing, whole = self._missing(), whole and not self._sent()
+        left, whole = set(self._missing()), whole and not self._sent()
+        missing = [uid for uid in uids if uid in left]
         arrived = partial(waiting, spool, self.planned.series)
-        for identifier in identifiers(self.planned, missing, whole or missing == [""]):
+        self._methods.add("move")
+        for identifier in self._to_move(missing, whole):
             before, sent = self._arrivals, self._sent()
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
@@ -483,7 +531,8 @@ class Transfer:
                         f"{self._node.name}: the receiver that another run shared with us stopped"
                     ) from error
                 # An archive with but one failure status may mean that the series is gone; not if it lists it.
-                if self.expectation.instances:
+                unfit = isinstance(error, NothingMoved) and fault_of(str(identifier.get("SOPInstanceUID", "1")))
+                if self.expectation.instances and not unfit:
                     raise
                 self._outcome, self._remark = None, str(error)
             except (AssociationAborted, PacsSilent):
@@ -495,6 +544,14 @@ class Transfer:
                 # By its own count, it was not the archive; if it was, it sends the same once more.
                 self._doubtful |= self._sent() - sent
             self._by.receivers.check()
+
+    def _to_move(self, uids: list[str], whole: bool) -> Iterator[Dataset]:
+        """What to ask C-MOVE for. Archives that fail with a UID that the standard forbids fail with all beside it."""
+        unfit = [uid for uid in uids if uid and fault_of(uid)]
+        if fit := [uid for uid in uids if uid not in unfit]:
+            yield from identifiers(self.planned, fit, (whole and not unfit) or fit == [""])
+        for uid in unfit:
+            yield from identifiers(self.planned, [uid], whole=False)
 
     def _goes_on(self, spool: Path) -> bool:
         """Take what has come since the archive was last asked; whether that makes it needless to ask once more.
