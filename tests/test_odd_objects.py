@@ -150,3 +150,50 @@ def test_it_is_their_uids_and_not_our_port(archive: Callable[[list[Dataset]], Em
 )
 def test_what_is_wrong_with_a_uid(uid: str, fault: str, kept: bool) -> None:
     assert (fault_of(uid), is_kept(uid)) == (fault, kept)
+
+
+@METHODS
+def test_objects_of_new_instance_uids_are_told_as_what_they_are(
+    archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path, method: str
+) -> None:
+    pacs = archive(series("ODD", n_images=3))
+    pacs.faults.coerced = {"SOPInstanceUID"}
+    account = extract(node_of(pacs, method=method), ROWS, tmp_path / "out")
+    (one,), (row,) = account.series, account.rows
+    assert len(pacs.retrieves) == 1  # what is asked for once more has new UIDs once more
+    assert (one.state, one.missing, one.quarantined) == ("incomplete", 3, 3)
+    place = settings.state_root() / "runs" / account.run / "quarantine"
+    assert "3 of 3 instances missing: as many came under UIDs that the archive does not list" in one.reason
+    assert f"in quarantine ({place}): 3 object(s) came" in one.reason
+    assert (row.state, row.reason) == (
+        "found",
+        f"3 object(s) that came for its series are in quarantine, in {place}",
+    )
+    assert len(list(place.glob("*/unasked/*.dcm"))) == 3
+    report = (place.parent / "report.html").read_text()
+    assert report.count(str(place)) > 1
+
+
+@pytest.mark.parametrize("keyword", ["SeriesInstanceUID", "StudyInstanceUID"])
+def test_objects_of_new_series_and_study_uids_are_told(
+    archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path, keyword: str
+) -> None:
+    pacs = archive(series("ODD", n_images=2))
+    pacs.faults.coerced = {keyword}
+    one = fetched(pacs, tmp_path / "get", "get")
+    assert (one.missing, one.quarantined) == (2, 2) and "as many came under UIDs" in one.reason
+    account = extract(node_of(pacs, method="move"), ROWS, tmp_path / "move")
+    strays = settings.state_root() / "runs" / account.run / "quarantine" / "nobodys"
+    assert "the archive counts 2 as sent that did not come for this series" in account.series[0].reason
+    assert str(strays) in account.series[0].reason
+    assert account.unasked == len(list(strays.glob("unasked/*.dcm"))) > 0
+
+
+def test_objects_that_are_announced_as_others_are_told(
+    archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path
+) -> None:
+    pacs = archive(series("ODD", n_images=2))
+    pacs.faults.coerced = {"AffectedSOPInstanceUID"}
+    one = fetched(pacs, tmp_path / "out", "get")
+    assert one.missing == 2 and "2 objects came that do not say" in one.reason
+    assert "or say another instance than was announced" in one.reason

@@ -431,6 +431,7 @@ class _Incoming:
         identity = read_identity(self.stream, self.transfer_syntax_uid)
         self.stream.close()
         if identity.sop_instance_uid != self.sop_instance_uid:
+            self.sink.on_error(ValueError("the data set is another instance than the command announces"))
             return DOES_NOT_MATCH
         self.path = self.path.rename(self.path.with_suffix(".dcm"))
         return self.sink.on_object(

@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import chain, islice
@@ -25,7 +25,7 @@ from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
+from pydicom.uid import UID, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_FIND_RSP, C_STORE_RSP
@@ -140,6 +140,8 @@ class Faults:
         recalling: what becomes of a retrieve meanwhile: it is `silent` until the recall is done, and then sends, also
             where the peer has hung up; it `refuses` (0xA702) or `fails` (0xC000); it succeeds with `nothing`; or it
             sends `part`, the first instance of each series, and fails with the rest.
+        coerced: UIDs, by keyword, for which it gives every object a new one as it sends it: StudyInstanceUID,
+            SeriesInstanceUID, SOPInstanceUID; or AffectedSOPInstanceUID, in the command alone.
         intruders: files that are sent in addition with every retrieve.
         patient_keys_below_study: where False, it leaves keys of the patient out of answers below STUDY level.
         corrected: by keyword, what answers tell instead of a value in the files, which are sent as they are.
@@ -178,6 +180,7 @@ class Faults:
     nearline: set[str] = field(default_factory=set)
     recall: float = 0.0
     recalling: Literal["silent", "refuses", "fails", "nothing", "part"] = "silent"
+    coerced: set[str] = field(default_factory=set)
     intruders: list[Path] = field(default_factory=list)
     patient_keys_below_study: bool = True
     corrected: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -269,8 +272,24 @@ def _data_set(path: Path) -> bytes:
     return path.read_bytes()[offset:]
 
 
-def _store(assoc: Association, instance: FileDataset, message_id: int, originator: dict[str, Any]) -> int:
-    """Send one object as it is stored (PS3.7 9.1.1). Returns the status.
+def _coerced(path: Path, keywords: Iterable[str]) -> tuple[str, bytes]:
+    """The UID and the encoded data set of a file, with new UIDs for these keywords."""
+    image = dcmread(path)
+    for keyword in set(keywords) - {"AffectedSOPInstanceUID"}:
+        setattr(image, keyword, generate_uid())
+    syntax = UID(image.file_meta.TransferSyntaxUID)
+    encoded = encode(image, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated) or b""
+    return generate_uid() if "AffectedSOPInstanceUID" in keywords else str(image.SOPInstanceUID), encoded
+
+
+def _store(
+    assoc: Association,
+    instance: FileDataset,
+    message_id: int,
+    originator: dict[str, Any],
+    coerced: Collection[str] = (),
+) -> int:
+    """Send one object as it is stored (PS3.7 9.1.1), but for UIDs that are coerced. Returns the status.
 
     It fails where no accepted presentation context has its SOP class with its transfer syntax.
     """
@@ -290,10 +309,12 @@ def _store(assoc: Association, instance: FileDataset, message_id: int, originato
     request.Priority = 2
     request.AffectedSOPClassUID = meta.MediaStorageSOPClassUID
     # Past the library's own check: archives hold UIDs that the standard forbids, and send them.
-    request._affected_sop_instance_uid = UID(meta.MediaStorageSOPInstanceUID)
+    path = Path(str(instance.filename))
+    uid, data_set = _coerced(path, coerced) if coerced else (meta.MediaStorageSOPInstanceUID, _data_set(path))
+    request._affected_sop_instance_uid = UID(uid)
     request.MoveOriginatorApplicationEntityTitle = originator.get("originator_aet")
     request.MoveOriginatorMessageID = originator.get("originator_id")
-    request.DataSet = BytesIO(_data_set(Path(str(instance.filename))))
+    request.DataSet = BytesIO(data_set)
     # The association's own thread must not take the answer from us.
     assoc._reactor_checkpoint.clear()
     while not assoc._is_paused and assoc.is_alive():
@@ -708,7 +729,7 @@ class EmbeddedPacs:
             elif uid in faults.withhold_silently:
                 code = SUCCESS
             else:
-                code = _store(assoc, instance, msg_id, originator)
+                code = _store(assoc, instance, msg_id, originator, faults.coerced)
                 if _has_stored(code):
                     self.sent.append(uid)
             result = "completed" if code == SUCCESS else "warning" if _has_stored(code) else "failed"

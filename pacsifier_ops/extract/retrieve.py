@@ -146,7 +146,7 @@ _QUARANTINED = {
         "{} object(s) that came differ from those of the same SOP Instance UIDs that were fetched before, which are "
         "as they were: see with the PACS team which are right"
     ),
-    UNASKED: "{} object(s) came that nobody asked for",
+    UNASKED: "{} object(s) came that the archive does not list for the series: of other UIDs, or somebody else's",
 }
 
 
@@ -288,6 +288,9 @@ class Transfer:
         self._accepts = False
         self._accepted: set[str] = set()
         self._arrivals = 0
+        # How many of these the archive does not list; and how many it counted as sent, of which nothing was seen.
+        self._strange = self._unseen = 0
+        self._strays = Path()
         self._counts: Counter[str] = Counter()
         self._bytes = 0
         self._outcome: Outcome | None = None
@@ -308,7 +311,7 @@ class Transfer:
             self._by.wait_for_turn()
         method = self._node.method
         for whole, how in ((not self.present, method), (False, method), (False, "move")):
-            if self._recall.why or not self._missing():
+            if self._recall.why or not self._missing() or self._came_otherwise():
                 break
             if how == "move" and method != how and not (self._may_move() and "get" in self._methods):
                 break
@@ -370,16 +373,23 @@ class Transfer:
     def _remarks(self) -> Iterator[str]:
         """What is to be said of a series however it ended."""
         if told := [text.format(self._counts[why]) for why, text in _QUARANTINED.items() if self._counts[why]]:
-            yield f"in quarantine: {'; '.join(told)}"
+            yield f"in quarantine ({self._by.quarantine.folder}): {'; '.join(told)}"
         if self._accepted & self.published:
             yield (
                 f"{len(self._accepted & self.published)} instances hold another PatientID, or issuer of it, than the "
                 "archive's data base gives, which was accepted (accept_patient_id_of)"
             )
 
+    def _came_otherwise(self) -> bool:
+        """Whether the archive counts all that is missing as sent, and as much came under UIDs that it does not list."""
+        outcome, missing = self._outcome, len(self._missing())
+        return outcome is not None and 0 < missing <= min(self._strange, outcome.completed + outcome.warning)
+
     def _why(self) -> str:
         """Why something is missing."""
         missing = self._missing()
+        if self._came_otherwise():
+            return "as many came under UIDs that the archive does not list, as where it gives new ones when it sends"
         faults = {uid: fault for uid in missing if uid and (fault := fault_of(uid))}
         if not faults:
             return self._why_not_sent()
@@ -395,7 +405,15 @@ class Transfer:
         if self._remark or outcome is None:
             return self._remark or "they were not asked for"
         if outcome.unreadable:
-            return f"{outcome.unreadable} objects came that do not say which series and instance they are"
+            return (
+                f"{outcome.unreadable} objects came that do not say which series and instance they are, or say another "
+                "instance than was announced"
+            )
+        if self._unseen:
+            return (
+                f"the archive counts {self._unseen} as sent that did not come for this series; if they came under "
+                f"other study or series UIDs, they are in {self._strays}, or will be there"
+            )
         if outcome.untouched and outcome.status == 0:
             return "the archive reported success without sending anything"
         if "move" in self._methods and outcome.failed and not self.received:
@@ -524,7 +542,10 @@ class Transfer:
             before, sent = self._arrivals, self._sent()
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
-                self._await_arrivals(spool, before + self._outcome.completed + self._outcome.warning)
+                told = self._outcome.completed + self._outcome.warning
+                self._await_arrivals(spool, before + told)
+                self._unseen = max(0, before + told - self._arrivals)
+                self._strays = self._by.receivers.strays(spool)
             except MoveDestinationUnknown as error:
                 if self._by.receivers.gone(spool):
                     raise ReceiverGone(
@@ -597,6 +618,7 @@ class Transfer:
             self._arrivals += 1
             uid = item.sop_instance_uid
             if (item.study_uid, item.series_uid) != self.planned.series:
+                self._strange += 1
                 self._put_into_quarantine(item, UNASKED)
             elif uid in self._came:
                 self._compare(item)
@@ -654,6 +676,7 @@ class Transfer:
             return
         self._expect()  # the archive may have received more since it was asked
         for uid in self._unlisted():
+            self._strange += 1
             self._put_into_quarantine(self.received.pop(uid), UNASKED)
 
     def _unlisted(self) -> set[str]:
