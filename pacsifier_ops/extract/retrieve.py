@@ -146,7 +146,7 @@ _QUARANTINED = {
         "{} object(s) that came differ from those of the same SOP Instance UIDs that were fetched before, which are "
         "as they were: see with the PACS team which are right"
     ),
-    UNASKED: "{} object(s) came that the archive does not list for the series: of other UIDs, or somebody else's",
+    UNASKED: "{} object(s) came that nobody asked for",
 }
 
 
