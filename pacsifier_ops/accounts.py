@@ -26,6 +26,8 @@ ROWS_ANSWERED = (ROW_FOUND, ROW_EMPTY)
 #: States of a series. `listed` is the end of a series that was to be described, not fetched.
 SERIES_COMPLETE, SERIES_LISTED = "complete", "listed"
 SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SERIES_FAILED = "incomplete", "unverifiable", "failed"
+#: The archive recalls it from slow storage, and it is not yet there.
+SERIES_RECALLED = "recalled"
 
 _MODALITY = re.compile(r"[A-Z0-9]{2,6}")
 
@@ -81,8 +83,11 @@ class SeriesAccount:
         warned: instances that the destination took with a warning status (PS3.4 B.2.3).
         bytes: bytes received or sent in this run.
         seconds: wall time spent on the series in this run.
-        method: get, move, store, or empty where nothing was transferred.
+        method: get, move, `get and move`, store, or empty where nothing was transferred.
         missing_uids: SOP Instance UIDs known to be missing, as far as anybody can say; identifying.
+        recalls: when the archive was asked for it in this run and had to recall it; ISO 8601.
+        sending: the archive, when it was last asked, did not say that it had done, and may still be sending.
+        look_at: when a series that is being recalled is looked at again; ISO 8601, empty where it is not.
     """
 
     number: int
@@ -108,6 +113,18 @@ class SeriesAccount:
     method: str = ""
     reason: str = ""
     missing_uids: list[str] = field(default_factory=list)
+    recalls: list[str] = field(default_factory=list)
+    sending: bool = False
+    look_at: str = ""
+
+    def add_earlier(self, look: SeriesAccount) -> None:
+        """Count what an earlier look at the series brought in this run as received, not as there before."""
+        there = min(look.received, self.present)
+        self.present -= there
+        self.received += there
+        self.bytes += look.bytes
+        self.seconds += look.seconds
+        self.method = self.method or look.method
 
     @property
     def delivered(self) -> int:

@@ -20,7 +20,7 @@ ACCEPT_ARCHIVE = "archive"
 #: What `letters` may say: answers hold all letters of a name, or lack those that the archive's character set has not.
 LETTERS_KEPT, LETTERS_LOST = "kept", "lost"
 
-#: Keys of PACSIFIER's config.json, all required, nothing else allowed.
+#: Keys of PACSIFIER's config.json, all required.
 CONFIG_KEYS = (
     "server_address",
     "port",
@@ -31,6 +31,8 @@ CONFIG_KEYS = (
     "batch_size",
     "batch_wait_time",
 )
+#: Keys that it may hold beyond them: fields of `PacsNode`, in seconds.
+TIMES = ("connect_timeout", "acse_timeout", "dimse_timeout", "recall_wait")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class PacsNode:
             gives for their series are taken for that patient's; empty: they are not used.
         connect_timeout, acse_timeout, dimse_timeout: TCP connect; association negotiation; silence in a service.
         retry_wait: before a call that may yet succeed is repeated; doubles each time.
+        recall_wait: for so long a series that the archive recalls from slow storage is looked at again; 0: not at all.
         tls: DICOM over TLS to the PACS (PS3.15 B).
         receiver_tls: the PACS sends to our receiver over TLS.
         tls_ca, tls_certificate, tls_key, tls_check_host, tls_password: see `Tls`.
@@ -110,6 +113,7 @@ class PacsNode:
     acse_timeout: float = 30.0
     dimse_timeout: float = 120.0
     retry_wait: float = 1.0
+    recall_wait: float = 3600.0
     tls: bool = False
     receiver_tls: bool = False
     tls_ca: str = ""
@@ -157,7 +161,7 @@ class PacsNode:
             raise ConfigError(f"{self.name}: max_share is above 100 percent")
         if self.max_share and not self.archive_images:
             raise ConfigError(f"{self.name}: max_share needs archive_images, of which it is a percentage")
-        for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait"):
+        for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait", "recall_wait"):
             if not 0 <= getattr(self, label) < math.inf:
                 raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")
         for label in ("connect_timeout", "acse_timeout", "dimse_timeout"):
@@ -309,8 +313,8 @@ def _truth(value: Any, key: str, where: str) -> bool:
         raise ConfigError(f"{where}: {key} is neither true nor false") from None
 
 
-def read_keys(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """Read a JSON object that has exactly these keys.
+def read_keys(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a JSON object that has exactly these keys, the optional ones or not.
 
     Raises:
         ConfigError: the file is missing, is no JSON object, or a key is missing or unknown; all key names that are
@@ -324,8 +328,8 @@ def read_keys(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(keys)}")
     wrong = [f"{key} is missing" for key in keys if config.get(key) is None]
-    for key in sorted(config.keys() - set(keys)):
-        wrong.append(f"{key} is not known{meant(key, keys)}")
+    for key in sorted(config.keys() - {*keys, *optional}):
+        wrong.append(f"{key} is not known{meant(key, (*keys, *optional))}")
     if wrong:
         raise ConfigError(f"{where}: " + "; ".join(wrong))
     return config
@@ -337,7 +341,7 @@ def read_config(path: Path) -> PacsNode:
     Raises:
         ConfigError: as `read_keys`, or a key is wrong.
     """
-    where, config = path.name, read_keys(path, CONFIG_KEYS)
+    where, config = path.name, read_keys(path, CONFIG_KEYS, TIMES)
     return PacsNode(
         name=path.stem,
         host=plain_text(config["server_address"], "server_address", where),
@@ -348,6 +352,7 @@ def read_config(path: Path) -> PacsNode:
         move_aet=plain_text(config["move_AET"], "move_AET", where),
         batch_size=_number(config, "batch_size", where, int),
         batch_wait_time=_number(config, "batch_wait_time", where, float),
+        **{key: _number(config, key, where, float) for key in TIMES if config.get(key) is not None},
     )
 
 

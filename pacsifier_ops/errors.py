@@ -128,16 +128,30 @@ class FileUnreadable(PacsifierError):
     of_series = True
 
 
-class WindowClosed(PacsifierError):
-    """The retrieval window of a node is closed: nothing has failed, the work goes on when it opens.
+class Later(PacsifierError):
+    """Nothing has failed: the work goes on later, and nothing is held meanwhile.
 
     Attributes:
-        opens: when.
+        at: when.
     """
 
+    def __init__(self, text: str, at: dt.datetime) -> None:
+        super().__init__(f"{text} {at:%Y-%m-%d %H:%M:%S %Z}")
+        self.at = at
+
+
+class WindowClosed(Later):
+    """The retrieval window of a node is closed; the work goes on when it opens."""
+
     def __init__(self, node: str, opens: dt.datetime) -> None:
-        super().__init__(f"{node}: the retrieval window is closed until {opens:%Y-%m-%d %H:%M:%S %Z}")
-        self.opens = opens
+        super().__init__(f"{node}: the retrieval window is closed until", opens)
+
+
+class Recalling(Later):
+    """An archive recalls series from slow storage, which were put aside; they are looked at again later."""
+
+    def __init__(self, series: int, at: dt.datetime) -> None:
+        super().__init__(f"{series} series that the archive recalls from slow storage: looked at again at", at)
 
 
 class LeaseLost(PacsifierError):
@@ -206,6 +220,10 @@ class PacsTimeout(PacsError):
     """The peer did not answer in time."""
 
     retryable = True
+
+
+class PacsSilent(PacsTimeout):
+    """The peer took a request and fell silent. It may be at work on it all the same."""
 
 
 class OutOfResources(PacsError):

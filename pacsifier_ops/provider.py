@@ -128,6 +128,11 @@ _PACS: _Sections = {
             "Seconds before what may pass by itself is tried again; doubles each time.",
             {"minimum": 0},
         ),
+        "recall_wait": (
+            "Wait for a recall",
+            "Seconds for which a series that the PACS recalls from slow storage is looked at again. 0: not at all.",
+            {"minimum": 0},
+        ),
     },
     "TLS": {
         "tls": ("TLS to the PACS", "Talk DICOM over TLS; the port is then the TLS port of the PACS.", {}),

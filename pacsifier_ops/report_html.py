@@ -23,6 +23,7 @@ from pacsifier_ops.accounts import (
     SERIES_FAILED,
     SERIES_INCOMPLETE,
     SERIES_LISTED,
+    SERIES_RECALLED,
     SERIES_UNVERIFIABLE,
     UPLOAD,
     RowAccount,
@@ -65,6 +66,7 @@ _SERIES_STATES = {
     SERIES_COMPLETE: ("good", "every expected instance is where it should be"),
     SERIES_LISTED: ("listed", "described, not to be fetched"),
     SERIES_UNVERIFIABLE: ("doubt", "the archive gives no expectation to compare with"),
+    SERIES_RECALLED: ("doubt", "the archive recalls it from slow storage, and it is not yet there"),
     SERIES_INCOMPLETE: ("bad", "expected instances are missing"),
     SERIES_FAILED: ("bad", "the series could not be transferred"),
 }
@@ -247,10 +249,12 @@ def _faults(account: RunAccount) -> str:
     totals = account.totals()
     rows = sum(not _row_good(row) for row in account.rows)
     series = sum(not _series_good(s) for s in account.series)
+    recalled = sum(s.state == SERIES_RECALLED for s in account.series)
     missing, unverifiable = int(totals["missing"]), int(totals["unverifiable"])
     faults = {
         f"{plural(rows, 'row')} did not end well": rows,
         f"{series:,} of {len(account.series):,} series are not complete": series,
+        f"{recalled:,} series recalled by the archive, not yet there": recalled,
         f"{plural(missing, 'instance')} missing": missing,
         f"{plural(unverifiable, 'instance')} without an expectation to compare with": unverifiable,
         f"{plural(len(account.bad_files), 'file')} that could not be sent": len(account.bad_files),
@@ -536,7 +540,7 @@ def _all_series(account: RunAccount, words: _Words) -> Html:
             *(getattr(s, name) for name in words.more),
             *([size(s.bytes)] if words.sizes else []),
             _duration(s.seconds),
-            tag("span", _SERVICES.get(s.method, s.method), class_="whole"),
+            tag("span", " and ".join(_SERVICES.get(way, way) for way in s.method.split(" and ")), class_="whole"),
         )
 
     return section("Series", "series", _list("All series", columns, account.series, line))

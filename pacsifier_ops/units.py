@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_FAILED, SERIES_LISTED, RunAccount, SeriesAccount
-from pacsifier_ops.errors import PacsifierError, WindowClosed
+from pacsifier_ops.errors import Later, PacsifierError, Recalling, WindowClosed
 from pacsifier_ops.files import read_jsonl, storage_errors, write_jsonl
 from pacsifier_ops.run import Run
 
@@ -42,6 +43,18 @@ class Series(Protocol):
 
 
 S = TypeVar("S", bound=Series)
+
+
+def _stays(account: SeriesAccount, resumed: bool) -> bool:
+    """Whether what an earlier call made of a series stays, or stays until it is looked at again."""
+    if resumed:
+        return account.state != SERIES_FAILED
+    return bool(account.look_at) or account.state in (SERIES_COMPLETE, SERIES_LISTED)
+
+
+def _is_due(account: SeriesAccount) -> bool:
+    return bool(account.look_at) and dt.datetime.fromisoformat(account.look_at) <= dt.datetime.now(dt.UTC)
+
 
 NOT_ATTEMPTED = "not attempted: the run ended before"
 
@@ -92,6 +105,9 @@ class Worker(Generic[S]):
     def work(self, series: S, account: SeriesAccount) -> None:
         """Do what there is to do with a series; its account says how it ended."""
 
+    def rest(self) -> None:
+        """Give back what others may wait for; called before a pause."""
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.open(stack)
@@ -103,40 +119,54 @@ class Worker(Generic[S]):
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def units(self, numbers: Iterable[int], wait: Callable[[WindowClosed], None] | None = None) -> None:
+    def units(self, numbers: Iterable[int], wait: Callable[[Later], None] | None = None) -> None:
         """Work on several units, see `unit`; one that fails does not keep the others from being tried.
 
+        Those with series that the archive recalls come at the end once more, as often as they are to be looked at.
+
         Args:
-            wait: returns when the node's window may be open again; without one, a closed window ends it all.
+            wait: returns when the work can go on; without one, a closed window or a recall ends it all.
 
         Raises:
             PacsifierError: what ended it all, or else the last that a series failed for.
         """
         failed: PacsifierError | None = None
-        for number in numbers:
+        aside: dict[int, Recalling] = {}
+
+        def go_on(number: int, resumed: bool = False) -> None:
+            nonlocal failed
             try:
-                self._in_window(number, wait)
+                self.unit(number, resumed)
+            except Later as later:
+                if wait is None:
+                    raise
+                if isinstance(later, Recalling):
+                    aside[number] = later
+                else:
+                    wait(later)
+                    go_on(number, resumed=True)
             except PacsifierError as error:
                 if self._ends_all(error):
                     raise
                 failed = error
+
+        for number in numbers:
+            go_on(number)
+        while aside and wait is not None:
+            self.rest()
+            number = min(aside, key=lambda number: aside[number].at)
+            wait(aside.pop(number))
+            go_on(number, resumed=True)
         if failed is not None:
             raise failed
 
-    def _in_window(self, number: int, wait: Callable[[WindowClosed], None] | None) -> None:
-        while True:
-            try:
-                self.unit(number)
-                return
-            except WindowClosed as closed:
-                if wait is None:
-                    raise
-                wait(closed)
-
-    def unit(self, number: int) -> dict[str, int | float]:
+    def unit(self, number: int, resumed: bool = False) -> dict[str, int | float]:
         """Work on the series of one unit; what an earlier attempt completed is kept.
 
         A series that fails for a reason of its own does not keep the others of the unit from being tried.
+
+        Args:
+            resumed: this goes on where an earlier call was to wait: what ended incomplete then is kept as well.
 
         Returns:
             Sums over the unit's series, without identifiers.
@@ -144,21 +174,28 @@ class Worker(Generic[S]):
         Raises:
             PacsifierError: the node or the disk, after the retries that make sense here. The accounts of the series
                 done so far are kept.
-            WindowClosed: the node's window is; likewise, and the series at hand counts as not attempted.
+            WindowClosed: the node's window is; likewise, and the series at hand is as it was before.
+            Recalling: all is done but for series that the archive recalls.
         """
         results = self._run.part("results", number)
-        earlier = (SeriesAccount(**item) for item in read_jsonl(results)) if results.exists() else iter(())
-        accounts = {a.number: a for a in earlier if a.state in (SERIES_COMPLETE, SERIES_LISTED)}
+        earlier = [SeriesAccount(**item) for item in read_jsonl(results)] if results.exists() else []
+        before = {account.number: account for account in earlier}
+        accounts = {account.number: account for account in earlier if _stays(account, resumed)}
         failed: PacsifierError | None = None
         for series in self.series(number):
-            if series.number in accounts:
+            look = accounts.get(series.number)
+            if look and not _is_due(look):
                 continue
             accounts[series.number] = account = series.account()
+            if last := before.get(series.number):
+                account.recalls, account.sending = list(last.recalls), last.sending
             try:
                 self.work(series, account)
                 self._failures = 0
             except WindowClosed:
-                del accounts[series.number]
+                accounts.pop(series.number)
+                if look:
+                    accounts[series.number] = look
                 raise
             except PacsifierError as error:
                 account.reason = str(error)
@@ -167,10 +204,16 @@ class Worker(Generic[S]):
                     raise
                 failed = error
             finally:
+                if look and accounts.get(series.number) is account:
+                    account.add_earlier(look)
                 with storage_errors("the state root"):
                     write_jsonl(results, (asdict(a) for _, a in sorted(accounts.items())))
-                if series.number in accounts:
+                if accounts.get(series.number) is account:
                     self._done(account)
+        waiting = [account.look_at for account in accounts.values() if account.look_at]
+        if waiting:
+            self.rest()
+            raise Recalling(len(waiting), dt.datetime.fromisoformat(min(waiting)))
         if failed is not None:
             raise failed
         return RunAccount(self._run.name, "", "", "", "", series=list(accounts.values())).totals()

@@ -47,6 +47,14 @@ def test_the_keys_people_know(tmp_path: Path) -> None:
     assert set(CONFIG) == set(CONFIG_KEYS)
 
 
+def test_times_may_be_there_as_well(tmp_path: Path) -> None:
+    times = {"connect_timeout": 1, "acse_timeout": "2.5", "dimse_timeout": 300, "recall_wait": 0}
+    node = read_config(write(tmp_path, **times))
+    assert (node.connect_timeout, node.acse_timeout, node.dimse_timeout, node.recall_wait) == (1.0, 2.5, 300.0, 0.0)
+    with pytest.raises(ConfigError, match=r"did you mean dimse_timeout\?"):
+        read_config(write(tmp_path, dimse_time_out=300))
+
+
 def test_all_keys_that_are_off_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         read_config(write(tmp_path, port="absent", AET=None, Port=1, colour="blue"))
@@ -70,6 +78,10 @@ def test_all_keys_that_are_off_are_named_at_once(tmp_path: Path) -> None:
         ({"server_address": "a b"}, "host is empty or holds blanks"),
         ({"batch_size": -1}, "batch_size is negative"),
         ({"batch_wait_time": "nan"}, "batch_wait_time is negative or no number"),
+        ({"dimse_timeout": "long"}, "dimse_timeout is not a number"),
+        ({"dimse_timeout": 0}, "dimse_timeout is not a number of seconds above 0"),
+        ({"recall_wait": -1}, "recall_wait is negative"),
+        ({"recall_wait": 10**6}, "recall_wait is longer than a week"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

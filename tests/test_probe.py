@@ -319,6 +319,18 @@ def test_an_archive_that_counts_nothing(pacs: EmbeddedPacs) -> None:
     assert findings.of("get").state == YES  # by what the modality suggests
 
 
+def test_an_archive_with_slow_storage(pacs: EmbeddedPacs) -> None:
+    assert not any("recall" in text for text in probe(pacs).ask_for)
+    pacs.faults.nearline = set(pacs._index["SERIES"])
+    pacs.faults.recall = 3600
+    pacs.faults.recalling = "nothing"
+    findings = probe(pacs)
+    assert findings.of("availability").state == YES and findings.of("availability").value
+    assert "how long a recall from slow storage takes" in " ".join(findings.ask_for)
+    pacs.faults = Faults(unreturned_keys={"InstanceAvailability"})
+    assert probe(pacs).of("availability").state == NO
+
+
 def test_an_archive_without_c_get(pacs: EmbeddedPacs) -> None:
     pacs.faults.get_supported = False
     findings = probe(pacs)

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.peers
 
 #: What differs from "everything works".
 FACTS = {
-    "orthanc": {"characters": NO},
-    "dcmqrscp": {"relational": NO, "count": NO, "sop_classes": NO},
+    "orthanc": {"characters": NO, "availability": NO},
+    "dcmqrscp": {"relational": NO, "count": NO, "sop_classes": NO, "availability": NO},
 }
 KEY_VERDICTS = {
     # Matches on ImageType only with wildcards around; neither returns nor matches what is not in its tables.

@@ -311,13 +311,13 @@ class Gossip(EmbeddedPacs):
         self.faults.intruders, self.faults.withhold_silently = [], set()
         self.arrived.clear()
 
-    def _sub_operations(self, event: Any, wanted: list[FileDataset]) -> Iterator[Any]:
+    def _sub_operations(self, event: Any, wanted: list[FileDataset], *send_on: Any) -> Iterator[Any]:
         asked = Key(str(event.identifier.StudyInstanceUID), str(event.identifier.SeriesInstanceUID))
         if asked in self.listeners:
             others = self.listeners.pop(asked)
             taken = store(self.destinations[OUR_AET][1], [t.path for t in others])
             self.arrived[asked] += [t for t in others if t.path in taken]
-        for step in super()._sub_operations(event, wanted):
+        for step in super()._sub_operations(event, wanted, *send_on):
             self.own.status = None
             yield step
             if isinstance(step, tuple) and step[0] == PENDING and self.own.status == 0:

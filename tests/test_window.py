@@ -23,7 +23,7 @@ from pacsifier_ops.cli.crew import Crew
 from pacsifier_ops.config import PacsNode, node_from_connection
 from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from pacsifier_ops.errors import Cancelled, ConfigError, WindowClosed
+from pacsifier_ops.errors import Cancelled, ConfigError, Later, WindowClosed
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.files import read_jsonl, write_jsonl
@@ -217,7 +217,7 @@ def test_it_shuts_between_two_series_and_the_work_goes_on_where_it_was(
         for _ in range(2):
             with pytest.raises(WindowClosed, match=r"^pacs: the retrieval window is closed until .* UTC$") as raised:
                 retrieval.unit(unit)
-            assert raised.value.opens > dt.datetime.now(dt.UTC)
+            assert raised.value.at > dt.datetime.now(dt.UTC)
         assert ended == ["complete"] and len(pacs.retrieves) == 1
         # Who waits holds nothing that others wait for.
         shared().acquire(f"pacs:{node.key}", limit=1, wait=0).release()
@@ -339,9 +339,9 @@ def test_units_wait_and_go_on(pacs: EmbeddedPacs, tmp_path: Path, window: Callab
     node = node_of(pacs)
     run, units = planned_run(node, ROWS, tmp_path / "out")
     window(False)
-    waited: list[WindowClosed] = []
+    waited: list[Later] = []
 
-    def wait(closed: WindowClosed) -> None:
+    def wait(closed: Later) -> None:
         waited.append(closed)
         window(True)
 
@@ -354,8 +354,8 @@ def test_a_crew_waits_until_it_opens_and_says_so_once(capsys: pytest.CaptureFixt
     closed = WindowClosed("pacs", dt.datetime.now(ZURICH) + dt.timedelta(seconds=1))
     for _ in range(2):
         Crew(1, lambda: False).wait(closed)
-        assert dt.datetime.now(ZURICH) >= closed.opens
-    crew, other = Crew(2, lambda: True), WindowClosed("other", closed.opens + dt.timedelta(days=1))
+        assert dt.datetime.now(ZURICH) >= closed.at
+    crew, other = Crew(2, lambda: True), WindowClosed("other", closed.at + dt.timedelta(days=1))
     for _ in range(2):
         with pytest.raises(Cancelled):
             crew.wait(other)

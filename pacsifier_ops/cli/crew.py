@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from pacsifier_ops.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
-from pacsifier_ops.errors import Cancelled, InputError, PacsifierError, WindowClosed
+from pacsifier_ops.errors import Cancelled, InputError, Later, PacsifierError
 from pacsifier_ops.run import Run
 
 
@@ -54,17 +54,17 @@ class Crew:
         """Whether workers are to end: somebody wants it, or one of them cannot go on."""
         return self._broken.is_set() or self._stopped()
 
-    def wait(self, closed: WindowClosed) -> None:
-        """Wait until a node's window opens; the first that has to says so.
+    def wait(self, later: Later) -> None:
+        """Wait until the work goes on, as when a node's window opens; the first that has to says so.
 
         Raises:
             Cancelled: workers are to end.
         """
         with self._telling:
-            if closed.opens not in self._told:
-                self._told.add(closed.opens)
-                print(f"\npacsifier: {closed}; waiting", file=sys.stderr, flush=True)
-        while dt.datetime.now(dt.UTC) < closed.opens:
+            if later.at not in self._told:
+                self._told.add(later.at)
+                print(f"\npacsifier: {later}; waiting", file=sys.stderr, flush=True)
+        while dt.datetime.now(dt.UTC) < later.at:
             if self.cancelled():
                 raise Cancelled("stopped on request")
             time.sleep(0.2)
@@ -134,7 +134,7 @@ class Progress:
     def done(self, account: SeriesAccount) -> None:
         """A series ended."""
         with self._lock:
-            self._ended += 1
+            self._ended += not account.look_at
             if self._verbose:
                 print(f"{_name(account)}: {account.state} {account.reason}".rstrip(), flush=True)
             if self._live:

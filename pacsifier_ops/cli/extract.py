@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import chain
 
 from pacsifier_ops.accounts import MOVE
 from pacsifier_ops.cli.crew import Crew, Progress, carry_out, stoppable
@@ -61,10 +59,15 @@ def _work(
     plan = steps.plan(run, archives)
     print(f"{plan.series} series found, about {plan.instances} images", flush=True)
     busy = [node for node in archives if plan.units_of.get(node.name)]
-    with Progress(plan.series, verbose) as bar, ThreadPoolExecutor(max(1, len(busy))) as pool:
+    with Progress(plan.series, verbose) as bar:
+
+        def fetch(share: Iterator[int]) -> None:
+            for number in share:
+                node = busy[number]
+                errors.extend(_fetch(run, node, destination, plan.units_of[node.name], stopped, bar))
+
         # One PACS does not wait for another.
-        crews = [pool.submit(_fetch, run, node, destination, plan.units_of[node.name], stopped, bar) for node in busy]
-        errors += chain.from_iterable(crew.result() for crew in crews)
+        errors += Crew(len(busy), stopped).work(range(len(busy)), fetch)
     if errors:
         raise errors[0]
 

@@ -12,12 +12,20 @@ from pacsifier_ops import __version__
 from pacsifier_ops.accounts import MOVE, NONE, SAVE
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_reading, add_tls, bounded, given, tls_of
-from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config
+from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config, with_overrides
 from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.extract.run import FIRST, SEARCH
 from pacsifier_ops.places import refuse_reserved
 from pacsifier_ops.query import reading
 from pacsifier_ops.tree import NAMINGS
+
+#: Times of the node, see `PacsNode`; they go before those of config.json.
+_TIMES = {
+    "connect_timeout": "for the TCP connection to the PACS (10)",
+    "acse_timeout": "for the PACS to accept an association (30)",
+    "dimse_timeout": "of silence within a query or a retrieval (120)",
+    "recall_wait": "for which a series that the PACS recalls from slow storage is looked at again (3600; 0: not)",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,6 +108,8 @@ def parser() -> argparse.ArgumentParser:
         help="stop before fetching if more series are to be fetched (10000)",
     )
     add_reading(more)
+    for name, told in _TIMES.items():
+        more.add_argument(f"--{name}", type=bounded(0, 7 * 24 * 3600), metavar="SECONDS", help=told)
     more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
     more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     tls = add_tls(p)
@@ -149,7 +159,7 @@ def _wrong(args: argparse.Namespace) -> str:
 def _node(args: argparse.Namespace, config: Path) -> PacsNode:
     tls = tls_of(args, check_host=not args.tls_any_host)
     return replace(
-        read_config(config),
+        with_overrides(read_config(config), **{name: getattr(args, name) for name in _TIMES}),
         tls=args.tls,
         receiver_tls=args.receiver_tls,
         tls_ca=tls.ca,

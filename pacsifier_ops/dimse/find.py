@@ -24,7 +24,7 @@ from pacsifier_ops.query.match import alternatives, matches, seconds_to_send, va
 from pacsifier_ops.query.names import wide_name_keys
 
 #: What is asked for at SERIES level, beside the dump's columns for the folder names and the expectation; and at STUDY.
-RETURN_KEYS = (*DUMP_COLUMNS, "IssuerOfPatientID", "NumberOfSeriesRelatedInstances")
+RETURN_KEYS = (*DUMP_COLUMNS, "IssuerOfPatientID", "NumberOfSeriesRelatedInstances", "InstanceAvailability")
 STUDY_KEYS = (*(k for k in DUMP_COLUMNS if KEYS[k].level is Level.STUDY), "IssuerOfPatientID")
 #: With one of these an archive need not be asked by name: the answer is short enough to filter here.
 _NARROW = frozenset(
@@ -233,13 +233,22 @@ class Finder:
 
         A series of none is nothing that anybody stored: so say archives that do not count.
         """
+        counts = self._told_of(series, "NumberOfSeriesRelatedInstances")
+        return (int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else known) or None
+
+    def availability(self, study_uid: str, series_uid: str) -> str:
+        """Instance Availability (0008,0056; PS3.4 C.4.1.1.3) of a series now; empty where the archive does not say."""
+        told = self._told_of(FoundSeries(study_uid, series_uid, {}), "InstanceAvailability")
+        return told[0] if len(told) == 1 else ""
+
+    def _told_of(self, series: FoundSeries, keyword: str) -> list[str]:
+        """What the archive answers of a key for a series."""
         keys = {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid}
         try:
-            answer, _ = self._ask("SERIES", query("SERIES", **keys, NumberOfSeriesRelatedInstances=""))
+            answer, _ = self._ask("SERIES", query("SERIES", **keys, **{keyword: ""}))
         except Unsupported:
-            return known or None
-        counts = [v for match in answer.identifiers for v in values_of(match, "NumberOfSeriesRelatedInstances")]
-        return (int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else known) or None
+            return []
+        return [value for match in answer.identifiers for value in values_of(match, keyword)]
 
     # Candidates: a superset, each once
 

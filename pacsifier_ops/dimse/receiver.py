@@ -40,7 +40,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import ServiceClass, StorageServiceClass, VerificationServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class
 
-from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach, is_uid, read_head, read_identity
+from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach, is_kept, read_head, read_identity
 from pacsifier_ops.dimse.transport import Server, make_ae
 from pacsifier_ops.errors import ConfigError, ReceiverError
 from pacsifier_ops.files import private_folder
@@ -55,7 +55,7 @@ _MAX_ASSOCIATIONS = 64
 _MAX_OF_ADDRESS = 32
 _FILE_ATTEMPTS = 5
 #: Name of an object in the spool.
-_OBJECT = re.compile(r"[0-9.]{1,64}\.[0-9a-f]{64}")
+_OBJECT = re.compile(r"(?P<uid>.+)\.[0-9a-f]{64}")
 _CHECK_FREE_EVERY = 16 * 1024 * 1024
 
 _UNCOMPRESSED = (
@@ -277,7 +277,7 @@ def _aside(path: Path) -> None:
 
 def is_series(name: str) -> bool:
     """Whether a folder of the spool is that of a series; earlier versions named it by the Series Instance UID alone."""
-    return all(map(is_uid, name.split("_", 1)))
+    return all(map(is_kept, name.split("_", 1)))
 
 
 def _series_folders(spool: Path) -> list[Path]:
@@ -291,7 +291,8 @@ def _objects(folder: Path) -> list[Path]:
         return sorted(
             Path(entry.path)
             for entry in entries
-            if _OBJECT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if (named := _OBJECT.fullmatch(entry.name)) and is_kept(named["uid"])
+            if entry.is_file(follow_symlinks=False)
         )
     return []
 

@@ -46,6 +46,7 @@ from pacsifier_ops.errors import (
     NothingMoved,
     OutOfResources,
     PacsError,
+    PacsSilent,
     PacsTimeout,
     PacsUnreachable,
     TlsFailed,
@@ -358,8 +359,8 @@ class Session:
         self._need(association, model, "C-GET")
         self._before_transfer()
         accepted = {cx.abstract_syntax for cx in association.accepted_contexts if cx.as_scp}
-        if wanted - accepted:
-            raise ClassesRefused(f"{self.node.name}: refuses to send {len(wanted - accepted)} SOP class(es) by C-GET")
+        if refused := wanted - accepted:
+            raise ClassesRefused(f"{self.node.name}: refuses to send {len(refused)} SOP class(es) by C-GET", refused)
         return self._outcome(association, association.send_c_get(identifier, model))
 
     def take(self) -> list[ReceivedObject]:
@@ -514,7 +515,7 @@ class Session:
         timed_out = self._gave_up.is_set()
         self.close(abort=True)
         if timed_out:
-            return PacsTimeout(f"{self.node.name}: no answer within {self.node.dimse_timeout:g} s")
+            return PacsSilent(f"{self.node.name}: no answer within {self.node.dimse_timeout:g} s")
         hint = ""
         if not self._answered:
             hint = (
@@ -700,7 +701,15 @@ def refuse_full_disk(errors: Iterable[Exception]) -> None:
 
 
 class ClassesRefused(Unsupported):
-    """The PACS does not send these SOP classes by C-GET; others it may."""
+    """The PACS does not send these SOP classes by C-GET; others it may.
+
+    Attributes:
+        classes: their UIDs.
+    """
+
+    def __init__(self, text: str, classes: frozenset[str]) -> None:
+        super().__init__(text)
+        self.classes = classes
 
 
 def _contexts(proposal: Iterable[Proposal]) -> list[PresentationContext]:

@@ -43,6 +43,8 @@ _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 
 _STORE_REQUEST, _STORE_RESPONSE, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+#: What archives hold for a UID, and a file may be called: with what names in the spool add, at most 255 characters.
+_KEPT = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,99}")
 #: GE: implicit VR, only the pixels are big endian.
 PRIVATE_IMPLICIT = "1.2.840.113619.5.2"
 _PREAMBLE = b"\0" * 128 + b"DICM"
@@ -64,8 +66,23 @@ _COMPARED_AT_ONCE = 1024 * 1024
 
 
 def is_uid(value: str) -> bool:
-    """Whether this is a UID (PS3.5 9.1; leading zeros are let pass): safe as a file name."""
+    """Whether this is a UID (PS3.5 9.1; leading zeros are let pass)."""
     return len(value) <= 64 and _UID.fullmatch(value) is not None
+
+
+def is_kept(value: str) -> bool:
+    """Whether we keep an object of this UID, be it one or not: safe as a file name."""
+    return _KEPT.fullmatch(value) is not None
+
+
+def fault_of(uid: str) -> str:
+    """What is wrong with a UID (PS3.5 9.1), in words; empty where nothing is."""
+    if is_uid(uid):
+        return ""
+    if len(uid) > 64:
+        return "longer than 64 characters"
+    strange = re.search(r"[^0-9.]", uid)
+    return "with other characters than digits and dots" if strange else "with an empty component"
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
         patient_id, issuer = _text(head, _PATIENT_ID), _text(head, _ISSUER)
     except Exception:
         raise ValueError("the data set cannot be read") from None
-    if not all(map(is_uid, uids)):
+    if not all(map(is_kept, uids)):
         raise ValueError("a UID of the data set is missing or malformed")
     return Identity(uids[0], uids[1], uids[2], patient_id, issuer)
 
@@ -372,7 +389,7 @@ class _Incoming:
         self.status = SUCCESS
         if self.sop_class_uid != context.abstract_syntax or not context.as_scp:
             self.status = _SOP_CLASS_NOT_SUPPORTED
-        elif not is_uid(self.sop_instance_uid):
+        elif not is_kept(self.sop_instance_uid):
             self.status = CANNOT_UNDERSTAND
         else:
             head = file_head(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, source_aet)
@@ -414,6 +431,7 @@ class _Incoming:
         identity = read_identity(self.stream, self.transfer_syntax_uid)
         self.stream.close()
         if identity.sop_instance_uid != self.sop_instance_uid:
+            self.sink.on_error(ValueError("the data set is another instance than the command announces"))
             return DOES_NOT_MATCH
         self.path = self.path.rename(self.path.with_suffix(".dcm"))
         return self.sink.on_object(

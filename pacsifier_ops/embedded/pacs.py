@@ -6,12 +6,13 @@ and a set of faults, so that what archives do wrong can be had on demand.
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import chain, islice
@@ -24,10 +25,10 @@ from pydicom.charset import convert_encodings
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
+from pydicom.uid import UID, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_FIND_RSP
+from pynetdicom.dimse_messages import C_FIND_RSP, C_STORE_RSP
 from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import encode, split_dataset
 from pynetdicom.pdu_primitives import A_RELEASE
@@ -102,7 +103,7 @@ STORAGE = {cx.abstract_syntax for cx in AllStoragePresentationContexts}
 
 SUCCESS, PENDING, CANCEL = 0x0000, 0xFF00, 0xFE00
 NOT_AUTHORIZED, OUT_OF_RESOURCES, MISMATCH = 0x0124, 0xA700, 0xA900
-SUB_OPERATIONS_FAILED, DESTINATION_UNKNOWN = 0xA702, 0xA801
+SUB_OPERATIONS_FAILED, DESTINATION_UNKNOWN, UNABLE_TO_PROCESS = 0xA702, 0xA801, 0xC000
 
 #: A-ASSOCIATE-RJ: result, source, reason (PS3.8 9.3.4).
 REJECT_TRANSIENT, REJECT_CALLING, REJECT_CALLED = (2, 3, 2), (1, 1, 3), (1, 1, 7)
@@ -129,10 +130,19 @@ class Faults:
         withhold: SOP Instance UIDs that it lists and fails to send.
         withhold_silently: SOP Instance UIDs that it lists, does not send, and counts as completed.
         abort_after: aborts the association after so many sub-operations of one retrieve, once.
+        abort_sends_on: where True, C-MOVE then sends the rest all the same.
         success_without_suboperations: every retrieve answers Success and sends nothing.
         retrieve_status, retrieve_status_times: so many retrieves end at once with this status.
         failed_list: where False, answers to a retrieve name no failed SOP Instance UIDs.
         counts: where False, the final answer to a retrieve has no numbers of sub-operations.
+        nearline: Series Instance UIDs that have to be recalled before they can be sent; what it answers for
+            InstanceAvailability says so.
+        recall: seconds that a recall takes from the first retrieve on.
+        recalling: what becomes of a retrieve meanwhile: it is `silent` until the recall is done, and then sends, also
+            where the peer has hung up; it `refuses` (0xA702) or `fails` (0xC000); it succeeds with `nothing`; or it
+            sends `part`, the first instance of each series, and fails with the rest.
+        coerced: UIDs, by keyword, for which it gives every object a new one as it sends it: StudyInstanceUID,
+            SeriesInstanceUID, SOPInstanceUID; or AffectedSOPInstanceUID, in the command alone.
         intruders: files that are sent in addition with every retrieve.
         patient_keys_below_study: where False, it leaves keys of the patient out of answers below STUDY level.
         corrected: by keyword, what answers tell instead of a value in the files, which are sent as they are.
@@ -163,11 +173,16 @@ class Faults:
     withhold: set[str] = field(default_factory=set)
     withhold_silently: set[str] = field(default_factory=set)
     abort_after: int | None = None
+    abort_sends_on: bool = False
     success_without_suboperations: bool = False
     retrieve_status: int | None = None
     retrieve_status_times: int = 1
     failed_list: bool = True
     counts: bool = True
+    nearline: set[str] = field(default_factory=set)
+    recall: float = 0.0
+    recalling: Literal["silent", "refuses", "fails", "nothing", "part"] = "silent"
+    coerced: set[str] = field(default_factory=set)
     intruders: list[Path] = field(default_factory=list)
     patient_keys_below_study: bool = True
     corrected: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -259,8 +274,24 @@ def _data_set(path: Path) -> bytes:
     return path.read_bytes()[offset:]
 
 
-def _store(assoc: Association, instance: FileDataset, message_id: int, originator: dict[str, Any]) -> int:
-    """Send one object as it is stored (PS3.7 9.1.1). Returns the status.
+def _coerced(path: Path, keywords: Iterable[str]) -> tuple[str, bytes]:
+    """The UID and the encoded data set of a file, with new UIDs for these keywords."""
+    image = dcmread(path)
+    for keyword in set(keywords) - {"AffectedSOPInstanceUID"}:
+        setattr(image, keyword, generate_uid())
+    syntax = UID(image.file_meta.TransferSyntaxUID)
+    encoded = encode(image, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated) or b""
+    return generate_uid() if "AffectedSOPInstanceUID" in keywords else str(image.SOPInstanceUID), encoded
+
+
+def _store(
+    assoc: Association,
+    instance: FileDataset,
+    message_id: int,
+    originator: dict[str, Any],
+    coerced: Collection[str] = (),
+) -> int:
+    """Send one object as it is stored (PS3.7 9.1.1), but for UIDs that are coerced. Returns the status.
 
     It fails where no accepted presentation context has its SOP class with its transfer syntax.
     """
@@ -279,10 +310,13 @@ def _store(assoc: Association, instance: FileDataset, message_id: int, originato
     request.MessageID = message_id
     request.Priority = 2
     request.AffectedSOPClassUID = meta.MediaStorageSOPClassUID
-    request.AffectedSOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    # Past the library's own check: archives hold UIDs that the standard forbids, and send them.
+    path = Path(str(instance.filename))
+    uid, data_set = _coerced(path, coerced) if coerced else (meta.MediaStorageSOPInstanceUID, _data_set(path))
+    request._affected_sop_instance_uid = UID(uid)
     request.MoveOriginatorApplicationEntityTitle = originator.get("originator_aet")
     request.MoveOriginatorMessageID = originator.get("originator_id")
-    request.DataSet = BytesIO(_data_set(Path(str(instance.filename))))
+    request.DataSet = BytesIO(data_set)
     # The association's own thread must not take the answer from us.
     assoc._reactor_checkpoint.clear()
     while not assoc._is_paused and assoc.is_alive():
@@ -293,6 +327,12 @@ def _store(assoc: Association, instance: FileDataset, message_id: int, originato
     finally:
         assoc._reactor_checkpoint.set()
     return response.Status or SUCCESS if isinstance(response, C_STORE) else OUT_OF_RESOURCES
+
+
+def _without_uid(event: evt.Event) -> None:
+    """Take the UID out of an answer to our C-STORE: of one of more than 64 characters the library makes no answer."""
+    if isinstance(event.message, C_STORE_RSP) and "AffectedSOPInstanceUID" in event.message.command_set:
+        del event.message.command_set.AffectedSOPInstanceUID
 
 
 def _has_stored(status: int) -> bool:
@@ -339,6 +379,7 @@ class EmbeddedPacs:
         peak_associations: the most associations that were open at once.
         queries: level and identifier of every C-FIND.
         retrieves: service ("C-GET", "C-MOVE"), level and identifier of every retrieve.
+        recalls: Series Instance UID of every recall that a retrieve began, or queued, in order.
         sent: SOP Instance UIDs that peers took, in order.
         offered: SOP Instance UIDs of every C-STORE that came, in order.
         stored: SOP Instance UIDs of the objects that C-STORE added, in order.
@@ -366,12 +407,14 @@ class EmbeddedPacs:
         self.peak_associations = 0
         self.queries: list[tuple[str, Dataset]] = []
         self.retrieves: list[tuple[str, str, Dataset]] = []
+        self.recalls: list[str] = []
         self.sent: list[str] = []
         self.offered: list[str] = []
         self.stored: list[str] = []
         self.suboperations: Counter[str] = Counter()
         self._index: dict[str, dict[str, list[FileDataset]]] = {level: {} for level in LEVELS}
         self._classes: set[str] = set()
+        self._recalled: dict[str, float] = {}
         self._open: set[Association] = set()
         self._lock = threading.Lock()
         self._server: ThreadedAssociationServer | None = None
@@ -419,6 +462,7 @@ class EmbeddedPacs:
                 (evt.EVT_ABORTED, self._closed),
                 (evt.EVT_CONN_CLOSE, self._closed),
                 (evt.EVT_DIMSE_SENT, self._tear),
+                (evt.EVT_DIMSE_RECV, _without_uid),
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_C_FIND, self._on_find),
                 (evt.EVT_C_GET, self._on_get),
@@ -584,20 +628,43 @@ class EmbeddedPacs:
             opened.assoc.send_c_store = self._sender(opened.assoc)
 
         tuning = tuned(Secure(self.move_tls, destination[0])) if self.move_tls else HANDLERS
-        handlers = [*tuning, (evt.EVT_ESTABLISHED, use_our_sender)]
+        handlers = [*tuning, (evt.EVT_DIMSE_RECV, _without_uid), (evt.EVT_ESTABLISHED, use_our_sender)]
         # 128 contexts are the most (PS3.8 9.3.2.2); what has none fails. A refusal associates all the same.
         contexts = [build_context(*pair) for pair in pairs] or AllStoragePresentationContexts
-        yield (*destination, {"contexts": contexts[:128], "evt_handlers": handlers})
-        yield from self._sub_operations(event, wanted)
+        known: dict[str, Any] = {"contexts": contexts[:128], "evt_handlers": handlers}
+        yield (*destination, known)
 
-    def _sub_operations(self, event: evt.Event, wanted: list[FileDataset]) -> Iterator[Any]:
-        """The number of sub-operations, then each object; or the status that the retrieve ends with."""
+        def send_on(rest: list[FileDataset]) -> None:
+            late = AE(self.aet).associate(*destination, ae_title=str(event.move_destination), **known)
+            for instance in rest if late.is_established else ():
+                late.send_c_store(instance)
+            late.release()
+
+        yield from self._sub_operations(event, wanted, send_on)
+
+    def _sub_operations(
+        self, event: evt.Event, wanted: list[FileDataset], send_on: Callable[[list[FileDataset]], None] | None = None
+    ) -> Iterator[Any]:
+        """The number of sub-operations, then each object; or the status that the retrieve ends with.
+
+        Args:
+            send_on: sends what is left although the association that asked for it is gone.
+        """
         faults = self.faults
         status = None if self._consistent(event) else MISMATCH
         with self._lock:
             if status is None and faults.retrieve_status is not None and faults.retrieve_status_times > 0:
                 faults.retrieve_status_times -= 1
                 status = faults.retrieve_status
+        away = [instance for instance in wanted if not self._is_online(str(instance.SeriesInstanceUID))]
+        if status is None and away:
+            status = self._recall(away)
+            if faults.recalling == "nothing":
+                wanted = []
+            # The association itself learns only after this that the peer has hung up.
+            if send_on and event.assoc.dul.state_machine.current_state != "Sta6":
+                send_on(wanted)
+                return
         if status is not None:
             yield max(1, len(wanted))
             yield status, None
@@ -612,8 +679,26 @@ class EmbeddedPacs:
                 faults.abort_after = None if abort else faults.abort_after
             if abort:
                 event.assoc.abort()
+                if send_on and faults.abort_sends_on:
+                    send_on(wanted[number:])
                 return
             yield PENDING, instance
+
+    def _is_online(self, series_uid: str) -> bool:
+        ready = self._recalled.get(series_uid, math.inf)
+        return series_uid not in self.faults.nearline or time.monotonic() >= ready
+
+    def _recall(self, instances: list[FileDataset]) -> int | None:
+        """Recall the series of these instances; the status that the retrieve ends with at once, if it does."""
+        faults = self.faults
+        for uid in sorted({str(instance.SeriesInstanceUID) for instance in instances}):
+            self.recalls.append(uid)
+            self._recalled.setdefault(uid, time.monotonic() + faults.recall)
+        while faults.recalling == "silent" and self._server is not None:
+            if all(self._is_online(str(instance.SeriesInstanceUID)) for instance in instances):
+                break
+            time.sleep(0.01)
+        return {"refuses": SUB_OPERATIONS_FAILED, "fails": UNABLE_TO_PROCESS}.get(faults.recalling)
 
     def _responder(self, event: Any, wanted: list[FileDataset]) -> Callable[[Any, int], None]:
         """What stands in for `assoc.dimse.send_msg`: final answers as archives give them, with their faults."""
@@ -641,12 +726,12 @@ class EmbeddedPacs:
         def send(instance: FileDataset, msg_id: int = 1, **originator: Any) -> Dataset:
             faults, uid = self.faults, str(instance.SOPInstanceUID)
             time.sleep(faults.delay)
-            if uid in faults.withhold:
+            if uid in faults.withhold or (faults.recalling == "part" and not self._may_send(instance)):
                 code = OUT_OF_RESOURCES
             elif uid in faults.withhold_silently:
                 code = SUCCESS
             else:
-                code = _store(assoc, instance, msg_id, originator)
+                code = _store(assoc, instance, msg_id, originator, faults.coerced)
                 if _has_stored(code):
                     self.sent.append(uid)
             result = "completed" if code == SUCCESS else "warning" if _has_stored(code) else "failed"
@@ -657,6 +742,11 @@ class EmbeddedPacs:
             return status
 
         return send
+
+    def _may_send(self, instance: FileDataset) -> bool:
+        """Whether an instance is online, or the first of its series."""
+        series = str(instance.SeriesInstanceUID)
+        return self._is_online(series) or instance is self._index["SERIES"][series][0]
 
     # ---- the index
 
@@ -753,6 +843,9 @@ class EmbeddedPacs:
         corrections = self.faults.corrected.get(key.keyword, {})
         if (told := corrections.get(str(first.get(key.tag, DataElement(key.tag, key.VR, "")).value or ""))) is not None:
             return DataElement(key.tag, key.VR, told)
+        if key.keyword == "InstanceAvailability":
+            online = self._is_online(str(first.SeriesInstanceUID))
+            return DataElement(key.tag, key.VR, "ONLINE" if online else "NEARLINE")
         if key.keyword not in COMPUTED:
             return first.get(key.tag)
         owner, attribute = COMPUTED[key.keyword]

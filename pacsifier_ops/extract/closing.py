@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from pacsifier_ops.accounts import (
@@ -37,6 +38,7 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
     """
     request, table = Request.of(run), read_json(run.folder / "table.json")
     rows, series = rows_of(run, table["same_as"]), _series(run, request)
+    _tell_of_quarantine(rows, series, table["same_as"], run.quarantine)
     account = RunAccount(
         run.name,
         request.pacs,
@@ -94,6 +96,21 @@ def rows_of(run: Run, same_as: list[list[int]]) -> list[RowAccount]:
         remark = f"asks the same as line {first}"
         rows[again] = RowAccount(again, row.keys, row.state, row.series, row.reason, [remark], row.studies)
     return [rows[line] for line in sorted(rows)]
+
+
+def _tell_of_quarantine(
+    rows: list[RowAccount], series: list[SeriesAccount], same_as: list[list[int]], quarantine: Path
+) -> None:
+    """Say of each row how many objects that came for its series are kept apart, and where."""
+    counts: Counter[int] = Counter()
+    for account in series:
+        for line in account.lines:
+            counts[line] += account.quarantined
+    counts.update({again: counts[first] for again, first in same_as})
+    for row in rows:
+        if count := counts[row.line]:
+            told = f"{count} object(s) that came for its series are in quarantine, in {quarantine}"
+            row.reason = "; ".join(filter(None, (row.reason, told)))
 
 
 def _series(run: Run, request: Request) -> list[SeriesAccount]:

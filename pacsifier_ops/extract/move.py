@@ -13,13 +13,20 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SeriesAccount
+from pacsifier_ops.accounts import (
+    SERIES_COMPLETE,
+    SERIES_INCOMPLETE,
+    SERIES_RECALLED,
+    SERIES_UNVERIFIABLE,
+    SeriesAccount,
+)
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.dimse.attempts import AtNode, open_session, pause, retrying
 from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.session import Outcome, query
 from pacsifier_ops.errors import NotApproved, NothingMoved, OutOfResources
+from pacsifier_ops.extract.recall import Recall, put_aside
 from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import read_jsonl
@@ -61,7 +68,7 @@ class Mover(AtNode):
         self.key = self.destination.key if self.destination else f"{self.aet} of {self.node.key}"
 
     def move(self, planned: Planned, account: SeriesAccount) -> None:
-        """Have one series sent, and write into `account` how that ended.
+        """Have one series sent, and write into `account` how that ended; or put it aside, see `recall`.
 
         Raises:
             PacsifierError: the PACS or the destination. What was not sent is in the account instead.
@@ -71,6 +78,8 @@ class Mover(AtNode):
             transfer = Transfer(self, planned, deliveries)
             with settled(account, transfer.settle):
                 transfer.run()
+            if account.state == SERIES_RECALLED:
+                put_aside(account, self.node.recall_wait)
 
     def may_move(self, planned: Planned) -> set[str] | None:
         """SOP Instance UIDs that may be moved of a series; None where all may."""
@@ -137,6 +146,7 @@ class Transfer:
         self._before: set[str] | None = None
         self._nothing: NothingMoved | None = None
         self._held_back: set[str] = set()
+        self._recall = Recall(mover.node, mover.finder, planned)
 
     def run(self) -> None:
         """Have sent what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
@@ -150,11 +160,13 @@ class Transfer:
             self._by.wait_for_turn()
         # As a whole, what has come to the series since would be sent as well.
         for whole in (not self.present and self._by.may_move(self.planned) is None, False):
-            if not self._missing():
+            if self._recall.why or not self._missing():
                 break
-            self._by.again(partial(self._ask, whole))
+            self._by.again(partial(self._ask_unless_recalled, whole))
             self._check_destination()
-        if self._nothing is not None and not (self.confirmed or self.uncounted) and self._missing():
+        if self._recall.why or self.confirmed or self.uncounted:
+            return
+        if self._nothing is not None and self._missing():
             raise self._nothing
 
     def settle(self, account: SeriesAccount) -> None:
@@ -171,6 +183,8 @@ class Transfer:
         account.state, account.reason = self._verdict(account)
 
     def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
+        if self._recall.why and self._missing():
+            return SERIES_RECALLED, self._recall.told(account)
         if account.missing:
             held_back = self._held_back - self.present - self.confirmed
             held = f"{len(held_back)} of them were not approved, and are not moved" if held_back else ""
@@ -203,6 +217,7 @@ class Transfer:
                 # Without a list the series can only be moved as a whole, and nobody knows what that holds by now.
                 self.expectation = Expectation(dict.fromkeys(only, ""))
             self._held_back = self._expected() - only
+        self._recall.look()
 
     def _expected(self) -> set[str]:
         return set(self.expectation.instances or ())
@@ -221,6 +236,10 @@ class Transfer:
         return min(len(self._before), count)
 
     # Moving
+
+    def _ask_unless_recalled(self, whole: bool) -> None:
+        with self._recall.watched(self._missing, self._why):
+            self._ask(whole)
 
     def _ask(self, whole: bool) -> None:
         """Ask the PACS to send what is missing; the series as a whole where nothing is there and `whole` says so.

@@ -52,6 +52,11 @@ class Quarantine:
                 os.replace(unfinished, target)
         return target
 
+    @property
+    def nobodys(self) -> Path:
+        """Where that lies which was of no series."""
+        return self._of(None)
+
     def counts(self, series: SeriesId | None = None) -> Counter[str]:
         """How many objects of a series, or of none, are there, by reason.
 

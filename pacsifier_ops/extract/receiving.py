@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pacsifier_ops.config import PacsNode
-from pacsifier_ops.dimse.receiver import StorageReceiver
+from pacsifier_ops.dimse.receiver import QUARANTINE, StorageReceiver
 from pacsifier_ops.dimse.session import refuse_full_disk
 from pacsifier_ops.dimse.tls import receiver_context
 from pacsifier_ops.errors import ReceiverError
@@ -117,6 +117,10 @@ class Receivers:
             return own.spool != spool
         with self._changing():  # one that is just stopping counts as gone
             return self._announced() != spool
+
+    def strays(self, spool: Path) -> Path:
+        """Where objects end that came to the receiver of this spool, and that nobody collects."""
+        return self.quarantine.nobodys if self._own is not None else spool / QUARANTINE
 
     def check(self) -> None:
         """Whether the receiver of this process could keep what arrived.

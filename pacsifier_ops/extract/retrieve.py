@@ -20,6 +20,7 @@ from pacsifier_ops import cells
 from pacsifier_ops.accounts import (
     SERIES_COMPLETE,
     SERIES_INCOMPLETE,
+    SERIES_RECALLED,
     SERIES_UNVERIFIABLE,
     SeriesAccount,
 )
@@ -34,10 +35,14 @@ from pacsifier_ops.dimse.session import (
     chunks,
     query,
 )
-from pacsifier_ops.dimse.sink import ReceivedObject, same_object
+from pacsifier_ops.dimse.sink import ReceivedObject, fault_of, same_object
 from pacsifier_ops.errors import (
+    AssociationAborted,
     MoveDestinationUnknown,
+    NothingMoved,
     OutOfResources,
+    PacsError,
+    PacsSilent,
     ReceiverGone,
     Unsupported,
 )
@@ -49,6 +54,7 @@ from pacsifier_ops.extract.quarantine import (
     UNASKED,
     Quarantine,
 )
+from pacsifier_ops.extract.recall import Recall, put_aside
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.files import fsync_folder, private_file, private_folder, storage_errors, write_atomic
@@ -190,7 +196,7 @@ class Retriever(AtNode):
         """Bring one series into the tree, and write into `account` how it ended.
 
         Whatever happens, objects that arrived whole are published, so that the next attempt fetches only
-        what is missing.
+        what is missing. A series that the archive recalls from slow storage is put aside, see `recall`.
 
         Raises:
             PacsifierError: the PACS, the receiver or the disk. What the data were like is in the account instead.
@@ -198,13 +204,15 @@ class Retriever(AtNode):
         with self.alone(series_lease(planned.series)):
             ledger = SeriesLedger(self.tree.state, planned.series)
             folder = self.tree.root / planned.folder
-            transfer = Transfer(self, planned, ledger.entries, folder)
+            transfer = Transfer(self, planned, ledger.entries, folder, account.sending)
             with settled(account, transfer.settle):
                 try:
                     transfer.run()
                 finally:
                     self._publish(folder, ledger, transfer)
                     transfer.put_rest_aside()
+            if account.state == SERIES_RECALLED:
+                put_aside(account, self.node.recall_wait)
 
     def _publish(self, folder: Path, ledger: SeriesLedger, transfer: Transfer) -> None:
         """Give whole files their final names: data on disk first, then the ledger, then the names."""
@@ -241,6 +249,9 @@ class Retriever(AtNode):
 class Transfer:
     """The fetching of one series, over as many rounds and attempts as it takes.
 
+    Args:
+        sending: the archive was asked before in this run, did not say that it had done, and may still be sending.
+
     Attributes:
         present: SOP Instance UIDs that lay in the tree before, or were handed on.
         handed_on: those that were handed on and do not lie in the tree any more.
@@ -248,7 +259,14 @@ class Transfer:
         published: SOP Instance UIDs that got their final names.
     """
 
-    def __init__(self, retriever: Retriever, planned: Planned, entries: Mapping[str, Entry], folder: Path) -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        planned: Planned,
+        entries: Mapping[str, Entry],
+        folder: Path,
+        sending: bool = False,
+    ) -> None:
         self.planned = planned
         self.handed_on = {uid for uid, e in entries.items() if e.gone_on(folder) and not retriever.refetch}
         self.present = {uid for uid, entry in entries.items() if entry.proven_by(folder)} | self.handed_on
@@ -270,22 +288,34 @@ class Transfer:
         self._accepts = False
         self._accepted: set[str] = set()
         self._arrivals = 0
+        # How many of these the archive does not list; and how many it counted as sent, of which nothing was seen.
+        self._strange = self._unseen = 0
+        self._strays = Path()
         self._counts: Counter[str] = Counter()
         self._bytes = 0
         self._outcome: Outcome | None = None
         self._refusals = 0
         self._remark = ""
-        self._method = ""
+        self._methods: set[str] = set()
+        self._recall = Recall(self._node, retriever.finder, planned)
+        self._begun_before = self._sending = sending
 
     def run(self) -> None:
-        """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass."""
+        """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass.
+
+        What C-GET has not brought then is asked for by C-MOVE: there are objects that no presentation context of ours
+        takes, for their transfer syntax (JPIP) or their SOP class.
+        """
         self._by.again(self._expect)
         if self._missing():
             self._by.wait_for_turn()
-        for whole in (not self.present, False):
-            if not self._missing():
+        method = self._node.method
+        for whole, how in ((not self.present, method), (False, method), (False, "move")):
+            if self._recall.why or not self._missing() or self._came_otherwise():
                 break
-            self._by.again(partial(self._fetch, whole))
+            if how == "move" and method != how and not (self._may_move() and "get" in self._methods):
+                break
+            self._by.again(partial(self._fetch_unless_recalled, whole, how))
             self._by.again(self._sort_out_unlisted)
 
     def fit_to_publish(self) -> dict[str, ReceivedObject]:
@@ -303,7 +333,9 @@ class Transfer:
         """Write into the account how the series ended."""
         have, listed = self.present | self.published, self.expectation.instances
         self._counts = self._by.quarantine.counts(self.planned.series)
-        account.bytes, account.method, account.quarantined = self._bytes, self._method, self._counts.total()
+        account.bytes, account.quarantined = self._bytes, self._counts.total()
+        account.method = " and ".join(sorted(self._methods))
+        account.sending = self._sending
         if listed is not None:
             account.expected = len(listed)
             covered = have & listed.keys()
@@ -321,6 +353,8 @@ class Transfer:
         account.reason = "; ".join(filter(None, (reason, *self._remarks())))
 
     def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
+        if self._recall.why and self._missing():
+            return SERIES_RECALLED, self._recall.told(account)
         if account.missing:
             # Where all that is missing came, the quarantine says why.
             why = f": {self._why()}" if self._missing() or not self._counts else ""
@@ -339,22 +373,50 @@ class Transfer:
     def _remarks(self) -> Iterator[str]:
         """What is to be said of a series however it ended."""
         if told := [text.format(self._counts[why]) for why, text in _QUARANTINED.items() if self._counts[why]]:
-            yield f"in quarantine: {'; '.join(told)}"
+            yield f"in quarantine ({self._by.quarantine.folder}): {'; '.join(told)}"
         if self._accepted & self.published:
             yield (
                 f"{len(self._accepted & self.published)} instances hold another PatientID, or issuer of it, than the "
                 "archive's data base gives, which was accepted (accept_patient_id_of)"
             )
 
+    def _came_otherwise(self) -> bool:
+        """Whether the archive counts all that is missing as sent, and as much came under UIDs that it does not list."""
+        outcome, missing = self._outcome, len(self._missing())
+        return outcome is not None and 0 < missing <= min(self._strange, outcome.completed + outcome.warning)
+
     def _why(self) -> str:
+        """Why something is missing."""
+        missing = self._missing()
+        if self._came_otherwise():
+            return "as many came under UIDs that the archive does not list, as where it gives new ones when it sends"
+        faults = {uid: fault for uid in missing if uid and (fault := fault_of(uid))}
+        if not faults:
+            return self._why_not_sent()
+        words = " or ".join(sorted(set(faults.values())))
+        told = (
+            f"{len(faults)} with a SOP Instance UID that the standard forbids ({words}; PS3.5 9.1), which not every "
+            "archive can send: have the PACS team give them valid ones"
+        )
+        return told if len(faults) == len(missing) else f"{told}; of the others: {self._why_not_sent()}"
+
+    def _why_not_sent(self) -> str:
         outcome = self._outcome
         if self._remark or outcome is None:
             return self._remark or "they were not asked for"
         if outcome.unreadable:
-            return f"{outcome.unreadable} objects came that do not say which series and instance they are"
+            return (
+                f"{outcome.unreadable} objects came that do not say which series and instance they are, or say another "
+                "instance than was announced"
+            )
+        if self._unseen:
+            return (
+                f"the archive counts {self._unseen} as sent that did not come for this series; if they came under "
+                f"other study or series UIDs, they are in {self._strays}, or will be there"
+            )
         if outcome.untouched and outcome.status == 0:
             return "the archive reported success without sending anything"
-        if self._method == "move" and outcome.failed and not self.received:
+        if "move" in self._methods and outcome.failed and not self.received:
             return (
                 f"the archive could not send them (0x{outcome.status:04X}); check that it reaches this machine at port "
                 f"{self._node.receiver_port} under AE title {self._node.destination}"
@@ -367,6 +429,7 @@ class Transfer:
         # What the archive itself holds under another patient is no matter of a data base that was corrected.
         asked = ACCEPT_ARCHIVE in (planned.accept_patient_id_of, self._node.accept_patient_id_of)
         self._accepts = asked and not self._by.finder.of_several(planned.study_uid)
+        self._recall.look()
 
     def _missing(self) -> list[str]:
         """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
@@ -384,13 +447,21 @@ class Transfer:
 
     # Fetching
 
-    def _fetch(self, whole: bool) -> None:
-        """Ask for what is missing; for the series as a whole where nothing of it is here and `whole` says so."""
+    def _fetch_unless_recalled(self, whole: bool, how: str) -> None:
+        with self._recall.watched(self._missing, self._why):
+            self._fetch(whole, how)
+
+    def _fetch(self, whole: bool, how: str) -> None:
+        """Ask for what is missing; for the series as a whole where nothing of it is here and `whole` says so.
+
+        Args:
+            how: auto, get or move.
+        """
         missing = self._missing()
         if not missing:
             return  # the attempt before this one ended badly, but brought everything
         self._outcome, before = None, len(self._sent())
-        self._fetch_missing(missing, whole)
+        self._fetch_missing(missing, whole, how)
         outcome = self._outcome
         if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self._sent()) == before:
             self._refusals += 1
@@ -398,30 +469,48 @@ class Transfer:
                 return  # it is about these objects, which it cannot send; others it may
             raise OutOfResources(f"{self._node.name}: could send nothing (0x{outcome.status:04X})")
 
-    def _fetch_missing(self, missing: list[str], whole: bool) -> None:
+    def _fetch_missing(self, missing: list[str], whole: bool, how: str) -> None:
         whole = (whole and not self._sent()) or missing == [""]
         instances = self.expectation.instances or {}
         class_of = {uid: instances.get(uid, "") for uid in missing}
-        method = self._choose(set(class_of.values()))
-        if method == "move":
-            self._move(missing, whole)
-            return
-        try:
-            self._get(class_of, whole)
-        except Unsupported as error:
-            one_class_only = isinstance(error, ClassesRefused) and not self._node.receiver_port
-            if self._node.method != "auto" or one_class_only:
-                raise
-            self._move(missing, whole)
+        by_move = [uid for uid, sop_class in class_of.items() if self._goes_by_move(sop_class, how)]
+        while by_get := {uid: sop_class for uid, sop_class in class_of.items() if uid not in by_move}:
+            try:
+                self._get(by_get, whole and not by_move)
+                break
+            except ClassesRefused as error:
+                refused = [uid for uid, sop_class in by_get.items() if sop_class in error.classes] or list(by_get)
+                alone = len(refused) == len(class_of) and "get" not in self._methods
+                if how != "auto" or (alone and not self._may_move()):
+                    raise
+                self._remark = "" if self._may_move() else str(error)
+                by_move += refused
+            except Unsupported:
+                if how != "auto":
+                    raise
+                by_move = missing
+        if by_move and (how == "move" or self._may_move() or "get" not in self._methods):
+            self._move_or_say_why(by_move, whole and len(by_move) == len(missing))
 
-    def _choose(self, classes: set[str]) -> str:
-        """How to fetch objects of these SOP classes; an empty one is not known."""
-        if self._node.method != "auto":
-            return self._node.method
-        return "move" if classes - REGISTERED and self._node.receiver_port else "get"
+    def _may_move(self) -> bool:
+        return self._node.method == "auto" and bool(self._node.receiver_port)
+
+    def _goes_by_move(self, sop_class: str, how: str) -> bool:
+        """Whether objects of a SOP class, empty where it is not known, are asked for by C-MOVE at once."""
+        return how == "move" or (how == "auto" and self._may_move() and sop_class not in REGISTERED)
+
+    def _move_or_say_why(self, uids: list[str], whole: bool) -> None:
+        """C-MOVE; where C-GET has done its part, that this one fails costs what C-GET has not brought, and no more."""
+        try:
+            self._move(uids, whole)
+        except ReceiverGone:
+            raise
+        except PacsError as error:
+            if "get" not in self._methods:
+                raise
+            self._remark = f"C-GET did not bring them, nor did C-MOVE: {error}"
 
     def _get(self, class_of: Mapping[str, str], whole: bool) -> None:
-        self._method = "get"
         known = sorted(set(class_of.values()) - {""})
         groups = [
             (group, [uid for uid in class_of if class_of[uid] in group])
@@ -435,28 +524,41 @@ class Transfer:
                 try:
                     self._outcome = self._session.get(identifier, classes)
                 finally:
-                    self._accept(self._session.take())
+                    came = self._session.take()
+                    self._methods.update(["get"] if came or self._outcome else [])
+                    self._accept(came)
 
-    def _move(self, missing: list[str], whole: bool) -> None:
-        self._method = "move"
+    def _move(self, uids: list[str], whole: bool) -> None:
         spool = self._by.receivers.spool()
+        if self._sending and self._goes_on(spool):
+            return
         # An attempt that was killed may have left whole objects, and anybody else: the archive is to send the same.
         self._collect(spool, asked=False)
+        left, whole = set(self._missing()), whole and not self._sent()
+        missing = [uid for uid in uids if uid in left]
         arrived = partial(waiting, spool, self.planned.series)
-        for identifier in identifiers(self.planned, missing, whole):
+        self._methods.add("move")
+        for identifier in self._to_move(missing, whole):
             before, sent = self._arrivals, self._sent()
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
-                self._await_arrivals(spool, before + self._outcome.completed + self._outcome.warning)
+                told = self._outcome.completed + self._outcome.warning
+                self._await_arrivals(spool, before + told)
+                self._unseen = max(0, before + told - self._arrivals)
+                self._strays = self._by.receivers.strays(spool)
             except MoveDestinationUnknown as error:
                 if self._by.receivers.gone(spool):
                     raise ReceiverGone(
                         f"{self._node.name}: the receiver that another run shared with us stopped"
                     ) from error
                 # An archive with but one failure status may mean that the series is gone; not if it lists it.
-                if self.expectation.instances:
+                unfit = isinstance(error, NothingMoved) and fault_of(str(identifier.get("SOPInstanceUID", "1")))
+                if self.expectation.instances and not unfit:
                     raise
                 self._outcome, self._remark = None, str(error)
+            except (AssociationAborted, PacsSilent):
+                self._sending = True
+                raise
             finally:
                 self._collect(spool)
             if self._outcome and self._outcome.failed and not (self._outcome.completed or self._outcome.warning):
@@ -464,11 +566,35 @@ class Transfer:
                 self._doubtful |= self._sent() - sent
             self._by.receivers.check()
 
-    def _await_arrivals(self, spool: Path, count: int) -> None:
-        """Wait for what the archive says it sent, while something still comes in: it may be another version."""
+    def _to_move(self, uids: list[str], whole: bool) -> Iterator[Dataset]:
+        """What to ask C-MOVE for. Archives that fail with a UID that the standard forbids fail with all beside it."""
+        unfit = [uid for uid in uids if uid and fault_of(uid)]
+        if fit := [uid for uid in uids if uid not in unfit]:
+            yield from identifiers(self.planned, fit, (whole and not unfit) or fit == [""])
+        for uid in unfit:
+            yield from identifiers(self.planned, [uid], whole=False)
+
+    def _goes_on(self, spool: Path) -> bool:
+        """Take what has come since the archive was last asked; whether that makes it needless to ask once more.
+
+        It does where all is there by now; and in a later look where something came, for the archive is at it.
+        """
+        before = len(self._sent())
+        self._await_arrivals(spool)
+        if self._begun_before and len(self._sent()) > before and self._missing():
+            self._recall.why = "the archive still sends"
+        self._sending = bool(self._recall.why)
+        return self._sending or not self._missing()
+
+    def _await_arrivals(self, spool: Path, count: int | None = None) -> None:
+        """Wait for what the archive says it sent, while something still comes in: it may be another version.
+
+        Args:
+            count: so many arrivals are enough; None: until nothing is missing.
+        """
         self._collect(spool)
         seen, until = self._arrivals, time.monotonic() + ARRIVAL_GRACE
-        while self._arrivals < count and time.monotonic() < until:
+        while (self._missing() if count is None else self._arrivals < count) and time.monotonic() < until:
             pause(0.05, self._by.cancelled)
             self._collect(spool)
             if self._arrivals != seen:
@@ -492,6 +618,7 @@ class Transfer:
             self._arrivals += 1
             uid = item.sop_instance_uid
             if (item.study_uid, item.series_uid) != self.planned.series:
+                self._strange += 1
                 self._put_into_quarantine(item, UNASKED)
             elif uid in self._came:
                 self._compare(item)
@@ -549,6 +676,7 @@ class Transfer:
             return
         self._expect()  # the archive may have received more since it was asked
         for uid in self._unlisted():
+            self._strange += 1
             self._put_into_quarantine(self.received.pop(uid), UNASKED)
 
     def _unlisted(self) -> set[str]:

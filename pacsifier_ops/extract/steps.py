@@ -549,10 +549,12 @@ def _plan_of(run: Run) -> Mapping[str, Any]:
 # retrieve
 
 
-def retrieve(run: Run, archives: Archives, unit: int, cancelled: Question = never) -> dict[str, int | float]:
+def retrieve(
+    run: Run, archives: Archives, unit: int, cancelled: Question = never, resumed: bool = False
+) -> dict[str, int | float]:
     """Retrieve the series of one unit: see `Worker.unit`."""
     with Retrieval(run, archive_of(run, archives, unit), cancelled) as retrieval:
-        return retrieval.unit(unit)
+        return retrieval.unit(unit, resumed)
 
 
 def archive_of(run: Run, archives: Archives, unit: int) -> PacsNode:
@@ -650,6 +652,10 @@ class Retrieval(_Unit):
         )
         self._retriever = stack.enter_context(retriever)
 
+    def rest(self) -> None:
+        """Give the association back."""
+        self._retriever.session.close()
+
     def work(self, series: Planned, account: SeriesAccount) -> None:
         """Retrieve a series, or only describe it."""
         from pacsifier_ops.dimse.session import ClassesRefused
@@ -663,11 +669,16 @@ class Retrieval(_Unit):
 
 
 def move(
-    run: Run, archives: Archives, unit: int, destination: PacsNode | None = None, cancelled: Question = never
+    run: Run,
+    archives: Archives,
+    unit: int,
+    destination: PacsNode | None = None,
+    cancelled: Question = never,
+    resumed: bool = False,
 ) -> dict[str, int | float]:
     """Have the series of one unit moved to another node: see `Worker.unit`."""
     with Moving(run, archive_of(run, archives, unit), destination, cancelled) as moving:
-        return moving.unit(unit)
+        return moving.unit(unit, resumed)
 
 
 class Moving(_Unit):
@@ -700,6 +711,10 @@ class Moving(_Unit):
         only = Path(self._request.only) if self._request.only else None
         mover = Mover(self._node, shared(), aet, self._destination, resend, self._cancelled, only)
         self._mover = stack.enter_context(mover)
+
+    def rest(self) -> None:
+        """Give the association back."""
+        self._mover.session.close()
 
     def work(self, series: Planned, account: SeriesAccount) -> None:
         """Have a series moved."""

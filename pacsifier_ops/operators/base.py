@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pacsifier_ops import labels, settings
 from pacsifier_ops.config import PacsNode, node_names, read_config
-from pacsifier_ops.errors import ConfigError, PacsifierError, WindowClosed
+from pacsifier_ops.errors import ConfigError, Later, PacsifierError
 from pacsifier_ops.files import confined
 from pacsifier_ops.operators.params import DEFAULT_NODE
 from pacsifier_ops.places import refuse_reserved, refuse_unreleased
@@ -142,14 +142,19 @@ class MappedOperator(PacsifierOperator):
 class UnitOperator(MappedOperator):
     """An operator that works on the series of one unit of its run, within the retrieval window of the node.
 
-    Where that closes between two series, the task defers until it opens, and then goes on where it was. Meanwhile it
-    holds neither worker nor pool slot, and it is still the same try.
+    Where that closes between two series, the task defers until it opens, and then goes on where it was; likewise where
+    all is done but for series that the archive recalls from slow storage. Meanwhile it holds neither worker nor pool
+    slot, and it is still the same try.
 
     Args:
         unit: number of the unit, as an earlier step gave it.
+
+    Attributes:
+        resumed: the task goes on after it was deferred.
     """
 
     template_fields = ("unit",)
+    resumed = False
 
     def __init__(self, *, unit: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -157,14 +162,14 @@ class UnitOperator(MappedOperator):
 
     def execute(self, context: Any, event: Any = None) -> Any:
         """Do `work`, or what is left of it; `event` is that of the trigger."""
-        run = run_of(context)
+        run, self.resumed = run_of(context), event is not None
         with boundary(run):
             try:
                 return self.work(*self.staged(run, context))
-            except WindowClosed as closed:
+            except Later as later:
                 # Here, session and leases are given back.
-                self.log.info("unit %d: %s", self.unit + 1, closed)
-                self.defer(trigger=DateTimeTrigger(moment=closed.opens), method_name="execute")
+                self.log.info("unit %d: %s", self.unit + 1, later)
+                self.defer(trigger=DateTimeTrigger(moment=later.at), method_name="execute")
 
     def labelled(self, run: Run) -> str:
         """The series of the unit."""

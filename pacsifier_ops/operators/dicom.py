@@ -42,7 +42,7 @@ class DicomRetrieveOperator(UnitOperator):
 
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
-        totals = steps.retrieve(run, nodes_of(context["params"]), self.unit, self.cancelled)
+        totals = steps.retrieve(run, nodes_of(context["params"]), self.unit, self.cancelled, self.resumed)
         self.log.info("unit %d: %s", self.unit + 1, totals)
         return totals
 
@@ -55,6 +55,6 @@ class DicomMoveOperator(UnitOperator):
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit's series. Data that are missing are recorded, not raised."""
         params = context["params"]
-        totals = steps.move(run, nodes_of(params), self.unit, destination_of(params), self.cancelled)
+        totals = steps.move(run, nodes_of(params), self.unit, destination_of(params), self.cancelled, self.resumed)
         self.log.info("unit %d: %s", self.unit + 1, totals)
         return totals

@@ -37,6 +37,7 @@ QUESTIONS: dict[str, dict[str, str]] = {
         "result_limit": "Longest answer",
         "count": "Number of instances of a series",
         "sop_classes": "SOP classes of a series",
+        "availability": "Slow storage",
         "characters": "Character sets",
     },
     "Retrieval": {
@@ -146,6 +147,10 @@ def conclude(findings: Findings, node: PacsNode) -> None:
     _method(findings, node)
     _limit(findings)
     _letters(findings)
+    if findings.of("availability").value:
+        findings.advice.append(
+            "recall_wait: left as it is; some series have to be recalled. It should be longer than a recall takes."
+        )
     findings.advice.append(
         "batch_size, batch_wait_time, max_associations: left as they are. What the archive bears beside the clinic's "
         "work, its team knows and a probe must not try out."
@@ -237,5 +242,7 @@ def _of_queries(findings: Findings) -> Iterable[str]:
         yield "Return SOPClassUID (0008,0016) at IMAGE level: C-GET has to announce the classes that it takes."
     if findings.of("result_limit").state == NO:
         yield "Raise the limit on the length of answers for our AE title; it works without, with more queries."
+    if findings.of("availability").value:
+        yield "Tell how long a recall from slow storage takes, and how many at once are welcome."
     if findings.of("characters").state in (NO, PARTLY):
         yield "Answer in UTF-8 (Specific Character Set ISO_IR 192), so that no letter of a name is lost."

@@ -33,7 +33,7 @@ _KINDS = {
     MISSES: "bad",
 }
 #: Questions whose "no" is no fault: hardly an archive does it, and nothing is lost without.
-_HARMLESS = ("series_alone", "image_alone", "relational", "count")
+_HARMLESS = ("series_alone", "image_alone", "relational", "count", "availability")
 #: Words for answers that are no yes or no.
 _STATE_WORDS = {
     "peer": {YES: "known"},

@@ -25,6 +25,7 @@ from pacsifier_ops.dimse.session import Outcome, Session, query
 from pacsifier_ops.dimse.sink import ReceivedObject
 from pacsifier_ops.errors import Cancelled, PacsError, PacsifierError, ReceiverError, Unsupported
 from pacsifier_ops.extract.quarantine import Quarantine
+from pacsifier_ops.extract.recall import SLOW
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
 from pacsifier_ops.files import private_folder, storage_errors
@@ -238,6 +239,7 @@ class Probing:
     def _queries(self) -> None:
         self._ask("series", self._series_level)
         self._ask("count", self._counts)
+        self._ask("availability", self._availability)
         self._ask("image", self._image_level)
         self._ask("sop_classes", self._sop_classes)
         self._ask("series_alone", partial(self._alone, "SERIES"))
@@ -275,6 +277,18 @@ class Probing:
         if told:
             return Fact(YES if told == len(self._series) else PARTLY, f"told for {told} of {len(self._series)} series")
         return Fact(NO, "NumberOfSeriesRelatedInstances is not told; what a series must hold, its list of images says")
+
+    def _availability(self) -> Fact:
+        """Whether the archive tells of a series that it has to be recalled; a value beyond 0 is how many."""
+        if not self._series:
+            raise _NotTested("no series was seen")
+        told = [value for series in self._series for value in values_of(series, "InstanceAvailability")]
+        if not told:
+            return Fact(NO, "InstanceAvailability is not told; that a series has to be recalled, only silence tells")
+        slow = sum(value in SLOW for value in told)
+        return Fact(
+            YES, f"InstanceAvailability is told; {slow} of {len(self._series)} series have to be recalled", slow
+        )
 
     def _image_level(self) -> Fact:
         if not self._series:

@@ -12,6 +12,7 @@ from pacsifier_ops.accounts import (
     ROW_FOUND,
     SERIES_COMPLETE,
     SERIES_LISTED,
+    SERIES_RECALLED,
     SERIES_UNVERIFIABLE,
     UNBALANCED,
 )
@@ -53,7 +54,7 @@ _KINDS = {
     **dict.fromkeys((ROW_FOUND, SERIES_COMPLETE, "present"), "good"),
     **dict.fromkeys((ROW_EMPTY, REPEATED), "empty"),
     SERIES_LISTED: "listed",
-    SERIES_UNVERIFIABLE: "doubt",
+    **dict.fromkeys((SERIES_UNVERIFIABLE, SERIES_RECALLED), "doubt"),
     **dict.fromkeys(("received", "de-identified", TAGGED, DONE), "fresh"),
     UNCHANGED: "good",
     **dict.fromkeys(("excluded", "in quarantine"), "listed"),
