@@ -94,13 +94,29 @@ PATIENTS = {
     "eleni": Patient("BAD-GR", "Γεωργίου^Ελένη", "", "iso8859-7"),
     "ichiro": Patient("BAD-SJIS", "鈴木^一郎", "", "shift_jis"),
     "bjorn": Patient("BAD-U8", "Åkesson^Björn", "", "utf-8"),
+    "zofie": Patient("BAD-1252", "Šebek^Žofie", "ISO_IR 100", "cp1252"),
     "jose": Patient("BAD-100", "Núñez^José", "ISO_IR 100", "utf-8"),
     "jiri": Patient("BAD-192", "Šimůnek^Jiří", "ISO_IR_192", "utf-8"),
 }
 #: Patients with one study of one image, on consecutive days of 2018.
 PLAIN = [
     *("mario", "luca", "anna", "urs", "ida", "ewa", "antonin", "pal", "ayse", "jurg", "ute", "karl", "max", "olga"),
-    *("ivan", "nikos", "taro", "gildong", "ming", "wei", "na", "pyotr", "eleni", "ichiro", "bjorn", "jose", "jiri"),
+    *(
+        "ivan",
+        "nikos",
+        "taro",
+        "gildong",
+        "ming",
+        "wei",
+        "na",
+        "pyotr",
+        "eleni",
+        "ichiro",
+        "bjorn",
+        "jose",
+        "jiri",
+        "zofie",
+    ),
 ]
 FIRST = (r"ORIGINAL\PRIMARY\M\ND",)
 SERIES = {
@@ -312,7 +328,8 @@ QUERIES = [
     Query("UTF-8, not declared", {"PatientName": "Akesson"}, "bjorn"),
     Query("UTF-8, declared ISO_IR 100", {"PatientName": "Nunez"}, "jose", short=True),
     Query("UTF-8, declared ISO_IR_192", {"PatientName": "Simunek"}, "jiri"),
-    Query("only the id of such a name", {"PatientID": "BAD-*"}, "na pyotr eleni ichiro bjorn jose jiri"),
+    Query("CP1252, declared ISO_IR 100", {"PatientName": "Sebek"}, "zofie"),
+    Query("only the id of such a name", {"PatientID": "BAD-*"}, "na pyotr eleni ichiro bjorn jose jiri zofie"),
 ]
 
 

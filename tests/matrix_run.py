@@ -8,31 +8,39 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 
+from pacsifier_ops.config import read_config
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from tests import matrix
-from tests.command import Result, arguments, files, finish, write_table
+from tests.command import files, finish, start, write_table
+from tests.embedded import extract, log_of
 from tests.matrix import NAMED, QUERIES, RIGHT, WRONG, Query
 from tests.peers import OUR_AET, Dcmqrscp, Orthanc, Peer, free_port
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What answers: its part of a config.json, and the SOP Instance UIDs that it took."""
+    """What answers.
+
+    Attributes:
+        config: its part of a config.json.
+        held: SOP Instance UIDs that it took.
+        told: fields of a connection that a config.json has no key for.
+    """
 
     config: dict[str, Any]
     held: set[str]
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Qrscp(Peer):
         path = self.folder / "qrscp.ini"
         path.write_text(
             f"[DEFAULT]\nae_title: {self.aet}\nport: {self.port}\nmax_pdu: 16382\nbind_address: 127.0.0.1\n"
-            "acse_timeout: 30\ndimse_timeout: 30\nnetwork_timeout: 30\nlog_identifier: False\n"  # relative paths would lie in its own package
+            "acse_timeout: 30\ndimse_timeout: 30\nnetwork_timeout: 30\nlog_identifier: False\n"
             f"instance_location: {self.folder / 'instances'}\ndatabase_location: {self.folder / 'index'}\n"
             f"[{OUR_AET}]\naddress: 127.0.0.1\nport: {self.receiver_port}\n"
         )
@@ -79,8 +87,8 @@ def of_peer(kind: Callable[..., Peer], **fields: Any) -> Column:
     return opened
 
 
-def with_faults(**faults: Any) -> Column:
-    """The embedded PACS."""
+def with_faults(told: dict[str, Any] | None = None, **faults: Any) -> Column:
+    """The embedded PACS, and what the connection is told of its faults."""
 
     @contextlib.contextmanager
     def opened(folder: Path, cohort: list[Path]) -> Iterator[Archive]:
@@ -88,7 +96,8 @@ def with_faults(**faults: Any) -> Column:
             pacs.add(cohort)
             receiver = free_port()
             pacs.destinations[OUR_AET] = ("127.0.0.1", receiver)
-            yield Archive({"port": pacs.port, "server_AET": pacs.aet, "move_port": receiver}, uids(cohort))
+            config = {"port": pacs.port, "server_AET": pacs.aet, "move_port": receiver}
+            yield Archive(config, uids(cohort), told or {})
 
     return opened
 
@@ -106,8 +115,11 @@ REAL: dict[str, Column] = {
     "qrscp": of_peer(Qrscp, aet="QRSCP"),
     "embedded": with_faults(),
 }
+#: Nobody can know: the answer looks like any other. This is what the field `result_limit` of a connection is for.
+UNTOLD = "stops at 7 matches, without a word"
 FAULTY: dict[str, Column] = {
-    "stops at 7 matches, without a word": with_faults(result_limit=7),
+    UNTOLD: with_faults(result_limit=7),
+    "stops at 7 matches, `result_limit` 7": with_faults({"result_limit": 7}, result_limit=7),
     "stops at 7 matches, status 0xA700": with_faults(result_limit=7, result_limit_status=0xA700),
     "stops at 7 matches, status 0xFE00": with_faults(result_limit=7, result_limit_status=0xFE00),
     "no relational queries": with_faults(relational=False),
@@ -115,7 +127,6 @@ FAULTY: dict[str, Column] = {
     "matches UIDs alone": with_faults(ignored_keys=EVERY),
     "does not match UIDs": with_faults(ignored_keys={"StudyInstanceUID", "SeriesInstanceUID"}),
     "optional keys: matched, not returned": with_faults(unreturned_keys=OPTIONAL),
-    "optional keys: matched, returned empty": with_faults(emptied_keys=OPTIONAL),
     "optional keys: neither matched nor returned": with_faults(ignored_keys=OPTIONAL, unreturned_keys=OPTIONAL),
     "optional keys: not matched, returned empty": with_faults(ignored_keys=OPTIONAL, emptied_keys=OPTIONAL),
     "optional keys: holds nothing of them": with_faults(unindexed_keys=OPTIONAL),
@@ -136,8 +147,6 @@ FAULTY: dict[str, Column] = {
     "one study's matches are torn": with_faults(torn={matrix.uid("study john1")}),
     "one match is torn, once": with_faults(torn={matrix.uid("study john1")}, torn_times=1),
     "tells another PatientID than the files": with_faults(corrected={"PatientID": {"12": "00012"}}),
-    "tells another name than the files": with_faults(corrected={"PatientName": {"Keller^Urs": "Doe^Urs"}}),
-    "answers late": with_faults(stall=0.01),
 }
 
 
@@ -151,29 +160,38 @@ def uids(paths: list[Path]) -> set[str]:
     return {str(dcmread(path).SOPInstanceUID) for path in paths}
 
 
-def cells(name: str, cohort: list[Path], folder: Path) -> dict[str, Cell]:
+def cells(name: str, cohort: list[Path], folder: Path, state: Path) -> dict[str, Cell]:
     """Load an archive, run the command once with all queries as one table, judge each row by what it fetched.
+
+    Args:
+        folder: where all of it goes, but what the run keeps in the state root.
+        state: the state root, as the environment names it.
 
     Raises:
         AssertionError: the run contradicts itself: its exit code, its log or its folder say otherwise than its rows.
     """
     queries = queries_of(name)
-    out, state = folder / "out", folder / "state"
-    table = write_table(folder / "table.csv", [query.cells for query in queries])
+    rows, out = [query.cells for query in queries], folder / "out"
     with (REAL | FAULTY)[name](folder, cohort) as archive:
-        config = {"server_address": "127.0.0.1", "AET": OUR_AET, "move_AET": "", "batch_size": 0, "batch_wait_time": 0}
         path = folder / "config.json"
+        config = {"server_address": "127.0.0.1", "AET": OUR_AET, "move_AET": "", "batch_size": 0, "batch_wait_time": 0}
         path.write_text(json.dumps(config | archive.config))
-        result = extract(path, table, out, state).ended(0, 3)
+        if archive.told:
+            extract(replace(read_config(path), **archive.told), rows, out)
+            result = None
+        else:
+            table = write_table(folder / "table.csv", rows)
+            result = finish(start(path, table, out, "--save"), out, 300).ended(0, 3)
     (path,) = state.glob("runs/*/accounts.json")
     accounts = json.loads(path.read_text(encoding="utf-8"))
-    on_disk: dict[str, set[str]] = {}
+    assert result is None or result.code == {"complete": 0, "incomplete": 3}[accounts["verdict"]]
+    fetched: dict[str, set[str]] = {}
     for file in files(out).values():
         head = dcmread(file)
         assert head.SOPInstanceUID == file.stem
-        on_disk.setdefault(head.SeriesInstanceUID, set()).add(file.stem)
-    assert on_disk.keys() <= {series["series_uid"] for series in accounts["series"]}, "files that no row asked for"
-    logged = {line["Status"] for line in result.log}
+        fetched.setdefault(head.SeriesInstanceUID, set()).add(file.stem)
+    assert fetched.keys() <= {series["series_uid"] for series in accounts["series"]}, "files that no row asked for"
+    logged = {line["Status"] for line in log_of(out)}
     found, complete = {}, []
     for line, (query, row) in enumerate(zip(queries, accounts["rows"], strict=True), 2):
         assert row["line"] == line
@@ -181,26 +199,13 @@ def cells(name: str, cohort: list[Path], folder: Path) -> dict[str, Cell]:
         states = {row["state"], *(series["state"] for series in mine)}
         complete.append(states <= {"found", "empty", "complete"})
         assert complete[-1] or states & logged, f"the log does not say that {query.title} is {states}"
-        came = set().union(*(on_disk.get(series["series_uid"], ()) for series in mine))
+        came = set().union(*(fetched.get(series["series_uid"], ()) for series in mine))
         reason = "; ".join(dict.fromkeys(filter(None, [row["reason"], *(series["reason"] for series in mine)])))
         verdict = matrix.verdict(query, came, complete[-1], reason, archive.held)
         meant = len(matrix.images(query.meant) & archive.held)
         found[query.title] = Cell(verdict, f"{'/'.join(sorted(states))}, {len(came)} of {meant}: {reason}")
-    assert (result.code == 0) == all(complete)
+    assert (accounts["verdict"] == "complete") == all(complete)
     return found
-
-
-def extract(config: Path, table: Path, out: Path, state: Path) -> Result:
-    """Run the command as users do."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pacsifier_ops.cli.pacsifier", *arguments(config, table, out, "--save")],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PACSIFIER_STATE_ROOT": str(state)},
-    )
-    return finish(process, out, 300)
 
 
 def main(names: list[str], verbose: bool) -> None:
@@ -211,7 +216,8 @@ def main(names: list[str], verbose: bool) -> None:
         cohort = matrix.write(home)
         for number, name in enumerate(names):
             (place := Path(folder) / str(number)).mkdir()
-            found[name] = cells(name, cohort, place)
+            os.environ["PACSIFIER_STATE_ROOT"] = str(place / "state")
+            found[name] = cells(name, cohort, place, place / "state")
             if verbose:
                 for title, cell in found[name].items():
                     print(f"{name} | {title} | {cell.verdict} | {cell.said}", flush=True)

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_no_cell_is_silently_wrong(name: str, tmp_path: Path) -> None:
+def test_no_cell_is_silently_wrong(name: str, tmp_path: Path, state_root: Path) -> None:
     (tmp_path / "cohort").mkdir()
-    found = cells(name, matrix.write(tmp_path / "cohort"), tmp_path)
+    found = cells(name, matrix.write(tmp_path / "cohort"), tmp_path, state_root)
     assert not {title: cell.said for title, cell in found.items() if cell.verdict == matrix.WRONG}
