@@ -25,7 +25,7 @@ from tests import matrix
 from tests.command import files, finish, start, write_table
 from tests.embedded import extract, log_of
 from tests.matrix import NAMED, QUERIES, RIGHT, WRONG, Query
-from tests.peers import OUR_AET, Dcmqrscp, Orthanc, Peer, free_port
+from tests.peers import OUR_AET, Dcmqrscp, Orthanc, Peer, Qrscp, free_port
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,6 @@ class Cell:
 
 #: From a folder of its own and the files of the cohort to an archive that runs and holds them.
 Column = Callable[[Path, list[Path]], AbstractContextManager[Archive]]
-
-
-class Qrscp(Peer):
-    """pynetdicom's application qrscp: an index of few keys, and answers that say no character set."""
-
-    name = "qrscp"
-
-    def command(self) -> list[str]:
-        path = self.folder / "qrscp.ini"
-        path.write_text(
-            f"[DEFAULT]\nae_title: {self.aet}\nport: {self.port}\nmax_pdu: 16382\nbind_address: 127.0.0.1\n"
-            "acse_timeout: 30\ndimse_timeout: 30\nnetwork_timeout: 30\nlog_identifier: False\n"
-            f"instance_location: {self.folder / 'instances'}\ndatabase_location: {self.folder / 'index'}\n"
-            f"[{OUR_AET}]\naddress: 127.0.0.1\nport: {self.receiver_port}\n"
-        )
-        return [sys.executable, "-m", "pynetdicom", "qrscp", "-q", "-c", str(path)]
 
 
 def of_peer(kind: Callable[..., Peer], **fields: Any) -> Column:
@@ -112,7 +96,7 @@ REAL: dict[str, Column] = {
     "UTF-8": of_peer(Orthanc, options={"DefaultEncoding": "Utf8"}),
     "limits of 7": of_peer(Orthanc, options={"LimitFindResults": 7, "LimitFindInstances": 7}),
     "dcmqrscp": of_peer(Dcmqrscp),
-    "qrscp": of_peer(Qrscp, aet="QRSCP"),
+    "qrscp": of_peer(Qrscp),
     "embedded": with_faults(),
 }
 #: Nobody can know: the answer looks like any other. This is what the field `result_limit` of a connection is for.
@@ -148,6 +132,20 @@ FAULTY: dict[str, Column] = {
     "one match is torn, once": with_faults(torn={matrix.uid("study john1")}, torn_times=1),
     "tells another PatientID than the files": with_faults(corrected={"PatientID": {"12": "00012"}}),
 }
+
+
+#: Cells that no client can get right, or name: the archive itself lost the letters when it stored the images, and shows,
+#: and finds, what was left as the name: `imnek^Ji` of Šimůnek^Jiří, nothing of 李^娜. docs/query-table.md says so.
+LOST = {
+    **dict.fromkeys(["Orthanc", "case-sensitive"], {"UTF-8, declared ISO_IR_192"}),
+    "UTF-8": {"UTF-8, declared ISO_IR_192", "GBK, not declared", "GBK, not declared, and the id"},
+}
+
+
+def silently_wrong(name: str, found: dict[str, Cell]) -> dict[str, str]:
+    """What the run says of cells that are silently wrong, and need not be."""
+    lost = LOST.get(name, set())
+    return {title: cell.said for title, cell in found.items() if cell.verdict == WRONG and title not in lost}
 
 
 def queries_of(name: str) -> list[Query]:
@@ -223,11 +221,16 @@ def main(names: list[str], verbose: bool) -> None:
                     print(f"{name} | {title} | {cell.verdict} | {cell.said}", flush=True)
     real = [name for name in names if name in REAL]
     signs = {RIGHT: "", NAMED: "named", WRONG: "**wrong**"}
+
+    def sign(name: str, title: str) -> str:
+        verdict = found[name][title].verdict
+        return "*lost*" if verdict == WRONG and title in LOST.get(name, ()) else signs[verdict]
+
     print("| query |", " | ".join(real), "|\n|---|" + "---|" * len(real))
     for query in QUERIES:
-        row = [found[name][query.title].verdict for name in real]
-        if set(row) != {RIGHT}:
-            print(f"| {query.title} |", " | ".join(signs[verdict] for verdict in row), "|")
+        row = [sign(name, query.title) for name in real]
+        if any(row):
+            print(f"| {query.title} |", " | ".join(row), "|")
     for verdict in signs:
         print(f"| *{verdict}* |", " | ".join(str(count(found[name], verdict)) for name in real), "|")
     print("\n| the embedded PACS | right | named | silently wrong |\n|---|---|---|---|")
