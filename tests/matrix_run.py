@@ -134,10 +134,11 @@ FAULTY: dict[str, Column] = {
 }
 
 
-#: Cells that no client can get right, or name: the archive itself lost the letters when it stored the images, and shows,
-#: and finds, what was left as the name: `imnek^Ji` of Šimůnek^Jiří, nothing of 李^娜. docs/query-table.md says so.
+#: Cells that no client can get right, or name: the archive lost the letters itself when it stored the images. What is left
+#: is the name that it shows and finds: `imnek^Ji` of Šimůnek^Jiří, nothing of 李^娜. docs/query-table.md says so.
 LOST = {
-    **dict.fromkeys(["Orthanc", "case-sensitive"], {"UTF-8, declared ISO_IR_192"}),
+    "Orthanc": {"UTF-8, declared ISO_IR_192"},
+    "case-sensitive": {"UTF-8, declared ISO_IR_192"},
     "UTF-8": {"UTF-8, declared ISO_IR_192", "GBK, not declared", "GBK, not declared, and the id"},
 }
 
