@@ -134,8 +134,8 @@ FAULTY: dict[str, Column] = {
 }
 
 
-#: Cells that no client can get right, or name: the archive lost the letters itself when it stored the images. What is left
-#: is the name that it shows and finds: `imnek^Ji` of Šimůnek^Jiří, nothing of 李^娜. docs/query-table.md says so.
+#: Cells that no client can get right, or name: the archive lost the letters itself when it stored the images. What is
+#: left is the name that it shows and finds: `imnek^Ji` of Šimůnek^Jiří, nothing of 李^娜. docs/query-table.md says so.
 LOST = {
     "Orthanc": {"UTF-8, declared ISO_IR_192"},
     "case-sensitive": {"UTF-8, declared ISO_IR_192"},
