@@ -139,7 +139,10 @@ FAULTY: dict[str, Column] = {
 LOST = {
     "Orthanc": {"UTF-8, declared ISO_IR_192"},
     "case-sensitive": {"UTF-8, declared ISO_IR_192"},
-    "UTF-8": {"UTF-8, declared ISO_IR_192", "GBK, not declared", "GBK, not declared, and the id"},
+    "UTF-8": {
+        *("UTF-8, declared ISO_IR_192", "GBK, not declared", "GBK, not declared, and the id"),
+        *("CP1251, not declared", "Greek, not declared", "Shift_JIS, not declared"),
+    },
 }
 
 

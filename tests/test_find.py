@@ -254,9 +254,6 @@ def test_a_key_neither_matched_nor_returned_is_undecidable(
     ignored = set() if way == "unindexed_keys" else {key}
     pacs.faults = Faults(relational=relational, ignored_keys=ignored, **{way: {key}})  # type: ignore[arg-type]
     value = ONE_EACH[key][0]
-    if way == "unindexed_keys" and key not in ("ImageType", "SequenceName", "AcquisitionDate", "SeriesNumber"):
-        assert finder.series({key: value}) == []  # it says itself that nothing matches
-        return
     with pytest.raises(Undecidable) as raised:
         finder.series({key: value})
     assert key in str(raised.value) and "pacs" in str(raised.value) and value not in str(raised.value)

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import chain, product
+from itertools import chain, islice, product
 
 from pydicom.dataset import Dataset
 
@@ -21,7 +21,7 @@ from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Uns
 from pacsifier_ops.identity import SeriesId, two_people
 from pacsifier_ops.query.keys import DUMP_COLUMNS, FURTHER, KEYS, MODALITIES, Level
 from pacsifier_ops.query.match import alternatives, matches, seconds_to_send, values_to_send
-from pacsifier_ops.query.names import wide_name_keys
+from pacsifier_ops.query.names import blurred, wide_name_keys
 
 #: What is asked for at SERIES level, beside the dump's columns for the folder names and the expectation; and at STUDY.
 RETURN_KEYS = (*DUMP_COLUMNS, "IssuerOfPatientID", "NumberOfSeriesRelatedInstances", "InstanceAvailability")
@@ -142,6 +142,7 @@ class Finder:
     _listed: dict[str, list[Dataset]] = field(default_factory=dict)
     _returned: set[str] = field(default_factory=set)
     _matched: set[str] = field(default_factory=set)
+    _known: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.letters = Letters(self.session)
@@ -181,7 +182,38 @@ class Finder:
         for which, (series, left) in open_ones.items():
             if not left or self._holds_by_archive(series, left, others):
                 found[which] = series
+        if found:
+            self._known.update(keys)
+        elif not self.doubt and (unknown := self._never_shown(keys)):
+            raise Undecidable(
+                f"{self.session.node.name} has shown no value of {', '.join(unknown)} at all: that it finds nothing by "
+                "it proves nothing; use another key, or ask the PACS team what it knows of this one"
+            )
         return list(found.values())
+
+    def _never_shown(self, keys: Iterable[str]) -> list[str]:
+        """Keys of a row that found nothing, by which this archive finds nothing whatever they are.
+
+        An archive that does not know a key may answer so, instead of leaving it out (PS3.4 C.4.1.2.2.1): for such a key
+        any value at all is asked for, once. One without any study has nothing to show.
+        """
+        asked = [k for k in keys if k not in self._returned | self._known and KEYS[k].level is not Level.IMAGE]
+        asked = [k for k in asked if KEYS[k].vr not in ("UI", "IS") and k != MODALITIES]
+        self._known.update(key for key in asked if self._shows_any(key))
+        unknown = [key for key in asked if key not in self._known]
+        return unknown if unknown and self._some(query("STUDY", StudyInstanceUID="")) else []
+
+    def _shows_any(self, keyword: str) -> bool:
+        """Whether the archive finds something by any value of a key, within a study of the row first."""
+        level = KEYS[keyword].level.value
+        anybody = {keyword: ANYBODY.get(KEYS[keyword].vr, "?*"), UID_OF_LEVEL[level]: ""}
+        within = [{"StudyInstanceUID": uid} for uid in islice(self._listed, 3)] if level == "SERIES" else []
+        return any(self._some(query(level, **{**anybody, **above})) for above in [*within, {}])
+
+    def _some(self, identifier: Dataset) -> bool:
+        """Whether a query finds anything; where the archive refuses it, that cannot be said to be nothing."""
+        answer = self.session.find(identifier, most=1)
+        return bool(answer.identifiers) or answer.unreadable or answer.status != 0x0000
 
     def _learn(self, answer: Dataset, keys: Iterable[str]) -> None:
         """Note which of these keys the archive returns, and which character sets it answers in."""
@@ -619,8 +651,8 @@ class Finder:
         words = [_forms(word) for word in _words(name)] if known else []
         near = self._named(([f"*{form}*" for form in forms] for forms in words), keys)
         exact = self._named(([b + f + e for f in w for b in _BEFORE for e in _BEHIND] for w in words if near), keys)
-        wide = wide_name_keys(name) if known else []
-        possible = self._named([wide] if wide else [], keys)
+        wide = [{blurred(form) for form in _forms(word)} for word in _words(name)]
+        possible = near if wide == words else self._named(wide if known else [], keys)
         self.letters.found_by_letters |= bool(near) and not name.isascii()
         for which, series in unclear.items():
             uid, shown = series.study_uid, series.attributes["PatientName"]
@@ -628,7 +660,8 @@ class Finder:
                 del open_ones[which][1]["PatientName"]
                 continue
             del open_ones[which]
-            if uid in near or not ((wide and uid not in possible) or self.letters.absent(name, shown)):
+            told = "PatientName" in self._returned or name.isascii()
+            if not (known and told and uid not in possible | near and self.letters.absent(name, shown)):
                 if "PatientName" not in self._returned:
                     raise self._undecidable(["PatientName"])
                 self._doubt(
@@ -701,8 +734,13 @@ class Finder:
                 return self._having(series, keyword, seconds_to_send(wanted))
             except ValueError:
                 raise self._undecidable([keyword]) from None
-        sent = values_to_send(keyword, wanted) if wanted.isascii() else alternatives(keyword, wanted)
-        return set.union(*(self._having(series, keyword, value) for value in sent))
+        # As it was typed: what is sent to be filtered here is wider. Brackets are sets of characters to some archives.
+        bracketed = not set("[]").isdisjoint(wanted)
+        sent = values_to_send(keyword, wanted) if bracketed else alternatives(keyword, wanted)
+        found = set.union(*(self._having(series, keyword, value) for value in sent))
+        if bracketed and found:
+            raise self._undecidable([keyword])
+        return found
 
     def _undecidable(self, keys: Iterable[str]) -> Undecidable:
         name = self.session.node.name

@@ -13,7 +13,7 @@ from pacsifier_ops.config import LETTERS_LOST
 from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.query.letters import Lost, garbled, may_be
 from pacsifier_ops.query.match import matches
-from pacsifier_ops.query.names import fold
+from pacsifier_ops.query.names import blurred
 
 #: As pydicom calls the encoding of text that names no character set.
 _DEFAULT = "iso8859"
@@ -54,17 +54,25 @@ class Letters:
         own = self.encodings - {_DEFAULT}
         return len(own) < 2 and not any(name.startswith(_WIDE) for name in own)
 
+    @property
+    def in_ascii(self) -> bool:
+        """Whether it has not named any set in its answers, and may drop all that is not ASCII."""
+        return self.dropped and not self.encodings - {_DEFAULT}
+
     def leave_open(self, keyword: str, wanted: str, shown: Sequence[str]) -> bool:
         """Whether what an answer shows may be what is wanted, though it does not match; the archive is not asked."""
-        return may_be(keyword, wanted, shown, self.encodings, Lost.ANY if self.dropped else Lost.TYPED)
+        lost = Lost.ALL if self.in_ascii else Lost.ANY if self.dropped else Lost.TYPED
+        return may_be(keyword, wanted, shown, self.encodings, lost)
 
     def absent(self, name: str, shown: str) -> bool:
-        """Whether a patient has another name than the wanted one, since the archive does not find it by that.
+        """Whether a patient has another name than the wanted one, where the archive does not find it by what is
+        `blurred` of that.
 
-        Not in letters that people write with and without accents; nor where the archive itself may have it garbled.
+        Not where the archive itself may have the name garbled, nor where it has not shown that it knows such letters.
         """
-        latin = any(letter.isascii() and letter.isalpha() for letter in fold(name))
-        return self.found_by_letters and not latin and not garbled("PatientName", name, shown, self.encodings)
+        plain = all(blurred(word).isascii() for word in name.split())
+        known = plain or (self.found_by_letters and not self.in_ascii)
+        return known and not garbled("PatientName", name, shown, self.encodings)
 
     def prove(self, study_uid: str, keyword: str, wanted: str, shown: Sequence[str]) -> bool:
         """Whether what an answer shows of a key decides about it: it matches and is whole, or cannot be what is wanted.

@@ -112,6 +112,9 @@ _COUNTS = ("NumberOfCompletedSuboperations", "NumberOfFailedSuboperations", "Num
 _PLAIN = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 _READ_AT_ONCE = 1024 * 1024
 
+#: Matches that may be on their way when a C-FIND is cancelled.
+_WHILE_CANCELLING = 100
+
 PENDING, PENDING_KEYS_UNSUPPORTED = 0xFF00, 0xFF01
 
 #: PS3.8 Table 9-21, in words: (source, reason) of an A-ASSOCIATE-RJ.
@@ -318,8 +321,11 @@ class Session:
             frozenset(str(cx.abstract_syntax) for cx in association.accepted_contexts),
         )
 
-    def find(self, identifier: Dataset) -> Answer:
+    def find(self, identifier: Dataset, most: int = 0) -> Answer:
         """C-FIND in the Study Root model (PS3.4 C.4.1). A final status other than success is the caller's to judge.
+
+        Args:
+            most: after so many matches the archive is asked to stop (C-CANCEL), and left where it does not; 0: never.
 
         Raises:
             PacsError: the association failed, or the PACS offers no Study Root C-FIND.
@@ -327,8 +333,8 @@ class Session:
         association = self._open()
         model = StudyRootQueryRetrieveInformationModelFind
         self._need(association, model, "C-FIND")
-        answer = Answer()
-        for status, match in association.send_c_find(identifier, model):
+        answer, came = Answer(), 0
+        for status, match in association.send_c_find(identifier, model, msg_id=1):
             self._check(association, status)
             answer.status = status.Status
             if status.Status in (PENDING, PENDING_KEYS_UNSUPPORTED):
@@ -337,6 +343,12 @@ class Session:
                     answer.identifiers.append(match)
                 else:
                     answer.unreadable = True
+                came += 1
+                if came == most:
+                    association.send_c_cancel(1, query_model=model)
+                elif most and came > most + _WHILE_CANCELLING:
+                    self.close(abort=True)
+                    break
         return answer
 
     def get(self, identifier: Dataset, classes: Iterable[str]) -> Outcome:

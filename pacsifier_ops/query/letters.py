@@ -36,11 +36,15 @@ _BYTES_OF_A_LETTER = 4
 
 
 class Lost(Enum):
-    """Which letters may be missing without a trace: none, those typed beyond ASCII, or all that may have an accent."""
+    """Which letters may be missing without a trace: none, those typed beyond ASCII, or all that may have an accent.
+
+    Of a word that was typed in plain letters one is left, as in an answer in Latin-1; or not even one, as in ASCII.
+    """
 
     NONE = 0
     TYPED = 1
     ANY = 2
+    ALL = 3
 
 
 def may_be(keyword: str, wanted: str, shown: Sequence[str], encodings: Iterable[str], lost: Lost) -> bool:
@@ -90,7 +94,7 @@ def _remains(keyword: str, wanted: str, text: str, lost: Lost) -> bool:
     """Whether a text may be all that is left of what is wanted."""
     if KEYS[keyword].vr != "PN":
         return _expression(wanted, False, lost).fullmatch(text) is not None
-    if not text and lost is not Lost.ANY:
+    if not text and lost in (Lost.NONE, Lost.TYPED):
         return False  # nameless, like many a phantom; what lost its letters has the delimiters still
     shown = [words_of(fold(group), with_empty=True) for group in text.split("=")]
     return all(
@@ -121,11 +125,11 @@ def _expression(wanted: str, of_name: bool, lost: Lost) -> re.Pattern[str]:
                 parts.append(re.escape(letter))
                 stays = True
             else:
-                gone = lost is Lost.ANY or (lost is Lost.TYPED and not typed.isascii())
+                gone = lost in (Lost.ANY, Lost.ALL) or (lost is Lost.TYPED and not typed.isascii())
                 if gone and typed.isascii():
                     plain.append(len(parts))
                 parts.append(f"(?:{re.escape(letter)}|{replaced})" + ("?" if gone else ""))
     ways = [parts]
-    if plain and not stays:  # one of them at least is there: nobody's letters are all beyond the set
+    if plain and not stays and lost is not Lost.ALL:  # one of them is there: nobody's letters are all beyond the set
         ways = [[*parts[:place], parts[place][:-1], *parts[place + 1 :]] for place in plain]
     return re.compile("|".join(map("".join, ways)), re.DOTALL)

@@ -94,6 +94,28 @@ def is_sure(letter: str) -> bool:
     return letter in _SURE_LETTERS or not letter.isalpha()
 
 
+#: Letters of Latin, Greek and Cyrillic that others, with an accent or of another form, fold to.
+_SEVERAL = frozenset(
+    fold(char)
+    for code in (*range(0xC0, 0x250), *range(0x370, 0x530), *range(0x1F00, 0x2000))
+    if (char := chr(code)).isalpha() and char.casefold() != fold(char)
+)
+
+
+def blurred(word: str) -> str:
+    """A word as typed, with `*` for each letter that people write in several ways: `*v*` for Dvořák.
+
+    What it does not find, with case aside, is no name that `name_matches` accepts; rare forms of letters aside, as in
+    `wide_name_keys`.
+    """
+
+    def kept(char: str) -> bool:
+        return char == "?" or char.isdigit() or (char.isalpha() and fold(char) == char.casefold() not in _SEVERAL)
+
+    letters = (char if kept(char) else "*" for char in unicodedata.normalize("NFC", word))
+    return re.sub(r"\*+", "*", f"*{''.join(letters)}*")
+
+
 def wide_name_keys(pattern: str) -> list[str]:
     """PatientName keys whose answers together hold every name that `name_matches` accepts.
 
