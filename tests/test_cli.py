@@ -11,8 +11,6 @@ import pytest
 
 from pacsifier_ops.cli.pacsifier import main
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from pacsifier_ops.progress import Progress
-from pacsifier_ops.web import pages
 from tests.command import arguments, start, write_table
 from tests.embedded import log_of, series, serving
 from tests.peers import free_port
@@ -103,8 +101,6 @@ def test_an_accession_of_several_studies_is_fetched_whole_and_told(
     assert summary["totals"]["rows_with_several_studies"] == 1
     page = (run / "report.html").read_text()
     assert "rows that found more than one study; all of them count" in page and "of 3 studies" in page
-    shown = "".join(map(str, pages._bars(Progress(), summary)))
-    assert "1 row found several studies, all of which are included." in shown
 
 
 def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:

@@ -172,3 +172,11 @@ def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
 
     names = {name for module in (dicom, probe, upload) for name in vars(module) if name.startswith("Dicom")}
     assert {name for name in names if name.endswith("Operator")} == set(_POOLED)
+
+
+def test_the_page_of_a_run_tells_of_rows_with_several_studies(airflow: Airflow) -> None:
+    from pacsifier_ops.progress import Progress
+    from pacsifier_ops.web import pages
+
+    shown = "".join(map(str, pages._bars(Progress(), {"totals": {"rows_with_several_studies": 1}})))
+    assert "1 row found several studies, all of which are included." in shown

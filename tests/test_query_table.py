@@ -92,8 +92,8 @@ def test_example_with_a_wildcard_alone() -> None:
 
 def test_columns_are_those_of_pacsifier() -> None:
     assert len(KEYS) == 17 + len(FURTHER)
-    assert len(DUMP_COLUMNS) == 16 and not set(DUMP_COLUMNS) & set(FURTHER)
-    assert DUMP_COLUMNS[0] == "StudyDate" and DUMP_COLUMNS[-1] == "SequenceName"
+    assert len(DUMP_COLUMNS) == 17 and not set(DUMP_COLUMNS) & set(FURTHER)
+    assert DUMP_COLUMNS[0] == "StudyDate" and DUMP_COLUMNS[-1] == "AcquisitionDate"
     assert [word for word in KEYS if KEYS[word].level is Level.IMAGE] == [
         "ImageType",
         "SequenceName",
