@@ -83,7 +83,7 @@ def test_all_archives_are_asked_and_what_two_hold_is_fetched_once(archives: Any,
         "2.25.101": ("vna", 2),
         "2.25.301": ("vna", 4),  # which has more of it
     }
-    assert [row.series for row in account.rows] == [2, 1, 2, 0]
+    assert [row.series for row in account.rows] == [2, 1, 1, 0]
     sent = [str(identifier.SeriesInstanceUID) for archive in archives for _, _, identifier in archive.retrieves]
     assert len(sent) == len(set(sent)) == 4
     assert {line["SeriesInstanceUID"]: line["PACS"] for line in log_of(tmp_path / "out") if line["PACS"]} == {
@@ -91,6 +91,31 @@ def test_all_archives_are_asked_and_what_two_hold_is_fetched_once(archives: Any,
     }
     again = extract(nodes(archives), tmp_path / "out", search="all")
     assert sum(one.received for one in again.series) == 0 and again.verdict == "complete"
+
+
+def test_an_archive_that_does_not_count_is_asked_for_its_list(archives: Any, tmp_path: Path) -> None:
+    archives[1].faults = Faults(unreturned_keys={"NumberOfSeriesRelatedInstances"})
+    account = extract(nodes(archives), tmp_path / "out", [{"PatientID": "P3"}], search="all")
+    assert fetched(account) == {"2.25.301": ("vna", 4)} and account.verdict == "complete"
+
+
+def test_parts_of_a_series_in_two_archives_are_told(tmp_path: Path) -> None:
+    with serving(BOTH[:2], tmp_path / "pacs") as pacs, serving(BOTH[1:], tmp_path / "vna") as vna:
+        account = extract(nodes((pacs, vna)), tmp_path / "out", [{"PatientID": "P3"}], search="all")
+    (row,) = account.rows
+    assert row.state == "undecidable" and "fetched from vna, and pacs has other images of it" in row.reason
+    assert fetched(account) == {"2.25.301": ("vna", 3)}
+
+
+def test_a_row_gets_nothing_that_only_another_row_found_there(tmp_path: Path) -> None:
+    here = series("P4", series_uid="2.25.401", study_uid="2.25.40", SeriesDescription="V1", n_images=1)
+    there = series("P4", series_uid="2.25.401", study_uid="2.25.40", SeriesDescription="V2", n_images=2)
+    rows = [{"PatientID": "P4", "SeriesDescription": text} for text in ("V1", "V2")]
+    with serving(here, tmp_path / "pacs") as pacs, serving(there, tmp_path / "vna") as vna:
+        account = extract(nodes((pacs, vna)), tmp_path / "out", rows, search="all")
+    assert [row.state for row in account.rows] == ["found", "conflict"]
+    assert "fetched from pacs, and this row found it elsewhere" in account.rows[1].reason
+    assert fetched(account) == {"2.25.401": ("pacs", 1)}
 
 
 def test_one_archive_that_cannot_tell_leaves_the_row_undecidable_with_what_the_other_has(
@@ -108,6 +133,8 @@ def test_each_archive_has_limits_of_its_own(archives: Any, tmp_path: Path) -> No
     pacs, vna = nodes(archives)
     with pytest.raises(TooManySeries, match=r"2 series .* more than the 1 that vna allows"):
         extract([pacs, node_of(archives[1], name="vna", max_series=1)], tmp_path / "out", search="all")
+    with pytest.raises(TooManySeries, match="4 series, more than the 3 that this run allows"):
+        extract([pacs, vna], tmp_path / "out", search="all", max_series=3)
     run = Run.fresh()
     table = write_table(run.folder / "table.csv", ROWS)
     for batch in steps.prepare(run, Request(table, tmp_path / "out", search="all"), [pacs, vna]):

@@ -362,6 +362,28 @@ def test_a_name_that_lost_letters_is_told_from_one_that_did_not(tmp_path: Path, 
         assert asked(pacs, {"PatientName": "Zolc", "StudyDate": "19000101-"}, letters="kept") == ([], False)
 
 
+def test_what_an_archive_refuses_proves_nothing(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    pacs.faults = Faults(relational=False, unindexed_keys={"ProtocolName"})
+    with pytest.raises(Undecidable, match="no value of ProtocolName"):
+        asked(pacs, {"PatientID": "A100", "ProtocolName": "Head"})
+    pacs.faults = Faults(image_level=False, answer_charset="")
+    with pytest.raises(Undecidable, match="StudyDescription"):
+        asked(pacs, {"PatientID": "A100", "StudyDescription": "Kopf Größe"})
+
+
+def test_a_name_of_which_the_set_holds_no_letter(tmp_path: Path) -> None:
+    with serving(series("P1", "Żółć^Ewa", charset="ISO_IR 192"), tmp_path) as pacs:
+        pacs.faults = Faults(answer_charset="ISO_IR 144")
+        for name in ("Zolc", "Żółć", "Ewa"):
+            found, doubt = asked(pacs, {"PatientName": name, "StudyDate": "19000101-"})
+            assert found or doubt, name
+
+
+def test_dates_that_an_archive_holds_divided_are_found_by_the_patient(tmp_path: Path) -> None:
+    with serving(series("P1", study_date="2020.01.01"), tmp_path) as pacs:
+        assert len(uids(pacs, {"PatientID": "P1", "StudyDate": "20200101"})) == 1
+
+
 # Result limits
 
 

@@ -571,7 +571,7 @@ def test_the_sheet_that_is_seen_counts_and_a_row_that_is_not_is_refused() -> Non
     assert [(row.line, row.keys["PatientID"]) for row in table.rows] == [(2, "seen")]
     assert [(p.line, p.message.split(",")[0]) for p in table.problems] == [(3, "hidden")]
     book.create_sheet("more").append(["StudyDate"])
-    assert "sheets 3 and 4 of the workbook" in refused(saved(book))[0][2]
+    assert "sheets 2 and 3 of the workbook" in refused(saved(book))[0][2]
 
 
 @pytest.mark.parametrize(
@@ -646,6 +646,7 @@ def several_sheets() -> bytes:
         sheet.append(["PatientID"])
         sheet.append([patient])
     book["old"].sheet_state = "hidden"
+    book.move_sheet("old", -2)
     return saved(book)
 
 
@@ -657,8 +658,8 @@ def test_the_sheet_that_is_named_counts(sheet: str, patient: str) -> None:
 def test_sheets_that_could_be_meant_are_named_to_whoever_handed_them_in() -> None:
     for options, words, titles in (
         ({}, "sheets 1 and 2 of the workbook", "Müller, 2020"),
-        ({"sheet": "Muller"}, "a number from 1 to 3", "Müller, 2020, old"),
-        ({"sheet": "4"}, "a number from 1 to 3", "Müller, 2020, old"),
+        ({"sheet": "Muller"}, "a number from 1 to 2", "old, Müller, 2020"),
+        ({"sheet": "3"}, "a number from 1 to 2", "old, Müller, 2020"),
     ):
         with pytest.raises(TableRefused) as caught:
             read(several_sheets(), **options)
@@ -680,6 +681,14 @@ def test_hidden_rows(hidden_rows: str, lines: list[int], bad: list[int]) -> None
     assert [row.line for row in table.rows] == lines and [problem.line for problem in table.problems] == bad
     assert [note.split(": ")[1] for note in table.notes] == ([] if bad else ["line 3, 4"])
     assert not bad or "hidden_rows" in table.problems[0].message
+
+
+def test_a_header_that_is_hidden_is_refused() -> None:
+    book = workbook(["PatientID"], ["MRN"], ["1"])
+    book.active.row_dimensions[1].hidden = True
+    for hidden_rows in ("", "skip", "include"):
+        with pytest.raises(TableRefused, match="line 1: hidden, and it would be the header"):
+            read(saved(book), hidden_rows=hidden_rows)
 
 
 def test_columns_that_are_hidden_count_with_a_note() -> None:

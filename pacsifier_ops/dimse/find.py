@@ -30,6 +30,8 @@ STUDY_KEYS = (*(k for k in DUMP_COLUMNS if KEYS[k].level is Level.STUDY), "Issue
 _NARROW = frozenset(
     ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "StudyDate", "PatientBirthDate")
 )
+#: Keys of which one value is of one patient, study or series.
+_IDS = ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID")
 #: Values that nobody has, by VR (random text for the others), and patterns that every value matches.
 NOBODY = {"DA": "18581117", "TM": "235959.999999", "IS": "-99999999", "UI": "2.25.1"}
 ANYBODY = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
@@ -88,6 +90,15 @@ def entity(level: str, answer: Dataset) -> tuple[str, ...]:
     """
     uids = list(UID_OF_LEVEL.values())[: list(UID_OF_LEVEL).index(level) + 1]
     return tuple("\\".join(values_of(answer, keyword)) for keyword in (*_PATIENT, *uids))
+
+
+def _is_cut_off(status: int) -> bool:
+    """Whether a C-FIND ended because it matches too much; 0xFE00 is a cancel that nobody asked for."""
+    return 0xA700 <= status <= 0xA7FF or status in (0xB001, 0xFE00)
+
+
+def _values(text: str) -> list[str]:
+    return text.split("\\") if text else []
 
 
 def _words(name: str) -> list[str]:
@@ -211,9 +222,9 @@ class Finder:
         return any(self._some(query(level, **{**anybody, **above})) for above in [*within, {}])
 
     def _some(self, identifier: Dataset) -> bool:
-        """Whether a query finds anything; where the archive refuses it, that cannot be said to be nothing."""
+        """Whether a query finds anything, or too much; an archive that refuses it has shown nothing."""
         answer = self.session.find(identifier, most=1)
-        return bool(answer.identifiers) or answer.unreadable or answer.status != 0x0000
+        return bool(answer.identifiers) or answer.unreadable or _is_cut_off(answer.status)
 
     def _learn(self, answer: Dataset, keys: Iterable[str]) -> None:
         """Note which of these keys the archive returns, and which character sets it answers in."""
@@ -350,13 +361,18 @@ class Finder:
         archive cuts off."""
         identifier = query(level, **dict.fromkeys((*return_keys(level, self._further), UID_OF_LEVEL[level]), ""))
         sent = {k: values_to_send(k, v) for k, v in sendable.items() if self._may_be_sent(k, level, keys)}
+        times: dict[str, str] = {}
+        if any(set(keys.get(k, "*")).isdisjoint("*?") for k in _IDS):
+            # An id is narrow enough. An archive may hold a date as 2020.01.01, and not find it by what is sent.
+            times = {k: one for k, (one, *_) in sent.items() if KEYS[k].vr in ("DA", "TM") and one}
+            sent = {k: values for k, values in sent.items() if k not in times}
         sent |= self._spellings(keys)
         found: dict[tuple[str, ...], Dataset] = {}
         for values in product(*sent.values()):
             one = deepcopy(identifier)
             for keyword, value in zip(sent, values, strict=True):
                 setattr(one, keyword, value)
-            for which, match in self._complete(level, one).items():
+            for which, match in self._complete(level, one, times).items():
                 found.setdefault(which, match)
         return list(found.values())
 
@@ -402,7 +418,7 @@ class Finder:
         node, count = self.session.node, len(answer.identifiers)
         if answer.unreadable and not may_be_torn:
             raise self._unreadable(level)
-        if 0xA700 <= answer.status <= 0xA7FF or answer.status in (0xB001, 0xFE00):
+        if _is_cut_off(answer.status):
             return answer, True
         if answer.status != 0x0000:
             raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{answer.status:04X})")
@@ -432,8 +448,13 @@ class Finder:
             "found; have the PACS team look at what it holds"
         )
 
-    def _complete(self, level: str, identifier: Dataset) -> dict[tuple[str, ...], Dataset]:
+    def _complete(
+        self, level: str, identifier: Dataset, narrower: Mapping[str, str] | None = None
+    ) -> dict[tuple[str, ...], Dataset]:
         """All matches of a query, split by StudyDate, then StudyTime, as often as the archive cuts it off.
+
+        Args:
+            narrower: keys that are added first where it does.
 
         Raises:
             ResultLimit: it cannot be split any further, or no range finds some of what the archive has shown.
@@ -448,6 +469,11 @@ class Finder:
         seen = {entity(level, match): match for match in answer.identifiers}
         if not cut:
             return seen
+        if narrower:
+            within = deepcopy(identifier)
+            for keyword, value in narrower.items():
+                setattr(within, keyword, value)
+            return self._complete(level, within)
         if identifier.get("StudyInstanceUID"):
             raise ResultLimit(f"{name}: cuts the answer off at its result limit within one study; {_ADVICE}")
         axis = axis_of(identifier)
@@ -597,12 +623,13 @@ class Finder:
 
     def _silent(self, series: FoundSeries, images: Sequence[Dataset], keys: Mapping[str, str]) -> list[str]:
         """Keys of which these answers prove nothing: never returned by this archive so far, or not to be relied on."""
-        return [
-            k
-            for k, wanted in keys.items()
-            if k not in self._returned
-            or not all(self.letters.prove(series.study_uid, k, wanted, values_of(image, k)) for image in images)
-        ]
+
+        def proven(key: str, wanted: str) -> bool:
+            # Without any image, what the series shows is all there is.
+            shown = [values_of(image, key) for image in images] or [_values(series.attributes.get(key, ""))]
+            return all(self.letters.prove(series.study_uid, key, wanted, values) for values in shown)
+
+        return [key for key, wanted in keys.items() if key not in self._returned or not proven(key, wanted)]
 
     def _holds_by_archive(self, series: FoundSeries, keys: Mapping[str, str], others: Collection[FoundSeries]) -> bool:
         """Whether an image satisfies all keys at once, where the archive itself must say so for some of them.

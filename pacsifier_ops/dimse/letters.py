@@ -21,6 +21,13 @@ _DEFAULT = "iso8859"
 _WIDE = ("utf", "gb", "iso2022", "iso_2022", "shift_jis", "euc_kr", "johab")
 
 
+def _holds_accents(encoding: str) -> bool:
+    try:
+        return bool("é".encode(encoding))
+    except (UnicodeEncodeError, LookupError):
+        return False
+
+
 @dataclass
 class Letters:
     """Judges whether a text in an answer proves what is stored.
@@ -55,13 +62,13 @@ class Letters:
         return len(own) < 2 and not any(name.startswith(_WIDE) for name in own)
 
     @property
-    def in_ascii(self) -> bool:
-        """Whether it has not named any set in its answers, and may drop all that is not ASCII."""
-        return self.dropped and not self.encodings - {_DEFAULT}
+    def without_accents(self) -> bool:
+        """Whether no set that it has named in its answers holds Latin letters with an accent: all may be lost."""
+        return self.dropped and not any(_holds_accents(name) for name in self.encodings - {_DEFAULT})
 
     def leave_open(self, keyword: str, wanted: str, shown: Sequence[str]) -> bool:
         """Whether what an answer shows may be what is wanted, though it does not match; the archive is not asked."""
-        lost = Lost.ALL if self.in_ascii else Lost.ANY if self.dropped else Lost.TYPED
+        lost = Lost.ALL if self.without_accents else Lost.ANY if self.dropped else Lost.TYPED
         return may_be(keyword, wanted, shown, self.encodings, lost)
 
     def absent(self, name: str, shown: str) -> bool:
@@ -71,7 +78,7 @@ class Letters:
         Not where the archive itself may have the name garbled, nor where it has not shown that it knows such letters.
         """
         plain = all(blurred(word).isascii() for word in name.split())
-        known = plain or (self.found_by_letters and not self.in_ascii)
+        known = plain or (self.found_by_letters and not self.without_accents)
         return known and not garbled("PatientName", name, shown, self.encodings)
 
     def prove(self, study_uid: str, keyword: str, wanted: str, shown: Sequence[str]) -> bool:

@@ -50,7 +50,7 @@ class Recall:
             missing, why: what is missing afterwards, and what the archive said of that.
 
         Raises:
-            PacsError: the archive failed for another reason.
+            PacsError: the archive failed for another reason, or answers nothing at all any more.
         """
         slow = self._availability in SLOW
         try:
@@ -61,6 +61,8 @@ class Recall:
             silent = isinstance(error, PacsSilent) and self._node.recall_wait > 0
             if not silent and not (slow and error.retryable and error.of_series):
                 raise
+            if silent:
+                self._finder.session.echo()  # one that hangs recalls nothing: this fails, and ends it all
             self.why = str(error)
 
     def told(self, account: SeriesAccount) -> str:

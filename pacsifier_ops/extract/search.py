@@ -11,6 +11,7 @@ from pacsifier_ops.accounts import ROW_EMPTY, ROW_FAILED, ROW_FOUND, ROW_UNDECID
 from pacsifier_ops.config import PacsNode
 from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.extract.run import ALL
+from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.leases import shared
 from pacsifier_ops.run import never
 from pacsifier_ops.tree import patient_identity
@@ -61,6 +62,37 @@ class Asked:
         self.warnings += (text for text in finder.warnings if text not in self.warnings)
         self.found += ((name, series) for series in found)
 
+    def choose(self, held: Callable[[str, FoundSeries], frozenset[str] | None]) -> None:
+        """Of a series that several archives have, keep the one of which most images are listed, the first of equals.
+
+        A series is fetched from one archive. Where another has images of it that this one has not, or one of them does
+        not list its images, the row is not answered by that.
+
+        Args:
+            held: SOP Instance UIDs that an archive lists of a series; None: it does not list them.
+        """
+        by_series: dict[SeriesId, list[tuple[str, FoundSeries]]] = {}
+        for one in self.found:
+            by_series.setdefault(one[1].series, []).append(one)
+        for several in by_series.values():
+            if len({name for name, _ in several}) < 2:
+                continue
+            lists = {name: held(name, series) for name, series in several}
+            name = max(lists, key=lambda name: len(lists[name] or ()))
+            self.found = [one for one in self.found if one[1].series != several[0][1].series or one[0] == name]
+            chosen = lists[name]
+            others = [other for other, uids in lists.items() if chosen is None or uids is None or uids - chosen]
+            if others := [other for other in others if other != name]:
+                self.state = max(self.state, ROW_UNDECIDABLE, key=_RANK.index)
+                self._because(
+                    f"a series of it is fetched from {name}, and {', '.join(others)} has other images of it, or one of "
+                    "them does not list its images: fetch it there as well, in a run of its own into another folder"
+                )
+
+    def _because(self, reason: str) -> None:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+
     def lines(self) -> Iterable[Any]:
         """What the step find keeps: how the row ended, then its series."""
         kept = {key: value for key, value in self.row.items() if key not in ("keys", "exact")}
@@ -99,4 +131,32 @@ def search(
             finder = Finder(session)
             for one in left:
                 one.ask(finder, lambda question, session=session: retrying(question, session, cancelled))
+    held = _lists(asked, archives, cancelled)
+    for one in asked:
+        one.choose(lambda name, series: held.get((name, series.series)))
     return asked
+
+
+def _lists(
+    asked: Iterable[Asked], archives: Sequence[PacsNode], cancelled: Callable[[], bool]
+) -> dict[tuple[str, SeriesId], frozenset[str]]:
+    """What each archive lists of the series that others have as well, as far as it lists them."""
+    from pacsifier_ops.dimse.attempts import open_session, retrying
+    from pacsifier_ops.dimse.find import Finder
+
+    names: dict[SeriesId, set[str]] = {}
+    for one in asked:
+        for name, series in one.found:
+            names.setdefault(series.series, set()).add(name)
+    lists: dict[tuple[str, SeriesId], frozenset[str]] = {}
+    for node in archives:
+        shared_ones = [which for which, holders in names.items() if len(holders) > 1 and node.name in holders]
+        if not shared_ones:
+            continue
+        with open_session(node, shared(), cancelled=cancelled) as session:
+            finder = Finder(session)
+            for which in shared_ones:
+                expected = retrying(partial(finder.expectation, *which, None), session, cancelled)
+                if expected.instances is not None:
+                    lists[node.name, which] = frozenset(expected.instances)
+    return lists

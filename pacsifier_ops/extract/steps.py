@@ -234,6 +234,7 @@ class _Wanted:
     __slots__ = (
         "accept_patient_id_of",
         "attributes",
+        "elsewhere",
         "folder",
         "instances",
         "lines",
@@ -251,6 +252,7 @@ class _Wanted:
         self.take(attributes, pacs)
         self.folder = ""
         self.lines: tuple[int, ...] = ()
+        self.elsewhere: tuple[int, ...] = ()
         self.new_ids: tuple[str, ...] = ()
         self.accept_patient_id_of = ""
 
@@ -310,6 +312,7 @@ def plan(run: Run, archives: Archives) -> Plan:
     new_ids, conflicts = _new_ids(wanted)
     order = [item for item in wanted if item.patient not in conflicts.patients]
     order = conflicts.without_shared(order)
+    conflicts.tell_elsewhere(order)
     del wanted
     tree = Tree.open(request.out_directory)
     # By archive, as long as nothing else says which.
@@ -372,6 +375,9 @@ def _exceeded(request: Request, sizes: Mapping[str, Size], nodes: Sequence[PacsN
     if request.retrieve == NONE:
         return []
     over = [sentence for node in nodes if node.name in sizes for sentence in exceeded(sizes[node.name], node)]
+    together = sum(size.series for size in sizes.values())
+    if not over and request.max_series and together > request.max_series:
+        over = [f"{together} series, more than the {request.max_series} that this run allows"]
     if request.approval:
         return over + (without_room(sizes.values()) if request.retrieve == SAVE else [])
     if over:
@@ -406,9 +412,9 @@ def _planned(number: int, item: _Wanted, new_ids: Mapping[str, str], pacs: str) 
 
 
 def _merge(run: Run) -> Iterator[_Wanted]:
-    """What all rows found, each series once, from the archive that tells of most images; under two patients it is two.
+    """What all rows found, each series once; under two patients it is two.
 
-    Of archives that tell of as many, it is the one that was asked first.
+    A series that rows found at different archives is that of the first such row.
     """
     wanted: dict[SeriesId, list[_Wanted]] = {}
     for part in run.parts("found"):
@@ -420,8 +426,10 @@ def _merge(run: Run) -> Iterator[_Wanted]:
                 item = next((item for item in known if item.is_same(new)), None)
                 if item is None:
                     known.append(item := new)
-                elif new.pacs != item.pacs and (new.instances or 0) > (item.instances or 0):
-                    item.take(attributes, pacs)
+                if new.pacs != item.pacs:
+                    # Another row has found it at another archive, which tells it otherwise, or this one was not asked.
+                    item.elsewhere += (row["line"],)
+                    continue
                 item.lines += (row["line"],)
                 item.accept_patient_id_of = item.accept_patient_id_of or row.get("accept_patient_id_of", "")
                 if row["new_id"] and row["new_id"] not in item.new_ids:
@@ -454,6 +462,16 @@ class _Conflicts:
             if times[item.series] > 1:
                 self._note(item, "a series of it is held under two patients; that series was left out")
         return [item for item in items if times[item.series] == 1]
+
+    def tell_elsewhere(self, items: Iterable[_Wanted]) -> None:
+        """Tell rows that found a series at another archive than the one that it is fetched from."""
+        for item in items:
+            for line in item.elsewhere:
+                self.reasons.setdefault(
+                    line,
+                    f"another row has a series of it fetched from {item.pacs}, and this row found it elsewhere; ask "
+                    "for this row in a run of its own, into another folder",
+                )
 
     def _note(self, item: _Wanted, reason: str) -> None:
         for line in item.lines:

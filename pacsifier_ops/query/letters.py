@@ -38,7 +38,8 @@ _BYTES_OF_A_LETTER = 4
 class Lost(Enum):
     """Which letters may be missing without a trace: none, those typed beyond ASCII, or all that may have an accent.
 
-    Of a word that was typed in plain letters one is left, as in an answer in Latin-1; or not even one, as in ASCII.
+    Of a word that was typed in plain letters one is left, as in an answer in Latin-1; or not even one, as in ASCII or
+    in a Cyrillic set.
     """
 
     NONE = 0

@@ -307,18 +307,19 @@ def _column(letters: bytes) -> int:
 
 
 def _named(book: Any, wanted: str) -> int:
-    """Which sheet has this name, or else this number.
+    """Which sheet has this name, or else this number among those that are seen.
 
     Raises:
         TableRefused: none has, or it is too large to be looked at.
     """
     titles = [sheet.title for sheet in book.worksheets]
+    seen = [number for number, sheet in enumerate(book.worksheets) if sheet.sheet_state == "visible"]
     if wanted in titles:
         number = titles.index(wanted)
-    elif wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= len(titles):
-        number = int(wanted) - 1
+    elif wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= len(seen):
+        number = seen[int(wanted) - 1]
     else:
-        message = f"has no such sheet as the option sheet says; give a name, or a number from 1 to {len(titles)}"
+        message = f"has no such sheet as the option sheet says; give a name, or a number from 1 to {len(seen)}"
         raise TableRefused([Problem(0, "", message, ", ".join(titles))])
     _refuse_huge(book.worksheets[number])
     return number
@@ -352,7 +353,7 @@ def _sheet_of(book: Any) -> int:
         if any(column_of(str(cell).strip()) for cell in header if cell is not None):
             fitting.append(number)
     if len(fitting) > 1:
-        which = " and ".join(str(number + 1) for number in fitting)
+        which = " and ".join(str(seen.index(number) + 1) for number in fitting)
         message = (
             f"sheets {which} of the workbook hold such a table; say which with the option sheet, or hide the others"
         )

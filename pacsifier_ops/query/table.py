@@ -103,6 +103,8 @@ def parse_query_table(data: bytes, reading: Reading = AS_IT_IS) -> QueryTable:
     if not filled:
         raise TableRefused([Problem(0, "", "is empty; give a header line and at least one row")])
     header, *rows = filled
+    if header.hidden:
+        raise TableRefused([Problem(header.line, "", "hidden, and it would be the header; show it, or delete it")])
     columns, notes = _columns(header)
     hidden = [record.line for record in rows if record.hidden]
     if hidden and reading.hidden_rows in (INCLUDE, SKIP):
