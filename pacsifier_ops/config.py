@@ -33,6 +33,8 @@ CONFIG_KEYS = (
 )
 #: Keys that it may hold beyond them: fields of `PacsNode`, in seconds.
 TIMES = ("connect_timeout", "acse_timeout", "dimse_timeout", "recall_wait")
+#: Keys that may be there as well: the times, and what the probe finds out of an archive.
+MORE_KEYS = (*TIMES, "result_limit", "letters")
 
 
 @dataclass(frozen=True)
@@ -341,7 +343,12 @@ def read_config(path: Path) -> PacsNode:
     Raises:
         ConfigError: as `read_keys`, or a key is wrong.
     """
-    where, config = path.name, read_keys(path, CONFIG_KEYS, TIMES)
+    where, config = path.name, read_keys(path, CONFIG_KEYS, MORE_KEYS)
+    more: dict[str, Any] = {}
+    if config.get("result_limit") is not None:
+        more["result_limit"] = _number(config, "result_limit", where, int)
+    if config.get("letters") is not None:
+        more["letters"] = plain_text(config["letters"], "letters", where)
     return PacsNode(
         name=path.stem,
         host=plain_text(config["server_address"], "server_address", where),
@@ -353,6 +360,7 @@ def read_config(path: Path) -> PacsNode:
         batch_size=_number(config, "batch_size", where, int),
         batch_wait_time=_number(config, "batch_wait_time", where, float),
         **{key: _number(config, key, where, float) for key in TIMES if config.get(key) is not None},
+        **more,
     )
 
 

@@ -13,17 +13,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 
-from pacsifier_ops.config import read_config
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from tests import matrix
 from tests.command import files, finish, start, write_table
-from tests.embedded import extract, log_of
+from tests.embedded import log_of
 from tests.matrix import NAMED, QUERIES, RIGHT, WRONG, Query
 from tests.peers import OUR_AET, Dcmqrscp, Orthanc, Peer, Qrscp, free_port
 
@@ -35,12 +34,10 @@ class Archive:
     Attributes:
         config: its part of a config.json.
         held: SOP Instance UIDs that it took.
-        told: fields of a connection that a config.json has no key for.
     """
 
     config: dict[str, Any]
     held: set[str]
-    told: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def of_peer(kind: Callable[..., Peer], **fields: Any) -> Column:
 
 
 def with_faults(told: dict[str, Any] | None = None, **faults: Any) -> Column:
-    """The embedded PACS, and what the connection is told of its faults."""
+    """The embedded PACS, and what config.json is told of its faults."""
 
     @contextlib.contextmanager
     def opened(folder: Path, cohort: list[Path]) -> Iterator[Archive]:
@@ -81,7 +78,7 @@ def with_faults(told: dict[str, Any] | None = None, **faults: Any) -> Column:
             receiver = free_port()
             pacs.destinations[OUR_AET] = ("127.0.0.1", receiver)
             config = {"port": pacs.port, "server_AET": pacs.aet, "move_port": receiver}
-            yield Archive(config, uids(cohort), told or {})
+            yield Archive(config | (told or {}), uids(cohort))
 
     return opened
 
@@ -99,7 +96,7 @@ REAL: dict[str, Column] = {
     "qrscp": of_peer(Qrscp),
     "embedded": with_faults(),
 }
-#: Nobody can know: the answer looks like any other. This is what the field `result_limit` of a connection is for.
+#: Nobody can know: the answer looks like any other. This is what `result_limit` is for.
 UNTOLD = "stops at 7 matches, without a word"
 FAULTY: dict[str, Column] = {
     UNTOLD: with_faults(result_limit=7),
@@ -178,15 +175,11 @@ def cells(name: str, cohort: list[Path], folder: Path, state: Path) -> dict[str,
         path = folder / "config.json"
         config = {"server_address": "127.0.0.1", "AET": OUR_AET, "move_AET": "", "batch_size": 0, "batch_wait_time": 0}
         path.write_text(json.dumps(config | archive.config))
-        if archive.told:
-            extract(replace(read_config(path), **archive.told), rows, out)
-            result = None
-        else:
-            table = write_table(folder / "table.csv", rows)
-            result = finish(start(path, table, out, "--save"), out, 300).ended(0, 3)
+        table = write_table(folder / "table.csv", rows)
+        result = finish(start(path, table, out, "--save"), out, 300).ended(0, 3)
     (path,) = state.glob("runs/*/accounts.json")
     accounts = json.loads(path.read_text(encoding="utf-8"))
-    assert result is None or result.code == {"complete": 0, "incomplete": 3}[accounts["verdict"]]
+    assert result.code == {"complete": 0, "incomplete": 3}[accounts["verdict"]]
     fetched: dict[str, set[str]] = {}
     for file in files(out).values():
         head = dcmread(file)

@@ -11,7 +11,7 @@ from tests.matrix_run import FAULTY, UNTOLD, cells, silently_wrong
 
 pytestmark = [pytest.mark.archive, pytest.mark.slow]
 
-KNOWN = {UNTOLD: pytest.mark.xfail(reason="nobody can know of it, and a config.json has no key for result_limit")}
+KNOWN = {UNTOLD: pytest.mark.xfail(reason="nobody can know of it unless told: result_limit")}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=KNOWN.get(name, ())) for name in FAULTY])

@@ -38,6 +38,7 @@ _HARMLESS = ("series_alone", "image_alone", "relational", "count", "availability
 _STATE_WORDS = {
     "peer": {YES: "known"},
     "latency": {YES: "measured"},
+    "availability": {YES: "told", NO: "not told"},
     "result_limit": {YES: "none seen", NO: "cut off", PARTLY: "refused"},
     "kept": {NOT_TESTED: "not known"},
 }

@@ -233,7 +233,7 @@ class Linkage:
                 if told.keys() - known_issuers.keys():
                     self.write(self._issuers, json.dumps(known_issuers | told, indent=4))
                 # A patient counts as known once in both, so a kill between them costs nothing.
-                if len(set(pseudonyms) & set(shifts)) > before or not self.new_ids.exists():
+                if len(set(pseudonyms) & set(shifts)) > before or (people and not self.new_ids.exists()):
                     self.write(self.day_shifts, json.dumps(shifts, indent=4))
                     self.write(self.new_ids, json.dumps(pseudonyms, indent=4))
             return len(set(pseudonyms) & set(shifts)) - before

@@ -159,7 +159,7 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
             problems.append(Problem(header.line, f"column {number}", "has no name; name it or remove it"))
         elif not column:
             near = nearest_column(name)
-            advice = f"did you mean {near}?" if near else f"the columns are {', '.join(COLUMNS)}"
+            advice = f"did you mean {near}?" if near else f"delete the column; known are {', '.join(COLUMNS)}"
             problems.append(Problem(header.line, f"column {number}", f"not known; {advice}", name))
         elif column in columns[: number - 1]:
             problems.append(Problem(header.line, column, f"there twice (column {number}); remove one", name))
