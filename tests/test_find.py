@@ -16,7 +16,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.extract import steps
 from pacsifier_ops.query.keys import MODALITIES
-from tests.embedded import node_of, planned_run, series, serving
+from tests.embedded import node_of, planned_run, series, serving, write
 
 pytestmark = pytest.mark.archive
 
@@ -369,6 +369,23 @@ def test_what_an_archive_refuses_proves_nothing(pacs: EmbeddedPacs, tmp_path: Pa
     pacs.faults = Faults(image_level=False, answer_charset="")
     with pytest.raises(Undecidable, match="StudyDescription"):
         asked(pacs, {"PatientID": "A100", "StudyDescription": "Kopf Größe"})
+
+
+@pytest.mark.parametrize("question", range(4))
+def test_what_arrives_while_a_row_is_asked_for_is_no_study_that_lacks_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: int
+) -> None:
+    late = write(series("A100", n_images=1), tmp_path / "late")
+    with serving([], tmp_path / "archive") as pacs, asking(pacs) as session:
+        ask, asked_so_far = session.find, iter(range(10))
+
+        def find(*args: Any, **more: Any) -> Any:
+            if next(asked_so_far) == question:
+                pacs.add(late)
+            return ask(*args, **more)
+
+        monkeypatch.setattr(session, "find", find)
+        assert len(Finder(session).series({"PatientID": "A100"})) == (question == 0)
 
 
 def test_a_name_of_which_the_set_holds_no_letter(tmp_path: Path) -> None:

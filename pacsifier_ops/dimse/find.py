@@ -206,13 +206,15 @@ class Finder:
         """Keys of a row that found nothing, by which this archive finds nothing whatever they are.
 
         An archive that does not know a key may answer so, instead of leaving it out (PS3.4 C.4.1.2.2.1): for such a key
-        any value at all is asked for, once. One without any study has nothing to show.
+        any value at all is asked for, once. One without any study has nothing to show; that is asked first, since what
+        arrives in between would look like a study that does not show the key.
         """
         asked = [k for k in keys if k not in self._returned | self._known and KEYS[k].level is not Level.IMAGE]
         asked = [k for k in asked if KEYS[k].vr not in ("UI", "IS") and k != MODALITIES]
+        if not asked or not self._some(query("STUDY", StudyInstanceUID="")):
+            return []
         self._known.update(key for key in asked if self._shows_any(key))
-        unknown = [key for key in asked if key not in self._known]
-        return unknown if unknown and self._some(query("STUDY", StudyInstanceUID="")) else []
+        return [key for key in asked if key not in self._known]
 
     def _shows_any(self, keyword: str) -> bool:
         """Whether the archive finds something by any value of a key, within a study of the row first."""
