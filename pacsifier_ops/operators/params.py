@@ -59,12 +59,13 @@ def method() -> Param:
         None,
         enum=[None, "auto", "get", "move"],
         values_display={
+            "null": "as the connection says",
             "auto": "auto: what fits the PACS and the series",
             "get": "C-GET: over our own association",
             "move": "C-MOVE: to our receiver",
         },
         title="Method",
-        description="How images are fetched, where they are. Empty: as the connection says.",
+        description="How images are fetched, where they are.",
         section=WHERE_FROM,
     )
 
@@ -113,19 +114,19 @@ def reading() -> dict[str, Param]:
             None,
             enum=[None, *CHOICES["hidden_rows"]],
             values_display={
+                "null": "as handed in, else refuse",
                 "refuse": "refuse: they are bad rows",
                 "include": "include: they count like the others",
                 "skip": "skip: they are left out",
             },
             title="Hidden rows",
-            description="Only of a workbook: what becomes of rows that a filter, or somebody, has hidden. Empty: "
-            "refuse.",
+            description="Only of a workbook: what becomes of rows that a filter, or somebody, has hidden.",
             section=WHAT,
         ),
         "date_format": Param(
             None,
             enum=[None, *CHOICES["date_format"]],
-            values_display={one: one for one in CHOICES["date_format"]},
+            values_display={"null": "as handed in, else YYYYMMDD only", **{one: one for one in CHOICES["date_format"]}},
             title="Dates",
             description="How the table has dates that are not YYYYMMDD; nothing is guessed.",
             section=WHAT,
@@ -134,11 +135,12 @@ def reading() -> dict[str, Param]:
             None,
             enum=[None, *CHOICES["match"]],
             values_display={
+                "null": "as handed in, else wildcards",
                 "wildcards": "wildcards: * is any characters, ? any one",
                 "exact": "exact: * and ? are characters like all others",
             },
             title="Wildcards",
-            description="For PatientIDs that hold * or ?: exact. Empty: wildcards.",
+            description="For PatientIDs that hold * or ?: exact.",
             section=WHAT,
         ),
     }

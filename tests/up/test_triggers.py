@@ -71,6 +71,7 @@ def test_through_the_form(up: Up, browser: Browser, picture: Any) -> None:
     browser.wait_for("[role=dialog]", "where a path could identify somebody, give an id")
     browser.fill("[name=element_queryfile]", "queries/example1.csv")
     browser.wait_for("[role=dialog]", "What happens to the images of the series that are found.")
+    browser.wait_for("[role=dialog]", "as handed in, else wildcards")
     picture("form")
     browser.click("[role=dialog] button", "Where to", exact=True)
     browser.fill("[name=element_out_directory]", "by-form")
