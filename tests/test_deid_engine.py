@@ -297,7 +297,7 @@ def test_an_element_of_another_vr_is_held_to_both() -> None:
     )
     assert raw(made, 0x00080020) == b"20200219" and raw(made, 0x00080021) is None
     assert raw(made, 0x00080070) is None and raw(made, 0x00100020) == PERSON.pseudonym.encode()
-    assert raw(made, 0x00180050) is None and raw(made, 0x00180060) is None
+    assert raw(made, 0x00180050) is None and raw(made, 0x00180060) == b"120 "
     assert raw(made, 0x0020000D) == SECRET.uid("1.2.34").encode() + b"\0" * (len(SECRET.uid("1.2.34")) % 2)
     assert raw(made, 0x00280010) is None and raw(made, 0x00280011) == b"\1\0"
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydicom import Dataset
@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 from pacsifier_ops.deid import pixels, reading, verifier, writing
 from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.exclusion import Kind, judge
+from pacsifier_ops.deid.numbers import Calendar, shift_of
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, Source
 from pacsifier_ops.deid.steps import How
 from pacsifier_ops.deid.verifier import Identifiers
@@ -100,7 +101,13 @@ class Converter:
         if verdict.kind is not Kind.PASS:
             return Converted(EXCLUDED if verdict.kind is Kind.EXCLUDE else QUARANTINED, verdict.rule)
         identifiers = Identifiers.of(dataset, source.person, how.rules) | self._known(source)
-        outcome = self._engine.deidentify(dataset, source.person)
+        shift = shift_of(how.rules, source.person, how.secret, source.study_uid)
+        births = frozenset(found.text for found in identifiers.found if found.kind == "birth")
+        taken = frozenset(identifiers.wanted.numbers)
+        calendar = Calendar.of(identifiers.days, shift, births, taken, source.counted)
+        if not calendar:
+            identifiers = replace(identifiers, days=frozenset())
+        outcome = self._engine.deidentify(dataset, source.person, calendar)
         counts = dict(outcome.counts)
         if verdict.blackout is not None:
             counts |= dict.fromkeys(pixels.blackout(outcome.dataset, verdict.blackout), 1)

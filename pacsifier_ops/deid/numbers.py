@@ -1,0 +1,269 @@
+"""Numbers that are dates: devices number series, acquisitions and images by the date, or by the time since an epoch.
+
+Beside a date that is moved, one that stands in a number tells by how many days. Which numbers may be dates at all,
+since they are but an order or a name, `tables/numbers.csv` says: SeriesNumber, AcquisitionNumber, InstanceNumber and
+the like. The others measure, count or describe pixels.
+
+A date in such a number is moved as the patient's other dates are, in the form that it is written in: it tells no more
+than they do, series and images keep their order, references find what they refer to, and any worker gives the same
+number. Where dates go, it is moved by days that the secret gives to the study.
+
+| written as                                            | taken for a date                                        |
+|-------------------------------------------------------|---------------------------------------------------------|
+| YYYYMMDD, with anything behind it; DDMMYYYY, MMDDYYYY | if it is one of 1990 to 2099                            |
+| YYMMDD, DDMMYY, MMDDYY                                | within a week of one of the patient's                   |
+| seconds to nanoseconds since 1970; YYYYDDD; Julian    | likewise                                                |
+| YYMMDD with anything behind it; days since year 0     | if it is one of the patient's                           |
+| five digits: YYDDD, DDMMYY without its first zero,    | likewise; of SeriesNumber and AcquisitionNumber only:   |
+| days since 1840, 1858, 1899 or 1970                   | more ordinary numbers have five digits than are dates   |
+
+Numbers of four digits are left: 117 and 1701 are ordinary ones.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+
+from pacsifier_ops.deid.rules import Option, Rules
+from pacsifier_ops.pseudonyms.linkage import Person
+from pacsifier_ops.pseudonyms.secret import Secret
+
+#: A week: a series is made anew, or read, some days after the patient was examined.
+_NEAR = dt.timedelta(7)
+_SAME = dt.timedelta(0)
+_YEARS = range(1990, 2100)
+#: Digits of numbers that are looked at.
+_FEWEST, _MOST = 5, 19
+#: Day 0 of counts of days, by the digits that such a count has by now: M (VistA), Modified Julian, spreadsheets, Unix;
+#: years 1 and 0; Julian.
+_DAYS_SINCE = {
+    5: (dt.date(1840, 12, 31), dt.date(1858, 11, 17), dt.date(1899, 12, 30), dt.date(1970, 1, 1)),
+    6: (dt.date.fromordinal(1), dt.date.fromordinal(1)),
+    7: (dt.date(1858, 11, 17),),
+}
+#: What is added to a count of days before it is counted from these.
+_ADDED = {5: (0, 0, 0, 0), 6: (1, 367), 7: (2_400_001,)}
+#: Units of a second that time since 1970 is counted in, by the digits of such numbers.
+_UNITS = {9: 1, 10: 1, 12: 10**3, 13: 10**3, 15: 10**6, 16: 10**6, 18: 10**9, 19: 10**9}
+_DAY, _EPOCH = 86_400, dt.date(1970, 1, 1)
+#: Formats of `struct`, by VR.
+_FORMATS = {"FD": "d", "FL": "f", "SL": "l", "SS": "h", "SV": "q", "UL": "L", "US": "H", "UV": "Q"}
+#: More values than these are samples.
+_VALUES = 256
+
+#: A date, how far it may be from one of the patient's (None: anything), and how it is written again.
+_Reading = tuple[dt.date, "dt.timedelta | None", Callable[[dt.date], str]]
+
+
+def _written(form: str, rest: str, day: dt.date) -> str:
+    return day.strftime(form) + rest
+
+
+def _counted(start: dt.date, added: int, day: dt.date) -> str:
+    return str((day - start).days + added)
+
+
+def _dated(digits: str, form: str) -> dt.date | None:
+    """The date that digits write; a year of two digits is one of 1970 to 2069."""
+    long = "Y" in form
+    year, rest = (digits[:4], digits[4:]) if form.startswith("%Y") else (digits[4:8], digits[:4])
+    if not long:
+        year, rest = (digits[:2], digits[2:]) if form.startswith("%y") else (digits[4:6], digits[:4])
+        year = ("20" if year < "70" else "19") + year
+    day, month = (rest[2:], rest[:2]) if not form.startswith("%d") else (rest[:2], rest[2:])
+    try:
+        return dt.date(int(year), int(month), int(day))
+    except ValueError:
+        return None
+
+
+def _readings(text: str) -> Iterator[_Reading]:
+    """What dates a number may be, the likeliest first."""
+    digits = text.lstrip("0")
+    size = len(digits)
+    for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"):
+        head, rest = (digits[:8], digits[8:]) if form == "%Y%m%d" else (digits.zfill(8), "")
+        if len(head) == 8 and (size >= 8 or (size == 7 and form != "%Y%m%d")):
+            day = _dated(head, form)
+            if day and day.year in _YEARS:
+                yield day, None if size >= 8 else _NEAR, partial(_written, form, rest)
+    for form in ("%y%m%d", "%d%m%y", "%m%d%y"):
+        if size in (5, 6) and (day := _dated(digits.zfill(6), form)):
+            yield day, _NEAR if size == 6 else _SAME, partial(_written, form, "")
+    if size in _UNITS:
+        unit = _UNITS[size]
+        days, within = divmod(int(digits), _DAY * unit)
+        # The clock may be anywhere on earth: who is examined on one day is so on the day before or after by UTC.
+        yield _EPOCH + dt.timedelta(days), _NEAR, lambda day: str((day - _EPOCH).days * _DAY * unit + within)
+    if size in (5, 7):
+        year, number = digits[:-3], int(digits[-3:])
+        year = year if size == 7 else ("20" if year < "70" else "19") + year
+        if int(year) in _YEARS and 1 <= number <= 366:
+            day = dt.date(int(year), 1, 1) + dt.timedelta(number - 1)
+            yield day, _NEAR if size == 7 else _SAME, partial(_written, "%Y%j" if size == 7 else "%y%j", "")
+    for start, added in zip(_DAYS_SINCE.get(size, ()), _ADDED.get(size, ()), strict=True):
+        day = _later(start, int(digits) - added)
+        if day and day.year in _YEARS:
+            yield day, _NEAR if size == 7 else _SAME, partial(_counted, start, added)
+    if size > 6 and (day := _dated(digits[:6], "%y%m%d")):
+        yield day, _SAME, partial(_written, "%y%m%d", digits[6:])
+
+
+def _later(day: dt.date, days: int) -> dt.date | None:
+    try:
+        return day + dt.timedelta(days)
+    except OverflowError:
+        return None
+
+
+class Birth(Exception):
+    """A number is the date of birth, which is never moved."""
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """A patient's dates, to know them again in numbers.
+
+    Attributes:
+        days: dates of all objects, as they were, but the date of birth.
+        births: dates of birth.
+        shift: by how many days numbers are moved.
+        taken: numbers that identify: they are left as they are, for whoever looks for them in the result.
+        counted: whether images of the series are counted with six digits: in such a number is no date.
+    """
+
+    days: frozenset[dt.date] = frozenset()
+    births: frozenset[dt.date] = frozenset()
+    shift: int = 0
+    taken: frozenset[str] = frozenset()
+    counted: bool = False
+    _moved: dict[tuple[str, int], str | None] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, days: frozenset[str], shift: int, births: frozenset[str], taken: frozenset[str], counted: bool = False
+    ) -> Calendar:
+        """That of a patient, from memory; dates are `YYYYMMDD`."""
+        return _calendar(days, shift, births, taken, counted)
+
+    def __bool__(self) -> bool:
+        return bool(self.shift)
+
+    def moved(self, text: str, least: int = _FEWEST) -> str | None:
+        """A number with the date in it moved; None where there is none.
+
+        Args:
+            text: digits only.
+            least: digits of the shortest number that is looked at.
+
+        Raises:
+            Birth: it is the date of birth.
+        """
+        if not self.shift or not max(least, _FEWEST) <= len(text) <= _MOST:
+            return None
+        key = text, least
+        if key not in self._moved:
+            if len(self._moved) > 10_000:
+                self._moved.clear()
+            self._moved[key] = self._move(text)
+        return self._moved[key]
+
+    def _move(self, text: str) -> str | None:
+        if text.lstrip("0") in self.taken or not text.isdecimal():
+            return None
+        readings = list(_readings(text))
+        if any(day in self.births and len(text) > _FEWEST for day, *_ in readings):
+            raise Birth
+        # One that is a date of the patient's goes before one that is near it, and this before one that may be any.
+        for within in (_SAME, _NEAR, None):
+            for day, near, write in readings:
+                if within is None or (near is None or near >= within):
+                    fits = near is None if within is None else any(abs(day - one) <= within for one in self.days)
+                    moved = _later(day, self.shift) if fits else None
+                    if moved:
+                        return write(moved).zfill(len(text))
+        return None
+
+    def tells(self, number: float) -> bool:
+        """Whether a number, or its whole part, is one of the patient's dates, written in six digits or more."""
+        if not self.days or not 99_999 < number < 10**_MOST:
+            return False
+        text = str(int(number))
+        return any(day in self.days or day in self.births for day, *_ in _readings(text))
+
+
+@lru_cache(maxsize=64)
+def _calendar(
+    days: frozenset[str], shift: int, births: frozenset[str], taken: frozenset[str], counted: bool
+) -> Calendar:
+    known = dates(days)
+    return Calendar(known, dates(births) - known, shift, taken, counted)
+
+
+def shift_of(rules: Rules, person: Person, secret: Secret, study_uid: str) -> int:
+    """By how many days a date in a number of a study is moved; 0 where it stays."""
+    if Option.FULL_DATES in rules.options:
+        return 0
+    if Option.MODIFIED_DATES in rules.options:
+        return person.shift
+    # Between studies, too, the days go.
+    return -3653 - secret.number("numbers", study_uid) % 3653
+
+
+def numbers_in(vr: str, value: bytes, little: bool) -> list[float]:
+    """The numbers of a value; none where there are too many, or none can be read.
+
+    Args:
+        vr: of numbers, in characters (DS, IS) or not.
+        little: whether the data set is Little Endian.
+    """
+    if vr in ("DS", "IS"):
+        found = [_float(text) for text in value.decode("latin-1").split("\\")]
+    elif form := _FORMATS.get(vr):
+        size = struct.calcsize(f"<{form}")
+        many = len(value) // size
+        if many > _VALUES or len(value) % size:
+            return []
+        found = list(struct.unpack(f"{'<' if little else '>'}{many}{form}", value))
+    else:
+        return []
+    found = [number for number in found if math.isfinite(number)]
+    if vr == "FL":  # which holds every second whole number from here on
+        found += [number + by for number in found if number >= 1 << 24 for by in (-1, 1)]
+    return found
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text.strip("\0 "))
+    except ValueError:
+        return math.nan
+
+
+@lru_cache(maxsize=64)
+def plain(days: frozenset[str]) -> frozenset[float]:
+    """Dates (`YYYYMMDD`) as the numbers that nobody takes for another: with four digits of the year, in any order.
+
+    Those that a float of 32 bits (FL) cannot hold are there as it holds them.
+    """
+    found: set[float] = set()
+    for day in dates(days):
+        for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"):
+            number = int(day.strftime(form))
+            found |= {number, struct.unpack("<f", struct.pack("<f", number))[0]}
+    return frozenset(found)
+
+
+def dates(days: Iterable[str]) -> frozenset[dt.date]:
+    """Dates (`YYYYMMDD`); what is none is left out."""
+    return frozenset(day for text in days if (day := _date(re.sub(r"\D", "", text)[:8])))
+
+
+def _date(text: str) -> dt.date | None:
+    return _dated(text, "%Y%m%d") if len(text) == 8 else None
