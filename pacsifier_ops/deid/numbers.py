@@ -27,6 +27,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -69,49 +70,41 @@ def _counted(start: dt.date, added: int, day: dt.date) -> str:
     return str((day - start).days + added)
 
 
-def _dated(digits: str, form: str) -> dt.date | None:
-    """The date that digits write; a year of two digits is one of 1970 to 2069."""
-    long = "Y" in form
-    year, rest = (digits[:4], digits[4:]) if form.startswith("%Y") else (digits[4:8], digits[:4])
-    if not long:
-        year, rest = (digits[:2], digits[2:]) if form.startswith("%y") else (digits[4:6], digits[:4])
-        year = ("20" if year < "70" else "19") + year
-    day, month = (rest[2:], rest[:2]) if not form.startswith("%d") else (rest[:2], rest[2:])
-    try:
-        return dt.date(int(year), int(month), int(day))
-    except ValueError:
-        return None
+def _dated(digits: str, form: str) -> Iterator[dt.date]:
+    """The dates that digits write; a year of two digits may be one of this century or of the last."""
+    parts, at = {}, 0
+    for part in form.split("%")[1:]:
+        parts[part] = digits[at : (at := at + (4 if part == "Y" else 2))]
+    for year in (parts["Y"],) if "Y" in parts else ("20" + parts["y"], "19" + parts["y"]):
+        with suppress(ValueError):
+            yield dt.date(int(year), int(parts["m"]), int(parts["d"]))
 
 
 def _readings(text: str) -> Iterator[_Reading]:
-    """What dates a number may be, the likeliest first."""
+    """What dates a number may be."""
     digits = text.lstrip("0")
     size = len(digits)
     for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"):
-        head, rest = (digits[:8], digits[8:]) if form == "%Y%m%d" else (digits.zfill(8), "")
-        if len(head) == 8 and (size >= 8 or (size == 7 and form != "%Y%m%d")):
-            day = _dated(head, form)
-            if day and day.year in _YEARS:
-                yield day, None if size >= 8 else _NEAR, partial(_written, form, rest)
+        if size == 8 or (size > 8 and form == "%Y%m%d") or (size == 7 and form != "%Y%m%d"):
+            for day in _dated(digits.zfill(8), form):
+                near = _NEAR if size == 7 else None if day.year in _YEARS else _SAME
+                yield day, near, partial(_written, form, digits[8:])
     for form in ("%y%m%d", "%d%m%y", "%m%d%y"):
-        if size in (5, 6) and (day := _dated(digits.zfill(6), form)):
+        for day in _dated(digits.zfill(6), form) if size in (5, 6) else ():
             yield day, _NEAR if size == 6 else _SAME, partial(_written, form, "")
     if size in _UNITS:
         unit = _UNITS[size]
         days, within = divmod(int(digits), _DAY * unit)
-        # The clock may be anywhere on earth: who is examined on one day is so on the day before or after by UTC.
         yield _EPOCH + dt.timedelta(days), _NEAR, lambda day: str((day - _EPOCH).days * _DAY * unit + within)
     if size in (5, 7):
-        year, number = digits[:-3], int(digits[-3:])
-        year = year if size == 7 else ("20" if year < "70" else "19") + year
-        if int(year) in _YEARS and 1 <= number <= 366:
-            day = dt.date(int(year), 1, 1) + dt.timedelta(number - 1)
-            yield day, _NEAR if size == 7 else _SAME, partial(_written, "%Y%j" if size == 7 else "%y%j", "")
+        for year in (digits[:4],) if size == 7 else ("20" + digits[:2], "19" + digits[:2]):
+            number = int(digits[-3:])
+            if int(year) and (day := _later(dt.date(int(year), 1, 1), number - 1)) and day.year == int(year):
+                yield day, _NEAR if size == 7 else _SAME, partial(_written, "%Y%j" if size == 7 else "%y%j", "")
     for start, added in zip(_DAYS_SINCE.get(size, ()), _ADDED.get(size, ()), strict=True):
-        day = _later(start, int(digits) - added)
-        if day and day.year in _YEARS:
+        if day := _later(start, int(digits) - added):
             yield day, _NEAR if size == 7 else _SAME, partial(_counted, start, added)
-    if size > 6 and (day := _dated(digits[:6], "%y%m%d")):
+    for day in _dated(digits[:6], "%y%m%d") if size > 6 else ():
         yield day, _SAME, partial(_written, "%y%m%d", digits[6:])
 
 
@@ -187,7 +180,7 @@ class Calendar:
                     fits = near is None if within is None else any(abs(day - one) <= within for one in self.days)
                     moved = _later(day, self.shift) if fits else None
                     if moved:
-                        return write(moved).zfill(len(text))
+                        return write(moved).lstrip("0").zfill(len(text))
         return None
 
     def tells(self, number: float) -> bool:
@@ -266,4 +259,4 @@ def dates(days: Iterable[str]) -> frozenset[dt.date]:
 
 
 def _date(text: str) -> dt.date | None:
-    return _dated(text, "%Y%m%d") if len(text) == 8 else None
+    return next(_dated(text, "%Y%m%d"), None) if len(text) == 8 else None
