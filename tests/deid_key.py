@@ -39,8 +39,8 @@ VERSIONS = frozenset({0x00080106, 0x0040DB06})
 #: When a machine was made, installed and calibrated: not one patient's, so that true or moved, it would tell the shift.
 MACHINES = frozenset({0x00181200, 0x00181201, 0x00181202, 0x00181203, 0x00181204, 0x00181205, 0x0018700C, 0x0018700E})
 MACHINES |= {0x0014407C, 0x0014407E, 0x00143076, 0x00143077}
-#: Likewise: a trial approved, a product or a protocol expires, a source measured, a template or hanging protocol issued,
-#: a site's own version of codes, an archive's changes and inventories, and what another system had a part in.
+#: Likewise: a trial approved, a product or a protocol expires, a source measured, a template or hanging protocol
+#: issued, a site's own version of codes, an archive's changes and inventories, and what another system had a part in.
 SHARED = MACHINES | {
     *(0x00120086, 0x00120087, 0x0044000B, 0x00141020, 0x00440104, 0x00440105, 0x300A022C, 0x300A022E),
     *(0x00686226, 0x00686270, 0x0072000A, 0x00720061, 0x00720063, 0x0072006B, 0x00080107, 0x0040DB07),

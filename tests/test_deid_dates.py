@@ -19,6 +19,7 @@ from pacsifier_ops.deid.rules import Option
 from pacsifier_ops.deid.verifier import search
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.errors import Unfit
+from pacsifier_ops.pseudonyms.linkage import Person
 from tests.airflow_home import KUNIGUNDE, ZEBEDAEUS
 from tests.test_anonymize import content, deidentify, images
 from tests.test_deid_engine import PERSON, SECRET, SIEMENS, encoded, engine, phantom
@@ -61,6 +62,14 @@ def seconds(text: str) -> int:
 )
 def test_a_number_that_is_a_date_moves_as_the_others_do(before: str, after: str) -> None:
     assert CALENDAR.moved(before) == after
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_number_that_moved_by_a_day_is_no_true_date(days: int) -> None:
+    source, person = of_the_day(SeriesNumber=int(DAY)), Person("P1", days)
+    known = Identifiers.of(source, person, engine("default").rules)
+    made = engine("default").deidentify(source, person, Calendar.of(known.days, days, frozenset(), frozenset())).dataset
+    assert made.SeriesNumber == int(DAY) + days and search(encoded(made), known) == []
 
 
 @pytest.mark.parametrize(
@@ -157,6 +166,9 @@ def test_a_private_number_that_is_a_date_goes(tmp_path: Path, vr: str, day: Any,
         ("FrameReferenceTime", 20230117, "StudyDate found in (0054,1300)"),
         ("TransducerFrequency", 20230117, "a date found in (0018,6030)"),
         ("EffectiveEchoTime", 17012023.0, "a date found in (0018,9082)"),
+        ("TableSpeed", 20230117.0, "a date found in (0018,9309)"),
+        ("ReconstructionAngle", 1172023.0, "a date found in (0018,9319)"),
+        ("RecommendedDisplayFrameRateInFloat", 20230117.0, "a date found in (0008,9459)"),  # which holds 20230116
         ("DiffusionBValue", 170123.0, ""),
         ("ExposureTime", 230117, ""),
     ],
@@ -172,7 +184,7 @@ def test_a_date_in_a_measurement_is_found_afterwards(keyword: str, value: Any, f
 
 
 def series(patient: dict[str, Any], number: str, day: str = DAY, **rest: Any) -> list[Dataset]:
-    size = {"n_images": 1, "rows": 8, "columns": 8}
+    size: dict[str, Any] = {"n_images": 1, "rows": 8, "columns": 8}
     made = phantom_series(**patient, study_date=day, study_time="070809", series_number=int(number), **size)
     for ds in made:
         ds.SeriesNumber = number

@@ -101,10 +101,7 @@ class Converter:
         if verdict.kind is not Kind.PASS:
             return Converted(EXCLUDED if verdict.kind is Kind.EXCLUDE else QUARANTINED, verdict.rule)
         identifiers = Identifiers.of(dataset, source.person, how.rules) | self._known(source)
-        shift = shift_of(how.rules, source.person, how.secret, source.study_uid)
-        births = frozenset(found.text for found in identifiers.found if found.kind == "birth")
-        taken = frozenset(identifiers.wanted.numbers)
-        calendar = Calendar.of(identifiers.days, shift, births, taken, source.counted)
+        calendar = self._calendar(identifiers, source)
         if not calendar:
             identifiers = replace(identifiers, days=frozenset())
         outcome = self._engine.deidentify(dataset, source.person, calendar)
@@ -121,6 +118,12 @@ class Converter:
         if found := verifier.search(target, identifiers):
             raise Unfit(f"the result still tells who it is: {'; '.join(found[:5])}")
         return Converted(DEIDENTIFIED, "", target, str(outcome.dataset.SOPInstanceUID), counts, dict(outcome.uids))
+
+    def _calendar(self, identifiers: Identifiers, source: Source) -> Calendar:
+        """The dates that must not stay in numbers; empty where dates stay."""
+        shift = shift_of(self._how.rules, source.person, self._how.secret, source.study_uid)
+        births = frozenset(found.text for found in identifiers.found if found.kind == "birth")
+        return Calendar.of(identifiers.days, shift, births, frozenset(identifiers.wanted.numbers), source.counted)
 
     def _known(self, source: Source) -> Identifiers:
         """What other objects of the patient tell: it must not be in this one either."""

@@ -98,12 +98,12 @@ def _readings(text: str) -> Iterator[_Reading]:
         yield _EPOCH + dt.timedelta(days), _NEAR, lambda day: str((day - _EPOCH).days * _DAY * unit + within)
     if size in (5, 7):
         for year in (digits[:4],) if size == 7 else ("20" + digits[:2], "19" + digits[:2]):
-            number = int(digits[-3:])
-            if int(year) and (day := _later(dt.date(int(year), 1, 1), number - 1)) and day.year == int(year):
-                yield day, _NEAR if size == 7 else _SAME, partial(_written, "%Y%j" if size == 7 else "%y%j", "")
+            nth = _later(dt.date(int(year), 1, 1), int(digits[-3:]) - 1)
+            if nth and nth.year == int(year):
+                yield nth, _NEAR if size == 7 else _SAME, partial(_written, "%Y%j" if size == 7 else "%y%j", "")
     for start, added in zip(_DAYS_SINCE.get(size, ()), _ADDED.get(size, ()), strict=True):
-        if day := _later(start, int(digits) - added):
-            yield day, _NEAR if size == 7 else _SAME, partial(_counted, start, added)
+        if counted := _later(start, int(digits) - added):
+            yield counted, _NEAR if size == 7 else _SAME, partial(_counted, start, added)
     for day in _dated(digits[:6], "%y%m%d") if size > 6 else ():
         yield day, _SAME, partial(_written, "%y%m%d", digits[6:])
 
@@ -240,17 +240,9 @@ def _float(text: str) -> float:
 
 
 @lru_cache(maxsize=64)
-def plain(days: frozenset[str]) -> frozenset[float]:
-    """Dates (`YYYYMMDD`) as the numbers that nobody takes for another: with four digits of the year, in any order.
-
-    Those that a float of 32 bits (FL) cannot hold are there as it holds them.
-    """
-    found: set[float] = set()
-    for day in dates(days):
-        for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"):
-            number = int(day.strftime(form))
-            found |= {number, struct.unpack("<f", struct.pack("<f", number))[0]}
-    return frozenset(found)
+def plain(days: frozenset[str]) -> frozenset[int]:
+    """Dates (`YYYYMMDD`) as the numbers that nobody takes for another: with four digits of the year, in any order."""
+    return frozenset(int(day.strftime(form)) for day in dates(days) for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"))
 
 
 def dates(days: Iterable[str]) -> frozenset[dt.date]:
