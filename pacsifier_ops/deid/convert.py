@@ -130,7 +130,7 @@ class Converter:
         if self._of != source.key:
             self._of, self._others = source.key, Identifiers()
             for keyword, values in source.known.items():
-                for value in values:
+                for value in ["\\".join(values)] if keyword == "AcquisitionDate" else values:  # there may be many
                     one = Dataset()
                     setattr(one, keyword, value)
                     self._others |= Identifiers.of(one, source.person)

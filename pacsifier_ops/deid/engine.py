@@ -487,12 +487,12 @@ class _Walk:
         else:
             return kept
         try:
-            moved = [self._calendar.moved(text.removeprefix("+"), least) for text in texts]
+            moved = [self._calendar.moved(text.lstrip("+-"), least) for text in texts]
         except Birth:
             raise Unfit(f"the result still tells who it is: PatientBirthDate found in {_place(tag)}") from None
         if not any(moved):
             return kept
-        texts = [new or text for new, text in zip(moved, texts, strict=True)]
+        texts = [("-" * text.startswith("-") + new) if new else text for new, text in zip(moved, texts, strict=True)]
         if binary:
             return int(texts[0]).to_bytes(len(kept), "big" if self._big_endian else "little")
         return values.padded("\\".join(texts).encode("latin-1"), vr)

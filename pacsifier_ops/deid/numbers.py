@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 from pacsifier_ops.deid.rules import Option, Rules
+from pacsifier_ops.deid.values import shifted_date
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
 
@@ -246,9 +247,6 @@ def plain(days: frozenset[str]) -> frozenset[int]:
 
 
 def dates(days: Iterable[str]) -> frozenset[dt.date]:
-    """Dates (`YYYYMMDD`); what is none is left out."""
-    return frozenset(day for text in days if (day := _date(re.sub(r"\D", "", text)[:8])))
-
-
-def _date(text: str) -> dt.date | None:
-    return next(_dated(text, "%Y%m%d"), None) if len(text) == 8 else None
+    """Dates (`YYYYMMDD`); what is none, or stands for none (1 January 1900), is left out."""
+    known = (re.sub(r"\D", "", text)[:8] for text in days)
+    return frozenset(day for text in known if shifted_date(text, 1) for day in _dated(text, "%Y%m%d"))

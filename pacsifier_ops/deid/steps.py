@@ -319,8 +319,7 @@ _TELLING = {
 
 def days_of(telling: Mapping[str, Iterable[str]]) -> frozenset[str]:
     """A patient's days (`YYYYMMDD`) among what tells who it is."""
-    found = (text for name in ("StudyDate", "AcquisitionDate") for text in telling.get(name, ()))
-    return frozenset(day.replace(".", "") for text in found for day in text.split("\\"))
+    return frozenset(day.replace(".", "") for name in ("StudyDate", "AcquisitionDate") for day in telling.get(name, ()))
 
 
 def _counted(numbers: Iterable[str]) -> bool:
@@ -342,6 +341,7 @@ def _telling(
         values = found.setdefault(patient_id, {name: set() for name in _TELLING})
         for name, attribute in _TELLING.items():
             values[name] |= {getattr(file, attribute) for file in files} - {""}
+        values["AcquisitionDate"] = set("\\".join(values["AcquisitionDate"]).split("\\")) - {""}
     return found
 
 
