@@ -42,15 +42,13 @@ _SAME = dt.timedelta(0)
 _YEARS = range(1990, 2100)
 #: Digits of numbers that are looked at.
 _FEWEST, _MOST = 5, 19
-#: Day 0 of counts of days, by the digits that such a count has by now: M (VistA), Modified Julian, spreadsheets, Unix;
-#: years 1 and 0; Julian.
+#: Counts of days, by the digits that they have by now: a day, and the number of that day. M (VistA), Modified Julian,
+#: spreadsheets, Unix; since years 1 and 0; Julian.
 _DAYS_SINCE = {
-    5: (dt.date(1840, 12, 31), dt.date(1858, 11, 17), dt.date(1899, 12, 30), dt.date(1970, 1, 1)),
-    6: (dt.date.fromordinal(1), dt.date.fromordinal(1)),
-    7: (dt.date(1858, 11, 17),),
+    5: ((dt.date(1840, 12, 31), 0), (dt.date(1858, 11, 17), 0), (dt.date(1899, 12, 30), 0), (dt.date(1970, 1, 1), 0)),
+    6: ((dt.date(1, 1, 1), 1), (dt.date(1, 1, 1), 367)),
+    7: ((dt.date(1858, 11, 17), 2_400_001),),
 }
-#: What is added to a count of days before it is counted from these.
-_ADDED = {5: (0, 0, 0, 0), 6: (1, 367), 7: (2_400_001,)}
 #: Units of a second that time since 1970 is counted in, by the digits of such numbers.
 _UNITS = {9: 1, 10: 1, 12: 10**3, 13: 10**3, 15: 10**6, 16: 10**6, 18: 10**9, 19: 10**9}
 _DAY, _EPOCH = 86_400, dt.date(1970, 1, 1)
@@ -102,7 +100,7 @@ def _readings(text: str) -> Iterator[_Reading]:
             nth = _later(dt.date(int(year), 1, 1), int(digits[-3:]) - 1)
             if nth and nth.year == int(year):
                 yield nth, _NEAR if size == 7 else _SAME, partial(_written, "%Y%j" if size == 7 else "%y%j", "")
-    for start, added in zip(_DAYS_SINCE.get(size, ()), _ADDED.get(size, ()), strict=True):
+    for start, added in _DAYS_SINCE.get(size, ()):
         if counted := _later(start, int(digits) - added):
             yield counted, _NEAR if size == 7 else _SAME, partial(_counted, start, added)
     for day in _dated(digits[:6], "%y%m%d") if size > 6 else ():
