@@ -149,6 +149,7 @@ def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, w
     from pacsifier_ops.deid import verifier as search
     from pacsifier_ops.deid.engine import Engine
     from pacsifier_ops.deid.exclusion import Kind, judge
+    from pacsifier_ops.deid.numbers import Calendar
     from pacsifier_ops.deid.rules import Option
     from pacsifier_ops.deid.verifier import Identifiers
     from pacsifier_ops.errors import Unfit
@@ -167,7 +168,8 @@ def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, w
                 continue
             person = Person(f"P{crc32(str(dataset.PatientID).encode())}", -17)
             identifiers = Identifiers.of(dataset, person)
-            outcome = engine.deidentify(dataset, person)
+            calendar = Calendar.of(identifiers.days, -17, frozenset(), frozenset(identifiers.wanted.numbers))
+            outcome = engine.deidentify(dataset, person, calendar)
             if verdict.blackout is not None:
                 pixels.blackout(outcome.dataset, verdict.blackout)
             writing.write(outcome.dataset, target)

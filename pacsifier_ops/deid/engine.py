@@ -11,7 +11,9 @@ Dates
   not there is left out again. A DA without day or month is none, nor is a range: such values are not moved but
   emptied, removed or replaced by 1 January 1900, as the rule says. So are those that stand for no date, such as
   1 January 1900 or 1970: moved, they would tell by how many days.
-- Versions of context groups and templates are dates of publications: rules keep them.
+- What is no date of the patient's alone, the date of a calibration for one, goes by its rule (`tables/dates.csv`).
+- Dates in numbers: those of an order (SeriesNumber) are moved, others go with their element (see `numbers`).
+- How long it is since an event stays where that is one of the patient's own, as the differences of moved dates do.
 
 Birth date and age
 - The birth date is never moved: beside an age and a date of the study, or a birth date of another source, it would tell
@@ -45,12 +47,21 @@ from pydicom.uid import UID_dictionary
 from pacsifier_ops.deid import codes, markers, reading, sr, tables, values, vocabulary, writing
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
+from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
 from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Rule, Rules
 from pacsifier_ops.errors import Unfit
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
 
 _MEANING = 0x00080104
+#: LongitudinalTemporalOffsetFromEvent, LongitudinalTemporalEventType.
+_OFFSET, _EVENT = 0x00120052, 0x00120053
+#: Events of one patient (PS3.3 C.7.2.3, and what archives of trials write). What begins for all on one day is none.
+_OWN_EVENTS = frozenset(("BASELINE", "DIAGNOSIS", "ENROLLMENT", "RANDOMIZATION", "REGISTRATION"))
+_INSTANCE_NUMBER = 0x00200013
+_NO_DATES = Calendar()
+#: Digits of numbers by which images may be counted.
+_COUNTED = 7
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 _BINARY = frozenset(values.SIZES) | {"OB"}
 #: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
@@ -87,22 +98,23 @@ class Engine:
         self.uids: dict[str, str] = {}
         self.plans: dict[ObjectRules, dict[tuple[int, str], _Plan]] = {}
 
-    def deidentify(self, ds: Dataset, person: Person) -> Outcome:
+    def deidentify(self, ds: Dataset, person: Person, calendar: Calendar = _NO_DATES) -> Outcome:
         """De-identify an object; `ds` stays as it is.
 
         Args:
             ds: from `reading.read`; another one is encoded first, as its file meta information says.
             person: who the patient becomes.
+            calendar: dates of the patient's objects, which must not stay in numbers.
 
         Raises:
-            Unfit: the object has what is not understood.
+            Unfit: the object has what is not understood, or a number is the date of birth.
         """
         parsed = ds if isinstance(ds, reading.Parsed) else _parsed(ds)
         sop_class = sr.text_of(parsed.elements, _SOP_CLASS)
         if not sop_class or not sr.text_of(parsed.elements, _SOP_INSTANCE):
             raise Unfit("it has no SOP Class UID or no SOP Instance UID")
         rules = self.rules.of(sop_class, sr.text_of(parsed.elements, _MODALITY))
-        walk = _Walk(self, rules, person, big_endian=not parsed.syntax.little)
+        walk = _Walk(self, rules, person, calendar, big_endian=not parsed.syntax.little)
         elements = walk.root(parsed.elements)
         if not sr.text_of(elements, _SOP_CLASS) or not sr.text_of(elements, _SOP_INSTANCE):
             raise Unfit("its SOP Class UID or its SOP Instance UID is not valid")
@@ -209,8 +221,10 @@ def _fitted(rule: Rule, tag: int, vr: str) -> _Plan:
             vr = known[0]
         elif not (vr in _BINARY and known[0] in _BINARY):
             rule, vr = _without_value(rule), known[0]
-    plan = _planned(rule, vr)
-    return replace(plan, act=_Walk.meaning) if tag == _MEANING and plan.act is _Walk.cleaned_text else plan
+    own = _CLEAN_OWN.get(tag) if rule.action is Action.CLEAN else None
+    if own is None and rule.action is Action.CLEAN and tag in tables.numbers():
+        own = _Walk.order
+    return _Plan(rule, vr, own) if own else _planned(rule, vr)
 
 
 def _without_value(rule: Rule) -> Rule:
@@ -248,8 +262,11 @@ def _planned(rule: Rule, vr: str) -> _Plan:
 class _Walk:
     """One object on its way."""
 
-    def __init__(self, engine: Engine, rules: ObjectRules, person: Person, *, big_endian: bool) -> None:
+    def __init__(
+        self, engine: Engine, rules: ObjectRules, person: Person, calendar: Calendar, *, big_endian: bool
+    ) -> None:
         self._engine, self._rules, self._person, self._big_endian = engine, rules, person, big_endian
+        self._calendar = calendar
         self.counts: Counter[str] = Counter()
         self.uids: dict[str, str] = {}
         self._positions = sr.Positions()
@@ -454,6 +471,47 @@ class _Walk:
             self._kept_dates = True
         return values.padded("\\".join(map(str, moved)).encode("ascii"), vr)
 
+    def order(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """Numbers that are but an order or a name, a date in them moved."""
+        binary = vr in values.SIZES
+        kept = (self.kept_binary if binary else self.kept_text)(value, vr, tag, rule, charset)
+        if not self._calendar or self._bare or not isinstance(kept, bytes):
+            return kept
+        least = tables.numbers()[tag]
+        if tag == _INSTANCE_NUMBER and self._calendar.counted:
+            least = max(least, _COUNTED + 1)
+        if not binary:
+            texts = [text.strip(" \0") for text in kept.decode("latin-1").split("\\")]
+        elif len(kept) == values.SIZES[vr]:
+            texts = [str(int(number)) for number in numbers_in(vr, kept, not self._big_endian)]
+        else:
+            return kept
+        try:
+            moved = [self._calendar.moved(text.lstrip("+-"), least) for text in texts]
+        except Birth:
+            raise Unfit(f"the result still tells who it is: PatientBirthDate found in {_place(tag)}") from None
+        if not any(moved):
+            return kept
+        texts = [("-" * text.startswith("-") + new) if new else text for new, text in zip(moved, texts, strict=True)]
+        if binary:
+            return int(texts[0]).to_bytes(len(kept), "big" if self._big_endian else "little")
+        return values.padded("\\".join(texts).encode("latin-1"), vr)
+
+    def number(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """Numbers, unless one of them is a date."""
+        kept = (self.kept_binary if vr in values.SIZES else self.kept_text)(value, vr, tag, rule, charset)
+        if kept and isinstance(kept, bytes) and self._calendar:
+            there = numbers_in(vr, kept, not self._big_endian)
+            if any(map(self._calendar.tells, there)):
+                return self._otherwise(value, vr, tag, rule, charset)
+        return kept if kept or not value else self._otherwise(value, vr, tag, rule, charset)
+
+    def offset(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """How long it is since an event, and which, where that is one of the patient's own."""
+        if sr.text_of(self._source, _EVENT) not in _OWN_EVENTS:
+            return self._otherwise(value, vr, tag, rule, charset)
+        return (self.number if vr == "FD" else self.kept_text)(value, vr, tag, rule, charset)
+
     def capped(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         ages = [values.capped_age(text.strip(" \0")) for text in _texts(value, vr, charset)]
         if self._bare or None in ages:
@@ -474,11 +532,18 @@ class _Walk:
 _CLEAN: dict[str, _Act] = {
     **dict.fromkeys(("AE", "LO", "LT", "SH", "ST", "UC", "UT"), _Walk.cleaned_text),
     **dict.fromkeys(("DA", "DT"), _Walk.moved),
+    **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), _Walk.number),
     "AS": _Walk.capped,
     "SQ": _Walk.items,
     "TM": _Walk.cleaned_time,
 }
+#: The same for attributes that are cleaned in a way of their own; those of `tables.numbers` by `order`.
+_CLEAN_OWN: dict[int, _Act] = {_MEANING: _Walk.meaning, _OFFSET: _Walk.offset, _EVENT: _Walk.offset}
 _KEEP: dict[str, _Act] = {"SQ": _Walk.items, "UI": _Walk.kept_uids}
+
+
+def _place(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def _block(tag: int) -> int:

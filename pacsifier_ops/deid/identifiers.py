@@ -114,6 +114,7 @@ class Identifiers:
             beside one of the moved ones, one that stays tells by how many days.
         uids: UIDs that had to be replaced.
         dates: all other dates, as they are after the shift (`YYYYMMDD`): a newborn's date of birth may be one of them.
+        days: the same as they were, without those that stay.
         pseudonyms: who the patient becomes: nothing that is the same is looked for.
         places: words of names of places that the profile keeps; staff may be named after them.
     """
@@ -121,6 +122,7 @@ class Identifiers:
     found: frozenset[Found] = frozenset()
     uids: frozenset[str] = frozenset()
     dates: frozenset[str] = frozenset()
+    days: frozenset[str] = frozenset()
     pseudonyms: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
 
@@ -144,6 +146,7 @@ class Identifiers:
             frozenset(collected.found),
             frozenset(collected.uids),
             frozenset(filter(None, (_shifted(date, person.shift) for date in collected.dates))),
+            frozenset(date.text for date in collected.moved) - collected.stay,
             frozenset({normal(person.pseudonym)}),
             frozenset(collected.places),
         )
@@ -158,6 +161,7 @@ class Identifiers:
             self.found | other.found,
             self.uids | other.uids,
             self.dates | other.dates,
+            self.days | other.days,
             self.pseudonyms | other.pseudonyms,
             self.places | other.places,
         )

@@ -54,17 +54,18 @@ class Namer:
         number = file.series_number
         return file.study_date, file.study_time, file.study_uid, number.rjust(12), file.series_uid
 
-    def folder(self, file: DicomFile, person: Person) -> str:
+    def folder(self, file: DicomFile, person: Person, days: frozenset[str] = frozenset()) -> str:
         """The folder of a series, as a path below the output folder with forward slashes.
 
         Args:
             file: an object of the series.
+            days: dates (`YYYYMMDD`) of the patient's objects: a number of the series that is one of them is moved.
         """
         patient = self._patient(file, person)
         session = self._session(file, person, patient)
         # Cleaned even where objects keep theirs: one with a name in it goes to quarantine, and its folder stays.
         kept = self._action(file, _DESCRIPTION) in ("K", "C")
-        number = file.series_number if self._action(file, _NUMBER) in ("K", "C") else ""
+        number = self._number(file, person, days) if self._action(file, _NUMBER) in ("K", "C") else ""
         attributes = {
             "SeriesNumber": number if re.fullmatch(r"\d{1,10}", number) else "",
             "SeriesDescription": _cleaned(file.description) if kept else "",
@@ -72,6 +73,18 @@ class Namer:
         # One with its patient in it goes to quarantine; the others of its series need a name that tells nothing.
         attributes = {name: "" if self._tells(file, person, text) else text for name, text in attributes.items()}
         return self.names.give(self.key((patient, file.study_uid, file.series_uid)), session, series_folder(attributes))
+
+    def _number(self, file: DicomFile, person: Person, days: frozenset[str]) -> str:
+        """SeriesNumber as it is in the results."""
+        from pacsifier_ops.deid import numbers
+
+        told = self._identifiers(file, person)
+        shift = numbers.shift_of(self._rules, person, self._secret, file.study_uid)
+        births, taken = frozenset([file.birth_date]), frozenset(told.wanted.numbers)
+        try:
+            return numbers.Calendar.of(days, shift, births, taken).moved(file.series_number) or file.series_number
+        except numbers.Birth:
+            return ""
 
     def _tells(self, file: DicomFile, person: Person, text: str) -> bool:
         """Whether a text holds the patient of an object, or one of the dates that are to go."""

@@ -63,13 +63,8 @@ _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
 #: Required or usual dummies (Z, D) that name the patient, and those by which objects are linked.
 _PSEUDONYMS = frozenset({_PATIENT_NAME, _PATIENT_ID, 0x00120040})
 _TOKENS = frozenset({0x00080050, 0x00200010, 0x00120042, 0x00400512, 0x00400551})
-#: ContextGroupVersion, ContextGroupLocalVersion, TemplateVersion, TemplateLocalVersion.
-_VERSIONS = frozenset({0x00080106, 0x00080107, 0x0040DB06, 0x0040DB07})
-#: When a machine was made, installed and calibrated, a trial approved, a product expires: the same for many patients.
-#: Moved by the days of each it would tell how these days differ, and to whoever knows it, the days themselves.
-_SHARED = frozenset(
-    {0x00181200, 0x00181201, 0x00181202, 0x00181203, 0x00181204, 0x00181205, 0x0018700C, 0x0018700E}
-) | {0x00120086, 0x00120087, 0x0044000B}
+#: LongitudinalTemporalOffsetFromEvent, LongitudinalTemporalEventType.
+_OFFSET, _EVENT = 0x00120052, 0x00120053
 #: Curves and overlays with all that describes them: what is drawn there cannot be cleaned without being read.
 _DRAWN = (Mask(0xFF000000, 0x50000000), Mask(0xFF000000, 0x60000000))
 
@@ -81,7 +76,7 @@ _TEXT = frozenset({"AE", "LO", "LT", "SH", "ST", "UC", "UT"})
 _DATES = frozenset({"DA", "DT", "TM"})
 _NUMBERS = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"})
 _MEASURES = _NUMBERS | {"AT", "CS", "OD", "OF", "OL", "OV", "OW"}
-_CLEANABLE = _TEXT | _DATES | {"AS", "SQ"}
+_CLEANABLE = _TEXT | _DATES | _NUMBERS | {"AS", "SQ"}
 #: VRs that an action makes sense for, where not for all.
 _FITS = {
     Action.CLEAN: _CLEANABLE,
@@ -95,7 +90,6 @@ _REFERENCES = frozenset({"COMPOSITE", "IMAGE", "UIDREF", "WAVEFORM"})
 #: Content items without text of their own; the codes and measurements in them have rules of their own.
 _CONTENT = ("CODE", "CONTAINER", "NUM", "SCOORD", "SCOORD3D", "TABLE", "TCOORD")
 _SUBJECT = frozenset({("121029", "DCM"), ("121030", "DCM")})
-_CALIBRATED = frozenset({("113723", "DCM")})
 #: What devices call a subject's age and birth date beside the codes of the table, by the table's.
 _ALSO = {
     ("121033", "DCM", "NUM"): (("30525-0", "LN"), ("29553-5", "LN"), ("397669002", "SCT"), ("424144002", "SCT")),
@@ -198,6 +192,7 @@ def _base(options: frozenset[Option]) -> Layer:
     tags |= {
         tag: _compiled(tag, row, options, _unresolved(row.basic), "unlisted") for tag, row in tables.unlisted().items()
     }
+    tags |= _date_rules(options, tags)
     remapped = Rule(Action.KEEP, f"uid/{Option.UIDS}") if Option.UIDS in options else Rule(Action.UID, "uid/remap")
     tags |= {
         tag: Rule(Action.KEEP, "uid/keep") if structural else remapped for tag, structural in tables.uids().items()
@@ -208,6 +203,21 @@ def _base(options: frozenset[Option]) -> Layer:
         safe = Rule(Action.CLEAN, "safe-private")
         private = {key: PrivateRule(safe, vrs) for key, vrs in tables.safe_private().items()}
     return Layer(tags, {mask: Rule(Action.REMOVE, "E.1-1") for mask in _DRAWN}, _defaults(options), private)
+
+
+def _date_rules(options: frozenset[Option], listed: Mapping[int, Rule]) -> dict[int, Rule]:
+    """Rules for dates that E.1-1 does not list, and for what tells dates without being one."""
+    found: dict[int, Rule] = {}
+    if Option.MODIFIED_DATES in options:
+        shared = (tag for tag, fate in tables.dates()[0].items() if fate == "shared" and tag not in listed)
+        found = {tag: Rule(Action.REMOVE, "dates/shared") for tag in shared}
+    if Option.FULL_DATES in options:
+        return found
+    found |= {tag: Rule(Action.CLEAN, "dates/numbers", Action.EMPTY) for tag in tables.numbers()}
+    # How long it is since an event tells as much as dates do (PS3.15 E.3.6).
+    moved = Option.MODIFIED_DATES in options
+    offset = Rule(Action.CLEAN, "dates/offset") if moved else Rule(Action.REMOVE, "dates/offset")
+    return found | dict.fromkeys((_OFFSET, _EVENT), offset)
 
 
 def _of_class(options: frozenset[Option], actions: Mapping[int, str]) -> Layer:
@@ -247,9 +257,10 @@ def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str,
         return Rule(without, source)
     letter, option = chosen[0]
     action = Action(letter)
-    if option == Option.MODIFIED_DATES and tag in _SHARED:
+    fate = tables.dates()[0].get(tag)
+    if option == Option.MODIFIED_DATES and fate == "shared":
         return Rule(without, source)
-    if action is Action.CLEAN and tag in _VERSIONS:
+    if action is Action.CLEAN and fate == "kept":
         action = Action.KEEP
     elif action is Action.KEEP and (vr == "AS" or (vr in _TEXT and option == Option.FULL_DATES)):
         action = Action.CLEAN  # ages have a limit, and a time zone or date that is text could be any text
@@ -315,7 +326,7 @@ def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
             without = Action.PSEUDONYM
         rule = Rule(without, "E.3.4-1")
         chosen = sorted((action, option) for option, action in row.options.items() if option in options)
-        if Option.MODIFIED_DATES in options and (concept.value, concept.scheme) in _CALIBRATED:
+        if Option.MODIFIED_DATES in options and tables.dates()[1].get((concept.value, concept.scheme)) == "shared":
             chosen = []
         if chosen:
             action = Action(chosen[0][0])

@@ -13,7 +13,8 @@ What an action means depends on the value representation (PS3.5 6.2):
 | `UID`       | the UID that stands for it, unless it is registered in PS3.6                | never               |
 | `KEEP`      | as it is, if it is a valid value of its VR                                  | items de-identified |
 | `CLEAN`     | DA, DT: shifted by the patient's days. TM: kept. AS: over 89 years, `090Y`. | items de-identified |
-|             | Text: words of the vocabulary stay                                          |                     |
+|             | Text: words of the vocabulary stay. Numbers: those that are a date move, or |                     |
+|             | go where they are more than an order (see `numbers`)                        |                     |
 | `PSEUDONYM` | the patient's pseudonym                                                     | never               |
 | `TOKEN`     | a substitute that fits the VR, by the secret; its domain is the keyword     | never               |
 
@@ -25,9 +26,12 @@ Decided here, so that nobody decides it twice:
 - PatientBirthDate is emptied under every option.
 - PatientAge is `CLEAN` where patient characteristics are retained, and removed otherwise.
 - AccessionNumber, StudyID, ClinicalTrialSubjectReadingID, ContainerIdentifier and SpecimenIdentifier become tokens.
-- When a machine was made, installed and calibrated, a trial approved, and a product expires goes where dates are moved:
-  many patients have it in common, so that it would tell by how many days. With full dates it stays.
-- Versions of context groups and templates are dates of publications, not of patients: kept wherever dates are.
+- What every date is, `tables/dates.csv` says. Those that many patients have in common, or that are known outside (a
+  machine calibrated, a source measured, a product expired), go where dates are moved: they would tell by how many days.
+  With full dates they stay. Versions of the standard's context groups and templates are kept wherever dates are.
+- Numbers that are but an order or a name (`tables/numbers.csv`) are `CLEAN` unless dates stay as they are.
+- LongitudinalTemporalOffsetFromEvent and its event go without an option for dates, and stay with full dates; where
+  dates are moved they stay if the event is one of the patient's own.
 - `U` of `X/Z/U*` is `CLEAN` on the sequence: the UIDs in its items are remapped by their own rules.
 - ContentSequence of key object selections is `CLEAN` under every option, so that what they select stays selected; of
   structured reports it is where structured content is cleaned, else a dummy.
@@ -215,8 +219,8 @@ class ObjectRules:
 #: What cleaning makes of a private attribute; one of another VR goes. Dates go too: no date rule knows of them.
 _CLEANED = {
     **dict.fromkeys(("AS", "LO", "LT", "SH", "SQ", "ST", "UC", "UT"), Action.CLEAN),
-    **dict.fromkeys(("AT", "CS", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), Action.KEEP),
-    **dict.fromkeys(("OB", "OD", "OF", "OL", "OV", "OW"), Action.KEEP),
+    **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), Action.CLEAN),
+    **dict.fromkeys(("AT", "CS", "OB", "OD", "OF", "OL", "OV", "OW"), Action.KEEP),
     "UI": Action.UID,
 }
 

@@ -107,6 +107,7 @@ class Source:
         folder: of the objects, below the input folder, for people.
         target: of the series below the output folder.
         known: values that tell who the patient is, of all objects of the patient so far, by keyword.
+        counted: whether its images are counted with six or seven digits (see `numbers.Calendar`).
         parts: how many parts the series is in.
         files: path below the input folder (see `upload.run`), size, mtime_ns and SOP Instance UID of each; only in
             units.
@@ -125,6 +126,7 @@ class Source:
     folder: str
     target: str
     known: dict[str, list[str]] = field(default_factory=dict)
+    counted: bool = False
     parts: int = 1
     files: list[list[Any]] = field(default_factory=list)
 

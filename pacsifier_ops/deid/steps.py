@@ -295,8 +295,9 @@ def _catalogued(
             pseudonym=person.pseudonym,
             shift=person.shift,
             folder=readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
-            target=namer.folder(files[0], person),
+            target=namer.folder(files[0], person, days_of(telling[group[0]])),
             known={name: sorted(values) for name, values in telling[group[0]].items()},
+            counted=_counted(file.instance_number for file in files),
         )
         lines = [[packed(p), f.size, f.mtime_ns, f.sop_instance_uid] for p, f in zip(paths, files, strict=True)]
         parts = slices(len(lines), -(-len(lines) // PART))
@@ -312,7 +313,19 @@ _TELLING = {
     "PatientBirthDate": "birth_date",
     "AccessionNumber": "accession",
     "StudyDate": "study_date",
+    "AcquisitionDate": "dates",
 }
+
+
+def days_of(telling: Mapping[str, Iterable[str]]) -> frozenset[str]:
+    """A patient's days (`YYYYMMDD`) among what tells who it is."""
+    return frozenset(day.replace(".", "") for name in ("StudyDate", "AcquisitionDate") for day in telling.get(name, ()))
+
+
+def _counted(numbers: Iterable[str]) -> bool:
+    """Whether images are counted with six or seven digits, one after the other: time 230 slice 117 is no date then."""
+    found = {int(text) for text in numbers if 5 < len(text) < 8 and text.isdecimal()}
+    return any(number + 1 in found for number in found)
 
 
 def _telling(
@@ -328,6 +341,7 @@ def _telling(
         values = found.setdefault(patient_id, {name: set() for name in _TELLING})
         for name, attribute in _TELLING.items():
             values[name] |= {getattr(file, attribute) for file in files} - {""}
+        values["AcquisitionDate"] = set("\\".join(values["AcquisitionDate"]).split("\\")) - {""}
     return found
 
 

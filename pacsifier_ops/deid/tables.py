@@ -104,6 +104,30 @@ def uids() -> Mapping[int, bool]:
 
 
 @cache
+def dates() -> tuple[Mapping[int, str], Mapping[tuple[str, str], str]]:
+    """What dates are, by tag, and by code value and scheme of a concept: moved, shared, kept or birth.
+
+    `moved` are the patient's own; `shared` are those that many patients have in common, or that are known outside;
+    `kept` are versions of the standard's codes; `birth` is the date of birth.
+    """
+    tags: dict[int, str] = {}
+    concepts: dict[tuple[str, str], str] = {}
+    for line in _read("dates.csv"):
+        if line["what"].startswith("("):
+            tags[parse_tag(line["what"])[0]] = line["fate"]
+        else:
+            value, _, scheme = line["what"].partition(" ")
+            concepts[value, scheme] = line["fate"]
+    return tags, concepts
+
+
+@cache
+def numbers() -> Mapping[int, int]:
+    """Attributes whose numbers are but an order or a name, so that a date may stand there; digits of the shortest."""
+    return {parse_tag(line["tag"])[0]: int(line["least_digits"]) for line in _read("numbers.csv")}
+
+
+@cache
 def resolved() -> Mapping[str, Mapping[int, str]]:
     """What compound actions come to, by SOP class and tag: D where one place of the object needs it, else Z or U."""
     found: dict[str, dict[int, str]] = {}

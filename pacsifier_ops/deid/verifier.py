@@ -14,6 +14,7 @@ What is looked for, and how, so that a hit means something:
 | everyday words, short ids of procedures   | where they are the whole value of the same attribute, or of a name      |
 | ids of digits in numbers (IS, DS), UIDs   | where they are the whole number, or a whole component                   |
 | other dates, where all are moved          | as dates of birth; in numbers, where one begins so                      |
+| dates of the patient's other objects too  | in numbers of any kind: with the year in four digits, in any order      |
 | UIDs that had to be replaced              | where they are the whole UID                                            |
 
 Text is compared without case and accents; ä is a as well as ae. Everyday words are those that the cleaning of
@@ -31,7 +32,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
-from math import prod
+from math import prod, trunc
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,8 @@ from pacsifier_ops.deid.identifiers import (
     words_of,
     written,
 )
+from pacsifier_ops.deid.numbers import numbers_in
+from pacsifier_ops.deid.numbers import plain as plain_numbers
 from pacsifier_ops.query.names import fold
 
 __all__ = ["Identifiers", "search"]
@@ -95,7 +98,10 @@ def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
         return [str(error)]
     wanted = identifiers.wanted
     dates = {day: tag for day, tag in wanted.dates.items() if day not in identifiers.dates}
-    return [str(hit) for hit in sorted(hits(held, wanted, identifiers.uids, dates))]
+    found = hits(held, wanted, identifiers.uids, dates)
+    places = set(map(_place, _dates_in_numbers(held, identifiers.days - identifiers.dates)))
+    found |= {Hit("a date", place) for place in places - {hit.where for hit in found}}
+    return [str(hit) for hit in sorted(found)]
 
 
 class Hit(NamedTuple):
@@ -164,6 +170,7 @@ class Held:
         codes: what is text as well, but never compared as a whole.
         named: of names (tag 0) and ids.
         numbers: of IS and DS. `dates`: of DA and DT. `uids`: of UI.
+        measures: numbers of any VR that has room for a date; tag, VR, value, whether it is Little Endian.
         binary: of other VRs.
         pieces: the bytes of the file without pixels and samples.
     """
@@ -174,6 +181,7 @@ class Held:
     numbers: list[tuple[int, bytes]] = field(default_factory=list)
     dates: list[tuple[int, bytes]] = field(default_factory=list)
     uids: list[tuple[int, bytes]] = field(default_factory=list)
+    measures: list[tuple[int, str, bytes, bool]] = field(default_factory=list)
     binary: list[tuple[int, bytes]] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
 
@@ -253,6 +261,15 @@ def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator
         for tag, data in held.numbers:
             if date.encode() in data and re.search(rb"(?:^|\\)[ +]*" + date.encode(), data):
                 yield source, tag
+
+
+def _dates_in_numbers(held: Held, days: frozenset[str]) -> Iterator[int]:
+    """Attributes in whose numbers there are dates."""
+    if days:
+        told = plain_numbers(days)
+        for tag, vr, value, little in held.measures:
+            if not told.isdisjoint(map(trunc, numbers_in(vr, value, little))):
+                yield tag
 
 
 def _in_bytes(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
@@ -436,6 +453,11 @@ def _sort(held: Held, elements: Iterable[Any], form: _Form, charset: Charset) ->
         elif kind == "binary":
             _sort_binary(held, tag, value)
         elif kind:
+            if kind == "numbers" and len(value) > 7:
+                held.measures.append((tag, vr, value, form.little))
+            if kind == "measures":
+                held.measures.append((tag, vr, value, form.little))
+                continue
             if kind != "times":
                 getattr(held, kind).append((tag, value))
             if value.translate(None, _NUMERIC):
@@ -447,7 +469,8 @@ _HOW = {
     **dict.fromkeys(words_of("AE LO LT PN SH ST UC UR UT"), "texts"),
     **dict.fromkeys(words_of("AS CS"), "codes"),
     **{"DA": "dates", "DT": "dates", "DS": "numbers", "IS": "numbers", "TM": "times", "UI": "uids"},
-    **dict.fromkeys(words_of("AT FD FL SL SS SV UL US UV"), ""),
+    **dict.fromkeys(words_of("FD FL SL SV UL UV"), "measures"),
+    **dict.fromkeys(words_of("AT SS US"), ""),
 }
 
 

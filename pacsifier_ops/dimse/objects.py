@@ -10,7 +10,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +40,9 @@ _MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 _DESCRIPTION, _STUDY, _SERIES, _SERIES_NUMBER = 0x0008103E, 0x0020000D, 0x0020000E, 0x00200011
 _STUDY_DATE, _STUDY_TIME, _ACCESSION = 0x00080020, 0x00080030, 0x00080050
+_INSTANCE_NUMBER = 0x00200013
+#: Dates that most objects have, before InstanceNumber: when it was made, series, acquisition, content; captured; begun.
+_DATES = (0x00080012, 0x00080021, 0x00080022, 0x00080023, 0x0008002A, 0x00181012, 0x00189516)
 _PATIENT_NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE = 0x00100010, 0x00100020, 0x00100021, 0x00100030
 _UIDS = {
     _SOP_CLASS: "SOP Class UID",
@@ -50,7 +53,7 @@ _UIDS = {
 _NAMES = frozenset(
     (
         *(*_UIDS, _CHARACTER_SET, _STUDY_DATE, _STUDY_TIME, _ACCESSION, _MODALITY, _DESCRIPTION),
-        *(_PATIENT_NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE, _SERIES_NUMBER),
+        *(_PATIENT_NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE, _SERIES_NUMBER, _INSTANCE_NUMBER, *_DATES),
     )
 )
 #: Longest value that can be a name, in bytes; longer ones are stepped over.
@@ -75,7 +78,8 @@ class DicomFile:
         sop_class_uid, sop_instance_uid, study_uid, series_uid: as in the data set.
         transfer_syntax_uid: as in the File Meta Information; without one, what the data set looks like.
         modality, series_number, description, study_date, study_time, patient_id, issuer, patient_name, birth_date,
-            accession: text of the data set, empty where it has none; issuer is IssuerOfPatientID.
+            accession, instance_number: text of the data set, empty where it has none; issuer is IssuerOfPatientID.
+        dates: the other days (`YYYYMMDD`) that it tells at its top level up to there, with backslashes between them.
         sha256: what the whole file must be like to be handed over, hexadecimal; empty where nobody has said so.
     """
 
@@ -99,6 +103,8 @@ class DicomFile:
     patient_name: str = ""
     birth_date: str = ""
     accession: str = ""
+    instance_number: str = ""
+    dates: str = ""
     sha256: str = ""
 
     @property
@@ -123,7 +129,7 @@ class DicomFile:
 
 
 def inspect(path: Path) -> DicomFile | None:
-    """Tell what a file is; reads no further than Series Number (0020,0011).
+    """Tell what a file is; reads no further than Instance Number (0020,0013).
 
     A file without preamble (PS3.10 7.1) is taken for DICOM where it begins with an element of group 0002 or 0008.
 
@@ -270,7 +276,7 @@ def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encodi
     offset = source.at
     data_set, encoding = _data_set(source, syntax)
     values = dict.fromkeys(_NAMES, b"")
-    values |= {tag: value for tag, value in _elements(data_set, encoding, _NAMES, _SERIES_NUMBER) if value}
+    values |= {tag: value for tag, value in _elements(data_set, encoding, _NAMES, _INSTANCE_NUMBER) if value}
     uids = {tag: _text(values[tag]) for tag in _UIDS}
     if wrong := [_UIDS[tag] for tag, uid in uids.items() if not is_uid(uid)]:
         raise ValueError(f"missing or malformed: {', '.join(wrong)}")
@@ -295,7 +301,14 @@ def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encodi
         patient_name=_decoded(values[_PATIENT_NAME], values[_CHARACTER_SET]),
         birth_date=_text(values[_BIRTH_DATE]),
         accession=_decoded(values[_ACCESSION], values[_CHARACTER_SET]),
+        instance_number=_text(values[_INSTANCE_NUMBER]),
+        dates=_days(values[tag] for tag in _DATES),
     )
+
+
+def _days(values: Iterable[bytes]) -> str:
+    days = (text.strip().replace(".", "")[:8] for value in values for text in _text(value).split("\\"))
+    return "\\".join(sorted({day for day in days if len(day) == 8 and day.isdecimal()}))
 
 
 def _text(value: bytes) -> str:

@@ -213,6 +213,7 @@ def _compact(item: DicomFile) -> DicomFile:
         patient_name=intern(item.patient_name),
         birth_date=intern(item.birth_date),
         accession=intern(item.accession),
+        dates=intern(item.dates),
     )
 
 

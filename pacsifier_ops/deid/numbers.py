@@ -1,0 +1,250 @@
+"""Numbers that are dates: devices number series, acquisitions and images by the date, or by the time since an epoch.
+
+Beside a date that is moved, one that stands in a number tells by how many days. Which numbers may be dates at all,
+since they are but an order or a name, `tables/numbers.csv` says: SeriesNumber, AcquisitionNumber, InstanceNumber and
+the like. The others measure, count or describe pixels.
+
+A date in such a number is moved as the patient's other dates are, in the form that it is written in: it tells no more
+than they do, series and images keep their order, references find what they refer to, and any worker gives the same
+number. Where dates go, it is moved by days that the secret gives to the study.
+
+| written as                                            | taken for a date                                        |
+|-------------------------------------------------------|---------------------------------------------------------|
+| YYYYMMDD, with anything behind it; DDMMYYYY, MMDDYYYY | if it is one of 1990 to 2099                            |
+| YYMMDD, DDMMYY, MMDDYY                                | within a week of one of the patient's                   |
+| seconds to nanoseconds since 1970; YYYYDDD; Julian    | likewise                                                |
+| YYMMDD with anything behind it; days since year 0     | if it is one of the patient's                           |
+| five digits: YYDDD, DDMMYY without its first zero,    | likewise; of SeriesNumber and AcquisitionNumber only:   |
+| days since 1840, 1858, 1899 or 1970                   | more ordinary numbers have five digits than are dates   |
+
+Numbers of four digits are left: 117 and 1701 are ordinary ones.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+
+from pacsifier_ops.deid.rules import Option, Rules
+from pacsifier_ops.deid.values import shifted_date
+from pacsifier_ops.pseudonyms.linkage import Person
+from pacsifier_ops.pseudonyms.secret import Secret
+
+#: A week: a series is made anew, or read, some days after the patient was examined.
+_NEAR = dt.timedelta(7)
+_SAME = dt.timedelta(0)
+_YEARS = range(1990, 2100)
+#: Digits of numbers that are looked at.
+_FEWEST, _MOST = 5, 19
+#: Counts of days, by the digits that they have by now: a day, and the number of that day. M (VistA), Modified Julian,
+#: spreadsheets, Unix; since years 1 and 0; Julian.
+_DAYS_SINCE = {
+    5: ((dt.date(1840, 12, 31), 0), (dt.date(1858, 11, 17), 0), (dt.date(1899, 12, 30), 0), (dt.date(1970, 1, 1), 0)),
+    6: ((dt.date(1, 1, 1), 1), (dt.date(1, 1, 1), 367)),
+    7: ((dt.date(1858, 11, 17), 2_400_001),),
+}
+#: Units of a second that time since 1970 is counted in, by the digits of such numbers.
+_UNITS = {9: 1, 10: 1, 12: 10**3, 13: 10**3, 15: 10**6, 16: 10**6, 18: 10**9, 19: 10**9}
+_DAY, _EPOCH = 86_400, dt.date(1970, 1, 1)
+#: Formats of `struct`, by VR.
+_FORMATS = {"FD": "d", "FL": "f", "SL": "l", "SS": "h", "SV": "q", "UL": "L", "US": "H", "UV": "Q"}
+#: More values than these are samples.
+_VALUES = 256
+
+#: A date, how far it may be from one of the patient's (None: anything), and how it is written again.
+_Reading = tuple[dt.date, "dt.timedelta | None", Callable[[dt.date], str]]
+
+
+def _written(form: str, rest: str, day: dt.date) -> str:
+    return day.strftime(form) + rest
+
+
+def _counted(start: dt.date, added: int, day: dt.date) -> str:
+    return str((day - start).days + added)
+
+
+def _dated(digits: str, form: str) -> Iterator[dt.date]:
+    """The dates that digits write; a year of two digits may be one of this century or of the last."""
+    parts, at = {}, 0
+    for part in form.split("%")[1:]:
+        parts[part] = digits[at : (at := at + (4 if part == "Y" else 2))]
+    for year in (parts["Y"],) if "Y" in parts else ("20" + parts["y"], "19" + parts["y"]):
+        with suppress(ValueError):
+            yield dt.date(int(year), int(parts["m"]), int(parts["d"]))
+
+
+def _readings(text: str) -> Iterator[_Reading]:
+    """What dates a number may be."""
+    digits = text.lstrip("0")
+    size = len(digits)
+    for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"):
+        if size == 8 or (size > 8 and form == "%Y%m%d") or (size == 7 and form != "%Y%m%d"):
+            for day in _dated(digits.zfill(8), form):
+                near = _NEAR if size == 7 else None if day.year in _YEARS else _SAME
+                yield day, near, partial(_written, form, digits[8:])
+    for form in ("%y%m%d", "%d%m%y", "%m%d%y"):
+        for day in _dated(digits.zfill(6), form) if size in (5, 6) else ():
+            yield day, _NEAR if size == 6 else _SAME, partial(_written, form, "")
+    if size in _UNITS:
+        unit = _UNITS[size]
+        days, within = divmod(int(digits), _DAY * unit)
+        yield _EPOCH + dt.timedelta(days), _NEAR, lambda day: str((day - _EPOCH).days * _DAY * unit + within)
+    if size in (5, 7):
+        for year in (digits[:4],) if size == 7 else ("20" + digits[:2], "19" + digits[:2]):
+            nth = _later(dt.date(int(year), 1, 1), int(digits[-3:]) - 1)
+            if nth and nth.year == int(year):
+                yield nth, _NEAR if size == 7 else _SAME, partial(_written, "%Y%j" if size == 7 else "%y%j", "")
+    for start, added in _DAYS_SINCE.get(size, ()):
+        if counted := _later(start, int(digits) - added):
+            yield counted, _NEAR if size == 7 else _SAME, partial(_counted, start, added)
+    for day in _dated(digits[:6], "%y%m%d") if size > 6 else ():
+        yield day, _SAME, partial(_written, "%y%m%d", digits[6:])
+
+
+def _later(day: dt.date, days: int) -> dt.date | None:
+    try:
+        return day + dt.timedelta(days)
+    except OverflowError:
+        return None
+
+
+class Birth(Exception):
+    """A number is the date of birth, which is never moved."""
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """A patient's dates, to know them again in numbers.
+
+    Attributes:
+        days: dates of all objects, as they were, but the date of birth.
+        births: dates of birth.
+        shift: by how many days numbers are moved.
+        taken: numbers that identify: they are left as they are, for whoever looks for them in the result.
+        counted: whether images of the series are counted with six digits: in such a number is no date.
+    """
+
+    days: frozenset[dt.date] = frozenset()
+    births: frozenset[dt.date] = frozenset()
+    shift: int = 0
+    taken: frozenset[str] = frozenset()
+    counted: bool = False
+    _moved: dict[tuple[str, int], str | None] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, days: frozenset[str], shift: int, births: frozenset[str], taken: frozenset[str], counted: bool = False
+    ) -> Calendar:
+        """That of a patient, from memory; dates are `YYYYMMDD`."""
+        return _calendar(days, shift, births, taken, counted)
+
+    def __bool__(self) -> bool:
+        return bool(self.shift)
+
+    def moved(self, text: str, least: int = _FEWEST) -> str | None:
+        """A number with the date in it moved; None where there is none.
+
+        Args:
+            text: digits only.
+            least: digits of the shortest number that is looked at.
+
+        Raises:
+            Birth: it is the date of birth.
+        """
+        if not self.shift or not max(least, _FEWEST) <= len(text) <= _MOST:
+            return None
+        key = text, least
+        if key not in self._moved:
+            if len(self._moved) > 10_000:
+                self._moved.clear()
+            self._moved[key] = self._move(text)
+        return self._moved[key]
+
+    def _move(self, text: str) -> str | None:
+        if text.lstrip("0") in self.taken or not text.isdecimal():
+            return None
+        readings = list(_readings(text))
+        if any(day in self.births and len(text) > _FEWEST for day, *_ in readings):
+            raise Birth
+        # One that is a date of the patient's goes before one that is near it, and this before one that may be any.
+        for within in (_SAME, _NEAR, None):
+            for day, near, write in readings:
+                if within is None or (near is None or near >= within):
+                    fits = near is None if within is None else any(abs(day - one) <= within for one in self.days)
+                    moved = _later(day, self.shift) if fits else None
+                    if moved:
+                        return write(moved).lstrip("0").zfill(len(text))
+        return None
+
+    def tells(self, number: float) -> bool:
+        """Whether a number, or its whole part, is one of the patient's dates, written in six digits or more."""
+        if not self.days or not 99_999 < number < 10**_MOST:
+            return False
+        text = str(int(number))
+        return any(day in self.days or day in self.births for day, *_ in _readings(text))
+
+
+@lru_cache(maxsize=64)
+def _calendar(
+    days: frozenset[str], shift: int, births: frozenset[str], taken: frozenset[str], counted: bool
+) -> Calendar:
+    known = dates(days)
+    return Calendar(known, dates(births) - known, shift, taken, counted)
+
+
+def shift_of(rules: Rules, person: Person, secret: Secret, study_uid: str) -> int:
+    """By how many days a date in a number of a study is moved; 0 where it stays."""
+    if Option.FULL_DATES in rules.options:
+        return 0
+    if Option.MODIFIED_DATES in rules.options:
+        return person.shift
+    # Between studies, too, the days go.
+    return -3653 - secret.number("numbers", study_uid) % 3653
+
+
+def numbers_in(vr: str, value: bytes, little: bool) -> list[float]:
+    """The numbers of a value; none where there are too many, or none can be read.
+
+    Args:
+        vr: of numbers, in characters (DS, IS) or not.
+        little: whether the data set is Little Endian.
+    """
+    if vr in ("DS", "IS"):
+        found = [_float(text) for text in value.decode("latin-1").split("\\")]
+    elif form := _FORMATS.get(vr):
+        size = struct.calcsize(f"<{form}")
+        many = len(value) // size
+        if many > _VALUES or len(value) % size:
+            return []
+        found = list(struct.unpack(f"{'<' if little else '>'}{many}{form}", value))
+    else:
+        return []
+    found = [number for number in found if math.isfinite(number)]
+    if vr == "FL":  # which holds every second whole number from here on
+        found += [number + by for number in found if number >= 1 << 24 for by in (-1, 1)]
+    return found
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text.strip("\0 "))
+    except ValueError:
+        return math.nan
+
+
+@lru_cache(maxsize=64)
+def plain(days: frozenset[str]) -> frozenset[int]:
+    """Dates (`YYYYMMDD`) as the numbers that nobody takes for another: with four digits of the year, in any order."""
+    return frozenset(int(day.strftime(form)) for day in dates(days) for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"))
+
+
+def dates(days: Iterable[str]) -> frozenset[dt.date]:
+    """Dates (`YYYYMMDD`); what is none, or stands for none (1 January 1900), is left out."""
+    known = (re.sub(r"\D", "", text)[:8] for text in days)
+    return frozenset(day for text in known if shifted_date(text, 1) for day in _dated(text, "%Y%m%d"))
