@@ -25,11 +25,16 @@ from pydicom.pixels import apply_color_lut, compress, get_decoder
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
+from pacsifier_ops.deid import lettering
 from pacsifier_ops.deid.devices import OVERLAY_BITS, Area, Blackout
 from pacsifier_ops.errors import Unfit
 
 #: What is told of an image that an entry of the catalogue has cleaned (PS3.16 CID 7050).
 CLEAN_PIXEL_DATA = ("113101", "DCM", "Clean Pixel Data Option")
+
+#: Why an image is not fit in which there may be writing, and what can be done about it.
+_WRITING = "what the device catalogue leaves of the image may hold writing"
+_WHAT_TO_DO = "look at it, and add an entry for its device (docs/burned-in.md)"
 
 #: Seconds and bytes of memory that decoding one object may take.
 _SECONDS, _MEMORY = 600.0, 8 * 2**30
@@ -181,8 +186,56 @@ def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> None:
     flat = np.frombuffer(data, f"{order}u{layout.bits // 8}", layout.values)
     if plan.overlay_bits:
         _clear_unused_bits(flat, layout)
-    layout.view(flat)[:, layout.mask(plan)] = _black(ds, layout)
+    pixels, mask = layout.view(flat), layout.mask(plan)
+    pixels[:, mask] = _black(ds, layout)
+    if plan.search:
+        _search(ds, layout, pixels, ~mask)
     element.value = bytes(_swap(data) if swapped else data)
+
+
+def _search(ds: Dataset, layout: _Layout, pixels: np.ndarray, left: np.ndarray) -> None:
+    """Search what is left of every frame for writing.
+
+    Args:
+        pixels: as `_Layout.view` gives them.
+        left: rows and columns (pairs of them, if halved) that are not black.
+
+    Raises:
+        Unfit: there may be some; says where.
+    """
+    rows, columns = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
+    if not len(rows):
+        return
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    for number, frame in enumerate(pixels, 1):
+        place = lettering.writing(_shown(ds, layout, frame[box]))
+        if place is not None:
+            x, y = int(columns[0]) * (2 if layout.halved else 1) + place[0], int(rows[0]) + place[1]
+            raise Unfit(f"{_WRITING} at column {x}, row {y} of frame {number}; {_WHAT_TO_DO}")
+
+
+def _shown(ds: Dataset, layout: _Layout, frame: np.ndarray) -> np.ndarray:
+    """A frame as bytes of grey levels or of red, green and blue, of which the brightest is as bright as can be."""
+    if layout.halved:
+        frame = np.stack([frame[..., :2].reshape(len(frame), -1), *(frame[..., n].repeat(2, 1) for n in (2, 3))], -1)
+    photometric = str(ds.PhotometricInterpretation)
+    if photometric == "PALETTE COLOR":
+        frame = apply_color_lut(frame[..., 0] if frame.ndim == 3 else frame, ds)
+        return (frame >> 8 if frame.dtype.itemsize > 1 else frame).astype(np.uint8)
+    if layout.signed:
+        frame = frame.view(f"i{frame.dtype.itemsize}")
+    values = frame.astype(np.int64 if layout.bits > 16 else np.int32)
+    if photometric.startswith("YBR"):
+        luminance, blue, red = values[..., 0], values[..., 1] - 128, values[..., 2] - 128
+        values = np.stack(
+            [luminance + (359 * red >> 8), luminance - (88 * blue + 183 * red >> 8), luminance + (454 * blue >> 8)], -1
+        )
+        return values.clip(0, 255).astype(np.uint8)
+    low, high = int(values.min()), int(values.max())
+    if (low, high) != (0, 255):
+        values = (values - low) * 255 // max(1, high - low)
+    shown = values.astype(np.uint8)
+    return shown[..., 0] if layout.samples == 1 else shown
 
 
 def _swap(data: bytearray) -> bytearray:
@@ -253,9 +306,12 @@ def _recoded(ds: Dataset, plan: Blackout) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Unfit("the pixels cannot be blacked out: decoding them took too long") from None
-    if told.returncode or not told.stdout:
+    unfit, _, written = told.stdout.partition(b"\n")
+    if unfit:
+        raise Unfit(unfit.decode())
+    if told.returncode or not written:
         raise Unfit("the pixels cannot be blacked out: they cannot be decoded")
-    after = dcmread(io.BytesIO(told.stdout))
+    after = dcmread(io.BytesIO(written))
     _keep_lossy_history(ds, after)
     del ds[0x7FE00000:0x7FE10000]
     for element in after:
@@ -311,13 +367,19 @@ def _recode(ds: Dataset, plan: Blackout) -> None:
 
 
 def main(asked: BinaryIO, told: BinaryIO) -> None:
-    """Read a plan, one line of JSON, and an object; write the object with its pixels blacked out."""
+    """Read a plan, one line of JSON, and an object; write why it is not fit, a line, and the object blacked out."""
     with suppress(ValueError, OSError):  # not everywhere may it be set
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     plan = Blackout(**json.loads(asked.readline()))
     ds = dcmread(io.BytesIO(asked.read()))
-    _recode(ds, plan)
-    ds.save_as(told, enforce_file_format=True)
+    try:
+        _recode(ds, plan)
+    except Unfit as unfit:
+        told.write(f"{unfit.reason}\n".encode())
+        return
+    written = io.BytesIO()  # a DICOM file is written from its own beginning
+    ds.save_as(written, enforce_file_format=True)
+    told.write(b"\n" + written.getvalue())
 
 
 if __name__ == "__main__":
