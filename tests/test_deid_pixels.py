@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 
 from pacsifier_ops.deid import devices, pixels
-from pacsifier_ops.deid.devices import Blackout, Catalogue
+from pacsifier_ops.deid.devices import BLACK, Blackout, Catalogue
 from pacsifier_ops.deid.pixels import blackout
 from pacsifier_ops.errors import ConfigError, Unfit
 
@@ -225,7 +225,7 @@ def test_an_ultrasound_cine_keeps_its_regions_and_says_what_was_done() -> None:
     ds.BurnedInAnnotation, ds.LargestImagePixelValue, ds.IconImageSequence = "YES", 255, [Dataset()]
     before = stored(ds)
     plan = devices.load().blackout(ds)
-    assert plan == Blackout(("ultrasound-regions",), keep=((20, 20, 80, 70),), search=True)
+    assert plan == Blackout(("ultrasound-regions",), keep=((20, 20, 80, 70),), writing=BLACK)
     for _ in range(2):  # a second time changes nothing
         assert blackout(ds, plan) == ["ultrasound-regions"]
         after, kept = stored(ds), inside(ds, (20, 20, 80, 70))
@@ -354,12 +354,12 @@ def test_a_site_replaces_the_catalogue_or_adds_to_it(tmp_path: Path) -> None:
     assert alone.blackout(ds) == Blackout(("site-banner",), ((0, 0, 128, 10),))
     plan = both.blackout(ds)
     whole = ("ultrasound-regions", "site-banner"), ((0, 0, 128, 10),), ((20, 20, 80, 70),)
-    assert plan == Blackout(*whole, search=True)
+    assert plan == Blackout(*whole, writing=BLACK)
     assert len({each.digest for each in (shipped, alone, both)}) == 3 and devices.load().digest == shipped.digest
     looked_at = catalogue(tmp_path, BANNER | {"writing": "keep"}, shipped=True)
     assert looked_at.blackout(ds) == Blackout(*whole), "the site has looked at what is written there"
     searched = catalogue(tmp_path, BANNER | {"writing": "quarantine"})
-    assert searched.blackout(ds) == Blackout(("site-banner",), ((0, 0, 128, 10),), search=True)
+    assert searched.blackout(ds) == Blackout(("site-banner",), ((0, 0, 128, 10),), writing="quarantine")
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_of_regions_in_the_uppermost_rows_the_banner_becomes_black(
     ds.SequenceOfUltrasoundRegions = [a_region(0, 0, 127, 95)]
     site = {"id": "site", "match": {"Rows": 96, "Columns": 128}, "keep": devices.REGIONS} | entry
     plan = catalogue(tmp_path, site, shipped=True).blackout(ds)
-    assert plan == Blackout(("ultrasound-regions", "site"), (black,), ((0, 0, 128, 96),), search=True)
+    assert plan == Blackout(("ultrasound-regions", "site"), (black,), ((0, 0, 128, 96),), writing=BLACK)
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_one_of_several_values_is_enough_to_match(tmp_path: Path) -> None:
         ({"black": [[0, 0, 128, 10], [0, 0, 129, 10]]}, r"black: area 2: does not lie within"),
         ({"black": [[0, 0, 128.5, 10]]}, r"black: area 1: is not"),
         ({"keep": "all"}, r"keep: can only be"),
-        ({"writing": "black"}, r"\(site-banner\): writing: give quarantine or keep"),
+        ({"writing": "yes"}, r"\(site-banner\): writing: give quarantine, black, keep"),
         ({"banner": 96}, r"banner: give the rows"),
         ({"banner": True}, r"banner: give the rows"),
         ({"banner": 9, "black": [], "match": {"Modality": "US"}}, r"match has to give Rows as a whole number"),

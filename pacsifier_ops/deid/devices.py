@@ -31,12 +31,15 @@ SHIPPED = Path(__file__).with_name("devices.json")
 REGIONS = "ultrasound regions"
 #: What removing overlays from unused bits of the pixels is called in lists of applied entries.
 OVERLAY_BITS = "overlay-bits"
+#: What blacking out writing is called there that was found in the pixels.
+WRITING = "writing"
 
 #: Left, top, width and height, in pixels from the upper left corner.
 Area = tuple[int, int, int, int]
 
-#: What is done where a part of an image that stays looks like writing: it is kept back for a person, or not searched.
-QUARANTINE, KEEP = "quarantine", "keep"
+#: What is done where what is left of an image looks like writing, the strictest first: the image is kept back for a
+#: person, the writing becomes black, or nobody searches for it.
+QUARANTINE, BLACK, KEEP = _TREATMENTS = "quarantine", "black", "keep"
 
 _FILE_KEYS = "shipped", "devices"
 _ENTRY_KEYS = "id", "match", "banner", "black", "keep", "writing", "note", "source"
@@ -56,14 +59,14 @@ class Blackout:
         black: areas to black out.
         keep: areas outside which all is blacked out; empty: the whole image is kept but for `black`.
         overlay_bits: bits of the pixels that hold no image are cleared: overlays are in them (PS3.5 8.1.2).
-        search: what is left is searched for writing, frame by frame (see `lettering`).
+        writing: what is done with writing in what is left: one of the constants above.
     """
 
     entries: tuple[str, ...] = ()
     black: tuple[Area, ...] = ()
     keep: tuple[Area, ...] = ()
     overlay_bits: bool = False
-    search: bool = False
+    writing: str = KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Device:
         black: areas to black out.
         keep_regions: only the regions that the image itself declares are kept.
         banner: rows from the top to black out, over the whole width; 0: nobody has measured them.
-        writing: whether what is left is searched for writing; empty: where regions are kept, it is.
+        writing: what is done with writing in what is left; empty: the entry does not say.
     """
 
     id: str
@@ -128,13 +131,13 @@ class Catalogue:
         measured = any(left == top == 0 and width == ds.Columns for left, top, width, _ in black)
         if any(top < banner for _, top, _, _ in keep) and not measured:
             black.add((0, 0, ds.Columns, banner))
-        said = {device.writing for device in applied} - {""}
+        said = {device.writing for device in applied} - {""} or {BLACK if keep else KEEP}
         return Blackout(
             tuple(device.id for device in applied),
             tuple(sorted(black)),
             tuple(sorted(set(keep))),
             overlays,
-            QUARANTINE in said or (bool(keep) and KEEP not in said),
+            min(said, key=_TREATMENTS.index),
         )
 
 
@@ -156,7 +159,8 @@ def load(path: Path | None = None) -> Catalogue:
     if twice := next((one for one in ids if ids.count(one) > 1), None):
         raise ConfigError(f"{(path or SHIPPED).name}: the id {twice} stands there twice; name one of them otherwise")
     decides = [
-        [d.id, sorted(d.match.items()), d.black, d.keep_regions, d.banner, d.writing, lettering.RULES] for d in entries
+        [d.id, sorted(d.match.items()), d.black, d.keep_regions, d.banner, d.writing, lettering.RULES, lettering.DOUBT]
+        for d in entries
     ]
     return Catalogue(entries, hashlib.sha256(json.dumps(decides).encode()).hexdigest())
 
@@ -222,7 +226,7 @@ def _entry(entry: Any, where: str) -> Device:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: is not a JSON object")
     _check_keys(entry, _ENTRY_KEYS, where)
-    if not isinstance(entry.get("id"), str) or not _ID.fullmatch(entry["id"]) or entry["id"] == OVERLAY_BITS:
+    if not isinstance(entry.get("id"), str) or not _ID.fullmatch(entry["id"]) or entry["id"] in (OVERLAY_BITS, WRITING):
         raise ConfigError(f"{where}: id: give small letters, digits, dots and dashes, at most 64, a name of its own")
     where += f" ({entry['id']})"
     match = entry.get("match")
@@ -233,8 +237,8 @@ def _entry(entry: Any, where: str) -> Device:
     if keep not in ("", REGIONS):
         raise ConfigError(f"{where}: keep: can only be {json.dumps(REGIONS)}")
     writing = entry.get("writing", "")
-    if writing not in ("", QUARANTINE, KEEP):
-        raise ConfigError(f"{where}: writing: give {QUARANTINE} or {KEEP}, or leave it out")
+    if writing not in ("", *_TREATMENTS):
+        raise ConfigError(f"{where}: writing: give {', '.join(_TREATMENTS)}, or leave it out")
     for key in ("note", "source"):
         if not isinstance(entry.get(key, ""), str):
             raise ConfigError(f"{where}: {key}: is no text")

@@ -1,26 +1,26 @@
-"""Whether a frame shows anything that looks like writing: no character is read, strokes are counted.
+"""What of a frame looks like writing: no character is read, strokes are counted.
 
-An image of the body differs from writing: its edges are soft, and where they are hard, they are few. Writing has strokes
-lighter or darker than what is on both sides of them, with edges of a pixel or two, of one shade from row to row, many of
-them close together. So the strokes of every row are marked, and where a window as high as a line of writing holds many,
-there may be writing. The frame is looked at in its own size and in smaller copies, so that large letters are found, too.
-
-The same frame always has the same answer, with the place that decided.
+An image of the body differs from writing: its edges are soft, and where they are hard, they are few. Writing has
+strokes lighter or darker than what is on both sides of them, with edges of a pixel or two, of one shade from row to
+row, many of them close together. So the strokes of every row are marked, and where a window as high as a line of
+writing holds many, there is writing. A frame is looked at in its own size and in smaller copies, so that large letters
+are found as well. The same frame always has the same answer.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-#: Left, top, width and height, in pixels from the upper left corner.
-Place = tuple[int, int, int, int]
-
-#: How much lighter or darker a stroke is, of 256 grey levels. For each contrast the windows, as rows and columns, for a few
-#: letters or for two, and how many pixels of them begin a stroke where there may be writing.
+#: How much lighter or darker a stroke is, of 256 grey levels. For each contrast the windows, as rows and columns, for a
+#: few letters or for two, and how many pixels of them begin a stroke where writing is.
 RULES = (
     (64, ((10, 30, 20), (12, 14, 18))),
     (40, ((10, 30, 29), (12, 14, 22))),
 )
+#: Share of that number which is enough beside writing, and share which is enough to be in doubt anywhere else.
+BESIDE, DOUBT = 0.5, 0.8
 #: Pixels that a stroke is wide at most; wider ones are found in a smaller copy of the frame.
 _STROKE = 6
 #: Grey levels by which a stroke may change to the next row.
@@ -29,32 +29,39 @@ _SHADE = 16
 _COPIES = 3
 #: Rows and columns that a frame, or a copy of it, has at least.
 _SMALLEST = 8
+#: Pixels around a window in which letters may go on; more in smaller copies, by their scale.
+_AROUND = 6
 
 
-def writing(frame: np.ndarray) -> Place | None:
-    """Where a frame looks most like writing; None: it does so nowhere.
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What of a frame looks like writing.
+
+    Attributes:
+        where: rows and columns that writing takes up, with some space around it.
+        doubt: column and row of a place that may hold writing or not; None: there is none.
+    """
+
+    where: np.ndarray
+    doubt: tuple[int, int] | None
+
+
+def writing(frame: np.ndarray) -> Writing:
+    """What of a frame looks like writing.
 
     Args:
         frame: rows and columns of grey levels, or rows, columns and red, green and blue; bytes.
     """
-    best, place = 1.0, None
-    for plane in _planes(frame):
-        small, scale = plane, 1
-        for _ in range(_COPIES + 1):
-            if min(small.shape) < _SMALLEST:
-                break
-            rise, fall = _changes(small)
-            for contrast, windows in RULES:
-                up, down = rise >= contrast, fall >= contrast
-                for edge, back, dark in ((up, down, 0), (down, up, 255)):
-                    rows, columns = _strokes(edge, back, small, dark)
-                    for height, width, enough in windows:
-                        count, top, left = _most(rows, columns, height, width)
-                        if count >= best * enough:
-                            best = count / enough
-                            place = left * scale, top * scale, width * scale, height * scale
-            small, scale = _halved(small), scale * 2
-    return place
+    windows = np.concatenate([np.zeros((0, 5)), *(found for plane in _planes(frame) for found in _windows(plane))])
+    places, shares = windows[:, :4].astype(np.int64), windows[:, 4]
+    where = _covered(places[shares >= 1], frame.shape[:2])
+    for _ in range(2 if where.any() else 0):  # the rest of a word, and the next one
+        where = _covered(places[(shares >= 1) | _touch(places, where)], frame.shape[:2])
+    doubtful = places[(shares >= DOUBT) & ~_touch(places, where)]
+    if not len(doubtful):
+        return Writing(where, None)
+    top, left, bottom, right = doubtful[0]
+    return Writing(where, (int(left + right) // 2, int(top + bottom) // 2))
 
 
 def _planes(frame: np.ndarray) -> list[np.ndarray]:
@@ -68,6 +75,23 @@ def _planes(frame: np.ndarray) -> list[np.ndarray]:
     lowest, highest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
     colour = highest - lowest
     return [lowest, colour, highest] if colour.any() else [lowest]
+
+
+def _windows(plane: np.ndarray) -> list[np.ndarray]:
+    """Windows with many strokes: top, left, bottom and right, and which share they have of what is enough."""
+    found = []
+    for copy in range(_COPIES + 1):
+        if min(plane.shape) < _SMALLEST:
+            break
+        rise, fall = _changes(plane)
+        for contrast, windows in RULES:
+            up, down = rise >= contrast, fall >= contrast
+            for edge, back, dark in ((up, down, 0), (down, up, 255)):
+                rows, columns = _strokes(edge, back, plane, dark)
+                if len(rows):
+                    found += [_full(rows, columns, window, 1 << copy) for window in windows]
+        plane = _halved(plane)
+    return found
 
 
 def _changes(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,23 +132,57 @@ def _strokes(edge: np.ndarray, back: np.ndarray, plane: np.ndarray, dark: int) -
     return rows[goes_on], columns[goes_on]
 
 
-def _most(rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> tuple[int, int, int]:
-    """The window with most of some pixels: how many, and its top and left. Windows end at even rows and columns."""
-    if not len(rows):
-        return 0, 0, 0
-    across, down = int(columns.max()) // 2 + 1, int(rows.max()) // 2 + 1
-    pairs = np.bincount((rows >> 1) * across + (columns >> 1), minlength=down * across).reshape(down, across)
-    sums = np.zeros((down + height // 2, across + width // 2), np.int32)
-    sums[height // 2 :, width // 2 :] = pairs  # windows that reach beyond the frame count what of them is in it
-    sums = sums.cumsum(axis=0).cumsum(axis=1)
+def _full(rows: np.ndarray, columns: np.ndarray, window: tuple[int, int, int], scale: int) -> np.ndarray:
+    """Windows that hold many of some pixels, as `_windows` gives them; they end at even rows and columns.
+
+    Args:
+        scale: how many pixels of the frame one of them is, in each direction.
+    """
+    height, width, enough = window
     high, wide = height // 2, width // 2
-    counts = np.zeros((down, across), np.int32)
-    counts += sums[high:, wide:]
-    counts -= sums[:-high, wide:]
-    counts -= sums[high:, :-wide]
-    counts += sums[:-high, :-wide]
-    bottom, right = divmod(int(counts.argmax()), across)
-    return int(counts[bottom, right]), max(0, (bottom + 1) * 2 - height), max(0, (right + 1) * 2 - width)
+    down, across = int(rows.max()) // 2 + high + 1, int(columns.max()) // 2 + wide + 1
+    pixels = np.bincount((rows >> 1) * across + (columns >> 1), minlength=down * across).reshape(down, across)
+    sums = np.zeros((down + high, across + wide), np.int32)
+    np.cumsum(pixels, axis=0, out=sums[high:, wide:])
+    np.cumsum(sums, axis=1, out=sums)
+    counts = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    bottom, right = np.nonzero(counts >= BESIDE * enough)
+    bottoms, rights = 2 * bottom + 2, 2 * right + 2
+    around = _AROUND * scale
+    return np.stack(
+        [
+            (bottoms - height) * scale - around // 2,
+            (rights - width) * scale - around,
+            bottoms * scale + around // 2,
+            rights * scale + around,
+            counts[bottom, right] / enough,
+        ],
+        axis=1,
+    )
+
+
+def _covered(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Rows and columns that lie in one of some places."""
+    edges = np.zeros((shape[0] + 1, shape[1] + 1), np.int32)
+    top, left, bottom, right = _within(places, shape)
+    for y, x, step in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
+        np.add.at(edges, (y, x), step)
+    return edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
+
+
+def _touch(places: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Which places have a pixel in common with what is covered."""
+    sums = np.zeros((where.shape[0] + 1, where.shape[1] + 1), np.int32)
+    np.cumsum(where, axis=0, out=sums[1:, 1:])
+    np.cumsum(sums, axis=1, out=sums)
+    top, left, bottom, right = _within(places, where.shape)
+    return sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left] > 0
+
+
+def _within(places: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What of places lies within a frame."""
+    rows, columns = places[:, 0::2].clip(0, shape[0]), places[:, 1::2].clip(0, shape[1])
+    return rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]
 
 
 def _halved(plane: np.ndarray) -> np.ndarray:

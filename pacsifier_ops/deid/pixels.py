@@ -26,15 +26,17 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
 from pacsifier_ops.deid import lettering
-from pacsifier_ops.deid.devices import OVERLAY_BITS, Area, Blackout
+from pacsifier_ops.deid.devices import KEEP, OVERLAY_BITS, QUARANTINE, WRITING, Area, Blackout
 from pacsifier_ops.errors import Unfit
 
 #: What is told of an image that an entry of the catalogue has cleaned (PS3.16 CID 7050).
 CLEAN_PIXEL_DATA = ("113101", "DCM", "Clean Pixel Data Option")
 
 #: Why an image is not fit in which there may be writing, and what can be done about it.
-_WRITING = "what the device catalogue leaves of the image may hold writing"
-_WHAT_TO_DO = "look at it, and add an entry for its device (docs/burned-in.md)"
+_MAY_BE = "what the device catalogue leaves of the image may hold writing"
+_LOOK = "look at it, and add an entry for its device if it may go out"
+#: Share of what is left that writing takes up at most; where it is more, something else is shown.
+_MOST_WRITTEN = 0.15
 
 #: Seconds and bytes of memory that decoding one object may take.
 _SECONDS, _MEMORY = 600.0, 8 * 2**30
@@ -65,7 +67,8 @@ def blackout(ds: Dataset, plan: Blackout) -> list[str]:
         plan: what `Catalogue.blackout` said of the source.
 
     Returns:
-        The ids of the catalogue's entries that were applied; `overlay-bits` stands for overlays in unused bits.
+        The ids of the catalogue's entries that were applied; `overlay-bits` stands for overlays in unused bits, and
+        `writing` for writing that was found.
 
     Raises:
         Unfit: the pixels are not understood; nothing may then be handed over.
@@ -74,16 +77,16 @@ def blackout(ds: Dataset, plan: Blackout) -> list[str]:
     if not syntax.is_transfer_syntax:
         raise Unfit("the pixels cannot be blacked out: the transfer syntax is none that is known")
     if syntax.is_encapsulated:
-        _recoded(ds, plan)
+        written = _recoded(ds, plan)
     else:
-        _paint(ds, plan, big_endian=syntax == ExplicitVRBigEndian)
+        written = _paint(ds, plan, big_endian=syntax == ExplicitVRBigEndian)
     for keyword in _STALE:
         if keyword in ds:
             del ds[keyword]
     if plan.entries:
         ds.BurnedInAnnotation = "NO"
         _tell(ds)
-    return [*plan.entries, *([OVERLAY_BITS] if plan.overlay_bits else [])]
+    return [*plan.entries, *([OVERLAY_BITS] if plan.overlay_bits else []), *([WRITING] if written else [])]
 
 
 def _tell(ds: Dataset) -> None:
@@ -171,8 +174,8 @@ def _slices(area: Area) -> tuple[slice, slice]:
     return slice(top, top + height), slice(left, left + width)
 
 
-def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> None:
-    """Black out native pixels where they lie."""
+def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> bool:
+    """Black out native pixels where they lie; returns whether there was writing to black out."""
     layout = _Layout.of(ds)
     element = ds["PixelData"]
     data = bytearray(element.value or b"")
@@ -186,32 +189,48 @@ def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> None:
     flat = np.frombuffer(data, f"{order}u{layout.bits // 8}", layout.values)
     if plan.overlay_bits:
         _clear_unused_bits(flat, layout)
-    pixels, mask = layout.view(flat), layout.mask(plan)
-    pixels[:, mask] = _black(ds, layout)
-    if plan.search:
-        _search(ds, layout, pixels, ~mask)
+    pixels, mask, black = layout.view(flat), layout.mask(plan), _black(ds, layout)
+    pixels[:, mask] = black
+    found = False
+    if plan.writing != KEEP:
+        written = _written(ds, layout, pixels, ~mask, plan.writing)
+        pixels[:, written] = black
+        found = bool(written.any())
     element.value = bytes(_swap(data) if swapped else data)
+    return found
 
 
-def _search(ds: Dataset, layout: _Layout, pixels: np.ndarray, left: np.ndarray) -> None:
-    """Search what is left of every frame for writing.
+def _written(ds: Dataset, layout: _Layout, pixels: np.ndarray, left: np.ndarray, treatment: str) -> np.ndarray:
+    """Rows and columns (pairs of them, if halved) of writing in what is left of any frame.
 
     Args:
         pixels: as `_Layout.view` gives them.
-        left: rows and columns (pairs of them, if halved) that are not black.
+        left: rows and columns that are not black.
+        treatment: `QUARANTINE` or `BLACK`.
 
     Raises:
-        Unfit: there may be some; says where.
+        Unfit: there is some, or may be, that cannot become black; says where.
     """
+    written = np.zeros_like(left)
     rows, columns = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
     if not len(rows):
-        return
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        return written
+    top, first = int(rows[0]), int(columns[0])
+    box, wide = (slice(top, rows[-1] + 1), slice(first, columns[-1] + 1)), 2 if layout.halved else 1
     for number, frame in enumerate(pixels, 1):
-        place = lettering.writing(_shown(ds, layout, frame[box]))
-        if place is not None:
-            x, y = int(columns[0]) * (2 if layout.halved else 1) + place[0], int(rows[0]) + place[1]
-            raise Unfit(f"{_WRITING} at column {x}, row {y} of frame {number}; {_WHAT_TO_DO}")
+        found = lettering.writing(_shown(ds, layout, frame[box]))
+        doubt = found.doubt
+        if treatment == QUARANTINE and found.where.any():
+            y, x = np.argwhere(found.where)[0]
+            doubt = int(x), int(y)
+        if doubt is not None:
+            raise Unfit(
+                f"{_MAY_BE} at column {first * wide + doubt[0]}, row {top + doubt[1]} of frame {number}; {_LOOK}"
+            )
+        written[box] |= found.where[:, 0::2] | found.where[:, 1::2] if layout.halved else found.where
+    if (written & left).sum() > _MOST_WRITTEN * left.sum():
+        raise Unfit(f"{_MAY_BE} in many places; {_LOOK}")
+    return written
 
 
 def _shown(ds: Dataset, layout: _Layout, frame: np.ndarray) -> np.ndarray:
@@ -291,8 +310,12 @@ def _darkest(ds: Dataset, layout: _Layout) -> int:
     return int(colours.astype(np.int64).sum(axis=-1).argmin())
 
 
-def _recoded(ds: Dataset, plan: Blackout) -> None:
-    """Black out compressed pixels: a process of its own decodes them, blacks them out and compresses them again."""
+def _recoded(ds: Dataset, plan: Blackout) -> bool:
+    """Black out compressed pixels: a process of its own decodes them, blacks them out and compresses them again.
+
+    Returns:
+        Whether there was writing to black out.
+    """
     asked = io.BytesIO()
     asked.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
     try:
@@ -306,18 +329,20 @@ def _recoded(ds: Dataset, plan: Blackout) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Unfit("the pixels cannot be blacked out: decoding them took too long") from None
-    unfit, _, written = told.stdout.partition(b"\n")
-    if unfit:
-        raise Unfit(unfit.decode())
-    if told.returncode or not written:
+    if told.returncode or not told.stdout:
         raise Unfit("the pixels cannot be blacked out: they cannot be decoded")
-    after = dcmread(io.BytesIO(written))
+    said, _, recoded = told.stdout.partition(b"\n")
+    answer = json.loads(said)
+    if answer["unfit"]:
+        raise Unfit(answer["unfit"])
+    after = dcmread(io.BytesIO(recoded))
     _keep_lossy_history(ds, after)
     del ds[0x7FE00000:0x7FE10000]
     for element in after:
         if element.tag.group in (0x0028, 0x7FE0):
             ds[element.tag] = element
     ds.file_meta.TransferSyntaxUID = after.file_meta.TransferSyntaxUID
+    return bool(answer["written"])
 
 
 def _pixels_of(ds: Dataset) -> Dataset:
@@ -343,7 +368,7 @@ def _keep_lossy_history(ds: Dataset, after: Dataset) -> None:
     after.setdefault("LossyImageCompressionRatio", f"{ratio:.4g}")
 
 
-def _recode(ds: Dataset, plan: Blackout) -> None:
+def _recode(ds: Dataset, plan: Blackout) -> bool:
     """Decode, black out and compress without loss; runs in a process of its own, which any error may end."""
     decoder = get_decoder(ds.file_meta.TransferSyntaxUID)
     frames, found = decoder.as_array(ds, raw=True, allow_excess_frames=False)
@@ -359,27 +384,27 @@ def _recode(ds: Dataset, plan: Blackout) -> None:
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in ds:
             del ds[keyword]
-    _paint(ds, plan)
+    written = _paint(ds, plan)
     if ds.BitsAllocated in _RLE_BITS:
         odd = ds.Rows * ds.Columns * ds.SamplesPerPixel * frames.itemsize % 2
         plugin = "pydicom" if odd else "gdcm"  # GDCM is fast, but gives up on frames of odd length
         compress(ds, RLELossless, encoding_plugin=plugin, generate_instance_uid=False)
+    return written
 
 
 def main(asked: BinaryIO, told: BinaryIO) -> None:
-    """Read a plan, one line of JSON, and an object; write why it is not fit, a line, and the object blacked out."""
+    """Read a plan, one line of JSON, and an object; write what became of it, likewise, and the object blacked out."""
     with suppress(ValueError, OSError):  # not everywhere may it be set
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     plan = Blackout(**json.loads(asked.readline()))
     ds = dcmread(io.BytesIO(asked.read()))
+    answer, recoded = {"unfit": "", "written": False}, io.BytesIO()
     try:
-        _recode(ds, plan)
+        answer["written"] = _recode(ds, plan)
+        ds.save_as(recoded, enforce_file_format=True)
     except Unfit as unfit:
-        told.write(f"{unfit.reason}\n".encode())
-        return
-    written = io.BytesIO()  # a DICOM file is written from its own beginning
-    ds.save_as(written, enforce_file_format=True)
-    told.write(b"\n" + written.getvalue())
+        answer["unfit"] = unfit.reason
+    told.write(json.dumps(answer).encode() + b"\n" + recoded.getvalue())
 
 
 if __name__ == "__main__":
