@@ -217,8 +217,9 @@ def _written(ds: Dataset, layout: _Layout, pixels: np.ndarray, left: np.ndarray,
         return written
     top, first = int(rows[0]), int(columns[0])
     box, wide = (slice(top, rows[-1] + 1), slice(first, columns[-1] + 1)), 2 if layout.halved else 1
+    palette = _palette_shown(ds, layout) if ds.PhotometricInterpretation == "PALETTE COLOR" else np.zeros(0)
     for number, frame in enumerate(pixels, 1):
-        found = lettering.writing(_shown(ds, layout, frame[box]))
+        found = lettering.writing(_shown(ds, layout, frame[box], palette))
         doubt = found.doubt
         if treatment == QUARANTINE and found.where.any():
             y, x = np.argwhere(found.where)[0]
@@ -233,17 +234,22 @@ def _written(ds: Dataset, layout: _Layout, pixels: np.ndarray, left: np.ndarray,
     return written
 
 
-def _shown(ds: Dataset, layout: _Layout, frame: np.ndarray) -> np.ndarray:
-    """A frame as bytes of grey levels or of red, green and blue, of which the brightest is as bright as can be."""
+def _shown(ds: Dataset, layout: _Layout, frame: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """A frame as bytes of grey levels or of red, green and blue, of which the brightest is as bright as can be.
+
+    Args:
+        palette: red, green and blue by value, where the image has a palette.
+    """
     if layout.halved:
-        frame = np.stack([frame[..., :2].reshape(len(frame), -1), *(frame[..., n].repeat(2, 1) for n in (2, 3))], -1)
+        frame = np.stack(
+            [frame[..., :2].reshape(len(frame), -1), frame[..., 2].repeat(2, 1), frame[..., 3].repeat(2, 1)], -1
+        )
     photometric = str(ds.PhotometricInterpretation)
     if photometric == "PALETTE COLOR":
-        frame = apply_color_lut(frame[..., 0] if frame.ndim == 3 else frame, ds)
-        return (frame >> 8 if frame.dtype.itemsize > 1 else frame).astype(np.uint8)
+        return palette[frame[..., 0] & (len(palette) - 1)]
     if layout.signed:
         frame = frame.view(f"i{frame.dtype.itemsize}")
-    values = frame.astype(np.int64 if layout.bits > 16 else np.int32)
+    values: np.ndarray = frame.astype(np.int64 if layout.bits > 16 else np.int32)
     if photometric.startswith("YBR"):
         luminance, blue, red = values[..., 0], values[..., 1] - 128, values[..., 2] - 128
         values = np.stack(
@@ -301,13 +307,29 @@ def _black(ds: Dataset, layout: _Layout) -> np.ndarray:
 
 def _darkest(ds: Dataset, layout: _Layout) -> int:
     """The value with the darkest colour of the palette."""
+    return int(_palette(ds, layout).astype(np.int64).sum(axis=-1).argmin())
+
+
+def _palette(ds: Dataset, layout: _Layout) -> np.ndarray:
+    """Red, green and blue of each value, as the palette has them.
+
+    Raises:
+        Unfit: it cannot be read.
+    """
     if layout.bits > 16 or layout.signed:
         raise Unfit("the pixels cannot be blacked out: their palette is laid out in an unknown way")
     try:
-        colours = apply_color_lut(np.arange(1 << layout.stored, dtype=f"u{layout.bits // 8}"), ds)
+        return np.asarray(apply_color_lut(np.arange(1 << layout.stored, dtype=f"u{layout.bits // 8}"), ds))
     except Exception:  # whatever a damaged palette makes it raise
         raise Unfit("the pixels cannot be blacked out: their palette cannot be read") from None
-    return int(colours.astype(np.int64).sum(axis=-1).argmin())
+
+
+def _palette_shown(ds: Dataset, layout: _Layout) -> np.ndarray:
+    """The palette as bytes; of words the byte that tells more: some have it first, some use the other only."""
+    colours = _palette(ds, layout)
+    if colours.dtype.itemsize == 1:
+        return colours
+    return max((colours >> 8).astype(np.uint8), (colours & 255).astype(np.uint8), key=lambda part: int(np.ptp(part)))
 
 
 def _recoded(ds: Dataset, plan: Blackout) -> bool:
