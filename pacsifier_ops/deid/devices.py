@@ -42,7 +42,7 @@ Area = tuple[int, int, int, int]
 QUARANTINE, BLACK, KEEP = _TREATMENTS = "quarantine", "black", "keep"
 
 _FILE_KEYS = "shipped", "devices"
-_ENTRY_KEYS = "id", "match", "banner", "black", "keep", "writing", "note", "source"
+_ENTRY_KEYS = "id", "match", "banner", "black", "keep", "writing", "note", "source", "approved"
 _ID = re.compile(r"[0-9a-z][0-9a-z._-]{0,63}")
 #: Region Spatial Formats that hold image or trace: 2D, M-mode, spectral, waveform (PS3.3 C.8.5.5.1.1); not graphics.
 _PICTURES = frozenset({1, 2, 3, 4})
@@ -121,7 +121,7 @@ class Catalogue:
             return None
         values_of = cache(partial(values, ds))
         fitting = [device for device in self.devices if device.matches(values_of)]
-        keep = _regions(ds) if any(device.keep_regions for device in fitting) else ()
+        keep = regions_of(ds) if any(device.keep_regions for device in fitting) else ()
         applied = [device for device in fitting if keep or not device.keep_regions]
         overlays = _overlay_in_pixels(ds)
         if not applied and not overlays:
@@ -178,7 +178,7 @@ def _whole(ds: Dataset, keyword: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _regions(ds: Dataset) -> tuple[Area, ...]:
+def regions_of(ds: Dataset) -> tuple[Area, ...]:
     """The declared regions with an image or a trace; none where one of them lies outside the image."""
     regions = ds.get("SequenceOfUltrasoundRegions")
     keep = []
@@ -239,9 +239,11 @@ def _entry(entry: Any, where: str) -> Device:
     writing = entry.get("writing", "")
     if writing not in ("", *_TREATMENTS):
         raise ConfigError(f"{where}: writing: give {', '.join(_TREATMENTS)}, or leave it out")
-    for key in ("note", "source"):
+    for key in ("note", "source", "approved"):
         if not isinstance(entry.get(key, ""), str):
             raise ConfigError(f"{where}: {key}: is no text")
+    if not entry.get("approved", "nobody has to").strip():
+        raise ConfigError(f"{where}: approved: is empty; look at the proposal's sheet, and say who did and when")
     black, banner = entry.get("black", []), entry.get("banner", 0)
     if not isinstance(black, list) or not (black or keep or banner):
         raise ConfigError(
