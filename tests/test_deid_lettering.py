@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLSLossless,
     RLELossless,
 )
 
@@ -100,11 +100,11 @@ def test_tissue_is_no_writing(seed: int) -> None:
 
 
 def test_flow_in_colour_is_no_writing() -> None:
-    image = np.repeat(tissue()[..., None], 3, axis=2)
+    grey = np.repeat(tissue()[..., None], 3, axis=2)
     y, x = np.mgrid[:ROWS, :COLUMNS]
-    flow = np.hypot(y - 130, x - 160) < 30
-    image[flow] = np.stack([np.clip(6 * (x - 130), 0, 255), 0 * x, np.clip(6 * (190 - x), 0, 255)], -1)[flow]
-    found = lettering.writing(image.astype(np.uint8))
+    share = np.clip((44 - np.hypot(y - 130, x - 160)) / 8, 0, 1)[..., None]  # of a vessel that has no sharp wall
+    flow = np.stack([np.full_like(x, 210), np.clip(2 * (y - 86), 0, 255), 0 * x], axis=-1)
+    found = lettering.writing((grey * (1 - share) + flow * share).astype(np.uint8))
     assert not found.where.any() and found.doubt is None
 
 
@@ -164,44 +164,16 @@ def coded(picture: np.ndarray, how: str) -> Dataset:
             return ds
         case "JPEG 2000":
             return jpeg(an_ultrasound(picture), "JPEG2000", JPEG2000, no_jp2=True, irreversible=True)
-    ds = an_ultrasound(picture if how == "JPEG-LS" else colour)
-    syntax = {"RLE": RLELossless, "JPEG-LS": JPEGLSLossless, "JPEG 2000 lossless": JPEG2000Lossless}[how]
-    if how == "JPEG 2000 lossless":
-        return jpeg(ds, "JPEG2000", syntax, no_jp2=True, mct=0)
-    if how == "JPEG-LS":
-        return from_gdcm(ds, syntax)
-    ds.compress(syntax, encoding_plugin="pydicom", generate_instance_uid=False)
-    return ds
-
-
-def from_gdcm(ds: Dataset, syntax: str) -> Dataset:
-    """The image as GDCM compresses it."""
-    import gdcm  # type: ignore[import-untyped]
-
-    frame = stored(ds)[0]
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions([ds.Columns, ds.Rows])
-    image.SetPixelFormat(gdcm.PixelFormat(gdcm.PixelFormat.UINT8))
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetByteStringValue(frame.tobytes())
-    image.SetDataElement(element)
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLSLossless))
-    change.SetInput(image)
-    assert change.Change()
-    data = change.GetOutput().GetDataElement().GetSequenceOfFragments().GetFragment(0).GetByteValue()
-    ds.PixelData = encapsulate([data.GetBuffer().encode("utf-8", "surrogateescape")])
-    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
-    ds.file_meta.TransferSyntaxUID = syntax
+        case "JPEG 2000 lossless":
+            return jpeg(an_ultrasound(colour), "JPEG2000", JPEG2000Lossless, no_jp2=True, mct=0)
+    ds = an_ultrasound(colour)
+    ds.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
     return ds
 
 
 CODECS = [
-    *("native", "inverted", "words", "palette", "planes", "YBR_FULL_422", "JPEG", "JPEG 2000", "JPEG 2000 lossless"),
-    *("RLE",),
+    *("native", "inverted", "words", "palette", "planes", "YBR_FULL_422"),
+    *("JPEG", "JPEG 2000", "JPEG 2000 lossless", "RLE"),
 ]
 
 
@@ -237,7 +209,7 @@ def test_a_name_in_one_frame_becomes_black_in_all() -> None:
 def a_catalogue(tmp_path: Path, **more: Any) -> devices.Catalogue:
     entry = {"id": "site", "match": {"Modality": "US"}, "keep": devices.REGIONS} | more
     path = tmp_path / "site.json"
-    path.write_text(devices.json.dumps({"devices": [entry]}))
+    path.write_text(json.dumps({"devices": [entry]}))
     return devices.load(path)
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Images of a device that are decoded at most, and patients that have to be among them at least.
 MOST, PATIENTS = 40, 3
-#: Grey levels by which a pixel changes that is said to vary, and share of an area's pixels that have to.
-_CHANGE, _SHARE = 24, 0.005
+#: Grey levels by which a pixel changes that is said to vary.
+_CHANGE = 24
 #: Pixels of a cell in which writing is joined to areas, and share of the height that banners are in.
 _CELL, _BANNER = 8, 0.15
 #: Images on a sheet, and across.
@@ -110,13 +110,11 @@ def propose(model: Model, found: Found) -> Proposal | None:
     if len(patients) < PATIENTS:
         return None
     written = np.any([image.written for image in images], axis=0)
-    boxes = _boxes(written)
-    varies = _varying(images)
-    changing = [box for box in boxes if varies[_inside(box)].mean() > _SHARE]
+    changing = written & _varying(images)
+    banner = _banner(changing)
     regions = all(image.regions for image in images)
-    banner = _banner(changing, model.rows)
     kept = np.any([_mask(image.regions, written.shape) for image in images], axis=0) if regions else np.True_
-    black = [box for box in changing if box[1] + box[3] > banner and (kept & _mask([box], written.shape)).any()]
+    black = _boxes(changing & kept & (np.arange(model.rows) >= banner)[:, None])
     entry: dict[str, Any] = {
         "id": model.id,
         "note": f"proposed from {len(images)} images of {len(patients)} patients",
@@ -133,7 +131,7 @@ def propose(model: Model, found: Found) -> Proposal | None:
         **({"black": [list(box) for box in black]} if black else {}),
         "writing": "black",
     }
-    same = [box for box in boxes if box not in changing]
+    same = _boxes(written & ~_mask(black, written.shape) & (np.arange(model.rows) >= banner)[:, None])
     drawn = [(0, 0, model.columns, banner)] if banner else []
     return Proposal(entry, _sheet(images, [*drawn, *black], same), len(images), len(patients))
 
@@ -171,13 +169,10 @@ def _varying(images: Sequence[_Seen]) -> np.ndarray:
     return (highest - lowest) > _CHANGE
 
 
-def _banner(changing: Sequence[Area], rows: int) -> int:
-    """Rows from the top in which writing varies; 0: there is none."""
-    low = 0
-    for _, top, _, height in sorted(changing, key=lambda box: box[1]):
-        if top <= low + _CELL and top + height <= rows * _BANNER:
-            low = max(low, top + height)
-    return low
+def _banner(changing: np.ndarray) -> int:
+    """Rows from the top that end with writing that varies, of those that may be a banner; 0: there is none."""
+    rows = np.flatnonzero(changing[: round(len(changing) * _BANNER)].any(axis=1))
+    return int(rows[-1]) + 1 if len(rows) else 0
 
 
 def _boxes(written: np.ndarray) -> list[Area]:
