@@ -381,6 +381,36 @@ def test_of_regions_in_the_uppermost_rows_the_banner_becomes_black(
     assert plan == Blackout(("ultrasound-regions", "site"), (black,), ((0, 0, 128, 96),), writing=BLACK)
 
 
+def test_the_shipped_entries_know_banners_and_say_where_from() -> None:
+    content = json.loads(devices.SHIPPED.read_text(encoding="utf-8"))
+    first, *others = content["devices"]
+    assert len(others) >= 60 and first["id"] == "ultrasound-regions"
+    for entry in others:
+        assert entry["source"] and entry["keep"] == devices.REGIONS and entry["match"]["Modality"] == "US"
+        assert 0.05 < entry["banner"] / entry["match"]["Rows"] < 0.15, entry["id"]
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "ids", "banner"),
+    [
+        (("Philips Medical Systems", "EPIQ 7C"), 768, ["philips-epiq-768"], 49),
+        (("Philips Medical Systems", "EPIQ 7C"), 770, [], 77),
+        (("GE Healthcare", "LOGIQE9"), 720, ["ge-logiq-e9-720"], 70),
+        (("TOSHIBA_MEC_US", "TUS-A500"), 720, ["toshiba-aplio-500-720"], 60),
+        (("SIEMENS", "ACUSON S2000"), 768, ["siemens-s2000-768"], 60),
+        (("Other", "EPIQ 7C"), 768, [], 77),
+    ],
+)
+def test_a_device_is_known_by_its_model_and_the_size_of_its_images(
+    model: tuple[str, str], rows: int, ids: list[str], banner: int
+) -> None:
+    ds = a_cine(frames=1)
+    ds.Manufacturer, ds.ManufacturerModelName, ds.Rows, ds.Columns = *model, rows, 1024
+    ds.SequenceOfUltrasoundRegions = [a_region(0, 0, 1023, rows - 1)]
+    plan = devices.load().blackout(ds)
+    assert plan == Blackout(("ultrasound-regions", *ids), ((0, 0, 1024, banner),), ((0, 0, 1024, rows),), writing=BLACK)
+
+
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [("Manufacturer", "Other"), ("Manufacturer", ""), ("Modality", "MR"), ("Rows", 95), ("Columns", 1280)],
