@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 
 from pacsifier_ops.deid import devices, pixels
-from pacsifier_ops.deid.devices import Blackout, Catalogue
+from pacsifier_ops.deid.devices import BLACK, Blackout, Catalogue
 from pacsifier_ops.deid.pixels import blackout
 from pacsifier_ops.errors import ConfigError, Unfit
 
@@ -225,7 +225,7 @@ def test_an_ultrasound_cine_keeps_its_regions_and_says_what_was_done() -> None:
     ds.BurnedInAnnotation, ds.LargestImagePixelValue, ds.IconImageSequence = "YES", 255, [Dataset()]
     before = stored(ds)
     plan = devices.load().blackout(ds)
-    assert plan == Blackout(("ultrasound-regions",), keep=((20, 20, 80, 70),))
+    assert plan == Blackout(("ultrasound-regions",), keep=((20, 20, 80, 70),), writing=BLACK)
     for _ in range(2):  # a second time changes nothing
         assert blackout(ds, plan) == ["ultrasound-regions"]
         after, kept = stored(ds), inside(ds, (20, 20, 80, 70))
@@ -321,7 +321,6 @@ def test_what_takes_too_long_to_decode_is_not_fit(monkeypatch: pytest.MonkeyPatc
     ("why", "regions"),
     [
         ("there are none", []),
-        ("they reach into the uppermost rows", [a_region(20, 8, 99, 89)]),
         ("one lies outside", [a_region(20, 20, 99, 89), a_region(20, 20, 200, 89)]),
         ("one is turned round", [a_region(99, 20, 20, 89)]),
         ("they hold graphics", [a_region(20, 20, 99, 89, spatial_format=5)]),
@@ -354,11 +353,62 @@ def test_a_site_replaces_the_catalogue_or_adds_to_it(tmp_path: Path) -> None:
     alone, both = catalogue(tmp_path, BANNER), catalogue(tmp_path, BANNER, shipped=True)
     assert alone.blackout(ds) == Blackout(("site-banner",), ((0, 0, 128, 10),))
     plan = both.blackout(ds)
-    assert plan == Blackout(("ultrasound-regions", "site-banner"), ((0, 0, 128, 10),), ((20, 20, 80, 70),))
+    whole = ("ultrasound-regions", "site-banner"), ((0, 0, 128, 10),), ((20, 20, 80, 70),)
+    assert plan == Blackout(*whole, writing=BLACK)
     assert len({each.digest for each in (shipped, alone, both)}) == 3 and devices.load().digest == shipped.digest
-    ds.SequenceOfUltrasoundRegions = [a_region(20, 2, 99, 89)]
-    covered = catalogue(tmp_path, BANNER | {"keep": devices.REGIONS})
-    assert covered.blackout(ds), "its banner covers what the regions leave of the uppermost rows"
+    looked_at = catalogue(tmp_path, BANNER | {"writing": "keep"}, shipped=True)
+    assert looked_at.blackout(ds) == Blackout(*whole), "the site has looked at what is written there"
+    searched = catalogue(tmp_path, BANNER | {"writing": "quarantine"})
+    assert searched.blackout(ds) == Blackout(("site-banner",), ((0, 0, 128, 10),), writing="quarantine")
+
+
+@pytest.mark.parametrize(
+    ("entry", "black"),
+    [
+        ({}, (0, 0, 128, 10)),
+        ({"banner": 4}, (0, 0, 128, 4)),
+        ({"banner": 30}, (0, 0, 128, 30)),
+        ({"black": [[0, 0, 128, 6]]}, (0, 0, 128, 6)),
+    ],
+)
+def test_of_regions_in_the_uppermost_rows_the_banner_becomes_black(
+    entry: dict[str, Any], black: tuple[int, int, int, int], tmp_path: Path
+) -> None:
+    ds = a_cine(frames=1)
+    ds.SequenceOfUltrasoundRegions = [a_region(0, 0, 127, 95)]
+    site = {"id": "site", "match": {"Rows": 96, "Columns": 128}, "keep": devices.REGIONS} | entry
+    plan = catalogue(tmp_path, site, shipped=True).blackout(ds)
+    assert plan == Blackout(("ultrasound-regions", "site"), (black,), ((0, 0, 128, 96),), writing=BLACK)
+
+
+def test_the_shipped_entries_know_banners_and_say_where_from() -> None:
+    content = json.loads(devices.SHIPPED.read_text(encoding="utf-8"))
+    first, *others = content["devices"]
+    assert len(others) >= 60 and first["id"] == "ultrasound-regions"
+    for entry in others:
+        assert entry["source"] and entry["keep"] == devices.REGIONS and entry["match"]["Modality"] == "US"
+        assert 0.05 < entry["banner"] / entry["match"]["Rows"] < 0.15, entry["id"]
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "ids", "banner"),
+    [
+        (("Philips Medical Systems", "EPIQ 7C"), 768, ["philips-epiq-768"], 49),
+        (("Philips Medical Systems", "EPIQ 7C"), 770, [], 77),
+        (("GE Healthcare", "LOGIQE9"), 720, ["ge-logiq-e9-720"], 70),
+        (("TOSHIBA_MEC_US", "TUS-A500"), 720, ["toshiba-aplio-500-720"], 60),
+        (("SIEMENS", "ACUSON S2000"), 768, ["siemens-s2000-768"], 60),
+        (("Other", "EPIQ 7C"), 768, [], 77),
+    ],
+)
+def test_a_device_is_known_by_its_model_and_the_size_of_its_images(
+    model: tuple[str, str], rows: int, ids: list[str], banner: int
+) -> None:
+    ds = a_cine(frames=1)
+    ds.Manufacturer, ds.ManufacturerModelName, ds.Rows, ds.Columns = *model, rows, 1024
+    ds.SequenceOfUltrasoundRegions = [a_region(0, 0, 1023, rows - 1)]
+    plan = devices.load().blackout(ds)
+    assert plan == Blackout(("ultrasound-regions", *ids), ((0, 0, 1024, banner),), ((0, 0, 1024, rows),), writing=BLACK)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +443,11 @@ def test_one_of_several_values_is_enough_to_match(tmp_path: Path) -> None:
         ({"black": [[0, 0, 128, 10], [0, 0, 129, 10]]}, r"black: area 2: does not lie within"),
         ({"black": [[0, 0, 128.5, 10]]}, r"black: area 1: is not"),
         ({"keep": "all"}, r"keep: can only be"),
+        ({"writing": "yes"}, r"\(site-banner\): writing: give quarantine, black, keep"),
+        ({"banner": 96}, r"banner: give the rows"),
+        ({"banner": True}, r"banner: give the rows"),
+        ({"banner": 9, "black": [], "match": {"Modality": "US"}}, r"match has to give Rows as a whole number"),
+        ({"source": 5}, r"source: is no text"),
         ({"blak": []}, r"blak is not known \(did you mean black\?\)"),
         ({"id": "first"}, r"the id first stands there twice"),
     ],

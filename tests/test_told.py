@@ -84,6 +84,7 @@ def test_what_is_not_there_is_told_of_without_its_place(tmp_path: Path) -> None:
         (QUARANTINED, "digitised", "digitised", told.BY_RULE),
         (EXCLUDED, "Wolkenstein", "", told.BY_RULE),
         (QUARANTINED, "the result still tells who it is: PatientID found in SeriesNumber", "", told.STILL_TELLS),
+        (QUARANTINED, "what the device catalogue leaves of the image may hold writing", "", told.WRITING),
         (QUARANTINED, "it has several values in PatientID", "", told.NOBODYS),
         (QUARANTINED, "its patient has no pseudonym", "", told.NOT_LINKED),
         (QUARANTINED, "unexpected KeyError; problems.txt of the run has more", "", told.UNFIT),

@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from pacsifier_ops.deid import lettering
 from pacsifier_ops.errors import ConfigError, not_known
 from pacsifier_ops.given import Unusable, json_of, read_given
 
@@ -30,15 +31,22 @@ SHIPPED = Path(__file__).with_name("devices.json")
 REGIONS = "ultrasound regions"
 #: What removing overlays from unused bits of the pixels is called in lists of applied entries.
 OVERLAY_BITS = "overlay-bits"
+#: What blacking out writing is called there that was found in the pixels.
+WRITING = "writing"
 
 #: Left, top, width and height, in pixels from the upper left corner.
 Area = tuple[int, int, int, int]
 
-_FILE_KEYS, _ENTRY_KEYS = ("shipped", "devices"), ("id", "match", "black", "keep", "note")
+#: What is done where what is left of an image looks like writing, the strictest first: the image is kept back for a
+#: person, the writing becomes black, or nobody searches for it.
+QUARANTINE, BLACK, KEEP = _TREATMENTS = "quarantine", "black", "keep"
+
+_FILE_KEYS = "shipped", "devices"
+_ENTRY_KEYS = "id", "match", "banner", "black", "keep", "writing", "note", "source", "approved"
 _ID = re.compile(r"[0-9a-z][0-9a-z._-]{0,63}")
 #: Region Spatial Formats that hold image or trace: 2D, M-mode, spectral, waveform (PS3.3 C.8.5.5.1.1); not graphics.
 _PICTURES = frozenset({1, 2, 3, 4})
-#: Banners take 6 to 10 % of an image's height. Regions that reach into this share of it are not believed.
+#: Banners take 6 to 10 % of an image's height. Of a device whose banner nobody has measured, so much becomes black.
 _BANNER = 1 / 10
 
 
@@ -51,12 +59,14 @@ class Blackout:
         black: areas to black out.
         keep: areas outside which all is blacked out; empty: the whole image is kept but for `black`.
         overlay_bits: bits of the pixels that hold no image are cleared: overlays are in them (PS3.5 8.1.2).
+        writing: what is done with writing in what is left: one of the constants above.
     """
 
     entries: tuple[str, ...] = ()
     black: tuple[Area, ...] = ()
     keep: tuple[Area, ...] = ()
     overlay_bits: bool = False
+    writing: str = KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +78,16 @@ class Device:
         match: per keyword the patterns of which one has to match one of the attribute's values; all keywords have to.
         black: areas to black out.
         keep_regions: only the regions that the image itself declares are kept.
+        banner: rows from the top to black out, over the whole width; 0: nobody has measured them.
+        writing: what is done with writing in what is left; empty: the entry does not say.
     """
 
     id: str
     match: Mapping[str, tuple[str, ...]]
     black: tuple[Area, ...] = ()
     keep_regions: bool = False
+    banner: int = 0
+    writing: str = ""
 
     def matches(self, values_of: Callable[[str], tuple[str, ...]]) -> bool:
         """Whether an image is one of this device's, by its values (see `values`)."""
@@ -82,18 +96,9 @@ class Device:
             for keyword, patterns in self.match.items()
         )
 
-    def areas(self, ds: Dataset) -> tuple[tuple[Area, ...], tuple[Area, ...]] | None:
-        """What to black out and what to keep of an image; None where its regions are not to be believed."""
-        if not self.keep_regions:
-            return self.black, ()
-        keep = _regions(ds)
-        return (self.black, keep) if keep and self._clears_banner(keep, ds) else None
-
-    def _clears_banner(self, keep: tuple[Area, ...], ds: Dataset) -> bool:
-        """Whether the uppermost rows, where names stand, become black over their whole width."""
-        banner = max(1, round(ds.Rows * _BANNER))
-        across = (y + height for x, y, width, height in self.black if x == 0 == y and width >= ds.Columns)
-        return max(across, default=0) >= banner or all(y >= banner for _, y, _, _ in keep)
+    def blacks(self, ds: Dataset) -> tuple[Area, ...]:
+        """All that becomes black of an image."""
+        return (*self.black, *([(0, 0, ds.Columns, min(self.banner, ds.Rows))] if self.banner else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +121,24 @@ class Catalogue:
             return None
         values_of = cache(partial(values, ds))
         fitting = [device for device in self.devices if device.matches(values_of)]
-        applied = [(device, areas) for device in fitting if (areas := device.areas(ds))]
+        keep = regions_of(ds) if any(device.keep_regions for device in fitting) else ()
+        applied = [device for device in fitting if keep or not device.keep_regions]
         overlays = _overlay_in_pixels(ds)
         if not applied and not overlays:
             return None
-        black = {area for _, (areas, _) in applied for area in areas}
-        keep = {area for _, (_, areas) in applied for area in areas}
-        ids = tuple(device.id for device, _ in applied)
-        return Blackout(ids, tuple(sorted(black)), tuple(sorted(keep)), overlays)
+        black = {area for device in applied for area in device.blacks(ds)}
+        banner = max(1, round(ds.Rows * _BANNER))
+        measured = any(left == top == 0 and width == ds.Columns for left, top, width, _ in black)
+        if any(top < banner for _, top, _, _ in keep) and not measured:
+            black.add((0, 0, ds.Columns, banner))
+        said = {device.writing for device in applied} - {""} or {BLACK if keep else KEEP}
+        return Blackout(
+            tuple(device.id for device in applied),
+            tuple(sorted(black)),
+            tuple(sorted(set(keep))),
+            overlays,
+            min(said, key=_TREATMENTS.index),
+        )
 
 
 def load(path: Path | None = None) -> Catalogue:
@@ -143,7 +158,10 @@ def load(path: Path | None = None) -> Catalogue:
     ids = [device.id for device in entries]
     if twice := next((one for one in ids if ids.count(one) > 1), None):
         raise ConfigError(f"{(path or SHIPPED).name}: the id {twice} stands there twice; name one of them otherwise")
-    decides = [[d.id, sorted(d.match.items()), d.black, d.keep_regions] for d in entries]
+    decides = [
+        [d.id, sorted(d.match.items()), d.black, d.keep_regions, d.banner, d.writing, lettering.RULES, lettering.DOUBT]
+        for d in entries
+    ]
     return Catalogue(entries, hashlib.sha256(json.dumps(decides).encode()).hexdigest())
 
 
@@ -160,7 +178,7 @@ def _whole(ds: Dataset, keyword: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _regions(ds: Dataset) -> tuple[Area, ...]:
+def regions_of(ds: Dataset) -> tuple[Area, ...]:
     """The declared regions with an image or a trace; none where one of them lies outside the image."""
     regions = ds.get("SequenceOfUltrasoundRegions")
     keep = []
@@ -208,7 +226,7 @@ def _entry(entry: Any, where: str) -> Device:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: is not a JSON object")
     _check_keys(entry, _ENTRY_KEYS, where)
-    if not isinstance(entry.get("id"), str) or not _ID.fullmatch(entry["id"]) or entry["id"] == OVERLAY_BITS:
+    if not isinstance(entry.get("id"), str) or not _ID.fullmatch(entry["id"]) or entry["id"] in (OVERLAY_BITS, WRITING):
         raise ConfigError(f"{where}: id: give small letters, digits, dots and dashes, at most 64, a name of its own")
     where += f" ({entry['id']})"
     match = entry.get("match")
@@ -218,13 +236,34 @@ def _entry(entry: Any, where: str) -> Device:
     keep = entry.get("keep", "")
     if keep not in ("", REGIONS):
         raise ConfigError(f"{where}: keep: can only be {json.dumps(REGIONS)}")
-    black = entry.get("black", [])
-    if not isinstance(black, list) or not (black or keep):
+    writing = entry.get("writing", "")
+    if writing not in ("", *_TREATMENTS):
+        raise ConfigError(f"{where}: writing: give {', '.join(_TREATMENTS)}, or leave it out")
+    for key in ("note", "source", "approved"):
+        if not isinstance(entry.get(key, ""), str):
+            raise ConfigError(f"{where}: {key}: is no text")
+    if not entry.get("approved", "nobody has to").strip():
+        raise ConfigError(f"{where}: approved: is empty; look at the proposal's sheet, and say who did and when")
+    black, banner = entry.get("black", []), entry.get("banner", 0)
+    if not isinstance(black, list) or not (black or keep or banner):
         raise ConfigError(
-            f"{where}: black: give areas as [left, top, width, height], at least one unless keep is there"
+            f"{where}: black: give areas as [left, top, width, height], at least one unless keep or banner is there"
         )
     areas = tuple(_area(area, match, f"{where}: black: area {n}") for n, area in enumerate(black, 1))
-    return Device(entry["id"], patterns, areas, bool(keep))
+    if "banner" in entry:
+        _check_banner(banner, match.get("Rows"), where)
+    return Device(entry["id"], patterns, areas, bool(keep), banner, writing)
+
+
+def _check_banner(banner: Any, rows: Any, where: str) -> None:
+    if not _is_whole(rows):
+        raise ConfigError(f"{where}: match has to give Rows as a whole number; a banner is of one height of image")
+    if not _is_whole(banner) or not 0 < banner < rows:
+        raise ConfigError(f"{where}: banner: give the rows that become black from the top, fewer than Rows")
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int
 
 
 def _patterns(keyword: str, wanted: Any, where: str) -> tuple[str, ...]:
@@ -247,7 +286,7 @@ def _patterns(keyword: str, wanted: Any, where: str) -> tuple[str, ...]:
 def _area(area: Any, match: dict[str, Any], where: str) -> Area:
     """One area; it lies within an image whose size the entry asks for."""
     rows, columns = match.get("Rows"), match.get("Columns")
-    if not (isinstance(rows, int) and isinstance(columns, int)):
+    if not (_is_whole(rows) and _is_whole(columns)):
         raise ConfigError(
             f"{where}: match has to give Rows and Columns as whole numbers; areas are of one size of image"
         )

@@ -175,6 +175,21 @@ class Rule:
     why: str
     applies: Callable[[_Object], bool]
 
+    @property
+    def todo(self) -> str:
+        """What lets such objects pass; empty: nothing does."""
+        return _TODO[self.cure]
+
+
+#: What lets objects pass that a rule would keep back.
+_TODO = {
+    Cure.NONE: "",
+    Cure.BLACKOUT: "An entry of the device catalogue lets those of a known device pass; pacsifier-devices proposes "
+    "entries for ultrasound (docs/burned-in.md).",
+    Cure.CONTENT: "The option clean_structured_content of the profile lets them pass.",
+    Cure.GRAPHICS: "The option clean_graphics of the profile lets them pass.",
+}
+
 
 def _rule(
     name: str,
@@ -284,7 +299,8 @@ RULES: tuple[Rule, ...] = (
     _rule(
         "ultrasound",
         f"SOP class, Modality {', '.join(sorted(_ULTRASOUND_MODALITIES))}",
-        "devices burn a banner with the patient's name in; Burned In Annotation NO is not believed",
+        "devices burn a banner with the patient's name in, and the image declares no regions to keep instead; "
+        "Burned In Annotation NO is not believed",
         lambda o: o.sop_class in _ULTRASOUND or o.modality in _ULTRASOUND_MODALITIES,
         cure=Cure.BLACKOUT,
     ),

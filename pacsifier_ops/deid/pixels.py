@@ -25,11 +25,18 @@ from pydicom.pixels import apply_color_lut, compress, get_decoder
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
-from pacsifier_ops.deid.devices import OVERLAY_BITS, Area, Blackout
+from pacsifier_ops.deid import lettering
+from pacsifier_ops.deid.devices import KEEP, OVERLAY_BITS, QUARANTINE, WRITING, Area, Blackout
 from pacsifier_ops.errors import Unfit
 
 #: What is told of an image that an entry of the catalogue has cleaned (PS3.16 CID 7050).
 CLEAN_PIXEL_DATA = ("113101", "DCM", "Clean Pixel Data Option")
+
+#: Why an image is not fit in which there may be writing, and what can be done about it.
+_MAY_BE = "what the device catalogue leaves of the image may hold writing"
+_LOOK = "look at it, and add an entry for its device if it may go out"
+#: Share of what is left that writing takes up at most; where it is more, something else is shown.
+_MOST_WRITTEN = 0.15
 
 #: Seconds and bytes of memory that decoding one object may take.
 _SECONDS, _MEMORY = 600.0, 8 * 2**30
@@ -60,7 +67,8 @@ def blackout(ds: Dataset, plan: Blackout) -> list[str]:
         plan: what `Catalogue.blackout` said of the source.
 
     Returns:
-        The ids of the catalogue's entries that were applied; `overlay-bits` stands for overlays in unused bits.
+        The ids of the catalogue's entries that were applied; `overlay-bits` stands for overlays in unused bits, and
+        `writing` for writing that was found.
 
     Raises:
         Unfit: the pixels are not understood; nothing may then be handed over.
@@ -69,16 +77,16 @@ def blackout(ds: Dataset, plan: Blackout) -> list[str]:
     if not syntax.is_transfer_syntax:
         raise Unfit("the pixels cannot be blacked out: the transfer syntax is none that is known")
     if syntax.is_encapsulated:
-        _recoded(ds, plan)
+        written = _recoded(ds, plan)
     else:
-        _paint(ds, plan, big_endian=syntax == ExplicitVRBigEndian)
+        written = _paint(ds, plan, big_endian=syntax == ExplicitVRBigEndian)
     for keyword in _STALE:
         if keyword in ds:
             del ds[keyword]
     if plan.entries:
         ds.BurnedInAnnotation = "NO"
         _tell(ds)
-    return [*plan.entries, *([OVERLAY_BITS] if plan.overlay_bits else [])]
+    return [*plan.entries, *([OVERLAY_BITS] if plan.overlay_bits else []), *([WRITING] if written else [])]
 
 
 def _tell(ds: Dataset) -> None:
@@ -166,8 +174,8 @@ def _slices(area: Area) -> tuple[slice, slice]:
     return slice(top, top + height), slice(left, left + width)
 
 
-def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> None:
-    """Black out native pixels where they lie."""
+def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> bool:
+    """Black out native pixels where they lie; returns whether there was writing to black out."""
     layout = _Layout.of(ds)
     element = ds["PixelData"]
     data = bytearray(element.value or b"")
@@ -181,8 +189,78 @@ def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> None:
     flat = np.frombuffer(data, f"{order}u{layout.bits // 8}", layout.values)
     if plan.overlay_bits:
         _clear_unused_bits(flat, layout)
-    layout.view(flat)[:, layout.mask(plan)] = _black(ds, layout)
+    pixels, mask, black = layout.view(flat), layout.mask(plan), _black(ds, layout)
+    pixels[:, mask] = black
+    found = False
+    if plan.writing != KEEP:
+        written = _written(ds, layout, pixels, ~mask, plan.writing)
+        pixels[:, written] = black
+        found = bool(written.any())
     element.value = bytes(_swap(data) if swapped else data)
+    return found
+
+
+def _written(ds: Dataset, layout: _Layout, pixels: np.ndarray, left: np.ndarray, treatment: str) -> np.ndarray:
+    """Rows and columns (pairs of them, if halved) of writing in what is left of any frame.
+
+    Args:
+        pixels: as `_Layout.view` gives them.
+        left: rows and columns that are not black.
+        treatment: `QUARANTINE` or `BLACK`.
+
+    Raises:
+        Unfit: there is some, or may be, that cannot become black; says where.
+    """
+    written = np.zeros_like(left)
+    rows, columns = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
+    if not len(rows):
+        return written
+    top, first = int(rows[0]), int(columns[0])
+    box, wide = (slice(top, rows[-1] + 1), slice(first, columns[-1] + 1)), 2 if layout.halved else 1
+    palette = _palette_shown(ds, layout) if ds.PhotometricInterpretation == "PALETTE COLOR" else np.zeros(0)
+    for number, frame in enumerate(pixels, 1):
+        found = lettering.writing(_shown(ds, layout, frame[box], palette))
+        doubt = found.doubt
+        if treatment == QUARANTINE and found.where.any():
+            y, x = np.argwhere(found.where)[0]
+            doubt = int(x), int(y)
+        if doubt is not None:
+            raise Unfit(
+                f"{_MAY_BE} at column {first * wide + doubt[0]}, row {top + doubt[1]} of frame {number}; {_LOOK}"
+            )
+        written[box] |= found.where[:, 0::2] | found.where[:, 1::2] if layout.halved else found.where
+    if (written & left).sum() > _MOST_WRITTEN * left.sum():
+        raise Unfit(f"{_MAY_BE} in many places; {_LOOK}")
+    return written
+
+
+def _shown(ds: Dataset, layout: _Layout, frame: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """A frame as bytes of grey levels or of red, green and blue, of which the brightest is as bright as can be.
+
+    Args:
+        palette: red, green and blue by value, where the image has a palette.
+    """
+    if layout.halved:
+        frame = np.stack(
+            [frame[..., :2].reshape(len(frame), -1), frame[..., 2].repeat(2, 1), frame[..., 3].repeat(2, 1)], -1
+        )
+    photometric = str(ds.PhotometricInterpretation)
+    if photometric == "PALETTE COLOR":
+        return palette[frame[..., 0] & (len(palette) - 1)]
+    if layout.signed:
+        frame = frame.view(f"i{frame.dtype.itemsize}")
+    values: np.ndarray = frame.astype(np.int64 if layout.bits > 16 else np.int32)
+    if photometric.startswith("YBR"):
+        luminance, blue, red = values[..., 0], values[..., 1] - 128, values[..., 2] - 128
+        values = np.stack(
+            [luminance + (359 * red >> 8), luminance - (88 * blue + 183 * red >> 8), luminance + (454 * blue >> 8)], -1
+        )
+        return values.clip(0, 255).astype(np.uint8)
+    low, high = int(values.min()), int(values.max())
+    if (low, high) != (0, 255):
+        values = (values - low) * 255 // max(1, high - low)
+    shown = values.astype(np.uint8)
+    return shown[..., 0] if layout.samples == 1 else shown
 
 
 def _swap(data: bytearray) -> bytearray:
@@ -229,17 +307,37 @@ def _black(ds: Dataset, layout: _Layout) -> np.ndarray:
 
 def _darkest(ds: Dataset, layout: _Layout) -> int:
     """The value with the darkest colour of the palette."""
+    return int(_palette(ds, layout).astype(np.int64).sum(axis=-1).argmin())
+
+
+def _palette(ds: Dataset, layout: _Layout) -> np.ndarray:
+    """Red, green and blue of each value, as the palette has them.
+
+    Raises:
+        Unfit: it cannot be read.
+    """
     if layout.bits > 16 or layout.signed:
         raise Unfit("the pixels cannot be blacked out: their palette is laid out in an unknown way")
     try:
-        colours = apply_color_lut(np.arange(1 << layout.stored, dtype=f"u{layout.bits // 8}"), ds)
+        return np.asarray(apply_color_lut(np.arange(1 << layout.stored, dtype=f"u{layout.bits // 8}"), ds))
     except Exception:  # whatever a damaged palette makes it raise
         raise Unfit("the pixels cannot be blacked out: their palette cannot be read") from None
-    return int(colours.astype(np.int64).sum(axis=-1).argmin())
 
 
-def _recoded(ds: Dataset, plan: Blackout) -> None:
-    """Black out compressed pixels: a process of its own decodes them, blacks them out and compresses them again."""
+def _palette_shown(ds: Dataset, layout: _Layout) -> np.ndarray:
+    """The palette as bytes; of words the byte that tells more: some have it first, some use the other only."""
+    colours = _palette(ds, layout)
+    if colours.dtype.itemsize == 1:
+        return colours
+    return max((colours >> 8).astype(np.uint8), (colours & 255).astype(np.uint8), key=lambda part: int(np.ptp(part)))
+
+
+def _recoded(ds: Dataset, plan: Blackout) -> bool:
+    """Black out compressed pixels: a process of its own decodes them, blacks them out and compresses them again.
+
+    Returns:
+        Whether there was writing to black out.
+    """
     asked = io.BytesIO()
     asked.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
     try:
@@ -255,13 +353,18 @@ def _recoded(ds: Dataset, plan: Blackout) -> None:
         raise Unfit("the pixels cannot be blacked out: decoding them took too long") from None
     if told.returncode or not told.stdout:
         raise Unfit("the pixels cannot be blacked out: they cannot be decoded")
-    after = dcmread(io.BytesIO(told.stdout))
+    said, _, recoded = told.stdout.partition(b"\n")
+    answer = json.loads(said)
+    if answer["unfit"]:
+        raise Unfit(answer["unfit"])
+    after = dcmread(io.BytesIO(recoded))
     _keep_lossy_history(ds, after)
     del ds[0x7FE00000:0x7FE10000]
     for element in after:
         if element.tag.group in (0x0028, 0x7FE0):
             ds[element.tag] = element
     ds.file_meta.TransferSyntaxUID = after.file_meta.TransferSyntaxUID
+    return bool(answer["written"])
 
 
 def _pixels_of(ds: Dataset) -> Dataset:
@@ -287,7 +390,7 @@ def _keep_lossy_history(ds: Dataset, after: Dataset) -> None:
     after.setdefault("LossyImageCompressionRatio", f"{ratio:.4g}")
 
 
-def _recode(ds: Dataset, plan: Blackout) -> None:
+def _recode(ds: Dataset, plan: Blackout) -> bool:
     """Decode, black out and compress without loss; runs in a process of its own, which any error may end."""
     decoder = get_decoder(ds.file_meta.TransferSyntaxUID)
     frames, found = decoder.as_array(ds, raw=True, allow_excess_frames=False)
@@ -303,21 +406,27 @@ def _recode(ds: Dataset, plan: Blackout) -> None:
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in ds:
             del ds[keyword]
-    _paint(ds, plan)
+    written = _paint(ds, plan)
     if ds.BitsAllocated in _RLE_BITS:
         odd = ds.Rows * ds.Columns * ds.SamplesPerPixel * frames.itemsize % 2
         plugin = "pydicom" if odd else "gdcm"  # GDCM is fast, but gives up on frames of odd length
         compress(ds, RLELossless, encoding_plugin=plugin, generate_instance_uid=False)
+    return written
 
 
 def main(asked: BinaryIO, told: BinaryIO) -> None:
-    """Read a plan, one line of JSON, and an object; write the object with its pixels blacked out."""
+    """Read a plan, one line of JSON, and an object; write what became of it, likewise, and the object blacked out."""
     with suppress(ValueError, OSError):  # not everywhere may it be set
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     plan = Blackout(**json.loads(asked.readline()))
     ds = dcmread(io.BytesIO(asked.read()))
-    _recode(ds, plan)
-    ds.save_as(told, enforce_file_format=True)
+    answer, recoded = {"unfit": "", "written": False}, io.BytesIO()
+    try:
+        answer["written"] = _recode(ds, plan)
+        ds.save_as(recoded, enforce_file_format=True)
+    except Unfit as unfit:
+        answer["unfit"] = unfit.reason
+    told.write(json.dumps(answer).encode() + b"\n" + recoded.getvalue())
 
 
 if __name__ == "__main__":

@@ -134,8 +134,12 @@ def _set_apart(account: Account) -> Html:
     for _, outcome, reason in account.set_apart:
         reasons[outcome, reason] = reasons.get((outcome, reason), 0) + 1
     ordered = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+    meanings = _meanings()
     counted = _list(
-        "By reason", ("Reason", "State", "Objects#"), ordered, lambda item: (item[0][1], _badge(item[0][0]), item[1])
+        "By reason",
+        ("Reason", "State", "Objects#"),
+        ordered,
+        lambda item: (_explained(item[0][1], meanings), _badge(item[0][0]), item[1]),
     )
     each = _list(
         "Objects that are not in the data set",
@@ -144,6 +148,18 @@ def _set_apart(account: Account) -> Html:
         lambda item: (tag("bdi", item[0]), _badge(item[1]), item[2]),
     )
     return section("Not in the data set", "set-apart", counted, tag("h3", "Each of them"), each)
+
+
+def _meanings() -> dict[str, str]:
+    """What each rule that keeps objects back is for, and what lets such objects pass."""
+    from pacsifier_ops.deid.exclusion import RULES
+
+    return {rule.name: f"{rule.why[:1].upper()}{rule.why[1:]}. {rule.todo}".strip() for rule in RULES}
+
+
+def _explained(reason: str, meanings: Mapping[str, str]) -> Html:
+    meaning = meanings.get(reason, "")
+    return Html(tag("div", reason) + (tag("div", meaning, class_="below") if meaning else Html()))
 
 
 def _rules(account: Account) -> Html:

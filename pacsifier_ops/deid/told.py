@@ -12,6 +12,7 @@ from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED
 BY_RULE = "left out by a rule of the profile"
 STILL_TELLS = "after de-identification it might still have told who it is"
 PIXELS = "its pixels could not be blacked out"
+WRITING = "writing may be left in its pixels"
 NOBODYS = "it could not be said for certain whose it is"
 NOT_LINKED = "its patient has no pseudonym"
 UNFIT = "it could not be read, or not with certainty"
@@ -20,6 +21,7 @@ UNFIT = "it could not be read, or not with certainty"
 _TOLD = {
     "the result still tells": STILL_TELLS,
     "the pixels cannot be blacked out": PIXELS,
+    "what the device catalogue leaves of the image may hold writing": WRITING,
     "its patient has no pseudonym": NOT_LINKED,
     "it has no PatientID": NOBODYS,
     "it has several values in PatientID": NOBODYS,

@@ -1,0 +1,192 @@
+"""What of a frame looks like writing: no character is read, strokes are counted.
+
+An image of the body differs from writing: its edges are soft, and where they are hard, they are few. Writing has
+strokes lighter or darker than what is on both sides of them, with edges of a pixel or two, of one shade from row to
+row, many of them close together. So the strokes of every row are marked, and where a window as high as a line of
+writing holds many, there is writing. A frame is looked at in its own size and in smaller copies, so that large letters
+are found as well. The same frame always has the same answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: How much lighter or darker a stroke is, of 256 grey levels. For each contrast the windows, as rows and columns, for a
+#: few letters or for two, and how many pixels of them begin a stroke where writing is.
+RULES = (
+    (64, ((10, 30, 20), (12, 14, 18))),
+    (40, ((10, 30, 29), (12, 14, 22))),
+)
+#: Share of that number which is enough beside writing, and share which is enough to be in doubt anywhere else.
+BESIDE, DOUBT = 0.5, 0.8
+#: Pixels that a stroke is wide at most; wider ones are found in a smaller copy of the frame.
+_STROKE = 6
+#: Grey levels by which a stroke may change to the next row.
+_SHADE = 16
+#: Smaller copies of a frame, each half as large as the one before.
+_COPIES = 3
+#: Rows and columns that a frame, or a copy of it, has at least.
+_SMALLEST = 8
+#: Pixels around a window in which letters may go on; more in smaller copies, by their scale.
+_AROUND = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What of a frame looks like writing.
+
+    Attributes:
+        where: rows and columns that writing takes up, with some space around it.
+        doubt: column and row of a place that may hold writing or not; None: there is none.
+    """
+
+    where: np.ndarray
+    doubt: tuple[int, int] | None
+
+
+def writing(frame: np.ndarray) -> Writing:
+    """What of a frame looks like writing.
+
+    Args:
+        frame: rows and columns of grey levels, or rows, columns and red, green and blue; bytes.
+    """
+    windows = np.concatenate([np.zeros((0, 5)), *(found for plane in _planes(frame) for found in _windows(plane))])
+    places, shares = windows[:, :4].astype(np.int64), windows[:, 4]
+    where = _covered(places[shares >= 1], frame.shape[:2])
+    for _ in range(2 if where.any() else 0):  # the rest of a word, and the next one
+        where = _covered(places[(shares >= 1) | _touch(places, where)], frame.shape[:2])
+    doubtful = places[(shares >= DOUBT) & ~_touch(places, where)]
+    if not len(doubtful):
+        return Writing(where, None)
+    top, left, bottom, right = doubtful[0]
+    return Writing(where, (int(left + right) // 2, int(top + bottom) // 2))
+
+
+def _planes(frame: np.ndarray) -> list[np.ndarray]:
+    """Grey levels to look at: of colours how white they are, how coloured, and how bright.
+
+    Flow is drawn in strong colours beside one another: it is seldom white, and always coloured.
+    """
+    if frame.ndim == 2:
+        return [frame]
+    red, green, blue = frame[..., 0], frame[..., 1], frame[..., 2]
+    lowest, highest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    colour = highest - lowest
+    return [lowest, colour, highest] if colour.any() else [lowest]
+
+
+def _windows(plane: np.ndarray) -> list[np.ndarray]:
+    """Windows with many strokes: top, left, bottom and right, and which share they have of what is enough."""
+    found = []
+    for copy in range(_COPIES + 1):
+        if min(plane.shape) < _SMALLEST:
+            break
+        rise, fall = _changes(plane)
+        for contrast, windows in RULES:
+            up, down = rise >= contrast, fall >= contrast
+            for edge, back, dark in ((up, down, 0), (down, up, 255)):
+                rows, columns = _strokes(edge, back, plane, dark)
+                if len(rows):
+                    found += [_full(rows, columns, window, 1 << copy) for window in windows]
+        plane = _halved(plane)
+    return found
+
+
+def _changes(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much lighter, and how much darker, it is on the right of each pixel than on its left; 0 where it is not."""
+    rise, fall = np.zeros_like(plane), np.zeros_like(plane)
+    left, right = plane[:, :-2], plane[:, 2:]
+    lower = np.minimum(left, right)
+    np.subtract(right, lower, out=rise[:, 1:-1])
+    np.subtract(left, lower, out=fall[:, 1:-1])
+    return rise, fall
+
+
+def _strokes(edge: np.ndarray, back: np.ndarray, plane: np.ndarray, dark: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns where strokes begin that go on in the row above or below, in the same shade.
+
+    Args:
+        edge, back: where a stroke may begin and end.
+        dark: 255 for strokes darker than what is beside them, else 0.
+    """
+    begins = edge.copy()
+    begins[:, 1:] &= ~edge[:, :-1]
+    rows, columns = np.divmod(np.flatnonzero(begins), plane.shape[1])
+    last = plane.shape[1] - 1
+    ends = np.zeros(len(rows), bool)
+    for step in range(1, _STROKE + 1):
+        ends |= back[rows, np.minimum(columns + step, last)]
+    rows, columns = rows[ends], columns[ends]
+    shades = np.zeros(len(rows), np.uint8)
+    for step in range(4):
+        np.maximum(shades, plane[rows, np.minimum(columns + step, last)] ^ dark, out=shades)
+    shades = shades.astype(np.int16)
+    edged = np.full((plane.shape[0] + 2, plane.shape[1] + 2), -_SHADE - 1, np.int16)
+    edged[rows + 1, columns + 1] = shades
+    goes_on = np.zeros(len(rows), bool)
+    for down in (0, 2):
+        for aside in (0, 1, 2):
+            goes_on |= np.abs(edged[rows + down, columns + aside] - shades) <= _SHADE
+    return rows[goes_on], columns[goes_on]
+
+
+def _full(rows: np.ndarray, columns: np.ndarray, window: tuple[int, int, int], scale: int) -> np.ndarray:
+    """Windows that hold many of some pixels, as `_windows` gives them; they end at even rows and columns.
+
+    Args:
+        scale: how many pixels of the frame one of them is, in each direction.
+    """
+    height, width, enough = window
+    high, wide = height // 2, width // 2
+    down, across = int(rows.max()) // 2 + high + 1, int(columns.max()) // 2 + wide + 1
+    pixels = np.bincount((rows >> 1) * across + (columns >> 1), minlength=down * across).reshape(down, across)
+    sums = np.zeros((down + high, across + wide), np.int32)
+    np.cumsum(pixels, axis=0, out=sums[high:, wide:])
+    np.cumsum(sums, axis=1, out=sums)
+    counts = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    bottom, right = np.nonzero(counts >= BESIDE * enough)
+    bottoms, rights = 2 * bottom + 2, 2 * right + 2
+    around = _AROUND * scale
+    return np.stack(
+        [
+            (bottoms - height) * scale - around // 2,
+            (rights - width) * scale - around,
+            bottoms * scale + around // 2,
+            rights * scale + around,
+            counts[bottom, right] / enough,
+        ],
+        axis=1,
+    )
+
+
+def _covered(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Rows and columns that lie in one of some places."""
+    edges = np.zeros((shape[0] + 1, shape[1] + 1), np.int32)
+    top, left, bottom, right = _within(places, shape)
+    for y, x, step in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
+        np.add.at(edges, (y, x), step)
+    return edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
+
+
+def _touch(places: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Which places have a pixel in common with what is covered."""
+    sums = np.zeros((where.shape[0] + 1, where.shape[1] + 1), np.int32)
+    np.cumsum(where, axis=0, out=sums[1:, 1:])
+    np.cumsum(sums, axis=1, out=sums)
+    top, left, bottom, right = _within(places, where.shape)
+    return sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left] > 0
+
+
+def _within(places: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What of places lies within a frame."""
+    rows, columns = places[:, 0::2].clip(0, shape[0]), places[:, 1::2].clip(0, shape[1])
+    return rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]
+
+
+def _halved(plane: np.ndarray) -> np.ndarray:
+    """Half as many rows and columns, each the mean of four pixels."""
+    rows, columns = plane.shape[0] // 2 * 2, plane.shape[1] // 2 * 2
+    four = plane[:rows, :columns].astype(np.uint16)
+    return ((four[::2, ::2] + four[1::2, ::2] + four[::2, 1::2] + four[1::2, 1::2] + 2) >> 2).astype(np.uint8)
