@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops import __version__
-from pacsifier_ops.deid import tables, vocabulary
+from pacsifier_ops.deid import imaging, tables, vocabulary
 from pacsifier_ops.deid.rules import (
     Action,
     Layer,
@@ -181,6 +181,8 @@ def _check(options: frozenset[Option]) -> None:
     for one, other, why in CONFLICTS:
         if {one, other} <= options:
             raise ConfigError(f"options {one} and {other} exclude each other: {why}; give one of them")
+    if Option.SAFE_PRIVATE_EXTENDED in options and Option.SAFE_PRIVATE not in options:
+        raise ConfigError("option safe_private_extended adds to safe_private; give that as well, or neither")
 
 
 # The standard's tables
@@ -202,6 +204,9 @@ def _base(options: frozenset[Option]) -> Layer:
         # Safe is what the device writes there; E.1-1 says C: text is cleaned all the same, UIDs are remapped.
         safe = Rule(Action.CLEAN, "safe-private")
         private = {key: PrivateRule(safe, vrs) for key, vrs in tables.safe_private().items()}
+    if Option.SAFE_PRIVATE_EXTENDED in options:
+        physics = Rule(Action.CLEAN, imaging.RULE)
+        private = {key: PrivateRule(physics, frozenset(form.vrs)) for key, form in imaging.private().items()} | private
     return Layer(tags, {mask: Rule(Action.REMOVE, "E.1-1") for mask in _DRAWN}, _defaults(options), private)
 
 
