@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from typing import Any
 
 #: Fields of sidecars that tell who, where, when or in whose words: they need not be the same.
 TOLD = frozenset(
-    """AccessionNumber AcquisitionDateTime BodyPart BodyPartExamined ConsistencyInfo ConversionSoftware
+    re.findall(
+        r"\w+",
+        """AccessionNumber AcquisitionDateTime BodyPart BodyPartExamined ConsistencyInfo ConversionSoftware
     ConversionSoftwareVersion DeidentificationMethod DeidentificationMethodCodeSequence DeviceSerialNumber
     FmriExternalInfo FrameOfReferenceUID ImageComments InstanceCreationDate InstitutionAddress InstitutionName
     InstitutionalDepartmentName OperatorsName PatientBirthDate PatientID PatientName PatientAge PatientSize
     PatientWeight PatientSex PerformedStationName PerformingPhysicianName ProcedureStepDescription ProtocolName
     PulseSequenceDetails ReferringPhysicianName SeriesDescription SeriesInstanceUID StationName
-    StudyDescription StudyID StudyInstanceUID WipMemBlock BidsGuess""".split()
+    StudyDescription StudyID StudyInstanceUID WipMemBlock BidsGuess""",
+    )
 )
 #: Bytes of the header that hold such text: description, name of another file, name of the intent.
 _TEXT = ((148, 252), (328, 344))

@@ -1,15 +1,15 @@
-"""What stays of the private elements in which devices for MR write how an image was made (option `safe_private_extended`).
+"""What stays of the private elements that tell how an MR image was made (option `safe_private_extended`).
 
 Without them a mosaic has no number of slices, an EPI no slice times, a diffusion weighted image no direction.
 `tables/imaging_private.csv` lists them, and `tables/imaging_fields.csv` what stays within four of them, which are files
 of their own:
 
-| form           | what it is                                                        | what it becomes                        |
-|----------------|-------------------------------------------------------------------|----------------------------------------|
-| `@csa`         | CSA header of Siemens (SV10, and the older form without that name)| a header of the listed fields          |
-| `@protocol`    | XProtocol of Siemens, with a block ASCCONV of keys and values     | a block ASCCONV of the listed keys     |
-| `@ge-protocol` | protocol data block of GE, compressed with gzip                   | one of the listed keys                 |
-| `@ge-user`     | user data of GE, a structure in C                                 | zeros, but for version and three flags |
+| form           | what it is                                                         | what it becomes             |
+|----------------|--------------------------------------------------------------------|-----------------------------|
+| `@csa`         | CSA header of Siemens (SV10, and the older form without that name) | one of the listed fields    |
+| `@protocol`    | XProtocol of Siemens, with a block ASCCONV of keys and values      | a block of the listed keys  |
+| `@ge-protocol` | protocol data block of GE, compressed by gzip                      | one of the listed keys      |
+| `@ge-user`     | user data of GE, a structure in C                                  | zeros, but for four numbers |
 
 Nothing is copied from them that was not read as what it should be: a number within its range, or a text that fits
 a pattern with no room for a name. What does not fit goes; a header that cannot be read goes as a whole. Dates, UIDs,
@@ -19,6 +19,8 @@ names, free text, fields that nobody listed, and bytes behind the end never stay
 from __future__ import annotations
 
 import gzip
+import hashlib
+import json
 import math
 import re
 import struct
@@ -26,6 +28,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 from pacsifier_ops.deid import tables, values
 
@@ -47,21 +50,20 @@ class Form:
     Attributes:
         vrs: value representations that the element may have, the usual one first; of a field, the one it is given.
         most: values at most; 0 where any number of them may be.
-        low, high: the range of a number.
+        ranges: of a number.
         pattern: of text, what each value is.
         parser: by which an opaque value is rewritten, `csa` for one; empty for others.
     """
 
     vrs: tuple[str, ...]
     most: int
-    low: float = 0
-    high: float = 0
+    ranges: tuple[tuple[float, float], ...] = ()
     pattern: re.Pattern[str] | None = None
     parser: str = ""
 
     @classmethod
     def of(cls, vr: str, vm: str, written: str) -> Form:
-        """The form that a line of the tables gives: `low..high`, `/pattern/`, `@parser`, `items`.
+        """The form that a line of the tables gives: `low..high|low..high`, `/pattern/`, `@parser`, `items`.
 
         Raises:
             ValueError: it gives none.
@@ -74,8 +76,8 @@ class Form:
             return cls(vrs, most, pattern=re.compile(written[1:-1], re.ASCII))
         if written == "items" and vr == "SQ":
             return cls(vrs, most)
-        low, _, high = written.partition("..")
-        return cls(vrs, most, float(low), float(high))
+        ranges = [one.partition("..") for one in written.split("|")]
+        return cls(vrs, most, tuple((float(low), float(high)) for low, _, high in ranges))
 
     def fits(self, text: str) -> bool:
         """Whether one value that is written in characters is one of this form; an empty one is."""
@@ -83,7 +85,11 @@ class Form:
             return True
         if self.pattern:
             return self.pattern.fullmatch(text) is not None
-        return _NUMBER.fullmatch(text) is not None and self.low <= _number(text) <= self.high
+        return _NUMBER.fullmatch(text) is not None and self.holds(_number(text))
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is in one of the ranges."""
+        return any(low <= number <= high for low, high in self.ranges)
 
 
 def _number(text: str) -> float:
@@ -93,9 +99,7 @@ def _number(text: str) -> float:
 @cache
 def private() -> Mapping[tuple[str, int], Form]:
     """The forms of private elements, by private creator and tag without its block."""
-    return {
-        key: Form.of(line["vr"], line["vm"], line["values"]) for key, line in tables.imaging_private().items()
-    }
+    return {key: Form.of(line["vr"], line["vm"], line["values"]) for key, line in tables.imaging_private().items()}
 
 
 @cache
@@ -103,6 +107,13 @@ def fields(parser: str) -> Mapping[str, Form]:
     """The forms of what stays within a header, by name; `[]` stands for any index."""
     lines = tables.imaging_fields().items()
     return {name: Form.of(line["vr"], line["vm"], line["values"]) for (by, name), line in lines if by == parser}
+
+
+@cache
+def digest() -> str:
+    """SHA-256 of the tables, in hexadecimal digits."""
+    lines = [list(line.values()) for line in (*tables.imaging_private().values(), *tables.imaging_fields().values())]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 def kept(creator: str, tag: int, vr: str, value: bytes, big_endian: bool = False) -> bytes | None:
@@ -131,15 +142,37 @@ def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | Non
         if len(value) % size or (form.most and count > form.most):
             return None
         numbers = struct.unpack(f"{'>' if big_endian else '<'}{count}{_BINARY[vr]}", value)
-        return value if all(form.low <= number <= form.high for number in numbers) else None
+        return value if all(map(form.holds, numbers)) else None
     if vr not in values.STRINGS or not value.isascii():
         return None
     texts = [text.strip(" \0") for text in value.decode("ascii").split("\\")]
-    return value if len(texts) <= (form.most or len(texts)) and all(map(form.fits, texts)) else None
+    if len(texts) > (form.most or len(texts)):
+        return None
+    if all(map(form.fits, texts)):
+        return value
+    # Of numbers all go with one that is none; of terms the others stay in their places.
+    left = "\\".join(text if form.pattern and form.fits(text) else "" for text in texts)
+    return values.padded(left.encode("ascii"), vr) if left.strip("\\") else None
 
 
 #: Values of a series repeat.
 _short = lru_cache(maxsize=8192)(_checked)
+
+
+def texts(value: bytes) -> list[bytes]:
+    """What a value holds if it is a CSA header (SV10) or compressed by gzip, for whoever searches it.
+
+    Items of fields, names of fields that the tables do not have, and what was compressed; not what stands in the clear.
+    """
+    if value[:4] == _SIGNATURE[:4]:
+        try:
+            found = list(csa(value))
+        except _Damaged:
+            return []
+        others = [name.encode("latin-1") for name, _ in found if name not in fields("csa")]
+        return [*others, *(item for _, items in found for item in items)]
+    text = ge_protocol(value) if value[4:6] == b"\x1f\x8b" else None
+    return [text] if text else []
 
 
 class _Damaged(Exception):
@@ -224,7 +257,7 @@ def _of_field(form: Form, items: list[bytes]) -> list[bytes]:
     return [text.encode("latin-1") if fit else b"" for text in texts]
 
 
-def _unpacked(form: struct.Struct, value: bytes, at: int) -> tuple:  # type: ignore[type-arg]
+def _unpacked(form: struct.Struct, value: bytes, at: int) -> tuple[Any, ...]:
     try:
         return form.unpack_from(value, at)
     except struct.error:
@@ -292,7 +325,7 @@ def _ge_user(value: bytes) -> bytes | None:
     if len(value) < _OFFSET + 2:
         return None
     start = int.from_bytes(value[_OFFSET : _OFFSET + 2], "little")
-    if start < _OFFSET + 2 and start or start + _LEAST > len(value):
+    if 0 < start < _OFFSET + 2 or start + _LEAST > len(value):
         return None
     (version,) = struct.unpack_from("<f", value, start)
     if not 5 <= version <= 40:

@@ -254,7 +254,7 @@ class Rules:
         digest: SHA-256, in hexadecimal digits, of everything that decides.
         options: what is retained and cleaned.
         codes: code value, coding scheme designator and meaning of what was done (PS3.16 CID 7050).
-        method: text for DeidentificationMethod (0012,0063), one value of at most 64 characters.
+        method: text for DeidentificationMethod (0012,0063), values of at most 64 characters.
     """
 
     def __init__(

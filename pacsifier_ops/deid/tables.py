@@ -155,9 +155,7 @@ def safe_private() -> Mapping[tuple[str, int], frozenset[str]]:
 @cache
 def imaging_private() -> Mapping[tuple[str, int], Mapping[str, str]]:
     """Lines of `imaging_private.csv`, by private creator and tag without its block."""
-    return {
-        (line["private_creator"], parse_tag(line["tag_pattern"])[0]): line for line in _read("imaging_private.csv")
-    }
+    return {(line["private_creator"], parse_tag(line["tag_pattern"])[0]): line for line in _read("imaging_private.csv")}
 
 
 @cache
