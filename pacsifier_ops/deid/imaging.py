@@ -40,6 +40,7 @@ _MOST = 1 << 22
 #: Fields of a CSA header, and items of one field.
 _FIELDS, _ITEMS = 1024, 4096
 _NUMBER = re.compile(r"[+-]?(?:\d{1,10}(?:\.\d{0,16})?|\.\d{1,16})(?:[eE][+-]?\d{1,3})?|0x[0-9a-fA-F]{1,8}", re.ASCII)
+_TEXT = bytes([0, *range(32, 127)])
 _BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 
 
@@ -126,7 +127,7 @@ def kept(creator: str, tag: int, vr: str, value: bytes, big_endian: bool = False
     Returns:
         The value, rewritten if it is a header; None where nothing stays.
     """
-    form = private().get((creator, tag & 0xFFFF00FF))
+    form = private().get((tables.in_capitals().get(creator, creator), tag & 0xFFFF00FF))
     if form is None or vr not in form.vrs:
         return None
     if form.parser:
@@ -142,7 +143,11 @@ def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | Non
         if len(value) % size or (form.most and count > form.most):
             return None
         numbers = struct.unpack(f"{'>' if big_endian else '<'}{count}{_BINARY[vr]}", value)
-        return value if all(map(form.holds, numbers)) else None
+        # Text is a number too, one that is next to nothing.
+        text = (
+            len(value) >= 8 and not value.translate(None, _TEXT) and any(0 < abs(number) < 1e-3 for number in numbers)
+        )
+        return value if all(map(form.holds, numbers)) and not text else None
     if vr not in values.STRINGS or not value.isascii():
         return None
     texts = [text.strip(" \0") for text in value.decode("ascii").split("\\")]

@@ -213,6 +213,7 @@ def _base(options: frozenset[Option]) -> Layer:
     if Option.SAFE_PRIVATE_EXTENDED in options:
         physics = Rule(Action.CLEAN, imaging.RULE)
         private |= {key: PrivateRule(physics, frozenset(form.vrs)) for key, form in imaging.private().items()}
+        private |= {(creator.upper(), tag): rule for (creator, tag), rule in private.items()}
     return Layer(tags, {mask: Rule(Action.REMOVE, "E.1-1") for mask in _DRAWN}, _defaults(options), private)
 
 

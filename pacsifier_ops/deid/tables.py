@@ -159,6 +159,12 @@ def imaging_private() -> Mapping[tuple[str, int], Mapping[str, str]]:
 
 
 @cache
+def in_capitals() -> Mapping[str, str]:
+    """Private creators of the tables by what old devices write for them: PHILIPS IMAGING DD 001."""
+    return {creator.upper(): creator for creator, _ in (*safe_private(), *imaging_private())}
+
+
+@cache
 def imaging_fields() -> Mapping[tuple[str, str], Mapping[str, str]]:
     """Lines of `imaging_fields.csv`, by parser and name."""
     return {(line["parser"], line["name"]): line for line in _read("imaging_fields.csv")}
