@@ -187,8 +187,6 @@ def _check(options: frozenset[Option]) -> None:
     for one, other, why in CONFLICTS:
         if {one, other} <= options:
             raise ConfigError(f"options {one} and {other} exclude each other: {why}; give one of them")
-    if Option.SAFE_PRIVATE_EXTENDED in options and Option.SAFE_PRIVATE not in options:
-        raise ConfigError("option safe_private_extended adds to safe_private; give that as well, or neither")
 
 
 # The standard's tables
