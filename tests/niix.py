@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -43,17 +44,18 @@ class Made:
     log: str = ""
 
 
-def program() -> str | None:
-    """dcm2niix, beside this Python or on the path."""
-    beside = Path(sys.executable).parent / "dcm2niix"
-    return str(beside) if beside.exists() else shutil.which("dcm2niix")
+def program() -> str:
+    """dcm2niix, which `requirements-dev.txt` names."""
+    found = shutil.which("dcm2niix", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    assert found, "dcm2niix is missing: make setup-dev installs it"
+    return found
 
 
 def made(folder: Path, out: Path) -> Made:
     """Convert a folder; files are called by number, not by words."""
     out.mkdir(parents=True)
     run = subprocess.run(
-        [str(program()), "-f", "%s", "-z", "n", "-b", "y", "-ba", "n", "-w", "2", "-o", str(out), str(folder)],
+        [program(), "-f", "%s", "-z", "n", "-b", "y", "-ba", "n", "-w", "2", "-o", str(out), str(folder)],
         capture_output=True,
         text=True,
         check=False,

@@ -5,5 +5,5 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-#: A folder for each project, with its files.
-REAL = Path(os.environ.get("PACSIFIER_REAL_FILES", Path(__file__).parents[2] / "shared" / "real"))
+#: A folder for each project, with its files: the one of the environment variable, or the one beside the repository.
+REAL = Path(os.environ.get("PACSIFIER_REAL_FILES") or Path(__file__).parents[2] / "real")

@@ -259,7 +259,11 @@ def test_shipped_profiles_are_what_they_are_called() -> None:
         rules = profile.compile(profile.load(name))
         assert rules.codes[0] == ("113100", "DCM", "Basic Application Confidentiality Profile")
         assert len(rules.codes) == 1 + len(rules.options - {Option.SAFE_PRIVATE_EXTENDED})
-        assert all(len(value) <= 64 for value in rules.method.split("\\")) and name in rules.method and rules.digest[:12] in rules.method
+        assert (
+            all(len(value) <= 64 for value in rules.method.split("\\"))
+            and name in rules.method
+            and rules.digest[:12] in rules.method
+        )
 
 
 def test_codes_are_those_of_the_context_group() -> None:

@@ -131,8 +131,14 @@ def kept(creator: str, tag: int, vr: str, value: bytes, big_endian: bool = False
     if form is None or vr not in form.vrs:
         return None
     if form.parser:
-        return _PARSERS[form.parser](value) if len(value) <= _MOST else None
+        return _rewritten(form.parser, value) if len(value) <= _MOST else None
     return (_short if len(value) <= 256 else _checked)(form, vr, value, big_endian)
+
+
+@lru_cache(maxsize=8)
+def _rewritten(parser: str, value: bytes) -> bytes | None:
+    """A header, rewritten; those of a series repeat."""
+    return _PARSERS[parser](value)
 
 
 def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | None:
@@ -200,7 +206,8 @@ def _csa(value: bytes) -> bytes | None:
         made = [(name, form, _of_field(form, items)) for name, items in csa(value) if (form := fields("csa").get(name))]
     except _Damaged:
         return None
-    return csa_of([(name, form.vrs[0], form.most, items) for name, form, items in made], value[:4] == _SIGNATURE[:4])
+    fields_of = [(name, form.vrs[0], form.most, items) for name, form, items in made]
+    return csa_of(fields_of, value[:4] == _SIGNATURE[:4]) if fields_of else None
 
 
 def csa(value: bytes) -> Iterator[tuple[str, list[bytes]]]:
@@ -322,7 +329,7 @@ def ge_protocol(value: bytes) -> bytes | None:
 
 
 #: Where the beginning of the header is told, and how long a header is at least.
-_OFFSET, _LEAST = 24, 916
+_OFFSET, _LEAST = 24, 918
 
 
 def _ge_user(value: bytes) -> bytes | None:
