@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import UID
@@ -56,9 +57,9 @@ def csa(fields: Mapping[str, tuple[str, Sequence[str | bytes]]], named: bool = T
     return b"".join(made)
 
 
-def _images(manufacturer: str, count: int, **more: object) -> list[Dataset]:
+def _images(manufacturer: str, count: int, **more: Any) -> list[Dataset]:
     """Images of 16x16 voxels of 3 mm, one after the other."""
-    given = {
+    given: dict[str, Any] = {
         "modality": "MR",
         "rows": 16,
         "columns": 16,
@@ -302,7 +303,7 @@ def xa() -> list[Dataset]:
     return [image]
 
 
-def _item(**attributes: object) -> Dataset:
+def _item(**attributes: Any) -> Dataset:
     """An item; what is a data set in it is a sequence of one."""
     made = Dataset()
     for keyword, value in attributes.items():
