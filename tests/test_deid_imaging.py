@@ -18,6 +18,7 @@ from pydicom import Dataset
 
 from pacsifier_ops.deid import imaging, profile, reading, verifier, vocabulary, writing
 from pacsifier_ops.deid.engine import Engine
+from pacsifier_ops.deid.numbers import Calendar
 from pacsifier_ops.deid.rules import Option
 from pacsifier_ops.deid.verifier import Identifiers
 from pacsifier_ops.errors import Unfit
@@ -194,6 +195,14 @@ def test_every_line_of_the_tables_says_where_it_is_from_and_why_it_may_stay() ->
     for row in rows("imaging_fields.csv"):
         if row["values"][0] not in "/@" and row["name"] != "MosaicRefAcqTimes":
             assert float(row["values"].split("..")[1]) < 1e7, row
+
+
+def test_a_number_that_is_a_date_of_the_patient_goes() -> None:
+    calendar = Calendar.of(frozenset({"20180102"}), -11, frozenset(), frozenset())
+    for number, stays in ((180102.0, False), (20180102.0, False), (180777.0, True)):
+        image = physics.ge()[0]
+        image.private_block(0x0019, "GEMS_ACQU_01").add_new(0x5A, "FL", number)
+        assert (0x0019105A in engine().deidentify(image, PERSON, calendar).dataset) is stays
 
 
 # CSA headers

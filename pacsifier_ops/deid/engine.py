@@ -504,11 +504,13 @@ class _Walk:
     def number(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Numbers, unless one of them is a date."""
         kept = (self.kept_binary if vr in values.SIZES else self.kept_text)(value, vr, tag, rule, charset)
-        if kept and isinstance(kept, bytes) and self._calendar:
-            there = numbers_in(vr, kept, not self.big_endian)
-            if any(map(self._calendar.tells, there)):
-                return self._otherwise(value, vr, tag, rule, charset)
+        if kept and isinstance(kept, bytes) and self.tells_a_date(vr, kept):
+            return self._otherwise(value, vr, tag, rule, charset)
         return kept if kept or not value else self._otherwise(value, vr, tag, rule, charset)
+
+    def tells_a_date(self, vr: str, value: bytes) -> bool:
+        """Whether one of the numbers of a value is a date of the patient."""
+        return bool(self._calendar) and any(map(self._calendar.tells, numbers_in(vr, value, not self.big_endian)))
 
     def offset(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """How long it is since an event, and which, where that is one of the patient's own."""
@@ -555,7 +557,8 @@ def _fit_for_imaging(creator: str) -> _Act:
     """Does what `imaging` says to private elements of a creator."""
 
     def fit(walk: _Walk, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        return imaging.kept(creator, tag, vr, value, walk.big_endian) if isinstance(value, bytes) else None
+        kept = imaging.kept(creator, tag, vr, value, walk.big_endian) if isinstance(value, bytes) else None
+        return None if kept and walk.tells_a_date(vr, kept) else kept
 
     return fit
 
