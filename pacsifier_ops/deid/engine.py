@@ -44,7 +44,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.uid import UID_dictionary
 
-from pacsifier_ops.deid import codes, markers, reading, sr, tables, values, vocabulary, writing
+from pacsifier_ops.deid import codes, imaging, markers, reading, sr, tables, values, vocabulary, writing
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
 from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
@@ -265,7 +265,7 @@ class _Walk:
     def __init__(
         self, engine: Engine, rules: ObjectRules, person: Person, calendar: Calendar, *, big_endian: bool
     ) -> None:
-        self._engine, self._rules, self._person, self._big_endian = engine, rules, person, big_endian
+        self._engine, self._rules, self._person, self.big_endian = engine, rules, person, big_endian
         self._calendar = calendar
         self.counts: Counter[str] = Counter()
         self.uids: dict[str, str] = {}
@@ -279,7 +279,7 @@ class _Walk:
         """The elements of the object."""
         elements = self.elements(source, DEFAULT)
         if sr.CONTENT in elements:
-            self._positions.renew(elements, self._big_endian)
+            self._positions.renew(elements, self.big_endian)
         return elements
 
     def fate_of_dates(self) -> str:
@@ -333,11 +333,15 @@ class _Walk:
             vr = "LO"
         else:
             creator = creators.get(tag >> 8, "")
-            if vr == "UN" and not self._big_endian:
+            if vr == "UN" and not self.big_endian:
                 known = reading.private_vr(tag, creator)
                 vr = known if known in _BINARY or known in values.STRINGS else vr
         rule = self._rules.find(tag, vr, creator)
-        return _PRIVATE if rule is PRIVATE else _planned(rule, vr)
+        if rule is PRIVATE:
+            return _PRIVATE
+        if rule.id == imaging.RULE and vr != "SQ":
+            return _Plan(rule, vr, _fit_for_imaging(creator))
+        return _planned(rule, vr)
 
     def items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """The items of a sequence, each de-identified."""
@@ -483,7 +487,7 @@ class _Walk:
         if not binary:
             texts = [text.strip(" \0") for text in kept.decode("latin-1").split("\\")]
         elif len(kept) == values.SIZES[vr]:
-            texts = [str(int(number)) for number in numbers_in(vr, kept, not self._big_endian)]
+            texts = [str(int(number)) for number in numbers_in(vr, kept, not self.big_endian)]
         else:
             return kept
         try:
@@ -494,17 +498,19 @@ class _Walk:
             return kept
         texts = [("-" * text.startswith("-") + new) if new else text for new, text in zip(moved, texts, strict=True)]
         if binary:
-            return int(texts[0]).to_bytes(len(kept), "big" if self._big_endian else "little")
+            return int(texts[0]).to_bytes(len(kept), "big" if self.big_endian else "little")
         return values.padded("\\".join(texts).encode("latin-1"), vr)
 
     def number(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Numbers, unless one of them is a date."""
         kept = (self.kept_binary if vr in values.SIZES else self.kept_text)(value, vr, tag, rule, charset)
-        if kept and isinstance(kept, bytes) and self._calendar:
-            there = numbers_in(vr, kept, not self._big_endian)
-            if any(map(self._calendar.tells, there)):
-                return self._otherwise(value, vr, tag, rule, charset)
+        if kept and isinstance(kept, bytes) and self.tells_a_date(vr, kept):
+            return self._otherwise(value, vr, tag, rule, charset)
         return kept if kept or not value else self._otherwise(value, vr, tag, rule, charset)
+
+    def tells_a_date(self, vr: str, value: bytes) -> bool:
+        """Whether one of the numbers of a value is a date of the patient."""
+        return bool(self._calendar) and any(map(self._calendar.tells, numbers_in(vr, value, not self.big_endian)))
 
     def offset(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """How long it is since an event, and which, where that is one of the patient's own."""
@@ -544,6 +550,17 @@ _KEEP: dict[str, _Act] = {"SQ": _Walk.items, "UI": _Walk.kept_uids}
 
 def _place(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+@lru_cache(maxsize=256)
+def _fit_for_imaging(creator: str) -> _Act:
+    """Does what `imaging` says to private elements of a creator."""
+
+    def fit(walk: _Walk, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        kept = imaging.kept(creator, tag, vr, value, walk.big_endian) if isinstance(value, bytes) else None
+        return None if kept and walk.tells_a_date(vr, kept) else kept
+
+    return fit
 
 
 def _block(tag: int) -> int:

@@ -18,12 +18,12 @@ def mark(elements: Elements, method: str, codes: Iterable[tuple[str, str, str]],
     """Add to an object that it is de-identified, and how; what earlier ones told stays.
 
     Args:
-        method: text for DeidentificationMethod (0012,0063).
+        method: text for DeidentificationMethod (0012,0063); one or more values.
         codes: value, scheme and meaning of what was done (PS3.16 CID 7050).
         dates: `UNMODIFIED`, `MODIFIED` or `REMOVED`.
     """
     elements[_REMOVED] = ("CS", b"YES ")
-    told = [text for text in text_of(elements, _METHOD).split("\\") if text and text != method]
+    told = [text for text in text_of(elements, _METHOD).split("\\") if text and text not in method.split("\\")]
     elements[_METHOD] = ("LO", padded("\\".join([*told, method]).encode("latin-1"), "LO"))
     items = elements[_CODES][1] if _CODES in elements else []
     items = list(items) if isinstance(items, list) else []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops import __version__
-from pacsifier_ops.deid import tables, vocabulary
+from pacsifier_ops.deid import imaging, tables, vocabulary
 from pacsifier_ops.deid.rules import (
     Action,
     Layer,
@@ -58,6 +58,9 @@ _CODES = {
     Option.SAFE_PRIVATE: ("113111", "Retain Safe Private Option"),
     Option.INSTITUTION: ("113112", "Retain Institution Identity Option"),
 }
+
+#: What no code of the context group says: private elements stay that the standard's table does not list.
+_EXTENDED = "private elements of MR devices kept or rewritten by a list"
 
 _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
 #: Required or usual dummies (Z, D) that name the patient, and those by which objects are linked.
@@ -163,6 +166,9 @@ def compile(profile: Profile) -> Rules:
     if not any(_leaves_more(rule.layer, base) for rule in profile.site):
         codes.insert(0, (_BASIC_CODE[0], "DCM", _BASIC_CODE[1]))
     digest = _digest(options, base, classes, site, concepts, by_type)
+    method = [f"pacsifier-ops {__version__}, profile {profile.name}, rules {digest[:12]}"]
+    if Option.SAFE_PRIVATE_EXTENDED in options:
+        method.append(_EXTENDED)
     return Rules(
         base,
         classes,
@@ -173,7 +179,7 @@ def compile(profile: Profile) -> Rules:
         digest=digest,
         options=options,
         codes=codes,
-        method=f"pacsifier-ops {__version__}, profile {profile.name}, rules {digest[:12]}",
+        method="\\".join(method),
     )
 
 
@@ -202,6 +208,10 @@ def _base(options: frozenset[Option]) -> Layer:
         # Safe is what the device writes there; E.1-1 says C: text is cleaned all the same, UIDs are remapped.
         safe = Rule(Action.CLEAN, "safe-private")
         private = {key: PrivateRule(safe, vrs) for key, vrs in tables.safe_private().items()}
+    if Option.SAFE_PRIVATE_EXTENDED in options:
+        physics = Rule(Action.CLEAN, imaging.RULE)
+        private |= {key: PrivateRule(physics, frozenset(form.vrs)) for key, form in imaging.private().items()}
+        private |= {(creator.upper(), tag): rule for (creator, tag), rule in private.items()}
     return Layer(tags, {mask: Rule(Action.REMOVE, "E.1-1") for mask in _DRAWN}, _defaults(options), private)
 
 
@@ -409,6 +419,7 @@ def _digest(
         [(*key, *_plain(rule)) for key, rule in sorted(concepts.items())],
         [(kind, *_plain(rule)) for kind, rule in sorted(by_type.items())],
         vocabulary.shipped().digest,
+        imaging.digest() if Option.SAFE_PRIVATE_EXTENDED in options else "",
     ]
     return hashlib.sha256(json.dumps(everything, separators=(",", ":")).encode()).hexdigest()
 

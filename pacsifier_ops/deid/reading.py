@@ -157,8 +157,11 @@ def private_vr(tag: int, creator: str) -> str:
     """VR of a private attribute, as far as somebody told; empty where it is not known."""
     if not creator:
         return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else ""
+    creator = tables.in_capitals().get(creator, creator)
     if safe := tables.safe_private().get((creator, tag & 0xFFFF00FF)):
         return min(safe)
+    if line := tables.imaging_private().get((creator, tag & 0xFFFF00FF)):
+        return line["vr"].partition("/")[0]
     try:
         return private_dictionary_VR(tag, creator)[:2]
     except KeyError:

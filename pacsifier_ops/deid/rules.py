@@ -61,9 +61,11 @@ class Action(StrEnum):
 
 
 class Option(StrEnum):
-    """The options of PS3.15 E.3 that say what is kept, by their names in profiles."""
+    """The options of PS3.15 E.3 that say what is kept, by their names in profiles, and one of our own."""
 
     SAFE_PRIVATE = "safe_private"
+    #: Ours: private elements of MR devices that `imaging_private.csv` lists.
+    SAFE_PRIVATE_EXTENDED = "safe_private_extended"
     UIDS = "uids"
     DEVICE = "device"
     INSTITUTION = "institution"
@@ -81,7 +83,7 @@ class Rule:
 
     Attributes:
         id: where it comes from: `E.1-1`, `E.1-1/<option>`, `default/<VR>`, `unlisted`, `uid/keep`, `uid/remap`,
-            `safe-private`, `private`, `E.3.4-1`, `site/<number>`.
+            `safe-private`, `imaging-private`, `private`, `E.3.4-1`, `site/<number>`.
         otherwise: what is done where `CLEAN` cannot be, or leaves nothing.
     """
 
@@ -252,7 +254,7 @@ class Rules:
         digest: SHA-256, in hexadecimal digits, of everything that decides.
         options: what is retained and cleaned.
         codes: code value, coding scheme designator and meaning of what was done (PS3.16 CID 7050).
-        method: text for DeidentificationMethod (0012,0063), one value of at most 64 characters.
+        method: text for DeidentificationMethod (0012,0063), values of at most 64 characters.
     """
 
     def __init__(

@@ -111,7 +111,7 @@ class How:
         chosen = profile.load(request.profile)
         options, site = chosen.options, chosen.site
         if request.remove_private_tags:
-            options -= {Option.SAFE_PRIVATE}
+            options -= {Option.SAFE_PRIVATE, Option.SAFE_PRIVATE_EXTENDED}
             site = tuple(rule for rule in site if not rule.layer.private)
         if request.fuzz_acq_dates and Option.FULL_DATES in options:
             # UIDs may hold dates, and with them the shift.

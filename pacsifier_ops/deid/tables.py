@@ -153,6 +153,24 @@ def safe_private() -> Mapping[tuple[str, int], frozenset[str]]:
 
 
 @cache
+def imaging_private() -> Mapping[tuple[str, int], Mapping[str, str]]:
+    """Lines of `imaging_private.csv`, by private creator and tag without its block."""
+    return {(line["private_creator"], parse_tag(line["tag_pattern"])[0]): line for line in _read("imaging_private.csv")}
+
+
+@cache
+def in_capitals() -> Mapping[str, str]:
+    """Private creators of the tables by what old devices write for them: PHILIPS IMAGING DD 001."""
+    return {creator.upper(): creator for creator, _ in (*safe_private(), *imaging_private())}
+
+
+@cache
+def imaging_fields() -> Mapping[tuple[str, str], Mapping[str, str]]:
+    """Lines of `imaging_fields.csv`, by parser and name."""
+    return {(line["parser"], line["name"]): line for line in _read("imaging_fields.csv")}
+
+
+@cache
 def dictionary() -> Mapping[int, tuple[str, ...]]:
     """VRs of the public attributes of PS3.6 and of the tables, by tag; the usual one first."""
     from pydicom.datadict import DicomDictionary

@@ -41,6 +41,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator, read_sequence
 from pydicom.uid import UID, UID_dictionary
 
+from pacsifier_ops.deid import imaging
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.identifiers import (
     BETWEEN,
@@ -490,6 +491,12 @@ def _items(value: Any, form: _Form) -> Iterator[Iterable[Any]]:
 
 
 def _sort_binary(held: Held, tag: int, value: bytes) -> None:
+    """Sort a value of no text: what files within it hold is searched by itself."""
+    for text in imaging.texts(value):
+        if text.translate(None, _NUMERIC):
+            _sort_binary(held, tag, text)
+        elif text:
+            held.numbers.append((tag, text))
     if value.translate(None, _PRINTABLE):
         held.binary.append((tag, value))
     elif len(value) > 1:

@@ -48,6 +48,8 @@ _AGE_AND_SEX = re.compile(
     r"(?<![^\W_])(?:(?:9[1-9]|1[01]\d)\s?/?\s?[fmw]|[fmw]\s?/?\s?(?:9[1-9]|1[01]\d))(?![^\W_])", re.IGNORECASE
 )
 _ZONE = re.compile(r"[+-](?:0\d|1[0-4])(?:00|30|45)")
+#: A b-value and a direction, as Canon and Toshiba write them into comments: b=1500(0.445,-0.895,0.000).
+_DIFFUSION = re.compile(r"b=\d{1,5}(?:\((?:-?[01]\.\d{1,4},){2}-?[01]\.\d{1,4}\))?", re.ASCII)
 #: Measures: a number with its unit, a matrix, a nuclide, a share.
 _MEASURES = re.compile(
     rf"{_VALUE}(?:{_UNITS})|{_VALUE}(?:x{_VALUE}){{1,2}}(?:mm|cm)?|\d{{1,3}}(?:st|nd|rd|th|er|e|ere|eme)"
@@ -98,7 +100,8 @@ class Vocabulary:
 
     def clean(self, text: str) -> Cleaned:
         """What may stay of a text."""
-        if _ZONE.fullmatch(text.strip()):  # TimezoneOffsetFromUTC (0008,0201)
+        # TimezoneOffsetFromUTC (0008,0201); diffusion in ImageComments (0020,4000).
+        if _ZONE.fullmatch(text.strip()) or _DIFFUSION.fullmatch(text.strip()):
             return Cleaned(text.strip(), 1, 0)
         text = _AGE.sub(lambda found: found[0] if int(found[1]) <= 90 else "9" * 9, text)  # 90Y is a nuclide too
         text = _AGE_AND_SEX.sub("9" * 9, text)

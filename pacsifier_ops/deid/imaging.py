@@ -1,0 +1,362 @@
+"""What stays of the private elements that tell how an MR image was made (option `safe_private_extended`).
+
+Without them a mosaic has no number of slices, an EPI no slice times, a diffusion weighted image no direction.
+`tables/imaging_private.csv` lists them, and `tables/imaging_fields.csv` what stays within four of them, which are files
+of their own:
+
+| form           | what it is                                                         | what it becomes             |
+|----------------|--------------------------------------------------------------------|-----------------------------|
+| `@csa`         | CSA header of Siemens (SV10, and the older form without that name) | one of the listed fields    |
+| `@protocol`    | XProtocol of Siemens, with a block ASCCONV of keys and values      | a block of the listed keys  |
+| `@ge-protocol` | protocol data block of GE, compressed by gzip                      | one of the listed keys      |
+| `@ge-user`     | user data of GE, a structure in C                                  | zeros, but for four numbers |
+
+Nothing is copied from them that was not read as what it should be: a number within its range, or a text that fits
+a pattern with no room for a name. What does not fit goes; a header that cannot be read goes as a whole. Dates, UIDs,
+names, free text, fields that nobody listed, and bytes behind the end never stay.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+from pacsifier_ops.deid import tables, values
+
+#: Id of the rule of these elements.
+RULE = "imaging-private"
+
+#: Bytes that a header or a block may have, and an inflated one.
+_MOST = 1 << 22
+#: Fields of a CSA header, and items of one field.
+_FIELDS, _ITEMS = 1024, 4096
+_NUMBER = re.compile(r"[+-]?(?:\d{1,10}(?:\.\d{0,16})?|\.\d{1,16})(?:[eE][+-]?\d{1,3})?|0x[0-9a-fA-F]{1,8}", re.ASCII)
+_TEXT = bytes([0, *range(32, 127)])
+_BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a value must be to stay.
+
+    Attributes:
+        vrs: value representations that the element may have, the usual one first; of a field, the one it is given.
+        most: values at most; 0 where any number of them may be.
+        ranges: of a number.
+        pattern: of text, what each value is.
+        parser: by which an opaque value is rewritten, `csa` for one; empty for others.
+    """
+
+    vrs: tuple[str, ...]
+    most: int
+    ranges: tuple[tuple[float, float], ...] = ()
+    pattern: re.Pattern[str] | None = None
+    parser: str = ""
+
+    @classmethod
+    def of(cls, vr: str, vm: str, written: str) -> Form:
+        """The form that a line of the tables gives: `low..high|low..high`, `/pattern/`, `@parser`, `items`.
+
+        Raises:
+            ValueError: it gives none.
+        """
+        vrs, last = tuple(vr.split("/")), vm.rpartition("-")[2]
+        most = int(last) if last.isdecimal() else 0
+        if written.startswith("@") and written[1:] in _PARSERS:
+            return cls(vrs, most, parser=written[1:])
+        if len(written) > 2 and written[0] == written[-1] == "/":
+            return cls(vrs, most, pattern=re.compile(written[1:-1], re.ASCII))
+        if written == "items" and vr == "SQ":
+            return cls(vrs, most)
+        ranges = [one.partition("..") for one in written.split("|")]
+        return cls(vrs, most, tuple((float(low), float(high)) for low, _, high in ranges))
+
+    def fits(self, text: str) -> bool:
+        """Whether one value that is written in characters is one of this form; an empty one is."""
+        if not text:
+            return True
+        if self.pattern:
+            return self.pattern.fullmatch(text) is not None
+        return _NUMBER.fullmatch(text) is not None and self.holds(_number(text))
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is in one of the ranges."""
+        return any(low <= number <= high for low, high in self.ranges)
+
+
+def _number(text: str) -> float:
+    return float(int(text, 16)) if text.startswith("0x") else float(text)
+
+
+@cache
+def private() -> Mapping[tuple[str, int], Form]:
+    """The forms of private elements, by private creator and tag without its block."""
+    return {key: Form.of(line["vr"], line["vm"], line["values"]) for key, line in tables.imaging_private().items()}
+
+
+@cache
+def fields(parser: str) -> Mapping[str, Form]:
+    """The forms of what stays within a header, by name; `[]` stands for any index."""
+    lines = tables.imaging_fields().items()
+    return {name: Form.of(line["vr"], line["vm"], line["values"]) for (by, name), line in lines if by == parser}
+
+
+@cache
+def digest() -> str:
+    """SHA-256 of the tables, in hexadecimal digits."""
+    lines = [list(line.values()) for line in (*tables.imaging_private().values(), *tables.imaging_fields().values())]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+
+def kept(creator: str, tag: int, vr: str, value: bytes, big_endian: bool = False) -> bytes | None:
+    """What stays of the value of a private element.
+
+    Args:
+        tag: with or without its block.
+        vr: value representation, one of the form's.
+
+    Returns:
+        The value, rewritten if it is a header; None where nothing stays.
+    """
+    form = private().get((tables.in_capitals().get(creator, creator), tag & 0xFFFF00FF))
+    if form is None or vr not in form.vrs:
+        return None
+    if form.parser:
+        return _rewritten(form.parser, value) if len(value) <= _MOST else None
+    return (_short if len(value) <= 256 else _checked)(form, vr, value, big_endian)
+
+
+@lru_cache(maxsize=8)
+def _rewritten(parser: str, value: bytes) -> bytes | None:
+    """A header, rewritten; those of a series repeat."""
+    return _PARSERS[parser](value)
+
+
+def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | None:
+    """The value if each of its values fits."""
+    if vr in _BINARY:
+        size = values.SIZES[vr]
+        count = len(value) // size
+        if len(value) % size or (form.most and count > form.most):
+            return None
+        numbers = struct.unpack(f"{'>' if big_endian else '<'}{count}{_BINARY[vr]}", value)
+        # Text is a number too, one that is next to nothing.
+        text = (
+            len(value) >= 8 and not value.translate(None, _TEXT) and any(0 < abs(number) < 1e-3 for number in numbers)
+        )
+        return value if all(map(form.holds, numbers)) and not text else None
+    if vr not in values.STRINGS or not value.isascii():
+        return None
+    texts = [text.strip(" \0") for text in value.decode("ascii").split("\\")]
+    if len(texts) > (form.most or len(texts)):
+        return None
+    if all(map(form.fits, texts)):
+        return value
+    # Of numbers all go with one that is none; of terms the others stay in their places.
+    left = "\\".join(text if form.pattern and form.fits(text) else "" for text in texts)
+    return values.padded(left.encode("ascii"), vr) if left.strip("\\") else None
+
+
+#: Values of a series repeat.
+_short = lru_cache(maxsize=8192)(_checked)
+
+
+def texts(value: bytes) -> list[bytes]:
+    """What a value holds if it is a CSA header (SV10) or compressed by gzip, for whoever searches it.
+
+    Items of fields, names of fields that the tables do not have, and what was compressed; not what stands in the clear.
+    """
+    if value[:4] == _SIGNATURE[:4]:
+        try:
+            found = list(csa(value))
+        except _Damaged:
+            return []
+        others = [name.encode("latin-1") for name, _ in found if name not in fields("csa")]
+        return [*others, *(item for _, items in found for item in items)]
+    text = ge_protocol(value) if value[4:6] == b"\x1f\x8b" else None
+    return [text] if text else []
+
+
+class _Damaged(Exception):
+    """A header is not what it should be."""
+
+
+# Siemens: CSA headers. A header is a number of fields, a field a description and its items, an item a text.
+
+_SIGNATURE = b"SV10\4\3\2\1"
+_COUNT, _FIELD, _ITEM = struct.Struct("<LL"), struct.Struct("<64si4siii"), struct.Struct("<4i")
+#: What stands behind the number of fields and of items, to tell that it is one.
+_CHECK, _CHECKS = 77, (77, 205)
+#: How the type of a field is told besides its VR.
+_TYPES = {"CS": 16, "DS": 3, "FD": 4, "FL": 5, "IS": 6, "LO": 19, "LT": 20, "SH": 22, "SL": 7, "SS": 8, "ST": 23}
+_TYPES |= {"UI": 25, "UL": 9, "UN": 0, "US": 10, "UT": 27}
+
+
+def _csa(value: bytes) -> bytes | None:
+    try:
+        made = [(name, form, _of_field(form, items)) for name, items in csa(value) if (form := fields("csa").get(name))]
+    except _Damaged:
+        return None
+    fields_of = [(name, form.vrs[0], form.most, items) for name, form, items in made]
+    return csa_of(fields_of, value[:4] == _SIGNATURE[:4]) if fields_of else None
+
+
+def csa(value: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """The fields of a CSA header, and the items of each without what follows their end.
+
+    Raises:
+        _Damaged: it is none.
+    """
+    named = value[:4] == _SIGNATURE[:4]
+    at = len(_SIGNATURE) if named else 0
+    count, check = _unpacked(_COUNT, value, at)
+    at += _COUNT.size
+    if not 0 < count <= _FIELDS or check != _CHECK:
+        raise _Damaged
+    first: int | None = None
+    for _ in range(count):
+        name, _vm, _vr, _type, items, check = _unpacked(_FIELD, value, at)
+        at += _FIELD.size
+        first = items if first is None else first
+        if check not in _CHECKS or not 0 <= items <= _ITEMS:
+            raise _Damaged
+        texts = []
+        for _ in range(items):
+            lengths = _unpacked(_ITEM, value, at)
+            at += _ITEM.size
+            # Before the headers had a name, lengths were given too long, by the number of items of the first field.
+            length = lengths[1] if named else lengths[0] - first
+            if not 0 <= length <= len(value) - at:
+                raise _Damaged
+            texts.append(value[at : at + length].split(b"\0")[0])
+            at += length + -length % 4
+        yield name.split(b"\0")[0].decode("latin-1"), texts
+
+
+def csa_of(made: list[tuple[str, str, int, list[bytes]]], named: bool = True) -> bytes:
+    """A CSA header of name, VR, number of values and items of each field.
+
+    Args:
+        named: whether it is one that begins with its name (SV10).
+    """
+    first = len(made[0][3]) if made and not named else 0
+    parts = [_SIGNATURE if named else b"", _COUNT.pack(len(made), _CHECK)]
+    for name, vr, vm, items in made:
+        parts.append(_FIELD.pack(name.encode("latin-1"), vm, vr.encode(), _TYPES.get(vr, 0), len(items), _CHECK))
+        for item in items:
+            text = item + b"\0" if item else b""
+            parts.append(_ITEM.pack(len(text) + first, len(text), _CHECK, len(text)))
+            parts.append(text + bytes(-len(text) % 4))
+    return b"".join(parts)
+
+
+def _of_field(form: Form, items: list[bytes]) -> list[bytes]:
+    """The items of a field, without what does not fit; none where there is more than may be."""
+    if form.parser:
+        return [_PARSERS[form.parser](item) or b"" for item in items]
+    texts = [item.decode("latin-1").strip() for item in items]
+    full = [text for text in texts if text]
+    fit = len(full) <= (form.most or len(full)) and all(map(form.fits, full))
+    return [text.encode("latin-1") if fit else b"" for text in texts]
+
+
+def _unpacked(form: struct.Struct, value: bytes, at: int) -> tuple[Any, ...]:
+    try:
+        return form.unpack_from(value, at)
+    except struct.error:
+        raise _Damaged from None
+
+
+# Siemens: protocols
+
+_BEGIN, _END = b"### ASCCONV BEGIN", b"### ASCCONV END"
+_INDEX = re.compile(r"\[\d{1,3}\]", re.ASCII)
+
+
+def _protocol(value: bytes) -> bytes | None:
+    begin = value.find(_BEGIN)
+    end = value.find(_END, begin + 1)
+    if begin < 0 or end < 0:
+        return None
+    lines = value[begin:end].decode("latin-1").splitlines()[1:]
+    known, found = fields("protocol"), []
+    for line in lines:
+        key, equals, text = (part.strip() for part in line.partition("="))
+        form = known.get(_INDEX.sub("[]", key))
+        if form and equals and text and form.fits(text.strip('"') if form.pattern else text):
+            found.append(f"{key}\t = \t{text}\n")
+    made = "".join(["\n### ASCCONV BEGIN ###\n", *found, "### ASCCONV END ###\n"]).encode("ascii")
+    return made + bytes(len(made) & 1)
+
+
+# GE
+
+
+def _ge_protocol(value: bytes) -> bytes | None:
+    """Four bytes of length, and so many of gzip; a line is a key and a value in quotation marks."""
+    text = ge_protocol(value)
+    if text is None:
+        return None
+    known, found = fields("ge-protocol"), []
+    for line in text.decode("latin-1").splitlines():
+        key, _, quoted = line.partition(" ")
+        form = known.get(key)
+        if form and len(quoted) >= 2 and quoted[0] == quoted[-1] == '"' and form.fits(quoted[1:-1]):
+            found.append(f"{key} {quoted}\n")
+    made = gzip.compress(("\n" + "".join(found)).encode("ascii"), mtime=0)
+    made = struct.pack("<L", len(made)) + made
+    return made + bytes(len(made) & 1)
+
+
+def ge_protocol(value: bytes) -> bytes | None:
+    """The text of a protocol data block; None where it is none."""
+    (length,) = struct.unpack("<L", value[:4]) if len(value) >= 4 else (0,)
+    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        text = inflater.decompress(value[4 : 4 + length], _MOST)
+    except zlib.error:
+        return None
+    return text if inflater.eof else None
+
+
+#: Where the beginning of the header is told, and how long a header is at least.
+_OFFSET, _LEAST = 24, 918
+
+
+def _ge_user(value: bytes) -> bytes | None:
+    """Version of the header, whether it is an EPI, polarity of the phase encoding, order of the views."""
+    if len(value) < _OFFSET + 2:
+        return None
+    start = int.from_bytes(value[_OFFSET : _OFFSET + 2], "little")
+    if 0 < start < _OFFSET + 2 or start + _LEAST > len(value):
+        return None
+    (version,) = struct.unpack_from("<f", value, start)
+    if not 5 <= version <= 40:
+        return None
+    later = version >= 25.002
+    flags = start + (0x4C if later else 0)
+    order = flags + 0x0394 - (0x8C if later else 0)
+    made = bytearray(len(value))
+    struct.pack_into("<f", made, start, math.floor(version * 1000 + 0.5) / 1000)
+    made[_OFFSET : _OFFSET + 2] = value[_OFFSET : _OFFSET + 2]
+    for place, mask in ((flags + 0x30, 0x0004), (flags + 0x3A, 0x0800), (order, 0xFFFF)):
+        number = int.from_bytes(value[place : place + 2], "little") & mask
+        made[place : place + 2] = (number if mask != 0xFFFF or number < 4 else 0).to_bytes(2, "little")
+    return bytes(made)
+
+
+_PARSERS: dict[str, Callable[[bytes], bytes | None]] = {
+    "csa": _csa,
+    "protocol": _protocol,
+    "ge-protocol": _ge_protocol,
+    "ge-user": _ge_user,
+}
