@@ -1,7 +1,7 @@
 """What stands before names in descriptions: titles, salutations, roles, and `by`.
 
 What follows a title is a name, whatever else it means: `Dr. Foot`. What follows a hint, such as `ref` or `by`, is one
-where it can be one: `by Long`, not `by protocol`. Abbreviations of modalities and diseases are told from titles by how
+where it can be one: `by Long`, not `by protocol`. So is what stands beside an initial: `C. Long`. Abbreviations of modalities and diseases are told from titles by how
 they are written: `Dr` and `DR.` are titles, `DR` is a hint, `MR` nothing.
 """
 
@@ -29,6 +29,8 @@ _HINTS = re.compile(
     r"(?i:by|ref|refd|referred|referring|per|par|von|tech|technician|operator|oa|ltd|pat|patient|physician)[.:]?"
     r"|(?i:op)[.]|DR|MS|ms|M[.]"
 )
+#: One that no side, no direction and no axis is written with.
+_INITIAL = re.compile("[A-EG-KM-QS-WÀ-Þa-eg-km-qs-wà-þ]")
 #: What may stand between a title and a name: more of the title, and what names begin with.
 _BETWEEN = frozenset(
     """med ssa ra univ dent vet phil habil rer nat priv doz dipl lic by ref
@@ -65,6 +67,8 @@ def names_in(text: str, words: list[Word]) -> Iterator[tuple[int, bool]]:
         Number of the word; whether it goes in any case. One behind a hint goes unless it can be no name.
     """
     for place, word in enumerate(words):
+        if _INITIAL.fullmatch(word.text):
+            yield from ((number, False) for number in _beside(text, words, place))
         written = word.text + text[word.end : word.end + 1].strip(" _")
         written = written if written[-1:] in ".:" else word.text
         title = _TITLES.fullmatch(written) is not None
@@ -79,6 +83,15 @@ def names_in(text: str, words: list[Word]) -> Iterator[tuple[int, bool]]:
             yield from ((number, True) for number in (place, *behind))
         else:
             yield behind[-1], False
+
+
+def _beside(text: str, words: list[Word], place: int) -> Iterator[int]:
+    """The numbers of the words that an initial may be of: `C. Long`, `Long C`, `Long, C.`"""
+    for number, first in ((place - 1, place - 1), (place + 1, place)):
+        if 0 <= number < len(words) and len(words[number].text) > 2 and words[number].text.isalpha():
+            gap = text[words[first].end : words[first + 1].start]
+            if gap in (" ", ". ", ".", ", ", "^", "_"):
+                yield number
 
 
 def _behind(text: str, words: list[Word], place: int) -> Iterable[int]:
