@@ -27,7 +27,7 @@ _TITLES = re.compile(
 )
 _HINTS = re.compile(
     r"(?i:by|ref|refd|referred|referring|per|par|von|tech|technician|operator|oa|ltd|pat|patient|physician)[.:]?"
-    r"|(?i:op)[.]|DR|MS|ms|M[.]"
+    r"|(?i:op)[.]|DR|MS|ms|M[.]|Le|La|De|Van|Von|Der|Den|El|Al|Di|Da|Du|Del|Ten|Ter|Mc|Mac|St|Ibn|Bin"
 )
 #: One that no side, no direction and no axis is written with.
 _INITIAL = re.compile("[A-EG-KM-QS-WÀ-Þa-eg-km-qs-wà-þ]")
@@ -88,9 +88,9 @@ def names_in(text: str, words: list[Word]) -> Iterator[tuple[int, bool]]:
 def _beside(text: str, words: list[Word], place: int) -> Iterator[int]:
     """The numbers of the words that an initial may be of: `C. Long`, `Long C`, `Long, C.`"""
     for number, first in ((place - 1, place - 1), (place + 1, place)):
-        if 0 <= number < len(words) and len(words[number].text) > 2 and words[number].text.isalpha():
+        if 0 <= number < len(words) and words[number].text.isalpha():
             gap = text[words[first].end : words[first + 1].start]
-            if gap in (" ", ". ", ".", ", ", "^", "_"):
+            if re.fullmatch(r"[ .,:^_()-]{1,4}", gap) and (len(words[number].text) > 2 or gap == ". "):
                 yield number
 
 
@@ -100,7 +100,7 @@ def _behind(text: str, words: list[Word], place: int) -> Iterable[int]:
     for number in range(place + 1, len(words)):
         gap = text[words[number - 1].end : words[number].start]
         word = words[number].text
-        if not re.fullmatch(r"[ .:_^,/'’()-]{0,4}", gap) or not word[0].isalpha():
+        if not re.fullmatch(r"[ .,:^_()/'’-]{0,4}", gap) or not word[0].isalpha():
             break
         found.append(number)
         if len(word) > 1 and word.casefold() not in _BETWEEN and not _TITLES.fullmatch(word):

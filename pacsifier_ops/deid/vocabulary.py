@@ -118,14 +118,14 @@ class Vocabulary:
                 continue
             for word in line.split():
                 found = self._names if word.endswith("?") else self._sure
-                for form in _forms(word.rstrip("?")):
-                    found.update(_fold(part[0]) for part in _WORD.finditer(form))
+                for part in _WORD.finditer(word.rstrip("?")):
+                    found |= _forms(part[0])
         self._sure -= self._names
         # Parts of compounds: short ones would be found in any name.
-        self._stems = {word for word in self._sure if len(word) > 3}
+        self._stems = {word for word in self._sure if len(word) > 4}
         #: Words that may stand in a run of characters; one that is a single character may be a name.
         self._known = {word for word in self._sure | self._names if _IS_DENSE.match(word)}
-        self._names |= {word for word in self._known if len(unicodedata.normalize("NFC", word)) == 1}
+        self._names |= {word for word in self._known if len(word) == 1}
         self._sure -= self._names
         self._longest = max(map(len, self._known), default=0)
         self.digest = hashlib.sha256("\n".join([*sorted(self._sure), "?", *sorted(self._names)]).encode()).hexdigest()
@@ -134,6 +134,7 @@ class Vocabulary:
         """What may stay of a text."""
         if _ZONE.fullmatch(text.strip()):  # TimezoneOffsetFromUTC (0008,0201)
             return Cleaned(text.strip(), 1, 0)
+        text = "".join(character if character.isprintable() else " " for character in text)
         text = _AGE.sub(lambda found: "9" * 9 if _is_old(found) else found[0], text)
         text = _AGE_AND_SEX.sub("9" * 9, text)
         text = _MOMENT.sub(lambda found: "9" * 9, text)
@@ -209,7 +210,7 @@ class Vocabulary:
 
     def _is_joined(self, word: str, begin: int) -> bool:
         """Whether a word is stems of the list one after the other, with or without a linking letter."""
-        for end in range(len(word), begin + 3, -1):
+        for end in range(len(word), begin + 4, -1):
             if word[begin:end] not in self._stems:
                 continue
             if end == len(word):
@@ -284,21 +285,21 @@ def _joined(text: str, words: list[_Word], kept: list[int]) -> Iterator[str]:
             between = text[words[place - 1].end : words[place].start]
             if kept[number - 1] != place - 1:
                 between = next((character for character in between if character in "_-/"), " ")
-            yield "".join(character if character.isprintable() else " " for character in between)
+            yield between
         yield words[place].text
 
 
-def _forms(word: str) -> tuple[str, ...]:
-    """A word as it is, and with its umlauts written out."""
-    written = word
-    for umlaut, letters in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("Ä", "ae"), ("Ö", "oe"), ("Ü", "ue")):
-        written = written.replace(umlaut, letters)
-    return (word,) if written == word else (word, written)
+def _forms(word: str) -> set[str]:
+    """A word as it is, without accents, and with its umlauts written out."""
+    written = _fold(word)
+    decomposed = unicodedata.normalize("NFD", written)
+    bare = "".join(character for character in decomposed if not "\u0300" <= character <= "\u036f")
+    return {written, bare, written.translate(_SPELT_OUT), *([bare.replace("œ", "oe")] if "œ" in bare else [])}
+
+
+_SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 
 
 def _fold(word: str) -> str:
-    """A word without case and accents."""
-    if word.isascii():
-        return word.lower()
-    decomposed = unicodedata.normalize("NFKD", word.casefold())
-    return "".join(character for character in decomposed if not unicodedata.combining(character)).replace("œ", "oe")
+    """A word without case. Accents count: `Lộc` is a name, `loc` a localizer."""
+    return word.lower() if word.isascii() else unicodedata.normalize("NFKC", word.casefold())
