@@ -130,8 +130,8 @@ class Vocabulary:
         self._longest = max(map(len, self._known), default=0)
         self.digest = hashlib.sha256("\n".join([*sorted(self._sure), "?", *sorted(self._names)]).encode()).hexdigest()
 
-    def clean(self, text: str) -> Cleaned:
-        """What may stay of a text."""
+    def clean(self, text: str, patient: str = "") -> Cleaned:
+        """What may stay of a text; `patient`: whose name goes even where a word of the list is spelt so (`?`)."""
         if _ZONE.fullmatch(text.strip()):  # TimezoneOffsetFromUTC (0008,0201)
             return Cleaned(text.strip(), 1, 0)
         text = "".join(character if character.isprintable() else " " for character in text)
@@ -142,6 +142,10 @@ class Vocabulary:
         # True: stays; None: stays unless its neighbour goes; False: goes.
         stays = [self._stays(word.text) for word in words]
         _judge_numbers(text, words, stays)
+        own = _words_of(patient) if patient else frozenset()
+        for place, word in enumerate(words):
+            if stays[place] is None and _fold(word.text) in own:
+                stays[place] = False
         for place, surely in names_in(text, words):
             if surely or (stays[place] is None and not _UNIT.fullmatch(_fold(words[place].text))):
                 stays[place] = False
@@ -226,19 +230,30 @@ def shipped() -> Vocabulary:
     return Vocabulary("\n".join(Path(__file__).with_name(file).read_text(encoding="utf-8") for file in _FILES))
 
 
-def clean(text: str) -> str:
-    """What may stay of a text by the shipped list; empty where nothing may."""
-    return judge(text).text
+def clean(text: str, patient: str = "") -> str:
+    """What may stay of a text by the shipped list; empty where nothing may.
+
+    Args:
+        patient: the name of whom it is about (PN), where that is known.
+    """
+    return judge(text, patient).text
 
 
-def judge(text: str) -> Cleaned:
+def judge(text: str, patient: str = "") -> Cleaned:
     """What may stay of a text by the shipped list, with counts. Descriptions repeat, so they are remembered."""
-    return _remembered(text) if len(text) <= 256 else shipped().clean(text)
+    return _remembered(text, patient) if len(text) <= 256 else shipped().clean(text, patient)
 
 
 @lru_cache(maxsize=16384)
-def _remembered(text: str) -> Cleaned:
-    return shipped().clean(text)
+def _remembered(text: str, patient: str) -> Cleaned:
+    return shipped().clean(text, patient)
+
+
+@lru_cache(maxsize=256)
+def _words_of(name: str) -> frozenset[str]:
+    """The words of a name in all their forms, without initials."""
+    words = (part[0] for part in _WORD.finditer(name) if len(part[0]) > 1 or not part[0].isascii())
+    return frozenset(form for word in words for form in _forms(word))
 
 
 def _is_old(age: re.Match[str]) -> bool:
