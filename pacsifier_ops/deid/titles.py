@@ -29,8 +29,8 @@ _HINTS = re.compile(
     r"(?i:by|ref|refd|referred|referring|per|par|von|tech|technician|operator|oa|ltd|pat|patient|physician)[.:]?"
     r"|(?i:op)[.]|DR|MS|ms|M[.]|Le|La|De|Van|Von|Der|Den|El|Al|Di|Da|Du|Del|Ten|Ter|Mc|Mac|St|Ibn|Bin"
 )
-#: One that no side, no direction and no axis is written with.
-_INITIAL = re.compile("[A-EG-KM-QS-WÀ-Þa-eg-km-qs-wà-þ]")
+#: One that is no side; without a dot, nothing that is written of images (`C+`, `W/O`, `T spine`).
+_INITIAL = re.compile("[A-KM-QS-ZÀ-Þa-km-qs-zà-þ][.]|[ABEGHIJKMNQUVYabeghijkmnquvyÀ-Þà-þ](?![/+*-])")
 #: What may stand between a title and a name: more of the title, and what names begin with.
 _BETWEEN = frozenset(
     """med ssa ra univ dent vet phil habil rer nat priv doz dipl lic by ref
@@ -67,7 +67,9 @@ def names_in(text: str, words: list[Word]) -> Iterator[tuple[int, bool]]:
         Number of the word; whether it goes in any case. One behind a hint goes unless it can be no name.
     """
     for place, word in enumerate(words):
-        if _INITIAL.fullmatch(word.text):
+        if word.text == "M" and place + 1 < len(words) and words[place + 1].text.casefold() in _DISEASES:
+            continue
+        if len(word.text) == 1 and _INITIAL.match(text, word.start):
             yield from ((number, False) for number in _beside(text, words, place))
         written = word.text + text[word.end : word.end + 1].strip(" _")
         written = written if written[-1:] in ".:" else word.text
@@ -77,7 +79,7 @@ def names_in(text: str, words: list[Word]) -> Iterator[tuple[int, bool]]:
         if written == "ms" and place and words[place - 1].text[0].isdigit():
             continue  # a time
         behind = list(_behind(text, words, place))
-        if not behind or (written == "M." and words[behind[-1]].text.casefold() in _DISEASES):
+        if not behind:
             continue
         if title:
             yield from ((number, True) for number in (place, *behind))
@@ -90,7 +92,7 @@ def _beside(text: str, words: list[Word], place: int) -> Iterator[int]:
     for number, first in ((place - 1, place - 1), (place + 1, place)):
         if 0 <= number < len(words) and words[number].text.isalpha():
             gap = text[words[first].end : words[first + 1].start]
-            if re.fullmatch(r"[ .,:^_()-]{1,4}", gap) and (len(words[number].text) > 2 or gap == ". "):
+            if re.fullmatch(r"[ .,:^()-]{1,4}", gap) and (len(words[number].text) > 2 or gap == ". "):
                 yield number
 
 

@@ -207,7 +207,7 @@ class Vocabulary:
         words = [part for part in folded if len(part) > 1 and (part in self._sure or part in self._names)]
         others = [part for part in folded if part not in words]
         if not words or not all(
-            _CODES.fullmatch(part) or part == "c" or (part.isdigit() and len(part) < 4) for part in others
+            _CODES.fullmatch(part) or len(part) == 1 or (part.isdigit() and _is_small(part)) for part in others
         ):
             return False
         return None if others or self._names & set(words) else True
