@@ -297,8 +297,13 @@ def _encoded(value: Any) -> bytes:
 
 
 def readings(value: bytes, charset: Charset) -> list[str]:
-    """A text in its character set, and in UTF-8 where it is that too; in Latin-1 where it is neither."""
+    """A text in its character set, and in UTF-8 where it is that too; in Latin-1 where it is neither.
+
+    Where writers left the escape sequences out, in the character sets that these would have told.
+    """
     found = [text for text in (charset.decode(value), _UTF_8.decode(value)) if text is not None]
+    if not found:
+        found = [text for codec in charset.codecs[1:] if (text := Charset((codec,)).decode(value)) is not None]
     return list(dict.fromkeys(found)) or [_ESCAPE.sub("", value.decode("latin-1"))]
 
 
@@ -512,7 +517,11 @@ def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> No
                         wanted.phrases.setdefault(f" {phrase} ", tag)
         for word in re.findall(r"[^\W\d_]+", group):
             # A single ideograph is two bytes or three, which stand within other words.
-            if normal(word) not in places and not _everyday(normal(word)) and not (ideographic(word) and len(word) == 1):
+            if (
+                normal(word) not in places
+                and not _everyday(normal(word))
+                and not (ideographic(word) and len(word) == 1)
+            ):
                 _add_raw(wanted.raw, tag, word)
 
 

@@ -42,9 +42,7 @@ _DENSE = (
 _NUMBER = r"\d+(?:[.,]\d+)?"
 _VALUE = r"\d{1,4}(?:[.,]\d{1,3})?"
 #: A word: letters and digits, a decimal number with what follows, or a run of characters that has yet to be divided.
-_WORD = re.compile(
-    rf"{_NUMBER}[^\W_{_DENSE}]*|(?:(?=[{_DENSE}])[^\W\d_])+|[^\W\d_{_DENSE}][^\W_{_DENSE}]*"
-)
+_WORD = re.compile(rf"{_NUMBER}[^\W_{_DENSE}]*|(?:(?=[{_DENSE}])[^\W\d_])+|[^\W\d_{_DENSE}][^\W_{_DENSE}]*")
 _IS_DENSE = re.compile(rf"[{_DENSE}]")
 #: Dates and times as people write them: day, month and year; year, month and day; day and month; hours and minutes.
 _MOMENT = re.compile(
@@ -77,7 +75,7 @@ _MEASURES = re.compile(
 )
 #: Codes: b values, dimensions, acceleration, versions; times and angles; levels of the spine; reconstruction kernels.
 _CODES = re.compile(
-    r"t[12](?:w|map|star)?|b\d{1,2}00|b\d{1,3}|[2-6]d|[prsvx]\d"
+    r"t[12](?:w|map|star)?|b\d{1,2}00|b\d{1,3}|[2-6]d|[prsvx]\d|[1-9]v"
     r"|(?:te|tr|ti|fa|ph|nex|et|dir|run|echo|ch)\d{1,4}"
     r"|(?:[ctls]|th)\d{1,2}(?:(?:[ctls]|th)?\d{1,2})?"
     r"|(?:[bdfhijtu]|br|bv|bl|fc|hc|hp|hr|hv|qr|sa|sn|tr|yc)\d{2}[dfhsu]?"
@@ -206,8 +204,9 @@ class Vocabulary:
         folded = [_fold(part) for part in parts]
         words = [part for part in folded if len(part) > 1 and (part in self._sure or part in self._names)]
         others = [part for part in folded if part not in words]
-        if not words or not all(
-            _CODES.fullmatch(part) or len(part) == 1 or (part.isdigit() and _is_small(part)) for part in others
+        letter = len(others) == 1 == len(others[0])  # ThoraxC
+        if not words or not (
+            letter or all(_CODES.fullmatch(part) or (part.isdigit() and _is_small(part)) for part in others)
         ):
             return False
         return None if others or self._names & set(words) else True
