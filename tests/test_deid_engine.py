@@ -625,4 +625,4 @@ def test_the_patients_name_goes_from_descriptions_even_where_it_is_a_word() -> N
         assert (new.SeriesDescription, new.StudyDescription) == (left, left), name
     ds = phantom()
     ds.SpecificCharacterSet, ds.PatientName, ds.SeriesDescription = "GB18030", "左^小东", "左 Thorax 左膝关节"
-    assert str(after(ds, "default").SeriesDescription) == "Thorax 膝关节"
+    assert str(after(ds, "default").SeriesDescription) == "Thorax 左膝关节"

@@ -1,8 +1,10 @@
 """What stands before names in descriptions: titles, salutations, roles, and `by`.
 
 What follows a title is a name, whatever else it means: `Dr. Foot`. What follows a hint, such as `ref` or `by`, is one
-where it can be one: `by Long`, not `by protocol`. So is what stands beside an initial: `C. Long`. Abbreviations of modalities and diseases are told from titles by how
-they are written: `Dr` and `DR.` are titles, `DR` is a hint, `MR` nothing.
+where it can be one: `by Long`, not `by protocol`. So is what stands beside an initial: `C. Long`.
+
+Abbreviations of modalities and diseases are told from titles by how they are written: `Dr` and `DR.` are titles, `DR`
+is a hint, `MR` nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from typing import Protocol
+
+
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 _TITLES = re.compile(
     r"""(?i:
@@ -32,16 +39,16 @@ _HINTS = re.compile(
 #: One that is no side; without a dot, nothing that is written of images (`C+`, `W/O`, `T spine`).
 _INITIAL = re.compile("[A-KM-QS-ZÀ-Þa-km-qs-zà-þ][.]|[ABEGHIJKMNQUVYabeghijkmnquvyÀ-Þà-þ](?![/+*-])")
 #: What may stand between a title and a name: more of the title, and what names begin with.
-_BETWEEN = frozenset(
+_BETWEEN = _words_of(
     """med ssa ra univ dent vet phil habil rer nat priv doz dipl lic by ref
-    von van der den de del della di da dos das la le du des ten ter te zu zum zur bin ibn al el abu mc mac st san o d""".split()
+    von van der den de del della di da dos das la le du des ten ter te zu zum zur bin ibn al el abu mc mac st san o d"""
 )
 #: Diseases by the name of who described them: `M. Crohn` is no Monsieur Crohn.
-_DISEASES = frozenset(
+_DISEASES = _words_of(
     """addison alzheimer basedow bechterew bechterev behcet behçet boeck bowen castleman charcot crohn cushing dupuytren
     fabry forestier gaucher graves hirschsprung hodgkin horton huntington köhler krohn ledderhose little menière meniere
     moschcowitz ollier ormond osgood osler paget parkinson perthes peyronie pick recklinghausen scheuermann schlatter
-    sudeck still verneuil waldenström whipple wilson wegener gluteus quadriceps biceps triceps pectoralis""".split()
+    sudeck still verneuil waldenström whipple wilson wegener gluteus quadriceps biceps triceps pectoralis"""
 )
 
 
