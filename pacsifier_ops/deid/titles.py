@@ -10,7 +10,7 @@ is a hint, `MR` nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 
@@ -63,7 +63,7 @@ class Word(Protocol):
     def end(self) -> int: ...
 
 
-def names_in(text: str, words: list[Word]) -> Iterator[tuple[int, bool]]:
+def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
     """Which words stand behind a title or a hint, titles and initials included.
 
     Args:
@@ -94,7 +94,7 @@ def names_in(text: str, words: list[Word]) -> Iterator[tuple[int, bool]]:
             yield behind[-1], False
 
 
-def _beside(text: str, words: list[Word], place: int) -> Iterator[int]:
+def _beside(text: str, words: Sequence[Word], place: int) -> Iterator[int]:
     """The numbers of the words that an initial may be of: `C. Long`, `Long C`, `Long, C.`"""
     for number, first in ((place - 1, place - 1), (place + 1, place)):
         if 0 <= number < len(words) and words[number].text.isalpha():
@@ -103,7 +103,7 @@ def _beside(text: str, words: list[Word], place: int) -> Iterator[int]:
                 yield number
 
 
-def _behind(text: str, words: list[Word], place: int) -> Iterable[int]:
+def _behind(text: str, words: Sequence[Word], place: int) -> Iterable[int]:
     """The numbers of the words behind a title, up to the first that is a name; none where none is."""
     found = []
     for number in range(place + 1, len(words)):
