@@ -221,7 +221,8 @@ def test_scripts_without_blanks_are_divided_by_the_list(text: str, left: str) ->
 _HARMLESS = """
     3 mm|1.25 mm axial|RT ANKLE|XR KNEE LT|R/L|re/li|dx/sin|droite/gauche|MoCo|TRACEW|SSFP|W/WO|TAVR|ICA|mDIXON|
     bSSFP|
-    PROPELLER|XR CHEST 1 VW|ep2d_b0_50_400_800|TDM thoraco-abdomino-pelvienne|RM encefalo senza mdc|TC de Tórax con Contraste|
+    PROPELLER|XR CHEST 1 VW|ep2d_b0_50_400_800|TDM thoraco-abdomino-pelvienne|
+    RM encefalo senza mdc|TC de Tórax con Contraste|
     DT buk med kontrast|T1_mprage_sag_p2_iso_1.0"""
 
 

@@ -306,6 +306,8 @@ def _joined(text: str, words: list[_Word], kept: list[int]) -> Iterator[str]:
 def _forms(word: str) -> set[str]:
     """A word as it is, without accents, and with its umlauts written out."""
     written = _fold(word)
+    if written.isascii():
+        return {written}
     decomposed = unicodedata.normalize("NFD", written)
     bare = "".join(character for character in decomposed if not "\u0300" <= character <= "\u036f")
     return {written, bare, written.translate(_SPELT_OUT), *([bare.replace("œ", "oe")] if "œ" in bare else [])}
