@@ -612,3 +612,17 @@ def test_objects_without_identity_or_encoding_are_refused() -> None:
         after(with_elements((0x00080018, "UI", b"")))
     with pytest.raises(Unfit, match="encoded"):
         after(Dataset())
+
+
+def test_the_patients_name_goes_from_descriptions_even_where_it_is_a_word() -> None:
+    for name, text, left in (
+        ("Long^Jane", "Thorax long axis", "Thorax axis"),
+        ("Doe^Jane", "Thorax long axis", "Thorax long axis"),
+    ):
+        ds = phantom()
+        ds.PatientName, ds.SeriesDescription, ds.StudyDescription = name, text, text
+        new = after(ds, "default")
+        assert (new.SeriesDescription, new.StudyDescription) == (left, left), name
+    ds = phantom()
+    ds.SpecificCharacterSet, ds.PatientName, ds.SeriesDescription = "GB18030", "左^小东", "左 Thorax 左膝关节"
+    assert str(after(ds, "default").SeriesDescription) == "Thorax 左膝关节"

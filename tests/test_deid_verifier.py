@@ -322,6 +322,46 @@ def test_text_in_another_character_set_than_declared_is_found_and_so_are_names_w
         assert search(stored(ds), russian), encoding
 
 
+@pytest.mark.parametrize(
+    ("name", "texts", "harmless"),
+    [
+        ("王^小东", ("王 Thorax", "王Thorax", "小东12", "CT 王小东", "王,胸部"), ("王冠", "胸部")),
+        ("王小东", ("王小东", "王 小东", "小东 胸部"), ("王冠",)),
+        ("李^四", ("李 四 Thorax", "李四 Thorax", "李 胸部"), ("李子", "四肢")),
+        ("金^正恩", ("金 胸部", "正恩"), ("金属伪影",)),
+        ("高^大中", ("高 腹部",), ("高分辨", "大腿", "中国", "正中")),
+        ("森^太郎", ("森 先生", "太郎様"), ("森林", "太い")),
+        ("山田太郎", ("山田 太郎", "太郎 CT", "山田太郎"), ("山", "田")),
+        ("김^철수", ("김 복부", "철수 CT", "김철수"), ("김치", "복부")),
+        ("김철수", ("김철수 CT", "김 철수", "철수 CT"), ("김치",)),
+        ("Э^Я", ("Э Thorax", "Я, Э"), ("Эхо", "голова")),
+    ],
+)
+def test_a_name_of_few_characters_is_found_by_its_script_and_not_within_words(
+    name: str, texts: tuple[str, ...], harmless: tuple[str, ...]
+) -> None:
+    """Where descriptions stay as they are: in those that are cleaned, no such word is left."""
+    wanted = of(PatientName=name)
+    for text in texts:
+        assert search(stored(result(item=True, TextValue=text)), wanted), text
+    for text in harmless:
+        assert search(stored(result(item=True, TextValue=text)), wanted) == [], text
+
+
+@pytest.mark.parametrize(("charset", "text"), [
+    (["ISO_IR 192"], "王 CT"), (["GB18030"], "王 CT"), (["GBK"], "王 CT"), (["", "ISO 2022 IR 87"], "王 CT"),
+    (["", "ISO 2022 IR 149"], "王 CT"), (["", "ISO 2022 IR 58"], "王 CT"),
+])  # fmt: skip
+def test_a_name_of_one_character_is_found_in_every_character_set(charset: list[str], text: str) -> None:
+    assert search(stored(result(item=True, SpecificCharacterSet=charset, TextValue=text)), of(PatientName="王^小东"))
+
+
+def test_a_name_of_one_character_is_found_in_values_of_unknown_kind() -> None:
+    ds = result()
+    ds.add_new(0x00091001, "UN", "王 CT".encode())
+    assert search(stored(ds), of(PatientName="王^小东")) == ["PatientName found in (0009,1001)"]
+
+
 def test_a_patient_named_like_a_part_of_the_body_does_not_keep_every_object_back() -> None:
     for name in ("Head^Long", "Kopf^Max", "Long", "Thorax", "Anonymous", "P7XK2M9QW4T"):
         head = of(PatientName=name, PatientID="1", StudyID="1", OtherPatientIDs="CT")

@@ -63,6 +63,7 @@ _NO_DATES = Calendar()
 #: Digits of numbers by which images may be counted.
 _COUNTED = 7
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
+_PATIENT_NAME = 0x00100010
 _BINARY = frozenset(values.SIZES) | {"OB"}
 #: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
 _DIMENSIONS, _FRAMES = (0x00280002, 0x00280010, 0x00280011, 0x00280100), 0x00280008
@@ -272,11 +273,15 @@ class _Walk:
         self._positions = sr.Positions()
         self._place: tuple[int, ...] = (1,)
         self._source: Elements = {}
+        self._patient = ""  # the patient's name
         self._bare = False  # inside of a dummy: nothing stays but code strings, which tell what is what, and new UIDs
         self._kept_dates = self._moved_dates = False
 
     def root(self, source: Elements) -> Elements:
         """The elements of the object."""
+        name, letters = (source.get(tag, ("", b""))[1] for tag in (_PATIENT_NAME, _CHARACTER_SET))
+        if isinstance(name, bytes) and isinstance(letters, bytes):
+            self._patient = Charset.of(letters).decode(name) or ""
         elements = self.elements(source, DEFAULT)
         if sr.CONTENT in elements:
             self._positions.renew(elements, self.big_endian)
@@ -446,7 +451,7 @@ class _Walk:
     def cleaned_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         if not value and not self._bare:
             return b""
-        new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset)
+        new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
         return new or self._otherwise(value, vr, tag, rule, charset)
 
     def cleaned_time(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
@@ -456,7 +461,7 @@ class _Walk:
 
     def meaning(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """The meaning of a code, which has to be there (PS3.3 8.8): a standard's, or what the vocabulary leaves."""
-        new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset)
+        new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
         if not self._bare and isinstance(value, bytes) and new.strip() != value.strip(b" \0"):
             known = values.fitting(vr, codes.meaning(*sr.code_in(self._source)))
             new = charset.encode(known) or new
@@ -593,17 +598,17 @@ def _valid_any(value: bytes, vr: str, charset: Charset) -> bytes:
     return values.padded(charset.encode(left) or b"", vr) if left.strip(" \0\\") else b""
 
 
-def _cleaned(value: bytes, vr: str, charset: Charset) -> bytes:
-    """What the vocabulary leaves of a text."""
-    return (_cleaned_short if len(value) <= _SHORT else _cleaned_any)(value, vr, charset)
+def _cleaned(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
+    """What the vocabulary leaves of a text about somebody."""
+    return (_cleaned_short if len(value) <= _SHORT else _cleaned_any)(value, vr, charset, patient)
 
 
-def _cleaned_any(value: bytes, vr: str, charset: Charset) -> bytes:
+def _cleaned_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
     text = (charset if vr in values.TEXT else DEFAULT).decode(value)
     if text is None:
         text = value.decode("ascii", "replace").replace("\ufffd", "ø")  # a letter that is in no word of the vocabulary
     texts = [text] if vr in values.SINGLE else text.split("\\")
-    left = [values.fitting(vr, vocabulary.clean(one)) for one in texts]
+    left = [values.fitting(vr, vocabulary.clean(one, patient)) for one in texts]
     return values.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
 
 

@@ -297,8 +297,13 @@ def _encoded(value: Any) -> bytes:
 
 
 def readings(value: bytes, charset: Charset) -> list[str]:
-    """A text in its character set, and in UTF-8 where it is that too; in Latin-1 where it is neither."""
+    """A text in its character set, and in UTF-8 where it is that too; in Latin-1 where it is neither.
+
+    Where writers left the escape sequences out, in the character sets that these would have told.
+    """
     found = [text for text in (charset.decode(value), _UTF_8.decode(value)) if text is not None]
+    if not found:
+        found = [text for codec in charset.codecs[1:] if (text := Charset((codec,)).decode(value)) is not None]
     return list(dict.fromkeys(found)) or [_ESCAPE.sub("", value.decode("latin-1"))]
 
 
@@ -325,6 +330,7 @@ class Wanted:
         words: in text, as a word.
         phrases: in text, word after word; with a blank at either end.
         parts: in text, anywhere: names in scripts that do not divide words.
+        lone: in text, with no other character of such a script beside it: names of one character.
         whole: the whole of a text.
         same: the whole value of the same attribute, or of any name (tag 0).
         numbers: the whole of a number.
@@ -336,6 +342,7 @@ class Wanted:
     words: dict[str, int] = field(default_factory=dict)
     phrases: dict[str, int] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
+    lone: dict[str, int] = field(default_factory=dict)
     whole: dict[str, int] = field(default_factory=dict)
     same: dict[tuple[int, str], int] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
@@ -425,6 +432,7 @@ def wanted_of_cohort(
                 certain.phrases.update(parts.phrases)
                 doubtful.words.update(parts.words)
                 doubtful.parts.update(parts.parts)
+                doubtful.lone.update(parts.lone)
                 doubtful.whole.update(parts.whole)
                 doubtful.raw.update(parts.raw)
         for text in ids:
@@ -471,11 +479,16 @@ def spelt_out(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _everyday(word: str) -> bool:
-    return word in _PLAIN or bool(vocabulary.clean(word))
+    return word in _PLAIN or (bool(left := vocabulary.clean(word)) and (left == word or not ideographic(word)))
 
 
-def _ideographic(word: str) -> bool:
+def ideographic(word: str) -> bool:
+    """Whether a word is of a script without blanks between words: Han, kana; Hangul is written so as well."""
     return any(character >= "\u2e80" for character in word)
+
+
+#: A character of such a script with none beside it.
+LONE = re.compile(r"(?<![\u2e80-\U0003ffff])[\u2e80-\U0003ffff](?![\u2e80-\U0003ffff])")
 
 
 def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> None:
@@ -488,8 +501,14 @@ def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> No
             wanted.same.setdefault((0, words), tag)
             for word in set(words.split()) - places:
                 _add_word(wanted, tag, word)
+        if not given and ideographic(family):
+            _add_undivided(wanted, tag, normal(family))
+        elif ideographic(group):
+            _add_word(wanted, tag, normal(family + given).replace(" ", ""))
+        elif not family.isascii() and len(normal(family)) == 1:
+            wanted.words.setdefault(normal(family), tag)  # Cyrillic, Greek
         for one, other in product(forms_of(family), forms_of(given)):
-            if one and other and len(one + other) > 5:
+            if one and other and (len(one + other) > 5 or not (one + other).isascii()):
                 everyday = all(map(_everyday, f"{one} {other}".split()))
                 for phrase in (f"{one} {other}", f"{other} {one}"):
                     if everyday:
@@ -497,17 +516,31 @@ def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> No
                     else:
                         wanted.phrases.setdefault(f" {phrase} ", tag)
         for word in re.findall(r"[^\W\d_]+", group):
-            if normal(word) not in places and (_ideographic(word) or not _everyday(normal(word))):
+            # A single ideograph is two bytes or three, which stand within other words.
+            if (
+                normal(word) not in places
+                and not _everyday(normal(word))
+                and not (ideographic(word) and len(word) == 1)
+            ):
                 _add_raw(wanted.raw, tag, word)
 
 
+def _add_undivided(wanted: Wanted, tag: int, name: str) -> None:
+    """A name whose surname nobody has told from the given one: of two to four characters, divided where it may be."""
+    for at in range(1, len(name)) if len(name) < 5 and " " not in name else ():
+        wanted.phrases.setdefault(f" {name[:at]} {name[at:]} ", tag)
+        if at == len(name) // 2:
+            for part in (name[:at], name[at:]):
+                if len(part) > 1:
+                    _add_word(wanted, tag, part)
+
+
 def _add_word(wanted: Wanted, tag: int, word: str) -> None:
-    if _ideographic(word):
-        if len(word) > 1:
-            wanted.parts.setdefault(word, tag)
-    elif _everyday(word) or len(word) < 3:
+    if _everyday(word) or (len(word) == 1 and not ideographic(word)):
         wanted.same.setdefault((0, word), tag)
-    elif len(word) == 3:
+    elif ideographic(word):
+        (wanted.parts if len(word) > 1 else wanted.lone).setdefault(word, tag)
+    elif len(word) < 4:
         wanted.whole.setdefault(word, tag)
     else:
         wanted.words.setdefault(word, tag)
@@ -596,7 +629,7 @@ def written(date: str) -> tuple[frozenset[str], tuple[str, ...], tuple[bytes, ..
 
 def _add_raw(into: dict[tuple[bytes, int], int], tag: int, text: str) -> None:
     """The bytes that a text may be written with, ASCII letters small."""
-    least = 3 if _ideographic(text) else 5
+    least = 3 if ideographic(text) else 5
     for form in dict.fromkeys((text, text.lower(), text.upper(), text.title(), *forms_of(text))):
         for encoding, width in _UNICODE if form.isascii() else _UNICODE + _NATIONAL:
             with suppress(UnicodeEncodeError):

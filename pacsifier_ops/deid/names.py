@@ -68,7 +68,7 @@ class Namer:
         number = self._number(file, person, days) if self._action(file, _NUMBER) in ("K", "C") else ""
         attributes = {
             "SeriesNumber": number if re.fullmatch(r"\d{1,10}", number) else "",
-            "SeriesDescription": _cleaned(file.description) if kept else "",
+            "SeriesDescription": _cleaned(file.description, file.patient_name) if kept else "",
         }
         # One with its patient in it goes to quarantine; the others of its series need a name that tells nothing.
         attributes = {name: "" if self._tells(file, person, text) else text for name, text in attributes.items()}
@@ -141,7 +141,7 @@ def _moved(date: str, days: int) -> str:
     return shifted_date(date, days) or ""
 
 
-def _cleaned(text: str) -> str:
+def _cleaned(text: str, patient: str) -> str:
     from pacsifier_ops.deid import vocabulary
 
-    return vocabulary.clean(text)
+    return vocabulary.clean(text, patient)

@@ -11,6 +11,7 @@ What is looked for, and how, so that a hit means something:
 | words of four letters of anybody's name   | likewise, not in opaque bytes                                           |
 | whole names, in either order              | in text, word after word                                                |
 | short parts and ids, such as Eva or 12345 | where they are the whole of a text                                      |
+| names in Han, kana, Hangul                | in text, anywhere; of one character, where no other one stands beside it |
 | everyday words, short ids of procedures   | where they are the whole value of the same attribute, or of a name      |
 | ids of digits in numbers (IS, DS), UIDs   | where they are the whole number, or a whole component                   |
 | other dates, where all are moved          | as dates of birth; in numbers, where one begins so                      |
@@ -29,6 +30,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -47,6 +49,7 @@ from pacsifier_ops.deid.identifiers import (
     BETWEEN,
     CHARACTER_SET,
     IDS,
+    LONE,
     WORD,
     ByPrefix,
     Identifiers,
@@ -230,6 +233,7 @@ def _matches(
         yield from (source for phrase, source in wanted.phrases_by_word[word] if phrase in text)
     if not text.isascii():
         yield from (source for part, source in wanted.parts.items() if part in text)
+        yield from (wanted.lone[one] for one in wanted.lone.keys() & set(LONE.findall(text)))
     if whole:
         every = {value.strip() for value in text.split(BETWEEN)}
         yield from (whole[value] for value in whole.keys() & every)
@@ -499,6 +503,9 @@ def _sort_binary(held: Held, tag: int, value: bytes) -> None:
             held.numbers.append((tag, text))
     if value.translate(None, _PRINTABLE):
         held.binary.append((tag, value))
+        with suppress(UnicodeDecodeError):
+            if (text := value.strip(b"\0").decode()).isprintable() and not text.isascii():
+                held.texts.append((tag, text))
     elif len(value) > 1:
         held.texts.extend((tag, text) for text in _decoded(value.replace(b"\0", b""), DEFAULT))
 

@@ -1,9 +1,13 @@
 """Cleaning of descriptions (PS3.15 E.3.5): words of a list stay, all others go.
 
 What stays: words of the shipped list and compounds of them, small numbers, numbers with units, and the short codes of
-imaging (T2w, L4L5, B30f, b1000). What goes: every other word, and numbers that could be dates, times, telephone numbers
-or identifiers. Words that are names too (`?` in the list), single letters, and what has digits go where they stand
-beside something that goes: it may be a name's initial, the number of a house, one half of an identifier.
+imaging (T2w, L4L5, B30f, b1000). What goes: every other word, the word behind a title (`Dr. Stein`) even where it is of
+the list, and numbers that could be dates, times, telephone numbers or identifiers. Words that are names too (`?` in the
+list), single letters, and what has digits go where they stand beside something that goes: it may be a name's initial,
+the number of a house, one half of an identifier.
+
+Scripts that put no blanks between words are divided by the list: of `王小东胸部` the last two characters stay. In no
+script but Latin does a single letter stay: it may be a whole name.
 """
 
 from __future__ import annotations
@@ -15,8 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-_FILE = Path(__file__).with_name("vocabulary.txt")
+from pacsifier_ops.deid.titles import names_in
+
+#: Words chosen by hand, and words of public lists (see tables/README.md).
+_FILES = ("vocabulary.txt", "vocabulary_anatomy.txt", "vocabulary_structures.txt")
 
 #: Letters of a word at most: longer ones are no words, and would take long to take apart.
 _LONGEST = 40
@@ -26,45 +34,64 @@ _UNITS = (
     "|bpm|fps|pct|mm2|mm3|cm2|cm3|mm|cm|dm|um|nm|ml|cc|dl|mg|kg|ug|kv|ma|gy|bq|hz|ms|hr|wk|mo|yr|hu|ph|sl|db|mv"
     "|m|l|g|t|s|h|d|w|y|j"
 )
+#: Scripts without blanks between words, and Hangul, which is written together as often: Thai to Khmer, Han, kana.
+_DENSE = (
+    "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc"
+    "\U00020000-\U0003ffff"
+)
 _NUMBER = r"\d+(?:[.,]\d+)?"
 _VALUE = r"\d{1,4}(?:[.,]\d{1,3})?"
-#: A word: letters and digits, or a decimal number with what follows.
-_WORD = re.compile(rf"{_NUMBER}[^\W_]*|[^\W\d_][^\W_]*")
+#: A word: letters and digits, a decimal number with what follows, or a run of characters that has yet to be divided.
+_WORD = re.compile(rf"{_NUMBER}[^\W_{_DENSE}]*|(?:(?=[{_DENSE}])[^\W\d_])+|[^\W\d_{_DENSE}][^\W_{_DENSE}]*")
+_IS_DENSE = re.compile(rf"[{_DENSE}]")
 #: Dates and times as people write them: day, month and year; year, month and day; day and month; hours and minutes.
 _MOMENT = re.compile(
     r"(?<!\d)(?:\d{1,2}\s?[./-]\s?\d{1,2}\s?[./-]\s?(?:\d{4}|\d{2})|(?:19|20)\d\d[./-]\d{1,2}(?:[./-]\d{1,2})?|\d{1,2}[./](?:19|20)\d\d"
     r"|\d{1,2}:\d\d(?::\d\d)?|\d{1,2}\.\s?\d{1,2}\."
-    r"|(?<![^\W_])(?:[0-3]\d/[01]\d|[01]\d/[0-3]\d)(?![^\W_])"
+    r"|(?<![^\W_])(?:[0-3]\d[/-][01]\d|[01]\d[/-][0-3]\d)(?![^\W_])"
     r"|[0-3]\d([ _])[01]\d\1\d\d|[01]\d([ _])[0-3]\d\2\d\d)(?!\d)"
 )
 #: Ages, of which those over 89 years tell who somebody is.
 _AGE = re.compile(
     r"(?<!\d)0?(\d{2,3})[\s_-]{0,2}"
-    r"(?:y|yrs?|yo|y\.o\.|years?|j|jahre?|j(?:ä|ae)hrige?[nrs]?|ans?|anni|anno)(?![^\W\d_])",
+    r"(?:y|yrs?|yo|y\.o\.|y/o|years?|j|jahre?|j(?:ä|ae)hrige?[nrs]?|ans?|anni|anno|a[nñ]os|jaar|år|(?<=\d)a)(?![^\W\d_])"
+    r"|(?<![^\W\d_])(?:aged?|alter|âge|et[àa]|edad|idade)[\s:=_-]{1,3}0?(\d{2,3})(?!\d)",
     re.IGNORECASE,
 )
 #: The same in short, beside the sex: 95M, F/95.
 _AGE_AND_SEX = re.compile(
-    r"(?<![^\W_])(?:(?:9[1-9]|1[01]\d)\s?/?\s?[fmw]|[fmw]\s?/?\s?(?:9[1-9]|1[01]\d))(?![^\W_])", re.IGNORECASE
+    r"(?<![^\W_])(?:(?:9\d|1[01]\d)\s?/?\s?[fmw]|[fmw]\s?/?\s?(?:9\d|1[01]\d))(?![^\W_])", re.IGNORECASE
 )
 _ZONE = re.compile(r"[+-](?:0\d|1[0-4])(?:00|30|45)")
 #: A b-value and a direction, as Canon and Toshiba write them into comments: b=1500(0.445,-0.895,0.000).
 _DIFFUSION = re.compile(r"b=\d{1,5}(?:\((?:-?[01]\.\d{1,4},){2}-?[01]\.\d{1,4}\))?", re.ASCII)
-#: Measures: a number with its unit, a matrix, a nuclide, a share.
+#: What is a measure and nothing else: a number with a unit of several letters, a matrix, a field strength.
+_SURE = re.compile(
+    rf"{_VALUE}(?:{_UNITS.split('|m|')[0]})|{_VALUE}(?:x{_VALUE}){{1,2}}(?:mm|cm)?|[01]?[.,]?[1357]t|[234]d|t[12](?:w|map|star)?"
+    r"|[bdhijtu][1-9]\d[fhs]"
+)
+#: Measures that may be something else: units of one letter, ordinals, nuclides.
 _MEASURES = re.compile(
-    rf"{_VALUE}(?:{_UNITS})|{_VALUE}(?:x{_VALUE}){{1,2}}(?:mm|cm)?|\d{{1,3}}(?:st|nd|rd|th|er|e|ere|eme)"
+    rf"{_VALUE}(?:{_UNITS})|\d{{1,3}}(?:st|nd|rd|th|er|e|ere|eme)"
     r"|18f|64cu|68ga|82rb|89zr|90y|99mtc|111in|12[34]i|131i|177lu|201tl"
 )
-#: Codes: weightings, b values, dimensions, acceleration; times and angles; levels of the spine; reconstruction kernels.
+#: Codes: b values, dimensions, acceleration, versions; times and angles; levels of the spine; reconstruction kernels.
 _CODES = re.compile(
-    r"t[12](?:w|map|star)?|b\d{1,2}00|b\d{1,3}|[2-6]d|[prsx]\d"
-    r"|(?:te|tr|ti|fa|ph|nex)\d{1,4}"
+    r"t[12](?:w|map|star)?|b\d{1,2}00|b\d{1,3}|[2-6]d|[prsvx]\d|[1-9]v"
+    r"|(?:te|tr|ti|fa|ph|nex|et|dir|run|echo|ch)\d{1,4}"
     r"|(?:[ctls]|th)\d{1,2}(?:(?:[ctls]|th)?\d{1,2})?"
     r"|(?:[bdfhijtu]|br|bv|bl|fc|hc|hp|hr|hv|qr|sa|sn|tr|yc)\d{2}[dfhsu]?"
 )
+_UNIT = re.compile(_UNITS)
 _PARTS = re.compile(
-    r"[Tt][12][wW]?(?![a-z\d])|[2-6][dD](?![a-z])|\d+(?:[.,]\d+)?|[^\W\d_a-z]+(?![a-z])|[^\W\d_]?[^\W\d_A-Z]+"
+    r"^[23][dD](?=[a-z]{3})|[Tt][12][wW]?(?![a-z\d])|[2-6][dD](?![a-z])|\d+(?:[.,]\d+)?|[^\W\d_a-z]+(?![a-z])|[^\W\d_]?[^\W\d_A-Z]+"
 )
+
+
+class _Word(NamedTuple):
+    text: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,25 +118,38 @@ class Vocabulary:
                 continue
             for word in line.split():
                 found = self._names if word.endswith("?") else self._sure
-                for form in _forms(word.rstrip("?")):
-                    found.update(_fold(part[0]) for part in _WORD.finditer(form))
+                for part in _WORD.finditer(word.rstrip("?")):
+                    found |= _forms(part[0])
         self._sure -= self._names
         # Parts of compounds: short ones would be found in any name.
-        self._stems = {word for word in self._sure if len(word) > 3}
+        self._stems = {word for word in self._sure if len(word) > 4}
+        #: Words that may stand in a run of characters; one that is a single character may be a name.
+        self._known = {word for word in self._sure | self._names if _IS_DENSE.match(word)}
+        self._names |= {word for word in self._known if len(word) == 1}
+        self._sure -= self._names
+        self._longest = max(map(len, self._known), default=0)
         self.digest = hashlib.sha256("\n".join([*sorted(self._sure), "?", *sorted(self._names)]).encode()).hexdigest()
 
-    def clean(self, text: str) -> Cleaned:
-        """What may stay of a text."""
+    def clean(self, text: str, patient: str = "") -> Cleaned:
+        """What may stay of a text; `patient`: whose name goes even where a word of the list is spelt so (`?`)."""
         # TimezoneOffsetFromUTC (0008,0201); diffusion in ImageComments (0020,4000).
         if _ZONE.fullmatch(text.strip()) or _DIFFUSION.fullmatch(text.strip()):
             return Cleaned(text.strip(), 1, 0)
-        text = _AGE.sub(lambda found: found[0] if int(found[1]) <= 90 else "9" * 9, text)  # 90Y is a nuclide too
+        text = "".join(character if character.isprintable() else " " for character in text)
+        text = _AGE.sub(lambda found: "9" * 9 if _is_old(found) else found[0], text)
         text = _AGE_AND_SEX.sub("9" * 9, text)
         text = _MOMENT.sub(lambda found: "9" * 9, text)
-        words = list(_WORD.finditer(text))
+        words = list(self._words(text))
         # True: stays; None: stays unless its neighbour goes; False: goes.
-        stays = [self._stays(word[0]) for word in words]
+        stays = [self._stays(word.text) for word in words]
         _judge_numbers(text, words, stays)
+        own = _words_of(patient) if patient else frozenset()
+        for place, word in enumerate(words):
+            if stays[place] is None and _fold(word.text) in own:
+                stays[place] = False
+        for place, surely in names_in(text, words):
+            if surely or (stays[place] is None and not _UNIT.fullmatch(_fold(words[place].text))):
+                stays[place] = False
         for order in (range(len(words)), reversed(range(len(words)))):
             for place in order:
                 if stays[place] is None and False in stays[max(place - 1, 0) : place + 2]:
@@ -117,16 +157,42 @@ class Vocabulary:
         kept = [place for place, verdict in enumerate(stays) if verdict is not False]
         return Cleaned("".join(_joined(text, words, kept)), len(kept), len(words) - len(kept))
 
+    def _words(self, text: str) -> Iterator[_Word]:
+        for found in _WORD.finditer(text):
+            if _IS_DENSE.match(found[0]):
+                yield from self._divided(found[0], found.start())
+            else:
+                yield _Word(found[0], found.start(), found.end())
+
+    def _divided(self, run: str, start: int) -> Iterator[_Word]:
+        """The words of a run of characters: always the longest of the list, and what is between them."""
+        begin = place = 0
+        while place < len(run):
+            ends = range(min(len(run), place + self._longest), place, -1)
+            end = next((end for end in ends if _fold(run[place:end]) in self._known), place)
+            if end > place:
+                if place > begin:
+                    yield _Word(run[begin:place], start + begin, start + place)
+                yield _Word(run[place:end], start + place, start + end)
+                begin = end
+            place = max(end, place + 1)
+        if begin < len(run):
+            yield _Word(run[begin:], start + begin, start + len(run))
+
     def _stays(self, word: str) -> bool | None:
         if len(word) > _LONGEST:
             return False
         folded = _fold(word)
+        if _IS_DENSE.match(word):
+            return None if folded in self._names else folded in self._sure
         if len(folded) > 1 and folded in self._sure:
             return True
-        if folded in self._names or (len(folded) == 1 and folded.isalpha()):
+        if folded in self._names or (len(folded) == 1 and "a" <= folded <= "z"):
             return None
         if re.fullmatch(_NUMBER, word):
             return None if _is_small(word) else False
+        if _SURE.fullmatch(folded):
+            return True
         if _MEASURES.fullmatch(folded) or _CODES.fullmatch(folded):
             return None
         # Shorter ones are names more often than compounds: Plantard.
@@ -141,13 +207,16 @@ class Vocabulary:
         folded = [_fold(part) for part in parts]
         words = [part for part in folded if len(part) > 1 and (part in self._sure or part in self._names)]
         others = [part for part in folded if part not in words]
-        if not words or not all(_CODES.fullmatch(part) or (part.isdigit() and len(part) < 4) for part in others):
+        letter = len(others) == 1 == len(others[0])  # ThoraxC
+        if not words or not (
+            letter or all(_CODES.fullmatch(part) or (part.isdigit() and _is_small(part)) for part in others)
+        ):
             return False
         return None if others or self._names & set(words) else True
 
     def _is_joined(self, word: str, begin: int) -> bool:
         """Whether a word is stems of the list one after the other, with or without a linking letter."""
-        for end in range(len(word), begin + 3, -1):
+        for end in range(len(word), begin + 4, -1):
             if word[begin:end] not in self._stems:
                 continue
             if end == len(word):
@@ -160,66 +229,96 @@ class Vocabulary:
 @cache
 def shipped() -> Vocabulary:
     """The list that comes with the package."""
-    return Vocabulary(_FILE.read_text(encoding="utf-8"))
+    return Vocabulary("\n".join(Path(__file__).with_name(file).read_text(encoding="utf-8") for file in _FILES))
 
 
-def clean(text: str) -> str:
-    """What may stay of a text by the shipped list; empty where nothing may."""
-    return judge(text).text
+def clean(text: str, patient: str = "") -> str:
+    """What may stay of a text by the shipped list; empty where nothing may.
+
+    Args:
+        patient: the name of whom it is about (PN), where that is known.
+    """
+    return judge(text, patient).text
 
 
-def judge(text: str) -> Cleaned:
+def judge(text: str, patient: str = "") -> Cleaned:
     """What may stay of a text by the shipped list, with counts. Descriptions repeat, so they are remembered."""
-    return _remembered(text) if len(text) <= 256 else shipped().clean(text)
+    return _remembered(text, patient) if len(text) <= 256 else shipped().clean(text, patient)
 
 
 @lru_cache(maxsize=16384)
-def _remembered(text: str) -> Cleaned:
-    return shipped().clean(text)
+def _remembered(text: str, patient: str) -> Cleaned:
+    return shipped().clean(text, patient)
+
+
+@lru_cache(maxsize=256)
+def _words_of(name: str) -> frozenset[str]:
+    """The words of a name in all their forms, without initials."""
+    words = (part[0] for part in _WORD.finditer(name) if len(part[0]) > 1 or not part[0].isascii())
+    return frozenset(form for word in words for form in _forms(word))
+
+
+def _is_old(age: re.Match[str]) -> bool:
+    """Whether an age is over 89 years; 90Y is a nuclide."""
+    return int(age[1] or age[2]) > 89 and age[0].lower() != "90y"
 
 
 def _is_small(number: str) -> bool:
     """Whether a bare number is a measure rather than an identifier: three digits, or a round number of four."""
     whole = re.split("[.,]", number)[0]
+    if whole in ("1024", "2048", "4096"):
+        return True
     return len(number) <= 6 and (len(whole) < 4 or (len(whole) == 4 and whole.endswith("00") and whole != "1900"))
 
 
-def _judge_numbers(text: str, words: list[re.Match[str]], stays: list[bool | None]) -> None:
-    """Numbers in a row that are many digits together go together: a telephone number, a date with blanks."""
+def _judge_numbers(text: str, words: list[_Word], stays: list[bool | None]) -> None:
+    """Numbers in a row that are many digits together go together: a telephone number, a date with blanks.
+
+    Such a row is none of b values, all of them multiples of 50. A number and the unit behind it are a measure.
+    """
     row: list[int] = []
     for place, word in enumerate([*words, None]):
-        if word is not None and word[0][0].isdigit() and re.fullmatch(_NUMBER, word[0]):
+        if word is not None and word.text[0].isdigit() and re.fullmatch(_NUMBER, word.text):
             row.append(place)
             continue
-        digits = sum(character.isdigit() for place in row for character in words[place][0])
-        if len(row) > 1 and (digits > 6 or any(stays[place] is False for place in row)):
+        numbers = [words[place].text for place in row]
+        if len(row) > 1 and (
+            (sum(map(len, numbers)) > 6 and not all(number.isdigit() and int(number) % 50 == 0 for number in numbers))
+            or any(stays[place] is False for place in row)
+        ):
             for place in row:
                 stays[place] = False
+        elif row and word is not None and _UNIT.fullmatch(_fold(word.text)):
+            number, last = row[-1], words[row[-1]]
+            if stays[number] is None and text[last.end : word.start] in (" ", "_", "\t"):
+                stays[number] = stays[number + 1] = len(word.text) > 1 or None
         row = []
 
 
-def _joined(text: str, words: list[re.Match[str]], kept: list[int]) -> Iterator[str]:
+def _joined(text: str, words: list[_Word], kept: list[int]) -> Iterator[str]:
     """Words that stay, with what stood between them; beside one that went, its first separator."""
     for number, place in enumerate(kept):
         if number:
-            between = text[words[place - 1].end() : words[place].start()]
+            between = text[words[place - 1].end : words[place].start]
             if kept[number - 1] != place - 1:
                 between = next((character for character in between if character in "_-/"), " ")
-            yield "".join(character if character.isprintable() else " " for character in between)
-        yield words[place][0]
+            yield between
+        yield words[place].text
 
 
-def _forms(word: str) -> tuple[str, ...]:
-    """A word as it is, and with its umlauts written out."""
-    written = word
-    for umlaut, letters in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("Ä", "ae"), ("Ö", "oe"), ("Ü", "ue")):
-        written = written.replace(umlaut, letters)
-    return (word,) if written == word else (word, written)
+def _forms(word: str) -> set[str]:
+    """A word as it is, without accents, and with its umlauts written out."""
+    written = _fold(word)
+    if written.isascii():
+        return {written}
+    decomposed = unicodedata.normalize("NFD", written)
+    bare = "".join(character for character in decomposed if not "\u0300" <= character <= "\u036f")
+    return {written, bare, written.translate(_SPELT_OUT), *([bare.replace("œ", "oe")] if "œ" in bare else [])}
+
+
+_SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 
 
 def _fold(word: str) -> str:
-    """A word without case and accents."""
-    if word.isascii():
-        return word.lower()
-    decomposed = unicodedata.normalize("NFKD", word.casefold())
-    return "".join(character for character in decomposed if not unicodedata.combining(character)).replace("œ", "oe")
+    """A word without case. Accents count: `Lộc` is a name, `loc` a localizer."""
+    return word.lower() if word.isascii() else unicodedata.normalize("NFKC", word.casefold())

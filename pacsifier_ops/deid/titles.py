@@ -1,0 +1,117 @@
+"""What stands before names in descriptions: titles, salutations, roles, and `by`.
+
+What follows a title is a name, whatever else it means: `Dr. Foot`. What follows a hint, such as `ref` or `by`, is one
+where it can be one: `by Long`, not `by protocol`. So is what stands beside an initial: `C. Long`.
+
+Abbreviations of modalities and diseases are told from titles by how they are written: `Dr` and `DR.` are titles, `DR`
+is a hint, `MR` nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_TITLES = re.compile(
+    r"""(?i:
+    prof|profs|professor|professeur|professore|profesor|doctor|doktor|docteur|dottore|dottoressa|dott|doutor|drs
+    |mrs|miss|mister|herrn?|frau|fräulein|madame|monsieur|mademoiselle|mme|mmes|mlle|signora?|signore|señora?|senhora?
+    |sra|srta|mevrouw|mevr|meneer|dhr|fru
+    |(?:ober|chef|haus|fach|stations|assistenz)?(?:arzt|ärztin|aerztin)|(?:über|ueber|zu|ein)weise(?:r|rin|nder?)
+    |anforderer|untersucher|befunder|operateur|médecin|medecin|medico|médico|radiologue|radiologo|radiologe|radiologist
+    |surgeon|chirurg|chirurgien|chirurgo|mtra|mtr|mta|mtar|radiographer|sonographer
+    )[.:]?
+    |(?:[Dd]r|Mr|Ms|Sr|Sig|Ing)[.:]?
+    |(?i:dr|mr|ms|sr|sig|ing)[.]
+    |(?i:pat|patient|patiente|paziente|paciente|name|nom|nome|nombre|naam|op|ref|referrer|by|tech)[:]""",
+    re.VERBOSE,
+)
+_HINTS = re.compile(
+    r"(?i:by|ref|refd|referred|referring|per|par|von|tech|technician|operator|oa|ltd|pat|patient|physician)[.:]?"
+    r"|(?i:op)[.]|DR|MS|ms|M[.]|Le|La|De|Van|Von|Der|Den|El|Al|Di|Da|Du|Del|Ten|Ter|Mc|Mac|St|Ibn|Bin"
+)
+#: One that is no side; without a dot, nothing that is written of images (`C+`, `W/O`, `T spine`).
+_INITIAL = re.compile("[A-KM-QS-ZÀ-Þa-km-qs-zà-þ][.]|[ABEGHIJKMNQUVYabeghijkmnquvyÀ-Þà-þ](?![/+*-])")
+#: What may stand between a title and a name: more of the title, and what names begin with.
+_BETWEEN = _words_of(
+    """med ssa ra univ dent vet phil habil rer nat priv doz dipl lic by ref
+    von van der den de del della di da dos das la le du des ten ter te zu zum zur bin ibn al el abu mc mac st san o d"""
+)
+#: Diseases by the name of who described them: `M. Crohn` is no Monsieur Crohn.
+_DISEASES = _words_of(
+    """addison alzheimer basedow bechterew bechterev behcet behçet boeck bowen castleman charcot crohn cushing dupuytren
+    fabry forestier gaucher graves hirschsprung hodgkin horton huntington köhler krohn ledderhose little menière meniere
+    moschcowitz ollier ormond osgood osler paget parkinson perthes peyronie pick recklinghausen scheuermann schlatter
+    sudeck still verneuil waldenström whipple wilson wegener gluteus quadriceps biceps triceps pectoralis"""
+)
+
+
+class Word(Protocol):
+    """A word of a text, and where it stands."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
+    """Which words stand behind a title or a hint, titles and initials included.
+
+    Args:
+        text: what the words are of.
+        words: its words, in order.
+
+    Yields:
+        Number of the word; whether it goes in any case. One behind a hint goes unless it can be no name.
+    """
+    for place, word in enumerate(words):
+        if word.text == "M" and place + 1 < len(words) and words[place + 1].text.casefold() in _DISEASES:
+            continue
+        if len(word.text) == 1 and _INITIAL.match(text, word.start):
+            yield from ((number, False) for number in _beside(text, words, place))
+        written = word.text + text[word.end : word.end + 1].strip(" _")
+        written = written if written[-1:] in ".:" else word.text
+        title = _TITLES.fullmatch(written) is not None
+        if not title and not _HINTS.fullmatch(written):
+            continue
+        if written == "ms" and place and words[place - 1].text[0].isdigit():
+            continue  # a time
+        behind = list(_behind(text, words, place))
+        if not behind:
+            continue
+        if title:
+            yield from ((number, True) for number in (place, *behind))
+        else:
+            yield behind[-1], False
+
+
+def _beside(text: str, words: Sequence[Word], place: int) -> Iterator[int]:
+    """The numbers of the words that an initial may be of: `C. Long`, `Long C`, `Long, C.`"""
+    for number, first in ((place - 1, place - 1), (place + 1, place)):
+        if 0 <= number < len(words) and words[number].text.isalpha():
+            gap = text[words[first].end : words[first + 1].start]
+            if re.fullmatch(r"[ .,:^()-]{1,4}", gap) and (len(words[number].text) > 2 or gap == ". "):
+                yield number
+
+
+def _behind(text: str, words: Sequence[Word], place: int) -> Iterable[int]:
+    """The numbers of the words behind a title, up to the first that is a name; none where none is."""
+    found = []
+    for number in range(place + 1, len(words)):
+        gap = text[words[number - 1].end : words[number].start]
+        word = words[number].text
+        if not re.fullmatch(r"[ .,:^_()/'’-]{0,4}", gap) or not word[0].isalpha():
+            break
+        found.append(number)
+        if len(word) > 1 and word.casefold() not in _BETWEEN and not _TITLES.fullmatch(word):
+            return found
+    return found if any(len(words[number].text) == 1 for number in found) else []
