@@ -18,6 +18,7 @@ from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.exclusion import Kind, judge
 from pacsifier_ops.deid.numbers import Calendar, shift_of
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, Source
+from pacsifier_ops.deid.sr import text_of
 from pacsifier_ops.deid.steps import How
 from pacsifier_ops.deid.verifier import Identifiers
 from pacsifier_ops.errors import FileUnreadable, PacsifierError, StorageError, Unfit
@@ -105,7 +106,7 @@ class Converter:
         if not calendar:
             identifiers = replace(identifiers, days=frozenset())
         outcome = self._engine.deidentify(dataset, source.person, calendar)
-        counts = dict(outcome.counts)
+        counts = {**outcome.counts, **dataset.mended}
         if verdict.blackout is not None:
             counts |= dict.fromkeys(pixels.blackout(outcome.dataset, verdict.blackout), 1)
         try:
@@ -149,14 +150,15 @@ def patient_id_of(dataset: Dataset) -> str:
     return str(value or "").strip("\0 ")
 
 
-def _check(dataset: Dataset, source: Source, uid: str) -> None:
+def _check(dataset: reading.Parsed, source: Source, uid: str) -> None:
     """Make sure that the object is the one that was planned: who it becomes depends on it."""
-    found = [patient_id_of(dataset), *(str(dataset.get(name) or "") for name in _UIDS)]
+    found = [patient_id_of(dataset), *(text_of(dataset.elements, tag) for tag in _UIDS)]
     if found != [source.patient_id, source.study_uid, source.series_uid, uid]:
         raise Unfit("its PatientID or its UIDs are read in two ways, or the file changed meanwhile")
 
 
-_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+#: StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID.
+_UIDS = (0x0020000D, 0x0020000E, 0x00080018)
 
 
 def _sync(path: Path) -> None:

@@ -27,7 +27,7 @@ UIDs
 Text and pixels
 - Text stays in the character sets that its data set, or its item, declares; what they cannot decode is no valid text.
 - Meanings of codes are the standard's where the code is, else what the vocabulary leaves of them.
-- Pixel data is neither decoded nor encoded anew. Where it is native, nothing may stand behind the last pixel.
+- Pixel data is neither decoded nor encoded anew. Where it is native, nothing stays behind the last pixel.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from typing import TypeAlias
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
-from pydicom.uid import UID_dictionary
 
 from pacsifier_ops.deid import codes, markers, reading, sr, tables, values, vocabulary, writing
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
@@ -118,8 +117,8 @@ class Engine:
         elements = walk.root(parsed.elements)
         if not sr.text_of(elements, _SOP_CLASS) or not sr.text_of(elements, _SOP_INSTANCE):
             raise Unfit("its SOP Class UID or its SOP Instance UID is not valid")
-        if not parsed.syntax.encapsulated and _has_more_than_pixels(elements, parsed.syntax):
-            raise Unfit("its pixel data are longer than its description says, and what follows is not zero")
+        if not parsed.syntax.encapsulated and _cut_behind_pixels(elements, parsed.syntax):
+            walk.counts["mended/behind-pixels"] += 1
         markers.mark(elements, self.rules.method, self.rules.codes, walk.fate_of_dates())
         made = writing.dataset_of(elements, parsed.syntax, parsed.original_character_set)
         return Outcome(made, dict(walk.counts), walk.uids)
@@ -144,8 +143,12 @@ class Engine:
         return plan
 
 
-def _has_more_than_pixels(elements: Elements, syntax: Syntax) -> bool:
-    """Whether anything stands behind the last pixel, where nobody would look for it."""
+def _cut_behind_pixels(elements: Elements, syntax: Syntax) -> bool:
+    """Cut off what stands behind the last pixel, where nobody would look for it (PS3.5 8.1.1): padding, mostly.
+
+    Raises:
+        Unfit: a frame or more stands there: the description of the pixels is wrong.
+    """
     numbers = []
     for tag in _DIMENSIONS:
         value = elements[tag][1] if tag in elements else b""
@@ -153,11 +156,19 @@ def _has_more_than_pixels(elements: Elements, syntax: Syntax) -> bool:
             return False
         numbers.append(int.from_bytes(value, "little" if syntax.little else "big"))
     frames = sr.text_of(elements, _FRAMES) or "1"
-    pixels = elements[PIXEL_DATA][1] if PIXEL_DATA in elements else b""
+    vr, pixels = elements.get(PIXEL_DATA, ("", b""))
     if not isinstance(pixels, bytes) or not frames.isdecimal():
         return False
-    length = (math.prod(numbers) * int(frames) + 7) // 8
-    return len(pixels) > length and any(pixels[length:])
+    frame = math.prod(numbers)
+    length = (frame * int(frames) + 7) // 8
+    if not syntax.little:
+        length += length & 1  # bytes of words are swapped: the last one is a pixel, the one before it the padding
+    if len(pixels) <= length or not any(pixels[length:]):
+        return False
+    if (len(pixels) - length) * 8 >= frame > 8:
+        raise Unfit("its pixel data are longer than its description says, and what follows is not zero")
+    elements[PIXEL_DATA] = vr, pixels[:length] + b"\0" * (length & 1)
+    return True
 
 
 def _parsed(ds: Dataset) -> reading.Parsed:
@@ -407,7 +418,7 @@ class _Walk:
     def remapped(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         uids = [uid.strip(" \0") for uid in _texts(value, vr, charset)]
         for place, uid in enumerate(uids):
-            if uid and uid not in UID_dictionary:
+            if uid and uid not in tables.registered_uids():
                 uids[place] = self.uids[uid] = self._engine.uid(uid)
         return values.padded("\\".join(uids).encode("ascii"), vr)
 
@@ -426,7 +437,7 @@ class _Walk:
         if not isinstance(value, bytes) or _valid(value, vr, charset) != value:
             return self.remapped(value, vr, tag, rule, charset)
         uids = [uid.strip(" \0") for uid in _texts(value, vr, charset)]
-        forged = any(uid.startswith(_ROOT) and uid not in UID_dictionary for uid in uids)
+        forged = any(uid.startswith(_ROOT) and uid not in tables.registered_uids() for uid in uids)
         return self.remapped(value, vr, tag, rule, charset) if forged else value
 
     def kept_binary(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:

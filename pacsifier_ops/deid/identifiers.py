@@ -19,7 +19,6 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import DicomDictionary
 from pydicom.tag import Tag
-from pydicom.uid import UID_dictionary
 
 from pacsifier_ops.deid import tables, vocabulary
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
@@ -220,7 +219,7 @@ class _Collected:
         for reading in readings(value, charset):
             texts = [text for one in reading.split("\\") if (text := one.strip("\0 "))]
             if kind == "uid":
-                self.uids.update(text for text in texts if text not in UID_dictionary)
+                self.uids.update(text for text in texts if text not in tables.registered_uids())
             elif kind == "date":
                 days = {text.replace(".", "")[:8] for text in texts}
                 self.dates |= days

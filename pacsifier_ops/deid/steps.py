@@ -157,6 +157,7 @@ def prepare(
         TreeError: one of the folders is not what it should be.
         StorageError: output folder or state root cannot be written.
     """
+    from pacsifier_ops.deid.look import look
     from pacsifier_ops.upload.scan import scan
 
     run.forget(KEPT)
@@ -171,7 +172,7 @@ def prepare(
         write_marker(request.out_folder, {**marker, "run": run.name})
         return _planned(run, [], {"passed_over": {}, "sources": {}}, most)  # no original is left
     try:
-        found = scan(request.in_folder, cancelled)
+        found = scan(request.in_folder, cancelled, look=look)
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     _check_trees(found.trees, request)

@@ -39,8 +39,9 @@ from typing import Any, NamedTuple
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator, read_sequence
-from pydicom.uid import UID, UID_dictionary
+from pydicom.uid import UID
 
+from pacsifier_ops.deid import tables
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.identifiers import (
     BETWEEN,
@@ -252,7 +253,8 @@ def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator
     for tag, data in held.uids:
         for uid in data.decode("latin-1").split("\\"):
             # Those that replace others are numbers of 128 bits, in which any other number may stand.
-            if wanted.numbers and not re.match(r"2\.25\.\d{30}", uid) and uid.strip("\0 ") not in UID_dictionary:
+            registered = uid.strip("\0 ") in tables.registered_uids()
+            if wanted.numbers and not registered and not re.match(r"2\.25\.\d{30}", uid):
                 yield from ((wanted.numbers[part], tag) for part in wanted.numbers.keys() & set(uid.split(".")))
     for date, source in dates.items():
         for tag, data in held.dates:
