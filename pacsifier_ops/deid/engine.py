@@ -35,7 +35,7 @@ from __future__ import annotations
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
@@ -43,7 +43,7 @@ from typing import TypeAlias
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.deid import codes, markers, reading, sr, tables, values, vocabulary, writing
+from pacsifier_ops.deid import codes, leftout, markers, reading, sr, tables, values, vocabulary, writing
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
 from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
@@ -97,13 +97,16 @@ class Engine:
         self.uids: dict[str, str] = {}
         self.plans: dict[ObjectRules, dict[tuple[int, str], _Plan]] = {}
 
-    def deidentify(self, ds: Dataset, person: Person, calendar: Calendar = _NO_DATES) -> Outcome:
+    def deidentify(
+        self, ds: Dataset, person: Person, calendar: Calendar = _NO_DATES, without: Collection[int] = ()
+    ) -> Outcome:
         """De-identify an object; `ds` stays as it is.
 
         Args:
             ds: from `reading.read`; another one is encoded first, as its file meta information says.
             person: who the patient becomes.
             calendar: dates of the patient's objects, which must not stay in numbers.
+            without: attributes that are left out wherever they are (see `leftout`).
 
         Raises:
             Unfit: the object has what is not understood, or a number is the date of birth.
@@ -114,6 +117,7 @@ class Engine:
             raise Unfit("it has no SOP Class UID or no SOP Instance UID")
         rules = self.rules.of(sop_class, sr.text_of(parsed.elements, _MODALITY))
         walk = _Walk(self, rules, person, calendar, big_endian=not parsed.syntax.little)
+        walk.without = frozenset(without)
         elements = walk.root(parsed.elements)
         if not sr.text_of(elements, _SOP_CLASS) or not sr.text_of(elements, _SOP_INSTANCE):
             raise Unfit("its SOP Class UID or its SOP Instance UID is not valid")
@@ -206,6 +210,7 @@ class _Plan:
 #: Elements of groups 0000 to 0007 have no place in a data set; group lengths are of a time when groups were read apart.
 _GONE = _Plan(Rule(Action.REMOVE, "group"), "", None)
 _PRIVATE = _Plan(PRIVATE, "", None)
+_LEFT_OUT = _Plan(Rule(Action.REMOVE, leftout.RULE), "", None)
 
 
 def _plan(rules: ObjectRules, tag: int, vr: str) -> _Plan:
@@ -216,6 +221,12 @@ def _plan(rules: ObjectRules, tag: int, vr: str) -> _Plan:
     if tag == _CHARACTER_SET:
         rule = replace(rule, action=Action.KEEP)  # without it, what stays would be read as something else
     return _fitted(rule, tag, vr)
+
+
+def _left_out(tag: int) -> _Plan:
+    """The plan for an attribute that is left out: it has no value, or a dummy where a class may need one."""
+    action = Action.DUMMY if tag in leftout.NEEDED else Action.EMPTY
+    return _planned(Rule(action, leftout.RULE), tables.dictionary()[tag][0])
 
 
 def _known_vr(tag: int, vr: str) -> str:
@@ -280,6 +291,7 @@ class _Walk:
         self._calendar = calendar
         self.counts: Counter[str] = Counter()
         self.uids: dict[str, str] = {}
+        self.without: frozenset[int] = frozenset()
         self._positions = sr.Positions()
         self._place: tuple[int, ...] = (1,)
         self._source: Elements = {}
@@ -315,6 +327,8 @@ class _Walk:
         for tag, (vr, value) in source.items():
             if tag & 0x10000:
                 plan = self._private(tag, vr, value, creators)
+            elif tag in self.without:
+                plan = _left_out(tag)
             elif own and tag in own:
                 plan = _fitted(own[tag], tag, _known_vr(tag, vr))
             else:
@@ -347,6 +361,8 @@ class _Walk:
             if vr == "UN" and not self._big_endian:
                 known = reading.private_vr(tag, creator)
                 vr = known if known in _BINARY or known in values.STRINGS else vr
+        if tag in self.without:
+            return _LEFT_OUT
         rule = self._rules.find(tag, vr, creator)
         return _PRIVATE if rule is PRIVATE else _planned(rule, vr)
 

@@ -82,11 +82,24 @@ _PLAIN = words_of(
     dixon stir haste mixed other derived original primary secondary axial localizer localiser default spin
     echo turbo"""
 )
-#: Those that stand for no name at all.
-_PLACEHOLDERS = words_of(
-    """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus removed dummy unknown unbekannt
-    inconnu none null na n a"""
+#: Makers of programs, who call themselves the author of what these make.
+_MAKERS = words_of(
+    """qiicr dcmqi dcmtk highdicom pydicom pixelmed slicer osirix horos orthanc pmod brainlab medtronic accuray raysearch
+    raystation terarecon openrad dicomweb dicognito"""
 )
+#: Parts of the body as BodyPartExamined writes several of them in one word (PS3.16 L).
+_BODY_PARTS = words_of(
+    """headneck chestabdomen chestabdpelvis abdomenpelvis abdpelvis wholebody cspine tspine lspine sspine ctspine tlspine
+    lsspine tlsspine neckchest neckchestabdomen neckchestabdpelvis cardiac maxilla zygoma extremity"""
+)
+#: Those that stand for no name at all: what scanners, and tools that have taken names out, put in their place.
+_PLACEHOLDERS = words_of(
+    """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus anonymise anonymize anon removed dummy unknown
+    unbekannt inconnu deidentified deidentify pseudonymized pseudonymised redacted unspecified
+    undefined noname noid null none"""
+)
+#: What stands beside one of them, as in *Removed by CTP*.
+_BESIDE = words_of("by ctp tcia rsna de identified no name id not available patient study na n a")
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,13 +481,24 @@ def spelt_out(text: str) -> str:
     return unicodedata.normalize("NFC", text.casefold()).translate(_UMLAUTS)
 
 
+_EVERYDAY = _PLAIN | _PLACEHOLDERS | _MAKERS | _BODY_PARTS
+
+
 @lru_cache(maxsize=4096)
 def _everyday(word: str) -> bool:
-    return word in _PLAIN or bool(vocabulary.clean(word))
+    return word in _EVERYDAY or bool(vocabulary.clean(word))
 
 
 def _ideographic(word: str) -> bool:
     return any(character >= "\u2e80" for character in word)
+
+
+@lru_cache(maxsize=4096)
+def _names_nobody(words: str) -> bool:
+    """Whether a text stands for no name: a placeholder with what may stand beside one, or one letter over and over."""
+    found = set(words.split())
+    told = {word for word in found if word in _PLACEHOLDERS or re.fullmatch(r"([a-z])\1\1+", word)}
+    return found <= told | _BESIDE and bool(told or found <= {"na", "n", "a"})
 
 
 def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> None:
@@ -482,7 +506,7 @@ def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> No
         family, _, rest = group.partition("^")
         given = " ".join(rest.split("^")[:2])
         for words in forms_of(group):
-            if set(words.split()) <= _PLACEHOLDERS:
+            if _names_nobody(words):
                 continue
             wanted.same.setdefault((0, words), tag)
             for word in set(words.split()) - places:
@@ -514,10 +538,10 @@ def _add_word(wanted: Wanted, tag: int, word: str) -> None:
 
 def _add_id(wanted: Wanted, tag: int, text: str) -> None:
     for words in forms_of(text):
-        if not words or set(words.split()) <= _PLACEHOLDERS:
+        joined = re.sub("[ .]", "", words)
+        if _names_nobody(words) or not joined.strip("0") or (tag in _PROCEDURES and len(set(joined)) == 1):
             continue
         wanted.same.setdefault((tag, words), tag)
-        joined = re.sub("[ .]", "", words)
         digits = sum(map(str.isdigit, joined))
         if digits == len(joined):
             _add_number(wanted, tag, words, joined)
