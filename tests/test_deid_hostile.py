@@ -454,13 +454,16 @@ MENDED: dict[str, tuple[Callable[[], bytes], str]] = {
         "file-meta",
     ),
     "file meta in implicit VR": (
-        lambda: ct(head=implicit(0x00020002, f"{CTImageStorage}\0") + implicit(0x00020010, f"{ExplicitVRLittleEndian}\0")),
+        lambda: ct(
+            head=implicit(0x00020002, f"{CTImageStorage}\0") + implicit(0x00020010, f"{ExplicitVRLittleEndian}\0")
+        ),
         "file-meta",
     ),
     "explicit VR, called implicit": (lambda: ct(head=meta(ImplicitVRLittleEndian)), "transfer-syntax"),
     "implicit VR, called explicit": (
-        lambda: put(in_syntax(ImplicitVRLittleEndian), b"1.2.840.10008.1.2\0", b"1.2.840.10008.1.2.1\0")
-        .replace(b"UI\x12\x001.2.840.10008.1.2.1\0", b"UI\x14\x001.2.840.10008.1.2.1\0"),
+        lambda: put(in_syntax(ImplicitVRLittleEndian), b"1.2.840.10008.1.2\0", b"1.2.840.10008.1.2.1\0").replace(
+            b"UI\x12\x001.2.840.10008.1.2.1\0", b"UI\x14\x001.2.840.10008.1.2.1\0"
+        ),
         "transfer-syntax",
     ),
     "a zlib header": (lambda: zlib_stream(wbits=15), "deflated"),

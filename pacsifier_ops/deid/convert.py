@@ -169,7 +169,7 @@ def patient_id_of(dataset: Dataset) -> str:
 def _check(dataset: reading.Parsed, source: Source, uid: str) -> None:
     """Make sure that the object is the one that was planned: who it becomes depends on it."""
     found = [patient_id_of(dataset), *(text_of(dataset.elements, tag) for tag in _UIDS)]
-    if found != [source.patient_id, source.study_uid, source.series_uid, uid]:
+    if found != ["" if uid in source.nameless else source.patient_id, source.study_uid, source.series_uid, uid]:
         raise Unfit("its PatientID or its UIDs are read in two ways, or the file changed meanwhile")
 
 
@@ -183,7 +183,9 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"out_folder: {error.strerror or type(error).__name__}; free space, then run again") from error
+        raise StorageError(
+            f"out_folder: {error.strerror or type(error).__name__}; free space, then run again"
+        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -84,18 +84,18 @@ _PLAIN = words_of(
 )
 #: Makers of programs, who call themselves the author of what these make.
 _MAKERS = words_of(
-    """qiicr dcmqi dcmtk highdicom pydicom pixelmed slicer osirix horos orthanc pmod brainlab medtronic accuray raysearch
-    raystation terarecon openrad dicomweb dicognito"""
+    """qiicr dcmqi dcmtk highdicom pydicom pixelmed slicer osirix horos orthanc pmod brainlab medtronic accuray
+    raysearch raystation terarecon openrad dicomweb dicognito"""
 )
 #: Parts of the body as BodyPartExamined writes several of them in one word (PS3.16 L).
 _BODY_PARTS = words_of(
-    """headneck chestabdomen chestabdpelvis abdomenpelvis abdpelvis wholebody cspine tspine lspine sspine ctspine tlspine
-    lsspine tlsspine neckchest neckchestabdomen neckchestabdpelvis cardiac maxilla zygoma extremity"""
+    """headneck chestabdomen chestabdpelvis abdomenpelvis abdpelvis wholebody cspine tspine lspine sspine ctspine
+    tlspine lsspine tlsspine neckchest neckchestabdomen neckchestabdpelvis cardiac maxilla zygoma extremity"""
 )
 #: Those that stand for no name at all: what scanners, and tools that have taken names out, put in their place.
 _PLACEHOLDERS = words_of(
-    """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus anonymise anonymize anon removed dummy unknown
-    unbekannt inconnu deidentified deidentify pseudonymized pseudonymised redacted unspecified
+    """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus anonymise anonymize anon removed dummy
+    unknown unbekannt inconnu deidentified deidentify pseudonymized pseudonymised redacted unspecified
     undefined noname noid null none"""
 )
 #: What stands beside one of them, as in *Removed by CTP*.
@@ -494,7 +494,7 @@ def _ideographic(word: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _names_nobody(words: str) -> bool:
+def names_nobody(words: str) -> bool:
     """Whether a text stands for no name: a placeholder with what may stand beside one, or one letter over and over."""
     found = set(words.split())
     told = {word for word in found if word in _PLACEHOLDERS or re.fullmatch(r"([a-z])\1\1+", word)}
@@ -506,7 +506,7 @@ def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> No
         family, _, rest = group.partition("^")
         given = " ".join(rest.split("^")[:2])
         for words in forms_of(group):
-            if _names_nobody(words):
+            if names_nobody(words):
                 continue
             wanted.same.setdefault((0, words), tag)
             for word in set(words.split()) - places:
@@ -539,7 +539,7 @@ def _add_word(wanted: Wanted, tag: int, word: str) -> None:
 def _add_id(wanted: Wanted, tag: int, text: str) -> None:
     for words in forms_of(text):
         joined = re.sub("[ .]", "", words)
-        if _names_nobody(words) or not joined.strip("0") or (tag in _PROCEDURES and len(set(joined)) == 1):
+        if names_nobody(words) or not joined.strip("0") or (tag in _PROCEDURES and len(set(joined)) == 1):
             continue
         wanted.same.setdefault((tag, words), tag)
         digits = sum(map(str.isdigit, joined))
