@@ -27,7 +27,7 @@ def put(root: Path, folder: str, number: int = 1, **values: Any) -> list[Dataset
     images = phantom_series(series_number=number, **who, **given)
     for image in images:
         image.PatientBirthDate = values.get("PatientBirthDate", "")
-    write(images, root / folder / f"{number}")
+    write(images, root / folder / f"{number}" if folder else root)
     return images
 
 
@@ -119,8 +119,8 @@ def test_names_that_are_spelt_otherwise_or_stand_for_nobody_do_not_contradict(so
 
 def test_folders_that_are_no_patients_tell_nothing(source: Path, out: Path) -> None:
     """Beside the folders of patients: no folder, series as folders, and where an extraction puts everybody."""
-    for folder in (".", "sub-No_PatientID"):
-        put(source, folder, 1, study_date=f"1994010{1 + len(folder) % 7}")
+    for folder, date in (("", "19940101"), ("sub-No_PatientID", "19940102")):
+        put(source, folder, study_date=date)
     images = put(source, "T1", 2, study_date="19950102")
     put(source, "T2", 3, study_date="19950102", study_uid=images[0].StudyInstanceUID)
     _, account = deidentify(source, out, "folder")

@@ -24,6 +24,7 @@ from typing import Any
 
 from pacsifier_ops import cells
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.deid import leftout
 from pacsifier_ops.deid.rules import Option, Rules
 from pacsifier_ops.deid.run import (
     DEIDENTIFIED,
@@ -294,7 +295,8 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
             if (outcome := entry["Outcome"]) != DEIDENTIFIED:
                 apart[outcome, *told(outcome, entry["Reason"])] += 1
                 continue
-            used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items())
+            # What was left out since the patient was found in it is not told: an empty value would say what it held.
+            used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items() if rule != leftout.RULE)
             beside.write(
                 cells.line([entry["Folder"], entry["SOPInstanceUID"], outcome, "", "", used, rules.digest]).encode()
             )

@@ -503,11 +503,11 @@ def names_nobody(words: str) -> bool:
 
 def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> None:
     for group in text.split("="):
+        if names_nobody(normal(group)):
+            continue
         family, _, rest = group.partition("^")
         given = " ".join(rest.split("^")[:2])
         for words in forms_of(group):
-            if names_nobody(words):
-                continue
             wanted.same.setdefault((0, words), tag)
             for word in set(words.split()) - places:
                 _add_word(wanted, tag, word)
