@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -563,6 +564,12 @@ def test_what_is_often_written_wrong_is_mended_and_told(case: str, tmp_path: Pat
     assert after.mended == {}
     assert after.PixelData.startswith((bytes(range(7)), item(b"") + b"\xfe\xff\0\xe0"))
     assert after.PatientID == PERSON.pseudonym
+
+
+def test_the_documentation_lists_what_is_mended() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "deidentification.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(mended/[\w-]+)` \| (.+) \|$", text, re.M))
+    assert listed.pop("mended/behind-pixels") and listed == reading.MENDED
 
 
 REFUSED: dict[str, Callable[[], bytes]] = {
