@@ -15,7 +15,7 @@ from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.run import Run
 
-WHO = {"patient_id": "987654", "patient_name": "Zwetschgenbaum^Notburga", "study_date": "20150512"}
+WHO: dict[str, Any] = {"patient_id": "987654", "patient_name": "Zwetschgenbaum^Notburga", "study_date": "20150512"}
 
 
 def deidentified(tmp_path: Path, **values: Any) -> tuple[Account, list[Dataset]]:

@@ -346,7 +346,7 @@ def test_a_patient_named_like_a_part_of_the_body_does_not_keep_every_object_back
         ("QIICR", {"Manufacturer": "https://github.com/QIICR/Slicer"}),
     ],
 )
-def test_what_other_tools_put_in_the_place_of_a_name_names_nobody(name: str, where: dict[str, str]) -> None:
+def test_what_other_tools_put_in_the_place_of_a_name_names_nobody(name: str, where: dict[str, Any]) -> None:
     """And a real name beside it is still one."""
     for keyword in ("PatientName", "ContentCreatorName"):
         assert search(stored(result(**where)), of(**{keyword: name})) == []

@@ -270,8 +270,8 @@ def _tell(account: Account, run: Run, error: Exception | None) -> None:
         f"{totals['missing']} missing"
     )
     for identity in (FOLDER, STUDY):
-        if count := account.told_by.get(identity):
-            print(f"told by {identity}: {count} patient(s) have no PatientID")
+        if identity in account.told_by:
+            print(f"told by {identity}: {account.told_by[identity]} patient(s) have no PatientID")
     if account.nameless:
         print(f"without PatientID: {account.nameless} object(s) of which the folder or the study told whose they are")
     if account.apart:

@@ -297,7 +297,7 @@ class _Reader:
             else:
                 group, number, code, length = header(data, position)
             tag = group << 16 | number
-            if tag in (_ITEM_END, _SEQUENCE_END) and delimited:
+            if delimited and (tag == _ITEM_END or tag == _SEQUENCE_END):
                 return _sorted(found, ordered), self._ended(tag, position, form)
             if tag <= last:
                 if not tag and not depth and self._zeros(position, end):

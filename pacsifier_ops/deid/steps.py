@@ -194,8 +194,8 @@ def prepare(
         sources = _catalogued(store, groups, nameless, answer.people, Namer(store, request, how.rules, how.secret))
         unreadable = [*_moved_before(store, groups, request), *unreadable]
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
-    told = {"passed_over": found.passed_over, "sources": answer.sources}
-    told["nameless"] = sum(len(source.nameless) for source in sources)
+    nameless_here = sum(len(source.nameless) for source in sources)
+    told = {"passed_over": found.passed_over, "sources": answer.sources, "nameless": nameless_here}
     return _planned(run, sources, told, most)
 
 
