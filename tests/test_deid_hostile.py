@@ -530,8 +530,10 @@ MENDED: dict[str, tuple[Callable[[], bytes], str]] = {
         "items",
     ),
     "a sequence that is text": (
-        lambda: in_syntax(ImplicitVRLittleEndian).replace(
-            implicit(0x00100010, NAME), implicit(0x00100010, NAME) + implicit(0x00101002, f"{ID} {NAME}"), 1
+        lambda: put(
+            in_syntax(ImplicitVRLittleEndian),
+            implicit(0x00101001, NAME),
+            implicit(0x00101001, NAME) + implicit(0x00101002, f"{ID} {NAME}"),
         ),
         "no-sequence",
     ),
@@ -586,6 +588,9 @@ REFUSED: dict[str, Callable[[], bytes]] = {
         struct.pack("<HH2sH", 0x0009, 0x1001, b"??", 0)
         + element(0x00100000, "UL", bytes(4))
         + element(0x00100002, "LO", ""),
+    ),
+    "not in order, and a tag that is damaged": lambda: ct(
+        element(0x20100030, "DA", "19370419"), tail=element(0x00081030, "LO", "Thorax")
     ),
     "a tag of no group": lambda: ct(tail=element(0x00010010, "LO", NAME)),
 }

@@ -53,6 +53,7 @@ MENDED = {
 
 _PREAMBLE = 128
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ENDS = frozenset((_ITEM_END, _SEQUENCE_END))
 _CHARACTER_SET, _TRANSFER_SYNTAX = 0x00080005, 0x00020010
 _FIRST_GROUP = 0x00080000
 _FRAMES, _REPRESENTATION = 0x00280008, 0x00280103
@@ -297,8 +298,8 @@ class _Reader:
             else:
                 group, number, code, length = header(data, position)
             tag = group << 16 | number
-            if delimited and (tag == _ITEM_END or tag == _SEQUENCE_END):
-                return _sorted(found, ordered), self._ended(tag, position, form)
+            if delimited and tag in _ENDS:
+                return found if ordered else _sorted(found), self._ended(tag, position, form)
             if tag <= last:
                 if not tag and not depth and self._zeros(position, end):
                     position = end
@@ -359,7 +360,7 @@ class _Reader:
                 self._keep(tag, vr, value, data[start:stop] if type(value) is list else value, start, within)
         if delimited:
             raise Unfit("its encoding is damaged: an item has no end")
-        return _sorted(found, ordered), position
+        return found if ordered else _sorted(found), position
 
     # What is mended
 
@@ -427,9 +428,7 @@ class _Reader:
         else:
             group, number, code, _ = form.header(self._data, position)
         following = group << 16 | number
-        return following in (_ITEM_END, _SEQUENCE_END) or (
-            tag < following < _ITEM and (code in _NAMES or code in _STRANGE)
-        )
+        return following in _ENDS or (tag < following < _ITEM and (code in _NAMES or code in _STRANGE))
 
     def _odd(self, value: bytes, vr: str, tag: int, stop: int, end: int, form: _Form) -> tuple[bytes, int]:
         """A value of an odd length with its padding, and where the next element begins: some do not count the padding.
@@ -489,7 +488,7 @@ class _Reader:
             group, number, length = form.item(self._data, position)
             tag = group << 16 | number
             position += 8
-            if tag in (_ITEM_END, _SEQUENCE_END) and length in (0, UNDEFINED):
+            if tag in _ENDS and length in (0, UNDEFINED):
                 if self._ends(tag, position, end, delimited=delimited, plain=not length):
                     return found, position
                 continue
@@ -498,8 +497,11 @@ class _Reader:
             stop = end if length == UNDEFINED else position + length
             if stop > end:
                 raise Unfit(_PAST)
-            if (within := self.form_of(position, stop, form)) is not form:
-                self._mended["mended/items"] += 1
+            within = form
+            if (self._data[position + 4 : position + 6] in _NAMES) is form.implicit:  # so it looks like the other form
+                within = self.form_of(position, stop, form)
+                if within is not form:
+                    self._mended["mended/items"] += 1
             item, position = self.elements(position, stop, within, depth, delimited=length == UNDEFINED)
             found.append(item)
         if delimited:
@@ -564,8 +566,16 @@ class _Reader:
 _IMPLICIT, _EXPLICIT = _Form(True, True), _Form(False, True)
 
 
-def _sorted(found: Elements, ordered: bool) -> Elements:
-    return found if ordered else dict(sorted(found.items()))
+def _sorted(found: Elements) -> Elements:
+    """Elements in order. Disorder is a sign of damage as well, so each must be what PS3.6 says of it.
+
+    Raises:
+        Unfit: one is not.
+    """
+    known = tables.dictionary()
+    if any(not tag & 0x10000 and vr != "UN" and vr not in known.get(tag, ()) for tag, (vr, _) in found.items()):
+        raise Unfit("its encoding is damaged: elements are not in order, and one has another VR than the standard's")
+    return dict(sorted(found.items()))
 
 
 def _same(one: tuple[str, Value], other: tuple[str, Value]) -> bool:
