@@ -30,7 +30,9 @@ _TEXTS = {
     "patient_name": 0x00100010,
     "birth_date": 0x00100030,
     "accession": 0x00080050,
+    "instance_number": 0x00200013,
 }
+_BIRTH_DATE, _STUDY_DATE = 0x00100030, 0x00080020
 
 
 def look(path: Path) -> DicomFile | None:
@@ -69,7 +71,19 @@ def look(path: Path) -> DicomFile | None:
             transfer_syntax_uid=parsed.syntax.uid,
             **uids,
             **texts,
+            dates=_days(parsed),
         )
+
+
+def _days(parsed: Parsed) -> str:
+    """The days (`YYYYMMDD`) that an object tells at its top level, beside those of birth and study."""
+    found = (
+        text.strip(" \0").replace(".", "")[:8]
+        for tag, (vr, value) in parsed.elements.items()
+        if vr in ("DA", "DT") and tag not in (_BIRTH_DATE, _STUDY_DATE) and isinstance(value, bytes)
+        for text in value.decode("latin-1").split("\\")
+    )
+    return "\\".join(sorted({day for day in found if len(day) == 8 and day.isdecimal()}))
 
 
 def _text(parsed: Parsed, tag: int) -> str:
