@@ -16,7 +16,7 @@ Run it again and only what is not settled is done.
 from airflow.sdk import DAG, Param
 
 from pacsifier_ops.groups import deidentification
-from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, project
+from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, identity, project
 
 WHO, RULES = "Who becomes whom", "What is kept"
 
@@ -54,6 +54,7 @@ PARAMS = {
         section=WHERE_TO,
     ),
     "project": project("Its linkage says who becomes whom, and its secret for whom no other source does.", WHO),
+    "identity": identity(WHO),
     "linked_only": Param(
         False,
         type="boolean",

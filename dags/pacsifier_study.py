@@ -35,6 +35,7 @@ from pacsifier_ops.operators.params import (
     WHERE_FROM,
     WHERE_TO,
     accept_incomplete,
+    identity,
     method,
     path,
     patience,
@@ -131,6 +132,7 @@ PARAMS = {
         "Path below the data root of a JSON file of what to black out. Empty: the one that comes with it.",
         BECOMES,
     ),
+    "identity": identity(BECOMES),
     "delete_identifiable": Param(
         True,
         type="boolean",

@@ -562,7 +562,7 @@ def test_what_is_unexpected_ends_in_quarantine(source: Path, out: Path, monkeypa
     from pacsifier_ops.deid import verifier
 
     fill(source)
-    found: Iterator[Any] = iter([["PatientName found in (0008,103E)"], RuntimeError("Wurzelbacher")])
+    found: Iterator[Any] = iter([["PatientName found in (0020,000D)"], RuntimeError("Wurzelbacher")])
 
     def search(path: Path, identifiers: Any) -> list[str]:
         result: Any = next(found, [])
@@ -574,7 +574,7 @@ def test_what_is_unexpected_ends_in_quarantine(source: Path, out: Path, monkeypa
     run, account = deidentify(source, out)
     assert account.totals()["quarantined"] == 2 and len(images(out)) == 6
     reasons = sorted(reason for _, _, reason in account.set_apart)
-    assert reasons[0].startswith("the result still tells who it is: PatientName found in (0008,103E)")
+    assert reasons[0].startswith("the result still tells who it is: PatientName found in (0020,000D)")
     assert (
         reasons[1].startswith("unexpected RuntimeError") and "Wurzelbacher" in (run.folder / "problems.txt").read_text()
     )

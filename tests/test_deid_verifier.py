@@ -372,6 +372,35 @@ def test_a_patient_named_like_a_part_of_the_body_does_not_keep_every_object_back
     assert search(stored(result(PatientName="Long")), of(PatientName="Head^Long"))
 
 
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("Removed by CTP", {"ReferringPhysicianName": "REMOVED"}),  # CTP
+        ("REMOVED", {"PatientComments": "Removed by site"}),
+        ("Anonymized^Patient", {"StationName": "anonymized"}),  # Orthanc, dicom-anonymizer
+        ("Anon", {"StationName": "Anon"}),
+        ("ANONYM", {"StationName": "ANONYM"}),  # Siemens
+        ("NAME^NONE", {"PatientComments": "none"}),  # DicomCleaner
+        ("xxxxx^xxxxxxxx", {"StationName": "XXXXX"}),
+        ("QIN-HEADNECK-01-0024", {"BodyPartExamined": "HEADNECK"}),  # TCIA
+        ("QIICR", {"Manufacturer": "https://github.com/QIICR/Slicer"}),
+    ],
+)
+def test_what_other_tools_put_in_the_place_of_a_name_names_nobody(name: str, where: dict[str, Any]) -> None:
+    """And a real name beside it is still one."""
+    for keyword in ("PatientName", "ContentCreatorName"):
+        assert search(stored(result(**where)), of(**{keyword: name})) == []
+    for text in ("Zwetschgenbaum", f"Zwetschgenbaum {name.replace('^', ' ')}"):
+        assert search(stored(result(StationName="Zwetschgenb", PatientComments=text)), of(PatientName=f"{text}^Eva"))
+
+
+def test_a_number_without_information_is_no_identifier() -> None:
+    for keyword, number in (("StudyID", "00000000"), ("PatientID", "0000000"), ("StudyID", "11111111")):
+        shown = stored(result(PatientComments=number, AcquisitionNumber=number))
+        assert search(shown, of(**{keyword: number})) == [], keyword
+    assert search(stored(result(PatientComments="11111111")), of(PatientID="11111111"))
+
+
 def test_a_newborns_date_of_birth_may_be_a_date_of_the_study_but_nobody_elses() -> None:
     newborn = of(PatientBirthDate="20150501")
     assert search(stored(result()), newborn) == []

@@ -19,8 +19,15 @@ REASONS = {value for name, value in vars(told).items() if name.isupper() and isi
 
 
 def series(number: str, place: int = 1, n_images: int = 1, **attributes: Any) -> list[Any]:
-    """A series whose number is anything."""
-    given = {"rows": 4, "columns": 4, "study_date": DATE, "PatientBirthDate": BORN, **attributes}
+    """A series whose number, and the place of whose slices, is anything; an image cannot be without the latter."""
+    given = {
+        "SliceLocation": number,
+        "rows": 4,
+        "columns": 4,
+        "study_date": DATE,
+        "PatientBirthDate": BORN,
+        **attributes,
+    }
     return phantom_series(
         patient_id=PATIENT,
         patient_name="Wolkenstein^Ottokar",
@@ -54,13 +61,22 @@ def test_a_number_that_spells_the_patient_is_neither_in_the_manifest_nor_in_a_na
     assert traces(tmp_path / "out", PATIENT, DATE, BORN, "Wolkenstein", "SeriesNumber") == []
     lines = manifest(tmp_path / "out")
     assert Counter(line["Reason"] for line in lines) == {"": 1, told.STILL_TELLS: 1}
-    assert "(0020,0011)" in run.part("manifest").read_text()
+    assert f"(0020,{'1041' if secret == PATIENT else '0011'})" in run.part("manifest").read_text()
+
+
+def test_what_is_left_out_is_told_nowhere(tmp_path: Path) -> None:
+    """Only the series' number spells the patient: it is left out, of the objects as of the names of folders."""
+    write(series(PATIENT, SliceLocation="1"), tmp_path / "in")
+    run, account = deidentify(tmp_path / "in", tmp_path / "out", profile="default")
+    assert account.totals()["deidentified"] == 1
+    assert traces(tmp_path / "out", PATIENT, DATE, BORN, "Wolkenstein", "SeriesNumber", "found/") == []
+    assert "found/left-out" in run.part("manifest").read_text()
 
 
 def test_nor_does_it_name_the_folder_of_the_others_of_its_series(tmp_path: Path) -> None:
     objects = series("1", n_images=3)
     for one, number in zip(objects, (PATIENT, DATE, "1"), strict=True):
-        one.SeriesNumber = number
+        one.SeriesNumber, one.SliceLocation = number, PATIENT if number == PATIENT else "1"
     write(objects, tmp_path / "in")
     _, account = deidentify(tmp_path / "in", tmp_path / "out", profile="default")
     assert account.totals()["deidentified"] == 2 and account.totals()["quarantined"] == 1  # the date is moved

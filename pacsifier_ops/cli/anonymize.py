@@ -23,6 +23,7 @@ from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import given
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
+from pacsifier_ops.deid.whose import FOLDER, IDENTITIES, PATIENT_ID, STUDY
 from pacsifier_ops.errors import Cancelled, PacsifierError, WorkerLost
 from pacsifier_ops.places import refuse_reserved
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT, VARIABLE
@@ -65,6 +66,13 @@ def parser() -> argparse.ArgumentParser:
         "--project", default=DEFAULT_PROJECT, metavar="NAME", help=f"whose secret and linkage hold ({DEFAULT_PROJECT})"
     )
     more.add_argument(
+        "--identity",
+        choices=IDENTITIES,
+        default=PATIENT_ID,
+        help=f"what tells whose an object is that has no PatientID; by itself nothing, and it is quarantined "
+        f"({PATIENT_ID})",
+    )
+    more.add_argument(
         "--profile",
         default="pacsifier",
         metavar="NAME",
@@ -87,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         new_ids=str(args.new_ids or ""),
         day_shift=str(args.day_shift or ""),
         project=args.project,
+        identity=args.identity,
         delete_identifiable=args.delete_identifiable,
         remove_private_tags=args.remove_private_tags,
         fuzz_acq_dates=args.fuzz_acq_dates,
@@ -260,6 +269,11 @@ def _tell(account: Account, run: Run, error: Exception | None) -> None:
         f"{totals['deidentified']} de-identified, {totals['excluded']} excluded, {totals['quarantined']} quarantined, "
         f"{totals['missing']} missing"
     )
+    for identity in (FOLDER, STUDY):
+        if identity in account.told_by:
+            print(f"told by {identity}: {account.told_by[identity]} patient(s) have no PatientID")
+    if account.nameless:
+        print(f"without PatientID: {account.nameless} object(s) of which the folder or the study told whose they are")
     if account.apart:
         print(f"put apart: {account.apart}")
     print(f"linkage:   {account.linkage}")

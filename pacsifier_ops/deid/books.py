@@ -24,6 +24,7 @@ from typing import Any
 
 from pacsifier_ops import cells
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.deid import leftout
 from pacsifier_ops.deid.rules import Option, Rules
 from pacsifier_ops.deid.run import (
     DEIDENTIFIED,
@@ -36,6 +37,7 @@ from pacsifier_ops.deid.run import (
     series_of,
 )
 from pacsifier_ops.deid.told import told
+from pacsifier_ops.deid.whose import told_by
 from pacsifier_ops.files import (
     atomic_stream,
     data_file,
@@ -94,7 +96,9 @@ class Account:
         profile, digest, method: what was done.
         linkage: folder of who became whom.
         apart: folder of what left the input folder; in place only.
-        patients: how many; `sources`: how many pseudonyms each source gave.
+        patients: how many; `told_by`: how many of them each of `whose.IDENTITIES` tells; `sources`: how many
+            pseudonyms each source gave.
+        nameless: objects of this run without a PatientID of which the folder or the study tells whose they are.
         series: their accounts.
         rules: how often each rule was applied.
         set_apart: path below the input folder, outcome and reason of what is not in the data set; identifying.
@@ -114,6 +118,8 @@ class Account:
     linkage: str = ""
     apart: str = ""
     patients: int = 0
+    told_by: dict[str, int] = field(default_factory=dict)
+    nameless: int = 0
     sources: dict[str, int] = field(default_factory=dict)
     series: list[SeriesAccount] = field(default_factory=list)
     rules: dict[str, int] = field(default_factory=dict)
@@ -162,6 +168,7 @@ class Account:
             "started": self.started,
             "finished": self.finished,
             "totals": self.totals(),
+            "told_by": self.told_by,
             "series": dict(Counter(series.state for series in self.series)),
             "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
         }
@@ -181,6 +188,7 @@ def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account
         method=rules.method,
         passed_over=scan["passed_over"],
         sources=scan["sources"],
+        nameless=scan.get("nameless", 0),
     )
     planned: dict[str, list[Any]] = {}
     for item in (item for part in run.parts("units") for item in read_jsonl(part)):
@@ -210,6 +218,7 @@ def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account
         account.unreadable[outcome] = account.unreadable.get(outcome, 0) + 1
         account.set_apart.append((item["path"], outcome, item["reason"]))
     account.patients, account.rules = len(patients), dict(used.most_common())
+    account.told_by = dict(Counter(told_by(patient)[0] for patient in patients))
     return account
 
 
@@ -286,7 +295,8 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
             if (outcome := entry["Outcome"]) != DEIDENTIFIED:
                 apart[outcome, *told(outcome, entry["Reason"])] += 1
                 continue
-            used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items())
+            # What was left out since the patient was found in it is not told: an empty value would say what it held.
+            used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items() if rule != leftout.RULE)
             beside.write(
                 cells.line([entry["Folder"], entry["SOPInstanceUID"], outcome, "", "", used, rules.digest]).encode()
             )

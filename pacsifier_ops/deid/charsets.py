@@ -91,3 +91,30 @@ def _charset(value: bytes) -> Charset:
         raise Unfit("its SpecificCharacterSet combines what cannot be combined")
     codecs = tuple(dict.fromkeys("ascii" if name in _DEFAULT else python_encoding[name] for name in names))
     return Charset(codecs, any("2022" in name for name in names))
+
+
+#: How people misspell what PS3.3 C.12.1.1.2 defines.
+_MISSPELT = (
+    (re.compile(rb"ISO[ _-]?IR[ _-]?(\d+)"), rb"ISO_IR \1"),
+    (re.compile(rb"ISO[ _-]?2022[ _-]IR[ _-]?(\d+)"), rb"ISO 2022 IR \1"),
+    (re.compile(rb"GB[ _-]18030"), b"GB18030"),
+    (re.compile(rb"UTF[ _-]?8"), b"ISO_IR 192"),
+    (re.compile(rb"ISO[ _-]?8859[ _/-]1"), b"ISO_IR 100"),
+)
+
+
+@lru_cache(maxsize=256)
+def spelt(value: bytes) -> bytes:
+    """SpecificCharacterSet (0008,0005) as it is spelt in the standard, where it can be told what was meant."""
+    names = [name.strip(b" \0") for name in value.split(b"\\")]
+    if all(name.decode("latin-1") in python_encoding for name in names):
+        return value
+    right = b"\\".join(_right(name) for name in names)
+    return right + b" " * (len(right) % 2)
+
+
+def _right(name: bytes) -> bytes:
+    for wrong, right in _MISSPELT:
+        if wrong.fullmatch(name.upper()):
+            return wrong.sub(right, name.upper())
+    return name

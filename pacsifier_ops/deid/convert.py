@@ -6,18 +6,21 @@ import logging
 import os
 import secrets
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from pacsifier_ops.deid import pixels, reading, verifier, writing
-from pacsifier_ops.deid.engine import Engine
+from pacsifier_ops.deid import leftout, pixels, reading, verifier, writing
+from pacsifier_ops.deid.devices import Blackout
+from pacsifier_ops.deid.engine import Engine, Outcome
 from pacsifier_ops.deid.exclusion import Kind, judge
 from pacsifier_ops.deid.numbers import Calendar, shift_of
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, Source
+from pacsifier_ops.deid.sr import text_of
 from pacsifier_ops.deid.steps import How
 from pacsifier_ops.deid.verifier import Identifiers
 from pacsifier_ops.errors import FileUnreadable, PacsifierError, StorageError, Unfit
@@ -104,19 +107,16 @@ class Converter:
         calendar = self._calendar(identifiers, source)
         if not calendar:
             identifiers = replace(identifiers, days=frozenset())
-        outcome = self._engine.deidentify(dataset, source.person, calendar)
-        counts = dict(outcome.counts)
-        if verdict.blackout is not None:
-            counts |= dict.fromkeys(pixels.blackout(outcome.dataset, verdict.blackout), 1)
-        try:
-            writing.write(outcome.dataset, target)
-            _sync(target)
-        except OSError as error:
-            raise StorageError(
-                f"out_folder: {error.strerror or type(error).__name__}; free space, then run again"
-            ) from error
-        if found := verifier.search(target, identifiers):
+        outcome = self._written(dataset, source, target, calendar, verdict.blackout)
+        found = verifier.search(target, identifiers)
+        if found and (without := leftout.of(found)):
+            outcome = self._written(dataset, source, target, calendar, verdict.blackout, without)
+            found = verifier.search(target, identifiers)
+        if found:
             raise Unfit(f"the result still tells who it is: {'; '.join(found[:5])}")
+        with _room():
+            _sync(target)
+        counts = {**outcome.counts, **dataset.mended}
         return Converted(DEIDENTIFIED, "", target, str(outcome.dataset.SOPInstanceUID), counts, dict(outcome.uids))
 
     def _calendar(self, identifiers: Identifiers, source: Source) -> Calendar:
@@ -124,6 +124,23 @@ class Converter:
         shift = shift_of(self._how.rules, source.person, self._how.secret, source.study_uid)
         births = frozenset(found.text for found in identifiers.found if found.kind == "birth")
         return Calendar.of(identifiers.days, shift, births, frozenset(identifiers.wanted.numbers), source.counted)
+
+    def _written(
+        self,
+        dataset: reading.Parsed,
+        source: Source,
+        target: Path,
+        calendar: Calendar,
+        blackout: Blackout | None,
+        without: frozenset[int] = frozenset(),
+    ) -> Outcome:
+        """De-identify an object and write it."""
+        outcome = self._engine.deidentify(dataset, source.person, calendar, without)
+        if blackout is not None:
+            outcome.counts.update(dict.fromkeys(pixels.blackout(outcome.dataset, blackout), 1))
+        with _room():
+            writing.write(outcome.dataset, target)
+        return outcome
 
     def _known(self, source: Source) -> Identifiers:
         """What other objects of the patient tell: it must not be in this one either."""
@@ -149,14 +166,26 @@ def patient_id_of(dataset: Dataset) -> str:
     return str(value or "").strip("\0 ")
 
 
-def _check(dataset: Dataset, source: Source, uid: str) -> None:
+def _check(dataset: reading.Parsed, source: Source, uid: str) -> None:
     """Make sure that the object is the one that was planned: who it becomes depends on it."""
-    found = [patient_id_of(dataset), *(str(dataset.get(name) or "") for name in _UIDS)]
-    if found != [source.patient_id, source.study_uid, source.series_uid, uid]:
+    found = [patient_id_of(dataset), *(text_of(dataset.elements, tag) for tag in _UIDS)]
+    if found != ["" if uid in source.nameless else source.patient_id, source.study_uid, source.series_uid, uid]:
         raise Unfit("its PatientID or its UIDs are read in two ways, or the file changed meanwhile")
 
 
-_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+#: StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID.
+_UIDS = (0x0020000D, 0x0020000E, 0x00080018)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Say of what goes wrong with the disk what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"out_folder: {error.strerror or type(error).__name__}; free space, then run again"
+        ) from error
 
 
 def _sync(path: Path) -> None:

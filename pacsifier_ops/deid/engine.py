@@ -27,7 +27,7 @@ UIDs
 Text and pixels
 - Text stays in the character sets that its data set, or its item, declares; what they cannot decode is no valid text.
 - Meanings of codes are the standard's where the code is, else what the vocabulary leaves of them.
-- Pixel data is neither decoded nor encoded anew. Where it is native, nothing may stand behind the last pixel.
+- Pixel data is neither decoded nor encoded anew. Where it is native, nothing stays behind the last pixel.
 """
 
 from __future__ import annotations
@@ -35,16 +35,15 @@ from __future__ import annotations
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
-from pydicom.uid import UID_dictionary
 
-from pacsifier_ops.deid import codes, imaging, markers, reading, sr, tables, values, vocabulary, writing
+from pacsifier_ops.deid import codes, imaging, leftout, markers, reading, sr, tables, values, vocabulary, writing
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
 from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
@@ -99,13 +98,16 @@ class Engine:
         self.uids: dict[str, str] = {}
         self.plans: dict[ObjectRules, dict[tuple[int, str], _Plan]] = {}
 
-    def deidentify(self, ds: Dataset, person: Person, calendar: Calendar = _NO_DATES) -> Outcome:
+    def deidentify(
+        self, ds: Dataset, person: Person, calendar: Calendar = _NO_DATES, without: Collection[int] = ()
+    ) -> Outcome:
         """De-identify an object; `ds` stays as it is.
 
         Args:
             ds: from `reading.read`; another one is encoded first, as its file meta information says.
             person: who the patient becomes.
             calendar: dates of the patient's objects, which must not stay in numbers.
+            without: attributes that are left out wherever they are (see `leftout`).
 
         Raises:
             Unfit: the object has what is not understood, or a number is the date of birth.
@@ -116,11 +118,12 @@ class Engine:
             raise Unfit("it has no SOP Class UID or no SOP Instance UID")
         rules = self.rules.of(sop_class, sr.text_of(parsed.elements, _MODALITY))
         walk = _Walk(self, rules, person, calendar, big_endian=not parsed.syntax.little)
+        walk.without = frozenset(without)
         elements = walk.root(parsed.elements)
         if not sr.text_of(elements, _SOP_CLASS) or not sr.text_of(elements, _SOP_INSTANCE):
             raise Unfit("its SOP Class UID or its SOP Instance UID is not valid")
-        if not parsed.syntax.encapsulated and _has_more_than_pixels(elements, parsed.syntax):
-            raise Unfit("its pixel data are longer than its description says, and what follows is not zero")
+        if not parsed.syntax.encapsulated and _cut_behind_pixels(elements, parsed.syntax):
+            walk.counts["mended/behind-pixels"] += 1
         markers.mark(elements, self.rules.method, self.rules.codes, walk.fate_of_dates())
         made = writing.dataset_of(elements, parsed.syntax, parsed.original_character_set)
         return Outcome(made, dict(walk.counts), walk.uids)
@@ -145,8 +148,12 @@ class Engine:
         return plan
 
 
-def _has_more_than_pixels(elements: Elements, syntax: Syntax) -> bool:
-    """Whether anything stands behind the last pixel, where nobody would look for it."""
+def _cut_behind_pixels(elements: Elements, syntax: Syntax) -> bool:
+    """Cut off what stands behind the last pixel, where nobody would look for it (PS3.5 8.1.1): padding, mostly.
+
+    Raises:
+        Unfit: a frame or more stands there: the description of the pixels is wrong.
+    """
     numbers = []
     for tag in _DIMENSIONS:
         value = elements[tag][1] if tag in elements else b""
@@ -154,11 +161,19 @@ def _has_more_than_pixels(elements: Elements, syntax: Syntax) -> bool:
             return False
         numbers.append(int.from_bytes(value, "little" if syntax.little else "big"))
     frames = sr.text_of(elements, _FRAMES) or "1"
-    pixels = elements[PIXEL_DATA][1] if PIXEL_DATA in elements else b""
+    vr, pixels = elements.get(PIXEL_DATA, ("", b""))
     if not isinstance(pixels, bytes) or not frames.isdecimal():
         return False
-    length = (math.prod(numbers) * int(frames) + 7) // 8
-    return len(pixels) > length and any(pixels[length:])
+    frame = math.prod(numbers)
+    length = (frame * int(frames) + 7) // 8
+    if not syntax.little:
+        length += length & 1  # bytes of words are swapped: the last one is a pixel, the one before it the padding
+    if len(pixels) <= length or not any(pixels[length:]):
+        return False
+    if (len(pixels) - length) * 8 >= frame > 8:
+        raise Unfit("its pixel data are longer than its description says, and what follows is not zero")
+    elements[PIXEL_DATA] = vr, pixels[:length] + b"\0" * (length & 1)
+    return True
 
 
 def _parsed(ds: Dataset) -> reading.Parsed:
@@ -196,6 +211,7 @@ class _Plan:
 #: Elements of groups 0000 to 0007 have no place in a data set; group lengths are of a time when groups were read apart.
 _GONE = _Plan(Rule(Action.REMOVE, "group"), "", None)
 _PRIVATE = _Plan(PRIVATE, "", None)
+_LEFT_OUT = _Plan(Rule(Action.REMOVE, leftout.RULE), "", None)
 
 
 def _plan(rules: ObjectRules, tag: int, vr: str) -> _Plan:
@@ -206,6 +222,12 @@ def _plan(rules: ObjectRules, tag: int, vr: str) -> _Plan:
     if tag == _CHARACTER_SET:
         rule = replace(rule, action=Action.KEEP)  # without it, what stays would be read as something else
     return _fitted(rule, tag, vr)
+
+
+def _left_out(tag: int) -> _Plan:
+    """The plan for an attribute that is left out: it has no value, or a dummy where a class may need one."""
+    action = Action.DUMMY if tag in leftout.NEEDED else Action.EMPTY
+    return _planned(Rule(action, leftout.RULE), tables.dictionary()[tag][0])
 
 
 def _known_vr(tag: int, vr: str) -> str:
@@ -270,6 +292,7 @@ class _Walk:
         self._calendar = calendar
         self.counts: Counter[str] = Counter()
         self.uids: dict[str, str] = {}
+        self.without: frozenset[int] = frozenset()
         self._positions = sr.Positions()
         self._place: tuple[int, ...] = (1,)
         self._source: Elements = {}
@@ -309,6 +332,8 @@ class _Walk:
         for tag, (vr, value) in source.items():
             if tag & 0x10000:
                 plan = self._private(tag, vr, value, creators)
+            elif tag in self.without:
+                plan = _left_out(tag)
             elif own and tag in own:
                 plan = _fitted(own[tag], tag, _known_vr(tag, vr))
             else:
@@ -341,6 +366,8 @@ class _Walk:
             if vr == "UN" and not self.big_endian:
                 known = reading.private_vr(tag, creator)
                 vr = known if known in _BINARY or known in values.STRINGS else vr
+        if tag in self.without:
+            return _LEFT_OUT
         rule = self._rules.find(tag, vr, creator)
         if rule is PRIVATE:
             return _PRIVATE
@@ -416,7 +443,7 @@ class _Walk:
     def remapped(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         uids = [uid.strip(" \0") for uid in _texts(value, vr, charset)]
         for place, uid in enumerate(uids):
-            if uid and uid not in UID_dictionary:
+            if uid and uid not in tables.registered_uids():
                 uids[place] = self.uids[uid] = self._engine.uid(uid)
         return values.padded("\\".join(uids).encode("ascii"), vr)
 
@@ -435,7 +462,7 @@ class _Walk:
         if not isinstance(value, bytes) or _valid(value, vr, charset) != value:
             return self.remapped(value, vr, tag, rule, charset)
         uids = [uid.strip(" \0") for uid in _texts(value, vr, charset)]
-        forged = any(uid.startswith(_ROOT) and uid not in UID_dictionary for uid in uids)
+        forged = any(uid.startswith(_ROOT) and uid not in tables.registered_uids() for uid in uids)
         return self.remapped(value, vr, tag, rule, charset) if forged else value
 
     def kept_binary(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:

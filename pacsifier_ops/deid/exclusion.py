@@ -35,15 +35,19 @@ _WORDS = _classes("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 _SLIDES = _classes("77.1.6")
 #: What of a slide is seen in images without its label (PS3.3 C.8.12.4.1.1; LOCALIZER is the older word for THUMBNAIL).
 _FLAVOURS = frozenset({"LOCALIZER", "THUMBNAIL", "VOLUME"})
-#: Other images that may go out: nuclear medicine, colour MR, parametric maps, segmentations, whole slides.
-_IMAGES = _GREY | _SLIDES | _classes("4.3", "5", "20", "30", "66.4")
-#: Objects without pixels that may go out: radiotherapy, registrations, surfaces, spectra, waveforms, presentations.
+#: Maps and segmentations that programs make of images: their pixels are numbers, no picture of a screen.
+_DERIVED = _classes("30", "66.4", "66.7", "66.8")
+#: Other images that may go out: nuclear medicine, colour MR, tomography of the eye and of vessels, whole slides.
+_IMAGES = _GREY | _SLIDES | _DERIVED | _classes("4.3", "5", "20", "77.1.5.7", "77.1.5.8", "14.2")
+#: Objects without pixels that may go out: radiotherapy, registrations, surfaces, spectra, waveforms, presentations,
+#: measurements of the eye.
 _OTHERS = _classes(
     *("481.3", "481.4", "481.5", "481.6", "481.7", "481.8", "481.9", "481.10", "481.11", "481.12", "481.13", "481.14"),
     *("481.15", "481.16", "481.17", "481.18", "481.19", "481.20", "481.21", "481.22", "481.25"),
     *("4.2", "66.1", "66.2", "66.3", "66.5", "66.6", "67", "91.1"),
     *("9.1.1", "9.1.2", "9.1.3", "9.1.4", "9.2.1", "9.3.1", "9.5.1", "9.6.1", "9.6.2", "9.7.1", "9.7.2", "9.7.3"),
-    *("9.7.4", "9.8.1"),
+    *("9.7.4", "9.8.1", "77.1.5.3"),
+    *("78.1", "78.2", "78.3", "78.4", "78.5", "78.7", "78.8", "80.1"),
 )
 _ULTRASOUND = _classes("3", "3.1", "6", "6.1", "6.2", "6.3")
 _CAPTURES = _classes("7", "7.1", "7.2", "7.3", "7.4")
@@ -66,6 +70,7 @@ _MODALITIES = frozenset(
         "CT",
         "DX",
         "IO",
+        "IVOCT",
         "MG",
         "MR",
         "NM",
@@ -189,6 +194,21 @@ _TODO = {
     Cure.CONTENT: "The option clean_structured_content of the profile lets them pass.",
     Cure.GRAPHICS: "The option clean_graphics of the profile lets them pass.",
 }
+
+
+def _video_by_name_only(o: _Object) -> bool:
+    """Whether an image says that it is digitised video (DV), as old scanners do, and has what no video has.
+
+    A frame grabber has eight bits, and knows nothing of where in the patient a slice is.
+    """
+    bits = o.text("BitsStored")
+    return (
+        o.text("ConversionType") == "DV"
+        and o.sop_class in _WORDS
+        and bits.isdecimal()
+        and int(bits) > 8
+        and bool(o.text("ImagePositionPatient"))
+    )
 
 
 def _rule(
@@ -315,7 +335,7 @@ RULES: tuple[Rule, ...] = (
         "scanned-document",
         "Modality DOC, HC or OT",
         "scanned paper, printed film and what has no modality of its own",
-        lambda o: o.modality in _PAPER_MODALITIES,
+        lambda o: o.modality in _PAPER_MODALITIES and not (o.modality == "OT" and o.sop_class in _DERIVED),
         cure=Cure.BLACKOUT,
     ),
     _rule(
@@ -343,9 +363,9 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "digitised",
-        f"Conversion Type {', '.join(sorted(_PAPER))}",
+        f"Conversion Type {', '.join(sorted(_PAPER))}; not DV with more than eight bits and a position",
         "film and paper have names written on them",
-        lambda o: o.text("ConversionType") in _PAPER,
+        lambda o: o.text("ConversionType") in _PAPER and not _video_by_name_only(o),
         Kind.QUARANTINE,
         Cure.BLACKOUT,
     ),
@@ -415,7 +435,7 @@ RULES: tuple[Rule, ...] = (
         "unknown-modality",
         "Modality of objects with pixel data",
         "what made the image is not known",
-        lambda o: o.pixels and o.modality not in _MODALITIES,
+        lambda o: o.pixels and o.modality not in _MODALITIES and o.sop_class not in _DERIVED,
         Kind.QUARANTINE,
         Cure.BLACKOUT,
     ),

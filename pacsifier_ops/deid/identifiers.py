@@ -19,7 +19,6 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import DicomDictionary
 from pydicom.tag import Tag
-from pydicom.uid import UID_dictionary
 
 from pacsifier_ops.deid import tables, vocabulary
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
@@ -83,11 +82,24 @@ _PLAIN = words_of(
     dixon stir haste mixed other derived original primary secondary axial localizer localiser default spin
     echo turbo"""
 )
-#: Those that stand for no name at all.
-_PLACEHOLDERS = words_of(
-    """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus removed dummy unknown unbekannt
-    inconnu none null na n a"""
+#: Makers of programs, who call themselves the author of what these make.
+_MAKERS = words_of(
+    """qiicr dcmqi dcmtk highdicom pydicom pixelmed slicer osirix horos orthanc pmod brainlab medtronic accuray
+    raysearch raystation terarecon openrad dicomweb dicognito"""
 )
+#: Parts of the body as BodyPartExamined writes several of them in one word (PS3.16 L).
+_BODY_PARTS = words_of(
+    """headneck chestabdomen chestabdpelvis abdomenpelvis abdpelvis wholebody cspine tspine lspine sspine ctspine
+    tlspine lsspine tlsspine neckchest neckchestabdomen neckchestabdpelvis cardiac maxilla zygoma extremity"""
+)
+#: Those that stand for no name at all: what scanners, and tools that have taken names out, put in their place.
+_PLACEHOLDERS = words_of(
+    """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus anonymise anonymize anon removed dummy
+    unknown unbekannt inconnu deidentified deidentify pseudonymized pseudonymised redacted unspecified
+    undefined noname noid null none"""
+)
+#: What stands beside one of them, as in *Removed by CTP*.
+_BESIDE = words_of("by ctp tcia rsna de identified no name id not available patient study na n a")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +232,7 @@ class _Collected:
         for reading in readings(value, charset):
             texts = [text for one in reading.split("\\") if (text := one.strip("\0 "))]
             if kind == "uid":
-                self.uids.update(text for text in texts if text not in UID_dictionary)
+                self.uids.update(text for text in texts if text not in tables.registered_uids())
             elif kind == "date":
                 days = {text.replace(".", "")[:8] for text in texts}
                 self.dates |= days
@@ -477,9 +489,12 @@ def spelt_out(text: str) -> str:
     return unicodedata.normalize("NFC", text.casefold()).translate(_UMLAUTS)
 
 
+_EVERYDAY = _PLAIN | _PLACEHOLDERS | _MAKERS | _BODY_PARTS
+
+
 @lru_cache(maxsize=4096)
 def _everyday(word: str) -> bool:
-    return word in _PLAIN or (bool(left := vocabulary.clean(word)) and (left == word or not ideographic(word)))
+    return word in _EVERYDAY or (bool(left := vocabulary.clean(word)) and (left == word or not ideographic(word)))
 
 
 def ideographic(word: str) -> bool:
@@ -491,13 +506,21 @@ def ideographic(word: str) -> bool:
 LONE = re.compile(r"(?<![\u2e80-\U0003ffff])[\u2e80-\U0003ffff](?![\u2e80-\U0003ffff])")
 
 
+@lru_cache(maxsize=4096)
+def names_nobody(words: str) -> bool:
+    """Whether a text stands for no name: a placeholder with what may stand beside one, or one letter over and over."""
+    found = set(words.split())
+    told = {word for word in found if word in _PLACEHOLDERS or re.fullmatch(r"([a-z])\1\1+", word)}
+    return found <= told | _BESIDE and bool(told or found <= {"na", "n", "a"})
+
+
 def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> None:
     for group in text.split("="):
+        if names_nobody(normal(group)):
+            continue
         family, _, rest = group.partition("^")
         given = " ".join(rest.split("^")[:2])
         for words in forms_of(group):
-            if set(words.split()) <= _PLACEHOLDERS:
-                continue
             wanted.same.setdefault((0, words), tag)
             for word in set(words.split()) - places:
                 _add_word(wanted, tag, word)
@@ -548,10 +571,10 @@ def _add_word(wanted: Wanted, tag: int, word: str) -> None:
 
 def _add_id(wanted: Wanted, tag: int, text: str) -> None:
     for words in forms_of(text):
-        if not words or set(words.split()) <= _PLACEHOLDERS:
+        joined = re.sub("[ .]", "", words)
+        if names_nobody(words) or not joined.strip("0") or (tag in _PROCEDURES and len(set(joined)) == 1):
             continue
         wanted.same.setdefault((tag, words), tag)
-        joined = re.sub("[ .]", "", words)
         digits = sum(map(str.isdigit, joined))
         if digits == len(joined):
             _add_number(wanted, tag, words, joined)

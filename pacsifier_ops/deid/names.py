@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops.deid.run import DeidRequest, Store
+from pacsifier_ops.deid.whose import FOLDER, identifying, told_by
 from pacsifier_ops.files import read_json
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -100,8 +101,10 @@ class Namer:
         from pacsifier_ops.deid.identifiers import Identifiers
 
         one = Dataset()
-        one.SOPClassUID, one.Modality, one.PatientID = file.sop_class_uid, file.modality, file.patient_id
+        one.SOPClassUID, one.Modality, one.PatientID = file.sop_class_uid, file.modality, identifying(file.patient_id)
         one.PatientName, one.PatientBirthDate = file.patient_name, file.birth_date
+        if told_by(file.patient_id)[0] == FOLDER:
+            one.OtherPatientNames = identifying(file.patient_id)  # folders are called by names, too
         one.AccessionNumber, one.StudyDate = file.accession, file.study_date
         found = Identifiers.of(one, person, self._rules)
         if self._action(file, _DATE) not in ("K", "C"):  # dates that are taken out stay nowhere

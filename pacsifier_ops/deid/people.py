@@ -10,7 +10,8 @@
 | the project's secret   | for whom no other source says anything, unless it is to be left out |
 
 Of a patient who is in `out_folder` by an earlier run, it says who that is there.
-A patient is a PatientID, as it is in the objects; what their folders are called does not matter.
+A patient is a PatientID, as it is in the objects; what their folders are called does not matter. Of patients who have
+none, and whom a folder or a study stands for (see `whose`), the files name the folder or the Study Instance UID.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from pacsifier_ops.deid.whose import FOLDER, identifying, told_by
 from pacsifier_ops.errors import InputError, PatientsRefused
 from pacsifier_ops.given import Unusable, read_given, text_of
 from pacsifier_ops.pseudonyms import local
@@ -40,7 +42,7 @@ class Patient:
     """A patient of the folder.
 
     Attributes:
-        patient_id: PatientID (0010,0020), without blanks around it.
+        patient_id: PatientID (0010,0020), without blanks around it, or what stands for it.
         issuers: what is told of its IssuerOfPatientID (0010,0021), without the empty one.
         folders: folders with objects of the patient.
         names, numbers: PatientNames; and birth dates and accession numbers.
@@ -110,8 +112,9 @@ def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
     counts: Counter[str] = Counter()
     for place, patient in enumerate(ordered):
         key = patient.patient_id
-        pseudonyms = {NEW_ID: by_folder.get(key), **{name: given.of(key) for name, given in named.items()}}
-        shifts = {name: given.of(key) for name, given in moved.items()}
+        _, called = told_by(key)
+        pseudonyms = {NEW_ID: by_folder.get(key), **{name: given.of(called) for name, given in named.items()}}
+        shifts = {name: given.of(called) for name, given in moved.items()}
         if person := linked.of(key):
             pseudonyms[_LINKAGE], shifts[_LINKAGE] = person.pseudonym, person.shift
         if person := sources.before.get(key):
@@ -159,8 +162,8 @@ def _refuse_ambiguous(people: Mapping[str, Person], before: Mapping[str, Person]
 def _tells(pseudonym: str, patient: Patient) -> bool:
     """Whether a pseudonym tells whose it is: all of a name, or a number of six characters or more, is in it."""
     letters = _letters(pseudonym)
-    numbers = map(_letters, (patient.patient_id, *patient.numbers))
-    names = ({_letters(part) for part in re.split(r"[\^= ]+", name)} - {""} for name in patient.names)
+    numbers = map(_letters, (identifying(patient.patient_id), *patient.numbers))
+    names = ({_letters(part) for part in re.split(r"[\^= _-]+", name)} - {""} for name in patient.names)
     return any(len(number) >= 6 and number in letters for number in numbers) or any(
         len("".join(parts)) >= 6 and all(part in letters for part in parts) for parts in names
     )
@@ -190,7 +193,11 @@ def _new_ids_of_folders(root: Path, patients: Sequence[Patient]) -> dict[str, st
     for number, home in enumerate(sorted(inside), 1):
         whose = inside[home]
         if len(whose) > 1:  # a stray object of somebody else: the folder's name tells who is meant
-            whose = {key for key in whose if home.name == patient_folder({"PatientID": key})}
+            whose = {
+                key
+                for key in whose
+                if home.name == patient_folder({"PatientID": key}) or told_by(key) == (FOLDER, home.name)
+            }
         if len(whose) != 1:
             raise InputError(
                 f"folder {number} of those with {NEW_ID} holds objects of several patients, and its name does not "

@@ -3,12 +3,16 @@
 Other readers forgive: a length that leads past the end, a tag that is there twice, bytes behind the last element. Each
 is a place where an identifier may lie that one reader sees and another does not. Reasons name no tag: in a damaged
 file, what looks like one may be somebody's name.
+
+What devices and tools often write wrong is mended where it can be read in one way only: every byte is understood, or
+not copied. What was mended is counted (see MENDED), and is written right.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -20,7 +24,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 
 from pacsifier_ops.deid import tables, values
-from pacsifier_ops.deid.charsets import DEFAULT, Charset
+from pacsifier_ops.deid.charsets import DEFAULT, Charset, spelt
 from pacsifier_ops.deid.encoding import LONG_VRS, PIXEL_DATA, SHORT_VRS, UNDEFINED, Elements, Fragments, Syntax, Value
 from pacsifier_ops.errors import Unfit
 
@@ -29,12 +33,43 @@ MOST_DEEP = 64
 #: Bytes that a deflated data set may have.
 MOST_INFLATED = 2**30
 
+#: What is mended, by the name that it is counted by.
+MENDED = {
+    "mended/no-preamble": "the preamble and the prefix DICM are missing",
+    "mended/file-meta": "file meta information is missing, is in implicit VR, or names no transfer syntax",
+    "mended/transfer-syntax": "elements are in another VR encoding than the transfer syntax says",
+    "mended/items": "items are in another VR encoding than their sequence",
+    "mended/deflated": "a deflated data set has a zlib header, or zeros or the trailer of gzip behind it",
+    "mended/zeros": "zeros stand behind the last element",
+    "mended/odd-length": "a value has an odd length",
+    "mended/length": "the field of a length is of the wrong size, or its reserved bytes are not zero",
+    "mended/vr": "a value representation is none of PS3.5",
+    "mended/order": "elements are not in order",
+    "mended/twice": "an element is there twice, and is the same",
+    "mended/delimiter": "a delimiter is the wrong one, has a length, or is missing behind the pixels",
+    "mended/no-sequence": "a sequence is text or bytes; it is left out",
+    "mended/character-set": "a character set is misspelt",
+}
+
 _PREAMBLE = 128
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ENDS = frozenset((_ITEM_END, _SEQUENCE_END))
 _CHARACTER_SET, _TRANSFER_SYNTAX = 0x00080005, 0x00020010
+_FIRST_GROUP = 0x00080000
+_FRAMES, _REPRESENTATION = 0x00280008, 0x00280103
 _SHORT = frozenset(vr.encode() for vr in SHORT_VRS)
 _LONG = frozenset(vr.encode() for vr in LONG_VRS)
 _NAMES = {vr.encode(): vr for vr in SHORT_VRS | LONG_VRS}
+
+#: What writers put for a VR that they did not know, or that is newer than PS3.5.
+_STRANGE = frozenset((b"??", b"\0\0", b"  ", b"--", b"OX", b"XS", b"UK"))
+#: VRs of numbers: with a byte more or less, they are others.
+_NUMBERS = frozenset(("AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"))
+_IMPLICIT_SYNTAX, _EXPLICIT_SYNTAX, _BIG_SYNTAX = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.2",
+)
 
 _PAST = "its encoding is damaged: a length leads past the end of what holds the element"
 _CUT = "its encoding is damaged: it ends in the middle of an element"
@@ -49,10 +84,12 @@ class Parsed(Dataset):
     Attributes:
         elements: everything that the file held, as it was encoded.
         syntax: how.
+        mended: how often what was mended, by the names of MENDED.
     """
 
     elements: Elements
     syntax: Syntax
+    mended: dict[str, int]
 
 
 def read(path: Path) -> Parsed:
@@ -75,19 +112,25 @@ def parse(data: bytes) -> Parsed:
     Raises:
         Unfit: as `read`.
     """
-    if data[_PREAMBLE : _PREAMBLE + 4] != b"DICM":
-        raise Unfit("it is no DICOM file: the prefix DICM is missing")
-    meta, start = _meta(data)
-    syntax = Syntax.of(meta[_TRANSFER_SYNTAX].strip(b" \0").decode("latin-1") if _TRANSFER_SYNTAX in meta else "")
+    mended: Counter[str] = Counter()
+    meta, start = _meta(data, _beginning(data, mended), mended)
+    named = meta[_TRANSFER_SYNTAX].strip(b" \0").decode("latin-1") if _TRANSFER_SYNTAX in meta else ""
+    syntax = Syntax.of(named or _likely_syntax(data, start, mended))
     if syntax.deflated:
-        data, start = _inflated(data[start:]), 0
-    form = _Form(syntax.implicit, syntax.little)
-    reader = _Reader(data, syntax.encapsulated, form)
+        data, start = _inflated(data[start:], mended), 0
+    reader = _Reader(data, syntax.encapsulated, _Form(syntax.implicit, syntax.little), mended)
+    form = reader.form_of(start, len(data), _Form(syntax.implicit, syntax.little))
+    if form.implicit != syntax.implicit:
+        mended["mended/transfer-syntax"] += 1
+        if not (syntax.encapsulated or syntax.deflated):
+            syntax = Syntax.of(_IMPLICIT_SYNTAX if form.implicit else _EXPLICIT_SYNTAX)
     elements, _ = reader.elements(start, len(data), form, 0)
+    if form.implicit and not syntax.implicit:
+        _settle(elements)
     if any(elements[tag][0] not in (*values.STRINGS, "UN") for tag in _NAMING if tag in elements):
         raise Unfit("its UIDs, PatientID or Modality have another value representation than the standard's")
     parsed = Parsed(reader.raw)
-    parsed.elements, parsed.syntax = elements, syntax
+    parsed.elements, parsed.syntax, parsed.mended = elements, syntax, dict(mended)
     parsed.file_meta = FileMetaDataset(
         {
             BaseTag(tag): RawDataElement(BaseTag(tag), None, len(value), value, 0, False, True)
@@ -108,19 +151,42 @@ def sequence(value: bytes, depth: int = 0) -> list[Elements]:
         Unfit: it is no sequence.
     """
     form = _Form(True, True)
-    items, _ = _Reader(value, False, form).items(0, len(value), form, depth, delimited=False)
+    items, _ = _Reader(value, False, form, Counter()).items(0, len(value), form, depth, delimited=False)
     return items
 
 
-def _meta(data: bytes) -> tuple[dict[int, bytes], int]:
+def _beginning(data: bytes, mended: Counter[str]) -> int:
+    """Where file meta information begins, or the data set if there is none."""
+    if data[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
+        return _PREAMBLE + 4
+    begins = data[:2] in (b"\2\0", b"\x08\0") and int.from_bytes(data[2:4], "little") <= 0x18
+    if not begins and data[:4] != b"\0\x08\0\5":
+        raise Unfit("it is no DICOM file: the prefix DICM is missing")
+    mended["mended/no-preamble"] += 1
+    return 0
+
+
+def _likely_syntax(data: bytes, start: int, mended: Counter[str]) -> str:
+    """Transfer syntax of a data set that nobody names it of: of those without compression, the one it looks like."""
+    mended["mended/file-meta"] += 1
+    if data[start : start + 2] == b"\0\x08":
+        return _BIG_SYNTAX
+    return _EXPLICIT_SYNTAX if data[start + 4 : start + 6] in _NAMES else _IMPLICIT_SYNTAX
+
+
+def _meta(data: bytes, position: int, mended: Counter[str]) -> tuple[dict[int, bytes], int]:
     """File meta information, and where the data set begins. Its group length is not relied on."""
     found: dict[int, bytes] = {}
-    position = _PREAMBLE + 4
+    implicit = data[position : position + 2] == b"\2\0" and data[position + 4 : position + 6] not in _NAMES
+    if implicit:
+        mended["mended/file-meta"] += 1
     while data[position : position + 2] == b"\2\0":
         try:
             _, number, vr, length = struct.unpack_from("<HH2sH", data, position)
             position += 8
-            if vr in _LONG:
+            if implicit:
+                vr, length = b"UN", int.from_bytes(data[position - 4 : position], "little")
+            elif vr in _LONG:
                 (length,) = struct.unpack_from("<L", data, position)
                 position += 4
         except struct.error:
@@ -132,15 +198,30 @@ def _meta(data: bytes) -> tuple[dict[int, bytes], int]:
     return found, position
 
 
-def _inflated(data: bytes) -> bytes:
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+def _inflated(data: bytes, mended: Counter[str]) -> bytes:
+    """What was deflated (RFC 1951); some writers put it into a zlib stream, or let the trailer of gzip follow."""
+    wrapped = data[:1] == b"\x78" and int.from_bytes(data[:2], "big") % 31 == 0
+    inflate = zlib.decompressobj(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
     try:
         plain = inflate.decompress(data, MOST_INFLATED)
     except zlib.error:
         raise Unfit("its encoding is damaged: the data set cannot be inflated") from None
-    if not inflate.eof or inflate.unused_data not in (b"", b"\0"):
+    behind = inflate.unused_data
+    trailer = struct.pack("<LL", zlib.crc32(plain), len(plain) & UNDEFINED)
+    if not inflate.eof or behind.removeprefix(trailer).strip(b"\0"):
         raise Unfit("its deflated data set is too large or ends too early, or bytes follow it")
+    if wrapped or behind not in (b"", b"\0"):
+        mended["mended/deflated"] += 1
     return plain
+
+
+def _settle(elements: Elements) -> None:
+    """Give numbers that may be signed or not the VR that they have (PS3.3 C.7.6.3): another encoding has to tell it."""
+    signed = elements.get(_REPRESENTATION, ("US", b""))[1] == b"\1\0"
+    known = tables.dictionary()
+    for tag, (vr, value) in elements.items():
+        if signed and vr == "US" and "SS" in known.get(tag, ()):
+            elements[tag] = "SS", value
 
 
 @lru_cache(maxsize=4096)
@@ -195,8 +276,8 @@ class _Form:
 class _Reader:
     """Reads elements from bytes; keeps those of the top level as pydicom wants to have them, in `raw`."""
 
-    def __init__(self, data: bytes, encapsulated: bool, form: _Form) -> None:
-        self._data, self._encapsulated, self._form = data, encapsulated, form
+    def __init__(self, data: bytes, encapsulated: bool, form: _Form, mended: Counter[str]) -> None:
+        self._data, self._encapsulated, self._form, self._mended = data, encapsulated, form, mended
         self.raw: dict[BaseTag, RawDataElement] = {}
 
     def elements(
@@ -207,8 +288,12 @@ class _Reader:
         found: Elements = {}
         creators: dict[int, str] = {}
         last = -1
+        ordered = True
         while position < end:
             if position + 8 > end:
+                if not depth and self._zeros(position, end):
+                    position = end
+                    break
                 raise Unfit(_CUT)
             if implicit:
                 group, number, length = header(data, position)
@@ -216,26 +301,27 @@ class _Reader:
             else:
                 group, number, code, length = header(data, position)
             tag = group << 16 | number
-            if tag == _ITEM_END and delimited:
-                if form.item(data, position)[2]:
-                    raise Unfit("its encoding is damaged: a delimiter has a length")
-                return found, position + 8
+            if delimited and tag in _ENDS:
+                return found if ordered else _sorted(found), self._ended(tag, position, form)
             if tag <= last:
-                raise Unfit("its encoding is damaged: an element is there twice, or not in order")
-            last = tag
+                if not tag and not depth and self._zeros(position, end):
+                    position = end
+                    break
+                self._misplaced(tag, implicit)
+                ordered = False
+            else:
+                last = tag
             position += 8
             if implicit:
                 vr = self._vr(tag, group, creators)
             elif code in _SHORT:
                 vr = _NAMES[code]
-            elif code in _LONG:
+            elif code in _LONG and not length and position + 4 <= end:
                 vr = _NAMES[code]
-                if length or position + 4 > end:
-                    raise Unfit("its encoding is damaged: bytes that are reserved are not zero")
                 (length,) = form.long(data, position)
                 position += 4
             else:
-                raise Unfit("its encoding is damaged: a value representation is none of PS3.5")
+                vr, length, position = self._strange(tag, code, length, position, end, form)
             if group == 0xFFFE:
                 raise Unfit("its encoding is damaged: an item or a delimiter stands where none may")
             start = position
@@ -243,7 +329,7 @@ class _Reader:
             within = form
             if length == UNDEFINED:
                 if tag == PIXEL_DATA and self._encapsulated and vr in ("OB", "OW"):
-                    value, stop, position = self._fragments(start, end)
+                    value, stop, position = self._fragments(start, end, 0 if depth else _number(found, _FRAMES))
                 else:
                     vr, within = self._undefined(vr, tag, form)
                     value, position = self.items(start, end, within, depth + 1, delimited=True)
@@ -252,24 +338,110 @@ class _Reader:
                 position = stop = start + length
                 if stop > end:
                     raise Unfit(_PAST)
-                if length & 1:
-                    raise Unfit("its encoding is damaged: a value has an odd length")
                 if vr == "SQ":
                     vr, value = self._measured(start, stop, form, depth + 1, guessed=implicit and bool(group & 1))
                 else:
                     value = data[start:stop]
+                    if length & 1:
+                        value, position = self._odd(value, vr, tag, stop, end, form)
                     if group & 1 and 0x10 <= number <= 0xFF:
                         creators[group << 8 | number] = value.strip(b" \0").decode("latin-1")
+                    elif tag == _CHARACTER_SET and value != (right := spelt(value)):
+                        self._mended["mended/character-set"] += 1
+                        value = right
                 if tag == PIXEL_DATA and ((self._encapsulated and not depth) or vr == "UN"):
                     raise Unfit("its pixel data are not encoded as its transfer syntax says")
                 if vr == "UN" and length and not form.little and not group & 1:
                     raise Unfit("it has a public element of VR UN, of which the order of bytes is not known")
+            if tag in found and not ordered:
+                if not _same(found[tag], (vr, value)):
+                    raise Unfit("its encoding is damaged: an element is there twice, with two values")
+                self._mended["mended/twice"] += 1
+                continue
             found[tag] = (vr, value)
             if not depth:
                 self._keep(tag, vr, value, data[start:stop] if type(value) is list else value, start, within)
         if delimited:
             raise Unfit("its encoding is damaged: an item has no end")
-        return found, position
+        return found if ordered else _sorted(found), position
+
+    # What is mended
+
+    def form_of(self, position: int, end: int, form: _Form) -> _Form:
+        """How elements are encoded that should be encoded so, but are not always: with VRs, or without."""
+        if position + 8 > end or not form.little:
+            return form
+        code = self._data[position + 4 : position + 6]
+        group, number, length = _IMPLICIT.header(self._data, position)
+        past = length != UNDEFINED and position + 8 + length > end
+        if form.implicit:
+            return _EXPLICIT if code in _NAMES and past else form
+        tag = group << 16 | number
+        guessed = code not in _NAMES and code not in _STRANGE and tag >= _FIRST_GROUP and tag < _ITEM
+        known = bool(group & 1) or bool(public_vr(tag))
+        return _IMPLICIT if guessed and known and not past else form
+
+    def _zeros(self, position: int, end: int) -> bool:
+        """Whether nothing but zeros follows, as where a file was filled up to a sector."""
+        if self._data.count(0, position, end) < end - position:
+            return False
+        self._mended["mended/zeros"] += 1
+        return True
+
+    def _ended(self, tag: int, position: int, form: _Form) -> int:
+        """Where an item ends that has no length: behind its delimiter, or before that of its sequence."""
+        length = form.item(self._data, position)[2]
+        if length and length != UNDEFINED:
+            raise Unfit("its encoding is damaged: a delimiter has a length")
+        if length or tag == _SEQUENCE_END:
+            self._mended["mended/delimiter"] += 1
+        return position if tag == _SEQUENCE_END else position + 8
+
+    def _misplaced(self, tag: int, implicit: bool) -> None:
+        """Make sure that what is not in order is an element, and not bytes that are read as one."""
+        if not _FIRST_GROUP <= tag < _ITEM or (implicit and not tag & 0x10000 and not public_vr(tag)):
+            raise Unfit("its encoding is damaged: an element is there twice, or not in order")
+        self._mended["mended/order"] += 1
+
+    def _strange(self, tag: int, code: bytes, short: int, position: int, end: int, form: _Form) -> tuple[str, int, int]:
+        """VR, length and place of a value whose header is none of PS3.5 7.1.2; it must be readable in one way only.
+
+        Args:
+            short: the length, if its field has two bytes.
+            position: behind these.
+        """
+        if code not in _LONG and code not in _STRANGE:
+            raise Unfit("its encoding is damaged: a value representation is none of PS3.5")
+        ways = [(short, position)]
+        if position + 4 <= end:
+            ways.append((form.long(self._data, position)[0], position + 4))
+        ways = [way for way in ways if self._follows(tag, sum(way), end, form)]
+        if len(ways) != 1:
+            raise Unfit("its encoding is damaged: the length of a value is not certain")
+        self._mended["mended/vr" if code in _STRANGE else "mended/length"] += 1
+        return _NAMES.get(code, "UN"), *ways[0]
+
+    def _follows(self, tag: int, position: int, end: int, form: _Form) -> bool:
+        """Whether the next element, or a delimiter, or nothing, stands behind a value."""
+        if position + 8 > end:
+            return position == end
+        if form.implicit:
+            group, number, length = form.header(self._data, position)
+            code = b"UN" if position + 8 + length <= end or length == UNDEFINED else b""
+        else:
+            group, number, code, _ = form.header(self._data, position)
+        following = group << 16 | number
+        return following in _ENDS or (tag < following < _ITEM and (code in _NAMES or code in _STRANGE))
+
+    def _odd(self, value: bytes, vr: str, tag: int, stop: int, end: int, form: _Form) -> tuple[bytes, int]:
+        """A value of an odd length with its padding, and where the next element begins: some do not count the padding.
+
+        Of numbers, nobody knows which byte is missing; they are left as they are, and go.
+        """
+        self._mended["mended/odd-length"] += 1
+        if stop < end and self._data[stop] in b"\0 " and not self._follows(tag, stop, end, form):
+            stop += self._follows(tag, stop + 1, end, form)
+        return value if vr in _NUMBERS else values.padded(value, vr if vr in values.STRINGS else "UN"), stop
 
     def _keep(self, tag: int, vr: str, value: Value, encoded: Any, start: int, form: _Form) -> None:
         name = _tags().get(tag) or BaseTag(tag)
@@ -289,7 +461,10 @@ class _Reader:
         except Unfit:
             if guessed:
                 return "UN", self._data[start:stop]
-            raise
+            if self._data[start : start + 4] in (b"\xfe\xff\0\xe0", b"\xff\xfe\xe0\0"):
+                raise
+            self._mended["mended/no-sequence"] += 1
+            return "OB", values.padded(self._data[start:stop], "OB")  # which no rule takes for a sequence
 
     def _undefined(self, vr: str, tag: int, form: _Form) -> tuple[str, _Form]:
         """VR of what has no length but delimiters, and how its items are encoded.
@@ -316,32 +491,104 @@ class _Reader:
             group, number, length = form.item(self._data, position)
             tag = group << 16 | number
             position += 8
-            if tag == _SEQUENCE_END and delimited and not length:
-                return found, position
+            if tag in _ENDS and length in (0, UNDEFINED):
+                if self._ends(tag, position, end, delimited=delimited, plain=not length):
+                    return found, position
+                continue
             if tag != _ITEM:
                 raise Unfit("its encoding is damaged: a sequence holds what is no item")
-            if length == UNDEFINED:
-                item, position = self.elements(position, end, form, depth, delimited=True)
-            elif position + length > end:
+            stop = end if length == UNDEFINED else position + length
+            if stop > end:
                 raise Unfit(_PAST)
-            else:
-                item, position = self.elements(position, position + length, form, depth)
+            within = form
+            if (self._data[position + 4 : position + 6] in _NAMES) is form.implicit:  # so it looks like the other form
+                within = self.form_of(position, stop, form)
+                if within is not form:
+                    self._mended["mended/items"] += 1
+            item, position = self.elements(position, stop, within, depth, delimited=length == UNDEFINED)
             found.append(item)
         if delimited:
             raise Unfit("its encoding is damaged: a sequence has no end")
         return found, position
 
-    def _fragments(self, start: int, end: int) -> tuple[Fragments, int, int]:
-        """Encapsulated pixel data: the items, where they end, and where their delimiter does (PS3.5 A.4)."""
-        position = start
+    def _ends(self, tag: int, position: int, end: int, *, delimited: bool, plain: bool) -> bool:
+        """Whether a delimiter ends a sequence; there are some too many, and some are the other one.
+
+        Args:
+            position: behind it.
+            plain: it has no length, as is right.
+        """
+        if tag == _SEQUENCE_END and delimited:
+            if not plain:
+                self._mended["mended/delimiter"] += 1
+            return True
+        self._mended["mended/delimiter"] += 1
+        following = self._data[position : position + 4]
+        if tag == _ITEM_END and following in (b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0"):
+            return False
+        if not delimited and position != end:
+            raise Unfit("its encoding is damaged: a delimiter stands where none may")
+        return True
+
+    def _fragments(self, start: int, end: int, frames: int) -> tuple[Fragments, int, int]:
+        """Encapsulated pixel data: the items, where they end, and where their delimiter does (PS3.5 A.4).
+
+        Args:
+            frames: how many there are; 0 where nobody says it.
+        """
+        found: list[bytes] = []
+        position, item = start, self._form.item
         while position + 8 <= end:
-            group, number, length = self._form.item(self._data, position)
+            group, number, length = item(self._data, position)
             tag = group << 16 | number
-            if tag == _SEQUENCE_END and not length:
-                if position == start:
-                    break
-                return Fragments(self._data[start:position]), position, position + 8
-            if tag != _ITEM or length == UNDEFINED or length & 1:
+            if tag == _SEQUENCE_END and length in (0, UNDEFINED) and found:
+                if length:
+                    self._mended["mended/delimiter"] += 1
+                return Fragments(b"".join(found)), position, position + 8
+            if tag != _ITEM or length == UNDEFINED or position + 8 + length > end:
                 break
-            position += 8 + length
+            stop = position + 8 + length
+            if length & 1:
+                self._mended["mended/odd-length"] += 1
+                found.append(self._data[position : position + 4] + struct.pack("<L", length + 1))
+                found.append(self._data[position + 8 : stop] + b"\0")
+                if self._data[stop : stop + 1] == b"\0" and self._data[stop + 1 : stop + 3] == b"\xfe\xff":
+                    stop += 1
+            else:
+                found.append(self._data[position:stop])
+            position = stop
+        # All frames are there, and then nothing: who wrote them has forgotten the end.
+        if len([part for part in found if part]) > max(frames, 1) and (
+            position == end or self._data.count(0, position, end) == end - position
+        ):
+            self._mended["mended/delimiter"] += 1
+            return Fragments(b"".join(found)), position, end
         raise Unfit("its pixel data are not encapsulated as PS3.5 A.4 says")
+
+
+_IMPLICIT, _EXPLICIT = _Form(True, True), _Form(False, True)
+
+
+def _sorted(found: Elements) -> Elements:
+    """Elements in order. Disorder is a sign of damage as well, so each must be what PS3.6 says of it.
+
+    Raises:
+        Unfit: one is not.
+    """
+    known = tables.dictionary()
+    if any(not tag & 0x10000 and vr != "UN" and vr not in known.get(tag, ()) for tag, (vr, _) in found.items()):
+        raise Unfit("its encoding is damaged: elements are not in order, and one has another VR than the standard's")
+    return dict(sorted(found.items()))
+
+
+def _same(one: tuple[str, Value], other: tuple[str, Value]) -> bool:
+    """Whether two elements say the same; padding says nothing."""
+    values_of = [value.rstrip(b" \0") if type(value) is bytes else value for _, value in (one, other)]
+    return one[0] == other[0] and values_of[0] == values_of[1]
+
+
+def _number(found: Elements, tag: int) -> int:
+    """The number that an element says in characters; 0 where it says none."""
+    text = found[tag][1] if tag in found else b""
+    text = text.strip(b" \0") if isinstance(text, bytes) else b""
+    return int(text) if text.isdigit() and len(text) < 10 else 0

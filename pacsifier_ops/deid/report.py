@@ -9,6 +9,7 @@ from pathlib import Path
 from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.deid.books import Account, SeriesAccount
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED, Store
+from pacsifier_ops.deid.whose import FOLDER, STUDY
 from pacsifier_ops.files import write_atomic
 from pacsifier_ops.html import Html, badge, bar, beside, facts, link, page, plural, section, table, tag, verdict, when
 from pacsifier_ops.run import Run, slices
@@ -169,6 +170,11 @@ def _rules(account: Account) -> Html:
 
 def _sources(account: Account) -> Html:
     lines = [(f"Pseudonyms from {name}", count) for name, count in account.sources.items()]
+    lines += [
+        (f"Patients without PatientID, told by their {name}", account.told_by.get(name, 0)) for name in (FOLDER, STUDY)
+    ]
+    lines += [("Objects without PatientID, told by their folder or study", account.nameless)]
+    lines = [(what, count) for what, count in lines if count]
     lines += [(f"Files passed over: {reason}", count) for reason, count in account.passed_over.items()]
     return section("Sources", "sources", table("Sources", ("What", "Count#"), lines))
 

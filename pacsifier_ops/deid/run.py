@@ -16,6 +16,7 @@ Beside the state of the output tree, below `deid/<id>/`, for what is to outlive 
 |-------------------------|------------|---------------------------------------------------------------------------|
 | names.json              | prepare    | folder names given so far                                                 |
 | series.jsonl            | prepare    | every series so far, see Source                                           |
+| homes.json              | prepare    | in place: what folders or studies said of their patients, see `whose.Home`|
 | unreadable.jsonl        | prepare    | files that cannot be taken for an object, with the reason                 |
 | settled/<key>.jsonl     | convert    | what became of each object of a series, see Settled; lines are only added |
 | sheets/<number>.png     | convert    | contact sheet of a series, as it is in the data set                       |
@@ -31,6 +32,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pacsifier_ops.deid.whose import PATIENT_ID
 from pacsifier_ops.files import private_folder, private_handle, read_jsonl
 from pacsifier_ops.identity import SeriesId
 from pacsifier_ops.ledger import digest
@@ -60,6 +62,7 @@ class DeidRequest(Kept):
         devices: a device catalogue (see `devices.load`).
         new_ids, day_shift: PACSIFIER's files.
         project: whose secret and linkage hold.
+        identity: what tells whose an object is that has no PatientID, of `whose.IDENTITIES`.
         linked_only: objects of patients of whom no source says anything go to quarantine; else the project's secret
             says who they become.
         allow_empty: a folder without any object is no error.
@@ -79,6 +82,7 @@ class DeidRequest(Kept):
     new_ids: str = ""
     day_shift: str = ""
     project: str = DEFAULT_PROJECT
+    identity: str = PATIENT_ID
     linked_only: bool = False
     allow_empty: bool = False
     delete_identifiable: bool = False
@@ -102,7 +106,8 @@ class Source:
     Attributes:
         number: ordinal among the series of the output tree, from 1.
         key: opaque name of the series.
-        patient_id, study_uid, series_uid: whose and which it is.
+        patient_id, study_uid, series_uid: whose and which it is; of a patient without a PatientID, what stands for
+            one (see `whose`).
         pseudonym, shift: who the patient becomes.
         folder: of the objects, below the input folder, for people.
         target: of the series below the output folder.
@@ -111,6 +116,7 @@ class Source:
         parts: how many parts the series is in.
         files: path below the input folder (see `upload.run`), size, mtime_ns and SOP Instance UID of each; only in
             units.
+        nameless: SOP Instance UIDs of those without a PatientID; only in units.
     """
 
     number: int
@@ -129,6 +135,7 @@ class Source:
     counted: bool = False
     parts: int = 1
     files: list[list[Any]] = field(default_factory=list)
+    nameless: list[str] = field(default_factory=list)
 
     @property
     def series(self) -> SeriesId:
@@ -199,7 +206,7 @@ class Store:
         self.id = identity
         self.folder = private_folder(tree.state / "deid" / identity)
         self.names, self.series = self.folder / "names.json", self.folder / "series.jsonl"
-        self.unreadable = self.folder / "unreadable.jsonl"
+        self.unreadable, self.homes = self.folder / "unreadable.jsonl", self.folder / "homes.json"
 
     def sheet(self, number: int) -> Path:
         """Where the contact sheet of a series lies, if it has one."""

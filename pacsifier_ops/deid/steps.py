@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,11 +35,13 @@ from pacsifier_ops.deid.run import (
     Store,
     series_of,
 )
+from pacsifier_ops.deid.whose import FOLDER, Home, Homes, identifying, told_by
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, TreeError
 from pacsifier_ops.files import (
     data_file,
     data_folder,
     fsync_folder,
+    read_json,
     read_jsonl,
     readable,
     storage_errors,
@@ -72,7 +75,6 @@ PART = 200
 KEPT = ("scan", "units", "results", "manifest", "summary", "thumbnails")
 
 _AT_WORK = "somebody is at work in the folder; wait until that has ended, then run again"
-_NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
 _NOT_LINKED = "its patient has no pseudonym"
 _SEVERAL_IDS = "it has several values in PatientID"
 
@@ -157,6 +159,7 @@ def prepare(
         TreeError: one of the folders is not what it should be.
         StorageError: output folder or state root cannot be written.
     """
+    from pacsifier_ops.deid.look import look
     from pacsifier_ops.upload.scan import scan
 
     run.forget(KEPT)
@@ -171,11 +174,12 @@ def prepare(
         write_marker(request.out_folder, {**marker, "run": run.name})
         return _planned(run, [], {"passed_over": {}, "sources": {}}, most)  # no original is left
     try:
-        found = scan(request.in_folder, cancelled)
+        found = scan(request.in_folder, cancelled, look=look)
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     _check_trees(found.trees, request)
-    groups, unreadable = _grouped(found, request.in_folder)
+    homes = Homes((f for files in found.series.values() for f in files), request, _homes_before(request))
+    groups, unreadable, nameless = _grouped(found, homes, request.in_folder)
     if not (groups or unreadable or begun or request.allow_empty):
         raise InputError("in_folder holds no DICOM file")
     answer = who_becomes_whom(_patients(groups), _sources(request, how))
@@ -185,10 +189,14 @@ def prepare(
         if request.in_place and tree.in_use(shared()):
             raise TreeError(_AT_WORK)
         store = Store(tree, marker_of(tree.root)["id"])
-        sources = _catalogued(store, groups, answer.people, Namer(store, request, how.rules, how.secret))
+        if request.in_place:
+            write_json(store.homes, homes.as_kept())
+        sources = _catalogued(store, groups, nameless, answer.people, Namer(store, request, how.rules, how.secret))
         unreadable = [*_moved_before(store, groups, request), *unreadable]
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
-    return _planned(run, sources, {"passed_over": found.passed_over, "sources": answer.sources}, most)
+    nameless_here = sum(len(source.nameless) for source in sources)
+    told = {"passed_over": found.passed_over, "sources": answer.sources, "nameless": nameless_here}
+    return _planned(run, sources, told, most)
 
 
 def _check_folders(request: DeidRequest) -> None:
@@ -215,24 +223,44 @@ def _check_trees(trees: Iterable[Path], request: DeidRequest) -> None:
             raise TreeError(_AT_WORK)
 
 
-def _grouped(found: Scan, root: Path) -> tuple[dict[tuple[str, str, str], list[DicomFile]], list[dict[str, Any]]]:
-    """The objects by PatientID, study and series; and the files that cannot be taken for one, with the reason."""
+def _homes_before(request: DeidRequest) -> dict[str, Home]:
+    """In place: what folders or studies said of their patients, before objects of theirs were converted."""
+    tree, marker = Tree.existing(request.out_folder), marker_of(request.out_folder)
+    if not (request.in_place and tree and "id" in marker and (path := Store(tree, marker["id"]).homes).exists()):
+        return {}
+    return {name: Home(*map(set, said)) for name, said in read_json(path).items()}
+
+
+def _grouped(
+    found: Scan, homes: Homes, root: Path
+) -> tuple[dict[tuple[str, str, str], list[DicomFile]], list[dict[str, Any]], set[Path]]:
+    """The objects by patient, study and series; the files that cannot be taken for one, with the reason; and those
+    that have no PatientID.
+    """
     from pacsifier_ops.upload.scan import UNREADABLE
 
     groups: dict[tuple[str, str, str], list[DicomFile]] = {}
     bad = {file.path: file.reason for file in found.bad_files}
+    nameless: set[Path] = set()
     for file in (file for files in found.series.values() for file in files):
-        if not file.patient_id or "\\" in file.patient_id:
-            bad[readable(file.path.relative_to(root))] = _SEVERAL_IDS if file.patient_id else _NO_PATIENT
+        patient, reason = file.patient_id, _SEVERAL_IDS if "\\" in file.patient_id else ""
+        if not patient:
+            patient, reason = homes.whose(file)
+            file = replace(file, patient_id=patient)
+            nameless.add(file.path)
+        if reason:
+            bad[readable(file.path.relative_to(root))] = reason
         else:
-            groups.setdefault((file.patient_id, file.study_uid, file.series_uid), []).append(file)
-    return groups, [{"path": p, "reason": r, "missing": r.startswith(UNREADABLE)} for p, r in bad.items()]
+            groups.setdefault((patient, file.study_uid, file.series_uid), []).append(file)
+    return groups, [{"path": p, "reason": r, "missing": r.startswith(UNREADABLE)} for p, r in bad.items()], nameless
 
 
 def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Iterable[Patient]:
     patients: dict[str, Patient] = {}
     for (patient_id, *_), files in groups.items():
         patient = patients.setdefault(patient_id, Patient(patient_id))
+        if told_by(patient_id)[0] == FOLDER:
+            patient.names.add(identifying(patient_id))
         patient.issuers |= {file.issuer for file in files} - {""}
         patient.folders |= {file.path.parent for file in files}
         patient.names |= {file.patient_name for file in files} - {""}
@@ -268,9 +296,17 @@ def _unlinked(
 
 
 def _catalogued(
-    store: Store, groups: Mapping[tuple[str, str, str], list[DicomFile]], people: Mapping[str, Person], namer: Namer
+    store: Store,
+    groups: Mapping[tuple[str, str, str], list[DicomFile]],
+    nameless: AbstractSet[Path],
+    people: Mapping[str, Person],
+    namer: Namer,
 ) -> list[Source]:
-    """The series of this run in parts, with the folders they get; those that are new are added to the store's."""
+    """The series of this run in parts, with the folders they get; those that are new are added to the store's.
+
+    Args:
+        nameless: files of objects without a PatientID.
+    """
     from pacsifier_ops.upload.run import packed
 
     known = {source.key: source for source in series_of(store)}
@@ -300,8 +336,13 @@ def _catalogued(
             counted=_counted(file.instance_number for file in files),
         )
         lines = [[packed(p), f.size, f.mtime_ns, f.sop_instance_uid] for p, f in zip(paths, files, strict=True)]
+        without = {line[-1] for line, file in zip(lines, files, strict=True) if file.path in nameless}
+        if without and (text := identifying(group[0])):  # the objects do not tell it, and must not all the same
+            source.known["PatientID"] = [text]
         parts = slices(len(lines), -(-len(lines) // PART))
-        chosen += [replace(source, parts=len(parts), files=[lines[place] for place in part]) for part in parts]
+        for part in parts:
+            chosen.append(replace(source, parts=len(parts), files=[lines[place] for place in part]))
+            chosen[-1].nameless = [line[-1] for line in chosen[-1].files if line[-1] in without]
     write_json(store.names, namer.names.given)
     write_jsonl(store.series, map(asdict, known.values()))
     return chosen
@@ -342,6 +383,9 @@ def _telling(
         for name, attribute in _TELLING.items():
             values[name] |= {getattr(file, attribute) for file in files} - {""}
         values["AcquisitionDate"] = set("\\".join(values["AcquisitionDate"]).split("\\")) - {""}
+    for patient_id, values in found.items():
+        if told_by(patient_id)[0] == FOLDER:  # folders are called by names, too
+            values["PatientName"].add(identifying(patient_id))
     return found
 
 

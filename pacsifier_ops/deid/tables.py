@@ -178,6 +178,21 @@ def dictionary() -> Mapping[int, tuple[str, ...]]:
     return {tag: tuple(entry[0].split(" or ")) for tag, entry in DicomDictionary.items() if entry[0] != "NONE"}
 
 
+#: SOP classes that PS3.6 has registered since the dictionary of pydicom was made.
+_NEWER_UIDS = {
+    "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
+    "1.2.840.10008.5.1.4.1.1.66.8",  # Height Map Segmentation
+}
+
+
+@cache
+def registered_uids() -> frozenset[str]:
+    """UIDs of PS3.6 Annex A: they name nobody."""
+    from pydicom.uid import UID_dictionary
+
+    return frozenset(UID_dictionary) | _NEWER_UIDS
+
+
 @cache
 def most_values(tag: int) -> int:
     """How many values a public attribute has at most (VM of PS3.6); 0 where there is no such number."""

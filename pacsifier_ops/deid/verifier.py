@@ -41,9 +41,9 @@ from typing import Any, NamedTuple
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator, read_sequence
-from pydicom.uid import UID, UID_dictionary
+from pydicom.uid import UID
 
-from pacsifier_ops.deid import imaging
+from pacsifier_ops.deid import imaging, tables
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.identifiers import (
     BETWEEN,
@@ -257,7 +257,8 @@ def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator
     for tag, data in held.uids:
         for uid in data.decode("latin-1").split("\\"):
             # Those that replace others are numbers of 128 bits, in which any other number may stand.
-            if wanted.numbers and not re.match(r"2\.25\.\d{30}", uid) and uid.strip("\0 ") not in UID_dictionary:
+            registered = uid.strip("\0 ") in tables.registered_uids()
+            if wanted.numbers and not registered and not re.match(r"2\.25\.\d{30}", uid):
                 yield from ((wanted.numbers[part], tag) for part in wanted.numbers.keys() & set(uid.split(".")))
     for date, source in dates.items():
         for tag, data in held.dates:
@@ -504,8 +505,8 @@ def _sort_binary(held: Held, tag: int, value: bytes) -> None:
     if value.translate(None, _PRINTABLE):
         held.binary.append((tag, value))
         with suppress(UnicodeDecodeError):
-            if (text := value.strip(b"\0").decode()).isprintable() and not text.isascii():
-                held.texts.append((tag, text))
+            if (read := value.strip(b"\0").decode()).isprintable() and not read.isascii():
+                held.texts.append((tag, read))
     elif len(value) > 1:
         held.texts.extend((tag, text) for text in _decoded(value.replace(b"\0", b""), DEFAULT))
 

@@ -40,6 +40,7 @@ class DeidentifyPrepareOperator(PacsifierOperator):
             new_ids=str(data_path(params, "new_ids")) if params["new_ids"] else "",
             day_shift=str(data_path(params, "day_shift")) if params["day_shift"] else "",
             project=params["project"],
+            identity=params["identity"],
             linked_only=params["linked_only"],
             allow_empty=bool(self.stage),  # a night without anything new
             delete_identifiable=params["delete_identifiable"],

@@ -207,6 +207,23 @@ def pseudonym_source(section: str) -> dict[str, Param]:
     }
 
 
+def identity(section: str) -> Param:
+    """What tells whose an object is that has no PatientID."""
+    return Param(
+        "patient_id",
+        enum=["patient_id", "folder", "study"],
+        values_display={
+            "patient_id": "patient_id: nothing else does, and it is quarantined",
+            "folder": "folder: the topmost folder that it lies in",
+            "study": "study: its Study Instance UID",
+        },
+        title="Without PatientID",
+        description="What tells whose an object is that has no PatientID, where all objects of the folder or study "
+        "agree.",
+        section=section,
+    )
+
+
 def accept_incomplete() -> Param:
     """Whether a run that is not complete is a success."""
     return Param(

@@ -249,8 +249,11 @@ def _is_open(path: Path) -> bool:
 
 
 def alike(name: str) -> str:
-    """What a PatientID or pseudonym is compared by: neither capitals nor `sub-` tell two of them apart."""
-    return name.casefold().removeprefix("sub-")
+    """What a PatientID or pseudonym is compared by: neither capitals nor `sub-` tell two of them apart.
+
+    Of what stands for a patient without a PatientID (see `deid.whose`), the name of the folder or study is compared.
+    """
+    return name.rpartition("\\")[2].casefold().removeprefix("sub-")
 
 
 def _key(patient_id: str, kept: Mapping[str, Any]) -> str:

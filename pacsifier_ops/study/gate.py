@@ -121,6 +121,7 @@ class Gate:
         """
         from pacsifier_ops.deid.run import Store, series_of
         from pacsifier_ops.deid.values import shifted_date
+        from pacsifier_ops.deid.whose import identifying
 
         births: dict[str, set[str]] = {}
         studies: dict[str, set[str]] = {}
@@ -129,7 +130,7 @@ class Gate:
 
         def person(patient_id: str, told: Mapping[str, Iterable[str]]) -> None:
             names.setdefault(patient_id, set()).update(told.get("PatientName", ()))
-            ids.setdefault(patient_id, {patient_id}).update(told.get("AccessionNumber", ()))
+            ids.setdefault(patient_id, {identifying(patient_id)}).update(told.get("AccessionNumber", ()))
             births.setdefault(patient_id, set()).update(told.get("PatientBirthDate", ()))
             studies.setdefault(patient_id, set()).update(told.get("StudyDate", ()))
 

@@ -11,6 +11,7 @@ from typing import Any
 from pacsifier_ops import settings
 from pacsifier_ops.approvals import LONGEST_PATIENCE
 from pacsifier_ops.config import METHODS, node_names
+from pacsifier_ops.deid.whose import IDENTITIES, PATIENT_ID
 from pacsifier_ops.errors import ConfigError, PathRefused
 from pacsifier_ops.extract.run import FIRST, SEARCH
 from pacsifier_ops.files import confined
@@ -62,6 +63,7 @@ class Study(Reading, Kept):
         mappingfile: of the source `custom`.
         profile: of the de-identification.
         devices: catalogue of what is blacked out; empty: the package's.
+        identity: what tells whose an object is that has no PatientID, of deid.whose.IDENTITIES.
         delete_identifiable: objects that likely show who it is are excluded.
         approval: a cohort above the limits of the connection is asked about; else it ends the run.
         release: of RELEASE.
@@ -96,6 +98,7 @@ class Study(Reading, Kept):
     mappingfile: str = ""
     profile: str = "basic"
     devices: str = ""
+    identity: str = PATIENT_ID
     delete_identifiable: bool = True
     approval: bool = True
     release: str = ASK
@@ -174,6 +177,7 @@ FORM: Mapping[str, Option] = {
     **READING,
     "method": Option(str, METHODS),
     "source": Option(str, SOURCES),
+    "identity": Option(str, IDENTITIES),
     "release": Option(str, RELEASE),
     "release_by": Option(str, RELEASE_BY),
     "approvers": Option(str, several=True),
@@ -306,6 +310,7 @@ def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
             "new_ids": None,
             "day_shift": None,
             "project": study.project,
+            "identity": study.identity,
             "linked_only": study.has(stages.PSEUDONYMS),
             "delete_identifiable": study.delete_identifiable,
             "remove_private_tags": False,

@@ -51,6 +51,7 @@ def scan(
     cancelled: Callable[[], bool] = lambda: False,
     every: bool = False,
     approved: Approved | None = None,
+    look: Callable[[Path], DicomFile | None] = inspect,
 ) -> Scan:
     """Look at every file below `root`, reading no more than their heads; folders named CONTROL are left out.
 
@@ -61,6 +62,7 @@ def scan(
         cancelled: asked now and then.
         every: files are wanted, not instances: of those with one SOP Instance UID, all are.
         approved: what of the folder may be handed over, where that was decided on; of the rest, objects are bad files.
+        look: tells what a file is, as `inspect` does.
 
     Raises:
         Cancelled: `cancelled` said so.
@@ -80,7 +82,7 @@ def scan(
         if cancelled():
             raise Cancelled("stopped on request")
         try:
-            item = inspect(path)
+            item = look(path)
             if item is None:
                 found.passed_over[NOT_DICOM] += 1
                 continue

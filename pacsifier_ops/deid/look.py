@@ -1,0 +1,96 @@
+"""Tells what a file is that is to be de-identified; more forgiving than `dimse.objects.inspect`, which sends files on.
+
+What that one refuses is read completely, as it will be read when it is converted: what is mended there is no reason
+to leave it out, and neither are UIDs of a form that PS3.5 9.1 forbids, since they are replaced anyway.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pacsifier_ops.deid import reading
+from pacsifier_ops.deid.charsets import Charset
+from pacsifier_ops.deid.reading import Parsed
+from pacsifier_ops.deid.sr import text_of
+from pacsifier_ops.dimse.objects import DicomFile, Directory, inspect
+from pacsifier_ops.dimse.sink import is_uid
+from pacsifier_ops.errors import Unfit
+
+_CHARACTER_SET, _SOP_CLASS = 0x00080005, 0x00080016
+_UIDS = {"sop_instance_uid": 0x00080018, "study_uid": 0x0020000D, "series_uid": 0x0020000E}
+_TEXTS = {
+    "modality": 0x00080060,
+    "series_number": 0x00200011,
+    "description": 0x0008103E,
+    "study_date": 0x00080020,
+    "study_time": 0x00080030,
+    "patient_id": 0x00100020,
+    "issuer": 0x00100021,
+    "patient_name": 0x00100010,
+    "birth_date": 0x00100030,
+    "accession": 0x00080050,
+    "instance_number": 0x00200013,
+}
+_BIRTH_DATE, _STUDY_DATE = 0x00100030, 0x00080020
+
+
+def look(path: Path) -> DicomFile | None:
+    """Tell what a file is.
+
+    Returns:
+        None where it is not DICOM.
+
+    Raises:
+        Directory: it is a DICOMDIR.
+        ValueError: it is DICOM, but broken; the reason in words.
+        OSError: it cannot be read.
+    """
+    try:
+        return inspect(path)
+    except Directory:
+        raise
+    except ValueError as error:
+        status = path.stat()
+        try:
+            parsed = reading.read(path)
+            uids = {name: text_of(parsed.elements, tag) for name, tag in _UIDS.items()}
+            texts = {name: _text(parsed, tag) for name, tag in _TEXTS.items()}
+        except Unfit:
+            raise error from None
+        sop_class = text_of(parsed.elements, _SOP_CLASS)
+        if not is_uid(sop_class) or not all(re.fullmatch(r"[ -\[\]-~]+", uid) for uid in uids.values()):
+            raise
+        return DicomFile(
+            path=path,
+            offset=0,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+            sop_class_uid=sop_class,
+            transfer_syntax_uid=parsed.syntax.uid,
+            **uids,
+            **texts,
+            dates=_days(parsed),
+        )
+
+
+def _days(parsed: Parsed) -> str:
+    """The days (`YYYYMMDD`) that an object tells at its top level, beside those of birth and study."""
+    found = (
+        text.strip(" \0").replace(".", "")[:8]
+        for tag, (vr, value) in parsed.elements.items()
+        if vr in ("DA", "DT") and tag not in (_BIRTH_DATE, _STUDY_DATE) and isinstance(value, bytes)
+        for text in value.decode("latin-1").split("\\")
+    )
+    return "\\".join(sorted({day for day in found if len(day) == 8 and day.isdecimal()}))
+
+
+def _text(parsed: Parsed, tag: int) -> str:
+    """The text of an element in the object's character set."""
+    value = parsed.elements[tag][1] if tag in parsed.elements else b""
+    if not isinstance(value, bytes):
+        return ""
+    declared = parsed.elements.get(_CHARACTER_SET, ("CS", b""))[1]
+    text = Charset.of(declared if isinstance(declared, bytes) else b"").decode(value)
+    return (value.decode("ascii", "replace") if text is None else text).strip("\0 ")
