@@ -82,8 +82,9 @@ PARAMS = {
         type="string",
         minLength=1,
         title="Profile",
-        description="default (the basic profile, with dates moved and descriptions cleaned), basic, research, "
-        "pacsifier, or the path of a YAML file below the data root.",
+        description="default (the basic profile, with dates moved and descriptions cleaned), basic, research or "
+        "pacsifier, options of PS3.15 upon it after plus signs, such as pacsifier+device, or the path of a YAML file "
+        "below the data root.",
         section=RULES,
     ),
     "devices": Param(

@@ -123,8 +123,8 @@ PARAMS = {
         type="string",
         minLength=1,
         title="Profile",
-        description="Of the de-identification: default, basic, research or pacsifier, or the path of a YAML file below "
-        "the data root.",
+        description="Of the de-identification: default, basic, research or pacsifier, options of PS3.15 upon it after "
+        "plus signs, such as pacsifier+device, or the path of a YAML file below the data root.",
         section=BECOMES,
     ),
     "devices": path(

@@ -1,7 +1,6 @@
 """The answer key of the corpus: what must become of each planted value, read off the standard's tables.
 
-It shares no code with the engine. What the tables leave open (a compound action on an attribute whose type differs
-from place to place) is not asked for: of such a value only its text must go.
+It shares no code with the engine.
 """
 
 from __future__ import annotations
@@ -51,6 +50,17 @@ CALIBRATED = "113723"
 INTERVAL = frozenset({0x00120052, 0x00120053})
 #: TimezoneOffsetFromUTC: a date by the table, a text by its VR; no words are kept of it.
 TIMEZONE = 0x00080201
+
+
+#: Names that sites give machines: with the device retained, tokens. StationName, TreatmentMachineName,
+#: RadiationMachineName, DeviceID, SecondaryCaptureDeviceID, ScheduledStationName, PerformedStationName,
+#: ModifyingSystem, DeviceLabel.
+STATIONS = frozenset(
+    {0x00081010, 0x300A00B2, 0x30020020, 0x00181003, 0x00181010, 0x00400010, 0x00400242, 0x04000563, 0x3010002D}
+)
+#: What people write of machines and places: with the device retained, cleaned. TimeSource, NTPSourceAddress,
+#: XRayDetectorLabel, DeviceDescription, ScheduledStudyLocation, ScheduledProcedureStepLocation.
+WRITTEN = frozenset({0x00181801, 0x00181803, 0x00189373, 0x00500020, 0x00321020, 0x00400011})
 
 
 class Category(StrEnum):
@@ -145,7 +155,7 @@ class Tables:
 
     attributes: dict[int, dict[str, str]] = field(default_factory=dict)
     masks: list[tuple[int, int, dict[str, str]]] = field(default_factory=list)
-    resolved: dict[tuple[str, int], dict[str, str]] = field(default_factory=dict)
+    types: dict[tuple[str, int, bool], str] = field(default_factory=dict)
     sop_classes: frozenset[str] = frozenset()
     roles: dict[int, str] = field(default_factory=dict)
     private: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -178,14 +188,20 @@ def tables() -> Tables:
             masks.append((mask, tag_of(text), row))
         else:
             attributes[tag_of(text)] = row
-    resolved: dict[tuple[str, int], dict[str, str]] = {}
-    for row in rows("iod_types_compound.csv"):
-        resolved.setdefault((row["sop_class_uid"], tag_of(row["tag"])), {})[row["level"]] = row["resolved"]
+    modules: dict[str, list[dict[str, str]]] = {}
+    for row in rows("module_types.csv"):
+        modules.setdefault(row["module"], []).append(row)
+    types: dict[tuple[str, int, bool], str] = {}
+    sop_classes = {row["sop_class_uid"]: row["modules"].split() for row in rows("iods.csv")}
+    for sop_class, names in sop_classes.items():
+        for row in (row for name in names for row in modules[name]):
+            place = sop_class, tag_of(row["tag"]), row["level"] == "nested"
+            types[place] = min(types.get(place, "3"), row["type"])
     return Tables(
         attributes,
         masks,
-        resolved,
-        frozenset(sop_class for sop_class, _ in resolved),
+        types,
+        frozenset(sop_classes),
         {tag_of(row["tag"]): row["role"] for row in rows("uid_rules.csv")},
         {(row["private_creator"], tag_of(row["tag_pattern"])): row["vr"] for row in rows("safe_private.csv")},
         {(row["code_value"], row["value_type"]): row for row in rows("sr_concepts_e3_4_1.csv")},
@@ -207,22 +223,31 @@ def actions(tag: int, policy: Policy, sop_class: str, nested: bool) -> frozenset
     offered = {row[column] for column in policy.columns if row.get(column)}
     if row.get("rtn_long_modif_dates") and policy.dates == "C" and tag not in SHARED:
         return frozenset("C")  # a true date of the device would tell the shift of all others
+    if "device" in policy.options and tag in STATIONS | WRITTEN:
+        return frozenset("D" if tag in STATIONS else "C")  # a token is a dummy that says which are the same
     if offered and not (policy.dates == "C" and tag in SHARED):
         return frozenset("K" if "K" in offered else "C")
-    basic = row["basic"].replace("*", "")
-    choices = basic.split("/")
-    if len(choices) == 1:
-        return frozenset(choices)
+    choices = row["basic"].replace("*", "").split("/")
     if sop_class not in tables().sop_classes:
-        return frozenset("D" if "D" in choices else "Z")
-    levels = tables().resolved.get((sop_class, tag), {})
-    here, there = ("nested", "top") if nested else ("top", "nested")
-    if here in levels and there not in levels and not nested:
-        return frozenset(levels[here])
-    if levels:
-        # Its type differs from place to place within the object.
-        return frozenset({*levels.values(), *(() if here in levels else choices[:1])})
-    return frozenset("X") if "X" in choices else frozenset(choices)
+        return frozenset("D" if "D" in choices else "Z" if len(choices) > 1 else choices)
+    return frozenset(_as_required(choices, tables().types.get((sop_class, tag, nested), "3")))
+
+
+def _as_required(choices: list[str], kind: str) -> str:
+    """One of the letters of a row, by the type that the attribute has in the object; if need be, another."""
+    match kind, choices:
+        case ("1", ["X" | "Z"]):
+            return "D"
+        case ("2" | "2C", ["X"]):
+            return "Z"
+        case (_, [letter]):
+            return letter
+        case ("3", _):
+            return "X" if "X" in choices else "Z"
+    if "U" in choices:
+        return "U"
+    first, second = "DZ" if kind in ("1", "1C") else "ZD"
+    return first if first in choices else second
 
 
 def expected(planted: Planted, policy: Policy, sop_class: str) -> frozenset[Category]:
@@ -244,6 +269,8 @@ def _expected(planted: Planted, policy: Policy, sop_class: str) -> Iterator[Cate
         yield from _by_actions(planted, policy, actions(planted.tag, policy, sop_class, bool(planted.path)))
     else:
         yield from _unlisted(planted, policy)
+        if (sop_class, planted.tag, bool(planted.path)) in tables().types and planted.vr == _known_vr(planted.tag):
+            yield Category.TAG_RETAINED
 
 
 def _is_open(step: Step, policy: Policy, sop_class: str, nested: bool) -> bool:
@@ -292,9 +319,13 @@ def _cleaned(planted: Planted) -> Iterator[Category]:
             yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
 
 
+def _known_vr(tag: int) -> str:
+    return dictionary_VR(tag).split()[0] if dictionary_has_tag(tag) else ""
+
+
 def _unlisted(planted: Planted, policy: Policy) -> Iterator[Category]:
     """The defaults per VR: names, text and what is unknown go, dates follow the date rule, UIDs are remapped."""
-    known = dictionary_VR(planted.tag).split()[0] if dictionary_has_tag(planted.tag) else ""
+    known = _known_vr(planted.tag)
     if planted.tag >> 16 == 2 or known != planted.vr:
         if planted.needles:
             yield Category.TEXT_REMOVED

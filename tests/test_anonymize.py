@@ -452,6 +452,30 @@ def test_flags_only_ever_remove_more(source: Path, out: Path) -> None:
     assert steps.How.of(basic).rules.options == frozenset()
 
 
+def test_the_command_of_pacsifier_tells_no_machine_unless_asked_to(source: Path, out: Path, tmp_path: Path) -> None:
+    texts = {
+        keyword: f"Bern {number:02}"
+        for number, keyword in enumerate(
+            "StationName DeviceSerialNumber ScheduledStudyLocation PerformedStationName TreatmentMachineName GantryID "  # noqa: SIM905
+            "PlateID CassetteID DetectorID ScheduledProcedureStepLocation".split()
+        )
+    }
+    udi = Dataset()
+    udi.UniqueDeviceIdentifier = texts["UniqueDeviceIdentifier"] = "(01)00884838054455"
+    machine: dict[str, Any] = {"DeviceUID": "1.2.3.4.5", "UDISequence": [udi], **texts}
+    del machine["UniqueDeviceIdentifier"]
+    put(source, series(KUNIGUNDE, **machine))
+    put(source, series(ZEBEDAEUS, **machine))
+    assert command("-d", source, "-o", out) == 0
+    assert command("-d", source, "-o", tmp_path / "kept", "--profile", "pacsifier+device") == 0
+    for raw in content(out).values():
+        assert not any(text.encode() in raw for text in (*texts.values(), "1.2.3.4.5"))
+    kept = list(images(tmp_path / "kept").values())
+    assert all(image.DeviceSerialNumber == "Bern 01" and image.DeviceUID == "1.2.3.4.5" for image in kept)
+    assert len({image.StationName for image in kept}) == 1 and "Bern" not in kept[0].StationName
+    assert all("ScheduledProcedureStepLocation" not in image for image in kept)
+
+
 # States of a tree
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
@@ -17,9 +20,11 @@ from pacsifier_ops.deid.profile import Profile
 from pacsifier_ops.deid.rules import Action, ObjectRules, Option, Rules
 from pacsifier_ops.errors import ConfigError
 from tests.deid_key import SHARED
+from tools import iod_types, newer_attributes
 
 REPO = Path(__file__).parents[1]
 TABLES = REPO / "pacsifier_ops" / "deid" / "tables"
+PRESENTATION_STATE, ION_PLAN = "1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.481.8"
 CT, SEGMENTATION, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.3"
 
 COLUMNS = {
@@ -39,6 +44,9 @@ LINKING = {
     0x00400512: "T", 0x00400551: "T", 0x006A0003: "U",
 }  # fmt: skip
 VERSIONS = (0x00080106, 0x0040DB06)
+#: With the device retained: names that sites give machines are tokens, what people write of them is cleaned.
+STATIONS = (0x00081010, 0x00181010, 0x00400010, 0x00400242, 0x04000563, 0x300A00B2, 0x3010002D)
+WRITTEN = (0x00189373, 0x00500020, 0x00321020, 0x00400011)
 
 
 def _table(name: str) -> list[dict[str, str]]:
@@ -74,6 +82,8 @@ def test_every_row_of_the_table_compiles_to_what_it_says(options: tuple[Option, 
             expected = "C" if "C" in letters else "K"
             if expected == "C" and tag in VERSIONS:
                 expected = "K"
+            if row["rtn_dev_id"] in letters and tag in STATIONS + WRITTEN:
+                expected = "T" if tag in STATIONS else "C"
             if expected == "C" and _vr(tag) in ("OB", "CS"):  # no words, so there is nothing to clean
                 expected = basic
             if expected == "K" and (_vr(tag) == "AS" or (Option.FULL_DATES in options and _vr(tag) in ("SH", "UT"))):
@@ -85,25 +95,93 @@ def test_every_row_of_the_table_compiles_to_what_it_says(options: tuple[Option, 
             assert rule.otherwise == basic, (row, rule)
 
 
+def _types() -> dict[str, dict[tuple[int, bool], set[str]]]:
+    """Types by SOP class, tag and whether it is in an item."""
+    modules: dict[str, list[dict[str, str]]] = {}
+    for row in _table("module_types.csv"):
+        modules.setdefault(row["module"], []).append(row)
+    found: dict[str, dict[tuple[int, bool], set[str]]] = {}
+    for line in _table("iods.csv"):
+        places = found.setdefault(line["sop_class_uid"], {})
+        for row in (row for name in line["modules"].split() for row in modules[name]):
+            places.setdefault((_tag(row["tag"]), row["level"] == "nested"), set()).add(row["type"])
+    return found
+
+
 def test_compound_actions_are_resolved_by_the_sop_class() -> None:
     rules = _compiled()
-    rows: dict[tuple[str, int], set[str]] = {}
-    for row in _table("iod_types_compound.csv"):
-        rows.setdefault((row["sop_class_uid"], _tag(row["tag"])), set()).add(row["resolved"])
-    compound = {_tag(row["tag"]): row["basic"].split("/") for row in ROWS if "/" in row["basic"]}
-    for sop_class in {sop_class for sop_class, _ in rows}:
+    compound = {_tag(row["tag"]): row["basic"].replace("*", "").split("/") for row in ROWS if "/" in row["basic"]}
+    for sop_class, places in _types().items():
         found = rules.of(sop_class, "")
-        for tag, offered in compound.items():
-            resolved = rows.get((sop_class, tag), {"X" if "X" in offered else "Z"})
-            expected = "D" if "D" in resolved else next(iter(resolved))
+        for (tag, offered), nested in product(compound.items(), (False, True)):
+            types = places.get((tag, nested), set())
+            wanted = "UDZ" if types & {"1", "1C"} else "UZD" if types else "XZ"
+            expected = next(letter for letter in wanted if letter in offered)
             expected = {"U": "C"}.get(LINKING.get(tag, expected), LINKING.get(tag, expected))
-            assert found.find(tag, _vr(tag)).action == expected, (sop_class, hex(tag))
+            rule = (found.nested if nested else found).find(tag, _vr(tag))
+            assert rule.action == expected, (sop_class, hex(tag), nested)
     assert rules.of(CT, "CT").find(0x00080012, "DA").action is Action.REMOVE
     assert rules.of(UNKNOWN, "CT").find(0x00080012, "DA").action is Action.DUMMY
     # Of a class in which it is optional a description that nothing is left of goes, elsewhere it becomes a dummy.
     cleaned = _compiled(Option.CLEAN_DESCRIPTORS)
     assert cleaned.of(CT, "CT").find(0x00181030, "LO").otherwise is Action.REMOVE
     assert cleaned.of(UNKNOWN, "").find(0x00181030, "LO").otherwise is Action.DUMMY
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "tag", "vr", "basic", "cleaned"),
+    [
+        (CT, 0x00102297, "PN", Action.EMPTY, None),  # ResponsiblePerson, 2C, which E.1-1 removes
+        (CT, 0x00102294, "SQ", Action.EMPTY, None),  # BreedRegistrationSequence, 2C
+        (PRESENTATION_STATE, 0x00700082, "DA", Action.DUMMY, None),  # PresentationCreationDate, 1, which E.1-1 removes
+        (ION_PLAN, 0x00189080, "ST", Action.REMOVE, Action.REMOVE),  # MetaboliteMapDescription, of no such plan
+    ],
+)
+def test_what_a_class_requires_is_not_removed(
+    sop_class: str, tag: int, vr: str, basic: Action, cleaned: Action | None
+) -> None:
+    assert _compiled().of(sop_class, "").find(tag, vr).action is basic
+    if cleaned:
+        assert _compiled(Option.CLEAN_DESCRIPTORS).of(sop_class, "").find(tag, vr).otherwise is cleaned
+
+
+def test_text_that_a_class_requires_in_items_is_not_removed_there() -> None:
+    snout, material = 0x300A030F, 0x300A00E1  # SnoutID, type 1, and MaterialID, type 2, in items of an ion plan
+    for tag, action in ((snout, Action.DUMMY), (material, Action.EMPTY)):
+        plan = _compiled().of(ION_PLAN, "RTPLAN")
+        assert plan.find(tag, "SH").action is Action.REMOVE and plan.nested.find(tag, "SH").action is action
+        cleaned = _compiled(Option.CLEAN_DESCRIPTORS).of(ION_PLAN, "RTPLAN").nested.find(tag, "SH")
+        assert (cleaned.action, cleaned.otherwise) == (Action.CLEAN, action)
+        assert _compiled().of(CT, "CT").nested.find(tag, "SH").action is Action.REMOVE
+
+
+def test_the_tables_of_types_are_what_their_tool_makes() -> None:
+    source = os.environ.get("PACSIFIER_HIGHDICOM") or getattr(find_spec("highdicom"), "origin", None)
+    if not source:
+        pytest.skip("needs highdicom: install it, or name its wheel in PACSIFIER_HIGHDICOM")
+    path = Path(source) if source.endswith(".whl") else Path(source).parent
+    made = io.StringIO(newline=""), io.StringIO(newline="")
+    iod_types.write(path, *made)
+    for stream, file in zip(made, (iod_types.SOP_CLASSES, iod_types.TYPES), strict=True):
+        assert stream.getvalue() == file.read_bytes().decode("utf-8"), file.name
+
+
+def test_newer_attributes_are_treated_as_what_they_are() -> None:
+    found = _compiled(Option.CLEAN_DESCRIPTORS).of(CT, "CT")
+    applied, sequence = 0x00189391, 0x00189390  # MetalArtifactReductionApplied, MetalArtifactReductionSequence
+    assert found.find(applied, "CS").id == "default/CS" and found.find(sequence, "SQ").action is Action.CLEAN
+    assert found.find(0x00100041, "SQ").action is Action.REMOVE  # GenderIdentitySequence
+    assert found.find(0x00102162, "UC").action is Action.REMOVE  # EthnicGroups
+    assert found.find(0x0040B03B, "LT").action is Action.CLEAN  # MontageName
+
+
+def test_the_table_of_newer_attributes_is_what_its_tool_makes() -> None:
+    source = os.environ.get("PACSIFIER_DICOM_DIC")
+    if not source:
+        pytest.skip("needs DCMTK's dicom.dic of the table's edition: name it in PACSIFIER_DICOM_DIC")
+    made = io.StringIO(newline="")
+    newer_attributes.write(Path(source), made)
+    assert made.getvalue() == newer_attributes.TABLE.read_bytes().decode("utf-8")
 
 
 def _unlisted() -> dict[int, str]:
@@ -119,7 +197,7 @@ def _unlisted() -> dict[int, str]:
 
 @pytest.mark.parametrize("options", [(), *((option,) for option in Option)])
 def test_what_no_table_lists_follows_its_vr(options: tuple[Option, ...]) -> None:
-    found = _compiled(*options).of(CT, "CT")
+    found = _compiled(*options).of(UNKNOWN, "CT")
     dates = "K" if Option.FULL_DATES in options else "C" if Option.MODIFIED_DATES in options else "X"
     text = "C" if Option.CLEAN_DESCRIPTORS in options else "X"
     expected = dict.fromkeys("AT CS DS FD FL IS OD OF OL OV OW SL SS SV UL US UV".split(), "K")  # noqa: SIM905
@@ -242,6 +320,28 @@ def test_options_that_exclude_each_other_are_refused() -> None:
             _compiled(one, other)
     chosen = profile.load("pacsifier", add=[Option.MODIFIED_DATES], drop=[Option.FULL_DATES, Option.SAFE_PRIVATE])
     assert Option.SAFE_PRIVATE not in profile.compile(chosen).options
+
+
+def test_the_manual_says_which_options_a_shipped_profile_has() -> None:
+    text = (REPO / "docs" / "profiles.md").read_text("utf-8")
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.split("## Options")[0], re.MULTILINE))
+    parents = {"basic": [], "default": [], "research": ["default"], "pacsifier": []}
+    assert told.keys() == parents.keys() == set(profile.NAMES)
+    for name, line in told.items():
+        named = {Option(word) for word in re.findall(r"`(\w+)`", line) if word in list(Option)}
+        inherited = (profile.load(parent).options for parent in parents[name])
+        assert profile.load(name).options == named.union(*inherited), name
+
+
+def test_options_are_named_upon_a_shipped_profile() -> None:
+    plain, more = profile.load("pacsifier"), profile.load("pacsifier+device+institution")
+    assert more.options == plain.options | {Option.DEVICE, Option.INSTITUTION} and more.name == plain.name
+    with pytest.raises(ConfigError, match=r"profile pacsifier: option devices is not known.*device"):
+        profile.load("pacsifier+devices")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        profile.load("research+uids")
+    with pytest.raises(ConfigError, match=r"pacsifier\.yaml.device"):
+        profile.load("pacsifier.yaml+device")
 
 
 def test_shipped_profiles_are_what_they_are_called() -> None:

@@ -76,7 +76,8 @@ def parser() -> argparse.ArgumentParser:
         "--profile",
         default="pacsifier",
         metavar="NAME",
-        help="default, basic, research, pacsifier, or a YAML file (pacsifier)",
+        help="default, basic, research or pacsifier, options of PS3.15 upon it after plus signs, such as "
+        "pacsifier+device, or a YAML file (pacsifier)",
     )
     more.add_argument("--devices", type=given, metavar="FILE", help="JSON file of what to black out of which images")
     more.add_argument("--no_contact_sheets", action="store_true", help="make none to look for burned-in text on")

@@ -305,7 +305,7 @@ class _Walk:
         name, letters = (source.get(tag, ("", b""))[1] for tag in (_PATIENT_NAME, _CHARACTER_SET))
         if isinstance(name, bytes) and isinstance(letters, bytes):
             self._patient = Charset.of(letters).decode(name) or ""
-        elements = self.elements(source, DEFAULT)
+        elements = self.elements(source, DEFAULT, rules=self._rules)
         if sr.CONTENT in elements:
             self._positions.renew(elements, self.big_endian)
         return elements
@@ -314,16 +314,20 @@ class _Walk:
         """What was done to dates (0028,0303); where none is left, they are removed."""
         return markers.MODIFIED if self._moved_dates else markers.UNMODIFIED if self._kept_dates else markers.REMOVED
 
-    def elements(self, source: Elements, charset: Charset, own: Mapping[int, Rule] = {}) -> Elements:
+    def elements(
+        self, source: Elements, charset: Charset, own: Mapping[int, Rule] = {}, rules: ObjectRules | None = None
+    ) -> Elements:
         """The elements of a data set or an item.
 
         Args:
             own: rules that go before the object's.
+            rules: the object's; those for items where none are given.
         """
         if _CHARACTER_SET in source:
             value = source[_CHARACTER_SET][1]
             charset = Charset.of(value if isinstance(value, bytes) else b"?")
-        engine, rules, counts = self._engine, self._rules, self.counts
+        engine, counts = self._engine, self.counts
+        rules = rules or self._rules.nested
         plans = engine.plans.setdefault(rules, {})
         found: Elements = {}
         creators: dict[int, str] = {}

@@ -411,6 +411,8 @@ def _recode(ds: Dataset, plan: Blackout) -> bool:
         odd = ds.Rows * ds.Columns * ds.SamplesPerPixel * frames.itemsize % 2
         plugin = "pydicom" if odd else "gdcm"  # GDCM is fast, but gives up on frames of odd length
         compress(ds, RLELossless, encoding_plugin=plugin, generate_instance_uid=False)
+        if ds.PhotometricInterpretation == "YBR_FULL":
+            ds.PlanarConfiguration = 1  # as RLE stores it, and the only one that ultrasound may have (PS3.3 C.8.5.6.1)
     return written
 
 

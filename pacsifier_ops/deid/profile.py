@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +68,16 @@ _PSEUDONYMS = frozenset({_PATIENT_NAME, _PATIENT_ID, 0x00120040})
 _TOKENS = frozenset({0x00080050, 0x00200010, 0x00120042, 0x00400512, 0x00400551})
 #: LongitudinalTemporalOffsetFromEvent, LongitudinalTemporalEventType.
 _OFFSET, _EVENT = 0x00120052, 0x00120053
+#: Names that a site gives its machines: with the device retained, one token each. StationName, TreatmentMachineName,
+#: RadiationMachineName, DeviceID, SecondaryCaptureDeviceID, ScheduledStationName, PerformedStationName,
+#: ModifyingSystem, DeviceLabel.
+_STATIONS = frozenset({0x00081010, 0x300A00B2, 0x30020020, 0x00181003, 0x00181010, 0x00400010, 0x00400242}) | {
+    0x04000563,
+    0x3010002D,
+}
+#: What people write of machines and places: with the device retained, what the vocabulary leaves. TimeSource,
+#: NTPSourceAddress, XRayDetectorLabel, DeviceDescription, ScheduledStudyLocation, ScheduledProcedureStepLocation.
+_WRITTEN = frozenset({0x00181801, 0x00181803, 0x00189373, 0x00500020, 0x00321020, 0x00400011})
 #: Curves and overlays with all that describes them: what is drawn there cannot be cleaned without being read.
 _DRAWN = (Mask(0xFF000000, 0x50000000), Mask(0xFF000000, 0x60000000))
 
@@ -129,18 +139,28 @@ class Profile:
     site: tuple[SiteRule, ...] = ()
 
 
+def is_shipped(name: str) -> bool:
+    """Whether a profile comes with the package, with options upon it or not (`pacsifier+device`)."""
+    return name.partition("+")[0] in NAMES
+
+
 def load(name: str | Path, add: Iterable[Option] = (), drop: Iterable[Option] = ()) -> Profile:
     """Read a profile.
 
     Args:
-        name: of a shipped profile, or path of a YAML file.
+        name: of a shipped profile, with options upon it after plus signs (`pacsifier+device`), or path of a YAML file.
         add, drop: options that shall be in effect as well, or shall not.
 
     Raises:
         ConfigError: there is no such profile, it cannot be used (with file, line, key and what to do), or its options
             exclude each other.
     """
-    found = _load(str(name))
+    plain, *more = str(name).split("+") if is_shipped(str(name)) else [str(name)]
+    for option in more:
+        if option not in list(Option):
+            raise ConfigError(f"profile {plain}: option {not_known(option, Option)}; there are {', '.join(Option)}")
+    found = _load(plain)
+    add = {*add, *map(Option, more)}
     found = replace(found, options=(found.options - set(drop)) | set(add))
     _check(found.options)
     return found
@@ -155,11 +175,12 @@ def compile(profile: Profile) -> Rules:
     options = profile.options
     _check(options)
     base = _base(options)
-    classes = {sop_class: _of_class(options, actions) for sop_class, actions in tables.resolved().items()}
+    classes = _classes(options)
     if base.tags[_CONTENT_SEQUENCE].action is Action.DUMMY:
         # Its content is references and who made them (PS3.16 TID 2010): cleaned item by item it is its own dummy.
-        keys = {**classes[_KEY_OBJECTS].tags, _CONTENT_SEQUENCE: Rule(Action.CLEAN, "E.1-1/key-objects", Action.DUMMY)}
-        classes[_KEY_OBJECTS] = Layer(keys)
+        own = {_CONTENT_SEQUENCE: Rule(Action.CLEAN, "E.1-1/key-objects", Action.DUMMY)}
+        top, nested = (replace(layer, tags={**layer.tags, **own}) for layer in classes[_KEY_OBJECTS])
+        classes[_KEY_OBJECTS] = top, nested
     concepts, by_type = _concepts(options), _by_type(options)
     site = list(_site(profile.site))
     codes = [(value, "DCM", meaning) for option, (value, meaning) in _CODES.items() if option in options]
@@ -230,15 +251,44 @@ def _date_rules(options: frozenset[Option], listed: Mapping[int, Rule]) -> dict[
     return found | dict.fromkeys((_OFFSET, _EVENT), offset)
 
 
-def _of_class(options: frozenset[Option], actions: Mapping[int, str]) -> Layer:
-    """What a SOP class makes of compound actions; what it has no row of is of type 3 there."""
-    tags, _ = tables.attributes()
-    return Layer(
-        {
-            tag: _compiled(tag, tags[tag], options, actions.get(tag) or _optional(tags[tag].basic), "E.1-1")
-            for tag in _compound()
-        }
-    )
+def _classes(options: frozenset[Option]) -> dict[str, tuple[Layer, Layer]]:
+    """What SOP classes make of their rules, at the top of an object and in items; many classes have the same."""
+    compiled = cache(partial(_resolved_rule, options))
+    made: dict[int, tuple[Layer, Layer]] = {}
+    found = {}
+    for sop_class, types in tables.types().items():
+        if id(types) not in made:
+            made[id(types)] = _of_class(compiled, types.top), _of_class(compiled, types.nested)
+        found[sop_class] = made[id(types)]
+    return found
+
+
+def _of_class(compiled: Callable[[int, str], Rule | None], types: Mapping[int, str]) -> Layer:
+    """What the types of a SOP class make of its rules: what it requires stays, empty or as a dummy."""
+    tags, required = {}, {}
+    for tag in {*_compound(), *types}:
+        kind = types.get(tag, "")
+        if rule := compiled(tag, kind):
+            tags[tag] = rule
+        else:
+            required[tag] = _instead(kind)
+    return Layer(tags, required=required)
+
+
+def _instead(kind: str) -> Action:
+    """What is done instead of removing an attribute of a type."""
+    return Action.DUMMY if kind in ("1", "1C") else Action.EMPTY
+
+
+def _resolved_rule(options: frozenset[Option], tag: int, kind: str) -> Rule | None:
+    """The rule of an attribute where it has a type; None if no table has it."""
+    if row := tables.attributes()[0].get(tag):
+        return _compiled(tag, row, options, _resolved(row.basic, kind), "E.1-1")
+    if row := tables.unlisted().get(tag):
+        return _compiled(tag, row, options, _resolved(row.basic, kind), "unlisted")
+    if Option.MODIFIED_DATES in options and tables.dates()[0].get(tag) == "shared":
+        return Rule(_instead(kind), "dates/shared")
+    return None
 
 
 @cache
@@ -252,9 +302,22 @@ def _unresolved(basic: str) -> str:
     return next((action for action in "DZ" if action in offered), offered[0])
 
 
-def _optional(basic: str) -> str:
-    offered = basic.split("/")
-    return next((action for action in "XZ" if action in offered), offered[0])
+def _resolved(basic: str, kind: str) -> str:
+    """What an action comes to for an attribute of a type (PS3.3; empty: 3, it may be absent).
+
+    A sequence of references that its class requires keeps them, remapped, if that is offered: emptied, it would
+    contradict what else the object says of them (PS3.3 C.12.2). What the table removes outright, or empties, although a
+    class requires it, becomes a dummy (type 1) or is emptied (type 2); of type 1C it may be absent.
+    """
+    offered = basic.replace("*", "").split("/")
+    if not kind:
+        return next((action for action in "XZ" if action in offered), offered[0])
+    if "U" in offered:
+        return "U"
+    if basic in ("X", "Z"):
+        return "D" if kind == "1" else "Z" if kind != "1C" else basic
+    wanted = "DZ" if kind in ("1", "1C") else "ZD"
+    return next((action for action in wanted if action in offered), offered[0])
 
 
 def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str, source: str) -> Rule:
@@ -272,6 +335,10 @@ def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str,
         return Rule(without, source)
     if action is Action.CLEAN and fate == "kept":
         action = Action.KEEP
+    elif option == Option.DEVICE and tag in _STATIONS:
+        return Rule(Action.TOKEN, f"{source}/{option}")
+    elif option == Option.DEVICE and tag in _WRITTEN:
+        action = Action.CLEAN
     elif action is Action.KEEP and (vr == "AS" or (vr in _TEXT and option == Option.FULL_DATES)):
         action = Action.CLEAN  # ages have a limit, and a time zone or date that is text could be any text
     elif action is Action.CLEAN and vr and vr not in _CLEANABLE:
@@ -397,7 +464,7 @@ def _least(tag: int, base: Layer) -> Rule:
 def _digest(
     options: frozenset[Option],
     base: Layer,
-    classes: Mapping[str, Layer],
+    classes: Mapping[str, tuple[Layer, Layer]],
     site: Iterable[Scoped],
     concepts: Mapping[tuple[str, str, str], Rule],
     by_type: Mapping[str, Rule],
@@ -408,20 +475,31 @@ def _digest(
             [(mask.mask, mask.value, *_plain(rule)) for mask, rule in layer.masks.items()],
             [(vr, *_plain(rule)) for vr, rule in sorted(layer.defaults.items())],
             [(*key, *_plain(found.rule), *sorted(found.vrs)) for key, found in sorted(layer.private.items())],
+            sorted(layer.required.items()),
         ]
 
+    def hashed(value: object) -> str:
+        return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
+
+    def by_layer(layers: tuple[Layer, Layer]) -> str:
+        # Many classes have the same layers.
+        if id(layers) not in seen:
+            seen[id(layers)] = hashed([plain(layer) for layer in layers])
+        return seen[id(layers)]
+
+    seen: dict[int, str] = {}
     everything = [
         __version__,
         sorted(options),
         plain(base),
-        [(sop_class, plain(layer)) for sop_class, layer in sorted(classes.items())],
+        [(sop_class, by_layer(layers)) for sop_class, layers in sorted(classes.items())],
         [(scoped.sop_class, scoped.modality, plain(scoped.layer)) for scoped in site],
         [(*key, *_plain(rule)) for key, rule in sorted(concepts.items())],
         [(kind, *_plain(rule)) for kind, rule in sorted(by_type.items())],
         vocabulary.shipped().digest,
         imaging.digest() if Option.SAFE_PRIVATE_EXTENDED in options else "",
     ]
-    return hashlib.sha256(json.dumps(everything, separators=(",", ":")).encode()).hexdigest()
+    return hashed(everything)
 
 
 def _plain(rule: Rule) -> tuple[str, str, str]:

@@ -43,7 +43,7 @@ Decided here, so that nobody decides it twice:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -140,12 +140,14 @@ class Layer:
         defaults: by VR, for attributes that no `tags` list.
         private: by private creator and tag without its block (`(0029,xx10)` is 0x00290010); for all of a
             creator's by 0.
+        required: what is done to attributes that an object must have, where their VR alone would have them removed.
     """
 
     tags: Mapping[int, Rule] = field(default_factory=dict)
     masks: Mapping[Mask, Rule] = field(default_factory=dict)
     defaults: Mapping[str, Rule] = field(default_factory=dict)
     private: Mapping[tuple[str, int], PrivateRule] = field(default_factory=dict)
+    required: Mapping[int, Action] = field(default_factory=dict)
 
 
 class ObjectRules:
@@ -154,15 +156,20 @@ class ObjectRules:
     Args:
         layers: from the lowest to the highest.
         known: VRs of the public attributes that the dictionary (PS3.6) has, by tag.
+        nested: the rules for what is in items of sequences; the same where there are no others.
     """
 
-    __slots__ = ("_creators", "_defaults", "_known", "_masks", "_private", "_tags")
+    __slots__ = ("_creators", "_defaults", "_known", "_masks", "_private", "_required", "_tags", "nested")
 
-    def __init__(self, layers: Iterable[Layer], known: Mapping[int, tuple[str, ...]]) -> None:
+    def __init__(
+        self, layers: Iterable[Layer], known: Mapping[int, tuple[str, ...]], nested: ObjectRules | None = None
+    ) -> None:
+        self.nested = nested or self
         self._tags: dict[int, Rule] = {}
         self._masks: list[tuple[int, int, Rule]] = []
         self._defaults: dict[str, Rule] = {}
         self._private: dict[tuple[str, int], PrivateRule] = {}
+        self._required: dict[int, Action] = {}
         self._known = known
         for layer in layers:
             self._lay(layer)
@@ -175,13 +182,14 @@ class ObjectRules:
             self._masks.insert(0, (mask.mask, mask.value, rule))
         self._tags.update(layer.tags)
         self._defaults.update(layer.defaults)
+        self._required.update(layer.required)
         for creator in [creator for creator, tag in layer.private if not tag]:
             for key in [key for key in self._private if key[0] == creator]:
                 del self._private[key]
         self._private.update(layer.private)
 
     def find(self, tag: int, vr: str, creator: str = "") -> Rule:
-        """What is done to an attribute, wherever in the object it stands.
+        """What is done to an attribute of the data set; of one in an item, ask `nested`.
 
         Args:
             vr: VR of the element as it is in the object.
@@ -200,8 +208,15 @@ class ObjectRules:
         if vrs is None:
             return UNKNOWN
         rule = self._defaults.get(vr, UNKNOWN)
-        # Text that claims to be a code string does not get round the rule for text.
-        return rule if vr in vrs else stricter(self._defaults.get(vrs[0], UNKNOWN), rule)
+        if vr not in vrs:
+            # Text that claims to be a code string does not get round the rule for text.
+            rule = stricter(self._defaults.get(vrs[0], UNKNOWN), rule)
+        required = self._required.get(tag)
+        if required is None:
+            return rule
+        if rule.action is Action.REMOVE:
+            return replace(rule, action=required)
+        return replace(rule, otherwise=required) if rule.action is Action.CLEAN else rule
 
     def _of_private(self, tag: int, vr: str, creator: str) -> Rule:
         if not creator:
@@ -244,7 +259,8 @@ class Rules:
 
     Args:
         base: the lowest layer.
-        classes: what the SOP class makes of compound actions, by its UID; the others have them from `base`.
+        classes: what the SOP class makes of them, by its UID: at the top of an object and in items. Of the others what
+            `base` says.
         site: a site's layers, from the lowest to the highest.
         known: see `ObjectRules`.
         concepts: by value, coding scheme and value type of concept names of structured reports (PS3.15 Table E.3.4-1).
@@ -260,7 +276,7 @@ class Rules:
     def __init__(
         self,
         base: Layer,
-        classes: Mapping[str, Layer],
+        classes: Mapping[str, tuple[Layer, Layer]],
         site: Iterable[Scoped],
         known: Mapping[int, tuple[str, ...]],
         concepts: Mapping[tuple[str, str, str], Rule],
@@ -284,9 +300,10 @@ class Rules:
         key = sop_class if sop_class in self._sop_classes else "", modality if modality in self._modalities else ""
         found = self._cache.get(key)
         if found is None:
-            layers = [self._base, self._classes.get(key[0], Layer())]
-            layers += [scoped.layer for scoped in self._site if scoped.fits(*key)]
-            found = self._cache[key] = ObjectRules(layers, self._known)
+            site = [scoped.layer for scoped in self._site if scoped.fits(*key)]
+            top, nested = self._classes.get(key[0], (Layer(), Layer()))
+            within = ObjectRules([self._base, nested, *site], self._known)
+            found = self._cache[key] = ObjectRules([self._base, top, *site], self._known, within)
         return found
 
     def concept(self, value: str, scheme: str, value_type: str) -> Rule:

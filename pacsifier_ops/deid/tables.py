@@ -103,6 +103,19 @@ def uids() -> Mapping[int, bool]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Types:
+    """Types (PS3.3: 1, 1C, 2, 2C) of what a SOP class requires and the rules might take out, by tag.
+
+    Attributes:
+        top: in the data set.
+        nested: in items of sequences; of several places, the type that asks most.
+    """
+
+    top: Mapping[int, str]
+    nested: Mapping[int, str]
+
+
 @cache
 def dates() -> tuple[Mapping[int, str], Mapping[tuple[str, str], str]]:
     """What dates are, by tag, and by code value and scheme of a concept: moved, shared, kept or birth.
@@ -128,17 +141,23 @@ def numbers() -> Mapping[int, int]:
 
 
 @cache
-def resolved() -> Mapping[str, Mapping[int, str]]:
-    """What compound actions come to, by SOP class and tag: D where one place of the object needs it, else Z or U."""
-    found: dict[str, dict[int, str]] = {}
-    for line in _read("iod_types_compound.csv"):
-        actions = found.setdefault(line["sop_class_uid"], {})
-        tag = parse_tag(line["tag"])[0]
-        action = line["resolved"]
-        if action not in line["basic"].replace("*", "").split("/"):
-            raise ValueError(f"iod_types_compound.csv: {line['tag']} of {line['sop_name']} resolves to {action!r}")
-        if actions.get(tag) != "D":
-            actions[tag] = action
+def types() -> Mapping[str, Types]:
+    """Types by SOP class."""
+    modules: dict[str, list[tuple[int, bool, str]]] = {}
+    for line in _read("module_types.csv"):
+        nested = line["level"] == "nested"
+        modules.setdefault(line["module"], []).append((parse_tag(line["tag"])[0], nested, line["type"]))
+    by_modules: dict[str, Types] = {}  # of classes that differ in their names alone, once
+    found = {}
+    for line in _read("iods.csv"):
+        names = line["modules"]
+        if names not in by_modules:
+            places: tuple[dict[int, str], dict[int, str]] = ({}, {})
+            for tag, nested, kind in (row for name in names.split() for row in modules[name]):
+                place = places[nested]
+                place[tag] = min(place.get(tag, kind), kind)  # the types' order is that of their letters
+            by_modules[names] = Types(*places)
+        found[line["sop_class_uid"]] = by_modules[names]
     return found
 
 
@@ -175,7 +194,9 @@ def dictionary() -> Mapping[int, tuple[str, ...]]:
     """VRs of the public attributes of PS3.6 and of the tables, by tag; the usual one first."""
     from pydicom.datadict import DicomDictionary
 
-    return {tag: tuple(entry[0].split(" or ")) for tag, entry in DicomDictionary.items() if entry[0] != "NONE"}
+    return {tag: (vr,) for tag, (vr, _) in _newer().items()} | {
+        tag: tuple(entry[0].split(" or ")) for tag, entry in DicomDictionary.items() if entry[0] != "NONE"
+    }
 
 
 #: SOP classes that PS3.6 has registered since the dictionary of pydicom was made.
@@ -198,9 +219,15 @@ def most_values(tag: int) -> int:
     """How many values a public attribute has at most (VM of PS3.6); 0 where there is no such number."""
     from pydicom.datadict import dictionary_has_tag, dictionary_VM
 
-    vm = dictionary_VM(tag) if dictionary_has_tag(tag) else "1-n"
+    vm = dictionary_VM(tag) if dictionary_has_tag(tag) else _newer().get(tag, ("", "1-n"))[1]
     last = vm.rpartition("-")[2]
     return int(last) if last.isdecimal() else 0
+
+
+@cache
+def _newer() -> Mapping[int, tuple[str, str]]:
+    """VR and VM of attributes that are newer than pydicom's dictionary."""
+    return {parse_tag(line["tag"])[0]: (line["vr"], line["vm"]) for line in _read("newer_attributes.csv")}
 
 
 def _row(line: Mapping[str, str], basic: str) -> Row:

@@ -19,9 +19,9 @@ from pacsifier_ops.run import Run
 
 def _profile(params: Mapping[str, Any]) -> str:
     """The profile: one that comes with the package, by its name, or a file below the data root."""
-    from pacsifier_ops.deid.profile import NAMES
+    from pacsifier_ops.deid.profile import is_shipped
 
-    return params["profile"] if params["profile"] in NAMES else str(data_path(params, "profile"))
+    return params["profile"] if is_shipped(params["profile"]) else str(data_path(params, "profile"))
 
 
 class DeidentifyPrepareOperator(PacsifierOperator):
