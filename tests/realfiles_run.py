@@ -1,6 +1,6 @@
 """Files that devices and archives made, through the command: a table by kind of object of what became of them.
 
-`python -m tests.realfiles_run [--profile NAME] [-v]` prints the table of docs/deid-scores.md, with `-v` a line per object.
+`python -m tests.realfiles_run [--profile NAME] [-v]` prints the table of docs/deid-scores.md; with `-v` each object.
 Needs DCMTK. The folder is that of the environment variable `PACSIFIER_REAL_FILES`, or `real` beside the repository.
 """
 
@@ -23,7 +23,7 @@ from pydicom import dcmread
 from pydicom.uid import UID
 
 REPOSITORY = Path(__file__).parents[1]
-#: Kinds by the beginning of the SOP class's name, the first that fits. With each, whether it is ordinary: what a cohort of
+#: Kinds by the beginning of the SOP class's name, the first that fits. With each, whether it is ordinary: what cohorts of
 #: research holds, and whose header tells all that it tells. The pixels of the others may show who it is.
 KINDS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
     ("CT", True, ("CT Image", "Enhanced CT", "Legacy Converted Enhanced CT")),
