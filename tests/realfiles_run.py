@@ -23,8 +23,8 @@ from pydicom import dcmread
 from pydicom.uid import UID
 
 REPOSITORY = Path(__file__).parents[1]
-#: Kinds by the beginning of the SOP class's name, the first that fits. With each, whether it is ordinary: what cohorts of
-#: research holds, and whose header tells all that it tells. The pixels of the others may show who it is.
+#: Kinds by the beginning of the SOP class's name, the first that fits. Ordinary is what cohorts of
+#: research holds, and whose header tells all that it can. The pixels of the others may show who it is.
 KINDS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
     ("CT", True, ("CT Image", "Enhanced CT", "Legacy Converted Enhanced CT")),
     ("MR", True, ("MR Image", "Enhanced MR", "Legacy Converted Enhanced MR", "MR Spectroscopy")),
