@@ -51,17 +51,18 @@ class Found:
     """What one run left.
 
     Attributes:
-        leaks: of each situation, of each thing by title, what of the planted was found, and where.
-        lost: of each situation, what should have stayed and is gone; None for the whole object.
-        asked: of each situation, how many stays were asked for.
-        delivered: titles of things that came out, by situation.
+        leaks: of each situation: the thing, what of the planted was found, and where.
+        lost: of each situation: the thing, and what should have stayed and is gone.
+        kept: of each situation, how many words and values of those that are asked for have stayed.
+        asked: of each situation, how many are asked for.
+        delivered: of each situation, the things that came out.
+        said: what the command said.
     """
 
     leaks: dict[str, list[tuple[str, str, str]]] = field(default_factory=lambda: defaultdict(list))
     lost: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     kept: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     asked: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    reasons: dict[str, str] = field(default_factory=dict)
     delivered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     said: str = ""
 
@@ -220,33 +221,38 @@ def walk(dataset: Dataset, before: str = "") -> Iterator[tuple[str, str, Any]]:
             yield where, element.VR, element.value
 
 
-def share(part: int, whole: int) -> str:
-    """A share in words of the table."""
-    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
-
-
 def table(runs: dict[str, Found]) -> str:
-    """The table, in Markdown: of each situation and profile, objects that came out, leaks, words and values kept."""
-    lines = ["| situation | objects |" + "".join(f" {name}: out | leaks | words | values |" for name in runs)]
-    lines.append("|---|---:|" + "---:|---:|---:|---:|" * len(runs))
+    """The table, in Markdown: of each situation and profile the objects that came out, and the planted values in them.
+
+    The last columns are of the words and values that must stay, summed over the profiles.
+    """
+    heads = [f"{name}: out | leaks" for name in runs]
+    lines = [f"| situation | objects | {' | '.join(heads)} | words kept | values kept |"]
+    lines.append("|---|---:|" + "---:|---:|" * len(runs) + "---:|---:|")
     counts = Counter(thing.situation for thing in world())
     for title in SITUATIONS:
-        cells = []
-        for found in runs.values():
-            cells += [str(len(found.delivered[title])), str(len({one[:2] for one in found.leaks[title]}))]
-            cells += [f"{found.kept[title][kind]}/{found.asked[title][kind]}" for kind in ("words", "values")]
-        lines.append(f"| {title} | {counts[title]} | " + " | ".join(cells) + " |")
-    cells = []
-    for found in runs.values():
-        cells += [
-            str(sum(map(len, found.delivered.values()))),
-            str(sum(len({o[:2] for o in one}) for one in found.leaks.values())),
-        ]
-        for kind in ("words", "values"):
-            kept, asked = (sum(counter[kind] for counter in of.values()) for of in (found.kept, found.asked))
-            cells.append(f"{kept}/{asked} ({100 * kept / max(asked, 1):.1f} %)")
-    lines.append(f"| **all** | {sum(counts.values())} | " + " | ".join(cells) + " |")
+        lines.append(_row(title, counts[title], runs, [title]))
+    lines.append(_row("**all**", sum(counts.values()), runs, list(SITUATIONS)))
     return "\n".join(lines)
+
+
+def _row(name: str, objects: int, runs: dict[str, Found], titles: list[str]) -> str:
+    cells = [name, str(objects)]
+    for found in runs.values():
+        cells.append(str(sum(len(found.delivered[title]) for title in titles)))
+        cells.append(str(sum(len({leak[:2] for leak in found.leaks[title]}) for title in titles)))
+    for kind in ("words", "values"):
+        kept, asked = (
+            sum(
+                counters[title][kind]
+                for found in runs.values()
+                for counters in (getattr(found, of),)
+                for title in titles
+            )
+            for of in ("kept", "asked")
+        )
+        cells.append(f"{100 * kept / asked:.1f} % of {asked:,}" if asked else "")
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> int:

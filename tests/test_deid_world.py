@@ -50,7 +50,7 @@ KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             *(
                 f"{kind}Number {how}"
                 for kind in ("Acquisition", "Series")
-                for how in ("DDMMYY", "DDMMYYYY", "YYMMDD", "epoch")
+                for how in ("DDMMYY", "DDMMYYYY", "MMDDYYYY", "YYMMDD", "epoch")
             ),
             *(
                 "InstanceNumber YYMMDD",
