@@ -22,7 +22,7 @@ from pydicom import Dataset, dcmwrite
 from pydicom.datadict import dictionary_VR
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from tests import deid_devices as devices
 from tests.deid_devices import (
@@ -1027,6 +1027,234 @@ def reports(world: World, this: str) -> None:
 
 
 @situation
+def content_of_reports(world: World, this: str) -> None:
+    """Items of structured reports that tell who, where and when."""
+    items: tuple[tuple[str, str, tuple[str, str, str], dict[str, Any], str, str], ...] = (
+        (
+            "TEXT",
+            "Finding",
+            ("121071", "DCM", "Finding"),
+            {"TextValue": "wie bei Zuweiserin Berichtlos"},
+            "name",
+            "Berichtlos",
+        ),
+        (
+            "TEXT",
+            "Comment",
+            ("121106", "DCM", "Comment"),
+            {"TextValue": "rep. by MTRA Berichtlis"},
+            "name",
+            "Berichtlis",
+        ),
+        ("TEXT", "Subject ID", ("121030", "DCM", "Subject ID"), {"TextValue": "Z77012345"}, "id", "Z77012345"),
+        ("TEXT", "Accession", ("121022", "DCM", "Accession Number"), {"TextValue": "A77012346"}, "id", "A77012346"),
+        (
+            "TEXT",
+            "Serial",
+            ("121016", "DCM", "Device Observer Serial Number"),
+            {"TextValue": "SN77012347"},
+            "device",
+            "SN77012347",
+        ),
+        (
+            "TEXT",
+            "Location",
+            ("121017", "DCM", "Device Observer Physical Location"),
+            {"TextValue": "Trakt W77"},
+            "device",
+            "W77",
+        ),
+        (
+            "TEXT",
+            "Procedure",
+            ("121065", "DCM", "Procedure Description"),
+            {"TextValue": "CT Berichtlus"},
+            "name",
+            "Berichtlus",
+        ),
+        (
+            "TEXT",
+            "Protocol",
+            ("125203", "DCM", "Acquisition Protocol"),
+            {"TextValue": "Thorax_Berichtlas"},
+            "name",
+            "Berichtlas",
+        ),
+        (
+            "TEXT",
+            "Tracking",
+            ("112039", "DCM", "Tracking Identifier"),
+            {"TextValue": "Berichtlix 1"},
+            "name",
+            "Berichtlix",
+        ),
+        ("PNAME", "Subject", ("121029", "DCM", "Subject Name"), {"PersonName": "Berichtlex^Ida"}, "name", "Berichtlex"),
+        (
+            "PNAME",
+            "Authorizing",
+            ("113850", "DCM", "Irradiation Authorizing"),
+            {"PersonName": "Berichtlax"},
+            "name",
+            "Berichtlax",
+        ),
+        ("DATE", "Birth", ("121031", "DCM", "Subject Birth Date"), {"Date": "19510213"}, "birth", "19510213"),
+        ("DATE", "Study", ("111060", "DCM", "Study Date"), {"Date": "20230217"}, "date", "20230217"),
+        (
+            "DATETIME",
+            "End",
+            ("113810", "DCM", "End of X-Ray Irradiation"),
+            {"DateTime": "20230218101500"},
+            "date",
+            "20230218",
+        ),
+        (
+            "TEXT",
+            "Date as text",
+            ("121071", "DCM", "Finding"),
+            {"TextValue": "VU vom 17.02.2023"},
+            "birth",
+            "17.02.2023",
+        ),
+        (
+            "CODE",
+            "Local code",
+            ("121071", "DCM", "Finding"),
+            {"ConceptCodeSequence": [code("KSMH-B-7", "99KSMH", "Befund Berichtlox")]},
+            "name",
+            "Berichtlox",
+        ),
+        (
+            "TEXT",
+            "Local concept",
+            ("KSMH-B-8", "99KSMH", "Feld Berichtlux"),
+            {"TextValue": "normal"},
+            "name",
+            "Berichtlux",
+        ),
+        ("UIDREF", "UID", ("113769", "DCM", "Irradiation Event UID"), {"UID": f"{ROOT}.66.1"}, "uid", f"{ROOT}.66"),
+    )
+    for make in (devices.rdsr, devices.measurements):
+        for kind, title, concept, values, what, token in items:
+            made = world.add(this, f"{make.__name__}: {title}", make, [Planted(what, token, len(token) < 4)])
+            world.things[-1].stays = []
+            made.ContentSequence.append(content(kind, concept, **values))
+    made = world.add(
+        this, "who took part", devices.measurements, [*named("Teilnehmerli"), Planted("institution", "Verwahrstelle")]
+    )
+    world.things[-1].stays = []
+    made.AuthorObserverSequence = Sequence(
+        [item(PersonName="Teilnehmerli^Jo", InstitutionName="Verwahrstelle", ObserverType="PSN")]
+    )
+    made.ParticipantSequence = Sequence(
+        [item(PersonName="Teilnehmerli^Jo", ParticipationType="ENT", ObserverType="PSN")]
+    )
+    made.CustodialOrganizationSequence = Sequence([item(InstitutionName="Verwahrstelle")])
+    made.ReferencedRequestSequence = Sequence(
+        [item(RequestedProcedureDescription="CT fuer Teilnehmerli", AccessionNumber="A1")]
+    )
+    made = world.add(
+        this, "layers of a presentation state", devices.presentation, named("Hasenfratz", "Befunderin", "Ebenenmann")
+    )
+    world.things[-1].stays = []
+    made.GraphicLayerSequence[0].GraphicLayerDescription = "von Ebenenmann"
+    made.GraphicLayerSequence[0].GraphicLayer = made.GraphicAnnotationSequence[0].GraphicLayer = "EBENENMANN"
+    made.ContentLabel = "EBENENMANN"
+
+
+@situation
+def mended(world: World, this: str) -> None:
+    """Text where a reader that forgives does not look."""
+
+    def element(tag: int, vr: bytes, value: bytes) -> bytes:
+        return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+    def before(raw: bytes, tag: int, more: bytes) -> bytes:
+        at = raw.index(struct.pack("<HH", tag >> 16, tag & 0xFFFF), 132)
+        return raw[:at] + more + raw[at:]
+
+    twice = element(0x00081070, b"PN", b"Doppelmann^X")
+    odd = element(0x00081070, b"PN", b"Ungerademann^")
+    for title, finish, token in (
+        (
+            "an element there twice",
+            lambda raw: before(raw, 0x00081090, twice + element(0x00081070, b"PN", b"")),
+            "Doppelmann",
+        ),
+        ("an element out of order", lambda raw: before(raw, 0x00180060, twice), "Doppelmann"),
+        ("an element after the pixels", lambda raw: raw + twice, "Doppelmann"),
+        ("a value of odd length", lambda raw: before(raw, 0x00081090, odd), "Ungerademann"),
+        ("zeros, then text, after the data set", lambda raw: raw + bytes(64) + b"Nullenmann", "Nullenmann"),
+        (
+            "padding after a value's end",
+            lambda raw: before(raw, 0x00081090, element(0x00081070, b"PN", b"A\0Fuellmann^")),
+            "Fuellmann",
+        ),
+    ):
+        world.add(this, title, ct, named(token), ordinary=False, finish=finish)
+    made = world.add(this, "bytes after a deflated data set", ct, named("Anhaengslein"), ordinary=False)
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    world.things[-1].finish = lambda raw: raw + b"Anhaengslein^Otto"
+    made = world.add(this, "a label map", devices.seg, named("Labelmann"))
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+    made.SegmentationType, made.BitsAllocated, made.BitsStored, made.HighBit = "LABELMAP", 8, 8, 7
+    made.PixelData = bytes(256)
+    made.SegmentSequence[0].SegmentLabel, made.SegmentSequence[0].SegmentDescription = "Liver Labelmann", "Labelmann"
+    made = world.add(this, "a class that nobody knows", ct, named("Klassenmann"), ordinary=False)
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.999.1"
+    made.SeriesDescription, made.OperatorsName = "Klassenmann", "Klassenmann"
+
+
+def csa(*fields: tuple[str, str, tuple[bytes, ...]]) -> bytes:
+    """A Siemens CSA header of the second version: of each field its name, VR and values."""
+    raw = b"SV10\4\3\2\1" + struct.pack("<II", len(fields), 77)
+    for name, vr, values in fields:
+        raw += name.encode().ljust(64, b"\0") + struct.pack("<i4sIII", 1, vr.encode(), 0, len(values), 77)
+        for value in values:
+            raw += struct.pack("<4I", len(value), len(value), 77, len(value)) + value + bytes(-len(value) % 4)
+    return raw + bytes(len(raw) % 2)
+
+
+@situation
+def csa_headers(world: World, this: str) -> None:
+    """Siemens CSA headers with names in fields, in their padding, and in the protocol."""
+    asc = b'### ASCCONV BEGIN ###\ntProtocolName = "Hirn_Csamannli"\nsSliceArray.lSize = 35\n### ASCCONV END ###\n'
+    for title, image, series, token in (
+        (
+            "a name in a field",
+            csa(("B_value", "IS", (b"1000\0",)), ("PatientName", "PN", (b"Csamannla^U\0",))),
+            b"",
+            "Csamannla",
+        ),
+        (
+            "a name in a field of numbers",
+            csa(("MosaicRefAcqTimes", "FD", (b"0.0\0", b"Csamannlo\0"))),
+            b"",
+            "Csamannlo",
+        ),
+        (
+            "what was in memory before",
+            csa(("NumberOfImagesInMosaic", "US", (b"35\0Csamannlu^Vorher",))),
+            b"",
+            "Csamannlu",
+        ),
+        ("a name of a field", csa(("Csamannle", "IS", (b"1\0",))), b"", "Csamannle"),
+        ("bytes after the last field", csa(("B_value", "IS", (b"5\0",))) + b"Csamannly^After", b"", "Csamannly"),
+        ("the protocol", csa(("B_value", "IS", (b"5\0",))), csa(("MrPhoenixProtocol", "UN", (asc,))), "Csamannli"),
+        (
+            "a coil and a sequence",
+            csa(("ImaCoilString", "LO", (b"HEA Csamannlb\0",)), ("SequenceFileOwnerName", "LO", (b"Csamannlb\0",))),
+            b"",
+            "Csamannlb",
+        ),
+    ):
+        made = world.add(this, title, mr, named(token))
+        private(made, 0x0029, "SIEMENS CSA HEADER", x08=("CS", "IMAGE NUM 4"), x10=("OB", image))
+        if series:
+            private(made, 0x0029, "SIEMENS CSA HEADER", x20=("OB", series))
+        private(made, 0x0019, "SIEMENS MR HEADER", x08=("CS", "IMAGE NUM 4"), x0F=("SH", token), x0B=("DS", "2.5"))
+
+
+@situation
 def pixels_and_documents(world: World, this: str) -> None:
     """Documents, screens, ultrasound: what a header cannot tell."""
     world.add(this, "a PDF", devices.document, [], ordinary=False)
@@ -1038,6 +1266,18 @@ def pixels_and_documents(world: World, this: str) -> None:
     who = world.person()
     banner = Planted("burned", devices.us(who).PixelData[96 * 2 : 96 * 4].hex())
     world.add(this, "ultrasound with a banner", devices.us, [banner], ordinary=False, who=who)
+    for title, frames in (("ultrasound whose region is all of it", 0), ("the same, of two frames", 2)):
+        who = world.person()
+        made = world.add(this, title, devices.us, [banner], ordinary=False, who=who)
+        region = made.SequenceOfUltrasoundRegions[0]
+        region.RegionLocationMinX0 = region.RegionLocationMinY0 = 0
+        region.RegionLocationMaxX1 = region.RegionLocationMaxY1 = 95
+        if frames:
+            made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
+            made.NumberOfFrames, made.FrameTime, made.FrameIncrementPointer = 2, 33, 0x00181063
+            made.PixelData = bytes(96 * 96) + made.PixelData
+    made = world.add(this, "ultrasound without regions", devices.us, [banner], ordinary=False)
+    del made.SequenceOfUltrasoundRegions
     made = world.add(this, "the label of a slide", devices.slide, [Planted("id", "S23-0471188")], ordinary=False)
     made.ImageType, made.LabelText, made.BarcodeValue = (
         ["ORIGINAL", "PRIMARY", "LABEL", "NONE"],

@@ -50,11 +50,10 @@ KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             *(
                 f"{kind}Number {how}"
                 for kind in ("Acquisition", "Series")
-                for how in ("DDMMYY", "DDMMYYYY", "MMDDYYYY", "YYMMDD", "epoch")
+                for how in ("DDMMYY", "DDMMYYYY", "MMDDYYYY", "YYMMDD", "epoch", "with the hour")
             ),
             *(
                 "InstanceNumber YYMMDD",
-                "SeriesNumber with the hour",
                 "TemporalPositionIndex",
                 "FD in FrameAcquisitionDuration",
             ),
@@ -98,9 +97,12 @@ KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
                 "TreatmentMachineName",
                 "DeviceUID",
                 "dose report",
+                "rdsr: Serial",
+                "measurements: Serial",
             ),
         ),
     ),
+    ("names of layers stay", ("pacsifier",), ("layers of a presentation state",)),
     (
         "comments within compressed pixel data, and bytes after them, stay",
         EVERY,
