@@ -43,27 +43,7 @@ KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("a day and a month in a description stay", CLEANING, ("SeriesDescription: pre-op 14-03",)),
     ("initials stay", CLEANING, ("SeriesDescription: J.D.K. knee",)),
     ("a surname of one character stays", CLEANING, ("ISO_IR 192, another's name: 王 T1 sag",)),
-    (
-        "numbers that spell the date of the study stay",
-        MOVING,
-        (
-            *(
-                f"{kind}Number {how}"
-                for kind in ("Acquisition", "Series")
-                for how in ("DDMMYY", "DDMMYYYY", "MMDDYYYY", "YYMMDD", "epoch", "with the hour")
-            ),
-            *(
-                "InstanceNumber YYMMDD",
-                "TemporalPositionIndex",
-                "FD in FrameAcquisitionDuration",
-            ),
-        ),
-    ),
-    (
-        "private numbers that spell the date of the study stay",
-        ("research",),
-        ("a safe private DS, epoch in milliseconds", "a safe private SL, YYYYMMDD"),
-    ),
+    ("a measured number that spells the time of the study stays", MOVING, ("FD in FrameAcquisitionDuration",)),
     (
         "text in what a device is taken to set itself stays",
         EVERY,
@@ -184,9 +164,7 @@ def test_words_stay(runs: Runs, profile: str) -> None:
     assert kept * 100 >= asked * WORDS, table({profile: found})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="reports and presentation states stay behind, and numbers like dates are not mended"
-)
+@pytest.mark.xfail(strict=True, reason="reports and presentation states stay behind")
 @pytest.mark.parametrize("profile", ("default", "research"))
 def test_ordinary_objects_come_out(runs: Runs, profile: str) -> None:
     """What a header tells all of is delivered, whatever was planted in it."""
