@@ -199,19 +199,12 @@ def dictionary() -> Mapping[int, tuple[str, ...]]:
     }
 
 
-#: SOP classes that PS3.6 has registered since the dictionary of pydicom was made.
-_NEWER_UIDS = {
-    "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
-    "1.2.840.10008.5.1.4.1.1.66.8",  # Height Map Segmentation
-}
-
-
 @cache
 def registered_uids() -> frozenset[str]:
     """UIDs of PS3.6 Annex A: they name nobody."""
     from pydicom.uid import UID_dictionary
 
-    return frozenset(UID_dictionary) | _NEWER_UIDS
+    return frozenset(UID_dictionary) | {line["sop_class_uid"] for line in _read("iods.csv")}
 
 
 @cache
