@@ -178,6 +178,11 @@ _BEHIND_TITLES = """
     Mb. Bechterew -> Mb. Bechterew
     CT HEAD W/O CONT -> CT HEAD W/O CONT
     Knee C+ -> Knee C
+    J.D.K. knee -> knee
+    J. D. Thorax -> Thorax
+    Foot, Michael J ->
+    Thorax p.a. und seitlich -> Thorax p.a. und seitlich
+    MR L.W.S. -> MR L.W.S
 """
 
 

@@ -31,19 +31,7 @@ KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             *("RequestedProcedureCodeSequence", "a long code and a URN", "scheme by UID"),
         ),
     ),
-    (
-        "a word of the vocabulary stays beside a title, or as a name",
-        CLEANING,
-        (
-            *("Dr. Stein Thorax", "Mrs Head abdomen", "Sig. Testa torace", "c/o Dr Foot, pelvis", "chest ref Dr Hand"),
-            *("knee by Long", "Brust, A.", "Foot, Michael J"),
-        ),
-    ),
     ("ages in descriptions stay", ("default",), ("SeriesDescription: Knie 72 J.",)),
-    ("a day and a month in a description stay", CLEANING, ("SeriesDescription: pre-op 14-03",)),
-    ("initials stay", CLEANING, ("SeriesDescription: J.D.K. knee",)),
-    ("a surname of one character stays", CLEANING, ("ISO_IR 192, another's name: 王 T1 sag",)),
-    ("a measured number that spells the time of the study stays", MOVING, ("FD in FrameAcquisitionDuration",)),
     (
         "text in what a device is taken to set itself stays",
         EVERY,

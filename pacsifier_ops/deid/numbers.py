@@ -238,10 +238,22 @@ def _float(text: str) -> float:
         return math.nan
 
 
+def is_one_of(days: frozenset[str], number: float) -> bool:
+    """Whether a number is one of these dates (`YYYYMMDD`), written so that nobody takes another number for it.
+
+    With four digits of the year, in any order; or as seconds since 1970, or parts of them.
+    """
+    whole = math.trunc(number)
+    plain, known = _plain(days)
+    unit = _DAY * _UNITS.get(len(str(whole)), 0)
+    return whole in plain or (whole > 0 and unit > 0 and _later(_EPOCH, whole // unit) in known)
+
+
 @lru_cache(maxsize=64)
-def plain(days: frozenset[str]) -> frozenset[int]:
-    """Dates (`YYYYMMDD`) as the numbers that nobody takes for another: with four digits of the year, in any order."""
-    return frozenset(int(day.strftime(form)) for day in dates(days) for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"))
+def _plain(days: frozenset[str]) -> tuple[frozenset[int], frozenset[dt.date | None]]:
+    known = dates(days)
+    forms = ("%Y%m%d", "%d%m%Y", "%m%d%Y")
+    return frozenset(int(day.strftime(form)) for day in known for form in forms), frozenset(known)
 
 
 def dates(days: Iterable[str]) -> frozenset[dt.date]:

@@ -38,6 +38,12 @@ _HINTS = re.compile(
 )
 #: One that is no side; without a dot, nothing that is written of images (`C+`, `W/O`, `T spine`).
 _INITIAL = re.compile("[A-KM-QS-ZÀ-Þa-km-qs-zà-þ][.]|[ABEGHIJKMNQUVYabeghijkmnquvyÀ-Þà-þ](?![/+*-])")
+_LETTERS = re.compile(r"(?<!\w)(?:[^\W\d_][.] ?)*[^\W\d_][.] ?[^\W\d_](?!\w)")
+#: Letters with dots that are no initials.
+_ABBREVIATIONS = _words_of(
+    """ap pa iv ip pi im po wo ml cc mip mpr ct mr us pet spect ecg ekg tof bw ca na nb cm op hws lws bws mri mrt mra ls
+    cs ts hno rmn irm tc tac ok uk st"""
+)
 #: What may stand between a title and a name: more of the title, and what names begin with.
 _BETWEEN = _words_of(
     """med ssa ra univ dent vet phil habil rer nat priv doz dipl lic by ref
@@ -73,10 +79,12 @@ def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
     Yields:
         Number of the word; whether it goes in any case. One behind a hint goes unless it can be no name.
     """
+    initials, abbreviations = _dotted(text, words)
+    yield from ((number, True) for number in initials)
     for place, word in enumerate(words):
         if word.text == "M" and place + 1 < len(words) and words[place + 1].text.casefold() in _DISEASES:
             continue
-        if len(word.text) == 1 and _INITIAL.match(text, word.start):
+        if len(word.text) == 1 and place not in abbreviations and _INITIAL.match(text, word.start):
             yield from ((number, False) for number in _beside(text, words, place))
         written = word.text + text[word.end : word.end + 1].strip(" _")
         written = written if written[-1:] in ".:" else word.text
@@ -92,6 +100,16 @@ def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
             yield from ((number, True) for number in (place, *behind))
         else:
             yield behind[-1], False
+
+
+def _dotted(text: str, words: Sequence[Word]) -> tuple[set[int], set[int]]:
+    """The numbers of letters in a row with dots behind them: of initials (`J.D.K.`), of abbreviations (`a.p.`)."""
+    initials, abbreviations = set[int](), set[int]()
+    for row in _LETTERS.finditer(text):
+        known = re.sub("[. ]", "", row[0]).casefold() in _ABBREVIATIONS
+        into = abbreviations if known else initials
+        into.update(number for number, word in enumerate(words) if row.start() <= word.start < row.end())
+    return initials, abbreviations
 
 
 def _beside(text: str, words: Sequence[Word], place: int) -> Iterator[int]:

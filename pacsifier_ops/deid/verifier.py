@@ -34,7 +34,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
-from math import prod, trunc
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +62,7 @@ from pacsifier_ops.deid.identifiers import (
     words_of,
     written,
 )
-from pacsifier_ops.deid.numbers import numbers_in
-from pacsifier_ops.deid.numbers import plain as plain_numbers
+from pacsifier_ops.deid.numbers import is_one_of, numbers_in
 from pacsifier_ops.query.names import fold
 
 __all__ = ["Identifiers", "search"]
@@ -272,9 +271,8 @@ def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator
 def _dates_in_numbers(held: Held, days: frozenset[str]) -> Iterator[int]:
     """Attributes in whose numbers there are dates."""
     if days:
-        told = plain_numbers(days)
         for tag, vr, value, little in held.measures:
-            if not told.isdisjoint(map(trunc, numbers_in(vr, value, little))):
+            if any(is_one_of(days, number) for number in numbers_in(vr, value, little)):
                 yield tag
 
 
