@@ -23,15 +23,6 @@ MOVING = ("basic", "default", "research")
 #: What is not mended yet: reason, profiles, titles of things.
 KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     (
-        "codes of local schemes stay",
-        CLEANING,
-        (
-            *("AnatomicRegionSequence with the scheme in a version", "CodingSchemeIdentificationSequence"),
-            *("PerformedProtocolCodeSequence", "ProcedureCodeSequence", "RT structure of a local scheme"),
-            *("RequestedProcedureCodeSequence", "a long code and a URN", "scheme by UID"),
-        ),
-    ),
-    (
         "a word of the vocabulary stays beside a title, or as a name",
         CLEANING,
         (
@@ -44,22 +35,6 @@ KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("initials stay", CLEANING, ("SeriesDescription: J.D.K. knee",)),
     ("a surname of one character stays", CLEANING, ("ISO_IR 192, another's name: 王 T1 sag",)),
     ("a measured number that spells the time of the study stays", MOVING, ("FD in FrameAcquisitionDuration",)),
-    (
-        "text in what a device is taken to set itself stays",
-        EVERY,
-        (
-            *("AttenuationCorrectionMethod: measured,/MAR^CT Muellerino 3.0", "BodyPartExamined: KOPF KSMH"),
-            *("CollimatorGridName: Grid Musterlin", "ContentLabel: INSELMUSTER", "ConvolutionKernel: B30f KSMH"),
-            *("FilterType: FLAT KSMH", "ImageType: ['ORIGINAL', 'PRIMARY', 'KSMH']", "PatientPosition: HFS KSMH"),
-            *(
-                "ManufacturerModelName: Skyra Stadtspital Musterli",
-                "ReceiveCoilName: Head_32 KSMH",
-                "SequenceName: *fl3d_KSMH",
-            ),
-            *("ReconstructionMethod: OSEM Prof Bildrechner", "SoftwareVersions: syngo CT VB20 KSMH-Radiologie"),
-            *("ViewPosition: KSMH AP", "several values, one of them a name"),
-        ),
-    ),
     (
         "the device option is on",
         ("pacsifier",),
@@ -82,7 +57,6 @@ KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             ),
         ),
     ),
-    ("names of layers stay", ("pacsifier",), ("layers of a presentation state",)),
     (
         "comments within compressed pixel data, and bytes after them, stay",
         EVERY,

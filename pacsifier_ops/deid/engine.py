@@ -44,7 +44,19 @@ from typing import TypeAlias
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.deid import codes, imaging, leftout, machine, markers, reading, sr, tables, values, vocabulary, writing
+from pacsifier_ops.deid import (
+    codes,
+    imaging,
+    leftout,
+    machine,
+    markers,
+    reading,
+    sr,
+    tables,
+    values,
+    vocabulary,
+    writing,
+)
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
 from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
