@@ -754,8 +754,8 @@ def _sr(b: Builder, patient: Patient, study: Study) -> list[Dataset]:
     sr = _document(b, patient, study, "SR", "88.33", code("18748-4", "LN", "Diagnostic imaging report"))
     found = [_concept_item(b, row, study.images["CT"]) for row in rows("sr_concepts_e3_4_1.csv")]
     known = {(row["code_value"], row["value_type"]) for row in rows("sr_concepts_e3_4_1.csv")}
-    assert ("99001", "TEXT") not in known
-    unlisted = {"code_value": "99001", "coding_scheme_designator": "99LOCAL", "code_meaning": b.fresh.token()}
+    assert ("139001", "TEXT") not in known
+    unlisted = {"code_value": "139001", "coding_scheme_designator": "DCM", "code_meaning": b.fresh.token()}
     found += [
         _concept_item(b, unlisted | {"value_type": value_type}, study.images["CT"])
         for value_type in ("TEXT", "PNAME", "DATE", "DATETIME", "UIDREF")
@@ -980,7 +980,7 @@ def dictionary() -> dict[str, list[int]]:
 def _value(fresh: Fresh, vr: str, tag: int, charset: str) -> Any:
     """A value of its own for a VR; None where it has none that tells anything."""
     listed = tables().attributes.get(tag)
-    kept = listed is not None and listed["basic"] == "K"
+    kept = listed is not None and listed["basic"] == "K" and listed["clean_desc"] != "W"
     many = 2 if dictionary_VM(tag).endswith("n") and vr not in ("LT", "ST", "UR", "UT") else 1
     match vr:
         case "PN":
@@ -1034,7 +1034,8 @@ def stuff(b: Builder, dataset: Dataset, charset: str) -> None:
         for tag in tags:
             if tag in dataset or (vr == "OB" and tag >> 16 in _STRUCTURAL):
                 continue
-            if vr == "CS" and tables().attributes.get(tag, {}).get("basic", "K") == "K":
+            listed = tables().attributes.get(tag, {"basic": "K", "clean_desc": ""})
+            if vr == "CS" and listed["basic"] == "K" and listed["clean_desc"] != "W":
                 continue
             value = _value(b.fresh, vr, tag, charset)
             if value is not None:
@@ -1050,7 +1051,7 @@ def stuff_numbers(dataset: Dataset) -> None:
         for tag in tags:
             if tag in dataset or tag >> 16 in _STRUCTURAL or tag in tables().attributes:
                 continue
-            dataset.add_new(tag, vr, f"KEPT_{tag:08X}" if vr == "CS" else _number(vr, tag))
+            dataset.add_new(tag, vr, "AXIAL" if vr == "CS" else _number(vr, tag))
 
 
 def stuff_sequences(b: Builder, dataset: Dataset) -> None:

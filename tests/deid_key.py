@@ -48,6 +48,10 @@ SHARED = MACHINES | {
 CALIBRATED = "113723"
 #: LongitudinalTemporalOffsetFromEvent and its type, which the corpus makes one that is nobody's event.
 INTERVAL = frozenset({0x00120052, 0x00120053})
+#: FrameLabelVector, StackID, identifiers of optical paths, GraphicLayer: tokens, since they tell parts apart.
+PARTS = frozenset({0x00182002, 0x00209056, 0x00480106, 0x006A000E, 0x00700002})
+#: CodeValue, CodingSchemeDesignator, LongCodeValue, URNCodeValue: tokens, where nobody knows the code.
+CODES = frozenset({0x00080100, 0x00080102, 0x00080119, 0x00080120})
 #: TimezoneOffsetFromUTC: a date by the table, a text by its VR; no words are kept of it.
 TIMEZONE = 0x00080201
 
@@ -225,6 +229,8 @@ def actions(tag: int, policy: Policy, sop_class: str, nested: bool) -> frozenset
         return frozenset("C")  # a true date of the device would tell the shift of all others
     if "device" in policy.options and tag in STATIONS | WRITTEN:
         return frozenset("D" if tag in STATIONS else "C")  # a token is a dummy that says which are the same
+    if "W" in offered:
+        return frozenset("W")
     if offered and not (policy.dates == "C" and tag in SHARED):
         return frozenset("K" if "K" in offered else "C")
     choices = row["basic"].replace("*", "").split("/")
@@ -288,6 +294,8 @@ def _is_open(step: Step, policy: Policy, sop_class: str, nested: bool) -> bool:
 def _by_actions(planted: Planted, policy: Policy, letters: frozenset[str]) -> Iterator[Category]:
     if letters == {"K"} and planted.tag == PATIENT_AGE and planted.value > "089Y":
         yield from (Category.TAG_RETAINED, Category.TEXT_REMOVED)
+    elif letters == {"W"} or (letters == {"K"} and planted.vr == "CS"):
+        yield from _known(planted)
     elif planted.vr == "SQ" and letters <= frozenset("KCU"):
         yield Category.TAG_RETAINED
     elif letters == {"K"} or (letters == {"C"} and planted.vr == "TM"):
@@ -305,6 +313,16 @@ def _by_actions(planted: Planted, policy: Policy, letters: frozenset[str]) -> It
             yield Category.TAG_RETAINED
             if letters == {"D"}:
                 yield Category.TEXT_NOT_NULL
+
+
+def _known(planted: Planted) -> Iterator[Category]:
+    """What is publicly known stays: of text that machines write, its words; of codes that no list has, nothing."""
+    if planted.needles:
+        yield Category.TEXT_REMOVED
+    if planted.tag in PARTS | CODES:
+        yield Category.TAG_RETAINED
+    elif planted.word and planted.vr != "UI" and planted.tag >> 8 != 0x000801:
+        yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
 
 
 def _cleaned(planted: Planted) -> Iterator[Category]:
@@ -343,7 +361,7 @@ def _unlisted(planted: Planted, policy: Policy) -> Iterator[Category]:
             yield from _cleaned(planted)
         elif planted.needles:
             yield Category.TEXT_REMOVED
-    elif planted.vr == "SQ":
+    elif planted.vr == "SQ" or planted.tag in PARTS:
         yield Category.TAG_RETAINED
     elif planted.vr in NUMBERS or planted.vr == "CS":
         yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
@@ -389,6 +407,8 @@ def _of_concept(planted: Planted, concept: tuple[str, str], policy: Policy) -> I
             yield Category.TEXT_REMOVED
         elif letters == {"D"}:
             yield from (Category.TAG_RETAINED, Category.UID_CHANGED, Category.UID_CONSISTENT)
+        elif letters == {"K"}:
+            yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
     elif letters == {"C"} and planted.vr == "TM":
         yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
     elif letters == {"C"}:

@@ -185,12 +185,12 @@ def test_it_tells_what_was_done() -> None:
     assert made.PatientIdentityRemoved == "YES"
     assert "\\".join(made.DeidentificationMethod) == engine().rules.method
     assert [item.CodeValue for item in made.DeidentificationMethodCodeSequence] == [
-        "113100", "113105", "113107", "113108", "113109", "113111"
+        "113100", "113103", "113104", "113105", "113107", "113108", "113109", "113111"
     ]  # fmt: skip
     assert made.LongitudinalTemporalInformationModified == "MODIFIED"
     again = after(made, "basic")
     assert list(again.DeidentificationMethod)[-1] == engine("basic").rules.method
-    assert len(again.DeidentificationMethodCodeSequence) == 6
+    assert len(again.DeidentificationMethodCodeSequence) == 8
     assert again.LongitudinalTemporalInformationModified == "REMOVED"
 
 
@@ -256,10 +256,10 @@ def test_only_registered_uids_stay_each_by_itself() -> None:
 @pytest.mark.parametrize("value", [b"1.2.Doe^Jane", b"1.02.3", b"Doe^Jane", b"1." + b"2" * 80])
 def test_what_is_no_uid_is_replaced_as_well(value: bytes) -> None:
     made = after(
-        with_elements((0x0008010C, "UI", value), (0x0020000D, "UI", value), (0x00200052, "UI", value + b" \0"))
+        with_elements((0x0008001A, "UI", value), (0x0020000D, "UI", value), (0x00200052, "UI", value + b" \0"))
     )
     new = made[0x0020000D].value
-    assert new.startswith("2.25.") and made[0x0008010C].value == made[0x00200052].value == new
+    assert new.startswith("2.25.") and made[0x0008001A].value == made[0x00200052].value == new
 
 
 def test_uids_stay_where_the_profile_says_so() -> None:
@@ -285,7 +285,7 @@ def test_what_is_not_valid_is_emptied_and_the_rest_stays() -> None:
         )
     )
     assert raw(made, 0x00080008) == b"ORIGINAL\\\\AXIAL "
-    assert [raw(made, tag) for tag in (0x00080070, 0x00180050, 0x00181151)] == [b"", b"", b""]
+    assert [raw(made, tag) for tag in (0x00080070, 0x00180050, 0x00181151)] == [b"REMOVED ", b"", b""]
     assert raw(made, 0x00200032) == b"-0.12345678901234567\\\\12  "
     assert raw(made, 0x00280010) is None and raw(made, 0x00280011) == b"\1\0"  # two numbers, where one has its place
 
@@ -388,9 +388,9 @@ def test_a_dummy_of_a_sequence_has_one_item_that_says_nothing() -> None:
     graphic.ReferencedImageSequence = [code]
     before.GraphicAnnotationSequence = [graphic, graphic]
     before.SOPClassUID = "1.2.840.10008.5.1.4.1.1.11.1"
-    (item,) = after(before).GraphicAnnotationSequence
+    (item,) = after(before, "basic").GraphicAnnotationSequence
     (text,) = item.TextObjectSequence
-    assert item.GraphicLayer == "DOE" and "Jane" not in str(item)
+    assert re.fullmatch("[A-Z0-9]{12}", item.GraphicLayer) and "Jane" not in str(item)
     assert text.UnformattedTextValue == "REMOVED" and list(text.AnchorPoint) == [0.0, 0.0]
     assert text.AnchorPointVisibility == "Y"
 
@@ -456,12 +456,12 @@ def test_elements_of_other_groups_and_trailing_padding_go() -> None:
 
 @pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192"])
 def test_text_stays_in_its_character_set(charset: str, tmp_path: Path) -> None:
-    before = phantom(charset=charset, StudyDescription="Schädel Doe", Manufacturer="Zürich Systems")
+    before = phantom(charset=charset, StudyDescription="Schädel Doe", Manufacturer="Schädel Systems")
     before.ReferencedStudySequence = []
     made = written(engine().deidentify(before, PERSON), tmp_path)
     result = pydicom.dcmread(io.BytesIO(made))
     assert (result.SpecificCharacterSet, result.StudyDescription) == (charset, "Schädel")
-    assert result.Manufacturer == "Zürich Systems"
+    assert result.Manufacturer == "Schädel Systems"
 
 
 def test_an_item_may_have_a_character_set_of_its_own() -> None:
@@ -477,7 +477,7 @@ def test_an_item_may_have_a_character_set_of_its_own() -> None:
 def test_text_that_its_character_set_does_not_have_does_not_pass() -> None:
     text = "Lung Müller".encode()
     made = after(with_elements((0x00080070, "LO", text), (0x00081030, "LO", text)))
-    assert (raw(made, 0x00080070), raw(made, 0x00081030)) == (b"", b"Lung")
+    assert (raw(made, 0x00080070), raw(made, 0x00081030)) == (b"REMOVED ", b"Lung")
     with pytest.raises(Unfit, match="SpecificCharacterSet"):
         after(with_elements((0x00080005, "CS", b"LATIN1")))
 

@@ -10,6 +10,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     MPEG2MPML,
+    BasicTextSRStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
     ComputedRadiographyImageStorage,
     CTImageStorage,
     CTPerformedProcedureProtocolStorage,
@@ -17,17 +20,20 @@ from pydicom.uid import (
     EncapsulatedPDFStorage,
     EncapsulatedSTLStorage,
     EnhancedMRImageStorage,
+    EnhancedSRStorage,
     ExplicitVRLittleEndian,
     GeneralAudioWaveformStorage,
     GeneralECGWaveformStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
+    MammographyCADSRStorage,
     MediaStorageDirectoryStorage,
     MRImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
     NuclearMedicineImageStorage,
     OphthalmicPhotography8BitImageStorage,
     PositronEmissionTomographyImageStorage,
+    ProcedureLogStorage,
     RawDataStorage,
     RTDoseStorage,
     RTPlanStorage,
@@ -45,8 +51,9 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from pacsifier_ops.deid import devices
+from pacsifier_ops.deid import devices, profile
 from pacsifier_ops.deid.exclusion import RULES, Cure, Kind, judge
+from pacsifier_ops.deid.rules import Option
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # archives hold such values
 
@@ -79,11 +86,16 @@ KEPT_BACK: list[tuple[str, dict[str, Any]]] = [
     ("video", {"syntax": "1.2.840.10008.1.2.4.106.1"}),
     ("sound", {"SOPClassUID": GeneralAudioWaveformStorage, "Modality": "AU"} | NO_PIXELS),
     ("structured-report", {"SOPClassUID": XRayRadiationDoseSRStorage, "Modality": "SR"} | NO_PIXELS),
-    ("structured-report", {"SOPClassUID": KeyObjectSelectionDocumentStorage, "Modality": "KO"} | NO_PIXELS),
+    ("structured-report", {"SOPClassUID": EnhancedSRStorage, "Modality": "SR"} | NO_PIXELS),
     ("structured-report", {"SOPClassUID": "1.2.3", "Modality": "SR"} | NO_PIXELS),
+    ("structured-report", {"SOPClassUID": "1.2.3", "Modality": "KO"} | NO_PIXELS),
     (
         "presentation-graphics",
-        {"SOPClassUID": GrayscaleSoftcopyPresentationStateStorage, "Modality": "PR", "GraphicAnnotationSequence": [{}]}
+        {
+            "SOPClassUID": GrayscaleSoftcopyPresentationStateStorage,
+            "Modality": "PR",
+            "GraphicAnnotationSequence": [{"TextObjectSequence": [{}]}],
+        }
         | NO_PIXELS,
     ),
     (
@@ -158,8 +170,37 @@ FIT: list[dict[str, Any]] = [
     {"SOPClassUID": SpatialRegistrationStorage, "Modality": "REG"} | NO_PIXELS,
     {"SOPClassUID": GeneralECGWaveformStorage, "Modality": "ECG"} | NO_PIXELS,
     {"SOPClassUID": GrayscaleSoftcopyPresentationStateStorage, "Modality": "PR"} | NO_PIXELS,
+    {
+        "SOPClassUID": GrayscaleSoftcopyPresentationStateStorage,
+        "Modality": "PR",
+        "GraphicAnnotationSequence": [{"GraphicObjectSequence": [{}]}],
+    }
+    | NO_PIXELS,
+    {"SOPClassUID": KeyObjectSelectionDocumentStorage, "Modality": "KO"} | NO_PIXELS,
     {"SOPClassUID": VLWholeSlideMicroscopyImageStorage, "Modality": "SM", "ImageType": ["ORIGINAL", "", "VOLUME"]},
 ]
+#: Reports by what is in them, and whether it is narrative; all of them are cleaned.
+REPORTS: list[tuple[dict[str, Any], bool]] = [
+    ({"SOPClassUID": XRayRadiationDoseSRStorage, "ContentSequence": [{"TextValue": "A long remark. " * 9}]}, False),
+    ({"SOPClassUID": MammographyCADSRStorage}, False),
+    ({"SOPClassUID": EnhancedSRStorage, "ContentSequence": [{"TextValue": "Lesion 1"}]}, False),
+    ({"SOPClassUID": Comprehensive3DSRStorage, "ContentTemplateSequence": [{"TemplateIdentifier": "1500"}]}, False),
+    ({"SOPClassUID": BasicTextSRStorage, "ContentSequence": [{"TextValue": "Lesion 1"}]}, True),
+    ({"SOPClassUID": ProcedureLogStorage}, True),
+    ({"SOPClassUID": EnhancedSRStorage, "ContentTemplateSequence": [{"TemplateIdentifier": "2000"}]}, True),
+    ({"SOPClassUID": ComprehensiveSRStorage, "ContentSequence": [{"TextValue": "Findings:\r\nnone"}]}, True),
+    (
+        {"SOPClassUID": EnhancedSRStorage, "ContentSequence": [{"ContentSequence": [{"TextValue": "She said. " * 9}]}]},
+        True,
+    ),
+]
+
+
+def _item(values: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in dict(values).items() if isinstance(values, dict) else ():
+        setattr(item, keyword, [_item(one) for one in value] if keyword.endswith("Sequence") else value)
+    return item
 
 
 def an_object(changes: dict[str, Any]) -> Dataset:
@@ -169,7 +210,7 @@ def an_object(changes: dict[str, Any]) -> Dataset:
     ds = Dataset()
     for keyword, value in (CT | changes).items():
         if value is not None:
-            setattr(ds, keyword, [Dataset() for _ in value] if keyword.endswith("Sequence") else value)
+            setattr(ds, keyword, [_item(item) for item in value] if keyword.endswith("Sequence") else value)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = syntax
     if meta_class or "SOPClassUID" in ds:
@@ -216,6 +257,19 @@ def test_cleaned_content_and_graphics_let_reports_and_presentation_states_out() 
         assert cleaned.rule == ("unknown-sop-class" if ds.SOPClassUID == "1.2.3" else "")
 
 
+@pytest.mark.parametrize(("changes", "narrative"), REPORTS)
+def test_doses_and_measurements_leave_once_they_are_cleaned_and_narratives_only_by_name(
+    changes: dict[str, Any], narrative: bool
+) -> None:
+    ds = an_object({"Modality": "SR"} | NO_PIXELS | changes)
+    assert judge(ds, delete_identifiable=True, options=profile.load("basic").options).rule == "structured-report"
+    for name in ("default", "research", "pacsifier"):
+        options = profile.load(name).options
+        assert judge(ds, delete_identifiable=True, options=options).rule == ("narrative-report" if narrative else "")
+        named = {*options, Option.CLEAN_NARRATIVES}
+        assert judge(ds, delete_identifiable=True, options=named).kind == Kind.PASS
+
+
 def test_the_catalogue_lets_burned_in_text_out_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "site.json"
     path.write_text('{"devices": [{"id": "all", "match": {"Rows": 4, "Columns": 4}, "black": [[0, 0, 4, 1]]}]}')
@@ -245,4 +299,4 @@ def test_the_documentation_lists_the_rules_as_they_are() -> None:
     said = [(name, looks_at, kind, cure.strip("` "), why) for name, looks_at, kind, cure, why in listed]
     assert said == [(r.name, r.looks_at, r.kind, r.cure, r.why) for r in RULES]
     assert len({rule.name for rule in RULES}) == len(RULES)
-    assert {name for name, _ in KEPT_BACK + FOR_A_PERSON} == {rule.name for rule in RULES}
+    assert {name for name, _ in KEPT_BACK + FOR_A_PERSON} == {rule.name for rule in RULES} - {"narrative-report"}

@@ -108,9 +108,9 @@ def test_every_value_becomes_what_the_standard_says(
     scores: dict[str, Score] = {}
     for title, names, whole in (
         ("standard", STANDARD, False),
+        ("default", ("default",), False),
         ("research", ("research",), False),
-        ("research, content cleaned", ("research", Option.CLEAN_STRUCTURED_CONTENT, Option.CLEAN_GRAPHICS), False),
-        ("standard, as a run converts", STANDARD, True),
+        ("default, as a run converts", ("default",), True),
     ):
         rules, policy = chosen(*names)
         tool = conversion(rules) if whole else engine_alone(rules)
@@ -182,10 +182,10 @@ def test_every_kind_of_value_is_planted_and_asked_for(corpus: Corpus) -> None:
 
 @pytest.mark.peers
 def test_other_programs_read_the_results_and_find_no_new_error(corpus: Corpus, tmp_path: Path) -> None:
-    """dciodvfy, dcentvfy, dcmftest and dcmdump, on the objects as their kinds are, with content cleaned."""
+    """dciodvfy, dcentvfy, dcmftest and dcmdump, on the objects as their kinds are."""
     if shutil.which("dciodvfy") is None:
         pytest.skip("needs dciodvfy: install the package dicom3tools")
-    rules, _ = chosen("research", Option.CLEAN_STRUCTURED_CONTENT, Option.CLEAN_GRAPHICS)
+    rules, _ = chosen("research")
     engine = Engine(rules, SECRET)
     results: list[tuple[Source, Path]] = []
     for source in corpus.sources:

@@ -1,8 +1,58 @@
-"""Meanings of the codes of public coding schemes, as PS3.16 has them: they name no patient, whatever an object says."""
+"""Codes: which ones are of public coding schemes, what these mean, and what stands for the others (PS3.16 8).
+
+A code of a public scheme names no patient, whatever an object says. A code that a site made names the site: its value,
+its designator, the OID of its scheme and its list. Whether a code is public is not believed: its scheme must be one of
+`tables/coding_schemes.csv`, and its value one that PS3.16 uses, or of the form that the scheme's values have. Values of
+schemes of products are public where they are numbers of the product; what else is there, users have typed.
+"""
 
 from __future__ import annotations
 
-from functools import cache
+import csv
+import hashlib
+import re
+from functools import cache, lru_cache
+from pathlib import Path
+
+from pacsifier_ops.deid import machine, vocabulary
+from pacsifier_ops.deid.values import token
+from pacsifier_ops.pseudonyms.secret import Secret
+
+#: Designator of codes whose values are tokens. Those of private schemes begin with 99 (PS3.3 8.2).
+LOCAL = "99DEIDENTIFIED"
+
+_FILE = Path(__file__).parent / "tables" / "coding_schemes.csv"
+#: Languages of reports (ISO 639).
+_OF_LANGUAGES = frozenset({"ISO639_1", "ISO639_2", "RFC3066", "RFC5646"})
+_LANGUAGES = {
+    code: name
+    for codes, name in (
+        ("en eng", "English"),
+        ("de deu ger", "German"),
+        ("fr fra fre", "French"),
+        ("it ita", "Italian"),
+        ("es spa", "Spanish"),
+        ("nl nld dut", "Dutch"),
+        ("ja jpn", "Japanese"),
+        ("zh zho chi", "Chinese"),
+        ("ko kor", "Korean"),
+        ("pt por", "Portuguese"),
+    )
+    for code in codes.split()
+}
+#: Numbers that products give their own concepts: GEU-1005-33, A-100, 250137.
+_OF_PRODUCTS = re.compile(r"([A-Z]{0,4})[-.]?\d{1,6}(?:[-.]\d{1,4}){0,3}", re.ASCII)
+#: A unit: numbers, atoms with their prefixes and exponents, annotations (UCUM 2.1).
+_ATOMS = (
+    "10[*^]|%|deg|''|'|sec|bpm|px|mol|rad|sr|Hz|Pa|Ohm|Wb|Cel|lm|lx|Bq|Gy|Sv|min|wk|mo|eV|bar|cal|osm|dB|Np|Ci|kat|eq"
+    r"|dpt|bit|By|mm\[Hg\]|m\[H2O\]|\[(?:arb'U|iU|IU|hnsf'U|degF|in_i|ft_i|lb_av|oz_av|pH|ppm|ppb|ppth|pi|RAD|REM|car_m"
+    r"|psi|hp_X|CFU|PFU|drp|HPF|LPF|kn_i|mi_i|diop|mesh_i|Ch|fr|FR)\]|[1ABCFGHJKLNRSTUVWadghlmstu]"
+)
+_FACTOR = rf"(?:\d+|\d*(?:da|[YZEPTGMkhdcmunpfazy]|[KMGT]i)?(?:{_ATOMS})[+-]?\d{{0,2}})?"
+_UNIT = re.compile(rf"{_FACTOR}(?:[./]{_FACTOR})*")
+_ANNOTATION = re.compile(r"\{([^{}]*)\}")
+#: Annotations of PS3.16 CID 82 and 85, and usual ones.
+_ANNOTATIONS = re.compile(r"SUV(bw|lbm|bsa|ibw)(m|j|_j)?|H\.B\.|[Pp]ixels?|counts|breaths|cells|voxels?|frames?")
 
 
 @cache
@@ -22,4 +72,97 @@ def _meanings() -> dict[tuple[str, str], str]:
 
 def meaning(value: str, scheme: str) -> str:
     """The meaning of a code by its scheme's designator; empty where it is not known."""
+    if scheme in _OF_LANGUAGES:
+        return _LANGUAGES.get(value.partition("-")[0], "")
     return _meanings().get((value, scheme), "")
+
+
+@cache
+def _schemes() -> dict[str, tuple[str, str]]:
+    """UID and form of values of the public schemes, by designator."""
+    with _FILE.open(encoding="utf-8", newline="") as file:
+        return {row["designator"]: (row["uid"], row["form"]) for row in csv.DictReader(file)}
+
+
+@lru_cache(maxsize=16384)
+def is_public(value: str, scheme: str) -> bool:
+    """Whether a code is one of a public scheme; without a value, whether the scheme is.
+
+    Args:
+        scheme: its designator (0008,0102); without one, nothing is public.
+    """
+    if scheme not in _schemes():
+        return False
+    if not value or (value, scheme) in _meanings():
+        return True
+    form = _schemes()[scheme][1]
+    match scheme:
+        case "UCUM":
+            return _is_unit(value)
+        case "DCMUID":
+            from pydicom.uid import UID_dictionary
+
+            return value in UID_dictionary
+    if form == "@product":
+        # Letters in front are the product's; of a clinic's number, they are the clinic's.
+        found = _OF_PRODUCTS.fullmatch(value)
+        return found is not None and (not found[1] or machine.clean(found[1]) == found[1])
+    if re.fullmatch(form, value, re.ASCII) is None:
+        return False
+    return {"SCT": _is_checked_by_verhoeff, "LN": _is_checked_by_luhn}.get(scheme, bool)(value)
+
+
+def is_public_uid(uid: str) -> bool:
+    """Whether a UID of a scheme, a context group or a mapping resource is one of PS3.6 or PS3.16."""
+    from pydicom.uid import UID_dictionary
+
+    return uid in UID_dictionary or uid in _uids()
+
+
+@cache
+def digest() -> str:
+    """SHA-256, in hexadecimal digits, of the public schemes."""
+    return hashlib.sha256(_FILE.read_bytes()).hexdigest()
+
+
+@cache
+def _uids() -> frozenset[str]:
+    return frozenset(uid for uid, _ in _schemes().values() if uid)
+
+
+def substitute(secret: Secret, value: str, scheme: str) -> str:
+    """What stands for the value of a local code: the same in a project for the same value of the same scheme."""
+    return token(secret, "CodeValue", f"{scheme}\0{value}")
+
+
+def _is_unit(value: str) -> bool:
+    for word in _ANNOTATION.findall(value):
+        if not _ANNOTATIONS.fullmatch(word) and vocabulary.clean(word) != word:
+            return False
+    return _UNIT.fullmatch(_ANNOTATION.sub("", value)) is not None
+
+
+def _is_checked_by_luhn(value: str) -> bool:
+    """Whether the check digit of a LOINC number is right."""
+    digits = [int(digit) for digit in reversed(re.sub(r"\D", "", value))]
+    doubled = [digit if place % 2 == 0 else digit * 2 - 9 * (digit > 4) for place, digit in enumerate(digits)]
+    return sum(doubled) % 10 == 0
+
+
+def _is_checked_by_verhoeff(value: str) -> bool:
+    """Whether the check digit of a SNOMED CT identifier is right, and it is one of a concept (partition 00 or 10)."""
+    check = 0
+    for place, digit in enumerate(reversed(value)):
+        check = _D5[check][_permuted(place, int(digit))]
+    return check == 0 and value[-3:-1] in ("00", "10")
+
+
+#: Multiplication in the dihedral group D5 (J. Verhoeff, 1969).
+_D5 = [[(a + b if a < 5 else a - b) % 5 + 5 * ((a < 5) == (b > 4)) for b in range(10)] for a in range(10)]
+
+
+@cache
+def _permuted(place: int, digit: int) -> int:
+    for _ in range(place % 8):
+        digit = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)[digit]
+    return digit

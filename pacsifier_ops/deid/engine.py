@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -43,11 +44,23 @@ from typing import TypeAlias
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.deid import codes, imaging, leftout, markers, reading, sr, tables, values, vocabulary, writing
+from pacsifier_ops.deid import (
+    codes,
+    imaging,
+    leftout,
+    machine,
+    markers,
+    reading,
+    sr,
+    tables,
+    values,
+    vocabulary,
+    writing,
+)
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
 from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
-from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Rule, Rules
+from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Option, Rule, Rules
 from pacsifier_ops.errors import Unfit
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -61,6 +74,14 @@ _INSTANCE_NUMBER = 0x00200013
 _NO_DATES = Calendar()
 #: Digits of numbers by which images may be counted.
 _COUNTED = 7
+#: CodeValue, LongCodeValue, URNCodeValue; CodingSchemeDesignator, CodingSchemeVersion.
+_CODE_VALUES, _DESIGNATOR, _VERSION = (0x00080100, 0x00080119, 0x00080120), 0x00080102, 0x00080103
+#: ContextIdentifier and TemplateIdentifier are numbers of PS3.16; MappingResource is PS3.16 itself, or a product's.
+_NUMBERED, _RESOURCE = (0x0008010F, 0x0040DB00), 0x00080105
+_NUMBER = re.compile(r"\d{1,5}|99_\d{1,4}", re.ASCII)
+_SCHEMES, _TEXT_VALUE = 0x00080110, 0x0040A160
+#: FrameLabelVector, StackID, OpticalPathIdentifier and references to it, GraphicLayer: they tell parts apart.
+_PARTS = frozenset((0x00182002, 0x00209056, 0x00480106, 0x006A000E, 0x00700002))
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 _PATIENT_NAME = 0x00100010
 _BINARY = frozenset(values.SIZES) | {"OB"}
@@ -95,6 +116,7 @@ class Engine:
 
     def __init__(self, rules: Rules, secret: Secret) -> None:
         self.rules, self.secret = rules, secret
+        self.narratives = Option.CLEAN_NARRATIVES in rules.options
         self.uids: dict[str, str] = {}
         self.plans: dict[ObjectRules, dict[tuple[int, str], _Plan]] = {}
 
@@ -244,17 +266,26 @@ def _fitted(rule: Rule, tag: int, vr: str) -> _Plan:
             vr = known[0]
         elif not (vr in _BINARY and known[0] in _BINARY):
             rule, vr = _without_value(rule), known[0]
-    own = _CLEAN_OWN.get(tag) if rule.action is Action.CLEAN else None
+    own = _OWN.get(rule.action, {}).get(tag)
     if own is None and rule.action is Action.CLEAN and tag in tables.numbers():
         own = _Walk.order
+    if rule.action is Action.KNOWN:
+        rule = replace(rule, otherwise=_least(tag))
     return _Plan(rule, vr, own) if own else _planned(rule, vr)
+
+
+def _least(tag: int) -> Action:
+    """What is done to an attribute of which nothing stays: what its type allows in every IOD."""
+    with_value = tables.required().get(tag)
+    return Action.REMOVE if with_value is None else Action.DUMMY if with_value else Action.EMPTY
 
 
 def _without_value(rule: Rule) -> Rule:
     """What is done where the value cannot be looked at."""
     if rule.action is Action.CLEAN:
         return replace(rule, action=rule.otherwise)
-    return replace(rule, action=Action.REMOVE) if rule.action in (Action.KEEP, Action.UID, Action.TOKEN) else rule
+    kept = (Action.KEEP, Action.KNOWN, Action.UID, Action.TOKEN)
+    return replace(rule, action=Action.REMOVE) if rule.action in kept else rule
 
 
 def _planned(rule: Rule, vr: str) -> _Plan:
@@ -273,6 +304,9 @@ def _planned(rule: Rule, vr: str) -> _Plan:
             return _Plan(rule, vr, {"SQ": _Walk.skeleton, "UI": _Walk.remapped}.get(vr, _Walk.dummy))
         case Action.KEEP:
             return _Plan(rule, vr, _KEEP.get(vr, _Walk.kept_text if vr in values.STRINGS else _Walk.kept_binary))
+        case Action.KNOWN:
+            act = _Walk.known if vr in values.STRINGS else _Walk.items if vr == "SQ" else _Walk.kept_binary
+            return _Plan(rule, vr, act)
         case Action.UID if vr == "UI":
             return _Plan(rule, vr, _Walk.remapped)
         case Action.PSEUDONYM if vr in values.TEXT:
@@ -405,6 +439,10 @@ class _Walk:
         above = self._place
         self._place = (*above, number)
         tag = sr.VALUES.get(value_type, 0)
+        if rule.action is Action.CLEAN and tag == _TEXT_VALUE and not self._engine.narratives:
+            text = item[tag][1] if tag in item else b""
+            if isinstance(text, bytes) and sr.is_narrative(text):
+                rule = Rule(rule.otherwise, "narrative")
         new = self.elements(item, charset, {tag: rule} if tag else {})
         self._positions.stood(new, self._place)
         self._place = above
@@ -461,6 +499,52 @@ class _Walk:
             self._kept_dates = True
         return _valid(value, vr, charset)
 
+    def known(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """What is known of a text that a machine wrote; of UIDs, what is registered."""
+        if self._bare and vr not in ("CS", "UI"):
+            return self.dummy(value, vr, tag, rule, charset)
+        if not isinstance(value, bytes) or not value.strip(b" \0"):
+            return value if isinstance(value, bytes) else b""
+        if vr == "UI":
+            known = all(codes.is_public_uid(uid.strip(" \0")) for uid in _texts(value, vr, charset))
+            return value if known else self._otherwise(value, vr, tag, rule, charset)
+        return _known(value, vr, charset) or self._otherwise(value, vr, tag, rule, charset)
+
+    def part(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """What tells parts of an object apart: as it is where all of it is known, else a token."""
+        bare = self._bare and vr != "CS"
+        if bare or not isinstance(value, bytes) or _known(value, vr, charset) == value:
+            return self.known(value, vr, tag, rule, charset)
+        texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
+        made = [values.token(self._engine.secret, "part", text) if text else "" for text in texts]
+        return values.padded("\\".join(made).encode("ascii"), vr)
+
+    def coded(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """An attribute of a code: as it is where the code is public, else what stands for it."""
+        if self._bare:
+            return self.dummy(value, vr, tag, rule, charset)
+        if not isinstance(value, bytes) or not value.strip(b" \0"):
+            return b""
+        code, scheme = sr.code_in(self._source)
+        if codes.is_public(code, scheme):
+            return _valid(value, vr, charset) if tag != _VERSION else self.known(value, vr, tag, rule, charset)
+        if tag == _VERSION:
+            return None
+        made = codes.LOCAL if tag == _DESIGNATOR else codes.substitute(self._engine.secret, code, scheme)
+        return values.padded(made.encode("ascii"), vr)
+
+    def numbered(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """The number of a context group or template; of a site's own, nothing."""
+        text = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
+        public = text == "DCMR" or codes.is_public("", text) if tag == _RESOURCE else _NUMBER.fullmatch(text)
+        return value if public or not text else self._otherwise(value, vr, tag, rule, charset)
+
+    def schemes(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """Coding schemes (PS3.3 C.12.1.1.11); those of sites are not told of."""
+        items = reading.sequence(value) if isinstance(value, bytes) else value
+        public = [item for item in items if codes.is_public("", sr.code_in(item)[1])]
+        return self.items(public, vr, tag, rule, charset) if public else None
+
     def kept_uids(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """The UIDs; what is none, or claims to be the standard's and is not, is replaced like one."""
         if not isinstance(value, bytes) or _valid(value, vr, charset) != value:
@@ -513,6 +597,8 @@ class _Walk:
 
     def order(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Numbers that are but an order or a name, a date in them moved."""
+        if tag in _PARTS and isinstance(value, bytes) and not value.strip(b" \0").isdigit():
+            return self.part(value, vr, tag, rule, charset)
         binary = vr in values.SIZES
         kept = (self.kept_binary if binary else self.kept_text)(value, vr, tag, rule, charset)
         if not self._calendar or self._bare or not isinstance(kept, bytes):
@@ -579,9 +665,17 @@ _CLEAN: dict[str, _Act] = {
     "SQ": _Walk.items,
     "TM": _Walk.cleaned_time,
 }
-#: The same for attributes that are cleaned in a way of their own; those of `tables.numbers` by `order`.
-_CLEAN_OWN: dict[int, _Act] = {_MEANING: _Walk.meaning, _OFFSET: _Walk.offset, _EVENT: _Walk.offset}
 _KEEP: dict[str, _Act] = {"SQ": _Walk.items, "UI": _Walk.kept_uids}
+#: What is done to attributes in a way of their own, by action and tag; cleaning those of `tables.numbers` is `order`.
+_OWN: dict[Action, dict[int, _Act]] = {
+    Action.CLEAN: {_MEANING: _Walk.meaning, _OFFSET: _Walk.offset, _EVENT: _Walk.offset},
+    Action.KNOWN: {
+        **dict.fromkeys((*_CODE_VALUES, _DESIGNATOR, _VERSION), _Walk.coded),
+        **dict.fromkeys((*_NUMBERED, _RESOURCE), _Walk.numbered),
+        **dict.fromkeys(_PARTS, _Walk.part),
+        _SCHEMES: _Walk.schemes,
+    },
+}
 
 
 def _place(tag: int) -> str:
@@ -643,6 +737,24 @@ def _cleaned_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes
     return values.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
 
 
+def _known(value: bytes, vr: str, charset: Charset) -> bytes:
+    """What is known of a text that a machine wrote."""
+    return (_known_short if len(value) <= _SHORT else _known_any)(value, vr, charset)
+
+
+def _known_any(value: bytes, vr: str, charset: Charset) -> bytes:
+    text = (charset if vr in values.TEXT else DEFAULT).decode(value)
+    if text is None:
+        return b""
+    texts = [text] if vr in values.SINGLE else text.split("\\")
+    left = [machine.clean(one.strip(" \0")) for one in texts]
+    if all(one == before.strip(" \0") for one, before in zip(left, texts, strict=True)):
+        return value
+    return values.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
+
+
 #: Values of at most so many bytes are remembered: they are the same in most objects of a series.
 _SHORT = 256
-_valid_short, _cleaned_short = (lru_cache(maxsize=16384)(function) for function in (_valid_any, _cleaned_any))
+_valid_short, _cleaned_short, _known_short = (
+    lru_cache(maxsize=16384)(function) for function in (_valid_any, _cleaned_any, _known_any)
+)

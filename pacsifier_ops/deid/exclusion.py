@@ -14,8 +14,10 @@ from enum import StrEnum
 from functools import cached_property
 
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from pacsifier_ops.deid.devices import Blackout, Catalogue, values
+from pacsifier_ops.deid.sr import is_narrative
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -57,6 +59,14 @@ _VISIBLE = _classes(
 )
 _VIDEO = _classes("77.1.1.1", "77.1.2.1", "77.1.4.1")
 _SOUND = _classes("9.4.1", "9.4.2")
+#: Reports that people dictate: Basic Text SR, Procedure Log; and those that they may (PS3.3 A.35).
+_TOLD = _classes("88.11", "88.40")
+_MAY_BE_TOLD = _classes("88.1", "88.2", "88.3", "88.4", "88.22", "88.33", "88.34", "88.35")
+_KEY_OBJECTS = _STORAGE + "88.59"
+#: Templates of diagnostic imaging reports (PS3.16 TID 2000, 2005, 2006).
+_TELLING = frozenset({"2000", "2005", "2006"})
+#: Content items below one another at most, so that no file can exhaust the stack.
+_DEEPEST = 100
 _REPORTS, _PRESENTATIONS, _DOCUMENTS = _STORAGE + "88.", _STORAGE + "11.", _STORAGE + "104."
 _DIRECTORY = "1.2.840.10008.1.3.10"
 #: MPEG-2, MPEG-4 and HEVC; JPIP, whose pixels are elsewhere (PS3.6 A).
@@ -120,6 +130,7 @@ class Cure(StrEnum):
     BLACKOUT = "device catalogue"
     CONTENT = "clean_structured_content"
     GRAPHICS = "clean_graphics"
+    NARRATIVES = "clean_narratives"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +204,7 @@ _TODO = {
     "entries for ultrasound (docs/burned-in.md).",
     Cure.CONTENT: "The option clean_structured_content of the profile lets them pass.",
     Cure.GRAPHICS: "The option clean_graphics of the profile lets them pass.",
+    Cure.NARRATIVES: "The option clean_narratives of the profile lets them pass; only words of descriptions stay.",
 }
 
 
@@ -223,6 +235,34 @@ def _rule(
     return Rule(name, looks_at, kind, without, cure, why, applies)
 
 
+def _items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence; none where it is something else."""
+    found = ds.get(keyword)
+    return found if isinstance(found, Sequence) else Sequence()
+
+
+def _tells(ds: Dataset) -> bool:
+    """Whether somebody's sentences may be in a report."""
+    if any(str(item.get("TemplateIdentifier") or "") in _TELLING for item in _items(ds, "ContentTemplateSequence")):
+        return True
+    below = [(ds, 0)]
+    while below:
+        item, depth = below.pop()
+        if depth > _DEEPEST or is_narrative(str(item.get("TextValue") or "")):
+            return True
+        below += [(one, depth + 1) for one in _items(item, "ContentSequence")]
+    return False
+
+
+def _has_written(ds: Dataset) -> bool:
+    """Whether a presentation state has text in its annotations; drawings have none."""
+    annotations = ("GraphicAnnotationSequence", "VolumetricAnnotationSequence")
+    if any(ds.get(name) and not _items(ds, name) for name in annotations):
+        return True
+    written = ("TextObjectSequence", "CompoundGraphicSequence", "UnformattedTextValue")
+    return any(item.get(keyword) for name in annotations for item in _items(ds, name) for keyword in written)
+
+
 #: The first that applies decides, so the surer ones stand first.
 RULES: tuple[Rule, ...] = (
     _rule(
@@ -251,19 +291,25 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "structured-report",
-        "SOP class, Modality SR or KO",
-        "reports, dose reports and key object selections are full of text about the patient",
-        lambda o: o.sop_class.startswith(_REPORTS) or o.modality in _REPORT_MODALITIES,
+        "SOP class, Modality SR or KO; key object selections pass",
+        "reports and dose reports are full of text about the patient, unless it is cleaned",
+        lambda o: (
+            o.sop_class != _KEY_OBJECTS and (o.sop_class.startswith(_REPORTS) or o.modality in _REPORT_MODALITIES)
+        ),
         cure=Cure.CONTENT,
     ),
     _rule(
+        "narrative-report",
+        "SOP class Basic Text SR or Procedure Log; template or text of other reports that people may write",
+        "sentences tell more than their words: text of over 64 characters or of lines, a diagnostic imaging report",
+        lambda o: o.sop_class in _TOLD or (o.sop_class in _MAY_BE_TOLD and _tells(o.ds)),
+        cure=Cure.NARRATIVES,
+    ),
+    _rule(
         "presentation-graphics",
-        "SOP class, Graphic or Volumetric Annotation Sequence",
-        "presentation states with text or drawings; names are written so, too",
-        lambda o: (
-            o.sop_class.startswith(_PRESENTATIONS)
-            and any(o.ds.get(name) for name in ("GraphicAnnotationSequence", "VolumetricAnnotationSequence"))
-        ),
+        "SOP class; text in Graphic or Volumetric Annotation Sequence",
+        "presentation states with text; names are written so, too",
+        lambda o: o.sop_class.startswith(_PRESENTATIONS) and _has_written(o.ds),
         cure=Cure.GRAPHICS,
     ),
     _rule(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops import __version__
-from pacsifier_ops.deid import imaging, tables, vocabulary
+from pacsifier_ops.deid import codes, imaging, machine, tables, vocabulary
 from pacsifier_ops.deid.rules import (
     Action,
     Layer,
@@ -93,6 +93,7 @@ _CLEANABLE = _TEXT | _DATES | _NUMBERS | {"AS", "SQ"}
 #: VRs that an action makes sense for, where not for all.
 _FITS = {
     Action.CLEAN: _CLEANABLE,
+    Action.KNOWN: _TEXT - {"AE"} | {"CS", "SQ", "UI", "UR"},
     Action.UID: frozenset({"UI"}),
     Action.PSEUDONYM: _TEXT | {"PN"},
     Action.TOKEN: _TEXT | {"CS"},
@@ -103,6 +104,8 @@ _REFERENCES = frozenset({"COMPOSITE", "IMAGE", "UIDREF", "WAVEFORM"})
 #: Content items without text of their own; the codes and measurements in them have rules of their own.
 _CONTENT = ("CODE", "CONTAINER", "NUM", "SCOORD", "SCOORD3D", "TABLE", "TCOORD")
 _SUBJECT = frozenset({("121029", "DCM"), ("121030", "DCM")})
+#: Text that machines write: makers, models, algorithms (TID 1004, 1021, 10013, 4019).
+_OF_MACHINES = ("111001", "111003", "113878", "113879", "113961", "121014", "121015", "121194", "121195", "122405")
 #: What devices call a subject's age and birth date beside the codes of the table, by the table's.
 _ALSO = {
     ("121033", "DCM", "NUM"): (("30525-0", "LN"), ("29553-5", "LN"), ("397669002", "SCT"), ("424144002", "SCT")),
@@ -339,6 +342,8 @@ def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str,
         return Rule(Action.TOKEN, f"{source}/{option}")
     elif option == Option.DEVICE and tag in _WRITTEN:
         action = Action.CLEAN
+    elif action is Action.KEEP and vr == "CS":
+        action = Action.KNOWN
     elif action is Action.KEEP and (vr == "AS" or (vr in _TEXT and option == Option.FULL_DATES)):
         action = Action.CLEAN  # ages have a limit, and a time zone or date that is text could be any text
     elif action is Action.CLEAN and vr and vr not in _CLEANABLE:
@@ -363,12 +368,13 @@ def _defaults(options: frozenset[Option]) -> dict[str, Rule]:
 
     Names, free text, URIs, opaque bytes (OB) and what has no known VR (UN) go: anything can stand there. Numbers stay:
     they are measurements, and the engine drops what is none. So do AT, which name attributes, and arrays of samples.
-    Code strings (CS) stay since their values come from lists that PS3.3 defines, where devices read the meaning of an
-    object; an IOD breaks without them, and the engine drops what is no code string.
+    Code strings (CS) stay where they are terms that PS3.3 defines or that machines write: devices read the meaning of
+    an object there, and an IOD breaks without them.
     """
     date, why = _date_rule(options)
     defaults = {vr: Rule(date, f"default/{vr}{why}") for vr in _DATES}
     defaults |= {vr: Rule(Action.KEEP, f"default/{vr}") for vr in _MEASURES}
+    defaults["CS"] = Rule(Action.KNOWN, "default/CS")
     defaults |= {vr: Rule(Action.REMOVE, f"default/{vr}") for vr in (*_TEXT, "AS", "OB", "PN", "UN", "UR")}
     defaults |= {"SQ": Rule(Action.CLEAN, "default/SQ"), "UI": Rule(Action.UID, "default/UI")}
     if Option.CLEAN_DESCRIPTORS in options:
@@ -414,7 +420,7 @@ def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
     for listed, others in _ALSO.items():
         for value, scheme in others:
             found[value, scheme, listed[2]] = found[listed]
-    return found
+    return found | {(value, "DCM", "TEXT"): Rule(Action.KNOWN, "default/TEXT/machine") for value in _OF_MACHINES}
 
 
 def _by_type(options: frozenset[Option]) -> dict[str, Rule]:
@@ -498,6 +504,8 @@ def _digest(
         [(kind, *_plain(rule)) for kind, rule in sorted(by_type.items())],
         vocabulary.shipped().digest,
         imaging.digest() if Option.SAFE_PRIVATE_EXTENDED in options else "",
+        machine.shipped().digest,
+        codes.digest(),
     ]
     return hashed(everything)
 

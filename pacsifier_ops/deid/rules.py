@@ -12,6 +12,8 @@ What an action means depends on the value representation (PS3.5 6.2):
 | `DUMMY`     | a fixed value of the same VR that says nothing                              | items of dummies    |
 | `UID`       | the UID that stands for it, unless it is registered in PS3.6                | never               |
 | `KEEP`      | as it is, if it is a valid value of its VR                                  | items de-identified |
+| `KNOWN`     | Text and CS: terms and words of machines stay. UI: what PS3.6 registers.    | items de-identified |
+|             | Of codes those of public schemes stay, the others become tokens             |                     |
 | `CLEAN`     | DA, DT: shifted by the patient's days. TM: kept. AS: over 89 years, `090Y`. | items de-identified |
 |             | Text: words of the vocabulary stay. Numbers: those that are a date move, or |                     |
 |             | go where they are more than an order (see `numbers`)                        |                     |
@@ -19,7 +21,7 @@ What an action means depends on the value representation (PS3.5 6.2):
 | `TOKEN`     | a substitute that fits the VR, by the secret; its domain is the keyword     | never               |
 
 Where `CLEAN` cannot be done (an invalid date, a VR that has no cleaning) or leaves nothing of a value, `Rule.otherwise`
-says what is done instead.
+says what is done instead. Where `KNOWN` leaves nothing, the attribute's type does: removed, emptied, or a dummy.
 
 Decided here, so that nobody decides it twice:
 - PatientName, PatientID and ClinicalTrialSubjectID become the pseudonym.
@@ -36,6 +38,10 @@ Decided here, so that nobody decides it twice:
 - ContentSequence of key object selections is `CLEAN` under every option, so that what they select stays selected; of
   structured reports it is where structured content is cleaned, else a dummy.
 - CodeMeaning is `CLEAN` under every option: who knows that a code is a standard's may keep its meaning.
+- Code strings are `KNOWN` wherever they are kept. Codes are where descriptors are cleaned; without, they stay as E.1-1,
+  which does not list them, leaves them.
+- Text of structured reports is cleaned as a description is, if it is no longer than one (64 characters, one line). A
+  longer one is narrative: it goes, unless narratives are cleaned.
 - A digital signature, an overlay (60xx) and a curve (50xx) go under every option.
 - File meta information (0002) and directory records (0004) are not asked about here; nor are commands (0000).
 """
@@ -48,20 +54,21 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """What is done to an attribute; the letters of PS3.15 Table E.1-1a, and two of our own."""
+    """What is done to an attribute; the letters of PS3.15 Table E.1-1a, and three of our own."""
 
     REMOVE = "X"
     EMPTY = "Z"
     DUMMY = "D"
     UID = "U"
     KEEP = "K"
+    KNOWN = "W"
     CLEAN = "C"
     PSEUDONYM = "P"
     TOKEN = "T"
 
 
 class Option(StrEnum):
-    """The options of PS3.15 E.3 that say what is kept, by their names in profiles, and one of our own."""
+    """The options of PS3.15 E.3 that say what is kept, by their names in profiles, and two of our own."""
 
     SAFE_PRIVATE = "safe_private"
     #: Ours: private elements of MR devices that `imaging_private.csv` lists.
@@ -75,6 +82,8 @@ class Option(StrEnum):
     CLEAN_DESCRIPTORS = "clean_descriptors"
     CLEAN_STRUCTURED_CONTENT = "clean_structured_content"
     CLEAN_GRAPHICS = "clean_graphics"
+    #: Ours: text of reports that is longer than a description.
+    CLEAN_NARRATIVES = "clean_narratives"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,7 @@ UNKNOWN = Rule(Action.REMOVE, "default/unknown")
 PRIVATE = Rule(Action.REMOVE, "private")
 
 #: From the one that leaves most to the one that leaves least.
-_STRICTNESS = {action: place for place, action in enumerate("KCUTPDZX")}
+_STRICTNESS = {action: place for place, action in enumerate("KWCUTPDZX")}
 
 
 def leaves_more(one: Rule, other: Rule) -> bool:
@@ -237,7 +246,8 @@ class ObjectRules:
 _CLEANED = {
     **dict.fromkeys(("AS", "LO", "LT", "SH", "SQ", "ST", "UC", "UT"), Action.CLEAN),
     **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), Action.CLEAN),
-    **dict.fromkeys(("AT", "CS", "OB", "OD", "OF", "OL", "OV", "OW"), Action.KEEP),
+    **dict.fromkeys(("AT", "OB", "OD", "OF", "OL", "OV", "OW"), Action.KEEP),
+    "CS": Action.KNOWN,
     "UI": Action.UID,
 }
 

@@ -18,6 +18,8 @@ _NAME, _MEASURED, _UNITS, _NUMBER = 0x0040A043, 0x0040A300, 0x004008EA, 0x0040A3
 #: FloatingPointValue, RationalNumeratorValue, RationalDenominatorValue: the same number again.
 _AGAIN = (0x0040A161, 0x0040A162, 0x0040A163)
 _REFERENCE = 0x0040DB73
+#: Characters of a description at most (PS3.5 6.2, LO).
+LONGEST = 64
 _CODES, _SCHEME = (0x00080100, 0x00080119, 0x00080120), 0x00080102
 
 #: Where a content item has its value, by value type; that of the others is in sequences.
@@ -56,6 +58,12 @@ def rule_of(item: Elements, rules: Rules) -> tuple[Rule, str]:
     """What is done to a content item, and its value type."""
     value_type = text_of(item, VALUE_TYPE)
     return rules.concept(*code_of(item, _NAME), value_type), value_type
+
+
+def is_narrative(text: str | bytes) -> bool:
+    """Whether a text is longer than a description, so that somebody may have told a story: 64 characters, one line."""
+    text = text.strip() if isinstance(text, str) else text.strip(b" \0").decode("latin-1")
+    return len(text) > LONGEST or any(end in text for end in "\r\n\f")
 
 
 def cap_age(item: Elements) -> bool:

@@ -162,6 +162,12 @@ def types() -> Mapping[str, Types]:
 
 
 @cache
+def required() -> Mapping[int, bool]:
+    """Attributes of text that some IOD requires: True where with a value (type 1, 1C), False where without (2, 2C)."""
+    return {parse_tag(line["tag"])[0]: line["type"] == "1" for line in _read("required.csv")}
+
+
+@cache
 def safe_private() -> Mapping[tuple[str, int], frozenset[str]]:
     """PS3.15 Table E.3.10-1: VRs (empty: not told) by private creator and tag without its block."""
     found: dict[tuple[str, int], frozenset[str]] = {}
