@@ -97,7 +97,7 @@ def rounds(files: Iterable[tuple[Path, str]]) -> list[list[Path]]:
     return [split[number] for number in sorted(split)]
 
 
-def convert(folder: Path, flags: Sequence[str] = ("--profile", "default")) -> list[Seen]:
+def convert(folder: Path, flags: Sequence[str] = ("--profile", "default", "--identity", "study")) -> list[Seen]:
     """De-identify a folder with the command.
 
     Args:
@@ -178,13 +178,15 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="default")
+    parser.add_argument("--identity", default="study", help="whose an object without PatientID is")
     parser.add_argument("-i", action="store_true", help="leave out what likely shows who it is")
     parser.add_argument("-v", action="store_true", help="a line per object")
     chosen = parser.parse_args()
     if (folder := real_files()) is None:
         print("no real files: PACSIFIER_REAL_FILES names no folder, and there is no `real` beside the repository")
         return 0
-    seen = convert(folder, ["--profile", chosen.profile, *(["-i"] if chosen.i else [])])
+    identity = ["--identity", chosen.identity]
+    seen = convert(folder, ["--profile", chosen.profile, *identity, *(["-i"] if chosen.i else [])])
     if chosen.v:
         for one in seen:
             print(f"{one.kind} | {one.ordinary} | {one.outcome} | {one.file} | {one.reason}")

@@ -9,7 +9,6 @@ from tests.realfiles_run import convert, real_files, table
 pytestmark = [pytest.mark.slow, pytest.mark.peers]
 
 
-@pytest.mark.xfail(strict=True, reason="two thirds of the ordinary objects are delivered")
 def test_ordinary_objects_are_delivered() -> None:
     """At least 95 of 100 objects of the kinds that a header tells all of; every other one with a reason."""
     if (folder := real_files()) is None:
