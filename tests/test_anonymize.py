@@ -309,6 +309,7 @@ def test_every_source_is_heard(source: Path, out: Path, tmp_path: Path) -> None:
     _, account = deidentify(source, out, new_ids=str(new_ids), day_shift=str(day_shift), project="study")
     assert account.verdict == COMPLETE
     assert account.sources == {"new_ids": 2, "the linkage": 2, "new_id.txt": 1}
+    assert account.dates == "moved by the days of each patient"
     told = linkage("study")
     assert told["mapper.json"] == {
         **{"FROM-FOLDER": "ZQX-71830-KW", "FROM-FILE": "YVJ-55912-ZS", "BARE": "HJK-0"},
@@ -635,7 +636,7 @@ def test_what_does_not_go_together_is_refused(source: Path, out: Path, tmp_path:
         deidentify(source, out)
     (out / "thesis.txt").unlink()
     deidentify(source, out)
-    for other in ({"profile": "basic"}, {"project": "another"}, {"delete_identifiable": True}):
+    for other in ({"profile": "basic"}, {"project": "another"}, {"delete_identifiable": True}, {"identity": "folder"}):
         with pytest.raises(TreeError, match="begun with other settings"):
             deidentify(source, out, **other)
     with pytest.raises(TreeError, match="data that is de-identified already"):

@@ -270,11 +270,17 @@ def _tell(account: Account, run: Run, error: Exception | None) -> None:
         f"{totals['deidentified']} de-identified, {totals['excluded']} excluded, {totals['quarantined']} quarantined, "
         f"{totals['missing']} missing"
     )
+    print(f"dates:     {account.dates}")
+    for name, count in account.strangers.items():
+        print(f"{name}: {count} of its keys name nobody of this folder; see that none is mistyped")
     for identity in (FOLDER, STUDY):
         if identity in account.told_by:
-            print(f"told by {identity}: {account.told_by[identity]} patient(s) have no PatientID")
+            print(
+                f"without PatientID: {account.told_by[identity]} patient(s) are told apart by their {identity} alone; "
+                "look at them before you hand anything over"
+            )
     if account.nameless:
-        print(f"without PatientID: {account.nameless} object(s) of which the folder or the study told whose they are")
+        print(f"without PatientID: {account.nameless} object(s) in all, of these and of patients with a PatientID")
     if account.apart:
         print(f"put apart: {account.apart}")
     print(f"linkage:   {account.linkage}")

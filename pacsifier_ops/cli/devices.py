@@ -15,6 +15,9 @@ from pacsifier_ops.errors import PacsifierError, PathRefused
 from pacsifier_ops.files import private_file, private_folder, storage_errors, write_atomic
 from pacsifier_ops.places import refuse_reserved
 
+#: Name of the file with the proposed entries.
+PROPOSALS = "devices.json"
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
@@ -58,6 +61,10 @@ def _proposed(images: Path, out: Path) -> int:
     if not images.is_dir():
         raise PathRefused("--in_folder: is not a folder; give the folder with the images")
     refuse_reserved(out, "--out_folder")
+    if out == images or images in out.parents or out in images.parents:
+        raise PathRefused("--out_folder: is the folder with the images, or within it; give another one")
+    if (out / PROPOSALS).exists():
+        raise PathRefused(f"--out_folder: holds a {PROPOSALS} already, maybe with approvals; give another folder")
     entries = []
     for model, found in sorted(propose.devices_in(images).items()):
         name = f"{model.manufacturer} {model.model}, {model.columns}x{model.rows}"
@@ -77,8 +84,8 @@ def _proposed(images: Path, out: Path) -> int:
         return 3
     lines = ",\n".join(f"    {json.dumps(entry)}" for entry in entries)
     with storage_errors("--out_folder"):
-        write_atomic(out / "devices.json", f'{{\n  "shipped": true,\n  "devices": [\n{lines}\n  ]\n}}\n')
-    print(f"proposed: {out / 'devices.json'}")
+        write_atomic(out / PROPOSALS, f'{{\n  "shipped": true,\n  "devices": [\n{lines}\n  ]\n}}\n')
+    print(f"proposed: {out / PROPOSALS}")
     return 0
 
 

@@ -93,11 +93,11 @@ class Account:
     Attributes:
         run: opaque id of the run.
         in_folder, out_folder: the same where it was done in place.
-        profile, digest, method: what was done.
+        profile, digest, method: what was done; `dates`: what became of dates, in words.
         linkage: folder of who became whom.
         apart: folder of what left the input folder; in place only.
         patients: how many; `told_by`: how many of them each of `whose.IDENTITIES` tells; `sources`: how many
-            pseudonyms each source gave.
+            pseudonyms each source gave; `strangers`: how many keys of each file name nobody of the folder.
         nameless: objects of this run without a PatientID of which the folder or the study tells whose they are.
         series: their accounts.
         rules: how often each rule was applied.
@@ -115,12 +115,14 @@ class Account:
     profile: str
     digest: str
     method: str
+    dates: str = ""
     linkage: str = ""
     apart: str = ""
     patients: int = 0
     told_by: dict[str, int] = field(default_factory=dict)
     nameless: int = 0
     sources: dict[str, int] = field(default_factory=dict)
+    strangers: dict[str, int] = field(default_factory=dict)
     series: list[SeriesAccount] = field(default_factory=list)
     rules: dict[str, int] = field(default_factory=dict)
     set_apart: list[tuple[str, str, str]] = field(default_factory=list)
@@ -186,8 +188,10 @@ def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account
         profile=request.profile,
         digest=rules.digest,
         method=rules.method,
+        dates=_dates(rules),
         passed_over=scan["passed_over"],
         sources=scan["sources"],
+        strangers=scan["strangers"],
         nameless=scan.get("nameless", 0),
     )
     planned: dict[str, list[Any]] = {}
@@ -220,6 +224,12 @@ def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account
     account.patients, account.rules = len(patients), dict(used.most_common())
     account.told_by = dict(Counter(told_by(patient)[0] for patient in patients))
     return account
+
+
+def _dates(rules: Rules) -> str:
+    if Option.FULL_DATES in rules.options:
+        return "as they were"
+    return "moved by the days of each patient" if Option.MODIFIED_DATES in rules.options else "removed"
 
 
 def _counted(

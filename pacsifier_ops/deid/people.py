@@ -86,10 +86,12 @@ class Answer:
     Attributes:
         people: by PatientID, in order; without those of whom no source says anything, where the secret does not.
         sources: how many pseudonyms each source gave.
+        strangers: how many keys of each file name nobody of the folder: of other folders, or typed wrongly.
     """
 
     people: dict[str, Person]
     sources: dict[str, int]
+    strangers: dict[str, int] = field(default_factory=dict)
 
 
 def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
@@ -140,7 +142,10 @@ def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
         _refuse_unmoved(people)
     issuers = {patient.patient_id: "".join(patient.issuers) for patient in ordered if patient.patient_id in people}
     sources.linkage.add(people, issuers)
-    return Answer(people, dict(counts.most_common()))
+    here = [told_by(patient.patient_id)[1] for patient in ordered]
+    strangers = {name: file.strangers(here) for name, file in named.items()}
+    strangers |= {name: file.strangers(here) for name, file in moved.items()}
+    return Answer(people, dict(counts.most_common()), {name: count for name, count in strangers.items() if count})
 
 
 def _agreed(place: int, told: Mapping[str, T | None], what: str) -> tuple[str, T | None]:

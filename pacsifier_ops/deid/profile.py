@@ -529,7 +529,8 @@ def _load(name: str) -> Profile:
     path = _SHIPPED / f"{name}.yaml" if shipped else Path(name)
     if not shipped and "/" not in name and not path.suffix:
         raise ConfigError(
-            f"profile {not_known(name, NAMES)}; there are {', '.join(NAMES)}, or give the path of a YAML file"
+            f"profile {not_known(name, NAMES)}; there are {', '.join(NAMES)}, with options upon one after plus signs "
+            "(default+device), or give the path of a YAML file"
         )
     try:
         return _read(path, name if shipped else "site")

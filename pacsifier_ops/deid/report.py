@@ -96,6 +96,7 @@ def _facts(account: Account) -> list[tuple[str, object]]:
         ("Run", account.run),
         *((name, link(folder, Path(folder).as_uri())) for name, folder in folders),
         ("Profile", account.profile),
+        ("Dates", account.dates),
         ("Rules", account.digest[:16]),
         ("Start", when(account.started)),
         ("End", when(account.finished)),
@@ -170,6 +171,7 @@ def _rules(account: Account) -> Html:
 
 def _sources(account: Account) -> Html:
     lines = [(f"Pseudonyms from {name}", count) for name, count in account.sources.items()]
+    lines += [(f"Keys of {name} that name nobody of this folder", count) for name, count in account.strangers.items()]
     lines += [
         (f"Patients without PatientID, told by their {name}", account.told_by.get(name, 0)) for name in (FOLDER, STUDY)
     ]

@@ -35,7 +35,7 @@ from pacsifier_ops.deid.run import (
     Store,
     series_of,
 )
-from pacsifier_ops.deid.whose import FOLDER, Home, Homes, identifying, told_by
+from pacsifier_ops.deid.whose import FOLDER, PATIENT_ID, Home, Homes, identifying, told_by
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, TreeError
 from pacsifier_ops.files import (
     data_file,
@@ -87,7 +87,7 @@ class How:
         rules: of the profile, and of flags that only ever remove more than it does.
         catalogue: what is blacked out of images.
         secret: the project's.
-        delete_identifiable, keep_patient_dir_names: see `run.DeidRequest`.
+        delete_identifiable, keep_patient_dir_names, identity: see `run.DeidRequest`.
     """
 
     rules: Rules
@@ -95,6 +95,7 @@ class How:
     secret: Secret
     delete_identifiable: bool
     keep_patient_dir_names: bool
+    identity: str = PATIENT_ID
 
     @classmethod
     def of(cls, request: DeidRequest, secret: str = "") -> How:
@@ -125,17 +126,19 @@ class How:
             project_secret(request.project, secret),
             request.delete_identifiable,
             request.keep_patient_dir_names,
+            request.identity,
         )
 
     @property
     def stamp(self) -> dict[str, str]:
         """The same in short, for the output tree to tell."""
         return {
-            "rules": self.rules.digest,
-            "catalogue": self.catalogue.digest,
+            "profile": self.rules.digest,
+            "devices": self.catalogue.digest,
             "project": self.secret.fingerprint,
             "delete_identifiable": str(self.delete_identifiable),
             "keep_patient_dir_names": str(self.keep_patient_dir_names),
+            "identity": self.identity,
         }
 
 
@@ -172,7 +175,7 @@ def prepare(
     begun = marker.get("state") == CONVERTING
     if begun and marker.get(CLEARED):
         write_marker(request.out_folder, {**marker, "run": run.name})
-        return _planned(run, [], {"passed_over": {}, "sources": {}}, most)  # no original is left
+        return _planned(run, [], {"passed_over": {}, "sources": {}, "strangers": {}}, most)  # no original is left
     try:
         found = scan(request.in_folder, cancelled, look=look)
     except OSError as error:
@@ -195,8 +198,8 @@ def prepare(
         unreadable = [*_moved_before(store, groups, request), *unreadable]
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
     nameless_here = sum(len(source.nameless) for source in sources)
-    told = {"passed_over": found.passed_over, "sources": answer.sources, "nameless": nameless_here}
-    return _planned(run, sources, told, most)
+    told = {"passed_over": found.passed_over, "sources": answer.sources, "strangers": answer.strangers}
+    return _planned(run, sources, {**told, "nameless": nameless_here}, most)
 
 
 def _check_folders(request: DeidRequest) -> None:

@@ -71,6 +71,10 @@ class Keyed(Generic[T]):
             raise InputError("a patient is there under two keys, with and without sub-, and they differ; keep one")
         return found[0] if found else None
 
+    def strangers(self, patient_ids: Iterable[str]) -> int:
+        """How many of its keys name none of these patients."""
+        return len(self.given.keys() - {form for patient_id in patient_ids for form in key_forms(patient_id)})
+
 
 def read_new_ids(path: Path, what: str = "new_ids") -> Keyed[str]:
     """Pseudonyms from a file such as new_ids_<project>.json.

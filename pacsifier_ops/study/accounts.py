@@ -485,7 +485,7 @@ def _describe_rules(account: StudyAccount, run: Run, study: Study) -> None:
     if not account.deidentifies:
         return
     with suppress(PacsifierError):
-        account.rules = str(marker_of(folder_of(study, DEIDENTIFIED_FOLDER)).get("stamp", {}).get("rules", ""))
+        account.rules = str(marker_of(folder_of(study, DEIDENTIFIED_FOLDER)).get("stamp", {}).get("profile", ""))
         rules = profile.compile(profile.load(study.profile))
         if rules.digest == account.rules:
             account.method, account.codes = rules.method, list(rules.codes)
