@@ -304,11 +304,12 @@ def test_every_source_is_heard(source: Path, out: Path, tmp_path: Path) -> None:
     (source / "sub-ZQX_71830_KW" / "new_id.txt").write_text("FROM-FOLDER\n")
     new_ids, day_shift = tmp_path / "new_ids.json", tmp_path / "day_shift.json"
     new_ids.write_text(json.dumps({"sub-YVJ_55912_ZS": "FROM-FILE", "HJK-0": "BARE", "ZQX-71830-KW": "FROM-FOLDER"}))
-    day_shift.write_text(json.dumps({"sub-YVJ-55912-ZS": "-3", "HJK-1": 5}))
+    day_shift.write_text(json.dumps({"sub-YVJ-55912-ZS": "-3", "HJK-1": 5, "HJK-7": 6}))
     Linkage("study").add({"HJK-2": Person("FROM-LINKAGE", 9), "HJK-1": Person("TWO", 5)})
     _, account = deidentify(source, out, new_ids=str(new_ids), day_shift=str(day_shift), project="study")
     assert account.verdict == COMPLETE
     assert account.sources == {"new_ids": 2, "the linkage": 2, "new_id.txt": 1}
+    assert account.strangers == {"day_shift": 1}
     assert account.dates == "moved by the days of each patient"
     told = linkage("study")
     assert told["mapper.json"] == {
