@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
+from itertools import pairwise
 
 _HEADER, _TABLE = 128, 132
 #: Parts of the header that stay: length, version, class, colour spaces; signature; flags; attributes, intent and
@@ -16,11 +17,20 @@ _HEADER, _TABLE = 128, 132
 _KEPT = ((0, 4), (8, 10), (12, 24), (36, 40), (44, 48), (56, 80))
 #: Tags that transforms and their adaptation are computed from (9.2).
 _TAGS = frozenset(
-    """A2B0 A2B1 A2B2 A2B3 B2A0 B2A1 B2A2 B2A3 B2D0 B2D1 B2D2 B2D3 D2B0 D2B1 D2B2 D2B3 bTRC gTRC kTRC rTRC bXYZ gXYZ
-    rXYZ bkpt chad chrm cicp gamt lumi meas pre0 pre1 pre2 rig0 rig2 view wtpt""".split()
+    (
+        *("A2B0", "A2B1", "A2B2", "A2B3", "B2A0", "B2A1", "B2A2", "B2A3"),
+        *("B2D0", "B2D1", "B2D2", "B2D3", "D2B0", "D2B1", "D2B2", "D2B3"),
+        *("bTRC", "gTRC", "kTRC", "rTRC", "bXYZ", "gXYZ", "rXYZ", "bkpt", "chad", "chrm", "cicp", "gamt", "lumi"),
+        *("meas", "pre0", "pre1", "pre2", "rig0", "rig2", "view", "wtpt"),
+    )
 )
 #: Types that hold numbers only (10).
-_NUMBERS = frozenset("XYZ_ cicp chrm curv mAB_ mBA_ meas mft1 mft2 mpet para sf32 sig_ ui08 ui16 uf32 view".split())
+_NUMBERS = frozenset(
+    (
+        *("XYZ_", "cicp", "chrm", "curv", "mAB_", "mBA_", "meas", "mft1", "mft2", "mpet", "para", "sf32", "sig_"),
+        *("ui08", "ui16", "uf32", "view"),
+    )
+)
 #: Tags that have to be there, and how an empty one of each type begins, behind type and reserved bytes.
 _WORDS = frozenset(("cprt", "desc"))
 _EMPTY = {"desc": struct.pack(">L", 1), "mluc": struct.pack(">LL", 0, 12), "text": b""}
@@ -51,7 +61,8 @@ def cleaned(profile: bytes) -> bytes | None:
             return None
         tag, kind = (part.decode("latin-1").replace(" ", "_") for part in (name, profile[start : start + 4]))
         if tag in _TAGS and kind in _NUMBERS:
-            made[start : start + length] = profile[start : start + length]
+            end = start + min(length, _length(kind, profile, start))
+            made[start:end] = profile[start:end]
         elif tag in _WORDS and kind in _EMPTY:
             begin = (profile[start : start + 4] + bytes(4) + _EMPTY[kind])[:length]
             made[start : start + len(begin)] = begin
@@ -61,9 +72,18 @@ def cleaned(profile: bytes) -> bytes | None:
             continue
         kept.append((name, start, length))
     ordered = sorted(places.items())
-    if any(start + length > following for (start, length), (following, _) in zip(ordered, ordered[1:], strict=False)):
+    if any(start + length > following for (start, length), (following, _) in pairwise(ordered)):
         return None
     struct.pack_into(">L", made, _HEADER, len(kept))
     for number, entry in enumerate(kept):
         struct.pack_into(">4sLL", made, _TABLE + 12 * number, *entry)
     return bytes(made)
+
+
+def _length(kind: str, profile: bytes, start: int) -> int:
+    """Bytes that an element needs, where its type tells it easily; behind them there is room for text."""
+    if kind == "XYZ_":
+        return 20
+    if kind == "curv" and start + 12 <= len(profile):
+        return 12 + 2 * int.from_bytes(profile[start + 8 : start + 12], "big")
+    return len(profile)

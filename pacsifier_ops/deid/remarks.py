@@ -74,7 +74,7 @@ def cleaned(value: Fragments, frames: int) -> Fragments:
         for start, stop in places:
             made[start:stop] = new[offset : offset + stop - start]
             offset += stop - start
-    return Fragments(made) if made and made != value else value
+    return Fragments(made) if made else value
 
 
 def _parts(value: bytes) -> Iterator[tuple[int, int]]:
