@@ -38,6 +38,12 @@ def jpeg(**how: object) -> bytes:
     return stream.getvalue()
 
 
+def photographed() -> Image.Exif:
+    made = Image.Exif()
+    made[0x010E] = NAME.decode()  # ImageDescription
+    return made
+
+
 def segment(marker: int, content: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
@@ -87,7 +93,7 @@ BASELINE, LS, J2K = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.80", "1.2.840
 PLANTED: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a comment": (BASELINE, lambda: behind_soi(segment(0xFE, NAME))),
     "a comment between scans": (BASELINE, lambda: between_scans(segment(0xFE, NAME))),
-    "Exif": (BASELINE, lambda: behind_soi(segment(0xE1, b"Exif\0\0MM\0*" + NAME))),
+    "Exif": (BASELINE, lambda: jpeg(exif=photographed())),
     "XMP": (BASELINE, lambda: behind_soi(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x>" + NAME))),
     "Photoshop": (BASELINE, lambda: behind_soi(segment(0xED, b"Photoshop 3.0\08BIM" + NAME))),
     "a colour profile": (BASELINE, lambda: jpeg(icc_profile=worded(CRAYONS))),

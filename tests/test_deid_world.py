@@ -17,7 +17,7 @@ from tests.deid_world_run import Found, run, table
 
 pytestmark = pytest.mark.slow
 
-EVERY, CLEANING = PROFILES, ("default", "research", "pacsifier")
+CLEANING = ("default", "research", "pacsifier")
 
 #: What is not mended yet: reason, profiles, titles of things.
 KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
