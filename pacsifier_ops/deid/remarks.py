@@ -25,6 +25,8 @@ from pacsifier_ops.deid.encoding import Fragments
 #: How streams begin: JPEG and JPEG-LS, JPEG 2000, JP2.
 _JPEG, _CODESTREAM, _BOXES = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"
 _BEGINS = (_JPEG, _CODESTREAM, _BOXES)
+#: Fragments within one header that begin as an image does, plus one.
+_PREVIEWS = 8
 #: A marker within a scan; what is stuffed, and RST, is none.
 _MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 #: JPEG: end of image, start of scan, comment; markers that stand alone; those that are application data or unknown.
@@ -57,11 +59,11 @@ def cleaned(value: Fragments, frames: int) -> Fragments:
     at = 0
     while at < len(begins):
         first, at = begins[at], at + 1
-        while True:  # an image: a fragment that begins as one, and those up to the next one
+        for _ in range(_PREVIEWS):  # an image: a fragment that begins as one, and those up to the next one
             places = parts[first : begins[at] if at < len(begins) else len(parts)]
             stream = _Stream(b"".join([value[start:stop] for start, stop in places]))
             stream.read()
-            if not stream.in_header or at == len(begins) or len(begins) <= frames:
+            if stream.end or not stream.in_header or at == len(begins) or len(begins) <= frames:
                 break
             at += 1  # what begins the next fragment is a preview within the header
         # Where there are fewer than frames, a fragment holds several, and nobody knows what is one.
