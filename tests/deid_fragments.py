@@ -1,6 +1,7 @@
 """Encoded frames of the corpus: the same 16×16 gradient in every transfer syntax that nothing installed encodes safely.
 
-Pixel (x, y) is 8x + 4y. By transfer syntax UID: bits allocated (12 of 16, or 8, are stored), and the frame in base 85.
+Pixel (x, y) is 8x + 4y; no encoder names itself in a comment. By transfer syntax UID: bits allocated (12 of 16, or 8,
+are stored), and the frame in base 85.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ _ENCODED = {
     ),
     "1.2.840.10008.1.2.4.90": (
         16,
-        "|4;u>04V?f0000G0000G00000000000000G0000G0000000000009pH0sm3}3;+NC0RRI81ONg5TmTI~fQX2Yh=`Dgh>-te04e|hLvm$"
-        "dbY)~9VtF7(L_<w4PjF>!N>D{dAa-SPb7^mGATlm9E-?R)015yA0000@00IA#-}sPF2Z2{vI30aqr$4|0>H~lS=LQV|5eq$szyb4xfC2"
+        "|4;u>04V?f0000G0000G00000000000000G0000G0000000000009pH0sm3}3;+NC0RRI81ONg5TmTI~fQX2Yh=`Dgh>-te04e|h0000"
+        "000000000000000000000000000000000000000000094x015yA0000@00IA#-}sPF2Z2{vI30aqr$4|0>H~lS=LQV|5eq$szyb4xfC2"
         "IZ03sR)U4H|A-Cw`}`2s)yd?Elgp_$J;rZivw*#H",
     ),
     "1.2.840.10008.1.2.4.91": (
         16,
-        "|4;u>04V?f0000G0000G00000000000000G0000G0000000000009pH0sm3}3;+NC0RRI81ONg5TmTI~fQX2Yh=`Dgh>-te04e|hLvm$"
-        "dbY)~9VtF7(L_<w4PjF>!N>D{dAa-SPb7^mGATlm9E-?R)015yA0000@00IA#-}sPF2Z2{vI30aqr$4|0>H~lS=LQV|5eq$szyb4xfC2"
+        "|4;u>04V?f0000G0000G00000000000000G0000G0000000000009pH0sm3}3;+NC0RRI81ONg5TmTI~fQX2Yh=`Dgh>-te04e|h0000"
+        "000000000000000000000000000000000000000000094x015yA0000@00IA#-}sPF2Z2{vI30aqr$4|0>H~lS=LQV|5eq$szyb4xfC2"
         "IZ03sR)U4H|A-Cw`}`2s)yd?Elgp_$J;rZivw*#H",
     ),
 }

@@ -27,7 +27,8 @@ UIDs
 Text and pixels
 - Text stays in the character sets that its data set, or its item, declares; what they cannot decode is no valid text.
 - Meanings of codes are the standard's where the code is, else what the vocabulary leaves of them.
-- Pixel data is neither decoded nor encoded anew. Where it is native, nothing stays behind the last pixel.
+- Pixel data is neither decoded nor encoded anew. Where it is native, nothing stays behind the last pixel; of streams
+  such as JPEG, what is no pixels becomes zeros (see `remarks`), as words in colour profiles do (see `icc`).
 """
 
 from __future__ import annotations
@@ -46,11 +47,13 @@ from pydicom.dataset import Dataset
 
 from pacsifier_ops.deid import (
     codes,
+    icc,
     imaging,
     leftout,
     machine,
     markers,
     reading,
+    remarks,
     sr,
     tables,
     values,
@@ -58,7 +61,7 @@ from pacsifier_ops.deid import (
     writing,
 )
 from pacsifier_ops.deid.charsets import DEFAULT, Charset
-from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Syntax, Value
+from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Fragments, Syntax, Value
 from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
 from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Option, Rule, Rules
 from pacsifier_ops.errors import Unfit
@@ -84,6 +87,7 @@ _SCHEMES, _TEXT_VALUE = 0x00080110, 0x0040A160
 _PARTS = frozenset((0x00182002, 0x00209056, 0x00480106, 0x006A000E, 0x00700002))
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 _PATIENT_NAME = 0x00100010
+_COLOUR_PROFILE = 0x00282000
 _BINARY = frozenset(values.SIZES) | {"OB"}
 #: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
 _DIMENSIONS, _FRAMES = (0x00280002, 0x00280010, 0x00280011, 0x00280100), 0x00280008
@@ -563,6 +567,27 @@ class _Walk:
         most = tables.most_values(tag) if vr in _NUMBERS and not tag & 0x10000 else 0
         return None if most and len(value) > size * most else value
 
+    def pixels(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """Pixels, and nothing beside them."""
+        kept = self.kept_binary(value, vr, tag, rule, charset)
+        if type(kept) is not Fragments:
+            return kept
+        frames = sr.text_of(self._source, _FRAMES)
+        new = remarks.cleaned(kept, int(frames) if frames.isdecimal() and len(frames) < 10 else 1)
+        if new is not kept:
+            self.counts["mended/beside-pixels"] += 1
+        return new
+
+    def colours(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """A colour profile without words; it goes where it is none."""
+        kept = self.kept_binary(value, vr, tag, rule, charset)
+        if self._bare or not kept or not isinstance(kept, bytes):
+            return kept
+        new = icc.cleaned(kept)
+        if new != kept:
+            self.counts["mended/colour-profile"] += 1
+        return new
+
     def cleaned_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         if not value and not self._bare:
             return b""
@@ -675,6 +700,7 @@ _OWN: dict[Action, dict[int, _Act]] = {
         **dict.fromkeys(_PARTS, _Walk.part),
         _SCHEMES: _Walk.schemes,
     },
+    Action.KEEP: {PIXEL_DATA: _Walk.pixels, _COLOUR_PROFILE: _Walk.colours},
 }
 
 

@@ -1,0 +1,273 @@
+"""What compressed pixel data hold beside pixels, and no rule for attributes reaches: it becomes zeros.
+
+| stream                                     | what becomes zeros                                                      |
+|--------------------------------------------|-------------------------------------------------------------------------|
+| JPEG, JPEG-LS (ISO/IEC 10918-1, 14495-1)   | comments; Exif, XMP, Photoshop, previews; what follows the end          |
+| JPEG 2000 (ISO/IEC 15444-1, -15)           | comments, of tiles too; unknown segments; what follows the end          |
+| the file format JP2 around it              | boxes that decoders do not need, such as XML and UUID; text of profiles |
+
+Nothing is decoded, and no length changes, so that offset tables stay right. Of application data what tells colours and
+resolution stays: JFIF, Adobe, `mrfx` of JPEG-LS, the numbers of a colour profile in one segment; others become a
+comment. Markers are looked for between scans, too, which are passed over.
+
+A stream that is damaged is cleaned up to where it is, as far as it is understood. RLE and video are not looked into: of
+RLE, only who decodes it knows where a segment ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pacsifier_ops.deid import icc
+from pacsifier_ops.deid.encoding import Fragments
+
+#: How streams begin: JPEG and JPEG-LS, JPEG 2000, JP2.
+_JPEG, _CODESTREAM, _BOXES = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"
+_BEGINS = (_JPEG, _CODESTREAM, _BOXES)
+#: Fragments within one header that begin as an image does, plus one.
+_PREVIEWS = 8
+#: A marker within a scan; what is stuffed, and RST, is none.
+_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+#: JPEG: end of image, start of scan, comment; markers that stand alone; those that are application data or unknown.
+_EOI, _SOS, _COM = 0xD9, 0xDA, 0xFE
+_ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
+_APPLICATION = frozenset((*range(0xE0, 0xF7), *range(0xF9, 0xFE)))  # F7 and F8 are JPEG-LS
+#: Bytes of an application segment that stay, by how it begins; of JFIF all but the preview.
+_NEEDED = {(0xE0, b"JFIF\0"): 14, (0xEE, b"Adobe"): 12, (0xE8, b"mrfx"): 5}
+#: How an application segment begins that holds a whole colour profile (ICC.1 B.4).
+_PROFILE = b"ICC_PROFILE\0\1\1"
+#: JPEG 2000: start of tile-part, of its data, comment; segments that decoders know.
+_SOT, _SOD, _REMARK = 0x90, 0x93, 0x64
+_SEGMENTS = frozenset((*range(0x50, 0x64), *range(0x72, 0x7B), _SOT))
+#: JP2: boxes that stay; `free` is one that says nothing.
+_BOX_KEPT = frozenset((b"jP  ", b"ftyp", b"ihdr", b"bpcc", b"pclr", b"cmap", b"cdef", b"res "))
+
+
+def cleaned(value: Fragments, frames: int) -> Fragments:
+    """Encapsulated pixel data without what is no pixels.
+
+    Args:
+        frames: how many there are.
+
+    Returns:
+        The same object where nothing had to go.
+    """
+    parts = list(_parts(value))[1:]  # the first one is the offset table
+    begins = [number for number, (start, _) in enumerate(parts) if value.startswith(_BEGINS, start)]
+    made = bytearray()
+    at = 0
+    while at < len(begins):
+        first, at = begins[at], at + 1
+        for _ in range(_PREVIEWS):  # an image: a fragment that begins as one, and those up to the next one
+            places = parts[first : begins[at] if at < len(begins) else len(parts)]
+            stream = _Stream(b"".join([value[start:stop] for start, stop in places]))
+            stream.read()
+            if stream.end or not stream.in_header or at == len(begins) or len(begins) <= frames:
+                break
+            at += 1  # what begins the next fragment is a preview within the header
+        # Where there are fewer than frames, a fragment holds several, and nobody knows what is one.
+        if stream.end and len(begins) >= frames:
+            stream.blank(stream.end, len(stream.data), padding=b"\0\xff")
+        if not stream.edits:
+            continue
+        made = made or bytearray(value)
+        new, offset = stream.edited(), 0
+        for start, stop in places:
+            made[start:stop] = new[offset : offset + stop - start]
+            offset += stop - start
+    return Fragments(made) if made else value
+
+
+def _parts(value: bytes) -> Iterator[tuple[int, int]]:
+    """Where the content of each item is."""
+    at = 0
+    while at + 8 <= len(value):
+        start = at + 8
+        at = start + int.from_bytes(value[at + 4 : start], "little")
+        yield start, at
+
+
+class _Past(Exception):
+    """The stream goes on behind the last byte."""
+
+
+class _Strange(Exception):
+    """The stream is not what it should be."""
+
+
+class _Stream:
+    """A stream of one image.
+
+    Attributes:
+        edits: places, and what they become.
+        end: the place behind the image; 0 where it has no end.
+        in_header: it ends before the pixels begin.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.edits: list[tuple[int, bytes]] = []
+        self.end = 0
+        self.in_header = True
+
+    def read(self) -> None:
+        """Find out what has to go."""
+        try:
+            if self.data.startswith(_JPEG):
+                self.end = self._jpeg()
+            elif self.data.startswith(_CODESTREAM):
+                self.end = self._codestream(0, len(self.data))
+            else:
+                self.end = self._boxes(0, len(self.data))
+        except _Past:
+            pass
+        except _Strange:
+            self.in_header = False
+
+    def edited(self) -> bytearray:
+        """The stream without what has to go."""
+        made = bytearray(self.data)
+        for at, new in self.edits:
+            made[at : at + len(new)] = new
+        return made
+
+    def blank(self, start: int, stop: int, padding: bytes = b"\0") -> None:
+        """Make zeros of a place, as far as it is there; of padding alone, nothing."""
+        stop = min(stop, len(self.data))
+        if self.data[start:stop].strip(padding):
+            self.edits.append((start, bytes(stop - start)))
+
+    def _jpeg(self) -> int:
+        data, at = self.data, 2
+        while True:
+            at, code = self._marker(at, len(data))
+            if code == _EOI:
+                return at
+            if code in _ALONE:
+                continue
+            if code < 0xC0 or code == 0xD8:
+                raise _Strange
+            stop = self._segment(at, len(data))
+            if code == _COM:
+                self.blank(at + 2, stop)
+            elif code in _APPLICATION:
+                self._application(code, at, stop)
+            at = self._reached(stop, len(data))
+            if code == _SOS:
+                self.in_header = False
+                found = _MARKER.search(data, at)
+                if not found:
+                    raise _Past
+                at = found.start()
+
+    def _application(self, code: int, at: int, stop: int) -> None:
+        """Application data: what decoders need stays, others become a comment."""
+        for (marker, name), length in _NEEDED.items():
+            if code == marker and self.data.startswith(name, at + 2):
+                self.blank(at + 2 + length, stop)
+                return
+        begin = at + 2 + len(_PROFILE)
+        profile = icc.cleaned(self.data[begin:stop]) if self.data.startswith(_PROFILE, at + 2) else None
+        if code == 0xE2 and profile and stop <= len(self.data):
+            self.edits.append((begin, profile))
+            return
+        self.edits.append((at - 1, bytes([_COM])))
+        self.blank(at + 2, stop)
+
+    def _codestream(self, at: int, stop: int) -> int:
+        data, behind, at = self.data, 0, at + 2
+        while True:
+            at, code = self._marker(at, stop)
+            if code == _EOI:
+                return at
+            if 0x30 <= code < 0x40:
+                continue
+            if code == _SOD:
+                self.in_header = False
+                if not behind:
+                    end = data.find(b"\xff\xd9", at, stop)
+                    if end < 0:
+                        raise _Past
+                    at = end
+                elif at > behind:
+                    raise _Strange
+                else:
+                    at = self._reached(behind, stop)
+                continue
+            if code < 0x50 or code > _SOT:
+                raise _Strange
+            end = self._segment(at, stop)
+            if code == _SOT:
+                length = int.from_bytes(data[at + 4 : at + 8], "big")
+                behind = at - 2 + length if length else 0
+            elif code == _REMARK:
+                self.blank(at + 4, end)
+            elif code not in _SEGMENTS:
+                self.edits.append((at - 1, bytes([_REMARK])))
+                self.blank(at + 2, end)
+            at = self._reached(end, stop)
+
+    def _boxes(self, at: int, stop: int) -> int:
+        data = self.data
+        while at < stop:
+            if at + 8 > stop:
+                if data[at:stop].strip(b"\0"):
+                    raise _Strange
+                return at
+            length, kind, content = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
+            if length == 1:
+                length, content = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
+            end = at + length if length else stop
+            if end < content:
+                raise _Strange
+            if kind == b"jp2c":
+                behind = self._codestream(content, min(end, stop))
+                if not length:
+                    return behind
+                self.blank(behind, end)
+            elif kind == b"jp2h":
+                self._boxes(content, min(end, stop))
+            elif kind == b"colr":
+                self._colour(content, min(end, stop))
+            elif kind not in _BOX_KEPT:
+                self.edits.append((at + 4, b"free"))
+                self.blank(content, end)
+            at = self._reached(end, stop)
+        return at
+
+    def _colour(self, at: int, stop: int) -> None:
+        """A colour specification: a number, or a profile, whose text goes."""
+        if self.data[at : at + 1] not in (b"\1", b"\2"):
+            self.blank(at + 3, stop)
+        elif self.data[at] == 2:
+            made = icc.cleaned(self.data[at + 3 : stop])
+            if made:
+                self.edits.append((at + 3, made))
+            else:
+                self.blank(at + 3, stop)
+
+    def _marker(self, at: int, stop: int) -> tuple[int, int]:
+        """The place behind a marker, and its code; it may be filled up before."""
+        data = self.data
+        while at + 1 < stop and data[at] == data[at + 1] == 0xFF:
+            at += 1
+        if at + 2 > stop:
+            raise _Past
+        if data[at] != 0xFF:
+            raise _Strange
+        return at + 2, data[at + 1]
+
+    def _segment(self, at: int, stop: int) -> int:
+        """Where the segment ends whose length is there."""
+        if at + 2 > stop:
+            raise _Past
+        length = int.from_bytes(self.data[at : at + 2], "big")
+        if length < 2:
+            raise _Strange
+        return at + length
+
+    def _reached(self, at: int, stop: int) -> int:
+        if at > stop:
+            raise _Past
+        return at
