@@ -297,6 +297,15 @@ def test_the_command_takes_the_secret_that_is_kept_elsewhere(
     assert not (project_folder("default") / "secret").exists()
 
 
+@pytest.mark.parametrize("profile", ["basic+uids", "pacsifier+uids"])
+def test_uids_stay_where_somebody_wants_them(source: Path, out: Path, profile: str) -> None:
+    (path,) = put(source, series(KUNIGUNDE, n_images=1))
+    _, account = deidentify(source, out, profile=profile)
+    assert account.totals()["deidentified"] == 1
+    (made,) = out.rglob("*.dcm")
+    assert dcmread(made).SOPInstanceUID == dcmread(path).SOPInstanceUID
+
+
 def test_every_source_is_heard(source: Path, out: Path, tmp_path: Path) -> None:
     others = [{"patient_id": f"HJK-{n}", "patient_name": f"Other^{n}"} for n in range(3)]
     for patient in (KUNIGUNDE, ZEBEDAEUS, *others):

@@ -757,3 +757,20 @@ def test_every_file_that_comes_with_pydicom_is_deidentified_or_refused(
     with capsys.disabled():
         print(f"\nfiles of pydicom: {dict(outcomes)}")
     assert outcomes["de-identified"] > 100
+
+
+def test_offsets_of_frames_follow_fragments_that_become_longer() -> None:
+    fragments = [item(b"\xff\xd8" + bytes([size] * size)) for size in (5, 6, 7)]
+    where = [0, len(fragments[0]), len(fragments[0] + fragments[1])]
+
+    def read(*offsets: int) -> list[int]:
+        data = encapsulated(item(struct.pack(f"<{len(offsets)}L", *offsets)), *fragments, _SEQUENCE_END)
+        kept = reading.parse(data).elements[0x7FE00010][1]
+        assert isinstance(kept, Fragments)
+        (length,) = struct.unpack_from("<L", kept, 4)
+        found = [*struct.unpack_from(f"<{length // 4}L", kept, 8)]
+        assert all(kept[8 + length + offset :].startswith(fragments[0][:4]) for offset in found)
+        return found
+
+    assert read(*where) == read(0, 16, 32) == [0, 16, 32]  # the second one did not count on odd lengths
+    assert read(0, 1, 2) == read() == []  # the first one led nowhere

@@ -135,6 +135,16 @@ def test_narratives_are_cleaned_only_by_name() -> None:
         assert "Davos" not in left.get("Comment", "") and "farmer" not in left.get("Comment", "")
 
 
+def test_a_narrative_in_an_item_of_no_type_or_another_goes_too() -> None:
+    report = a_dose_report()
+    story = "Patient with a nodule in the right lung, and an old fracture of the left hip after a fall"
+    for entry in report.ContentSequence[:2]:
+        entry.TextValue = story
+    del report.ContentSequence[0].ValueType
+    made = engine("default").deidentify(report, PERSON)
+    assert "fracture" not in str(made.dataset) and made.counts["narrative"] >= 2
+
+
 def test_measurements_keep_concepts_of_local_codes_apart_and_together() -> None:
     names = [("T1", "99DAVOS"), ("T2", "99DAVOS"), ("T1", "99DAVOS"), ("T1", "99ZUERICH")]
     amount = item(NumericValue="3.5", MeasurementUnitsCodeSequence=code("mm", "mm", "UCUM"))

@@ -340,6 +340,9 @@ def test_options_are_named_upon_a_shipped_profile() -> None:
     assert more.options == plain.options | {Option.DEVICE, Option.INSTITUTION} and more.name == plain.name
     with pytest.raises(ConfigError, match=r"profile pacsifier: option devices is not known.*device"):
         profile.load("pacsifier+devices")
+    for wrong in ("default+", "default,device", "+device"):
+        with pytest.raises(ConfigError, match="is not known"):
+            profile.load(wrong)
     with pytest.raises(ConfigError, match="exclude each other"):
         profile.load("research+uids")
     with pytest.raises(ConfigError, match=r"pacsifier\.yaml.device"):

@@ -510,12 +510,20 @@ def test_texts_do_no_harm_to_what_is_done_with_the_tree_later(tmp_path: Path) ->
     take_out(source)
     found = scan(source)  # as before sending
     assert found.passed_over["not DICOM"] == 2 and not found.bad_files
-    assert anonymize(["-d", str(source), "-o", str(out), "--no_contact_sheets"]) == 0
+    assert (
+        anonymize(["-d", str(source), "-o", str(out), "--profile", "pacsifier+clean_narratives", "--no_contact_sheets"])
+        == 0
+    )
     assert written(out) == {} and len(written(source)) == 1
     assert take_out(out).verdict == "complete"
     (said,) = written(out).values()
     assert b"heart" in said and b"Zwetschge" not in said
-    assert anonymize(["-d", str(source), "-o", str(source), "--no_contact_sheets"]) == 0
+    assert (
+        anonymize(
+            ["-d", str(source), "-o", str(source), "--profile", "pacsifier+clean_narratives", "--no_contact_sheets"]
+        )
+        == 0
+    )
     assert written(source) == {} and not (source / "logs").exists()
 
 

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.archive
 SCREEN: dict[str, Any] = {"secondary_capture": True, "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}
 HALF = series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", n_images=3)
 DAMAGED = series("YVJ-55912-ZS", "Prisma^Vida", study_date="20200102", n_images=2, modality="MR")
-DAMAGED[1].PixelData += b"more than there is room for"
+DAMAGED[1].PixelData += b"\1" * len(DAMAGED[1].PixelData)  # twice what there is room for
 IMAGES = [
     *HALF,
     *series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", series_number=2, n_images=2),

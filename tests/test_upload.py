@@ -256,8 +256,7 @@ def test_many_contradictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return DicomFile(path, 0, size, 0, 0, "1.2.840.10008.5.1.4.1.1.2", f"1.2.{path.name}", "1.2", "1.2.3", "1.2.4")
 
     monkeypatch.setattr(scan, "_files", lambda *arguments: iter(paths))
-    monkeypatch.setattr(scan, "inspect", seen)
-    found = scan.scan(folder)
+    found = scan.scan(folder, look=seen)
     assert len(found.bad_files) == 2 * count
     assert [file.path.name for file in found.series[SeriesId("1.2.3", "1.2.4")]] == [str(count)]
 

@@ -443,10 +443,6 @@ class _Walk:
         above = self._place
         self._place = (*above, number)
         tag = sr.VALUES.get(value_type, 0)
-        if rule.action is Action.CLEAN and tag == _TEXT_VALUE and not self._engine.narratives:
-            text = item[tag][1] if tag in item else b""
-            if isinstance(text, bytes) and sr.is_narrative(text):
-                rule = Rule(rule.otherwise, "narrative")
         new = self.elements(item, charset, {tag: rule} if tag else {})
         self._positions.stood(new, self._place)
         self._place = above
@@ -594,6 +590,13 @@ class _Walk:
         new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
         return new or self._otherwise(value, vr, tag, rule, charset)
 
+    def said(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """The text of a content item, whether it says that it is one or not; what somebody narrates goes."""
+        if isinstance(value, bytes) and sr.is_narrative(value) and not self._engine.narratives:
+            self.counts["narrative"] += 1
+            return self._otherwise(value, vr, tag, rule, charset)
+        return self.cleaned_text(value, vr, tag, rule, charset)
+
     def cleaned_time(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """A time (TM) as it is: it tells no day."""
         new = self.kept_text(value, vr, tag, rule, charset)
@@ -693,7 +696,7 @@ _CLEAN: dict[str, _Act] = {
 _KEEP: dict[str, _Act] = {"SQ": _Walk.items, "UI": _Walk.kept_uids}
 #: What is done to attributes in a way of their own, by action and tag; cleaning those of `tables.numbers` is `order`.
 _OWN: dict[Action, dict[int, _Act]] = {
-    Action.CLEAN: {_MEANING: _Walk.meaning, _OFFSET: _Walk.offset, _EVENT: _Walk.offset},
+    Action.CLEAN: {_MEANING: _Walk.meaning, _OFFSET: _Walk.offset, _EVENT: _Walk.offset, _TEXT_VALUE: _Walk.said},
     Action.KNOWN: {
         **dict.fromkeys((*_CODE_VALUES, _DESIGNATOR, _VERSION), _Walk.coded),
         **dict.fromkeys((*_NUMBERED, _RESOURCE), _Walk.numbered),

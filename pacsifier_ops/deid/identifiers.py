@@ -32,7 +32,7 @@ from pacsifier_ops.query.names import fold
 
 CHARACTER_SET = 0x00080005
 _SOP_CLASS, _MODALITY, _UID_VALUE = 0x00080016, 0x00080060, VALUES["UIDREF"]
-_INSTANCE = 0x00020003
+_INSTANCE, _SOP_INSTANCE = 0x00020003, 0x00080018
 
 
 def words_of(text: str) -> frozenset[str]:
@@ -150,7 +150,7 @@ class Identifiers:
         collected = _Collected(ds, rules)
         collected.walk(ds, DEFAULT)
         meta = getattr(ds, "file_meta", None)
-        if meta and _INSTANCE in meta:
+        if meta and _INSTANCE in meta and not collected.stays(_SOP_INSTANCE, "UI", ds):
             collected.keep("uid", _INSTANCE, _encoded(meta.get_item(_INSTANCE).value), DEFAULT)
         if rules is not None and person.shift and Option.FULL_DATES not in rules.options:
             collected.found |= {date for date in collected.moved if date.text not in collected.stay}
@@ -214,7 +214,7 @@ class _Collected:
                 with suppress(Unfit):
                     for item in sequence(value):
                         self.walk(item, charset)
-            elif kind and value and self._stays(tag, vr, ds) == (kind == "place"):
+            elif kind and value and self.stays(tag, vr, ds) == (kind == "place"):
                 self.keep(kind, tag, value, charset, stays=kind == "date" and self._is_left(tag, vr))
 
     def _is_left(self, tag: int, vr: str) -> bool:
@@ -245,7 +245,7 @@ class _Collected:
             else:
                 self.found.update(Found(kind, tag, text) for text in texts)
 
-    def _stays(self, tag: int, vr: str, ds: Dataset | Elements) -> bool:
+    def stays(self, tag: int, vr: str, ds: Dataset | Elements) -> bool:
         """Whether the profile leaves an attribute of a data set or an item as it is, whatever it holds."""
         if tag == _UID_VALUE and self._is_kept(ds):
             return True

@@ -159,6 +159,8 @@ def load(name: str | Path, add: Iterable[Option] = (), drop: Iterable[Option] = 
             exclude each other.
     """
     plain, *more = str(name).split("+") if is_shipped(str(name)) else [str(name)]
+    if "" in more:
+        raise ConfigError(f"profile {plain}: an option is not known: there is none behind a plus sign; remove the sign")
     for option in more:
         if option not in list(Option):
             raise ConfigError(f"profile {plain}: option {not_known(option, Option)}; there are {', '.join(Option)}")

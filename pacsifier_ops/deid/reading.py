@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -537,6 +538,7 @@ class _Reader:
             frames: how many there are; 0 where nobody says it.
         """
         found: list[bytes] = []
+        starts: list[int] = []  # of all items, where they were
         position, item = start, self._form.item
         while position + 8 <= end:
             group, number, length = item(self._data, position)
@@ -544,14 +546,15 @@ class _Reader:
             if tag == _SEQUENCE_END and length in (0, UNDEFINED) and found:
                 if length:
                     self._mended["mended/delimiter"] += 1
-                return Fragments(b"".join(found)), position, position + 8
+                return _joined(found, starts), position, position + 8
             if tag != _ITEM or length == UNDEFINED or position + 8 + length > end:
                 break
             stop = position + 8 + length
+            starts.append(position)
             if length & 1:
                 self._mended["mended/odd-length"] += 1
-                found.append(self._data[position : position + 4] + struct.pack("<L", length + 1))
-                found.append(self._data[position + 8 : stop] + b"\0")
+                header = self._data[position : position + 4] + struct.pack("<L", length + 1)
+                found.append(header + self._data[position + 8 : stop] + b"\0")
                 if self._data[stop : stop + 1] == b"\0" and self._data[stop + 1 : stop + 3] == b"\xfe\xff":
                     stop += 1
             else:
@@ -562,11 +565,30 @@ class _Reader:
             position == end or self._data.count(0, position, end) == end - position
         ):
             self._mended["mended/delimiter"] += 1
-            return Fragments(b"".join(found)), position, end
+            return _joined(found, starts), position, end
         raise Unfit("its pixel data are not encapsulated as PS3.5 A.4 says")
 
 
 _IMPLICIT, _EXPLICIT = _Form(True, True), _Form(False, True)
+
+
+def _joined(items: list[bytes], starts: list[int]) -> Fragments:
+    """Items one after the other. Where some have become longer, the Basic Offset Table follows them (PS3.5 A.4).
+
+    Args:
+        items: the table, and the fragments, with their headers.
+        starts: where each of them was.
+    """
+    before = [start - starts[1] for start in starts[1:]]
+    after = list(accumulate(map(len, items[1:-1]), initial=0))[: len(before)]
+    if before != after and not len(items[0]) % 4:
+        table = struct.unpack(f"<{len(items[0]) // 4 - 2}L", items[0][8:])
+        moved = dict(zip(before, after, strict=True))
+        # Whose offsets lead nowhere has none from here on: it may be empty.
+        offsets = [moved[offset] for offset in table] if moved.keys() >= set(table) else []
+        if not set(table) <= set(after):
+            items[0] = items[0][:4] + struct.pack(f"<{len(offsets) + 1}L", 4 * len(offsets), *offsets)
+    return Fragments(b"".join(items))
 
 
 def _sorted(found: Elements) -> Elements:
