@@ -208,6 +208,10 @@ def test_codes_of_public_schemes_are_public(value: str, scheme: str) -> None:
             ("USZ0815", "99GEMS"),
             ("USZ_12345", "RRID"),
         ),
+        ("756.1234.5678.97", "99SIEMENS"),
+        ("17.12.1959", "99GEMS"),
+        ("tom-Otto-Hans", "RFC5646"),
+        ("{Klein Lang}", "UCUM"),
     ],
 )
 def test_codes_of_sites_and_what_only_claims_to_be_a_public_code_are_local(value: str, scheme: str) -> None:

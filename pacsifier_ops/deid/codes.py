@@ -40,8 +40,8 @@ _LANGUAGES = {
     )
     for code in codes.split()
 }
-#: Numbers that products give their own concepts: GEU-1005-33, A-100, 250137.
-_OF_PRODUCTS = re.compile(r"([A-Z]{0,4})[-.]?\d{1,6}(?:[-.]\d{1,4}){0,3}", re.ASCII)
+#: Numbers that products give their own concepts: GEU-1005-33, A-100, 250137. Those of more digits are of people, or dates.
+_OF_PRODUCTS = re.compile(r"(?!(?:\D*\d){8})([A-Z]{0,4})[-.]?\d{1,6}(?:[-.]\d{1,4}){0,3}", re.ASCII)
 #: A unit: numbers, atoms with their prefixes and exponents, annotations (UCUM 2.1).
 _ATOMS = (
     "10[*^]|%|deg|''|'|sec|bpm|px|mol|rad|sr|Hz|Pa|Ohm|Wb|Cel|lm|lx|Bq|Gy|Sv|min|wk|mo|eV|bar|cal|osm|dB|Np|Ci|kat|eq"
@@ -137,7 +137,7 @@ def substitute(secret: Secret, value: str, scheme: str) -> str:
 
 def _is_unit(value: str) -> bool:
     for word in _ANNOTATION.findall(value):
-        if not _ANNOTATIONS.fullmatch(word) and vocabulary.clean(word) != word:
+        if not _ANNOTATIONS.fullmatch(word) and not (word.islower() and vocabulary.clean(word) == word):
             return False
     return _UNIT.fullmatch(_ANNOTATION.sub("", value)) is not None
 
