@@ -40,7 +40,7 @@ _LANGUAGES = {
     )
     for code in codes.split()
 }
-#: Numbers that products give their own concepts: GEU-1005-33, A-100, 250137. Those of more digits are of people, or dates.
+#: Numbers that products give their own concepts: GEU-1005-33, A-100, 250137. Longer ones are of people, or dates.
 _OF_PRODUCTS = re.compile(r"(?!(?:\D*\d){8})([A-Z]{0,4})[-.]?\d{1,6}(?:[-.]\d{1,4}){0,3}", re.ASCII)
 #: A unit: numbers, atoms with their prefixes and exponents, annotations (UCUM 2.1).
 _ATOMS = (

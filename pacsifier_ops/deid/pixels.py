@@ -34,7 +34,7 @@ CLEAN_PIXEL_DATA = ("113101", "DCM", "Clean Pixel Data Option")
 
 #: Why an image is not fit in which there may be writing, and what can be done about it.
 _MAY_BE = "what the device catalogue leaves of the image may hold writing"
-_LOOK = "look at it, and add an entry for its device if it may go out"
+_LOOK = "look at it; if it may go out, add an entry for its device, or correct the one that it has"
 #: Share of what is left that writing takes up at most; where it is more, something else is shown.
 _MOST_WRITTEN = 0.15
 
