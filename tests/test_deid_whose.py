@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,5 +166,61 @@ def test_what_came_of_a_folder_is_taken_back_when_it_says_something_else(source:
     deidentify(source, out, "folder")
     assert len(people(out)) == 1 and people(out) != [before]
     put(source, FOLDER, 3, PatientID="B-2")
-    deidentify(source, out, "folder")
+    _, account = deidentify(source, out, "folder")
     assert len(people(out)) == 2 and len(list(out.rglob("*.dcm"))) == 4
+    assert account.patients == 2 and account.totals()["series"] == 2  # whom all was taken from is counted no more
+
+
+OTHER_DISC: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "another name": ({"PatientName": "Stein^Anna"}, {"PatientName": "Lang^Eva"}, 0),
+    "another birth date": (
+        {"PatientName": "Stein^Anna", "PatientBirthDate": "19700102"},
+        {"PatientName": "Stein^Anna", "PatientBirthDate": "19900102"},
+        0,
+    ),
+    "the same birth date alone": ({"PatientBirthDate": "19700102"}, {"PatientBirthDate": "19700102"}, 0),
+    "nothing that tells": ({}, {}, 0),
+    "no name any more": ({"PatientName": "Stein^Anna"}, {}, 0),
+    "the same name": ({"PatientName": "Stein^Anna"}, {"PatientName": "STEIN^ANNA"}, 2),
+    "the same study": ({"study_uid": "2.25.7101"}, {"study_uid": "2.25.7101"}, 2),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_DISC)
+def test_a_folder_of_another_run_is_of_the_same_patient_only_where_it_says_so(
+    case: str, source: Path, out: Path, tmp_path: Path
+) -> None:
+    one, two, told = OTHER_DISC[case]
+    put(source, "001", 1, **one)
+    put(tmp_path / "in2", "001", 2, study_date="19960102", **two)
+    deidentify(source, out, "folder")
+    _, account = deidentify(tmp_path / "in2", tmp_path / "out2", "folder")
+    assert account.totals()["deidentified"] == told
+    assert all("rename the folder, give another project" in reason for _, _, reason in account.set_apart)
+    assert people(tmp_path / "out2") == (people(out) if told else [])
+    _, account = deidentify(source, out, "folder")  # the first one stays
+    assert account.totals()["deidentified"] == 2
+    kept = next(path for path in tmp_path.rglob("folders.json")).read_text()
+    assert "stein" not in kept.casefold() and "1970" not in kept and "2.25.7101" not in kept
+    deidentify(tmp_path / "in2", tmp_path / "out3", "folder", project="other")
+    assert people(tmp_path / "out3") not in ([], people(out))
+
+
+@pytest.mark.parametrize("how", ["copy", "link"])
+@pytest.mark.parametrize("other", ["0_by_date", "z_by_date", "sub-1"])
+def test_an_object_in_several_folders_is_nobodys(how: str, other: str, source: Path, out: Path) -> None:
+    """Wherever the copy stands, before or behind the first: else three patients became one."""
+    put(source, "sub-1", 1, PatientID="A-1")
+    for number, folder in enumerate(("sub-2", "sub-3"), 2):
+        put(source, folder, number, study_date=f"199{number}0102")
+    deidentify(source, out, "folder")
+    assert len(people(out)) == 3
+    (source / other).mkdir(exist_ok=True)
+    for path in sorted((source / "sub-2").rglob("*.dcm")):
+        copy = source / other / path.name
+        shutil.copy2(path, copy) if how == "copy" else copy.symlink_to(path)
+    for _ in range(2):
+        _, account = deidentify(source, out, "folder")
+        told = {Path(path).parts[0] for path, _, reason in account.set_apart if "study lies in several" in reason}
+        assert told == {"sub-2", other} and len(people(out)) == 2 and account.patients == 2
+        assert account.totals()["quarantined"] == 4 and account.totals()["passed_over"] == 0

@@ -215,6 +215,8 @@ def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account
                 account.set_apart.append((item.source, item.outcome, item.reason))
         if series.missing:
             series.reason = reasons.get(source.number) or NOT_ATTEMPTED
+        if not (series.deidentified or series.excluded or series.quarantined or series.missing):
+            continue  # all of it was taken back
         account.series.append(series)
         patients.add(source.patient_id)
     for item in read_jsonl(store.unreadable):

@@ -35,7 +35,7 @@ from pacsifier_ops.deid.run import (
     Store,
     series_of,
 )
-from pacsifier_ops.deid.whose import FOLDER, PATIENT_ID, Home, Homes, identifying, told_by
+from pacsifier_ops.deid.whose import FOLDER, PATIENT_ID, Home, Homes, Remembered, identifying, told_by
 from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, TreeError
 from pacsifier_ops.files import (
     data_file,
@@ -181,11 +181,18 @@ def prepare(
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     _check_trees(found.trees, request)
-    homes = Homes((f for files in found.series.values() for f in files), request, _homes_before(request))
-    groups, unreadable, nameless = _grouped(found, homes, request.in_folder)
-    if not (groups or unreadable or begun or request.allow_empty):
-        raise InputError("in_folder holds no DICOM file")
-    answer = who_becomes_whom(_patients(groups), _sources(request, how))
+    kept = project_folder(request.project) / "folders.json"
+    with shared().acquire(f"folders:{kept}", cancelled=cancelled) as lease, storage_errors("the state root"):
+        remembered = Remembered(kept, how.secret)
+        files = (f for files in (*found.series.values(), found.copies) for f in files)
+        homes = Homes(files, request, _homes_before(request), remembered)
+        groups, unreadable, nameless = _grouped(found, homes, request.in_folder)
+        if not (groups or unreadable or begun or request.allow_empty):
+            raise InputError("in_folder holds no DICOM file")
+        answer = who_becomes_whom(_patients(groups), _sources(request, how))
+        lease.check()
+        names = [name for identity, name in map(told_by, answer.people) if identity == FOLDER]
+        remembered.keep({name: homes.homes[name] for name in names})
     unreadable += _unlinked(groups, answer.people, request.in_folder)
     with shared().acquire(f"deid:{request.out_folder}", cancelled=cancelled), storage_errors("the state root"):
         tree = Tree.convert(request.out_folder, how.stamp, request.in_place, run.name)
@@ -240,7 +247,7 @@ def _grouped(
     """The objects by patient, study and series; the files that cannot be taken for one, with the reason; and those
     that have no PatientID.
     """
-    from pacsifier_ops.upload.scan import UNREADABLE
+    from pacsifier_ops.upload.scan import SECOND_COPY, UNREADABLE
 
     groups: dict[tuple[str, str, str], list[DicomFile]] = {}
     bad = {file.path: file.reason for file in found.bad_files}
@@ -255,6 +262,10 @@ def _grouped(
             bad[readable(file.path.relative_to(root))] = reason
         else:
             groups.setdefault((patient, file.study_uid, file.series_uid), []).append(file)
+    for file in found.copies:  # of what nobody can tell whose it is, none is better than the other
+        if not file.patient_id and homes.scattered(file):
+            bad[readable(file.path.relative_to(root))] = homes.whose(file)[1]
+            found.passed_over -= Counter([SECOND_COPY])
     return groups, [{"path": p, "reason": r, "missing": r.startswith(UNREADABLE)} for p, r in bad.items()], nameless
 
 

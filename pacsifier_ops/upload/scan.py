@@ -35,12 +35,14 @@ class Scan:
 
     Attributes:
         series: the objects by series, in order of their paths; no SOP Instance UID twice in one.
+        copies: second copies of these, which are passed over.
         passed_over: how many files were passed over, by reason.
         bad_files: files that should be sent and cannot.
         trees: the folder, and those below it that are output trees of their own.
     """
 
     series: dict[SeriesId, list[DicomFile]] = field(default_factory=dict)
+    copies: list[DicomFile] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     bad_files: list[FileAccount] = field(default_factory=list)
     trees: list[Path] = field(default_factory=list)
@@ -112,6 +114,7 @@ def scan(
                 first[instance] = item
                 found.series.setdefault(item.series, []).append(item)
             elif _same(item, other):
+                found.copies.append(_compact(item))
                 found.passed_over[SECOND_COPY] += 1
             else:
                 contradicting.add(instance)
