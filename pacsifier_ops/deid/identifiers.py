@@ -189,7 +189,7 @@ class Identifiers:
 
     @property
     def births(self) -> frozenset[str]:
-        """Dates of birth (`YYYYMMDD`), but that of a newborn who was examined on the same day: it moves as others do."""
+        """Dates of birth (`YYYYMMDD`), but that of a newborn who was examined on that day: it moves as others do."""
         return _births(self.found) - self.examined
 
     @property
