@@ -156,7 +156,8 @@ def test_either_all_numbers_of_a_series_are_dates_or_none(numbers: Iterable[int]
 
 def test_images_that_are_counted_in_steps_keep_their_order(tmp_path: Path) -> None:
     size: dict[str, Any] = {"n_images": 5, "rows": 8, "columns": 8}
-    made = phantom_series(**KUNIGUNDE, study_date=DAY, **size)
+    who: dict[str, Any] = KUNIGUNDE
+    made = phantom_series(**who, study_date=DAY, **size)
     for number, ds in enumerate(made):
         ds.InstanceNumber, ds.SliceThickness = 230109 + 5 * number, number + 1
     write(made, tmp_path / "in")

@@ -619,12 +619,11 @@ class _Walk:
         """Dates, moved by the patient's days; one that is invalid takes those beside it along."""
         move = values.shifted_date if vr == "DA" else values.shifted_datetime
         texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
-        shift = self._person.shift
-        stays = self._calendar.is_birth, *([self._calendar.is_nobodys] if shift else ())
-        moved = [None if any(one(text) for one in stays) else move(text, shift) if text else "" for text in texts]
+        still = any(self._calendar.is_birth(text) or self._calendar.is_nobodys(text) for text in texts if text)
+        moved = [None if still else move(text, self._person.shift) if text else "" for text in texts]
         if self._bare or not any(texts) or None in moved:
             return self._otherwise(value, vr, tag, rule, charset) if any(texts) or self._bare else b""
-        if shift:
+        if self._person.shift:
             self._moved_dates = True
         else:
             self._kept_dates = True

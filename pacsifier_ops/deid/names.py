@@ -142,7 +142,7 @@ def _moved(date: str, shift: int, days: frozenset[str]) -> str:
     from pacsifier_ops.deid.numbers import Calendar
     from pacsifier_ops.deid.values import shifted_date
 
-    if shift and Calendar.of(days, shift, frozenset(), frozenset()).is_nobodys(date):
+    if Calendar.of(days, shift, frozenset(), frozenset()).is_nobodys(date):
         return ""
     return shifted_date(date, shift) or ""
 

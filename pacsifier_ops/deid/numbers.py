@@ -193,7 +193,12 @@ class Calendar:
         return bool(self.births) and not self.births.isdisjoint(dates([text]))
 
     def is_nobodys(self, text: str) -> bool:
-        """Whether a date, or a date and time, is one that clocks begin with, and far from all others of the patient."""
+        """Whether a date, or a date and time, is one that clocks begin with, and far from all others of the patient.
+
+        Where the patient's dates are not known, or stay, none is.
+        """
+        if not self:
+            return False
         return any(day in EPOCHS and not _is_near(day, self.days - EPOCHS, _YEAR) for day in dates([text]))
 
     def may_tell(self, text: str) -> bool:

@@ -51,7 +51,7 @@ _NOBODYS = frozenset(
 #: Likewise, days that newer clocks begin or end with: a patient may have been examined on one of them.
 EPOCHS = frozenset(
     (
-        *(dt.date(year, 1, 1) for year in (1990, 2000, 2001, 2010, 2070)),
+        *(dt.date(year, 1, 1) for year in (1990, 2000, 2001, 2070)),
         *(dt.date(1979, 12, 31), dt.date(1980, 1, 6), dt.date(1999, 12, 31), dt.date(2036, 2, 7), dt.date(2038, 1, 19)),
     )
 )
