@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pydicom.datadict import DicomDictionary
 from pacsifier_ops.deid import profile, tables
 from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.identifiers import Identifiers
-from pacsifier_ops.deid.numbers import Birth, Calendar
+from pacsifier_ops.deid.numbers import Birth, Calendar, are_counted
 from pacsifier_ops.deid.rules import Option
 from pacsifier_ops.deid.verifier import search
 from pacsifier_ops.embedded.phantoms import phantom_series, write
@@ -134,6 +135,35 @@ def test_images_that_are_counted_keep_their_numbers() -> None:
     assert after(of_the_day(InstanceNumber=230117), calendar=counted).InstanceNumber == 230117
     assert after(of_the_day(InstanceNumber=230117)).InstanceNumber == 230106
     assert after(of_the_day(InstanceNumber=20230117), calendar=counted).InstanceNumber == 20230106
+
+
+@pytest.mark.parametrize(
+    ("numbers", "counted"),
+    [
+        (range(230101, 230141, 2), True),  # some are near the date, some are none
+        ((230113, 230115, 230117), True),
+        ((230117, 230118), True),  # time 230, slices 117 and 118
+        ((230117, 230401), True),
+        ((2300117, 2300119), True),
+        ((230117,), False),
+        ((230115, 230117), False),  # all are dates: none becomes the same as another
+        ((1, 2, 3, 230117), False),
+    ],
+)
+def test_either_all_numbers_of_a_series_are_dates_or_none(numbers: Iterable[int], counted: bool) -> None:
+    assert are_counted(map(str, numbers), frozenset([DAY])) is counted
+
+
+def test_images_that_are_counted_in_steps_keep_their_order(tmp_path: Path) -> None:
+    size: dict[str, Any] = {"n_images": 5, "rows": 8, "columns": 8}
+    who: dict[str, Any] = KUNIGUNDE
+    made = phantom_series(**who, study_date=DAY, **size)
+    for number, ds in enumerate(made):
+        ds.InstanceNumber, ds.SliceThickness = 230109 + 5 * number, number + 1
+    write(made, tmp_path / "in")
+    deidentify(tmp_path / "in", tmp_path / "out")
+    found = {int(ds.SliceThickness): int(ds.InstanceNumber) for ds in images(tmp_path / "out").values()}
+    assert found == {number + 1: 230109 + 5 * number for number in range(5)}
 
 
 def test_an_order_that_is_the_date_of_birth_is_refused() -> None:
@@ -287,7 +317,56 @@ def test_a_date_that_many_share_goes_where_dates_move(name: str, keyword: str, a
     made = after(of_the_day(**{keyword: "20230201"}), name)
     assert made.get(keyword) == after_it
     assert after(of_the_day(**{keyword: "20230201"}), "pacsifier").get(keyword) == "20230201"
-    assert after(of_the_day(ContextGroupVersion="20230201"), name).ContextGroupVersion == "20230201"
+    assert after(of_the_day(ContextGroupVersion="20200201"), name).ContextGroupVersion == "20200201"
+
+
+@pytest.mark.parametrize("day", ["20000101", "20010101", "19991231", "19800106", "19900101", "20000101120000"])
+def test_a_date_that_a_clock_begins_with_goes_unless_the_patient_was_there(day: str) -> None:
+    keyword = "ContentDate" if len(day) == 8 else "AcquisitionDateTime"
+    assert not after(of_the_day(**{keyword: day})).get(keyword)
+    assert after(of_the_day(**{keyword: day}), calendar=around(day[:8])).get(keyword) == moved(day[:8]) + day[8:]
+    assert after(of_the_day(**{keyword: day}), "pacsifier").get(keyword) == day
+    # No number is taken for that day, or moved with it.
+    alone = Calendar.of(frozenset([DAY, day[:8]]), PERSON.shift, frozenset(), frozenset())
+    assert alone.moved(day[2:8]) is None
+
+
+def around(day: str) -> Calendar:
+    return Calendar.of(frozenset([day, moved(day, 300)]), PERSON.shift, frozenset(), frozenset())
+
+
+def moved(day: str, days: int = PERSON.shift) -> str:
+    return (datetime.strptime(day, "%Y%m%d") + timedelta(days)).strftime("%Y%m%d")
+
+
+def test_a_folder_is_not_called_by_a_date_that_a_clock_begins_with(tmp_path: Path) -> None:
+    write(series(KUNIGUNDE, "1", "20000101"), tmp_path / "in")
+    deidentify(tmp_path / "in", tmp_path / "out")
+    for path, ds in images(tmp_path / "out").items():
+        assert not ds.StudyDate and "2000" not in path and "1999" not in path
+
+
+@pytest.mark.parametrize("keyword", ["ContextGroupVersion", "TemplateVersion"])
+def test_a_version_that_may_be_a_date_of_the_patient_goes_and_is_looked_for(keyword: str) -> None:
+    for version, left in (
+        ("20020904", "20020904"),
+        ("20020904000000", "20020904000000"),
+        ("20020904101500", "19000101"),  # no version has a time of day
+        ("20230119", "19000101"),
+        ("20221125", "19000101"),
+        (f"{DAY}101500", "19000101"),
+    ):
+        ds = of_the_day()
+        ds.ProcedureCodeSequence = [Dataset()]
+        setattr(ds.ProcedureCodeSequence[0], keyword, version)
+        assert after(ds).ProcedureCodeSequence[0].get(keyword) == left
+        assert after(ds, "pacsifier", calendar=Calendar()).ProcedureCodeSequence[0].get(keyword) == version
+    source = of_the_day(**{keyword: DAY})
+    known = Identifiers.of(source, PERSON, engine("default").rules)
+    made = after(source)
+    assert search(encoded(made), known) == []
+    setattr(made, keyword, DAY)
+    assert any("found in" in hit for hit in search(encoded(made), known))
 
 
 def test_uptake_can_still_be_reckoned() -> None:

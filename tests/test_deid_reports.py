@@ -18,10 +18,15 @@ from pydicom.uid import (
 from pacsifier_ops.deid import profile
 from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.exclusion import judge
+from pacsifier_ops.deid.identifiers import Identifiers
+from pacsifier_ops.deid.numbers import Calendar
+from pacsifier_ops.deid.reading import parse
 from pacsifier_ops.deid.rules import Option
+from pacsifier_ops.deid.verifier import search
 from pacsifier_ops.embedded.phantoms import phantom_series
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
+from tests.test_deid_engine import encoded
 
 SECRET = Secret(b"a secret of this module's own ...")
 PERSON = Person("P0001", -11)
@@ -212,3 +217,50 @@ def test_text_of_a_presentation_state_is_cleaned() -> None:
     made = engine("default").deidentify(state, PERSON).dataset
     assert made.GraphicAnnotationSequence[0].TextObjectSequence[0].UnformattedTextValue.startswith("Tumor")
     assert "Krokowski" not in str(made)
+
+
+BORN, EXAMINED = "19610412", "20230117"
+BIRTH_DATES = [
+    ("121031", "DCM"),
+    ("21112-8", "LN"),
+    ("184099003", "SCT"),
+    ("F-04F9A", "SRT"),
+    ("G1", "99DAVOS"),  # told by its value alone
+]
+
+
+def deidentified(day: str, concept: tuple[str, str], born: str, name: str = "default") -> list[Dataset]:
+    """What is left of a report with a day as DATE and as DATETIME, of a patient born on another."""
+    items = [
+        content("DATE", code(concept[0], "Date", concept[1]), Date=day),
+        content("DATETIME", code(concept[0], "Date", concept[1]), DateTime=f"{day}101500"),
+    ]
+    ds = a_dose_report(StudyDate=EXAMINED, PatientBirthDate=born)
+    ds.ContentSequence.extend(items)
+    source = parse(encoded(ds))
+    working = engine(name)
+    known = Identifiers.of(source, PERSON, working.rules)
+    calendar = Calendar.of(known.days - known.births, PERSON.shift, known.births, frozenset())
+    made = working.deidentify(source, PERSON, calendar).dataset
+    assert not [hit for hit in search(encoded(made), known) if "BirthDate" in hit]
+    return [one for one in made.ContentSequence if one.ValueType in ("DATE", "DATETIME")]
+
+
+@pytest.mark.parametrize("name", ["default", "research", "pacsifier"])
+@pytest.mark.parametrize("concept", BIRTH_DATES)
+def test_a_birth_date_in_a_report_goes_whatever_it_is_called(concept: tuple[str, str], name: str) -> None:
+    assert deidentified(BORN, concept, BORN, name) == []
+
+
+def test_a_date_of_a_newborns_examination_moves_though_it_is_the_birth_date() -> None:
+    local, listed = BIRTH_DATES[-1], BIRTH_DATES[0]
+    found = deidentified(EXAMINED, local, EXAMINED)
+    assert [one.get("Date") or one.DateTime for one in found] == ["20230106", "20230106101500"]
+    assert deidentified(EXAMINED, listed, EXAMINED) == []
+    assert len(deidentified("20230110", local, BORN)) == 2
+
+
+def test_a_date_of_any_attribute_that_is_the_birth_date_is_not_moved() -> None:
+    ds = a_dose_report(StudyDate=EXAMINED, PatientBirthDate=BORN, PerformedProcedureStepStartDate=BORN)
+    calendar = Calendar.of(frozenset([EXAMINED]), PERSON.shift, frozenset([BORN]), frozenset())
+    assert not engine("default").deidentify(ds, PERSON, calendar).dataset.get("PerformedProcedureStepStartDate")

@@ -122,8 +122,8 @@ class Converter:
     def _calendar(self, identifiers: Identifiers, source: Source) -> Calendar:
         """The dates that must not stay in numbers; empty where dates stay."""
         shift = shift_of(self._how.rules, source.person, self._how.secret, source.study_uid)
-        births = frozenset(found.text for found in identifiers.found if found.kind == "birth")
-        return Calendar.of(identifiers.days, shift, births, frozenset(identifiers.wanted.numbers), source.counted)
+        births, taken = identifiers.births, frozenset(identifiers.wanted.numbers)
+        return Calendar.of(identifiers.days - births, shift, births, taken, source.counted)
 
     def _written(
         self,

@@ -10,14 +10,17 @@ Dates
 - Dates before 1993 (`YYYY.MM.DD`) stay in that form. Of a DT without day or month, the first one is moved and what was
   not there is left out again. A DA without day or month is none, nor is a range: such values are not moved but
   emptied, removed or replaced by 1 January 1900, as the rule says. So are those that stand for no date, such as
-  1 January 1900 or 1970: moved, they would tell by how many days.
+  1 January 1900 or 1970: moved, they would tell by how many days. The first days of newer calendars, such as 1 January
+  2000, stand for none unless another date of the patient is within a year of them.
+- The version of a context group or template is no date; one within 60 days of a date of the patient becomes a dummy.
 - What is no date of the patient's alone, the date of a calibration for one, goes by its rule (`tables/dates.csv`).
 - Dates in numbers: those of an order (SeriesNumber) are moved, others go with their element (see `numbers`).
 - How long it is since an event stays where that is one of the patient's own, as the differences of moved dates do.
 
 Birth date and age
 - The birth date is never moved: beside an age and a date of the study, or a birth date of another source, it would tell
-  the days by which all others were. Rules empty it.
+  the days by which all others were. Rules empty it. Where another date has its value, it goes as invalid ones do,
+  unless the patient was examined on that day: a newborn.
 - An age of 90 years and more is `090Y`, in PatientAge as in measurements of structured reports.
 
 UIDs
@@ -496,6 +499,8 @@ class _Walk:
         if not isinstance(value, bytes):
             return b""
         if vr in ("DA", "DT") and value:
+            if not rule.id.startswith("site/") and any(map(self._calendar.is_birth, _texts(value, vr, charset))):
+                return self._otherwise(value, vr, tag, rule, charset)
             self._kept_dates = True
         return _valid(value, vr, charset)
 
@@ -614,7 +619,8 @@ class _Walk:
         """Dates, moved by the patient's days; one that is invalid takes those beside it along."""
         move = values.shifted_date if vr == "DA" else values.shifted_datetime
         texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
-        moved = [move(text, self._person.shift) if text else "" for text in texts]
+        still = any(self._calendar.is_birth(text) or self._calendar.is_nobodys(text) for text in texts if text)
+        moved = [None if still else move(text, self._person.shift) if text else "" for text in texts]
         if self._bare or not any(texts) or None in moved:
             return self._otherwise(value, vr, tag, rule, charset) if any(texts) or self._bare else b""
         if self._person.shift:
@@ -622,6 +628,12 @@ class _Walk:
         else:
             self._kept_dates = True
         return values.padded("\\".join(map(str, moved)).encode("ascii"), vr)
+
+    def version(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """The version of a context group or template, unless it may be a date of the patient: it would not move."""
+        kept = self.kept_text(value, vr, tag, rule, charset)
+        told = self._calendar and any(map(self._calendar.may_tell, _texts(value, vr, charset)))
+        return self.dummy(value, vr, tag, rule, charset) if told and kept else kept
 
     def order(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Numbers that are but an order or a name, a date in them moved."""
@@ -703,7 +715,11 @@ _OWN: dict[Action, dict[int, _Act]] = {
         **dict.fromkeys(_PARTS, _Walk.part),
         _SCHEMES: _Walk.schemes,
     },
-    Action.KEEP: {PIXEL_DATA: _Walk.pixels, _COLOUR_PROFILE: _Walk.colours},
+    Action.KEEP: {
+        **dict.fromkeys((tag for tag, fate in tables.dates()[0].items() if fate == "kept"), _Walk.version),
+        PIXEL_DATA: _Walk.pixels,
+        _COLOUR_PROFILE: _Walk.colours,
+    },
 }
 
 

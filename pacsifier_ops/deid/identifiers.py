@@ -65,6 +65,8 @@ _CONTACTS = tags_of(
     OrderCallbackTelecomInformation"""
 )
 _BIRTH_DATES = tags_of("PatientBirthDate PatientBirthDateInAlternativeCalendar")
+#: When somebody was examined: a newborn, on the day of birth.
+_EXAMINED = tags_of("StudyDate SeriesDate AcquisitionDate ContentDate AcquisitionDateTime")
 
 #: Words that are parts of names, and stand in objects for other reasons.
 _PLAIN = words_of(
@@ -127,6 +129,7 @@ class Identifiers:
         uids: UIDs that had to be replaced.
         dates: all other dates, as they are after the shift (`YYYYMMDD`): a newborn's date of birth may be one of them.
         days: the same as they were, without those that stay.
+        examined: days of examinations as they were, of studies, series and images.
         pseudonyms: who the patient becomes: nothing that is the same is looked for.
         places: words of names of places that the profile keeps; staff may be named after them.
     """
@@ -137,6 +140,7 @@ class Identifiers:
     days: frozenset[str] = frozenset()
     pseudonyms: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
+    examined: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, ds: Dataset, person: Person, rules: Rules | None = None) -> Identifiers:
@@ -152,6 +156,9 @@ class Identifiers:
         meta = getattr(ds, "file_meta", None)
         if meta and _INSTANCE in meta and not collected.stays(_SOP_INSTANCE, "UI", ds):
             collected.keep("uid", _INSTANCE, _encoded(meta.get_item(_INSTANCE).value), DEFAULT)
+        births = _births(collected.found) - collected.examined
+        collected.dates -= births
+        collected.moved = {date for date in collected.moved if date.text not in births}
         if rules is not None and person.shift and Option.FULL_DATES not in rules.options:
             collected.found |= {date for date in collected.moved if date.text not in collected.stay}
         return cls(
@@ -161,6 +168,7 @@ class Identifiers:
             frozenset(date.text for date in collected.moved) - collected.stay,
             frozenset({normal(person.pseudonym)}),
             frozenset(collected.places),
+            frozenset(collected.examined),
         )
 
     @classmethod
@@ -176,7 +184,13 @@ class Identifiers:
             self.days | other.days,
             self.pseudonyms | other.pseudonyms,
             self.places | other.places,
+            self.examined | other.examined,
         )
+
+    @property
+    def births(self) -> frozenset[str]:
+        """Dates of birth (`YYYYMMDD`), but that of a newborn who was examined on that day: it moves as others do."""
+        return _births(self.found) - self.examined
 
     @property
     def wanted(self) -> Wanted:
@@ -200,11 +214,14 @@ class _Collected:
         self.moved: set[Found] = set()
         self.stay: set[str] = set()
         self.places: set[str] = set()
+        self.examined: set[str] = set()
 
     def walk(self, ds: Dataset | Elements, charset: Charset) -> None:
         kinds = _kinds()
         for tag, vr, value in _elements(ds):
             kind = _KINDS.get(vr) or kinds.get(tag)
+            if kind == "date" and tables.dates()[0].get(tag) == "kept":
+                continue  # a version is no date of the patient; one that is, is found
             if tag == CHARACTER_SET and isinstance(value, bytes):
                 charset = charset_of(value)
             elif not isinstance(value, bytes):
@@ -236,6 +253,8 @@ class _Collected:
             elif kind == "date":
                 days = {text.replace(".", "")[:8] for text in texts}
                 self.dates |= days
+                if tag in _EXAMINED:
+                    self.examined |= days
                 if stays:
                     self.stay |= days
                 else:
@@ -273,6 +292,10 @@ def _kinds() -> Mapping[int, str]:
     ):
         kinds |= dict.fromkeys(tags, kind)
     return kinds
+
+
+def _births(found: Iterable[Found]) -> frozenset[str]:
+    return frozenset(one.text.replace(".", "")[:8] for one in found if one.kind == "birth")
 
 
 def _first(ds: Dataset, tag: int) -> str:

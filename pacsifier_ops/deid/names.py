@@ -63,7 +63,7 @@ class Namer:
             days: dates (`YYYYMMDD`) of the patient's objects: a number of the series that is one of them is moved.
         """
         patient = self._patient(file, person)
-        session = self._session(file, person, patient)
+        session = self._session(file, person, patient, days)
         # Cleaned even where objects keep theirs: one with a name in it goes to quarantine, and its folder stays.
         kept = self._action(file, _DESCRIPTION) in ("K", "C")
         number = self._number(file, person, days) if self._action(file, _NUMBER) in ("K", "C") else ""
@@ -119,7 +119,7 @@ class Namer:
             return self.names.give(self.key(("kept", parts[0])), "", readable(Path(parts[0])))
         return self.names.give(self.key((file.patient_id,)), "", f"sub-{person.pseudonym}")
 
-    def _session(self, file: DicomFile, person: Person, patient: str) -> str:
+    def _session(self, file: DicomFile, person: Person, patient: str, days: frozenset[str]) -> str:
         """`ses-<date><time>` as they are in the results; numbered in the order of the studies where dates go."""
         identity = self.key((patient, file.study_uid))
         if identity in self.names.given:
@@ -128,7 +128,7 @@ class Namer:
         if action not in ("K", "C"):
             self._sessions[patient] += 1
             return self.names.give(identity, patient, f"ses-{self._sessions[patient]:02d}")
-        date = _moved(file.study_date, person.shift if action == "C" else 0)
+        date = _moved(file.study_date, person.shift if action == "C" else 0, days)
         time = file.study_time if self._action(file, _TIME) in ("K", "C") else ""
         name = study_folder({"StudyDate": date, "StudyTime": time if re.fullmatch(r"[\d.]{2,14}", time) else ""})
         return self.names.give(identity, patient, name) if name else patient
@@ -137,11 +137,14 @@ class Namer:
         return self._rules.of(file.sop_class_uid, file.modality).find(*attribute).action
 
 
-def _moved(date: str, days: int) -> str:
-    """A date as it is in the results; empty where it is none."""
+def _moved(date: str, shift: int, days: frozenset[str]) -> str:
+    """A date as it is in the results; empty where it is none, or one that clocks begin with."""
+    from pacsifier_ops.deid.numbers import Calendar
     from pacsifier_ops.deid.values import shifted_date
 
-    return shifted_date(date, days) or ""
+    if Calendar.of(days, shift, frozenset(), frozenset()).is_nobodys(date):
+        return ""
+    return shifted_date(date, shift) or ""
 
 
 def _cleaned(text: str, patient: str) -> str:

@@ -30,15 +30,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import pairwise
 
 from pacsifier_ops.deid.rules import Option, Rules
-from pacsifier_ops.deid.values import shifted_date
+from pacsifier_ops.deid.values import EPOCHS, shifted_date
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
 
 #: A week: a series is made anew, or read, some days after the patient was examined.
 _NEAR = dt.timedelta(7)
 _SAME = dt.timedelta(0)
+#: Where another date of the patient is as near as that, the first day of a calendar is a day like others.
+_YEAR = dt.timedelta(366)
+#: A version that is as near to a date of the patient as that may be one.
+_NO_VERSION = dt.timedelta(60)
 _YEARS = range(1990, 2100)
 #: Digits of numbers that are looked at.
 _FEWEST, _MOST = 5, 19
@@ -127,7 +132,8 @@ class Calendar:
         births: dates of birth.
         shift: by how many days numbers are moved.
         taken: numbers that identify: they are left as they are, for whoever looks for them in the result.
-        counted: whether images of the series are counted with six digits: in such a number is no date.
+        counted: whether images of the series are counted with six digits (see `are_counted`): in such a number is no
+            date.
     """
 
     days: frozenset[dt.date] = frozenset()
@@ -176,11 +182,30 @@ class Calendar:
         for within in (_SAME, _NEAR, None):
             for day, near, write in readings:
                 if within is None or (near is None or near >= within):
-                    fits = near is None if within is None else any(abs(day - one) <= within for one in self.days)
+                    fits = near is None if within is None else _is_near(day, self.days, within)
                     moved = _later(day, self.shift) if fits else None
                     if moved:
                         return write(moved).lstrip("0").zfill(len(text))
         return None
+
+    def is_birth(self, text: str) -> bool:
+        """Whether a date, or a date and time, is the date of birth."""
+        return bool(self.births) and not self.births.isdisjoint(dates([text]))
+
+    def is_nobodys(self, text: str) -> bool:
+        """Whether a date, or a date and time, is one that clocks begin with, and far from all others of the patient.
+
+        Where the patient's dates are not known, or stay, none is.
+        """
+        if not self:
+            return False
+        return any(day in EPOCHS and not _is_near(day, self.days - EPOCHS, _YEAR) for day in dates([text]))
+
+    def may_tell(self, text: str) -> bool:
+        """Whether a version (DT) may be a date of the patient: it has a time of day, or is near one."""
+        if text.strip("\0 ")[8:].strip("0"):
+            return True
+        return any(_is_near(day, self.days | self.births, _NO_VERSION) for day in dates([text]))
 
     def tells(self, number: float) -> bool:
         """Whether a number, or its whole part, is one of the patient's dates, written in six digits or more."""
@@ -195,7 +220,12 @@ def _calendar(
     days: frozenset[str], shift: int, births: frozenset[str], taken: frozenset[str], counted: bool
 ) -> Calendar:
     known = dates(days)
+    known -= {day for day in known & EPOCHS if not _is_near(day, known - EPOCHS, _YEAR)}
     return Calendar(known, dates(births) - known, shift, taken, counted)
+
+
+def _is_near(day: dt.date, days: Iterable[dt.date], within: dt.timedelta) -> bool:
+    return any(abs(day - one) <= within for one in days)
 
 
 def shift_of(rules: Rules, person: Person, secret: Secret, study_uid: str) -> int:
@@ -254,6 +284,25 @@ def _plain(days: frozenset[str]) -> tuple[frozenset[int], frozenset[dt.date | No
     known = dates(days)
     forms = ("%Y%m%d", "%d%m%Y", "%m%d%Y")
     return frozenset(int(day.strftime(form)) for day in known for form in forms), frozenset(known)
+
+
+def are_counted(numbers: Iterable[str], days: frozenset[str]) -> bool:
+    """Whether numbers of the images of a series count them: time 230 slice 117 is no date then.
+
+    Those of six or seven digits are looked at. They are dates where all of them are near one of the patient's, and they
+    are in no steps; else moving some of them would change the order, and two might become the same.
+
+    Args:
+        days: the patient's (`YYYYMMDD`).
+    """
+    found = sorted({int(text) for text in numbers if 5 < len(text) < 8 and text.isdecimal()})
+    steps = {after - before for before, after in pairwise(found)}
+    if 1 in steps or (len(found) > 2 and len(steps) == 1):
+        return True
+    known = dates(days)
+    return len(found) > 1 and not all(
+        any(near and _is_near(day, known, near) for day, near, _ in _readings(str(number))) for number in found
+    )
 
 
 def dates(days: Iterable[str]) -> frozenset[dt.date]:

@@ -109,8 +109,10 @@ _OF_MACHINES = ("111001", "111003", "113878", "113879", "113961", "121014", "121
 #: What devices call a subject's age and birth date beside the codes of the table, by the table's.
 _ALSO = {
     ("121033", "DCM", "NUM"): (("30525-0", "LN"), ("29553-5", "LN"), ("397669002", "SCT"), ("424144002", "SCT")),
-    ("121031", "DCM", "DATE"): (("21112-8", "LN"), ("184099003", "SCT")),
+    ("121031", "DCM", "DATE"): (("21112-8", "LN"), ("184099003", "SCT"), ("F-04F9A", "SRT")),
 }
+#: A birth date, with its time or without.
+_BORN = "121031", "DCM", "DATE"
 
 
 @dataclass(frozen=True)
@@ -422,6 +424,8 @@ def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
     for listed, others in _ALSO.items():
         for value, scheme in others:
             found[value, scheme, listed[2]] = found[listed]
+    for value, scheme in (_BORN[:2], *_ALSO[_BORN]):
+        found[value, scheme, "DATETIME"] = found[_BORN]
     return found | {(value, "DCM", "TEXT"): Rule(Action.KNOWN, "default/TEXT/machine") for value in _OF_MACHINES}
 
 

@@ -321,6 +321,7 @@ def _catalogued(
     Args:
         nameless: files of objects without a PatientID.
     """
+    from pacsifier_ops.deid.numbers import are_counted
     from pacsifier_ops.upload.run import packed
 
     known = {source.key: source for source in series_of(store)}
@@ -347,7 +348,7 @@ def _catalogued(
             folder=readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
             target=namer.folder(files[0], person, days_of(telling[group[0]])),
             known={name: sorted(values) for name, values in telling[group[0]].items()},
-            counted=_counted(file.instance_number for file in files),
+            counted=are_counted((file.instance_number for file in files), days_of(telling[group[0]])),
         )
         lines = [[packed(p), f.size, f.mtime_ns, f.sop_instance_uid] for p, f in zip(paths, files, strict=True)]
         without = {line[-1] for line, file in zip(lines, files, strict=True) if file.path in nameless}
@@ -375,12 +376,6 @@ _TELLING = {
 def days_of(telling: Mapping[str, Iterable[str]]) -> frozenset[str]:
     """A patient's days (`YYYYMMDD`) among what tells who it is."""
     return frozenset(day.replace(".", "") for name in ("StudyDate", "AcquisitionDate") for day in telling.get(name, ()))
-
-
-def _counted(numbers: Iterable[str]) -> bool:
-    """Whether images are counted with six or seven digits, one after the other: time 230 slice 117 is no date then."""
-    found = {int(text) for text in numbers if 5 < len(text) < 8 and text.isdecimal()}
-    return any(number + 1 in found for number in found)
 
 
 def _telling(

@@ -48,6 +48,13 @@ _DATETIME = re.compile(rf"(\d{{4}})(?:(\d\d)(?:(\d\d)({_TIME})?)?)?([+-](?:0\d|1
 _NOBODYS = frozenset(
     (dt.date(1901, 1, 1), dt.date(1904, 1, 1), dt.date(1969, 12, 31), dt.date(1970, 1, 1), dt.date(1980, 1, 1))
 )
+#: Likewise, days that newer clocks begin or end with: a patient may have been examined on one of them.
+EPOCHS = frozenset(
+    (
+        *(dt.date(year, 1, 1) for year in (1990, 2000, 2001, 2070)),
+        *(dt.date(1979, 12, 31), dt.date(1980, 1, 6), dt.date(1999, 12, 31), dt.date(2036, 2, 7), dt.date(2038, 1, 19)),
+    )
+)
 #: Years of which a date may be one of a patient's.
 _YEARS = range(1901, 2100)
 
