@@ -1,8 +1,8 @@
 """What stands beside names in descriptions: titles, salutations, roles, and `by`.
 
 What follows a title is a name, whatever else it means: `Dr. Foot`. So is what stands before a degree, or before a comma
-and a title: `Foot MD`, `Foot, Dr.` What follows a hint, such as `ref` or `by`, is one where it can be one: `by Long`, not
-`by protocol`. So is what stands beside an initial: `C. Long`.
+and a title: `Foot MD`, `Foot, Dr.` What follows a hint, such as `ref` or `by`, is one where it can be one: `by Long`,
+not `by protocol`. So is what stands beside an initial: `C. Long`.
 
 Abbreviations of modalities and diseases are told from titles by how they are written: `Dr` and `DR.` are titles, `DR`
 is a hint, `MR` nothing.

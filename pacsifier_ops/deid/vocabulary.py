@@ -2,9 +2,9 @@
 
 What stays: words of the shipped list and compounds of them, small numbers, numbers with units, and the short codes of
 imaging (T2w, L4L5, B30f, b1000). What goes: every other word, the word beside a title (`Dr. Stein`, `Stein MD`) and two
-words of the patient's own name even where they are of the list, and numbers that could be dates, times, telephone numbers or identifiers. Words that are names too (`?` in the
-list), single letters, and what has digits go where they stand beside something that goes: it may be a name's initial,
-the number of a house, one half of an identifier.
+words of the patient's own name even where they are of the list, and numbers that could be dates, times, telephone
+numbers or identifiers. Words that are names too (`?` in the list), single letters, and what has digits go where they
+stand beside something that goes: it may be a name's initial, the number of a house, one half of an identifier.
 
 Scripts that put no blanks between words are divided by the list: of `王小东胸部` the last two characters stay. In no
 script but Latin does a single letter stay: it may be a whole name.
