@@ -110,6 +110,25 @@ def with_elements(*elements: tuple[int, str, bytes]) -> reading.Parsed:
 # The object as a whole
 
 
+@pytest.mark.parametrize("name", ["Doe^Jane", ""])
+def test_names_that_other_objects_tell_go_too(name: str) -> None:
+    before = phantom(
+        SeriesDescription="CT Stein Axel", ManufacturerModelName="Stein", ImageType=["ORIGINAL", "IRIS GALAN"]
+    )
+    before.PatientName = name
+    alone, told = (
+        engine().deidentify(before, PERSON, names=names).dataset for names in ((), ("Stein^Axel", "Galan^Iris"))
+    )
+    assert alone.SeriesDescription == "CT Stein Axel" and alone.ImageType[1] == "IRIS GALAN"
+    assert told.SeriesDescription == "CT" and told.ImageType[1] == ""
+    assert (alone.ManufacturerModelName, told.ManufacturerModelName) == ("Stein", "REMOVED")
+
+
+def test_a_name_at_birth_and_other_names_of_the_object_go_too() -> None:
+    before = phantom(SeriesDescription="CT Stein Axel", OtherPatientNames="Stein^Axel")
+    assert after(before).SeriesDescription == "CT"
+
+
 @pytest.mark.parametrize("syntax", [*SYNTAXES, RLELossless], ids=lambda syntax: syntax.name)
 def test_it_is_written_in_its_own_syntax_and_the_pixels_stay_as_they_are(syntax: str, tmp_path: Path) -> None:
     before = phantom(ExplicitVRLittleEndian if syntax != RLELossless else RLELossless, AccessionNumber="A 17")

@@ -91,6 +91,28 @@ def test_names_towns_clinics_dates_and_numbers_of_somebody_go(value: str, left: 
     assert machine.clean(value) == left
 
 
+@pytest.mark.parametrize(
+    ("value", "patient", "left"),
+    [
+        ("IRIS GALAN", "Galan^Iris", ""),
+        ("Vida Sola 3", "Vida^Sola", ""),
+        ("STONE RAY", "Stone^Ray", ""),
+        ("HART", "Hart^Gray", ""),
+        ("MAGNETOM Vida", "Vida^Sola", "MAGNETOM Vida"),  # a device: a cohort's models would tell by one that lacks
+        ("ORIGINAL", "Original^Axial", "ORIGINAL"),
+        ("TC de la columna", "de la Torre^Maria", "TC de la columna"),
+        ("IRIS GALAN", "Doe^Jane", "IRIS GALAN"),
+    ],
+)
+def test_the_patients_own_name_goes_from_what_devices_write(value: str, patient: str, left: str) -> None:
+    assert machine.clean(value, patient) == left
+
+
+@pytest.mark.parametrize("value", ["Hr. Lang", "Lang, Dr.", "Lang MD", "Madame Lang", "Oberarzt Lang", "Dr. med. Lang"])
+def test_what_stands_beside_a_title_goes_from_what_devices_write(value: str) -> None:
+    assert machine.clean(value) == ""
+
+
 def test_no_name_stays_beside_an_unknown_word_that_descriptions_would_not_keep() -> None:
     text = (Path(__file__).parent / "data" / "names.txt").read_text(encoding="utf-8")
     names = {word for part in text.split("# ")[2:] for word in part.splitlines()[1:] for word in word.split()}

@@ -7,10 +7,11 @@ import random
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pacsifier_ops.deid import vocabulary
+from pacsifier_ops.deid import titles, vocabulary
 from pacsifier_ops.deid.vocabulary import Vocabulary
 
 DATA = Path(__file__).parent / "data"
@@ -183,6 +184,22 @@ _BEHIND_TITLES = """
     Foot, Michael J ->
     Thorax p.a. und seitlich -> Thorax p.a. und seitlich
     MR L.W.S. -> MR L.W.S
+    CT Hr. Klein -> CT
+    PTV-Hr-Klein -> PTV
+    48 Hr delayed -> 48 Hr delayed
+    HR 60 -> HR 60
+    Fr. Klein Thorax -> Thorax
+    Kopf, Dr. ->
+    Lang, Dr. / Black, MD ->
+    Thorax, Dr. Klein -> Thorax
+    CT Long MD -> CT
+    CT Long, PhD -> CT
+    MD CT Thorax -> MD CT Thorax
+    Pt Long -> Pt
+    pt supine -> pt supine
+    Hand^Long ->
+    Head^Brain -> Head^Brain
+    Head^Neck -> Head^Neck
 """
 
 
@@ -241,6 +258,44 @@ def test_the_patients_own_name_goes_even_where_it_is_a_word() -> None:
     assert vocabulary.clean("Thorax Stein nativ", "Stein^Anna") == "Thorax nativ"
     assert vocabulary.clean("Thorax nativ", "Thorax^Phantom") == "Thorax nativ"  # no name
     assert vocabulary.clean("Lộc Thorax") == "Thorax"  # another word than loc
+
+
+@pytest.mark.parametrize(
+    ("text", "patient", "left"),
+    [
+        ("MR Tran Anh", "Tran^Anh", "MR"),
+        ("Free Flash T1", "Flash^Free", "T1"),
+        ("Flash T1", "Flash^Free", "Flash T1"),  # one that is surely a word names nobody
+        ("Flash flash T1", "Flash^Free", "Flash flash T1"),
+        ("FreeFlash T1", "Flash^Free", "T1"),
+        ("T1 Flash 2", "Flash^2", "T1 Flash 2"),
+        ("Free Flash T1", vocabulary.names_of(["Flash^Anna", "", "Free"]), "T1"),
+    ],
+)
+def test_two_words_of_the_patients_name_go_even_where_they_are_surely_words(text: str, patient: str, left: str) -> None:
+    assert vocabulary.clean(text, patient) == left
+
+
+def test_names_of_a_patient_are_the_same_in_any_order() -> None:
+    assert vocabulary.names_of(["B^C", "A", "A", ""]) == vocabulary.names_of({"A", "B^C"}) != ""
+
+
+class _Counted(list[Any]):
+    """Counts how often it is looked into."""
+
+    looks = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize("piece", ["Dr. ", "Dr. van ", "pat: ", "A. ", "Lang, Dr. / "])
+def test_many_titles_take_no_longer_than_many_other_words(piece: str) -> None:
+    text = piece * 1000
+    words = _Counted(vocabulary.shipped()._words(text))
+    list(titles.names_in(text, words))
+    assert words.looks < 100 * len(words)
 
 
 def test_what_stays_keeps_its_place_and_what_separates_it() -> None:

@@ -224,3 +224,15 @@ def test_an_object_in_several_folders_is_nobodys(how: str, other: str, source: P
         told = {Path(path).parts[0] for path, _, reason in account.set_apart if "study lies in several" in reason}
         assert told == {"sub-2", other} and len(people(out)) == 2 and account.patients == 2
         assert account.totals()["quarantined"] == 4 and account.totals()["passed_over"] == 0
+
+
+def test_names_that_folders_and_other_objects_tell_go_from_descriptions_and_folder_names(
+    source: Path, out: Path
+) -> None:
+    put(source, "Lang Max", SeriesDescription="CT Lang Max")
+    images = put(source, "z", PatientID="P1", SeriesDescription="CT Stein Axel")
+    images[0].PatientName = "Stein^Axel"
+    write(images, source / "z" / "1")
+    deidentify(source, out, "folder")
+    assert {dcmread(path).SeriesDescription for path in out.rglob("*.dcm")} == {"CT"}
+    assert {path.parent.name for path in out.rglob("*.dcm")} == {"00001-CT"}

@@ -135,7 +135,9 @@ class Converter:
         without: frozenset[int] = frozenset(),
     ) -> Outcome:
         """De-identify an object and write it."""
-        outcome = self._engine.deidentify(dataset, source.person, calendar, without)
+        outcome = self._engine.deidentify(
+            dataset, source.person, calendar, without, source.known.get("PatientName", ())
+        )
         if blackout is not None:
             outcome.counts.update(dict.fromkeys(pixels.blackout(outcome.dataset, blackout), 1))
         with _room():

@@ -40,7 +40,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
@@ -89,7 +89,8 @@ _SCHEMES, _TEXT_VALUE = 0x00080110, 0x0040A160
 #: FrameLabelVector, StackID, OpticalPathIdentifier and references to it, GraphicLayer: they tell parts apart.
 _PARTS = frozenset((0x00182002, 0x00209056, 0x00480106, 0x006A000E, 0x00700002))
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
-_PATIENT_NAME = 0x00100010
+#: PatientName, OtherPatientNames, PatientBirthName.
+_PATIENT_NAMES = (0x00100010, 0x00101001, 0x00101005)
 _COLOUR_PROFILE = 0x00282000
 _BINARY = frozenset(values.SIZES) | {"OB"}
 #: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
@@ -128,7 +129,12 @@ class Engine:
         self.plans: dict[ObjectRules, dict[tuple[int, str], _Plan]] = {}
 
     def deidentify(
-        self, ds: Dataset, person: Person, calendar: Calendar = _NO_DATES, without: Collection[int] = ()
+        self,
+        ds: Dataset,
+        person: Person,
+        calendar: Calendar = _NO_DATES,
+        without: Collection[int] = (),
+        names: Iterable[str] = (),
     ) -> Outcome:
         """De-identify an object; `ds` stays as it is.
 
@@ -137,6 +143,7 @@ class Engine:
             person: who the patient becomes.
             calendar: dates of the patient's objects, which must not stay in numbers.
             without: attributes that are left out wherever they are (see `leftout`).
+            names: of the patient, from other objects or the folder: an object may lack its own.
 
         Raises:
             Unfit: the object has what is not understood, or a number is the date of birth.
@@ -147,7 +154,7 @@ class Engine:
             raise Unfit("it has no SOP Class UID or no SOP Instance UID")
         rules = self.rules.of(sop_class, sr.text_of(parsed.elements, _MODALITY))
         walk = _Walk(self, rules, person, calendar, big_endian=not parsed.syntax.little)
-        walk.without = frozenset(without)
+        walk.without, walk.names = frozenset(without), frozenset(names)
         elements = walk.root(parsed.elements)
         if not sr.text_of(elements, _SOP_CLASS) or not sr.text_of(elements, _SOP_INSTANCE):
             raise Unfit("its SOP Class UID or its SOP Instance UID is not valid")
@@ -334,18 +341,20 @@ class _Walk:
         self.counts: Counter[str] = Counter()
         self.uids: dict[str, str] = {}
         self.without: frozenset[int] = frozenset()
+        self.names: frozenset[str] = frozenset()
         self._positions = sr.Positions()
         self._place: tuple[int, ...] = (1,)
         self._source: Elements = {}
-        self._patient = ""  # the patient's name
+        self._patient = ""  # the patient's names
         self._bare = False  # inside of a dummy: nothing stays but code strings, which tell what is what, and new UIDs
         self._kept_dates = self._moved_dates = False
 
     def root(self, source: Elements) -> Elements:
         """The elements of the object."""
-        name, letters = (source.get(tag, ("", b""))[1] for tag in (_PATIENT_NAME, _CHARACTER_SET))
-        if isinstance(name, bytes) and isinstance(letters, bytes):
-            self._patient = Charset.of(letters).decode(name) or ""
+        letters, *names = (source.get(tag, ("", b""))[1] for tag in (_CHARACTER_SET, *_PATIENT_NAMES))
+        if isinstance(letters, bytes):
+            own = {Charset.of(letters).decode(name) or "" for name in names if isinstance(name, bytes) and name}
+            self._patient = vocabulary.names_of(self.names | own)
         elements = self.elements(source, DEFAULT, rules=self._rules)
         if sr.CONTENT in elements:
             self._positions.renew(elements, self.big_endian)
@@ -513,12 +522,12 @@ class _Walk:
         if vr == "UI":
             known = all(codes.is_public_uid(uid.strip(" \0")) for uid in _texts(value, vr, charset))
             return value if known else self._otherwise(value, vr, tag, rule, charset)
-        return _known(value, vr, charset) or self._otherwise(value, vr, tag, rule, charset)
+        return _known(value, vr, charset, self._patient) or self._otherwise(value, vr, tag, rule, charset)
 
     def part(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """What tells parts of an object apart: as it is where all of it is known, else a token."""
         bare = self._bare and vr != "CS"
-        if bare or not isinstance(value, bytes) or _known(value, vr, charset) == value:
+        if bare or not isinstance(value, bytes) or _known(value, vr, charset, self._patient) == value:
             return self.known(value, vr, tag, rule, charset)
         texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
         made = [values.token(self._engine.secret, "part", text) if text else "" for text in texts]
@@ -782,17 +791,17 @@ def _cleaned_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes
     return values.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
 
 
-def _known(value: bytes, vr: str, charset: Charset) -> bytes:
+def _known(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
     """What is known of a text that a machine wrote."""
-    return (_known_short if len(value) <= _SHORT else _known_any)(value, vr, charset)
+    return (_known_short if len(value) <= _SHORT else _known_any)(value, vr, charset, patient)
 
 
-def _known_any(value: bytes, vr: str, charset: Charset) -> bytes:
+def _known_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
     text = (charset if vr in values.TEXT else DEFAULT).decode(value)
     if text is None:
         return b""
     texts = [text] if vr in values.SINGLE else text.split("\\")
-    left = [machine.clean(one.strip(" \0")) for one in texts]
+    left = [machine.clean(one.strip(" \0"), patient) for one in texts]
     if all(one == before.strip(" \0") for one, before in zip(left, texts, strict=True)):
         return value
     return values.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""

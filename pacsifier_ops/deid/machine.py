@@ -14,8 +14,10 @@ import hashlib
 import re
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from pacsifier_ops.deid import vocabulary
+from pacsifier_ops.deid.titles import names_in
 from pacsifier_ops.query.names import fold
 
 _FILE = Path(__file__).parent / "tables" / "device_words.txt"
@@ -29,12 +31,18 @@ _MOMENT = re.compile(
     r"(?<!\d)(?:(?:19|20)\d\d([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2(?:19|20)\d\d"
     r"|[0-3]\d([./-])[01]\d\3\d\d|\d\d([/-])[01]\d\4[0-3]\d|\d{1,2}:\d\d(?::\d\d)?)(?!\d)"
 )
-#: Words that name somebody or a place whatever they are: behind a title; between / and ^, where a protocol's folder is.
-_NAMED = re.compile(r"\b(?:Dr|Prof|Mr|Mrs|Ms|Mme|Herr|Frau)\b\.?\s*[^\W\d_]+|(?<=/)[^/^]*(?=\^)")
+#: What names somebody or a place whatever it is: between / and ^, where a protocol's folder is.
+_NAMED = re.compile(r"(?<=/)[^/^]*(?=\^)")
 #: A word that no list has.
 _NOBODY = "Xqzxqz"
 #: Digits in a row, and in a word: more could be somebody's number.
 _IN_A_ROW, _IN_A_WORD = 5, 7
+
+
+class _Word(NamedTuple):
+    text: str
+    start: int
+    end: int
 
 
 class Words:
@@ -60,14 +68,24 @@ class Words:
         everything = [*sorted(self._values), "=", *sorted(self._sure), "?", *sorted(self._names)]
         self.digest = hashlib.sha256("\n".join(everything).encode()).hexdigest()
 
-    def clean(self, text: str) -> str:
-        """What is known of a value; empty where nothing is."""
+    def clean(self, text: str, patient: str = "") -> str:
+        """What is known of a value; empty where nothing is.
+
+        Args:
+            patient: the patient's names: two words of them in a value go. One that is a device's stays: else a whole
+                cohort's models would tell by one that lacks whose it is.
+        """
         if _normal(text) in self._values:
             return text
         text = _NAMED.sub(_NOBODY, _MOMENT.sub(_NOBODY, text))
-        found = list(_WORD.finditer(text))
+        found = [_Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)]
         # True: stays; None: stays unless its neighbour goes; False: goes.
-        stays = [self._stays(word[0]) for word in found]
+        stays = [self._stays(word.text) for word in found]
+        own = vocabulary.own_words(found, patient)
+        alone = vocabulary.own_words(found, patient, least=1)
+        own += [place for place in alone if stays[place] is None and fold(found[place].text) not in self._names]
+        for place in (*own, *(place for place, surely in names_in(text, found) if surely)):
+            stays[place] = False
         for order in (range(len(found)), reversed(range(len(found)))):
             for place in order:
                 if stays[place] is None and False in stays[max(place - 1, 0) : place + 2]:
@@ -77,10 +95,10 @@ class Words:
         left = ""
         for place, word in enumerate(found):
             if stays[place] is not False:
-                between = text[found[place - 1].end() : word.start()] if place else ""
+                between = text[found[place - 1].end : word.start] if place else ""
                 if place and stays[place - 1] is False:
                     between = next((one for one in between if one in "_-/,"), " ")
-                left += (between if left else "") + word[0]
+                left += (between if left else "") + word.text
         return left if left.isprintable() else ""
 
     def _stays(self, word: str) -> bool | None:
@@ -133,7 +151,17 @@ def shipped() -> Words:
     return Words(_FILE.read_text(encoding="utf-8"))
 
 
+def clean(text: str, patient: str = "") -> str:
+    """What is known of a value that a machine wrote, by the shipped list.
+
+    Args:
+        patient: the patient's names, where they are known (see `vocabulary.names_of`).
+    """
+    words = [_Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)] if patient else []
+    return _remembered(text, patient if vocabulary.own_words(words, patient, least=1) else "")
+
+
 @lru_cache(maxsize=16384)
-def clean(text: str) -> str:
-    """What is known of a value that a machine wrote, by the shipped list. They repeat, so they are remembered."""
-    return shipped().clean(text)
+def _remembered(text: str, patient: str) -> str:
+    """Values repeat, also from patient to patient."""
+    return shipped().clean(text, patient)

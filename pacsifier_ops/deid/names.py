@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,12 +56,15 @@ class Namer:
         number = file.series_number
         return file.study_date, file.study_time, file.study_uid, number.rjust(12), file.series_uid
 
-    def folder(self, file: DicomFile, person: Person, days: frozenset[str] = frozenset()) -> str:
+    def folder(
+        self, file: DicomFile, person: Person, days: frozenset[str] = frozenset(), names: Iterable[str] = ()
+    ) -> str:
         """The folder of a series, as a path below the output folder with forward slashes.
 
         Args:
             file: an object of the series.
             days: dates (`YYYYMMDD`) of the patient's objects: a number of the series that is one of them is moved.
+            names: all that are known of the patient.
         """
         patient = self._patient(file, person)
         session = self._session(file, person, patient, days)
@@ -69,7 +73,7 @@ class Namer:
         number = self._number(file, person, days) if self._action(file, _NUMBER) in ("K", "C") else ""
         attributes = {
             "SeriesNumber": number if re.fullmatch(r"\d{1,10}", number) else "",
-            "SeriesDescription": _cleaned(file.description, file.patient_name) if kept else "",
+            "SeriesDescription": _cleaned(file.description, {file.patient_name, *names}) if kept else "",
         }
         # One with its patient in it goes to quarantine; the others of its series need a name that tells nothing.
         attributes = {name: "" if self._tells(file, person, text) else text for name, text in attributes.items()}
@@ -147,7 +151,7 @@ def _moved(date: str, shift: int, days: frozenset[str]) -> str:
     return shifted_date(date, shift) or ""
 
 
-def _cleaned(text: str, patient: str) -> str:
+def _cleaned(text: str, names: Iterable[str]) -> str:
     from pacsifier_ops.deid import vocabulary
 
-    return vocabulary.clean(text, patient)
+    return vocabulary.clean(text, vocabulary.names_of(names))

@@ -346,7 +346,7 @@ def _catalogued(
             pseudonym=person.pseudonym,
             shift=person.shift,
             folder=readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
-            target=namer.folder(files[0], person, days_of(telling[group[0]])),
+            target=namer.folder(files[0], person, days_of(telling[group[0]]), telling[group[0]].get("PatientName", ())),
             known={name: sorted(values) for name, values in telling[group[0]].items()},
             counted=are_counted((file.instance_number for file in files), days_of(telling[group[0]])),
         )

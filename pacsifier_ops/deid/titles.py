@@ -1,7 +1,8 @@
-"""What stands before names in descriptions: titles, salutations, roles, and `by`.
+"""What stands beside names in descriptions: titles, salutations, roles, and `by`.
 
-What follows a title is a name, whatever else it means: `Dr. Foot`. What follows a hint, such as `ref` or `by`, is one
-where it can be one: `by Long`, not `by protocol`. So is what stands beside an initial: `C. Long`.
+What follows a title is a name, whatever else it means: `Dr. Foot`. So is what stands before a degree, or before a comma
+and a title: `Foot MD`, `Foot, Dr.` What follows a hint, such as `ref` or `by`, is one where it can be one: `by Long`,
+not `by protocol`. So is what stands beside an initial: `C. Long`.
 
 Abbreviations of modalities and diseases are told from titles by how they are written: `Dr` and `DR.` are titles, `DR`
 is a hint, `MR` nothing.
@@ -10,6 +11,7 @@ is a hint, `MR` nothing.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -27,15 +29,19 @@ _TITLES = re.compile(
     |anforderer|untersucher|befunder|operateur|médecin|medecin|medico|médico|radiologue|radiologo|radiologe|radiologist
     |surgeon|chirurg|chirurgien|chirurgo|mtra|mtr|mta|mtar|radiographer|sonographer
     )[.:]?
-    |(?:[Dd]r|Mr|Ms|Sr|Sig|Ing)[.:]?
-    |(?i:dr|mr|ms|sr|sig|ing)[.]
-    |(?i:pat|patient|patiente|paziente|paciente|name|nom|nome|nombre|naam|op|ref|referrer|by|tech)[:]""",
+    |(?:[Dd]r|Mr|Ms|Sr|Sig|Ing|Hr)[.:]?
+    |(?i:dr|mr|ms|sr|sig|ing)[.]|(?:HR|Fr)[.]
+    |(?i:pat|pt|patient|patiente|paziente|paciente|name|nom|nome|nombre|naam|op|ref|referrer|by|tech)[:]""",
     re.VERBOSE,
 )
 _HINTS = re.compile(
     r"(?i:by|ref|refd|referred|referring|per|par|von|tech|technician|operator|oa|ltd|pat|patient|physician)[.:]?"
-    r"|(?i:op)[.]|DR|MS|ms|M[.]|Le|La|De|Van|Von|Der|Den|El|Al|Di|Da|Du|Del|Ten|Ter|Mc|Mac|St|Ibn|Bin"
+    r"|(?i:op)[.]|[Pp]t[.:]?|DR|MS|ms|M[.]|Le|La|De|Van|Von|Der|Den|El|Al|Di|Da|Du|Del|Ten|Ter|Mc|Mac|St|Ibn|Bin"
 )
+#: What stands behind a name.
+_DEGREES = re.compile(r"M\.?D|[Pp][Hh]D|PHD|FRCR|FRCPC?|FRCS|FACR|MBBS|MBChB")
+#: Words that are looked at behind a title, at most: that of a name and more of the title.
+_REACH = 16
 #: One that is no side; without a dot, nothing that is written of images (`C+`, `W/O`, `T spine`).
 _INITIAL = re.compile("[A-KM-QS-ZÀ-Þa-km-qs-zà-þ][.]|[ABEGHIJKMNQUVYabeghijkmnquvyÀ-Þà-þ](?![/+*-])")
 _LETTERS = re.compile(r"(?<!\w)(?:[^\W\d_][.] ?)*[^\W\d_][.] ?[^\W\d_](?!\w)")
@@ -44,11 +50,13 @@ _ABBREVIATIONS = _words_of(
     """ap pa iv ip pi im po wo ml cc mip mpr ct mr us pet spect ecg ekg tof bw ca na nb cm op hws lws bws mri mrt mra ls
     cs ts hno rmn irm tc tac ok uk st"""
 )
-#: What may stand between a title and a name: more of the title, and what names begin with.
-_BETWEEN = _words_of(
-    """med ssa ra univ dent vet phil habil rer nat priv doz dipl lic by ref
-    von van der den de del della di da dos das la le du des ten ter te zu zum zur bin ibn al el abu mc mac st san o d"""
+#: What names begin with.
+PARTICLES = _words_of(
+    """von van der den de del della di da dos das la le du des ten ter te zu zum zur
+    bin ibn al el abu mc mac st san o d"""
 )
+#: What may stand between a title and a name: more of the title, and what names begin with.
+_BETWEEN = PARTICLES | _words_of("med ssa ra univ dent vet phil habil rer nat priv doz dipl lic by ref")
 #: Diseases by the name of who described them: `M. Crohn` is no Monsieur Crohn.
 _DISEASES = _words_of(
     """addison alzheimer basedow bechterew bechterev behcet behçet boeck bowen castleman charcot crohn cushing dupuytren
@@ -88,12 +96,16 @@ def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
             yield from ((number, False) for number in _beside(text, words, place))
         written = word.text + text[word.end : word.end + 1].strip(" _")
         written = written if written[-1:] in ".:" else word.text
+        if place and _DEGREES.fullmatch(word.text) and _is_named(text, words, place):
+            yield from ((number, True) for number in (place - 1, place))
         title = _TITLES.fullmatch(written) is not None
         if not title and not _HINTS.fullmatch(written):
             continue
-        if written == "ms" and place and words[place - 1].text[0].isdigit():
-            continue  # a time
+        if written in ("ms", "Fr.", "Hr", "Hr.", "HR.") and place and words[place - 1].text[0].isdigit():
+            continue  # hours and milliseconds, the size of a catheter
         behind = list(_behind(text, words, place))
+        if title and _is_behind_comma(text, words, place) and (not behind or _ends(text, words, place)):
+            yield from ((number, True) for number in (place - 1, place))
         if not behind:
             continue
         if title:
@@ -105,10 +117,11 @@ def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
 def _dotted(text: str, words: Sequence[Word]) -> tuple[set[int], set[int]]:
     """The numbers of letters in a row with dots behind them: of initials (`J.D.K.`), of abbreviations (`a.p.`)."""
     initials, abbreviations = set[int](), set[int]()
+    starts = [word.start for word in words]
     for row in _LETTERS.finditer(text):
         known = re.sub("[. ]", "", row[0]).casefold() in _ABBREVIATIONS
         into = abbreviations if known else initials
-        into.update(number for number, word in enumerate(words) if row.start() <= word.start < row.end())
+        into.update(range(bisect_left(starts, row.start()), bisect_left(starts, row.end())))
     return initials, abbreviations
 
 
@@ -121,10 +134,31 @@ def _beside(text: str, words: Sequence[Word], place: int) -> Iterator[int]:
                 yield number
 
 
+def _is_behind_comma(text: str, words: Sequence[Word], place: int) -> bool:
+    """Whether a word and a comma stand before a title: `Kopf, Dr.`"""
+    return (
+        place > 0
+        and words[place - 1].text.isalpha()
+        and bool(re.fullmatch(", {0,2}", text[words[place - 1].end : words[place].start]))
+    )
+
+
+def _ends(text: str, words: Sequence[Word], place: int) -> bool:
+    """Whether what stands behind a title is another matter: `Lang, Dr. / Black`."""
+    return bool(re.search("[/,;]", text[words[place].end : words[place + 1].start]))
+
+
+def _is_named(text: str, words: Sequence[Word], place: int) -> bool:
+    """Whether the word before a degree may be a name: `Long MD`, `Black, PhD`."""
+    before = words[place - 1]
+    gap = text[before.end : words[place].start]
+    return before.text.isalpha() and len(before.text) > 1 and bool(re.fullmatch("[,_]? ?", gap)) and bool(gap)
+
+
 def _behind(text: str, words: Sequence[Word], place: int) -> Iterable[int]:
     """The numbers of the words behind a title, up to the first that is a name; none where none is."""
     found = []
-    for number in range(place + 1, len(words)):
+    for number in range(place + 1, min(place + 1 + _REACH, len(words))):
         gap = text[words[number - 1].end : words[number].start]
         word = words[number].text
         if not re.fullmatch(r"[ .,:^_()/'’-]{0,4}", gap) or not word[0].isalpha():

@@ -1,10 +1,10 @@
 """Cleaning of descriptions (PS3.15 E.3.5): words of a list stay, all others go.
 
 What stays: words of the shipped list and compounds of them, small numbers, numbers with units, and the short codes of
-imaging (T2w, L4L5, B30f, b1000). What goes: every other word, the word behind a title (`Dr. Stein`) even where it is of
-the list, and numbers that could be dates, times, telephone numbers or identifiers. Words that are names too (`?` in the
-list), single letters, and what has digits go where they stand beside something that goes: it may be a name's initial,
-the number of a house, one half of an identifier.
+imaging (T2w, L4L5, B30f, b1000). What goes: every other word, the word beside a title (`Dr. Stein`, `Stein MD`) and two
+words of the patient's own name even where they are of the list, and numbers that could be dates, times, telephone
+numbers or identifiers. Words that are names too (`?` in the list), single letters, and what has digits go where they
+stand beside something that goes: it may be a name's initial, the number of a house, one half of an identifier.
 
 Scripts that put no blanks between words are divided by the list: of `王小东胸部` the last two characters stay. In no
 script but Latin does a single letter stay: it may be a whole name.
@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from pacsifier_ops.deid.titles import names_in
+from pacsifier_ops.deid.titles import PARTICLES, Word, names_in
 
 #: Words chosen by hand, and words of public lists (see tables/README.md).
 _FILES = ("vocabulary.txt", "vocabulary_anatomy.txt", "vocabulary_structures.txt")
@@ -131,7 +131,10 @@ class Vocabulary:
         self.digest = hashlib.sha256("\n".join([*sorted(self._sure), "?", *sorted(self._names)]).encode()).hexdigest()
 
     def clean(self, text: str, patient: str = "") -> Cleaned:
-        """What may stay of a text; `patient`: whose name goes even where a word of the list is spelt so (`?`)."""
+        """What may stay of a text; `patient`: whose name goes even where a word of the list is spelt so (`?`).
+
+        Two words of the name that stand in one text go whatever else they mean.
+        """
         # TimezoneOffsetFromUTC (0008,0201); diffusion in ImageComments (0020,4000).
         if _ZONE.fullmatch(text.strip()) or _DIFFUSION.fullmatch(text.strip()):
             return Cleaned(text.strip(), 1, 0)
@@ -147,6 +150,10 @@ class Vocabulary:
         for place, word in enumerate(words):
             if stays[place] is None and _fold(word.text) in own:
                 stays[place] = False
+        for place in own_words(words, patient):
+            stays[place] = False
+        for place in _as_names_are_written(text, words, stays):
+            stays[place] = False
         for place, surely in names_in(text, words):
             if surely or (stays[place] is None and not _UNIT.fullmatch(_fold(words[place].text))):
                 stays[place] = False
@@ -236,7 +243,7 @@ def clean(text: str, patient: str = "") -> str:
     """What may stay of a text by the shipped list; empty where nothing may.
 
     Args:
-        patient: the name of whom it is about (PN), where that is known.
+        patient: the names of whom it is about, where they are known (see `names_of`).
     """
     return judge(text, patient).text
 
@@ -256,6 +263,33 @@ def _words_of(name: str) -> frozenset[str]:
     """The words of a name in all their forms, without initials."""
     words = (part[0] for part in _WORD.finditer(name) if len(part[0]) > 1 or not part[0].isascii())
     return frozenset(form for word in words for form in _forms(word))
+
+
+def names_of(names: Iterable[str]) -> str:
+    """All names of a patient (PN) as one text, the same in whatever order they are known."""
+    return "\\".join(sorted({*names} - {""}))
+
+
+def own_words(words: Sequence[Word], patient: str, least: int = 2) -> list[int]:
+    """The numbers of the words that are of the patient's name, where at least so many different ones are there."""
+    own = _name_of(patient) if patient else frozenset()
+    if len(own) < least:
+        return []
+    parts = [own & {_fold(part) for part in (word.text, *_PARTS.findall(word.text))} for word in words]
+    return [place for place, found in enumerate(parts) if found] if len(frozenset().union(*parts)) >= least else []
+
+
+@lru_cache(maxsize=256)
+def _name_of(patient: str) -> frozenset[str]:
+    """The words of a name that count; `de` and `la` do where there are hardly others."""
+    words = frozenset(word for word in _words_of(patient) if not any(map(str.isdigit, word)))
+    return words - PARTICLES if len(words - PARTICLES) > 1 else words
+
+
+def _as_names_are_written(text: str, words: list[_Word], stays: list[bool | None]) -> Iterator[int]:
+    """The numbers of words in the form of a PN and nothing else (`Hand^Long`), where both can be names."""
+    if stays == [None, None] and "^" in text[words[0].end : words[1].start]:
+        yield from (place for place in (0, 1) if all(word.text.isalpha() for word in words))
 
 
 def _is_old(age: re.Match[str]) -> bool:
