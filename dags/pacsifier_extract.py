@@ -116,7 +116,7 @@ PARAMS = {
     "accept_patient_id_of": Param(
         None,
         enum=[None, "archive"],
-        values_display={"archive": "archive: what the PACS answers counts"},
+        values_display={"null": "as table or connection say", "archive": "archive: what the PACS answers counts"},
         title="Whose PatientID",
         description="Only with save: images may hold another PatientID than the PACS gives for their series, as where "
         "a patient was corrected and the files were not. Empty: they go to quarantine, and the series is incomplete, "
@@ -126,7 +126,11 @@ PARAMS = {
     "names": Param(
         None,
         enum=[None, *NAMINGS],
-        values_display={"uid": "uid: 1.2.3.dcm", "pacsifier": "pacsifier: CT.1.2.3, and its folders"},
+        values_display={
+            "null": "as the folder has them, else uid",
+            "uid": "uid: 1.2.3.dcm",
+            "pacsifier": "pacsifier: CT.1.2.3, and its folders",
+        },
         title="Names",
         description="How a new output folder names files and folders. Empty: as it was begun, else by UID.",
         section=HOW,
