@@ -192,7 +192,7 @@ def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account
         passed_over=scan["passed_over"],
         sources=scan["sources"],
         strangers=scan["strangers"],
-        nameless=scan.get("nameless", 0),
+        nameless=scan["nameless"],
     )
     planned: dict[str, list[Any]] = {}
     for item in (item for part in run.parts("units") for item in read_jsonl(part)):

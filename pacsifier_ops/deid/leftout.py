@@ -11,28 +11,22 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
-from pydicom.tag import Tag
-
 from pacsifier_ops.deid import tables
+from pacsifier_ops.deid.identifiers import tags_of
 from pacsifier_ops.deid.sr import VALUES
 
 #: Counts what is left out.
 RULE = "found/left-out"
 
-
-def _tags(keywords: str) -> frozenset[int]:
-    return frozenset(int(Tag(keyword)) for keyword in keywords.split())
-
-
 #: Text that some SOP classes need (type 1): a dummy takes its place. All other text may be without a value.
-NEEDED = _tags(
+NEEDED = tags_of(
     """Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions PulseSequenceName SegmentLabel RTPlanLabel
     StructureSetLabel CodeMeaning"""
 )
 #: What is no text, and may be without a value all the same.
-_OTHERS = _tags("BodyPartExamined SeriesNumber AcquisitionNumber")
+_OTHERS = tags_of("BodyPartExamined SeriesNumber AcquisitionNumber")
 #: What means nothing without its text: codes, and content of reports.
-_WHOLE = _tags("CodeValue CodingSchemeDesignator LongCodeValue URNCodeValue") | frozenset(VALUES.values())
+_WHOLE = tags_of("CodeValue CodingSchemeDesignator LongCodeValue URNCodeValue") | frozenset(VALUES.values())
 _TEXT = frozenset(("AE", "LO", "LT", "SH", "ST", "UC", "UT"))
 
 

@@ -14,10 +14,9 @@ import hashlib
 import re
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from pacsifier_ops.deid import vocabulary
-from pacsifier_ops.deid.titles import names_in
+from pacsifier_ops.deid.titles import Word, names_in
 from pacsifier_ops.query.names import fold
 
 _FILE = Path(__file__).parent / "tables" / "device_words.txt"
@@ -37,12 +36,6 @@ _NAMED = re.compile(r"(?<=/)[^/^]*(?=\^)")
 _NOBODY = "Xqzxqz"
 #: Digits in a row, and in a word: more could be somebody's number.
 _IN_A_ROW, _IN_A_WORD = 5, 7
-
-
-class _Word(NamedTuple):
-    text: str
-    start: int
-    end: int
 
 
 class Words:
@@ -78,7 +71,7 @@ class Words:
         if _normal(text) in self._values:
             return text
         text = _NAMED.sub(_NOBODY, _MOMENT.sub(_NOBODY, text))
-        found = [_Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)]
+        found = [Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)]
         # True: stays; None: stays unless its neighbour goes; False: goes.
         stays = [self._stays(word.text) for word in found]
         own = vocabulary.own_words(found, patient)
@@ -86,19 +79,11 @@ class Words:
         own += [place for place in alone if stays[place] is None and fold(found[place].text) not in self._names]
         for place in (*own, *(place for place, surely in names_in(text, found) if surely)):
             stays[place] = False
-        for order in (range(len(found)), reversed(range(len(found)))):
-            for place in order:
-                if stays[place] is None and False in stays[max(place - 1, 0) : place + 2]:
-                    stays[place] = False
+        vocabulary.spread(stays)
         if False not in stays:
             return text if text.isprintable() else ""
-        left = ""
-        for place, word in enumerate(found):
-            if stays[place] is not False:
-                between = text[found[place - 1].end : word.start] if place else ""
-                if place and stays[place - 1] is False:
-                    between = next((one for one in between if one in "_-/,"), " ")
-                left += (between if left else "") + word.text
+        kept = [place for place, verdict in enumerate(stays) if verdict is not False]
+        left = vocabulary.joined(text, found, kept, "_-/,")
         return left if left.isprintable() else ""
 
     def _stays(self, word: str) -> bool | None:
@@ -157,7 +142,7 @@ def clean(text: str, patient: str = "") -> str:
     Args:
         patient: the patient's names, where they are known (see `vocabulary.names_of`).
     """
-    words = [_Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)] if patient else []
+    words = [Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)] if patient else []
     return _remembered(text, patient if vocabulary.own_words(words, patient, least=1) else "")
 
 

@@ -175,7 +175,9 @@ def prepare(
     begun = marker.get("state") == CONVERTING
     if begun and marker.get(CLEARED):
         write_marker(request.out_folder, {**marker, "run": run.name})
-        return _planned(run, [], {"passed_over": {}, "sources": {}, "strangers": {}}, most)  # no original is left
+        return _planned(
+            run, [], {"passed_over": {}, "sources": {}, "strangers": {}, "nameless": 0}, most
+        )  # no original is left
     try:
         found = scan(request.in_folder, cancelled, look=look)
     except OSError as error:

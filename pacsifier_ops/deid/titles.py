@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 
 def _words_of(text: str) -> frozenset[str]:
@@ -66,15 +66,12 @@ _DISEASES = _words_of(
 )
 
 
-class Word(Protocol):
+class Word(NamedTuple):
     """A word of a text, and where it stands."""
 
-    @property
-    def text(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
+    text: str
+    start: int
+    end: int
 
 
 def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from pacsifier_ops.deid.titles import PARTICLES, Word, names_in
 
@@ -88,12 +87,6 @@ _PARTS = re.compile(
 )
 
 
-class _Word(NamedTuple):
-    text: str
-    start: int
-    end: int
-
-
 @dataclass(frozen=True, slots=True)
 class Cleaned:
     """A text after cleaning, and how many of its words stayed and went."""
@@ -157,21 +150,18 @@ class Vocabulary:
         for place, surely in names_in(text, words):
             if surely or (stays[place] is None and not _UNIT.fullmatch(_fold(words[place].text))):
                 stays[place] = False
-        for order in (range(len(words)), reversed(range(len(words)))):
-            for place in order:
-                if stays[place] is None and False in stays[max(place - 1, 0) : place + 2]:
-                    stays[place] = False
+        spread(stays)
         kept = [place for place, verdict in enumerate(stays) if verdict is not False]
-        return Cleaned("".join(_joined(text, words, kept)), len(kept), len(words) - len(kept))
+        return Cleaned(joined(text, words, kept, "_-/"), len(kept), len(words) - len(kept))
 
-    def _words(self, text: str) -> Iterator[_Word]:
+    def _words(self, text: str) -> Iterator[Word]:
         for found in _WORD.finditer(text):
             if _IS_DENSE.match(found[0]):
                 yield from self._divided(found[0], found.start())
             else:
-                yield _Word(found[0], found.start(), found.end())
+                yield Word(found[0], found.start(), found.end())
 
-    def _divided(self, run: str, start: int) -> Iterator[_Word]:
+    def _divided(self, run: str, start: int) -> Iterator[Word]:
         """The words of a run of characters: always the longest of the list, and what is between them."""
         begin = place = 0
         while place < len(run):
@@ -179,12 +169,12 @@ class Vocabulary:
             end = next((end for end in ends if _fold(run[place:end]) in self._known), place)
             if end > place:
                 if place > begin:
-                    yield _Word(run[begin:place], start + begin, start + place)
-                yield _Word(run[place:end], start + place, start + end)
+                    yield Word(run[begin:place], start + begin, start + place)
+                yield Word(run[place:end], start + place, start + end)
                 begin = end
             place = max(end, place + 1)
         if begin < len(run):
-            yield _Word(run[begin:], start + begin, start + len(run))
+            yield Word(run[begin:], start + begin, start + len(run))
 
     def _stays(self, word: str) -> bool | None:
         if len(word) > _LONGEST:
@@ -286,7 +276,7 @@ def _name_of(patient: str) -> frozenset[str]:
     return words - PARTICLES if len(words - PARTICLES) > 1 else words
 
 
-def _as_names_are_written(text: str, words: list[_Word], stays: list[bool | None]) -> Iterator[int]:
+def _as_names_are_written(text: str, words: list[Word], stays: list[bool | None]) -> Iterator[int]:
     """The numbers of words in the form of a PN and nothing else (`Hand^Long`), where both can be names."""
     if stays == [None, None] and "^" in text[words[0].end : words[1].start]:
         yield from (place for place in (0, 1) if all(word.text.isalpha() for word in words))
@@ -305,7 +295,7 @@ def _is_small(number: str) -> bool:
     return len(number) <= 6 and (len(whole) < 4 or (len(whole) == 4 and whole.endswith("00") and whole != "1900"))
 
 
-def _judge_numbers(text: str, words: list[_Word], stays: list[bool | None]) -> None:
+def _judge_numbers(text: str, words: list[Word], stays: list[bool | None]) -> None:
     """Numbers in a row that are many digits together go together: a telephone number, a date with blanks.
 
     Such a row is none of b values, all of them multiples of 50. A number and the unit behind it are a measure.
@@ -329,15 +319,25 @@ def _judge_numbers(text: str, words: list[_Word], stays: list[bool | None]) -> N
         row = []
 
 
-def _joined(text: str, words: list[_Word], kept: list[int]) -> Iterator[str]:
-    """Words that stay, with what stood between them; beside one that went, its first separator."""
+def spread(stays: list[bool | None]) -> None:
+    """Let words go that stay but beside what stays (None), where a neighbour goes."""
+    for order in (range(len(stays)), reversed(range(len(stays)))):
+        for place in order:
+            if stays[place] is None and False in stays[max(place - 1, 0) : place + 2]:
+                stays[place] = False
+
+
+def joined(text: str, words: Sequence[Word], kept: Sequence[int], separators: str) -> str:
+    """Words that stay, with what stood between them; beside one that went, the first of its separators, or a blank."""
+    left = ""
     for number, place in enumerate(kept):
         if number:
             between = text[words[place - 1].end : words[place].start]
             if kept[number - 1] != place - 1:
-                between = next((character for character in between if character in "_-/"), " ")
-            yield between
-        yield words[place].text
+                between = next((character for character in between if character in separators), " ")
+            left += between
+        left += words[place].text
+    return left
 
 
 def _forms(word: str) -> set[str]:

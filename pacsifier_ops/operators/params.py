@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import Param
 
 from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
+from pacsifier_ops.deid.whose import FOLDER, IDENTITIES, PATIENT_ID, STUDY
 from pacsifier_ops.errors import InputError, not_known
 from pacsifier_ops.extract.run import ALL, FIRST, SEARCH
 from pacsifier_ops.pseudonyms.secret import PROJECT_PATTERN
@@ -210,12 +211,12 @@ def pseudonym_source(section: str) -> dict[str, Param]:
 def identity(section: str) -> Param:
     """What tells whose an object is that has no PatientID."""
     return Param(
-        "patient_id",
-        enum=["patient_id", "folder", "study"],
+        PATIENT_ID,
+        enum=[*IDENTITIES],
         values_display={
-            "patient_id": "patient_id: nothing else does, and it is quarantined",
-            "folder": "folder: the topmost folder that it lies in",
-            "study": "study: its Study Instance UID",
+            PATIENT_ID: "patient_id: nothing else does, and it is quarantined",
+            FOLDER: "folder: the topmost folder that it lies in",
+            STUDY: "study: its Study Instance UID",
         },
         title="Without PatientID",
         description="What tells whose an object is that has no PatientID, where all objects of the folder or study "
