@@ -54,6 +54,8 @@ PARTS = frozenset({0x00182002, 0x00209056, 0x00480106, 0x006A000E, 0x00700002})
 CODES = frozenset({0x00080100, 0x00080102, 0x00080119, 0x00080120})
 #: TimezoneOffsetFromUTC: a date by the table, a text by its VR; no words are kept of it.
 TIMEZONE = 0x00080201
+#: Manufacturer: nothing stays where its first word does not, or it could read like another one.
+MANUFACTURER = 0x00080070
 
 
 #: Names that sites give machines: with the device retained, tokens. StationName, TreatmentMachineName,
@@ -321,6 +323,8 @@ def _known(planted: Planted) -> Iterator[Category]:
         yield Category.TEXT_REMOVED
     if planted.tag in PARTS | CODES:
         yield Category.TAG_RETAINED
+    elif planted.tag == MANUFACTURER and not planted.value.startswith(planted.word):
+        return
     elif planted.word and planted.vr != "UI" and planted.tag >> 8 != 0x000801:
         yield from (Category.TAG_RETAINED, Category.TEXT_RETAINED)
 

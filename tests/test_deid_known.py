@@ -165,6 +165,19 @@ def test_a_machines_attributes_are_emptied_removed_or_a_dummy_by_their_type() ->
     assert list(made.ImageType) == ["ORIGINAL", "PRIMARY", "", "MOSAIC"] and list(made.ScanOptions) == ["FS", ""]
 
 
+@pytest.mark.parametrize(
+    ("before", "left"),
+    [
+        ("SIEMENS Spital Davos", "SIEMENS"),
+        (" GE MEDICAL SYSTEMS", "GE MEDICAL SYSTEMS"),
+        ("Krokowski Medical Devices", "REMOVED"),  # "Medical" would be taken for Mediso
+        ("Krokowski Philips", "REMOVED"),
+    ],
+)
+def test_what_is_left_of_a_manufacturer_reads_like_no_other_one(before: str, left: str) -> None:
+    assert after(an_image(Manufacturer=before), "research").Manufacturer.strip() == left
+
+
 def test_what_tells_parts_apart_still_does() -> None:
     before = an_image()
     paths = [Dataset(), Dataset(), Dataset()]

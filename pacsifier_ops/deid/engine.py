@@ -85,7 +85,7 @@ _CODE_VALUES, _DESIGNATOR, _VERSION = (0x00080100, 0x00080119, 0x00080120), 0x00
 #: ContextIdentifier and TemplateIdentifier are numbers of PS3.16; MappingResource is PS3.16 itself, or a product's.
 _NUMBERED, _RESOURCE = (0x0008010F, 0x0040DB00), 0x00080105
 _NUMBER = re.compile(r"\d{1,5}|99_\d{1,4}", re.ASCII)
-_SCHEMES, _TEXT_VALUE = 0x00080110, 0x0040A160
+_SCHEMES, _TEXT_VALUE, _MANUFACTURER = 0x00080110, 0x0040A160, 0x00080070
 #: FrameLabelVector, StackID, OpticalPathIdentifier and references to it, GraphicLayer: they tell parts apart.
 _PARTS = frozenset((0x00182002, 0x00209056, 0x00480106, 0x006A000E, 0x00700002))
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
@@ -524,6 +524,12 @@ class _Walk:
             return value if known else self._otherwise(value, vr, tag, rule, charset)
         return _known(value, vr, charset, self._patient) or self._otherwise(value, vr, tag, rule, charset)
 
+    def maker(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        """What is known of a manufacturer, if its first word is: other words alone could name another one."""
+        new = self.known(value, vr, tag, rule, charset)
+        before, after = (" ".join(_texts(one or b"", vr, charset)).split()[:1] for one in (value, new))
+        return new if before == after else self._otherwise(value, vr, tag, rule, charset)
+
     def part(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """What tells parts of an object apart: as it is where all of it is known, else a token."""
         bare = self._bare and vr != "CS"
@@ -723,6 +729,7 @@ _OWN: dict[Action, dict[int, _Act]] = {
         **dict.fromkeys((*_NUMBERED, _RESOURCE), _Walk.numbered),
         **dict.fromkeys(_PARTS, _Walk.part),
         _SCHEMES: _Walk.schemes,
+        _MANUFACTURER: _Walk.maker,
     },
     Action.KEEP: {
         **dict.fromkeys((tag for tag, fate in tables.dates()[0].items() if fate == "kept"), _Walk.version),
