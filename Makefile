@@ -32,9 +32,9 @@ help:
 	@echo "make up             Airflow with its user interface on this machine, until Ctrl-C (ARGS=--help)"
 	@echo "make build-docker   the image of docker-compose.yml, tagged with the version and latest"
 	@echo "make setup-docker   .env, secrets and folders for docker-compose.yml, those that are not there"
-	@echo "make test           all tests (TESTS=tests/test_x.py for some)"
+	@echo "make test           all tests (TESTS=tests/deid for some)"
 	@echo "make test-fast      those that need no archive, no scheduler, no browser"
-	@echo "make lint           ruff and mypy"
+	@echo "make lint           ruff, mypy, and which room may use which"
 	@echo "make bench          side by side with PACSIFIER 1.0 and DCMTK"
 	@echo "make lock           resolve the lock files anew from requirements*.txt"
 	@echo "make clean          remove .venv and what the targets above left"
@@ -46,10 +46,10 @@ setup-dev:
 	$(call bootstrap,--dev)
 
 demo: setup
-	@$(RUN) -m pacsifier_ops.demo
+	@$(RUN) -m pacsifier_ops.onebox.demo
 
 up: setup
-	@exec $(RUN) -m pacsifier_ops.local $(ARGS)
+	@exec $(RUN) -m pacsifier_ops.onebox.up $(ARGS)
 
 build-docker:
 	@docker build --build-arg VERSION=$(VERSION) --tag $(IMAGE):$(VERSION) --tag $(IMAGE):latest .
@@ -67,6 +67,7 @@ lint: setup-dev
 	@.venv/bin/ruff check $(CODE)
 	@.venv/bin/ruff format --check $(CODE)
 	@.venv/bin/mypy $(CODE)
+	@.venv/bin/lint-imports
 
 bench: setup-dev
 	@$(RUN) bench/run.py
@@ -77,5 +78,5 @@ lock: setup-dev
 
 # Made again in seconds, except run/: it may hold series that took a night to fetch.
 clean:
-	@rm -rf .venv demo build dist bench/out pacsifier_ops.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv demo build dist bench/out pacsifier_ops.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

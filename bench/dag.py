@@ -14,10 +14,10 @@ from typing import Any, cast
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pacsifier_ops.base.files import read_json  # noqa: E402
 from pacsifier_ops.embedded.pacs import EmbeddedPacs  # noqa: E402
-from pacsifier_ops.files import read_json  # noqa: E402
-from tests.airflow_home import DAG_ID, Up  # noqa: E402
-from tests.peers import Orthanc  # noqa: E402
+from tests.support.airflow_home import DAG_ID, Up  # noqa: E402
+from tests.support.peers import Orthanc  # noqa: E402
 
 
 @dataclass

@@ -22,9 +22,9 @@ from typing import Any
 from zlib import crc32
 
 from bench.timing import Cohort, Runs, installed, run, spread
-from tests import deid_corpus, deid_score
-from tests.deid_corpus import Source
-from tests.deid_key import Category, Policy
+from tests.support import deid_corpus, deid_score
+from tests.support.deid_corpus import Source
+from tests.support.deid_key import Category, Policy
 
 ROOT = Path(__file__).resolve().parents[1]
 #: In memory where there is such a folder, so that no disk is measured.
@@ -145,6 +145,7 @@ SCORED = {
 
 def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, without: str) -> None:
     """De-identify files: read, judged, de-identified, blacked out, written, searched."""
+    from pacsifier_ops.base.errors import Unfit
     from pacsifier_ops.deid import devices, pixels, profile, reading, writing
     from pacsifier_ops.deid import verifier as search
     from pacsifier_ops.deid.engine import Engine
@@ -152,7 +153,6 @@ def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, w
     from pacsifier_ops.deid.numbers import Calendar
     from pacsifier_ops.deid.rules import Option
     from pacsifier_ops.deid.verifier import Identifiers
-    from pacsifier_ops.errors import Unfit
     from pacsifier_ops.pseudonyms.linkage import Person
     from pacsifier_ops.pseudonyms.secret import Secret
 

@@ -20,7 +20,7 @@ from pydicom import dcmread
 
 from bench.timing import Cohort, Runs, report, run, spread
 from pacsifier_ops.handover.dicomdir import DicomdirRequest, assemble, copy, prepare
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.folder import Run
 
 COHORTS = tuple(
     Cohort(f"{series * 50:,} images of 16×16 in {series} series", "INDEX", series, 50, 16) for series in (40, 400)

@@ -49,17 +49,16 @@ def found(series: int) -> Iterator[Any]:
 
 def plan(series: int) -> tuple[float, float]:
     """Plan a cohort of so many series in this process; returns seconds and the peak of its memory in MB."""
-    from pacsifier_ops.config import PacsNode
+    from pacsifier_ops.base.config import PacsNode
     from pacsifier_ops.extract import steps
     from pacsifier_ops.extract.run import Request
-    from pacsifier_ops.files import write_jsonl
-    from pacsifier_ops.run import Run
+    from pacsifier_ops.runs.folder import Run
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PACSIFIER_STATE_ROOT"] = f"{folder}/state"
         run = Run.fresh()
         Request(Path(folder) / "table.csv", Path(folder) / "out").keep(run)
-        write_jsonl(run.part("found", 0), found(series))
+        run.write_part("found", 0, found(series))
         started = time.perf_counter()
         result = steps.plan(run, PacsNode("simulated", "localhost", 104, "PACS", max_series=series))
         seconds = time.perf_counter() - started

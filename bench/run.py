@@ -32,7 +32,7 @@ from bench import deid, dicomdir, planning, upload  # noqa: E402
 from bench.dag import DagTimes, time_dag  # noqa: E402
 from bench.timing import COHORTS, OUT, Cohort, Runs, installed, report, run, spread  # noqa: E402
 from pacsifier_ops.embedded.phantoms import phantom_series, write  # noqa: E402
-from tests.peers import OUR_AET, Orthanc, missing_programs  # noqa: E402
+from tests.support.peers import OUR_AET, Orthanc, missing_programs  # noqa: E402
 
 PUBLISHED = "pacsifier==1.0.0"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.timing import COHORTS, Cohort, Runs, report, run
-from tests.peers import OUR_AET, Orthanc, contents
+from tests.support.peers import OUR_AET, Orthanc, contents
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Sends a folder to a server; the second folder is for whatever else it writes.

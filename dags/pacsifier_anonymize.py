@@ -15,7 +15,7 @@ Run it again and only what is not settled is done.
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.groups import deidentification
+from pacsifier_ops.operators.groups import deidentification
 from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, identity, project
 
 WHO, RULES = "Who becomes whom", "What is kept"

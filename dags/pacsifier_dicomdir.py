@@ -13,7 +13,7 @@ Run it again and only what is not there yet is copied. A folder that holds somet
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.groups import file_set
+from pacsifier_ops.operators.groups import file_set
 from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
 
 PARAMS = {

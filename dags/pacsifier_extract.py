@@ -18,7 +18,7 @@ incomplete was accepted. Run it again over the same output folder and only what 
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.groups import extraction
+from pacsifier_ops.operators.groups import extraction
 from pacsifier_ops.operators.params import (
     ARCHIVES,
     HOW,
@@ -33,7 +33,7 @@ from pacsifier_ops.operators.params import (
     search,
     window,
 )
-from pacsifier_ops.tree import NAMINGS
+from pacsifier_ops.state.tree import NAMINGS
 
 PARAMS = {
     "queryfile": Param(

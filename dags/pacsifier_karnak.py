@@ -14,7 +14,7 @@ it again, and nothing that is right is touched.
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.groups import karnak_tagging
+from pacsifier_ops.operators.groups import karnak_tagging
 from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, project
 
 WHO = "Who becomes whom"

@@ -11,7 +11,7 @@ on the run's page, and behind *Run and report* on each of its tasks.
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.groups import relocation
+from pacsifier_ops.operators.groups import relocation
 from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
 
 PARAMS = {

@@ -13,7 +13,7 @@ Who is linked once keeps pseudonym and day shift: run it again and only new pati
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.groups import pseudonymization
+from pacsifier_ops.operators.groups import pseudonymization
 from pacsifier_ops.operators.params import HOW, RETRIES, WHAT, accept_incomplete, project, pseudonym_source, reading
 
 SOURCE, LOOK = "Where pseudonyms come from", "What pseudonyms look like (only with local)"

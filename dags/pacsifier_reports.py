@@ -12,7 +12,7 @@ A text is as identified as its object is: take it out of de-identified objects w
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.groups import reporting
+from pacsifier_ops.operators.groups import reporting
 from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
 
 PARAMS = {

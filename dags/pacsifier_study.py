@@ -18,7 +18,7 @@ study's folder. Each release is an event of the asset `pacsifier_<project>`, so 
 
 from airflow.sdk import DAG, AssetAlias, Param, TaskGroup, chain
 
-from pacsifier_ops.groups import (
+from pacsifier_ops.operators.groups import (
     deidentification,
     extraction,
     file_set,

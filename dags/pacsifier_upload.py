@@ -12,7 +12,7 @@ Run it again and only what the destination has not confirmed yet is sent.
 
 from airflow.sdk import DAG, Param
 
-from pacsifier_ops.groups import sending
+from pacsifier_ops.operators.groups import sending
 from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, node_params
 
 PARAMS = {

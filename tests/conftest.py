@@ -10,22 +10,19 @@ from typing import Any
 
 import pytest
 
-from tests import cohort
-from tests.peers import KINDS, Peer, missing_programs
-from tests.topology import STORES
-from tests.truth import Truth
+from tests.support import cohort
+from tests.support.peers import KINDS, Peer, missing_programs
+from tests.support.topology import STORES
+from tests.support.truth import Truth
 
 #: Seconds above which a test is to have the mark `slow`.
 SLOW = 20
 
 
 def _group(nodeid: str) -> str:
-    """What runs in one process, one test after the other: a module, or all modules of a folder below this one.
-
-    Such a folder's tests share something that takes long to start.
-    """
+    """What runs in one process, one test after the other: a module, or all modules that share a running Airflow."""
     module = PurePosixPath(nodeid.partition("::")[0])
-    return str(module.parent if len(module.parts) > 2 else module)
+    return str(module.parent if module.parent.name == "up" else module)
 
 
 def _turn(item: pytest.Item) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import hashlib
@@ -22,26 +21,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pacsifier_ops import local
-from tests.airflow_home import DAG_ID, Up
+from pacsifier_ops.onebox import up as local
+from tests.support.airflow_home import DAG_ID, Up
+from tests.support.places import REPO
 from tools import bootstrap
 
-REPO = Path(__file__).resolve().parents[1]
 LOCKS = ("requirements.lock", "requirements-dev.lock")
-#: The only places of the package that may know Airflow.
-AIRFLOW_SIDE = (
-    "hooks",
-    "operators",
-    "plugins",
-    "sensors",
-    "triggers",
-    "web",
-    "provider.py",
-    "demo.py",
-    "local_database.py",
-    "cli/connection.py",
-    "cli/init.py",
-)
 
 
 def requirements(name: str) -> dict[str, str]:
@@ -71,17 +56,6 @@ def test_make_says_what_there_is_from_anywhere(tmp_path: Path) -> None:
     text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     for target in ("setup", "demo", "up", "test", "lint", "bench", "clean"):
         assert f"make {target} " in text
-
-
-def test_domain_knows_no_airflow() -> None:
-    package = REPO / "pacsifier_ops"
-    for path in package.rglob("*.py"):
-        if path.relative_to(package).as_posix().startswith(AIRFLOW_SIDE):
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not [n for n in names if n.partition(".")[0] == "airflow"], f"{path} imports Airflow"
 
 
 @pytest.fixture

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops import __version__
-from pacsifier_ops.accounts import EXIT_CODES
+from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
+from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import given
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.deid.whose import FOLDER, IDENTITIES, PATIENT_ID, STUDY
-from pacsifier_ops.errors import Cancelled, PacsifierError, WorkerLost
-from pacsifier_ops.places import refuse_reserved
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT, VARIABLE
-from pacsifier_ops.run import Run, noted_warnings
+from pacsifier_ops.runs.accounts import EXIT_CODES
+from pacsifier_ops.runs.folder import Run, noted_warnings
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.books import Account

@@ -7,9 +7,9 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from pacsifier_ops import settings
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.cli.options import bounded
-from pacsifier_ops.errors import PacsifierError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    from pacsifier_ops import cleanup
+    from pacsifier_ops.maintenance import cleanup
 
     print(f"state root: {settings.state_root()}\nspool:      {settings.spool()}\nnightly:    {settings.nightly()}")
     found = cleanup.find(args.days, args.quarantine)

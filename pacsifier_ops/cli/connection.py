@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pacsifier_ops.base.config import EXTRA_FIELDS, PacsNode, read_config
+from pacsifier_ops.base.errors import ConfigError, PacsifierError
 from pacsifier_ops.cli.options import given
-from pacsifier_ops.config import EXTRA_FIELDS, PacsNode, read_config
-from pacsifier_ops.errors import ConfigError, PacsifierError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def add(name: str, node: PacsNode, description: str, replace: bool) -> int:
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    from pacsifier_ops.plugins.pools import make_pools
+    from pacsifier_ops.hooks.pools import make_pools
 
     if not re.fullmatch(r"[\w.-]{1,200}", name, re.ASCII):
         raise ConfigError("--name is no id of a connection; give letters, digits, and any of - _ .")

@@ -11,7 +11,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.cli.options import given
 from pacsifier_ops.cli.tools import Stopped, carry_out
 from pacsifier_ops.handover import dicomdir as steps
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.folder import Run
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from pacsifier_ops.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
-from pacsifier_ops.errors import Cancelled, InputError, Later, PacsifierError
-from pacsifier_ops.run import Run
+from pacsifier_ops.base.errors import Cancelled, InputError, Later, PacsifierError
+from pacsifier_ops.runs.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
+from pacsifier_ops.runs.folder import Run
 
 
 @contextmanager
@@ -105,7 +105,7 @@ class Crew:
         return errors
 
 
-class Progress:
+class ProgressLine:
     """A line that shows series, images and MB/s as they come or go; on a terminal only, unless verbose."""
 
     def __init__(self, series: int, verbose: bool) -> None:
@@ -115,7 +115,7 @@ class Progress:
         self._lock = threading.Lock()
         self._live = sys.stderr.isatty()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pacsifier_ops import __version__
+from pacsifier_ops.base.errors import PacsifierError, PathRefused
+from pacsifier_ops.base.files import private_file, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.cli.options import given
 from pacsifier_ops.deid import propose
-from pacsifier_ops.errors import PacsifierError, PathRefused
-from pacsifier_ops.files import private_file, private_folder, storage_errors, write_atomic
-from pacsifier_ops.places import refuse_reserved
 
 #: Name of the file with the proposed entries.
 PROPOSALS = "devices.json"

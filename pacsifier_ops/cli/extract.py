@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
-from pacsifier_ops.accounts import MOVE
-from pacsifier_ops.cli.crew import Crew, Progress, carry_out, stoppable
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.errors import Cancelled
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import Cancelled
+from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.run import Planned, Request
-from pacsifier_ops.run import Run, noted_warnings
-from pacsifier_ops.units import Worker
+from pacsifier_ops.runs.accounts import MOVE
+from pacsifier_ops.runs.folder import Run, noted_warnings
+from pacsifier_ops.runs.worker import Worker
 
 
 def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNode | None, verbose: bool) -> int:
@@ -59,7 +59,7 @@ def _work(
     plan = steps.plan(run, archives)
     print(f"{plan.series} series found, about {plan.instances} images", flush=True)
     busy = [node for node in archives if plan.units_of.get(node.name)]
-    with Progress(plan.series, verbose) as bar:
+    with ProgressLine(plan.series, verbose) as bar:
 
         def fetch(share: Iterator[int]) -> None:
             for number in share:
@@ -78,7 +78,7 @@ def _fetch(
     destination: PacsNode | None,
     units: list[int],
     stopped: Callable[[], bool],
-    bar: Progress,
+    bar: ProgressLine,
 ) -> list[Exception]:
     """Retrieve or move the units of one archive; returns what kept something from it."""
     crew = Crew(node.max_associations, stopped)

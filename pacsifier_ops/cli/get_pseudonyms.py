@@ -8,11 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pacsifier_ops.accounts import EXIT_CODES
+from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_reading, bounded, given
-from pacsifier_ops.errors import PacsifierError
-from pacsifier_ops.html import plural
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
 from pacsifier_ops.pseudonyms.linkage import Linkage
@@ -20,7 +18,9 @@ from pacsifier_ops.pseudonyms.local import Style
 from pacsifier_ops.pseudonyms.run import DEID, SOURCES, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import VARIABLE
 from pacsifier_ops.query import reading
-from pacsifier_ops.run import Run, noted_warnings
+from pacsifier_ops.runs.accounts import EXIT_CODES
+from pacsifier_ops.runs.folder import Run, noted_warnings
+from pacsifier_ops.runs.html import plural
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pacsifier_ops import settings
-from pacsifier_ops.plugins import REPORTS
+from pacsifier_ops.base import settings
+from pacsifier_ops.hooks.constants import REPORTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(prog="pacsifier-init", description=__doc__).parse_args(argv)
     from airflow.utils.session import create_session
 
-    from pacsifier_ops.plugins.pools import make_pools
+    from pacsifier_ops.hooks.pools import make_pools
 
     settings.data_root().mkdir(parents=True, exist_ok=True)
     print(f"data root:  {settings.data_root()}\nstate root: {settings.state_root()}")

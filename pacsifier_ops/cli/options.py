@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pacsifier_ops.config import Tls
-from pacsifier_ops.errors import PathRefused
-from pacsifier_ops.files import resolved
+from pacsifier_ops.base.config import Tls
+from pacsifier_ops.base.errors import PathRefused
+from pacsifier_ops.base.files import resolved
 from pacsifier_ops.query.reading import CHOICES
 
 #: Environment variable with the passphrase of the TLS key: on a command line everybody could read it.

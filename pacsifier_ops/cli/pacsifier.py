@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from pacsifier_ops import __version__
-from pacsifier_ops.accounts import MOVE, NONE, SAVE
+from pacsifier_ops.base.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config, with_overrides
+from pacsifier_ops.base.errors import PacsifierError
+from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_reading, add_tls, bounded, given, tls_of
-from pacsifier_ops.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config, with_overrides
-from pacsifier_ops.errors import PacsifierError
 from pacsifier_ops.extract.run import FIRST, SEARCH
-from pacsifier_ops.places import refuse_reserved
 from pacsifier_ops.query import reading
-from pacsifier_ops.tree import NAMINGS
+from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE
+from pacsifier_ops.state.tree import NAMINGS
 
 #: Times of the node, see `PacsNode`; they go before those of config.json.
 _TIMES = {

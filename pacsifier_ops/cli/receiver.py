@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from pacsifier_ops import settings
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.config import address_of, check_ae_title, plain_host, read_config
+from pacsifier_ops.base.errors import ConfigError, PacsifierError, ReceiverError
 from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
-from pacsifier_ops.config import address_of, check_ae_title, plain_host, read_config
-from pacsifier_ops.errors import ConfigError, PacsifierError, ReceiverError
-from pacsifier_ops.leases import LeaseBusy, Leases
+from pacsifier_ops.state.leases import LeaseBusy, Leases
 
 _GIB, _MOST_GB = 1024**3, 10**6
 _JANITOR_SECONDS = 120.0

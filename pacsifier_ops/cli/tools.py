@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pacsifier_ops.accounts import EXIT_CODES
+from pacsifier_ops.base.errors import Cancelled, PacsifierError
+from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.errors import Cancelled, PacsifierError
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.places import refuse_reserved
-from pacsifier_ops.run import Run, noted_warnings
+from pacsifier_ops.runs.accounts import EXIT_CODES
+from pacsifier_ops.runs.folder import Run, noted_warnings
 
 #: A step over a run's folder; asks now and then whether it is to stop.
 Stopped = Callable[[], bool]

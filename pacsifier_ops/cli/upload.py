@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pacsifier_ops.cli.crew import Crew, Progress, carry_out, stoppable
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.run import Run, noted_warnings
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable
+from pacsifier_ops.runs.folder import Run, noted_warnings
 from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.run import UploadRequest
 
@@ -28,7 +28,7 @@ def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
         crew = Crew(node.max_associations, stopped)
 
         def work() -> None:
-            with Progress(series, verbose) as bar:
+            with ProgressLine(series, verbose) as bar:
 
                 def send(share: Iterator[int]) -> None:
                     with steps.Sending(run, node, crew.cancelled, bar.arrived, bar.done) as sending:

@@ -22,8 +22,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops import cells
-from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.base import cells
+from pacsifier_ops.base.files import (
+    atomic_stream,
+    data_file,
+    private_folder,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
 from pacsifier_ops.deid import leftout
 from pacsifier_ops.deid.rules import Option, Rules
 from pacsifier_ops.deid.run import (
@@ -38,21 +47,12 @@ from pacsifier_ops.deid.run import (
 )
 from pacsifier_ops.deid.told import told
 from pacsifier_ops.deid.whose import told_by
-from pacsifier_ops.files import (
-    atomic_stream,
-    data_file,
-    private_folder,
-    read_json,
-    read_jsonl,
-    storage_errors,
-    write_atomic,
-    write_json,
-)
-from pacsifier_ops.leases import shared
 from pacsifier_ops.pseudonyms.secret import project_folder
-from pacsifier_ops.run import Run, now
-from pacsifier_ops.tree import Tree
-from pacsifier_ops.units import NOT_ATTEMPTED
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.runs.folder import Run, now
+from pacsifier_ops.runs.worker import NOT_ATTEMPTED
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.tree import Tree
 
 MANIFEST = "manifest.csv"
 _KEYS = ("Folder", "SOPInstanceUID", "Outcome", "Reason", "Rules", "Profile")
@@ -60,7 +60,7 @@ _COLUMNS = ("Folder", "SOPInstanceUID", "Outcome", "Rule", "Reason", "Rules", "P
 
 
 @dataclass
-class SeriesAccount:
+class DeidSeries:
     """A series; every number counts objects.
 
     Attributes:
@@ -123,7 +123,7 @@ class Account:
     nameless: int = 0
     sources: dict[str, int] = field(default_factory=dict)
     strangers: dict[str, int] = field(default_factory=dict)
-    series: list[SeriesAccount] = field(default_factory=list)
+    series: list[DeidSeries] = field(default_factory=list)
     rules: dict[str, int] = field(default_factory=dict)
     set_apart: list[tuple[str, str, str]] = field(default_factory=list)
     unreadable: dict[str, int] = field(default_factory=dict)
@@ -203,7 +203,7 @@ def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account
     patients = set()
     for source in series_of(store):
         files = {uid: (size, mtime) for _, size, mtime, uid in planned.get(source.key, ())}
-        series = SeriesAccount(source.number, source.modality, source.target, source.folder)
+        series = DeidSeries(source.number, source.modality, source.target, source.folder)
         for item in _counted(request, store.settled(source.key), files):
             if item is None:
                 series.missing += 1
@@ -287,13 +287,11 @@ def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
 
 
 def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, rules: Rules) -> None:
-    """Write manifest, accounts, summary and report.
+    """Write manifest and accounts.
 
     Raises:
         StorageError: one of them cannot be written.
     """
-    from pacsifier_ops.deid.report import render, write_sheets
-
     account.linkage = str(linkage)
     with ExitStack() as stack:
         stack.enter_context(storage_errors("the state root or out_folder"))
@@ -320,8 +318,15 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
         write_json(
             run.folder / "accounts.json", {**asdict(account), "verdict": account.verdict, "totals": account.totals()}
         )
-        sheets = write_sheets(run, account, store)
-        write_atomic(run.report, render(account, sheets))
+
+
+def write_summary(run: Run, account: Account) -> None:
+    """Write how the run ended: the last of its files.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with storage_errors("the state root"):
         write_json(run.folder / "summary.json", account.summary())
 
 

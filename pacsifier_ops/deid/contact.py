@@ -22,7 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pacsifier_ops.thumbnails import read_frame, shades
+from pacsifier_ops.extract.thumbnails import read_frame, shades
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,12 +84,6 @@ class ContactSheets:
         except (OSError, EOFError):
             self.close()
             return None
-
-
-def contact_sheet(files: Sequence[Path]) -> bytes | None:
-    """One contact sheet: see `ContactSheets.of`."""
-    with ContactSheets() as sheets:
-        return sheets.of(files)
 
 
 def _received(process: subprocess.Popen[bytes], size: int, until: float) -> bytes:

@@ -14,16 +14,16 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
+from pacsifier_ops.base.errors import FileUnreadable, PacsifierError, StorageError, Unfit
 from pacsifier_ops.deid import leftout, pixels, reading, verifier, writing
 from pacsifier_ops.deid.devices import Blackout
-from pacsifier_ops.deid.engine import Engine, Outcome
+from pacsifier_ops.deid.engine import Deidentified, Engine
 from pacsifier_ops.deid.exclusion import Kind, judge
 from pacsifier_ops.deid.numbers import Calendar, shift_of
-from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, Source
+from pacsifier_ops.deid.policy import Policy
+from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, SourceSeries
 from pacsifier_ops.deid.sr import text_of
-from pacsifier_ops.deid.steps import How
 from pacsifier_ops.deid.verifier import Identifiers
-from pacsifier_ops.errors import FileUnreadable, PacsifierError, StorageError, Unfit
 
 
 @dataclass
@@ -56,13 +56,13 @@ class Converter:
         note: told what is unexpected, with values.
     """
 
-    def __init__(self, how: How, scratch: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, how: Policy, scratch: Path, note: Callable[[str], None]) -> None:
         self._how, self._scratch, self._note = how, scratch, note
         self._of, self._others = "", Identifiers()
         self._engine = Engine(how.rules, how.secret)
         logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it remarks on every oddity, with its value
 
-    def convert(self, path: Path, source: Source, uid: str) -> Converted:
+    def convert(self, path: Path, source: SourceSeries, uid: str) -> Converted:
         """De-identify the object of a file.
 
         Args:
@@ -88,7 +88,7 @@ class Converter:
         target.unlink(missing_ok=True)
         return Converted(QUARANTINED, reason)
 
-    def _converted(self, path: Path, target: Path, source: Source, uid: str) -> Converted:
+    def _converted(self, path: Path, target: Path, source: SourceSeries, uid: str) -> Converted:
         try:
             dataset = reading.read(path)
         except OSError as error:
@@ -119,7 +119,7 @@ class Converter:
         counts = {**outcome.counts, **dataset.mended}
         return Converted(DEIDENTIFIED, "", target, str(outcome.dataset.SOPInstanceUID), counts, dict(outcome.uids))
 
-    def _calendar(self, identifiers: Identifiers, source: Source) -> Calendar:
+    def _calendar(self, identifiers: Identifiers, source: SourceSeries) -> Calendar:
         """The dates that must not stay in numbers; empty where dates stay."""
         shift = shift_of(self._how.rules, source.person, self._how.secret, source.study_uid)
         births, taken = identifiers.births, frozenset(identifiers.wanted.numbers)
@@ -128,12 +128,12 @@ class Converter:
     def _written(
         self,
         dataset: reading.Parsed,
-        source: Source,
+        source: SourceSeries,
         target: Path,
         calendar: Calendar,
         blackout: Blackout | None,
         without: frozenset[int] = frozenset(),
-    ) -> Outcome:
+    ) -> Deidentified:
         """De-identify an object and write it."""
         outcome = self._engine.deidentify(
             dataset, source.person, calendar, without, source.known.get("PatientName", ())
@@ -144,7 +144,7 @@ class Converter:
             writing.write(outcome.dataset, target)
         return outcome
 
-    def _known(self, source: Source) -> Identifiers:
+    def _known(self, source: SourceSeries) -> Identifiers:
         """What other objects of the patient tell: it must not be in this one either."""
         if self._of != source.key:
             self._of, self._others = source.key, Identifiers()
@@ -168,7 +168,7 @@ def patient_id_of(dataset: Dataset) -> str:
     return str(value or "").strip("\0 ")
 
 
-def _check(dataset: reading.Parsed, source: Source, uid: str) -> None:
+def _check(dataset: reading.Parsed, source: SourceSeries, uid: str) -> None:
     """Make sure that the object is the one that was planned: who it becomes depends on it."""
     found = [patient_id_of(dataset), *(text_of(dataset.elements, tag) for tag in _UIDS)]
     if found != ["" if uid in source.nameless else source.patient_id, source.study_uid, source.series_uid, uid]:

@@ -21,9 +21,9 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from pacsifier_ops.base.errors import ConfigError, not_known
+from pacsifier_ops.base.given import Unusable, json_of, read_given
 from pacsifier_ops.deid import lettering
-from pacsifier_ops.errors import ConfigError, not_known
-from pacsifier_ops.given import Unusable, json_of, read_given
 
 #: The catalogue that comes with the package.
 SHIPPED = Path(__file__).with_name("devices.json")

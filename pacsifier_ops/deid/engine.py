@@ -48,6 +48,7 @@ from typing import TypeAlias
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import (
     codes,
     icc,
@@ -63,11 +64,11 @@ from pacsifier_ops.deid import (
     vocabulary,
     writing,
 )
-from pacsifier_ops.deid.charsets import DEFAULT, Charset
-from pacsifier_ops.deid.encoding import PIXEL_DATA, Elements, Fragments, Syntax, Value
 from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
 from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Option, Rule, Rules
-from pacsifier_ops.errors import Unfit
+from pacsifier_ops.dicom import vrs
+from pacsifier_ops.dicom.charsets import DEFAULT, Charset
+from pacsifier_ops.dicom.encoding import PIXEL_DATA, Elements, Fragments, Syntax, Value
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
 
@@ -92,7 +93,7 @@ _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0
 #: PatientName, OtherPatientNames, PatientBirthName.
 _PATIENT_NAMES = (0x00100010, 0x00101001, 0x00101005)
 _COLOUR_PROFILE = 0x00282000
-_BINARY = frozenset(values.SIZES) | {"OB"}
+_BINARY = frozenset(vrs.SIZES) | {"OB"}
 #: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
 _DIMENSIONS, _FRAMES = (0x00280002, 0x00280010, 0x00280011, 0x00280100), 0x00280008
 #: Plans and UIDs that are remembered at most, so that no file can fill the memory.
@@ -100,7 +101,7 @@ _MOST = 100_000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Deidentified:
     """A de-identified object.
 
     Attributes:
@@ -135,7 +136,7 @@ class Engine:
         calendar: Calendar = _NO_DATES,
         without: Collection[int] = (),
         names: Iterable[str] = (),
-    ) -> Outcome:
+    ) -> Deidentified:
         """De-identify an object; `ds` stays as it is.
 
         Args:
@@ -162,7 +163,7 @@ class Engine:
             walk.counts["mended/behind-pixels"] += 1
         markers.mark(elements, self.rules.method, self.rules.codes, walk.fate_of_dates())
         made = writing.dataset_of(elements, parsed.syntax, parsed.original_character_set)
-        return Outcome(made, dict(walk.counts), walk.uids)
+        return Deidentified(made, dict(walk.counts), walk.uids)
 
     def uid(self, uid: str) -> str:
         """The UID that replaces another."""
@@ -276,7 +277,7 @@ def _fitted(rule: Rule, tag: int, vr: str) -> _Plan:
     """The plan for a public element, whose VR may be another than that of PS3.6."""
     known = tables.dictionary().get(tag, ())
     if known and vr not in known:
-        if vr in values.STRINGS and known[0] in values.STRINGS:
+        if vr in vrs.STRINGS and known[0] in vrs.STRINGS:
             vr = known[0]
         elif not (vr in _BINARY and known[0] in _BINARY):
             rule, vr = _without_value(rule), known[0]
@@ -317,15 +318,15 @@ def _planned(rule: Rule, vr: str) -> _Plan:
         case Action.DUMMY:
             return _Plan(rule, vr, {"SQ": _Walk.skeleton, "UI": _Walk.remapped}.get(vr, _Walk.dummy))
         case Action.KEEP:
-            return _Plan(rule, vr, _KEEP.get(vr, _Walk.kept_text if vr in values.STRINGS else _Walk.kept_binary))
+            return _Plan(rule, vr, _KEEP.get(vr, _Walk.kept_text if vr in vrs.STRINGS else _Walk.kept_binary))
         case Action.KNOWN:
-            act = _Walk.known if vr in values.STRINGS else _Walk.items if vr == "SQ" else _Walk.kept_binary
+            act = _Walk.known if vr in vrs.STRINGS else _Walk.items if vr == "SQ" else _Walk.kept_binary
             return _Plan(rule, vr, act)
         case Action.UID if vr == "UI":
             return _Plan(rule, vr, _Walk.remapped)
-        case Action.PSEUDONYM if vr in values.TEXT:
+        case Action.PSEUDONYM if vr in vrs.TEXT:
             return _Plan(rule, vr, _Walk.pseudonym)
-        case Action.TOKEN if vr in values.STRINGS:
+        case Action.TOKEN if vr in vrs.STRINGS:
             return _Plan(rule, vr, _Walk.token)
     return _Plan(rule, vr, None)
 
@@ -419,7 +420,7 @@ class _Walk:
             creator = creators.get(tag >> 8, "")
             if vr == "UN" and not self.big_endian:
                 known = reading.private_vr(tag, creator)
-                vr = known if known in _BINARY or known in values.STRINGS else vr
+                vr = known if known in _BINARY or known in vrs.STRINGS else vr
         if tag in self.without:
             return _LEFT_OUT
         rule = self._rules.find(tag, vr, creator)
@@ -478,28 +479,28 @@ class _Walk:
         return [] if vr == "SQ" else b""
 
     def dummy(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        if self._bare and vr in values.SIZES and isinstance(value, bytes) and value:
+        if self._bare and vr in vrs.SIZES and isinstance(value, bytes) and value:
             return bytes(len(value))  # as many values as there were
-        return values.padded(values.dummy(vr), vr)
+        return vrs.padded(values.dummy(vr), vr)
 
     def pseudonym(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         text = self._person.pseudonym
         if not values.is_valid(vr, text):
             text = values.token(self._engine.secret, "pseudonym", text)
-        return values.padded(text.encode("ascii"), vr)
+        return vrs.padded(text.encode("ascii"), vr)
 
     def token(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         name = keyword_for_tag(tag) or f"{tag:08X}"
         texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
         made = [values.token(self._engine.secret, name, text) if text else "" for text in texts]
-        return values.padded("\\".join(made).encode("ascii"), vr)
+        return vrs.padded("\\".join(made).encode("ascii"), vr)
 
     def remapped(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         uids = [uid.strip(" \0") for uid in _texts(value, vr, charset)]
         for place, uid in enumerate(uids):
             if uid and uid not in tables.registered_uids():
                 uids[place] = self.uids[uid] = self._engine.uid(uid)
-        return values.padded("\\".join(uids).encode("ascii"), vr)
+        return vrs.padded("\\".join(uids).encode("ascii"), vr)
 
     def kept_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """The value if it is valid, else what is valid of it."""
@@ -537,7 +538,7 @@ class _Walk:
             return self.known(value, vr, tag, rule, charset)
         texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
         made = [values.token(self._engine.secret, "part", text) if text else "" for text in texts]
-        return values.padded("\\".join(made).encode("ascii"), vr)
+        return vrs.padded("\\".join(made).encode("ascii"), vr)
 
     def coded(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """An attribute of a code: as it is where the code is public, else what stands for it."""
@@ -551,7 +552,7 @@ class _Walk:
         if tag == _VERSION:
             return None
         made = codes.LOCAL if tag == _DESIGNATOR else codes.substitute(self._engine.secret, code, scheme)
-        return values.padded(made.encode("ascii"), vr)
+        return vrs.padded(made.encode("ascii"), vr)
 
     def numbered(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """The number of a context group or template; of a site's own, nothing."""
@@ -576,7 +577,7 @@ class _Walk:
     def kept_binary(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         if self._bare:
             return self.dummy(value, vr, tag, rule, charset)
-        size = values.SIZES.get(vr, 0)
+        size = vrs.SIZES.get(vr, 0)
         if isinstance(value, list) or (size and len(value) % size):
             return None
         # More numbers than there may be have room for text.
@@ -628,7 +629,7 @@ class _Walk:
         if not self._bare and isinstance(value, bytes) and new.strip() != value.strip(b" \0"):
             known = values.fitting(vr, codes.meaning(*sr.code_in(self._source)))
             new = charset.encode(known) or new
-        return values.padded(new, vr) if new else self.dummy(value, vr, tag, rule, charset)
+        return vrs.padded(new, vr) if new else self.dummy(value, vr, tag, rule, charset)
 
     def moved(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Dates, moved by the patient's days; one that is invalid takes those beside it along."""
@@ -642,7 +643,7 @@ class _Walk:
             self._moved_dates = True
         else:
             self._kept_dates = True
-        return values.padded("\\".join(map(str, moved)).encode("ascii"), vr)
+        return vrs.padded("\\".join(map(str, moved)).encode("ascii"), vr)
 
     def version(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """The version of a context group or template, unless it may be a date of the patient: it would not move."""
@@ -654,7 +655,7 @@ class _Walk:
         """Numbers that are but an order or a name, a date in them moved."""
         if tag in _PARTS and isinstance(value, bytes) and not value.strip(b" \0").isdigit():
             return self.part(value, vr, tag, rule, charset)
-        binary = vr in values.SIZES
+        binary = vr in vrs.SIZES
         kept = (self.kept_binary if binary else self.kept_text)(value, vr, tag, rule, charset)
         if not self._calendar or self._bare or not isinstance(kept, bytes):
             return kept
@@ -663,7 +664,7 @@ class _Walk:
             least = max(least, _COUNTED + 1)
         if not binary:
             texts = [text.strip(" \0") for text in kept.decode("latin-1").split("\\")]
-        elif len(kept) == values.SIZES[vr]:
+        elif len(kept) == vrs.SIZES[vr]:
             texts = [str(int(number)) for number in numbers_in(vr, kept, not self.big_endian)]
         else:
             return kept
@@ -676,11 +677,11 @@ class _Walk:
         texts = [("-" * text.startswith("-") + new) if new else text for new, text in zip(moved, texts, strict=True)]
         if binary:
             return int(texts[0]).to_bytes(len(kept), "big" if self.big_endian else "little")
-        return values.padded("\\".join(texts).encode("latin-1"), vr)
+        return vrs.padded("\\".join(texts).encode("latin-1"), vr)
 
     def number(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Numbers, unless one of them is a date."""
-        kept = (self.kept_binary if vr in values.SIZES else self.kept_text)(value, vr, tag, rule, charset)
+        kept = (self.kept_binary if vr in vrs.SIZES else self.kept_text)(value, vr, tag, rule, charset)
         if kept and isinstance(kept, bytes) and self.tells_a_date(vr, kept):
             return self._otherwise(value, vr, tag, rule, charset)
         return kept if kept or not value else self._otherwise(value, vr, tag, rule, charset)
@@ -699,7 +700,7 @@ class _Walk:
         ages = [values.capped_age(text.strip(" \0")) for text in _texts(value, vr, charset)]
         if self._bare or None in ages:
             return self._otherwise(value, vr, tag, rule, charset) if value else b""
-        return values.padded("\\".join(map(str, ages)).encode("ascii"), vr)
+        return vrs.padded("\\".join(map(str, ages)).encode("ascii"), vr)
 
     def _otherwise(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         match rule.otherwise:
@@ -763,7 +764,7 @@ def _texts(value: Value, vr: str, charset: Charset) -> list[str]:
     """The values of an element; what cannot be decoded as bytes, one character each."""
     if not isinstance(value, bytes):
         return []
-    text = charset.decode(value) if vr in values.TEXT else None
+    text = charset.decode(value) if vr in vrs.TEXT else None
     return (value.decode("latin-1") if text is None else text).split("\\")
 
 
@@ -773,15 +774,15 @@ def _valid(value: bytes, vr: str, charset: Charset) -> bytes:
 
 
 def _valid_any(value: bytes, vr: str, charset: Charset) -> bytes:
-    text = charset.decode(value) if vr in values.TEXT else DEFAULT.decode(value)
+    text = charset.decode(value) if vr in vrs.TEXT else DEFAULT.decode(value)
     if text is None:
         return b""
-    texts = [text] if vr in values.SINGLE else text.split("\\")
+    texts = [text] if vr in vrs.SINGLE else text.split("\\")
     valid = [values.is_valid(vr, one.strip(" \0")) for one in texts]
     if all(valid):
         return value
     left = "\\".join(one if good else "" for one, good in zip(texts, valid, strict=True))
-    return values.padded(charset.encode(left) or b"", vr) if left.strip(" \0\\") else b""
+    return vrs.padded(charset.encode(left) or b"", vr) if left.strip(" \0\\") else b""
 
 
 def _cleaned(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
@@ -790,12 +791,12 @@ def _cleaned(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
 
 
 def _cleaned_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
-    text = (charset if vr in values.TEXT else DEFAULT).decode(value)
+    text = (charset if vr in vrs.TEXT else DEFAULT).decode(value)
     if text is None:
         text = value.decode("ascii", "replace").replace("\ufffd", "ø")  # a letter that is in no word of the vocabulary
-    texts = [text] if vr in values.SINGLE else text.split("\\")
+    texts = [text] if vr in vrs.SINGLE else text.split("\\")
     left = [values.fitting(vr, vocabulary.clean(one, patient)) for one in texts]
-    return values.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
+    return vrs.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
 
 
 def _known(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
@@ -804,14 +805,14 @@ def _known(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
 
 
 def _known_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
-    text = (charset if vr in values.TEXT else DEFAULT).decode(value)
+    text = (charset if vr in vrs.TEXT else DEFAULT).decode(value)
     if text is None:
         return b""
-    texts = [text] if vr in values.SINGLE else text.split("\\")
+    texts = [text] if vr in vrs.SINGLE else text.split("\\")
     left = [machine.clean(one.strip(" \0"), patient) for one in texts]
     if all(one == before.strip(" \0") for one, before in zip(left, texts, strict=True)):
         return value
-    return values.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
+    return vrs.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
 
 
 #: Values of at most so many bytes are remembered: they are the same in most objects of a series.

@@ -172,7 +172,7 @@ class _Object:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ExclusionRule:
     """One rule.
 
     Attributes:
@@ -231,8 +231,8 @@ def _rule(
     kind: Kind = Kind.EXCLUDE,
     cure: Cure = Cure.NONE,
     without: Kind = Kind.QUARANTINE,
-) -> Rule:
-    return Rule(name, looks_at, kind, without, cure, why, applies)
+) -> ExclusionRule:
+    return ExclusionRule(name, looks_at, kind, without, cure, why, applies)
 
 
 def _items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
@@ -264,7 +264,7 @@ def _has_written(ds: Dataset) -> bool:
 
 
 #: The first that applies decides, so the surer ones stand first.
-RULES: tuple[Rule, ...] = (
+RULES: tuple[ExclusionRule, ...] = (
     _rule(
         "directory",
         "SOP class",

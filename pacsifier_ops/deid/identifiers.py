@@ -20,13 +20,13 @@ from pydicom import Dataset
 from pydicom.datadict import DicomDictionary
 from pydicom.tag import Tag
 
+from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import tables, vocabulary
-from pacsifier_ops.deid.charsets import DEFAULT, Charset
-from pacsifier_ops.deid.encoding import Elements
 from pacsifier_ops.deid.reading import Parsed, sequence
 from pacsifier_ops.deid.rules import Action, Option, Rules
 from pacsifier_ops.deid.sr import VALUES, rule_of, text_of
-from pacsifier_ops.errors import Unfit
+from pacsifier_ops.dicom.charsets import DEFAULT, Charset
+from pacsifier_ops.dicom.encoding import Elements
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.query.names import fold
 
@@ -105,7 +105,7 @@ _BESIDE = words_of("by ctp tcia rsna de identified no name id not available pati
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundIdentifier:
     """One identifier, as the object had it.
 
     Attributes:
@@ -134,7 +134,7 @@ class Identifiers:
         places: words of names of places that the profile keeps; staff may be named after them.
     """
 
-    found: frozenset[Found] = frozenset()
+    found: frozenset[FoundIdentifier] = frozenset()
     uids: frozenset[str] = frozenset()
     dates: frozenset[str] = frozenset()
     days: frozenset[str] = frozenset()
@@ -174,7 +174,7 @@ class Identifiers:
     @classmethod
     def of_dates(cls, dates: Iterable[str]) -> Identifiers:
         """Dates (`YYYYMMDD`) that must not be told."""
-        return cls(frozenset(Found("date", _STUDY_DATE, date) for date in dates if len(date) == 8))
+        return cls(frozenset(FoundIdentifier("date", _STUDY_DATE, date) for date in dates if len(date) == 8))
 
     def __or__(self, other: Identifiers) -> Identifiers:
         return Identifiers(
@@ -208,10 +208,10 @@ class _Collected:
         self._rules = rules
         if rules is not None:
             self._object_rules = rules.of(*(_first(ds, tag) for tag in (_SOP_CLASS, _MODALITY)))
-        self.found: set[Found] = set()
+        self.found: set[FoundIdentifier] = set()
         self.uids: set[str] = set()
         self.dates: set[str] = set()
-        self.moved: set[Found] = set()
+        self.moved: set[FoundIdentifier] = set()
         self.stay: set[str] = set()
         self.places: set[str] = set()
         self.examined: set[str] = set()
@@ -258,11 +258,11 @@ class _Collected:
                 if stays:
                     self.stay |= days
                 else:
-                    self.moved.update(Found(kind, tag, day) for day in days if len(day) == 8)
+                    self.moved.update(FoundIdentifier(kind, tag, day) for day in days if len(day) == 8)
             elif kind == "place":
                 self.places.update(word for text in texts for form in forms_of(text) for word in form.split())
             else:
-                self.found.update(Found(kind, tag, text) for text in texts)
+                self.found.update(FoundIdentifier(kind, tag, text) for text in texts)
 
     def stays(self, tag: int, vr: str, ds: Dataset | Elements) -> bool:
         """Whether the profile leaves an attribute of a data set or an item as it is, whatever it holds."""
@@ -294,7 +294,7 @@ def _kinds() -> Mapping[int, str]:
     return kinds
 
 
-def _births(found: Iterable[Found]) -> frozenset[str]:
+def _births(found: Iterable[FoundIdentifier]) -> frozenset[str]:
     return frozenset(one.text.replace(".", "")[:8] for one in found if one.kind == "birth")
 
 
@@ -430,7 +430,7 @@ class ByPrefix:
 
 
 @lru_cache(maxsize=64)
-def _wanted_of(found: frozenset[Found], pseudonyms: frozenset[str], places: frozenset[str]) -> Wanted:
+def _wanted_of(found: frozenset[FoundIdentifier], pseudonyms: frozenset[str], places: frozenset[str]) -> Wanted:
     """Those of a series are mostly the same, so they are remembered."""
     wanted = Wanted()
     for one in sorted(found, key=lambda one: (one.tag, one.text)):

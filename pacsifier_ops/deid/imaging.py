@@ -30,7 +30,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-from pacsifier_ops.deid import tables, values
+from pacsifier_ops.deid import tables
+from pacsifier_ops.dicom import vrs
 
 #: Id of the rule of these elements.
 RULE = "imaging-private"
@@ -144,7 +145,7 @@ def _rewritten(parser: str, value: bytes) -> bytes | None:
 def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | None:
     """The value if each of its values fits."""
     if vr in _BINARY:
-        size = values.SIZES[vr]
+        size = vrs.SIZES[vr]
         count = len(value) // size
         if len(value) % size or (form.most and count > form.most):
             return None
@@ -154,7 +155,7 @@ def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | Non
             len(value) >= 8 and not value.translate(None, _TEXT) and any(0 < abs(number) < 1e-3 for number in numbers)
         )
         return value if all(map(form.holds, numbers)) and not text else None
-    if vr not in values.STRINGS or not value.isascii():
+    if vr not in vrs.STRINGS or not value.isascii():
         return None
     texts = [text.strip(" \0") for text in value.decode("ascii").split("\\")]
     if len(texts) > (form.most or len(texts)):
@@ -163,7 +164,7 @@ def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | Non
         return value
     # Of numbers all go with one that is none; of terms the others stay in their places.
     left = "\\".join(text if form.pattern and form.fits(text) else "" for text in texts)
-    return values.padded(left.encode("ascii"), vr) if left.strip("\\") else None
+    return vrs.padded(left.encode("ascii"), vr) if left.strip("\\") else None
 
 
 #: Values of a series repeat.

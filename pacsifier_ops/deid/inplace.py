@@ -19,9 +19,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from pacsifier_ops.base.files import below, fsync_folder, private_file, private_folder, storage_errors
 from pacsifier_ops.deid.run import STAGED
-from pacsifier_ops.files import below, fsync_folder, private_file, private_folder, storage_errors
-from pacsifier_ops.tree import CONTROL, marker_of, write_marker
+from pacsifier_ops.state.tree import CONTROL, marker_of, write_marker
 
 #: What the marker of a tree says from step 3 on: no original is left.
 CLEARED = "cleared"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import reading
-from pacsifier_ops.deid.charsets import Charset
 from pacsifier_ops.deid.reading import Parsed
 from pacsifier_ops.deid.sr import text_of
-from pacsifier_ops.dimse.objects import DicomFile, Directory, inspect
-from pacsifier_ops.dimse.sink import is_uid
-from pacsifier_ops.errors import Unfit
+from pacsifier_ops.dicom.charsets import Charset
+from pacsifier_ops.dicom.files import DicomFile, Directory, inspect
+from pacsifier_ops.dicom.uids import is_uid
 
 _CHARACTER_SET, _SOP_CLASS = 0x00080005, 0x00080016
 _UIDS = {"sop_instance_uid": 0x00080018, "study_uid": 0x0020000D, "series_uid": 0x0020000E}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pacsifier_ops.deid.encoding import Elements
 from pacsifier_ops.deid.sr import text_of
-from pacsifier_ops.deid.values import padded
+from pacsifier_ops.dicom.encoding import Elements
+from pacsifier_ops.dicom.vrs import padded
 
 _REMOVED, _METHOD, _CODES, _DATES = 0x00120062, 0x00120063, 0x00120064, 0x00280303
 _VALUE, _SCHEME, _MEANING = 0x00080100, 0x00080102, 0x00080104

@@ -13,17 +13,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pacsifier_ops.base.files import read_json, readable
 from pacsifier_ops.deid.run import DeidRequest, Store
 from pacsifier_ops.deid.whose import FOLDER, identifying, told_by
-from pacsifier_ops.files import read_json
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
-from pacsifier_ops.tree import Names, series_folder, study_folder
+from pacsifier_ops.state.tree import Names, series_folder, study_folder
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.identifiers import Identifiers
     from pacsifier_ops.deid.rules import Action, Rules
-    from pacsifier_ops.dimse.objects import DicomFile
+    from pacsifier_ops.dicom.files import DicomFile
 
 _DATE, _TIME, _DESCRIPTION, _NUMBER = (0x00080020, "DA"), (0x00080030, "TM"), (0x0008103E, "LO"), (0x00200011, "IS")
 
@@ -116,7 +116,6 @@ class Namer:
         return found
 
     def _patient(self, file: DicomFile, person: Person) -> str:
-        from pacsifier_ops.upload.scan import readable
 
         parts = file.path.relative_to(self.root).parts
         if self._keep and len(parts) > 1:

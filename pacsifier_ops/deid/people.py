@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from pacsifier_ops.base.errors import InputError, PatientsRefused
+from pacsifier_ops.base.given import Unusable, read_given, text_of
 from pacsifier_ops.deid.whose import FOLDER, identifying, told_by
-from pacsifier_ops.errors import InputError, PatientsRefused
-from pacsifier_ops.given import Unusable, read_given, text_of
 from pacsifier_ops.pseudonyms import local
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person, own_names, read_day_shifts, read_new_ids, taken_twice
 from pacsifier_ops.pseudonyms.secret import Secret
-from pacsifier_ops.pseudonyms.values import check_pseudonym
-from pacsifier_ops.tree import patient_folder
+from pacsifier_ops.query.pseudonym import check_pseudonym
+from pacsifier_ops.state.tree import patient_folder
 
 NEW_ID, _LINKAGE, _BEFORE = "new_id.txt", "the linkage", "out_folder"
 
@@ -38,7 +38,7 @@ T = TypeVar("T", str, int)
 
 
 @dataclass
-class Patient:
+class SourcePatient:
     """A patient of the folder.
 
     Attributes:
@@ -80,7 +80,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Assignment:
     """Who becomes whom.
 
     Attributes:
@@ -94,7 +94,7 @@ class Answer:
     strangers: dict[str, int] = field(default_factory=dict)
 
 
-def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
+def who_becomes_whom(patients: Iterable[SourcePatient], sources: Sources) -> Assignment:
     """Ask all sources, and keep the answer in the project's linkage.
 
     Raises:
@@ -145,7 +145,7 @@ def who_becomes_whom(patients: Iterable[Patient], sources: Sources) -> Answer:
     here = [told_by(patient.patient_id)[1] for patient in ordered]
     strangers = {name: file.strangers(here) for name, file in named.items()}
     strangers |= {name: file.strangers(here) for name, file in moved.items()}
-    return Answer(people, dict(counts.most_common()), {name: count for name, count in strangers.items() if count})
+    return Assignment(people, dict(counts.most_common()), {name: count for name, count in strangers.items() if count})
 
 
 def _agreed(place: int, told: Mapping[str, T | None], what: str) -> tuple[str, T | None]:
@@ -164,7 +164,7 @@ def _refuse_ambiguous(people: Mapping[str, Person], before: Mapping[str, Person]
         raise PatientsRefused("the pseudonym is a PatientID of these data; it would hide nobody", places)
 
 
-def _tells(pseudonym: str, patient: Patient) -> bool:
+def _tells(pseudonym: str, patient: SourcePatient) -> bool:
     """Whether a pseudonym tells whose it is: all of a name, or a number of six characters or more, is in it."""
     letters = _letters(pseudonym)
     numbers = map(_letters, (identifying(patient.patient_id), *patient.numbers))
@@ -186,7 +186,7 @@ def _refuse_unmoved(people: Mapping[str, Person]) -> None:
         )
 
 
-def _new_ids_of_folders(root: Path, patients: Sequence[Patient]) -> dict[str, str]:
+def _new_ids_of_folders(root: Path, patients: Sequence[SourcePatient]) -> dict[str, str]:
     """Pseudonyms from `new_id.txt` by PatientID: that of the folder nearest to an object speaks for its patient."""
     nearest: dict[Path, Path | None] = {}
     inside: dict[Path, set[str]] = {}

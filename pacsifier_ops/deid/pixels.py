@@ -25,9 +25,9 @@ from pydicom.pixels import apply_color_lut, compress, get_decoder
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
+from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import lettering
 from pacsifier_ops.deid.devices import KEEP, OVERLAY_BITS, QUARANTINE, WRITING, Area, Blackout
-from pacsifier_ops.errors import Unfit
 
 #: What is told of an image that an entry of the catalogue has cleaned (PS3.16 CID 7050).
 CLEAN_PIXEL_DATA = ("113101", "DCM", "Clean Pixel Data Option")

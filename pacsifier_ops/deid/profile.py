@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops import __version__
+from pacsifier_ops.base.errors import ConfigError, not_known
+from pacsifier_ops.base.given import Unusable, read_given, yaml_of
 from pacsifier_ops.deid import codes, imaging, machine, tables, vocabulary
 from pacsifier_ops.deid.rules import (
     Action,
@@ -28,8 +30,6 @@ from pacsifier_ops.deid.rules import (
     Scoped,
     leaves_more,
 )
-from pacsifier_ops.errors import ConfigError, not_known
-from pacsifier_ops.given import Unusable, read_given, yaml_of
 
 if TYPE_CHECKING:
     import yaml

@@ -18,7 +18,7 @@ from pydicom import dcmread
 
 from pacsifier_ops.deid import lettering
 from pacsifier_ops.deid.devices import REGIONS, Area, regions_of
-from pacsifier_ops.thumbnails import read_frame, shades
+from pacsifier_ops.extract.thumbnails import read_frame, shades
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,7 @@ class Model:
 
 
 @dataclass
-class Found:
+class DeviceImages:
     """The images of a device.
 
     Attributes:
@@ -86,9 +86,9 @@ class Proposal:
     patients: int
 
 
-def devices_in(folder: Path) -> dict[Model, Found]:
+def devices_in(folder: Path) -> dict[Model, DeviceImages]:
     """Ultrasound images below a folder, by their device and size. What is no such image is passed over."""
-    found: dict[Model, Found] = {}
+    found: dict[Model, DeviceImages] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             head = dcmread(path, specific_tags=_HEAD, stop_before_pixels=True)
@@ -99,11 +99,11 @@ def devices_in(folder: Path) -> dict[Model, Found]:
             )
         except Exception:  # whatever foreign files make the reader raise
             continue
-        found.setdefault(model, Found()).files.setdefault(str(head.get("PatientID") or ""), []).append(path)
+        found.setdefault(model, DeviceImages()).files.setdefault(str(head.get("PatientID") or ""), []).append(path)
     return found
 
 
-def propose(model: Model, found: Found) -> Proposal | None:
+def propose(model: Model, found: DeviceImages) -> Proposal | None:
     """What an entry for a device may look like; None: its images cannot be decoded, or are of too few patients."""
     images = list(_decoded(model, found))
     patients = {image.patient for image in images}
@@ -146,7 +146,7 @@ class _Seen:
     regions: tuple[Area, ...]
 
 
-def _decoded(model: Model, found: Found) -> Iterator[_Seen]:
+def _decoded(model: Model, found: DeviceImages) -> Iterator[_Seen]:
     """The first frame of some of a device's images."""
     for patient, path in found.spread():
         try:

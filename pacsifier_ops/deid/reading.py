@@ -24,10 +24,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 
-from pacsifier_ops.deid import tables, values
-from pacsifier_ops.deid.charsets import DEFAULT, Charset, spelt
-from pacsifier_ops.deid.encoding import LONG_VRS, PIXEL_DATA, SHORT_VRS, UNDEFINED, Elements, Fragments, Syntax, Value
-from pacsifier_ops.errors import Unfit
+from pacsifier_ops.base.errors import Unfit
+from pacsifier_ops.deid import tables
+from pacsifier_ops.dicom import vrs
+from pacsifier_ops.dicom.charsets import DEFAULT, Charset, spelt
+from pacsifier_ops.dicom.encoding import PIXEL_DATA, UNDEFINED, Elements, Fragments, Syntax, Value
 
 #: Sequences in sequences that are followed; deeper ones are nobody's.
 MOST_DEEP = 64
@@ -58,9 +59,9 @@ _ENDS = frozenset((_ITEM_END, _SEQUENCE_END))
 _CHARACTER_SET, _TRANSFER_SYNTAX = 0x00080005, 0x00020010
 _FIRST_GROUP = 0x00080000
 _FRAMES, _REPRESENTATION = 0x00280008, 0x00280103
-_SHORT = frozenset(vr.encode() for vr in SHORT_VRS)
-_LONG = frozenset(vr.encode() for vr in LONG_VRS)
-_NAMES = {vr.encode(): vr for vr in SHORT_VRS | LONG_VRS}
+_SHORT = frozenset(vr.encode() for vr in vrs.SHORT)
+_LONG = frozenset(vr.encode() for vr in vrs.LONG)
+_NAMES = {vr.encode(): vr for vr in vrs.SHORT | vrs.LONG}
 
 #: What writers put for a VR that they did not know, or that is newer than PS3.5.
 _STRANGE = frozenset((b"??", b"\0\0", b"  ", b"--", b"OX", b"XS", b"UK"))
@@ -128,7 +129,7 @@ def parse(data: bytes) -> Parsed:
     elements, _ = reader.elements(start, len(data), form, 0)
     if form.implicit and not syntax.implicit:
         _settle(elements)
-    if any(elements[tag][0] not in (*values.STRINGS, "UN") for tag in _NAMING if tag in elements):
+    if any(elements[tag][0] not in (*vrs.STRINGS, "UN") for tag in _NAMING if tag in elements):
         raise Unfit("its UIDs, PatientID or Modality have another value representation than the standard's")
     parsed = Parsed(reader.raw)
     parsed.elements, parsed.syntax, parsed.mended = elements, syntax, dict(mended)
@@ -442,7 +443,7 @@ class _Reader:
         self._mended["mended/odd-length"] += 1
         if stop < end and self._data[stop] in b"\0 " and not self._follows(tag, stop, end, form):
             stop += self._follows(tag, stop + 1, end, form)
-        return value if vr in _NUMBERS else values.padded(value, vr if vr in values.STRINGS else "UN"), stop
+        return value if vr in _NUMBERS else vrs.padded(value, vr if vr in vrs.STRINGS else "UN"), stop
 
     def _keep(self, tag: int, vr: str, value: Value, encoded: Any, start: int, form: _Form) -> None:
         name = _tags().get(tag) or BaseTag(tag)
@@ -465,7 +466,7 @@ class _Reader:
             if self._data[start : start + 4] in (b"\xfe\xff\0\xe0", b"\xff\xfe\xe0\0"):
                 raise
             self._mended["mended/no-sequence"] += 1
-            return "OB", values.padded(self._data[start:stop], "OB")  # which no rule takes for a sequence
+            return "OB", vrs.padded(self._data[start:stop], "OB")  # which no rule takes for a sequence
 
     def _undefined(self, vr: str, tag: int, form: _Form) -> tuple[str, _Form]:
         """VR of what has no length but delimiters, and how its items are encoded.

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 
 from pacsifier_ops.deid import icc
-from pacsifier_ops.deid.encoding import Fragments
+from pacsifier_ops.dicom.encoding import Fragments
 
 #: How streams begin: JPEG and JPEG-LS, JPEG 2000, JP2.
 _JPEG, _CODESTREAM, _BOXES = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"

@@ -6,13 +6,27 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
-from pacsifier_ops.deid.books import Account, SeriesAccount
+from pacsifier_ops.base.files import storage_errors, write_atomic
+from pacsifier_ops.deid.books import Account, DeidSeries
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED, Store
 from pacsifier_ops.deid.whose import FOLDER, STUDY
-from pacsifier_ops.files import write_atomic
-from pacsifier_ops.html import Html, badge, bar, beside, facts, link, page, plural, section, table, tag, verdict, when
-from pacsifier_ops.run import Run, slices
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.runs.folder import Run, slices
+from pacsifier_ops.runs.html import (
+    Html,
+    badge,
+    bar,
+    beside,
+    facts,
+    link,
+    page,
+    plural,
+    section,
+    table,
+    tag,
+    verdict,
+    when,
+)
 
 #: Lines shown of a list; accounts.json has them all.
 LONGEST_LIST = 2000
@@ -20,6 +34,17 @@ LONGEST_LIST = 2000
 SHEETS = 50
 
 _KINDS = {COMPLETE: "good", INCOMPLETE: "bad", EXCLUDED: "doubt", QUARANTINED: "apart"}
+
+
+def write(run: Run, account: Account, store: Store) -> None:
+    """Write the report, and pages with the contact sheets.
+
+    Raises:
+        StorageError: one of them cannot be written.
+    """
+    with storage_errors("the state root"):
+        sheets = write_sheets(run, account, store)
+        write_atomic(run.report, render(account, sheets))
 
 
 def write_sheets(run: Run, account: Account, store: Store) -> dict[int, str]:
@@ -39,7 +64,7 @@ def write_sheets(run: Run, account: Account, store: Store) -> dict[int, str]:
     return pages
 
 
-def _sheet(series: SeriesAccount, sheet: bytes) -> Html:
+def _sheet(series: DeidSeries, sheet: bytes) -> Html:
     picture = Html(
         f'<img src="data:image/png;base64,{b64encode(sheet).decode()}" alt="Frames of series {series.number}" '
         'style="max-width: 100%">'
@@ -181,7 +206,7 @@ def _sources(account: Account) -> Html:
     return section("Sources", "sources", table("Sources", ("What", "Count#"), lines))
 
 
-def _series(series: Sequence[SeriesAccount], sheets: Mapping[int, str]) -> Html:
+def _series(series: Sequence[DeidSeries], sheets: Mapping[int, str]) -> Html:
     columns = (
         "Series#",
         "Modality",
@@ -193,7 +218,7 @@ def _series(series: Sequence[SeriesAccount], sheets: Mapping[int, str]) -> Html:
         "Missing#",
     )
 
-    def line(s: SeriesAccount) -> tuple[object, ...]:
+    def line(s: DeidSeries) -> tuple[object, ...]:
         below = [tag("div", text, class_="below") for text in (f"from {s.source}", s.reason) if text]
         if s.number in sheets:
             below.append(tag("a", "contact sheet", href=f"{sheets[s.number]}#series-{s.number}"))

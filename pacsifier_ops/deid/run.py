@@ -32,14 +32,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pacsifier_ops.base.files import private_folder, private_handle, read_jsonl
+from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.deid.whose import PATIENT_ID
-from pacsifier_ops.files import private_folder, private_handle, read_jsonl
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.ledger import digest
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
-from pacsifier_ops.run import Kept
-from pacsifier_ops.tree import CONTROL, Tree
+from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.tree import CONTROL, Tree
 
 #: What becomes of an object. Whatever has none of these is missing.
 DEIDENTIFIED, EXCLUDED, QUARANTINED = "de-identified", "excluded", "quarantined"
@@ -100,7 +100,7 @@ class DeidRequest(Kept):
 
 
 @dataclass
-class Source:
+class SourceSeries:
     """A series to be de-identified, or a part of a large one: a line of a unit.
 
     Attributes:
@@ -244,9 +244,9 @@ class Store:
         return private_folder(self.folder / "settled") / f"{key}.jsonl"
 
 
-def series_of(store: Store) -> Iterator[Source]:
+def series_of(store: Store) -> Iterator[SourceSeries]:
     """The series of an output tree."""
-    return (Source(**item) for item in read_jsonl(store.series)) if store.series.exists() else iter(())
+    return (SourceSeries(**item) for item in read_jsonl(store.series)) if store.series.exists() else iter(())
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

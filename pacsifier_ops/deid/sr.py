@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from pacsifier_ops.deid.encoding import Elements
 from pacsifier_ops.deid.rules import Rule, Rules
-from pacsifier_ops.deid.values import padded
+from pacsifier_ops.dicom.encoding import Elements
+from pacsifier_ops.dicom.vrs import padded
 
 VALUE_TYPE, CONTENT = 0x0040A040, 0x0040A730
 _NAME, _MEASURED, _UNITS, _NUMBER = 0x0040A043, 0x0040A300, 0x004008EA, 0x0040A30A

@@ -17,12 +17,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pacsifier_ops import settings
-from pacsifier_ops.accounts import COMPLETE
-from pacsifier_ops.approved import approve
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import Cancelled, FileUnreadable, InputError, TreeError
+from pacsifier_ops.base.files import (
+    UNREADABLE,
+    data_file,
+    data_folder,
+    fsync_folder,
+    packed,
+    read_json,
+    read_jsonl,
+    readable,
+    storage_errors,
+    unpacked,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from pacsifier_ops.deid.inplace import CLEARED, clear, put_apart, take_place
 from pacsifier_ops.deid.names import Namer
-from pacsifier_ops.deid.people import Patient, Sources, who_becomes_whom
+from pacsifier_ops.deid.people import SourcePatient, Sources, who_becomes_whom
+from pacsifier_ops.deid.policy import Policy
 from pacsifier_ops.deid.run import (
     DEIDENTIFIED,
     EXCLUDED,
@@ -31,40 +46,27 @@ from pacsifier_ops.deid.run import (
     WITHDRAWN,
     DeidRequest,
     Settled,
-    Source,
+    SourceSeries,
     Store,
     series_of,
 )
-from pacsifier_ops.deid.whose import FOLDER, PATIENT_ID, Home, Homes, Remembered, identifying, told_by
-from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, TreeError
-from pacsifier_ops.files import (
-    data_file,
-    data_folder,
-    fsync_folder,
-    read_json,
-    read_jsonl,
-    readable,
-    storage_errors,
-    write_atomic,
-    write_json,
-    write_jsonl,
-)
-from pacsifier_ops.leases import LeaseBusy, shared
-from pacsifier_ops.ledger import digest
+from pacsifier_ops.deid.whose import FOLDER, Home, Homes, Remembered, identifying, told_by
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
-from pacsifier_ops.pseudonyms.secret import Secret, project_folder, project_secret
-from pacsifier_ops.run import MOST, Run, never, now, slices
-from pacsifier_ops.tree import CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
-from pacsifier_ops.tree import DEIDENTIFIED as FINISHED
+from pacsifier_ops.pseudonyms.secret import project_folder
+from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.state.approved import approve
+from pacsifier_ops.state.leases import LeaseBusy, shared
+from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.tree import CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
+from pacsifier_ops.state.tree import DEIDENTIFIED as FINISHED
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.books import Account
     from pacsifier_ops.deid.contact import ContactSheets
     from pacsifier_ops.deid.convert import Converted
-    from pacsifier_ops.deid.devices import Catalogue
-    from pacsifier_ops.deid.rules import Rules
-    from pacsifier_ops.dimse.objects import DicomFile
-    from pacsifier_ops.upload.scan import Scan
+    from pacsifier_ops.dicom.files import DicomFile
+    from pacsifier_ops.dicom.scan import Scan
 
 Question = Callable[[], bool]
 
@@ -77,69 +79,6 @@ KEPT = ("scan", "units", "results", "manifest", "summary", "thumbnails")
 _AT_WORK = "somebody is at work in the folder; wait until that has ended, then run again"
 _NOT_LINKED = "its patient has no pseudonym"
 _SEVERAL_IDS = "it has several values in PatientID"
-
-
-@dataclass(frozen=True)
-class How:
-    """All that decides what objects become, but for who their patients are.
-
-    Attributes:
-        rules: of the profile, and of flags that only ever remove more than it does.
-        catalogue: what is blacked out of images.
-        secret: the project's.
-        delete_identifiable, keep_patient_dir_names, identity: see `run.DeidRequest`.
-    """
-
-    rules: Rules
-    catalogue: Catalogue
-    secret: Secret
-    delete_identifiable: bool
-    keep_patient_dir_names: bool
-    identity: str = PATIENT_ID
-
-    @classmethod
-    def of(cls, request: DeidRequest, secret: str = "") -> How:
-        """What a run was asked for.
-
-        Args:
-            secret: the project's, where somebody else keeps it (see `project_secret`).
-
-        Raises:
-            ConfigError: profile, catalogue or project cannot be used.
-            StorageError: the state root cannot be written.
-        """
-        from pacsifier_ops.deid import devices, profile
-        from pacsifier_ops.deid.rules import Option
-
-        chosen = profile.load(request.profile)
-        options, site = chosen.options, chosen.site
-        if request.remove_private_tags:
-            options -= {Option.SAFE_PRIVATE, Option.SAFE_PRIVATE_EXTENDED}
-            site = tuple(rule for rule in site if not rule.layer.private)
-        if request.fuzz_acq_dates and Option.FULL_DATES in options:
-            # UIDs may hold dates, and with them the shift.
-            options = options - {Option.FULL_DATES, Option.UIDS} | {Option.MODIFIED_DATES}
-        rules = profile.compile(replace(chosen, options=options, site=site))
-        return cls(
-            rules,
-            devices.load(Path(request.devices) if request.devices else None),
-            project_secret(request.project, secret),
-            request.delete_identifiable,
-            request.keep_patient_dir_names,
-            request.identity,
-        )
-
-    @property
-    def stamp(self) -> dict[str, str]:
-        """The same in short, for the output tree to tell."""
-        return {
-            "profile": self.rules.digest,
-            "devices": self.catalogue.digest,
-            "project": self.secret.fingerprint,
-            "delete_identifiable": str(self.delete_identifiable),
-            "keep_patient_dir_names": str(self.keep_patient_dir_names),
-            "identity": self.identity,
-        }
 
 
 # prepare
@@ -163,14 +102,14 @@ def prepare(
         StorageError: output folder or state root cannot be written.
     """
     from pacsifier_ops.deid.look import look
-    from pacsifier_ops.upload.scan import scan
+    from pacsifier_ops.dicom.scan import scan
 
     run.forget(KEPT)
     folders = request.in_folder.resolve(), request.out_folder.resolve()
     request = replace(request, in_folder=folders[0], out_folder=folders[1], started=now())
     request.keep(run)
     _check_folders(request)
-    how = How.of(request, secret)
+    how = Policy.of(request, secret)
     marker = marker_of(request.out_folder)
     begun = marker.get("state") == CONVERTING
     if begun and marker.get(CLEARED):
@@ -249,7 +188,7 @@ def _grouped(
     """The objects by patient, study and series; the files that cannot be taken for one, with the reason; and those
     that have no PatientID.
     """
-    from pacsifier_ops.upload.scan import SECOND_COPY, UNREADABLE
+    from pacsifier_ops.dicom.scan import SECOND_COPY
 
     groups: dict[tuple[str, str, str], list[DicomFile]] = {}
     bad = {file.path: file.reason for file in found.bad_files}
@@ -271,10 +210,10 @@ def _grouped(
     return groups, [{"path": p, "reason": r, "missing": r.startswith(UNREADABLE)} for p, r in bad.items()], nameless
 
 
-def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Iterable[Patient]:
-    patients: dict[str, Patient] = {}
+def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Iterable[SourcePatient]:
+    patients: dict[str, SourcePatient] = {}
     for (patient_id, *_), files in groups.items():
-        patient = patients.setdefault(patient_id, Patient(patient_id))
+        patient = patients.setdefault(patient_id, SourcePatient(patient_id))
         if told_by(patient_id)[0] == FOLDER:
             patient.names.add(identifying(patient_id))
         patient.issuers |= {file.issuer for file in files} - {""}
@@ -284,7 +223,7 @@ def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Ite
     return patients.values()
 
 
-def _sources(request: DeidRequest, how: How) -> Sources:
+def _sources(request: DeidRequest, how: Policy) -> Sources:
     from pacsifier_ops.deid.rules import Option
 
     new_ids, day_shift = (Path(name) if name else None for name in (request.new_ids, request.day_shift))
@@ -317,14 +256,13 @@ def _catalogued(
     nameless: AbstractSet[Path],
     people: Mapping[str, Person],
     namer: Namer,
-) -> list[Source]:
+) -> list[SourceSeries]:
     """The series of this run in parts, with the folders they get; those that are new are added to the store's.
 
     Args:
         nameless: files of objects without a PatientID.
     """
     from pacsifier_ops.deid.numbers import are_counted
-    from pacsifier_ops.upload.run import packed
 
     known = {source.key: source for source in series_of(store)}
     telling = _telling(known.values(), groups)
@@ -336,7 +274,7 @@ def _catalogued(
         paths = [file.path.relative_to(namer.root) for file in files]
         if key in known and known[key].person != person:
             raise InputError("a patient would become somebody else than in an earlier run into the same folder")
-        source = known[key] = Source(
+        source = known[key] = SourceSeries(
             number=known[key].number if key in known else len(known) + 1,
             key=key,
             patient_id=group[0],
@@ -381,7 +319,7 @@ def days_of(telling: Mapping[str, Iterable[str]]) -> frozenset[str]:
 
 
 def _telling(
-    before: Iterable[Source], groups: Mapping[tuple[str, str, str], list[DicomFile]]
+    before: Iterable[SourceSeries], groups: Mapping[tuple[str, str, str], list[DicomFile]]
 ) -> dict[str, dict[str, set[str]]]:
     """What tells who each patient is, by PatientID and keyword: an object may lack what another one tells."""
     found: dict[str, dict[str, set[str]]] = {}
@@ -411,11 +349,11 @@ def _moved_before(
     return [item for item in read_jsonl(store.unreadable) if not item["missing"] and item["path"] not in there]
 
 
-def _planned(run: Run, sources: Sequence[Source], told: Mapping[str, Any], most: int) -> list[int]:
+def _planned(run: Run, sources: Sequence[SourceSeries], told: Mapping[str, Any], most: int) -> list[int]:
     units = slices(len(sources), most)
     with storage_errors("the state root"):
         for number, unit in enumerate(units):
-            write_jsonl(run.part("units", number), (asdict(sources[place]) for place in unit))
+            run.write_part("units", number, (asdict(sources[place]) for place in unit))
         counts = {"series": len(sources), "instances": sum(len(source.files) for source in sources)}
         write_json(run.folder / "scan.json", {**told, **counts})
     return list(range(len(units)))
@@ -481,7 +419,7 @@ class Converting:
         from pacsifier_ops.deid.convert import Converter
 
         self._request = request = DeidRequest.of(self._run)
-        how = How.of(request, self._secret)
+        how = Policy.of(request, self._secret)
         root = request.out_folder
         tree, marker = Tree.existing(root), marker_of(root)
         if tree is None or marker.get("state") != CONVERTING or marker.get("stamp") != how.stamp:
@@ -514,7 +452,7 @@ class Converting:
         ended: list[Counts] = []
         try:
             for item in read_jsonl(self._run.part("units", number)):
-                source = Source(**item)
+                source = SourceSeries(**item)
                 ended.append(counts := Counts(source.number, source.modality))
                 started = time.monotonic()
                 try:
@@ -524,14 +462,13 @@ class Converting:
                 self._done(counts)
         finally:
             with storage_errors("the state root"):
-                write_jsonl(self._run.part("results", number), map(asdict, ended))
+                self._run.write_part("results", number, map(asdict, ended))
         totals: Counter[str] = Counter()
         for counts in ended:
             totals.update({name: getattr(counts, name) for name in _TOTALS})
         return {"series": len(ended), **totals}
 
-    def _series(self, source: Source, counts: Counts) -> None:
-        from pacsifier_ops.upload.run import unpacked
+    def _series(self, source: SourceSeries, counts: Counts) -> None:
 
         counts.state, counts.reason = "incomplete", "not ended"
         settled = self._store.settled(source.key)
@@ -568,7 +505,7 @@ class Converting:
         if not counts.missing:
             counts.state, counts.reason = "complete", ""
 
-    def _settle(self, source: Source, item: Settled, made: Converted, before: Settled | None) -> None:
+    def _settle(self, source: SourceSeries, item: Settled, made: Converted, before: Settled | None) -> None:
         """Keep what became of an object, then let the result have its name: no file is there that no book knows."""
         if made.outcome == DEIDENTIFIED:
             item.new_uid, item.rules, item.file = made.new_uid, made.rules, f"{source.target}/{made.new_uid}.dcm"
@@ -603,7 +540,7 @@ class Converting:
 _TOTALS = ("present", "deidentified", "excluded", "in_quarantine", "missing", "bytes")
 
 
-def make_sheet(sheets: ContactSheets, store: Store, base: Path, source: Source, fresh: bool) -> None:
+def make_sheet(sheets: ContactSheets, store: Store, base: Path, source: SourceSeries, fresh: bool) -> None:
     """Make the contact sheet of a series, unless there is one of the objects as they are."""
     path = store.sheet(source.number)
     if fresh or not path.exists():
@@ -644,12 +581,13 @@ def report(run: Run, secret: str = "") -> Account:
         LeaseBusy: another run still converts into the output folder, so nobody can say yet that it is done.
     """
     from pacsifier_ops.deid import books
+    from pacsifier_ops.deid import report as pages
     from pacsifier_ops.deid.contact import ContactSheets
 
     if not (run.folder / "scan.json").exists():
         raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
     request = DeidRequest.of(run)
-    how = How.of(request, secret)
+    how = Policy.of(request, secret)
     tree, marker = Tree.existing(request.out_folder), marker_of(request.out_folder)
     if tree is None or marker.get("stamp") != how.stamp:
         raise TreeError("out_folder is not what this run left; begin with the step prepare")
@@ -670,6 +608,8 @@ def report(run: Run, secret: str = "") -> Account:
     with storage_errors("the state root"):
         linkage = books.write_linkage(request, store, how.rules)
     books.write(run, account, tree, store, linkage, how.rules)
+    pages.write(run, account, store)
+    books.write_summary(run, account)
     with shared().acquire(f"deid:{tree.root}"):
         marker = marker_of(tree.root)
         if account.verdict == COMPLETE and marker.get("run") == run.name:  # else who began after us says it
@@ -722,7 +662,7 @@ def _same_file(request: DeidRequest, item: Settled) -> bool:
     return (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
 
 
-def _in_parts(run: Run) -> Iterable[Source]:
+def _in_parts(run: Run) -> Iterable[SourceSeries]:
     """The series of a run that no worker has seen as a whole."""
-    parts = (Source(**item) for unit in run.parts("units") for item in read_jsonl(unit) if item["parts"] > 1)
+    parts = (SourceSeries(**item) for unit in run.parts("units") for item in read_jsonl(unit) if item["parts"] > 1)
     return {source.key: source for source in parts}.values()

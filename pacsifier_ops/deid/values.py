@@ -6,19 +6,10 @@ import datetime as dt
 import re
 from functools import lru_cache
 
+from pacsifier_ops.dicom import vrs
 from pacsifier_ops.pseudonyms.local import ALPHABET
 from pacsifier_ops.pseudonyms.secret import Secret
 
-#: VRs whose values are text of a data set's character sets.
-TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
-#: VRs whose values are written in characters.
-STRINGS = TEXT | frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"))
-#: VRs with one value, in which a backslash is a backslash.
-SINGLE = frozenset(("LT", "ST", "UR", "UT"))
-#: Bytes of one value of the other VRs; of those that are not here, one.
-SIZES = {"US": 2, "SS": 2, "OW": 2, "AT": 4, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4} | dict.fromkeys(
-    ("FD", "OD", "OV", "SV", "UV"), 8
-)
 #: Characters of one value.
 _MOST = {"AE": 16, "CS": 16, "LO": 64, "LT": 10240, "SH": 16, "ST": 1024}
 
@@ -142,15 +133,10 @@ _DUMMIES = {
 
 def dummy(vr: str) -> bytes:
     """A valid value of a VR that says nothing, unpadded. UI and SQ have none."""
-    return _DUMMIES[vr].encode() if vr in _DUMMIES else bytes(SIZES.get(vr, 2))
+    return _DUMMIES[vr].encode() if vr in _DUMMIES else bytes(vrs.SIZES.get(vr, 2))
 
 
 def fitting(vr: str, text: str) -> str:
     """As much of a text as a value of the VR can hold, whole words."""
     most = _MOST.get(vr, len(text))
     return text if len(text) <= most else (text[: most + 1].rpartition(" ")[0] or text[:most]).strip()
-
-
-def padded(value: bytes, vr: str) -> bytes:
-    """A value of an even length."""
-    return value + (b"\0" if vr in ("OB", "UI", "UN") else b" ") if len(value) & 1 else value

@@ -44,7 +44,6 @@ from pydicom.filereader import data_element_generator, read_sequence
 from pydicom.uid import UID
 
 from pacsifier_ops.deid import imaging, tables
-from pacsifier_ops.deid.charsets import DEFAULT, Charset
 from pacsifier_ops.deid.identifiers import (
     BETWEEN,
     CHARACTER_SET,
@@ -63,6 +62,7 @@ from pacsifier_ops.deid.identifiers import (
     written,
 )
 from pacsifier_ops.deid.numbers import is_one_of, numbers_in
+from pacsifier_ops.dicom.charsets import DEFAULT, Charset
 from pacsifier_ops.query.names import fold
 
 __all__ = ["Identifiers", "search"]

@@ -22,12 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pacsifier_ops.files import read_json, readable, write_json
-from pacsifier_ops.tree import patient_folder
+from pacsifier_ops.base.files import read_json, readable, write_json
+from pacsifier_ops.state.tree import patient_folder
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.run import DeidRequest
-    from pacsifier_ops.dimse.objects import DicomFile
+    from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.pseudonyms.secret import Secret
 
 #: What tells whose an object is.

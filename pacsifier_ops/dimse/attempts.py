@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import NothingMoved, PacsifierError, StorageError, WindowClosed
+from pacsifier_ops.base.waiting import BACK_OFF, pause
 from pacsifier_ops.dimse.session import Session
-from pacsifier_ops.errors import NothingMoved, PacsifierError, StorageError, WindowClosed
-from pacsifier_ops.leases import Lease, LeaseBusy, Leases, Pacer
-from pacsifier_ops.waiting import BACK_OFF, pause
+from pacsifier_ops.state.leases import Lease, LeaseBusy, Leases, Pacer
 
 T = TypeVar("T")
 

@@ -10,11 +10,11 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import AssociationBusy, PacsError, Unsupported
 from pacsifier_ops.dimse.attempts import open_session
 from pacsifier_ops.dimse.session import Session, query
-from pacsifier_ops.errors import AssociationBusy, PacsError, Unsupported
-from pacsifier_ops.leases import shared
+from pacsifier_ops.state.leases import shared
 
 #: What a Study Root archive may offer (PS3.4 C.6.2), by the name that people use.
 SERVICES = {

@@ -15,10 +15,10 @@ from itertools import chain, islice, product
 
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.base.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.base.identity import SeriesId, two_people
 from pacsifier_ops.dimse.letters import Letters
-from pacsifier_ops.dimse.session import Answer, Session, query, values_of
-from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
-from pacsifier_ops.identity import SeriesId, two_people
+from pacsifier_ops.dimse.session import Matches, Session, query, values_of
 from pacsifier_ops.query.keys import DUMP_COLUMNS, FURTHER, KEYS, MODALITIES, Level
 from pacsifier_ops.query.match import alternatives, matches, seconds_to_send, values_to_send
 from pacsifier_ops.query.names import blurred, wide_name_keys
@@ -403,7 +403,7 @@ class Finder:
 
     # Asking
 
-    def _ask(self, level: str, identifier: Dataset, may_be_torn: bool = False) -> tuple[Answer, bool]:
+    def _ask(self, level: str, identifier: Dataset, may_be_torn: bool = False) -> tuple[Matches, bool]:
         """One C-FIND; the second value tells whether the archive cut the answer off.
 
         0xA7xx and 0xFE00, which nobody asked for, count as cut off: that is how archives refuse a query with too many
@@ -426,7 +426,7 @@ class Finder:
             raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{answer.status:04X})")
         return answer, 0 < node.result_limit <= count
 
-    def _read_apart(self, level: str, identifier: Dataset, answer: Answer) -> None:
+    def _read_apart(self, level: str, identifier: Dataset, answer: Matches) -> None:
         """Add the matches that could not be read: what they are is asked for alone, then each of them by itself.
 
         Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.config import LETTERS_LOST
+from pacsifier_ops.base.config import LETTERS_LOST
 from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.query.letters import Lost, garbled, may_be
 from pacsifier_ops.query.match import matches

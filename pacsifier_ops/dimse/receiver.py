@@ -40,11 +40,13 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import ServiceClass, StorageServiceClass, VerificationServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class
 
-from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach, is_kept, read_head, read_identity
+from pacsifier_ops.base.errors import ConfigError, ReceiverError
+from pacsifier_ops.base.files import private_folder
+from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.dicom.heads import read_head, read_identity
+from pacsifier_ops.dicom.uids import is_kept
+from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach
 from pacsifier_ops.dimse.transport import Server, make_ae
-from pacsifier_ops.errors import ConfigError, ReceiverError
-from pacsifier_ops.files import private_folder
-from pacsifier_ops.identity import SeriesId
 
 #: Folders of the spool beside those of series: objects on their way in, and what nobody asked for.
 INCOMING, QUARANTINE = ".incoming", ".quarantine"

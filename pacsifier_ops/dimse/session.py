@@ -31,12 +31,8 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from pacsifier_ops.approved import DIFFERS
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.dimse import tls
-from pacsifier_ops.dimse.sink import ReceivedObject, attach, store_request
-from pacsifier_ops.dimse.transport import Secure, make_ae, send_data, tuned
-from pacsifier_ops.errors import (
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import (
     AssociationAborted,
     AssociationBusy,
     AssociationRejected,
@@ -52,10 +48,14 @@ from pacsifier_ops.errors import (
     TlsFailed,
     Unsupported,
 )
-from pacsifier_ops.files import storage_errors
+from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.dimse import tls
+from pacsifier_ops.dimse.sink import ReceivedObject, attach, store_request
+from pacsifier_ops.dimse.transport import Secure, make_ae, send_data, tuned
+from pacsifier_ops.state.approved import DIFFERS
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.objects import DicomFile
+    from pacsifier_ops.dicom.files import DicomFile
 
 #: Transfer syntaxes proposed for every storage class on a C-GET association, each in a context of its own:
 #: an archive that may choose among several within one context may choose to transcode, or fail.
@@ -132,7 +132,7 @@ _REJECTIONS = {
 
 
 @dataclass
-class Answer:
+class Matches:
     """What a C-FIND brought (PS3.4 C.4.1).
 
     Attributes:
@@ -149,7 +149,7 @@ class Answer:
 
 
 @dataclass
-class Outcome:
+class RetrieveResult:
     """What a C-GET or C-MOVE ended with (PS3.4 C.4.2, C.4.3). Counts are the peer's own words, not proof.
 
     They are the highest of all its answers.
@@ -224,7 +224,7 @@ def values_of(identifier: Dataset, keyword: str) -> list[str]:
 
 def _empty_if_torn(event: evt.Event) -> None:
     """Leave nothing of a match of a C-FIND that ends in the middle, for what is left would be taken for the whole."""
-    from pacsifier_ops.dimse.objects import is_torn
+    from pacsifier_ops.dicom.files import is_torn
 
     message = event.message
     if isinstance(message, C_FIND_RSP) and is_torn(message.data_set.getvalue()):
@@ -321,7 +321,7 @@ class Session:
             frozenset(str(cx.abstract_syntax) for cx in association.accepted_contexts),
         )
 
-    def find(self, identifier: Dataset, most: int = 0) -> Answer:
+    def find(self, identifier: Dataset, most: int = 0) -> Matches:
         """C-FIND in the Study Root model (PS3.4 C.4.1). A final status other than success is the caller's to judge.
 
         Args:
@@ -333,7 +333,7 @@ class Session:
         association = self._open()
         model = StudyRootQueryRetrieveInformationModelFind
         self._need(association, model, "C-FIND")
-        answer, came = Answer(), 0
+        answer, came = Matches(), 0
         for status, match in association.send_c_find(identifier, model, msg_id=1):
             self._check(association, status)
             answer.status = status.Status
@@ -351,7 +351,7 @@ class Session:
                     break
         return answer
 
-    def get(self, identifier: Dataset, classes: Iterable[str]) -> Outcome:
+    def get(self, identifier: Dataset, classes: Iterable[str]) -> RetrieveResult:
         """C-GET (PS3.4 C.4.3); `take` gives what arrived, also after an error.
 
         Args:
@@ -380,7 +380,7 @@ class Session:
         received, self._received = self._received, []
         return received
 
-    def move(self, identifier: Dataset, destination: str, arrived: Callable[[], object]) -> Outcome:
+    def move(self, identifier: Dataset, destination: str, arrived: Callable[[], object]) -> RetrieveResult:
         """C-MOVE to an AE title (PS3.4 C.4.2).
 
         Args:
@@ -484,7 +484,7 @@ class Session:
 
     def _outcome(
         self, association: Association, responses: Iterator[tuple[Dataset, Dataset | None]], destination: str = ""
-    ) -> Outcome:
+    ) -> RetrieveResult:
         final, failed, counts, remaining = Dataset(), Dataset(), [0, 0, 0], 0
         for status, identifier in responses:
             self._check(association, status)
@@ -498,7 +498,7 @@ class Session:
             counts[0] += remaining
         completed, unsent, warned = counts
         failed_uids = values_of(failed, "FailedSOPInstanceUIDList")
-        outcome = Outcome(int(final.Status), completed, unsent, warned, len(errors), failed_uids)
+        outcome = RetrieveResult(int(final.Status), completed, unsent, warned, len(errors), failed_uids)
         if outcome.status == 0xA801 or (destination and outcome.status >= 0xC000 and outcome.untouched):
             # Some archives have but one failure status for a destination unknown and one that does not answer.
             node = self.node

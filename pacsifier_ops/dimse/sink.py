@@ -12,27 +12,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import secrets
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom._globals import STATUS_FAILURE
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.status import code_to_category
 
-from pacsifier_ops.dimse.transport import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Dimse
-from pacsifier_ops.files import PRIVATE_FILE
+from pacsifier_ops.base.files import PRIVATE_FILE
+from pacsifier_ops.dicom.heads import file_head, read_identity
+from pacsifier_ops.dicom.uids import is_kept
+from pacsifier_ops.dimse.transport import Dimse
 
 #: Status of a C-STORE response (PS3.4 B.2.3).
 SUCCESS = 0x0000
@@ -42,47 +37,8 @@ CANNOT_UNDERSTAND = 0xC000
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 
 _STORE_REQUEST, _STORE_RESPONSE, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-#: What archives hold for a UID, and a file may be called: with what names in the spool add, at most 255 characters.
-_KEPT = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,99}")
-#: GE: implicit VR, only the pixels are big endian.
-PRIVATE_IMPLICIT = "1.2.840.113619.5.2"
-_PREAMBLE = b"\0" * 128 + b"DICM"
-#: Transfer syntaxes whose data set is deflated as a whole (PS3.5 A.5).
-DEFLATED = (DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
-_SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES, _CHARACTER_SET = (
-    0x00080018,
-    0x00100020,
-    0x00100021,
-    0x0020000D,
-    0x0020000E,
-    0x00080005,
-)
 #: Bytes of a command set at most, and of a data set that is not stored: those are kept in memory.
 _LARGEST_COMMAND, _LARGEST_PASSED_ON = 64 * 1024, 64 * 1024 * 1024
-#: What of a deflated data set is unpacked to find who it is.
-_DEFLATED_HEAD = 4 * 1024 * 1024
-_COMPARED_AT_ONCE = 1024 * 1024
-
-
-def is_uid(value: str) -> bool:
-    """Whether this is a UID (PS3.5 9.1; leading zeros are let pass)."""
-    return len(value) <= 64 and _UID.fullmatch(value) is not None
-
-
-def is_kept(value: str) -> bool:
-    """Whether we keep an object of this UID, be it one or not: safe as a file name."""
-    return _KEPT.fullmatch(value) is not None
-
-
-def fault_of(uid: str) -> str:
-    """What is wrong with a UID (PS3.5 9.1), in words; empty where nothing is."""
-    if is_uid(uid):
-        return ""
-    if len(uid) > 64:
-        return "longer than 64 characters"
-    strange = re.search(r"[^0-9.]", uid)
-    return "with other characters than digits and dots" if strange else "with an empty component"
 
 
 @dataclass(frozen=True)
@@ -112,109 +68,6 @@ class ReceivedObject:
     def name(self) -> str:
         """What the object is called in spool and quarantine: no two different files have one name."""
         return f"{self.sop_instance_uid}.{self.sha256}"
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who an object is, as its data set says."""
-
-    sop_instance_uid: str
-    study_uid: str
-    series_uid: str
-    patient_id: str
-    issuer: str
-
-
-def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
-    """Read who an object is from its encoded data set, no further than Series Instance UID (0020,000E).
-
-    Args:
-        stream: at the first byte of the data set.
-        transfer_syntax_uid: how it is encoded.
-
-    Raises:
-        ValueError: it cannot be read, or a UID is missing or malformed.
-    """
-    if transfer_syntax_uid in DEFLATED:
-        stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_DEFLATED_HEAD), _DEFLATED_HEAD))
-    implicit = transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT)
-
-    def past_series(tag: BaseTag, vr: str | None, length: int) -> bool:
-        return bool(tag > _SERIES)
-
-    try:
-        head = read_dataset(
-            stream,
-            implicit,
-            transfer_syntax_uid != ExplicitVRBigEndian,
-            stop_when=past_series,
-            specific_tags=[_CHARACTER_SET, _SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES],
-        )
-        uids = [_raw(head, tag).rstrip(b"\0 ").decode("ascii") for tag in (_SOP_INSTANCE, _STUDY, _SERIES)]
-        patient_id, issuer = _text(head, _PATIENT_ID), _text(head, _ISSUER)
-    except Exception:
-        raise ValueError("the data set cannot be read") from None
-    if not all(map(is_kept, uids)):
-        raise ValueError("a UID of the data set is missing or malformed")
-    return Identity(uids[0], uids[1], uids[2], patient_id, issuer)
-
-
-def _raw(head: Dataset, tag: int) -> bytes:
-    """The encoded value: pydicom's conversion would check it, and warn with the value in its words."""
-    return head.get_item(tag).value or b"" if tag in head else b""
-
-
-def _text(head: Dataset, tag: int) -> str:
-    """A text without the blanks around it. Only one beyond ASCII (escape sequences are) needs the character set."""
-    raw = _raw(head, tag)
-    plain = raw.isascii() and b"\x1b" not in raw
-    return (raw.decode("ascii") if plain else str(head[tag].value)).strip("\0 ")
-
-
-def same_object(one: Path, other: Path) -> bool:
-    """Whether two files hold the same data set in the same transfer syntax, whoever sent them.
-
-    Raises:
-        OSError: one cannot be read.
-    """
-    with one.open("rb") as first, other.open("rb") as second:
-        if read_head(first) != read_head(second):
-            return False
-        while True:
-            pieces = first.read(_COMPARED_AT_ONCE), second.read(_COMPARED_AT_ONCE)
-            if pieces[0] != pieces[1]:
-                return False
-            if not pieces[0]:
-                return True
-
-
-def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_aet: str) -> bytes:
-    """Preamble, prefix and File Meta Information (PS3.10 7.1) of a received object."""
-
-    def element(number: int, vr: bytes, value: bytes, pad: bytes = b"\0") -> bytes:
-        value += pad * (len(value) % 2)
-        return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
-
-    meta = b"".join(
-        (
-            struct.pack("<HH2sHL", 2, 0x0001, b"OB", 0, 2) + b"\0\1",
-            element(0x0002, b"UI", sop_class_uid.encode()),
-            element(0x0003, b"UI", sop_instance_uid.encode()),
-            element(0x0010, b"UI", transfer_syntax_uid.encode()),
-            element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
-            element(0x0013, b"SH", IMPLEMENTATION_VERSION.encode(), b" "),
-            element(0x0016, b"AE", source_aet.encode(), b" "),
-        )
-    )
-    return _PREAMBLE + element(0x0000, b"UL", struct.pack("<L", len(meta))) + meta
-
-
-def read_head(stream: BinaryIO) -> tuple[str, str]:
-    """Read what `file_head` made: SOP Class UID and Transfer Syntax UID; leaves the stream at the data set."""
-    stream.seek(len(_PREAMBLE) + 8)
-    (length,) = struct.unpack("<L", stream.read(4))
-    meta = read_dataset(stream, False, True, length)
-    return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
 
 
 def _read_command(encoded: bytes) -> dict[int, bytes]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from pacsifier_ops.config import Tls
-from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.base.config import Tls
+from pacsifier_ops.base.errors import ConfigError
 
 
 def requestor_context(where: str, tls: Tls) -> ssl.SSLContext:

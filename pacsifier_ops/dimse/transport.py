@@ -41,9 +41,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-#: Names this implementation in associations and files (PS3.7 D.3.3.2, PS3.10 7.1); made once, from a UUID.
-IMPLEMENTATION_CLASS_UID = "2.25.182441154510849794285626515091719410876"
-IMPLEMENTATION_VERSION = "PACSIFIER_OPS"
+from pacsifier_ops.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 #: Longest P-DATA-TF PDU we let a peer send, in bytes (PS3.8 D.1). DCMTK sends no longer ones, Orthanc none
 #: above 16 KiB; to allow more gained nothing.

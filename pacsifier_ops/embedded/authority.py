@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pacsifier_ops.files import PRIVATE_FILE, write_atomic
+from pacsifier_ops.base.files import PRIVATE_FILE, write_atomic
 
 #: All that RFC 5280, 4.2.1.3 has for a key to do.
 _USES = (
@@ -31,7 +31,7 @@ _USES = (
 
 
 @dataclass(frozen=True)
-class Identity:
+class Certificate:
     """A certificate and its key, as PEM files."""
 
     certificate: Path
@@ -84,7 +84,7 @@ class Authority:
             .add_extension(x509.KeyUsage(**{use: use in uses for use in _USES}), critical=True)
         )
 
-    def issue(self, name: str, *hosts: str, days: tuple[int, int] = (-1, 30)) -> Identity:
+    def issue(self, name: str, *hosts: str, days: tuple[int, int] = (-1, 30)) -> Certificate:
         """A certificate of this authority, `<name>.crt` and `<name>.key`.
 
         Args:
@@ -103,7 +103,7 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
             .sign(self._key, SHA256())
         )
-        identity = Identity(self._folder / f"{name}.crt", self._folder / f"{name}.key")
+        identity = Certificate(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_atomic(identity.key, pem, PRIVATE_FILE)
         write_atomic(identity.certificate, certificate.public_bytes(Encoding.PEM), 0o644)

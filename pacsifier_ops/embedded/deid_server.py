@@ -23,16 +23,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from pacsifier_ops.base.files import PRIVATE_FILE, write_atomic
 from pacsifier_ops.embedded.authority import Authority
-from pacsifier_ops.files import PRIVATE_FILE, write_atomic
-from pacsifier_ops.pseudonyms.values import MOST_DAYS
+from pacsifier_ops.query.pseudonym import MOST_DAYS
 
 #: What a proxy or a login page answers in place of a service.
 WEB_PAGE = b"<!DOCTYPE html>\n<html><title>Please log in</title><form action='/login'></form></html>\n"
 
 
 @dataclass
-class Faults:
+class ServiceFaults:
     """What the service does wrong. Change it at any time; what is asked from then on sees the change.
 
     Attributes:
@@ -106,10 +106,10 @@ class DeidServer:
         host: str = "127.0.0.1",
         port: int = 0,
         path: str = "/api/pseudonyms",
-        faults: Faults | None = None,
+        faults: ServiceFaults | None = None,
     ) -> None:
         self.token, self.host, self.path = token, host, path
-        self.faults = faults or Faults()
+        self.faults = faults or ServiceFaults()
         self.calls: list[Call] = []
         self.stopped = threading.Event()
         self._server = _Server((host, port), self, tls)

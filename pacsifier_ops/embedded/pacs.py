@@ -35,9 +35,9 @@ from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import ThreadedAssociationServer
 
-from pacsifier_ops.config import check_ae_title
+from pacsifier_ops.base.config import check_ae_title
+from pacsifier_ops.base.files import write_atomic
 from pacsifier_ops.dimse.transport import HANDLERS, Secure, tuned
-from pacsifier_ops.files import write_atomic
 
 #: Query/retrieve levels from the root down, each with its unique key (PS3.4 C.6).
 LEVELS = {

@@ -1,1 +1,1 @@
-
+"""From checked rows to verified series on disk: intake, find, plan, retrieve, report."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.errors import InputError, QueryTableError
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import InputError, QueryTableError
+from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.extract.requests import is_id, options_of, resolve
 from pacsifier_ops.extract.run import instances_of
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.leases import shared
+from pacsifier_ops.state.leases import shared
 
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder, FoundSeries

@@ -6,7 +6,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from pacsifier_ops.accounts import (
+from pacsifier_ops.base.files import read_json, read_jsonl
+from pacsifier_ops.extract.quarantine import Quarantine
+from pacsifier_ops.extract.run import SEVERAL_NEW_IDS, Planned, Request
+from pacsifier_ops.runs.accounts import (
     NONE,
     ROW_CONFLICT,
     ROW_FAILED,
@@ -18,14 +21,11 @@ from pacsifier_ops.accounts import (
     RunAccount,
     SeriesAccount,
 )
-from pacsifier_ops.books import write_books
-from pacsifier_ops.extract.quarantine import Quarantine
-from pacsifier_ops.extract.run import SEVERAL_NEW_IDS, Planned, Request
-from pacsifier_ops.files import read_json, read_jsonl
-from pacsifier_ops.leases import Leases
-from pacsifier_ops.run import Run, now
-from pacsifier_ops.tree import LOGS, Tree, names_object, naming_of
-from pacsifier_ops.units import NOT_ATTEMPTED, accounts_of
+from pacsifier_ops.runs.books import write_books
+from pacsifier_ops.runs.folder import Run, now
+from pacsifier_ops.runs.worker import NOT_ATTEMPTED, accounts_of
+from pacsifier_ops.state.leases import Leases
+from pacsifier_ops.state.tree import LOGS, Tree, names_object, naming_of
 
 _NOT_PLANNED = "found, but nothing was fetched: the run ended before"
 

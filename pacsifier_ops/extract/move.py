@@ -13,25 +13,25 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.accounts import (
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import NotApproved, NothingMoved, OutOfResources
+from pacsifier_ops.base.files import read_jsonl
+from pacsifier_ops.dimse.attempts import AtNode, open_session, pause, retrying
+from pacsifier_ops.dimse.find import Expectation, Finder
+from pacsifier_ops.dimse.session import RetrieveResult, query
+from pacsifier_ops.extract.recall import Recall, put_aside
+from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
+from pacsifier_ops.extract.run import Planned
+from pacsifier_ops.runs.accounts import (
     SERIES_COMPLETE,
     SERIES_INCOMPLETE,
     SERIES_RECALLED,
     SERIES_UNVERIFIABLE,
     SeriesAccount,
 )
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
-from pacsifier_ops.dimse.attempts import AtNode, open_session, pause, retrying
-from pacsifier_ops.dimse.find import Expectation, Finder
-from pacsifier_ops.dimse.session import Outcome, query
-from pacsifier_ops.errors import NotApproved, NothingMoved, OutOfResources
-from pacsifier_ops.extract.recall import Recall, put_aside
-from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
-from pacsifier_ops.extract.run import Planned
-from pacsifier_ops.files import read_jsonl
-from pacsifier_ops.leases import Leases
-from pacsifier_ops.units import settled
+from pacsifier_ops.runs.worker import settled
+from pacsifier_ops.state.deliveries import Deliveries, Delivery, delivery_lease
+from pacsifier_ops.state.leases import Leases
 
 #: Many archives say nothing until all is sent. They are granted, beside dimse_timeout, so many seconds per instance.
 SECONDS_PER_INSTANCE = 30.0
@@ -75,7 +75,7 @@ class Mover(AtNode):
         """
         lease = delivery_lease(self.key, planned.series)
         with self.alone(lease), Deliveries(self.key, planned.series) as deliveries:
-            transfer = Transfer(self, planned, deliveries)
+            transfer = SeriesMove(self, planned, deliveries)
             with settled(account, transfer.settle):
                 transfer.run()
             if account.state == SERIES_RECALLED:
@@ -120,7 +120,7 @@ def _instances(path: Path) -> dict[tuple[str, str], set[str]]:
     return found
 
 
-class Transfer:
+class SeriesMove:
     """The moving of one series, over as many rounds and attempts as it takes.
 
     Attributes:
@@ -138,7 +138,7 @@ class Transfer:
         self.uncounted = 0
         self._by, self._node, self._session = mover, mover.node, mover.session
         self._deliveries = deliveries
-        self._outcome: Outcome | None = None
+        self._outcome: RetrieveResult | None = None
         self._refusals = 0
         self._warned = 0
         self._unlisted = 0
@@ -284,7 +284,7 @@ class Transfer:
             outcome = self._session.move(identifier, self._by.aet, arrived)
         except NothingMoved as error:
             # Said also where one object of many cannot be sent, and part of them was.
-            outcome, self._nothing = Outcome(error.status), error
+            outcome, self._nothing = RetrieveResult(error.status), error
         self._outcome, self._broken = outcome, False
         sent = outcome.completed + outcome.warning
         failed = set(outcome.failed_uids).intersection(uids)

@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pacsifier_ops.files import private_folder, storage_errors
-from pacsifier_ops.identity import SeriesId
+from pacsifier_ops.base.files import private_folder, storage_errors
+from pacsifier_ops.base.identity import SeriesId
 
 #: Reasons: nobody asked for it; the archive's answer names another patient, or another issuer of the PatientID; another
 #: object has its SOP Instance UID; the object of before is another one.

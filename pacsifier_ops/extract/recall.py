@@ -10,11 +10,11 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pacsifier_ops.accounts import SeriesAccount
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import PacsError, PacsSilent
 from pacsifier_ops.dimse.find import Finder
-from pacsifier_ops.errors import PacsError, PacsSilent
 from pacsifier_ops.extract.run import Planned
+from pacsifier_ops.runs.accounts import SeriesAccount
 
 #: Instance Availability (0008,0056; PS3.3 C.4.23.1.1) of what has to be recalled.
 SLOW = ("NEARLINE", "OFFLINE")

@@ -6,16 +6,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import ReceiverError
+from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.dimse.receiver import QUARANTINE, StorageReceiver
 from pacsifier_ops.dimse.session import refuse_full_disk
 from pacsifier_ops.dimse.tls import receiver_context
-from pacsifier_ops.errors import ReceiverError
 from pacsifier_ops.extract.quarantine import UNASKED, Quarantine
-from pacsifier_ops.files import storage_errors
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.leases import Lease, Leases
-from pacsifier_ops.tree import Tree
+from pacsifier_ops.state.leases import Lease, Leases
+from pacsifier_ops.state.tree import Tree
 
 
 def announce(leases: Leases, aet: str, port: int, spool: Path, tls: bool = False) -> Lease:

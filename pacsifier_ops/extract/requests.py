@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops import settings
-from pacsifier_ops.errors import InputError
-from pacsifier_ops.files import confined, private_folder, read_json, storage_errors, write_atomic, write_json
-from pacsifier_ops.given import Unusable, read_given
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.base.files import confined, private_folder, read_json, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.given import Unusable, read_given
 from pacsifier_ops.query.reading import given
 from pacsifier_ops.query.records import LARGEST_FILE, is_workbook
 

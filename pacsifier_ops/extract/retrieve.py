@@ -14,29 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from pynetdicom import sop_class
+from pynetdicom import AllStoragePresentationContexts, sop_class
 
-from pacsifier_ops import cells
-from pacsifier_ops.accounts import (
-    SERIES_COMPLETE,
-    SERIES_INCOMPLETE,
-    SERIES_RECALLED,
-    SERIES_UNVERIFIABLE,
-    SeriesAccount,
-)
-from pacsifier_ops.config import ACCEPT_ARCHIVE, PacsNode
-from pacsifier_ops.dimse.attempts import AtNode
-from pacsifier_ops.dimse.find import Expectation, Finder
-from pacsifier_ops.dimse.receiver import spooled, waiting
-from pacsifier_ops.dimse.session import (
-    CLASSES_PER_ASSOCIATION,
-    ClassesRefused,
-    Outcome,
-    chunks,
-    query,
-)
-from pacsifier_ops.dimse.sink import ReceivedObject, fault_of, same_object
-from pacsifier_ops.errors import (
+from pacsifier_ops.base import cells
+from pacsifier_ops.base.config import ACCEPT_ARCHIVE, PacsNode
+from pacsifier_ops.base.errors import (
     AssociationAborted,
     MoveDestinationUnknown,
     NothingMoved,
@@ -46,6 +28,21 @@ from pacsifier_ops.errors import (
     ReceiverGone,
     Unsupported,
 )
+from pacsifier_ops.base.files import fsync_folder, private_file, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.waiting import pause
+from pacsifier_ops.dicom.heads import same_object
+from pacsifier_ops.dicom.uids import fault_of
+from pacsifier_ops.dimse.attempts import AtNode
+from pacsifier_ops.dimse.find import Expectation, Finder
+from pacsifier_ops.dimse.receiver import spooled, waiting
+from pacsifier_ops.dimse.session import (
+    CLASSES_PER_ASSOCIATION,
+    ClassesRefused,
+    RetrieveResult,
+    chunks,
+    query,
+)
+from pacsifier_ops.dimse.sink import ReceivedObject
 from pacsifier_ops.extract.quarantine import (
     ANOTHER_ISSUER,
     ANOTHER_PATIENT,
@@ -57,13 +54,18 @@ from pacsifier_ops.extract.quarantine import (
 from pacsifier_ops.extract.recall import Recall, put_aside
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
-from pacsifier_ops.files import fsync_folder, private_file, private_folder, storage_errors, write_atomic
-from pacsifier_ops.leases import Leases
-from pacsifier_ops.ledger import Entry, SeriesLedger
 from pacsifier_ops.query.keys import DUMP_COLUMNS
-from pacsifier_ops.tree import Tree, file_name
-from pacsifier_ops.units import settled
-from pacsifier_ops.waiting import pause
+from pacsifier_ops.runs.accounts import (
+    SERIES_COMPLETE,
+    SERIES_INCOMPLETE,
+    SERIES_RECALLED,
+    SERIES_UNVERIFIABLE,
+    SeriesAccount,
+)
+from pacsifier_ops.runs.worker import settled
+from pacsifier_ops.state.leases import Leases
+from pacsifier_ops.state.ledger import Entry, SeriesLedger
+from pacsifier_ops.state.tree import Tree, file_name
 
 #: So often an archive that tried to send and sent nothing, out of resources, is asked again.
 REFUSALS = 2
@@ -73,7 +75,7 @@ UIDS_PER_REQUEST = 100
 ARRIVAL_GRACE = 2.0
 
 #: Registered storage SOP classes (PS3.4 B.5).
-REGISTERED = frozenset(str(uid) for uid in sop_class._STORAGE_CLASSES.values())
+REGISTERED = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
 _LIKELY = {
     "CT": (
         "CTImageStorage",
@@ -293,7 +295,7 @@ class Transfer:
         self._strays = Path()
         self._counts: Counter[str] = Counter()
         self._bytes = 0
-        self._outcome: Outcome | None = None
+        self._outcome: RetrieveResult | None = None
         self._refusals = 0
         self._remark = ""
         self._methods: set[str] = set()

@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pacsifier_ops.accounts import SeriesAccount
-from pacsifier_ops.identity import SeriesId
+from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.query.reading import Reading
-from pacsifier_ops.run import Kept
+from pacsifier_ops.runs.accounts import SeriesAccount
+from pacsifier_ops.runs.folder import Kept
 
 RETRIEVE = ("save", "move", "none")
 

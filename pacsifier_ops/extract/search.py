@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.accounts import ROW_EMPTY, ROW_FAILED, ROW_FOUND, ROW_UNDECIDABLE
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.extract.run import ALL
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.leases import shared
-from pacsifier_ops.run import never
-from pacsifier_ops.tree import patient_identity
+from pacsifier_ops.runs.accounts import ROW_EMPTY, ROW_FAILED, ROW_FOUND, ROW_UNDECIDABLE
+from pacsifier_ops.runs.folder import never
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.tree import patient_identity
 
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder, FoundSeries

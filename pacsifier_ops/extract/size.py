@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.window import Window
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.window import Window
 
 _SMALL = (1, 0.1)
 #: Images in a series, and MB (10^6 bytes) of an image.

@@ -20,8 +20,15 @@ from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops import approvals
-from pacsifier_ops.accounts import (
+from pacsifier_ops.base.config import PacsNode, node_names, with_overrides
+from pacsifier_ops.base.errors import ConfigError, NotApproved, QueryTableError, StorageError, TooManySeries, TreeError
+from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_json
+from pacsifier_ops.base.identity import SeriesId, two_people
+from pacsifier_ops.extract.quarantine import Quarantine
+from pacsifier_ops.extract.run import RETRIEVE, SEARCH, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
+from pacsifier_ops.extract.size import Size, exceeded, without_room
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.accounts import (
     MOVE,
     NONE,
     ROW_BAD,
@@ -31,18 +38,11 @@ from pacsifier_ops.accounts import (
     RunAccount,
     SeriesAccount,
 )
-from pacsifier_ops.config import PacsNode, node_names, with_overrides
-from pacsifier_ops.errors import ConfigError, NotApproved, QueryTableError, StorageError, TooManySeries, TreeError
-from pacsifier_ops.extract.quarantine import Quarantine
-from pacsifier_ops.extract.run import RETRIEVE, SEARCH, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
-from pacsifier_ops.extract.size import Size, exceeded, without_room
-from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_json, write_jsonl
-from pacsifier_ops.identity import SeriesId, two_people
-from pacsifier_ops.leases import shared
-from pacsifier_ops.ledger import SeriesLedger
-from pacsifier_ops.run import MOST, Run, never, now, slices
-from pacsifier_ops.tree import Names, Tree, patient_identity
-from pacsifier_ops.units import Worker
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.worker import Worker
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.ledger import SeriesLedger
+from pacsifier_ops.state.tree import Names, Tree, patient_identity
 
 if TYPE_CHECKING:
     from pacsifier_ops.extract.move import Mover
@@ -129,10 +129,10 @@ def prepare(
         for number, batch in enumerate(batches):
             rows = (table.rows[i] for i in batch)
             lines = ({"line": row.line, "keys": row.keys, "exact": row.exact, **_of_patient(row)} for row in rows)
-            write_jsonl(run.part("rows", number), lines)
+            run.write_part("rows", number, lines)
         accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
         accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
-        write_jsonl(run.part("rows"), map(asdict, accounts))
+        run.write_part("rows", None, map(asdict, accounts))
     tree = Tree.open(request.out_directory, request.names)
     try:
         with tree.workplace(shared()):
@@ -221,7 +221,7 @@ def find(run: Run, archives: Archives, batch: int, cancelled: Question = never) 
     rows = list(read_jsonl(run.part("rows", batch)))
     asked = search(rows, in_order(archives, request), request.search, cancelled)
     with storage_errors("the state root"):
-        write_jsonl(run.part("found", batch), chain.from_iterable(one.lines() for one in asked))
+        run.write_part("found", batch, chain.from_iterable(one.lines() for one in asked))
     return dict(Counter(one.state for one in asked)) | {"series": sum(len(one.found) for one in asked)}
 
 
@@ -332,7 +332,7 @@ def plan(run: Run, archives: Archives) -> Plan:
         for name, part in parts.items():
             for unit in slices(len(part)):
                 planned = (_planned(first + i + 1, part[i], new_ids, name if len(nodes) > 1 else "") for i in unit)
-                write_jsonl(run.part("units", number), map(asdict, planned))
+                run.write_part("units", number, map(asdict, planned))
                 units_of.setdefault(name, []).append(number)
                 number += 1
             first += len(part)

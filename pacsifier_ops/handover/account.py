@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
-from pacsifier_ops.files import storage_errors, write_atomic, write_json
-from pacsifier_ops.html import facts, page, plural, section, table, verdict, when
-from pacsifier_ops.run import Run
+from pacsifier_ops.base.files import storage_errors, write_atomic, write_json
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.html import facts, page, plural, section, table, verdict, when
 
 #: Lines shown of a list; accounts.json has them all.
 LONGEST_LIST = 2000

@@ -25,32 +25,35 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.approved import DIFFERS, Approved, approved_of, refuse_released_below
-from pacsifier_ops.errors import Cancelled, FileUnreadable, InputError, StorageError, TreeError
-from pacsifier_ops.files import (
+from pacsifier_ops.base.errors import Cancelled, FileUnreadable, InputError, StorageError, TreeError
+from pacsifier_ops.base.files import (
     atomic_stream,
     below,
     data_file,
     data_folder,
+    packed,
     private_file,
     private_folder,
     read_json,
     read_jsonl,
+    readable,
     storage_errors,
+    unpacked,
+    unreadable,
     write_json,
-    write_jsonl,
 )
 from pacsifier_ops.handover.account import ToolAccount, write_books
-from pacsifier_ops.html import plural
-from pacsifier_ops.leases import shared
-from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
+from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.html import plural
+from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_released_below
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.objects import DicomFile
-    from pacsifier_ops.handover.layout import Layout, Series
+    from pacsifier_ops.dicom.files import DicomFile
+    from pacsifier_ops.dicom.scan import Scan
+    from pacsifier_ops.handover.layout import FileSet, FileSetSeries
     from pacsifier_ops.handover.records import Described
-    from pacsifier_ops.upload.scan import Scan
 
 Question = Callable[[], bool]
 
@@ -94,9 +97,8 @@ def catalogue(found: Scan, cancelled: Question = never) -> Iterator[Described]:
     Raises:
         Cancelled: `cancelled` said so.
     """
-    from pacsifier_ops.accounts import FileAccount
     from pacsifier_ops.handover.records import describe
-    from pacsifier_ops.upload.scan import readable, unreadable
+    from pacsifier_ops.runs.accounts import FileAccount
 
     for files in found.series.values():
         for file in files:
@@ -126,8 +128,8 @@ def _refuse_other(file: DicomFile) -> None:
 
 def _patientless(found: Scan, approved: Approved | None) -> list[Described]:
     """The objects that belong to no patient, taken out of the bad files; no SOP Instance UID twice."""
+    from pacsifier_ops.dicom.scan import SECOND_COPY
     from pacsifier_ops.handover.records import describe_patientless
-    from pacsifier_ops.upload.scan import SECOND_COPY
 
     taken: dict[str, Described] = {}
     for bad in list(found.bad_files):
@@ -164,8 +166,8 @@ def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Que
         StorageError: the run's folder cannot be written.
         Cancelled: `cancelled` said so.
     """
+    from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.handover.layout import lay_out, volumes
-    from pacsifier_ops.upload.scan import scan
 
     source, target = request.in_folder.resolve(), request.out_folder.resolve()
     request = replace(request, in_folder=source, out_folder=target, started=request.started or now())
@@ -183,7 +185,7 @@ def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Que
     layout = lay_out(catalogue(found, cancelled), _patientless(found, approved))
     if not (layout.studies or found.bad_files):
         raise InputError("in_folder holds no DICOM file that could be handed over")
-    plan = Plan.of(volumes(layout, request.volume_size * MEGABYTE), bool(request.volume_size))
+    plan = FileSetPlan.of(volumes(layout, request.volume_size * MEGABYTE), bool(request.volume_size))
     left_over = _check_target(request, plan)
     units = _write_plan(run, source, layout, found, plan, most)
     with storage_errors("out_folder"):
@@ -193,7 +195,7 @@ def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Que
 
 
 @dataclass(frozen=True)
-class Plan:
+class FileSetPlan:
     """What is to be in the out folder.
 
     Attributes:
@@ -201,11 +203,11 @@ class Plan:
         files: every object, by its path below the out folder.
     """
 
-    volumes: list[tuple[str, list[Series]]]
+    volumes: list[tuple[str, list[FileSetSeries]]]
     files: dict[str, DicomFile]
 
     @classmethod
-    def of(cls, cut: list[list[Series]], apart: bool) -> Plan:
+    def of(cls, cut: list[list[FileSetSeries]], apart: bool) -> FileSetPlan:
         """The plan of volumes, each in a folder of its own where they are to be `apart`."""
         named = [(f"VOL{number:03d}/" if apart else "", volume) for number, volume in enumerate(cut, 1)]
         return cls(
@@ -247,7 +249,7 @@ def _check_trees(trees: Sequence[Path]) -> None:
     refuse_mixed(trees)
 
 
-def _check_target(request: DicomdirRequest, plan: Plan) -> list[Path]:
+def _check_target(request: DicomdirRequest, plan: FileSetPlan) -> list[Path]:
     """Make sure that the out folder holds nothing but what a run for the same files has left.
 
     Returns:
@@ -275,7 +277,7 @@ def _check_target(request: DicomdirRequest, plan: Plan) -> list[Path]:
 
 def _instance(path: Path) -> str:
     """SOP Instance UID of a file; empty where it is no object."""
-    from pacsifier_ops.dimse.objects import inspect
+    from pacsifier_ops.dicom.files import inspect
     from pacsifier_ops.handover.records import describe_patientless
 
     try:
@@ -318,10 +320,8 @@ def _something_else() -> TreeError:
     )
 
 
-def _write_plan(run: Run, source: Path, layout: Layout, found: Scan, plan: Plan, most: int) -> list[int]:
+def _write_plan(run: Run, source: Path, layout: FileSet, found: Scan, plan: FileSetPlan, most: int) -> list[int]:
     from pacsifier_ops.handover.layout import index
-    from pacsifier_ops.upload.run import packed
-    from pacsifier_ops.upload.scan import readable
 
     series = [(root, one) for root, volume in plan.volumes for one in volume]
     units = slices(len(series), most)
@@ -345,10 +345,10 @@ def _write_plan(run: Run, source: Path, layout: Layout, found: Scan, plan: Plan,
                     for p in one.objects
                 ]
                 lines.append({"number": number + 1, "modality": one.objects[0].object.file.modality, "files": files})
-            write_jsonl(run.part("units", unit), lines)
+            run.write_part("units", unit, lines)
         for number, (_, volume) in enumerate(plan.volumes):
             entries = ([entry.depth, entry.path, entry.body.decode("latin-1")] for entry in index(volume))
-            write_jsonl(run.part("index", number), entries)
+            run.write_part("index", number, entries)
         counts = {
             "patients": layout.patients,
             "studies": sum(bool(study[0].above) for study in layout.studies),
@@ -378,7 +378,6 @@ def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
         StorageError: the out folder cannot be written, or does not give back what was written.
         Cancelled: `cancelled` said so; what is copied stays.
     """
-    from pacsifier_ops.upload.run import unpacked
 
     request = DicomdirRequest.of(run)
     results: list[dict[str, Any]] = []
@@ -396,7 +395,7 @@ def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
             except FileUnreadable as error:
                 results.append({"path": path, "problem": str(error), "mtime_ns": 0, "sha256": ""})
     with storage_errors("the state root"):
-        write_jsonl(run.part("results", unit), results)
+        run.write_part("results", unit, results)
     failed = sum(bool(result["problem"]) for result in results)
     return {"copied": len(results) - failed, "failed": failed}
 
@@ -494,7 +493,7 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
         StorageError: the out folder cannot be written.
         Cancelled: `cancelled` said so.
     """
-    from pacsifier_ops.handover.fileset import DICOMDIR, Record, directory, populated
+    from pacsifier_ops.handover.fileset import DICOMDIR, DirectoryRecord, directory, populated
 
     request, found = DicomdirRequest.of(run), read_json(run.folder / "scan.json")
     if not all_copied(run):
@@ -509,7 +508,7 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
             raise Cancelled("stopped on request")
         here = {path.removeprefix(root) for path in copied if path.startswith(root)}
         lines = read_jsonl(run.part("index", number))
-        records = populated([Record(depth, path, body.encode("latin-1")) for depth, path, body in lines], here)
+        records = populated([DirectoryRecord(depth, path, body.encode("latin-1")) for depth, path, body in lines], here)
         if not records:
             continue
         folder = request.out_folder / root
@@ -634,7 +633,5 @@ def report(run: Run) -> ToolAccount:
 
 
 def _shown(name: str) -> str:
-    from pacsifier_ops.upload.run import unpacked
-    from pacsifier_ops.upload.scan import readable
 
     return readable(Path(unpacked(name)))

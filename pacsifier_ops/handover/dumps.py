@@ -25,25 +25,28 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from pacsifier_ops import cells
-from pacsifier_ops.errors import Cancelled, InputError, TreeError
-from pacsifier_ops.files import (
+from pacsifier_ops.base import cells
+from pacsifier_ops.base.errors import Cancelled, InputError, TreeError
+from pacsifier_ops.base.files import (
     below,
     fsync_folder,
+    packed,
     private_folder,
     read_json,
     read_jsonl,
+    readable,
     storage_errors,
+    unpacked,
+    unreadable,
     write_atomic,
     write_json,
-    write_jsonl,
 )
 from pacsifier_ops.handover.account import ToolAccount, write_books
-from pacsifier_ops.html import plural
-from pacsifier_ops.leases import shared
-from pacsifier_ops.ledger import digest
-from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import (
+from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.html import plural
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.tree import (
     CONTROL,
     DEIDENTIFIED,
     IDENTIFIED,
@@ -115,7 +118,7 @@ class Place:
 
 
 @dataclass
-class Result:
+class MovedFiles:
     """What became of the files of a place.
 
     Attributes:
@@ -153,7 +156,6 @@ def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Questi
         StorageError: the state root or info_folder cannot be written.
         Cancelled: `cancelled` said so.
     """
-    from pacsifier_ops.upload.run import packed
 
     run.forget(KEPT)
     data, info = request.data_folder.resolve(), request.info_folder.resolve()
@@ -172,7 +174,7 @@ def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Questi
     with storage_errors("the state root"):
         for number, unit in enumerate(units):
             places = [*([] if number else [0]), *(i + 1 for i in unit)]
-            write_jsonl(run.part("units", number), (asdict(Place(i, *found[i])) for i in places))
+            run.write_part("units", number, (asdict(Place(i, *found[i])) for i in places))
         counts = {"patients": len(found) - 1, "files": sum(len(names) for _, names in found)}
         write_json(run.folder / "scan.json", counts)
     return list(range(len(units)))
@@ -238,7 +240,6 @@ def move(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
         TreeError: data_folder is being de-identified meanwhile.
         StorageError: a folder cannot be written; likewise.
     """
-    from pacsifier_ops.upload.run import packed
 
     request, results = DumpsRequest.of(run), []
     with _workplace(request) as scratch:
@@ -249,7 +250,7 @@ def move(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
                     stack.enter_context(shared().acquire(f"dumps:{folder}/{place.folder}", cancelled=cancelled))
                 results.append(_Moving(request, place, scratch, cancelled).run())
     with storage_errors("the state root"):
-        write_jsonl(run.part("results", unit), map(asdict, results))
+        run.write_part("results", unit, map(asdict, results))
     return {
         MOVED: _count(results, MOVED),
         "already_there": _count(results, THERE),
@@ -269,7 +270,7 @@ def _workplace(request: DumpsRequest) -> Iterator[Path]:
         yield stack.enter_context((Tree.existing(info) or Tree(info, info)).workplace(shared()))
 
 
-def _count(results: Iterable[Result], outcome: str) -> int:
+def _count(results: Iterable[MovedFiles], outcome: str) -> int:
     return sum(how == outcome for result in results for _, how in result.done)
 
 
@@ -283,18 +284,16 @@ class _Moving:
     def __init__(self, request: DumpsRequest, place: Place, scratch: Path, cancelled: Question) -> None:
         self._data, self._info = request.data_folder, request.info_folder
         self._place, self._scratch, self._cancelled = place, scratch, cancelled
-        self._result, self._passed_over = Result(place.number), Counter[str]()
+        self._result, self._passed_over = MovedFiles(place.number), Counter[str]()
 
-    def run(self) -> Result:
+    def run(self) -> MovedFiles:
         """Move the files, look at what is left, and tell what became of them."""
-        from pacsifier_ops.upload.run import unpacked
 
         self._move([Path(unpacked(name)) for name in self._place.files])
         self._check(self._data / unpacked(self._place.folder))
         return replace(self._result, passed_over=dict(self._passed_over))
 
     def _move(self, names: Iterable[Path]) -> None:
-        from pacsifier_ops.upload.scan import readable, unreadable
 
         put: list[tuple[Path, os.stat_result]] = []
         for name in names:
@@ -373,13 +372,11 @@ class _Moving:
         return True
 
     def _tell(self, name: Path, outcome: str) -> None:
-        from pacsifier_ops.upload.scan import readable
 
         self._result.done.append((readable(name), outcome))
 
     def _check(self, folder: Path) -> None:
         """Look at every file that is left in the place."""
-        from pacsifier_ops.upload.scan import readable, unreadable
 
         told = {path for path, _ in self._result.problems}
         for path in _files(folder, without=_PATIENT if folder == self._data else ""):
@@ -406,8 +403,8 @@ class _Moving:
         Raises:
             OSError: it cannot be read, or the folder that it is cannot.
         """
-        from pacsifier_ops.dimse.objects import Directory, inspect
-        from pacsifier_ops.upload.scan import DICOMDIR
+        from pacsifier_ops.dicom.files import Directory, inspect
+        from pacsifier_ops.dicom.scan import DICOMDIR
 
         name = path.relative_to(self._data)
         if path.is_symlink():
@@ -510,19 +507,17 @@ def report(run: Run) -> ToolAccount:
     return account
 
 
-def _results(run: Run) -> Iterator[Result]:
+def _results(run: Run) -> Iterator[MovedFiles]:
     """What became of each place, in order; of those that no unit got to, that."""
-    from pacsifier_ops.upload.run import unpacked
-    from pacsifier_ops.upload.scan import readable
 
     for part in run.parts("units"):
         done = run.part("results", int(part.stem))
         if done.exists():
-            yield from (Result(**line) for line in read_jsonl(done))
+            yield from (MovedFiles(**line) for line in read_jsonl(done))
             continue
         for place in (Place(**line) for line in read_jsonl(part)):
             names = [readable(Path(unpacked(name))) for name in (place.files or [place.folder or "."])]
-            yield Result(place.number, problems=[(name, _NOT_ATTEMPTED) for name in names])
+            yield MovedFiles(place.number, problems=[(name, _NOT_ATTEMPTED) for name in names])
 
 
 def _told(account: ToolAccount) -> Iterator[str]:
@@ -540,8 +535,6 @@ def _list(request: DumpsRequest, moved: Collection[str]) -> None:
 
     A run that was killed could not list what it had moved: such files are found where they are.
     """
-    from pacsifier_ops.upload.run import packed
-    from pacsifier_ops.upload.scan import readable
 
     path = request.info_folder / LISTING
     with storage_errors("info_folder"), shared().acquire(f"dumps:{packed(path)}"):

@@ -15,9 +15,9 @@ from uuid import UUID
 
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from pacsifier_ops.deid.writing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
-from pacsifier_ops.errors import InputError
-from pacsifier_ops.handover.records import element
+from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.dicom.encoding import element
+from pacsifier_ops.dicom.heads import file_head
 
 #: Name of the file (PS3.10 8.6).
 DICOMDIR = "DICOMDIR"
@@ -30,7 +30,7 @@ _MOST = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class DirectoryRecord:
     """A record at its place.
 
     Attributes:
@@ -49,9 +49,9 @@ class Record:
         return _ITEM_HEAD.size + _PLACE.size + len(self.body)
 
 
-def populated(records: Sequence[Record], kept: Container[str]) -> list[Record]:
+def populated(records: Sequence[DirectoryRecord], kept: Container[str]) -> list[DirectoryRecord]:
     """The records of the kept files, and of those above the ones that have such a file below them."""
-    left: list[Record] = []
+    left: list[DirectoryRecord] = []
     wanted = -1  # depth of the record that the last one kept, seen from behind, belongs to
     for record in reversed(records):
         if record.path in kept if record.path else record.depth == wanted:
@@ -60,7 +60,7 @@ def populated(records: Sequence[Record], kept: Container[str]) -> list[Record]:
     return left[::-1]
 
 
-def directory(records: Sequence[Record]) -> Iterator[bytes]:
+def directory(records: Sequence[DirectoryRecord]) -> Iterator[bytes]:
     """The DICOMDIR of records, each after the one that it is below, in pieces.
 
     Raises:
@@ -91,7 +91,7 @@ def directory(records: Sequence[Record]) -> Iterator[bytes]:
         yield record.body
 
 
-def _links(records: Sequence[Record], places: Sequence[int]) -> list[tuple[int, int]]:
+def _links(records: Sequence[DirectoryRecord], places: Sequence[int]) -> list[tuple[int, int]]:
     """Of each record, the offset of the next one at its level, and of the first one below it; 0 where there is none."""
     links = []
     first: list[int] = []  # by depth, seen from behind
@@ -105,14 +105,4 @@ def _links(records: Sequence[Record], places: Sequence[int]) -> list[tuple[int, 
 def _meta(digest: bytes) -> bytes:
     """Preamble, prefix and File Meta Information (PS3.10 7.1); the UID is a name-based one below 2.25 (PS3.5 B.2)."""
     uid = f"2.25.{UUID(bytes=digest[:16], version=5).int}"
-    elements = b"".join(
-        (
-            element(0x00020001, "OB", b"\0\1"),
-            element(0x00020002, "UI", MediaStorageDirectoryStorage.encode()),
-            element(0x00020003, "UI", uid.encode()),
-            element(0x00020010, "UI", ExplicitVRLittleEndian.encode()),
-            element(0x00020012, "UI", IMPLEMENTATION_CLASS_UID.encode()),
-            element(0x00020013, "SH", IMPLEMENTATION_VERSION.encode()),
-        )
-    )
-    return bytes(128) + b"DICM" + element(0x00020000, "UL", struct.pack("<L", len(elements))) + elements
+    return file_head(MediaStorageDirectoryStorage, uid, ExplicitVRLittleEndian)

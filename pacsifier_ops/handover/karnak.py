@@ -23,25 +23,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
-from pacsifier_ops.approved import DIFFERS, approve, approved_of
-from pacsifier_ops.errors import Cancelled, InputError, PatientsRefused, TreeError
-from pacsifier_ops.files import (
+from pacsifier_ops.base.errors import Cancelled, InputError, PatientsRefused, TreeError
+from pacsifier_ops.base.files import (
     fsync_folder,
+    packed,
     private_file,
     private_folder,
     read_json,
     read_jsonl,
     readable,
     storage_errors,
+    unpacked,
+    unreadable,
     write_json,
-    write_jsonl,
 )
+from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.handover.account import ToolAccount, write_books
-from pacsifier_ops.html import plural
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.leases import shared
-from pacsifier_ops.ledger import SeriesLedger, digest
 from pacsifier_ops.pseudonyms.linkage import (
     Keyed,
     Linkage,
@@ -51,12 +48,17 @@ from pacsifier_ops.pseudonyms.linkage import (
     read_new_ids,
     taken_twice,
 )
-from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.html import plural
+from pacsifier_ops.state.approved import DIFFERS, approve, approved_of
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.ledger import SeriesLedger, digest
+from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.objects import DicomFile
-    from pacsifier_ops.upload.scan import Scan
+    from pacsifier_ops.dicom.files import DicomFile
+    from pacsifier_ops.dicom.scan import Scan
 
 Question = Callable[[], bool]
 
@@ -142,7 +144,7 @@ class Tagged:
 
 
 @dataclass
-class Result:
+class TaggedFiles:
     """What became of the files of a series.
 
     Attributes:
@@ -178,8 +180,8 @@ def prepare(run: Run, request: KarnakRequest, most: int = MOST, cancelled: Quest
         TreeError: one of the folders is not what it should be.
         StorageError: the state root or out_folder cannot be written.
     """
+    from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.handover.private_block import check_value
-    from pacsifier_ops.upload.scan import scan
 
     run.forget(KEPT)
     source, target = request.in_folder.resolve(), request.out_folder.resolve()
@@ -235,7 +237,6 @@ def _check_trees(trees: Iterable[Path]) -> None:
 
 def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[Path, SeriesId], list[DicomFile]]:
     """The objects by the tree that they belong to and their series; those of nobody go to the bad ones."""
-    from pacsifier_ops.upload.scan import readable
 
     trees = set(found.trees)
     home_of = {folder: _home(folder) for folder in trees}
@@ -260,7 +261,6 @@ def _known(
     request: KarnakRequest, series: Mapping[tuple[Path, SeriesId], list[DicomFile]], bad: list[tuple[str, str]]
 ) -> dict[tuple[Path, SeriesId], list[DicomFile]]:
     """The objects of patients of whom it is said who they become; the others go to the bad ones."""
-    from pacsifier_ops.upload.scan import readable
 
     codes, days = _sources(request, {file.patient_id for files in series.values() for file in files})
     unknown = {patient for patient in codes if codes[patient] is None or days[patient] is None}
@@ -328,7 +328,6 @@ def _planned(
     bad: list[tuple[str, str]],
     most: int,
 ) -> list[int]:
-    from pacsifier_ops.upload.run import packed
 
     def line(number: int, home: Path, key: SeriesId, files: Sequence[DicomFile]) -> dict[str, Any]:
         whose = {file.patient_id: people[file.patient_id] for file in files}
@@ -343,7 +342,7 @@ def _planned(
     units = slices(len(order), most)
     with storage_errors("the state root"):
         for number, unit in enumerate(units):
-            write_jsonl(run.part("units", number), (line(i + 1, *order[i][0], order[i][1]) for i in unit))
+            run.write_part("units", number, (line(i + 1, *order[i][0], order[i][1]) for i in unit))
         counts = {"series": len(order), "instances": sum(map(len, series.values())), "patients": len(people)}
         write_json(run.folder / "scan.json", {"passed_over": found.passed_over, "bad_files": bad, **counts})
     return list(range(len(units)))
@@ -376,14 +375,13 @@ def tag(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
                     results.append(_Tagging(request, series, *places[series.home], cancelled).run())
     finally:
         with storage_errors("the state root"):
-            write_jsonl(run.part("results", unit), map(asdict, results))
+            run.write_part("results", unit, map(asdict, results))
     total = sum((Counter(result.counts) for result in results), Counter[str]())
     return {TAGGED: total[TAGGED], UNCHANGED: total[UNCHANGED], "problems": sum(len(r.problems) for r in results)}
 
 
 def _tree_of(request: KarnakRequest, series: Tagged) -> Tree:
     """The tree that tagged objects are written to; of a folder that is none, its own folder holds unfinished files."""
-    from pacsifier_ops.upload.run import unpacked
 
     folder = Path(unpacked(series.home)) if request.in_place else request.out_folder
     return Tree.existing(folder) or Tree(folder, folder)
@@ -404,12 +402,10 @@ class _Tagging:
         self._ready: list[tuple[Path, Path]] = []
         self._made: dict[str, str] = {}
 
-    def run(self) -> Result:
+    def run(self) -> TaggedFiles:
         """Tag the files, and tell what became of them; under the series' lease."""
-        from pacsifier_ops.upload.run import unpacked
-        from pacsifier_ops.upload.scan import readable, unreadable
 
-        result, counts = Result(self._series.number), Counter[str]()
+        result, counts = TaggedFiles(self._series.number), Counter[str]()
         approved = self._series.approved or [""] * len(self._series.files)
         for name, sha256 in zip((Path(unpacked(name)) for name in self._series.files), approved, strict=True):
             if self._cancelled():
@@ -436,7 +432,7 @@ class _Tagging:
             OSError: it cannot be read.
             StorageError: the tagged file cannot be written.
         """
-        from pacsifier_ops.dimse.objects import inspect
+        from pacsifier_ops.dicom.files import inspect
         from pacsifier_ops.handover.private_block import change, pieces
 
         source, target = self._request.in_folder / name, self._request.out_folder / name
@@ -502,7 +498,7 @@ def _holds(target: Path, file: DicomFile, content: Iterator[bytes]) -> bool:
         ValueError: it is of no earlier run.
         OSError: it cannot be read.
     """
-    from pacsifier_ops.dimse.objects import inspect
+    from pacsifier_ops.dicom.files import inspect
 
     if not target.is_symlink() and not target.exists():
         return False
@@ -567,19 +563,19 @@ def report(run: Run) -> ToolAccount:
     return account
 
 
-def _results(run: Run) -> Iterator[Result]:
+def _results(run: Run) -> Iterator[TaggedFiles]:
     """What became of each series, in order; of those that no unit got to, that."""
-    from pacsifier_ops.upload.run import unpacked
-    from pacsifier_ops.upload.scan import readable
 
     for part in run.parts("units"):
         path = run.part("results", int(part.stem))
         done = (
-            {result.number: result for result in (Result(**line) for line in read_jsonl(path))} if path.exists() else {}
+            {result.number: result for result in (TaggedFiles(**line) for line in read_jsonl(path))}
+            if path.exists()
+            else {}
         )
         for series in (Tagged(**line) for line in read_jsonl(part)):
             problems = [(readable(Path(unpacked(name))), _NOT_ATTEMPTED) for name in series.files]
-            yield done.get(series.number) or Result(series.number, INCOMPLETE, {}, problems)
+            yield done.get(series.number) or TaggedFiles(series.number, INCOMPLETE, {}, problems)
 
 
 def _told(request: KarnakRequest, account: ToolAccount) -> Iterator[str]:

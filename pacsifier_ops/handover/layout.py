@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from pydicom.uid import UID
 
-from pacsifier_ops.dimse.objects import DicomFile
-from pacsifier_ops.errors import InputError
-from pacsifier_ops.handover.fileset import Record
+from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.dicom.files import DicomFile
+from pacsifier_ops.handover.fileset import DirectoryRecord
 from pacsifier_ops.handover.records import KEYS, PATIENT, PRIVATE, SERIES, STUDY, Described, ordinal, record
 
 #: Transfer syntaxes of the general purpose profiles (PS3.11 D, H, J): plain, JPEG, JPEG 2000, and video.
@@ -50,11 +50,11 @@ class Placed:
     object: Described
     path: str
     size: int
-    record: Record
+    record: DirectoryRecord
 
 
 @dataclass
-class Series:
+class FileSetSeries:
     """A series at its place.
 
     Attributes:
@@ -63,7 +63,7 @@ class Series:
     """
 
     objects: list[Placed]
-    above: list[tuple[str, Record]]
+    above: list[tuple[str, DirectoryRecord]]
 
     @property
     def size(self) -> int:
@@ -77,7 +77,7 @@ class Series:
 
 
 @dataclass
-class Layout:
+class FileSet:
     """A file-set.
 
     Attributes:
@@ -88,19 +88,19 @@ class Layout:
         outside: objects that are outside of the general purpose profiles.
     """
 
-    studies: list[list[Series]] = field(default_factory=list)
+    studies: list[list[FileSetSeries]] = field(default_factory=list)
     remarks: list[tuple[DicomFile, str]] = field(default_factory=list)
     patients: int = 0
     made_up: int = 0
     outside: int = 0
 
-    def series(self) -> Iterator[Series]:
+    def series(self) -> Iterator[FileSetSeries]:
         """All series, in order."""
         for study in self.studies:
             yield from study
 
 
-def lay_out(objects: Iterable[Described], patientless: Iterable[Described] = ()) -> Layout:
+def lay_out(objects: Iterable[Described], patientless: Iterable[Described] = ()) -> FileSet:
     """Give every object its place. An object belongs to the patient, study and series that itself says.
 
     Args:
@@ -115,16 +115,16 @@ def lay_out(objects: Iterable[Described], patientless: Iterable[Described] = ())
         # Without a PatientID, every study is somebody else.
         patient = file.patient_id or f"\0{file.study_uid}"
         tree.setdefault(patient, {}).setdefault(file.study_uid, {}).setdefault(file.series_uid, []).append(described)
-    layout = Layout(patients=len(tree))
+    layout = FileSet(patients=len(tree))
     for number, patient in enumerate(sorted(tree), 1):
         _patient(layout, number, tree[patient])
     if patientless := sorted(patientless, key=lambda one: one.file.sop_instance_uid):
-        layout.studies.append([Series(_objects(layout, 0, _NOBODY, patientless), [])])
+        layout.studies.append([FileSetSeries(_objects(layout, 0, _NOBODY, patientless), [])])
     _tell_of_mixtures(layout)
     return layout
 
 
-def _patient(layout: Layout, number: int, studies: dict[str, dict[str, list[Described]]]) -> None:
+def _patient(layout: FileSet, number: int, studies: dict[str, dict[str, list[Described]]]) -> None:
     ordered = sorted(
         ([sorted(objects, key=lambda one: one.number) for objects in series.values()] for series in studies.values()),
         key=lambda study: min((s[0].file.study_date, s[0].file.study_time, s[0].file.study_uid) for s in study),
@@ -142,19 +142,23 @@ def _patient(layout: Layout, number: int, studies: dict[str, dict[str, list[Desc
         layout.studies.append(_study(layout, place, study, patient))
 
 
-def _study(layout: Layout, number: int, study: list[list[Described]], patient: tuple[str, Record]) -> list[Series]:
+def _study(
+    layout: FileSet, number: int, study: list[list[Described]], patient: tuple[str, DirectoryRecord]
+) -> list[FileSetSeries]:
     folder = f"{patient[0]}/{_name('ST', number)}"
     entry = _above(layout, 1, STUDY, [described for series in study for described in series], number)
     return [_series(layout, place, series, [patient, (folder, entry)]) for place, series in enumerate(study, 1)]
 
 
-def _series(layout: Layout, number: int, series: list[Described], above: list[tuple[str, Record]]) -> Series:
+def _series(
+    layout: FileSet, number: int, series: list[Described], above: list[tuple[str, DirectoryRecord]]
+) -> FileSetSeries:
     folder = f"{above[-1][0]}/{_name('SE', number)}"
     entry = _above(layout, 2, SERIES, series, number)
-    return Series(_objects(layout, 3, folder, series), [*above, (folder, entry)])
+    return FileSetSeries(_objects(layout, 3, folder, series), [*above, (folder, entry)])
 
 
-def _above(layout: Layout, depth: int, kind: str, objects: list[Described], number: int) -> Record:
+def _above(layout: FileSet, depth: int, kind: str, objects: list[Described], number: int) -> DirectoryRecord:
     """The record of a patient, study or series: what its first object says of it, and where that is silent, the next.
 
     Objects must agree on it; those that do not are told.
@@ -171,7 +175,7 @@ def _above(layout: Layout, depth: int, kind: str, objects: list[Described], numb
     return _record(layout, depth, kind, replace(first, values=values), number)
 
 
-def _objects(layout: Layout, depth: int, folder: str, objects: list[Described]) -> list[Placed]:
+def _objects(layout: FileSet, depth: int, folder: str, objects: list[Described]) -> list[Placed]:
     placed = []
     for place, described in enumerate(objects, 1):
         _tell_of_profile(layout, described)
@@ -181,7 +185,9 @@ def _objects(layout: Layout, depth: int, folder: str, objects: list[Described]) 
     return placed
 
 
-def _record(layout: Layout, depth: int, kind: str, described: Described, number: int, path: str = "") -> Record:
+def _record(
+    layout: FileSet, depth: int, kind: str, described: Described, number: int, path: str = ""
+) -> DirectoryRecord:
     file, references = described.file, {}
     if path:
         references = {
@@ -199,7 +205,7 @@ def _record(layout: Layout, depth: int, kind: str, described: Described, number:
     if invented:
         layout.made_up += 1
         layout.remarks.append((file, f"made up in its {kind} record: {', '.join(invented)}"))
-    return Record(depth, path, body)
+    return DirectoryRecord(depth, path, body)
 
 
 def _name(prefix: str, number: int) -> str:
@@ -209,7 +215,7 @@ def _name(prefix: str, number: int) -> str:
     return name
 
 
-def _tell_of_profile(layout: Layout, described: Described) -> None:
+def _tell_of_profile(layout: FileSet, described: Described) -> None:
     """Objects are handed over as they are, also where a profile for media has no place for them."""
     syntax = described.file.transfer_syntax_uid
     if syntax not in PROFILES:
@@ -222,7 +228,7 @@ def _tell_of_profile(layout: Layout, described: Described) -> None:
     layout.remarks.append((described.file, f"outside of the general purpose profiles (PS3.11): {reason}"))
 
 
-def _tell_of_mixtures(layout: Layout) -> None:
+def _tell_of_mixtures(layout: FileSet) -> None:
     studies = Counter(study[0].objects[0].object.file.study_uid for study in layout.studies)
     series = Counter(one.objects[0].object.file.series_uid for one in layout.series())
     for one in layout.series():
@@ -233,7 +239,7 @@ def _tell_of_mixtures(layout: Layout) -> None:
             layout.remarks.append((file, "its series has objects of several studies; each is below its own"))
 
 
-def volumes(layout: Layout, size: int) -> list[list[Series]]:
+def volumes(layout: FileSet, size: int) -> list[list[FileSetSeries]]:
     """Cut a file-set into volumes of at most `size` bytes, 0 for a single one: each is a file-set of its own.
 
     A study is kept together where a volume can hold it, and so is a series; else it goes on in the next volume.
@@ -246,7 +252,7 @@ def volumes(layout: Layout, size: int) -> list[list[Series]]:
     room = size - _OVERHEAD
     if any(placed.size + series.folders > room for series in layout.series() for placed in series.objects):
         raise InputError("a file is larger than a volume; give a larger volume_size")
-    cut: list[list[Series]] = [[]]
+    cut: list[list[FileSetSeries]] = [[]]
     left = room
     for study in layout.studies:
         for together in [study] if sum(series.size for series in study) <= room else [[series] for series in study]:
@@ -260,18 +266,18 @@ def volumes(layout: Layout, size: int) -> list[list[Series]]:
     return [volume for volume in cut if volume]
 
 
-def _pieces(series: Series, room: int) -> Iterator[Series]:
+def _pieces(series: FileSetSeries, room: int) -> Iterator[FileSetSeries]:
     """A series in pieces that fit into a volume each."""
-    piece = Series([], series.above)
+    piece = FileSetSeries([], series.above)
     for placed in series.objects:
         if piece.size + placed.size > room:
             yield piece
-            piece = Series([], series.above)
+            piece = FileSetSeries([], series.above)
         piece.objects.append(placed)
     yield piece
 
 
-def index(volume: Iterable[Series]) -> Iterator[Record]:
+def index(volume: Iterable[FileSetSeries]) -> Iterator[DirectoryRecord]:
     """The records of a volume, each after the one that it is below."""
     last: list[str] = []
     for series in volume:

@@ -17,8 +17,9 @@ from typing import BinaryIO
 
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pacsifier_ops.dimse.objects import DicomFile, Layout, layout
-from pacsifier_ops.dimse.sink import DEFLATED
+from pacsifier_ops.dicom.encoding import deflated, element
+from pacsifier_ops.dicom.files import DicomFile, Layout, layout
+from pacsifier_ops.dicom.uids import DEFLATED
 
 #: Bytes that a deflated data set may have.
 _MOST_INFLATED = 2**30
@@ -74,7 +75,7 @@ def change(file: DicomFile, group: int, creator: str, values: Mapping[int, str])
     found = _change(io.BytesIO(plain), 0, len(plain), ExplicitVRLittleEndian, group, creator, values)
     if not found.needed:
         return replace(found, start=file.size, end=file.size, new=b"")
-    packed = _deflated(plain[: found.start] + found.new + plain[found.end :])
+    packed = deflated(plain[: found.start] + found.new + plain[found.end :])
     return replace(found, start=file.offset, end=file.size, new=packed)
 
 
@@ -156,20 +157,14 @@ def _group(elements: dict[int, bytes], block: int, whole: Layout, group: int, va
     if length is None:
         return content
     order = "<" if whole.little else ">"
-    return _element(whole, group, 0x0000, b"UL", struct.pack(f"{order}L", len(content))) + content
+    length = element(
+        group << 16, "UL", struct.pack(f"{order}L", len(content)), implicit=whole.implicit, little=whole.little
+    )
+    return length + content
 
 
 def _text(whole: Layout, group: int, number: int, text: str) -> bytes:
-    value = text.encode("ascii")
-    return _element(whole, group, number, b"LO", value + b" " * (len(value) % 2))
-
-
-def _element(whole: Layout, group: int, number: int, vr: bytes, value: bytes) -> bytes:
-    """An element of a VR with a length of 16 bits, or of implicit VR (PS3.5 7.1)."""
-    order = "<" if whole.little else ">"
-    if whole.implicit:
-        return struct.pack(f"{order}HHL", group, number, len(value)) + value
-    return struct.pack(f"{order}HH2sH", group, number, vr, len(value)) + value
+    return element(group << 16 | number, "LO", text.encode("ascii"), implicit=whole.implicit, little=whole.little)
 
 
 def _inflated(packed: bytes) -> bytes:
@@ -181,10 +176,3 @@ def _inflated(packed: bytes) -> bytes:
     if not inflater.eof or inflater.unused_data.strip(b"\0"):
         raise ValueError("its deflated data set is too large or ends too early, or bytes follow it")
     return plain
-
-
-def _deflated(plain: bytes) -> bytes:
-    """A data set deflated, of even length (PS3.5 A.5)."""
-    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = deflater.compress(plain) + deflater.flush()
-    return packed + b"\0" * (len(packed) % 2)

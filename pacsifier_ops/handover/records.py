@@ -20,9 +20,10 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 
-from pacsifier_ops.deid.encoding import LONG_VRS, SHORT_VRS
-from pacsifier_ops.dimse.objects import DicomFile, attributes
-from pacsifier_ops.dimse.sink import is_uid
+from pacsifier_ops.dicom import vrs
+from pacsifier_ops.dicom.encoding import element, item
+from pacsifier_ops.dicom.files import DicomFile, attributes
+from pacsifier_ops.dicom.uids import is_uid
 
 #: Levels of the hierarchy above the objects (PS3.3 F.4).
 PATIENT, STUDY, SERIES = "PATIENT", "STUDY", "SERIES"
@@ -39,7 +40,7 @@ _TEXT = ("LO", "LT", "PN", "SH", "SQ", "ST")
 
 
 @dataclass(frozen=True)
-class Key:
+class RecordKey:
     """A key of a record.
 
     Attributes:
@@ -56,7 +57,7 @@ class Key:
     made_up: str = ""
 
 
-def _keys(*told: str) -> tuple[Key, ...]:
+def _keys(*told: str) -> tuple[RecordKey, ...]:
     """Keys as words: `Keyword=made up` is of type 1, `Keyword` of type 2, `Keyword?` of type 1C or 3."""
     keys = []
     for word in told:
@@ -65,7 +66,7 @@ def _keys(*told: str) -> tuple[Key, ...]:
         keyword = keyword.rstrip("?")
         tag = tag_for_keyword(keyword)
         assert tag is not None, keyword
-        keys.append(Key(tag, dictionary_VR(tag), keyword, optional, made_up))
+        keys.append(RecordKey(tag, dictionary_VR(tag), keyword, optional, made_up))
     return tuple(sorted(keys, key=lambda key: key.tag))
 
 
@@ -77,7 +78,7 @@ _TITLED = (*_NUMBER, *_CONTENT, "ConceptNameCodeSequence=#", "ContentSequence?")
 _PRESENTED = (f"PresentationCreationDate={_DATE}", f"PresentationCreationTime={_TIME}", *_IDENTIFIED)
 
 #: The keys of every kind of record (PS3.3 F.5.1 to F.5.49), but Specific Character Set, which each may have.
-KEYS: dict[str, tuple[Key, ...]] = {
+KEYS: dict[str, tuple[RecordKey, ...]] = {
     PATIENT: _keys("PatientName", "PatientID=NO_ID_#"),
     STUDY: _keys(
         *(f"StudyDate={_DATE}", f"StudyTime={_TIME}", "StudyDescription", "StudyInstanceUID=#", "StudyID=#"),
@@ -297,7 +298,7 @@ def describe_patientless(path: Path) -> Described | None:
 
 
 @cache
-def _wanted(kind: str) -> tuple[frozenset[int], tuple[Key, ...], int]:
+def _wanted(kind: str) -> tuple[frozenset[int], tuple[RecordKey, ...], int]:
     """The tags of the text that records hold, the other keys, and the last of these tags."""
     keys = [key for name in (PATIENT, STUDY, SERIES, kind) for key in KEYS[name]]
     plain = frozenset((_CHARACTER_SET, *(key.tag for key in keys if key.vr not in _ENCODED)))
@@ -305,7 +306,7 @@ def _wanted(kind: str) -> tuple[frozenset[int], tuple[Key, ...], int]:
     return plain - {_VERIFIED}, encoded, max(plain - {_VERIFIED})
 
 
-def _encoded(file: DicomFile, keys: tuple[Key, ...]) -> dict[int, bytes]:
+def _encoded(file: DicomFile, keys: tuple[RecordKey, ...]) -> dict[int, bytes]:
     """The values of keys that are no text."""
     tags = [key.tag for key in keys]
     with warnings.catch_warnings():
@@ -367,7 +368,7 @@ def _value(element: DataElement, encodings: list[str]) -> bytes:
     stream.is_little_endian, stream.is_implicit_VR = True, False
     _with_lengths(element)
     write_data_element(stream, element, encodings)
-    return stream.getvalue()[12 if element.VR in LONG_VRS else 8 :]
+    return stream.getvalue()[12 if element.VR in vrs.LONG else 8 :]
 
 
 def _with_lengths(element: DataElement) -> None:
@@ -401,9 +402,9 @@ def _elements_well_formed(content: bytes) -> bool:
         if len(head) < 8 or head[:2] == b"\xfe\xff":
             return False
         vr = head[4:6].decode("latin-1")
-        if vr in LONG_VRS:
+        if vr in vrs.LONG:
             size, at = content[at : at + 4], at + 4
-        elif vr in SHORT_VRS:
+        elif vr in vrs.SHORT:
             size = head[6:] + b"\0\0"
         else:
             return False
@@ -448,7 +449,7 @@ def record(
     return b"".join(elements[tag] for tag in sorted(elements)), invented
 
 
-def _made_up(key: Key, number: int) -> bytes:
+def _made_up(key: RecordKey, number: int) -> bytes:
     text = key.made_up.replace("#", str(number))
     match key.vr:
         case "SQ":
@@ -460,21 +461,6 @@ def _made_up(key: Key, number: int) -> bytes:
         case "UV":
             return struct.pack("<Q", int(text))
     return text.encode()
-
-
-def element(tag: int, vr: str, value: bytes) -> bytes:
-    """An element in explicit VR little endian (PS3.5 7.1.2)."""
-    if len(value) % 2:
-        value += b"\0" if vr in ("UI", "OB") else b" "
-    group, number = tag >> 16, tag & 0xFFFF
-    if vr in LONG_VRS:
-        return struct.pack("<HH2sHL", group, number, vr.encode(), 0, len(value)) + value
-    return struct.pack("<HH2sH", group, number, vr.encode(), len(value)) + value
-
-
-def item(elements: bytes) -> bytes:
-    """An item of a sequence."""
-    return struct.pack("<HHL", 0xFFFE, 0xE000, len(elements)) + elements
 
 
 #: Items that are made up: a code, and for what a hanging protocol is meant.

@@ -23,25 +23,26 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops import cells
-from pacsifier_ops.approved import DIFFERS, approved_of
-from pacsifier_ops.errors import Cancelled, InputError
-from pacsifier_ops.files import (
+from pacsifier_ops.base import cells
+from pacsifier_ops.base.errors import Cancelled, InputError
+from pacsifier_ops.base.files import (
     data_file,
     data_folder,
     private_file,
     private_folder,
     read_json,
     read_jsonl,
+    readable,
     storage_errors,
+    unreadable,
     write_atomic,
     write_json,
-    write_jsonl,
 )
 from pacsifier_ops.handover.account import ToolAccount, write_books
-from pacsifier_ops.leases import shared
-from pacsifier_ops.run import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.tree import (
+from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.state.approved import DIFFERS, approved_of
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.tree import (
     IDENTIFIED,
     LOGS,
     Tree,
@@ -55,7 +56,7 @@ from pacsifier_ops.tree import (
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from pacsifier_ops.dimse.objects import DicomFile
+    from pacsifier_ops.dicom.files import DicomFile
 
 Question = Callable[[], bool]
 
@@ -106,7 +107,7 @@ class ReportsRequest(Kept):
 
 
 @dataclass
-class Result:
+class TakenReport:
     """What became of a report.
 
     Attributes:
@@ -141,8 +142,8 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
         TreeError: the folder is half de-identified, or part of it is; out_folder belongs to another kind of data set.
         StorageError: the run's folder cannot be written.
     """
+    from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.upload.run import Outgoing
-    from pacsifier_ops.upload.scan import scan
 
     root, out = request.folder.resolve(), request.out_folder.resolve()
     request = replace(request, folder=root, out_folder=out, started=request.started or now())
@@ -168,7 +169,7 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
     units = slices(len(reports), most)
     with storage_errors("the state root"):
         for number, unit in enumerate(units):
-            write_jsonl(run.part("units", number), (asdict(Outgoing.of(i + 1, root, reports[i])) for i in unit))
+            run.write_part("units", number, (asdict(Outgoing.of(i + 1, root, reports[i])) for i in unit))
         passed_over = {**found.passed_over, **({"no report": others} if others else {})}
         bad = [[file.path, file.reason] for file in found.bad_files]
         write_json(run.folder / "scan.json", {"passed_over": passed_over, "bad_files": bad})
@@ -205,7 +206,7 @@ def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
                     raise Cancelled("stopped on request")
                 results.append(_take_out(run, request, file, scratch, make, mode))
     with storage_errors("the state root"):
-        write_jsonl(run.part("results", unit), map(asdict, results))
+        run.write_part("results", unit, map(asdict, results))
     return dict(Counter(result.outcome.replace(" ", "_") for result in results))
 
 
@@ -224,13 +225,12 @@ def _modes(request: ReportsRequest) -> tuple[Callable[[Path], Path], int]:
 
 def _take_out(
     run: Run, request: ReportsRequest, file: DicomFile, scratch: Path, make: Callable[[Path], Path], mode: int
-) -> Result:
+) -> TakenReport:
     """Take out one report, and tell what became of it."""
-    from pacsifier_ops.upload.scan import readable, unreadable
 
     place = file.path.relative_to(request.folder)
     kind, ending = _DOCUMENTS.get(file.sop_class_uid, _TEXT)
-    result = Result(readable(place), kind)
+    result = TakenReport(readable(place), kind)
     if file.sop_class_uid in _MEASUREMENTS:
         return replace(result, outcome=LEFT_ALONE, reason=_MEASUREMENTS[file.sop_class_uid])
     try:
@@ -258,7 +258,7 @@ def _content(run: Run, file: DicomFile) -> tuple[bytes | None, dict[str, Any]]:
     """
     from pydicom import dcmread
 
-    from pacsifier_ops.dimse.objects import check_whole
+    from pacsifier_ops.dicom.files import check_whole
     from pacsifier_ops.handover.sr_text import narrative_of
 
     check_whole(file)
@@ -362,23 +362,22 @@ def report(run: Run) -> ToolAccount:
     return account
 
 
-def _results(run: Run, request: ReportsRequest) -> Iterator[Result]:
+def _results(run: Run, request: ReportsRequest) -> Iterator[TakenReport]:
     """What became of each report, in order; of those that no unit got to, that."""
     from pacsifier_ops.upload.run import Outgoing
-    from pacsifier_ops.upload.scan import readable
 
     for part in run.parts("units"):
         done = run.part("results", int(part.stem))
         if done.exists():
-            yield from (Result(**line) for line in read_jsonl(done))
+            yield from (TakenReport(**line) for line in read_jsonl(done))
             continue
         for series in read_jsonl(part):
             for file in Outgoing(**series).objects(request.folder):
                 kind = _DOCUMENTS.get(file.sop_class_uid, _TEXT)[0]
-                yield Result(readable(file.path.relative_to(request.folder)), kind, reason=NOT_ATTEMPTED)
+                yield TakenReport(readable(file.path.relative_to(request.folder)), kind, reason=NOT_ATTEMPTED)
 
 
-def _summary(results: list[Result]) -> str:
+def _summary(results: list[TakenReport]) -> str:
     """A line for each report, which says nothing of whose it is."""
     text = [cells.line(_COLUMNS)]
     for number, r in enumerate(results, 1):

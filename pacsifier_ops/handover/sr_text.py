@@ -15,8 +15,8 @@ from itertools import takewhile
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.deid.charsets import DEFAULT, Charset
-from pacsifier_ops.errors import Unfit
+from pacsifier_ops.base.errors import Unfit
+from pacsifier_ops.dicom.charsets import DEFAULT, Charset
 
 _CHARSET, _VALUE_TYPE, _RELATIONSHIP = 0x00080005, 0x0040A040, 0x0040A010
 _NAME, _CONTENT, _CODE, _MEASURED = 0x0040A043, 0x0040A730, 0x0040A168, 0x0040A300

@@ -1,1 +1,1 @@
-
+"""Airflow's connections and pools."""

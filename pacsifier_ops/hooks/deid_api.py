@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from pacsifier_ops.errors import ConfigError, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, PacsifierError
 
 if TYPE_CHECKING:
     from pacsifier_ops.pseudonyms.deid_api import DeidService

@@ -8,8 +8,8 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from pacsifier_ops.config import PacsNode, node_from_connection
-from pacsifier_ops.errors import ConfigError, PacsifierError
+from pacsifier_ops.base.config import PacsNode, node_from_connection
+from pacsifier_ops.base.errors import ConfigError, PacsifierError
 
 
 class DicomHook(BaseHook):

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from pacsifier_ops import settings
-from pacsifier_ops.files import private_folder, storage_errors, write_atomic
-from pacsifier_ops.run import dag_run_name
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.files import private_folder, storage_errors, write_atomic
+from pacsifier_ops.runs.folder import dag_run_name
 
 #: The DAGs whose runs are started.
 EXTRACT, STUDY = "pacsifier_extract", "pacsifier_study"

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pacsifier_ops.base.files import read_json, storage_errors, write_atomic
 from pacsifier_ops.extract.requests import is_id, new_id
-from pacsifier_ops.files import read_json, storage_errors, write_atomic
-from pacsifier_ops.leases import shared
 from pacsifier_ops.nightly import REASONS, RESULTS, Folders, Runs, Start
 from pacsifier_ops.nightly.options import OPTIONS, Connect, conf_of, understood
-from pacsifier_ops.options import Refused
-from pacsifier_ops.run import MOST
+from pacsifier_ops.query.options import Refused
+from pacsifier_ops.runs.folder import MOST
+from pacsifier_ops.state.leases import shared
 
 #: Seconds for which a file that is whole has not changed, and between the two looks at it.
 SETTLE, PAUSE = 120.0, 3.0

@@ -10,13 +10,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pacsifier_ops import settings
-from pacsifier_ops.files import storage_errors
-from pacsifier_ops.given import Unusable, json_of, read_given
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.base.given import Unusable, json_of, read_given
 from pacsifier_ops.nightly import REASONS, RESULT, RESULTS, STUDY, Folders, Runs, Start
 from pacsifier_ops.nightly.inbox import PAUSE, settled
 from pacsifier_ops.nightly.options import PROJECT, Connect, conf_of, read_nightly, read_table
-from pacsifier_ops.options import Refused
+from pacsifier_ops.query.options import Refused
 from pacsifier_ops.query.reading import Reading, given
 from pacsifier_ops.study.project import read_project
 

@@ -13,11 +13,11 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.hitl import HITLUser
 
-from pacsifier_ops import approvals
-from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
-from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.operators.base import PacsifierOperator, boundary, page_of_run, run_of
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
+from pacsifier_ops.runs.folder import Run
 
 APPROVE, WAIVE, REJECT = "Approve", "Approve and waive", "Reject"
 

@@ -15,13 +15,14 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, Variable
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from pacsifier_ops import labels, settings
-from pacsifier_ops.config import PacsNode, node_names, read_config
-from pacsifier_ops.errors import ConfigError, Later, PacsifierError
-from pacsifier_ops.files import confined
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.config import PacsNode, node_names, read_config
+from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
+from pacsifier_ops.base.files import confined
+from pacsifier_ops.base.places import refuse_reserved, refuse_unreleased
 from pacsifier_ops.operators.params import DEFAULT_NODE
-from pacsifier_ops.places import refuse_reserved, refuse_unreleased
-from pacsifier_ops.run import Run, dag_run_name, noted_warnings
+from pacsifier_ops.runs import labels
+from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
 
 #: Keys of what a study tells its stages, beside their params: its folder, and the list of what may be moved.
 STUDY, APPROVED = "study", "approved"

@@ -7,14 +7,14 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops import labels
-from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path, in_path, out_path
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.operators.pseudonyms import kept_secret
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs import labels
+from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.runs.folder import Run
 
 
 def _profile(params: Mapping[str, Any]) -> str:

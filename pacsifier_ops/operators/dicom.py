@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pacsifier_ops import labels
 from pacsifier_ops.extract import steps
 from pacsifier_ops.operators.base import MappedOperator, UnitOperator, destination_of, nodes_of
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs import labels
+from pacsifier_ops.runs.folder import Run
 
 
 class DicomFindOperator(MappedOperator):

@@ -7,16 +7,16 @@ from typing import Any
 from airflow.sdk.bases.branch import BranchMixIn
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops.accounts import COMPLETE, MOVE, SAVE
-from pacsifier_ops.errors import StorageError
+from pacsifier_ops.base.errors import StorageError
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.extract.run import Request
+from pacsifier_ops.extract.thumbnails import make_thumbnails
+from pacsifier_ops.hooks.constants import ARCHIVES
 from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, nodes_of, out_path
 from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.plugins import ARCHIVES
-from pacsifier_ops.run import Run
-from pacsifier_ops.thumbnails import make_thumbnails
+from pacsifier_ops.runs.accounts import COMPLETE, MOVE, SAVE
+from pacsifier_ops.runs.folder import Run
 
 
 class ExtractPrepareOperator(PacsifierOperator):

@@ -7,10 +7,10 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.operators.base import PacsifierOperator
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.runs.folder import Run
 
 
 class ToolReportOperator(PacsifierOperator):

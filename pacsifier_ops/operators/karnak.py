@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pacsifier_ops import labels
 from pacsifier_ops.handover import karnak
 from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path, in_path, out_path
 from pacsifier_ops.operators.handover import ToolReportOperator
 from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs import labels
+from pacsifier_ops.runs.folder import Run
 
 
 class KarnakPrepareOperator(PacsifierOperator):

@@ -10,12 +10,12 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 from pendulum.tz.local_timezone import get_local_timezone
 
-from pacsifier_ops import settings
-from pacsifier_ops.files import read_json, write_json
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.files import read_json, write_json
 from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, Start, night_of
 from pacsifier_ops.operators.base import PacsifierOperator
 from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.folder import Run
 
 
 def evening() -> CronTriggerTimetable | None:

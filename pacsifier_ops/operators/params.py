@@ -7,12 +7,12 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from pacsifier_ops.approvals import LONGEST_PATIENCE, PATIENCE
+from pacsifier_ops.base.errors import InputError, not_known
 from pacsifier_ops.deid.whose import FOLDER, IDENTITIES, PATIENT_ID, STUDY
-from pacsifier_ops.errors import InputError, not_known
 from pacsifier_ops.extract.run import ALL, FIRST, SEARCH
 from pacsifier_ops.pseudonyms.secret import PROJECT_PATTERN
 from pacsifier_ops.query.reading import CHOICES
+from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
 
 #: How tasks are tried again by Airflow, where the error is one that may pass.
 RETRIES: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True}

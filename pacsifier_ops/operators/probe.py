@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from pacsifier_ops.operators.base import PacsifierOperator, node_of
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.probe import page_of, probe_into
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.folder import Run
 
 
 class DicomProbeOperator(PacsifierOperator):

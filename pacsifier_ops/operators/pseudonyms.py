@@ -7,13 +7,13 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
-from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.runs.folder import Run
 
 #: Begins the id of the connection whose password is a project's secret, where an administrator keeps it in Airflow.
 SECRET_CONNECTION = "pacsifier_project_"

@@ -8,14 +8,14 @@ from typing import Any
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from pacsifier_ops import approvals
-from pacsifier_ops.accounts import COMPLETE
-from pacsifier_ops.config import node_names
-from pacsifier_ops.errors import ConfigError, NotApproved
+from pacsifier_ops.base.config import node_names
+from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.operators.approval import ApproveOperator, Question
 from pacsifier_ops.operators.base import PacsifierOperator, connected, data_path
 from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.runs.folder import Run
 
 #: The name under which other DAGs find what studies release: an alias of the assets of all projects.
 DATA_SETS = "pacsifier_data_sets"

@@ -6,10 +6,10 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops.accounts import COMPLETE
 from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, in_path, node_of, out_path
 from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.upload import steps
 
 

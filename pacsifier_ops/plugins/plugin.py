@@ -6,12 +6,15 @@ API server does, with the first request for one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from pacsifier_ops.plugins.pools import OnStart
-from pacsifier_ops.web import PREFIX, application
+from pacsifier_ops.hooks.constants import PREFIX
+from pacsifier_ops.hooks.pools import OnStart
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 # Airflow puts ids in for {DAG_ID} and {RUN_ID}; addresses are relative to its own, which may have a path. The tab of a
 # DAG run is there for all DAGs; the page says kindly where a run is none of ours.
@@ -30,10 +33,16 @@ _RESULTS = {
 }
 
 
+async def _pages(scope: Scope, receive: Receive, send: Send) -> None:
+    from pacsifier_ops.web.app import guarded
+
+    await guarded(scope, receive, send)
+
+
 class PacsifierPlugin(AirflowPlugin):
     """The package's Airflow plugin."""
 
     name = "pacsifier"
     listeners = [OnStart()]  # noqa: RUF012 (Airflow declares these so)
-    fastapi_apps: list[dict[str, Any]] = [{"app": application, "url_prefix": f"/{PREFIX}", "name": "pacsifier"}]  # noqa: RUF012
+    fastapi_apps: list[dict[str, Any]] = [{"app": _pages, "url_prefix": f"/{PREFIX}", "name": "pacsifier"}]  # noqa: RUF012
     external_views: list[dict[str, Any]] = [_INTAKE, _RESULTS]  # noqa: RUF012

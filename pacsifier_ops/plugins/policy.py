@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.policies import hookimpl
 
-from pacsifier_ops.plugins import ARCHIVES, COMMON_POOL
+from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun

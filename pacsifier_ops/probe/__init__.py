@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.leases import shared
-from pacsifier_ops.run import Run, never, noted_warnings
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.runs.folder import Run, never, noted_warnings
+from pacsifier_ops.state.leases import shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def probe_into(
         Cancelled: somebody wants it to end.
         StorageError: the run's folder cannot be written.
     """
-    from pacsifier_ops.files import storage_errors, write_atomic, write_json
+    from pacsifier_ops.base.files import storage_errors, write_atomic, write_json
     from pacsifier_ops.probe.page import to_html
     from pacsifier_ops.probe.probing import probe
 

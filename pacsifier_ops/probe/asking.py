@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import Cancelled, PacsError, PacsifierError, PacsTimeout, Unsupported
+from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dimse.attempts import open_session
-from pacsifier_ops.dimse.session import Answer
-from pacsifier_ops.errors import Cancelled, PacsError, PacsifierError, PacsTimeout, Unsupported
-from pacsifier_ops.leases import Leases
-from pacsifier_ops.waiting import pause
+from pacsifier_ops.dimse.session import Matches
+from pacsifier_ops.state.leases import Leases
 
 T = TypeVar("T")
 
@@ -30,14 +30,14 @@ class TooMany(PacsError):
     """An answer was longer than anybody wants to hear."""
 
 
-class Refused(Unsupported):
+class QueryRefused(Unsupported):
     """The archive answers a query with a failure status.
 
     Attributes:
         answer: what it said before.
     """
 
-    def __init__(self, text: str, answer: Answer) -> None:
+    def __init__(self, text: str, answer: Matches) -> None:
         super().__init__(text)
         self.answer = answer
 
@@ -119,7 +119,7 @@ class Archive:
                 f"{self.node.name}: went on after {LONGEST_ANSWER} matches; the association was aborted"
             ) from None
 
-    def find(self, identifier: Dataset) -> Answer:
+    def find(self, identifier: Dataset) -> Matches:
         """One C-FIND.
 
         Raises:
@@ -128,7 +128,7 @@ class Archive:
         """
         self.queries += 1
 
-        def timed() -> Answer:
+        def timed() -> Matches:
             started = time.perf_counter()
             answer = self.session.find(identifier)
             self._seconds.append(time.perf_counter() - started)
@@ -140,7 +140,7 @@ class Archive:
             self.character_sets.update(name for name in ([names] if isinstance(names, str) else names) if name)
         if answer.status != 0x0000:
             level = identifier.QueryRetrieveLevel
-            raise Refused(f"it refuses a C-FIND at {level} level (0x{answer.status:04X})", answer)
+            raise QueryRefused(f"it refuses a C-FIND at {level} level (0x{answer.status:04X})", answer)
         return answer
 
     def echoes(self, times: int) -> float:

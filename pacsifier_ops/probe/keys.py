@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.base.errors import Cancelled, PacsifierError
 from pacsifier_ops.dimse.find import ANYBODY, NOBODY, UID_OF_LEVEL, values_of
 from pacsifier_ops.dimse.session import query
-from pacsifier_ops.errors import Cancelled, PacsifierError
-from pacsifier_ops.probe.asking import Archive, Refused, TooMany
+from pacsifier_ops.probe.asking import Archive, QueryRefused, TooMany
 from pacsifier_ops.probe.findings import FILTERED, MATCHED, MISSES, NOT_TESTED, UNDECIDABLE, KeyFinding
 from pacsifier_ops.query.keys import KEYS, MODALITIES, Key, Level
 from pacsifier_ops.query.match import value_to_send
@@ -105,7 +105,7 @@ class Keys:
             answer = self.archive.find(query(level, **{**keys, keyword: value}))
         except TooMany:
             return True
-        except Refused as error:
+        except QueryRefused as error:
             if error.too_many:
                 return True
             raise

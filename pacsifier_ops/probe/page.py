@@ -6,8 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterable
 
-from pacsifier_ops.config import address_of
-from pacsifier_ops.html import Html, badge, beside, facts, page, plural, section, table, tag, verdict, when
+from pacsifier_ops.base.config import address_of
 from pacsifier_ops.probe.findings import (
     FILTERED,
     MATCHED,
@@ -21,6 +20,7 @@ from pacsifier_ops.probe.findings import (
     Fact,
     Findings,
 )
+from pacsifier_ops.runs.html import Html, badge, beside, facts, page, plural, section, table, tag, verdict, when
 
 _KINDS = {
     YES: "good",

@@ -16,29 +16,29 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from pacsifier_ops.config import PacsNode
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import Cancelled, PacsError, PacsifierError, ReceiverError, Unsupported
+from pacsifier_ops.base.files import private_folder, storage_errors
+from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dimse.check import SERVICES
 from pacsifier_ops.dimse.find import Finder, return_keys, values_of
 from pacsifier_ops.dimse.letters import Letters
 from pacsifier_ops.dimse.receiver import spooled, waiting
-from pacsifier_ops.dimse.session import Outcome, Session, query
+from pacsifier_ops.dimse.session import RetrieveResult, Session, query
 from pacsifier_ops.dimse.sink import ReceivedObject
-from pacsifier_ops.errors import Cancelled, PacsError, PacsifierError, ReceiverError, Unsupported
 from pacsifier_ops.extract.quarantine import Quarantine
 from pacsifier_ops.extract.recall import SLOW
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
-from pacsifier_ops.files import private_folder, storage_errors
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.leases import Leases
 from pacsifier_ops.probe.asking import Archive, TooMany
 from pacsifier_ops.probe.findings import NO, NOT_TESTED, PARTLY, YES, Fact, Findings, conclude
 from pacsifier_ops.probe.keys import Keys, Sample, uids_above
 from pacsifier_ops.probe.sample import Sampler, spread
 from pacsifier_ops.query.keys import FURTHER, KEYS, Level
-from pacsifier_ops.run import now
-from pacsifier_ops.tree import Tree
-from pacsifier_ops.waiting import pause
+from pacsifier_ops.runs.folder import now
+from pacsifier_ops.state.leases import Leases
+from pacsifier_ops.state.tree import Tree
 
 _ECHOES = 5
 #: Names that the archive is asked for as it has shown them.
@@ -461,7 +461,7 @@ class Probing:
                 item.path.unlink(missing_ok=True)  # of an attempt that was killed; else it would pass for ours
             started = time.perf_counter()
 
-            def move() -> Outcome:
+            def move() -> RetrieveResult:
                 return self._archive.session.move(
                     target.identifier, self._node.destination, partial(waiting, spool, target.series)
                 )
@@ -478,7 +478,7 @@ class Probing:
             return [item for item in spooled(spool, target.series) if target.is_it(item)]
 
     def _came(
-        self, service: str, target: Target, items: list[ReceivedObject], outcome: Outcome, seconds: float
+        self, service: str, target: Target, items: list[ReceivedObject], outcome: RetrieveResult, seconds: float
     ) -> Fact:
         """Judge what a retrieve brought, and remove it."""
         try:

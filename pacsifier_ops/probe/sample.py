@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from pacsifier_ops.dimse.find import axis_of, values_of
 from pacsifier_ops.dimse.session import query
-from pacsifier_ops.probe.asking import LONGEST_ANSWER, Archive, Refused, TooMany
+from pacsifier_ops.probe.asking import LONGEST_ANSWER, Archive, QueryRefused, TooMany
 from pacsifier_ops.probe.findings import NO, NOT_TESTED, PARTLY, YES, Fact
 from pacsifier_ops.query.match import matches
 
@@ -92,7 +92,7 @@ class Sampler:
                 at_once, cut = self._compared()
             except TooMany:
                 self._endless = True
-            except Refused as error:
+            except QueryRefused as error:
                 if not error.too_many:
                     raise
                 self._told = len(error.answer.identifiers)
@@ -116,7 +116,7 @@ class Sampler:
         """What a query brings, or the newest narrower one that has an answer with an end."""
         try:
             return self._ask(identifier)
-        except Refused as error:
+        except QueryRefused as error:
             if not error.too_many:
                 raise
             shown = error.answer.identifiers

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pacsifier_ops.config import check_sizes, extra_values, plain_text, read_keys
-from pacsifier_ops.errors import ConfigError, DeidError, DeidUnavailable, PatientsRefused
+from pacsifier_ops.base.config import check_sizes, extra_values, plain_text, read_keys
+from pacsifier_ops.base.errors import ConfigError, DeidError, DeidUnavailable, PatientsRefused
+from pacsifier_ops.base.waiting import BACK_OFF, pause
 from pacsifier_ops.pseudonyms.linkage import Person, own_names, taken_twice
-from pacsifier_ops.pseudonyms.values import check_pseudonym, check_shift
-from pacsifier_ops.run import never
-from pacsifier_ops.waiting import BACK_OFF, pause
+from pacsifier_ops.query.pseudonym import check_pseudonym, check_shift
+from pacsifier_ops.runs.folder import never
 
 if TYPE_CHECKING:
-    from pacsifier_ops.pseudonyms.https import Answer, Caller
+    from pacsifier_ops.pseudonyms.https import Caller, HttpAnswer
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ class DeidService:
             pause(wait, cancelled)
         return self._understood(caller.post(url, f"token {self.token}", content))
 
-    def _understood(self, answer: Answer) -> Iterable[tuple[str, Any]]:
+    def _understood(self, answer: HttpAnswer) -> Iterable[tuple[str, Any]]:
         """The keys and values of an answer, as many as there are of each key.
 
         Raises:
@@ -192,7 +192,7 @@ class DeidService:
             raise DeidError(f"{self.name}: the answer is no JSON object of PatientIDs and values; check the URL")
         return pairs
 
-    def _refusal(self, answer: Answer) -> DeidError:
+    def _refusal(self, answer: HttpAnswer) -> DeidError:
         status = answer.status
         told = f"{self.name}: HTTP {status}: "
         if status == 429 or status >= 500:

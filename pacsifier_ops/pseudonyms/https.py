@@ -19,8 +19,8 @@ from requests.adapters import HTTPAdapter
 from requests.utils import resolve_proxies
 from urllib3 import exceptions as urllib3
 
+from pacsifier_ops.base.errors import ConfigError, DeidError, DeidUnavailable
 from pacsifier_ops.dimse.tls import context_for
-from pacsifier_ops.errors import ConfigError, DeidError, DeidUnavailable
 
 #: Bytes of an answer; a batch's is a thousandth of it.
 _LARGEST = 1 << 26
@@ -37,7 +37,7 @@ _UNKNOWN = "it comes from no authority that is trusted; give the file of the hos
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """What a service answered."""
 
     status: int
@@ -90,7 +90,7 @@ class Caller:
     def __exit__(self, *exception: object) -> None:
         self._adapter.close()
 
-    def post(self, url: str, authorization: str, content: Any) -> Answer:
+    def post(self, url: str, authorization: str, content: Any) -> HttpAnswer:
         """Post JSON once.
 
         Raises:
@@ -108,7 +108,7 @@ class Caller:
                 proxies=resolve_proxies(request, None, True),
             )
             with response:
-                return Answer(response.status_code, response.headers, self._body(response.raw))
+                return HttpAnswer(response.status_code, response.headers, self._body(response.raw))
         except (urllib3.HTTPError, OSError) as error:  # requests' own errors are OSErrors
             wrong = self._in_words(error)
         raise wrong

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pacsifier_ops.errors import InputError, PatientsRefused
-from pacsifier_ops.files import PRIVATE_FILE, group, private_folder, storage_errors, write_atomic
-from pacsifier_ops.given import LARGE, Unusable, json_of, read_given
-from pacsifier_ops.leases import shared
+from pacsifier_ops.base.errors import InputError, PatientsRefused
+from pacsifier_ops.base.files import PRIVATE_FILE, group, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.given import LARGE, Unusable, json_of, read_given
 from pacsifier_ops.pseudonyms.secret import check_project, project_folder
-from pacsifier_ops.pseudonyms.values import check_pseudonym, check_shift
-from pacsifier_ops.tree import CONTROL, patient_folder
+from pacsifier_ops.query.pseudonym import check_pseudonym, check_shift
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.tree import CONTROL, patient_folder
 
 T = TypeVar("T")
 

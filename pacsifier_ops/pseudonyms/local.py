@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pacsifier_ops.errors import ConfigError, PatientsRefused
+from pacsifier_ops.base.errors import ConfigError, PatientsRefused
 from pacsifier_ops.pseudonyms.linkage import Person, own_names, taken_twice
 from pacsifier_ops.pseudonyms.secret import Secret
-from pacsifier_ops.pseudonyms.values import MOST_DAYS, check_pseudonym
-from pacsifier_ops.run import never
+from pacsifier_ops.query.pseudonym import MOST_DAYS, check_pseudonym
+from pacsifier_ops.runs.folder import never
 
 #: Digits and capitals that are not taken for one another, and spell no word.
 ALPHABET = "23456789BCDFGHJKMNPQRSTVWXZ"

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pacsifier_ops.errors import InputError, PatientsRefused, numbers
+from pacsifier_ops.base.errors import InputError, PatientsRefused, numbers
 from pacsifier_ops.pseudonyms import local
 from pacsifier_ops.pseudonyms.linkage import Keyed, Person, alike
 from pacsifier_ops.pseudonyms.secret import Secret
-from pacsifier_ops.pseudonyms.values import check_pseudonym
 from pacsifier_ops.query.problems import TableRefused
+from pacsifier_ops.query.pseudonym import check_pseudonym
 from pacsifier_ops.query.records import read_records
-from pacsifier_ops.run import never
+from pacsifier_ops.runs.folder import never
 
 #: How columns are called where a mapping file has a header after all: without regard to case, blanks and underscores.
 _OLD = {"old", "oldid", "oldpseudonym", "patientid", "original", "originalid", "id"}

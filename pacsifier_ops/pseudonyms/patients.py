@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pacsifier_ops.errors import InputError, numbers
-from pacsifier_ops.identity import two_people
+from pacsifier_ops.base.errors import InputError, numbers
+from pacsifier_ops.base.files import readable
+from pacsifier_ops.base.identity import two_people
 from pacsifier_ops.query.problems import TableRefused
 from pacsifier_ops.query.table import QueryTable
-from pacsifier_ops.run import never
+from pacsifier_ops.runs.folder import never
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.objects import DicomFile
+    from pacsifier_ops.dicom.files import DicomFile
 
 
 @dataclass
@@ -101,7 +102,7 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bo
         InputError: the folder cannot be read, holds no object that names a patient, or one PatientID under two issuers.
         Cancelled: `cancelled` said so.
     """
-    from pacsifier_ops.upload.scan import readable, scan
+    from pacsifier_ops.dicom.scan import scan
 
     if not root.is_dir():
         raise InputError("in_folder is not a folder; give the folder whose patients are to have pseudonyms")

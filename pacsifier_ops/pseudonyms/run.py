@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.pseudonyms.local import ALPHABET, Style
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.query.reading import Reading
-from pacsifier_ops.run import Kept
+from pacsifier_ops.runs.folder import Kept
 
 #: Where pseudonyms come from: the De-ID service, a mapping file, or the project's secret.
 DEID, CUSTOM, LOCAL = "de-id", "custom", "local"

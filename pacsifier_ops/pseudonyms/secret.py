@@ -14,9 +14,9 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from pacsifier_ops import settings
-from pacsifier_ops.errors import ConfigError
-from pacsifier_ops.files import PRIVATE_FILE, fsync_folder, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.base.files import PRIVATE_FILE, fsync_folder, private_folder, storage_errors, write_atomic
 
 #: Environment variable with a project's secret, for the commands, where it is kept elsewhere than below the state root.
 VARIABLE = "PACSIFIER_PROJECT_SECRET"

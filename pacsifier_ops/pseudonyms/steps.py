@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pacsifier_ops import cells
-from pacsifier_ops.accounts import COMPLETE, INCOMPLETE
-from pacsifier_ops.errors import InputError, PatientsRefused, numbers
-from pacsifier_ops.files import read_json, read_jsonl, storage_errors, write_atomic, write_json, write_jsonl
-from pacsifier_ops.html import facts, page, plural, verdict, when
+from pacsifier_ops.base import cells
+from pacsifier_ops.base.errors import InputError, PatientsRefused, numbers
+from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_atomic, write_json
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.local import LocalSource
 from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
@@ -25,7 +23,9 @@ from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import project_secret
 from pacsifier_ops.query.reading import AS_IT_IS, Reading
 from pacsifier_ops.query.table import read_query_table
-from pacsifier_ops.run import MOST, Run, never, now, slices
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.html import facts, page, plural, verdict, when
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("cohort", "patients", "batches", "results", "summary")
@@ -93,9 +93,9 @@ def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Cal
     size = max(batch_size, -(-len(asked) // MOST))
     batches = slices(len(asked), max(1, -(-len(asked) // size)))
     with storage_errors("the state root"):
-        write_jsonl(run.part("patients"), map(asdict, cohort.patients))
+        run.write_part("patients", None, map(asdict, cohort.patients))
         for number, batch in enumerate(batches):
-            write_jsonl(run.part("batches", number), (asdict(asked[place]) for place in batch))
+            run.write_part("batches", number, (asdict(asked[place]) for place in batch))
         counts = {"patients": len(cohort.patients), "asked": len(asked)}
         left = {"passed_over": cohort.passed_over, "unnamed": len(cohort.unnamed), "place": cohort.place}
         left["without_id"] = len(cohort.without_id)
@@ -163,7 +163,7 @@ def ask(run: Run, source: Source, batch: int, cancelled: Callable[[], bool] = ne
             ordered = {patient.patient_id: people[patient.patient_id] for patient in patients}
             new = linkage.add(ordered, issuers)
     with storage_errors("the state root"):
-        write_jsonl(run.part("results", batch), [{"asked": asked, "new": new}])
+        run.write_part("results", batch, [{"asked": asked, "new": new}])
     return {"asked": asked, "new": new}
 
 

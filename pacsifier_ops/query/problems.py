@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pacsifier_ops.errors import QueryTableError
+from pacsifier_ops.base.errors import QueryTableError
 
 #: Problems that the text of an error tells, and characters of a value that are shown.
 _TOLD, _LONGEST = 50, 60

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.base.errors import ConfigError
 
 #: What becomes of rows of a workbook that are hidden.
 REFUSE, INCLUDE, SKIP = "refuse", "include", "skip"

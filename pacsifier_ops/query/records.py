@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.given import Unusable, read_given
+from pacsifier_ops.base.given import Unusable, read_given
 from pacsifier_ops.query.keys import column_of
 from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.reading import AS_IT_IS, Reading

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pacsifier_ops.cells import plain
-from pacsifier_ops.config import ACCEPT_ARCHIVE
-from pacsifier_ops.pseudonyms.values import check_pseudonym
+from pacsifier_ops.base.cells import plain
+from pacsifier_ops.base.config import ACCEPT_ARCHIVE
 from pacsifier_ops.query.keys import (
     ACCEPT,
     COLUMNS,
@@ -22,6 +21,7 @@ from pacsifier_ops.query.keys import (
     nearest_column,
 )
 from pacsifier_ops.query.problems import Problem, TableRefused
+from pacsifier_ops.query.pseudonym import check_pseudonym
 from pacsifier_ops.query.reading import AS_IT_IS, INCLUDE, SKIP, Reading
 from pacsifier_ops.query.records import Record, bytes_of, records_of
 from pacsifier_ops.query.spreadsheets import refuse_lost, refuse_wrecked, unwrapped

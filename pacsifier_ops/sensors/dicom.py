@@ -8,9 +8,9 @@ from typing import Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
-from pacsifier_ops.errors import ConfigError
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.base.files import write_json
 from pacsifier_ops.extract import arrival
-from pacsifier_ops.files import write_json
 from pacsifier_ops.operators.base import boundary, run_of
 from pacsifier_ops.triggers.dicom import ARRIVED, FAILED, LATE, DicomArrivalTrigger
 

@@ -10,24 +10,23 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from pacsifier_ops.accounts import SeriesAccount
-from pacsifier_ops.approvals import APPROVED, COHORT, REJECTED, RELEASE
-from pacsifier_ops.deid.run import DEIDENTIFIED, QUARANTINED, WITHDRAWN, Settled, Source, Store, series_of
+from pacsifier_ops.base.files import read_jsonl, readable, unpacked
+from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.deid.run import DEIDENTIFIED, QUARANTINED, WITHDRAWN, Settled, SourceSeries, Store, series_of
 from pacsifier_ops.extract.run import Planned
-from pacsifier_ops.files import read_jsonl
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.ledger import SeriesLedger
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.accounts import SeriesAccount
+from pacsifier_ops.runs.approvals import APPROVED, COHORT, REJECTED, RELEASE
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.worker import NOT_ATTEMPTED, accounts_of
+from pacsifier_ops.state.ledger import SeriesLedger
+from pacsifier_ops.state.tree import Tree, marker_of
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, SENDING, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, IDENTIFIED_FOLDER, RELEASED_FOLDER, folder_of
 from pacsifier_ops.study.removal import Manifest
 from pacsifier_ops.study.run import stage_folder
-from pacsifier_ops.tree import Tree, marker_of
-from pacsifier_ops.units import NOT_ATTEMPTED, accounts_of
-from pacsifier_ops.upload.run import SOP_INSTANCE, Outgoing, unpacked
-from pacsifier_ops.upload.scan import readable
+from pacsifier_ops.upload.run import SOP_INSTANCE, Outgoing
 
 _GONE = "received, and gone before it was de-identified"
 _NOT_REACHED = "not de-identified: the de-identification did not get to it"
@@ -204,7 +203,7 @@ class Chain:
                 state = MISSING if item["missing"] else QUARANTINED
                 self.unfit[item["path"]] = state, intern(item["reason"])
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> Iterator[SourceSeries]:
         """The series of the de-identification."""
         return series_of(self._store) if self._store else iter(())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pacsifier_ops.html import Html, escape, listed, tag
+from pacsifier_ops.runs.html import Html, escape, listed, tag
 
 #: A column of the drawing, in its own units; the page stretches it to its width.
 _COLUMN, _HEIGHT, _BAR = 100.0, 134.0, 7.0
@@ -17,7 +17,7 @@ _LONGEST = 60
 
 
 @dataclass(frozen=True)
-class Lost:
+class Dropout:
     """What does not come further.
 
     Attributes:
@@ -49,7 +49,7 @@ class Station:
     name: str
     count: int | None
     said: str = ""
-    lost: Sequence[Lost] = ()
+    lost: Sequence[Dropout] = ()
     doubt: int = 0
     head: str = ""
 
@@ -82,7 +82,7 @@ def flow(stations: Sequence[Station]) -> Html:
     return tag("div", whole, class_="scroll", role="region", tabindex="0", aria_label="The chain")
 
 
-def _lost(lost: Lost) -> Html:
+def _lost(lost: Dropout) -> Html:
     return tag(
         "div",
         tag("span", f"\u2212{lost.count:,} {lost.name}", class_=lost.kind, style="font-weight:600"),

@@ -31,14 +31,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops import approvals
-from pacsifier_ops.approved import approved_of
-from pacsifier_ops.errors import Cancelled
-from pacsifier_ops.files import read_jsonl, storage_errors
-from pacsifier_ops.run import Run, never
+from pacsifier_ops.base.errors import Cancelled
+from pacsifier_ops.base.files import read_jsonl, storage_errors
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.folder import Run, never
+from pacsifier_ops.state.approved import approved_of
+from pacsifier_ops.state.tree import Tree, marker_of
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT, stage_run
-from pacsifier_ops.tree import Tree, marker_of
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.identifiers import Wanted
@@ -59,7 +59,7 @@ _PIECE = 1 << 20
 
 
 @dataclass
-class Findings:
+class GateFindings:
     """What the gate found.
 
     Attributes:
@@ -165,7 +165,7 @@ class Gate:
         people = ((names[key], ids[key]) for key in ids)
         return cls(people, uids, pseudonyms, {**dates, "": left_out}, free, made.files if made else {})
 
-    def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> Findings:
+    def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> GateFindings:
         """Search files and their names.
 
         Args:
@@ -175,7 +175,7 @@ class Gate:
             StorageError: a file cannot be read.
             Cancelled: `cancelled` said so.
         """
-        found = Findings(patients=self.patients)
+        found = GateFindings(patients=self.patients)
         for path in paths:
             if cancelled():
                 raise Cancelled("stopped on request")
@@ -190,7 +190,7 @@ class Gate:
             found.searched += 1
         return found
 
-    def refuse_foreign(self, files: Iterable[Mapping[str, Any]], found: Findings) -> None:
+    def refuse_foreign(self, files: Iterable[Mapping[str, Any]], found: GateFindings) -> None:
         """Add the files that the de-identification has not made: they may be of anybody, in any form.
 
         Args:

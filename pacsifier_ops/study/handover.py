@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops import __version__
-from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
-from pacsifier_ops.approvals import RELEASE, Decision
+from pacsifier_ops.base.files import data_file, data_folder, private_folder, storage_errors, write_atomic
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.deid.told import told as may_be_told
-from pacsifier_ops.files import data_file, data_folder, private_folder, storage_errors, write_atomic
-from pacsifier_ops.html import (
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.runs.approvals import RELEASE, Decision
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.html import (
     Html,
     badge,
     beside,
@@ -37,8 +38,7 @@ from pacsifier_ops.html import (
     verdict,
     when,
 )
-from pacsifier_ops.report_html import size
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.report_html import size
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, STATES, UNVERIFIABLE, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.gate import Gate

@@ -8,22 +8,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pacsifier_ops import settings
-from pacsifier_ops.approvals import LONGEST_PATIENCE
-from pacsifier_ops.config import METHODS, node_names
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.config import METHODS, node_names
+from pacsifier_ops.base.errors import ConfigError, PathRefused
+from pacsifier_ops.base.files import confined
+from pacsifier_ops.base.places import reserved
+from pacsifier_ops.base.window import Window
 from pacsifier_ops.deid.whose import IDENTITIES, PATIENT_ID
-from pacsifier_ops.errors import ConfigError, PathRefused
 from pacsifier_ops.extract.run import FIRST, SEARCH
-from pacsifier_ops.files import confined
-from pacsifier_ops.options import READING, Option, read_options
-from pacsifier_ops.places import reserved
 from pacsifier_ops.pseudonyms.local import ALPHABET, Style
 from pacsifier_ops.pseudonyms.run import CUSTOM, SOURCES
 from pacsifier_ops.pseudonyms.secret import check_project
+from pacsifier_ops.query.options import READING, Field, read_options
 from pacsifier_ops.query.reading import Reading
-from pacsifier_ops.run import Kept
+from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
+from pacsifier_ops.runs.folder import Kept
 from pacsifier_ops.study import run as stages
-from pacsifier_ops.window import Window
 
 #: Who releases: a person, the limits where the data set is within them and else a person, or nobody in this run.
 ASK, LIMIT, NOBODY = "ask", "limit", "nobody"
@@ -106,7 +106,7 @@ class Study(Reading, Kept):
     approvers: tuple[str, ...] = ()
     most_missing: int = 0
     most_quarantined: int = 0
-    patience: float = 72
+    patience: float = PATIENCE
     dicomdir: bool = False
     zip: bool = False
     volume_size: int = 0
@@ -161,31 +161,31 @@ class Study(Reading, Kept):
 
 
 #: Keys of the form; they mean what Study says.
-FORM: Mapping[str, Option] = {
+FORM: Mapping[str, Field] = {
     **{
-        name: Option(str)
+        name: Field(str)
         for name in ("project", "queryfile", "window", "folder", "deid", "mappingfile", "profile", "devices")
     },
-    "pacs": Option(str, joined=True),
-    "search": Option(str, SEARCH),
-    **{name: Option(str) for name in ("upload", "karnak", "album_name", "move")},
-    **{name: Option(int) for name in ("max_series", "volume_size")},
-    "patience": Option(int, most=LONGEST_PATIENCE),
-    **{name: Option(int, least=0) for name in ("most_missing", "most_quarantined")},
-    **{name: Option(bool) for name in ("strict", "delete_identifiable", "approval", "dicomdir", "zip")},
-    "accept_incomplete": Option(bool),
+    "pacs": Field(str, joined=True),
+    "search": Field(str, SEARCH),
+    **{name: Field(str) for name in ("upload", "karnak", "album_name", "move")},
+    **{name: Field(int) for name in ("max_series", "volume_size")},
+    "patience": Field(int, most=LONGEST_PATIENCE),
+    **{name: Field(int, least=0) for name in ("most_missing", "most_quarantined")},
+    **{name: Field(bool) for name in ("strict", "delete_identifiable", "approval", "dicomdir", "zip")},
+    "accept_incomplete": Field(bool),
     **READING,
-    "method": Option(str, METHODS),
-    "source": Option(str, SOURCES),
-    "identity": Option(str, IDENTITIES),
-    "release": Option(str, RELEASE),
-    "release_by": Option(str, RELEASE_BY),
-    "approvers": Option(str, several=True),
-    "remove_identified": Option(str, REMOVAL),
-    "without": Option(str, WITHOUT, several=True),
+    "method": Field(str, METHODS),
+    "source": Field(str, SOURCES),
+    "identity": Field(str, IDENTITIES),
+    "release": Field(str, RELEASE),
+    "release_by": Field(str, RELEASE_BY),
+    "approvers": Field(str, several=True),
+    "remove_identified": Field(str, REMOVAL),
+    "without": Field(str, WITHOUT, several=True),
 }
 #: Keys of a project file.
-OPTIONS: Mapping[str, Option] = {**FORM, "enabled": Option(bool)}
+OPTIONS: Mapping[str, Field] = {**FORM, "enabled": Field(bool)}
 
 
 def read_project(path: Path) -> dict[str, Any]:

@@ -19,12 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops import approvals, settings
-from pacsifier_ops.approvals import RELEASE
-from pacsifier_ops.approved import LISTED, approve, approved_of
-from pacsifier_ops.dimse.objects import inspect
-from pacsifier_ops.errors import Cancelled, NotApproved
-from pacsifier_ops.files import (
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import Cancelled, NotApproved
+from pacsifier_ops.base.files import (
     atomic_stream,
     below,
     confined,
@@ -33,16 +30,20 @@ from pacsifier_ops.files import (
     fsync_folder,
     read_json,
     read_jsonl,
+    readable,
     storage_errors,
     write_json,
     write_jsonl,
 )
-from pacsifier_ops.ledger import digest
-from pacsifier_ops.run import Run, never, now
+from pacsifier_ops.dicom.files import inspect
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.approvals import RELEASE
+from pacsifier_ops.runs.folder import Run, never, now
+from pacsifier_ops.state.approved import LISTED, approve, approved_of
+from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR, KARNAK, MOVE, UPLOAD
-from pacsifier_ops.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
-from pacsifier_ops.upload.scan import readable
 
 #: Folders of a study, below its own.
 IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = FOLDERS = ("identified", "de-identified", "released")

@@ -23,19 +23,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, Settled, Source, Store, series_of
-from pacsifier_ops.deliveries import Deliveries
-from pacsifier_ops.dimse.objects import inspect
-from pacsifier_ops.errors import Cancelled, TreeError
+from pacsifier_ops.base.errors import Cancelled, TreeError
+from pacsifier_ops.base.files import read_jsonl, readable, storage_errors, write_json
+from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, Settled, SourceSeries, Store, series_of
+from pacsifier_ops.dicom.files import inspect
 from pacsifier_ops.extract.receiving import series_lease
-from pacsifier_ops.files import read_jsonl, storage_errors, write_json, write_jsonl
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.leases import shared
-from pacsifier_ops.ledger import Entry, SeriesLedger, digest
-from pacsifier_ops.run import Run, never, now
+from pacsifier_ops.runs.folder import Run, never, now
+from pacsifier_ops.state.deliveries import Deliveries
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest
+from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
 from pacsifier_ops.study.release import released_of, with_originals
-from pacsifier_ops.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
-from pacsifier_ops.upload.scan import readable
 
 #: Why a file stays.
 BY_RULE, IN_QUARANTINE = "excluded by a rule", "in quarantine"
@@ -176,7 +175,7 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
     refuse_unfinished([places.deidentified])
     with storage_errors("the state root, or the folder of the study"):
         lines = _listed(tree, _Delivered(run, places), cancelled) if tree else iter(())
-        write_jsonl(run.part("removal"), map(asdict, lines))
+        run.write_part("removal", None, map(asdict, lines))
     return Listing.of(run)
 
 
@@ -289,7 +288,7 @@ class _Delivered:
         self.places, self.manifest = places, Manifest(run)
         tree, marker = Tree.existing(places.deidentified), marker_of(places.deidentified)
         self.store = Store(tree, marker["id"]) if tree and "id" in marker else None
-        self._sources: dict[str, list[Source]] = {}
+        self._sources: dict[str, list[SourceSeries]] = {}
         for source in series_of(self.store) if self.store else ():
             self._sources.setdefault(source.series_uid, []).append(source)
 
@@ -302,7 +301,7 @@ class _Delivered:
 class _DeliveredSeries:
     """What was released of one series: its objects may be those of several patients."""
 
-    def __init__(self, by: _Delivered, sources: list[Source]) -> None:
+    def __init__(self, by: _Delivered, sources: list[SourceSeries]) -> None:
         self._places = by.places
         self._files: dict[str, Mapping[str, Any]] = {}
         self._settled: dict[str, list[Settled]] = {}

@@ -19,11 +19,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops import __version__, cells
-from pacsifier_ops.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
+from pacsifier_ops import __version__
+from pacsifier_ops.base import cells
+from pacsifier_ops.base.files import atomic_stream, storage_errors, write_atomic, write_json
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
-from pacsifier_ops.files import atomic_stream, storage_errors, write_atomic, write_json
-from pacsifier_ops.html import (
+from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.html import (
     Html,
     badge,
     bar,
@@ -40,9 +43,7 @@ from pacsifier_ops.html import (
     verdict,
     when,
 )
-from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
-from pacsifier_ops.report_html import LONGEST_LIST, size
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.report_html import LONGEST_LIST, size
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
     DELIVERED,
@@ -56,7 +57,7 @@ from pacsifier_ops.study.accounts import (
     StudyRow,
     StudySeries,
 )
-from pacsifier_ops.study.chart import Lost, Station, flow
+from pacsifier_ops.study.chart import Dropout, Station, flow
 from pacsifier_ops.study.project import KEEP, LIST
 from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stage_folder
 from pacsifier_ops.study.shown import DECISION_COLUMNS, SUBJECTS, decision_lines, gate_findings
@@ -257,7 +258,7 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Html:
     totals, lost = account.totals(), account.losses()
     count = totals["instances"]
 
-    def between(*places: str) -> list[Lost]:
+    def between(*places: str) -> list[Dropout]:
         found = []
         for state in (MISSING, QUARANTINED, EXCLUDED):
             those = [loss for loss in lost if loss.at in places and loss.state == state]
@@ -265,7 +266,7 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Html:
                 why = [loss.reason if len(those) == 1 else f"{loss.instances:,}: {loss.reason}" for loss in those[:3]]
                 if len(those) > 3:
                     why.append(f"and {plural(len(those) - 3, 'other reason')}")
-                found.append(Lost(KINDS[state][0], state, count, why if inside else ()))
+                found.append(Dropout(KINDS[state][0], state, count, why if inside else ()))
         return found
 
     def station(name: str, before: Sequence[str], said: str = "", doubt: int = 0) -> Station:

@@ -20,9 +20,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.errors import InputError
-from pacsifier_ops.files import private_folder, read_json, storage_errors, write_json
-from pacsifier_ops.run import Run
+from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_json
+from pacsifier_ops.runs.folder import Run
 
 EXTRACT, PSEUDONYMS, ANONYMIZE, DUMPS = "extract", "pseudonyms", "anonymize", "dumps"
 DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE = "dicomdir", "upload", "karnak", "karnak_upload", "move"

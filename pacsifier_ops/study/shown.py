@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pacsifier_ops.approvals import APPROVED, COHORT, LIMITS, RELEASE, Decision
-from pacsifier_ops.html import Html, badge, join, table, tag, when
+from pacsifier_ops.runs.approvals import APPROVED, COHORT, LIMITS, RELEASE, Decision
+from pacsifier_ops.runs.html import Html, badge, join, table, tag, when
 
 #: What is decided on, for people.
 SUBJECTS = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set"}

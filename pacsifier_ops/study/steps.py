@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.accounts import COMPLETE, ROWS_ANSWERED
-from pacsifier_ops.approvals import APPROVED, LIMITS, RELEASE, decide
-from pacsifier_ops.config import node_names
-from pacsifier_ops.errors import ConfigError, InputError
-from pacsifier_ops.files import private_folder, read_json, storage_errors, write_atomic, write_json
-from pacsifier_ops.given import read_given
-from pacsifier_ops.html import plural
-from pacsifier_ops.leases import shared
-from pacsifier_ops.options import Refused
-from pacsifier_ops.places import kept_as
+from pacsifier_ops.base.config import node_names
+from pacsifier_ops.base.errors import ConfigError, InputError
+from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.given import read_given
+from pacsifier_ops.base.places import kept_as
 from pacsifier_ops.pseudonyms.secret import project_folder
-from pacsifier_ops.run import Run, never, now
+from pacsifier_ops.query.options import Refused
+from pacsifier_ops.runs.accounts import COMPLETE, ROWS_ANSWERED
+from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, decide
+from pacsifier_ops.runs.folder import Run, never, now
+from pacsifier_ops.runs.html import plural
+from pacsifier_ops.state.leases import shared
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.gate import Gate
 from pacsifier_ops.study.project import ANYBODY, KEEP, LIMIT, NOBODY, REMOVE, Study, read_project, stages_for
@@ -172,7 +172,7 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Obstacles:
     """What stands between a data set and its release.
 
     Attributes:
@@ -193,7 +193,7 @@ class Findings:
     quarantined: int
 
 
-def findings(run: Run) -> Findings:
+def findings(run: Run) -> Obstacles:
     """What is known of the data set before its release.
 
     Raises:
@@ -224,7 +224,7 @@ def findings(run: Run) -> Findings:
     blocking = []
     if certain := counts.get("blocking", 0):
         blocking.append(f"{plural(certain, 'finding')} of identifiers of the cohort; the run's page leads to them")
-    return Findings(stock, told, blocking, waivable, rows, missing, quarantined)
+    return Obstacles(stock, told, blocking, waivable, rows, missing, quarantined)
 
 
 def _summary(run: Run, stage: str) -> Mapping[str, Any]:
@@ -254,7 +254,7 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     return released
 
 
-def released_before(run: Run, found: Findings) -> bool:
+def released_before(run: Run, found: Obstacles) -> bool:
     """Whether exactly this data set was released before, to the same destinations; if so, that decision still holds."""
     study = Study.of(run)
     with _remembered(study) as last:
@@ -266,7 +266,7 @@ def released_before(run: Run, found: Findings) -> bool:
     return False
 
 
-def within_limits(run: Run, found: Findings) -> bool:
+def within_limits(run: Run, found: Obstacles) -> bool:
     """Whether the limits that were given beforehand release the data set; if so, that is kept as the decision."""
     study = Study.of(run)
     good = (
@@ -332,10 +332,10 @@ def report(run: Run) -> StudyAccount:
         InputError: the study was not set up.
         StorageError: something cannot be read or written.
     """
-    from pacsifier_ops.study import accounts, handover
+    from pacsifier_ops.study import closing, handover
     from pacsifier_ops.study import report as manager
 
-    account = accounts.close(run)
+    account = closing.close(run)
     handover.write_books(run, account)
     manager.write_books(run, account)
     return account

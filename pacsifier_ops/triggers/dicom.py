@@ -12,12 +12,12 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from pacsifier_ops.errors import PacsifierError
+from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.extract import arrival
 from pacsifier_ops.extract.arrival import Arrived
 from pacsifier_ops.hooks.dicom import DicomHook
 from pacsifier_ops.operators.base import adopt_settings
-from pacsifier_ops.run import Run
+from pacsifier_ops.runs.folder import Run
 
 #: The state that an event tells.
 ARRIVED, LATE, FAILED, UNFORESEEN = "arrived", "late", "failed", "unforeseen"

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.accounts import SeriesAccount
-from pacsifier_ops.dimse.objects import DicomFile
-from pacsifier_ops.errors import InputError
-from pacsifier_ops.identity import SeriesId
-from pacsifier_ops.run import Kept
-from pacsifier_ops.upload.scan import readable
+from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.base.files import packed, readable, unpacked
+from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.dicom.files import DicomFile
+from pacsifier_ops.runs.accounts import SeriesAccount
+from pacsifier_ops.runs.folder import Kept
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,3 @@ class Outgoing:
             missing=len(self.files),
             missing_uids=[file[SOP_INSTANCE] for file in self.files],
         )
-
-
-def packed(path: Path) -> str:
-    """A path as text for JSON: names need not be UTF-8, and one byte is one letter here."""
-    return os.fsencode(path).decode("latin-1")
-
-
-def unpacked(text: str) -> str:
-    return os.fsdecode(text.encode("latin-1"))

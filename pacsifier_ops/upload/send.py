@@ -9,25 +9,25 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from pacsifier_ops.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SeriesAccount
-from pacsifier_ops.approved import DIFFERS
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.deliveries import Deliveries, Delivery, delivery_lease
-from pacsifier_ops.dimse.attempts import AtNode
-from pacsifier_ops.dimse.objects import DicomFile, check_whole
-from pacsifier_ops.dimse.session import KINDS_PER_ASSOCIATION
-from pacsifier_ops.errors import (
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import (
     AssociationAborted,
     FileUnreadable,
     OutOfResources,
     PacsError,
     PacsTimeout,
 )
-from pacsifier_ops.leases import Leases
-from pacsifier_ops.ledger import digest
-from pacsifier_ops.units import settled
+from pacsifier_ops.base.files import unreadable
+from pacsifier_ops.dicom.files import DicomFile, check_whole
+from pacsifier_ops.dimse.attempts import AtNode
+from pacsifier_ops.dimse.session import KINDS_PER_ASSOCIATION
+from pacsifier_ops.runs.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SeriesAccount
+from pacsifier_ops.runs.worker import settled
+from pacsifier_ops.state.approved import DIFFERS
+from pacsifier_ops.state.deliveries import Deliveries, Delivery, delivery_lease
+from pacsifier_ops.state.leases import Leases
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.upload.run import Outgoing
-from pacsifier_ops.upload.scan import unreadable
 
 Kind = tuple[str, str]
 

@@ -11,15 +11,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from pacsifier_ops.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
-from pacsifier_ops.approved import approved_of, refuse_released_below
-from pacsifier_ops.config import PacsNode
-from pacsifier_ops.errors import InputError, TreeError
-from pacsifier_ops.files import private_folder, read_json, read_jsonl, storage_errors, write_json, write_jsonl
-from pacsifier_ops.leases import shared
-from pacsifier_ops.run import MOST, Run, never, now, slices
-from pacsifier_ops.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
-from pacsifier_ops.units import Worker, accounts_of
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import InputError, TreeError
+from pacsifier_ops.base.files import private_folder, read_json, read_jsonl, storage_errors, write_json
+from pacsifier_ops.runs.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.worker import Worker, accounts_of
+from pacsifier_ops.state.approved import approved_of, refuse_released_below
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
 
 if TYPE_CHECKING:
     from pacsifier_ops.upload.run import Outgoing, UploadRequest
@@ -47,9 +47,9 @@ def prepare(
         TreeError: the folder for the log cannot be written; or the folder is half de-identified, or part of it is.
         StorageError: the run's folder cannot be written.
     """
+    from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.dimse.attempts import open_session
     from pacsifier_ops.upload.run import Outgoing
-    from pacsifier_ops.upload.scan import scan
 
     root = request.folder.resolve()
     request = replace(request, folder=root, pacs=node.name, started=request.started or now())
@@ -80,7 +80,7 @@ def prepare(
     units = slices(len(order), most)
     with storage_errors("the state root"):
         for number, unit in enumerate(units):
-            write_jsonl(run.part("units", number), (asdict(Outgoing.of(i + 1, root, order[i])) for i in unit))
+            run.write_part("units", number, (asdict(Outgoing.of(i + 1, root, order[i])) for i in unit))
         bad = [asdict(file) for file in found.bad_files]
         counts = {"series": len(order), "instances": sum(map(len, order))}
         write_json(run.folder / "scan.json", {"passed_over": found.passed_over, "bad_files": bad, **counts})
@@ -145,7 +145,7 @@ def report(run: Run) -> RunAccount:
         InputError: the run ended before the folder was looked at.
         StorageError: log or report cannot be written.
     """
-    from pacsifier_ops.books import write_books
+    from pacsifier_ops.runs.books import write_books
     from pacsifier_ops.upload.run import Outgoing, UploadRequest
 
     if not (run.folder / "scan.json").exists():

@@ -27,7 +27,7 @@ from airflow.models import DagModel, DagRun
 from fastapi import Depends, HTTPException, Request
 from sqlalchemy import select
 
-from pacsifier_ops.plugins import REPORTS
+from pacsifier_ops.hooks.constants import REPORTS
 
 #: DAGs whose runs have pages begin so; and the one that requests are for.
 OURS, EXTRACT = "pacsifier_", "pacsifier_extract"

@@ -19,15 +19,17 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message, Receive, Scope, Send
 
-from pacsifier_ops import intake, settings
-from pacsifier_ops.errors import ConfigError, PacsifierError
-from pacsifier_ops.html import STYLE
-from pacsifier_ops.plugins.pools import dicom_connections
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import ConfigError, PacsifierError
+from pacsifier_ops.extract import intake
+from pacsifier_ops.extract.thumbnails import thumbnails_of
+from pacsifier_ops.hooks.constants import PREFIX
+from pacsifier_ops.hooks.pools import dicom_connections
 from pacsifier_ops.query.reading import CHOICES
-from pacsifier_ops.run import Run, dag_run_name
+from pacsifier_ops.runs.folder import Run, dag_run_name
+from pacsifier_ops.runs.html import STYLE
 from pacsifier_ops.study.run import STAGES, stage_folder
-from pacsifier_ops.thumbnails import thumbnails_of
-from pacsifier_ops.web import PREFIX, pages
+from pacsifier_ops.web import pages
 from pacsifier_ops.web.access import (
     EXTRACT,
     IdentifiedRunDep,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pacsifier_ops.accounts import (
+from pacsifier_ops.hooks.constants import REPORTS
+from pacsifier_ops.query.reading import CHOICES, EXACT, INCLUDE, SKIP
+from pacsifier_ops.runs.accounts import (
     COMPLETE,
     INCOMPLETE,
     ROW_EMPTY,
@@ -16,7 +18,7 @@ from pacsifier_ops.accounts import (
     SERIES_UNVERIFIABLE,
     UNBALANCED,
 )
-from pacsifier_ops.html import (
+from pacsifier_ops.runs.html import (
     Html,
     badge,
     bar,
@@ -31,10 +33,8 @@ from pacsifier_ops.html import (
     verdict,
     when,
 )
-from pacsifier_ops.plugins import REPORTS
-from pacsifier_ops.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
-from pacsifier_ops.query.reading import CHOICES, EXACT, INCLUDE, SKIP
-from pacsifier_ops.report_html import size
+from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
+from pacsifier_ops.runs.report_html import size
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import DECISION_COLUMNS, decision_lines, gate_findings
 from pacsifier_ops.web.views import (
@@ -44,7 +44,7 @@ from pacsifier_ops.web.views import (
     OPEN,
     PASSED_BY,
     UNDER_WAY,
-    Question,
+    OpenQuestion,
     RunView,
     StudyView,
 )
@@ -173,7 +173,7 @@ def _asked(base: str, airflow: str, view: RunView) -> Html | None:
     return section("A question", "question", *shown) if shown else None
 
 
-def _open(base: str, airflow: str, view: RunView, one: Question) -> Iterable[Html]:
+def _open(base: str, airflow: str, view: RunView, one: OpenQuestion) -> Iterable[Html]:
     yield tag("p", tag("b", one.headline), class_="asked")
     yield tag("ul", *(tag("li", line) for line in one.told))
     looks = [*_looks(base, view)] if not one.stage else []

@@ -19,14 +19,14 @@ from airflow.utils.state import State, TaskInstanceState
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pacsifier_ops import approvals
-from pacsifier_ops.approvals import Decision
-from pacsifier_ops.files import read_json
+from pacsifier_ops.base.files import read_json
+from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.probe import page_of
-from pacsifier_ops.progress import Progress, progress_of
-from pacsifier_ops.run import Run, dag_run_name
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.approvals import Decision
+from pacsifier_ops.runs.folder import Run, dag_run_name
+from pacsifier_ops.runs.progress import Progress, progress_of
 from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, OFF, STAGES, stage_folder
-from pacsifier_ops.thumbnails import thumbnails_of
 
 #: States of a stage that has not ended, while the run goes on.
 UNDER_WAY, AHEAD, ASKING = "under way", "waiting", "waiting for an answer"
@@ -36,7 +36,7 @@ OPEN, ANSWERED, EXPIRED, PASSED_BY = "open", "answered", "not answered in time",
 
 
 @dataclass(frozen=True)
-class Question:
+class OpenQuestion:
     """A question to a person.
 
     Attributes:
@@ -132,7 +132,7 @@ class RunView:
     sheets: int = 0
     thumbnails: Mapping[int, str] = field(default_factory=dict)
     readable: bool = False
-    questions: Sequence[Question] = ()
+    questions: Sequence[OpenQuestion] = ()
     decisions: Sequence[Decision] = ()
     study: StudyView | None = None
 
@@ -155,7 +155,7 @@ class RunView:
         """Address of the reports of a stage, below that of the pages; the same as in the report of the study."""
         return f"{self.path}/stages/{self.study.folder if self.study else ''}-{stage}"
 
-    def answer_path(self, question: Question) -> str:
+    def answer_path(self, question: OpenQuestion) -> str:
         """Where a question is answered, below the address of Airflow."""
         return f"{self.in_airflow}/tasks/{quote(question.task_id, safe='')}/required_actions?map_index=-1"
 
@@ -288,7 +288,7 @@ def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
     return StageView(state, progress_of(part) if begun else None, summary, report_of(part) is not None, _sheets(part))
 
 
-def _questions(run: DagRun, session: Session) -> Iterator[Question]:
+def _questions(run: DagRun, session: Session) -> Iterator[OpenQuestion]:
     """What people were asked, as Airflow keeps it (see `operators.approval`)."""
     asked = (
         select(HITLDetail, TaskInstance)
@@ -305,7 +305,7 @@ def _questions(run: DagRun, session: Session) -> Iterator[Question]:
             state = PASSED_BY if task.state == TaskInstanceState.SUCCESS else EXPIRED
         else:  # the task is about to ask
             continue
-        yield Question(
+        yield OpenQuestion(
             task.task_id,
             detail.subject,
             [line[2:].replace("`", "") for line in (detail.body or "").splitlines() if line.startswith("- ")],

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import shared as airflow
-from tests.shared import SharedAirflow
+from tests.support import shared as airflow
+from tests.support.shared import SharedAirflow
 
 
 @pytest.fixture(scope="session")

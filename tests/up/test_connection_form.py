@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops import local
-from pacsifier_ops.config import EXTRA_FIELDS
+from pacsifier_ops.base.config import EXTRA_FIELDS
 from pacsifier_ops.embedded.deid_server import DeidServer
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.onebox import up as local
 from pacsifier_ops.pseudonyms import deid_api
-from tests import airflow_home, certificates
-from tests.airflow_home import Up
-from tests.browser import Browser
-from tests.shared import SharedAirflow
+from tests.support import airflow_home, certificates
+from tests.support.airflow_home import Up
+from tests.support.browser import Browser
+from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.nightly.options import OPTIONS
-from tests import airflow_home
-from tests.airflow_home import DAG_ID, REPO, Up
-from tests.shared import SharedAirflow
+from tests.support import airflow_home
+from tests.support.airflow_home import DAG_ID, Up
+from tests.support.places import REPO
+from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

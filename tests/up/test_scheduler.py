@@ -10,12 +10,12 @@ from urllib.parse import quote
 import pytest
 from pydicom import dcmread
 
+from pacsifier_ops.base.files import read_json
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from pacsifier_ops.files import read_json
-from tests import airflow_home
-from tests.airflow_home import KUNIGUNDE, ZEBEDAEUS
-from tests.command import Result
-from tests.shared import SharedAirflow
+from tests.support import airflow_home
+from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS
+from tests.support.command import Result
+from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops.files import read_json
-from pacsifier_ops.run import dag_run_name
-from tests import airflow_home
-from tests.airflow_home import Up
-from tests.shared import SharedAirflow
+from pacsifier_ops.base.files import read_json
+from pacsifier_ops.runs.folder import dag_run_name
+from tests.support import airflow_home
+from tests.support.airflow_home import Up
+from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

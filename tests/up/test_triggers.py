@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops import local
-from tests.airflow_home import REPO, Up, tree
-from tests.browser import Browser
-from tests.shared import SharedAirflow
+from pacsifier_ops.onebox import up as local
+from tests.support.airflow_home import Up, tree
+from tests.support.browser import Browser
+from tests.support.places import REPO
+from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops import intake, local
-from pacsifier_ops.run import dag_run_name
-from tests import airflow_home
-from tests.airflow_home import DAG_ID, KUNIGUNDE, TABLE_NAME, THEOBALD, Up, traces, words_of
-from tests.browser import Browser
-from tests.shared import FOREIGN, USER, VIEWER, SharedAirflow
+from pacsifier_ops.extract import intake
+from pacsifier_ops.onebox import up as local
+from pacsifier_ops.runs.folder import dag_run_name
+from tests.support import airflow_home
+from tests.support.airflow_home import DAG_ID, KUNIGUNDE, TABLE_NAME, THEOBALD, Up, traces, words_of
+from tests.support.browser import Browser
+from tests.support.shared import FOREIGN, USER, VIEWER, SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
@@ -504,7 +505,7 @@ from pacsifier_ops.cli import init
 
 init.main([])
 manager = init_auth_manager()
-from pacsifier_ops.plugins import REPORTS
+from pacsifier_ops.hooks.constants import REPORTS
 from pacsifier_ops.web.access import may_read_reports
 with get_application_builder() as builder:
     users = builder.sm

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from pacsifier_ops.plugins import COMMON_POOL
-from tests import airflow_home
-from tests.airflow_home import KUNIGUNDE, ZEBEDAEUS, Up
-from tests.shared import SharedAirflow
+from pacsifier_ops.hooks.constants import COMMON_POOL
+from tests.support import airflow_home
+from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS, Up
+from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

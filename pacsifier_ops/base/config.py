@@ -1,0 +1,423 @@
+"""One PACS as a node: from PACSIFIER's config.json or from an Airflow connection."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import ConfigError, meant
+from pacsifier_ops.base.given import Unusable, json_of, read_given
+from pacsifier_ops.base.window import Window, zone_of
+
+METHODS = ("auto", "get", "move")
+#: What `accept_patient_id_of` may say.
+ACCEPT_ARCHIVE = "archive"
+#: What `letters` may say: answers hold all letters of a name, or lack those that the archive's character set has not.
+LETTERS_KEPT, LETTERS_LOST = "kept", "lost"
+
+#: Keys of PACSIFIER's config.json, all required.
+CONFIG_KEYS = (
+    "server_address",
+    "port",
+    "server_AET",
+    "AET",
+    "move_AET",
+    "move_port",
+    "batch_size",
+    "batch_wait_time",
+)
+#: Keys that it may hold beyond them: fields of `PacsNode`, in seconds.
+TIMES = ("connect_timeout", "acse_timeout", "dimse_timeout", "recall_wait")
+#: Keys that may be there as well: the times, and what the probe finds out of an archive.
+MORE_KEYS = (*TIMES, "result_limit", "letters")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What TLS needs. Paths are those of PEM files.
+
+    Attributes:
+        ca: authorities that the peer's certificate must come from; empty: the system's.
+        certificate, key: what we show the peer; empty: nothing. The key may be in the certificate's file.
+        password: passphrase of the key.
+        check_host: the certificate of who we connect to must name the host.
+    """
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    password: str = field(default="", repr=False)
+    check_host: bool = True
+
+
+@dataclass(frozen=True)
+class PacsNode:
+    """A PACS and how we talk to it. Times in seconds.
+
+    Attributes:
+        name: what people call it: the connection id or the configuration's file name.
+        host, port, called_aet: where the PACS listens and its AE title (PS3.8).
+        calling_aet: our AE title, and the destination of C-MOVE to ourselves unless receiver_aet says otherwise.
+        receiver_aet, receiver_port: AE title and port at which our storage receiver is declared on the PACS.
+        move_aet: AE title of a third node that images are sent to (`--move`).
+        max_associations: associations we hold at the PACS at once, whoever asks.
+        max_series: a larger cohort is not fetched without a person's word; 0 is the limit of the settings.
+        max_images, max_gigabytes, max_hours: likewise, by what is estimated (see extract.size); 0 is no limit.
+        max_share: likewise, in percent of the archive's images; 0 is no limit.
+        archive_images: how many images the archive has, about; 0: nobody knows.
+        result_limit: matches at which this archive cuts C-FIND off; 0 where it does not.
+        letters: `kept` or `lost`: whether its answers hold all letters of a name; empty: each run finds out.
+        batch_size, batch_wait_time: after this many series, nobody starts another for so long; 0 is no pacing.
+        window: times of day at which images may be transferred, such as 20:00-06:00, several separated by commas.
+        window_weekends: Saturdays and Sundays are open all day, where there is a window.
+        timezone: IANA name of the zone of these times.
+        method: auto, get or move.
+        accept_patient_id_of: `archive`: objects whose PatientID, or issuer of it, differs from the one that the archive
+            gives for their series are taken for that patient's; empty: they are not used.
+        connect_timeout, acse_timeout, dimse_timeout: TCP connect; association negotiation; silence in a service.
+        retry_wait: before a call that may yet succeed is repeated; doubles each time.
+        recall_wait: for so long a series that the archive recalls from slow storage is looked at again; 0: not at all.
+        tls: DICOM over TLS to the PACS (PS3.15 B).
+        receiver_tls: the PACS sends to our receiver over TLS.
+        tls_ca, tls_certificate, tls_key, tls_check_host, tls_password: see `Tls`.
+    """
+
+    name: str
+    host: str
+    port: int
+    called_aet: str
+    calling_aet: str = "PACSIFIER"
+    receiver_aet: str = ""
+    receiver_port: int = 0
+    move_aet: str = ""
+    max_associations: int = 4
+    max_series: int = 0
+    max_images: int = 0
+    max_gigabytes: float = 0.0
+    max_hours: float = 0.0
+    max_share: float = 0.0
+    archive_images: int = 0
+    result_limit: int = 0
+    letters: str = ""
+    batch_size: int = 0
+    batch_wait_time: float = 0.0
+    window: str = ""
+    window_weekends: bool = False
+    timezone: str = ""
+    method: str = "auto"
+    accept_patient_id_of: str = ""
+    connect_timeout: float = 10.0
+    acse_timeout: float = 30.0
+    dimse_timeout: float = 120.0
+    retry_wait: float = 1.0
+    recall_wait: float = 3600.0
+    tls: bool = False
+    receiver_tls: bool = False
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_check_host: bool = True
+    tls_password: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.host or not self.host.isprintable() or any(c.isspace() for c in self.host):
+            raise ConfigError(f"{self.name}: the host is empty or holds blanks; give a host name or an IP address")
+        try:
+            object.__setattr__(self, "host", plain_host(self.host))
+        except ValueError:
+            raise ConfigError(
+                f"{self.name}: the host has a colon and is no IPv6 address; give a host name or an IP address, and the "
+                "port in its own field"
+            ) from None
+        for label in ("called_aet", "calling_aet"):
+            check_ae_title(getattr(self, label), f"{self.name}: {label}")
+        for label in ("receiver_aet", "move_aet"):
+            if getattr(self, label):
+                check_ae_title(getattr(self, label), f"{self.name}: {label}")
+        for label, value, low in (("port", self.port, 1), ("receiver_port", self.receiver_port, 0)):
+            if not low <= value <= 65535:
+                raise ConfigError(f"{self.name}: {label} is not a port; give a number from {low} to 65535")
+        if self.method not in METHODS:
+            raise ConfigError(f"{self.name}: method is none of {', '.join(METHODS)}")
+        if self.accept_patient_id_of not in ("", ACCEPT_ARCHIVE):
+            raise ConfigError(f"{self.name}: accept_patient_id_of is not {ACCEPT_ARCHIVE}; leave it empty otherwise")
+        if self.letters not in ("", LETTERS_KEPT, LETTERS_LOST):
+            raise ConfigError(
+                f"{self.name}: letters is neither {LETTERS_KEPT} nor {LETTERS_LOST}; leave it empty otherwise"
+            )
+        if self.receiver_tls and not self.tls_certificate:
+            raise ConfigError(f"{self.name}: receiver_tls needs tls_certificate, which our receiver shows")
+        if self.max_associations < 1:
+            raise ConfigError(f"{self.name}: max_associations is below 1")
+        if self.max_series < 0:
+            raise ConfigError(f"{self.name}: max_series is negative; 0 leaves it to the settings")
+        for label in ("max_images", "max_gigabytes", "max_hours", "max_share", "archive_images"):
+            if not 0 <= getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 is no limit")
+        if self.max_share > 100:
+            raise ConfigError(f"{self.name}: max_share is above 100 percent")
+        if self.max_share and not self.archive_images:
+            raise ConfigError(f"{self.name}: max_share needs archive_images, of which it is a percentage")
+        for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait", "recall_wait"):
+            if not 0 <= getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")
+        for label in ("connect_timeout", "acse_timeout", "dimse_timeout"):
+            if not 0 < getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
+        check_sizes(self, self.name)
+        try:
+            Window.parse(self.window, zone=zone_of(self.timezone))
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error}") from None
+
+    @property
+    def key(self) -> str:
+        """What the limit on associations is counted for: host, port and called AE title."""
+        return f"{self.host}:{self.port}:{self.called_aet}"
+
+    @property
+    def address(self) -> str:
+        """Host and port as people write them."""
+        return address_of(self.host, self.port)
+
+    @property
+    def largest_cohort(self) -> int:
+        """Series that may be fetched without a person's word: what the node leaves open, the settings say.
+
+        Raises:
+            ConfigError: the setting is wrong.
+        """
+        return self.max_series or settings.max_series()
+
+    @property
+    def retrieval_window(self) -> Window:
+        """When images may be transferred: what the node leaves open, the settings say.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        zone = zone_of(self.timezone) or settings.timezone()
+        return Window.parse(self.window or settings.window(), self.window_weekends, zone)
+
+    @property
+    def tls_files(self) -> Tls:
+        """What TLS with this node needs."""
+        return Tls(self.tls_ca, self.tls_certificate, self.tls_key, self.tls_password, self.tls_check_host)
+
+    @property
+    def destination(self) -> str:
+        """AE title that C-MOVE sends to when the images are for us."""
+        return self.receiver_aet or self.calling_aet
+
+
+def node_names(given: str | Iterable[str]) -> list[str]:
+    """Names of nodes in order, from a list, or from text with commas between them.
+
+    Raises:
+        ConfigError: there is none, or one is there twice.
+    """
+    parts = given.split(",") if isinstance(given, str) else given
+    names = [name for part in parts if (name := str(part).strip())]
+    if not names:
+        raise ConfigError("pacs is empty; give the id of a connection, or several in the order in which they are asked")
+    if again := next((name for name in names if names.count(name) > 1), ""):
+        raise ConfigError(f"pacs names {again} twice; remove one")
+    return names
+
+
+def plain_host(text: str) -> str:
+    """A host as sockets take it: an IPv6 address without brackets, and in one spelling (RFC 5952).
+
+    Raises:
+        ValueError: it has a colon and is no IPv6 address.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return ipaddress.IPv6Address(bare).compressed if ":" in bare or bare != text else text
+
+
+def address_of(host: str, port: int) -> str:
+    """Host and port as people write them: `pacs:104`, `[::1]:104`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_ae_title(value: str, what: str) -> None:
+    """Refuse what is not an AE title (PS3.5 6.2: at most 16 characters, not only blanks, no backslash or control).
+
+    Raises:
+        ConfigError: names `what`.
+    """
+    good = 1 <= len(value) <= 16 and value.strip() and value.isascii() and value.isprintable() and "\\" not in value
+    if not good:
+        raise ConfigError(f"{what} is not an AE title; give 1 to 16 ASCII characters, no backslash, not only blanks")
+
+
+#: The longest time that anything waits or may take, in seconds: a week. And the largest number of anything.
+_LONGEST, _MOST = 7 * 24 * 3600.0, 10**12
+
+
+def check_sizes(of: Any, where: str) -> None:
+    """Refuse numbers beyond all measure: what waits for 1e308 seconds never ends, or fails where nobody expects it.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    for field_ in fields(of):
+        value = getattr(of, field_.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if field_.name.endswith(("_timeout", "_wait", "_wait_time")) and value > _LONGEST:
+            raise ConfigError(f"{where}: {field_.name} is longer than a week; it is in seconds")
+        if value > _MOST:
+            raise ConfigError(f"{where}: {field_.name} is beyond all measure; give at most {_MOST:,}")
+
+
+def _number(config: Mapping[str, Any], key: str, where: str, kind: type[int] | type[float]) -> Any:
+    raw = config[key]
+    text = str(raw).strip() if isinstance(raw, str | int | float) and not isinstance(raw, bool) else ""
+    try:
+        if not text.isascii() or "_" in text or len(text) > 400:
+            raise ValueError
+        number = float(text)
+        if kind is float:
+            return number
+        return int(text) if "." not in text and "e" not in text.lower() else _whole(number)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"{where}: {key} is not a number") from None
+
+
+def _whole(number: float) -> int:
+    """A whole number that was written as 5.0."""
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def plain_text(raw: Any, key: str, where: str) -> str:
+    """A value that is to be text.
+
+    Raises:
+        ConfigError: it is something else; names `where` and the key.
+    """
+    if isinstance(raw, str):
+        return raw.strip()
+    raise ConfigError(f"{where}: {key} is not text; put it in quotes")
+
+
+def _truth(value: Any, key: str, where: str) -> bool:
+    try:
+        return _TRUTH[str(value).strip().lower()]
+    except KeyError:
+        raise ConfigError(f"{where}: {key} is neither true nor false") from None
+
+
+def read_keys(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a JSON object that has exactly these keys, the optional ones or not.
+
+    Raises:
+        ConfigError: the file is missing, is no JSON object, or a key is missing or unknown; all key names that are
+            off are named at once.
+    """
+    where = path.name
+    try:
+        config = json_of(read_given(path))
+    except Unusable as error:
+        raise ConfigError(f"{where}: {error}; check the configuration") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(keys)}")
+    wrong = [f"{key} is missing" for key in keys if config.get(key) is None]
+    for key in sorted(config.keys() - {*keys, *optional}):
+        wrong.append(f"{key} is not known{meant(key, (*keys, *optional))}")
+    if wrong:
+        raise ConfigError(f"{where}: " + "; ".join(wrong))
+    return config
+
+
+def read_config(path: Path) -> PacsNode:
+    """Read a PACSIFIER config.json.
+
+    Raises:
+        ConfigError: as `read_keys`, or a key is wrong.
+    """
+    where, config = path.name, read_keys(path, CONFIG_KEYS, MORE_KEYS)
+    more: dict[str, Any] = {}
+    if config.get("result_limit") is not None:
+        more["result_limit"] = _number(config, "result_limit", where, int)
+    if config.get("letters") is not None:
+        more["letters"] = plain_text(config["letters"], "letters", where)
+    return PacsNode(
+        name=path.stem,
+        host=plain_text(config["server_address"], "server_address", where),
+        port=_number(config, "port", where, int),
+        called_aet=plain_text(config["server_AET"], "server_AET", where),
+        calling_aet=plain_text(config["AET"], "AET", where),
+        receiver_port=_number(config, "move_port", where, int),
+        move_aet=plain_text(config["move_AET"], "move_AET", where),
+        batch_size=_number(config, "batch_size", where, int),
+        batch_wait_time=_number(config, "batch_wait_time", where, float),
+        **{key: _number(config, key, where, float) for key in TIMES if config.get(key) is not None},
+        **more,
+    )
+
+
+#: Fields of an Airflow connection's extra: every field of PacsNode that the connection has none of its own for.
+EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", "host", "port", "tls_password"))
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence[str]) -> dict[str, Any]:
+    """The fields that a connection's extra gives, by name; those left empty are left out.
+
+    Args:
+        where: what to name in errors.
+        of: the data class that they are fields of; they get the types of its defaults.
+        names: the fields that an extra may hold.
+
+    Raises:
+        ConfigError: names the field that is not known, or of the wrong type.
+    """
+    if not isinstance(extra, Mapping):
+        raise ConfigError(f"{where}: extra is no JSON object of fields")
+    unknown = sorted(set(extra) - set(names))
+    if unknown:
+        raise ConfigError(f"{where}: unknown field in extra: {', '.join(unknown)}")
+    defaults = {f.name: f.default for f in fields(of)}
+    values: dict[str, Any] = {}
+    for key in names:
+        raw = extra.get(key)
+        if raw is None or raw == "":
+            continue
+        default = defaults[key]
+        if isinstance(default, bool):
+            values[key] = _truth(raw, key, where)
+        elif isinstance(default, (int, float)):
+            values[key] = _number(extra, key, where, type(default))
+        else:
+            values[key] = plain_text(raw, key, where)
+    return values
+
+
+def node_from_connection(
+    name: str, host: str | None, port: int | None, extra: Mapping[str, Any], password: str | None = None
+) -> PacsNode:
+    """Make the node of an Airflow connection of type `dicom`; empty fields take their defaults.
+
+    Args:
+        password: passphrase of the TLS key.
+
+    Raises:
+        ConfigError: names the connection, the field and what is wrong with it.
+    """
+    values = extra_values(f"connection {name}", extra, PacsNode, EXTRA_FIELDS)
+    if not values.get("called_aet"):
+        raise ConfigError(f"connection {name}: called_aet, the AE title of the PACS, is missing")
+    return PacsNode(name=name, host=(host or "").strip(), port=port or 104, tls_password=password or "", **values)
+
+
+def with_overrides(node: PacsNode, **overrides: Any) -> PacsNode:
+    """The node with some fields replaced for one run; None leaves a field as it is."""
+    return replace(node, **{key: value for key, value in overrides.items() if value is not None})

@@ -1,0 +1,145 @@
+"""Settings. Every one has a default that works, and an environment variable.
+
+Those marked with a * can be set in the web interface as well, in the Airflow variable `pacsifier`: a JSON object with
+the names in lower case and without the prefix, such as `{"max_series": 500}`. It holds for DAG runs, not for the
+command line, and the environment comes first. Folders are for the administrator of the machine alone: they are what
+paths are confined to, and all processes must have the same.
+
+| variable                   | default               | what                                          |
+|----------------------------|-----------------------|-----------------------------------------------|
+| PACSIFIER_HOME             | ~/pacsifier           | parent of the folders below                   |
+| PACSIFIER_DATA_ROOT        | $PACSIFIER_HOME/data  | query tables and output folders of DAG runs   |
+| PACSIFIER_STATE_ROOT       | $PACSIFIER_HOME/state | runs, ledger, leases: protected, outside data |
+| PACSIFIER_SPOOL            | <data root>/.spool    | where the standing receiver puts what arrives |
+| PACSIFIER_NIGHTLY          | <data root>/nightly   | inbox and standing projects                   |
+| PACSIFIER_NIGHTLY_SCHEDULE | 0 20 * * *            | when nights begin, as cron has it; off: never |
+| PACSIFIER_TIMEZONE *       | the system's          | of windows and nights, such as Europe/Zurich  |
+| PACSIFIER_WINDOW *         | always open           | retrieval window of nodes that set none       |
+| PACSIFIER_MAX_SERIES *     | 10000                 | largest cohort of nodes that set none         |
+| PACSIFIER_GROUP            | nobody                | group that may read what identifies patients  |
+| PACSIFIER_RELEASED_MODE    | as the umask says     | mode of released files, such as 0640          |
+
+The clock of the schedule is that of the environment: DAG files ask for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.base.files import private_folder
+from pacsifier_ops.base.window import zone_of
+
+#: Name of the Airflow variable, and the settings that it may hold.
+VARIABLE = "pacsifier"
+NAMES = ("timezone", "window", "max_series")
+
+_variable: Mapping[str, Any] = {}
+
+
+def use(variable: Mapping[str, Any]) -> None:
+    """Let the values of the Airflow variable hold in this process, below those of the environment.
+
+    Raises:
+        ConfigError: it is no object, names something else than one of them, or a value is neither text nor number.
+    """
+    if not isinstance(variable, Mapping):
+        raise ConfigError(f"the Airflow variable {VARIABLE} is not a JSON object with settings of this package")
+    if unknown := sorted(set(variable) - set(NAMES)):
+        raise ConfigError(
+            f"the Airflow variable {VARIABLE} has unknown settings: {', '.join(unknown)}; there are {', '.join(NAMES)}"
+        )
+    wrong = sorted(
+        name for name, value in variable.items() if isinstance(value, bool) or not isinstance(value, str | int)
+    )
+    if wrong:
+        raise ConfigError(f"the Airflow variable {VARIABLE}: {', '.join(wrong)}: neither text nor a whole number")
+    global _variable
+    _variable = dict(variable)
+
+
+def _text(name: str) -> str:
+    """A setting as given, or empty."""
+    return (os.environ.get(f"PACSIFIER_{name.upper()}") or str(_variable.get(name, ""))).strip()
+
+
+def _path(name: str, default: Path) -> Path:
+    return Path(os.environ.get(f"PACSIFIER_{name.upper()}") or default).expanduser().absolute()
+
+
+def home() -> Path:
+    """Parent of the default folders."""
+    return _path("home", Path.home() / "pacsifier")
+
+
+def data_root() -> Path:
+    """Paths given to a DAG run are confined to this folder."""
+    return _path("data_root", home() / "data")
+
+
+def state_root() -> Path:
+    """Protected folder (0700) of everything that identifies patients outside the data sets.
+
+    Raises:
+        ConfigError: it cannot be made there.
+    """
+    folder = _path("state_root", home() / "state")
+    try:
+        return private_folder(folder)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ConfigError(f"PACSIFIER_STATE_ROOT: {folder} cannot be made: {why}; name another folder") from error
+
+
+def spool() -> Path:
+    """Spool of the standing receiver; on the file system of the data sets, so that publishing is a rename."""
+    return _path("spool", data_root() / ".spool")
+
+
+def nightly() -> Path:
+    """Inbox and standing projects of the nightly runs."""
+    return _path("nightly", data_root() / "nightly")
+
+
+def timezone() -> ZoneInfo | None:
+    """Zone of retrieval windows and nights; None is the system's.
+
+    Raises:
+        ConfigError: there is no zone of that name.
+    """
+    return zone_of(_text("timezone"))
+
+
+def window() -> str:
+    """Retrieval window of nodes that set none; empty: always open."""
+    return _text("window")
+
+
+def nightly_schedule() -> str | None:
+    """When the nights begin, a cron expression; None is never.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    text = os.environ.get("PACSIFIER_NIGHTLY_SCHEDULE", "").strip() or "0 20 * * *"
+    if text.lower() == "off":
+        return None
+    if len(text.split()) != 5:
+        raise ConfigError("nightly_schedule is no cron expression of five parts, such as 0 20 * * *, and not off")
+    return text
+
+
+def max_series() -> int:
+    """Largest cohort that nodes allow which set no limit of their own.
+
+    Raises:
+        ConfigError: it is not a whole number above 0.
+    """
+    text = _text("max_series") or "10000"
+    if not (text.isascii() and text.isdigit() and len(text) < 13 and int(text) > 0):
+        raise ConfigError("max_series is not a whole number above 0")
+    return int(text)

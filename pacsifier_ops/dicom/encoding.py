@@ -1,0 +1,98 @@
+"""A data set as it is encoded: elements by tag, values as bytes. Reader, engine and writer hand it to each other.
+
+Values are not decoded unless somebody has to look at them, so that what is not touched stays as it was.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias, Union
+
+from pydicom.uid import UID, UID_dictionary
+
+from pacsifier_ops.base.errors import Unfit
+from pacsifier_ops.dicom import vrs
+
+
+class Fragments(bytes):
+    """The items of encapsulated pixel data, without their delimiter (PS3.5 A.4)."""
+
+
+#: Value of an element; of a sequence, its items.
+Value: TypeAlias = Union[bytes, Fragments, "list[Elements]"]
+#: VR and value by tag, in order.
+Elements: TypeAlias = dict[int, tuple[str, Value]]
+
+UNDEFINED = 0xFFFFFFFF
+PIXEL_DATA = 0x7FE00010
+ITEM, END_OF_ITEM, END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+
+
+@dataclass(frozen=True, slots=True)
+class Syntax:
+    """A transfer syntax (PS3.5 10)."""
+
+    uid: str
+    implicit: bool
+    little: bool
+    deflated: bool
+    encapsulated: bool
+
+    @classmethod
+    def of(cls, uid: str) -> Syntax:
+        """The syntax of a UID.
+
+        Raises:
+            Unfit: it is none of PS3.5.
+        """
+        return _syntax(uid)
+
+
+@lru_cache(maxsize=128)
+def _syntax(text: str) -> Syntax:
+    if text not in UID_dictionary or not (uid := UID(text)).is_transfer_syntax:
+        raise Unfit("its transfer syntax is none of the standard's")
+    return Syntax(text, uid.is_implicit_VR, uid.is_little_endian, uid.is_deflated, uid.is_encapsulated)
+
+
+class _Form:
+    """Headers of elements in one order of bytes (PS3.5 7.1)."""
+
+    def __init__(self, order: str) -> None:
+        self.implicit = struct.Struct(f"{order}HHL").pack
+        self.short = struct.Struct(f"{order}HH2sH").pack
+        self.long = struct.Struct(f"{order}HH2sHL").pack
+
+
+_LITTLE, _BIG = _Form("<"), _Form(">")
+
+
+def header(tag: int, vr: str, length: int, *, implicit: bool = False, little: bool = True) -> bytes:
+    """Tag, VR and length of an element; of a VR whose length field is too small for it, it is UN (PS3.5 6.2.2)."""
+    form, group, number = _LITTLE if little else _BIG, tag >> 16, tag & 0xFFFF
+    if implicit or group == 0xFFFE:
+        return form.implicit(group, number, length)
+    if vr in vrs.SHORT and length <= 0xFFFE:
+        return form.short(group, number, vr.encode(), length)
+    return form.long(group, number, vr.encode() if vr in vrs.LONG else b"UN", 0, length)
+
+
+def element(tag: int, vr: str, value: bytes, *, implicit: bool = False, little: bool = True) -> bytes:
+    """An element with a value of its VR, padded."""
+    value = vrs.padded(value, vr)
+    return header(tag, vr, len(value), implicit=implicit, little=little) + value
+
+
+def item(elements: bytes, *, little: bool = True) -> bytes:
+    """An item of a sequence, with its length."""
+    return header(ITEM, "", len(elements), little=little) + elements
+
+
+def deflated(plain: bytes) -> bytes:
+    """A data set deflated, of even length (PS3.5 A.5)."""
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = deflater.compress(plain) + deflater.flush()
+    return packed + b"\0" * (len(packed) & 1)

@@ -1,0 +1,139 @@
+"""The head of a file: File Meta Information (PS3.10 7.1), and who the object behind it is."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from pacsifier_ops.dicom.encoding import element
+from pacsifier_ops.dicom.uids import (
+    DEFLATED,
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION,
+    PRIVATE_IMPLICIT,
+    is_kept,
+)
+
+_PREAMBLE = b"\0" * 128 + b"DICM"
+_SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES, _CHARACTER_SET = (
+    0x00080018,
+    0x00100020,
+    0x00100021,
+    0x0020000D,
+    0x0020000E,
+    0x00080005,
+)
+#: What of a deflated data set is unpacked to find who it is.
+_DEFLATED_HEAD = 4 * 1024 * 1024
+_COMPARED_AT_ONCE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who an object is, as its data set says."""
+
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    patient_id: str
+    issuer: str
+
+
+def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
+    """Read who an object is from its encoded data set, no further than Series Instance UID (0020,000E).
+
+    Args:
+        stream: at the first byte of the data set.
+        transfer_syntax_uid: how it is encoded.
+
+    Raises:
+        ValueError: it cannot be read, or a UID is missing or malformed.
+    """
+    if transfer_syntax_uid in DEFLATED:
+        stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_DEFLATED_HEAD), _DEFLATED_HEAD))
+    implicit = transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT)
+
+    def past_series(tag: BaseTag, vr: str | None, length: int) -> bool:
+        return bool(tag > _SERIES)
+
+    try:
+        head = read_dataset(
+            stream,
+            implicit,
+            transfer_syntax_uid != ExplicitVRBigEndian,
+            stop_when=past_series,
+            specific_tags=[_CHARACTER_SET, _SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES],
+        )
+        uids = [_raw(head, tag).rstrip(b"\0 ").decode("ascii") for tag in (_SOP_INSTANCE, _STUDY, _SERIES)]
+        patient_id, issuer = _text(head, _PATIENT_ID), _text(head, _ISSUER)
+    except Exception:
+        raise ValueError("the data set cannot be read") from None
+    if not all(map(is_kept, uids)):
+        raise ValueError("a UID of the data set is missing or malformed")
+    return Identity(uids[0], uids[1], uids[2], patient_id, issuer)
+
+
+def _raw(head: Dataset, tag: int) -> bytes:
+    """The encoded value: pydicom's conversion would check it, and warn with the value in its words."""
+    return head.get_item(tag).value or b"" if tag in head else b""
+
+
+def _text(head: Dataset, tag: int) -> str:
+    """A text without the blanks around it. Only one beyond ASCII (escape sequences are) needs the character set."""
+    raw = _raw(head, tag)
+    plain = raw.isascii() and b"\x1b" not in raw
+    return (raw.decode("ascii") if plain else str(head[tag].value)).strip("\0 ")
+
+
+def same_object(one: Path, other: Path) -> bool:
+    """Whether two files hold the same data set in the same transfer syntax, whoever sent them.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    with one.open("rb") as first, other.open("rb") as second:
+        if read_head(first) != read_head(second):
+            return False
+        while True:
+            pieces = first.read(_COMPARED_AT_ONCE), second.read(_COMPARED_AT_ONCE)
+            if pieces[0] != pieces[1]:
+                return False
+            if not pieces[0]:
+                return True
+
+
+def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_aet: str = "") -> bytes:
+    """Preamble, prefix and File Meta Information (PS3.10 7.1) of an object.
+
+    Args:
+        source_aet: AE title of whoever sent it; empty if it is made here.
+    """
+    meta = b"".join(
+        (
+            element(0x00020001, "OB", b"\0\1"),
+            element(0x00020002, "UI", sop_class_uid.encode()),
+            element(0x00020003, "UI", sop_instance_uid.encode()),
+            element(0x00020010, "UI", transfer_syntax_uid.encode()),
+            element(0x00020012, "UI", IMPLEMENTATION_CLASS_UID.encode()),
+            element(0x00020013, "SH", IMPLEMENTATION_VERSION.encode()),
+            element(0x00020016, "AE", source_aet.encode()) if source_aet else b"",
+        )
+    )
+    return _PREAMBLE + element(0x00020000, "UL", struct.pack("<L", len(meta))) + meta
+
+
+def read_head(stream: BinaryIO) -> tuple[str, str]:
+    """Read what `file_head` made: SOP Class UID and Transfer Syntax UID; leaves the stream at the data set."""
+    stream.seek(len(_PREAMBLE) + 8)
+    (length,) = struct.unpack("<L", stream.read(4))
+    meta = read_dataset(stream, False, True, length)
+    return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)

@@ -1,0 +1,221 @@
+"""What a folder holds: its objects by series, and the files that are none."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from sys import intern
+
+from pacsifier_ops.base.errors import Cancelled
+from pacsifier_ops.base.files import LEVELS, readable, unreadable
+from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.dicom.files import DicomFile, Directory, inspect
+from pacsifier_ops.runs.accounts import FileAccount
+from pacsifier_ops.state.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, TAKEN_AWAY, Approved
+from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.tree import CONTROL
+
+#: Reason for a folder that is not looked into.
+TOO_DEEP = f"more than {LEVELS} folders lie in each other, and what is in this one was not looked at"
+#: Reasons for files that are passed over: there is nothing in them to be sent.
+NOT_DICOM, DICOMDIR, SECOND_COPY = "not DICOM", "DICOMDIR", "second copy of an instance"
+LEADS_OUTSIDE = "link that leads outside"
+_CONTRADICTION = "another file has the same SOP Instance UID and another content; neither is used"
+
+
+@dataclass
+class Scan:
+    """What a folder holds.
+
+    Attributes:
+        series: the objects by series, in order of their paths; no SOP Instance UID twice in one.
+        copies: second copies of these, which are passed over.
+        passed_over: how many files were passed over, by reason.
+        bad_files: files that should be sent and cannot.
+        trees: the folder, and those below it that are output trees of their own.
+    """
+
+    series: dict[SeriesId, list[DicomFile]] = field(default_factory=dict)
+    copies: list[DicomFile] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    bad_files: list[FileAccount] = field(default_factory=list)
+    trees: list[Path] = field(default_factory=list)
+
+
+def scan(
+    root: Path,
+    cancelled: Callable[[], bool] = lambda: False,
+    every: bool = False,
+    approved: Approved | None = None,
+    look: Callable[[Path], DicomFile | None] = inspect,
+) -> Scan:
+    """Look at every file below `root`, reading no more than their heads; folders named CONTROL are left out.
+
+    Of two files of a series with one SOP Instance UID the second is passed over where their data sets are the same;
+    where they are not, nobody can say which is right.
+
+    Args:
+        cancelled: asked now and then.
+        every: files are wanted, not instances: of those with one SOP Instance UID, all are.
+        approved: what of the folder may be handed over, where that was decided on; of the rest, objects are bad files.
+        look: tells what a file is, as `inspect` does.
+
+    Raises:
+        Cancelled: `cancelled` said so.
+        OSError: `root` itself cannot be read.
+    """
+    found = Scan(trees=[root])
+    first: dict[tuple[SeriesId, str], DicomFile] = {}
+    contradicting: set[tuple[SeriesId, str]] = set()
+
+    told: set[Path] = set()
+
+    def bad(path: Path, reason: str) -> None:
+        told.add(path)
+        found.bad_files.append(FileAccount(readable(path.relative_to(root)), reason))
+
+    for path in _files(root, found, bad):
+        if cancelled():
+            raise Cancelled("stopped on request")
+        try:
+            item = look(path)
+            if item is None:
+                found.passed_over[NOT_DICOM] += 1
+                continue
+            if approved is not None:
+                if not (sha256 := approved.sha256(path)):
+                    if (reason := approved.why_not(path)) == FORMER:
+                        found.passed_over[FORMER] += 1
+                    else:
+                        bad(path, reason)
+                    continue
+                told.add(path)
+                item = replace(item, sha256=sha256)
+            instance = item.series, item.sop_instance_uid
+            other = first.get(instance)
+            if every:
+                found.series.setdefault(item.series, []).append(_compact(item))
+            elif approved is not None and other is not None and digest(path) != item.sha256:
+                bad(path, DIFFERS)  # else the good one might be passed over for it
+            elif approved is not None and other is not None and digest(other.path) != other.sha256:
+                bad(other.path, DIFFERS)
+                files = found.series[item.series]
+                files[files.index(other)] = first[instance] = _compact(item)
+            elif instance in contradicting:
+                bad(path, _CONTRADICTION)
+            elif other is None:
+                item = _compact(item)
+                first[instance] = item
+                found.series.setdefault(item.series, []).append(item)
+            elif _same(item, other):
+                found.copies.append(_compact(item))
+                found.passed_over[SECOND_COPY] += 1
+            else:
+                contradicting.add(instance)
+                bad(other.path, _CONTRADICTION)
+                bad(path, _CONTRADICTION)
+        except Directory:
+            found.passed_over[DICOMDIR] += 1
+        except ValueError as error:
+            listed = approved is None or approved.sha256(path)
+            bad(path, str(error) if listed else NOT_APPROVED)
+        except OSError as error:
+            bad(path, unreadable(error))
+    if approved is not None:
+        for path in approved.listed(root):
+            if not os.path.lexists(path):
+                if approved.released:
+                    bad(path, NOT_THERE)
+                else:
+                    found.passed_over[TAKEN_AWAY] += 1
+            elif path not in told and path.suffix == ".dcm":  # no object any more, or a link that leads away
+                bad(path, DIFFERS)
+    if contradicting:
+        left = {
+            series: [file for file in files if (series, file.sop_instance_uid) not in contradicting]
+            for series, files in found.series.items()
+        }
+        found.series = {series: files for series, files in left.items() if files}
+    return found
+
+
+def _files(root: Path, found: Scan, bad: Callable[[Path, str], None]) -> Iterator[Path]:
+    """The regular files below a folder, in order of their names, and links to such files."""
+    inside, passed_over = root.resolve(), found.passed_over
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if folder == root:
+                raise
+            bad(folder, unreadable(error))
+            continue
+        below = []
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_symlink():
+                try:
+                    target = path.resolve()
+                    if inside not in target.parents and target != inside:
+                        passed_over[LEADS_OUTSIDE] += 1
+                        continue
+                    mode = target.stat().st_mode
+                except OSError as error:
+                    bad(path, unreadable(error))
+                    continue
+                except RuntimeError:  # what Path.resolve says up to Python 3.12
+                    bad(path, "a link that leads to itself")
+                    continue
+                if stat.S_ISDIR(mode):
+                    continue  # its files are looked at where they are
+                if not stat.S_ISREG(mode):
+                    passed_over[NOT_DICOM] += 1
+                    continue
+            elif entry.is_dir():
+                if entry.name != CONTROL:
+                    if len(path.parts) - len(root.parts) > LEVELS:
+                        bad(path, TOO_DEEP)
+                        continue
+                    below.append(path)
+                elif folder != root:
+                    found.trees.append(folder)
+                continue
+            elif not entry.is_file():
+                passed_over[NOT_DICOM] += 1  # a pipe, a socket or a device: to open it may never end
+                continue
+            yield path
+        folders += reversed(below)
+
+
+def _compact(item: DicomFile) -> DicomFile:
+    """The same, sharing the text that many files have in common: there may be a million of them."""
+    return replace(
+        item,
+        sop_class_uid=intern(item.sop_class_uid),
+        transfer_syntax_uid=intern(item.transfer_syntax_uid),
+        study_uid=intern(item.study_uid),
+        series_uid=intern(item.series_uid),
+        modality=intern(item.modality),
+        series_number=intern(item.series_number),
+        description=intern(item.description),
+        study_date=intern(item.study_date),
+        study_time=intern(item.study_time),
+        patient_id=intern(item.patient_id),
+        issuer=intern(item.issuer),
+        patient_name=intern(item.patient_name),
+        birth_date=intern(item.birth_date),
+        accession=intern(item.accession),
+        dates=intern(item.dates),
+    )
+
+
+def _same(one: DicomFile, other: DicomFile) -> bool:
+    """Whether two files hold the same data set; they are read only where their sizes allow it."""
+    lengths = one.size - one.offset, other.size - other.offset
+    return one.kind == other.kind and lengths[0] == lengths[1] and one.digest() == other.digest()

@@ -1,0 +1,174 @@
+"""Thumbnails: one small picture per series, of an image in its middle, for whoever looks a run over.
+
+Made after the run, of a cohort's first series, within a time limit. Decoders are foreign code that may crash on a
+damaged image, so they run in a process of their own; what cannot be shown has no thumbnail.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_atomic, write_json
+from pacsifier_ops.runs.accounts import RunAccount
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state.tree import NAMINGS, names_object
+
+if TYPE_CHECKING:
+    import numpy as np
+    from pydicom.dataset import Dataset
+
+#: Series with a thumbnail at most, pixels of its longer side, and seconds for all of them.
+MOST, SIDE, SECONDS = 200, 96, 60.0
+#: Pixels of a frame at most, and bytes of memory to decode it in.
+_LARGEST_FRAME, _MEMORY = 100_000_000, 4 * 2**30
+#: Images of a series that are looked at to find its middle.
+_SAMPLE = 25
+
+
+def make_thumbnails(run: Run, account: RunAccount) -> int:
+    """Make `thumbnails/<series number>.png` in the run's folder, and `thumbnails.json`, which lists them.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        StorageError: the run's folder cannot be written.
+    """
+    root = Path(account.folder)
+    series = {s.number: s for s in account.series[:MOST] if s.delivered and s.folder}
+    with storage_errors("the state root"):
+        folder = private_folder(run.folder / "thumbnails")
+        for old in folder.iterdir():
+            old.unlink()
+        _in_own_process([(number, root / s.folder) for number, s in series.items()], folder)
+        made = [{"number": n, "modality": s.modality} for n, s in series.items() if (folder / f"{n}.png").exists()]
+        write_json(run.folder / "thumbnails.json", made)
+    return len(made)
+
+
+def thumbnails_of(run: Run) -> dict[int, str]:
+    """Numbers of the series that have a thumbnail, and their modalities."""
+    try:
+        return {item["number"]: item["modality"] for item in read_json(run.folder / "thumbnails.json")}
+    except FileNotFoundError:
+        return {}
+
+
+def thumbnail(folder: Path) -> bytes | None:
+    """PNG of an image in the middle of the series whose files lie in `folder`; None if it cannot be shown."""
+    with suppress(Exception):  # whatever foreign files make the decoders raise
+        if path := _middle(folder):
+            return _png(path)
+    return None
+
+
+def _in_own_process(todo: list[tuple[int, Path]], target: Path) -> None:
+    """Make the thumbnails of numbered series; a series that crashes the process is passed over, and time may end it."""
+    until = time.monotonic() + SECONDS
+    while todo and (left := until - time.monotonic()) > 0:
+        command = [sys.executable, "-m", "pacsifier_ops.extract.thumbnails", str(target)]
+        asked = "".join(json.dumps([number, str(folder)]) + "\n" for number, folder in todo)
+        try:
+            told = subprocess.run(
+                command, input=asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=left
+            )
+        except subprocess.TimeoutExpired:
+            return
+        if told.returncode >= 0:
+            return
+        todo = todo[max(1, len(told.stdout.splitlines())) :]  # killed by a signal: go on behind what it had begun
+
+
+def _middle(folder: Path) -> Path | None:
+    """The image with the median InstanceNumber of a few that are spread over the folder."""
+    from pydicom import dcmread
+
+    files = [path for path in folder.glob("*") if any(names_object(path.name, naming) for naming in NAMINGS)]
+    files.sort(key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
+    spread = files[:: -(-len(files) // _SAMPLE) or 1]
+    heads = ((dcmread(path, specific_tags=["InstanceNumber"], stop_before_pixels=True), path) for path in spread)
+    numbered = sorted((int(head.get("InstanceNumber") or 0), place, path) for place, (head, path) in enumerate(heads))
+    return numbered[len(numbered) // 2][2] if numbered else None
+
+
+def _png(path: Path) -> bytes:
+    """One image, its middle frame, scaled down."""
+    from PIL import Image
+
+    shown = Image.fromarray(shades(*read_frame(path)))
+    shown.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    shown.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def read_frame(path: Path, frame: int | None = None) -> tuple[np.ndarray, Dataset, int]:
+    """Pixels of one frame of an image, by default the middle one; the image's attributes; which frame it is, from 0."""
+    from pydicom import dcmread
+    from pydicom.pixels import pixel_array
+
+    head = dcmread(path, stop_before_pixels=True)
+    if head.Rows * head.Columns > _LARGEST_FRAME:
+        raise ValueError("the frame is too large")
+    index = int(head.get("NumberOfFrames") or 1) // 2 if frame is None else frame
+    return pixel_array(path, index=index), head, index
+
+
+def shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
+    """Pixels as bytes: grey levels through the file's window or, where that shows nothing, from dark to bright."""
+    import numpy as np
+    from pydicom.pixels import apply_color_lut, apply_modality_lut
+
+    if head.PhotometricInterpretation == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, head)
+    if pixels.ndim == 3:
+        return (pixels >> 8 if pixels.dtype.itemsize > 1 else pixels).astype(np.uint8)
+    values = apply_modality_lut(pixels, head).astype(np.float32)
+    shades = np.zeros_like(values)
+    for low, high in (*_window(head, frame), np.percentile(values, (1, 99)), (values.min(), values.max())):
+        shades = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+        if shades.std() > 0.02:
+            break
+    return ((1 - shades if head.PhotometricInterpretation == "MONOCHROME1" else shades) * 255).astype(np.uint8)
+
+
+def _window(head: Dataset, frame: int) -> Iterable[tuple[float, float]]:
+    """Both ends of the file's first window (PS3.3 C.11.2.1.2), if it has one; of an enhanced image, the frame's."""
+    places: list[Any] = [head]
+    for name, place in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        groups = head.get(name) or []
+        places += groups[place].get("FrameVOILUTSequence") or [] if place < len(groups) else []
+    for item in places:
+        if "WindowCenter" in item and "WindowWidth" in item:
+            center, width = (_first(item[name].value) for name in ("WindowCenter", "WindowWidth"))
+            yield center - width / 2, center + width / 2
+
+
+def _first(value: Any) -> float:
+    """The first of one or several values."""
+    return float(value if isinstance(value, int | float) else value[0])
+
+
+def main(argv: list[str], lines: Iterable[str]) -> None:
+    """Make the thumbnail of each series that a line names; its number is told before, so that a crash has a place."""
+    with suppress(ValueError, OSError):  # not everywhere may it be set
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    for line in lines:
+        number, folder = json.loads(line)
+        print(number, flush=True)
+        if picture := thumbnail(Path(folder)):
+            write_atomic(Path(argv[0]) / f"{number}.png", picture)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], sys.stdin)

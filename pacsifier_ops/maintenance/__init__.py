@@ -1,0 +1,1 @@
+"""What old runs leave behind."""

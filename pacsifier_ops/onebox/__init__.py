@@ -1,0 +1,1 @@
+"""All of Airflow on one machine, and the demonstration."""

@@ -1,0 +1,127 @@
+"""`make demo`: from a sample table to a released data set, against two embedded PACS, in one folder.
+
+Needs no server and no root. Run twice, the second time finds everything there already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.base.files import private_folder, read_json
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.phantoms import demo_cohort
+from pacsifier_ops.onebox.up import HOST, PACS_AET, REPO, airflow_environment
+from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.study.run import STAGES, stage_folder
+
+HOME = REPO / "demo"
+PROJECT = "demo"
+STUDY = HOME / "studies" / PROJECT
+
+#: The study: pseudonyms from a secret of the project, and what is complete is released without asking anybody.
+PROJECT_FILE = f"""\
+project: {PROJECT}
+queryfile: queries/demo.csv
+source: local
+release: limit
+dicomdir: true
+upload: research_node
+"""
+
+
+def main() -> int:
+    """Run the demo; returns its exit code."""
+    queries, projects = HOME / "queries", HOME / "projects"
+    for folder in (queries, projects):
+        folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(REPO / "include" / "queries" / "demo.csv", queries / "demo.csv")
+    (projects / "demo.yaml").write_text(PROJECT_FILE, encoding="utf-8")
+    with EmbeddedPacs(aet=PACS_AET) as pacs, EmbeddedPacs(aet="RESEARCH", folder=HOME / "research") as node:
+        count = pacs.add(demo_cohort(HOME / "pacs"))
+        print(f"1  a PACS with {count} DICOM objects listens at port {pacs.port}, a research node at port {node.port}")
+        environment = {
+            **os.environ,
+            **airflow_environment(HOME),
+            "PACSIFIER_DATA_ROOT": str(HOME),
+            "AIRFLOW_CONN_PACS_DEFAULT": _connection(pacs),
+            "AIRFLOW_CONN_RESEARCH_NODE": _connection(node),
+        }
+        print("2  Airflow sets up its database", flush=True)
+        log = private_folder(HOME / "logs") / "airflow.log"
+        with log.open("w") as stream:
+            _airflow(["db", "migrate"], environment, stream).wait()
+            print("3  the DAG pacsifier_study runs on projects/demo.yaml", flush=True)
+            run = _study({"project_file": "projects/demo.yaml"}, environment, stream)
+    if run is None:
+        print(f"the run did not end; its log is {log}", file=sys.stderr)
+        return 1
+    _show(run)
+    return 0 if read_json(run / "summary.json")["verdict"] == COMPLETE else 1
+
+
+def _connection(pacs: EmbeddedPacs) -> str:
+    extra = {"called_aet": pacs.aet, "calling_aet": "PACSIFIER"}
+    return json.dumps({"conn_type": "dicom", "host": HOST, "port": pacs.port, "extra": extra})
+
+
+def _airflow(arguments: list[str], environment: dict[str, str], log: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "airflow", *arguments]
+    return subprocess.Popen(command, env=environment, cwd=REPO, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _study(conf: dict[str, Any], environment: dict[str, str], log: Any) -> Path | None:
+    """Run the study to its end, and show which stages have begun; returns its folder, None if it left no summary."""
+    started = time.time()
+    process = _airflow(["dags", "test", "pacsifier_study", "--conf", json.dumps(conf)], environment, log)
+    told: list[str] = []
+    while True:
+        ended = process.poll() is not None
+        folders = [f for f in (HOME / "state" / "runs").glob("pacsifier_study-*") if f.stat().st_mtime >= started - 1]
+        run = max(folders, key=lambda f: f.stat().st_mtime, default=None)
+        for stage in _begun(run):
+            if stage not in told:
+                print(f"   {stage}", flush=True)
+                told.append(stage)
+        if ended:
+            return run if run is not None and (run / "summary.json").exists() else None
+        time.sleep(0.2)
+
+
+def _begun(run: Path | None) -> list[str]:
+    """The stages, and what lies between them, that a run has come to."""
+    if run is None:
+        return []
+    from pacsifier_ops.runs.folder import Run
+
+    between = {"gate.json": "search and approval", "released.json": "release"}
+    stages = {stage: stage_folder(Run(run), stage).exists() for stage in STAGES}
+    order = ["extract", "pseudonyms", "anonymize", "dumps", *between, "dicomdir", "upload"]
+    return [
+        between.get(name, name) for name in order if stages.get(name) or (name in between and (run / name).exists())
+    ]
+
+
+def _show(run: Path) -> None:
+    summary = read_json(run / "summary.json")
+    released = STUDY / "released"
+    print(f"\nThe top of the tree below {released.relative_to(REPO)}:")
+    for session in sorted(path for path in released.glob("sub-*/*") if path.is_dir())[:4]:
+        print(f"  {session.relative_to(released)}/")
+    print(f"  ... {len(list(released.glob('sub-*')))} patients, {sum(1 for _ in released.rglob('*.dcm'))} images")
+    print(f"\nThe accounts: {summary['verdict']}")
+    for name, count in summary["totals"].items():
+        print(f"  {name.replace('_', ' '):<16} {count}")
+    print(f"\nreleased  {released.relative_to(REPO)}, with the report that goes with it in report/")
+    print(f"identified {(STUDY / 'identified').relative_to(REPO)}, kept apart")
+    print(f"report    {(run / 'report.html').relative_to(REPO)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

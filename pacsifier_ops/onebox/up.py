@@ -1,0 +1,392 @@
+"""The whole of Airflow on this machine, in the foreground, until Ctrl-C: what `make up` runs.
+
+One supervisor starts the standing receiver, an embedded PACS to try things on, and Airflow's four parts. All
+of them listen on 127.0.0.1 only (the receiver elsewhere when told so). When one ends, or Ctrl-C or SIGTERM
+comes, all are stopped and waited for; where the supervisor itself is killed, Linux tells the others to stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+
+from pacsifier_ops.base.config import PacsNode, address_of
+from pacsifier_ops.base.files import PRIVATE_FILE, private_folder, read_json, write_json
+from pacsifier_ops.cli.connection import described
+
+REPO = Path(__file__).resolve().parents[2]
+HOST, USER, PACS_AET = "127.0.0.1", "admin", "DEMOPACS"
+#: Description of the connection to the embedded PACS; while it stands, the connection is ours to change.
+EMBEDDED_DEID = "The embedded De-ID service; change this description with the rest, or the next start restores it"
+EMBEDDED = "The embedded PACS; change this description with the rest, or the next start restores it"
+STARTING, STOPPING, CLOSING = 120.0, 15.0, 6.0  # seconds granted
+
+
+def airflow_settings() -> dict[str, str]:
+    """Read include/airflow.env; what the environment sets already is taken from there."""
+    lines = (REPO / "include" / "airflow.env").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("=", 1) for line in lines if line.strip() and not line.startswith("#"))
+    return {name.strip(): os.environ.get(name.strip(), value.strip()) for name, value in pairs}
+
+
+def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
+    """Environment variables of an Airflow that lives in `home` alone and listens on 127.0.0.1:`port` only.
+
+    To be laid over the environment: it replaces whatever leads to another Airflow's home or database. Makes
+    the folders and, once, the password of the user `admin` (see `password`).
+    """
+    home = home.absolute()
+    airflow = private_folder(home / "airflow")
+    passwords = airflow / "passwords.json"
+    if not passwords.exists():
+        write_json(passwords, {USER: secrets.token_urlsafe(12)})
+    around = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
+    direct = ",".join(dict.fromkeys([*filter(None, around), HOST, "localhost"]))
+    return {
+        **airflow_settings(),
+        "AIRFLOW_HOME": str(airflow),
+        "AIRFLOW_CONFIG": str(airflow / "airflow.cfg"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow / 'airflow.db'}",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(airflow / "logs"),
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": f"http://{HOST}:{port}",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{HOST}:{port}/execution/",
+        "AIRFLOW__CORE__AUTH_MANAGER": (
+            "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
+        ),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": os.environ.get(
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", f"{USER}:admin"
+        ),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "PACSIFIER_HOME": str(home),
+        "PACSIFIER_DATA_ROOT": str(home / "data"),
+        "PACSIFIER_STATE_ROOT": str(home / "state"),
+        "PACSIFIER_SPOOL": str(home / "data" / ".spool"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
+        # Tasks talk to the API server of this machine, never by way of a proxy.
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+    }
+
+
+def password(home: Path, user: str = USER) -> str:
+    """Password of a user of the Airflow in `home`; Airflow makes those of others than `admin` when it starts."""
+    return str(read_json(home / "airflow" / "passwords.json")[user])
+
+
+def _is_own(environment: Mapping[str, str], home: Path, name: str, description: str) -> bool:
+    """Whether Airflow uses the connection `name` as it was written for our own service."""
+    if f"AIRFLOW_CONN_{name.upper()}" in environment:
+        return False
+    with closing(sqlite3.connect(home / "airflow" / "airflow.db")) as database:
+        found = database.execute("select description from connection where conn_id = ?", (name,)).fetchone()
+    return bool(found) and found[0] == description
+
+
+def _own_connections(home: Path, aet: str, pacs_port: int, receiver_port: int) -> Mapping[str, Mapping[str, Any]]:
+    """`pacs_default`, the embedded PACS, with the standing receiver `aet` as its destination; `deid_default` likewise.
+
+    In the database, not the environment: there they are seen, and a person can change them to those of the hospital.
+    """
+    pacs = PacsNode("pacs_default", HOST, pacs_port, PACS_AET, aet, receiver_port=receiver_port)
+    deid = read_json(home / "deid" / "config.json")
+    return {
+        "pacs_default": described(pacs, EMBEDDED),
+        "deid_default": {
+            "conn_type": "deid_api",
+            "description": EMBEDDED_DEID,
+            "host": deid["deid_URL"],
+            "port": urlsplit(deid["deid_URL"]).port,  # Airflow's Test button wants one
+            "password": deid["deid_token"],
+            "extra": {"ca": str(home / "deid" / "ca.pem")},
+        },
+    }
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _stop_with_parent() -> None:
+    _prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of whatever a part of Airflow leaves behind, so that it can be found and stopped."""
+    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+class Parts:
+    """The processes that run side by side, each with a log file of its own."""
+
+    def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
+        self.logs = private_folder(logs)
+        self.environment = dict(environment)
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start `python -m arguments` in a session of its own, out of reach of the terminal's Ctrl-C."""
+        log = os.open(self.log(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+        try:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=self.environment,
+                cwd=REPO,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_stop_with_parent,
+            )
+        finally:
+            os.close(log)
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Run `python -m arguments` to its end.
+
+        Raises:
+            SystemExit: it failed; shows the end of its log.
+        """
+        self.start(name, *arguments)
+        if self.running.pop(name).wait():
+            raise SystemExit(self.failure(name))
+
+    def check(self) -> None:
+        """Raise SystemExit with the end of its log where a part has ended."""
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                raise SystemExit(self.failure(name))
+
+    def log(self, name: str) -> Path:
+        """Log file of a part."""
+        return self.logs / f"{name}.log"
+
+    def failure(self, name: str) -> str:
+        """What to say when a part has ended by itself."""
+        tail = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        return "\n".join([*tail, f"{name} ended by itself; all of it is in {self.log(name)}"])
+
+    def wait_until(self, what: str, ready: Callable[[], bool]) -> None:
+        """Wait for `ready`, as long as every part runs."""
+        until = time.monotonic() + STARTING
+        while not ready():
+            self.check()
+            if time.monotonic() > until:
+                raise SystemExit(f"{what} did not answer within {STARTING:.0f} s; see {self.logs}")
+            time.sleep(0.3)
+
+    def stop(self) -> None:
+        """Stop every part; returns when no process is left.
+
+        First the scheduler, which waits for running tasks: those that end within STOPPING can still say so.
+        Then the rest. What is there after CLOSING is killed; tasks among it start anew next time.
+        """
+        if scheduler := self.running.get("scheduler"):
+            scheduler.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                scheduler.wait(STOPPING)
+        for process in self.running.values():
+            process.terminate()
+        until = time.monotonic() + CLOSING
+        while family := psutil.Process().children(recursive=True):
+            if time.monotonic() > until:
+                for member in family:
+                    with suppress(psutil.NoSuchProcess):
+                        member.kill()
+            psutil.wait_procs(family, timeout=0.5)
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens at a port of this machine."""
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+        return True
+    return False
+
+
+def healthy(port: int) -> bool:
+    """Whether the API answers and says that scheduler and DAG processor are well."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"http://{HOST}:{port}/api/v2/monitor/health", timeout=5) as answer:
+            health = json.load(answer)
+    except (OSError, ValueError):
+        return False
+    return all(health[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
+
+
+def _check_free(ports: Mapping[str, int]) -> None:
+    """Raise SystemExit, naming every port that somebody else listens on and the flag that moves it."""
+    taken = []
+    for flag, port in ports.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                taken.append(f"port {port} cannot be used ({error.strerror}); choose another with {flag}")
+    if taken:
+        raise SystemExit("\n".join(taken))
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold `home` for one supervisor; the lock goes with the process, however it ends."""
+    with (private_folder(home) / ".up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"Airflow is running already in {home}") from None
+        yield
+
+
+def _sample_queries(data: Path) -> None:
+    """Put the sample tables where a DAG run may read them; what lies there already is left alone."""
+    target = private_folder(data / "queries")
+    for table in (REPO / "include" / "queries").iterdir():
+        if table.is_file() and not (target / table.name).exists():
+            shutil.copyfile(table, target / table.name)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def supervised(logs: Path, environment: Mapping[str, str]) -> Iterator[Parts]:
+    """Parts that are stopped and waited for when the block ends, also by Ctrl-C or SIGTERM."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    _adopt_orphans()
+    parts = Parts(logs, environment)
+    for number in numbers:
+        signal.signal(number, _interrupt)
+    try:
+        yield parts
+    except KeyboardInterrupt:
+        print(f"\nstopping; running tasks have {STOPPING:.0f} s to end ...", flush=True)
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        parts.stop()
+    print("stopped", flush=True)
+
+
+def up(
+    home: Path,
+    *,
+    port: int,
+    pacs_port: int,
+    deid_port: int,
+    aet: str = "PACSIFIER",
+    receiver_host: str = HOST,
+    receiver_port: int,
+) -> None:
+    """Run everything in `home` until Ctrl-C or SIGTERM; the receiver is called `aet`.
+
+    Raises:
+        SystemExit: a port is taken, something did not start or has ended by itself; says what and where.
+    """
+    chosen = {name: value for name, value in os.environ.items() if name.startswith("PACSIFIER_")}
+    environment = {**os.environ, **airflow_environment(home, port), **chosen}
+    data = Path(environment["PACSIFIER_DATA_ROOT"])
+    # On the file system of the data, wherever that is, unless somebody says otherwise.
+    environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))
+    _check_free({"--port": port, "--pacs-port": pacs_port, "--deid-port": deid_port, "--receiver-port": receiver_port})
+    _sample_queries(data)
+    with supervised(home / "logs", environment) as parts:
+        print(f"starting Airflow in {home} ...", flush=True)
+        (home / "deid" / "config.json").unlink(missing_ok=True)
+        own = ("--port", str(deid_port), "--folder", str(home / "deid"))
+        parts.start("deid", "pacsifier_ops.embedded.deid_server", *own)
+        parts.wait_until("the embedded De-ID service", (home / "deid" / "config.json").exists)
+        write_json(home / "connections.json", _own_connections(home, aet, pacs_port, receiver_port))
+        parts.run("database", "pacsifier_ops.onebox.database", str(home / "connections.json"))
+        parts.start(
+            "receiver",
+            *("pacsifier_ops.cli.receiver", "--aet", aet, "--host", receiver_host),
+            *("--port", str(receiver_port), "--spool", environment["PACSIFIER_SPOOL"]),
+        )
+        parts.start(
+            "pacs",
+            *("pacsifier_ops.embedded", "--port", str(pacs_port), "--aet", PACS_AET),
+            *("--destination", f"{aet}={HOST}:{receiver_port}"),
+        )
+        parts.start("api-server", "airflow", "api-server")
+        # Everybody here reads the log files themselves: no log servers, which would listen on all addresses.
+        parts.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
+        parts.start("triggerer", "airflow", "triggerer", "--skip-serve-logs")
+        parts.start("dag-processor", "airflow", "dag-processor")
+        parts.wait_until("the receiver", lambda: answers(receiver_port))
+        parts.wait_until("the embedded PACS", lambda: answers(pacs_port))
+        parts.wait_until("Airflow", lambda: healthy(port))
+        deid = pacs = "as you set it"
+        if _is_own(environment, home, "pacs_default", EMBEDDED):
+            pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}"
+        if _is_own(environment, home, "deid_default", EMBEDDED_DEID):
+            deid = f"the embedded De-ID service, {HOST}:{deid_port}"
+        print(
+            f"\nAirflow is ready: http://{HOST}:{port}\n"
+            f"  user          {USER}\n"
+            f"  password      in {environment['AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE']}\n"
+            f"  pacs_default  {pacs}\n"
+            f"  deid_default  {deid}\n"
+            f"  receiver      {aet} at {address_of(receiver_host, receiver_port)}\n"
+            f"  query tables  {data / 'queries'}\n"
+            f"  AIRFLOW_HOME  {environment['AIRFLOW_HOME']}\n"
+            f"  state root    {environment['PACSIFIER_STATE_ROOT']}\n"
+            f"  logs          {parts.logs}\n"
+            "Ctrl-C stops everything.",
+            flush=True,
+        )
+        while True:
+            parts.check()
+            time.sleep(1)
+
+
+def main() -> None:
+    """Entry point of `make up`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pacsifier_ops.onebox.up",
+        description="Airflow with its user interface on this machine, until Ctrl-C.",
+    )
+    parser.add_argument("--port", type=int, default=8080, help="of the user interface and API (%(default)s)")
+    parser.add_argument("--pacs-port", type=int, default=11112, help="of the embedded PACS (%(default)s)")
+    parser.add_argument("--deid-port", type=int, default=8444, help="of the embedded De-ID service (%(default)s)")
+    parser.add_argument("--aet", default="PACSIFIER", help="AE title of the receiver (%(default)s)")
+    parser.add_argument("--receiver-port", type=int, default=11113, help="of the receiver (%(default)s)")
+    parser.add_argument(
+        "--receiver-host",
+        default=HOST,
+        help="where the receiver listens (%(default)s); :: where a PACS elsewhere is to send to it",
+    )
+    arguments = parser.parse_args()
+    home = Path(os.environ.get("PACSIFIER_HOME") or REPO / "run").expanduser().absolute()
+    with _alone(home):
+        up(home, **vars(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One run, whatever its job: its folder, workers, accounts, report, progress and approvals."""

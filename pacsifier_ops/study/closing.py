@@ -1,0 +1,184 @@
+"""Closes the accounts of a study, from whatever its stages have left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.base.errors import PacsifierError
+from pacsifier_ops.base.files import read_json
+from pacsifier_ops.extract.closing import rows_of
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.accounts import (
+    COMPLETE,
+    INCOMPLETE,
+    UNBALANCED,
+)
+from pacsifier_ops.runs.approvals import Decision
+from pacsifier_ops.runs.folder import Run, now
+from pacsifier_ops.state.tree import marker_of
+from pacsifier_ops.study import run as stages
+from pacsifier_ops.study.accounts import COUNTS, Removal, StageAccount, StudyAccount, StudyRow, StudySeries
+from pacsifier_ops.study.chain import Chain, from_archive, from_folder, from_gateway
+from pacsifier_ops.study.project import Study
+from pacsifier_ops.study.release import (
+    DEIDENTIFIED_FOLDER,
+    HANDOVER,
+    folder_of,
+    listed,
+    released_of,
+)
+from pacsifier_ops.study.removal import Listing
+from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stage_folder, stages_of
+
+
+def close(run: Run) -> StudyAccount:
+    """Close the books of a study, from whatever its stages have left.
+
+    Raises:
+        InputError: the study was not set up.
+        StorageError: the state root cannot be read.
+    """
+    from pacsifier_ops.handover.karnak import all_but_unknown
+
+    given, study = stages_of(run), Study.of(run)
+    account = StudyAccount(
+        run=run.name,
+        project=study.project,
+        profile=study.profile if study.has(stages.ANONYMIZE) else "",
+        digest=study.digest,
+        started=study.started,
+        finished=now(),
+        deidentifies=study.has(stages.ANONYMIZE),
+        source=study.source if study.has(stages.PSEUDONYMS) else "",
+        window=study.window,
+        folder=str(folder_of(study, "")),
+        stages=[_stage(run, stage, params) for stage, params in given.items()],
+        decisions=_decisions(run),
+        asked=_asked(run),
+        gate=_read(run.folder / "gate.json"),
+        released=released_of(run),
+        removal=_removal(run, study),
+    )
+    file_set = account.stage(stages.DICOMDIR)
+    if file_set.verdict == NOT_RUN and account.released and account.released.files and not account.released.new:
+        file_set.verdict = NOTHING_NEW
+    tagging = account.stage(stages.KARNAK)
+    if tagging.verdict == INCOMPLETE and all_but_unknown(stages.stage_run(run, stages.KARNAK)):
+        tagging.verdict = COMPLETE  # that they are in quarantine is told by the instances
+    _describe_rules(account, run, study)
+    chain = Chain(run, study, account)
+    asked = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")
+    if given[stages.EXTRACT] or (asked and not account.deidentifies):
+        account.series, account.queried = list(from_archive(run, asked, chain)), True
+        account.rows = _rows(run, asked, account.series)
+    else:
+        account.series = list(from_folder(run, chain) if account.deidentifies else from_gateway(run))
+    account.beyond = max(0, _objects_released(run, account) - sum(series.released for series in account.series))
+    unbalanced = [stage.stage for stage in account.stages if stage.verdict == UNBALANCED]
+    account.discrepancies = [f"the books of {stage} do not balance; see its report" for stage in unbalanced]
+    if chain.twice:
+        account.discrepancies.append(f"{chain.twice} files of the data set would be made of two instances")
+    return account
+
+
+def _objects_released(run: Run, account: StudyAccount) -> int:
+    """How many objects there are in the data set that was released."""
+    if account.released is None or not account.deidentifies:
+        return 0
+    paths = (file["path"] for file in listed(run))
+    return sum(path.endswith(".dcm") and not path.startswith(f"{HANDOVER}/") for path in paths)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file; empty where there is none, or a kill has left none that is whole."""
+    with suppress(FileNotFoundError, ValueError):
+        return dict(read_json(path))
+    return {}
+
+
+def _stage(run: Run, stage: str, params: Mapping[str, Any] | None) -> StageAccount:
+    if params is None:
+        return StageAccount(stage, OFF)
+    folder = stage_folder(run, stage)
+    told = _read(folder / "summary.json")
+    request = _read(folder / "request.json")
+    report = folder / "report.html"
+    return StageAccount(
+        stage,
+        told.get("verdict") or (NOT_ENDED if request else NOT_RUN),
+        told.get("started") or request.get("started", ""),
+        told.get("finished", ""),
+        told.get("totals", {}),
+        " to ".join(filter(None, (params.get("pacs"), params.get("destination")))),
+        report.relative_to(run.folder).as_posix() if told and report.exists() else "",
+    )
+
+
+def _decisions(run: Run) -> list[Decision]:
+    """All decisions of a study, in order: on its cohort, and on its release."""
+    folders = (stage_folder(run, stages.EXTRACT), stage_folder(run, stages.MOVE), run.folder)
+    return [decision for folder in folders for decision in approvals.history(Run(folder))]
+
+
+def _asked(run: Run) -> list[str]:
+    """Subjects that were asked about, and nobody has answered."""
+    waiting = []
+    for folder in (stage_folder(run, stages.EXTRACT), stage_folder(run, stages.MOVE), run.folder):
+        for path in sorted((folder / "decisions").glob("*.asked")):
+            decision = approvals.decision_on(Run(folder), path.stem)
+            if decision is None or decision.digest != path.read_text(encoding="utf-8"):
+                waiting.append(path.stem)
+    return waiting
+
+
+def _removal(run: Run, study: Study) -> Removal:
+    found, went = Listing.of(run), _read(run.folder / "removal.json")
+    return Removal(
+        asked=study.remove_identified,
+        listed=found.files,
+        bytes=found.bytes,
+        stay=found.stay,
+        handed_on=found.handed_on,
+        lost=found.lost,
+        removed=went.get("files", 0),
+        removed_bytes=went.get("bytes", 0),
+        kept=went.get("kept", 0),
+    )
+
+
+def _describe_rules(account: StudyAccount, run: Run, study: Study) -> None:
+    """Say by which rules the data set was made: its own tree tells their digest."""
+    from pacsifier_ops.deid import profile
+
+    if not account.deidentifies:
+        return
+    with suppress(PacsifierError):
+        account.rules = str(marker_of(folder_of(study, DEIDENTIFIED_FOLDER)).get("stamp", {}).get("profile", ""))
+        rules = profile.compile(profile.load(study.profile))
+        if rules.digest == account.rules:
+            account.method, account.codes = rules.method, list(rules.codes)
+            account.options = sorted(option.value for option in rules.options)
+    scan = _read(stage_folder(run, stages.ANONYMIZE) / "scan.json")
+    account.sources = scan.get("sources", {})
+
+
+def _rows(run: Run, stage: str, series: Iterable[StudySeries]) -> list[StudyRow]:
+    """The rows of the query table, with the sums of their series; none where the table was not read."""
+    folder = Run(stage_folder(run, stage))
+    table = _read(folder.folder / "table.json")
+    if not table:
+        return []
+    sums: dict[int, Counter[str]] = {}
+    for one in series:
+        counts = {name: getattr(one, name) for name in COUNTS} | {"expected": one.expected or 0}
+        for line in one.lines:
+            sums.setdefault(line, Counter()).update(counts)
+    first = dict(table["same_as"])
+    return [
+        StudyRow(**vars(row), counts=dict(sums.get(first.get(row.line, row.line), {})))
+        for row in rows_of(folder, table["same_as"])
+    ]

@@ -1,0 +1,225 @@
+"""The clean-up: what is old and nobody's goes when told so, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacsifier_ops.base import settings
+from pacsifier_ops.cli.clean import main
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.extract import requests, steps
+from pacsifier_ops.extract.receiving import series_lease
+from pacsifier_ops.extract.run import Request
+from pacsifier_ops.maintenance import cleanup
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.tree import CONTROL, Tree
+from tests.support.embedded import node_of, series, serving
+
+UID = "1.2.840.99999.1"
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    with serving(series("P"), tmp_path / "archive") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path / "data"))
+
+
+def put(path: Path, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def aged(days: float, *paths: Path) -> None:
+    """Let everything there have changed so many days ago."""
+    then = time.time() - days * 86400
+    for path in paths:
+        for item in [*path.rglob("*"), path]:
+            os.utime(item, (then, then), follow_symlinks=False)
+
+
+def run_of(pacs: EmbeddedPacs, out: Path, report: bool = True) -> tuple[Run, str]:
+    """An extraction of a request, and the id of that."""
+    request = requests.take_in(b"PatientID\nP\n")
+    run, node = Run.fresh(), node_of(pacs)
+    for batch in steps.prepare(run, Request(requests.resolve(request), out), node):
+        steps.find(run, node, batch)
+    for unit in steps.plan(run, node).units:
+        steps.retrieve(run, node, unit)
+    if report:
+        steps.report(run)
+    return run, request
+
+
+def everything(*roots: Path) -> set[Path]:
+    """All that is in some folders; but for the leases' clock."""
+    return {path for root in roots for path in root.rglob("*") if path.name != "clock"}
+
+
+def kinds(days: float = 90, quarantine: bool = False) -> dict[str, int]:
+    """How many of each kind may go."""
+    found = [leftover.kind for leftover in cleanup.find(days, quarantine).leftovers]
+    return {kind: found.count(kind) for kind in found}
+
+
+def test_old_runs_and_their_requests_go_and_data_stays(
+    pacs: EmbeddedPacs, tmp_path: Path, state_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (old, old_request), (young, young_request) = run_of(pacs, out), run_of(pacs, out)
+    aged(100, state_root, out)
+    aged(10, young.folder)
+    lost = requests.take_in(b"PatientID\nQ\n")
+    aged(100, state_root / "requests" / lost)
+    before = everything(tmp_path)
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert everything(tmp_path) == before
+    assert str(old.folder) in said and old_request in said and lost in said
+    assert young.name not in said and young_request not in said
+    assert "\n3 older than 90 days, " in said and "would be removed; give --remove" in said
+    assert main(["--remove"]) == 0
+    gone = before - everything(tmp_path)
+    places = (old.folder, *(state_root / "requests" / name for name in (old_request, lost)))
+    assert gone == {path for path in before if any(path == place or place in path.parents for place in places)}
+    assert main(["--days", "5", "--remove"]) == 0
+    assert not everything(state_root / "runs", state_root / "requests")
+    # What is known of the data set is still there: nothing of it is fetched again.
+    sent = len(pacs.sent)
+    assert steps.report(run_of(pacs, out)[0]).totals()["present"] == 1 and len(pacs.sent) == sent
+
+
+def test_a_request_that_a_sensor_waits_for_stays(state_root: Path) -> None:
+    awaited, other = (requests.take_in(b"PatientID\nQ\n") for _ in range(2))
+    run = Run.fresh()
+    put(run.folder / "awaited.json", json.dumps({"request": awaited}))
+    aged(100, state_root / "requests")
+    assert [leftover.path.name for leftover in cleanup.find(90).leftovers] == [other]
+    aged(100, run.folder)
+    assert kinds() == {"run": 1, "request": 2}
+
+
+def test_runs_that_may_go_on_stay(pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _ = run_of(pacs, tmp_path / "out", report=False)
+    aged(29, run.folder, settings.state_root() / "requests")
+    assert "run" not in kinds(7) and "request" not in kinds(7)
+    assert main(["--days", "7"]) == 0 and "kept: 1 run(s) that may go on" in capsys.readouterr().out
+    aged(31, run.folder)
+    assert kinds(7) == {"run": 1, "request": 1}
+    assert kinds(32) == {}
+    # Somebody goes on just now.
+    found = {leftover.kind: leftover for leftover in cleanup.find(7).leftovers}
+    put(run.folder / "results" / "00009.jsonl", "")
+    assert not cleanup.remove(found["run"]) and run.folder.is_dir()
+
+
+def test_quarantine_goes_only_where_that_is_wanted(
+    pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = run_of(pacs, tmp_path / "out")
+    put(run.folder / "quarantine" / "1.2.3.dcm")
+    unasked = put(settings.spool() / ".quarantine" / f"{UID}.ab12" / "1.2.3").parent
+    aged(100, run.folder, settings.state_root() / "requests", settings.spool())
+    assert kinds() == {}
+    assert main([]) == 0 and "kept: 1 run(s) with objects in quarantine" in capsys.readouterr().out
+    assert kinds(quarantine=True) == {"run": 1, "request": 1, "quarantine": 1}
+    assert main(["--quarantine", "--remove"]) == 0
+    assert not run.folder.exists() and not unasked.exists()
+    assert UID not in capsys.readouterr().out  # a series is somebody's
+
+
+def test_spool_and_workplaces_go_unless_somebody_works_there(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_of(pacs, out)
+    spooled = put(settings.spool() / UID / "1.2.3.ab").parent
+    torn = put(settings.spool() / ".incoming" / "11113" / "ab.part")
+    fresh = put(settings.spool() / f"{UID}.2" / "1.2.4.ab")
+    tree = Tree.open(out)
+    left = put(out / CONTROL / "incoming" / "0123" / "ab.part").parent
+    unfinished = put(tree.state / "ledger" / "ab" / ".cd.json.0123abcd.part")
+    with tree.workplace(shared()) as busy:
+        left = put(out / CONTROL / "incoming" / "0123" / "ab.part").parent
+        put(busy / "ab.part")
+        aged(100, spooled, torn, out, unfinished)
+        with shared().acquire(series_lease(UID)):
+            assert kinds() == {"spool": 1, "workplace": 1, "unfinished file": 1}
+            found = cleanup.find(90).leftovers
+        with shared().acquire(tree.workplace_lease(left)):  # taken since
+            assert [cleanup.remove(leftover) for leftover in found] == [True, False, True]
+        assert kinds() == {"spool": 1, "workplace": 1}
+        assert main(["--remove"]) == 0
+        assert (busy / "ab.part").exists()
+    assert not any(path.exists() for path in (spooled, torn, left, unfinished))
+    assert fresh.exists() and len(list(out.glob("sub-*/**/*.dcm"))) == 1
+
+
+def test_submissions_of_past_nights_go(tmp_path: Path) -> None:
+    nightly = settings.nightly()
+    places = [
+        put(nightly / name / f"2024-01-01-req-{n}" / "t.csv").parent for n, name in enumerate(("done", "rejected"))
+    ]
+    waiting = [put(nightly / name / "t.csv") for name in ("inbox", "projects/one", "claimed/req-9")]
+    claimed = put(settings.state_root() / "requests" / "req-9" / "table.csv")  # its run is still to come
+    link = nightly / "done" / "link"
+    link.symlink_to(tmp_path)
+    aged(100, nightly, claimed.parent)
+    assert kinds() == {"submission": 2}
+    assert main(["--remove"]) == 0
+    assert not any(place.exists() for place in places) and claimed.exists() and link.exists()
+    assert all(path.exists() for path in waiting)
+
+
+def test_leases_of_the_dead_go(state_root: Path) -> None:
+    code = "import os; from pacsifier_ops.state.leases import shared; shared().acquire('x'); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    aged(100, *(path for path in (state_root / "leases").iterdir() if path.is_dir()))
+    with shared().acquire("y"):
+        assert kinds() == {"lease": 1}
+        assert main(["--remove"]) == 0
+        assert shared().holder("y") is not None and shared().holder("x") is None and kinds() == {}
+
+
+def test_killed_in_the_middle_it_heals(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    run, _ = run_of(pacs, tmp_path / "out")
+    half = run.folder.rename(run.folder.with_name(f".gone-{run.name}"))
+    (half / "accounts.json").unlink()
+    assert kinds() == {"run": 1}  # although it changed just now
+    assert main(["--remove"]) == 0
+    assert not everything(settings.state_root() / "runs")
+
+
+def test_what_cannot_be_removed_is_told_and_the_rest_goes(
+    pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [run_of(pacs, tmp_path / "out")[0] for _ in range(2)]
+    aged(100, settings.state_root() / "runs")
+    with pytest.raises(SystemExit) as raised:
+        main(["--days", "0"])
+    assert raised.value.code == 2
+    stuck = runs[0].folder
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path == stuck:
+            raise PermissionError(13, "Permission denied")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    assert main(["--remove"]) == 1
+    assert "Permission denied" in capsys.readouterr().err
+    assert stuck.exists() and not runs[1].folder.exists()

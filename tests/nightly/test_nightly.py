@@ -1,0 +1,479 @@
+"""The nightly runs' folders: what is taken, what is left, what is refused, and that no kill loses or doubles it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.extract.arrival import rows_of
+from pacsifier_ops.extract.requests import new_id, options_of, resolve
+from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, night_of
+from pacsifier_ops.nightly.inbox import Collected, collect, settle
+from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly, read_table
+from pacsifier_ops.nightly.projects import Standing, survey
+from pacsifier_ops.runs.folder import dag_run_name
+from tests.support.disks import disk
+from tests.support.places import REPO
+
+EXAMPLES = REPO / "include" / "nightly"
+NIGHT, NEXT = "2024-03-30", "2024-03-31"
+TABLE = "PatientID\nZQX-71830-KW\n"
+PAGES = "http://airflow.example/"
+
+
+def connect(name: str) -> None:
+    """Knows one connection."""
+    if name != "pacs_default":
+        raise ConfigError(f"there is no connection {name}; make one of type dicom")
+
+
+class Runs:
+    """The runs that Airflow has."""
+
+    def __init__(self, ids: Iterable[str] = (), going_on: Iterable[str] = ()) -> None:
+        self.ids, self.going_on = set(ids), set(going_on)
+
+    def exists(self, run_id: str) -> bool:
+        return run_id in self.ids
+
+    def goes_on(self, run_id: str) -> bool:
+        return run_id in self.going_on
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path / "data"))
+    return Folders(tmp_path / "data" / "nightly")
+
+
+def put(folder: Path, *names: str, text: str = TABLE, age: float = 600) -> None:
+    """Put files there that were written `age` seconds ago."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text(text, encoding="utf-8")
+        os.utime(folder / name, (time.time() - age,) * 2)
+
+
+def night(folders: Folders, date: str = NIGHT, most: int = 500) -> Collected:
+    return collect(folders, date, connect, most, pause=0)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def test_a_submission_is_one_run_one_request_and_one_folder_by_one_id(folders: Folders, tmp_path: Path) -> None:
+    put(folders.inbox, "Wurzelbacher.CSV")
+    put(folders.inbox, "wurzelbacher.yaml", text="strict: yes\nmax_series: 12\ninfo:\nretrieve: none\n")
+    (start,) = night(folders).starts
+    identity = start.run_id.removeprefix("nightly__")
+    assert start.conf == {
+        "queryfile": identity,
+        "out_directory": f"results/{NIGHT}-{identity}",
+        "strict": True,
+        "max_series": 12,
+        "retrieve": "none",
+    }
+    assert resolve(identity).read_text() == TABLE
+    assert settle(folders, Runs(), PAGES) == (0, 1)  # nobody has started it yet
+    assert night(folders, NEXT).starts == [start]
+    assert settle(folders, Runs([start.run_id]), PAGES) == (1, 0)
+    (done,) = folders.done.iterdir()
+    assert done.name == f"{NIGHT}-{identity}"
+    assert names(done) == ["Wurzelbacher.CSV", "result.json", "wurzelbacher.yaml"]
+    assert json.loads((done / "result.json").read_text()) == {
+        "dag_id": EXTRACT,
+        "run_id": start.run_id,
+        "out_directory": str(tmp_path / "data" / "results" / done.name),
+        "report": str(tmp_path / "state" / "runs" / dag_run_name(EXTRACT, start.run_id) / "report.html"),
+        "page": f"http://airflow.example/pacsifier/runs/{EXTRACT}/{start.run_id}",
+    }
+    assert night(folders, NEXT) == Collected() and names(folders.claimed) == names(folders.inbox) == []
+
+
+def test_how_a_table_is_read_goes_with_the_table_and_not_through_airflow(folders: Folders) -> None:
+    said = {"date_format": "DD.MM.YYYY", "sheet": "Müller", "hidden_rows": "skip"}
+    book = openpyxl.Workbook()
+    book.active.title = "Müller"
+    for cells in (["PatientID", "StudyDate"], ["ZQX-71830-KW", "24.12.1993"], ["hidden", ""]):
+        book.active.append(cells)
+    book.active.row_dimensions[3].hidden = True
+    put(folders.inbox, "a.xlsx")
+    book.save(folders.inbox / "a.xlsx")
+    os.utime(folders.inbox / "a.xlsx", (0, 0))
+    put(folders.inbox, "a.yaml", text="".join(f"{key}: {value}\n" for key, value in said.items()))
+    (start,) = night(folders).starts
+    assert not start.conf.keys() & said.keys() and options_of(start.conf["queryfile"], {}) == said
+    (row,) = rows_of(start.conf["queryfile"], None)
+    assert row.keys == {"PatientID": "ZQX-71830-KW", "StudyDate": "19931224"}
+    put(folders.inbox, "b.csv", text="StudyDate\n24.12.93\n")
+    put(folders.inbox, "b.yaml", text="date_format: DD.MM.YYYY\n")
+    night(folders, NEXT)
+    (reasons,) = folders.rejected.glob("*/reasons.txt")
+    assert reasons.read_text().endswith("[24.12.93]\n")  # it lies beside the table
+
+
+def test_the_same_handed_in_again_is_another_run(folders: Folders) -> None:
+    put(folders.inbox, "a.csv", "b.csv")
+    first = night(folders).starts
+    put(folders.inbox, "a.csv")
+    second = night(folders).starts  # the first two have not been started yet
+    assert len({start.run_id for start in first}) == 2
+    assert len({start.run_id for start in second}) == 3
+    assert {start.run_id for start in first} < {start.run_id for start in second}
+
+
+def test_what_may_not_be_whole_stays(folders: Folders) -> None:
+    put(folders.inbox, "copying.csv", age=5)
+    put(folders.inbox, "pair.csv")
+    put(folders.inbox, "pair.yaml", text="strict: true", age=5)
+    put(folders.inbox, "options without table.yaml", text="strict: true")
+    put(folders.inbox, "clock ahead.csv", age=-3600)
+    put(folders.inbox, "upload.csv.part", ".rsync.csv.x1", "~$open.xlsx", "x.filepart", "x.tmp", "Thumbs.db")
+    (folders.inbox / "folder.csv").mkdir()
+    (folders.inbox / "link.csv").symlink_to("/etc/hostname")
+    before = set(names(folders.inbox))
+    collected = night(folders)
+    assert (len(collected.starts), collected.copying, collected.lonely) == (1, 2, 1)
+    assert before - set(names(folders.inbox)) == {"clock ahead.csv"}
+    assert not collected.rejected
+
+    put(folders.inbox, "copying.csv", "pair.csv")
+    put(folders.inbox, "pair.yaml", text="strict: true")
+    assert len(night(folders).starts) == 3
+
+
+def test_a_file_that_changes_between_two_looks_stays(folders: Folders) -> None:
+    put(folders.inbox, "slow.csv")
+    child = os.fork()
+    if child == 0:
+        while True:
+            with (folders.inbox / "slow.csv").open("a") as stream:
+                stream.write("ZQX-71830-KW\n")
+            os.utime(folders.inbox / "slow.csv", (0, 0))
+            time.sleep(0.01)
+    try:
+        assert collect(folders, NIGHT, connect, pause=0.5) == Collected(copying=1)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+REJECTED = {
+    "unknown column": ({"a.csv": "Patiend\nx\n"}, "a.csv: line 1, column 1: not known; did you mean PatientID?"),
+    "no row": ({"a.csv": "PatientID\n"}, "a.csv: has a header but no rows"),
+    "no good row": ({"a.csv": "StudyDate\nlast year\n"}, "a.csv: line 2, StudyDate: "),
+    "strict": ({"a.csv": f"{TABLE}\\\n", "a.yaml": "strict: true"}, "a.csv: line 3, PatientID: "),
+    "no workbook": ({"a.xlsx": "PK\x03\x04"}, "a.xlsx: cannot be read as an .xlsx workbook"),
+    "no table": ({"a.docx": "x"}, "a.docx: neither a query table (.csv, .xlsx) nor an options file (.yaml)"),
+    "two tables": ({"a.csv": TABLE, "A.xlsx": "x"}, "A.xlsx, a.csv: have the same name"),
+    "two options": ({"a.csv": TABLE, "a.yaml": "", "a.yml": ""}, "a.csv, a.yaml, a.yml: have the same name"),
+    "unknown key": ({"a.csv": TABLE, "a.yaml": "\nmax_serie: 3"}, "a.yaml: line 2: max_serie is not known (did you"),
+    "key twice": ({"a.csv": TABLE, "a.yaml": "info: true\ninfo: true"}, "a.yaml: line 2, info: there twice (line 1)"),
+    "no number": ({"a.csv": TABLE, "a.yaml": "max_series: 1e3"}, "a.yaml: line 1, max_series: not a whole number"),
+    "no switch": ({"a.csv": TABLE, "a.yaml": "info: maybe"}, "a.yaml: line 1, info: neither true nor false"),
+    "no choice": ({"a.csv": TABLE, "a.yaml": "retrieve: all"}, "a.yaml: line 1, retrieve: none of save, move, none"),
+    "no text": ({"a.csv": TABLE, "a.yaml": "out_directory: [a]"}, "a.yaml: line 1, out_directory: not text"),
+    "not YAML": ({"a.csv": TABLE, "a.yaml": "info: true\n\tx: }"}, "a.yaml: line 2: is not YAML"),
+    "too deep": ({"a.csv": TABLE, "a.yaml": "[" * 60_000}, "a.yaml: is not YAML"),
+    "no mapping": ({"a.csv": TABLE, "a.yaml": "strict"}, "a.yaml: line 1: holds no options"),
+    "outside": ({"a.csv": TABLE, "a.yaml": "out_directory: ../x"}, "a.yaml: line 1, out_directory: leads outside"),
+    "no connection": ({"a.csv": TABLE, "a.yaml": "pacs: pax"}, "a.yaml: line 1, pacs: there is no connection pax"),
+    "not moved": ({"a.csv": TABLE, "a.yaml": "resend: true"}, "a.yaml: line 1, resend: only with retrieve: move"),
+}
+
+
+@pytest.mark.parametrize(("files", "reason"), REJECTED.values(), ids=REJECTED.keys())
+def test_what_cannot_be_used_is_put_away_with_the_reasons(
+    folders: Folders, tmp_path: Path, files: dict[str, str], reason: str
+) -> None:
+    for name, text in files.items():
+        put(folders.inbox, name, text=text)
+    put(folders.inbox, "good.csv")
+    collected = night(folders)
+    assert len(collected.starts) == 1, "the good one is not kept from running"
+    (rejected,) = folders.rejected.iterdir()
+    assert [rejected.name] == collected.rejected and re.fullmatch(rf"{NIGHT}-req-[0-9a-f]{{24}}", rejected.name)
+    assert names(rejected) == sorted([*files, "reasons.txt"])
+    assert reason in (rejected / "reasons.txt").read_text()
+    assert len(names(tmp_path / "state" / "requests")) == 1
+
+
+def test_all_reasons_are_told_at_once(folders: Folders) -> None:
+    put(folders.inbox, "a.csv", text="PatientIDs,Modaliti\n1,2\n")
+    put(folders.inbox, "a.yaml", text="infos: true\nmax_series: 0\nout_directory: /etc\n")
+    night(folders)
+    (reasons,) = folders.rejected.glob("*/reasons.txt")
+    assert [line[:16].split(",")[0] for line in reasons.read_text().splitlines()] == [
+        "a.yaml: line 1: ",
+        "a.yaml: line 2",
+        "a.yaml: line 3",
+        "a.csv: line 1",
+        "a.csv: line 1",
+    ]
+
+
+def test_what_others_put_among_the_claims_stays(folders: Folders) -> None:
+    put(folders.claimed / "mine", "table.csv")
+    put(folders.claimed, ".DS_Store")
+    unmade = new_id()
+    put(folders.claimed / unmade, "notes.txt")
+    put(folders.inbox, "a.csv")
+    assert len(night(folders).starts) == 1
+    assert (folders.claimed / ".DS_Store").exists() and {"mine", unmade} < set(names(folders.claimed))
+    assert names(folders.claimed / "mine") == ["table.csv"] and names(folders.claimed / unmade) == ["notes.txt"]
+
+
+def test_names_that_are_no_text_are_no_obstacle(folders: Folders) -> None:
+    for name, text in ((b"M\xfcller.csv", TABLE), (b"M\xf6ller.csv", "x")):
+        put(folders.inbox, os.fsdecode(name), text=text)
+    collected = night(folders)
+    assert len(collected.starts) == 1
+    (reasons,) = folders.rejected.glob("*/reasons.txt")
+    assert r"M\udcf6ller.csv" in reasons.read_text()
+    assert settle(folders, Runs([collected.starts[0].run_id]), PAGES) == (1, 0)
+
+
+def test_a_night_starts_so_many_at_most_the_oldest_first(folders: Folders) -> None:
+    for number in range(5):
+        put(folders.inbox, f"{number}.csv", age=600 + number)
+    started: list[str] = []
+    for left in ([0, 1, 2], [0], []):
+        collected = night(folders, most=2)
+        assert (len(collected.starts), collected.left) == (2 if left or len(started) < 4 else 1, len(left))
+        started += [start.run_id for start in collected.starts]
+        settle(folders, Runs(started), PAGES)
+        assert names(folders.inbox) == [f"{number}.csv" for number in left]
+    assert len(set(started)) == len(names(folders.done)) == 5
+
+
+def test_a_submission_that_cannot_be_moved_is_told_and_stays(folders: Folders, tmp_path: Path) -> None:
+    put(folders.inbox, "a.csv")
+    with disk(tmp_path / "elsewhere", "size=1m") as elsewhere:
+        folders.claimed.rmdir()
+        folders.claimed.symlink_to(elsewhere)
+        assert night(folders) == Collected(stuck=1)
+        assert names(folders.claimed) == [] and names(folders.inbox) == ["a.csv"]
+
+
+def killed_at(folders: Folders, number: int) -> bool:
+    """Do a night's work in a process that dies just before its change number `number` to the disk; whether it did."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal left
+            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if writes or event in ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod"):
+                left -= 1
+                if left == 0:
+                    os._exit(9)
+
+        sys.addaudithook(hook)
+        try:
+            settle(folders, Runs(start.run_id for start in night(folders).starts), PAGES)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_killed_anywhere_the_next_night_goes_on_with_it_once(folders: Folders, tmp_path: Path) -> None:
+    number = 0
+    died = True
+    while died:
+        number += 1
+        put(folders.inbox, "a.csv")
+        put(folders.inbox, "a.yaml", text="max_series: 7")
+        put(folders.inbox, "bad.csv", text="x")
+        died = killed_at(folders, number)
+        collected = night(folders)
+        settle(folders, Runs(start.run_id for start in collected.starts), PAGES)
+        assert names(folders.inbox) == names(folders.claimed) == [], f"killed at {number}"
+        assert len(names(folders.done)) == len(names(folders.rejected)) == number
+        assert all(names(folder) == ["a.csv", "a.yaml", "result.json"] for folder in folders.done.iterdir())
+        assert all(names(folder) == ["bad.csv", "reasons.txt"] for folder in folders.rejected.iterdir())
+        assert len(names(tmp_path / "state" / "requests")) == number
+    assert number > 15
+
+
+def test_of_a_pair_that_was_taken_in_half_the_rest_is_waited_for_or_asked_for(folders: Folders) -> None:
+    put(folders.inbox, "a.csv", "b.csv")
+    for name in ("a.yaml", "b.yaml"):
+        put(folders.inbox, name, text="max_series: 7")
+    night(folders)
+    for claim in folders.claimed.iterdir():  # as a kill between its two renames leaves it
+        kept = json.loads((claim / ".claim.json").read_text())
+        (claim / ".claim.json").write_text(json.dumps({**kept, "start": None}))
+        for path in claim.glob("*.yaml"):
+            path.unlink()
+    put(folders.inbox, "a.yaml", text="max_ser", age=5)
+    collected = night(folders)
+    assert (len(collected.starts), len(collected.rejected), collected.copying) == (0, 1, 1)
+    (reasons,) = folders.rejected.glob("*/reasons.txt")
+    assert reasons.read_text() == "b.yaml: was taken out of the inbox meanwhile; put all in again\n"
+    put(folders.inbox, "a.yaml", text="max_series: 7")
+    assert [start.conf["max_series"] for start in night(folders).starts] == [7]
+
+
+def test_answers_have_the_permissions_of_the_inbox(folders: Folders) -> None:
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in (folders.inbox, folders.done, folders.projects))
+    folders.inbox.chmod(0o750)
+    folders = Folders(folders.inbox.parent)
+    put(folders.inbox, "bad.csv", text="x")
+    night(folders)
+    (rejected,) = folders.rejected.iterdir()
+    assert rejected.stat().st_mode & 0o777 == 0o750
+    assert (rejected / "reasons.txt").stat().st_mode & 0o777 == 0o640
+
+
+# Projects
+
+
+def projects(folders: Folders, runs: Runs, date: str = NIGHT) -> Standing:
+    return survey(folders, date, connect, runs, PAGES, pause=0)
+
+
+def project(folders: Folders, slug: str, options: str = "", table: str = TABLE) -> Path:
+    put(folders.projects / slug, "project.yaml", text=options)
+    put(folders.projects / slug, "queries.csv", text=table)
+    return folders.projects / slug
+
+
+def test_a_project_runs_once_a_night_over_the_same_folder_with_the_table_of_that_night(folders: Folders) -> None:
+    folder = project(folders, "heart-7", "max_series: 3\n")
+    runs = Runs()
+    (first,) = projects(folders, runs).starts
+    assert first.run_id == f"nightly__{NIGHT}__heart-7"
+    assert {**first.conf, "queryfile": ""} == {"out_directory": "results/heart-7", "queryfile": "", "max_series": 3}
+    assert json.loads((folder / "result.json").read_text())["run_id"] == first.run_id
+    runs.ids.add(first.run_id)
+    assert projects(folders, runs) == Standing(left_out=1)
+
+    runs.going_on.add(first.run_id)
+    assert projects(folders, runs, NEXT) == Standing(left_out=1), "its run of the night before has not ended"
+    runs.going_on.clear()
+    put(folder, "queries.csv", text=f"{TABLE}other\n")
+    (second,) = projects(folders, runs, NEXT).starts
+    assert (second.run_id, second.conf["out_directory"]) == (f"nightly__{NEXT}__heart-7", "results/heart-7")
+    assert resolve(str(first.conf["queryfile"])).read_text() == TABLE
+    assert resolve(str(second.conf["queryfile"])).read_text() == f"{TABLE}other\n"
+
+
+BROKEN = {
+    "unknown key": ("a", "enable: true\n", "project.yaml: line 1: enable is not known (did you mean enabled?)"),
+    "no table": ("a", "queryfile: table.csv\n", "project.yaml: queryfile: there is no such file"),
+    "outside": ("a", "queryfile: ../good/queries.csv\n", "project.yaml: queryfile: there is no such file"),
+    "bad row": ("a", "queryfile: project.yaml\n", "project.yaml: line 1: no header"),
+    "slug": ("My project", "", "the folder's name: only a to z, 0 to 9 and -"),
+}
+
+
+@pytest.mark.parametrize(("slug", "options", "reason"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_project_says_why_and_keeps_no_other(folders: Folders, slug: str, options: str, reason: str) -> None:
+    project(folders, "good")
+    project(folders, "switched-off", "enabled: false\n")
+    (folders.projects / "unfinished").mkdir()
+    folder = project(folders, slug, options)
+    standing = projects(folders, Runs())
+    assert (len(standing.starts), standing.disabled, standing.broken) == (1, 1, 1)
+    assert reason in (folder / "reasons.txt").read_text()
+    put(folder, "project.yaml", text="enabled: true\n")
+    assert projects(folders, Runs()).broken == (0 if slug == "a" else 1)
+    assert (folder / "reasons.txt").exists() == (slug != "a")
+
+
+def test_a_study_runs_once_a_night_by_its_file(folders: Folders) -> None:
+    put(folders.projects / "knee", "study.yaml", text="project: knee\nqueryfile: queries/knee.csv\n")
+    put(folders.projects / "resting", "study.yaml", text="queryfile: q.csv\nenabled: false\n")
+    runs = Runs()
+    standing = projects(folders, runs)
+    (start,) = standing.starts
+    assert (start.dag_id, start.run_id, standing.disabled) == (STUDY, f"nightly__{NIGHT}__knee", 1)
+    assert start.conf == {"project_file": "nightly/projects/knee/study.yaml"}
+    told = json.loads((folders.projects / "knee" / "result.json").read_text())
+    assert told["dag_id"] == STUDY and "out_directory" not in told
+    runs.ids.add(start.run_id)
+    assert projects(folders, runs) == Standing(disabled=1, left_out=1)
+    runs.going_on.add(start.run_id)
+    assert projects(folders, runs, NEXT).starts == [], "its run of the night before has not ended"
+
+
+def test_a_broken_study_says_why(folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put(folders.projects / "a", "study.yaml", text="project: a\nreleas: ask\n")
+    project(folders, "both")
+    put(folders.projects / "both", "study.yaml", text="queryfile: q.csv\n")
+    assert projects(folders, Runs()).broken == 2
+    reasons = (folders.projects / "a" / "reasons.txt").read_text()
+    assert "line 2: releas is not known (did you mean release?)" in reasons and "queryfile: is missing" in reasons
+    assert "there is study.yaml as well" in (folders.projects / "both" / "reasons.txt").read_text()
+    put(folders.projects / "a", "study.yaml", text="queryfile: q.csv\n")
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path / "elsewhere"))
+    assert projects(folders, Runs()).broken == 2
+    assert "a file below the data root" in (folders.projects / "a" / "reasons.txt").read_text()
+
+
+def test_projects_are_not_left_through_links(folders: Folders, tmp_path: Path) -> None:
+    put(tmp_path / "requests", "table.csv", text="PatientID\nsecret\n")
+    folder = project(folders, "spy")
+    (folder / "queries.csv").unlink()
+    (folder / "queries.csv").symlink_to(tmp_path / "requests" / "table.csv")
+    elsewhere = project(folders, "elsewhere").rename(tmp_path / "elsewhere")
+    (folders.projects / "linked").symlink_to(elsewhere)
+    assert projects(folders, Runs()) == Standing(broken=1)
+    assert "queries.csv: is a link" in (folder / "reasons.txt").read_text()
+    assert not (elsewhere / "result.json").exists()
+
+
+def test_a_project_that_cannot_be_written_to_keeps_no_other(folders: Folders) -> None:
+    (project(folders, "a") / "result.json").mkdir()
+    project(folders, "b")
+    standing = projects(folders, Runs())
+    assert standing.broken == 1 and [start.run_id for start in standing.starts] == [f"nightly__{NIGHT}__b"]
+
+
+def test_a_project_that_is_being_changed_waits(folders: Folders) -> None:
+    folder = project(folders, "a")
+    put(folder, "queries.csv", age=5)
+    assert projects(folders, Runs()) == Standing(broken=1)
+    assert (folder / "reasons.txt").read_text().startswith("queries.csv: changed in the last two minutes")
+
+
+# What the others rest on
+
+
+@pytest.mark.parametrize(
+    ("utc", "date"),
+    [
+        ("2024-03-30T19:00+00:00", "2024-03-30"),
+        ("2024-03-31T09:59+00:00", "2024-03-30"),  # 11:59 in summer time, which began that night
+        ("2024-03-31T10:00+00:00", "2024-03-31"),
+        ("2024-12-31T23:30+00:00", "2024-12-31"),
+    ],
+)
+def test_a_night_lasts_from_noon_to_noon_where_the_hospital_is(
+    monkeypatch: pytest.MonkeyPatch, utc: str, date: str
+) -> None:
+    monkeypatch.setenv("PACSIFIER_TIMEZONE", "Europe/Zurich")
+    assert night_of(dt.datetime.fromisoformat(utc)) == date
+
+
+def test_the_examples_can_be_used_and_show_every_option(folders: Folders, tmp_path: Path) -> None:
+    request = (EXAMPLES / "request.yaml").read_text()
+    assert read_nightly(EXAMPLES / "request.yaml", OPTIONS, connect)["pacs"] == "pacs_default"
+    assert set(re.findall(r"^(?:# )?(\w+): ", request, re.MULTILINE)) == set(OPTIONS)
+    standing = read_nightly(EXAMPLES / "projects" / "example" / "project.yaml", PROJECT, connect)
+    assert {"enabled", "queryfile"} <= standing.keys()
+    for table in (EXAMPLES / "request.csv", EXAMPLES / "projects" / "example" / standing["queryfile"]):
+        assert read_table(table, strict=True)

@@ -1,0 +1,86 @@
+"""What becomes of a person's answer: kept with who, when and on what; refused where it does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops.base.errors import NotApproved
+from pacsifier_ops.base.files import read_jsonl
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.approvals import APPROVED, LIMITS, REJECTED, RELEASE
+from pacsifier_ops.runs.folder import Run
+from tests.support import airflow_home
+from tests.support.airflow_home import Airflow
+
+pytestmark = pytest.mark.airflow
+
+
+@pytest.fixture
+def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
+    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
+
+
+def answer(run: Run, word: str, waiver: bool = False, digest: str = "d1") -> None:
+    """Let somebody answer the question about `digest`; an AirflowFailException where that ends the run."""
+    from pacsifier_ops.operators.approval import ApproveOperator, Question
+
+    class Asking(ApproveOperator):
+        """Asks about something."""
+
+        def question(self, run: Run, params: Any) -> Question:
+            return Question(RELEASE, digest, "May it?", ["1 file"], waiver)
+
+    event = {"chosen_options": [word], "responded_by_user": {"id": "1", "name": "Dr. Somebody"}}
+    Asking(task_id="approve").answered(run, {"params": {}}, event)
+
+
+def test_an_answer_is_kept_and_holds_for_what_was_shown(airflow: Airflow) -> None:
+    run = Run.fresh()
+    with pytest.raises(NotApproved, match="nobody has approved the release"):
+        approvals.approved(run, RELEASE, "d1")
+    approvals.ask(run, RELEASE, "d1")
+    answer(run, "Approve")
+    decision = approvals.approved(run, RELEASE, "d1")
+    assert (decision.who, decision.word, decision.waived) == ("Dr. Somebody", APPROVED, False)
+    with pytest.raises(NotApproved, match="has changed since it was approved"):
+        approvals.approved(run, RELEASE, "d2")
+    with pytest.raises(NotApproved, match="has changed since it was asked about"):
+        answer(run, "Approve", digest="d2")
+
+
+def test_a_rejection_is_kept_and_may_be_followed_by_an_approval(airflow: Airflow) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    run = Run.fresh()
+    approvals.ask(run, RELEASE, "d1")
+    with pytest.raises(AirflowFailException, match="rejected"):
+        answer(run, "Reject")
+    with pytest.raises(NotApproved, match="was rejected"):
+        approvals.approved(run, RELEASE, "d1")
+    answer(run, "Approve")
+    words = [item["word"] for item in read_jsonl(run.folder / "decisions" / "history.jsonl")]
+    assert words == [REJECTED, APPROVED] and approvals.approved(run, RELEASE, "d1")
+
+
+def test_findings_that_take_a_waiver_are_not_approved_without_one(airflow: Airflow) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    run = Run.fresh()
+    approvals.ask(run, RELEASE, "d1")
+    with pytest.raises(AirflowFailException, match="take a waiver"):
+        answer(run, "Approve", waiver=True)
+    with pytest.raises(NotApproved):
+        approvals.approved(run, RELEASE, "d1")
+    answer(run, "Approve and waive", waiver=True)
+    assert approvals.approved(run, RELEASE, "d1").waived
+
+
+def test_limits_decide_without_a_question(airflow: Airflow) -> None:
+    run = Run.fresh()
+    with pytest.raises(NotApproved):
+        approvals.decide(run, RELEASE, "d1", APPROVED, "somebody")
+    approvals.decide(run, RELEASE, "d1", APPROVED, LIMITS, beforehand=True)
+    assert approvals.approved(run, RELEASE, "d1").who == LIMITS

@@ -1,0 +1,137 @@
+"""The DAG files: that they can be read, quickly, and tell the user what there is to choose."""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import airflow_home
+from tests.support.airflow_home import Airflow
+from tests.support.places import REPO
+
+pytestmark = pytest.mark.airflow
+
+FILES = sorted((REPO / "dags").glob("*.py"))
+
+
+@pytest.fixture
+def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
+    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
+
+
+@pytest.fixture
+def dags(airflow: Airflow) -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(REPO / "dags")
+    assert not bag.import_errors
+    return bag.dags
+
+
+def test_every_file_holds_the_dag_of_its_name(dags: dict[str, Any]) -> None:
+    assert {Path(dag.fileloc).stem for dag in dags.values()} == set(dags) == {path.stem for path in FILES}
+
+
+#: Prints what each file imports that Airflow has not; forks, since Airflow itself takes long to import.
+_READING = """
+import json, os, runpy, sys
+import airflow.sdk, airflow.sdk.definitions.dag, airflow.sdk.definitions.param
+before = set(sys.modules)
+for path in sys.argv[1:]:
+    if os.fork() == 0:
+        runpy.run_path(path)
+        print(json.dumps([path, [name.partition(".")[0] for name in set(sys.modules) - before]]), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def imports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What reading each file imports."""
+    environment = {**os.environ, **airflow_home.migrated(tmp_path_factory.getbasetemp())[1]}
+    command = [sys.executable, "-c", _READING, *map(str, FILES)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    told = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    return {Path(path).stem: set(brought) for path, brought in told}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES])
+def test_reading_a_file_imports_nothing_heavy(imports: dict[str, set[str]], name: str) -> None:
+    brought = imports[name]
+    assert "pacsifier_ops" in brought
+    if name == "pacsifier_nightly":
+        brought.discard("sqlalchemy")  # by Airflow's own operator; where tasks are forked it is loaded already
+    assert brought.isdisjoint({"pandas", "numpy", "pynetdicom", "pydicom", "openpyxl", "sqlalchemy", "fastapi"})
+
+
+def test_dags_and_params_explain_themselves(dags: dict[str, Any]) -> None:
+    for dag in dags.values():
+        assert dag.description and dag.doc_md and dag.tags
+        assert all(task.doc_md or type(task).__doc__ or task.operator_class.__doc__ for task in dag.tasks)
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.schema["title"] and param.schema["section"] and param.description, name
+            shown = {None if value == "null" else value for value in param.schema.get("values_display", {})}
+            assert shown == set(param.schema.get("enum", ())), name
+            if name not in ("queryfile", "album_name"):  # nobody else can say these
+                param.resolve()  # the default is one of those allowed
+
+
+def test_the_form_of_a_study_asks_for_what_its_file_may_say(dags: dict[str, Any]) -> None:
+    from pacsifier_ops.study.project import FORM, Study
+
+    params = dags["pacsifier_study"].params
+    assert set(params) == {*FORM, "project_file"}
+    for name in FORM:
+        default = getattr(Study(), name)
+        assert (params[name] or type(default)()) == default, name
+
+
+def test_numbers_in_forms_have_bounds(dags: dict[str, Any]) -> None:
+    found = 0
+    for dag in dags.values():
+        for name in dag.params:
+            schema = dag.params.get_param(name).schema
+            kinds = schema.get("type", [])
+            if {"integer", "number"}.intersection([kinds] if isinstance(kinds, str) else kinds):
+                found += 1
+                assert schema["maximum"] <= 10**9, (dag.dag_id, name)
+                assert "minimum" in schema or "exclusiveMinimum" in schema, (dag.dag_id, name)
+    assert found
+
+
+def test_dags_survive_the_way_to_the_scheduler(dags: dict[str, Any]) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    for dag in dags.values():
+        again = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+        assert again.task_dict.keys() == dag.task_dict.keys()
+
+
+def test_only_numbers_are_rendered(dags: dict[str, Any]) -> None:
+    """What is rendered is kept in the database and shown in the user interface."""
+    from pacsifier_ops import operators as package
+    from pacsifier_ops.operators import nightly
+    from pacsifier_ops.operators.base import PacsifierOperator
+
+    modules = [import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
+    operators = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, PacsifierOperator)
+    ]
+    for operator in operators:
+        for name in operator.template_fields:
+            assert operator.__init__.__annotations__[name] == "int", f"{operator.__name__}.{name}"
+    used = {task.operator_class if task.is_mapped else type(task) for dag in dags.values() for task in dag.tasks}
+    assert used <= {*operators, nightly.NightlyStartOperator} and not nightly.NightlyStartOperator.template_fields

@@ -1,0 +1,182 @@
+"""What Airflow finds of the package by itself: provider, connection type, pools, policy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops.cli import init
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.plugins.provider import get_provider_info
+from tests.support import airflow_home
+from tests.support.airflow_home import Airflow, run_airflow
+
+pytestmark = pytest.mark.airflow
+
+
+@pytest.fixture
+def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
+    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
+
+
+@pytest.fixture
+def session(airflow: Airflow) -> Iterator[Any]:
+    """A session with the database in which there are no pools of ours and no connections, before and after."""
+    from airflow.models.connection import Connection
+    from airflow.models.pool import Pool
+    from airflow.utils.session import create_session
+    from sqlalchemy import delete
+
+    def clear() -> None:
+        with create_session() as other:
+            other.execute(delete(Pool).where(Pool.pool != Pool.DEFAULT_POOL_NAME))
+            other.execute(delete(Connection))
+
+    clear()
+    with create_session() as opened:
+        yield opened
+    clear()
+
+
+def pools(session: Any) -> dict[str, int]:
+    """Slots of the pools that are not Airflow's own."""
+    from airflow.models.pool import Pool
+
+    session.commit()
+    return {str(pool.pool): pool.slots for pool in Pool.get_pools(session=session) if pool.pool != "default_pool"}
+
+
+def dicom(**extra: Any) -> str:
+    """A connection of type dicom, as an environment variable holds it."""
+    return json.dumps({"conn_type": "dicom", "host": "pacs", "port": 104, "extra": extra})
+
+
+def test_the_provider_fits_airflows_schema(airflow: Airflow) -> None:
+    import airflow as installed
+    import jsonschema  # type: ignore[import-untyped]
+
+    schema = json.loads((Path(installed.__path__[0]) / "provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+    from pacsifier_ops.hooks.deid_api import DeidApiHook
+    from pacsifier_ops.hooks.dicom import DicomHook
+
+    hooks: list[Any] = [DicomHook, DeidApiHook]
+    for connection, hook in zip(get_provider_info()["connection-types"], hooks, strict=True):
+        assert {key: text for key, text in connection.items() if key not in ("conn-fields", "ui-field-behaviour")} == {
+            "connection-type": hook.conn_type,
+            "hook-class-name": f"{hook.__module__}.{hook.__name__}",
+            "hook-name": hook.hook_name,
+        }
+
+
+@pytest.mark.parametrize("group", ["apache_airflow_provider", "airflow.plugins", "airflow.policy"])
+def test_entry_points_are_installed(group: str) -> None:
+    assert any(point.value.startswith("pacsifier_ops.") for point in entry_points(group=group))
+
+
+def test_airflow_lists_provider_and_plugin(airflow: Airflow) -> None:
+    environment = airflow_home.migrated(airflow.home.parent)[1]
+    providers = json.loads(airflow_home.run_airflow(environment, "providers", "list", "--output", "json"))
+    assert "pacsifier-ops" in {provider["package_name"] for provider in providers}
+    from airflow import plugins_manager, settings
+    from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
+
+    assert {"dicom", "deid_api"} <= set(ProvidersManagerTaskRuntime().hooks)
+    assert "pacsifier" in {plugin.name for plugin in plugins_manager._get_plugins()[0]}
+    assert "pacsifier_ops.plugins.policy" in {p.__name__ for p in settings.get_policy_plugin_manager().get_plugins()}
+
+
+def test_pools_of_all_connections(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.models.connection import Connection
+
+    from pacsifier_ops.hooks.pools import make_pools
+
+    monkeypatch.delenv("AIRFLOW_CONN_PACS_DEFAULT", raising=False)
+    monkeypatch.setenv("AIRFLOW_CONN_PACS_ENV", dicom(called_aet="PACS", max_associations=3))
+    monkeypatch.setenv("AIRFLOW_CONN_PACS_URI", "dicom://pacs:104/?called_aet=PACS&max_associations=5")
+    monkeypatch.setenv("AIRFLOW_CONN_BROKEN", dicom())
+    monkeypatch.setenv("AIRFLOW_CONN_GARBAGE", "{this is not JSON")
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", "postgres://elsewhere/")
+    extra = '{"called_aet": "PACS", "max_associations": 2}'
+    session.add(Connection("pacs_db", "dicom", host="pacs", port=104, extra=extra))
+    session.add(Connection("pacs_db_broken", "dicom", host="", port=104, extra=extra))
+    session.add(Connection("pacs_db_unknown", "dicom", host="pacs", extra='{"called_aet": "PACS", "AET": "X"}'))
+    session.commit()
+    expected = {"pacsifier": 4, "pacs_env": 3, "pacs_uri": 5, "pacs_db": 2}
+    assert make_pools(session) == expected and pools(session) == expected
+    monkeypatch.setenv("AIRFLOW_CONN_PACS_ENV", dicom(called_aet="PACS", max_associations=7))
+    assert make_pools(session) == {**expected, "pacs_env": 7} == pools(session)
+
+
+def test_init_makes_pools_and_folders(
+    session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path / "a" / "b"))
+    monkeypatch.setenv("AIRFLOW_CONN_PACS_DEFAULT", dicom(called_aet="PACS"))
+    assert init.main([]) == init.main([]) == 0
+    assert (tmp_path / "a" / "b").is_dir()
+    assert pools(session) == {"pacsifier": 4, "pacs_default": 4}
+    assert "pool pacs_default: 4 slots" in capsys.readouterr().out
+
+
+def test_a_scheduler_that_starts_makes_pools(session: Any, airflow: Airflow) -> None:
+    environment = {**os.environ, "AIRFLOW_CONN_PACS_DEFAULT": dicom(called_aet="PACS")}
+    said = run_airflow(environment, "scheduler", "--num-runs", "1", "--skip-serve-logs")
+    # Asked by another process: tests that read this database as a file have taken its locks from ours.
+    listed = json.loads(run_airflow(environment, "pools", "list", "--output", "json"))
+    found = {pool["pool"]: int(pool["slots"]) for pool in listed if pool["pool"] != "default_pool"}
+    assert found == {"pacsifier": 4, "pacs_default": 4}, said
+
+
+def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) -> None:
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy import select
+
+    from pacsifier_ops.hooks.pools import make_pools
+    from pacsifier_ops.plugins.policy import task_instance_mutation_hook
+
+    airflow.table("PatientID\nNOBODY\n")
+    with EmbeddedPacs() as pacs:
+        airflow.connect(pacs)
+        run_id = airflow.run(retrieve="none").run_id
+    dag_run = session.scalar(select(DagRun).where(DagRun.run_id == run_id))
+    (find,) = (ti for ti in dag_run.task_instances if ti.task_id == "find")
+    (prepare,) = (ti for ti in dag_run.task_instances if ti.task_id == "prepare")
+    assert find.pool == "default_pool"  # there is no other: a task in a pool that is not there never starts
+    make_pools(session)
+    session.commit()
+
+    def pool(task_instance: Any, **conf: Any) -> str:
+        dag_run.conf, task_instance.pool = conf, "default_pool"
+        task_instance_mutation_hook(task_instance, dag_run)
+        return str(task_instance.pool)
+
+    with session.no_autoflush:
+        assert pool(find) == "pacs_default"
+        assert pool(find, pacs="pacs_default") == "pacs_default"
+        assert pool(find, pacs="made_later") == "pacsifier"
+        assert pool(find, pacs="pacs_default", config="config.json") == "pacsifier"
+        assert pool(prepare) == "default_pool"
+    session.rollback()
+
+
+def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
+    from pacsifier_ops.operators import dicom, probe, upload
+    from pacsifier_ops.plugins.policy import _POOLED
+
+    names = {name for module in (dicom, probe, upload) for name in vars(module) if name.startswith("Dicom")}
+    assert {name for name in names if name.endswith("Operator")} == set(_POOLED)
+
+
+def test_the_page_of_a_run_tells_of_rows_with_several_studies(airflow: Airflow) -> None:
+    from pacsifier_ops.runs.progress import Progress
+    from pacsifier_ops.web import pages
+
+    shown = "".join(map(str, pages._bars(Progress(), {"totals": {"rows_with_several_studies": 1}})))
+    assert "1 row found several studies, all of which are included." in shown

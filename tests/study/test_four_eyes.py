@@ -1,0 +1,158 @@
+"""Who may release: not who has started the run, or those whom the project names, where it says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops.base.errors import ConfigError, NotApproved
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.approvals import APPROVED, RELEASE
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.study import release, steps
+from pacsifier_ops.study.project import Study
+from tests.support import airflow_home
+from tests.support.airflow_home import Airflow
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def set_up(file: Path | None = None, started_by: str = "anna", **given: Any) -> tuple[Run, Study]:
+    run = Run.fresh()
+    given = {"project": "p", "queryfile": "table.csv", **given}
+    return run, steps.set_up(run, given, file, started_by)
+
+
+@pytest.mark.parametrize(
+    ("rule", "anna", "ben", "carl"),
+    [
+        ({}, True, True, True),
+        ({"release_by": "another"}, False, True, True),
+        ({"approvers": ["anna", "7"]}, True, True, False),
+        ({"release_by": "another", "approvers": ["anna", "7"]}, False, True, False),
+    ],
+)
+def test_who_may_release(rule: dict[str, Any], anna: bool, ben: bool, carl: bool) -> None:
+    _, study = set_up(**rule)
+    assert (not study.may_release("anna", "1")) is anna
+    assert (not study.may_release("ben", "7")) is ben
+    assert (not study.may_release("carl", "9")) is carl
+    assert Study.of(set_up(started_by="", release_by="another")[0]).may_release("anna") == ""
+
+
+def decided(run: Run, who: str) -> None:
+    digest = release.stock_of(run).digest
+    approvals.ask(run, RELEASE, digest)
+    approvals.decide(run, RELEASE, digest, APPROVED, who)
+
+
+def test_the_step_release_makes_sure_of_it(data: Path) -> None:
+    run, study = set_up(release_by="another")
+    release.folder_of(study, "de-identified").mkdir(parents=True)
+    release.take_stock(run)
+    decided(run, "anna")
+    with pytest.raises(NotApproved, match="may not release it"):
+        release.release(run)
+    assert release.released_of(run) is None
+    decided(run, "ben")
+    assert release.release(run).by == "ben"
+
+
+def test_what_somebody_has_released_before_holds_only_if_it_could_be_said_again(data: Path) -> None:
+    def found(run: Run) -> steps.Obstacles:
+        return steps.Obstacles(release.stock_of(run), (), (), 0, 0, 0, 0)
+
+    run, study = set_up(release_by="another")
+    release.folder_of(study, "de-identified").mkdir(parents=True)
+    release.take_stock(run)
+    decided(run, "ben")
+    steps.release(run)
+    for started_by, same in (("anna", True), ("ben", False)):
+        again, _ = set_up(started_by=started_by, release_by="another")
+        release.take_stock(again)
+        assert steps.released_before(again, found(again)) is same
+
+
+def test_limits_cannot_be_the_other_person() -> None:
+    with pytest.raises(ConfigError, match="release_by: asks for another person"):
+        set_up(release="limit", release_by="another")
+
+
+def test_a_form_does_not_let_go_of_what_the_file_says(data: Path) -> None:
+    file = data / "p.yaml"
+    file.write_text("project: p\nqueryfile: table.csv\nrelease_by: another\napprovers: [ben]\n")
+    _, study = set_up(file)
+    assert (study.release_by, study.approvers) == ("another", ("ben",))
+    with pytest.raises(ConfigError, match="the project file of this study says otherwise"):
+        set_up(approvers=["anna"])
+    set_up(release_by="another", approvers=["ben"])
+    file.write_text("project: p\nqueryfile: table.csv\n")
+    set_up(file)
+    set_up(approvers=["anna"])
+
+
+def test_another_project_does_not_take_the_folder_of_a_study(data: Path) -> None:
+    """It would release what lies there, and not ask the approvers."""
+    file = data / "p.yaml"
+    file.write_text("project: p\nqueryfile: table.csv\napprovers: [ben]\n")
+    set_up(file)
+    for folder in ("studies/p", "studies//p/", "studies/../studies/p"):
+        with pytest.raises(ConfigError, match="folder"):
+            set_up(project="q", folder=folder, without=["extract"])
+    set_up(project="q")
+
+
+@pytest.fixture
+def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
+    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "airflow-data")
+
+
+@pytest.mark.airflow
+def test_an_answer_of_the_wrong_person_is_none(airflow: Airflow) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from pacsifier_ops.operators.approval import ApproveOperator, Question
+
+    run, study = set_up(release_by="another")
+
+    class Asking(ApproveOperator):
+        """Asks about something."""
+
+        def question(self, run: Run, params: Any) -> Question:
+            return Question(RELEASE, "d1", "May it?", [], approvers=study.approvers, why_not=study.may_release)
+
+    def answer(word: str, who: str) -> None:
+        event = {"chosen_options": [word], "responded_by_user": {"id": who, "name": who}}
+        Asking(task_id="approve").answered(run, {"params": {}}, event)
+
+    approvals.ask(run, RELEASE, "d1")
+    with pytest.raises(AirflowFailException, match="may not release it; another person"):
+        answer("Approve", "anna")
+    assert approvals.decision_on(run, RELEASE) is None
+    with pytest.raises(AirflowFailException, match="rejected"):
+        answer("Reject", "anna")
+    answer("Approve", "ben")
+    decision = approvals.approved(run, RELEASE, "d1")
+    assert (decision.who, decision.user) == ("ben", "ben")
+
+
+@pytest.mark.airflow
+def test_airflow_gives_the_question_to_those_whom_it_can_tell(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pacsifier_ops.operators.approval import assigned
+
+    simple = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
+    monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", simple)
+    assert assigned(()) is None and [user["id"] for user in assigned(("anna", "ben")) or ()] == ["anna", "ben"]
+    monkeypatch.setenv(
+        "AIRFLOW__CORE__AUTH_MANAGER", "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+    )
+    assert assigned(("anna",)) is None and [user["id"] for user in assigned(("7",)) or ()] == ["7"]

@@ -1,0 +1,152 @@
+"""The gate before a release: what of a cohort it finds wherever it may lie, and what it lets pass."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops.embedded.phantoms import phantom_series
+from pacsifier_ops.study.gate import Gate, GateFindings
+
+NAME, ID, ACCESSION, UID = "Wurzelbacher^Kunigunde", "ZQX-71830-KW", "QACC990171", "1.2.826.0.1.3680043.8.498.4711.1"
+OTHER, SHORT = "Prisma^Vida", "90217"
+COHORT = (([NAME], [ID, ACCESSION]), ([OTHER], [SHORT]), (["Dummy"], [""]))
+
+
+@pytest.fixture(scope="module")
+def gate() -> Gate:
+    return Gate(COHORT, [UID], ["P0001"])
+
+
+def clean(**attributes: Any) -> Any:
+    (image,) = phantom_series(patient_id="P0001", patient_name="P0001", n_images=1, rows=8, columns=8, **attributes)
+    return image
+
+
+def searched(gate: Gate, root: Path) -> GateFindings:
+    return gate.search(root, sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()))
+
+
+def kinds(gate: Gate, root: Path) -> tuple[int, int]:
+    found = searched(gate, root)
+    told = " ".join(text for _, text in (*found.blocking, *found.waivable))
+    assert not any(value in told for value in (NAME, ID, ACCESSION, UID, "Kunigunde", SHORT))
+    return found.counts["blocking"], found.counts["waivable"]
+
+
+def test_a_clean_data_set_passes(gate: Gate, tmp_path: Path) -> None:
+    image = clean(StudyDescription="CT Abdomen", SeriesDescription="axial 5.0 90217 mm", AccessionNumber="A1B2C3D4")
+    image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    (tmp_path / "manifest.csv").write_text("Folder,SOPInstanceUID\nsub-P0001/ses-1/00001-CT,2.25.4711471147114711\n")
+    found = searched(gate, tmp_path)
+    assert (found.searched, found.patients, found.counts.total()) == (2, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("PatientComments", f"known as {NAME.replace('^', ' ')}"),
+        ("PatientComments", "KUNIGUNDE WURZELBACHER"),
+        ("StudyID", ID),
+        ("ImageComments", f"see {ACCESSION.lower()}"),
+        ("IrradiationEventUID", UID),
+        ("OtherPatientIDs", ID),
+    ],
+)
+def test_what_is_certain_blocks_wherever_it_is_in_an_object(
+    gate: Gate, tmp_path: Path, attribute: str, value: str
+) -> None:
+    clean(**{attribute: value}).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    blocking, _ = kinds(gate, tmp_path)
+    assert blocking
+
+
+def test_it_blocks_in_tables_names_of_files_and_packed_files(gate: Gate, tmp_path: Path) -> None:
+    for name, text in (("a.csv", f"1,{ID},x\n"), ("b.html", "<td>Kunigunde <b>Wurzelbacher</b></td>")):
+        folder = tmp_path / name.replace(".", "")
+        folder.mkdir()
+        (folder / name).write_text("padding\n" * 200_000 + text)
+        assert kinds(gate, folder)[0], name
+    named = tmp_path / "named" / ID
+    named.mkdir(parents=True)
+    clean().save_as(named / f"{UID}.dcm", enforce_file_format=True)
+    assert kinds(gate, tmp_path / "named")[0] == 2
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    clean(StudyID=ID).save_as(tmp_path / "inside.dcm", enforce_file_format=True)
+    with zipfile.ZipFile(packed / "set.zip", "w") as archive:
+        archive.write(tmp_path / "inside.dcm", "IM000001")
+    assert kinds(gate, packed)[0]
+
+
+def test_what_may_be_something_else_takes_a_waiver(gate: Gate, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"Description,Number\nVida Prisma,{SHORT}\nWurzelbacher,1\n")
+    blocking, waivable = kinds(gate, tmp_path)
+    assert blocking == 0 and waivable
+
+
+def test_a_file_that_cannot_be_read_blocks(gate: Gate, tmp_path: Path) -> None:
+    clean().save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    whole = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "a.dcm").write_bytes(whole[:-2])
+    (tmp_path / "b.zip").write_bytes(b"PK\x03\x04 nothing")
+    assert kinds(gate, tmp_path) == (2, 0)
+
+
+def test_everybody_of_a_large_cohort_is_found(tmp_path: Path) -> None:
+    people = [([f"Familie{n:05d}x^Vorname{n:05d}y"], [f"ID-{n:07d}-X"]) for n in range(5000)]
+    large = Gate(people, (), ())
+    for n in (0, 2500, 4999):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        clean(ImageComments=f"copy of ID-{n:07d}-X").save_as(folder / "a.dcm", enforce_file_format=True)
+        assert searched(large, folder).counts["blocking"]
+    clean(ImageComments="copy of ID-5000000-X").save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    assert large.search(tmp_path, ["b.dcm"]).counts.total() == 0
+
+
+BORN, EXAMINED = "19370419", "20230117"
+
+
+@pytest.fixture
+def dated() -> Gate:
+    """P0001 was born and examined on these days; P0002, born on another, was moved to the day of a third's birth."""
+    dates = {"sub-P0001": [BORN, EXAMINED], "sub-P0002": ["19610329", "19990909"], "": ["19800506"]}
+    return Gate(COHORT, [UID], ["P0001"], dates, {"19990909"})
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        (f"sub-P0001/ses-{EXAMINED}101112/00001-CT/a.dcm", True),
+        (f"sub-P0001/ses-01/{EXAMINED}-CT/a.dcm", True),
+        (f"sub-P0001/ses-01/00001-born_{BORN}/a.dcm", True),
+        ("sub-P0001/ses-20230118101112/00001-CT/a.dcm", False),
+        (f"sub-P0002/ses-{EXAMINED}101112/00001-CT/a.dcm", False),
+        ("sub-P0002/ses-19990909/00001-CT/a.dcm", False),
+    ],
+)
+def test_dates_of_a_patient_block_in_the_names_of_what_is_the_patient_s(
+    dated: Gate, tmp_path: Path, name: str, blocks: bool
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    clean().save_as(tmp_path / name, enforce_file_format=True)
+    assert bool(kinds(dated, tmp_path)[0]) is blocks
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        (f"sub-P0002,{EXAMINED},x", True),
+        ("born 1937-04-19", True),
+        ("a,6.5.1980,b", True),
+        ("19990909", False),
+        ("1937", False),
+    ],
+)
+def test_dates_of_anybody_block_in_tables_and_reports(dated: Gate, tmp_path: Path, text: str, blocks: bool) -> None:
+    (tmp_path / "manifest.csv").write_text(f"Folder,SOPInstanceUID\n{text}\n")
+    assert bool(kinds(dated, tmp_path)[0]) is blocks
