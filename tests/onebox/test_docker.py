@@ -31,7 +31,7 @@ from pacsifier_ops.onebox import up as local
 from tests.support.command import write_table
 from tests.support.embedded import series, serving
 from tests.support.peers import Orthanc, free_port
-from tests.support.places import REPO
+from tests.support.places import DATA, REPO
 
 COMPOSE = yaml.safe_load((REPO / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -86,7 +86,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_compose_file_follows_the_specification() -> None:
-    schema = json.loads((REPO / "tests" / "data" / "compose-spec.json").read_text(encoding="utf-8"))
+    schema = json.loads((DATA / "compose-spec.json").read_text(encoding="utf-8"))
     errors = [f"{error.json_path}: {error.message}" for error in Draft7Validator(schema).iter_errors(COMPOSE)]
     assert not errors
 
