@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pacsifier_ops.base.errors import PacsifierError
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_reading, bounded, given
 from pacsifier_ops.pseudonyms import steps
@@ -20,7 +21,6 @@ from pacsifier_ops.pseudonyms.secret import VARIABLE
 from pacsifier_ops.query import reading
 from pacsifier_ops.runs.accounts import EXIT_CODES
 from pacsifier_ops.runs.folder import Run, noted_warnings
-from pacsifier_ops.runs.html import plural
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pacsifier_ops.base.files import storage_errors, write_atomic, write_json
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.html import facts, page, plural, section, table, verdict, when
-
-#: Lines shown of a list; accounts.json has them all.
-LONGEST_LIST = 2000
+from pacsifier_ops.runs.pages import Verdict, page
 
 
 @dataclass
@@ -84,34 +82,12 @@ def write_books(run: Run, account: ToolAccount, title: str, *told: str) -> None:
 
 def _page(account: ToolAccount, title: str, told: Sequence[str]) -> str:
     word = "Complete" if account.verdict == COMPLETE else "Incomplete"
-    counts = [(name.capitalize(), count) for name, count in account.counts.items()]
-    passed_over = [(f"Passed over, {reason}", count) for reason, count in account.passed_over.items()]
-    sections = []
-    if account.problems:
-        reasons = Counter(reason for _, reason in account.problems).most_common()
-        listed = table("Problems by reason", ("Reason", "How many#"), reasons)
-        sections.append(section("Problems", "problems", listed, _list("What could not be done", account.problems)))
-    if account.done:
-        sections.append(section("What was done", "done", _list("What was done", account.done)))
     return page(
-        f"{title}: {account.verdict}",
-        title,
-        *sections,
-        lead=(
-            verdict(account.verdict, word, *(told or (_told(account),))),
-            facts(
-                [
-                    ("Run", account.run),
-                    ("Folder", account.folder),
-                    *([("Results", account.out_folder)] if account.out_folder != account.folder else []),
-                    ("Started", when(account.started)),
-                    ("Finished", when(account.finished)),
-                    *counts,
-                    *passed_over,
-                ]
-            ),
-        ),
-        footer="This report names files: keep it with the data.",
+        "handover/templates/report.html",
+        account=account,
+        title=title,
+        verdict=Verdict(account.verdict, word, tuple(told or [_told(account)])),
+        reasons=Counter(reason for _, reason in account.problems).most_common(),
     )
 
 
@@ -119,8 +95,3 @@ def _told(account: ToolAccount) -> str:
     if account.problems:
         return f"{plural(len(account.problems), 'thing')} could not be done; the list below says what and why."
     return "All that was asked for is done."
-
-
-def _list(caption: str, lines: Sequence[tuple[str, str]]) -> str:
-    more = [("…", f"and {len(lines) - LONGEST_LIST:,} more; accounts.json has them all")]
-    return table(caption, ("File", "Remark"), [*lines[:LONGEST_LIST], *(more if len(lines) > LONGEST_LIST else ())])

@@ -42,9 +42,9 @@ from pacsifier_ops.base.files import (
     unreadable,
     write_json,
 )
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.runs.html import plural
 from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_released_below
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of

@@ -41,9 +41,9 @@ from pacsifier_ops.base.files import (
     write_atomic,
     write_json,
 )
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.runs.html import plural
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import (

@@ -38,6 +38,7 @@ from pacsifier_ops.base.files import (
     write_json,
 )
 from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.pseudonyms.linkage import (
     Keyed,
@@ -50,7 +51,6 @@ from pacsifier_ops.pseudonyms.linkage import (
 )
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
-from pacsifier_ops.runs.html import plural
 from pacsifier_ops.state.approved import DIFFERS, approve, approved_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger, digest

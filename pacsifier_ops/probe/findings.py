@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pacsifier_ops.base.config import EXTRA_FIELDS, LETTERS_KEPT, LETTERS_LOST, PacsNode
-from pacsifier_ops.runs.html import listed
+from pacsifier_ops.base.words import listed
 
 #: How a question ended.
 YES, NO, PARTLY, NOT_TESTED = "yes", "no", "partly", "not tested"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from pacsifier_ops.base.config import address_of
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.probe.findings import (
     FILTERED,
     MATCHED,
@@ -20,7 +22,7 @@ from pacsifier_ops.probe.findings import (
     Fact,
     Findings,
 )
-from pacsifier_ops.runs.html import Html, badge, beside, facts, page, plural, section, table, tag, verdict, when
+from pacsifier_ops.runs.pages import Verdict, page
 
 _KINDS = {
     YES: "good",
@@ -45,12 +47,11 @@ _STATE_WORDS = {
 _WIDTH = 100
 
 
-def _outcome(findings: Findings) -> tuple[str, str, list[str]]:
-    """Kind, word and sentences."""
+def _outcome(findings: Findings) -> Verdict:
     if not findings.reachable:
-        return "unbalanced", "Not reachable", [findings.of("association").text]
+        return Verdict("unbalanced", "Not reachable", (findings.of("association").text,))
     if not findings.usable:
-        return "unbalanced", "Reachable, not usable", [f"STUDY level: {findings.of('study').text}"]
+        return Verdict("unbalanced", "Reachable, not usable", (f"STUDY level: {findings.of('study').text}",))
     ways = [name for name, question in (("C-GET", "get"), ("C-MOVE", "move")) if findings.of(question).state == YES]
     came = f"An image came back by {' and by '.join(ways)}." if ways else "No image came back."
     keys = [f"{len(findings.keys_that(kind))} {kind}" for kind in (MATCHED, FILTERED, UNDECIDABLE, MISSES, NOT_TESTED)]
@@ -59,101 +60,58 @@ def _outcome(findings: Findings) -> tuple[str, str, list[str]]:
         told = ", ".join(text for text in keys if not text.startswith("0 "))
         sentences.append(f"Of {plural(len(findings.keys), 'key')} of a query table: {told}.")
     well = ways and not findings.keys_that(UNDECIDABLE, MISSES) and findings.of("image").state == YES
-    return ("complete", "Usable", sentences) if well else ("incomplete", "Usable, with gaps", sentences)
+    kind, word = ("complete", "Usable") if well else ("incomplete", "Usable, with gaps")
+    return Verdict(kind, word, tuple(sentences))
 
 
-def _state(question: str, fact: Fact) -> str:
-    return _STATE_WORDS.get(question, {}).get(fact.state, fact.state)
+class _Line(NamedTuple):
+    """A question and its answer: in a word, with the kind of its badge, and in full."""
+
+    label: str
+    word: str
+    kind: str
+    fact: Fact
 
 
-def _asked(findings: Findings) -> Iterable[tuple[str, list[tuple[str, str, Fact]]]]:
-    """Sections with what was asked in them: id, label, answer."""
+def _asked(findings: Findings) -> Iterable[tuple[str, list[_Line]]]:
+    """Sections, and what was asked in them."""
     for title, questions in QUESTIONS.items():
-        lines = [(name, label, findings.facts[name]) for name, label in questions.items() if name in findings.facts]
-        if lines:
-            yield title, lines
+        asked = [(name, label, findings.facts[name]) for name, label in questions.items() if name in findings.facts]
+        if asked:
+            yield title, [_line_of(*one) for one in asked]
+
+
+def _line_of(question: str, label: str, fact: Fact) -> _Line:
+    word = _STATE_WORDS.get(question, {}).get(fact.state, fact.state)
+    kind = "listed" if fact.state == NO and question in _HARMLESS else _KINDS[fact.state]
+    return _Line(label, word, kind, fact)
 
 
 def to_html(findings: Findings) -> str:
     """The page."""
-
-    def state(question: str, fact: Fact) -> Html:
-        kind = "listed" if fact.state == NO and question in _HARMLESS else _KINDS[fact.state]
-        return badge(_state(question, fact), kind)
-
-    def points(texts: list[str], nothing: str) -> Html:
-        return tag("ul", *(tag("li", text) for text in texts)) if texts else tag("p", nothing, class_="note")
-
-    sections: list[object] = [
-        beside(
-            section(
-                "For the connection",
-                "settings",
-                tag("p", "Extra of the connection, with what was found out:", class_="note"),
-                tag("pre", json.dumps(findings.settings, indent=2, ensure_ascii=False)),
-                points(findings.advice, ""),
-            ),
-            section("To ask the PACS team for", "ask", points(findings.ask_for, "Nothing.")),
-        )
-    ]
-    for title, lines in _asked(findings):
-        rows = [(label, state(name, fact), fact.text) for name, label, fact in lines]
-        sections.append(section(title, title.lower(), table(title, ("Question", "Answer", "In words"), rows)))
-    if findings.keys:
-        known = {True: "yes", False: "no", None: "?"}
-        lines_of_keys = [
-            (
-                key.keyword,
-                key.level,
-                badge(key.verdict, _KINDS[key.verdict]),
-                key.returned or "no",
-                known[key.matched],
-                key.text,
-            )
-            for key in findings.keys
-        ]
-        columns = ("Key", "Asked at", "Verdict", "Returned at", "Matched", "For a query table")
-        sections.append(
-            section(
-                "Keys of a query table",
-                "keys",
-                tag("p", f"Seen: {findings.sample}.", class_="note") if findings.sample else "",
-                table("Keys", columns, lines_of_keys),
-            )
-        )
-    kind, word, sentences = _outcome(findings)
     return page(
-        f"Probe of {findings.pacs}",
-        f"What the archive {findings.pacs} can do",
-        *sections,
-        lead=(verdict(kind, word, *sentences), facts(_head(findings))),
-        footer="This page holds no value of any patient. What was fetched to see that it comes was removed at once.",
+        "probe/templates/probe.html",
+        findings=findings,
+        verdict=_outcome(findings),
+        address=address_of(findings.host, findings.port),
+        settings=json.dumps(findings.settings, indent=2, ensure_ascii=False),
+        asked=_asked(findings),
+        kinds=_KINDS,
     )
-
-
-def _head(findings: Findings) -> list[tuple[str, object]]:
-    return [
-        ("Called AE title", findings.called_aet),
-        ("Calling AE title", findings.calling_aet),
-        ("Address", address_of(findings.host, findings.port)),
-        ("Probed", when(findings.started)),
-        ("Took", f"{findings.seconds:,.1f} s"),
-        ("C-FINDs", findings.queries),
-    ]
 
 
 def to_text(findings: Findings) -> str:
     """The same for a terminal or a log."""
-    _, word, sentences = _outcome(findings)
+    outcome = _outcome(findings)
     lines = [
-        f"{findings.pacs}: {word.lower()}",
+        f"{findings.pacs}: {outcome.word.lower()}",
         f"{findings.called_aet} at {address_of(findings.host, findings.port)}, called by {findings.calling_aet}; "
         f"{findings.queries} C-FINDs in {findings.seconds:,.1f} s",
-        *sentences,
+        *outcome.sentences,
     ]
     for title, asked in _asked(findings):
         lines += ["", title]
-        lines += [_line(label, _state(name, fact), fact.text) for name, label, fact in asked]
+        lines += [_line(one.label, one.word, one.fact.text) for one in asked]
     if findings.keys:
         lines += ["", f"Keys of a query table (seen: {findings.sample})"]
         lines += [_line(key.keyword, key.verdict, key.text) for key in findings.keys]

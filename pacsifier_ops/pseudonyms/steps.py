@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.errors import InputError, PatientsRefused, numbers
 from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.local import LocalSource
 from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
@@ -25,7 +26,7 @@ from pacsifier_ops.query.reading import AS_IT_IS, Reading
 from pacsifier_ops.query.table import read_query_table
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
-from pacsifier_ops.runs.html import facts, page, plural, verdict, when
+from pacsifier_ops.runs.pages import Verdict, page
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = ("cohort", "patients", "batches", "results", "summary")
@@ -267,19 +268,5 @@ def _page(request: PseudonymRequest, summary: Summary) -> str:
     if summary.without_id:
         rows = plural(summary.without_id, "row")
         told.append(f"{rows} of the query table passed over for want of a PatientID; problems.txt has the lines.")
-    counted = [
-        ("Project", request.project),
-        ("Source", request.source),
-        ("Started", when(summary.started)),
-        ("Finished", when(summary.finished)),
-        ("Patients", summary.patients),
-        ("Linked", summary.linked),
-        ("Linked in this run", summary.new),
-        ("Files passed over, no DICOM", summary.passed_over),
-    ]
-    return page(
-        f"Pseudonyms: {summary.verdict}",
-        "Pseudonyms",
-        lead=(verdict(summary.verdict, summary.verdict, *told), facts(counted)),
-        footer="Who became whom is told by the linkage store of the project alone.",
-    )
+    verdict = Verdict(summary.verdict, summary.verdict, tuple(told))
+    return page("pseudonyms/templates/report.html", request=request, summary=summary, verdict=verdict)

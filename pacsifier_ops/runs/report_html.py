@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from pacsifier_ops.base.words import listed, moment, plural, size
 from pacsifier_ops.runs.accounts import (
     COMPLETE,
     INCOMPLETE,
@@ -31,46 +32,36 @@ from pacsifier_ops.runs.accounts import (
     SeriesAccount,
     count_by,
 )
-from pacsifier_ops.runs.html import (
-    Html,
-    badge,
-    bar,
-    beside,
-    facts,
-    join,
-    link,
-    listed,
-    moment,
-    page,
-    plural,
-    section,
-    table,
-    tag,
-    verdict,
-    when,
-)
+from pacsifier_ops.runs.pages import Bar, Verdict, page
 
-#: Lines shown of a list, and UIDs of a series; accounts.json has them all.
-LONGEST_LIST, MOST_UIDS = 2000, 20
+#: UIDs shown of a series; accounts.json has them all.
+MOST_UIDS = 20
 
-# State: (kind that gives the colour, what it means).
+
+class _State(NamedTuple):
+    """A state for people: the kind of its badge, and what it means."""
+
+    kind: str
+    meaning: str
+
+
 _ROW_STATES = {
-    ROW_FOUND: ("good", "series match the row"),
-    ROW_EMPTY: ("empty", "the archive answered: nothing matches the row"),
-    ROW_BAD: ("bad", "the row cannot be used as it is written"),
-    ROW_UNDECIDABLE: ("bad", "what the archive answers does not tell all that the row asks for"),
-    ROW_CONFLICT: ("bad", "the row contradicts another source or row"),
-    ROW_FAILED: ("bad", "asking the archive failed"),
+    ROW_FOUND: _State("good", "series match the row"),
+    ROW_EMPTY: _State("empty", "the archive answered: nothing matches the row"),
+    ROW_BAD: _State("bad", "the row cannot be used as it is written"),
+    ROW_UNDECIDABLE: _State("bad", "what the archive answers does not tell all that the row asks for"),
+    ROW_CONFLICT: _State("bad", "the row contradicts another source or row"),
+    ROW_FAILED: _State("bad", "asking the archive failed"),
 }
 _SERIES_STATES = {
-    SERIES_COMPLETE: ("good", "every expected instance is where it should be"),
-    SERIES_LISTED: ("listed", "described, not to be fetched"),
-    SERIES_UNVERIFIABLE: ("doubt", "the archive gives no expectation to compare with"),
-    SERIES_RECALLED: ("doubt", "the archive recalls it from slow storage, and it is not yet there"),
-    SERIES_INCOMPLETE: ("bad", "expected instances are missing"),
-    SERIES_FAILED: ("bad", "the series could not be transferred"),
+    SERIES_COMPLETE: _State("good", "every expected instance is where it should be"),
+    SERIES_LISTED: _State("listed", "described, not to be fetched"),
+    SERIES_UNVERIFIABLE: _State("doubt", "the archive gives no expectation to compare with"),
+    SERIES_RECALLED: _State("doubt", "the archive recalls it from slow storage, and it is not yet there"),
+    SERIES_INCOMPLETE: _State("bad", "expected instances are missing"),
+    SERIES_FAILED: _State("bad", "the series could not be transferred"),
 }
-_UNKNOWN = ("bad", "")
+_UNKNOWN = _State("bad", "")
 _SERVICES = {"get": "C-GET", "move": "C-MOVE", "store": "C-STORE"}
 
 
@@ -134,40 +125,65 @@ _WORDS = {
         more=("warned",),
     ),
 }
-# Count of a series: (name, in the narrow head of a column, what it counts).
+
+
+class _Count(NamedTuple):
+    """A count of a series: its name, the same in the narrow head of a column, and what it counts."""
+
+    name: str
+    column: str
+    meaning: str
+
+
 _MORE = {
-    "unverifiable": ("Unverifiable", "Unverifi\u00adable#", "instances that no expectation covers"),
-    "quarantined": ("Quarantined", "Quaran\u00adtined#", "instances kept out of the data set"),
-    "warned": ("With a warning", "With a warning#", "instances that the destination took with a warning"),
+    "unverifiable": _Count("Unverifiable", "Unverifi\u00adable#", "instances that no expectation covers"),
+    "quarantined": _Count("Quarantined", "Quaran\u00adtined#", "instances kept out of the data set"),
+    "warned": _Count("With a warning", "With a warning#", "instances that the destination took with a warning"),
 }
 
 
 def render(account: RunAccount) -> str:
     """The report of a run as one HTML page (UTF-8), from its closed accounts."""
-    words = _WORDS[account.action]
-    asked = account.action != UPLOAD
-    signing = tag("div", *(tag("span", label) for label in ("Checked by", "Date", "Signature")), class_="signing")
-    refer = "Instances count once, under their series; rows refer to series. " if asked else ""
+    words, folder = _WORDS[account.action], Path(account.folder)
     return page(
-        f"{words.name} run {account.run}: {account.verdict}",
-        words.heading,
-        section("Accounts", "accounts", _accounts(account, words), signing),
-        _attention(account, words),
-        beside(_modalities(account, words), _row_states(account) if asked else _passed_over(account)),
-        _rows(account) if asked else "",
-        _all_series(account, words),
-        lead=(_verdict(account, words), facts(_facts(account))),
-        footer=f"{refer}This report names patients: keep it with the identified data.",
+        "runs/templates/report.html",
+        account=account,
+        words=words,
+        arrived=words.arrived.capitalize(),
+        asked=account.action != UPLOAD,
+        verdict=_verdict(account, words),
+        # A folder is an absolute path; nothing else becomes a link.
+        folder=folder.as_uri() if folder.is_absolute() else "",
+        places=_places(account),
+        seconds=_seconds(account),
+        counts=_counts(account, words),
+        balance=_balance(account, words),
+        bars=_bars(account, words),
+        unfinished=[s for s in account.series if not _series_good(s)],
+        missing=[s for s in account.series if s.missing_uids],
+        warned=[s for s in account.series if s.warned],
+        bad_rows=[row for row in account.rows if not _row_good(row)],
+        empty=[row.line for row in account.rows if row.state == ROW_EMPTY],
+        modalities=_modalities(account, words),
+        row_counts=list(count_by(account.rows, "state").items()),
+        passed_over=sorted(account.passed_over.items(), key=lambda pair: (-pair[1], pair[0])),
+        more=[_MORE[name].column for name in words.more],
+        more_of=lambda series: [getattr(series, name) for name in words.more],
+        keys={row.line: row.keys for row in account.rows},
+        row_state=_row_state,
+        row_empty=ROW_EMPTY,
+        series_state=_series_state,
+        most_uids=MOST_UIDS,
+        services=lambda method: " and ".join(_SERVICES.get(way, way) for way in method.split(" and ")),
     )
 
 
-def size(count: float) -> str:
-    """Bytes in decimal units, three digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
+def _row_state(name: str) -> _State:
+    return _ROW_STATES.get(name, _UNKNOWN)
+
+
+def _series_state(name: str) -> _State:
+    return _SERIES_STATES.get(name, _UNKNOWN)
 
 
 def _seconds(account: RunAccount) -> float | None:
@@ -176,64 +192,6 @@ def _seconds(account: RunAccount) -> float | None:
     if start is None or end is None or (start.tzinfo is None) != (end.tzinfo is None):
         return None
     return max(0.0, (end - start).total_seconds())
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "not known"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes:02} min {rest:02} s" if hours else f"{minutes} min {rest:02} s"
-
-
-def _list(caption: str, columns: Sequence[str], items: Sequence[object], line: Callable[..., Sequence[object]]) -> Html:
-    """A table with a line for each of `items`, cut where it is long."""
-    shown = table(caption, columns, map(line, items[:LONGEST_LIST]))
-    if len(items) <= LONGEST_LIST:
-        return shown
-    cut = f"The first {LONGEST_LIST:,} of {len(items):,} are shown; accounts.json beside this page has them all."
-    return join([shown, tag("p", cut, class_="note")])
-
-
-def _row_badge(state: str) -> Html:
-    return badge(state, _ROW_STATES.get(state, _UNKNOWN)[0])
-
-
-def _series_badge(state: str) -> Html:
-    return badge(state, _SERIES_STATES.get(state, _UNKNOWN)[0])
-
-
-def _keys(keys: Mapping[str, str]) -> Html:
-    """The cells of a row; `bdi` keeps text that runs right to left from turning what is beside it."""
-    pairs = (join([tag("span", column, class_="key"), " ", tag("bdi", value)]) for column, value in keys.items())
-    return join(pairs, "<br>")
-
-
-def _lines(numbers: Sequence[int]) -> str:
-    """Line numbers, the first twenty of them."""
-    shown = ", ".join(map(str, numbers[:20]))
-    return shown + (f" and {len(numbers) - 20:,} more" if len(numbers) > 20 else "")
-
-
-def _below(texts: Iterable[object]) -> list[Html]:
-    """Small print, a line each."""
-    return [tag("div", text, class_="below") for text in texts]
-
-
-def _series_name(series: SeriesAccount, *, uids: bool = False) -> Html:
-    """What a series is called: number and description, below it its folder and, if asked, its UIDs."""
-    title = tag("bdi", " ".join(filter(None, (series.series_number, series.description))) or "no description")
-    texts = [series.folder] if series.folder else []
-    texts += [f"from {series.pacs}"] if series.pacs else []
-    if uids:
-        texts += [f"Study {series.study_uid}", f"Series {series.series_uid}"]
-    return tag("div", title, *_below(texts), class_="name")
-
-
-def _expected(series: SeriesAccount) -> object:
-    return "not listed" if series.expected is None else series.expected
 
 
 def _row_good(row: RowAccount) -> bool:
@@ -262,7 +220,7 @@ def _faults(account: RunAccount) -> str:
     return listed([words for words, count in faults.items() if count])
 
 
-def _verdict(account: RunAccount, words: _Words) -> Html:
+def _verdict(account: RunAccount, words: _Words) -> Verdict:
     """The verdict in words: what it means and what to do."""
     faults, totals = _faults(account), account.totals()
     empty, passed_over = sum(row.state == ROW_EMPTY for row in account.rows), sum(account.passed_over.values())
@@ -285,29 +243,22 @@ def _verdict(account: RunAccount, words: _Words) -> Html:
         what += f" The destination took {plural(int(totals['warned']), 'instance')} with a warning, see below."
     if passed_over:
         what += f" {plural(passed_over, 'file was', 'files were')} passed over, see below."
-    return verdict(account.verdict, word, what, todo)
+    return Verdict(account.verdict, word, (what, todo))
 
 
-def _facts(account: RunAccount) -> list[tuple[str, object]]:
-    folder = Path(account.folder)
-    # A folder is an absolute path; nothing else becomes a link.
-    shown = link(account.folder, folder.as_uri()) if folder.is_absolute() else account.folder
-    here = {
-        SAVE: [("Source", account.pacs), ("Destination", shown)],
-        NONE: [("Source", account.pacs), ("Retrieve", "none"), ("Log and dumps", shown)],
-        MOVE: [("Source", account.pacs), ("Destination", account.destination), ("Log", shown)],
-        UPLOAD: [("Source", shown), ("Destination", account.destination)],
-    }
-    return [
-        ("Run", account.run),
-        *here[account.action],
-        ("Start", when(account.started)),
-        ("End", when(account.finished)),
-        ("Duration", _duration(_seconds(account))),
-    ]
+def _places(account: RunAccount) -> list[tuple[str, str]]:
+    """Where from and where to."""
+    folder, pacs, destination = account.folder, account.pacs, account.destination
+    return {
+        SAVE: [("Source", pacs), ("Destination", folder)],
+        NONE: [("Source", pacs), ("Retrieve", "none"), ("Log and dumps", folder)],
+        MOVE: [("Source", pacs), ("Destination", destination), ("Log", folder)],
+        UPLOAD: [("Source", folder), ("Destination", destination)],
+    }[account.action]
 
 
-def _accounts(account: RunAccount, words: _Words) -> Html:
+def _counts(account: RunAccount, words: _Words) -> list[tuple[object, object, object]]:
+    """Lines of the accounts: name, count, what it counts."""
     totals = account.totals()
     without = sum(s.expected is None for s in account.series)
     handed_on = int(totals["handed_on"])
@@ -330,7 +281,7 @@ def _accounts(account: RunAccount, words: _Words) -> Html:
         *([("Handed on", handed_on, "instances delivered before, and removed since")] if handed_on else []),
         (words.arrived.capitalize(), int(totals["received"]), f"instances {words.arrived} in this run"),
         ("Missing", int(totals["missing"]), "expected instances that are not there"),
-        *((_MORE[name][0], int(totals[name]), _MORE[name][2]) for name in words.more),
+        *((_MORE[name].name, int(totals[name]), _MORE[name].meaning) for name in words.more),
         (words.place.capitalize(), sum(s.delivered for s in account.series), "instances at the end"),
     ]
     if words.sizes:
@@ -340,9 +291,7 @@ def _accounts(account: RunAccount, words: _Words) -> Html:
             (f"Bytes {words.arrived}", size(totals["bytes"]), f"{int(totals['bytes']):,} bytes"),
             ("Rate", rate, f"bytes {words.arrived} over the duration of the run"),
         ]
-    shown = table("Accounts of the run", ("Account", "Count#", "What it counts"), lines)
-    balance = tag("p", _balance(account, words), class_="balance")
-    return beside(tag("div", shown, balance), _chart(account, words))
+    return lines
 
 
 def _balance(account: RunAccount, words: _Words) -> str:
@@ -354,17 +303,17 @@ def _balance(account: RunAccount, words: _Words) -> str:
     return f"{expected:,} expected {sign} {parts[0]:,} present + {parts[1]:,} {words.arrived} + {parts[2]:,} missing"
 
 
-def _chart(account: RunAccount, words: _Words) -> Html:
+def _bars(account: RunAccount, words: _Words) -> list[Bar]:
     """Bars that add up: rows (or files), series by state, instances by where they ended."""
     totals = {name: int(count) for name, count in account.totals().items()}
     if account.action == UPLOAD:
         passed_over, bad = sum(account.passed_over.values()), len(account.bad_files)
         files = [("to be sent", totals["expected"], "good"), ("passed over", passed_over, "empty"), ("bad", bad, "bad")]
-        first = bar("Files", f"{sum(count for _, count, _ in files):,}", files)
+        first = Bar.of("Files", f"{sum(count for _, count, _ in files):,}", files)
     else:
-        rows = [(n, count, _ROW_STATES.get(n, _UNKNOWN)[0]) for n, count in count_by(account.rows, "state").items()]
-        first = bar("Rows asked", f"{len(account.rows):,}", rows)
-    series = [(n, count, _SERIES_STATES.get(n, _UNKNOWN)[0]) for n, count in count_by(account.series, "state").items()]
+        rows = [(name, count, _row_state(name).kind) for name, count in count_by(account.rows, "state").items()]
+        first = Bar.of("Rows asked", f"{len(account.rows):,}", rows)
+    series = [(name, count, _series_state(name).kind) for name, count in count_by(account.series, "state").items()]
     instances = [
         ("present", totals["present"], "good"),
         (words.arrived, totals["received"], "fresh"),
@@ -372,19 +321,18 @@ def _chart(account: RunAccount, words: _Words) -> Html:
         ("unverifiable", totals["unverifiable"], "doubt"),
         ("quarantined", totals["quarantined"], "apart"),
     ]
-    return tag(
-        "figure",
+    return [
         first,
-        bar("Series found", f"{len(account.series):,}", series),
-        bar("Instances", f"{totals['expected']:,} expected", instances),
-    )
+        Bar.of("Series found", f"{len(account.series):,}", series),
+        Bar.of("Instances", f"{totals['expected']:,} expected", instances),
+    ]
 
 
-def _modalities(account: RunAccount, words: _Words) -> Html:
+def _modalities(account: RunAccount, words: _Words) -> list[tuple[Any, ...]]:
     modalities: dict[str, list[SeriesAccount]] = {}
     for series in account.series:
         modalities.setdefault(series.modality or "not given", []).append(series)
-    lines = [
+    return [
         (
             name,
             len(group),
@@ -395,152 +343,3 @@ def _modalities(account: RunAccount, words: _Words) -> Html:
         )
         for name, group in sorted(modalities.items())
     ]
-    sizes = [f"{words.arrived.capitalize()}#"] if words.sizes else []
-    columns = ("Modality", "Series#", "Expected#", words.column, "Missing#", *sizes)
-    return section("Per modality", "modality", table("Per modality", columns, lines))
-
-
-def _row_states(account: RunAccount) -> Html:
-    lines = [
-        (_row_badge(state), count, _ROW_STATES.get(state, _UNKNOWN)[1])
-        for state, count in count_by(account.rows, "state").items()
-    ]
-    return section("Per row state", "state", table("Per row state", ("State", "Rows#", "Meaning"), lines))
-
-
-def _passed_over(account: RunAccount) -> Html:
-    lines = sorted(account.passed_over.items(), key=lambda pair: (-pair[1], pair[0]))
-    return section("Files passed over", "passed-over", table("Files passed over", ("Reason", "Files#"), lines))
-
-
-def _attention(account: RunAccount, words: _Words) -> Html:
-    """What did not end well, with reasons."""
-    bad_rows = [row for row in account.rows if not _row_good(row)]
-    contradictions = [tag("ul", *(tag("li", text) for text in account.discrepancies))] if account.discrepancies else []
-    notes = [tag("ul", *(tag("li", text) for text in account.notes))] if account.notes else []
-    parts = {
-        "Contradictions in the books": contradictions,
-        "How the query table was read": notes,
-        "Series that are not complete": _unfinished(account, words),
-        "Instances known to be missing": _missing(account),
-        "Files that could not be sent": _bad_files(account),
-        "Series that the destination took with a warning": _warned(account),
-        "Rows that did not end well": [_rows_table("Rows that did not end well", bad_rows)] if bad_rows else [],
-    }
-    shown = [join([tag("h3", title), *content]) for title, content in parts.items() if content]
-    return section("Needs attention", "attention", *shown) if shown else Html()
-
-
-def _unfinished(account: RunAccount, words: _Words) -> list[Html]:
-    series = [s for s in account.series if not _series_good(s)]
-    keys = {row.line: row.keys for row in account.rows}
-    columns = ("Series#", "Modality", "Name", "State", "Expected#", words.column, "Missing#", "Reason")
-
-    def line(s: SeriesAccount) -> tuple[object, ...]:
-        name = _series_name(s, uids=True)
-        return s.number, s.modality, name, _series_badge(s.state), _expected(s), s.delivered, s.missing, _why(s, keys)
-
-    return [_list("Series that are not complete", columns, series, line)] if series else []
-
-
-def _warned(account: RunAccount) -> list[Html]:
-    series = [s for s in account.series if s.warned]
-    columns = ("Series#", "Modality", "Name", "With a warning#", "Reason")
-
-    def line(s: SeriesAccount) -> tuple[object, ...]:
-        return s.number, s.modality, _series_name(s, uids=True), s.warned, s.reason
-
-    return [_list("Series that the destination took with a warning", columns, series, line)] if series else []
-
-
-def _bad_files(account: RunAccount) -> list[Html]:
-    files, columns = account.bad_files, ("File", "Reason")
-    caption = "Files that could not be sent"
-    return [_list(caption, columns, files, lambda file: (tag("bdi", file.path), file.reason))] if files else []
-
-
-def _why(series: SeriesAccount, keys: Mapping[int, Mapping[str, str]]) -> Html:
-    """Why a series is not complete, and who asked for it."""
-    lines = [join([f"line {line}: ", _keys(keys.get(line, {}))]) for line in series.lines[:3]]
-    asked = f"asked for by {len(series.lines):,} lines in all"
-    return join(
-        [
-            series.reason or _SERIES_STATES.get(series.state, _UNKNOWN)[1],
-            "" if series.balanced else tag("div", "its instances do not add up"),
-            *_below([*lines, asked] if len(series.lines) > 3 else lines),
-        ]
-    )
-
-
-def _missing(account: RunAccount) -> list[Html]:
-    series = [s for s in account.series if s.missing_uids]
-    columns = ("Series#", "Modality", "Name", "SOP Instance UIDs")
-
-    def line(s: SeriesAccount) -> tuple[object, ...]:
-        uids, more = s.missing_uids[:MOST_UIDS], len(s.missing_uids) - MOST_UIDS
-        rest = [f"and {more:,} more, see accounts.json"] if more > 0 else []
-        return s.number, s.modality, _series_name(s), join(_below([*uids, *rest]))
-
-    return [_list("Instances known to be missing", columns, series, line)] if series else []
-
-
-def _rows_table(caption: str, rows: Sequence[RowAccount]) -> Html:
-    return _list(
-        caption,
-        ("Line#", "Asked for", "State", "Series#", "Reason and remarks"),
-        rows,
-        lambda row: (
-            row.line,
-            _keys(row.keys),
-            _row_badge(row.state),
-            _found(row),
-            join(filter(None, [row.reason, *row.warnings]), "<br>"),
-        ),
-    )
-
-
-def _found(row: RowAccount) -> object:
-    if not row.series:
-        return tag("span", "found nothing" if row.state == ROW_EMPTY else "none", class_="faint")
-    return join([row.series, *_below([f"of {row.studies:,} studies"])]) if row.studies > 1 else row.series
-
-
-def _rows(account: RunAccount) -> Html:
-    empty = [row for row in account.rows if row.state == ROW_EMPTY]
-    parts = [_rows_table("Rows of the query table", account.rows)]
-    if empty:
-        found = f"{plural(len(empty), 'row')} found nothing: the archive answered, and holds no such series. "
-        where = f"{'Line' if len(empty) == 1 else 'Lines'} {_lines([row.line for row in empty])}."
-        parts.insert(0, tag("p", found, where, class_="note"))
-    return section("Rows of the query table", "rows", *parts)
-
-
-def _all_series(account: RunAccount, words: _Words) -> Html:
-    asked = account.action != UPLOAD
-    columns = (
-        "Series#",
-        *(["Lines"] if asked else []),
-        *("Modality", "Name", "State", "Expected#", "Present#", f"{words.arrived.capitalize()}#", "Missing#"),
-        *(_MORE[name][1] for name in words.more),
-        *(["Bytes#"] if words.sizes else []),
-        *("Time#", "By"),
-    )
-
-    def line(s: SeriesAccount) -> tuple[object, ...]:
-        return (
-            s.number,
-            *([_lines(s.lines)] if asked else []),
-            s.modality,
-            _series_name(s),
-            _series_badge(s.state),
-            _expected(s),
-            s.present,
-            s.received,
-            s.missing,
-            *(getattr(s, name) for name in words.more),
-            *([size(s.bytes)] if words.sizes else []),
-            _duration(s.seconds),
-            tag("span", " and ".join(_SERVICES.get(way, way) for way in s.method.split(" and ")), class_="whole"),
-        )
-
-    return section("Series", "series", _list("All series", columns, account.series, line))

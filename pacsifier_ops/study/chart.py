@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pacsifier_ops.runs.html import Html, escape, listed, tag
+from pacsifier_ops.base.words import listed
 
 #: A column of the drawing, in its own units; the page stretches it to its width.
 _COLUMN, _HEIGHT, _BAR = 100.0, 134.0, 7.0
 #: The whole of a station, and the least that anything is drawn with, so that one image of a million still shows.
 _FULL, _LEAST = 94.0, 3.0
-
-#: Characters shown of a reason: the report has a table of them.
-_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class Dropout:
     """What does not come further.
 
     Attributes:
-        kind: gives the colour, see `html.badge`.
+        kind: gives the colour, as that of a badge does.
         name: the state, in a word.
         count: how many.
         why: reasons, most first.
@@ -53,50 +50,45 @@ class Station:
     doubt: int = 0
     head: str = ""
 
-
-def flow(stations: Sequence[Station]) -> Html:
-    """Stations side by side, what goes from one to the next, and below what does not."""
-    columns = len(stations)
-    heads = [
-        tag(
-            "div",
-            tag("div", station.name, class_="key"),
-            tag("div", station.head or f"{station.count or 0:,}", style="font-size:20px;font-weight:650"),
-            tag("div", station.said, class_="below"),
-            style="padding-right:10px",
-        )
-        for station in stations
-    ]
-    losses = [tag("div", *map(_lost, station.lost), style="padding-right:10px") for station in stations]
-    drawing = tag(
-        "svg",
-        *_drawn(stations),
-        viewBox=f"0 0 {columns * _COLUMN:.0f} {_HEIGHT:.0f}",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=_said(stations),
-        style=f"height:{_HEIGHT:.0f}px;grid-column:1/-1;margin:6px 0 8px",
-    )
-    grid = f"display:grid;grid-template-columns:repeat({columns},minmax(0,1fr));min-width:{columns * 118}px"
-    whole = tag("div", *heads, drawing, *losses, style=grid)
-    return tag("div", whole, class_="scroll", role="region", tabindex="0", aria_label="The chain")
+    @property
+    def shown(self) -> str:
+        """Its number."""
+        return self.head or f"{self.count or 0:,}"
 
 
-def _lost(lost: Dropout) -> Html:
-    return tag(
-        "div",
-        tag("span", f"\u2212{lost.count:,} {lost.name}", class_=lost.kind, style="font-weight:600"),
-        *(tag("div", _short(why), class_="below") for why in lost.why),
-        style="margin-bottom:8px;font-size:12.5px;overflow-wrap:anywhere",
-    )
+@dataclass(frozen=True)
+class Shape:
+    """What is drawn: a path of SVG, filled, or as a dashed line."""
+
+    path: str
+    kind: str
+    opacity: str = "1"
+    dashed: bool = False
 
 
-def _short(why: str) -> str:
-    return why if len(why) <= _LONGEST else f"{why[:_LONGEST].rpartition(' ')[0]} \u2026"
+@dataclass(frozen=True)
+class Flow:
+    """Stations side by side, what goes from one to the next, and below what does not.
+
+    Attributes:
+        said: the drawing in words.
+        shapes: the drawing, `width` by `height` units.
+    """
+
+    stations: Sequence[Station]
+    said: str
+    shapes: Sequence[Shape]
+    width: str
+    height: str
+
+
+def flow(stations: Sequence[Station]) -> Flow:
+    """The drawing of the stations."""
+    width = f"{len(stations) * _COLUMN:.0f}"
+    return Flow(stations, _said(stations), [*_drawn(stations)], width, f"{_HEIGHT:.0f}")
 
 
 def _said(stations: Sequence[Station]) -> str:
-    """The drawing in words."""
     parts = []
     for station in stations:
         lost = listed([f"{lost.count:,} {lost.name}" for lost in station.lost])
@@ -104,41 +96,37 @@ def _said(stations: Sequence[Station]) -> str:
     return "; ".join(parts)
 
 
-def _drawn(stations: Sequence[Station]) -> list[Html]:
+def _drawn(stations: Sequence[Station]) -> Iterator[Shape]:
     most = max([station.count for station in stations if station.count is not None], default=0)
 
     def high(count: int) -> float:
         return max(_LEAST, _FULL * count / most) if count else 0.0
 
-    shapes: list[Html] = []
     for place, station in enumerate(stations):
-        left = place * _COLUMN
+        left, last = place * _COLUMN, place + 1 == len(stations)
         if station.count is None:
-            shapes.append(_box(left, 0, _BAR, _FULL, "listed", "0.5"))
-            if place + 1 < len(stations):
-                line = f"M{left + _BAR + 6:.1f} {_FULL / 2:.1f}H{left + _COLUMN - 6:.1f}"
-                shapes.append(
-                    tag("path", d=line, class_="listed", fill="none", stroke="currentColor", stroke_dasharray="2 5")
-                )
+            yield _box(left, 0, _BAR, _FULL, "listed", "0.5")
+            if not last:
+                yield Shape(f"M{left + _BAR + 6:.1f} {_FULL / 2:.1f}H{left + _COLUMN - 6:.1f}", "listed", dashed=True)
             continue
         good, doubt = high(station.count - station.doubt), high(station.doubt)
         if place and stations[place - 1].count is not None:
-            shapes += _ribbons(left, station, good + doubt, high)
-        shapes.append(_box(left, 0, _BAR, good, "good" if place + 1 == len(stations) else "fresh"))
-        shapes.append(_box(left, good, _BAR, doubt, "doubt"))
-        if place + 1 == len(stations) and station.count:
-            shapes.append(_arrow(left + _BAR, good + doubt))
+            yield from _ribbons(left, station, good + doubt, high)
+        if good:
+            yield _box(left, 0, _BAR, good, "good" if last else "fresh")
+        if doubt:
+            yield _box(left, good, _BAR, doubt, "doubt")
+        if last and station.count:
+            yield _arrow(left + _BAR, good + doubt)
         if not station.count:
-            shapes.append(_box(left, 0, _BAR, _LEAST, "empty"))
-    return shapes
+            yield _box(left, 0, _BAR, _LEAST, "empty")
 
 
-def _ribbons(left: float, station: Station, height: float, high: Callable[[int], float]) -> list[Html]:
+def _ribbons(left: float, station: Station, height: float, high: Callable[[int], float]) -> Iterator[Shape]:
     """What comes to a station from the one before, and what falls off on the way."""
     start, middle = left - _COLUMN + _BAR, left - _COLUMN / 2
-    shapes = []
     if height:
-        shapes.append(_box(start, 0, _COLUMN - _BAR, height, "fresh", "0.2"))
+        yield _box(start, 0, _COLUMN - _BAR, height, "fresh", "0.2")
     top = height
     for place, lost in enumerate(station.lost):
         thick, wide = high(lost.count), 3.0
@@ -150,20 +138,16 @@ def _ribbons(left: float, station: Station, height: float, high: Callable[[int],
             f"H{end:.1f}C{end:.1f} {top + thick:.1f} {middle - wide:.1f} {top + thick:.1f} {start:.1f} "
             f"{top + thick:.1f}Z"
         )
-        shapes.append(tag("path", d=curve, class_=f"fill {lost.kind}", fill_opacity="0.5"))
+        yield Shape(curve, lost.kind, "0.5")
         top += thick
-    return shapes
 
 
-def _arrow(x: float, height: float) -> Html:
+def _arrow(x: float, height: float) -> Shape:
     """What has come to its end, on its way out."""
     neck, tip = x + 62, x + 74
     shape = f"M{x:.1f} 0H{neck:.1f}L{tip:.1f} {height / 2:.1f}L{neck:.1f} {height:.1f}H{x:.1f}Z"
-    return tag("path", d=shape, class_="fill good", fill_opacity="0.2")
+    return Shape(shape, "good", "0.2")
 
 
-def _box(x: float, y: float, width: float, height: float, kind: str, opacity: str = "1") -> Html:
-    if not height:
-        return escape("")
-    at = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{width:.1f}", "height": f"{height:.1f}"}
-    return tag("rect", **at, class_=f"fill {kind}", fill_opacity=opacity)
+def _box(x: float, y: float, width: float, height: float, kind: str, opacity: str = "1") -> Shape:
+    return Shape(f"M{x:.1f} {y:.1f}h{width:.1f}v{height:.1f}h{-width:.1f}Z", kind, opacity)

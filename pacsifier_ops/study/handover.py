@@ -18,27 +18,13 @@ from typing import Any
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base.files import data_file, data_folder, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.words import listed, plural
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.deid.told import told as may_be_told
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.runs.approvals import RELEASE, Decision
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.html import (
-    Html,
-    badge,
-    beside,
-    facts,
-    join,
-    listed,
-    page,
-    plural,
-    section,
-    table,
-    tag,
-    verdict,
-    when,
-)
-from pacsifier_ops.runs.report_html import size
+from pacsifier_ops.runs.pages import Verdict, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, STATES, UNVERIFIABLE, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.gate import Gate
@@ -46,17 +32,15 @@ from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, HANDOVER, RELEASED_FOLDER, folder_of
 from pacsifier_ops.study.report import (
     KINDS,
-    balance,
+    both,
     chain,
     how_lines,
-    long_list,
-    modality_bars,
-    reasons_table,
-    states_table,
+    reasons,
+    state_bar,
     write_accounts,
     write_table,
 )
-from pacsifier_ops.study.shown import DECISION_COLUMNS, decision_lines, gate_counts
+from pacsifier_ops.study.shown import decided, gate_counts
 
 FILES = ("report.html", "accounts.json", "series.csv")
 
@@ -165,32 +149,26 @@ def _profile(account: StudyAccount) -> str:
 
 def render(account: StudyAccount) -> str:
     """The report that goes with the data as one HTML page (UTF-8)."""
-    shown = list(_series(account))
-    signing = tag("div", *(tag("span", label) for label in ("Handed over by", "Received by", "Date")), class_="signing")
-    released = _releases(account)
-    decided = (
-        table("Release", DECISION_COLUMNS, decision_lines(released))
-        if released
-        else tag("p", "Nothing was released.", class_="note")
-    )
+    shown, releases = list(_series(account)), _releases(account)
     return page(
-        f"Data set {account.project}: {account.verdict}",
-        f"Data set {account.project}",
-        section("How it came about", "chain", chain(account, inside=False), balance(account), signing),
-        beside(
-            section("How instances ended", "states", states_table(account)),
-            section("Per modality", "modality", modality_bars(account)),
-        ),
-        section("Not in the data set", "reasons", reasons_table(account, told)) if account.losses() else "",
-        beside(
-            section("De-identification", "how", table("De-identification", ("What", "Which"), _how(account))),
-            section("Search for identifiers before the release", "gate", _gate(account)),
-        ),
-        section("Release", "release", decided),
-        section("Series of the data set", "series", _table(account, shown)),
-        lead=(_verdict(account), facts(_facts(account, len(shown)))),
-        footer="Instances count once, under their series. This report names nobody: it goes with the data set. "
-        "Folders, UIDs and pseudonyms are those of the data set.",
+        "study/templates/handover.html",
+        **both(account),
+        version=__version__,
+        verdict=_verdict(account),
+        patients=len({name for one in shown for name in one.pseudonyms}),
+        chain=chain(account, inside=False),
+        state_bars=[state_bar(account)],
+        kinds=KINDS,
+        reasons=reasons(account, told),
+        how=_how(account),
+        releases=releases,
+        decisions=decided(releases),
+        series=shown,
+        left=len(account.series) - len(shown),
+        told=told,
+        plain_modality=plain_modality,
+        state_columns=[f"{state.capitalize()}#" for state in STATES],
+        counts_of=lambda series: [getattr(series, state) for state in STATES],
     )
 
 
@@ -198,70 +176,16 @@ def _how(account: StudyAccount) -> list[tuple[str, object]]:
     return [(name, _profile(account) if name == "Profile" else value) for name, value in how_lines(account)]
 
 
-def _gate(account: StudyAccount) -> Html:
-    if not account.gate:
-        return tag("p", "The data set was not searched.", class_="note")
-    return table("Search", ("What", "Count#", "What it says"), gate_counts(account.gate))
-
-
-def _verdict(account: StudyAccount) -> Html:
+def _verdict(account: StudyAccount) -> Verdict:
     totals = account.totals()
     there = f"{plural(totals['released'], 'instance is', 'instances are')} in the data set"
     apart = f"{totals[EXCLUDED]:,} are excluded by rule, {totals[QUARANTINED]:,} set apart as not fit"
     if account.verdict == COMPLETE:
-        return verdict(COMPLETE, "Complete", f"{there}: all that was asked for and found, but that {apart}.")
+        what = f"{there}: all that was asked for and found, but that {apart}."
+        return Verdict(COMPLETE, "Complete", (what,))
     if account.verdict == INCOMPLETE:
         wanting = listed([f"{totals[state]:,} {state}" for state in (MISSING, UNVERIFIABLE) if totals[state]])
-        lacks = (
-            f"Of what was asked for, {wanting}; {apart}."
-            if wanting
-            else f"Not all was done that was asked for; {apart}."
-        )
-        return verdict(INCOMPLETE, "Incomplete", f"{there}. {lacks}")
-    return verdict(UNBALANCED, "Unbalanced", "The accounts of this data set contradict each other; do not rely on it.")
-
-
-def _facts(account: StudyAccount, series: int) -> list[tuple[str, object]]:
-    released = account.released
-    files = [("Files", f"{released.files:,}"), ("Size", size(released.bytes))] if released else []
-    digest = [("Digest of all its files", released.digest)] if released else []
-    return [
-        ("Date", when(account.finished)),
-        ("Patients", len({name for one in _series(account) for name in one.pseudonyms})),
-        ("Series", f"{series:,}"),
-        *files,
-        ("Released by", join([one.who for one in _releases(account)], ", ") or "nobody"),
-        ("Made with", f"PACSIFIER for Airflow {__version__}"),
-        *([("Project file", account.digest[:16])] if account.digest else []),
-        *digest,
-    ]
-
-
-def _table(account: StudyAccount, shown: list[StudySeries]) -> Html:
-    columns = ("Series#", "Modality", "Folder", "In the data set#", *(f"{state.capitalize()}#" for state in STATES))
-
-    def line(series: StudySeries) -> tuple[object, ...]:
-        name = tag(
-            "div",
-            *(tag("div", tag("bdi", folder)) for folder in series.became),
-            *(tag("div", uid, class_="below") for uid in series.new_uids),
-            *(
-                tag(
-                    "div", badge(loss.state, KINDS[loss.state][0]), f" {loss.instances:,}: {told(loss)}", class_="below"
-                )
-                for loss in series.lost
-            ),
-            class_="name",
-        )
-        return (
-            series.number,
-            plain_modality(series.modality),
-            name,
-            series.released,
-            *(getattr(series, state) for state in STATES),
-        )
-
-    left = len(account.series) - len(shown)
-    note = f"Of {plural(left, 'other series', 'other series')}, nothing is in the data set; the reasons are above."
-    parts = [long_list("Series of the data set", columns, shown, line)]
-    return join([*parts, tag("p", note, class_="note")] if left else parts)
+        lacks = f"Of what was asked for, {wanting}" if wanting else "Not all was done that was asked for"
+        return Verdict(INCOMPLETE, "Incomplete", (f"{there}. {lacks}; {apart}.",))
+    what = "The accounts of this data set contradict each other; do not rely on it."
+    return Verdict(UNBALANCED, "Unbalanced", (what,))

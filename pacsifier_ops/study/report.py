@@ -14,36 +14,21 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.files import atomic_stream, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.words import listed, plural, size
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.html import (
-    Html,
-    badge,
-    bar,
-    beside,
-    facts,
-    join,
-    link,
-    listed,
-    page,
-    plural,
-    section,
-    table,
-    tag,
-    verdict,
-    when,
-)
-from pacsifier_ops.runs.report_html import LONGEST_LIST, size
+from pacsifier_ops.runs.pages import Bar, Verdict, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
     DELIVERED,
@@ -57,10 +42,10 @@ from pacsifier_ops.study.accounts import (
     StudyRow,
     StudySeries,
 )
-from pacsifier_ops.study.chart import Dropout, Station, flow
+from pacsifier_ops.study.chart import Dropout, Flow, Station, flow
 from pacsifier_ops.study.project import KEEP, LIST
 from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stage_folder
-from pacsifier_ops.study.shown import DECISION_COLUMNS, SUBJECTS, decision_lines, gate_findings
+from pacsifier_ops.study.shown import decided, gate_counts, gate_findings
 
 #: Colour of a state of an instance, and what it means.
 KINDS = {
@@ -89,6 +74,26 @@ STAGES = {
 }
 
 _SOURCES = {DEID: "of the De-ID service", CUSTOM: "of a mapping file", LOCAL: "of the project's secret"}
+
+
+class State(NamedTuple):
+    """How instances ended; the kind gives the colour."""
+
+    name: str
+    kind: str
+    instances: int
+    meaning: str
+
+
+class Reason(NamedTuple):
+    """Why so many instances are not delivered, in which state, and the stage that lost them."""
+
+    why: str
+    state: str
+    kind: str
+    at: str
+    instances: int
+
 
 ROW_COLUMNS = (
     "line",
@@ -225,31 +230,69 @@ def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -
     Args:
         sheets: see `contact_sheets`.
     """
-    signing = tag("div", *(tag("span", label) for label in ("Checked by", "Date", "Signature")), class_="signing")
+    extract, nodes = account.stage(stages.EXTRACT), list(account.confirmed())
+    several = nodes if len(nodes) > 1 else []
+    folder = Path(account.folder)
     return page(
-        f"Study {account.project}: {account.verdict}",
-        f"Study {account.project}",
-        section("From the query to the data set", "chain", chain(account), balance(account), signing),
-        _attention(account),
-        beside(_states(account), _modalities(account)),
-        section("Stages", "stages", _stages(account), _sheet_links(sheets)),
-        beside(
-            section("Decisions", "decisions", _decisions(account)),
-            section("Search for identifiers before the release", "gate", _gate(account)),
-        ),
-        _rows(account) if account.queried else "",
-        beside(_how(account), _removal(account)),
-        section("Series", "series", _series(account, sheets)),
-        lead=(_verdict(account), facts(_facts(account))),
-        footer="Instances count once, under their series; rows refer to series. "
-        "This report names patients: keep it with the identified data.",
+        "study/templates/report.html",
+        **both(account),
+        version=__version__,
+        verdict=_verdict(account),
+        archive=extract.connection or account.stage(stages.MOVE).connection,
+        nodes=[account.stage(stage).connection for stage in SENDING if account.stage(stage).verdict != OFF],
+        # A folder is an absolute path; nothing else becomes a link.
+        folder=folder.as_uri() if folder.is_absolute() else "",
+        chain=chain(account),
+        state_bars=[state_bar(account), *_node_bars(account)],
+        reasons=reasons(account),
+        stage_names=STAGES,
+        stage_kind=lambda stage: _STAGE_KINDS.get(stage.verdict, "bad"),
+        what_now=_what_now,
+        counts_of_stage=lambda stage: _counts(stage.totals),
+        sheets=sheets,
+        sheets_of=lambda series: _sheets_of(series, sheets),
+        decisions=decided(account.decisions, account.asked),
+        found=gate_findings(account.gate),
+        removal=_removal(account),
+        how=how_lines(account),
+        row_kinds=_ROW_KINDS,
+        series_kinds=_SERIES_KINDS,
+        state_columns=[_head_of(state) for state in STATES],
+        confirmed_columns=[f"{STAGES[stage]}#" for stage in several],
+        counts_of_row=lambda row: [row.counts.get(name, 0) for name in ("expected", "received", "released", *STATES)],
+        counts_of_series=lambda series: [
+            *(series.confirmed.get(stage, 0) for stage in several),
+            *(getattr(series, state) for state in STATES),
+        ],
     )
 
 
-# The chain, as both reports have it
+def _sheets_of(series: StudySeries, sheets: Sequence[tuple[int, int, str]]) -> list[str]:
+    """Addresses of the contact sheets of a series."""
+    return [
+        f"{path}#series-{number}"
+        for number in series.sources
+        for first, last, path in sheets
+        if series.deidentified and first <= number <= last
+    ]
 
 
-def chain(account: StudyAccount, *, inside: bool = True) -> Html:
+# What both reports have
+
+
+def both(account: StudyAccount) -> dict[str, Any]:
+    """Values that both templates want."""
+    totals = account.totals()
+    return {
+        "account": account,
+        "balance": balance(account),
+        "states": [State(state, KINDS[state][0], totals[state], KINDS[state][1]) for state in STATES],
+        "modality_bars": _modality_bars(account),
+        "search": gate_counts(account.gate),
+    }
+
+
+def chain(account: StudyAccount, *, inside: bool = True) -> Flow:
     """The drawing of the chain.
 
     Args:
@@ -308,7 +351,7 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Html:
     return flow(through)
 
 
-def balance(account: StudyAccount) -> Html:
+def balance(account: StudyAccount) -> str:
     """That the states add up."""
     totals = account.totals()
     parts = [f"{totals[state]:,} {state}" for state in STATES if totals[state] or state != UNVERIFIABLE]
@@ -316,30 +359,26 @@ def balance(account: StudyAccount) -> Html:
     text = f"{plural(totals['instances'], 'instance')} {sign} {' + '.join(parts)}"
     if account.beyond:
         text += f"; besides, the data set holds {account.beyond:,} that this query does not ask for"
-    return tag("p", text, class_="balance")
+    return text
 
 
-def states_table(account: StudyAccount, *bars: Html) -> Html:
-    """How instances ended, with a bar, and more `bars` below it."""
+def state_bar(account: StudyAccount) -> Bar:
+    """How instances ended."""
     totals = account.totals()
-    lines = [(badge(state, KINDS[state][0]), totals[state], KINDS[state][1]) for state in STATES]
     parts = [(state, totals[state], KINDS[state][0]) for state in STATES]
-    drawn = tag("figure", bar("Instances", f"{totals['instances']:,}", parts), *bars)
-    return join([drawn, table("How instances ended", ("State", "Instances#", "What it means"), lines)])
+    return Bar.of("Instances", f"{totals['instances']:,}", parts)
 
 
-def _states(account: StudyAccount) -> Html:
+def _node_bars(account: StudyAccount) -> Iterator[Bar]:
+    """What each node has confirmed."""
     totals = account.totals()
-    bars = []
     for stage, count in account.confirmed().items():
-        node = account.stage(stage).connection
         open_ = totals["released"] - count if account.deidentifies else totals["instances"] - count
         parts = [("confirmed", count, "good"), ("not confirmed", max(0, open_), "bad")]
-        bars.append(bar(f"{STAGES[stage]}, {node}", f"{count:,}", parts))
-    return section("How instances ended", "states", states_table(account, *bars))
+        yield Bar.of(f"{STAGES[stage]}, {account.stage(stage).connection}", f"{count:,}", parts)
 
 
-def modality_bars(account: StudyAccount) -> Html:
+def _modality_bars(account: StudyAccount) -> list[Bar]:
     """How instances ended, by modality."""
     groups: dict[str, list[StudySeries]] = {}
     for series in account.series:
@@ -348,18 +387,27 @@ def modality_bars(account: StudyAccount) -> Html:
     for name, group in sorted(groups.items(), key=lambda pair: (-len(pair[1]), pair[0])):
         parts = [(state, sum(getattr(series, state) for series in group), KINDS[state][0]) for state in STATES]
         head = f"{len(group):,} series, {plural(sum(series.instances for series in group), 'instance')}"
-        bars.append(bar(name, head, parts))
-    return tag("figure", *(bars or [tag("p", "No series.", class_="note")]))
+        bars.append(Bar.of(name, head, parts))
+    return bars
 
 
-def _modalities(account: StudyAccount) -> Html:
-    return section("Per modality", "modality", modality_bars(account))
+def reasons(account: StudyAccount, say: Callable[[Any], str] = lambda loss: str(loss.reason)) -> list[Reason]:
+    """What is not delivered, by reason.
+
+    Args:
+        say: the reason of a loss, as this report tells it.
+    """
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for loss in account.losses():
+        counts[say(loss), loss.state, STAGES[loss.at]] += loss.instances
+    ordered = sorted(counts.items(), key=lambda item: (STATES.index(item[0][1]), -item[1], item[0]))
+    return [Reason(why, state, KINDS[state][0], at, count) for (why, state, at), count in ordered]
 
 
 # What stands out
 
 
-def _verdict(account: StudyAccount) -> Html:
+def _verdict(account: StudyAccount) -> Verdict:
     totals = account.totals()
     apart = listed([f"{totals[state]:,} {state}" for state in (EXCLUDED, QUARANTINED) if totals[state]])
     if account.verdict == COMPLETE:
@@ -381,7 +429,7 @@ def _verdict(account: StudyAccount) -> Html:
             "The books do not balance: instances are in no state, or books contradict each other.",
         )
         todo = "Do not rely on this data set. Run it again; if the verdict stays, have it looked into."
-    return verdict(account.verdict, word, what, todo)
+    return Verdict(account.verdict, word, (what, todo))
 
 
 def _faults(account: StudyAccount) -> str:
@@ -401,104 +449,10 @@ def _faults(account: StudyAccount) -> str:
     return listed([words for words, count in faults.items() if count])
 
 
-def _facts(account: StudyAccount) -> list[tuple[str, object]]:
-    folder = Path(account.folder)
-    released = account.released
-    source = account.stage(stages.EXTRACT).connection or account.stage(stages.MOVE).connection
-    nodes = [account.stage(stage).connection for stage in SENDING if account.stage(stage).verdict != OFF]
-    return [
-        ("Run", account.run),
-        ("Start", when(account.started)),
-        ("End", when(account.finished)),
-        ("Archive", source or "none: a folder"),
-        *([("Sent to", listed(nodes))] if nodes else []),
-        *([("Window", account.window)] if account.window else []),
-        *([("Profile", account.profile), ("Rules", account.rules[:16] or "not known")] if account.deidentifies else []),
-        ("Project file", account.digest[:16] or "none: by the form"),
-        ("Released by", released.by if released else "nobody"),
-        *([("Data set", released.digest[:16])] if released else []),
-        ("Folder", link(account.folder, folder.as_uri()) if folder.is_absolute() else account.folder),
-        ("PACSIFIER for Airflow", __version__),
-    ]
-
-
-def _attention(account: StudyAccount) -> Html:
-    """What did not end well, and what is not in the data set, with reasons."""
-    contradictions = [tag("ul", *(tag("li", text) for text in account.discrepancies))] if account.discrepancies else []
-    held_back = (
-        "Identifiers of the cohort were found in the report that goes with the data; it was not put beside them."
-    )
-    stopped = [(STAGES[s.stage], badge(s.verdict, _kind_of(s)), _what_now(s)) for s in account.bad_stages]
-    parts: dict[str, list[Html]] = {
-        "Contradictions in the books": contradictions,
-        "Report for whoever gets the data": [tag("p", held_back)] if account.held_back else [],
-        "Stages that are not complete": [table("Stages that are not complete", ("Stage", "State", "What now"), stopped)]
-        if stopped
-        else [],
-        "Instances that are not delivered, by reason": [reasons_table(account)] if account.losses() else [],
-        "Rows that could not be answered": [_rows_table("Rows that could not be answered", account.bad_rows)]
-        if account.bad_rows
-        else [],
-    }
-    shown = [join([tag("h3", title), *content]) for title, content in parts.items() if content]
-    return section("Needs attention", "attention", *shown) if shown else Html()
-
-
 def _what_now(stage: StageAccount) -> str:
     if stage.verdict in (NOT_RUN, NOT_ENDED):
         return "see the log of its tasks in Airflow, or what it waits for"
     return "see its report"
-
-
-def reasons_table(account: StudyAccount, say: Callable[[Any], str] = lambda loss: str(loss.reason)) -> Html:
-    """What is not delivered, by reason.
-
-    Args:
-        say: the reason of a loss, as this report tells it.
-    """
-    counts: dict[tuple[str, str, str], int] = {}
-    for loss in account.losses():
-        key = (say(loss), loss.state, STAGES[loss.at])
-        counts[key] = counts.get(key, 0) + loss.instances
-    ordered = sorted(counts.items(), key=lambda item: (STATES.index(item[0][1]), -item[1], item[0]))
-    lines = [(why, badge(state, KINDS[state][0]), at, count) for (why, state, at), count in ordered]
-    return long_list("By reason", ("Reason", "State", "At", "Instances#"), lines, lambda line: line)
-
-
-def long_list(
-    caption: str, columns: Sequence[str], items: Sequence[Any], line: Callable[[Any], Iterable[object]]
-) -> Html:
-    """A table with a line for each of `items`, cut where it is long."""
-    shown = table(caption, columns, (tuple(line(item)) for item in items[:LONGEST_LIST]))
-    if len(items) <= LONGEST_LIST:
-        return shown
-    cut = f"The first {LONGEST_LIST:,} of {len(items):,} are shown; accounts.json beside this page has them all."
-    return join([shown, tag("p", cut, class_="note")])
-
-
-# Stages, decisions, search, removal
-
-
-def _kind_of(stage: StageAccount) -> str:
-    return _STAGE_KINDS.get(stage.verdict, "bad")
-
-
-def _stages(account: StudyAccount) -> Html:
-    return table(
-        "Stages",
-        ("Stage", "State", "Connection", "Start", "End", "Counts", "Report"),
-        [
-            (
-                STAGES[stage.stage],
-                badge(stage.verdict, _kind_of(stage)),
-                tag("span", stage.connection, class_="whole"),
-                *(tag("span", when(time) if time else "", class_="whole") for time in (stage.started, stage.finished)),
-                _counts(stage.totals),
-                tag("a", "report", href=stage.report) if stage.report else "",
-            )
-            for stage in account.stages
-        ],
-    )
 
 
 _NAMES = {"deidentified": "de-identified"}
@@ -510,35 +464,13 @@ def _counts(totals: Mapping[str, float]) -> str:
     return ", ".join(f"{int(count):,} {_NAMES.get(name, name.replace('_', ' '))}" for name, count in shown.items())
 
 
-def _sheet_links(sheets: Sequence[tuple[int, int, str]]) -> Html:
-    if not sheets:
-        return Html()
-    links = (tag("a", f"series {first} to {last}", href=path) for first, last, path in sheets)
-    return tag("p", "Contact sheets, by the numbers of the de-identification: ", join(links, ", "), class_="note")
-
-
-def _decisions(account: StudyAccount) -> Html:
-    lines = decision_lines(account.decisions)
-    lines += [
-        (SUBJECTS.get(subject, subject), badge("not answered", "doubt"), "", "", "", "") for subject in account.asked
-    ]
-    if not lines:
-        return tag("p", "Nobody was asked, and nothing was decided.", class_="note")
-    return table("Decisions", DECISION_COLUMNS, lines)
-
-
-def _gate(account: StudyAccount) -> Html:
-    if not account.gate:
-        return tag("p", "The data set was not searched.", class_="note")
-    return gate_findings(account.gate)
-
-
-def _removal(account: StudyAccount) -> Html:
+def _removal(account: StudyAccount) -> list[tuple[str, int, str]]:
+    """What becomes of the identified copy: in words, files, and their size; nothing where it stays."""
     removal = account.removal
     if removal.asked == KEEP:
-        return section("Identified copy", "removal", tag("p", "It stays.", class_="note"))
+        return []
     may = "would go" if removal.asked == LIST else "may go"
-    lines: list[tuple[object, object, object]] = [
+    lines: list[tuple[str, int, str]] = [
         (f"Verified as delivered: {may}", removal.listed, size(removal.bytes)),
         *((f"Stay: {reason}", count, "") for reason, count in removal.stay.items()),
         ("Went in earlier runs", removal.handed_on, ""),
@@ -550,7 +482,7 @@ def _removal(account: StudyAccount) -> Html:
         ]
     if removal.lost:
         lines.append(("Went, and are not in the data set any more", removal.lost, "fetch them again"))
-    return section("Identified copy", "removal", table("Identified copy", ("What", "Files#", "Size"), lines))
+    return lines
 
 
 def how_lines(account: StudyAccount) -> list[tuple[str, object]]:
@@ -566,95 +498,6 @@ def how_lines(account: StudyAccount) -> list[tuple[str, object]]:
     ]
 
 
-def _how(account: StudyAccount) -> Html:
-    if not account.deidentifies:
-        text = "The study does not de-identify: originals go to a gateway that does."
-        return section("De-identification", "how", tag("p", text, class_="note"))
-    return section("De-identification", "how", table("De-identification", ("What", "Which"), how_lines(account)))
-
-
-# Rows and series
-
-
-def _rows_table(caption: str, rows: Sequence[StudyRow]) -> Html:
-    columns = ("Line#", "Asked for", "State", "Series#", "Expected#", "Received#", "Released#")
-    states = [_head_of(state) for state in STATES]
-
-    def line(row: StudyRow) -> tuple[object, ...]:
-        cells = (join([tag("span", key, class_="key"), " ", tag("bdi", value)]) for key, value in row.keys.items())
-        counts = [row.counts.get(name, 0) for name in ("expected", "received", "released", *STATES)]
-        return (
-            row.line,
-            join(cells, "<br>"),
-            badge(row.state, _ROW_KINDS.get(row.state, "bad")),
-            join(
-                [row.series, tag("div", f"of {row.studies:,} studies", class_="below")]
-                if row.studies > 1
-                else [row.series]
-            ),
-            *map(_faint, counts),
-            join(filter(None, [row.reason, *row.warnings]), "<br>"),
-        )
-
-    return long_list(caption, (*columns, *states, "Reason and remarks"), rows, line)
-
-
-def _rows(account: StudyAccount) -> Html:
-    return section("Rows of the query table", "rows", _rows_table("Rows of the query table", account.rows))
-
-
 def _head_of(state: str) -> str:
     """The head of a narrow column of numbers."""
     return {QUARANTINED: "Quaran\u00adtined", UNVERIFIABLE: "Unveri\u00adfiable"}.get(state, state.capitalize()) + "#"
-
-
-def _faint(count: int) -> object:
-    return count or tag("span", "0", class_="faint")
-
-
-def _series(account: StudyAccount, sheets: Sequence[tuple[int, int, str]]) -> Html:
-    nodes = list(account.confirmed())
-    columns = (
-        *("Series#", *(["Lines"] if account.queried else []), "Modality", "Name", "State", "Expected#", "Received#"),
-        *(["De-iden\u00adtified#"] if account.deidentifies else []),
-        "Released#",
-        *(f"{STAGES[stage]}#" for stage in nodes if len(nodes) > 1),
-        *map(_head_of, STATES),
-    )
-
-    def line(series: StudySeries) -> tuple[object, ...]:
-        return (
-            series.number,
-            *([lines_of(series)] if account.queried else []),
-            series.modality,
-            _name(series, sheets),
-            badge(series.state, _SERIES_KINDS[series.state]),
-            "not listed" if series.expected is None else series.expected,
-            series.received,
-            *([_faint(series.deidentified)] if account.deidentifies else []),
-            _faint(series.released),
-            *(_faint(series.confirmed.get(stage, 0)) for stage in nodes if len(nodes) > 1),
-            *(_faint(getattr(series, state)) for state in STATES),
-        )
-
-    return long_list("All series", columns, account.series, line)
-
-
-def lines_of(series: StudySeries) -> str:
-    """The lines of the query table that ask for a series, the first twenty of them."""
-    more = f" and {len(series.lines) - 20:,} more" if len(series.lines) > 20 else ""
-    return ", ".join(map(str, series.lines[:20])) + more
-
-
-def _name(series: StudySeries, sheets: Sequence[tuple[int, int, str]]) -> Html:
-    title = " ".join(filter(None, (series.series_number, series.description))) or "no description"
-    below = [series.folder, *(f"became {folder}" for folder in series.became)]
-    below += [f"{loss.instances:,} {loss.state}: {loss.reason}" for loss in series.lost]
-    links = [
-        tag("a", "contact sheet", href=f"{path}#series-{number}")
-        for number in series.sources
-        for first, last, path in sheets
-        if series.deidentified and first <= number <= last
-    ]
-    small = (tag("div", text, class_="below") for text in [*filter(None, below), *links])
-    return tag("div", tag("bdi", title), *small, class_="name")

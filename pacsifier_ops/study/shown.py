@@ -3,38 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pacsifier_ops.runs.approvals import APPROVED, COHORT, LIMITS, RELEASE, Decision
-from pacsifier_ops.runs.html import Html, badge, join, table, tag, when
 
 #: What is decided on, for people.
 SUBJECTS = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set"}
 
-DECISION_COLUMNS = ("What", "Word", "Who", "When", "On exactly", "Waiver")
+
+class Decided(NamedTuple):
+    """A decision for people; the kind gives the colour of its word."""
+
+    what: str
+    word: str
+    kind: str
+    who: str = ""
+    when: str = ""
+    digest: str = ""
+    waiver: str = ""
 
 
-def decision_lines(decisions: Iterable[Decision]) -> list[tuple[object, ...]]:
-    """Decisions as lines of a table."""
-    return [
-        (
+class Finding(NamedTuple):
+    """A file that the search has found; its path may identify."""
+
+    path: str
+    told: str
+    word: str
+    kind: str
+
+
+def decided(decisions: Iterable[Decision], asked: Iterable[str] = ()) -> list[Decided]:
+    """Decisions, and after them the subjects that were `asked` about in vain."""
+    lines = [
+        Decided(
             SUBJECTS.get(one.subject, one.subject),
-            badge(one.word, "good" if one.word == APPROVED else "bad"),
+            one.word,
+            "good" if one.word == APPROVED else "bad",
             "the limits given beforehand" if one.who == LIMITS else one.who,
-            when(one.when),
-            tag("span", one.digest[:16], class_="whole"),
+            one.when,
+            one.digest[:16],
             "yes" if one.waived else "no",
         )
         for one in decisions
     ]
+    return lines + [Decided(SUBJECTS.get(subject, subject), "not answered", "doubt") for subject in asked]
 
 
 def gate_counts(gate: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """What the search for identifiers found, in counts.
+    """What the search for identifiers found, in counts; nothing where it was not done.
 
     Args:
         gate: content of the run's gate.json.
     """
+    if not gate:
+        return []
     counts = gate.get("counts", {})
     return [
         ("Files searched", gate.get("searched", 0), "contents and names, whatever they are"),
@@ -44,11 +66,7 @@ def gate_counts(gate: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     ]
 
 
-def gate_findings(gate: Mapping[str, Any]) -> Html:
-    """The same with the files that were found, at most `gate.MOST` of each kind. Paths may identify."""
-    parts = [table("Search", ("What", "Count#", "What it says"), gate_counts(gate))]
-    found = [(tag("bdi", path), told, badge("blocking", "bad")) for path, told in gate.get("blocking", ())]
-    found += [(tag("bdi", path), told, badge("waiver", "doubt")) for path, told in gate.get("waivable", ())]
-    if found:
-        parts += [tag("h3", "Findings"), table("Findings", ("File", "What was found", ""), found)]
-    return join(parts)
+def gate_findings(gate: Mapping[str, Any]) -> list[Finding]:
+    """The files that it found, at most `gate.MOST` of each kind."""
+    found = [Finding(path, told, "blocking", "bad") for path, told in gate.get("blocking", ())]
+    return found + [Finding(path, told, "waiver", "doubt") for path, told in gate.get("waivable", ())]

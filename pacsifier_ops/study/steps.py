@@ -14,12 +14,12 @@ from pacsifier_ops.base.errors import ConfigError, InputError
 from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.base.given import read_given
 from pacsifier_ops.base.places import kept_as
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.accounts import COMPLETE, ROWS_ANSWERED
 from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, decide
 from pacsifier_ops.runs.folder import Run, never, now
-from pacsifier_ops.runs.html import plural
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.gate import Gate

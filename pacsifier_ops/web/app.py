@@ -27,7 +27,7 @@ from pacsifier_ops.hooks.constants import PREFIX
 from pacsifier_ops.hooks.pools import dicom_connections
 from pacsifier_ops.query.reading import CHOICES
 from pacsifier_ops.runs.folder import Run, dag_run_name
-from pacsifier_ops.runs.html import STYLE
+from pacsifier_ops.runs.pages import style
 from pacsifier_ops.study.run import STAGES, stage_folder
 from pacsifier_ops.web import pages
 from pacsifier_ops.web.access import (
@@ -289,7 +289,7 @@ def show_thumbnail(run: IdentifiedRunDep, number: int) -> FileResponse:
 def static(name: str) -> Response:
     """Style and scripts."""
     if name == "page.css":
-        return Response(STYLE + (_STATIC / name).read_text(encoding="utf-8"), media_type="text/css")
+        return Response(style(), media_type="text/css")
     if name in ("frame.js", "intake.js", "run.js"):
         return FileResponse(_STATIC / name, media_type="text/javascript")
     raise HTTPException(404, "There is no such file.")

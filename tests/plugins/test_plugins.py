@@ -177,6 +177,8 @@ def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
 def test_the_page_of_a_run_tells_of_rows_with_several_studies(airflow: Airflow) -> None:
     from pacsifier_ops.runs.progress import Progress
     from pacsifier_ops.web import pages
+    from pacsifier_ops.web.views import RunView
 
-    shown = "".join(map(str, pages._bars(Progress(), {"totals": {"rows_with_several_studies": 1}})))
+    summary = {"verdict": "complete", "series": {}, "totals": {"rows_with_several_studies": 1}}
+    shown = pages.run_page("/pacsifier", "", RunView("d", "r", "success", progress=Progress(), summary=summary))
     assert "1 row found several studies, all of which are included." in shown

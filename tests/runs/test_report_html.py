@@ -27,8 +27,8 @@ from pacsifier_ops.runs.accounts import (
     RunAccount,
     SeriesAccount,
 )
-from pacsifier_ops.runs.html import link
-from pacsifier_ops.runs.report_html import LONGEST_LIST, MOST_UIDS, render
+from pacsifier_ops.runs.pages import LONGEST_LIST, environment
+from pacsifier_ops.runs.report_html import MOST_UIDS, render
 
 HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;\x00\ud800"
 VOID = {"meta", "br"}
@@ -135,6 +135,7 @@ def test_links() -> None:
     page = Page(render(an_upload(a_series(), folder="/data/a b#1")))
     assert [a["href"] for t, a in page.elements if t == "a"] == ["file:///data/a%20b%231"]
     assert "/data/a b#1" in page.text
+    link: Any = vars(environment().get_template("runs/templates/parts.html").module)["link"]
     assert link("x", "https://airflow.example/x?a=1&b=2").startswith('<a href="https://airflow.example/x?a=1&amp;b=2"')
     for to in (
         "javascript:alert(1)",

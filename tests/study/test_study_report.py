@@ -14,7 +14,7 @@ import pytest
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_BAD, ROW_FOUND, UNBALANCED
 from pacsifier_ops.runs.approvals import APPROVED, RELEASE, Decision
-from pacsifier_ops.runs.report_html import LONGEST_LIST
+from pacsifier_ops.runs.pages import LONGEST_LIST
 from pacsifier_ops.study import handover, report
 from pacsifier_ops.study.accounts import (
     DELIVERED,
