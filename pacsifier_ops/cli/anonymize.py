@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pacsifier_ops import __version__
 from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
 from pacsifier_ops.base.places import refuse_reserved
+from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import given
 from pacsifier_ops.deid import steps
@@ -155,18 +156,18 @@ def _convert(run: Run, units: Sequence[int], stopped: Callable[[], bool]) -> Non
         PacsifierError: what kept one of them from being converted; the others were tried.
     """
     size = min(_cores(), len(units))
-    with _Progress(len(units)) as progress:
+    with Meter(len(units)) as meter:
         if size < 2:
             with steps.Converting(run, _secret(), stopped) as converting:
-                for unit in units:
+                for done, unit in enumerate(units, 1):
                     converting.unit(unit)
-                    progress.done()
+                    meter.show(done)
             return
         context = multiprocessing.get_context("spawn")
         stop = context.Event()
         pool = ProcessPoolExecutor(size, context, _begin, (run.folder, stop))
         try:
-            _shared_out(pool, units, progress, stopped)
+            _shared_out(pool, units, meter, stopped)
         except BrokenProcessPool as error:
             raise WorkerLost("a process that converts objects died, for want of memory maybe; run it again") from error
         finally:
@@ -174,17 +175,15 @@ def _convert(run: Run, units: Sequence[int], stopped: Callable[[], bool]) -> Non
             pool.shutdown(cancel_futures=True)
 
 
-def _shared_out(
-    pool: ProcessPoolExecutor, units: Sequence[int], progress: _Progress, stopped: Callable[[], bool]
-) -> None:
+def _shared_out(pool: ProcessPoolExecutor, units: Sequence[int], meter: Meter, stopped: Callable[[], bool]) -> None:
     failed: BaseException | None = None
     left = {pool.submit(_unit, unit) for unit in units}
     while left:
         if stopped():
             raise Cancelled("stopped on request")
         ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+        meter.show(len(units) - len(left))
         for future in ended:
-            progress.done()
             failed = future.exception() or failed
     if failed is not None:
         raise failed
@@ -220,32 +219,6 @@ def _unit(number: int) -> None:
             _converting = steps.Converting(_run, _secret(), _stop.is_set).__enter__()
             Finalize(None, _converting.__exit__, (None, None, None), exitpriority=1)
         _converting.unit(number)
-
-
-# What is shown
-
-
-class _Progress:
-    """A line that shows how far the work is; on a terminal only."""
-
-    def __init__(self, units: int) -> None:
-        self._units, self._ended = units, 0
-        self._live = sys.stderr.isatty()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            print(file=sys.stderr)
-
-    def done(self) -> None:
-        """A unit ended."""
-        self._ended += 1
-        if self._live:
-            share = round(24 * self._ended / self._units)
-            bar = "█" * share + "░" * (24 - share)
-            print(f"\r{bar} {self._ended}/{self._units}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _tell(account: Account, run: Run, error: Exception | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from pacsifier_ops.base.errors import Cancelled, InputError, Later, PacsifierError
+from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.runs.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
 
@@ -109,27 +110,25 @@ class ProgressLine:
     """A line that shows series, images and MB/s as they come or go; on a terminal only, unless verbose."""
 
     def __init__(self, series: int, verbose: bool) -> None:
-        self._series, self._verbose = series, verbose
+        self._meter, self._verbose = Meter(series, "series"), verbose
         self._ended = self._arrived = self._bytes = 0
-        self._started = self._shown = time.monotonic()
+        self._started = time.monotonic()
         self._lock = threading.Lock()
-        self._live = sys.stderr.isatty()
 
     def __enter__(self) -> ProgressLine:
+        self._meter.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._show()
-            print(file=sys.stderr)
+        self._show()
+        self._meter.__exit__()
 
     def arrived(self, size: int) -> None:
         """An object of `size` bytes arrived where it was to go."""
         with self._lock:
             self._arrived += 1
             self._bytes += size
-            if self._live and time.monotonic() - self._shown > 0.1:
-                self._show()
+            self._show()
 
     def done(self, account: SeriesAccount) -> None:
         """A series ended."""
@@ -137,17 +136,12 @@ class ProgressLine:
             self._ended += not account.look_at
             if self._verbose:
                 print(f"{_name(account)}: {account.state} {account.reason}".rstrip(), flush=True)
-            if self._live:
-                self._show()
+            self._show()
 
     def _show(self) -> None:
-        self._shown = time.monotonic()
-        rate = self._bytes / 1e6 / max(0.001, self._shown - self._started)
-        share = self._ended / max(1, self._series)
-        bar = "█" * round(24 * share) + "░" * (24 - round(24 * share))
-        images = f"  {self._arrived} images  {rate:.1f} MB/s" if self._bytes else ""  # a C-MOVE passes us by
-        text = f"{bar} {self._ended}/{self._series} series{images}"
-        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+        rate = self._bytes / 1e6 / max(0.001, time.monotonic() - self._started)
+        # A C-MOVE passes us by.
+        self._meter.show(self._ended, f"{self._arrived} images  {rate:.1f} MB/s" if self._bytes else "")
 
 
 def carry_out(

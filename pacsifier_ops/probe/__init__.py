@@ -54,22 +54,12 @@ def run_probe(node: PacsNode, cancelled: Callable[[], bool] = never) -> int:
         Cancelled: somebody wants it to end.
         StorageError: the state root cannot be written.
     """
-    import sys
-
+    from pacsifier_ops.base.terminal import Asking
     from pacsifier_ops.probe.page import to_text
 
-    live = sys.stderr.isatty()
-
-    def progress(question: str) -> None:
-        if live:
-            print(f"\rasking: {question}\x1b[K", end="", file=sys.stderr, flush=True)
-
     run = Run.fresh()
-    try:
-        findings = probe_into(run, node, cancelled, progress)
-    finally:
-        if live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    with Asking() as line:
+        findings = probe_into(run, node, cancelled, lambda question: line.show(f"asking: {question}"))
     print(to_text(findings))
     print(f"page: {page_of(run)}", flush=True)
     return 0 if findings.usable else 1
