@@ -139,38 +139,38 @@ def _account(**fields: Any) -> StudyAccount:
     return replace(account, **fields)
 
 
-def _hostile() -> StudyAccount:
-    losses = [Loss(state, "extract", HOSTILE, 1) for state in STATES[1:4]]
-    one = StudySeries(1, [2], HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, 5, 2, 2, 2, 2)
+def hostile_study(text: str = HOSTILE) -> StudyAccount:
+    losses = [Loss(state, "extract", text, 1) for state in STATES[1:4]]
+    one = StudySeries(1, [2], text, text, text, text, text, text, text, 5, 2, 2, 2, 2)
     one.delivered = one.unverifiable = one.excluded = one.quarantined = one.missing = 1
-    one.instances, one.lost, one.became, one.new_uids = 5, losses, [HOSTILE], [HOSTILE]
-    one.pseudonyms, one.confirmed = [HOSTILE], {"upload": 1}
-    stages = [StageAccount(stage, NOT_ENDED, HOSTILE, HOSTILE, {HOSTILE: 1}, HOSTILE, HOSTILE) for stage in STAGES]
+    one.instances, one.lost, one.became, one.new_uids = 5, losses, [text], [text]
+    one.pseudonyms, one.confirmed = [text], {"upload": 1}
+    stages = [StageAccount(stage, NOT_ENDED, text, text, {text: 1}, text, text) for stage in STAGES]
     return _account(
-        run=HOSTILE,
-        project=HOSTILE,
-        profile=HOSTILE,
-        rules=HOSTILE,
-        method=HOSTILE,
-        codes=[(HOSTILE,) * 3],
-        options=[HOSTILE],
-        folder=HOSTILE,
-        window=HOSTILE,
+        run=text,
+        project=text,
+        profile=text,
+        rules=text,
+        method=text,
+        codes=[(text,) * 3],
+        options=[text],
+        folder=text,
+        window=text,
         queried=True,
-        sources={HOSTILE: 1},
-        rows=[StudyRow(2, {HOSTILE: HOSTILE}, state, 1, HOSTILE, [HOSTILE]) for state in (ROW_FOUND, ROW_BAD, HOSTILE)],
+        sources={text: 1},
+        rows=[StudyRow(2, {text: text}, state, 1, text, [text]) for state in (ROW_FOUND, ROW_BAD, text)],
         series=[one],
         stages=stages,
-        decisions=[Decision(RELEASE, "d", APPROVED, HOSTILE, HOSTILE, True)],
-        asked=[HOSTILE],
-        gate={"counts": {"blocking": 1}, "blocking": [(HOSTILE, HOSTILE)], "waivable": [(HOSTILE, HOSTILE)]},
-        released=Released("d", HOSTILE, HOSTILE, True, 1, 1, 1, 0),
-        discrepancies=[HOSTILE],
+        decisions=[Decision(RELEASE, "d", APPROVED, text, text, True)],
+        asked=[text],
+        gate={"counts": {"blocking": 1}, "blocking": [(text, text)], "waivable": [(text, text)]},
+        released=Released("d", text, text, True, 1, 1, 1, 0),
+        discrepancies=[text],
         held_back=True,
     )
 
 
-@pytest.mark.parametrize("rendered", [report.render(_hostile(), [(1, 2, "x")]), handover.render(_hostile())])
+@pytest.mark.parametrize("rendered", [report.render(hostile_study(), [(1, 2, "x")]), handover.render(hostile_study())])
 def test_whatever_comes_from_elsewhere_stays_text(rendered: str) -> None:
     page = Page(rendered)
     names = {name for name, _ in page.elements}

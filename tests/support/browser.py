@@ -173,6 +173,14 @@ class Browser:
         """All text of the page and of the frames in it."""
         return str(self._evaluate(_DOCUMENTS + "documents(document).map(d => d.body?.innerText ?? '').join('\\n')"))
 
+    def too_wide(self) -> int:
+        """CSS pixels by which the page, once it is whole, is wider than the screen and has to be moved sideways."""
+        until = time.monotonic() + PATIENCE
+        while self._evaluate("document.readyState") != "complete":
+            assert time.monotonic() < until, "the page does not come to its end"
+            time.sleep(0.05)
+        return max(0, int(self._evaluate("document.documentElement.scrollWidth - window.innerWidth")))
+
     def screenshot(self, path: Path) -> None:
         """Write what is seen of the page to a PNG file."""
         time.sleep(0.5)  # what opens or closes comes to rest
