@@ -118,6 +118,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "clock": words.clock,
+        "column_kind": lambda heading: "number" if heading.endswith("#") else "text",
         "duration": words.duration,
         "listed": words.listed,
         "plural": words.plural,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,8 @@ def of_the_server() -> Iterator[tuple[str, str]]:
     question = views.OpenQuestion("approve_release", LONG, [LONG], ["Approve", LONG], views.OPEN, WHEN, WHEN)
     stage = views.StageView("complete", counts, report=True, sheets=12)
     study = views.StudyView(LONG, dict.fromkeys(STAGES, stage), account.gate, {"files": 1, "bytes": 1}, handover=True)
-    shared = {"started": WHEN, "readable": True, "report": True, "sheets": 12, "decisions": account.decisions}
+    shared: dict[str, Any] = {"started": WHEN, "readable": True, "report": True, "sheets": 12}
+    shared["decisions"] = account.decisions
     one = views.RunView("pacsifier_extract", LONG, "running", progress=counts, thumbnails={1: LONG}, **shared)
     whole = views.RunView("pacsifier_study", LONG, "running", questions=[question], study=study, **shared)
     base = "/pacsifier"

@@ -1,0 +1,51 @@
+"""How values come into templates: escaped in every place, and never missing in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jinja2 import UndefinedError
+
+from pacsifier_ops.runs import pages
+from pacsifier_ops.runs.pages import Bar, environment
+
+HOSTILE = "\"'><script>alert(1)</script>"
+
+
+def parts() -> Any:
+    return environment().get_template("runs/templates/parts.html").module
+
+
+def test_values_are_escaped_in_attributes_as_in_text() -> None:
+    drawn = parts().bar(Bar.of(HOSTILE, HOSTILE, [(HOSTILE, 1, HOSTILE)]))
+    shown = [drawn, parts().badge(HOSTILE, HOSTILE), parts().table(HOSTILE, [HOSTILE], [[HOSTILE]])]
+    for one in shown:
+        assert "<script" not in one and "\"'>" not in one and one.count("&lt;script&gt;") >= 2
+
+
+def test_a_value_that_is_missing_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        pages.page("web/templates/refusal.html", base="/pacsifier")
+
+
+def test_integers_get_their_thousands_apart_but_not_in_addresses() -> None:
+    shown = environment().from_string('<a id="{{ "n-" ~ count }}">{{ count }}</a>').render(count=1234567)
+    assert shown == '<a id="n-1234567">1,234,567</a>'
+
+
+def test_line_breaks_between_elements_are_no_part_of_the_page() -> None:
+    shown = environment().from_string("<p>\n  {{ one }}\n  <b>two</b> three\n  four\n</p>\n").render(one="a\nb")
+    assert shown == "<p>a\nb<b>two</b> three\n  four</p>"
+
+
+def test_what_utf_8_or_html_cannot_hold_is_replaced() -> None:
+    page = pages.page("web/templates/refusal.html", base="", sentence="a\x00\ud800\x9f\tb")
+    assert page.encode() and "a\ufffd\ufffd\ufffd\tb" in page
+
+
+def test_every_template_can_be_read() -> None:
+    names = environment().list_templates(["html"])
+    assert len(names) > 10
+    for name in names:
+        environment().get_template(name)
