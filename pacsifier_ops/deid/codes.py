@@ -1,9 +1,9 @@
-"""Codes: which ones are of public coding schemes, what these mean, and what stands for the others (PS3.16 8).
+"""Codes (PS3.16 8): which belong to public coding schemes, their meanings, and substitutes for the others.
 
-A code of a public scheme names no patient, whatever an object says. A code that a site made names the site: its value,
-its designator, the OID of its scheme and its list. Whether a code is public is not believed: its scheme must be one of
-`tables/coding_schemes.csv`, and its value one that PS3.16 uses, or of the form that the scheme's values have. Values of
-schemes of products are public where they are numbers of the product; what else is there, users have typed.
+A code of a public scheme identifies no patient. A local code identifies the site: by its value, designator, scheme OID
+and context group. The object's own claim does not count. A code is public if its scheme is in
+`tables/coding_schemes.csv`, and its value is used by PS3.16 or has the form of the scheme's values. Values of vendors'
+schemes are public where they are numbers of a product; other values there were typed by users.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pacsifier_ops.deid import machine, vocabulary
 from pacsifier_ops.deid.values import token
 from pacsifier_ops.pseudonyms.secret import Secret
 
-#: Designator of codes whose values are tokens. Those of private schemes begin with 99 (PS3.3 8.2).
+#: Designator of codes whose values are tokens. Designators of private schemes begin with 99 (PS3.3 8.2).
 LOCAL = "99DEIDENTIFIED"
 
 _FILE = Path(__file__).parent / "tables" / "coding_schemes.csv"
-#: Languages of reports (ISO 639).
+#: Coding schemes of languages of reports (ISO 639).
 _OF_LANGUAGES = frozenset({"ISO639_1", "ISO639_2", "RFC3066", "RFC5646"})
 _LANGUAGES = {
     code: name
@@ -40,7 +40,7 @@ _LANGUAGES = {
     )
     for code in codes.split()
 }
-#: Numbers that products give their own concepts: GEU-1005-33, A-100, 250137. Longer ones are of people, or dates.
+#: Numbers that products give their concepts: GEU-1005-33, A-100, 250137. Longer ones identify people, or are dates.
 _OF_PRODUCTS = re.compile(r"(?!(?:\D*\d){8})([A-Z]{0,4})[-.]?\d{1,6}(?:[-.]\d{1,4}){0,3}", re.ASCII)
 #: A unit: numbers, atoms with their prefixes and exponents, annotations (UCUM 2.1).
 _ATOMS = (
@@ -51,7 +51,7 @@ _ATOMS = (
 _FACTOR = rf"(?:\d+|\d*(?:da|[YZEPTGMkhdcmunpfazy]|[KMGT]i)?(?:{_ATOMS})[+-]?\d{{0,2}})?"
 _UNIT = re.compile(rf"{_FACTOR}(?:[./]{_FACTOR})*")
 _ANNOTATION = re.compile(r"\{([^{}]*)\}")
-#: Annotations of PS3.16 CID 82 and 85, and usual ones.
+#: Annotations of PS3.16 CID 82 and 85, and common ones.
 _ANNOTATIONS = re.compile(r"SUV(bw|lbm|bsa|ibw)(m|j|_j)?|H\.B\.|[Pp]ixels?|counts|breaths|cells|voxels?|frames?")
 
 
@@ -65,13 +65,13 @@ def _meanings() -> dict[tuple[str, str], str]:
         for code in getattr(codes, scheme).concepts.values():
             before = found.setdefault((code.value, scheme), code.meaning)
             found[code.value, scheme] = min(before, code.meaning, key=lambda meaning: (len(meaning), meaning))
-    # What DICOM called SRT until 2019 is SCT by other values (PS3.16 8.1).
+    # DICOM used SRT codes until 2019; they correspond to SCT codes with other values (PS3.16 8.1).
     found |= {(old, "SRT"): found[new, "SCT"] for old, new in mapping["SRT"].items() if (new, "SCT") in found}
     return found
 
 
 def meaning(value: str, scheme: str) -> str:
-    """The meaning of a code by its scheme's designator; empty where it is not known."""
+    """Return the meaning of a code by its scheme's designator; empty where it is unknown."""
     if scheme in _OF_LANGUAGES:
         return _LANGUAGES.get(value.partition("-")[0], "")
     return _meanings().get((value, scheme), "")
@@ -79,17 +79,18 @@ def meaning(value: str, scheme: str) -> str:
 
 @cache
 def _schemes() -> dict[str, tuple[str, str]]:
-    """UID and form of values of the public schemes, by designator."""
+    """Return UID and form of values of the public schemes, by designator."""
     with _FILE.open(encoding="utf-8", newline="") as file:
         return {row["designator"]: (row["uid"], row["form"]) for row in csv.DictReader(file)}
 
 
 @lru_cache(maxsize=16384)
 def is_public(value: str, scheme: str) -> bool:
-    """Whether a code is one of a public scheme; without a value, whether the scheme is.
+    """Return whether a code belongs to a public scheme; without a value, whether the scheme is public.
 
     Args:
-        scheme: its designator (0008,0102); without one, nothing is public.
+        value: code value.
+        scheme: coding scheme designator (0008,0102); without one, nothing is public.
     """
     if scheme not in _schemes():
         return False
@@ -104,7 +105,7 @@ def is_public(value: str, scheme: str) -> bool:
 
             return value in UID_dictionary
     if form == "@product":
-        # Letters in front are the product's; of a clinic's number, they are the clinic's.
+        # Leading letters must be the product's; in a clinic's number they are the clinic's.
         found = _OF_PRODUCTS.fullmatch(value)
         return found is not None and (not found[1] or machine.clean(found[1]) == found[1])
     if re.fullmatch(form, value, re.ASCII) is None:
@@ -113,7 +114,7 @@ def is_public(value: str, scheme: str) -> bool:
 
 
 def is_public_uid(uid: str) -> bool:
-    """Whether a UID of a scheme, a context group or a mapping resource is one of PS3.6 or PS3.16."""
+    """Return whether a UID of a scheme, a context group or a mapping resource is in PS3.6 or PS3.16."""
     from pydicom.uid import UID_dictionary
 
     return uid in UID_dictionary or uid in _uids()
@@ -121,7 +122,7 @@ def is_public_uid(uid: str) -> bool:
 
 @cache
 def digest() -> str:
-    """SHA-256, in hexadecimal digits, of the public schemes."""
+    """Return the SHA-256, in hexadecimal digits, of the public schemes."""
     return hashlib.sha256(_FILE.read_bytes()).hexdigest()
 
 
@@ -131,7 +132,7 @@ def _uids() -> frozenset[str]:
 
 
 def substitute(secret: Secret, value: str, scheme: str) -> str:
-    """What stands for the value of a local code: the same in a project for the same value of the same scheme."""
+    """Return the substitute of a local code value, the same in a project for the same value and scheme."""
     return token(secret, "CodeValue", f"{scheme}\0{value}")
 
 
@@ -143,14 +144,14 @@ def _is_unit(value: str) -> bool:
 
 
 def _is_checked_by_luhn(value: str) -> bool:
-    """Whether the check digit of a LOINC number is right."""
+    """Return whether the check digit of a LOINC number is correct."""
     digits = [int(digit) for digit in reversed(re.sub(r"\D", "", value))]
     doubled = [digit if place % 2 == 0 else digit * 2 - 9 * (digit > 4) for place, digit in enumerate(digits)]
     return sum(doubled) % 10 == 0
 
 
 def _is_checked_by_verhoeff(value: str) -> bool:
-    """Whether the check digit of a SNOMED CT identifier is right, and it is one of a concept (partition 00 or 10)."""
+    """Return whether a SNOMED CT identifier has a correct check digit and is a concept's (partition 00 or 10)."""
     check = 0
     for place, digit in enumerate(reversed(value)):
         check = _D5[check][_permuted(place, int(digit))]

@@ -1,8 +1,8 @@
-"""Contact sheets: frames spread over a series on one picture, for a person who looks for burned-in text.
+"""Contact sheets: several frames of a series in one picture, for a reviewer who looks for burned-in text.
 
-Text stands out whatever its grey level: half of each shade is the file's window, half the rank of the value among those
-of its frame, so that what differs from its surroundings differs on the sheet. Made in a process of its own, since
-decoders are foreign code that may crash on a damaged image.
+Text is visible at any grey level. Half of each shade comes from the file's window, half from the rank of the value in
+its frame, so that different values differ on the sheet. A separate process makes the sheets, because decoders are
+native code that may crash on a damaged image.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from pydicom.dataset import Dataset
 
-#: Frames of a series at most, odd so that the middle one is among them; pixels of a frame's longer side.
+#: Maximum number of frames of a series, odd to include the middle one; longer side of a frame in pixels.
 MOST, SIDE = 9, 512
-#: Seconds and bytes of memory for one sheet.
+#: Limits for one sheet: seconds, and bytes of memory.
 _SECONDS, _MEMORY = 120.0, 4 * 2**30
 _ACROSS, _GAP = 3, 4
-#: Bytes that tell the length of a sheet.
+#: Number of bytes of a sheet's length field.
 _PREFIX = 8
 
 
 class ContactSheets:
-    """Makes contact sheets in a process that is kept from one to the next, and begun anew where it has ended."""
+    """Makes contact sheets in a separate process, which is kept between calls and restarted after a crash."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,16 +55,19 @@ class ContactSheets:
         if self._process is not None:
             process, self._process = self._process, None
             process.kill()
-            with suppress(OSError):  # what it had not read yet
+            with suppress(OSError):  # input that it had not read yet
                 process.communicate()
 
     def of(self, files: Sequence[Path]) -> bytes | None:
-        """PNG with up to nine frames of a series: the first, the middle, the last and some between, in instance order.
+        """Return a PNG with up to nine frames of a series, evenly spread in instance order.
 
-        A frame that cannot be shown has a crossed box.
+        A crossed box replaces a frame that cannot be shown.
+
+        Args:
+            files: the files of the series.
 
         Returns:
-            None where there is nothing to show: no images, or they crash the decoder, or take too long.
+            The PNG; None where there are no images, or they crash the decoder, or take too long.
         """
         if self._process is not None and self._process.poll() is not None:
             self.close()
@@ -87,11 +90,16 @@ class ContactSheets:
 
 
 def _received(process: subprocess.Popen[bytes], size: int, until: float) -> bytes:
-    """So many bytes of what a process says.
+    """Read a number of bytes from the output of a process.
+
+    Args:
+        process: the process.
+        size: number of bytes.
+        until: deadline on the clock of `time.monotonic`, in seconds.
 
     Raises:
-        TimeoutError: they do not come in time.
-        EOFError: it ends before.
+        TimeoutError: the bytes do not arrive in time.
+        EOFError: the output ends before.
     """
     assert process.stdout
     said = b""
@@ -107,7 +115,7 @@ def _received(process: subprocess.Popen[bytes], size: int, until: float) -> byte
 
 
 def _sheet(files: Sequence[Path]) -> bytes | None:
-    """The contact sheet of a series."""
+    """Make the contact sheet of a series."""
     from PIL import Image
 
     chosen = _spread(files)
@@ -128,12 +136,12 @@ def _sheet(files: Sequence[Path]) -> bytes | None:
 
 
 def _spread(files: Sequence[Path]) -> list[tuple[Path, int]]:
-    """Frames spread evenly over all those of a series, from its first to its last."""
+    """Choose frames spread evenly over those of a series, from the first to the last."""
     from pydicom import dcmread
 
     images = []
     for place, path in enumerate(files):
-        with suppress(Exception):  # whatever foreign files make the reader raise
+        with suppress(Exception):  # the reader raises many types of exception on damaged files
             head = dcmread(path, specific_tags=["InstanceNumber", "NumberOfFrames", "Rows"], stop_before_pixels=True)
             if "Rows" in head:
                 images.append((int(head.get("InstanceNumber") or 0), place, int(head.get("NumberOfFrames") or 1)))
@@ -149,14 +157,14 @@ def _spread(files: Sequence[Path]) -> list[tuple[Path, int]]:
 
 
 def _tile(path: Path, frame: int) -> Image:
-    """One frame as a picture, not larger than it is; a crossed box if it cannot be shown."""
+    """Render one frame, not enlarged; a crossed box if it cannot be shown."""
     from PIL import Image, ImageDraw
 
     try:
         pixels, head, _ = read_frame(path, frame)
         tile = Image.fromarray(_visible(pixels, head, frame))
         tile.thumbnail((SIDE, SIDE))
-    except Exception:  # whatever foreign files make the decoders raise
+    except Exception:  # decoders raise many types of exception on damaged files
         tile = Image.new("L", (SIDE // 2, SIDE // 2), 0)
         corner = SIDE // 2 - 1
         ImageDraw.Draw(tile).line([0, 0, corner, corner], 255)
@@ -165,7 +173,7 @@ def _tile(path: Path, frame: int) -> Image:
 
 
 def _visible(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
-    """Shades in which all that differs is seen to differ."""
+    """Return shades in which different values look different."""
     import numpy as np
 
     windowed = shades(pixels, head, frame)
@@ -182,11 +190,11 @@ def _visible(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Read the files' paths, a line of JSON for each series, and write their contact sheets, each after its length."""
-    with suppress(ValueError, OSError):  # not everywhere may it be set
+    """Read paths of files, one JSON list per series, and write each contact sheet after its length."""
+    with suppress(ValueError, OSError):  # not all systems allow it
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     with os.fdopen(os.dup(1), "wb") as answer:
-        os.dup2(2, 1)  # what the decoders print is no part of it
+        os.dup2(2, 1)  # decoders may print; that must not mix with the answer
         for line in sys.stdin.buffer:
             sheet = _sheet([Path(path) for path in json.loads(line)]) or b""
             answer.write(len(sheet).to_bytes(_PREFIX, "big") + sheet)

@@ -1,7 +1,7 @@
-"""The device catalogue: where which devices burn text into their images, and what of an image is blacked out for it.
+"""The device catalogue: which devices burn text into their images, and which areas of an image are blacked out.
 
-An entry is a site's promise: of any image that it matches, nothing identifying is left once its areas are black. So
-entries of different devices never help each other out, but all that match an image are applied together.
+With an entry a site promises: an image that matches it has nothing identifying outside the entry's areas. So entries of
+different devices do not complement each other, but all entries that match an image are applied together.
 """
 
 from __future__ import annotations
@@ -27,39 +27,40 @@ from pacsifier_ops.deid import lettering
 
 #: The catalogue that comes with the package.
 SHIPPED = Path(__file__).with_name("devices.json")
-#: What an entry may keep: the regions that an ultrasound image itself declares (PS3.3 C.8.5.5).
+#: Value of `keep`: the regions that an ultrasound image declares (PS3.3 C.8.5.5).
 REGIONS = "ultrasound regions"
-#: What removing overlays from unused bits of the pixels is called in lists of applied entries.
+#: Id, in lists of applied entries, of the removal of overlays from unused bits of the pixels.
 OVERLAY_BITS = "overlay-bits"
-#: What blacking out writing is called there that was found in the pixels.
+#: Id, in the same lists, of the blackout of writing that was found in the pixels.
 WRITING = "writing"
 
 #: Left, top, width and height, in pixels from the upper left corner.
 Area = tuple[int, int, int, int]
 
-#: What is done where what is left of an image looks like writing, the strictest first: the image is kept back for a
-#: person, the writing becomes black, or nobody searches for it.
+#: Treatment of images whose remaining area looks like writing, the strictest first: the image goes to quarantine, the
+#: writing is blacked out, or nothing is searched.
 QUARANTINE, BLACK, KEEP = _TREATMENTS = "quarantine", "black", "keep"
 
 _FILE_KEYS = "shipped", "devices"
 _ENTRY_KEYS = "id", "match", "banner", "black", "keep", "writing", "note", "source", "approved"
 _ID = re.compile(r"[0-9a-z][0-9a-z._-]{0,63}")
-#: Region Spatial Formats that hold image or trace: 2D, M-mode, spectral, waveform (PS3.3 C.8.5.5.1.1); not graphics.
+#: Region Spatial Formats of images and traces: 2D, M-mode, spectral, waveform (PS3.3 C.8.5.5.1.1); not graphics.
 _PICTURES = frozenset({1, 2, 3, 4})
-#: Banners take 6 to 10 % of an image's height. Of a device whose banner nobody has measured, so much becomes black.
+#: Banners take 6 to 10 % of the height of an image. This share is blacked out where the banner of a device was not
+#: measured.
 _BANNER = 1 / 10
 
 
 @dataclass(frozen=True, slots=True)
 class Blackout:
-    """What is to become black in one image.
+    """Areas to black out in one image.
 
     Attributes:
-        entries: ids of the catalogue's entries that say so.
+        entries: ids of the catalogue entries that apply.
         black: areas to black out.
-        keep: areas outside which all is blacked out; empty: the whole image is kept but for `black`.
-        overlay_bits: bits of the pixels that hold no image are cleared: overlays are in them (PS3.5 8.1.2).
-        writing: what is done with writing in what is left: one of the constants above.
+        keep: areas to keep: everything outside them is blacked out. Empty: everything is kept apart from `black`.
+        overlay_bits: clear bits of the pixels that belong to no image: overlays are in them (PS3.5 8.1.2).
+        writing: treatment of writing in the remaining area: `QUARANTINE`, `BLACK` or `KEEP`.
     """
 
     entries: tuple[str, ...] = ()
@@ -74,12 +75,12 @@ class Device:
     """One entry of the catalogue.
 
     Attributes:
-        id: what manifests and reports call it.
-        match: per keyword the patterns of which one has to match one of the attribute's values; all keywords have to.
+        id: name of the entry in manifests and reports.
+        match: patterns by keyword. Each keyword needs one value that matches one of its patterns.
         black: areas to black out.
-        keep_regions: only the regions that the image itself declares are kept.
-        banner: rows from the top to black out, over the whole width; 0: nobody has measured them.
-        writing: what is done with writing in what is left; empty: the entry does not say.
+        keep_regions: keep only the regions that the image declares.
+        banner: rows from the top to black out, over the whole width; 0 where they were not measured.
+        writing: treatment of writing in the remaining area; empty where the entry has none.
     """
 
     id: str
@@ -90,32 +91,33 @@ class Device:
     writing: str = ""
 
     def matches(self, values_of: Callable[[str], tuple[str, ...]]) -> bool:
-        """Whether an image is one of this device's, by its values (see `values`)."""
+        """Return whether an image belongs to this device, by its values (see `values`)."""
         return all(
             any(fnmatchcase(value, pattern) for value in values_of(keyword) for pattern in patterns)
             for keyword, patterns in self.match.items()
         )
 
     def blacks(self, ds: Dataset) -> tuple[Area, ...]:
-        """All that becomes black of an image."""
+        """Return all areas of an image that are blacked out."""
         return (*self.black, *([(0, 0, ds.Columns, min(self.banner, ds.Rows))] if self.banner else []))
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All entries in force.
+    """All entries in effect.
 
     Attributes:
-        digest: SHA-256, in hexadecimal digits, of everything that decides.
+        devices: the entries.
+        digest: SHA-256, in hexadecimal digits, of everything that determines the result.
     """
 
     devices: tuple[Device, ...] = ()
     digest: str = field(default="", compare=False)
 
     def blackout(self, ds: Dataset) -> Blackout | None:
-        """What is to become black in an image, before it is de-identified; None: nothing.
+        """Return the areas to black out in an image before de-identification; None where there are none.
 
-        An object without pixel data, or without the size of its image, matches no entry.
+        An object without pixel data, Rows or Columns matches no entry.
         """
         if "PixelData" not in ds or _whole(ds, "Rows") is None or _whole(ds, "Columns") is None:
             return None
@@ -142,7 +144,8 @@ class Catalogue:
 
 
 def load(path: Path | None = None) -> Catalogue:
-    """The shipped catalogue or, where a file is given, that one, along with the shipped one if it says so.
+    """Load the catalogue of the package or, where a file is given, that file, with the package's entries if it asks for
+    them.
 
     Raises:
         ConfigError: the file cannot be read, or an entry is wrong; names the entry and the key.
@@ -166,20 +169,20 @@ def load(path: Path | None = None) -> Catalogue:
 
 
 def values(ds: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values of an attribute in capital letters, without blanks at the ends and without empty ones."""
+    """Return the non-empty values of an attribute in capital letters, stripped."""
     value = ds.get(keyword)
     every = value if isinstance(value, MultiValue | list | tuple) else (value,)
     return tuple(text for one in every if one is not None and (text := str(one).strip(" \0").upper()))
 
 
 def _whole(ds: Dataset, keyword: str) -> int | None:
-    """The value of an attribute, if it is one whole number."""
+    """Return the value of an attribute, if it is one integer."""
     value = ds.get(keyword)
     return value if isinstance(value, int) else None
 
 
 def regions_of(ds: Dataset) -> tuple[Area, ...]:
-    """The declared regions with an image or a trace; none where one of them lies outside the image."""
+    """Return the declared regions with an image or a trace; none where one of them exceeds the image."""
     regions = ds.get("SequenceOfUltrasoundRegions")
     keep = []
     for region in regions if isinstance(regions, Sequence) else ():
@@ -189,7 +192,7 @@ def regions_of(ds: Dataset) -> tuple[Area, ...]:
         right, bottom = _whole(region, "RegionLocationMaxX1"), _whole(region, "RegionLocationMaxY1")
         if left is None or top is None or right is None or bottom is None:
             return ()
-        # The lower right corner is part of the region; some devices give the one behind it.
+        # The lower right corner belongs to the region. Some devices give the corner after it.
         if not (0 <= left < right <= ds.Columns and 0 <= top < bottom <= ds.Rows):
             return ()
         keep.append((left, top, min(right + 1, ds.Columns) - left, min(bottom + 1, ds.Rows) - top))
@@ -197,8 +200,8 @@ def regions_of(ds: Dataset) -> tuple[Area, ...]:
 
 
 def _overlay_in_pixels(ds: Dataset) -> bool:
-    """Whether an overlay plane lies in unused bits of the pixels (PS3.5 8.1.2; retired, and still in archives)."""
-    tags = set(ds.keys())  # asked for the elements, the data set would decode them all
+    """Return whether unused bits of the pixels contain an overlay plane (PS3.5 8.1.2; retired, but still in use)."""
+    tags = set(ds.keys())  # iterating over the data set would decode all elements
     planes = [tag for tag in tags if tag & 0xFF01FFFF == 0x60000010]
     in_pixels = any(tag + 0x2FF0 not in tags for tag in planes)
     allocated, stored = _whole(ds, "BitsAllocated"), _whole(ds, "BitsStored")
@@ -206,7 +209,7 @@ def _overlay_in_pixels(ds: Dataset) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a catalogue's file."""
+    """Read the content of a catalogue file."""
     try:
         content = json_of(read_given(path))
     except Unusable as error:
@@ -222,7 +225,7 @@ def _entries(content: dict[str, Any], name: str) -> tuple[Device, ...]:
 
 
 def _entry(entry: Any, where: str) -> Device:
-    """One entry, checked."""
+    """Check an entry and return it."""
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: is not a JSON object")
     _check_keys(entry, _ENTRY_KEYS, where)
@@ -267,7 +270,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _patterns(keyword: str, wanted: Any, where: str) -> tuple[str, ...]:
-    """The patterns of one attribute."""
+    """Check the patterns of an attribute and return them."""
     if tag_for_keyword(keyword) is None:
         raise ConfigError(
             f"{where}: match: {not_known(keyword, ('Manufacturer', 'ManufacturerModelName', 'Modality'))}"
@@ -284,7 +287,7 @@ def _patterns(keyword: str, wanted: Any, where: str) -> tuple[str, ...]:
 
 
 def _area(area: Any, match: dict[str, Any], where: str) -> Area:
-    """One area; it lies within an image whose size the entry asks for."""
+    """Check an area and return it. It must lie within an image of the entry's Rows and Columns."""
     rows, columns = match.get("Rows"), match.get("Columns")
     if not (_is_whole(rows) and _is_whole(columns)):
         raise ConfigError(

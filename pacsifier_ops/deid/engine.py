@@ -1,37 +1,39 @@
-"""De-identifies an object by its rules (PS3.15 E.1): every element, at every depth, nothing unseen.
+"""De-identifies an object by its rules (PS3.15 E.1): every element, at every depth.
 
-Only what is valid passes. An element that a rule keeps is looked at: a value that is none of its VR (a name in a code
-string, letters in a number) is emptied, the values beside it stay. An element whose VR is not that of PS3.6 must be
-valid by both, and goes where that cannot be. What cannot be told is refused as a whole.
+Only valid values pass. The engine checks each element that a rule keeps. A value that is invalid for its VR (a name in
+a code string, letters in a number) is emptied; the other values of the element stay. An element whose VR differs from
+PS3.6 must be valid for both VRs, and is removed where that is not possible. An object that cannot be interpreted is
+refused as a whole.
 
 Dates
-- All dates of a patient are moved by the same days, DA and DT alike; precision, fraction, zone and form stay. Times are
-  not moved, and a DT never changes its time of day.
-- Dates before 1993 (`YYYY.MM.DD`) stay in that form. Of a DT without day or month, the first one is moved and what was
-  not there is left out again. A DA without day or month is none, nor is a range: such values are not moved but
-  emptied, removed or replaced by 1 January 1900, as the rule says. So are those that stand for no date, such as
-  1 January 1900 or 1970: moved, they would tell by how many days. The first days of newer calendars, such as 1 January
-  2000, stand for none unless another date of the patient is within a year of them.
-- The version of a context group or template is no date; one within 60 days of a date of the patient becomes a dummy.
-- What is no date of the patient's alone, the date of a calibration for one, goes by its rule (`tables/dates.csv`).
-- Dates in numbers: those of an order (SeriesNumber) are moved, others go with their element (see `numbers`).
-- How long it is since an event stays where that is one of the patient's own, as the differences of moved dates do.
+- All dates of a patient are shifted by the same number of days, DA and DT alike. Precision, fraction, zone and form
+  stay. Times are not shifted, and a DT keeps its time of day.
+- Dates in the form before 1993 (`YYYY.MM.DD`) keep that form. In a DT without day or month, the first one is shifted
+  and the missing part is cut off again. A DA without day or month is invalid, and so is a range: such values are not
+  shifted but emptied, removed or replaced by 1 January 1900, as the rule says. The same applies to placeholders such as
+  1 January 1900 or 1970: shifted, they would reveal the number of days. The first days of newer calendars, such as 1
+  January 2000, are placeholders unless another date of the patient is within a year of them.
+- The version of a context group or template is no date. One within 60 days of a date of the patient becomes a dummy.
+- A date that does not belong to the patient alone, such as that of a calibration, follows its rule
+  (`tables/dates.csv`).
+- Dates in numbers: those in an order (SeriesNumber) are shifted, others are removed with their element (see `numbers`).
+- The time since an event stays where the event belongs to the patient, as the differences of shifted dates do.
 
 Birth date and age
-- The birth date is never moved: beside an age and a date of the study, or a birth date of another source, it would tell
-  the days by which all others were. Rules empty it. Where another date has its value, it goes as invalid ones do,
-  unless the patient was examined on that day: a newborn.
-- An age of 90 years and more is `090Y`, in PatientAge as in measurements of structured reports.
+- The birth date is never shifted. Beside an age and a study date, or a birth date from another source, it would reveal
+  the shift of all other dates. Rules empty it. Another date with the same value is treated as invalid, unless the
+  patient was examined on that day: a newborn.
+- An age of 90 years and more becomes `090Y`, in PatientAge and in measurements of structured reports.
 
 UIDs
-- A UID becomes the one that the project's secret gives, the same in every object. Those of PS3.6 stay, each by itself;
-  that another one begins as they do means nothing. What is no UID is replaced like one.
+- Each UID is replaced by one that is computed from the project's secret, the same in every object. Registered UIDs of
+  PS3.6 stay. An unregistered UID that merely begins like a registered one is replaced. So is a value that is no UID.
 
 Text and pixels
-- Text stays in the character sets that its data set, or its item, declares; what they cannot decode is no valid text.
-- Meanings of codes are the standard's where the code is, else what the vocabulary leaves of them.
-- Pixel data is neither decoded nor encoded anew. Where it is native, nothing stays behind the last pixel; of streams
-  such as JPEG, what is no pixels becomes zeros (see `remarks`), as words in colour profiles do (see `icc`).
+- Text stays in the character sets that its data set, or its item, declares. Text that they cannot decode is invalid.
+- The meaning of a code is the standard's where the code is; else it is what the vocabulary leaves.
+- Pixel data are neither decoded nor encoded again. Data after the last native pixel are removed. In streams such as
+  JPEG, bytes that are not pixels become zeros (see `remarks`), as text in colour profiles does (see `icc`).
 """
 
 from __future__ import annotations
@@ -75,19 +77,22 @@ from pacsifier_ops.pseudonyms.secret import Secret
 _MEANING = 0x00080104
 #: LongitudinalTemporalOffsetFromEvent, LongitudinalTemporalEventType.
 _OFFSET, _EVENT = 0x00120052, 0x00120053
-#: Events of one patient (PS3.3 C.7.2.3, and what archives of trials write). What begins for all on one day is none.
+#: Events that belong to one patient (PS3.3 C.7.2.3, and terms of trial archives). An event on the same day for all
+#: patients is none.
 _OWN_EVENTS = frozenset(("BASELINE", "DIAGNOSIS", "ENROLLMENT", "RANDOMIZATION", "REGISTRATION"))
 _INSTANCE_NUMBER = 0x00200013
 _NO_DATES = Calendar()
-#: Digits of numbers by which images may be counted.
+#: Maximum number of digits of a number that may count images.
 _COUNTED = 7
 #: CodeValue, LongCodeValue, URNCodeValue; CodingSchemeDesignator, CodingSchemeVersion.
 _CODE_VALUES, _DESIGNATOR, _VERSION = (0x00080100, 0x00080119, 0x00080120), 0x00080102, 0x00080103
-#: ContextIdentifier and TemplateIdentifier are numbers of PS3.16; MappingResource is PS3.16 itself, or a product's.
+#: ContextIdentifier and TemplateIdentifier are numbers of PS3.16; MappingResource is PS3.16 itself, or a vendor's
+#: resource.
 _NUMBERED, _RESOURCE = (0x0008010F, 0x0040DB00), 0x00080105
 _NUMBER = re.compile(r"\d{1,5}|99_\d{1,4}", re.ASCII)
 _SCHEMES, _TEXT_VALUE, _MANUFACTURER = 0x00080110, 0x0040A160, 0x00080070
-#: FrameLabelVector, StackID, OpticalPathIdentifier and references to it, GraphicLayer: they tell parts apart.
+#: FrameLabelVector, StackID, OpticalPathIdentifier and references to it, GraphicLayer: they distinguish parts of an
+#: object.
 _PARTS = frozenset((0x00182002, 0x00209056, 0x00480106, 0x006A000E, 0x00700002))
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 #: PatientName, OtherPatientNames, PatientBirthName.
@@ -96,7 +101,7 @@ _COLOUR_PROFILE = 0x00282000
 _BINARY = frozenset(vrs.SIZES) | {"OB"}
 #: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
 _DIMENSIONS, _FRAMES = (0x00280002, 0x00280010, 0x00280011, 0x00280100), 0x00280008
-#: Plans and UIDs that are remembered at most, so that no file can fill the memory.
+#: Maximum number of cached plans and UIDs, so that no file can exhaust the memory.
 _MOST = 100_000
 
 
@@ -105,9 +110,9 @@ class Deidentified:
     """A de-identified object.
 
     Attributes:
-        dataset: the object, fit for `writing.write`.
-        counts: how often each rule was applied, by its id.
-        uids: UIDs by the ones that they replace.
+        dataset: the object, ready for `writing.write`.
+        counts: number of elements by rule id.
+        uids: replacement UIDs by original UID.
     """
 
     dataset: Dataset
@@ -120,7 +125,7 @@ class Engine:
 
     Args:
         rules: the compiled profile.
-        secret: of the project; gives UIDs and tokens.
+        secret: secret of the project; UIDs and tokens are computed with it.
     """
 
     def __init__(self, rules: Rules, secret: Secret) -> None:
@@ -137,17 +142,17 @@ class Engine:
         without: Collection[int] = (),
         names: Iterable[str] = (),
     ) -> Deidentified:
-        """De-identify an object; `ds` stays as it is.
+        """De-identify an object; `ds` does not change.
 
         Args:
-            ds: from `reading.read`; another one is encoded first, as its file meta information says.
-            person: who the patient becomes.
+            ds: data set from `reading.read`. Any other data set is encoded first, as its file meta information says.
+            person: pseudonym and date shift of the patient.
             calendar: dates of the patient's objects, which must not stay in numbers.
-            without: attributes that are left out wherever they are (see `leftout`).
-            names: of the patient, from other objects or the folder: an object may lack its own.
+            without: tags that are emptied at every depth (see `leftout`).
+            names: names of the patient from other objects or the folder; the object may lack them.
 
         Raises:
-            Unfit: the object has what is not understood, or a number is the date of birth.
+            Unfit: the object contains something that cannot be interpreted, or a number is the date of birth.
         """
         parsed = ds if isinstance(ds, reading.Parsed) else _parsed(ds)
         sop_class = sr.text_of(parsed.elements, _SOP_CLASS)
@@ -166,7 +171,7 @@ class Engine:
         return Deidentified(made, dict(walk.counts), walk.uids)
 
     def uid(self, uid: str) -> str:
-        """The UID that replaces another."""
+        """Return the UID that replaces another."""
         new = self.uids.get(uid)
         if new is None:
             if len(self.uids) > _MOST:
@@ -175,7 +180,7 @@ class Engine:
         return new
 
     def plan(self, rules: ObjectRules, tag: int, vr: str) -> _Plan:
-        """What is done to a public element, from memory."""
+        """Return the plan for a public element, from the cache where possible."""
         plans = self.plans.setdefault(rules, {})
         plan = plans.get((tag, vr))
         if plan is None:
@@ -186,10 +191,13 @@ class Engine:
 
 
 def _cut_behind_pixels(elements: Elements, syntax: Syntax) -> bool:
-    """Cut off what stands behind the last pixel, where nobody would look for it (PS3.5 8.1.1): padding, mostly.
+    """Remove data after the last pixel (PS3.5 8.1.1), mostly padding. No viewer would show an identifier there.
+
+    Returns:
+        Whether the element changed.
 
     Raises:
-        Unfit: a frame or more stands there: the description of the pixels is wrong.
+        Unfit: the data are a frame or more, so the description of the pixels is wrong.
     """
     numbers = []
     for tag in _DIMENSIONS:
@@ -204,7 +212,7 @@ def _cut_behind_pixels(elements: Elements, syntax: Syntax) -> bool:
     frame = math.prod(numbers)
     length = (frame * int(frames) + 7) // 8
     if not syntax.little:
-        length += length & 1  # bytes of words are swapped: the last one is a pixel, the one before it the padding
+        length += length & 1  # bytes are swapped within words: the last one is a pixel, the one before it the padding
     if len(pixels) <= length or not any(pixels[length:]):
         return False
     if (len(pixels) - length) * 8 >= frame > 8:
@@ -214,30 +222,32 @@ def _cut_behind_pixels(elements: Elements, syntax: Syntax) -> bool:
 
 
 def _parsed(ds: Dataset) -> reading.Parsed:
-    """A data set that was made in memory, as if it had been read."""
+    """Encode a data set from memory, and read it like a file."""
     buffer = io.BytesIO()
     try:
         ds.save_as(buffer, enforce_file_format=True)
-    except Exception:  # whatever pydicom finds wrong with it
+    except Exception:  # pydicom raises many types of exception here
         raise Unfit("it cannot be encoded as a file") from None
     return reading.parse(buffer.getvalue())
 
 
 _NUMBERS = frozenset(["AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"])
-#: Begins every UID that the standard registers (PS3.5 9.3, PS3.6 Annex A).
+#: Root of every UID that the standard registers (PS3.5 9.3, PS3.6 Annex A).
 _ROOT = "1.2.840.10008."
 
-#: Does to a value what a rule says: value, VR, tag, rule and character set; None where the element goes.
+#: Applies a rule to a value. Arguments: value, VR, tag, rule and character set. Returns None where the element is
+#: removed.
 _Act: TypeAlias = "Callable[[_Walk, Value, str, int, Rule, Charset], Value | None]"
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is done to an element.
+    """The treatment of an element.
 
     Attributes:
-        vr: the VR that it is treated and written by.
-        act: how; None: it goes.
+        rule: the rule that applies.
+        vr: the VR by which the value is treated and written.
+        act: the method that treats the value; None: the element is removed.
     """
 
     rule: Rule
@@ -245,7 +255,7 @@ class _Plan:
     act: _Act | None
 
 
-#: Elements of groups 0000 to 0007 have no place in a data set; group lengths are of a time when groups were read apart.
+#: Elements of groups 0000 to 0007 are not allowed in a data set. Group lengths are retired (PS3.5 7.2).
 _GONE = _Plan(Rule(Action.REMOVE, "group"), "", None)
 _PRIVATE = _Plan(PRIVATE, "", None)
 _LEFT_OUT = _Plan(Rule(Action.REMOVE, leftout.RULE), "", None)
@@ -257,24 +267,24 @@ def _plan(rules: ObjectRules, tag: int, vr: str) -> _Plan:
     vr = _known_vr(tag, vr)
     rule = rules.find(tag, vr)
     if tag == _CHARACTER_SET:
-        rule = replace(rule, action=Action.KEEP)  # without it, what stays would be read as something else
+        rule = replace(rule, action=Action.KEEP)  # without it, text would be decoded wrongly
     return _fitted(rule, tag, vr)
 
 
 def _left_out(tag: int) -> _Plan:
-    """The plan for an attribute that is left out: it has no value, or a dummy where a class may need one."""
+    """Return the plan for an attribute of `without`: no value, or a dummy where a SOP class may require a value."""
     action = Action.DUMMY if tag in leftout.NEEDED else Action.EMPTY
     return _planned(Rule(action, leftout.RULE), tables.dictionary()[tag][0])
 
 
 def _known_vr(tag: int, vr: str) -> str:
-    """The VR of a public element; where its writer did not know it (UN), that of PS3.6 (PS3.5 6.2.2)."""
+    """Return the VR of a public element; for VR UN, the one of PS3.6 where it is unique (PS3.5 6.2.2)."""
     known = tables.dictionary().get(tag, ())
     return known[0] if vr == "UN" and len(known) == 1 else vr
 
 
 def _fitted(rule: Rule, tag: int, vr: str) -> _Plan:
-    """The plan for a public element, whose VR may be another than that of PS3.6."""
+    """Return the plan for a public element, where its VR may differ from PS3.6."""
     known = tables.dictionary().get(tag, ())
     if known and vr not in known:
         if vr in vrs.STRINGS and known[0] in vrs.STRINGS:
@@ -290,13 +300,13 @@ def _fitted(rule: Rule, tag: int, vr: str) -> _Plan:
 
 
 def _least(tag: int) -> Action:
-    """What is done to an attribute of which nothing stays: what its type allows in every IOD."""
+    """Return the action for an attribute with no known part: what its type allows in every IOD."""
     with_value = tables.required().get(tag)
     return Action.REMOVE if with_value is None else Action.DUMMY if with_value else Action.EMPTY
 
 
 def _without_value(rule: Rule) -> Rule:
-    """What is done where the value cannot be looked at."""
+    """Return the rule to apply where the value cannot be interpreted."""
     if rule.action is Action.CLEAN:
         return replace(rule, action=rule.otherwise)
     kept = (Action.KEEP, Action.KNOWN, Action.UID, Action.TOKEN)
@@ -304,7 +314,7 @@ def _without_value(rule: Rule) -> Rule:
 
 
 def _planned(rule: Rule, vr: str) -> _Plan:
-    """The plan for an element that is of this VR."""
+    """Return the plan for an element of this VR."""
     if rule.action is Action.CLEAN and vr not in _CLEAN:
         rule = replace(rule, action=rule.otherwise)
     action = rule.action
@@ -332,7 +342,7 @@ def _planned(rule: Rule, vr: str) -> _Plan:
 
 
 class _Walk:
-    """One object on its way."""
+    """De-identifies one object, element by element. Methods that a plan names have the signature of `_Act`."""
 
     def __init__(
         self, engine: Engine, rules: ObjectRules, person: Person, calendar: Calendar, *, big_endian: bool
@@ -346,12 +356,12 @@ class _Walk:
         self._positions = sr.Positions()
         self._place: tuple[int, ...] = (1,)
         self._source: Elements = {}
-        self._patient = ""  # the patient's names
-        self._bare = False  # inside of a dummy: nothing stays but code strings, which tell what is what, and new UIDs
+        self._patient = ""  # names of the patient
+        self._bare = False  # inside a dummy: only code strings, which structure the object, and new UIDs stay
         self._kept_dates = self._moved_dates = False
 
     def root(self, source: Elements) -> Elements:
-        """The elements of the object."""
+        """De-identify the data set of the object."""
         letters, *names = (source.get(tag, ("", b""))[1] for tag in (_CHARACTER_SET, *_PATIENT_NAMES))
         if isinstance(letters, bytes):
             own = {Charset.of(letters).decode(name) or "" for name in names if isinstance(name, bytes) and name}
@@ -362,17 +372,19 @@ class _Walk:
         return elements
 
     def fate_of_dates(self) -> str:
-        """What was done to dates (0028,0303); where none is left, they are removed."""
+        """Return the value of LongitudinalTemporalInformationModified (0028,0303); removed where no date is left."""
         return markers.MODIFIED if self._moved_dates else markers.UNMODIFIED if self._kept_dates else markers.REMOVED
 
     def elements(
         self, source: Elements, charset: Charset, own: Mapping[int, Rule] = {}, rules: ObjectRules | None = None
     ) -> Elements:
-        """The elements of a data set or an item.
+        """De-identify the elements of a data set or an item.
 
         Args:
-            own: rules that go before the object's.
-            rules: the object's; those for items where none are given.
+            source: the elements.
+            charset: character set of the enclosing data set.
+            own: rules that take precedence over the object's.
+            rules: rules for the data set; the object's rules for items where none are given.
         """
         if _CHARACTER_SET in source:
             value = source[_CHARACTER_SET][1]
@@ -407,7 +419,7 @@ class _Walk:
         return found
 
     def _private(self, tag: int, vr: str, value: Value, creators: dict[int, str]) -> _Plan:
-        """What is done to a private element (PS3.5 7.8)."""
+        """Return the plan for a private element (PS3.5 7.8)."""
         if tag < 0x00090000 or tag >= 0xFFFF0000 or not tag & 0xFFFF:
             return _GONE
         if self._bare:
@@ -431,7 +443,7 @@ class _Walk:
         return _planned(rule, vr)
 
     def items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """The items of a sequence, each de-identified."""
+        """De-identify each item of a sequence."""
         if isinstance(source, bytes):
             source = reading.sequence(source)
         found: list[Elements] = []
@@ -439,11 +451,11 @@ class _Walk:
             new = self._item(item, charset, number if tag == sr.CONTENT else 0)
             if new is not None:
                 found.append(new)
-        # Content that all went is no content; an empty sequence of it is not allowed (PS3.3 C.17.3).
+        # Without any item, the element is removed: an empty ContentSequence is not allowed (PS3.3 C.17.3).
         return None if source and not found and tag == sr.CONTENT else found
 
     def _item(self, item: Elements, charset: Charset, number: int) -> Elements | None:
-        """An item; of structured content, None where it goes as a whole."""
+        """De-identify an item. Return None where a content item is removed as a whole."""
         if self._bare or sr.VALUE_TYPE not in item:
             new = self.elements(item, charset)
             if number:
@@ -468,7 +480,7 @@ class _Walk:
         return new
 
     def skeleton(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """One item with what the first has, and dummies for values."""
+        """Return one item with the elements of the first one and dummies as values."""
         items = reading.sequence(source) if isinstance(source, bytes) else source
         bare, self._bare = self._bare, True
         found = [self.elements(items[0], charset)] if items else []
@@ -480,7 +492,7 @@ class _Walk:
 
     def dummy(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         if self._bare and vr in vrs.SIZES and isinstance(value, bytes) and value:
-            return bytes(len(value))  # as many values as there were
+            return bytes(len(value))  # as many values as before
         return vrs.padded(values.dummy(vr), vr)
 
     def pseudonym(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
@@ -503,7 +515,7 @@ class _Walk:
         return vrs.padded("\\".join(uids).encode("ascii"), vr)
 
     def kept_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """The value if it is valid, else what is valid of it."""
+        """Return the valid part of the value."""
         if self._bare and vr not in ("CS", "UI"):
             return self.dummy(value, vr, tag, rule, charset)
         if not isinstance(value, bytes):
@@ -515,7 +527,7 @@ class _Walk:
         return _valid(value, vr, charset)
 
     def known(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """What is known of a text that a machine wrote; of UIDs, what is registered."""
+        """Return the known part of a device's text; of UIDs, those that are registered."""
         if self._bare and vr not in ("CS", "UI"):
             return self.dummy(value, vr, tag, rule, charset)
         if not isinstance(value, bytes) or not value.strip(b" \0"):
@@ -526,13 +538,15 @@ class _Walk:
         return _known(value, vr, charset, self._patient) or self._otherwise(value, vr, tag, rule, charset)
 
     def maker(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """What is known of a manufacturer, if its first word is: other words alone could name another one."""
+        """Return the known part of a manufacturer if its first word is known: the other words alone could name another
+        one.
+        """
         new = self.known(value, vr, tag, rule, charset)
         before, after = (" ".join(_texts(one or b"", vr, charset)).split()[:1] for one in (value, new))
         return new if before == after else self._otherwise(value, vr, tag, rule, charset)
 
     def part(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """What tells parts of an object apart: as it is where all of it is known, else a token."""
+        """Return an identifier of a part of the object: unchanged where it is known completely, else a token."""
         bare = self._bare and vr != "CS"
         if bare or not isinstance(value, bytes) or _known(value, vr, charset, self._patient) == value:
             return self.known(value, vr, tag, rule, charset)
@@ -541,7 +555,7 @@ class _Walk:
         return vrs.padded("\\".join(made).encode("ascii"), vr)
 
     def coded(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """An attribute of a code: as it is where the code is public, else what stands for it."""
+        """Return an attribute of a code: unchanged where the code is public, else its substitute."""
         if self._bare:
             return self.dummy(value, vr, tag, rule, charset)
         if not isinstance(value, bytes) or not value.strip(b" \0"):
@@ -555,19 +569,19 @@ class _Walk:
         return vrs.padded(made.encode("ascii"), vr)
 
     def numbered(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """The number of a context group or template; of a site's own, nothing."""
+        """Return the number of a context group or template of the standard; a site's own is removed."""
         text = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
         public = text == "DCMR" or codes.is_public("", text) if tag == _RESOURCE else _NUMBER.fullmatch(text)
         return value if public or not text else self._otherwise(value, vr, tag, rule, charset)
 
     def schemes(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """Coding schemes (PS3.3 C.12.1.1.11); those of sites are not told of."""
+        """Return the coding schemes (PS3.3 C.12.1.1.11) that are public; those of sites are removed."""
         items = reading.sequence(value) if isinstance(value, bytes) else value
         public = [item for item in items if codes.is_public("", sr.code_in(item)[1])]
         return self.items(public, vr, tag, rule, charset) if public else None
 
     def kept_uids(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """The UIDs; what is none, or claims to be the standard's and is not, is replaced like one."""
+        """Return the UIDs. Invalid ones, and unregistered ones below the standard's root, are replaced."""
         if not isinstance(value, bytes) or _valid(value, vr, charset) != value:
             return self.remapped(value, vr, tag, rule, charset)
         uids = [uid.strip(" \0") for uid in _texts(value, vr, charset)]
@@ -580,12 +594,12 @@ class _Walk:
         size = vrs.SIZES.get(vr, 0)
         if isinstance(value, list) or (size and len(value) % size):
             return None
-        # More numbers than there may be have room for text.
+        # More numbers than PS3.6 allows have room for text.
         most = tables.most_values(tag) if vr in _NUMBERS and not tag & 0x10000 else 0
         return None if most and len(value) > size * most else value
 
     def pixels(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """Pixels, and nothing beside them."""
+        """Return the pixels without any other data."""
         kept = self.kept_binary(value, vr, tag, rule, charset)
         if type(kept) is not Fragments:
             return kept
@@ -596,7 +610,7 @@ class _Walk:
         return new
 
     def colours(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """A colour profile without words; it goes where it is none."""
+        """Return a colour profile without text; remove what is none."""
         kept = self.kept_binary(value, vr, tag, rule, charset)
         if self._bare or not kept or not isinstance(kept, bytes):
             return kept
@@ -612,19 +626,19 @@ class _Walk:
         return new or self._otherwise(value, vr, tag, rule, charset)
 
     def said(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """The text of a content item, whether it says that it is one or not; what somebody narrates goes."""
+        """Return the text of any content item, cleaned; narrative text is removed."""
         if isinstance(value, bytes) and sr.is_narrative(value) and not self._engine.narratives:
             self.counts["narrative"] += 1
             return self._otherwise(value, vr, tag, rule, charset)
         return self.cleaned_text(value, vr, tag, rule, charset)
 
     def cleaned_time(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """A time (TM) as it is: it tells no day."""
+        """Return a time (TM) unchanged: it reveals no day."""
         new = self.kept_text(value, vr, tag, rule, charset)
         return new if new or not value else self._otherwise(value, vr, tag, rule, charset)
 
     def meaning(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """The meaning of a code, which has to be there (PS3.3 8.8): a standard's, or what the vocabulary leaves."""
+        """Return the required meaning of a code (PS3.3 8.8): the standard's, or what the vocabulary leaves of it."""
         new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
         if not self._bare and isinstance(value, bytes) and new.strip() != value.strip(b" \0"):
             known = values.fitting(vr, codes.meaning(*sr.code_in(self._source)))
@@ -632,7 +646,7 @@ class _Walk:
         return vrs.padded(new, vr) if new else self.dummy(value, vr, tag, rule, charset)
 
     def moved(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """Dates, moved by the patient's days; one that is invalid takes those beside it along."""
+        """Return dates, shifted by the patient's days; one invalid date invalidates the whole value."""
         move = values.shifted_date if vr == "DA" else values.shifted_datetime
         texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
         still = any(self._calendar.is_birth(text) or self._calendar.is_nobodys(text) for text in texts if text)
@@ -646,13 +660,15 @@ class _Walk:
         return vrs.padded("\\".join(map(str, moved)).encode("ascii"), vr)
 
     def version(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """The version of a context group or template, unless it may be a date of the patient: it would not move."""
+        """Return the version of a context group or template. A possible date of the patient becomes a dummy: it would
+        stay unshifted.
+        """
         kept = self.kept_text(value, vr, tag, rule, charset)
         told = self._calendar and any(map(self._calendar.may_tell, _texts(value, vr, charset)))
         return self.dummy(value, vr, tag, rule, charset) if told and kept else kept
 
     def order(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """Numbers that are but an order or a name, a date in them moved."""
+        """Return numbers that only order or name things, with dates in them shifted."""
         if tag in _PARTS and isinstance(value, bytes) and not value.strip(b" \0").isdigit():
             return self.part(value, vr, tag, rule, charset)
         binary = vr in vrs.SIZES
@@ -680,18 +696,18 @@ class _Walk:
         return vrs.padded("\\".join(texts).encode("latin-1"), vr)
 
     def number(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """Numbers, unless one of them is a date."""
+        """Return numbers, unless one of them is a date."""
         kept = (self.kept_binary if vr in vrs.SIZES else self.kept_text)(value, vr, tag, rule, charset)
         if kept and isinstance(kept, bytes) and self.tells_a_date(vr, kept):
             return self._otherwise(value, vr, tag, rule, charset)
         return kept if kept or not value else self._otherwise(value, vr, tag, rule, charset)
 
     def tells_a_date(self, vr: str, value: bytes) -> bool:
-        """Whether one of the numbers of a value is a date of the patient."""
+        """Return whether one of the numbers of a value is a date of the patient."""
         return bool(self._calendar) and any(map(self._calendar.tells, numbers_in(vr, value, not self.big_endian)))
 
     def offset(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """How long it is since an event, and which, where that is one of the patient's own."""
+        """Return the time since an event and its type, where the event belongs to the patient alone."""
         if sr.text_of(self._source, _EVENT) not in _OWN_EVENTS:
             return self._otherwise(value, vr, tag, rule, charset)
         return (self.number if vr == "FD" else self.kept_text)(value, vr, tag, rule, charset)
@@ -722,7 +738,7 @@ _CLEAN: dict[str, _Act] = {
     "TM": _Walk.cleaned_time,
 }
 _KEEP: dict[str, _Act] = {"SQ": _Walk.items, "UI": _Walk.kept_uids}
-#: What is done to attributes in a way of their own, by action and tag; cleaning those of `tables.numbers` is `order`.
+#: Special treatment of attributes, by action and tag. `order` cleans those of `tables.numbers`.
 _OWN: dict[Action, dict[int, _Act]] = {
     Action.CLEAN: {_MEANING: _Walk.meaning, _OFFSET: _Walk.offset, _EVENT: _Walk.offset, _TEXT_VALUE: _Walk.said},
     Action.KNOWN: {
@@ -746,7 +762,7 @@ def _place(tag: int) -> str:
 
 @lru_cache(maxsize=256)
 def _fit_for_imaging(creator: str) -> _Act:
-    """Does what `imaging` says to private elements of a creator."""
+    """Return the method that applies `imaging` to private elements of a creator."""
 
     def fit(walk: _Walk, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         kept = imaging.kept(creator, tag, vr, value, walk.big_endian) if isinstance(value, bytes) else None
@@ -756,12 +772,12 @@ def _fit_for_imaging(creator: str) -> _Act:
 
 
 def _block(tag: int) -> int:
-    """Group and block that a private creator reserves."""
+    """Return group and block that a private creator element reserves."""
     return tag >> 16 << 8 | tag & 0xFF
 
 
 def _texts(value: Value, vr: str, charset: Charset) -> list[str]:
-    """The values of an element; what cannot be decoded as bytes, one character each."""
+    """Return the values of an element. Where the text cannot be decoded, each byte becomes one character."""
     if not isinstance(value, bytes):
         return []
     text = charset.decode(value) if vr in vrs.TEXT else None
@@ -769,7 +785,7 @@ def _texts(value: Value, vr: str, charset: Charset) -> list[str]:
 
 
 def _valid(value: bytes, vr: str, charset: Charset) -> bytes:
-    """A value, and what is left of it if a part of it is not valid."""
+    """Return the valid part of a value."""
     return (_valid_short if len(value) <= _SHORT else _valid_any)(value, vr, charset)
 
 
@@ -786,21 +802,21 @@ def _valid_any(value: bytes, vr: str, charset: Charset) -> bytes:
 
 
 def _cleaned(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
-    """What the vocabulary leaves of a text about somebody."""
+    """Return what the vocabulary leaves of a descriptive text."""
     return (_cleaned_short if len(value) <= _SHORT else _cleaned_any)(value, vr, charset, patient)
 
 
 def _cleaned_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
     text = (charset if vr in vrs.TEXT else DEFAULT).decode(value)
     if text is None:
-        text = value.decode("ascii", "replace").replace("\ufffd", "ø")  # a letter that is in no word of the vocabulary
+        text = value.decode("ascii", "replace").replace("\ufffd", "ø")  # a letter that no word of the vocabulary has
     texts = [text] if vr in vrs.SINGLE else text.split("\\")
     left = [values.fitting(vr, vocabulary.clean(one, patient)) for one in texts]
     return vrs.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
 
 
 def _known(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
-    """What is known of a text that a machine wrote."""
+    """Return the known part of a text that a device wrote."""
     return (_known_short if len(value) <= _SHORT else _known_any)(value, vr, charset, patient)
 
 
@@ -815,7 +831,7 @@ def _known_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
     return vrs.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
 
 
-#: Values of at most so many bytes are remembered: they are the same in most objects of a series.
+#: Maximum length in bytes of cached values: these are the same in most objects of a series.
 _SHORT = 256
 _valid_short, _cleaned_short, _known_short = (
     lru_cache(maxsize=16384)(function) for function in (_valid_any, _cleaned_any, _known_any)

@@ -1,8 +1,8 @@
-"""Which objects cannot go out: named rules over an object before it is de-identified.
+"""Decides which objects must not be released, by named rules, before de-identification.
 
-The engine cleans attributes. What it cannot see into (text burned into pixels, sound, video, documents) must not pass,
-so these rules keep it back: excluded, where somebody asked for that beforehand (`delete_identifiable`), else in
-quarantine, where a person looks at it. An object that none of the rules is made for is kept back as well.
+The engine cleans attributes. It does not see text in pixels, sound, video or documents. These rules hold such objects
+back: they are excluded where the user chose that (`delete_identifiable`), else they go to quarantine for review. An
+object of an unknown kind is held back as well.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ def _classes(*numbers: str) -> frozenset[str]:
     return frozenset(_STORAGE + number for number in numbers)
 
 
-#: Storage classes of grey images as devices acquire them (PS3.4 B.5).
+#: Storage SOP classes of grey images from devices (PS3.4 B.5).
 _GREY = _classes(
     *("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "2", "2.1", "2.2", "4", "4.1", "4.4"),
     *("12.1", "12.1.1", "12.2", "12.2.1", "12.3", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5"),
     *("128", "128.1", "130", "481.1", "481.2", "481.23", "481.24", "77.1.5.4"),
 )
-#: Those whose values have 16 bits (PS3.3 C.8.2.1, C.8.3.1, C.8.9.4, C.8.15); eight are a picture of a screen.
+#: Those with values of 16 bits (PS3.3 C.8.2.1, C.8.3.1, C.8.9.4, C.8.15). With eight bits they are pictures of a
+#: screen.
 _WORDS = _classes("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "128.1", "130")
 _SLIDES = _classes("77.1.6")
-#: What of a slide is seen in images without its label (PS3.3 C.8.12.4.1.1; LOCALIZER is the older word for THUMBNAIL).
+#: Image flavours of a slide without its label (PS3.3 C.8.12.4.1.1; LOCALIZER is the older term for THUMBNAIL).
 _FLAVOURS = frozenset({"LOCALIZER", "THUMBNAIL", "VOLUME"})
-#: Maps and segmentations that programs make of images: their pixels are numbers, no picture of a screen.
+#: Maps and segmentations that software derives from images. Their pixels are numbers and no picture of a screen.
 _DERIVED = _classes("30", "66.4", "66.7", "66.8")
-#: Other images that may go out: nuclear medicine, colour MR, tomography of the eye and of vessels, whole slides.
+#: Other images that may be released: nuclear medicine, colour MR, tomography of the eye and of vessels, whole slides.
 _IMAGES = _GREY | _SLIDES | _DERIVED | _classes("4.3", "5", "20", "77.1.5.7", "77.1.5.8", "14.2")
-#: Objects without pixels that may go out: radiotherapy, registrations, surfaces, spectra, waveforms, presentations,
-#: measurements of the eye.
+#: Objects without pixels that may be released: radiotherapy, registrations, surfaces, spectra, waveforms,
+#: presentations, measurements of the eye.
 _OTHERS = _classes(
     *("481.3", "481.4", "481.5", "481.6", "481.7", "481.8", "481.9", "481.10", "481.11", "481.12", "481.13", "481.14"),
     *("481.15", "481.16", "481.17", "481.18", "481.19", "481.20", "481.21", "481.22", "481.25"),
@@ -59,21 +60,21 @@ _VISIBLE = _classes(
 )
 _VIDEO = _classes("77.1.1.1", "77.1.2.1", "77.1.4.1")
 _SOUND = _classes("9.4.1", "9.4.2")
-#: Reports that people dictate: Basic Text SR, Procedure Log; and those that they may (PS3.3 A.35).
+#: Reports that people dictate: Basic Text SR, Procedure Log; and reports that people may dictate (PS3.3 A.35).
 _TOLD = _classes("88.11", "88.40")
 _MAY_BE_TOLD = _classes("88.1", "88.2", "88.3", "88.4", "88.22", "88.33", "88.34", "88.35")
 _KEY_OBJECTS = _STORAGE + "88.59"
 #: Templates of diagnostic imaging reports (PS3.16 TID 2000, 2005, 2006).
 _TELLING = frozenset({"2000", "2005", "2006"})
-#: Content items below one another at most, so that no file can exhaust the stack.
+#: Maximum depth of content items, so that no file can exhaust the stack.
 _DEEPEST = 100
 _REPORTS, _PRESENTATIONS, _DOCUMENTS = _STORAGE + "88.", _STORAGE + "11.", _STORAGE + "104."
 _DIRECTORY = "1.2.840.10008.1.3.10"
-#: MPEG-2, MPEG-4 and HEVC; JPIP, whose pixels are elsewhere (PS3.6 A).
+#: MPEG-2, MPEG-4 and HEVC; JPIP, whose pixels are on a server (PS3.6 A).
 _VIDEO_SYNTAXES = "1.2.840.10008.1.2.4.10"
 _JPIP_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (94, 95, 204, 205))
 
-#: Modalities whose images may go out (PS3.3 C.7.3.1.1.1).
+#: Modalities whose images may be released (PS3.3 C.7.3.1.1.1).
 _MODALITIES = frozenset(
     {
         "CR",
@@ -116,7 +117,7 @@ _PAPER = frozenset({"DF", "SD", "SI", "DRW", "DV"})
 
 
 class Kind(StrEnum):
-    """What becomes of an object."""
+    """The decision on an object."""
 
     PASS = "pass"
     EXCLUDE = "exclude"
@@ -124,7 +125,7 @@ class Kind(StrEnum):
 
 
 class Cure(StrEnum):
-    """What makes an object fit that a rule would keep back: an entry of the device catalogue, or an option (E.3)."""
+    """What makes an object releasable despite a rule: an entry of the device catalogue, or an option (PS3.15 E.3)."""
 
     NONE = ""
     BLACKOUT = "device catalogue"
@@ -135,11 +136,12 @@ class Cure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one object.
+    """The decision on one object.
 
     Attributes:
+        kind: the decision.
         rule: name of the rule that decided; empty where the object passes.
-        blackout: what the device catalogue says is to become black, if the object passes.
+        blackout: regions to black out by the device catalogue, if the object passes.
     """
 
     kind: Kind
@@ -148,7 +150,7 @@ class Verdict:
 
 
 class _Object:
-    """What the rules look at of an object, read once; texts in capital letters."""
+    """The attributes of an object that rules test, each read once; text in capital letters."""
 
     def __init__(self, ds: Dataset) -> None:
         self.ds = ds
@@ -161,7 +163,7 @@ class _Object:
         self.pixels = any(name in ds for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 
     def text(self, keyword: str) -> str:
-        """All values of an attribute as one text."""
+        """Return all values of an attribute as one text."""
         if keyword not in self._texts:
             self._texts[keyword] = "\\".join(values(self.ds, keyword))
         return self._texts[keyword]
@@ -176,11 +178,13 @@ class ExclusionRule:
     """One rule.
 
     Attributes:
+        name: id of the rule.
         looks_at: the attributes that decide.
-        kind: what becomes of an object that it applies to, with `delete_identifiable`.
-        without: the same, without.
-        cure: what lets the object pass all the same.
-        why: what may be in such an object.
+        kind: decision on a matching object, with `delete_identifiable`.
+        without: the same, without it.
+        cure: what lets a matching object pass.
+        why: the risk of such an object.
+        applies: whether the rule matches an object.
     """
 
     name: str
@@ -193,11 +197,11 @@ class ExclusionRule:
 
     @property
     def todo(self) -> str:
-        """What lets such objects pass; empty: nothing does."""
+        """Advice how to let such objects pass; empty where there is no way."""
         return _TODO[self.cure]
 
 
-#: What lets objects pass that a rule would keep back.
+#: How to let objects pass that a rule would hold back.
 _TODO = {
     Cure.NONE: "",
     Cure.BLACKOUT: "An entry of the device catalogue lets those of a known device pass; pacsifier-devices proposes "
@@ -209,9 +213,9 @@ _TODO = {
 
 
 def _video_by_name_only(o: _Object) -> bool:
-    """Whether an image says that it is digitised video (DV), as old scanners do, and has what no video has.
+    """Return whether an image claims to be digitised video (DV) but cannot be, as with old scanners.
 
-    A frame grabber has eight bits, and knows nothing of where in the patient a slice is.
+    A frame grabber has eight bits and does not know the position of a slice in the patient.
     """
     bits = o.text("BitsStored")
     return (
@@ -236,13 +240,13 @@ def _rule(
 
 
 def _items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
-    """The items of a sequence; none where it is something else."""
+    """Return the items of a sequence; none where the attribute is no sequence."""
     found = ds.get(keyword)
     return found if isinstance(found, Sequence) else Sequence()
 
 
 def _tells(ds: Dataset) -> bool:
-    """Whether somebody's sentences may be in a report."""
+    """Return whether a report may contain narrative text."""
     if any(str(item.get("TemplateIdentifier") or "") in _TELLING for item in _items(ds, "ContentTemplateSequence")):
         return True
     below = [(ds, 0)]
@@ -255,7 +259,7 @@ def _tells(ds: Dataset) -> bool:
 
 
 def _has_written(ds: Dataset) -> bool:
-    """Whether a presentation state has text in its annotations; drawings have none."""
+    """Return whether a presentation state has text in its annotations, and not only drawings."""
     annotations = ("GraphicAnnotationSequence", "VolumetricAnnotationSequence")
     if any(ds.get(name) and not _items(ds, name) for name in annotations):
         return True
@@ -263,7 +267,7 @@ def _has_written(ds: Dataset) -> bool:
     return any(item.get(keyword) for name in annotations for item in _items(ds, name) for keyword in written)
 
 
-#: The first that applies decides, so the surer ones stand first.
+#: The first matching rule decides, so the more certain ones come first.
 RULES: tuple[ExclusionRule, ...] = (
     _rule(
         "directory",
@@ -495,12 +499,14 @@ def judge(
     catalogue: Catalogue | None = None,
     options: Collection[str] = (),
 ) -> Verdict:
-    """Whether an object may go out, before it is de-identified.
+    """Decide whether an object may be released, before it is de-identified.
 
     Args:
-        delete_identifiable: what the rules name is excluded; without, it goes to quarantine, and never out.
-        catalogue: the device catalogue, which lets images pass that it says what to black out of.
-        options: names of the options of PS3.15 in force.
+        ds: the object.
+        delete_identifiable: objects that a rule matches are excluded; otherwise they go to quarantine, and are never
+            released.
+        catalogue: the device catalogue. It lets images pass for which it has regions to black out.
+        options: names of the options of PS3.15 in effect.
     """
     plan = (catalogue or Catalogue()).blackout(ds)
     cures = {*options, *([Cure.BLACKOUT] if plan and plan.entries else [])}

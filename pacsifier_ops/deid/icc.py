@@ -1,8 +1,8 @@
-"""Colour profiles (ICC.1, ISO 15076-1): the colours stay, words, dates and serial numbers go.
+"""Cleans colour profiles (ICC.1, ISO 15076-1): colours stay; text, dates and serial numbers are removed.
 
-A profile is written anew at the same length. Copied are numbers that a transform is computed from, each of a tag and a
-type that is listed here, at the place where it was. Description and copyright, which have to be there, become empty.
-All else becomes zeros: other tags, who made profile and device, when, and bytes that no tag claims.
+The result has the length of the original. It copies the numbers from which a transform is computed, at the same
+offsets, for the tags and types listed here. The required texts, description and copyright, become empty. Everything
+else becomes zeros: other tags, creator, device and date, and bytes that belong to no tag.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functools import lru_cache
 from itertools import pairwise
 
 _HEADER, _TABLE = 128, 132
-#: Parts of the header that stay: length, version, class, colour spaces; signature; flags; attributes, intent and
-#: illuminant (7.2).
+#: Parts of the header that stay (7.2): length; version, class and colour spaces; signature; flags; attributes, intent
+#: and illuminant.
 _KEPT = ((0, 4), (8, 10), (12, 24), (36, 40), (44, 48), (56, 80))
-#: Tags that transforms and their adaptation are computed from (9.2).
+#: Tags from which transforms and their adaptation are computed (9.2).
 _TAGS = frozenset(
     (
         *("A2B0", "A2B1", "A2B2", "A2B3", "B2A0", "B2A1", "B2A2", "B2A3"),
@@ -24,26 +24,26 @@ _TAGS = frozenset(
         *("meas", "pre0", "pre1", "pre2", "rig0", "rig2", "view", "wtpt"),
     )
 )
-#: Types that hold numbers only (10).
+#: Types that contain numbers only (10).
 _NUMBERS = frozenset(
     (
         *("XYZ_", "cicp", "chrm", "curv", "mAB_", "mBA_", "meas", "mft1", "mft2", "mpet", "para", "sf32", "sig_"),
         *("ui08", "ui16", "uf32", "view"),
     )
 )
-#: Tags that have to be there, and how an empty one of each type begins, behind type and reserved bytes.
+#: Required tags of text, and how an empty element of each type begins, after the type and the reserved bytes.
 _WORDS = frozenset(("cprt", "desc"))
 _EMPTY = {"desc": struct.pack(">L", 1), "mluc": struct.pack(">LL", 0, 12), "text": b""}
-#: Tags that a profile may have.
+#: Maximum number of tags of a profile.
 _MOST = 256
 
 
 @lru_cache(maxsize=8)
 def cleaned(profile: bytes) -> bytes | None:
-    """A profile that tells colours only, of the same length.
+    """Remove everything but colours from a profile.
 
     Returns:
-        None where it is no profile, or not understood.
+        A profile of the same length; None where the bytes are no profile, or not understood.
     """
     if len(profile) < _TABLE or profile[36:40] != b"acsp":
         return None
@@ -81,7 +81,7 @@ def cleaned(profile: bytes) -> bytes | None:
 
 
 def _length(kind: str, profile: bytes, start: int) -> int:
-    """Bytes that an element needs, where its type tells it easily; behind them there is room for text."""
+    """Return the number of bytes of an element, where its type tells it. Bytes after them could contain text."""
     if kind == "XYZ_":
         return 20
     if kind == "curv" and start + 12 <= len(profile):

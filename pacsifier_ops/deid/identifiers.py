@@ -1,7 +1,7 @@
-"""What tells who a patient is: collected from an object as it was, in all the forms in which somebody may write it.
+"""Collects the identifiers of an object before de-identification, in all the forms in which they may be written.
 
-Names, ids, dates of birth, addresses, telephone numbers, and the UIDs that have to be replaced. Whoever is named
-in an object counts, the patient, physicians, operators: the result names nobody.
+These are names, ids, birth dates, addresses, telephone numbers, and UIDs that must be replaced. Names of all persons
+count: the patient, physicians and operators.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _INSTANCE, _SOP_INSTANCE = 0x00020003, 0x00080018
 
 
 def words_of(text: str) -> frozenset[str]:
-    """Words between blanks."""
+    """Split a text at blanks."""
     return frozenset(text.split())
 
 
 def tags_of(keywords: str) -> frozenset[int]:
-    """Tags of the attributes with these keywords."""
+    """Return the tags of the attributes with these keywords."""
     return frozenset(int(Tag(keyword)) for keyword in keywords.split())
 
 
-#: What identifies a patient, a visit or an order. Names are told by their VR.
+#: Identifiers of a patient, a visit or an order. Names are recognised by their VR.
 IDS = tags_of(
     """PatientID OtherPatientIDs MedicalRecordLocator InsurancePlanIdentification AccessionNumber StudyID AdmissionID
     ServiceEpisodeID RequestedProcedureID ScheduledProcedureStepID PerformedProcedureStepID SpecimenAccessionNumber
@@ -53,11 +53,11 @@ IDS = tags_of(
     PlacerOrderNumberImagingServiceRequestRetired FillerOrderNumberImagingServiceRequestRetired
     ClinicalTrialSubjectID ClinicalTrialSubjectReadingID"""
 )
-#: Of these, those that a department gives out, and that may be short and mean little.
+#: Those of them that a department assigns. They may be short and ambiguous.
 _PROCEDURES = tags_of("StudyID RequestedProcedureID ScheduledProcedureStepID PerformedProcedureStepID")
-#: What names places where people work.
+#: Names of places where people work.
 _PLACES = tags_of("InstitutionName InstitutionAddress InstitutionalDepartmentName StationName")
-#: A name that is no PN: Name to Use, which older dictionaries lack.
+#: A name whose VR is not PN: Name to Use. Older dictionaries lack it.
 _NAMES = frozenset({0x00100012})
 _CONTACTS = tags_of(
     """PatientAddress PatientTelephoneNumbers PatientTelecomInformation PersonAddress PersonTelephoneNumbers
@@ -65,10 +65,10 @@ _CONTACTS = tags_of(
     OrderCallbackTelecomInformation"""
 )
 _BIRTH_DATES = tags_of("PatientBirthDate PatientBirthDateInAlternativeCalendar")
-#: When somebody was examined: a newborn, on the day of birth.
+#: Dates of an examination. That of a newborn may be on the day of birth.
 _EXAMINED = tags_of("StudyDate SeriesDate AcquisitionDate ContentDate AcquisitionDateTime")
 
-#: Words that are parts of names, and stand in objects for other reasons.
+#: Words that occur in names, and in objects for other reasons.
 _PLAIN = words_of(
     """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus removed dummy unknown unbekannt
     inconnu none null patient phantom test name prof docteur doctor doktor herr frau monsieur madame admin
@@ -84,23 +84,23 @@ _PLAIN = words_of(
     dixon stir haste mixed other derived original primary secondary axial localizer localiser default spin
     echo turbo"""
 )
-#: Makers of programs, who call themselves the author of what these make.
+#: Makers of software, which name themselves as the author of its objects.
 _MAKERS = words_of(
     """qiicr dcmqi dcmtk highdicom pydicom pixelmed slicer osirix horos orthanc pmod brainlab medtronic accuray
     raysearch raystation terarecon openrad dicomweb dicognito"""
 )
-#: Parts of the body as BodyPartExamined writes several of them in one word (PS3.16 L).
+#: Body parts as BodyPartExamined writes several in one word (PS3.16 L).
 _BODY_PARTS = words_of(
     """headneck chestabdomen chestabdpelvis abdomenpelvis abdpelvis wholebody cspine tspine lspine sspine ctspine
     tlspine lsspine tlsspine neckchest neckchestabdomen neckchestabdpelvis cardiac maxilla zygoma extremity"""
 )
-#: Those that stand for no name at all: what scanners, and tools that have taken names out, put in their place.
+#: Placeholders that scanners, and tools that removed names, put in place of a name.
 _PLACEHOLDERS = words_of(
     """anonym anonymous anonymized anonymised anonymisiert anonyme anonymus anonymise anonymize anon removed dummy
     unknown unbekannt inconnu deidentified deidentify pseudonymized pseudonymised redacted unspecified
     undefined noname noid null none"""
 )
-#: What stands beside one of them, as in *Removed by CTP*.
+#: Words beside a placeholder, as in *Removed by CTP*.
 _BESIDE = words_of("by ctp tcia rsna de identified no name id not available patient study na n a")
 
 
@@ -109,8 +109,8 @@ class FoundIdentifier:
     """One identifier, as the object had it.
 
     Attributes:
-        kind: how it is looked for: `name`, `id`, `contact`, `birth` or `date`.
-        tag: attribute that it is from.
+        kind: `name`, `id`, `contact`, `birth` or `date`; determines the search.
+        tag: tag of the attribute.
         text: its value.
     """
 
@@ -121,17 +121,17 @@ class FoundIdentifier:
 
 @dataclass(frozen=True, slots=True)
 class Identifiers:
-    """What names the patient, or anybody else. Those of a patient's objects are joined with `|`.
+    """Identifiers of the patient and of other persons. Join those of a patient's objects with `|`.
 
     Attributes:
-        found: names, ids, addresses, telephone numbers, dates of birth; other dates as they were, where all are moved:
-            beside one of the moved ones, one that stays tells by how many days.
-        uids: UIDs that had to be replaced.
-        dates: all other dates, as they are after the shift (`YYYYMMDD`): a newborn's date of birth may be one of them.
-        days: the same as they were, without those that stay.
-        examined: days of examinations as they were, of studies, series and images.
-        pseudonyms: who the patient becomes: nothing that is the same is looked for.
-        places: words of names of places that the profile keeps; staff may be named after them.
+        found: names, ids, addresses, telephone numbers and birth dates. Where dates are shifted, also the original
+            other dates: one that stays, beside a shifted one, would reveal the number of days.
+        uids: UIDs that must be replaced.
+        dates: other dates after the shift (`YYYYMMDD`): the birth date of a newborn may be one of them.
+        days: other dates before the shift, without those that stay.
+        pseudonyms: pseudonym of the patient, normalised; equal identifiers are not searched.
+        places: words of place names that the profile keeps; names of staff may contain them.
+        examined: original dates of studies, series and images.
     """
 
     found: frozenset[FoundIdentifier] = frozenset()
@@ -144,12 +144,13 @@ class Identifiers:
 
     @classmethod
     def of(cls, ds: Dataset, person: Person, rules: Rules | None = None) -> Identifiers:
-        """Those of an object, from any depth of it.
+        """Collect the identifiers of an object, at every depth.
 
         Args:
-            ds: the object as it was; what of it is structured content is told only where it is from `reading.read`.
-            person: who the patient becomes.
-            rules: the compiled profile: what it keeps as it is, a device's UIDs for one, is not looked for.
+            ds: the object before de-identification. Structured content is recognised only in data sets of
+                `reading.read`.
+            person: pseudonym and date shift of the patient.
+            rules: the compiled profile. Values that it keeps, such as a device's UIDs, are not searched.
         """
         collected = _Collected(ds, rules)
         collected.walk(ds, DEFAULT)
@@ -173,7 +174,7 @@ class Identifiers:
 
     @classmethod
     def of_dates(cls, dates: Iterable[str]) -> Identifiers:
-        """Dates (`YYYYMMDD`) that must not be told."""
+        """Return identifiers made of dates (`YYYYMMDD`) that must be removed."""
         return cls(frozenset(FoundIdentifier("date", _STUDY_DATE, date) for date in dates if len(date) == 8))
 
     def __or__(self, other: Identifiers) -> Identifiers:
@@ -189,12 +190,12 @@ class Identifiers:
 
     @property
     def births(self) -> frozenset[str]:
-        """Dates of birth (`YYYYMMDD`), but that of a newborn who was examined on that day: it moves as others do."""
+        """Birth dates (`YYYYMMDD`), without that of a newborn examined on that day: it is shifted like other dates."""
         return _births(self.found) - self.examined
 
     @property
     def wanted(self) -> Wanted:
-        """All forms of all of them but the UIDs."""
+        """All written forms of the identifiers, apart from the UIDs."""
         return _wanted_of(self.found, self.pseudonyms, self.places)
 
 
@@ -202,7 +203,7 @@ class Identifiers:
 
 
 class _Collected:
-    """Walks an object and keeps what identifies."""
+    """Traverses an object and collects identifiers."""
 
     def __init__(self, ds: Dataset, rules: Rules | None) -> None:
         self._rules = rules
@@ -221,7 +222,7 @@ class _Collected:
         for tag, vr, value in _elements(ds):
             kind = _KINDS.get(vr) or kinds.get(tag)
             if kind == "date" and tables.dates()[0].get(tag) == "kept":
-                continue  # a version is no date of the patient; one that is, is found
+                continue  # a version is no date of the patient, and a date of the patient there is still found
             if tag == CHARACTER_SET and isinstance(value, bytes):
                 charset = charset_of(value)
             elif not isinstance(value, bytes):
@@ -235,17 +236,17 @@ class _Collected:
                 self.keep(kind, tag, value, charset, stays=kind == "date" and self._is_left(tag, vr))
 
     def _is_left(self, tag: int, vr: str) -> bool:
-        """Whether the profile leaves a public attribute as it is."""
+        """Return whether the profile leaves a public attribute unchanged."""
         return self._rules is not None and self._object_rules.find(tag, vr).action is Action.KEEP
 
     def _is_kept(self, item: Dataset | Elements) -> bool:
-        """Whether the profile leaves a content item as it is."""
+        """Return whether the profile leaves a content item unchanged."""
         return (
             self._rules is not None and isinstance(item, dict) and rule_of(item, self._rules)[0].action is Action.KEEP
         )
 
     def keep(self, kind: str, tag: int, value: bytes, charset: Charset, stays: bool = False) -> None:
-        """Keep what a value tells; of a date, whether it stays as it is."""
+        """Collect the identifiers in a value. `stays`: the profile leaves this date unchanged."""
         for reading in readings(value, charset):
             texts = [text for one in reading.split("\\") if (text := one.strip("\0 "))]
             if kind == "uid":
@@ -265,7 +266,7 @@ class _Collected:
                 self.found.update(FoundIdentifier(kind, tag, text) for text in texts)
 
     def stays(self, tag: int, vr: str, ds: Dataset | Elements) -> bool:
-        """Whether the profile leaves an attribute of a data set or an item as it is, whatever it holds."""
+        """Return whether the profile leaves an attribute of a data set or an item unchanged, whatever its value."""
         if tag == _UID_VALUE and self._is_kept(ds):
             return True
         if self._rules is not None and not tag & 0x10000:
@@ -273,14 +274,14 @@ class _Collected:
         return vr == "UI" and tables.uids().get(tag, False)
 
 
-#: How values are collected, by VR.
+#: Kinds of identifiers, by VR.
 _KINDS = {"PN": "name", "UI": "uid"}
 _ITEM = b"\xfe\xff\x00\xe0"
 
 
 @cache
 def _kinds() -> Mapping[int, str]:
-    """How values are collected, by tag: what identifies does so in whatever VR it stands."""
+    """Return the kinds of identifiers by tag. The tag decides, whatever the VR in the object."""
     by_vr = {**_KINDS, "DA": "date", "DT": "date"}
     kinds = {tag: by_vr[entry[0]] for tag, entry in DicomDictionary.items() if entry[0] in by_vr}
     for tags, kind in (
@@ -312,7 +313,7 @@ def _shifted(date: str, days: int) -> str:
 
 
 def _elements(ds: Dataset | Elements) -> Iterator[tuple[int, str, bytes | Iterable[Dataset | Elements]]]:
-    """Tag, VR and value of the elements of a data set or an item."""
+    """Yield tag, VR and value of the elements of a data set or an item."""
     if isinstance(ds, Parsed):
         ds = ds.elements
     if isinstance(ds, dict):
@@ -324,7 +325,7 @@ def _elements(ds: Dataset | Elements) -> Iterator[tuple[int, str, bytes | Iterab
 
 
 def _encoded(value: Any) -> bytes:
-    """The text of a value that was decoded, in UTF-8."""
+    """Encode a decoded value in UTF-8."""
     if isinstance(value, bytes):
         return value
     many = isinstance(value, Iterable) and not isinstance(value, str) and not hasattr(value, "components")
@@ -332,9 +333,9 @@ def _encoded(value: Any) -> bytes:
 
 
 def readings(value: bytes, charset: Charset) -> list[str]:
-    """A text in its character set, and in UTF-8 where it is that too; in Latin-1 where it is neither.
+    """Decode a text in its character set, and in UTF-8 where that works; in Latin-1 where neither does.
 
-    Where writers left the escape sequences out, in the character sets that these would have told.
+    Some writers omit the escape sequences (PS3.5 6.1.2.5). Then the character sets that these would select are tried.
     """
     found = [text for text in (charset.decode(value), _UTF_8.decode(value)) if text is not None]
     if not found:
@@ -347,7 +348,7 @@ _ESCAPE = re.compile(r"\x1b[ -/]*[0-~]")
 
 
 def charset_of(value: bytes) -> Charset:
-    """The character sets that SpecificCharacterSet (0008,0005) names; the default where they are not known."""
+    """Return the character sets of SpecificCharacterSet (0008,0005); the default where they are unknown."""
     try:
         return Charset.of(value)
     except Unfit:
@@ -359,19 +360,19 @@ def charset_of(value: bytes) -> Charset:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is looked for, by how it is compared, each with the attribute that it is from.
+    """Texts to search for, by the method of comparison. Each maps to the tag that it comes from.
 
     Attributes:
-        words: in text, as a word.
-        phrases: in text, word after word; with a blank at either end.
-        parts: in text, anywhere: names in scripts that do not divide words.
-        lone: in text, with no other character of such a script beside it: names of one character.
-        whole: the whole of a text.
+        words: a word in text.
+        phrases: consecutive words in text; with a blank at either end.
+        parts: anywhere in text: names in scripts that do not separate words.
+        lone: in text, without a neighbour of the same script: names of one character.
+        whole: a whole text.
         same: the whole value of the same attribute, or of any name (tag 0).
-        numbers: the whole of a number.
+        numbers: a whole number.
         dates: a date.
-        raw: encoded, in all bytes; with the width of a character.
-        opaque: likewise, in binary values only.
+        raw: encoded text, in all bytes; with the width of a character in bytes.
+        opaque: the same, in binary values only.
     """
 
     words: dict[str, int] = field(default_factory=dict)
@@ -387,7 +388,7 @@ class Wanted:
 
     @cached_property
     def phrases_by_word(self) -> dict[str, list[tuple[str, int]]]:
-        """The phrases by their first word: of a cohort's, only those whose first word is there are looked for."""
+        """The phrases by their first word, so that a search of a whole cohort tests only the few that may match."""
         index: dict[str, list[tuple[str, int]]] = {}
         for phrase, tag in self.phrases.items():
             index.setdefault(phrase[1 : phrase.index(" ", 1)], []).append((phrase, tag))
@@ -395,20 +396,20 @@ class Wanted:
 
     @cached_property
     def in_all(self) -> ByPrefix:
-        """What is looked for in all bytes."""
+        """Encoded texts to search for in all bytes."""
         return ByPrefix(self.raw)
 
     @cached_property
     def in_binary(self) -> ByPrefix:
-        """What is looked for in binary values."""
+        """Encoded texts to search for in binary values."""
         return ByPrefix({**self.raw, **self.opaque})
 
 
 class ByPrefix:
-    """Encoded texts by their first bytes, so that as many as a cohort has are looked for with one look at the data.
+    """Encoded texts by their first bytes, so that one pass over the data serves for the texts of a whole cohort.
 
     Args:
-        forms: the attribute that each is from, by bytes and width of a character.
+        forms: tag by bytes and width of a character in bytes.
     """
 
     _LENGTH = 3
@@ -420,7 +421,7 @@ class ByPrefix:
         self._few = len(self._forms) < 1000
 
     def those_in(self, data: bytes) -> Iterator[tuple[bytes, int, int]]:
-        """Bytes, width and attribute of all that may be in `data`."""
+        """Yield bytes, width and tag of all texts that may occur in `data`."""
         length = self._LENGTH
         if self._few:
             there = [prefix for prefix in self._forms if prefix in data]
@@ -431,7 +432,7 @@ class ByPrefix:
 
 @lru_cache(maxsize=64)
 def _wanted_of(found: frozenset[FoundIdentifier], pseudonyms: frozenset[str], places: frozenset[str]) -> Wanted:
-    """Those of a series are mostly the same, so they are remembered."""
+    """Build the forms to search for, with a cache: the identifiers of a series are mostly the same."""
     wanted = Wanted()
     for one in sorted(found, key=lambda one: (one.tag, one.text)):
         if normal(one.text) not in pseudonyms:
@@ -450,14 +451,14 @@ def _wanted_of(found: frozenset[FoundIdentifier], pseudonyms: frozenset[str], pl
 def wanted_of_cohort(
     people: Iterable[tuple[Iterable[str], Iterable[str]]], pseudonyms: frozenset[str]
 ) -> tuple[Wanted, Wanted]:
-    """What tells who anybody of a cohort is: what can be nobody else, and what may be something else as well.
+    """Return the unambiguous and the ambiguous identifiers of a cohort.
 
-    The first are full names, and ids of six characters or more; the second shorter ids, parts of names, and names that
-    are everyday words.
+    Full names, and ids of six characters or more, are unambiguous. Shorter ids, parts of names, and names that are
+    everyday words are ambiguous.
 
     Args:
         people: names, and ids of any kind (PatientID, accession numbers), of each patient.
-        pseudonyms: who they become, in their normal form (see `normal`): nothing that is the same is looked for.
+        pseudonyms: normalised pseudonyms (see `normal`); equal identifiers are not searched.
     """
     certain, doubtful = Wanted(), Wanted()
     for names, ids in people:
@@ -478,7 +479,9 @@ def wanted_of_cohort(
 
 
 def dates_of(days: Iterable[str]) -> dict[str, int]:
-    """Dates (`YYYYMMDD`, with dots or without) as they are looked for; what is no date, or nobody's, is left out."""
+    """Return dates (`YYYYMMDD`, with dots or without) in the form of `Wanted.dates`, without invalid ones and
+    placeholders.
+    """
     wanted = Wanted()
     for day in days:
         _add_date(wanted, _STUDY_DATE, day)
@@ -488,27 +491,27 @@ def dates_of(days: Iterable[str]) -> dict[str, int]:
 _NAME, _ID, _STUDY_DATE = int(Tag("PatientName")), int(Tag("PatientID")), int(Tag("StudyDate"))
 
 
-#: Words are runs of letters, or of digits with dots between them: `MR12_Meier` has three.
+#: A word: letters, or digits with dots between them. `MR12_Meier` has three.
 WORD = re.compile(r"[^\W\d_]+|\d+(?:\.\d+)*|\x1d")
-#: Divides values that are searched together.
+#: Separates values that are searched together.
 BETWEEN = "\x1d"
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 
 
 def normal(text: str) -> str:
-    """The words of a text, without case and accents, one blank between them."""
+    """Return the words of a text without case and accents, separated by one blank."""
     return " ".join(WORD.findall(text.lower() if text.isascii() else fold(text)))
 
 
 def forms_of(text: str) -> list[str]:
-    """A text in all its normal forms: with umlauts as plain letters, and written out."""
+    """Return all normal forms of a text: with umlauts as plain letters, and as two letters."""
     if text.isascii():
         return [normal(text)]
     return list(dict.fromkeys((normal(text), normal(spelt_out(text)))))
 
 
 def spelt_out(text: str) -> str:
-    """A text with ä, ö and ü as ae, oe and ue."""
+    """Return a text with ä, ö and ü as ae, oe and ue."""
     return unicodedata.normalize("NFC", text.casefold()).translate(_UMLAUTS)
 
 
@@ -521,17 +524,17 @@ def _everyday(word: str) -> bool:
 
 
 def ideographic(word: str) -> bool:
-    """Whether a word is of a script without blanks between words: Han, kana; Hangul is written so as well."""
+    """Return whether a word is in Han, kana or Hangul; text in these scripts may have no blanks between words."""
     return any(character >= "\u2e80" for character in word)
 
 
-#: A character of such a script with none beside it.
+#: A character of these scripts without a neighbour of them.
 LONE = re.compile(r"(?<![\u2e80-\U0003ffff])[\u2e80-\U0003ffff](?![\u2e80-\U0003ffff])")
 
 
 @lru_cache(maxsize=4096)
 def names_nobody(words: str) -> bool:
-    """Whether a text stands for no name: a placeholder with what may stand beside one, or one letter over and over."""
+    """Return whether a text is a placeholder: one of the list, with words beside it, or one letter repeated."""
     found = set(words.split())
     told = {word for word in found if word in _PLACEHOLDERS or re.fullmatch(r"([a-z])\1\1+", word)}
     return found <= told | _BESIDE and bool(told or found <= {"na", "n", "a"})
@@ -562,7 +565,7 @@ def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> No
                     else:
                         wanted.phrases.setdefault(f" {phrase} ", tag)
         for word in re.findall(r"[^\W\d_]+", group):
-            # A single ideograph is two bytes or three, which stand within other words.
+            # The two or three bytes of a single ideograph occur inside other words.
             if (
                 normal(word) not in places
                 and not _everyday(normal(word))
@@ -572,7 +575,7 @@ def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> No
 
 
 def _add_undivided(wanted: Wanted, tag: int, name: str) -> None:
-    """A name whose surname nobody has told from the given one: of two to four characters, divided where it may be."""
+    """Add a name without separator between family and given name, if short: split it at each possible place."""
     for at in range(1, len(name)) if len(name) < 5 and " " not in name else ():
         wanted.phrases.setdefault(f" {name[:at]} {name[at:]} ", tag)
         if at == len(name) // 2:
@@ -616,7 +619,7 @@ def _add_id(wanted: Wanted, tag: int, text: str) -> None:
 
 
 def _add_number(wanted: Wanted, tag: int, words: str, joined: str) -> None:
-    """An identifier of digits only: as it is, without what divides it, without zeros in front."""
+    """Add an identifier of digits: unchanged, without separators, and without leading zeros."""
     for number in dict.fromkeys((joined, joined.lstrip("0"))):
         if len(number) > 5:
             wanted.words.setdefault(number, tag)
@@ -631,7 +634,7 @@ def _add_number(wanted: Wanted, tag: int, words: str, joined: str) -> None:
 
 
 def _add_contact(wanted: Wanted, tag: int, text: str) -> None:
-    """An address or a telephone number: the whole of it, and lines with a number and a word."""
+    """Add an address or a telephone number: the whole text, and its lines that have a number and a word."""
     for part in dict.fromkeys((text, *re.split(r"[\r\n\\^;,]+", text))):
         for words in forms_of(part):
             joined = re.sub("[ .]", "", words)
@@ -654,7 +657,7 @@ def _add_date(wanted: Wanted, tag: int, text: str) -> None:
     except ValueError:
         return
     if day.year < 1850 or (day.month, day.day, day.year) == (1, 1, 1900):
-        return  # nobody's
+        return  # a placeholder
     wanted.dates.setdefault(f"{day:%Y%m%d}", tag)
 
 
@@ -663,7 +666,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 @lru_cache(maxsize=256)
 def written(date: str) -> tuple[frozenset[str], tuple[str, ...], tuple[bytes, ...]]:
-    """How people write a date: as one word, as several, and as bytes."""
+    """Return the forms of a written date: single words, phrases, and bytes."""
     year, month, day = date[:4], date[4:6], date[6:]
     short = str(int(day)), str(int(month))
     words = {date, f"{day}{month}{year}", f"{day}.{month}.{year}", ".".join((*short, year)), f"{year}.{month}.{day}"}
@@ -674,7 +677,7 @@ def written(date: str) -> tuple[frozenset[str], tuple[str, ...], tuple[bytes, ..
 
 
 def _add_raw(into: dict[tuple[bytes, int], int], tag: int, text: str) -> None:
-    """The bytes that a text may be written with, ASCII letters small."""
+    """Add the encodings of a text, ASCII letters in lower case."""
     least = 3 if ideographic(text) else 5
     for form in dict.fromkeys((text, text.lower(), text.upper(), text.title(), *forms_of(text))):
         for encoding, width in _UNICODE if form.isascii() else _UNICODE + _NATIONAL:
@@ -684,7 +687,7 @@ def _add_raw(into: dict[tuple[bytes, int], int], tag: int, text: str) -> None:
                     into.setdefault((data, width), tag)
 
 
-#: Encodings of text, and how many bytes a character has at least.
+#: Encodings of text, and the minimum number of bytes of a character.
 _UNICODE = (("utf-8", 1), ("utf-16-le", 2), ("utf-16-be", 2))
 _NATIONAL = tuple(
     (encoding, 1)

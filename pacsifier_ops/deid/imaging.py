@@ -1,19 +1,19 @@
-"""What stays of the private elements that tell how an MR image was made (option `safe_private_extended`).
+"""Cleans private elements that describe the acquisition of an MR image (option `safe_private_extended`).
 
-Without them a mosaic has no number of slices, an EPI no slice times, a diffusion weighted image no direction.
-`tables/imaging_private.csv` lists them, and `tables/imaging_fields.csv` what stays within four of them, which are files
-of their own:
+Without them a mosaic lacks the number of slices, an EPI the slice times, a diffusion weighted image the direction.
+`tables/imaging_private.csv` lists them. Four of them are files of their own; `tables/imaging_fields.csv` lists the
+parts of these that stay:
 
-| form           | what it is                                                         | what it becomes             |
+| form           | content                                                            | result                      |
 |----------------|--------------------------------------------------------------------|-----------------------------|
 | `@csa`         | CSA header of Siemens (SV10, and the older form without that name) | one of the listed fields    |
 | `@protocol`    | XProtocol of Siemens, with a block ASCCONV of keys and values      | a block of the listed keys  |
 | `@ge-protocol` | protocol data block of GE, compressed by gzip                      | one of the listed keys      |
 | `@ge-user`     | user data of GE, a structure in C                                  | zeros, but for four numbers |
 
-Nothing is copied from them that was not read as what it should be: a number within its range, or a text that fits
-a pattern with no room for a name. What does not fit goes; a header that cannot be read goes as a whole. Dates, UIDs,
-names, free text, fields that nobody listed, and bytes behind the end never stay.
+A value is copied only if it was parsed and is valid: a number within its range, or a text that matches a pattern
+without room for a name. Other values are removed, and a header that cannot be parsed is removed as a whole. Dates,
+UIDs, names, free text, unlisted fields, and bytes after the end never stay.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from typing import Any
 from pacsifier_ops.deid import tables
 from pacsifier_ops.dicom import vrs
 
-#: Id of the rule of these elements.
+#: Id of the rule for these elements.
 RULE = "imaging-private"
 
-#: Bytes that a header or a block may have, and an inflated one.
+#: Maximum size of a header or a block in bytes, also inflated.
 _MOST = 1 << 22
-#: Fields of a CSA header, and items of one field.
+#: Maximum number of fields of a CSA header, and of items of one field.
 _FIELDS, _ITEMS = 1024, 4096
 _NUMBER = re.compile(r"[+-]?(?:\d{1,10}(?:\.\d{0,16})?|\.\d{1,16})(?:[eE][+-]?\d{1,3})?|0x[0-9a-fA-F]{1,8}", re.ASCII)
 _TEXT = bytes([0, *range(32, 127)])
@@ -47,14 +47,14 @@ _BINARY = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 
 @dataclass(frozen=True)
 class Form:
-    """What a value must be to stay.
+    """The condition for a value to stay.
 
     Attributes:
-        vrs: value representations that the element may have, the usual one first; of a field, the one it is given.
-        most: values at most; 0 where any number of them may be.
-        ranges: of a number.
-        pattern: of text, what each value is.
-        parser: by which an opaque value is rewritten, `csa` for one; empty for others.
+        vrs: possible VRs of the element, the usual one first; for a field, the VR that the result has.
+        most: maximum number of values; 0 for any number.
+        ranges: valid ranges of a number.
+        pattern: pattern of each value of a text.
+        parser: parser that rewrites an opaque value, such as `csa`; empty for other values.
     """
 
     vrs: tuple[str, ...]
@@ -65,10 +65,10 @@ class Form:
 
     @classmethod
     def of(cls, vr: str, vm: str, written: str) -> Form:
-        """The form that a line of the tables gives: `low..high|low..high`, `/pattern/`, `@parser`, `items`.
+        """Parse the form in a row of the tables: `low..high|low..high`, `/pattern/`, `@parser`, `items`.
 
         Raises:
-            ValueError: it gives none.
+            ValueError: the text has no such form.
         """
         vrs, last = tuple(vr.split("/")), vm.rpartition("-")[2]
         most = int(last) if last.isdecimal() else 0
@@ -82,7 +82,7 @@ class Form:
         return cls(vrs, most, tuple((float(low), float(high)) for low, _, high in ranges))
 
     def fits(self, text: str) -> bool:
-        """Whether one value that is written in characters is one of this form; an empty one is."""
+        """Return whether one value as characters has this form. An empty value has."""
         if not text:
             return True
         if self.pattern:
@@ -90,7 +90,7 @@ class Form:
         return _NUMBER.fullmatch(text) is not None and self.holds(_number(text))
 
     def holds(self, number: float) -> bool:
-        """Whether a number is in one of the ranges."""
+        """Return whether a number is in one of the ranges."""
         return any(low <= number <= high for low, high in self.ranges)
 
 
@@ -100,30 +100,33 @@ def _number(text: str) -> float:
 
 @cache
 def private() -> Mapping[tuple[str, int], Form]:
-    """The forms of private elements, by private creator and tag without its block."""
+    """Return the forms of private elements, by private creator and tag without its block."""
     return {key: Form.of(line["vr"], line["vm"], line["values"]) for key, line in tables.imaging_private().items()}
 
 
 @cache
 def fields(parser: str) -> Mapping[str, Form]:
-    """The forms of what stays within a header, by name; `[]` stands for any index."""
+    """Return the forms of parts of a header that stay, by name; `[]` stands for any index."""
     lines = tables.imaging_fields().items()
     return {name: Form.of(line["vr"], line["vm"], line["values"]) for (by, name), line in lines if by == parser}
 
 
 @cache
 def digest() -> str:
-    """SHA-256 of the tables, in hexadecimal digits."""
+    """Return the SHA-256 of the tables, in hexadecimal digits."""
     lines = [list(line.values()) for line in (*tables.imaging_private().values(), *tables.imaging_fields().values())]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 def kept(creator: str, tag: int, vr: str, value: bytes, big_endian: bool = False) -> bytes | None:
-    """What stays of the value of a private element.
+    """Return the part of the value of a private element that stays.
 
     Args:
+        creator: private creator.
         tag: with or without its block.
-        vr: value representation, one of the form's.
+        vr: VR of the element.
+        value: its encoded value.
+        big_endian: byte order of the data set.
 
     Returns:
         The value, rewritten if it is a header; None where nothing stays.
@@ -138,19 +141,19 @@ def kept(creator: str, tag: int, vr: str, value: bytes, big_endian: bool = False
 
 @lru_cache(maxsize=8)
 def _rewritten(parser: str, value: bytes) -> bytes | None:
-    """A header, rewritten; those of a series repeat."""
+    """Rewrite a header; cached, because headers repeat in a series."""
     return _PARSERS[parser](value)
 
 
 def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | None:
-    """The value if each of its values fits."""
+    """Return the valid values."""
     if vr in _BINARY:
         size = vrs.SIZES[vr]
         count = len(value) // size
         if len(value) % size or (form.most and count > form.most):
             return None
         numbers = struct.unpack(f"{'>' if big_endian else '<'}{count}{_BINARY[vr]}", value)
-        # Text is a number too, one that is next to nothing.
+        # Text read as a number is close to zero.
         text = (
             len(value) >= 8 and not value.translate(None, _TEXT) and any(0 < abs(number) < 1e-3 for number in numbers)
         )
@@ -162,19 +165,19 @@ def _checked(form: Form, vr: str, value: bytes, big_endian: bool) -> bytes | Non
         return None
     if all(map(form.fits, texts)):
         return value
-    # Of numbers all go with one that is none; of terms the others stay in their places.
+    # One invalid number removes all; of terms, the other values stay in place.
     left = "\\".join(text if form.pattern and form.fits(text) else "" for text in texts)
     return vrs.padded(left.encode("ascii"), vr) if left.strip("\\") else None
 
 
-#: Values of a series repeat.
+#: Cached, because values repeat in a series.
 _short = lru_cache(maxsize=8192)(_checked)
 
 
 def texts(value: bytes) -> list[bytes]:
-    """What a value holds if it is a CSA header (SV10) or compressed by gzip, for whoever searches it.
+    """Return hidden content of a value that is a CSA header (SV10) or compressed by gzip, for the final check.
 
-    Items of fields, names of fields that the tables do not have, and what was compressed; not what stands in the clear.
+    This is the items of fields, names of fields that the tables do not have, and decompressed text.
     """
     if value[:4] == _SIGNATURE[:4]:
         try:
@@ -188,16 +191,16 @@ def texts(value: bytes) -> list[bytes]:
 
 
 class _Damaged(Exception):
-    """A header is not what it should be."""
+    """A header is not valid."""
 
 
-# Siemens: CSA headers. A header is a number of fields, a field a description and its items, an item a text.
+# Siemens: CSA headers. A header has a number of fields, a field a description and items, an item a text.
 
 _SIGNATURE = b"SV10\4\3\2\1"
 _COUNT, _FIELD, _ITEM = struct.Struct("<LL"), struct.Struct("<64si4siii"), struct.Struct("<4i")
-#: What stands behind the number of fields and of items, to tell that it is one.
+#: Marker after the number of fields and of items.
 _CHECK, _CHECKS = 77, (77, 205)
-#: How the type of a field is told besides its VR.
+#: Type number of a field, which accompanies its VR.
 _TYPES = {"CS": 16, "DS": 3, "FD": 4, "FL": 5, "IS": 6, "LO": 19, "LT": 20, "SH": 22, "SL": 7, "SS": 8, "ST": 23}
 _TYPES |= {"UI": 25, "UL": 9, "UN": 0, "US": 10, "UT": 27}
 
@@ -212,7 +215,7 @@ def _csa(value: bytes) -> bytes | None:
 
 
 def csa(value: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """The fields of a CSA header, and the items of each without what follows their end.
+    """Yield the fields of a CSA header, and the items of each, cut at their terminator.
 
     Raises:
         _Damaged: it is none.
@@ -234,7 +237,7 @@ def csa(value: bytes) -> Iterator[tuple[str, list[bytes]]]:
         for _ in range(items):
             lengths = _unpacked(_ITEM, value, at)
             at += _ITEM.size
-            # Before the headers had a name, lengths were given too long, by the number of items of the first field.
+            # Before headers began with a name, lengths were too large, by the number of items of the first field.
             length = lengths[1] if named else lengths[0] - first
             if not 0 <= length <= len(value) - at:
                 raise _Damaged
@@ -244,10 +247,11 @@ def csa(value: bytes) -> Iterator[tuple[str, list[bytes]]]:
 
 
 def csa_of(made: list[tuple[str, str, int, list[bytes]]], named: bool = True) -> bytes:
-    """A CSA header of name, VR, number of values and items of each field.
+    """Build a CSA header.
 
     Args:
-        named: whether it is one that begins with its name (SV10).
+        made: name, VR, number of values and items of each field.
+        named: whether it begins with its name (SV10).
     """
     first = len(made[0][3]) if made and not named else 0
     parts = [_SIGNATURE if named else b"", _COUNT.pack(len(made), _CHECK)]
@@ -261,7 +265,7 @@ def csa_of(made: list[tuple[str, str, int, list[bytes]]], named: bool = True) ->
 
 
 def _of_field(form: Form, items: list[bytes]) -> list[bytes]:
-    """The items of a field, without what does not fit; none where there is more than may be."""
+    """Return the items of a field, with invalid ones emptied; all are emptied where there are too many."""
     if form.parser:
         return [_PARSERS[form.parser](item) or b"" for item in items]
     texts = [item.decode("latin-1").strip() for item in items]
@@ -303,7 +307,7 @@ def _protocol(value: bytes) -> bytes | None:
 
 
 def _ge_protocol(value: bytes) -> bytes | None:
-    """Four bytes of length, and so many of gzip; a line is a key and a value in quotation marks."""
+    """Rewrite four bytes of length and gzip data. A line of the text is a key and a value in quotation marks."""
     text = ge_protocol(value)
     if text is None:
         return None
@@ -319,7 +323,7 @@ def _ge_protocol(value: bytes) -> bytes | None:
 
 
 def ge_protocol(value: bytes) -> bytes | None:
-    """The text of a protocol data block; None where it is none."""
+    """Return the text of a protocol data block; None where it is none."""
     (length,) = struct.unpack("<L", value[:4]) if len(value) >= 4 else (0,)
     inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
@@ -329,12 +333,12 @@ def ge_protocol(value: bytes) -> bytes | None:
     return text if inflater.eof else None
 
 
-#: Where the beginning of the header is told, and how long a header is at least.
+#: Offset of the field with the header's offset, and minimum size of a header in bytes.
 _OFFSET, _LEAST = 24, 918
 
 
 def _ge_user(value: bytes) -> bytes | None:
-    """Version of the header, whether it is an EPI, polarity of the phase encoding, order of the views."""
+    """Keep version of the header, EPI flag, polarity of the phase encoding, and view order."""
     if len(value) < _OFFSET + 2:
         return None
     start = int.from_bytes(value[_OFFSET : _OFFSET + 2], "little")

@@ -1,12 +1,12 @@
-"""A folder that is converted in place: outputs lie in the tree's own folder until no original is left.
+"""In-place conversion of a folder. Outputs stay in the control folder of the tree until no original is left.
 
-1. Of each object the output is written and verified, then the original removed; what is excluded or quarantined is put
-   apart.
-2. When all objects are settled, what else lies in the folder (tables, logs, copies, what is no DICOM) is put apart too,
-   and its folders, whose names may tell who it is, are removed.
-3. The outputs take their place.
+1. For each object the output is written and verified, then the original is removed. Excluded and quarantined objects
+are moved to a separate folder.
+2. When all objects are processed, all other files (tables, logs, copies, files that are no DICOM) are moved there as
+well, and the folders, whose names may identify patients, are removed.
+3. The outputs are moved to their final place.
 
-Whichever of them is interrupted goes on when it is called again.
+An interrupted step continues when it is called again.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pacsifier_ops.base.files import below, fsync_folder, private_file, private_
 from pacsifier_ops.deid.run import STAGED
 from pacsifier_ops.state.tree import CONTROL, marker_of, write_marker
 
-#: What the marker of a tree says from step 3 on: no original is left.
+#: Key in the marker of a tree from step 3 on: no original is left.
 CLEARED = "cleared"
 
 
 def put_apart(path: Path, target: Path) -> None:
-    """Move a file to a protected folder, also on another file system; what lies there already stays.
+    """Move a file to a protected folder, also on another file system. An existing file there stays.
 
     Raises:
-        StorageError: it cannot be moved; it is where it was.
+        StorageError: the file cannot be moved; it stays where it was.
     """
     with storage_errors("the project's folder, or the folder that is converted"):
         _folders(target.parent)
@@ -50,16 +50,17 @@ def put_apart(path: Path, target: Path) -> None:
 
 
 def clear(root: Path, apart: Path) -> int:
-    """Step 2: leave nothing in a folder but what its tree keeps for itself.
+    """Step 2: move all files of a folder apart from the control folder of its tree.
 
     Args:
-        apart: folder for the files, with their paths.
+        root: the folder.
+        apart: target folder; the files keep their relative paths.
 
     Returns:
-        How many files there were.
+        Number of moved files.
 
     Raises:
-        StorageError: a file cannot be moved, or a folder not removed.
+        StorageError: a file cannot be moved, or a folder cannot be removed.
     """
     moved = 0
     with storage_errors("the folder that is converted"):
@@ -74,12 +75,12 @@ def clear(root: Path, apart: Path) -> int:
                     put_apart(path, apart / path.relative_to(root))
                     moved += 1
                 else:
-                    path.unlink()  # a pipe or the like holds nothing
+                    path.unlink()  # a pipe or the like has no content
     return moved
 
 
 def take_place(root: Path) -> None:
-    """Step 3: give the outputs their place, once nothing else is left.
+    """Step 3: move the outputs to their final place.
 
     Raises:
         StorageError: they cannot be moved.
@@ -95,14 +96,14 @@ def take_place(root: Path) -> None:
 
 
 def _folders(folder: Path) -> None:
-    """Make a folder and all that lead to it, each for us alone."""
+    """Create a folder and its parents with access for the owner alone."""
     if not folder.is_dir():
         _folders(folder.parent)
         private_folder(folder)
 
 
 def _copy(path: Path, target: Path) -> None:
-    """Copy a file or a link, and have it on the disk."""
+    """Copy a file or a link, and flush it to disk."""
     if path.is_symlink():
         target.unlink(missing_ok=True)
         target.symlink_to(os.readlink(path))
@@ -120,7 +121,7 @@ def _copy(path: Path, target: Path) -> None:
 
 
 def _bottom_up(entry: Path) -> Iterator[Path]:
-    """A file, or what is in a folder and then the folder itself; links are not followed."""
+    """Yield a file, or the content of a folder and then the folder. Links are not followed."""
     found = [entry]
     if entry.is_dir() and not entry.is_symlink():
         for one, problem in below(entry):

@@ -1,8 +1,9 @@
-"""What is left out of an object since the last look found its patient in it, so that the rest of it can go out.
+"""Attributes that are emptied because the final check found an identifier of the patient in them.
 
-The last look is strict, and sometimes right by accident: who anonymised an object before wrote one word into twenty
-attributes, or a series has the number of its patient. Such an attribute is left out, the object is written again, and
-looked at again; only what is found in something that an object cannot be without keeps it in quarantine.
+The final check (`verifier`) is strict, so some of its hits are coincidences: an earlier anonymiser wrote the same word
+into twenty attributes, or a SeriesNumber equals the PatientID. The step empties such an attribute, writes the object
+again and checks it again. An object goes to quarantine only where an identifier is in an attribute that the object
+needs.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ from pacsifier_ops.deid import tables
 from pacsifier_ops.deid.identifiers import tags_of
 from pacsifier_ops.deid.sr import VALUES
 
-#: Counts what is left out.
+#: Id under which emptied attributes are counted.
 RULE = "found/left-out"
 
-#: Text that some SOP classes need (type 1): a dummy takes its place. All other text may be without a value.
+#: Text attributes that some SOP classes require with a value (type 1). They get a dummy. All other text may be empty.
 NEEDED = tags_of(
     """Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions PulseSequenceName SegmentLabel RTPlanLabel
     StructureSetLabel CodeMeaning"""
 )
-#: What is no text, and may be without a value all the same.
+#: Attributes of other VRs that may be empty as well.
 _OTHERS = tags_of("BodyPartExamined SeriesNumber AcquisitionNumber")
-#: What means nothing without its text: codes, and content of reports.
+#: Attributes that have no meaning without their text: codes, and content of structured reports.
 _WHOLE = tags_of("CodeValue CodingSchemeDesignator LongCodeValue URNCodeValue") | frozenset(VALUES.values())
 _TEXT = frozenset(("AE", "LO", "LT", "SH", "ST", "UC", "UT"))
 
 
 @cache
 def can_go(tag: int) -> bool:
-    """Whether an object can be without the value of an attribute."""
+    """Return whether an object stays valid without the value of an attribute."""
     if tag & 0x10000:
-        return tag & 0xFFFF > 0xFF  # a private creator says what others are
+        return tag & 0xFFFF > 0xFF  # private creator elements must stay: they define the other elements
     text = tables.dictionary().get(tag, ("",))[0] in _TEXT
     return (text or tag in _OTHERS) and tag not in _WHOLE
 
 
 def of(reasons: Iterable[str]) -> frozenset[int]:
-    """The attributes that the last look names (see `verifier.search`) and that can go."""
+    """Return the tags that reasons of the final check name (see `verifier.search`) and that may be emptied."""
     places = (match for reason in reasons for match in re.findall(r" in \(([0-9A-F]{4}),([0-9A-F]{4})\)$", reason))
     return frozenset(tag for group, element in places if can_go(tag := int(group + element, 16)))

@@ -1,10 +1,9 @@
-"""What of a frame looks like writing: no character is read, strokes are counted.
+"""Finds regions of a frame that look like writing. It counts strokes and reads no characters.
 
-An image of the body differs from writing: its edges are soft, and where they are hard, they are few. Writing has
-strokes lighter or darker than what is on both sides of them, with edges of a pixel or two, of one shade from row to
-row, many of them close together. So the strokes of every row are marked, and where a window as high as a line of
-writing holds many, there is writing. A frame is looked at in its own size and in smaller copies, so that large letters
-are found as well. The same frame always has the same answer.
+Images of the body have soft edges, and few hard ones. Writing has strokes that are lighter or darker than both their
+sides, with edges of one or two pixels, of one shade from row to row, and close together. So the strokes of every row
+are marked. A window of the height of a line of writing counts as writing where it contains many strokes. The frame is
+searched in its own size and in smaller copies, so that large letters are found as well. The result is deterministic.
 """
 
 from __future__ import annotations
@@ -13,33 +12,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: How much lighter or darker a stroke is, of 256 grey levels. For each contrast the windows, as rows and columns, for a
-#: few letters or for two, and how many pixels of them begin a stroke where writing is.
+#: Minimum contrast of a stroke, of 256 grey levels. For each contrast the windows, for a few letters or for two: rows,
+#: columns, and the number of pixels in it that begin a stroke where there is writing.
 RULES = (
     (64, ((10, 30, 20), (12, 14, 18))),
     (40, ((10, 30, 29), (12, 14, 22))),
 )
-#: Share of that number which is enough beside writing, and share which is enough to be in doubt anywhere else.
+#: The fraction of that number that suffices next to writing, and the fraction that means doubt anywhere else.
 BESIDE, DOUBT = 0.5, 0.8
-#: Pixels that a stroke is wide at most; wider ones are found in a smaller copy of the frame.
+#: Maximum width of a stroke in pixels. Wider strokes are found in a smaller copy of the frame.
 _STROKE = 6
-#: Grey levels by which a stroke may change to the next row.
+#: Grey levels by which a stroke may differ in the next row.
 _SHADE = 16
-#: Smaller copies of a frame, each half as large as the one before.
+#: Number of smaller copies of a frame, each half as large as the one before.
 _COPIES = 3
-#: Rows and columns that a frame, or a copy of it, has at least.
+#: Minimum number of rows and columns of a frame or a copy.
 _SMALLEST = 8
-#: Pixels around a window in which letters may go on; more in smaller copies, by their scale.
+#: Pixels around a window into which letters may extend; multiplied by the scale in smaller copies.
 _AROUND = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """What of a frame looks like writing.
+    """Regions of a frame that look like writing.
 
     Attributes:
-        where: rows and columns that writing takes up, with some space around it.
-        doubt: column and row of a place that may hold writing or not; None: there is none.
+        where: boolean array (rows, columns): pixels that belong to writing, with a margin.
+        doubt: column and row of a place that may be writing; None where there is no such place.
     """
 
     where: np.ndarray
@@ -47,15 +46,15 @@ class Writing:
 
 
 def writing(frame: np.ndarray) -> Writing:
-    """What of a frame looks like writing.
+    """Find regions of a frame that look like writing.
 
     Args:
-        frame: rows and columns of grey levels, or rows, columns and red, green and blue; bytes.
+        frame: array of bytes: rows and columns of grey levels, or rows, columns and red, green, blue.
     """
     windows = np.concatenate([np.zeros((0, 5)), *(found for plane in _planes(frame) for found in _windows(plane))])
     places, shares = windows[:, :4].astype(np.int64), windows[:, 4]
     where = _covered(places[shares >= 1], frame.shape[:2])
-    for _ in range(2 if where.any() else 0):  # the rest of a word, and the next one
+    for _ in range(2 if where.any() else 0):  # the rest of a word, and then the next word
         where = _covered(places[(shares >= 1) | _touch(places, where)], frame.shape[:2])
     doubtful = places[(shares >= DOUBT) & ~_touch(places, where)]
     if not len(doubtful):
@@ -65,9 +64,9 @@ def writing(frame: np.ndarray) -> Writing:
 
 
 def _planes(frame: np.ndarray) -> list[np.ndarray]:
-    """Grey levels to look at: of colours how white they are, how coloured, and how bright.
+    """Return the grey planes to search. For a colour frame: its whiteness, its saturation and its brightness.
 
-    Flow is drawn in strong colours beside one another: it is seldom white, and always coloured.
+    Doppler flow has strong colours side by side: it is seldom white and always saturated.
     """
     if frame.ndim == 2:
         return [frame]
@@ -78,7 +77,7 @@ def _planes(frame: np.ndarray) -> list[np.ndarray]:
 
 
 def _windows(plane: np.ndarray) -> list[np.ndarray]:
-    """Windows with many strokes: top, left, bottom and right, and which share they have of what is enough."""
+    """Return windows with many strokes: top, left, bottom, right, and the count of strokes over the required count."""
     found = []
     for copy in range(_COPIES + 1):
         if min(plane.shape) < _SMALLEST:
@@ -95,7 +94,9 @@ def _windows(plane: np.ndarray) -> list[np.ndarray]:
 
 
 def _changes(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much lighter, and how much darker, it is on the right of each pixel than on its left; 0 where it is not."""
+    """Return by how much the right neighbour of each pixel is lighter, and darker, than the left one; 0 where it is
+    not.
+    """
     rise, fall = np.zeros_like(plane), np.zeros_like(plane)
     left, right = plane[:, :-2], plane[:, 2:]
     lower = np.minimum(left, right)
@@ -105,11 +106,12 @@ def _changes(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _strokes(edge: np.ndarray, back: np.ndarray, plane: np.ndarray, dark: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns where strokes begin that go on in the row above or below, in the same shade.
+    """Return rows and columns where strokes begin that continue in the row above or below, in the same shade.
 
     Args:
-        edge, back: where a stroke may begin and end.
-        dark: 255 for strokes darker than what is beside them, else 0.
+        edge, back: boolean planes: where a stroke may begin, and where it may end.
+        plane: grey levels.
+        dark: 255 for strokes that are darker than their sides, else 0.
     """
     begins = edge.copy()
     begins[:, 1:] &= ~edge[:, :-1]
@@ -133,10 +135,13 @@ def _strokes(edge: np.ndarray, back: np.ndarray, plane: np.ndarray, dark: int) -
 
 
 def _full(rows: np.ndarray, columns: np.ndarray, window: tuple[int, int, int], scale: int) -> np.ndarray:
-    """Windows that hold many of some pixels, as `_windows` gives them; they end at even rows and columns.
+    """Return windows that contain many of the given pixels, in the form of `_windows`. They end at even rows and
+    columns.
 
     Args:
-        scale: how many pixels of the frame one of them is, in each direction.
+        rows, columns: the pixels.
+        window: rows, columns, and the number of pixels that is enough.
+        scale: pixels of the frame per pixel of the copy, in each direction.
     """
     height, width, enough = window
     high, wide = height // 2, width // 2
@@ -162,7 +167,7 @@ def _full(rows: np.ndarray, columns: np.ndarray, window: tuple[int, int, int], s
 
 
 def _covered(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Rows and columns that lie in one of some places."""
+    """Return a boolean plane of the pixels that lie in one of the rectangles."""
     edges = np.zeros((shape[0] + 1, shape[1] + 1), np.int32)
     top, left, bottom, right = _within(places, shape)
     for y, x, step in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
@@ -171,7 +176,7 @@ def _covered(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _touch(places: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Which places have a pixel in common with what is covered."""
+    """Return which rectangles overlap a boolean plane."""
     sums = np.zeros((where.shape[0] + 1, where.shape[1] + 1), np.int32)
     np.cumsum(where, axis=0, out=sums[1:, 1:])
     np.cumsum(sums, axis=1, out=sums)
@@ -180,13 +185,13 @@ def _touch(places: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _within(places: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What of places lies within a frame."""
+    """Clip rectangles to a frame: top, left, bottom and right."""
     rows, columns = places[:, 0::2].clip(0, shape[0]), places[:, 1::2].clip(0, shape[1])
     return rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]
 
 
 def _halved(plane: np.ndarray) -> np.ndarray:
-    """Half as many rows and columns, each the mean of four pixels."""
+    """Halve rows and columns; each pixel becomes the mean of four."""
     rows, columns = plane.shape[0] // 2 * 2, plane.shape[1] // 2 * 2
     four = plane[:rows, :columns].astype(np.uint16)
     return ((four[::2, ::2] + four[1::2, ::2] + four[::2, 1::2] + four[1::2, 1::2] + 2) >> 2).astype(np.uint8)

@@ -1,7 +1,8 @@
-"""Tells what a file is that is to be de-identified; more forgiving than `dimse.objects.inspect`, which sends files on.
+"""Reads the identifying attributes of a file that is to be de-identified.
 
-What that one refuses is read completely, as it will be read when it is converted: what is mended there is no reason
-to leave it out, and neither are UIDs of a form that PS3.5 9.1 forbids, since they are replaced anyway.
+It accepts more than `dicom.files.inspect`, which serves to send files on. A file that `inspect` refuses is parsed
+completely, as the conversion will parse it. A defect that the conversion mends is no reason to leave the file out. Nor
+are UIDs of a form that PS3.5 9.1 forbids: the conversion replaces them anyway.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ _BIRTH_DATE, _STUDY_DATE = 0x00100030, 0x00080020
 
 
 def look(path: Path) -> DicomFile | None:
-    """Tell what a file is.
+    """Read the identifying attributes of a file.
 
     Returns:
-        None where it is not DICOM.
+        The file's attributes; None where it is not DICOM.
 
     Raises:
         Directory: it is a DICOMDIR.
-        ValueError: it is DICOM, but broken; the reason in words.
+        ValueError: it is DICOM, but damaged; the text gives the reason.
         OSError: it cannot be read.
     """
     try:
@@ -76,7 +77,9 @@ def look(path: Path) -> DicomFile | None:
 
 
 def _days(parsed: Parsed) -> str:
-    """The days (`YYYYMMDD`) that an object tells at its top level, beside those of birth and study."""
+    """Return the dates (`YYYYMMDD`, joined by backslashes) at the top level of an object, without birth date and study
+    date.
+    """
     found = (
         text.strip(" \0").replace(".", "")[:8]
         for tag, (vr, value) in parsed.elements.items()
@@ -87,7 +90,7 @@ def _days(parsed: Parsed) -> str:
 
 
 def _text(parsed: Parsed, tag: int) -> str:
-    """The text of an element in the object's character set."""
+    """Decode the text of an element by the object's character set."""
     value = parsed.elements[tag][1] if tag in parsed.elements else b""
     if not isinstance(value, bytes):
         return ""

@@ -1,11 +1,10 @@
-"""Text that machines write: what is known of it stays, word by word.
+"""Cleans text that devices write: known terms stay, word by word.
 
-Attributes that a device or its software sets (models, versions, names of sequences and kernels, code strings) hold
-words that people typed all the same: the name of a protocol, of a clinic, of a patient. So they are not believed
-either. A value stays as it is where it is a term of PS3.3, or one that devices are known to write
-(`tables/device_words.txt`). Else its words are looked at one by one. Those of that list and of the vocabulary of
-descriptions stay, and so do the short codes that devices are full of: `B30f`, `fl3d1`, `16ns`, `VB17A`, `MR750w`,
-`12.0`. All others go.
+Attributes that a device or its software sets (models, versions, names of sequences and kernels, code strings) can still
+contain words that people typed: the name of a protocol, a clinic or a patient. So this text is checked as well. A value
+stays unchanged where it is a term of PS3.3, or one that devices are known to write (`tables/device_words.txt`).
+Otherwise each word is checked. Words of that list and of the vocabulary of descriptions stay, and so do typical short
+codes of devices: `B30f`, `fl3d1`, `16ns`, `VB17A`, `MR750w`, `12.0`. All other words are removed.
 """
 
 from __future__ import annotations
@@ -21,29 +20,29 @@ from pacsifier_ops.query.names import fold
 
 _FILE = Path(__file__).parent / "tables" / "device_words.txt"
 
-#: A word: letters and digits, also with dots between digits, as versions have them.
+#: A word: letters and digits. Dots between digits belong to it, as in versions.
 _WORD = re.compile(r"[^\W_]+(?:\.(?=\d)[^\W_]+)*")
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _YEAR = re.compile(r"(?:19|20)\d\d")
-#: Dates and times; with dots, a version has no years and no zeros in front.
+#: Dates and times. With dots, a form with two-digit years or leading zeros is a date and not a version.
 _MOMENT = re.compile(
     r"(?<!\d)(?:(?:19|20)\d\d([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2(?:19|20)\d\d"
     r"|[0-3]\d([./-])[01]\d\3\d\d|\d\d([/-])[01]\d\4[0-3]\d|\d{1,2}:\d\d(?::\d\d)?)(?!\d)"
 )
-#: What names somebody or a place whatever it is: between / and ^, where a protocol's folder is.
+#: The text between / and ^, the folder of a protocol. It may name a person or a place, whatever its words are.
 _NAMED = re.compile(r"(?<=/)[^/^]*(?=\^)")
-#: A word that no list has.
+#: A word that is in no list.
 _NOBODY = "Xqzxqz"
-#: Digits in a row, and in a word: more could be somebody's number.
+#: Maximum number of digits in a row, and in a word. A longer number could identify a person.
 _IN_A_ROW, _IN_A_WORD = 5, 7
 
 
 class Words:
-    """A list of words and whole values.
+    """A list of words and of whole values.
 
     Args:
-        text: lines of words; of values after `=`, with `|` between them; of remarks after `#`. A word with `?` is a
-            name too.
+        text: lines of words; after `=`, lines of values separated by `|`; after `#`, comments. A word with `?` can also
+            be a name.
     """
 
     def __init__(self, text: str) -> None:
@@ -62,17 +61,19 @@ class Words:
         self.digest = hashlib.sha256("\n".join(everything).encode()).hexdigest()
 
     def clean(self, text: str, patient: str = "") -> str:
-        """What is known of a value; empty where nothing is.
+        """Return the known part of a value; empty where no part is known.
 
         Args:
-            patient: the patient's names: two words of them in a value go. One that is a device's stays: else a whole
-                cohort's models would tell by one that lacks whose it is.
+            text: one value.
+            patient: names of the patient. Two of them in one value are removed. A single one stays if it is a device's
+                word: otherwise, in a cohort with one model of device, the object that lacks the model would reveal its
+                patient.
         """
         if _normal(text) in self._values:
             return text
         text = _NAMED.sub(_NOBODY, _MOMENT.sub(_NOBODY, text))
         found = [Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)]
-        # True: stays; None: stays unless its neighbour goes; False: goes.
+        # True: stays. None: stays unless a neighbour is removed. False: removed.
         stays = [self._stays(word.text) for word in found]
         own = vocabulary.own_words(found, patient)
         alone = vocabulary.own_words(found, patient, least=1)
@@ -94,14 +95,14 @@ class Words:
             return True
         if folded in self._names:
             return None
-        if vocabulary.clean(f"{word} {_NOBODY}") == word:  # beside what goes, words that are names too go as well
+        if vocabulary.clean(f"{word} {_NOBODY}") == word:  # a word that can be a name is removed beside a removed word
             return True
         if vocabulary.clean(word) == word and not any(character.isdigit() for character in word):
             return None
         return self._of_parts(word)
 
     def _of_parts(self, word: str) -> bool | None:
-        """The verdict on a number, a version, a code, or words that are written as one."""
+        """Decide on a number, a version, a code, or several words written as one; the result is that of `_stays`."""
         if not word.isascii():
             return False
         digits, letters = re.findall(r"\d+", word), re.findall(r"[A-Za-z]+", word)
@@ -119,28 +120,29 @@ class Words:
         return None if all(len(part) < 3 for part in others) and len(word) < 21 else False
 
     def _is_joined(self, word: str) -> bool:
-        """Whether letters are words of the list, each with a capital letter: LightSpeed, TrioTim, HeadNeck."""
+        """Return whether letters are known words joined with a capital letter each: LightSpeed, TrioTim, HeadNeck."""
         parts = [part.lower() for part in _PARTS.findall(word)]
         known = all(len(part) > 2 and (part in self._sure or part in self._names) for part in parts)
         return len(parts) > 1 and known and not self._sure.isdisjoint(parts)
 
 
 def _normal(text: str) -> str:
-    """A value without case, accents and needless blanks."""
+    """Return a value without case, accents and extra blanks."""
     return " ".join(fold(text).split())
 
 
 @cache
 def shipped() -> Words:
-    """The list that comes with the package."""
+    """Return the list of words that comes with the package."""
     return Words(_FILE.read_text(encoding="utf-8"))
 
 
 def clean(text: str, patient: str = "") -> str:
-    """What is known of a value that a machine wrote, by the shipped list.
+    """Return the part of a device's text that the list of the package knows.
 
     Args:
-        patient: the patient's names, where they are known (see `vocabulary.names_of`).
+        text: one value.
+        patient: names of the patient, where they are known (see `vocabulary.names_of`).
     """
     words = [Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)] if patient else []
     return _remembered(text, patient if vocabulary.own_words(words, patient, least=1) else "")
@@ -148,5 +150,5 @@ def clean(text: str, patient: str = "") -> str:
 
 @lru_cache(maxsize=16384)
 def _remembered(text: str, patient: str) -> str:
-    """Values repeat, also from patient to patient."""
+    """Clean a value, with a cache: values repeat, also from patient to patient."""
     return shipped().clean(text, patient)

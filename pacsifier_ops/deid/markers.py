@@ -1,4 +1,4 @@
-"""What an object tells of its de-identification (PS3.15 E.2 and E.3.6, PS3.3 C.12.1)."""
+"""Attributes that mark an object as de-identified (PS3.15 E.2 and E.3.6, PS3.3 C.12.1)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pacsifier_ops.dicom.vrs import padded
 
 _REMOVED, _METHOD, _CODES, _DATES = 0x00120062, 0x00120063, 0x00120064, 0x00280303
 _VALUE, _SCHEME, _MEANING = 0x00080100, 0x00080102, 0x00080104
-#: What may have been done to dates, the more telling first.
+#: Values of LongitudinalTemporalInformationModified (0028,0303). Later ones replace earlier ones.
 UNMODIFIED, MODIFIED, REMOVED = _FATES = ("UNMODIFIED", "MODIFIED", "REMOVED")
 
 
 def mark(elements: Elements, method: str, codes: Iterable[tuple[str, str, str]], dates: str) -> None:
-    """Add to an object that it is de-identified, and how; what earlier ones told stays.
+    """Mark an object as de-identified and record the method. Marks of an earlier de-identification stay.
 
     Args:
+        elements: data set of the object; changed in place.
         method: text for DeidentificationMethod (0012,0063); one or more values.
-        codes: value, scheme and meaning of what was done (PS3.16 CID 7050).
+        codes: code value, coding scheme designator and code meaning of each method (PS3.16 CID 7050).
         dates: `UNMODIFIED`, `MODIFIED` or `REMOVED`.
     """
     elements[_REMOVED] = ("CS", b"YES ")

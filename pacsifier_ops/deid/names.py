@@ -1,8 +1,8 @@
-"""What folders of de-identified data are called: pseudonyms, moved dates or numbers, cleaned descriptions.
+"""Names of the folders of de-identified data: pseudonyms, shifted dates or numbers, and cleaned descriptions.
 
-Names are given in the step prepare, in an order that follows from the objects alone, and kept; so every worker and
-every run finds the same ones. What tells colliding names apart is made with the project's secret, so nobody can work
-out from it what the identity was.
+The step `prepare` assigns all names and stores them, so every worker and every run uses the same ones. Their order
+depends on the objects alone. The suffix that separates equal names comes from the project's secret, so it does not
+reveal the identity.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _DATE, _TIME, _DESCRIPTION, _NUMBER = (0x00080020, "DA"), (0x00080030, "TM"), (0
 
 
 class Namer:
-    """Gives folders their names.
+    """Assigns names to folders.
 
     Args:
-        store: of the output tree, with the names given so far.
-        request: what the run was asked for.
-        rules: what becomes of dates and descriptions; names follow them.
-        secret: the project's.
+        store: store of the output tree, with the names assigned so far.
+        request: request of the run.
+        rules: compiled profile; names follow its actions for dates and descriptions.
+        secret: secret of the project.
     """
 
     def __init__(self, store: Store, request: DeidRequest, rules: Rules, secret: Secret) -> None:
@@ -47,40 +47,42 @@ class Namer:
         self._keep, self._rules, self._secret = request.keep_patient_dir_names, rules, secret
 
     def key(self, group: tuple[str, ...]) -> str:
-        """Opaque name of a patient, study or series."""
+        """Return the opaque key of a patient, study or series."""
         return self._secret.digest("folder", "\0".join(group)).hex()[:32]
 
     @staticmethod
     def order(file: DicomFile) -> tuple[str, ...]:
-        """In what order a patient's series get their names."""
+        """Return the sort key by which a patient's series get their names."""
         number = file.series_number
         return file.study_date, file.study_time, file.study_uid, number.rjust(12), file.series_uid
 
     def folder(
         self, file: DicomFile, person: Person, days: frozenset[str] = frozenset(), names: Iterable[str] = ()
     ) -> str:
-        """The folder of a series, as a path below the output folder with forward slashes.
+        """Return the folder of a series, as a path below the output folder with forward slashes.
 
         Args:
             file: an object of the series.
-            days: dates (`YYYYMMDD`) of the patient's objects: a number of the series that is one of them is moved.
-            names: all that are known of the patient.
+            person: pseudonym and date shift of the patient.
+            days: dates (`YYYYMMDD`) of the patient's objects; a SeriesNumber that equals one of them is shifted.
+            names: all known names of the patient.
         """
         patient = self._patient(file, person)
         session = self._session(file, person, patient, days)
-        # Cleaned even where objects keep theirs: one with a name in it goes to quarantine, and its folder stays.
+        # Clean the description here even where objects keep theirs. An object with a name in it goes to quarantine, but
+        # the folder remains.
         kept = self._action(file, _DESCRIPTION) in ("K", "C")
         number = self._number(file, person, days) if self._action(file, _NUMBER) in ("K", "C") else ""
         attributes = {
             "SeriesNumber": number if re.fullmatch(r"\d{1,10}", number) else "",
             "SeriesDescription": _cleaned(file.description, {file.patient_name, *names}) if kept else "",
         }
-        # One with its patient in it goes to quarantine; the others of its series need a name that tells nothing.
+        # An object with an identifier in these texts goes to quarantine. The rest of its series needs a neutral name.
         attributes = {name: "" if self._tells(file, person, text) else text for name, text in attributes.items()}
         return self.names.give(self.key((patient, file.study_uid, file.series_uid)), session, series_folder(attributes))
 
     def _number(self, file: DicomFile, person: Person, days: frozenset[str]) -> str:
-        """SeriesNumber as it is in the results."""
+        """Return the SeriesNumber as the results have it."""
         from pacsifier_ops.deid import numbers
 
         told = self._identifiers(file, person)
@@ -92,7 +94,7 @@ class Namer:
             return ""
 
     def _tells(self, file: DicomFile, person: Person, text: str) -> bool:
-        """Whether a text holds the patient of an object, or one of the dates that are to go."""
+        """Return whether a text contains an identifier of the patient, or a date that must be removed."""
         from pacsifier_ops.deid import verifier
 
         told = self._identifiers(file, person)
@@ -108,10 +110,10 @@ class Namer:
         one.SOPClassUID, one.Modality, one.PatientID = file.sop_class_uid, file.modality, identifying(file.patient_id)
         one.PatientName, one.PatientBirthDate = file.patient_name, file.birth_date
         if told_by(file.patient_id)[0] == FOLDER:
-            one.OtherPatientNames = identifying(file.patient_id)  # folders are called by names, too
+            one.OtherPatientNames = identifying(file.patient_id)  # a folder may be named after the patient
         one.AccessionNumber, one.StudyDate = file.accession, file.study_date
         found = Identifiers.of(one, person, self._rules)
-        if self._action(file, _DATE) not in ("K", "C"):  # dates that are taken out stay nowhere
+        if self._action(file, _DATE) not in ("K", "C"):  # removed dates must not appear anywhere
             found |= Identifiers.of_dates([file.study_date])
         return found
 
@@ -123,7 +125,7 @@ class Namer:
         return self.names.give(self.key((file.patient_id,)), "", f"sub-{person.pseudonym}")
 
     def _session(self, file: DicomFile, person: Person, patient: str, days: frozenset[str]) -> str:
-        """`ses-<date><time>` as they are in the results; numbered in the order of the studies where dates go."""
+        """Return `ses-<date><time>` as the results have them; studies are numbered in order where dates are removed."""
         identity = self.key((patient, file.study_uid))
         if identity in self.names.given:
             return self.names.given[identity]
@@ -141,7 +143,7 @@ class Namer:
 
 
 def _moved(date: str, shift: int, days: frozenset[str]) -> str:
-    """A date as it is in the results; empty where it is none, or one that clocks begin with."""
+    """Return a date as the results have it; empty where it is invalid or a device's default date."""
     from pacsifier_ops.deid.numbers import Calendar
     from pacsifier_ops.deid.values import shifted_date
 

@@ -1,23 +1,23 @@
-"""Numbers that are dates: devices number series, acquisitions and images by the date, or by the time since an epoch.
+"""Dates in numbers: devices number series, acquisitions and images by the date, or by the time since an epoch.
 
-Beside a date that is moved, one that stands in a number tells by how many days. Which numbers may be dates at all,
-since they are but an order or a name, `tables/numbers.csv` says: SeriesNumber, AcquisitionNumber, InstanceNumber and
-the like. The others measure, count or describe pixels.
+Beside a shifted date, an unshifted date in a number reveals the shift. `tables/numbers.csv` lists the numbers that can
+contain dates because they only order or name things: SeriesNumber, AcquisitionNumber, InstanceNumber and the like.
+Other numbers measure, count or describe pixels.
 
-A date in such a number is moved as the patient's other dates are, in the form that it is written in: it tells no more
-than they do, series and images keep their order, references find what they refer to, and any worker gives the same
-number. Where dates go, it is moved by days that the secret gives to the study.
+A date in such a number is shifted as the patient's other dates are, in its own form. So it reveals no more than they
+do, series and images keep their order, references stay valid, and every worker computes the same number. Where dates
+are removed, the project's secret determines a shift for each study.
 
-| written as                                            | taken for a date                                        |
+| form                                                  | condition to be a date                                  |
 |-------------------------------------------------------|---------------------------------------------------------|
-| YYYYMMDD, with anything behind it; DDMMYYYY, MMDDYYYY | if it is one of 1990 to 2099                            |
-| YYMMDD, DDMMYY, MMDDYY                                | within a week of one of the patient's                   |
-| seconds to nanoseconds since 1970; YYYYDDD; Julian    | likewise                                                |
-| YYMMDD with anything behind it; days since year 0     | if it is one of the patient's                           |
-| five digits: YYDDD, DDMMYY without its first zero,    | likewise; of SeriesNumber and AcquisitionNumber only:   |
-| days since 1840, 1858, 1899 or 1970                   | more ordinary numbers have five digits than are dates   |
+| YYYYMMDD, with any digits after it; DDMMYYYY, MMDDYYYY | the year is 1990 to 2099                               |
+| YYMMDD, DDMMYY, MMDDYY                                | it is within a week of a date of the patient            |
+| seconds to nanoseconds since 1970; YYYYDDD; Julian    | the same                                                |
+| YYMMDD with any digits after it; days since year 0    | it equals a date of the patient                         |
+| five digits: YYDDD, DDMMYY without its first zero,    | the same; only in SeriesNumber and AcquisitionNumber:   |
+| days since 1840, 1858, 1899 or 1970                   | elsewhere most numbers of five digits are no dates      |
 
-Numbers of four digits are left: 117 and 1701 are ordinary ones.
+Numbers of four digits are left: 117 and 1701 are common.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ from pacsifier_ops.deid.values import EPOCHS, shifted_date
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
 
-#: A week: a series is made anew, or read, some days after the patient was examined.
+#: A series may be reconstructed, or read, up to a week after the examination.
 _NEAR = dt.timedelta(7)
 _SAME = dt.timedelta(0)
-#: Where another date of the patient is as near as that, the first day of a calendar is a day like others.
+#: The first day of a calendar is a real date where another date of the patient is within this time.
 _YEAR = dt.timedelta(366)
-#: A version that is as near to a date of the patient as that may be one.
+#: A version within this time of a date of the patient may be a date of the patient.
 _NO_VERSION = dt.timedelta(60)
 _YEARS = range(1990, 2100)
-#: Digits of numbers that are looked at.
+#: Minimum and maximum number of digits of the numbers to check.
 _FEWEST, _MOST = 5, 19
-#: Counts of days, by the digits that they have by now: a day, and the number of that day. M (VistA), Modified Julian,
+#: Epochs of day counts, by their present number of digits: a day, and its number. M (VistA), Modified Julian,
 #: spreadsheets, Unix; since years 1 and 0; Julian.
 _DAYS_SINCE = {
     5: ((dt.date(1840, 12, 31), 0), (dt.date(1858, 11, 17), 0), (dt.date(1899, 12, 30), 0), (dt.date(1970, 1, 1), 0)),
     6: ((dt.date(1, 1, 1), 1), (dt.date(1, 1, 1), 367)),
     7: ((dt.date(1858, 11, 17), 2_400_001),),
 }
-#: Units of a second that time since 1970 is counted in, by the digits of such numbers.
+#: Ticks per second of times since 1970, by the number of digits.
 _UNITS = {9: 1, 10: 1, 12: 10**3, 13: 10**3, 15: 10**6, 16: 10**6, 18: 10**9, 19: 10**9}
 _DAY, _EPOCH = 86_400, dt.date(1970, 1, 1)
 #: Formats of `struct`, by VR.
 _FORMATS = {"FD": "d", "FL": "f", "SL": "l", "SS": "h", "SV": "q", "UL": "L", "US": "H", "UV": "Q"}
-#: More values than these are samples.
+#: Maximum number of values; longer values are samples.
 _VALUES = 256
 
-#: A date, how far it may be from one of the patient's (None: anything), and how it is written again.
+#: A date, its maximum distance from a date of the patient (None: any), and the function that writes it again.
 _Reading = tuple[dt.date, "dt.timedelta | None", Callable[[dt.date], str]]
 
 
@@ -75,7 +75,7 @@ def _counted(start: dt.date, added: int, day: dt.date) -> str:
 
 
 def _dated(digits: str, form: str) -> Iterator[dt.date]:
-    """The dates that digits write; a year of two digits may be one of this century or of the last."""
+    """Yield the dates that digits represent. A year of two digits may belong to this century or the last."""
     parts, at = {}, 0
     for part in form.split("%")[1:]:
         parts[part] = digits[at : (at := at + (4 if part == "Y" else 2))]
@@ -85,7 +85,7 @@ def _dated(digits: str, form: str) -> Iterator[dt.date]:
 
 
 def _readings(text: str) -> Iterator[_Reading]:
-    """What dates a number may be."""
+    """Yield the dates that a number may represent."""
     digits = text.lstrip("0")
     size = len(digits)
     for form in ("%Y%m%d", "%d%m%Y", "%m%d%Y"):
@@ -120,19 +120,19 @@ def _later(day: dt.date, days: int) -> dt.date | None:
 
 
 class Birth(Exception):
-    """A number is the date of birth, which is never moved."""
+    """A number is the birth date, which is never shifted."""
 
 
 @dataclass(frozen=True)
 class Calendar:
-    """A patient's dates, to know them again in numbers.
+    """The dates of a patient, to recognise them in numbers.
 
     Attributes:
-        days: dates of all objects, as they were, but the date of birth.
-        births: dates of birth.
-        shift: by how many days numbers are moved.
-        taken: numbers that identify: they are left as they are, for whoever looks for them in the result.
-        counted: whether images of the series are counted with six digits (see `are_counted`): in such a number is no
+        days: original dates of all objects, without the birth date.
+        births: birth dates.
+        shift: number of days by which numbers are shifted.
+        taken: numbers that are identifiers. They stay here, so that the final check finds them.
+        counted: the images of the series are counted with six digits (see `are_counted`): these numbers contain no
             date.
     """
 
@@ -147,21 +147,21 @@ class Calendar:
     def of(
         cls, days: frozenset[str], shift: int, births: frozenset[str], taken: frozenset[str], counted: bool = False
     ) -> Calendar:
-        """That of a patient, from memory; dates are `YYYYMMDD`."""
+        """Return the calendar of a patient, cached; dates are `YYYYMMDD`."""
         return _calendar(days, shift, births, taken, counted)
 
     def __bool__(self) -> bool:
         return bool(self.shift)
 
     def moved(self, text: str, least: int = _FEWEST) -> str | None:
-        """A number with the date in it moved; None where there is none.
+        """Shift the date in a number; None where it contains none.
 
         Args:
             text: digits only.
-            least: digits of the shortest number that is looked at.
+            least: minimum number of digits of a number to check.
 
         Raises:
-            Birth: it is the date of birth.
+            Birth: it is the birth date.
         """
         if not self.shift or not max(least, _FEWEST) <= len(text) <= _MOST:
             return None
@@ -178,7 +178,7 @@ class Calendar:
         readings = list(_readings(text))
         if any(day in self.births and len(text) > _FEWEST for day, *_ in readings):
             raise Birth
-        # One that is a date of the patient's goes before one that is near it, and this before one that may be any.
+        # A date of the patient takes precedence over one near it, and that one over any other date.
         for within in (_SAME, _NEAR, None):
             for day, near, write in readings:
                 if within is None or (near is None or near >= within):
@@ -189,26 +189,26 @@ class Calendar:
         return None
 
     def is_birth(self, text: str) -> bool:
-        """Whether a date, or a date and time, is the date of birth."""
+        """Return whether a date, or a date and time, is the birth date."""
         return bool(self.births) and not self.births.isdisjoint(dates([text]))
 
     def is_nobodys(self, text: str) -> bool:
-        """Whether a date, or a date and time, is one that clocks begin with, and far from all others of the patient.
+        """Return whether a date, or a date and time, is an epoch of clocks and far from all other dates of the patient.
 
-        Where the patient's dates are not known, or stay, none is.
+        Where the patient's dates are unknown or stay, none is.
         """
         if not self:
             return False
         return any(day in EPOCHS and not _is_near(day, self.days - EPOCHS, _YEAR) for day in dates([text]))
 
     def may_tell(self, text: str) -> bool:
-        """Whether a version (DT) may be a date of the patient: it has a time of day, or is near one."""
+        """Return whether a version (DT) may be a date of the patient: it has a time of day, or is near one."""
         if text.strip("\0 ")[8:].strip("0"):
             return True
         return any(_is_near(day, self.days | self.births, _NO_VERSION) for day in dates([text]))
 
     def tells(self, number: float) -> bool:
-        """Whether a number, or its whole part, is one of the patient's dates, written in six digits or more."""
+        """Return whether the whole part of a number is a date of the patient, written with six digits or more."""
         if not self.days or not 99_999 < number < 10**_MOST:
             return False
         text = str(int(number))
@@ -229,21 +229,22 @@ def _is_near(day: dt.date, days: Iterable[dt.date], within: dt.timedelta) -> boo
 
 
 def shift_of(rules: Rules, person: Person, secret: Secret, study_uid: str) -> int:
-    """By how many days a date in a number of a study is moved; 0 where it stays."""
+    """Return the number of days by which dates in numbers of a study are shifted; 0 where they stay."""
     if Option.FULL_DATES in rules.options:
         return 0
     if Option.MODIFIED_DATES in rules.options:
         return person.shift
-    # Between studies, too, the days go.
+    # The interval between studies must not be kept either.
     return -3653 - secret.number("numbers", study_uid) % 3653
 
 
 def numbers_in(vr: str, value: bytes, little: bool) -> list[float]:
-    """The numbers of a value; none where there are too many, or none can be read.
+    """Return the numbers of a value; none where there are too many, or none can be read.
 
     Args:
-        vr: of numbers, in characters (DS, IS) or not.
-        little: whether the data set is Little Endian.
+        vr: VR of the value; numbers as characters (DS, IS) or binary.
+        value: the encoded value.
+        little: whether the data set is little endian.
     """
     if vr in ("DS", "IS"):
         found = [_float(text) for text in value.decode("latin-1").split("\\")]
@@ -256,7 +257,7 @@ def numbers_in(vr: str, value: bytes, little: bool) -> list[float]:
     else:
         return []
     found = [number for number in found if math.isfinite(number)]
-    if vr == "FL":  # which holds every second whole number from here on
+    if vr == "FL":  # FL has only every second whole number from here on
         found += [number + by for number in found if number >= 1 << 24 for by in (-1, 1)]
     return found
 
@@ -269,9 +270,9 @@ def _float(text: str) -> float:
 
 
 def is_one_of(days: frozenset[str], number: float) -> bool:
-    """Whether a number is one of these dates (`YYYYMMDD`), written so that nobody takes another number for it.
+    """Return whether a number is one of these dates (`YYYYMMDD`), in an unambiguous form.
 
-    With four digits of the year, in any order; or as seconds since 1970, or parts of them.
+    The form has a year of four digits, in any order, or is seconds since 1970, or fractions of them.
     """
     whole = math.trunc(number)
     plain, known = _plain(days)
@@ -287,13 +288,15 @@ def _plain(days: frozenset[str]) -> tuple[frozenset[int], frozenset[dt.date | No
 
 
 def are_counted(numbers: Iterable[str], days: frozenset[str]) -> bool:
-    """Whether numbers of the images of a series count them: time 230 slice 117 is no date then.
+    """Return whether InstanceNumbers of a series are counters: time 230 slice 117 is then no date.
 
-    Those of six or seven digits are looked at. They are dates where all of them are near one of the patient's, and they
-    are in no steps; else moving some of them would change the order, and two might become the same.
+    Only numbers of six or seven digits are considered. They are dates where each is near a date of the patient, and
+    they do not increase in equal steps. Otherwise shifting some of them would change the order, and could make two
+    equal.
 
     Args:
-        days: the patient's (`YYYYMMDD`).
+        numbers: the InstanceNumbers.
+        days: dates of the patient (`YYYYMMDD`).
     """
     found = sorted({int(text) for text in numbers if 5 < len(text) < 8 and text.isdecimal()})
     steps = {after - before for before, after in pairwise(found)}
@@ -306,6 +309,6 @@ def are_counted(numbers: Iterable[str], days: frozenset[str]) -> bool:
 
 
 def dates(days: Iterable[str]) -> frozenset[dt.date]:
-    """Dates (`YYYYMMDD`); what is none, or stands for none (1 January 1900), is left out."""
+    """Parse dates (`YYYYMMDD`). Invalid dates and placeholders (1 January 1900) are left out."""
     known = (re.sub(r"\D", "", text)[:8] for text in days)
     return frozenset(day for text in known if shifted_date(text, 1) for day in _dated(text, "%Y%m%d"))

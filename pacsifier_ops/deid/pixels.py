@@ -1,8 +1,8 @@
 """Blacks out areas of images (PS3.15 E.3.1, Clean Pixel Data Option).
 
-Native pixels are changed where they lie; all others stay as they are. Compressed ones are decoded, blacked out on all
-frames and written again without loss, as RLE. Decoders are foreign code that may crash on a damaged image, so they run
-in a process of their own.
+Native pixels are changed in place, and all others stay. Compressed pixels are decoded, blacked out in all frames, and
+compressed without loss as RLE. This runs in a separate process, because decoders are native code that may crash on a
+damaged image.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import lettering
 from pacsifier_ops.deid.devices import KEEP, OVERLAY_BITS, QUARANTINE, WRITING, Area, Blackout
 
-#: What is told of an image that an entry of the catalogue has cleaned (PS3.16 CID 7050).
+#: Code of the method for an image that an entry of the catalogue cleaned (PS3.16 CID 7050).
 CLEAN_PIXEL_DATA = ("113101", "DCM", "Clean Pixel Data Option")
 
-#: Why an image is not fit in which there may be writing, and what can be done about it.
+#: Reason for the refusal of an image that may contain writing, and advice.
 _MAY_BE = "what the device catalogue leaves of the image may hold writing"
 _LOOK = "look at it; if it may go out, add an entry for its device, or correct the one that it has"
-#: Share of what is left that writing takes up at most; where it is more, something else is shown.
+#: Maximum fraction of the remaining area that writing may take. Above it, the hits are probably something else.
 _MOST_WRITTEN = 0.15
 
-#: Seconds and bytes of memory that decoding one object may take.
+#: Limits for decoding one object: seconds, and bytes of memory.
 _SECONDS, _MEMORY = 600.0, 8 * 2**30
-#: Bits of a value that RLE may hold (PS3.5 8.2.2); others are left uncompressed.
+#: Numbers of bits per value that RLE supports (PS3.5 8.2.2); other images are left uncompressed.
 _RLE_BITS = (8, 16)
-#: Transfer syntaxes that are lossy whatever the object says, and the method's name (PS3.3 C.7.6.1.1.5.1).
+#: Transfer syntaxes that are always lossy, and the name of the method (PS3.3 C.7.6.1.1.5.1).
 _LOSSY = {
     "1.2.840.10008.1.2.4.50": "ISO_10918_1",
     "1.2.840.10008.1.2.4.51": "ISO_10918_1",
     "1.2.840.10008.1.2.4.81": "ISO_14495_1",
 }
-#: Describe pixels that are no longer there.
+#: Attributes that describe the pixels before the blackout.
 _STALE = (
     "SmallestImagePixelValue",
     "LargestImagePixelValue",
@@ -59,19 +59,21 @@ _STALE = (
 
 
 def blackout(ds: Dataset, plan: Blackout) -> list[str]:
-    """Black out an image in place, all its frames, and say so in its attributes.
+    """Black out areas of an image in place, in all frames, and update its attributes.
 
-    Comes after the engine, which writes the attributes that this adds to; the plan is made before it, from the source.
+    Call it after the engine, which writes the attributes that this extends. Make the plan before the engine, from the
+    source.
 
     Args:
-        plan: what `Catalogue.blackout` said of the source.
+        ds: the de-identified object.
+        plan: result of `Catalogue.blackout` for the source.
 
     Returns:
-        The ids of the catalogue's entries that were applied; `overlay-bits` stands for overlays in unused bits, and
-        `writing` for writing that was found.
+        Ids of the catalogue entries that were applied; `overlay-bits` stands for overlays in unused bits, and `writing`
+            for writing that was found.
 
     Raises:
-        Unfit: the pixels are not understood; nothing may then be handed over.
+        Unfit: the pixels cannot be interpreted. The object must then not be released.
     """
     syntax = UID(ds.file_meta.get("TransferSyntaxUID", ""))
     if not syntax.is_transfer_syntax:
@@ -90,7 +92,7 @@ def blackout(ds: Dataset, plan: Blackout) -> list[str]:
 
 
 def _tell(ds: Dataset) -> None:
-    """Add the code of what was done to those of the de-identification."""
+    """Add the code of the blackout to the de-identification method codes."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = CLEAN_PIXEL_DATA
     told = list(ds.get("DeidentificationMethodCodeSequence") or ())
@@ -100,10 +102,10 @@ def _tell(ds: Dataset) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How the pixels of an image lie (PS3.3 C.7.6.3).
+    """Layout of the pixels of an image (PS3.3 C.7.6.3).
 
     Attributes:
-        halved: two pixels share their chrominance, as Y Y Cb Cr.
+        halved: two pixels share their chrominance, as Y Y Cb Cr (4:2:2).
     """
 
     frames: int
@@ -119,10 +121,10 @@ class _Layout:
 
     @classmethod
     def of(cls, ds: Dataset) -> _Layout:
-        """The layout that an image declares.
+        """Read the layout that an image declares.
 
         Raises:
-            Unfit: it is contradictory, or none that can be blacked out.
+            Unfit: it is contradictory, or not supported.
         """
         try:
             samples, bits = int(ds.SamplesPerPixel), int(ds.BitsAllocated)
@@ -153,7 +155,7 @@ class _Layout:
         return self.frames * self.rows * self.columns * (2 if self.halved else self.samples)
 
     def view(self, flat: np.ndarray) -> np.ndarray:
-        """Frames, rows, columns and samples; of halved chrominance, pairs of columns with Y, Y, Cb and Cr."""
+        """Return an array of frames, rows, columns and samples; for 4:2:2, of pairs of columns with Y, Y, Cb and Cr."""
         if self.halved:
             return flat.reshape(self.frames, self.rows, self.columns // 2, 4)
         if self.planar:
@@ -161,7 +163,7 @@ class _Layout:
         return flat.reshape(self.frames, self.rows, self.columns, self.samples)
 
     def mask(self, plan: Blackout) -> np.ndarray:
-        """Rows and columns (pairs of them, if halved) that become black."""
+        """Return a boolean plane (rows, columns; for 4:2:2 pairs of columns) of the pixels to black out."""
         mask = np.full((self.rows, self.columns), bool(plan.keep))
         for areas, value in ((plan.keep, False), (plan.black, True)):
             for area in areas:
@@ -175,14 +177,14 @@ def _slices(area: Area) -> tuple[slice, slice]:
 
 
 def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> bool:
-    """Black out native pixels where they lie; returns whether there was writing to black out."""
+    """Black out native pixels in place. Return whether writing was found."""
     layout = _Layout.of(ds)
     element = ds["PixelData"]
     data = bytearray(element.value or b"")
     length = layout.values * layout.bits // 8
     if len(data) not in (length, length + length % 2):
         raise Unfit("the pixels cannot be blacked out: there are more or fewer than declared")
-    swapped = big_endian and layout.bits == 8 and element.VR == "OW"  # bytes of a word are turned (PS3.5 A.3)
+    swapped = big_endian and layout.bits == 8 and element.VR == "OW"  # bytes are swapped within words (PS3.5 A.3)
     if swapped:
         data = _swap(data)
     order = ">" if big_endian else "<"
@@ -201,15 +203,17 @@ def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> bool:
 
 
 def _written(ds: Dataset, layout: _Layout, pixels: np.ndarray, left: np.ndarray, treatment: str) -> np.ndarray:
-    """Rows and columns (pairs of them, if halved) of writing in what is left of any frame.
+    """Return a boolean plane (rows, columns; for 4:2:2 pairs of columns) of writing in the remaining area of any frame.
 
     Args:
-        pixels: as `_Layout.view` gives them.
-        left: rows and columns that are not black.
+        ds: the object.
+        layout: its layout.
+        pixels: array of `_Layout.view`.
+        left: boolean plane of the remaining area.
         treatment: `QUARANTINE` or `BLACK`.
 
     Raises:
-        Unfit: there is some, or may be, that cannot become black; says where.
+        Unfit: there is writing, or there may be, that must not be blacked out; the text gives the place.
     """
     written = np.zeros_like(left)
     rows, columns = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
@@ -235,9 +239,12 @@ def _written(ds: Dataset, layout: _Layout, pixels: np.ndarray, left: np.ndarray,
 
 
 def _shown(ds: Dataset, layout: _Layout, frame: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """A frame as bytes of grey levels or of red, green and blue, of which the brightest is as bright as can be.
+    """Return a frame as bytes of grey levels or of red, green and blue, scaled to the full range.
 
     Args:
+        ds: the object.
+        layout: its layout.
+        frame: the stored values.
         palette: red, green and blue by value, where the image has a palette.
     """
     if layout.halved:
@@ -264,12 +271,12 @@ def _shown(ds: Dataset, layout: _Layout, frame: np.ndarray, palette: np.ndarray)
 
 
 def _swap(data: bytearray) -> bytearray:
-    """Bytes turned pairwise; an odd one at the end gets a partner."""
+    """Swap bytes pairwise; an odd last byte gets a zero as partner."""
     return bytearray(np.frombuffer(data + bytes(len(data) % 2), "u2").byteswap().tobytes())
 
 
 def _clear_unused_bits(flat: np.ndarray, layout: _Layout) -> None:
-    """Leave only the bits of the image; above those of a signed value, copies of its sign."""
+    """Clear all bits outside the image. Bits above a signed value become copies of its sign."""
     lowest = layout.high_bit + 1 - layout.stored
     flat &= flat.dtype.type(((1 << layout.stored) - 1) << lowest)
     if layout.signed:
@@ -278,10 +285,10 @@ def _clear_unused_bits(flat: np.ndarray, layout: _Layout) -> None:
 
 
 def _black(ds: Dataset, layout: _Layout) -> np.ndarray:
-    """The darkest value of each sample, as it is stored (PS3.3 C.7.6.3.1.2).
+    """Return the stored value of black for each sample (PS3.3 C.7.6.3.1.2).
 
     Raises:
-        Unfit: the photometric interpretation is none that has a known black.
+        Unfit: the photometric interpretation has no known black.
     """
     highest, middle = (1 << layout.stored) - 1, 1 << (layout.stored - 1)
     match str(ds.PhotometricInterpretation), layout.samples:
@@ -306,26 +313,26 @@ def _black(ds: Dataset, layout: _Layout) -> np.ndarray:
 
 
 def _darkest(ds: Dataset, layout: _Layout) -> int:
-    """The value with the darkest colour of the palette."""
+    """Return the value with the darkest colour of the palette."""
     return int(_palette(ds, layout).astype(np.int64).sum(axis=-1).argmin())
 
 
 def _palette(ds: Dataset, layout: _Layout) -> np.ndarray:
-    """Red, green and blue of each value, as the palette has them.
+    """Return red, green and blue of each value of the palette.
 
     Raises:
-        Unfit: it cannot be read.
+        Unfit: the palette cannot be read.
     """
     if layout.bits > 16 or layout.signed:
         raise Unfit("the pixels cannot be blacked out: their palette is laid out in an unknown way")
     try:
         return np.asarray(apply_color_lut(np.arange(1 << layout.stored, dtype=f"u{layout.bits // 8}"), ds))
-    except Exception:  # whatever a damaged palette makes it raise
+    except Exception:  # pydicom raises many types of exception on a damaged palette
         raise Unfit("the pixels cannot be blacked out: their palette cannot be read") from None
 
 
 def _palette_shown(ds: Dataset, layout: _Layout) -> np.ndarray:
-    """The palette as bytes; of words the byte that tells more: some have it first, some use the other only."""
+    """Return the palette as bytes. Of 16-bit entries, take the byte with the larger range: some use only one."""
     colours = _palette(ds, layout)
     if colours.dtype.itemsize == 1:
         return colours
@@ -333,16 +340,16 @@ def _palette_shown(ds: Dataset, layout: _Layout) -> np.ndarray:
 
 
 def _recoded(ds: Dataset, plan: Blackout) -> bool:
-    """Black out compressed pixels: a process of its own decodes them, blacks them out and compresses them again.
+    """Black out compressed pixels: a separate process decodes, blacks out and compresses them.
 
     Returns:
-        Whether there was writing to black out.
+        Whether writing was found.
     """
     asked = io.BytesIO()
     asked.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
     try:
         _pixels_of(ds).save_as(asked, enforce_file_format=True)
-    except Exception:  # whatever pydicom finds wrong with them
+    except Exception:  # pydicom raises many types of exception here
         raise Unfit("the pixels cannot be blacked out: they are not encoded as declared") from None
     command = [sys.executable, "-m", "pacsifier_ops.deid.pixels"]
     try:
@@ -368,7 +375,7 @@ def _recoded(ds: Dataset, plan: Blackout) -> bool:
 
 
 def _pixels_of(ds: Dataset) -> Dataset:
-    """The pixels and their description alone, as an object of their own."""
+    """Return an object with the pixels and their description alone."""
     alone = Dataset()
     for group in (0x0028, 0x7FE0):
         alone.update(ds.group_dataset(group))
@@ -379,7 +386,7 @@ def _pixels_of(ds: Dataset) -> Dataset:
 
 
 def _keep_lossy_history(ds: Dataset, after: Dataset) -> None:
-    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5): what the transfer syntax told, attributes tell from now on."""
+    """Record lossy compression in attributes: the new transfer syntax no longer shows it (PS3.3 C.7.6.1.1.5)."""
     method = _LOSSY.get(ds.file_meta.TransferSyntaxUID)
     if not method:
         return
@@ -391,7 +398,7 @@ def _keep_lossy_history(ds: Dataset, after: Dataset) -> None:
 
 
 def _recode(ds: Dataset, plan: Blackout) -> bool:
-    """Decode, black out and compress without loss; runs in a process of its own, which any error may end."""
+    """Decode, black out and compress without loss. This runs in a separate process, which any error may end."""
     decoder = get_decoder(ds.file_meta.TransferSyntaxUID)
     frames, found = decoder.as_array(ds, raw=True, allow_excess_frames=False)
     ds.PhotometricInterpretation = str(found["photometric_interpretation"]).replace("_422", "")
@@ -409,16 +416,16 @@ def _recode(ds: Dataset, plan: Blackout) -> bool:
     written = _paint(ds, plan)
     if ds.BitsAllocated in _RLE_BITS:
         odd = ds.Rows * ds.Columns * ds.SamplesPerPixel * frames.itemsize % 2
-        plugin = "pydicom" if odd else "gdcm"  # GDCM is fast, but gives up on frames of odd length
+        plugin = "pydicom" if odd else "gdcm"  # GDCM is fast, but fails on frames of odd length
         compress(ds, RLELossless, encoding_plugin=plugin, generate_instance_uid=False)
         if ds.PhotometricInterpretation == "YBR_FULL":
-            ds.PlanarConfiguration = 1  # as RLE stores it, and the only one that ultrasound may have (PS3.3 C.8.5.6.1)
+            ds.PlanarConfiguration = 1  # the layout of RLE, and the only one allowed for ultrasound (PS3.3 C.8.5.6.1)
     return written
 
 
 def main(asked: BinaryIO, told: BinaryIO) -> None:
-    """Read a plan, one line of JSON, and an object; write what became of it, likewise, and the object blacked out."""
-    with suppress(ValueError, OSError):  # not everywhere may it be set
+    """Read a plan, one line of JSON, and an object. Write the result, one line of JSON, and the object blacked out."""
+    with suppress(ValueError, OSError):  # not all systems allow it
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     plan = Blackout(**json.loads(asked.readline()))
     ds = dcmread(io.BytesIO(asked.read()))
@@ -433,7 +440,7 @@ def main(asked: BinaryIO, told: BinaryIO) -> None:
 
 if __name__ == "__main__":
     answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the decoders print is no part of it
+    os.dup2(2, 1)  # decoders may print; that must not mix with the answer
     written = io.BytesIO()
     main(sys.stdin.buffer, written)
     answer.write(written.getvalue())

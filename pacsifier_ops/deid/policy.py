@@ -1,4 +1,4 @@
-"""What decides what objects of a run become."""
+"""The policy of a run: everything that determines the result, apart from the mapping of patients to pseudonyms."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pacsifier_ops.deid.run import (
-    DeidRequest,
-)
+from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.deid.whose import PATIENT_ID
 from pacsifier_ops.pseudonyms.secret import Secret, project_secret
 
@@ -19,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Policy:
-    """All that decides what objects become, but for who their patients are.
+    """Everything that determines the result for an object, apart from the pseudonym of its patient.
 
     Attributes:
-        rules: of the profile, and of flags that only ever remove more than it does.
-        catalogue: what is blacked out of images.
-        secret: the project's.
+        rules: rules of the profile, and of flags that remove more than the profile does.
+        catalogue: device catalogue: regions of images to black out.
+        secret: secret of the project.
         delete_identifiable, keep_patient_dir_names, identity: see `run.DeidRequest`.
     """
 
@@ -37,10 +35,11 @@ class Policy:
 
     @classmethod
     def of(cls, request: DeidRequest, secret: str = "") -> Policy:
-        """What a run was asked for.
+        """Build the policy of a request.
 
         Args:
-            secret: the project's, where somebody else keeps it (see `project_secret`).
+            request: request of the run.
+            secret: secret of the project, where it is stored elsewhere (see `project_secret`).
 
         Raises:
             ConfigError: profile, catalogue or project cannot be used.
@@ -55,7 +54,7 @@ class Policy:
             options -= {Option.SAFE_PRIVATE, Option.SAFE_PRIVATE_EXTENDED}
             site = tuple(rule for rule in site if not rule.layer.private)
         if request.fuzz_acq_dates and Option.FULL_DATES in options:
-            # UIDs may hold dates, and with them the shift.
+            # UIDs may contain dates, which would reveal the shift.
             options = options - {Option.FULL_DATES, Option.UIDS} | {Option.MODIFIED_DATES}
         rules = profile.compile(replace(chosen, options=options, site=site))
         return cls(
@@ -69,7 +68,7 @@ class Policy:
 
     @property
     def stamp(self) -> dict[str, str]:
-        """The same in short, for the output tree to tell."""
+        """Return a summary of the policy, which the output tree stores."""
         return {
             "profile": self.rules.digest,
             "devices": self.catalogue.digest,

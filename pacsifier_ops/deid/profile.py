@@ -1,6 +1,7 @@
-"""Profiles: which options of PS3.15 Annex E are in effect, and what a site wants otherwise; compiled into rules.
+"""Profiles: options of PS3.15 Annex E and rules of a site, compiled into `Rules`.
 
-A profile is a YAML file; those that come with the package are called by name. `docs/profiles.md` describes the format.
+A profile is a YAML file. Profiles that come with the package are called by name. `docs/profiles.md` describes the
+format.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ if TYPE_CHECKING:
     import yaml
 
 _SHIPPED = Path(__file__).parent / "profiles"
-#: Profiles that come with the package.
+#: Names of the profiles that come with the package.
 NAMES = tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
 
-#: Options that exclude each other, and why.
+#: Options that exclude each other, and the reason.
 CONFLICTS = (
     (Option.FULL_DATES, Option.MODIFIED_DATES, "dates are either kept or shifted"),
     (Option.UIDS, Option.MODIFIED_DATES, "UIDs hold dates and times, which would tell the shift"),
 )
 
-#: Code values and meanings of PS3.16 CID 7050, all of coding scheme DCM.
+#: Code values and meanings of PS3.16 CID 7050; the coding scheme is DCM.
 _BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
 _CODES = {
     Option.CLEAN_GRAPHICS: ("113103", "Clean Graphics Option"),
@@ -59,26 +60,27 @@ _CODES = {
     Option.INSTITUTION: ("113112", "Retain Institution Identity Option"),
 }
 
-#: What no code of the context group says: private elements stay that the standard's table does not list.
+#: Text for DeidentificationMethod where no code of CID 7050 applies: private elements stay that the standard's table
+#: does not list.
 _EXTENDED = "private elements of MR devices kept or rewritten by a list"
 
 _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
-#: Required or usual dummies (Z, D) that name the patient, and those by which objects are linked.
+#: Attributes that name the patient, and attributes that link objects: both get a substitute instead of a dummy (Z, D).
 _PSEUDONYMS = frozenset({_PATIENT_NAME, _PATIENT_ID, 0x00120040})
 _TOKENS = frozenset({0x00080050, 0x00200010, 0x00120042, 0x00400512, 0x00400551})
 #: LongitudinalTemporalOffsetFromEvent, LongitudinalTemporalEventType.
 _OFFSET, _EVENT = 0x00120052, 0x00120053
-#: Names that a site gives its machines: with the device retained, one token each. StationName, TreatmentMachineName,
-#: RadiationMachineName, DeviceID, SecondaryCaptureDeviceID, ScheduledStationName, PerformedStationName,
-#: ModifyingSystem, DeviceLabel.
+#: Names that a site gives its devices. Where the device is retained, each becomes one token. StationName,
+#: TreatmentMachineName, RadiationMachineName, DeviceID, SecondaryCaptureDeviceID, ScheduledStationName,
+#: PerformedStationName, ModifyingSystem, DeviceLabel.
 _STATIONS = frozenset({0x00081010, 0x300A00B2, 0x30020020, 0x00181003, 0x00181010, 0x00400010, 0x00400242}) | {
     0x04000563,
     0x3010002D,
 }
-#: What people write of machines and places: with the device retained, what the vocabulary leaves. TimeSource,
+#: Typed text about devices and places. Where the device is retained, it is cleaned by the vocabulary. TimeSource,
 #: NTPSourceAddress, XRayDetectorLabel, DeviceDescription, ScheduledStudyLocation, ScheduledProcedureStepLocation.
 _WRITTEN = frozenset({0x00181801, 0x00181803, 0x00189373, 0x00500020, 0x00321020, 0x00400011})
-#: Curves and overlays with all that describes them: what is drawn there cannot be cleaned without being read.
+#: Curves and overlays with all their attributes: drawings cannot be cleaned without being interpreted.
 _DRAWN = (Mask(0xFF000000, 0x50000000), Mask(0xFF000000, 0x60000000))
 
 _CONTENT_SEQUENCE = 0x0040A730
@@ -90,7 +92,7 @@ _DATES = frozenset({"DA", "DT", "TM"})
 _NUMBERS = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"})
 _MEASURES = _NUMBERS | {"AT", "CS", "OD", "OF", "OL", "OV", "OW"}
 _CLEANABLE = _TEXT | _DATES | _NUMBERS | {"AS", "SQ"}
-#: VRs that an action makes sense for, where not for all.
+#: VRs for which an action is possible, where it is not possible for all.
 _FITS = {
     Action.CLEAN: _CLEANABLE,
     Action.KNOWN: _TEXT - {"AE"} | {"CS", "SQ", "UI", "UR"},
@@ -99,30 +101,30 @@ _FITS = {
     Action.TOKEN: _TEXT | {"CS"},
 }
 
-#: References to other objects, in structured reports: a UID that stands for another is their dummy.
+#: References to other objects in structured reports. Their dummy is a replacement UID.
 _REFERENCES = frozenset({"COMPOSITE", "IMAGE", "UIDREF", "WAVEFORM"})
-#: Content items without text of their own; the codes and measurements in them have rules of their own.
+#: Content items without text of their own. The codes and measurements in them have their own rules.
 _CONTENT = ("CODE", "CONTAINER", "NUM", "SCOORD", "SCOORD3D", "TABLE", "TCOORD")
 _SUBJECT = frozenset({("121029", "DCM"), ("121030", "DCM")})
-#: Text that machines write: makers, models, algorithms (TID 1004, 1021, 10013, 4019).
+#: Text that devices write: manufacturers, models, algorithms (TID 1004, 1021, 10013, 4019).
 _OF_MACHINES = ("111001", "111003", "113878", "113879", "113961", "121014", "121015", "121194", "121195", "122405")
-#: What devices call a subject's age and birth date beside the codes of the table, by the table's.
+#: Other codes of devices for a subject's age and birth date, by the code of the table.
 _ALSO = {
     ("121033", "DCM", "NUM"): (("30525-0", "LN"), ("29553-5", "LN"), ("397669002", "SCT"), ("424144002", "SCT")),
     ("121031", "DCM", "DATE"): (("21112-8", "LN"), ("184099003", "SCT"), ("F-04F9A", "SRT")),
 }
-#: A birth date, with its time or without.
+#: A birth date, with a time or without.
 _BORN = "121031", "DCM", "DATE"
 
 
 @dataclass(frozen=True)
 class SiteRule:
-    """What a site wants for some attributes of some objects.
+    """A rule of a site, and its scope.
 
     Attributes:
-        layer: the rule, by what it selects.
-        key: what it selects, so that nothing is selected twice.
-        sop_classes, modalities: the objects it is for; all where empty.
+        layer: the rule.
+        key: canonical form of the selector, to find duplicates.
+        sop_classes, modalities: objects to which it applies; all where empty.
     """
 
     layer: Layer
@@ -133,10 +135,12 @@ class SiteRule:
 
 @dataclass(frozen=True)
 class Profile:
-    """Options in effect and rules of a site, the later ones upon the earlier ones.
+    """Options in effect and rules of a site; later rules take precedence.
 
     Attributes:
-        name: a shipped profile's, else `site`.
+        name: name of a profile of the package, else `site`.
+        options: options in effect.
+        site: rules of the site.
     """
 
     name: str
@@ -145,7 +149,7 @@ class Profile:
 
 
 def is_shipped(name: str) -> bool:
-    """Whether a profile comes with the package, with options upon it or not (`pacsifier+device`)."""
+    """Return whether a profile comes with the package; it may have options appended (`pacsifier+device`)."""
     return name.partition("+")[0] in NAMES
 
 
@@ -153,11 +157,12 @@ def load(name: str | Path, add: Iterable[Option] = (), drop: Iterable[Option] = 
     """Read a profile.
 
     Args:
-        name: of a shipped profile, with options upon it after plus signs (`pacsifier+device`), or path of a YAML file.
-        add, drop: options that shall be in effect as well, or shall not.
+        name: name of a profile of the package, with options after plus signs (`pacsifier+device`), or path of a YAML
+            file.
+        add, drop: options to add, and to remove.
 
     Raises:
-        ConfigError: there is no such profile, it cannot be used (with file, line, key and what to do), or its options
+        ConfigError: the profile does not exist, it is invalid (with file, line, key and what to do), or its options
             exclude each other.
     """
     plain, *more = str(name).split("+") if is_shipped(str(name)) else [str(name)]
@@ -174,7 +179,7 @@ def load(name: str | Path, add: Iterable[Option] = (), drop: Iterable[Option] = 
 
 
 def compile(profile: Profile) -> Rules:
-    """Compile a profile into the rules that the engine asks.
+    """Compile a profile into rules for the engine.
 
     Raises:
         ConfigError: its options exclude each other.
@@ -184,7 +189,8 @@ def compile(profile: Profile) -> Rules:
     base = _base(options)
     classes = _classes(options)
     if base.tags[_CONTENT_SEQUENCE].action is Action.DUMMY:
-        # Its content is references and who made them (PS3.16 TID 2010): cleaned item by item it is its own dummy.
+        # Its content consists of references and their author (PS3.16 TID 2010). Cleaned item by item, it is a valid
+        # dummy.
         own = {_CONTENT_SEQUENCE: Rule(Action.CLEAN, "E.1-1/key-objects", Action.DUMMY)}
         top, nested = (replace(layer, tags={**layer.tags, **own}) for layer in classes[_KEY_OBJECTS])
         classes[_KEY_OBJECTS] = top, nested
@@ -233,7 +239,8 @@ def _base(options: frozenset[Option]) -> Layer:
     }
     private: dict[tuple[str, int], PrivateRule] = {}
     if Option.SAFE_PRIVATE in options:
-        # Safe is what the device writes there; E.1-1 says C: text is cleaned all the same, UIDs are remapped.
+        # Text that the device writes there is safe, but E.1-1 says C: text is cleaned nevertheless, and UIDs are
+        # remapped.
         safe = Rule(Action.CLEAN, "safe-private")
         private = {key: PrivateRule(safe, vrs) for key, vrs in tables.safe_private().items()}
     if Option.SAFE_PRIVATE_EXTENDED in options:
@@ -244,7 +251,7 @@ def _base(options: frozenset[Option]) -> Layer:
 
 
 def _date_rules(options: frozenset[Option], listed: Mapping[int, Rule]) -> dict[int, Rule]:
-    """Rules for dates that E.1-1 does not list, and for what tells dates without being one."""
+    """Return rules for dates that E.1-1 does not list, and for other attributes that reveal dates."""
     found: dict[int, Rule] = {}
     if Option.MODIFIED_DATES in options:
         shared = (tag for tag, fate in tables.dates()[0].items() if fate == "shared" and tag not in listed)
@@ -252,14 +259,14 @@ def _date_rules(options: frozenset[Option], listed: Mapping[int, Rule]) -> dict[
     if Option.FULL_DATES in options:
         return found
     found |= {tag: Rule(Action.CLEAN, "dates/numbers", Action.EMPTY) for tag in tables.numbers()}
-    # How long it is since an event tells as much as dates do (PS3.15 E.3.6).
+    # The time since an event reveals as much as a date does (PS3.15 E.3.6).
     moved = Option.MODIFIED_DATES in options
     offset = Rule(Action.CLEAN, "dates/offset") if moved else Rule(Action.REMOVE, "dates/offset")
     return found | dict.fromkeys((_OFFSET, _EVENT), offset)
 
 
 def _classes(options: frozenset[Option]) -> dict[str, tuple[Layer, Layer]]:
-    """What SOP classes make of their rules, at the top of an object and in items; many classes have the same."""
+    """Return layers by SOP class, for the top of an object and for items; many classes share them."""
     compiled = cache(partial(_resolved_rule, options))
     made: dict[int, tuple[Layer, Layer]] = {}
     found = {}
@@ -271,7 +278,7 @@ def _classes(options: frozenset[Option]) -> dict[str, tuple[Layer, Layer]]:
 
 
 def _of_class(compiled: Callable[[int, str], Rule | None], types: Mapping[int, str]) -> Layer:
-    """What the types of a SOP class make of its rules: what it requires stays, empty or as a dummy."""
+    """Return the layer of a SOP class: its required attributes stay, empty or as a dummy."""
     tags, required = {}, {}
     for tag in {*_compound(), *types}:
         kind = types.get(tag, "")
@@ -283,12 +290,12 @@ def _of_class(compiled: Callable[[int, str], Rule | None], types: Mapping[int, s
 
 
 def _instead(kind: str) -> Action:
-    """What is done instead of removing an attribute of a type."""
+    """Return the action that replaces removal for an attribute of a type."""
     return Action.DUMMY if kind in ("1", "1C") else Action.EMPTY
 
 
 def _resolved_rule(options: frozenset[Option], tag: int, kind: str) -> Rule | None:
-    """The rule of an attribute where it has a type; None if no table has it."""
+    """Return the rule of an attribute of a type; None if no table has it."""
     if row := tables.attributes()[0].get(tag):
         return _compiled(tag, row, options, _resolved(row.basic, kind), "E.1-1")
     if row := tables.unlisted().get(tag):
@@ -304,17 +311,17 @@ def _compound() -> tuple[int, ...]:
 
 
 def _unresolved(basic: str) -> str:
-    """What holds where the SOP class is not known: D is always conformant, then Z."""
+    """Return the action where the SOP class is unknown: D is always conformant, then Z."""
     offered = basic.split("/")
     return next((action for action in "DZ" if action in offered), offered[0])
 
 
 def _resolved(basic: str, kind: str) -> str:
-    """What an action comes to for an attribute of a type (PS3.3; empty: 3, it may be absent).
+    """Resolve a compound action for an attribute of a type (PS3.3; empty: type 3, it may be absent).
 
-    A sequence of references that its class requires keeps them, remapped, if that is offered: emptied, it would
-    contradict what else the object says of them (PS3.3 C.12.2). What the table removes outright, or empties, although a
-    class requires it, becomes a dummy (type 1) or is emptied (type 2); of type 1C it may be absent.
+    A required sequence of references is kept with remapped UIDs where `U` is an alternative: emptied, it would
+    contradict other attributes of the object (PS3.3 C.12.2). Where the table removes or empties an attribute that a
+    class requires, it becomes a dummy (type 1) or is emptied (type 2); one of type 1C may be absent.
     """
     offered = basic.replace("*", "").split("/")
     if not kind:
@@ -328,10 +335,10 @@ def _resolved(basic: str, kind: str) -> str:
 
 
 def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str, source: str) -> Rule:
-    """The rule of one attribute; `basic` is one letter."""
+    """Return the rule of one attribute; `basic` is one letter."""
     vr = tables.dictionary().get(tag, ("",))[0]
     without = _basic_action(tag, vr, basic)
-    # Where one option in effect keeps and another cleans, such as dates of a device that is retained, it is cleaned.
+    # Where one option keeps and another cleans, such as for dates of a retained device, cleaning wins.
     chosen = sorted((action, option) for option, action in row.options.items() if option in options)
     if not chosen:
         return Rule(without, source)
@@ -349,7 +356,7 @@ def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str,
     elif action is Action.KEEP and vr == "CS":
         action = Action.KNOWN
     elif action is Action.KEEP and (vr == "AS" or (vr in _TEXT and option == Option.FULL_DATES)):
-        action = Action.CLEAN  # ages have a limit, and a time zone or date that is text could be any text
+        action = Action.CLEAN  # ages have a limit, and a time zone or date of a text VR could be any text
     elif action is Action.CLEAN and vr and vr not in _CLEANABLE:
         return Rule(without, source)
     return Rule(action, f"{source}/{option}", without if action is Action.CLEAN else Action.REMOVE)
@@ -368,12 +375,12 @@ def _basic_action(tag: int, vr: str, basic: str) -> Action:
 
 
 def _defaults(options: frozenset[Option]) -> dict[str, Rule]:
-    """What happens to public attributes that no table lists, by VR. A VR that is not named here goes.
+    """Return the rules, by VR, for public attributes that no table lists. VRs without a rule are removed.
 
-    Names, free text, URIs, opaque bytes (OB) and what has no known VR (UN) go: anything can stand there. Numbers stay:
-    they are measurements, and the engine drops what is none. So do AT, which name attributes, and arrays of samples.
-    Code strings (CS) stay where they are terms that PS3.3 defines or that machines write: devices read the meaning of
-    an object there, and an IOD breaks without them.
+    Names, free text, URIs, opaque bytes (OB) and unknown VRs (UN) are removed: they can contain anything. Numbers stay:
+    they are measurements, and the engine removes invalid ones. So do AT, which names attributes, and arrays of samples.
+    Code strings (CS) stay where they are terms of PS3.3 or of devices: they carry the meaning of an object, and an IOD
+    is invalid without them.
     """
     date, why = _date_rule(options)
     defaults = {vr: Rule(date, f"default/{vr}{why}") for vr in _DATES}
@@ -392,7 +399,7 @@ def _defaults(options: frozenset[Option]) -> dict[str, Rule]:
 
 
 def _date_rule(options: frozenset[Option]) -> tuple[Action, str]:
-    """What is done to dates that no table lists, and the end of the rule's id."""
+    """Return the action for dates that no table lists, and the end of the rule's id."""
     if Option.FULL_DATES in options:
         return Action.KEEP, f"/{Option.FULL_DATES}"
     if Option.MODIFIED_DATES in options:
@@ -430,7 +437,7 @@ def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
 
 
 def _by_type(options: frozenset[Option]) -> dict[str, Rule]:
-    """What happens to content items that the table does not list, by value type; those of other types go."""
+    """Return the rules, by value type, for content items that the table does not list. Other types are removed."""
     date, why = _date_rule(options)
     found = {kind: Rule(date, f"default/{kind}{why}") for kind in ("DATE", "DATETIME", "TIME")}
     kept = Action.KEEP if Option.UIDS in options else Action.UID
@@ -447,7 +454,7 @@ def _by_type(options: frozenset[Option]) -> dict[str, Rule]:
 
 
 def _site(rules: Iterable[SiteRule]) -> Iterator[Scoped]:
-    """The layers in the order in which they lie: for all objects, for modalities, for SOP classes."""
+    """Yield the layers in order of precedence: for all objects, for modalities, for SOP classes."""
     ordered = sorted(rules, key=lambda rule: (bool(rule.sop_classes), bool(rule.modalities)))
     for rule in ordered:
         for sop_class, modality in product(rule.sop_classes or ("",), rule.modalities or ("",)):
@@ -455,7 +462,7 @@ def _site(rules: Iterable[SiteRule]) -> Iterator[Scoped]:
 
 
 def _leaves_more(layer: Layer, base: Layer) -> bool:
-    """Whether a site's rule leaves more of something than the standard's options in effect do."""
+    """Return whether a site's rule leaves more of a value than the standard's options in effect do."""
     if any(rule.rule.action is not Action.REMOVE for rule in layer.private.values()):
         return True
     if any(rule.action is not Action.REMOVE for rule in layer.masks.values()):
@@ -466,7 +473,7 @@ def _leaves_more(layer: Layer, base: Layer) -> bool:
 
 
 def _least(tag: int, base: Layer) -> Rule:
-    """The rule that leaves most of an attribute among those that the standard offers."""
+    """Return the least strict rule for an attribute that the standard allows."""
     row = tables.attributes()[0].get(tag)
     if row and row.basic.endswith("U*") and base.tags[tag].action is not Action.KEEP:
         return Rule(Action.CLEAN, "")
@@ -494,7 +501,7 @@ def _digest(
         return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
     def by_layer(layers: tuple[Layer, Layer]) -> str:
-        # Many classes have the same layers.
+        # Many classes share their layers.
         if id(layers) not in seen:
             seen[id(layers)] = hashed([plain(layer) for layer in layers])
         return seen[id(layers)]
@@ -524,7 +531,7 @@ def _plain(rule: Rule) -> tuple[str, str, str]:
 
 
 class _Wrong(Exception):
-    """Something at a place in a file: line, key, and what to do."""
+    """An error in a file: line, key, and what to do."""
 
     def __init__(self, line: int, key: str, text: str) -> None:
         super().__init__(f"line {line}, {key}: {text}" if key else f"line {line}: {text}")
@@ -634,7 +641,7 @@ def _by_tag(text: str, rule: Rule) -> tuple[Layer, str]:
     if rule.action is Action.CLEAN:
         row = tables.attributes()[0].get(tag)
         without = _basic_action(tag, vr, _unresolved(row.basic)) if row else Action.REMOVE
-        # A sequence is cleaned item by item: that leaves something, whatever is in it.
+        # A sequence is cleaned item by item, which always leaves something.
         rule = replace(rule, otherwise=without if without is not Action.CLEAN else Action.EMPTY)
     return Layer({tag: rule}), f"{tag:08X}"
 
@@ -726,7 +733,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def _mapping(node: yaml.Node, where: str, known: tuple[str, ...]) -> dict[str, yaml.Node]:
-    """The values of a mapping by key, each known and there once."""
+    """Return the values of a mapping by key. Each key must be known and unique."""
     import yaml
 
     if not isinstance(node, yaml.MappingNode):
@@ -743,7 +750,7 @@ def _mapping(node: yaml.Node, where: str, known: tuple[str, ...]) -> dict[str, y
 
 
 def _list(node: yaml.Node | None, key: str) -> list[yaml.Node]:
-    """The items of a list; a single value is a list of one, none where the key is missing or empty."""
+    """Return the items of a list. A single value is a list of one; a missing or empty key gives none."""
     import yaml
 
     if node is None or (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")):
@@ -754,7 +761,7 @@ def _list(node: yaml.Node | None, key: str) -> list[yaml.Node]:
 
 
 def _text(node: yaml.Node, key: str) -> str:
-    """A value as it is written: 0032 is a group, not a number."""
+    """Return a value as it is written: 0032 is a group and no number."""
     import yaml
 
     if not isinstance(node, yaml.ScalarNode) or not node.value:

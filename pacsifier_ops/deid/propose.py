@@ -1,7 +1,7 @@
-"""Proposals for the device catalogue, from a site's own images: where a device writes what varies.
+"""Proposals for the device catalogue, from a site's own images: the areas where the writing of a device varies.
 
-A proposal holds what the device is, and areas; nothing of a patient. Whether it becomes an entry, a person says, who
-looks at its sheet: images with the areas drawn on them.
+A proposal contains attributes of the device and areas, and no data of a patient. A reviewer decides whether it becomes
+an entry, by its sheet: images with the areas drawn on them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pacsifier_ops.extract.thumbnails import read_frame, shades
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Images of a device that are decoded at most, and patients that have to be among them at least.
+#: Maximum number of images of a device to decode, and minimum number of patients among them.
 MOST, PATIENTS = 40, 3
-#: Grey levels by which a pixel changes that is said to vary.
+#: Minimum difference in grey levels of a pixel that varies.
 _CHANGE = 24
-#: Pixels of a cell in which writing is joined to areas, and share of the height that banners are in.
+#: Size in pixels of the cells that join writing to areas, and fraction of the height where banners are.
 _CELL, _BANNER = 8, 0.15
-#: Images on a sheet, and across.
+#: Number of images on a sheet, and in a row.
 _SHOWN, _ACROSS = 9, 3
-#: Colours of what becomes black, of regions that are kept, and of writing that is the same on all images.
+#: Colours of areas to black out, of regions to keep, and of writing that is the same in all images.
 _RED, _GREEN, _YELLOW = (255, 40, 40), (40, 255, 40), (255, 255, 40)
 _HEAD = ["Modality", "Manufacturer", "ManufacturerModelName", "Rows", "Columns", "PatientID", "NumberOfFrames"]
 _SEEN = [*_HEAD, "SequenceOfUltrasoundRegions"]
@@ -39,7 +39,7 @@ _SEEN = [*_HEAD, "SequenceOfUltrasoundRegions"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Model:
-    """What an entry recognises a device's images by."""
+    """Attributes by which an entry recognises the images of a device."""
 
     manufacturer: str
     model: str
@@ -48,7 +48,7 @@ class Model:
 
     @property
     def id(self) -> str:
-        """A name for an entry."""
+        """Id for an entry."""
         words = re.findall(r"[a-z0-9]+", f"{self.manufacturer} {self.model}".lower())
         return "-".join([*words, f"{self.columns}x{self.rows}"])[-64:].strip("-")
 
@@ -58,13 +58,13 @@ class DeviceImages:
     """The images of a device.
 
     Attributes:
-        files: one list for each patient.
+        files: files by patient.
     """
 
     files: dict[str, list[Path]] = field(default_factory=dict)
 
     def spread(self) -> list[tuple[str, Path]]:
-        """Some of the images, of as many patients as can be: patient and file."""
+        """Choose images of as many patients as possible: patient and file."""
         turns = max(map(len, self.files.values()))
         every = [(who, files[n]) for n in range(turns) for who, files in sorted(self.files.items()) if n < len(files)]
         return every[:MOST]
@@ -75,9 +75,9 @@ class Proposal:
     """A proposed entry.
 
     Attributes:
-        entry: as the catalogue has it; who approved it is left empty, and with that the catalogue refuses it.
-        sheet: PNG of images with the areas drawn on them; it shows patients.
-        images, patients: how many were looked at.
+        entry: entry in the form of the catalogue. `approved` is empty, so the catalogue refuses it as it is.
+        sheet: PNG of images with the areas drawn on them; it shows data of patients.
+        images, patients: number of images and patients examined.
     """
 
     entry: dict[str, Any]
@@ -87,7 +87,7 @@ class Proposal:
 
 
 def devices_in(folder: Path) -> dict[Model, DeviceImages]:
-    """Ultrasound images below a folder, by their device and size. What is no such image is passed over."""
+    """Return ultrasound images below a folder, by device and size. Other files are skipped."""
     found: dict[Model, DeviceImages] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
@@ -97,14 +97,14 @@ def devices_in(folder: Path) -> dict[Model, DeviceImages]:
             model = Model(
                 str(head.get("Manufacturer") or "*"), str(head.ManufacturerModelName), int(head.Rows), int(head.Columns)
             )
-        except Exception:  # whatever foreign files make the reader raise
+        except Exception:  # the reader raises many types of exception on damaged files
             continue
         found.setdefault(model, DeviceImages()).files.setdefault(str(head.get("PatientID") or ""), []).append(path)
     return found
 
 
 def propose(model: Model, found: DeviceImages) -> Proposal | None:
-    """What an entry for a device may look like; None: its images cannot be decoded, or are of too few patients."""
+    """Propose an entry for a device; None where images cannot be decoded, or come from too few patients."""
     images = list(_decoded(model, found))
     patients = {image.patient for image in images}
     if len(patients) < PATIENTS:
@@ -138,7 +138,7 @@ def propose(model: Model, found: DeviceImages) -> Proposal | None:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """An image that was decoded, and what of it looks like writing."""
+    """A decoded image, and the pixels of it that look like writing."""
 
     patient: str
     pixels: np.ndarray
@@ -147,20 +147,20 @@ class _Seen:
 
 
 def _decoded(model: Model, found: DeviceImages) -> Iterator[_Seen]:
-    """The first frame of some of a device's images."""
+    """Yield the first frame of some images of a device."""
     for patient, path in found.spread():
         try:
             pixels, head, _ = read_frame(path, 0)
             shown = shades(pixels, head, 0)
             regions = regions_of(dcmread(path, specific_tags=_SEEN, stop_before_pixels=True))
-        except Exception:  # whatever foreign files make the decoders raise
+        except Exception:  # decoders raise many types of exception on damaged files
             continue
         if shown.shape[:2] == (model.rows, model.columns):
             yield _Seen(patient, shown, lettering.writing(shown).where, regions)
 
 
 def _varying(images: Sequence[_Seen]) -> np.ndarray:
-    """Rows and columns where the images differ."""
+    """Return a boolean plane of the pixels where the images differ."""
     levels = [image.pixels.max(axis=-1) if image.pixels.ndim == 3 else image.pixels for image in images]
     lowest, highest = levels[0].copy(), levels[0].copy()
     for level in levels[1:]:
@@ -170,13 +170,13 @@ def _varying(images: Sequence[_Seen]) -> np.ndarray:
 
 
 def _banner(changing: np.ndarray) -> int:
-    """Rows from the top that end with writing that varies, of those that may be a banner; 0: there is none."""
+    """Return the number of rows from the top that contain a varying banner; 0 where there is none."""
     rows = np.flatnonzero(changing[: round(len(changing) * _BANNER)].any(axis=1))
     return int(rows[-1]) + 1 if len(rows) else 0
 
 
 def _boxes(written: np.ndarray) -> list[Area]:
-    """Rectangles around what is written close together, from the top."""
+    """Return rectangles around groups of neighbouring written pixels, from the top."""
     down, across = -(-written.shape[0] // _CELL), -(-written.shape[1] // _CELL)
     cells = np.zeros((down * _CELL, across * _CELL), bool)
     cells[: written.shape[0], : written.shape[1]] = written
@@ -211,7 +211,7 @@ def _mask(areas: Sequence[Area], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _sheet(images: Sequence[_Seen], black: Sequence[Area], same: Sequence[Area]) -> bytes:
-    """Some of the images with areas drawn on them."""
+    """Draw the areas on some of the images."""
     from PIL import Image
 
     chosen = [images[n] for n in sorted({step * (len(images) - 1) // (_SHOWN - 1) for step in range(_SHOWN)})]

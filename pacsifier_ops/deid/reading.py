@@ -1,11 +1,12 @@
-"""Reads an object completely and strictly (PS3.5 7, PS3.10 7): what is not understood to the last byte is not fit.
+"""Reads an object completely and strictly (PS3.5 7, PS3.10 7). Every byte must be interpreted; else the object is
+refused.
 
-Other readers forgive: a length that leads past the end, a tag that is there twice, bytes behind the last element. Each
-is a place where an identifier may lie that one reader sees and another does not. Reasons name no tag: in a damaged
-file, what looks like one may be somebody's name.
+Other readers are lenient: they accept a length beyond the end, a repeated tag, or bytes after the last element. In each
+of these places one reader may see an identifier that another does not see. Reasons of a refusal name no tag: in a
+damaged file, bytes that look like a tag may be part of a name.
 
-What devices and tools often write wrong is mended where it can be read in one way only: every byte is understood, or
-not copied. What was mended is counted (see MENDED), and is written right.
+Common errors of devices and tools are mended where the bytes have only one interpretation. Every byte is then
+interpreted, or not copied. Each correction is counted (see MENDED), and the result is encoded correctly.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from pacsifier_ops.dicom import vrs
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset, spelt
 from pacsifier_ops.dicom.encoding import PIXEL_DATA, UNDEFINED, Elements, Fragments, Syntax, Value
 
-#: Sequences in sequences that are followed; deeper ones are nobody's.
+#: Maximum depth of nested sequences. An object with deeper ones is refused.
 MOST_DEEP = 64
-#: Bytes that a deflated data set may have.
+#: Maximum size of an inflated data set in bytes.
 MOST_INFLATED = 2**30
 
-#: What is mended, by the name that it is counted by.
+#: Corrections, by the id under which they are counted.
 MENDED = {
     "mended/no-preamble": "the preamble and the prefix DICM are missing",
     "mended/file-meta": "file meta information is missing, is in implicit VR, or names no transfer syntax",
@@ -63,9 +64,9 @@ _SHORT = frozenset(vr.encode() for vr in vrs.SHORT)
 _LONG = frozenset(vr.encode() for vr in vrs.LONG)
 _NAMES = {vr.encode(): vr for vr in vrs.SHORT | vrs.LONG}
 
-#: What writers put for a VR that they did not know, or that is newer than PS3.5.
+#: Values that writers use for a VR that they do not know, or that is newer than PS3.5.
 _STRANGE = frozenset((b"??", b"\0\0", b"  ", b"--", b"OX", b"XS", b"UK"))
-#: VRs of numbers: with a byte more or less, they are others.
+#: VRs of numbers: a byte more or less would change the value.
 _NUMBERS = frozenset(("AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"))
 _IMPLICIT_SYNTAX, _EXPLICIT_SYNTAX, _BIG_SYNTAX = (
     "1.2.840.10008.1.2",
@@ -78,15 +79,15 @@ _CUT = "its encoding is damaged: it ends in the middle of an element"
 
 
 class Parsed(Dataset):
-    """A data set that was read.
+    """A data set from a file.
 
-    As a data set of pydicom, it decodes what is asked for. The engine goes by `elements`: what is changed in the
-    data set after reading is not seen by it.
+    As a pydicom data set it decodes values on access. The engine uses `elements` only, so it ignores later changes of
+    the data set.
 
     Attributes:
-        elements: everything that the file held, as it was encoded.
-        syntax: how.
-        mended: how often what was mended, by the names of MENDED.
+        elements: all elements of the file, as they were encoded.
+        syntax: transfer syntax of the elements.
+        mended: number of corrections, by id (MENDED).
     """
 
     elements: Elements
@@ -98,13 +99,13 @@ def read(path: Path) -> Parsed:
     """Read a file.
 
     Raises:
-        Unfit: it is none of DICOM, or not encoded as the standard says.
+        Unfit: it is not DICOM, or not encoded as the standard says.
         OSError: it cannot be read at all.
     """
     return parse(path.read_bytes())
 
 
-#: Attributes that say what an object is and whose; they are text, and nobody must read them in two ways.
+#: Attributes that identify the object and its patient. They must be text: other VRs could be read in two ways.
 _NAMING = (0x00080016, 0x00080018, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E)
 
 
@@ -112,7 +113,7 @@ def parse(data: bytes) -> Parsed:
     """Read the bytes of a file.
 
     Raises:
-        Unfit: as `read`.
+        Unfit: see `read`.
     """
     mended: Counter[str] = Counter()
     meta, start = _meta(data, _beginning(data, mended), mended)
@@ -147,10 +148,10 @@ def parse(data: bytes) -> Parsed:
 
 
 def sequence(value: bytes, depth: int = 0) -> list[Elements]:
-    """The items of a sequence whose VR is UN, which is encoded in implicit VR little endian (PS3.5 6.2.2).
+    """Return the items of a sequence of VR UN, which is encoded in implicit VR little endian (PS3.5 6.2.2).
 
     Raises:
-        Unfit: it is no sequence.
+        Unfit: the value is no sequence.
     """
     form = _Form(True, True)
     items, _ = _Reader(value, False, form, Counter()).items(0, len(value), form, depth, delimited=False)
@@ -158,7 +159,7 @@ def sequence(value: bytes, depth: int = 0) -> list[Elements]:
 
 
 def _beginning(data: bytes, mended: Counter[str]) -> int:
-    """Where file meta information begins, or the data set if there is none."""
+    """Return the offset of the file meta information, or of the data set where there is none."""
     if data[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return _PREAMBLE + 4
     begins = data[:2] in (b"\2\0", b"\x08\0") and int.from_bytes(data[2:4], "little") <= 0x18
@@ -169,7 +170,7 @@ def _beginning(data: bytes, mended: Counter[str]) -> int:
 
 
 def _likely_syntax(data: bytes, start: int, mended: Counter[str]) -> str:
-    """Transfer syntax of a data set that nobody names it of: of those without compression, the one it looks like."""
+    """Return the transfer syntax of a data set that declares none: the uncompressed one that it looks like."""
     mended["mended/file-meta"] += 1
     if data[start : start + 2] == b"\0\x08":
         return _BIG_SYNTAX
@@ -177,7 +178,7 @@ def _likely_syntax(data: bytes, start: int, mended: Counter[str]) -> str:
 
 
 def _meta(data: bytes, position: int, mended: Counter[str]) -> tuple[dict[int, bytes], int]:
-    """File meta information, and where the data set begins. Its group length is not relied on."""
+    """Return file meta information, and the offset of the data set. The group length is ignored."""
     found: dict[int, bytes] = {}
     implicit = data[position : position + 2] == b"\2\0" and data[position + 4 : position + 6] not in _NAMES
     if implicit:
@@ -201,7 +202,7 @@ def _meta(data: bytes, position: int, mended: Counter[str]) -> tuple[dict[int, b
 
 
 def _inflated(data: bytes, mended: Counter[str]) -> bytes:
-    """What was deflated (RFC 1951); some writers put it into a zlib stream, or let the trailer of gzip follow."""
+    """Inflate a data set (RFC 1951). Some writers use a zlib stream, or append the trailer of gzip."""
     wrapped = data[:1] == b"\x78" and int.from_bytes(data[:2], "big") % 31 == 0
     inflate = zlib.decompressobj(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
     try:
@@ -218,7 +219,7 @@ def _inflated(data: bytes, mended: Counter[str]) -> bytes:
 
 
 def _settle(elements: Elements) -> None:
-    """Give numbers that may be signed or not the VR that they have (PS3.3 C.7.6.3): another encoding has to tell it."""
+    """Decide between US and SS (PS3.3 C.7.6.3). Explicit VR has to declare one of them; implicit VR does not."""
     signed = elements.get(_REPRESENTATION, ("US", b""))[1] == b"\1\0"
     known = tables.dictionary()
     for tag, (vr, value) in elements.items():
@@ -228,7 +229,7 @@ def _settle(elements: Elements) -> None:
 
 @lru_cache(maxsize=4096)
 def public_vr(tag: int) -> str:
-    """VR of a public attribute by PS3.6, the first if there are several; empty where it is not known."""
+    """Return the VR of a public attribute by PS3.6, the first of several; empty where it is unknown."""
     try:
         return dictionary_VR(tag)[:2]
     except KeyError:
@@ -237,7 +238,7 @@ def public_vr(tag: int) -> str:
 
 @lru_cache(maxsize=4096)
 def private_vr(tag: int, creator: str) -> str:
-    """VR of a private attribute, as far as somebody told; empty where it is not known."""
+    """Return the VR of a private attribute by the known dictionaries; empty where it is unknown."""
     if not creator:
         return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else ""
     creator = tables.in_capitals().get(creator, creator)
@@ -258,7 +259,7 @@ def _tags() -> dict[int, BaseTag]:
 
 @dataclass(frozen=True)
 class _Form:
-    """How elements are encoded."""
+    """Encoding of elements: implicit or explicit VR, and byte order."""
 
     implicit: bool
     little: bool
@@ -276,7 +277,7 @@ class _Form:
 
 
 class _Reader:
-    """Reads elements from bytes; keeps those of the top level as pydicom wants to have them, in `raw`."""
+    """Reads elements from bytes. `raw` keeps those of the top level in pydicom's form."""
 
     def __init__(self, data: bytes, encapsulated: bool, form: _Form, mended: Counter[str]) -> None:
         self._data, self._encapsulated, self._form, self._mended = data, encapsulated, form, mended
@@ -285,7 +286,7 @@ class _Reader:
     def elements(
         self, position: int, end: int, form: _Form, depth: int, *, delimited: bool = False
     ) -> tuple[Elements, int]:
-        """Elements up to the end, or to an item's delimiter, and where they end."""
+        """Return the elements up to the end, or to the item's delimiter, and the offset after them."""
         data, implicit, header = self._data, form.implicit, form.header
         found: Elements = {}
         creators: dict[int, str] = {}
@@ -370,7 +371,7 @@ class _Reader:
     # What is mended
 
     def form_of(self, position: int, end: int, form: _Form) -> _Form:
-        """How elements are encoded that should be encoded so, but are not always: with VRs, or without."""
+        """Return the actual encoding of elements, with or without VRs. It can differ from the declared one."""
         if position + 8 > end or not form.little:
             return form
         code = self._data[position + 4 : position + 6]
@@ -384,14 +385,14 @@ class _Reader:
         return _IMPLICIT if guessed and known and not past else form
 
     def _zeros(self, position: int, end: int) -> bool:
-        """Whether nothing but zeros follows, as where a file was filled up to a sector."""
+        """Return whether only zeros follow, as in a file that was padded to a sector."""
         if self._data.count(0, position, end) < end - position:
             return False
         self._mended["mended/zeros"] += 1
         return True
 
     def _ended(self, tag: int, position: int, form: _Form) -> int:
-        """Where an item ends that has no length: behind its delimiter, or before that of its sequence."""
+        """Return the end of an item of undefined length: after its delimiter, or before that of its sequence."""
         length = form.item(self._data, position)[2]
         if length and length != UNDEFINED:
             raise Unfit("its encoding is damaged: a delimiter has a length")
@@ -400,17 +401,21 @@ class _Reader:
         return position if tag == _SEQUENCE_END else position + 8
 
     def _misplaced(self, tag: int, implicit: bool) -> None:
-        """Make sure that what is not in order is an element, and not bytes that are read as one."""
+        """Check that a tag out of order is an element, and not other bytes that look like one."""
         if not _FIRST_GROUP <= tag < _ITEM or (implicit and not tag & 0x10000 and not public_vr(tag)):
             raise Unfit("its encoding is damaged: an element is there twice, or not in order")
         self._mended["mended/order"] += 1
 
     def _strange(self, tag: int, code: bytes, short: int, position: int, end: int, form: _Form) -> tuple[str, int, int]:
-        """VR, length and place of a value whose header is none of PS3.5 7.1.2; it must be readable in one way only.
+        """Return VR, length and offset of a value whose header violates PS3.5 7.1.2. Only one interpretation may fit.
 
         Args:
+            tag: tag of the element.
+            code: bytes at the place of the VR.
             short: the length, if its field has two bytes.
-            position: behind these.
+            position: offset after these.
+            end: offset where the enclosing item or data set ends.
+            form: encoding of the elements.
         """
         if code not in _LONG and code not in _STRANGE:
             raise Unfit("its encoding is damaged: a value representation is none of PS3.5")
@@ -424,7 +429,7 @@ class _Reader:
         return _NAMES.get(code, "UN"), *ways[0]
 
     def _follows(self, tag: int, position: int, end: int, form: _Form) -> bool:
-        """Whether the next element, or a delimiter, or nothing, stands behind a value."""
+        """Return whether an element, a delimiter or the end follows a value."""
         if position + 8 > end:
             return position == end
         if form.implicit:
@@ -436,9 +441,10 @@ class _Reader:
         return following in _ENDS or (tag < following < _ITEM and (code in _NAMES or code in _STRANGE))
 
     def _odd(self, value: bytes, vr: str, tag: int, stop: int, end: int, form: _Form) -> tuple[bytes, int]:
-        """A value of an odd length with its padding, and where the next element begins: some do not count the padding.
+        """Return a value of odd length with padding, and the offset of the next element. Some writers do not count the
+        padding.
 
-        Of numbers, nobody knows which byte is missing; they are left as they are, and go.
+        For numbers the missing byte is unknown. They stay as they are, and the engine removes them.
         """
         self._mended["mended/odd-length"] += 1
         if stop < end and self._data[stop] in b"\0 " and not self._follows(tag, stop, end, form):
@@ -451,13 +457,13 @@ class _Reader:
         self.raw[name] = RawDataElement(name, vr, length, encoded, start, form.implicit, form.little)
 
     def _vr(self, tag: int, group: int, creators: dict[int, str]) -> str:
-        """VR of an element that does not tell it."""
+        """Return the VR of an element in implicit VR."""
         if group & 1:
             return private_vr(tag, creators.get(group << 8 | (tag >> 8 & 0xFF), "")) or "UN"
         return public_vr(tag) or "UN"
 
     def _measured(self, start: int, stop: int, form: _Form, depth: int, *, guessed: bool) -> tuple[str, Value]:
-        """A sequence that has a length; what nobody but a dictionary of private attributes calls one may be none."""
+        """Read a value of defined length as a sequence. What only a private dictionary calls a sequence may be none."""
         try:
             return "SQ", self.items(start, stop, form, depth, delimited=False)[0]
         except Unfit:
@@ -466,13 +472,13 @@ class _Reader:
             if self._data[start : start + 4] in (b"\xfe\xff\0\xe0", b"\xff\xfe\xe0\0"):
                 raise
             self._mended["mended/no-sequence"] += 1
-            return "OB", vrs.padded(self._data[start:stop], "OB")  # which no rule takes for a sequence
+            return "OB", vrs.padded(self._data[start:stop], "OB")  # no rule treats it as a sequence
 
     def _undefined(self, vr: str, tag: int, form: _Form) -> tuple[str, _Form]:
-        """VR of what has no length but delimiters, and how its items are encoded.
+        """Return the VR of an element of undefined length, and the encoding of its items.
 
         Raises:
-            Unfit: only sequences can be so, and what nothing is known of.
+            Unfit: the element is neither a sequence nor of unknown VR.
         """
         if vr == "SQ":
             return vr, form
@@ -483,7 +489,7 @@ class _Reader:
         return "SQ", form if form.implicit else _Form(True, True)
 
     def items(self, position: int, end: int, form: _Form, depth: int, *, delimited: bool) -> tuple[list[Elements], int]:
-        """Items of a sequence up to its end or its delimiter, and where they end."""
+        """Return the items of a sequence up to its end or its delimiter, and the offset after them."""
         if depth > MOST_DEEP:
             raise Unfit(f"its sequences are nested more than {MOST_DEEP} deep")
         found: list[Elements] = []
@@ -503,7 +509,7 @@ class _Reader:
             if stop > end:
                 raise Unfit(_PAST)
             within = form
-            if (self._data[position + 4 : position + 6] in _NAMES) is form.implicit:  # so it looks like the other form
+            if (self._data[position + 4 : position + 6] in _NAMES) is form.implicit:  # it looks like the other encoding
                 within = self.form_of(position, stop, form)
                 if within is not form:
                     self._mended["mended/items"] += 1
@@ -514,11 +520,14 @@ class _Reader:
         return found, position
 
     def _ends(self, tag: int, position: int, end: int, *, delimited: bool, plain: bool) -> bool:
-        """Whether a delimiter ends a sequence; there are some too many, and some are the other one.
+        """Return whether a delimiter ends the sequence. Some writers add delimiters, or use the wrong one.
 
         Args:
-            position: behind it.
-            plain: it has no length, as is right.
+            tag: tag of the delimiter.
+            position: offset after the delimiter.
+            end: offset where the sequence ends at the latest.
+            delimited: the sequence has undefined length.
+            plain: the delimiter has length 0, as it must.
         """
         if tag == _SEQUENCE_END and delimited:
             if not plain:
@@ -533,13 +542,15 @@ class _Reader:
         return True
 
     def _fragments(self, start: int, end: int, frames: int) -> tuple[Fragments, int, int]:
-        """Encapsulated pixel data: the items, where they end, and where their delimiter does (PS3.5 A.4).
+        """Return encapsulated pixel data, the offset of the sequence delimiter, and the offset after it (PS3.5 A.4).
 
         Args:
-            frames: how many there are; 0 where nobody says it.
+            start: offset of the first item.
+            end: offset where the data set ends.
+            frames: number of frames; 0 where it is unknown.
         """
         found: list[bytes] = []
-        starts: list[int] = []  # of all items, where they were
+        starts: list[int] = []  # offsets of all items in the file
         position, item = start, self._form.item
         while position + 8 <= end:
             group, number, length = item(self._data, position)
@@ -561,7 +572,7 @@ class _Reader:
             else:
                 found.append(self._data[position:stop])
             position = stop
-        # All frames are there, and then nothing: who wrote them has forgotten the end.
+        # All frames are there and nothing follows: the writer omitted the delimiter.
         if len([part for part in found if part]) > max(frames, 1) and (
             position == end or self._data.count(0, position, end) == end - position
         ):
@@ -574,18 +585,18 @@ _IMPLICIT, _EXPLICIT = _Form(True, True), _Form(False, True)
 
 
 def _joined(items: list[bytes], starts: list[int]) -> Fragments:
-    """Items one after the other. Where some have become longer, the Basic Offset Table follows them (PS3.5 A.4).
+    """Join items. Where fragments were padded, the Basic Offset Table is adapted (PS3.5 A.4).
 
     Args:
         items: the table, and the fragments, with their headers.
-        starts: where each of them was.
+        starts: original offset of each.
     """
     before = [start - starts[1] for start in starts[1:]]
     after = list(accumulate(map(len, items[1:-1]), initial=0))[: len(before)]
     if before != after and not len(items[0]) % 4:
         table = struct.unpack(f"<{len(items[0]) // 4 - 2}L", items[0][8:])
         moved = dict(zip(before, after, strict=True))
-        # Whose offsets lead nowhere has none from here on: it may be empty.
+        # A table with invalid offsets is emptied, which the standard allows.
         offsets = [moved[offset] for offset in table] if moved.keys() >= set(table) else []
         if not set(table) <= set(after):
             items[0] = items[0][:4] + struct.pack(f"<{len(offsets) + 1}L", 4 * len(offsets), *offsets)
@@ -593,10 +604,10 @@ def _joined(items: list[bytes], starts: list[int]) -> Fragments:
 
 
 def _sorted(found: Elements) -> Elements:
-    """Elements in order. Disorder is a sign of damage as well, so each must be what PS3.6 says of it.
+    """Return elements in order. Disorder can also mean damage, so each must have a VR of PS3.6.
 
     Raises:
-        Unfit: one is not.
+        Unfit: an element has another VR.
     """
     known = tables.dictionary()
     if any(not tag & 0x10000 and vr != "UN" and vr not in known.get(tag, ()) for tag, (vr, _) in found.items()):
@@ -605,13 +616,13 @@ def _sorted(found: Elements) -> Elements:
 
 
 def _same(one: tuple[str, Value], other: tuple[str, Value]) -> bool:
-    """Whether two elements say the same; padding says nothing."""
+    """Return whether two elements have the same VR and value, apart from padding."""
     values_of = [value.rstrip(b" \0") if type(value) is bytes else value for _, value in (one, other)]
     return one[0] == other[0] and values_of[0] == values_of[1]
 
 
 def _number(found: Elements, tag: int) -> int:
-    """The number that an element says in characters; 0 where it says none."""
+    """Return the number that an element contains as characters; 0 where it has none."""
     text = found[tag][1] if tag in found else b""
     text = text.strip(b" \0") if isinstance(text, bytes) else b""
     return int(text) if text.isdigit() and len(text) < 10 else 0

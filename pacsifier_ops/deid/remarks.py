@@ -1,17 +1,17 @@
-"""What compressed pixel data hold beside pixels, and no rule for attributes reaches: it becomes zeros.
+"""Zeroes data in compressed pixel data that are not pixels. No rule for attributes reaches them.
 
-| stream                                     | what becomes zeros                                                      |
+| stream                                     | data that become zeros                                                  |
 |--------------------------------------------|-------------------------------------------------------------------------|
-| JPEG, JPEG-LS (ISO/IEC 10918-1, 14495-1)   | comments; Exif, XMP, Photoshop, previews; what follows the end          |
-| JPEG 2000 (ISO/IEC 15444-1, -15)           | comments, of tiles too; unknown segments; what follows the end          |
+| JPEG, JPEG-LS (ISO/IEC 10918-1, 14495-1)   | comments; Exif, XMP, Photoshop, previews; bytes after the end           |
+| JPEG 2000 (ISO/IEC 15444-1, -15)           | comments, also of tiles; unknown segments; bytes after the end          |
 | the file format JP2 around it              | boxes that decoders do not need, such as XML and UUID; text of profiles |
 
-Nothing is decoded, and no length changes, so that offset tables stay right. Of application data what tells colours and
-resolution stays: JFIF, Adobe, `mrfx` of JPEG-LS, the numbers of a colour profile in one segment; others become a
-comment. Markers are looked for between scans, too, which are passed over.
+Nothing is decoded, and no length changes, so that offset tables stay valid. Application data about colours and
+resolution stay: JFIF, Adobe, `mrfx` of JPEG-LS, the numbers of a colour profile in one segment. Other application data
+become a comment. Markers between scans are found, too; the scans are skipped.
 
-A stream that is damaged is cleaned up to where it is, as far as it is understood. RLE and video are not looked into: of
-RLE, only who decodes it knows where a segment ends.
+A damaged stream is cleaned up to the damage. RLE and video are not searched: in RLE, only a decoder finds the end of a
+segment.
 """
 
 from __future__ import annotations
@@ -22,36 +22,37 @@ from collections.abc import Iterator
 from pacsifier_ops.deid import icc
 from pacsifier_ops.dicom.encoding import Fragments
 
-#: How streams begin: JPEG and JPEG-LS, JPEG 2000, JP2.
+#: First bytes of streams: JPEG and JPEG-LS, JPEG 2000, JP2.
 _JPEG, _CODESTREAM, _BOXES = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"
 _BEGINS = (_JPEG, _CODESTREAM, _BOXES)
-#: Fragments within one header that begin as an image does, plus one.
+#: Maximum number, plus one, of fragments within one header that begin like an image.
 _PREVIEWS = 8
-#: A marker within a scan; what is stuffed, and RST, is none.
+#: A marker within a scan, apart from stuffed bytes and RST.
 _MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
-#: JPEG: end of image, start of scan, comment; markers that stand alone; those that are application data or unknown.
+#: JPEG: end of image, start of scan, comment; markers without a segment; markers of application data or unknown ones.
 _EOI, _SOS, _COM = 0xD9, 0xDA, 0xFE
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 _APPLICATION = frozenset((*range(0xE0, 0xF7), *range(0xF9, 0xFE)))  # F7 and F8 are JPEG-LS
-#: Bytes of an application segment that stay, by how it begins; of JFIF all but the preview.
+#: Number of bytes of an application segment that stay, by its beginning; all of JFIF apart from the preview.
 _NEEDED = {(0xE0, b"JFIF\0"): 14, (0xEE, b"Adobe"): 12, (0xE8, b"mrfx"): 5}
-#: How an application segment begins that holds a whole colour profile (ICC.1 B.4).
+#: Beginning of an application segment with a whole colour profile (ICC.1 B.4).
 _PROFILE = b"ICC_PROFILE\0\1\1"
-#: JPEG 2000: start of tile-part, of its data, comment; segments that decoders know.
+#: JPEG 2000: start of tile-part, start of data, comment; segments that decoders know.
 _SOT, _SOD, _REMARK = 0x90, 0x93, 0x64
 _SEGMENTS = frozenset((*range(0x50, 0x64), *range(0x72, 0x7B), _SOT))
-#: JP2: boxes that stay; `free` is one that says nothing.
+#: JP2: boxes that stay; `free` is a box without content.
 _BOX_KEPT = frozenset((b"jP  ", b"ftyp", b"ihdr", b"bpcc", b"pclr", b"cmap", b"cdef", b"res "))
 
 
 def cleaned(value: Fragments, frames: int) -> Fragments:
-    """Encapsulated pixel data without what is no pixels.
+    """Zero all data in encapsulated pixel data that are not pixels.
 
     Args:
-        frames: how many there are.
+        value: the items, beginning with the offset table.
+        frames: number of frames.
 
     Returns:
-        The same object where nothing had to go.
+        The same object where nothing changed.
     """
     parts = list(_parts(value))[1:]  # the first one is the offset table
     begins = [number for number, (start, _) in enumerate(parts) if value.startswith(_BEGINS, start)]
@@ -59,14 +60,14 @@ def cleaned(value: Fragments, frames: int) -> Fragments:
     at = 0
     while at < len(begins):
         first, at = begins[at], at + 1
-        for _ in range(_PREVIEWS):  # an image: a fragment that begins as one, and those up to the next one
+        for _ in range(_PREVIEWS):  # an image: a fragment that begins like one, and those up to the next
             places = parts[first : begins[at] if at < len(begins) else len(parts)]
             stream = _Stream(b"".join([value[start:stop] for start, stop in places]))
             stream.read()
             if stream.end or not stream.in_header or at == len(begins) or len(begins) <= frames:
                 break
-            at += 1  # what begins the next fragment is a preview within the header
-        # Where there are fewer than frames, a fragment holds several, and nobody knows what is one.
+            at += 1  # the next fragment begins with a preview within the header
+        # With fewer streams than frames, a fragment has several images, and their ends are unknown.
         if stream.end and len(begins) >= frames:
             stream.blank(stream.end, len(stream.data), padding=b"\0\xff")
         if not stream.edits:
@@ -80,7 +81,7 @@ def cleaned(value: Fragments, frames: int) -> Fragments:
 
 
 def _parts(value: bytes) -> Iterator[tuple[int, int]]:
-    """Where the content of each item is."""
+    """Yield start and end of the content of each item."""
     at = 0
     while at + 8 <= len(value):
         start = at + 8
@@ -89,20 +90,21 @@ def _parts(value: bytes) -> Iterator[tuple[int, int]]:
 
 
 class _Past(Exception):
-    """The stream goes on behind the last byte."""
+    """The stream continues after the last byte."""
 
 
 class _Strange(Exception):
-    """The stream is not what it should be."""
+    """The stream is not valid."""
 
 
 class _Stream:
     """A stream of one image.
 
     Attributes:
-        edits: places, and what they become.
-        end: the place behind the image; 0 where it has no end.
-        in_header: it ends before the pixels begin.
+        data: the bytes.
+        edits: offsets, and the new bytes there.
+        end: offset after the image; 0 where it has no end.
+        in_header: the stream ends before the pixels begin.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -112,7 +114,7 @@ class _Stream:
         self.in_header = True
 
     def read(self) -> None:
-        """Find out what has to go."""
+        """Collect the edits."""
         try:
             if self.data.startswith(_JPEG):
                 self.end = self._jpeg()
@@ -126,14 +128,14 @@ class _Stream:
             self.in_header = False
 
     def edited(self) -> bytearray:
-        """The stream without what has to go."""
+        """Return the stream with the edits applied."""
         made = bytearray(self.data)
         for at, new in self.edits:
             made[at : at + len(new)] = new
         return made
 
     def blank(self, start: int, stop: int, padding: bytes = b"\0") -> None:
-        """Make zeros of a place, as far as it is there; of padding alone, nothing."""
+        """Zero a range, as far as it exists; skip it where it is padding."""
         stop = min(stop, len(self.data))
         if self.data[start:stop].strip(padding):
             self.edits.append((start, bytes(stop - start)))
@@ -162,7 +164,7 @@ class _Stream:
                 at = found.start()
 
     def _application(self, code: int, at: int, stop: int) -> None:
-        """Application data: what decoders need stays, others become a comment."""
+        """Keep application data that decoders need; turn others into a comment."""
         for (marker, name), length in _NEEDED.items():
             if code == marker and self.data.startswith(name, at + 2):
                 self.blank(at + 2 + length, stop)
@@ -237,7 +239,7 @@ class _Stream:
         return at
 
     def _colour(self, at: int, stop: int) -> None:
-        """A colour specification: a number, or a profile, whose text goes."""
+        """Clean a colour specification: a number stays, the text of a profile is removed."""
         if self.data[at : at + 1] not in (b"\1", b"\2"):
             self.blank(at + 3, stop)
         elif self.data[at] == 2:
@@ -248,7 +250,7 @@ class _Stream:
                 self.blank(at + 3, stop)
 
     def _marker(self, at: int, stop: int) -> tuple[int, int]:
-        """The place behind a marker, and its code; it may be filled up before."""
+        """Return the offset after a marker, and its code. Fill bytes may precede it."""
         data = self.data
         while at + 1 < stop and data[at] == data[at + 1] == 0xFF:
             at += 1
@@ -259,7 +261,7 @@ class _Stream:
         return at + 2, data[at + 1]
 
     def _segment(self, at: int, stop: int) -> int:
-        """Where the segment ends whose length is there."""
+        """Return the end of the segment at an offset."""
         if at + 2 > stop:
             raise _Past
         length = int.from_bytes(self.data[at : at + 2], "big")

@@ -1,49 +1,49 @@
-"""What is done to each attribute: the compiled form of a profile (PS3.15 Annex E), which the engine asks.
+"""The compiled form of a profile (PS3.15 Annex E): which action applies to each attribute.
 
-Rules are layers that lie one upon the other: the standard's table, what the SOP class makes of its compound actions,
-and what a site says. `Rules.of` folds them into one `ObjectRules` per kind of object; `ObjectRules.find` looks up.
+Rules are stacked layers: the standard's table, the compound actions as each SOP class resolves them, and the rules of a
+site. `Rules.of` merges them into one `ObjectRules` per kind of object; `ObjectRules.find` looks up a rule.
 
-What an action means depends on the value representation (PS3.5 6.2):
+The meaning of an action depends on the value representation (PS3.5 6.2):
 
 | action      | on a value                                                                  | on a sequence       |
 |-------------|-----------------------------------------------------------------------------|---------------------|
-| `REMOVE`    | the element goes                                                            | it goes             |
+| `REMOVE`    | the element is removed                                                      | it is removed       |
 | `EMPTY`     | zero length                                                                 | no items            |
-| `DUMMY`     | a fixed value of the same VR that says nothing                              | items of dummies    |
-| `UID`       | the UID that stands for it, unless it is registered in PS3.6                | never               |
-| `KEEP`      | as it is, if it is a valid value of its VR                                  | items de-identified |
-| `KNOWN`     | Text and CS: terms and words of machines stay. UI: what PS3.6 registers.    | items de-identified |
-|             | Of codes those of public schemes stay, the others become tokens             |                     |
+| `DUMMY`     | a fixed value of the same VR without meaning                                | items of dummies    |
+| `UID`       | the replacement UID, unless the UID is registered in PS3.6                  | never               |
+| `KEEP`      | unchanged, if it is valid for its VR                                        | items de-identified |
+| `KNOWN`     | Text and CS: terms and words of devices stay. UI: registered UIDs stay.     | items de-identified |
+|             | Codes of public schemes stay, others become tokens                          |                     |
 | `CLEAN`     | DA, DT: shifted by the patient's days. TM: kept. AS: over 89 years, `090Y`. | items de-identified |
-|             | Text: words of the vocabulary stay. Numbers: those that are a date move, or |                     |
-|             | go where they are more than an order (see `numbers`)                        |                     |
+|             | Text: words of the vocabulary stay. Numbers: a date is shifted in a number  |                     |
+|             | that only orders things, and removed in any other (see `numbers`)           |                     |
 | `PSEUDONYM` | the patient's pseudonym                                                     | never               |
-| `TOKEN`     | a substitute that fits the VR, by the secret; its domain is the keyword     | never               |
+| `TOKEN`     | a substitute for the VR, from the secret; its domain is the keyword         | never               |
 
-Where `CLEAN` cannot be done (an invalid date, a VR that has no cleaning) or leaves nothing of a value, `Rule.otherwise`
-says what is done instead. Where `KNOWN` leaves nothing, the attribute's type does: removed, emptied, or a dummy.
+`Rule.otherwise` is the action where `CLEAN` is impossible (an invalid date, a VR without cleaning) or leaves nothing of
+a value. Where `KNOWN` leaves nothing, the type of the attribute decides: removed, emptied, or a dummy.
 
-Decided here, so that nobody decides it twice:
+Decisions of this module:
 - PatientName, PatientID and ClinicalTrialSubjectID become the pseudonym.
 - PatientBirthDate is emptied under every option.
 - PatientAge is `CLEAN` where patient characteristics are retained, and removed otherwise.
 - AccessionNumber, StudyID, ClinicalTrialSubjectReadingID, ContainerIdentifier and SpecimenIdentifier become tokens.
-- What every date is, `tables/dates.csv` says. Those that many patients have in common, or that are known outside (a
-  machine calibrated, a source measured, a product expired), go where dates are moved: they would tell by how many days.
-  With full dates they stay. Versions of the standard's context groups and templates are kept wherever dates are.
-- Numbers that are but an order or a name (`tables/numbers.csv`) are `CLEAN` unless dates stay as they are.
-- LongitudinalTemporalOffsetFromEvent and its event go without an option for dates, and stay with full dates; where
-  dates are moved they stay if the event is one of the patient's own.
+- `tables/dates.csv` says what each date is. A date that many patients share, or that is known elsewhere (a calibration,
+  the measurement of a source, an expiry), is removed where dates are shifted: it would reveal the number of days. With
+  full dates it stays. Versions of the standard's context groups and templates are kept wherever dates are.
+- Numbers that only order or name things (`tables/numbers.csv`) are `CLEAN` unless dates stay unchanged.
+- LongitudinalTemporalOffsetFromEvent and its event are removed without an option for dates, and stay with full dates.
+  Where dates are shifted they stay if the event belongs to the patient alone.
 - `U` of `X/Z/U*` is `CLEAN` on the sequence: the UIDs in its items are remapped by their own rules.
-- ContentSequence of key object selections is `CLEAN` under every option, so that what they select stays selected; of
-  structured reports it is where structured content is cleaned, else a dummy.
-- CodeMeaning is `CLEAN` under every option: who knows that a code is a standard's may keep its meaning.
-- Code strings are `KNOWN` wherever they are kept. Codes are where descriptors are cleaned; without, they stay as E.1-1,
-  which does not list them, leaves them.
-- Text of structured reports is cleaned as a description is, if it is no longer than one (64 characters, one line). A
-  longer one is narrative: it goes, unless narratives are cleaned.
-- A digital signature, an overlay (60xx) and a curve (50xx) go under every option.
-- File meta information (0002) and directory records (0004) are not asked about here; nor are commands (0000).
+- ContentSequence of key object selections is `CLEAN` under every option, so that the references stay. In structured
+  reports it is `CLEAN` where structured content is cleaned, else a dummy.
+- CodeMeaning is `CLEAN` under every option: the meaning of a standard's code may stay.
+- Code strings are `KNOWN` wherever they are kept. Codes are `KNOWN` where descriptors are cleaned. Otherwise they stay,
+  because E.1-1 does not list them.
+- Text of structured reports of up to 64 characters in one line is cleaned like a description. Longer text is narrative:
+  it is removed, unless narratives are cleaned.
+- Digital signatures, overlays (60xx) and curves (50xx) are removed under every option.
+- File meta information (0002), directory records (0004) and commands (0000) have no rules here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """What is done to an attribute; the letters of PS3.15 Table E.1-1a, and three of our own."""
+    """Actions on attributes: the letters of PS3.15 Table E.1-1a, and three of our own."""
 
     REMOVE = "X"
     EMPTY = "Z"
@@ -68,7 +68,7 @@ class Action(StrEnum):
 
 
 class Option(StrEnum):
-    """The options of PS3.15 E.3 that say what is kept, by their names in profiles, and two of our own."""
+    """Options of PS3.15 E.3 by their names in profiles, and two of our own."""
 
     SAFE_PRIVATE = "safe_private"
     #: Ours: private elements of MR devices that `imaging_private.csv` lists.
@@ -88,12 +88,13 @@ class Option(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is done, and by which rule.
+    """An action and where it comes from.
 
     Attributes:
-        id: where it comes from: `E.1-1`, `E.1-1/<option>`, `default/<VR>`, `unlisted`, `uid/keep`, `uid/remap`,
+        action: what happens to the attribute.
+        id: source of the rule: `E.1-1`, `E.1-1/<option>`, `default/<VR>`, `unlisted`, `uid/keep`, `uid/remap`,
             `safe-private`, `imaging-private`, `private`, `E.3.4-1`, `site/<number>`.
-        otherwise: what is done where `CLEAN` cannot be, or leaves nothing.
+        otherwise: the action where `CLEAN` is impossible or leaves nothing.
     """
 
     action: Action
@@ -101,28 +102,28 @@ class Rule:
     otherwise: Action = Action.REMOVE
 
 
-#: An attribute that nothing is known of.
+#: Rule for an unknown attribute.
 UNKNOWN = Rule(Action.REMOVE, "default/unknown")
-#: A private attribute that nothing says is safe (E.1-1's last row).
+#: Rule for a private attribute that no list calls safe (last row of E.1-1).
 PRIVATE = Rule(Action.REMOVE, "private")
 
-#: From the one that leaves most to the one that leaves least.
+#: Actions in the order of strictness; `K` leaves most.
 _STRICTNESS = {action: place for place, action in enumerate("KWCUTPDZX")}
 
 
 def leaves_more(one: Rule, other: Rule) -> bool:
-    """Whether one rule leaves more of a value than the other."""
+    """Return whether one rule leaves more of a value than the other."""
     return _STRICTNESS[one.action] < _STRICTNESS[other.action]
 
 
 def stricter(one: Rule, other: Rule) -> Rule:
-    """Which of two rules leaves less of a value."""
+    """Return the rule that leaves less of a value."""
     return other if leaves_more(one, other) else one
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Attributes of repeating groups or of a whole group, `(60xx,3000)` for one."""
+    """Attributes of repeating groups or of a whole group, such as `(60xx,3000)`."""
 
     mask: int
     value: int
@@ -133,7 +134,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class PrivateRule:
-    """A rule for private attributes, and the VRs that they must have for it (any where empty)."""
+    """A rule for private attributes. `vrs` are the VRs for which it applies; any VR where empty."""
 
     rule: Rule
     vrs: frozenset[str] = frozenset()
@@ -141,15 +142,15 @@ class PrivateRule:
 
 @dataclass(frozen=True)
 class Layer:
-    """Rules that lie upon those before them.
+    """Rules that take precedence over those of the layers below.
 
     Attributes:
-        tags: by integer tag.
-        masks: for all attributes of groups, before `tags` of the layers below.
-        defaults: by VR, for attributes that no `tags` list.
-        private: by private creator and tag without its block (`(0029,xx10)` is 0x00290010); for all of a
-            creator's by 0.
-        required: what is done to attributes that an object must have, where their VR alone would have them removed.
+        tags: rules by integer tag.
+        masks: rules for all attributes of groups; they override `tags` of the layers below.
+        defaults: rules by VR, for attributes that no `tags` contain.
+        private: rules by private creator and tag without its block (`(0029,xx10)` is 0x00290010); tag 0 is for all
+            attributes of a creator.
+        required: actions for required attributes whose VR alone would have them removed.
     """
 
     tags: Mapping[int, Rule] = field(default_factory=dict)
@@ -164,8 +165,8 @@ class ObjectRules:
 
     Args:
         layers: from the lowest to the highest.
-        known: VRs of the public attributes that the dictionary (PS3.6) has, by tag.
-        nested: the rules for what is in items of sequences; the same where there are no others.
+        known: VRs of the public attributes of PS3.6, by tag.
+        nested: rules for items of sequences; the same rules where not given.
     """
 
     __slots__ = ("_creators", "_defaults", "_known", "_masks", "_private", "_required", "_tags", "nested")
@@ -198,12 +199,13 @@ class ObjectRules:
         self._private.update(layer.private)
 
     def find(self, tag: int, vr: str, creator: str = "") -> Rule:
-        """What is done to an attribute of the data set; of one in an item, ask `nested`.
+        """Return the rule of an attribute of the data set. For an attribute in an item, ask `nested`.
 
         Args:
-            vr: VR of the element as it is in the object.
-            creator: private creator of the block that a private attribute is in, without padding; of a private creator
-                element, its own value. Empty where there is none: such attributes go.
+            tag: tag of the attribute.
+            vr: VR of the element in the object.
+            creator: private creator of the block of a private attribute, without padding; for a private creator
+                element, its own value. Empty where the block has none: such attributes are removed.
         """
         rule = self._tags.get(tag)
         if rule is not None:
@@ -218,7 +220,7 @@ class ObjectRules:
             return UNKNOWN
         rule = self._defaults.get(vr, UNKNOWN)
         if vr not in vrs:
-            # Text that claims to be a code string does not get round the rule for text.
+            # Text with VR CS must not bypass the rule for text.
             rule = stricter(self._defaults.get(vrs[0], UNKNOWN), rule)
         required = self._required.get(tag)
         if required is None:
@@ -231,7 +233,7 @@ class ObjectRules:
         if not creator:
             return PRIVATE
         if tag & 0xFF00 == 0:
-            # The creator of a block that something may be kept of; the engine takes it out again if nothing was.
+            # Keep the creator of a block with attributes that may stay. The engine removes it if none did.
             return Rule(Action.KEEP, "private") if tag & 0xFF >= 0x10 and creator in self._creators else PRIVATE
         found = self._private.get((creator, tag & 0xFFFF00FF)) or self._private.get((creator, 0))
         if found is None or (found.vrs and vr not in found.vrs):
@@ -242,7 +244,7 @@ class ObjectRules:
         return found.rule if action is Action.CLEAN else Rule(action, found.rule.id)
 
 
-#: What cleaning makes of a private attribute; one of another VR goes. Dates go too: no date rule knows of them.
+#: The effect of `CLEAN` on private attributes by VR. Other VRs are removed, and dates are: no date rule covers them.
 _CLEANED = {
     **dict.fromkeys(("AS", "LO", "LT", "SH", "SQ", "ST", "UC", "UT"), Action.CLEAN),
     **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), Action.CLEAN),
@@ -254,7 +256,7 @@ _CLEANED = {
 
 @dataclass(frozen=True)
 class Scoped:
-    """A site's layer, and the objects that it is for: those of a SOP class, or of a modality, or all."""
+    """A layer of a site and its scope: objects of a SOP class, or of a modality, or all."""
 
     layer: Layer
     sop_class: str = ""
@@ -269,17 +271,17 @@ class Rules:
 
     Args:
         base: the lowest layer.
-        classes: what the SOP class makes of them, by its UID: at the top of an object and in items. Of the others what
-            `base` says.
-        site: a site's layers, from the lowest to the highest.
+        classes: layers by SOP Class UID, for the top of an object and for items. Other classes have `base` alone.
+        site: layers of a site, from the lowest to the highest.
         known: see `ObjectRules`.
-        concepts: by value, coding scheme and value type of concept names of structured reports (PS3.15 Table E.3.4-1).
-        by_type: for other concepts, by value type.
+        concepts: rules by code value, coding scheme and value type of concept names of structured reports (PS3.15 Table
+            E.3.4-1).
+        by_type: rules by value type, for other concepts.
 
     Attributes:
-        digest: SHA-256, in hexadecimal digits, of everything that decides.
-        options: what is retained and cleaned.
-        codes: code value, coding scheme designator and meaning of what was done (PS3.16 CID 7050).
+        digest: SHA-256, in hexadecimal digits, of everything that determines the result.
+        options: options in effect.
+        codes: code value, coding scheme designator and code meaning of each method (PS3.16 CID 7050).
         method: text for DeidentificationMethod (0012,0063), values of at most 64 characters.
     """
 
@@ -301,12 +303,12 @@ class Rules:
         self._concepts, self._by_type = concepts, by_type
         self.digest, self.options, self.codes, self.method = digest, options, codes, method
         self._cache: dict[tuple[str, str], ObjectRules] = {}
-        # Others are all alike, so that what an object says of itself cannot fill the cache.
+        # All other SOP classes and modalities share one entry, so that values in objects cannot fill the cache.
         self._sop_classes = set(classes) | {scoped.sop_class for scoped in self._site}
         self._modalities = {scoped.modality for scoped in self._site}
 
     def of(self, sop_class: str, modality: str) -> ObjectRules:
-        """The rules for objects of a SOP class (UID) and modality (0008,0060)."""
+        """Return the rules for objects of a SOP class (UID) and modality (0008,0060)."""
         key = sop_class if sop_class in self._sop_classes else "", modality if modality in self._modalities else ""
         found = self._cache.get(key)
         if found is None:
@@ -317,10 +319,11 @@ class Rules:
         return found
 
     def concept(self, value: str, scheme: str, value_type: str) -> Rule:
-        """What is done to a content item (PS3.3 C.17.3), by the code of its concept name and its value type.
+        """Return the rule of a content item (PS3.3 C.17.3), by the code of its concept name and its value type.
 
-        `REMOVE` takes the item with all below it. On references (COMPOSITE, IMAGE, WAVEFORM, UIDREF) `UID` remaps the
-        UIDs. `CLEAN` is as on values: DATE and DATETIME shifted, TIME kept, TEXT by the vocabulary, NUM an age that is
-        capped (the table's concept of a subject's age alone has it). What is below an item follows its own rules.
+        `REMOVE` removes the item and everything below it. On references (COMPOSITE, IMAGE, WAVEFORM, UIDREF) `UID`
+        remaps the UIDs. `CLEAN` acts as on values: DATE and DATETIME are shifted, TIME is kept, TEXT is cleaned by the
+        vocabulary, NUM is a capped age (only for the table's concept of a subject's age). Items below follow their own
+        rules.
         """
         return self._concepts.get((value, scheme, value_type)) or self._by_type.get(value_type, UNKNOWN)

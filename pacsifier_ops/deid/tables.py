@@ -1,6 +1,6 @@
-"""The standard's tables as they are, by integer tag; `tables/README.md` says where they come from.
+"""The standard's tables, by integer tag; `tables/README.md` gives their sources.
 
-Keywords are no keys: new ones are in the tables before they are in any dictionary.
+Keys are tags and no keywords: tables contain new attributes before any dictionary does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pacsifier_ops.deid.rules import Mask, Option
 
 _FOLDER = Path(__file__).parent / "tables"
 
-#: Columns of options in the tables.
+#: Columns of the tables, by option.
 _COLUMNS = {
     "rtn_uids": Option.UIDS,
     "rtn_dev_id": Option.DEVICE,
@@ -32,7 +32,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Actions of one attribute or concept: `basic` may be a compound one, such as `X/Z/D`."""
+    """Actions on one attribute or concept. `basic` may be a compound action, such as `X/Z/D`."""
 
     basic: str
     options: Mapping[Option, str]
@@ -48,10 +48,13 @@ class Concept:
 
 
 def parse_tag(text: str) -> tuple[int, int]:
-    """Tag and mask of `(gggg,eeee)`, hexadecimal digits with `x` for those that may be any.
+    """Parse a tag `(gggg,eeee)` of hexadecimal digits, with `x` for any digit.
+
+    Returns:
+        Tag and mask.
 
     Raises:
-        ValueError: it is not written so.
+        ValueError: the text has another form.
     """
     found = re.fullmatch(r"\(?([0-9a-fA-FxX]{4}),?([0-9a-fA-FxX]{4})\)?", text.strip())
     if not found:
@@ -62,7 +65,7 @@ def parse_tag(text: str) -> tuple[int, int]:
 
 @cache
 def attributes() -> tuple[Mapping[int, Row], Mapping[Mask, Row]]:
-    """PS3.15 Table E.1-1, by tag and by mask; without its row of private attributes."""
+    """Return PS3.15 Table E.1-1 by tag and by mask, without its row for private attributes."""
     tags: dict[int, Row] = {}
     masks: dict[Mask, Row] = {}
     for line in _read("ps3_15_e1_1.csv"):
@@ -78,13 +81,13 @@ def attributes() -> tuple[Mapping[int, Row], Mapping[Mask, Row]]:
 
 @cache
 def unlisted() -> Mapping[int, Row]:
-    """Attributes that E.1-1 does not list and that need more than the default of their VR."""
+    """Return attributes that E.1-1 does not list and whose VR's default does not suffice."""
     return {parse_tag(line["tag"])[0]: _row(line, line["basic"]) for line in _read("unlisted.csv")}
 
 
 @cache
 def concepts() -> Mapping[Concept, Row]:
-    """PS3.15 Table E.3.4-1."""
+    """Return PS3.15 Table E.3.4-1."""
     return {
         Concept(line["code_value"], line["coding_scheme_designator"], line["value_type"]): _row(
             {column.removesuffix("_opt"): action for column, action in line.items()}, line["basic_prof"]
@@ -95,7 +98,9 @@ def concepts() -> Mapping[Concept, Row]:
 
 @cache
 def uids() -> Mapping[int, bool]:
-    """Attributes of VR UI that E.1-1 does not list: True where they are structural and stay, False for instances'."""
+    """Return attributes of VR UI that E.1-1 does not list: True for structural ones, which stay, False for UIDs of
+    instances.
+    """
     return {
         parse_tag(line["tag"])[0]: line["role"] == "keep_structural"
         for line in _read("uid_rules.csv")
@@ -105,11 +110,11 @@ def uids() -> Mapping[int, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Types:
-    """Types (PS3.3: 1, 1C, 2, 2C) of what a SOP class requires and the rules might take out, by tag.
+    """Types (PS3.3: 1, 1C, 2, 2C) of attributes that a SOP class requires and rules might remove, by tag.
 
     Attributes:
-        top: in the data set.
-        nested: in items of sequences; of several places, the type that asks most.
+        top: types in the data set.
+        nested: types in items of sequences; the strictest where an attribute occurs in several places.
     """
 
     top: Mapping[int, str]
@@ -118,10 +123,10 @@ class Types:
 
 @cache
 def dates() -> tuple[Mapping[int, str], Mapping[tuple[str, str], str]]:
-    """What dates are, by tag, and by code value and scheme of a concept: moved, shared, kept or birth.
+    """Return what each date is, by tag, and by code value and scheme of a concept.
 
-    `moved` are the patient's own; `shared` are those that many patients have in common, or that are known outside;
-    `kept` are versions of the standard's codes; `birth` is the date of birth.
+    `moved` is a date of the patient alone; `shared` is common to many patients, or known elsewhere; `kept` is a version
+    of the standard's codes; `birth` is the birth date.
     """
     tags: dict[int, str] = {}
     concepts: dict[tuple[str, str], str] = {}
@@ -136,18 +141,18 @@ def dates() -> tuple[Mapping[int, str], Mapping[tuple[str, str], str]]:
 
 @cache
 def numbers() -> Mapping[int, int]:
-    """Attributes whose numbers are but an order or a name, so that a date may stand there; digits of the shortest."""
+    """Return the minimum number of digits, by tag, of numbers that only order or name things: they may be dates."""
     return {parse_tag(line["tag"])[0]: int(line["least_digits"]) for line in _read("numbers.csv")}
 
 
 @cache
 def types() -> Mapping[str, Types]:
-    """Types by SOP class."""
+    """Return the types by SOP class."""
     modules: dict[str, list[tuple[int, bool, str]]] = {}
     for line in _read("module_types.csv"):
         nested = line["level"] == "nested"
         modules.setdefault(line["module"], []).append((parse_tag(line["tag"])[0], nested, line["type"]))
-    by_modules: dict[str, Types] = {}  # of classes that differ in their names alone, once
+    by_modules: dict[str, Types] = {}  # shared by SOP classes that have the same modules
     found = {}
     for line in _read("iods.csv"):
         names = line["modules"]
@@ -155,7 +160,7 @@ def types() -> Mapping[str, Types]:
             places: tuple[dict[int, str], dict[int, str]] = ({}, {})
             for tag, nested, kind in (row for name in names.split() for row in modules[name]):
                 place = places[nested]
-                place[tag] = min(place.get(tag, kind), kind)  # the types' order is that of their letters
+                place[tag] = min(place.get(tag, kind), kind)  # the order of the types is that of their letters
             by_modules[names] = Types(*places)
         found[line["sop_class_uid"]] = by_modules[names]
     return found
@@ -163,13 +168,15 @@ def types() -> Mapping[str, Types]:
 
 @cache
 def required() -> Mapping[int, bool]:
-    """Attributes of text that some IOD requires: True where with a value (type 1, 1C), False where without (2, 2C)."""
+    """Return text attributes that some IOD requires: True where a value is required (type 1, 1C), False otherwise (2,
+    2C).
+    """
     return {parse_tag(line["tag"])[0]: line["type"] == "1" for line in _read("required.csv")}
 
 
 @cache
 def safe_private() -> Mapping[tuple[str, int], frozenset[str]]:
-    """PS3.15 Table E.3.10-1: VRs (empty: not told) by private creator and tag without its block."""
+    """Return PS3.15 Table E.3.10-1: VRs (empty: unspecified) by private creator and tag without its block."""
     found: dict[tuple[str, int], frozenset[str]] = {}
     for line in _read("safe_private.csv"):
         key = line["private_creator"], parse_tag(line["tag_pattern"])[0]
@@ -179,25 +186,25 @@ def safe_private() -> Mapping[tuple[str, int], frozenset[str]]:
 
 @cache
 def imaging_private() -> Mapping[tuple[str, int], Mapping[str, str]]:
-    """Lines of `imaging_private.csv`, by private creator and tag without its block."""
+    """Return rows of `imaging_private.csv`, by private creator and tag without its block."""
     return {(line["private_creator"], parse_tag(line["tag_pattern"])[0]): line for line in _read("imaging_private.csv")}
 
 
 @cache
 def in_capitals() -> Mapping[str, str]:
-    """Private creators of the tables by what old devices write for them: PHILIPS IMAGING DD 001."""
+    """Return private creators of the tables by their form in capitals, as in old devices: PHILIPS IMAGING DD 001."""
     return {creator.upper(): creator for creator, _ in (*safe_private(), *imaging_private())}
 
 
 @cache
 def imaging_fields() -> Mapping[tuple[str, str], Mapping[str, str]]:
-    """Lines of `imaging_fields.csv`, by parser and name."""
+    """Return rows of `imaging_fields.csv`, by parser and name."""
     return {(line["parser"], line["name"]): line for line in _read("imaging_fields.csv")}
 
 
 @cache
 def dictionary() -> Mapping[int, tuple[str, ...]]:
-    """VRs of the public attributes of PS3.6 and of the tables, by tag; the usual one first."""
+    """Return VRs of the public attributes of PS3.6 and of the tables, by tag; the usual VR first."""
     from pydicom.datadict import DicomDictionary
 
     return {tag: (vr,) for tag, (vr, _) in _newer().items()} | {
@@ -207,7 +214,7 @@ def dictionary() -> Mapping[int, tuple[str, ...]]:
 
 @cache
 def registered_uids() -> frozenset[str]:
-    """UIDs of PS3.6 Annex A: they name nobody."""
+    """Return the UIDs of PS3.6 Annex A, which identify nobody."""
     from pydicom.uid import UID_dictionary
 
     return frozenset(UID_dictionary) | {line["sop_class_uid"] for line in _read("iods.csv")}
@@ -215,7 +222,7 @@ def registered_uids() -> frozenset[str]:
 
 @cache
 def most_values(tag: int) -> int:
-    """How many values a public attribute has at most (VM of PS3.6); 0 where there is no such number."""
+    """Return the maximum number of values of a public attribute (VM of PS3.6); 0 where it is unlimited."""
     from pydicom.datadict import dictionary_has_tag, dictionary_VM
 
     vm = dictionary_VM(tag) if dictionary_has_tag(tag) else _newer().get(tag, ("", "1-n"))[1]
@@ -225,7 +232,7 @@ def most_values(tag: int) -> int:
 
 @cache
 def _newer() -> Mapping[int, tuple[str, str]]:
-    """VR and VM of attributes that are newer than pydicom's dictionary."""
+    """Return VR and VM of attributes that are newer than pydicom's dictionary."""
     return {parse_tag(line["tag"])[0]: (line["vr"], line["vm"]) for line in _read("newer_attributes.csv")}
 
 

@@ -1,11 +1,11 @@
-"""What stands beside names in descriptions: titles, salutations, roles, and `by`.
+"""Finds names in descriptions by the words beside them: titles, salutations, roles, and `by`.
 
-What follows a title is a name, whatever else it means: `Dr. Foot`. So is what stands before a degree, or before a comma
-and a title: `Foot MD`, `Foot, Dr.` What follows a hint, such as `ref` or `by`, is one where it can be one: `by Long`,
-not `by protocol`. So is what stands beside an initial: `C. Long`.
+The word after a title is a name, whatever its other meaning: `Dr. Foot`. So is the word before a degree, or before a
+comma and a title: `Foot MD`, `Foot, Dr.` The word after a hint, such as `ref` or `by`, is a name where it can be one:
+`by Long`, not `by protocol`. So is the word beside an initial: `C. Long`.
 
-Abbreviations of modalities and diseases are told from titles by how they are written: `Dr` and `DR.` are titles, `DR`
-is a hint, `MR` nothing.
+The spelling separates abbreviations of modalities and diseases from titles: `Dr` and `DR.` are titles, `DR` is a hint,
+`MR` is neither.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ _HINTS = re.compile(
     r"(?i:by|ref|refd|referred|referring|per|par|von|tech|technician|operator|oa|ltd|pat|patient|physician)[.:]?"
     r"|(?i:op)[.]|[Pp]t[.:]?|DR|MS|ms|M[.]|Le|La|De|Van|Von|Der|Den|El|Al|Di|Da|Du|Del|Ten|Ter|Mc|Mac|St|Ibn|Bin"
 )
-#: What stands behind a name.
+#: Degrees after a name.
 _DEGREES = re.compile(r"M\.?D|[Pp][Hh]D|PHD|FRCR|FRCPC?|FRCS|FACR|MBBS|MBChB")
-#: Words that are looked at behind a title, at most: that of a name and more of the title.
+#: Maximum number of words after a title to examine: the title's other words, and the name.
 _REACH = 16
-#: One that is no side; without a dot, nothing that is written of images (`C+`, `W/O`, `T spine`).
+#: An initial that is no side; without a dot, letters that have other meanings for images are excluded (`C+`, `W/O`, `T
+#: spine`).
 _INITIAL = re.compile("[A-KM-QS-ZÀ-Þa-km-qs-zà-þ][.]|[ABEGHIJKMNQUVYabeghijkmnquvyÀ-Þà-þ](?![/+*-])")
 _LETTERS = re.compile(r"(?<!\w)(?:[^\W\d_][.] ?)*[^\W\d_][.] ?[^\W\d_](?!\w)")
 #: Letters with dots that are no initials.
@@ -50,14 +51,14 @@ _ABBREVIATIONS = _words_of(
     """ap pa iv ip pi im po wo ml cc mip mpr ct mr us pet spect ecg ekg tof bw ca na nb cm op hws lws bws mri mrt mra ls
     cs ts hno rmn irm tc tac ok uk st"""
 )
-#: What names begin with.
+#: Particles at the beginning of names.
 PARTICLES = _words_of(
     """von van der den de del della di da dos das la le du des ten ter te zu zum zur
     bin ibn al el abu mc mac st san o d"""
 )
-#: What may stand between a title and a name: more of the title, and what names begin with.
+#: Words between a title and a name: more of the title, and particles.
 _BETWEEN = PARTICLES | _words_of("med ssa ra univ dent vet phil habil rer nat priv doz dipl lic by ref")
-#: Diseases by the name of who described them: `M. Crohn` is no Monsieur Crohn.
+#: Diseases named after a person: `M. Crohn` is no Monsieur Crohn.
 _DISEASES = _words_of(
     """addison alzheimer basedow bechterew bechterev behcet behçet boeck bowen castleman charcot crohn cushing dupuytren
     fabry forestier gaucher graves hirschsprung hodgkin horton huntington köhler krohn ledderhose little menière meniere
@@ -67,7 +68,7 @@ _DISEASES = _words_of(
 
 
 class Word(NamedTuple):
-    """A word of a text, and where it stands."""
+    """A word of a text, with start and end offset."""
 
     text: str
     start: int
@@ -75,14 +76,15 @@ class Word(NamedTuple):
 
 
 def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
-    """Which words stand behind a title or a hint, titles and initials included.
+    """Yield the words beside a title, a hint or an initial, titles and initials included.
 
     Args:
-        text: what the words are of.
+        text: the text.
         words: its words, in order.
 
     Yields:
-        Number of the word; whether it goes in any case. One behind a hint goes unless it can be no name.
+        Index of the word, and whether it is removed in any case. A word after a hint is removed only if it can be a
+            name.
     """
     initials, abbreviations = _dotted(text, words)
     yield from ((number, True) for number in initials)
@@ -112,7 +114,7 @@ def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
 
 
 def _dotted(text: str, words: Sequence[Word]) -> tuple[set[int], set[int]]:
-    """The numbers of letters in a row with dots behind them: of initials (`J.D.K.`), of abbreviations (`a.p.`)."""
+    """Return the indices of letters in a row with dots: of initials (`J.D.K.`), and of abbreviations (`a.p.`)."""
     initials, abbreviations = set[int](), set[int]()
     starts = [word.start for word in words]
     for row in _LETTERS.finditer(text):
@@ -123,7 +125,7 @@ def _dotted(text: str, words: Sequence[Word]) -> tuple[set[int], set[int]]:
 
 
 def _beside(text: str, words: Sequence[Word], place: int) -> Iterator[int]:
-    """The numbers of the words that an initial may be of: `C. Long`, `Long C`, `Long, C.`"""
+    """Yield the indices of words to which an initial may belong: `C. Long`, `Long C`, `Long, C.`"""
     for number, first in ((place - 1, place - 1), (place + 1, place)):
         if 0 <= number < len(words) and words[number].text.isalpha():
             gap = text[words[first].end : words[first + 1].start]
@@ -132,7 +134,7 @@ def _beside(text: str, words: Sequence[Word], place: int) -> Iterator[int]:
 
 
 def _is_behind_comma(text: str, words: Sequence[Word], place: int) -> bool:
-    """Whether a word and a comma stand before a title: `Kopf, Dr.`"""
+    """Return whether a word and a comma precede a title: `Kopf, Dr.`"""
     return (
         place > 0
         and words[place - 1].text.isalpha()
@@ -141,19 +143,19 @@ def _is_behind_comma(text: str, words: Sequence[Word], place: int) -> bool:
 
 
 def _ends(text: str, words: Sequence[Word], place: int) -> bool:
-    """Whether what stands behind a title is another matter: `Lang, Dr. / Black`."""
+    """Return whether the text after a title is separate: `Lang, Dr. / Black`."""
     return bool(re.search("[/,;]", text[words[place].end : words[place + 1].start]))
 
 
 def _is_named(text: str, words: Sequence[Word], place: int) -> bool:
-    """Whether the word before a degree may be a name: `Long MD`, `Black, PhD`."""
+    """Return whether the word before a degree may be a name: `Long MD`, `Black, PhD`."""
     before = words[place - 1]
     gap = text[before.end : words[place].start]
     return before.text.isalpha() and len(before.text) > 1 and bool(re.fullmatch("[,_]? ?", gap)) and bool(gap)
 
 
 def _behind(text: str, words: Sequence[Word], place: int) -> Iterable[int]:
-    """The numbers of the words behind a title, up to the first that is a name; none where none is."""
+    """Return the indices of the words after a title, up to the first name; none where there is no name."""
     found = []
     for number in range(place + 1, min(place + 1 + _REACH, len(words))):
         gap = text[words[number - 1].end : words[number].start]

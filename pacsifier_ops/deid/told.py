@@ -1,8 +1,9 @@
-"""What may be told of an object that is not in the data set, by whatever goes with that: from a fixed list.
+"""The public reason why an object is missing from a de-identified data set. It comes from a fixed list.
 
-Why an object was set apart is kept in full in the run's folder. That names attributes, and whoever has the data set
-could work out from it what they held: *PatientID found in SeriesNumber* beside a folder that begins with that number.
-So what goes with the data says a rule by its name, or one of the reasons below, and nothing of the source.
+The run's folder keeps the full reason. The full reason names attributes. A reader of the data set could infer their
+values from it: *PatientID found in SeriesNumber*, beside a folder whose name begins with that number, reveals the
+PatientID. So the files that accompany the data set give only the name of a rule, or one of the reasons below. They
+reveal nothing of the source.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ NOBODYS = "it could not be said for certain whose it is"
 NOT_LINKED = "its patient has no pseudonym"
 UNFIT = "it could not be read, or not with certainty"
 
-#: How the reasons of a run begin, and what is told of them.
+#: The beginning of each reason of a run, and the public reason that replaces it.
 _TOLD = {
     "the result still tells": STILL_TELLS,
     "the pixels cannot be blacked out": PIXELS,
@@ -32,11 +33,15 @@ _TOLD = {
 
 
 def told(outcome: str, reason: str) -> tuple[str, str]:
-    """The rule, empty where it was none, and the reason that may be told of an object.
+    """Return the name of the rule and the reason that may be published for an object.
 
     Args:
-        outcome: what became of it.
-        reason: as the run keeps it.
+        outcome: final state of the object, as `deid.run` names it.
+        reason: full reason, as the run's folder keeps it.
+
+    Returns:
+        Rule name and public reason. The rule name is empty where no rule decided. Both are empty for an object that was
+            de-identified.
     """
     from pacsifier_ops.deid.exclusion import RULES
 

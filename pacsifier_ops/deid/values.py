@@ -1,4 +1,4 @@
-"""Values: which ones are valid, what dates, ages and identifiers become, and dummies (PS3.5 6.2)."""
+"""Values (PS3.5 6.2): validity, shifted dates, capped ages, tokens for identifiers, and dummies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pacsifier_ops.dicom import vrs
 from pacsifier_ops.pseudonyms.local import ALPHABET
 from pacsifier_ops.pseudonyms.secret import Secret
 
-#: Characters of one value.
+#: Maximum number of characters of one value.
 _MOST = {"AE": 16, "CS": 16, "LO": 64, "LT": 10240, "SH": 16, "ST": 1024}
 
 _LINE = r"[^\x00-\x1f\x7f-\x9f\\]"
@@ -19,7 +19,7 @@ _FORMS = {
     "AE": re.compile(r"[ -\[\]-~]{0,16}", re.ASCII),
     "AS": re.compile(r"\d{3}[DWMY]", re.ASCII),
     "CS": re.compile(r"[A-Z0-9 _]{0,16}", re.ASCII),
-    # Devices write more digits than the 16 characters that a DS may have; a number it is all the same.
+    # Devices write more digits than the 16 characters of a DS. Such a value is still a number.
     "DS": re.compile(r"(?=.{1,32}$)[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII),
     "IS": re.compile(r"(?=.{1,12}$)[+-]?\d+", re.ASCII),
     "LO": re.compile(rf"{_LINE}{{0,64}}", re.ASCII),
@@ -35,23 +35,23 @@ _DATE = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)", re.ASCII)
 _DATETIME = re.compile(rf"(\d{{4}})(?:(\d\d)(?:(\d\d)({_TIME})?)?)?([+-](?:0\d|1[0-4])[0-5]\d)?", re.ASCII)
 
 
-#: Dates that devices write where they know none: the first days of their calendars.
+#: First days of the calendars of devices. Devices write them where they know no date.
 _NOBODYS = frozenset(
     (dt.date(1901, 1, 1), dt.date(1904, 1, 1), dt.date(1969, 12, 31), dt.date(1970, 1, 1), dt.date(1980, 1, 1))
 )
-#: Likewise, days that newer clocks begin or end with: a patient may have been examined on one of them.
+#: Days on which newer clocks begin or end. A patient may have been examined on one of them.
 EPOCHS = frozenset(
     (
         *(dt.date(year, 1, 1) for year in (1990, 2000, 2001, 2070)),
         *(dt.date(1979, 12, 31), dt.date(1980, 1, 6), dt.date(1999, 12, 31), dt.date(2036, 2, 7), dt.date(2038, 1, 19)),
     )
 )
-#: Years of which a date may be one of a patient's.
+#: Years in which a date may belong to a patient.
 _YEARS = range(1901, 2100)
 
 
 def is_valid(vr: str, text: str) -> bool:
-    """Whether one value, without padding, is one of a VR that is written in characters. An empty one is."""
+    """Return whether one value, without padding, is valid for a VR of characters. An empty value is valid."""
     if not text:
         return True
     match vr:
@@ -67,10 +67,10 @@ def is_valid(vr: str, text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def shifted_date(text: str, days: int) -> str | None:
-    """A date (DA) that many days later, in the form that it has; None where it is none.
+    """Return a date (DA) shifted by a number of days, in the form that it has; None where it is no date.
 
-    `YYYY.MM.DD` of before 1993 is a date; ranges and dates without month or day are none. Nor is one that stands for
-    no date, such as 19000101, where days are not 0: everybody would see by how many days it was moved.
+    `YYYY.MM.DD`, the form before 1993, is a date. Ranges, and dates without month or day, are not. Where `days` is not
+    0, a placeholder such as 19000101 is no date either: its shifted value would reveal the number of days.
     """
     found = _DATE.fullmatch(text)
     moved = found and _moved(found[1], found[3], found[4], days)
@@ -79,9 +79,9 @@ def shifted_date(text: str, days: int) -> str | None:
 
 @lru_cache(maxsize=4096)
 def shifted_datetime(text: str, days: int) -> str | None:
-    """A date and time (DT) that many days later; precision, fraction and zone stay. None where it is none.
+    """Return a date and time (DT) shifted by a number of days; None where it is no date.
 
-    Where month or day are missing, it is the first of them that is moved. What stands for no date is none.
+    Precision, fraction and zone stay. A missing month or day counts as the first one. Placeholders are no dates.
     """
     found = _DATETIME.fullmatch(text)
     if not found:
@@ -100,17 +100,19 @@ def _moved(year: str, month: str, day: str, days: int) -> dt.date | None:
 
 
 def capped_age(text: str) -> str | None:
-    """An age (AS), 90 years if it is more than 89; None where it is none."""
+    """Return an age (AS), `090Y` where it is more than 89 years; None where it is no age."""
     if not is_valid("AS", text) or not text:
         return None
     return "090Y" if text[3] == "Y" and int(text[:3]) > 89 else text
 
 
 def token(secret: Secret, keyword: str, value: str) -> str:
-    """What stands for an identifier wherever it is: 12 capitals and digits, fit for SH, LO and CS.
+    """Return the token that replaces an identifier everywhere: 12 capitals and digits, fit for SH, LO and CS.
 
     Args:
-        keyword: of the attribute; the same value of two attributes becomes two tokens.
+        secret: secret of the project.
+        keyword: keyword of the attribute; equal values of two attributes get different tokens.
+        value: the identifier.
     """
     number, text = secret.number(keyword, value), ""
     for _ in range(12):
@@ -132,11 +134,11 @@ _DUMMIES = {
 
 
 def dummy(vr: str) -> bytes:
-    """A valid value of a VR that says nothing, unpadded. UI and SQ have none."""
+    """Return a valid value of a VR that has no meaning, without padding. UI and SQ have none."""
     return _DUMMIES[vr].encode() if vr in _DUMMIES else bytes(vrs.SIZES.get(vr, 2))
 
 
 def fitting(vr: str, text: str) -> str:
-    """As much of a text as a value of the VR can hold, whole words."""
+    """Cut a text to the maximum length of the VR, at the end of a word where possible."""
     most = _MOST.get(vr, len(text))
     return text if len(text) <= most else (text[: most + 1].rpartition(" ")[0] or text[:most]).strip()

@@ -1,26 +1,26 @@
-"""The last look at a file before it goes out: does it still tell who the patient is?
+"""The final check: whether a de-identified file still identifies the patient.
 
-`Identifiers.of` has collected what names somebody in the object as it was. `search` reads the finished file again and
-looks for it, in decoded values and in bytes, and takes nobody's word for what should be there.
+`Identifiers.of` collects the identifiers of the object before de-identification. `search` reads the finished file again
+and looks for them, in decoded values and in bytes. It does not rely on the engine.
 
-What is looked for, and how, so that a hit means something:
+The method of comparison for each kind of identifier, chosen so that a hit is meaningful:
 
-| what                                      | where, and how                                                          |
-|-------------------------------------------|-------------------------------------------------------------------------|
-| parts of names; ids; dates of birth       | in text, as whole words                                                 |
-| words of four letters of anybody's name   | likewise, not in opaque bytes                                           |
-| whole names, in either order              | in text, word after word                                                |
-| short parts and ids, such as Eva or 12345 | where they are the whole of a text                                      |
-| names in Han, kana, Hangul                | in text, anywhere; of one character, where no other one stands beside it |
-| everyday words, short ids of procedures   | where they are the whole value of the same attribute, or of a name      |
-| ids of digits in numbers (IS, DS), UIDs   | where they are the whole number, or a whole component                   |
-| other dates, where all are moved          | as dates of birth; in numbers, where one begins so                      |
-| dates of the patient's other objects too  | in numbers of any kind: with the year in four digits, in any order      |
-| UIDs that had to be replaced              | where they are the whole UID                                            |
+| identifier                                | where and how                                                            |
+|-------------------------------------------|--------------------------------------------------------------------------|
+| parts of names; ids; birth dates          | in text, as whole words                                                  |
+| names of four letters                     | the same, but not in opaque bytes                                        |
+| whole names, in either order              | in text, as consecutive words                                            |
+| short parts and ids, such as Eva or 12345 | as a whole text                                                          |
+| names in Han, kana, Hangul                | anywhere in text; one character only without a neighbour of the script   |
+| everyday words, short ids of procedures   | as the whole value of the same attribute, or of a name                   |
+| ids of digits in numbers (IS, DS), UIDs   | as a whole number, or a whole component                                  |
+| other dates, where dates are shifted      | like birth dates; in numbers at their beginning                          |
+| dates of the patient's other objects      | in numbers of any VR: with a year of four digits, in any order           |
+| UIDs that had to be replaced              | as a whole UID                                                           |
 
-Text is compared without case and accents; ä is a as well as ae. Everyday words are those that the cleaning of
-descriptions keeps, and what devices, departments and placeholders are called. Times say nothing. Pixels and samples
-are not searched, but what compressed pixels hold beside them is.
+Text is compared without case and accents; ä equals a as well as ae. Everyday words are those that the cleaning of
+descriptions keeps, and names of devices, departments and placeholders. Times are ignored. Pixels and samples are not
+searched, but other data in compressed pixel streams are.
 """
 
 from __future__ import annotations
@@ -71,26 +71,28 @@ _UNDEFINED = 0xFFFFFFFF
 _NONE: Mapping[str, int] = {}
 _ITEM, _ITEM_BIG = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"
 _TRANSFER_SYNTAX, _PIXEL_DATA, _FRAMES = 0x00020010, 0x7FE00010, 0x00280008
-#: Samples, frames, rows, columns and bits: what tells how many bytes native pixels have.
+#: SamplesPerPixel, NumberOfFrames, Rows, Columns and BitsAllocated: they determine the size of native pixels.
 _DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100})
-#: Values of more bytes are not copied before it is known what they are; files of more are not read into memory.
+#: Larger values (bytes) are copied only when their VR is known; larger files are mapped instead of read into memory.
 _LARGE, _MAPPED = 1 << 16, 1 << 22
-#: Markers of comments and application data, by what a stream begins with: JPEG, JPEG-LS; JPEG 2000.
+#: Markers of comments and application data, by the first bytes of a stream: JPEG and JPEG-LS; JPEG 2000.
 _REMARKS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
-#: Markers behind which the pixels come: start of scan, start of tile-part, end of image.
+#: Markers that precede the pixels: start of scan, start of tile-part, end of image.
 _FIRST_PIXELS = (0xDA, 0x90, 0xD9)
-#: Pixels and samples: numbers, and too many to be searched.
+#: Pixels and samples: numbers, too many to search.
 _BULK = tags_of("PixelData FloatPixelData DoubleFloatPixelData WaveformData SpectroscopyData")
 
 
 def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
-    """Where a file still tells who the patient is; empty where it is clean.
+    """Search a file for identifiers.
 
     Args:
         source: the file, or its bytes.
+        identifiers: identifiers of the original object.
 
     Returns:
-        Which attribute's value was found in which place, without values; or why the file cannot be searched.
+        The hits in words: which attribute's value was found where, without the value. Or why the file cannot be
+            searched. Empty where the file is clean.
 
     Raises:
         OSError: the file cannot be read at all.
@@ -108,11 +110,11 @@ def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
 
 
 class Hit(NamedTuple):
-    """Something that was looked for and found.
+    """One hit.
 
     Attributes:
-        what: keyword of the attribute that it is from, or `a UID that had to be replaced`.
-        where: the attribute that it was found in; `the bytes of the file` where that is not known.
+        what: keyword of the attribute that the identifier is from, or `a UID that had to be replaced`.
+        where: tag of the attribute with the hit; `the bytes of the file` where it is unknown.
     """
 
     what: str
@@ -123,11 +125,13 @@ class Hit(NamedTuple):
 
 
 def hits(held: Held, wanted: Wanted, uids: AbstractSet[str], dates: Mapping[str, int] = _NONE) -> set[Hit]:
-    """Where what is wanted is in what a file holds.
+    """Search the content of a file.
 
     Args:
-        uids: UIDs that must not be there.
-        dates: dates (`YYYYMMDD`) that must not be there, with the attribute that they are from.
+        held: the content.
+        wanted: identifiers to search for.
+        uids: UIDs that must not occur.
+        dates: dates (`YYYYMMDD`) that must not occur, with the tag that they are from.
     """
     found = {*_in_text(held, wanted, dates), *_in_values(held, wanted, dates), *_in_bytes(held, wanted, dates)}
     every = {Hit(_name(source), _place(tag)) for source, tag in found}
@@ -135,10 +139,10 @@ def hits(held: Held, wanted: Wanted, uids: AbstractSet[str], dates: Mapping[str,
 
 
 def read(source: Path | bytes) -> Held:
-    """What a DICOM file holds, for `hits`.
+    """Read the content of a DICOM file for `hits`.
 
     Raises:
-        Unreadable: it cannot be searched; says why.
+        Unreadable: it cannot be searched; the text gives the reason.
         OSError: the file cannot be read at all.
     """
     if isinstance(source, bytes):
@@ -150,7 +154,7 @@ def read(source: Path | bytes) -> Held:
 
 
 def plain(texts: Iterable[str]) -> Held:
-    """Texts that are no DICOM file, for `hits`: what tables hold, or what files are called."""
+    """Prepare texts that are no DICOM file for `hits`: cells of tables, or names of files."""
     held = Held()
     for text in texts:
         held.texts.append((0, text.encode("ascii") if text.isascii() else text))
@@ -158,7 +162,7 @@ def plain(texts: Iterable[str]) -> Held:
     return held
 
 
-#: Characters of numbers, dates and UIDs; of text, in whatever encoding.
+#: Characters of numbers, dates and UIDs; characters of text in any encoding.
 _NUMERIC = b"0123456789+-.eE: \\\0"
 _PRINTABLE = bytes([0, 9, 10, 12, 13, 27, *range(32, 127), *range(160, 256)])
 _UID = re.compile(rb"[0-2]\.[\d.]{8,}\d")
@@ -166,15 +170,17 @@ _UID = re.compile(rb"[0-2]\.[\d.]{8,}\d")
 
 @dataclass(slots=True)
 class Held:
-    """What a file holds, by how it is searched; tag and value. Values that are no plain ASCII are decoded.
+    """The content of a file, by the method of search: tag and value. Values other than plain ASCII are decoded.
 
     Attributes:
-        texts: of text VRs, and binary values that look like text.
-        codes: what is text as well, but never compared as a whole.
-        named: of names (tag 0) and ids.
-        numbers: of IS and DS. `dates`: of DA and DT. `uids`: of UI.
-        measures: numbers of any VR that has room for a date; tag, VR, value, whether it is Little Endian.
-        binary: of other VRs.
+        texts: values of text VRs, and binary values that look like text.
+        codes: other text, which is never compared as a whole.
+        named: names (key 0) and ids (key: their tag), for comparison as a whole: key, tag and value.
+        numbers: values of IS and DS.
+        dates: values of DA and DT.
+        uids: values of UI.
+        measures: numbers of any VR that is wide enough for a date: tag, VR, value, little endian.
+        binary: values of other VRs.
         pieces: the bytes of the file without pixels and samples.
     """
 
@@ -190,7 +196,7 @@ class Held:
 
 
 class Unreadable(Exception):
-    """The file is not what it should be; the reason in words."""
+    """The file is not valid; the text gives the reason."""
 
 
 def _understood(data: bytes | mmap.mmap) -> Held:
@@ -211,7 +217,7 @@ def _place(tag: int) -> str:
 
 
 def _in_text(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
-    """What is found in text: the attribute that it was from, and the place."""
+    """Yield hits in text: tag of the identifier, and tag of the attribute."""
     for values, whole in ((held.texts, wanted.whole), (held.codes, {})):
         if any(_matches([value for _, value in values], wanted, dates, whole)):
             for tag, value in values:
@@ -243,7 +249,7 @@ def _matches(
 
 
 def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
-    """What is found where a value is compared as a whole."""
+    """Yield hits of values that are compared as a whole."""
     for key, tag, value in held.named:
         text = value if isinstance(value, str) else value.decode("ascii")
         for one in re.split(r"[\\=]", text):
@@ -255,7 +261,7 @@ def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator
         yield from ((wanted.numbers[number], tag) for number in wanted.numbers.keys() & there)
     for tag, data in held.uids:
         for uid in data.decode("latin-1").split("\\"):
-            # Those that replace others are numbers of 128 bits, in which any other number may stand.
+            # Replacement UIDs contain a number of 128 bits, in which any other number can occur by chance.
             registered = uid.strip("\0 ") in tables.registered_uids()
             if wanted.numbers and not registered and not re.match(r"2\.25\.\d{30}", uid):
                 yield from ((wanted.numbers[part], tag) for part in wanted.numbers.keys() & set(uid.split(".")))
@@ -269,7 +275,7 @@ def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator
 
 
 def _dates_in_numbers(held: Held, days: frozenset[str]) -> Iterator[int]:
-    """Attributes in whose numbers there are dates."""
+    """Yield tags of attributes with numbers that contain a date."""
     if days:
         for tag, vr, value, little in held.measures:
             if any(is_one_of(days, number) for number in numbers_in(vr, value, little)):
@@ -277,7 +283,7 @@ def _dates_in_numbers(held: Held, days: frozenset[str]) -> Iterator[int]:
 
 
 def _in_bytes(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
-    """What is found in bytes that nobody decodes, and in all bytes."""
+    """Yield hits in binary values, and in all bytes."""
     opaque = [
         wanted.in_binary,
         ByPrefix({(form, 1): source for day, source in dates.items() for form in written(day)[2]}),
@@ -304,7 +310,9 @@ def _found_in(data: bytes, wanted: Iterable[ByPrefix]) -> Iterator[int]:
 
 
 def _goes_on(beside: bytes, end: bytes) -> bool:
-    """Whether a character continues the word that ends beside it: a letter a letter, a digit a digit."""
+    """Return whether the neighbouring character continues a word: a letter next to a letter, or a digit next to a
+    digit.
+    """
     one, other = beside.strip(b"\0"), end.strip(b"\0")
     if len(one) != 1:
         return False
@@ -312,7 +320,7 @@ def _goes_on(beside: bytes, end: bytes) -> bool:
 
 
 def _old_uids(held: Held, uids: AbstractSet[str]) -> Iterator[int]:
-    """Where UIDs are that had to go."""
+    """Yield tags of attributes with UIDs that had to be replaced."""
     for tag, data in held.uids:
         if not uids.isdisjoint(one.strip("\0 ") for one in data.decode("latin-1").split("\\")):
             yield tag
@@ -325,7 +333,7 @@ def _old_uids(held: Held, uids: AbstractSet[str]) -> Iterator[int]:
 
 
 class _Form(NamedTuple):
-    """How elements are encoded."""
+    """Encoding of elements: implicit or explicit VR, and byte order."""
 
     implicit: bool
     little: bool
@@ -335,11 +343,11 @@ class _Form(NamedTuple):
 
 
 def _read(data: bytes | mmap.mmap) -> Held:
-    """Read a file again, element by element: of what is there twice, both are seen.
+    """Read a file element by element. Of repeated elements, all are read.
 
     Raises:
-        Unreadable: there is more, or less, than can be read.
-        Exception: whatever pydicom raises.
+        Unreadable: bytes are missing, or left over.
+        Exception: any exception of pydicom.
     """
     if data[128:132] != b"DICM":
         raise Unreadable("the file is no DICOM file")
@@ -369,7 +377,7 @@ def _behind_meta(tag: int, vr: str | None, length: int) -> bool:
 
 
 def _without_bulk(held: Held, data: bytes | mmap.mmap, stream: Any, form: _Form) -> Iterator[Any]:
-    """The elements of a data set without pixels and samples; the bytes without them, in pieces."""
+    """Yield the elements of a data set without pixels and samples, and collect the other bytes in `held.pieces`."""
     begin, described = 0, dict[int, bytes]()
     for element in data_element_generator(stream, *form, defer_size=_LARGE):
         if element.tag in _BULK:
@@ -377,7 +385,7 @@ def _without_bulk(held: Held, data: bytes | mmap.mmap, stream: Any, form: _Form)
             begin = _end(data, element, _size_of_pixels(described, form) if element.tag == _PIXEL_DATA else _UNDEFINED)
             for remark in _remarks(data, element.value_tell, begin) if element.length == _UNDEFINED else ():
                 _sort_binary(held, int(element.tag), remark)
-        elif isinstance(element, RawDataElement) and element.value is None and element.length:  # a large one
+        elif isinstance(element, RawDataElement) and element.value is None and element.length:  # a large value
             yield element._replace(value=data[element.value_tell : element.value_tell + element.length])
         else:
             if element.tag in _DIMENSIONS:
@@ -387,7 +395,7 @@ def _without_bulk(held: Held, data: bytes | mmap.mmap, stream: Any, form: _Form)
 
 
 def _end(data: bytes | mmap.mmap, element: RawDataElement, most: int) -> int:
-    """Where pixels or samples end: fragments with their last one, native pixels where the image does."""
+    """Return the end of pixels or samples: of the last fragment, or of the native pixels by the image's dimensions."""
     place = element.value_tell
     if element.length != _UNDEFINED:
         if place + element.length > len(data):
@@ -399,8 +407,10 @@ def _end(data: bytes | mmap.mmap, element: RawDataElement, most: int) -> int:
 
 
 def _remarks(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[bytes]:
-    """What compressed pixels hold beside pixels: comments and application data of JPEG and JPEG 2000 (ISO/IEC 10918-1
-    B.2.4, 15444-1 A.9.2), and what follows the end of an image.
+    """Yield data in compressed pixels that are not pixels.
+
+    These are comments and application data of JPEG and JPEG 2000 (ISO/IEC 10918-1 B.2.4, 15444-1 A.9.2), and bytes
+    after the end of an image.
     """
     while place < end:
         begin, place = place + 8, place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
@@ -420,7 +430,7 @@ def _remarks(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[bytes]:
 
 
 def _size_of_pixels(described: Mapping[int, bytes], form: _Form) -> int:
-    """How many bytes of native pixels an image says that it has (PS3.5 8.1.1), or more."""
+    """Return the size of native pixels in bytes by the image's attributes (PS3.5 8.1.1), or an upper limit."""
     try:
         frames = int(described.get(_FRAMES) or b"1")
         bits = prod(form.number(described[tag]) for tag in _DIMENSIONS - {_FRAMES})
@@ -430,7 +440,7 @@ def _size_of_pixels(described: Mapping[int, bytes], form: _Form) -> int:
 
 
 def _sort(held: Held, elements: Iterable[Any], form: _Form, charset: Charset) -> None:
-    """Sort the elements of a data set or an item, and those within."""
+    """Sort the elements of a data set or an item by method of search, recursively."""
     vrs = _usual_vrs()
     for element in elements:
         tag, vr, value = int(element.tag), element.VR, element.value
@@ -468,7 +478,7 @@ def _sort(held: Held, elements: Iterable[Any], form: _Form, charset: Charset) ->
                 held.codes.extend((tag, text) for text in _decoded(value, charset))
 
 
-#: How a file is searched, by VR: what of `Held` a value goes to; in numbers of fixed size no text can stand.
+#: The method of search by VR: the field of `Held`. Numbers of a fixed size cannot contain text.
 _HOW = {
     **dict.fromkeys(words_of("AE LO LT PN SH ST UC UR UT"), "texts"),
     **dict.fromkeys(words_of("AS CS"), "codes"),
@@ -479,7 +489,7 @@ _HOW = {
 
 
 def _items(value: Any, form: _Form) -> Iterator[Iterable[Any]]:
-    """The elements of each item of a sequence."""
+    """Yield the elements of each item of a sequence."""
     at = 0
     if isinstance(value, bytes):
         item = _ITEM if form.little else _ITEM_BIG
@@ -494,7 +504,7 @@ def _items(value: Any, form: _Form) -> Iterator[Iterable[Any]]:
 
 
 def _sort_binary(held: Held, tag: int, value: bytes) -> None:
-    """Sort a value of no text: what files within it hold is searched by itself."""
+    """Sort a binary value. Text fields of a file inside it are searched one by one."""
     for text in imaging.texts(value):
         if text.translate(None, _NUMERIC):
             _sort_binary(held, tag, text)
@@ -510,7 +520,7 @@ def _sort_binary(held: Held, tag: int, value: bytes) -> None:
 
 
 def _decoded(value: bytes, charset: Charset) -> list[bytes | str]:
-    """A text in all the ways in which somebody may read it; as it is where there is but one."""
+    """Decode a text in all plausible character sets; ASCII stays as it is."""
     if value.isascii() and b"\x1b" not in value:
         return [value]
     more = [value.decode("latin-1")] if b"\x1b" not in value else []

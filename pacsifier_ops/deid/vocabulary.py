@@ -1,13 +1,13 @@
-"""Cleaning of descriptions (PS3.15 E.3.5): words of a list stay, all others go.
+"""Cleaning of descriptions (PS3.15 E.3.5): words of a list stay, all others are removed.
 
-What stays: words of the shipped list and compounds of them, small numbers, numbers with units, and the short codes of
-imaging (T2w, L4L5, B30f, b1000). What goes: every other word, the word beside a title (`Dr. Stein`, `Stein MD`) and two
-words of the patient's own name even where they are of the list, and numbers that could be dates, times, telephone
-numbers or identifiers. Words that are names too (`?` in the list), single letters, and what has digits go where they
-stand beside something that goes: it may be a name's initial, the number of a house, one half of an identifier.
+These stay: words of the package's list and compounds of them, small numbers, numbers with units, and short codes of
+imaging (T2w, L4L5, B30f, b1000). These are removed: every other word; the word beside a title (`Dr. Stein`, `Stein MD`)
+and two words of the patient's name, even where the list has them; and numbers that could be dates, times, telephone
+numbers or identifiers. Words that are also names (`?` in the list), single letters, and words with digits are removed
+beside a removed word: there they may be an initial, a house number, or half of an identifier.
 
-Scripts that put no blanks between words are divided by the list: of `王小东胸部` the last two characters stay. In no
-script but Latin does a single letter stay: it may be a whole name.
+In scripts without blanks between words, the list divides the text: of `王小东胸部` the last two characters stay. A
+single letter stays only in Latin script: in others it may be a whole name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pacsifier_ops.deid.titles import PARTICLES, Word, names_in
 #: Words chosen by hand, and words of public lists (see tables/README.md).
 _FILES = ("vocabulary.txt", "vocabulary_anatomy.txt", "vocabulary_structures.txt")
 
-#: Letters of a word at most: longer ones are no words, and would take long to take apart.
+#: Maximum number of letters of a word. Longer runs are no words, and slow to divide.
 _LONGEST = 40
 #: Units, the longer ones first.
 _UNITS = (
@@ -33,43 +33,43 @@ _UNITS = (
     "|bpm|fps|pct|mm2|mm3|cm2|cm3|mm|cm|dm|um|nm|ml|cc|dl|mg|kg|ug|kv|ma|gy|bq|hz|ms|hr|wk|mo|yr|hu|ph|sl|db|mv"
     "|m|l|g|t|s|h|d|w|y|j"
 )
-#: Scripts without blanks between words, and Hangul, which is written together as often: Thai to Khmer, Han, kana.
+#: Scripts without blanks between words, and Hangul, which is often written so: Thai to Khmer, Han, kana.
 _DENSE = (
     "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc"
     "\U00020000-\U0003ffff"
 )
 _NUMBER = r"\d+(?:[.,]\d+)?"
 _VALUE = r"\d{1,4}(?:[.,]\d{1,3})?"
-#: A word: letters and digits, a decimal number with what follows, or a run of characters that has yet to be divided.
+#: A word: letters and digits, a decimal number with what follows, or a run of characters to divide later.
 _WORD = re.compile(rf"{_NUMBER}[^\W_{_DENSE}]*|(?:(?=[{_DENSE}])[^\W\d_])+|[^\W\d_{_DENSE}][^\W_{_DENSE}]*")
 _IS_DENSE = re.compile(rf"[{_DENSE}]")
-#: Dates and times as people write them: day, month and year; year, month and day; day and month; hours and minutes.
+#: Written dates and times: day, month and year; year, month and day; day and month; hours and minutes.
 _MOMENT = re.compile(
     r"(?<!\d)(?:\d{1,2}\s?[./-]\s?\d{1,2}\s?[./-]\s?(?:\d{4}|\d{2})|(?:19|20)\d\d[./-]\d{1,2}(?:[./-]\d{1,2})?|\d{1,2}[./](?:19|20)\d\d"
     r"|\d{1,2}:\d\d(?::\d\d)?|\d{1,2}\.\s?\d{1,2}\."
     r"|(?<![^\W_])(?:[0-3]\d[/-][01]\d|[01]\d[/-][0-3]\d)(?![^\W_])"
     r"|[0-3]\d([ _])[01]\d\1\d\d|[01]\d([ _])[0-3]\d\2\d\d)(?!\d)"
 )
-#: Ages, of which those over 89 years tell who somebody is.
+#: Ages. Those over 89 years can identify a person.
 _AGE = re.compile(
     r"(?<!\d)0?(\d{2,3})[\s_-]{0,2}"
     r"(?:y|yrs?|yo|y\.o\.|y/o|years?|j|jahre?|j(?:ä|ae)hrige?[nrs]?|ans?|anni|anno|a[nñ]os|jaar|år|(?<=\d)a)(?![^\W\d_])"
     r"|(?<![^\W\d_])(?:aged?|alter|âge|et[àa]|edad|idade)[\s:=_-]{1,3}0?(\d{2,3})(?!\d)",
     re.IGNORECASE,
 )
-#: The same in short, beside the sex: 95M, F/95.
+#: The same in short form, with the sex: 95M, F/95.
 _AGE_AND_SEX = re.compile(
     r"(?<![^\W_])(?:(?:9\d|1[01]\d)\s?/?\s?[fmw]|[fmw]\s?/?\s?(?:9\d|1[01]\d))(?![^\W_])", re.IGNORECASE
 )
 _ZONE = re.compile(r"[+-](?:0\d|1[0-4])(?:00|30|45)")
 #: A b-value and a direction, as Canon and Toshiba write them into comments: b=1500(0.445,-0.895,0.000).
 _DIFFUSION = re.compile(r"b=\d{1,5}(?:\((?:-?[01]\.\d{1,4},){2}-?[01]\.\d{1,4}\))?", re.ASCII)
-#: What is a measure and nothing else: a number with a unit of several letters, a matrix, a field strength.
+#: Unambiguous measures: a number with a unit of several letters, a matrix, a field strength.
 _SURE = re.compile(
     rf"{_VALUE}(?:{_UNITS.split('|m|')[0]})|{_VALUE}(?:x{_VALUE}){{1,2}}(?:mm|cm)?|[01]?[.,]?[1357]t|[234]d|t[12](?:w|map|star)?"
     r"|[bdhijtu][1-9]\d[fhs]"
 )
-#: Measures that may be something else: units of one letter, ordinals, nuclides.
+#: Ambiguous measures: units of one letter, ordinals, nuclides.
 _MEASURES = re.compile(
     rf"{_VALUE}(?:{_UNITS})|\d{{1,3}}(?:st|nd|rd|th|er|e|ere|eme)"
     r"|18f|64cu|68ga|82rb|89zr|90y|99mtc|111in|12[34]i|131i|177lu|201tl"
@@ -89,7 +89,7 @@ _PARTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """A text after cleaning, and how many of its words stayed and went."""
+    """A text after cleaning, and the numbers of words kept and dropped."""
 
     text: str
     kept: int
@@ -100,7 +100,7 @@ class Vocabulary:
     """A list of words.
 
     Args:
-        text: words between blanks and line ends; `#` begins a comment line, `?` marks words that are names too.
+        text: words between blanks and line ends; `#` begins a comment line, `?` marks words that are also names.
     """
 
     def __init__(self, text: str) -> None:
@@ -114,9 +114,9 @@ class Vocabulary:
                 for part in _WORD.finditer(word.rstrip("?")):
                     found |= _forms(part[0])
         self._sure -= self._names
-        # Parts of compounds: short ones would be found in any name.
+        # Parts of compounds. Short ones would occur in many names.
         self._stems = {word for word in self._sure if len(word) > 4}
-        #: Words that may stand in a run of characters; one that is a single character may be a name.
+        #: Words of scripts without blanks. One of a single character may be a name.
         self._known = {word for word in self._sure | self._names if _IS_DENSE.match(word)}
         self._names |= {word for word in self._known if len(word) == 1}
         self._sure -= self._names
@@ -124,9 +124,12 @@ class Vocabulary:
         self.digest = hashlib.sha256("\n".join([*sorted(self._sure), "?", *sorted(self._names)]).encode()).hexdigest()
 
     def clean(self, text: str, patient: str = "") -> Cleaned:
-        """What may stay of a text; `patient`: whose name goes even where a word of the list is spelt so (`?`).
+        """Return the part of a text that may stay.
 
-        Two words of the name that stand in one text go whatever else they mean.
+        Args:
+            text: one value.
+            patient: names of the patient (see `names_of`). A word of them is removed even where the list has it as a
+                possible name (`?`). Two words of them in one text are removed in any case.
         """
         # TimezoneOffsetFromUTC (0008,0201); diffusion in ImageComments (0020,4000).
         if _ZONE.fullmatch(text.strip()) or _DIFFUSION.fullmatch(text.strip()):
@@ -136,7 +139,7 @@ class Vocabulary:
         text = _AGE_AND_SEX.sub("9" * 9, text)
         text = _MOMENT.sub(lambda found: "9" * 9, text)
         words = list(self._words(text))
-        # True: stays; None: stays unless its neighbour goes; False: goes.
+        # True: stays. None: stays unless a neighbour is removed. False: removed.
         stays = [self._stays(word.text) for word in words]
         _judge_numbers(text, words, stays)
         own = _words_of(patient) if patient else frozenset()
@@ -162,7 +165,9 @@ class Vocabulary:
                 yield Word(found[0], found.start(), found.end())
 
     def _divided(self, run: str, start: int) -> Iterator[Word]:
-        """The words of a run of characters: always the longest of the list, and what is between them."""
+        """Yield the words of a run of characters: the longest word of the list at each place, and the rest between
+        them.
+        """
         begin = place = 0
         while place < len(run):
             ends = range(min(len(run), place + self._longest), place, -1)
@@ -192,15 +197,15 @@ class Vocabulary:
             return True
         if _MEASURES.fullmatch(folded) or _CODES.fullmatch(folded):
             return None
-        # Shorter ones are names more often than compounds: Plantard.
+        # Shorter ones are more often names than compounds: Plantard.
         if len(folded) > 8 and folded.isalpha() and self._is_joined(folded, 0):
             return True
         return self._of_parts([part[0] for part in _PARTS.finditer(word)])
 
     def _of_parts(self, parts: list[str]) -> bool | None:
-        """The verdict on a word that is written as several, where case or digits change: AxT2FLAIR, sag2, eTHRIVE."""
+        """Decide on several words written as one, where case or digits change: AxT2FLAIR, sag2, eTHRIVE."""
         if len(parts) > 1 and len(parts[0]) == 1 and parts[0].islower() and parts[1].isupper() and len(parts[1]) > 1:
-            parts = parts[1:]  # one small letter before capitals tells variants of a sequence apart
+            parts = parts[1:]  # one small letter before capitals marks a variant of a sequence
         folded = [_fold(part) for part in parts]
         words = [part for part in folded if len(part) > 1 and (part in self._sure or part in self._names)]
         others = [part for part in folded if part not in words]
@@ -212,7 +217,7 @@ class Vocabulary:
         return None if others or self._names & set(words) else True
 
     def _is_joined(self, word: str, begin: int) -> bool:
-        """Whether a word is stems of the list one after the other, with or without a linking letter."""
+        """Return whether a word consists of stems of the list, with or without a linking letter."""
         for end in range(len(word), begin + 4, -1):
             if word[begin:end] not in self._stems:
                 continue
@@ -225,21 +230,22 @@ class Vocabulary:
 
 @cache
 def shipped() -> Vocabulary:
-    """The list that comes with the package."""
+    """Return the list that comes with the package."""
     return Vocabulary("\n".join(Path(__file__).with_name(file).read_text(encoding="utf-8") for file in _FILES))
 
 
 def clean(text: str, patient: str = "") -> str:
-    """What may stay of a text by the shipped list; empty where nothing may.
+    """Return the part of a text that may stay by the package's list; empty where nothing may.
 
     Args:
-        patient: the names of whom it is about, where they are known (see `names_of`).
+        text: one value.
+        patient: names of the patient, where they are known (see `names_of`).
     """
     return judge(text, patient).text
 
 
 def judge(text: str, patient: str = "") -> Cleaned:
-    """What may stay of a text by the shipped list, with counts. Descriptions repeat, so they are remembered."""
+    """Return the part of a text that may stay by the package's list, with counts. Cached: descriptions repeat."""
     return _remembered(text, patient) if len(text) <= 256 else shipped().clean(text, patient)
 
 
@@ -250,18 +256,18 @@ def _remembered(text: str, patient: str) -> Cleaned:
 
 @lru_cache(maxsize=256)
 def _words_of(name: str) -> frozenset[str]:
-    """The words of a name in all their forms, without initials."""
+    """Return the words of a name in all their forms, without initials."""
     words = (part[0] for part in _WORD.finditer(name) if len(part[0]) > 1 or not part[0].isascii())
     return frozenset(form for word in words for form in _forms(word))
 
 
 def names_of(names: Iterable[str]) -> str:
-    """All names of a patient (PN) as one text, the same in whatever order they are known."""
+    """Join all names of a patient (PN) into one text, whose order depends on the names alone."""
     return "\\".join(sorted({*names} - {""}))
 
 
 def own_words(words: Sequence[Word], patient: str, least: int = 2) -> list[int]:
-    """The numbers of the words that are of the patient's name, where at least so many different ones are there."""
+    """Return the indices of words that are part of the patient's name, if at least `least` different ones occur."""
     own = _name_of(patient) if patient else frozenset()
     if len(own) < least:
         return []
@@ -271,24 +277,24 @@ def own_words(words: Sequence[Word], patient: str, least: int = 2) -> list[int]:
 
 @lru_cache(maxsize=256)
 def _name_of(patient: str) -> frozenset[str]:
-    """The words of a name that count; `de` and `la` do where there are hardly others."""
+    """Return the significant words of a name. Particles such as `de` and `la` count only beside hardly any others."""
     words = frozenset(word for word in _words_of(patient) if not any(map(str.isdigit, word)))
     return words - PARTICLES if len(words - PARTICLES) > 1 else words
 
 
 def _as_names_are_written(text: str, words: list[Word], stays: list[bool | None]) -> Iterator[int]:
-    """The numbers of words in the form of a PN and nothing else (`Hand^Long`), where both can be names."""
+    """Yield the indices of two words in the form of a PN (`Hand^Long`), where both can be names."""
     if stays == [None, None] and "^" in text[words[0].end : words[1].start]:
         yield from (place for place in (0, 1) if all(word.text.isalpha() for word in words))
 
 
 def _is_old(age: re.Match[str]) -> bool:
-    """Whether an age is over 89 years; 90Y is a nuclide."""
+    """Return whether an age is over 89 years; 90Y is a nuclide."""
     return int(age[1] or age[2]) > 89 and age[0].lower() != "90y"
 
 
 def _is_small(number: str) -> bool:
-    """Whether a bare number is a measure rather than an identifier: three digits, or a round number of four."""
+    """Return whether a bare number is a measure rather than an identifier: three digits, or a round number of four."""
     whole = re.split("[.,]", number)[0]
     if whole in ("1024", "2048", "4096"):
         return True
@@ -296,9 +302,9 @@ def _is_small(number: str) -> bool:
 
 
 def _judge_numbers(text: str, words: list[Word], stays: list[bool | None]) -> None:
-    """Numbers in a row that are many digits together go together: a telephone number, a date with blanks.
+    """Treat adjacent numbers with many digits in total as one: a telephone number, or a date with blanks.
 
-    Such a row is none of b values, all of them multiples of 50. A number and the unit behind it are a measure.
+    Rows of b-values, which are multiples of 50, are exempt. A number and the unit after it are a measure.
     """
     row: list[int] = []
     for place, word in enumerate([*words, None]):
@@ -320,7 +326,7 @@ def _judge_numbers(text: str, words: list[Word], stays: list[bool | None]) -> No
 
 
 def spread(stays: list[bool | None]) -> None:
-    """Let words go that stay but beside what stays (None), where a neighbour goes."""
+    """Remove words marked None beside a removed word, repeatedly."""
     for order in (range(len(stays)), reversed(range(len(stays)))):
         for place in order:
             if stays[place] is None and False in stays[max(place - 1, 0) : place + 2]:
@@ -328,7 +334,7 @@ def spread(stays: list[bool | None]) -> None:
 
 
 def joined(text: str, words: Sequence[Word], kept: Sequence[int], separators: str) -> str:
-    """Words that stay, with what stood between them; beside one that went, the first of its separators, or a blank."""
+    """Join the words that stay, with the text between them. One separator, or a blank, replaces removed words."""
     left = ""
     for number, place in enumerate(kept):
         if number:
@@ -341,7 +347,7 @@ def joined(text: str, words: Sequence[Word], kept: Sequence[int], separators: st
 
 
 def _forms(word: str) -> set[str]:
-    """A word as it is, without accents, and with its umlauts written out."""
+    """Return a word unchanged, without accents, and with umlauts as two letters."""
     written = _fold(word)
     if written.isascii():
         return {written}
@@ -354,5 +360,5 @@ _SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 
 
 def _fold(word: str) -> str:
-    """A word without case. Accents count: `Lộc` is a name, `loc` a localizer."""
+    """Return a word without case. Accents count: `Lộc` is a name, `loc` a localizer."""
     return word.lower() if word.isascii() else unicodedata.normalize("NFKC", word.casefold())

@@ -1,16 +1,17 @@
-"""Whose an object is that has no PatientID: told by its folder or by its study, where somebody asked for that.
+"""Assigns objects without a PatientID to a patient, by their folder or their study, where the user chose that.
 
-An object with a PatientID is always that patient's. One without is
+An object with a PatientID always belongs to that patient. An object without one belongs
 
-- of the one patient of whom the other objects of its folder, or study, have the PatientID; else
-- of a patient who has no PatientID anywhere, and whom the folder or the study stands for.
+- to the one patient whose PatientID the other objects of its folder (or study) have; else
+- to a patient without any PatientID, whom the folder (or study) represents.
 
-It is nobody's, and goes to quarantine, where its folder or study holds objects of several patients, or names or birth
-dates that contradict each other, or where its study lies in several folders, also as a copy or a link. A folder is the
-topmost one below the input folder; that in which an extraction puts whoever has no PatientID is nobody's.
+The object stays unassigned and goes to quarantine in these cases: its folder or study holds objects of several
+patients; patient names or birth dates there contradict each other; or its study lies in several folders, also as a copy
+or a link. A folder here is a topmost folder below the input folder. The folder in which an extraction collects all
+patients without a PatientID represents nobody.
 
-Many discs have a folder `001` or `IMAGES`. So a project remembers what a folder said that stands for a patient, and one
-of that name in a later run is the same patient only where it says so.
+Many discs have a folder `001` or `IMAGES`. So a project records what it knows of each folder that represents a patient.
+A folder of the same name in a later run is the same patient only where its objects agree with that record.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.pseudonyms.secret import Secret
 
-#: What tells whose an object is.
+#: Values of the option `identity`: what determines the patient of an object.
 PATIENT_ID, FOLDER, STUDY = "patient_id", "folder", "study"
 IDENTITIES = (PATIENT_ID, FOLDER, STUDY)
 
@@ -47,10 +48,11 @@ _OTHER_RUN = (
 
 @dataclass
 class Home:
-    """What the objects of a folder, or of a study, say of their patient.
+    """Attribute values that the objects of a folder, or of a study, have for their patient.
 
     Attributes:
-        ids, names, births, studies: the different ones, without the empty; names as they are compared.
+        ids, names, births, studies: distinct non-empty values of PatientID, PatientName (normalised for comparison),
+            PatientBirthDate and StudyInstanceUID.
     """
 
     ids: set[str] = field(default_factory=set)
@@ -59,38 +61,47 @@ class Home:
     studies: set[str] = field(default_factory=set)
 
     def fault(self, what: str) -> str:
-        """Why it cannot tell who a patient is; empty where it can."""
+        """Return why the values do not determine one patient; empty where they do.
+
+        Args:
+            what: `folder` or `study`, for the message.
+        """
         if len(self.ids) > 1:
             return _SEVERAL.format(what)
         return _CONTRADICTION.format(what) if len(self.names) > 1 or len(self.births) > 1 else ""
 
 
 def key_of(identity: str, name: str) -> str:
-    """What stands for a patient who has no PatientID; no PatientID has a backslash in it."""
+    """Return the key of a patient without a PatientID. It contains a backslash, which no PatientID does."""
     return f"{identity}\\{name}"
 
 
 def told_by(patient: str) -> tuple[str, str]:
-    """What tells who a patient is, and its name: the PatientID, or that of the folder or study."""
+    """Split a patient's key into the kind of identity (`IDENTITIES`) and the PatientID, folder name or study UID."""
     identity, divided, name = patient.partition("\\")
     return (identity, name) if divided else (PATIENT_ID, patient)
 
 
 def identifying(patient: str) -> str:
-    """What must be found nowhere: the PatientID, or the name of the folder, without `sub-`; of a study, its UID is."""
+    """Return the identifier that must appear nowhere in the results.
+
+    This is the PatientID, or the name of the folder without `sub-`. It is empty for a study: its UID is checked as a
+    UID.
+    """
     identity, name = told_by(patient)
     return "" if identity == STUDY else name.removeprefix("sub-") if identity == FOLDER else name
 
 
 class Remembered:
-    """What folders said that stood for patients in earlier runs of a project, as digests by the project's secret.
+    """What earlier runs of a project knew of the folders that represent patients. Values are digests by the project's
+    secret.
 
     Args:
-        path: where it is kept.
-        secret: the project's.
+        path: JSON file of the records.
+        secret: secret of the project.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, path: Path, secret: Secret) -> None:
@@ -98,7 +109,7 @@ class Remembered:
         self._kept: dict[str, list[list[str]]] = read_json(path) if path.exists() else {}
 
     def same(self, name: str, home: Home) -> bool:
-        """Whether a folder is of the patient whom one of its name stood for, as far as anybody can say."""
+        """Return whether a folder may represent the same patient as the recorded folder of that name."""
         if name not in self._kept:
             return True
         pairs = [(set(kept), set(now)) for kept, now in zip(self._kept[name], self._digests(home), strict=True)]
@@ -107,10 +118,10 @@ class Remembered:
         return not contradictory and any(kept & now for kept, now in (names, studies))
 
     def keep(self, homes: dict[str, Home]) -> None:
-        """Remember also what these folders say, by name.
+        """Add the values of these folders, by name, to the records.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         for name, home in homes.items():
             said = self._digests(home)
@@ -127,13 +138,14 @@ class Remembered:
 
 
 class Homes:
-    """Finds whose the objects of a folder are that have no PatientID.
+    """Assigns objects without a PatientID to patients.
 
     Args:
-        files: all objects that the folder holds, second copies too: which of them comes first must not matter.
-        request: names the folder, and what tells.
-        before: what homes said in an earlier run, by name: in place, what was converted is there no more.
-        remembered: what folders said in earlier runs of the project.
+        files: all objects of the input folder, also duplicates: the result must not depend on their order.
+        request: has the input folder and the kind of identity.
+        before: values from an earlier run, by name of the folder or study. A conversion in place has removed those
+            objects since.
+        remembered: records of earlier runs of the project.
     """
 
     def __init__(
@@ -152,15 +164,17 @@ class Homes:
         self._same = cache(lambda name: identity != FOLDER or remembered.same(name, self.homes[name]))
 
     def as_kept(self) -> dict[str, list[list[str]]]:
-        """What the homes say, as JSON can hold it."""
+        """Return the values of all folders or studies, fit for JSON."""
         return {name: [*map(sorted, (h.ids, h.names, h.births, h.studies))] for name, h in self.homes.items()}
 
     def scattered(self, file: DicomFile) -> bool:
-        """Whether the study of an object lies in several folders, and folders are to tell whose it is."""
+        """Return whether the study of an object lies in several folders while folders determine the patient."""
         return file.study_uid in self._scattered
 
     def whose(self, file: DicomFile) -> tuple[str, str]:
-        """Who stands for the patient of an object without a PatientID; or why nobody does."""
+        """Return the key of the patient of an object without a PatientID and an empty text, or an empty key and the
+        reason.
+        """
         if self._identity == PATIENT_ID:
             return "", NO_ID
         name = self._place(file)
@@ -181,9 +195,9 @@ class Homes:
 
 
 def _compared(name: str) -> str:
-    """A name without case, accents, order and punctuation; empty where it stands for nobody."""
+    """Return a name without case, accents, word order and punctuation; empty where it is a placeholder."""
     from pacsifier_ops.deid.identifiers import names_nobody, normal
 
-    letters, _, others = name.partition("=")  # the same name in letters and in ideographs
+    letters, _, others = name.partition("=")  # alphabetic and ideographic forms of the same name (PS3.5 6.2.1)
     words = normal(letters or others)
     return "" if names_nobody(words) else " ".join(sorted(words.split()))

@@ -1,4 +1,6 @@
-"""Writes objects: the preamble zero, file meta information made anew, everything else as the engine left it."""
+"""Writes objects as files: a preamble of zeros, new file meta information, and the elements as the engine returned
+them.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ _META = Syntax("", implicit=False, little=True, deflated=False, encapsulated=Fal
 
 
 def dataset_of(elements: Elements, syntax: Syntax, charset: str | list[str]) -> Dataset:
-    """A data set of pydicom that decodes what is asked for, and is written as it is."""
+    """Make a pydicom data set of elements. It decodes values on access and is written without changes."""
     made = Dataset({BaseTag(tag): _raw(BaseTag(tag), *elements[tag], syntax) for tag in sorted(elements)})
     made.set_original_encoding(syntax.implicit, syntax.little, charset)
     meta = {0x00020010: ("UI", padded(syntax.uid.encode("ascii"), "UI"))}
@@ -54,8 +56,8 @@ def write(dataset: Dataset, path: Path) -> None:
     """Write an object as a file (PS3.10 7), in the transfer syntax that its file meta information names.
 
     Raises:
-        Unfit: an element cannot be written.
-        OSError: the disk is full or the folder not writable.
+        Unfit: an element cannot be encoded.
+        OSError: the disk is full or the folder is not writable.
     """
     syntax = Syntax.of(str(dataset.file_meta.get("TransferSyntaxUID", "")))
     elements = sorted(dataset.values(), key=lambda element: int(element.tag))
@@ -68,7 +70,7 @@ def write(dataset: Dataset, path: Path) -> None:
 
 
 def _encoded(element: DataElement | RawDataElement, dataset: Dataset, syntax: Syntax) -> Iterable[bytes]:
-    """An element of the engine as it is, one that somebody set since as pydicom encodes it."""
+    """Encode an element: an element of the engine as it is, an element that was set later as pydicom encodes it."""
     if isinstance(element, RawDataElement) and element.VR and element.value is not None:
         undefined = element.length == UNDEFINED
         return _element(element.tag, element.VR, element.value, syntax, undefined=undefined)
@@ -76,23 +78,23 @@ def _encoded(element: DataElement | RawDataElement, dataset: Dataset, syntax: Sy
     buffer.is_little_endian, buffer.is_implicit_VR = syntax.little, syntax.implicit
     try:
         write_data_element(buffer, element, dataset.original_character_set or default_encoding)
-    except Exception:  # whatever pydicom finds wrong with it
+    except Exception:  # pydicom raises many types of exception here
         raise Unfit("an element that was changed cannot be encoded") from None
     return (buffer.getvalue(),)
 
 
 def items(found: list[Elements], syntax: Syntax) -> bytes:
-    """The items of a sequence, each with its length."""
+    """Encode the items of a sequence, each with an explicit length."""
     return b"".join(item(encode(one, syntax), little=syntax.little) for one in found)
 
 
 def encode(elements: Elements, syntax: Syntax) -> bytes:
-    """The elements of a data set or an item, one after the other."""
+    """Encode the elements of a data set or an item."""
     return b"".join(part for tag, (vr, value) in elements.items() for part in _element(tag, vr, value, syntax))
 
 
 def _element(tag: int, vr: str, value: Value, syntax: Syntax, *, undefined: bool = False) -> Iterable[bytes]:
-    """An element; lengths are explicit wherever the standard lets them be."""
+    """Encode an element, with an explicit length wherever the standard allows one."""
     encoded = items(value, syntax) if isinstance(value, list) else value
     undefined = undefined or type(encoded) is Fragments
     if len(encoded) > _MOST:
