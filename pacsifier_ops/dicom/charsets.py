@@ -1,4 +1,4 @@
-"""Specific character sets (PS3.3 C.12.1.1.2, PS3.5 6.1), strictly: what cannot be decoded is no text."""
+"""Specific character sets (PS3.3 C.12.1.1.2, PS3.5 6.1), decoded strictly: undecodable bytes are an error."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Charset:
     """The character sets of a data set.
 
     Attributes:
-        codecs: Python's names for them, the initial one first.
-        extended: whether escape sequences change between them.
+        codecs: names of Python's codecs, the initial one first.
+        extended: whether escape sequences switch between them.
     """
 
     codecs: tuple[str, ...]
@@ -35,15 +35,15 @@ class Charset:
 
     @classmethod
     def of(cls, value: bytes) -> Charset:
-        """Those that SpecificCharacterSet (0008,0005) names.
+        """Return the character sets that SpecificCharacterSet (0008,0005) names.
 
         Raises:
-            Unfit: it names one that is not known, or several of which one must stand alone.
+            Unfit: a name is unknown, or several are combined of which one must stand alone.
         """
         return _charset(value)
 
     def decode(self, value: bytes) -> str | None:
-        """The text of a value, None where it is none in these character sets."""
+        """Decode a value; None where these character sets cannot decode it."""
         try:
             if _ESC not in value:
                 return value.decode("ascii" if value.isascii() else self.codecs[0])
@@ -52,31 +52,31 @@ class Charset:
             return None
 
     def _fragment(self, fragment: bytes) -> str:
-        """Text that one escape sequence rules; the first fragment has none."""
+        """Decode the bytes after one escape sequence; the first fragment has none."""
         if not fragment.startswith(_ESC):
             return fragment.decode(self.codecs[0])
         code = next((code for code in CODES_TO_ENCODINGS if fragment.startswith(code)), _NONE)
         codec = self.codecs[0] if code == _ASCII else CODES_TO_ENCODINGS.get(code, "")
         if codec not in self.codecs:
             raise LookupError("no escape sequence of these character sets")
-        if codec in handled_encodings:  # Python's codecs want to see the escape sequence themselves
+        if codec in handled_encodings:  # Python's codecs need the escape sequence
             return fragment.decode(codec)
         return fragment[len(code) :].decode(codec)
 
     def encode(self, text: str) -> bytes | None:
-        """A text in these character sets, None where they cannot hold it."""
+        """Encode a text; None where these character sets lack a letter of it."""
         if text.isascii():
             return text.encode()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # it would put question marks in place of what does not fit
+                warnings.simplefilter("error")  # pydicom would warn and write question marks for missing letters
                 value = encode_string(text, list(self.codecs)) if self.extended else text.encode(self.codecs[0])
         except (UnicodeEncodeError, ValueError, LookupError, UserWarning):
             return None
         return value if self.decode(value) == text else None
 
 
-#: Where nothing is told: ASCII (ISO-IR 6).
+#: Default repertoire: ASCII (ISO-IR 6).
 DEFAULT = Charset(("ascii",))
 
 
@@ -93,7 +93,7 @@ def _charset(value: bytes) -> Charset:
     return Charset(codecs, any("2022" in name for name in names))
 
 
-#: How people misspell what PS3.3 C.12.1.1.2 defines.
+#: Common misspellings of the names of PS3.3 C.12.1.1.2.
 _MISSPELT = (
     (re.compile(rb"ISO[ _-]?IR[ _-]?(\d+)"), rb"ISO_IR \1"),
     (re.compile(rb"ISO[ _-]?2022[ _-]IR[ _-]?(\d+)"), rb"ISO 2022 IR \1"),
@@ -105,7 +105,7 @@ _MISSPELT = (
 
 @lru_cache(maxsize=256)
 def spelt(value: bytes) -> bytes:
-    """SpecificCharacterSet (0008,0005) as it is spelt in the standard, where it can be told what was meant."""
+    """Return a SpecificCharacterSet (0008,0005) in the spelling of the standard, where the meaning is clear."""
     names = [name.strip(b" \0") for name in value.split(b"\\")]
     if all(name.decode("latin-1") in python_encoding for name in names):
         return value

@@ -1,6 +1,6 @@
-"""A data set as it is encoded: elements by tag, values as bytes. Reader, engine and writer hand it to each other.
+"""Encoded data sets: elements by tag, values as bytes. Reader, engine and writer exchange them.
 
-Values are not decoded unless somebody has to look at them, so that what is not touched stays as it was.
+Values are decoded only where necessary, so that unchanged values keep their bytes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pacsifier_ops.dicom import vrs
 
 
 class Fragments(bytes):
-    """The items of encapsulated pixel data, without their delimiter (PS3.5 A.4)."""
+    """The items of encapsulated pixel data, without the sequence delimiter (PS3.5 A.4)."""
 
 
-#: Value of an element; of a sequence, its items.
+#: Value of an element; for a sequence, its items.
 Value: TypeAlias = Union[bytes, Fragments, "list[Elements]"]
 #: VR and value by tag, in order.
 Elements: TypeAlias = dict[int, tuple[str, Value]]
@@ -43,10 +43,10 @@ class Syntax:
 
     @classmethod
     def of(cls, uid: str) -> Syntax:
-        """The syntax of a UID.
+        """Return the transfer syntax of a UID.
 
         Raises:
-            Unfit: it is none of PS3.5.
+            Unfit: PS3.5 has no such transfer syntax.
         """
         return _syntax(uid)
 
@@ -59,7 +59,7 @@ def _syntax(text: str) -> Syntax:
 
 
 class _Form:
-    """Headers of elements in one order of bytes (PS3.5 7.1)."""
+    """Packs headers of elements in one byte order (PS3.5 7.1)."""
 
     def __init__(self, order: str) -> None:
         self.implicit = struct.Struct(f"{order}HHL").pack
@@ -71,7 +71,7 @@ _LITTLE, _BIG = _Form("<"), _Form(">")
 
 
 def header(tag: int, vr: str, length: int, *, implicit: bool = False, little: bool = True) -> bytes:
-    """Tag, VR and length of an element; of a VR whose length field is too small for it, it is UN (PS3.5 6.2.2)."""
+    """Encode tag, VR and length of an element. The VR is UN where its length field is too short (PS3.5 6.2.2)."""
     form, group, number = _LITTLE if little else _BIG, tag >> 16, tag & 0xFFFF
     if implicit or group == 0xFFFE:
         return form.implicit(group, number, length)
@@ -81,18 +81,18 @@ def header(tag: int, vr: str, length: int, *, implicit: bool = False, little: bo
 
 
 def element(tag: int, vr: str, value: bytes, *, implicit: bool = False, little: bool = True) -> bytes:
-    """An element with a value of its VR, padded."""
+    """Encode an element, with its value padded."""
     value = vrs.padded(value, vr)
     return header(tag, vr, len(value), implicit=implicit, little=little) + value
 
 
 def item(elements: bytes, *, little: bool = True) -> bytes:
-    """An item of a sequence, with its length."""
+    """Encode an item of a sequence with explicit length."""
     return header(ITEM, "", len(elements), little=little) + elements
 
 
 def deflated(plain: bytes) -> bytes:
-    """A data set deflated, of even length (PS3.5 A.5)."""
+    """Deflate a data set, to an even length (PS3.5 A.5)."""
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     packed = deflater.compress(plain) + deflater.flush()
     return packed + b"\0" * (len(packed) & 1)

@@ -1,7 +1,7 @@
-"""DICOM files as they lie on a disk: what they are, who they are, and whether they are whole.
+"""DICOM files on a disk: their identifying attributes, and whether they are complete.
 
-Files are walked element by element (PS3.5 7, PS3.10 7); no value is decoded but what names the object, and pixel
-data are stepped over.
+The reader follows the elements of a file (PS3.5 7, PS3.10 7). It decodes only identifying attributes, and skips pixel
+data.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from pacsifier_ops.dicom import vrs
 from pacsifier_ops.dicom.encoding import END_OF_ITEM, END_OF_SEQUENCE, ITEM, UNDEFINED
 from pacsifier_ops.dicom.uids import DEFLATED, PRIVATE_IMPLICIT, is_uid
 
-#: All others, also those yet to come, have lengths of 32 bits.
+#: All other VRs, also future ones, have lengths of 32 bits.
 _SHORT = frozenset(vr.encode() for vr in vrs.SHORT)
 _MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 _DESCRIPTION, _STUDY, _SERIES, _SERIES_NUMBER = 0x0008103E, 0x0020000D, 0x0020000E, 0x00200011
 _STUDY_DATE, _STUDY_TIME, _ACCESSION = 0x00080020, 0x00080030, 0x00080050
 _INSTANCE_NUMBER = 0x00200013
-#: Dates that most objects have, before InstanceNumber: when it was made, series, acquisition, content; captured; begun.
+#: Dates that most objects have, up to InstanceNumber: of creation, series, acquisition, content, capture and
+#: acquisition start.
 _DATES = (0x00080012, 0x00080021, 0x00080022, 0x00080023, 0x0008002A, 0x00181012, 0x00189516)
 _PATIENT_NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE = 0x00100010, 0x00100020, 0x00100021, 0x00100030
 _UIDS = {
@@ -51,31 +52,32 @@ _NAMES = frozenset(
         *(_PATIENT_NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE, _SERIES_NUMBER, _INSTANCE_NUMBER, *_DATES),
     )
 )
-#: Longest value that can be a name, in bytes; longer ones are stepped over.
+#: Maximum length of an identifying value in bytes; longer values are skipped.
 _LONGEST = 4096
 _PIECE = 1 << 16
 
 
 class Directory(ValueError):
-    """A DICOMDIR (PS3.10 8): it lists objects, and is none."""
+    """A DICOMDIR (PS3.10 8): it lists objects, and is none itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """A file that holds one object.
+    """The identifying attributes of a file with one object.
 
     Attributes:
         path: the file.
-        offset: first byte of the data set.
-        size: bytes of the file.
-        mtime_ns: when it was last changed, in nanoseconds since the epoch; tools can set it.
-        ctime_ns: when it or what is known of it was last changed, likewise; no tool can set it.
-        sop_class_uid, sop_instance_uid, study_uid, series_uid: as in the data set.
-        transfer_syntax_uid: as in the File Meta Information; without one, what the data set looks like.
+        offset: offset of the data set in bytes.
+        size: size of the file in bytes.
+        mtime_ns: time of the last change, in nanoseconds since the epoch; tools can set it.
+        ctime_ns: time of the last change of the file or its metadata, in the same unit; no tool can set it.
+        sop_class_uid, sop_instance_uid, study_uid, series_uid: values of the data set.
+        transfer_syntax_uid: value of the File Meta Information; where it is missing, the encoding that the data set
+            has.
         modality, series_number, description, study_date, study_time, patient_id, issuer, patient_name, birth_date,
-            accession, instance_number: text of the data set, empty where it has none; issuer is IssuerOfPatientID.
-        dates: the other days (`YYYYMMDD`) that it tells at its top level up to there, with backslashes between them.
-        sha256: what the whole file must be like to be handed over, hexadecimal; empty where nobody has said so.
+            accession, instance_number: texts of the data set, empty where it has none; issuer is IssuerOfPatientID.
+        dates: other dates (`YYYYMMDD`) at the top level up to InstanceNumber, joined by backslashes.
+        sha256: digest that the whole file must have to be sent, hexadecimal; empty where none is required.
     """
 
     path: Path
@@ -104,16 +106,16 @@ class DicomFile:
 
     @property
     def series(self) -> SeriesId:
-        """Which series it is of."""
+        """Study and series UID of the object."""
         return SeriesId(self.study_uid, self.series_uid)
 
     @property
     def kind(self) -> tuple[str, str]:
-        """SOP Class UID and Transfer Syntax UID: what a presentation context is proposed for."""
+        """SOP Class UID and Transfer Syntax UID, for which a presentation context is proposed."""
         return self.sop_class_uid, self.transfer_syntax_uid
 
     def digest(self) -> str:
-        """SHA-256 of the data set as it is in the file, hexadecimal.
+        """Return the SHA-256 of the encoded data set, hexadecimal.
 
         Raises:
             OSError: the file cannot be read.
@@ -124,16 +126,16 @@ class DicomFile:
 
 
 def inspect(path: Path) -> DicomFile | None:
-    """Tell what a file is; reads no further than Instance Number (0020,0013).
+    """Read the identifying attributes of a file, up to Instance Number (0020,0013).
 
-    A file without preamble (PS3.10 7.1) is taken for DICOM where it begins with an element of group 0002 or 0008.
+    A file without preamble (PS3.10 7.1) counts as DICOM where it begins with an element of group 0002 or 0008.
 
     Returns:
-        None where it is not DICOM.
+        The attributes; None where the file is not DICOM.
 
     Raises:
         Directory: it is a DICOMDIR.
-        ValueError: it is DICOM, but broken; the reason in words.
+        ValueError: it is DICOM, but damaged; the text gives the reason.
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
@@ -148,20 +150,20 @@ def inspect(path: Path) -> DicomFile | None:
         try:
             return _identify(path, source, status, first)
         except ValueError:
-            # Without a prefix, implicit VR is but a likeness of a few bytes.
+            # Without the prefix, a few bytes may look like implicit VR by chance.
             if announced or (first is not None and not first.implicit):
                 raise
             return None
 
 
 def check_whole(file: DicomFile) -> None:
-    """Follow the structure of a file to its end, reading no pixel data.
+    """Follow the structure of a file to its end, without reading pixel data.
 
-    What was cut off exactly between two elements cannot be told from what never was there.
+    A file that was cut exactly between two elements looks complete.
 
     Raises:
-        ValueError: the file is truncated, or its elements cannot be followed, or it is not what it was when
-            `inspect` saw it; the reason in words.
+        ValueError: the file is truncated, its elements cannot be followed, or it has changed since `inspect`; the text
+            gives the reason.
         OSError: it cannot be read.
     """
     with file.path.open("rb") as stream:
@@ -174,17 +176,18 @@ def check_whole(file: DicomFile) -> None:
 
 
 def attributes(file: DicomFile, wanted: Container[int], last: int) -> dict[int, bytes]:
-    """Values as they are encoded, of attributes at the top level of a data set; empty where they are long.
+    """Return encoded values of attributes at the top level of a data set; empty for long values.
 
-    Text is encoded in the same way in every transfer syntax, numbers and sequences are not.
+    Text has the same encoding in every transfer syntax; numbers and sequences do not.
 
     Args:
+        file: the file.
         wanted: tags of the attributes.
-        last: the last of these tags; nothing behind it is read.
+        last: the last of these tags; reading ends there.
 
     Raises:
-        ValueError: the elements cannot be followed; the reason in words.
-        OSError: it cannot be read.
+        ValueError: the elements cannot be followed; the text gives the reason.
+        OSError: the file cannot be read.
     """
     with file.path.open("rb") as stream:
         source, encoding = _data_set(_Plain(stream, file.size, file.offset), file.transfer_syntax_uid)
@@ -193,13 +196,13 @@ def attributes(file: DicomFile, wanted: Container[int], last: int) -> dict[int, 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An element at the top level of a data set, and where it lies.
+    """An element at the top level of a data set, with its offsets in bytes.
 
     Attributes:
-        tag: the attribute.
-        start: first byte of its header.
-        value: first byte of its value.
-        end: first byte behind it; where its length is undefined, behind its delimiter.
+        tag: tag of the attribute.
+        start: offset of its header.
+        value: offset of its value.
+        end: offset after it; for undefined length, after its delimiter.
     """
 
     tag: int
@@ -210,7 +213,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is encoded, and where its elements lie, in the order in which they do."""
+    """The encoding of a data set, and its elements in the order of the file."""
 
     implicit: bool
     little: bool
@@ -218,15 +221,16 @@ class Layout:
 
 
 def layout(stream: BinaryIO, start: int, size: int, transfer_syntax_uid: str) -> Layout:
-    """Follow a data set to its end, reading no values.
+    """Follow a data set to its end, without reading values.
 
     Args:
-        start: where it begins in the stream.
-        size: where it ends.
-        transfer_syntax_uid: how it is encoded; a deflated one is inflated before.
+        stream: the file.
+        start: offset of the data set in bytes.
+        size: offset of its end.
+        transfer_syntax_uid: its encoding. The caller inflates a deflated data set before.
 
     Raises:
-        ValueError: it is truncated, or its elements cannot be followed; the reason in words.
+        ValueError: it is truncated, or its elements cannot be followed; the text gives the reason.
         OSError: it cannot be read.
     """
     source = _Plain(stream, size, start)
@@ -247,9 +251,9 @@ def layout(stream: BinaryIO, start: int, size: int, transfer_syntax_uid: str) ->
 
 
 def is_torn(data_set: bytes) -> bool:
-    """Whether a data set ends within an element, in either of the encodings that answers come in (PS3.5 A.1, A.2).
+    """Return whether a data set ends within an element, in both encodings of C-FIND responses (PS3.5 A.1, A.2).
 
-    pydicom takes what is left of the last value for all of it.
+    pydicom accepts a truncated last value.
     """
     for encoding in (_IMPLICIT, _EXPLICIT):
         try:
@@ -311,7 +315,7 @@ def _text(value: bytes) -> str:
 
 
 def _decoded(value: bytes, character_set: bytes) -> str:
-    """Text in the data set's character set (PS3.5 6.1)."""
+    """Decode text in the data set's character set (PS3.5 6.1)."""
     if value.isascii() and b"\x1b" not in value:
         return _text(value)
     try:
@@ -326,17 +330,17 @@ def _decoded(value: bytes, character_set: bytes) -> str:
 
 class _Source(Protocol):
     def take(self, count: int) -> bytes:
-        """The next `count` bytes, or ValueError where there are fewer."""
+        """Return the next `count` bytes; raise ValueError where there are fewer."""
 
     def skip(self, count: int) -> None:
-        """Step over `count` bytes, or ValueError where there are fewer."""
+        """Skip `count` bytes; raise ValueError where there are fewer."""
 
     def ended(self) -> bool:
-        """Whether nothing is left."""
+        """Return whether nothing is left."""
 
 
 class _Plain:
-    """A file as it lies on the disk."""
+    """A file without compression."""
 
     def __init__(self, stream: BinaryIO, size: int, at: int = 0) -> None:
         self.stream, self._size, self.at = stream, size, at
@@ -356,7 +360,7 @@ class _Plain:
             raise _truncated()
 
     def peek(self, count: int) -> bytes:
-        """The next `count` bytes, or what is left."""
+        """Return the next `count` bytes, or the rest."""
         self.stream.seek(self.at)
         return self.stream.read(count)
 
@@ -365,7 +369,7 @@ class _Plain:
 
 
 class _Inflated:
-    """A deflated data set (PS3.5 A.5), unpacked piece by piece."""
+    """A deflated data set (PS3.5 A.5), inflated piece by piece."""
 
     def __init__(self, packed: _Plain) -> None:
         self._stream, self._inflater, self._ready = packed.stream, zlib.decompressobj(-zlib.MAX_WBITS), b""
@@ -390,11 +394,11 @@ class _Inflated:
             yield piece
 
     def _fill(self) -> bool:
-        """Make sure that something is ready; False at the end of what was deflated."""
+        """Inflate a piece unless one is ready. Return False at the end of the data set."""
         while not self._ready and not self._inflater.eof:
             packed = self._inflater.unconsumed_tail or self._stream.read(_PIECE)
             try:
-                # Also without further input: the inflater may hold back what did not fit into the last piece.
+                # Also without further input: the inflater may hold output that did not fit into the last piece.
                 self._ready = self._inflater.decompress(packed, _PIECE)
             except zlib.error:
                 raise ValueError("what was deflated cannot be inflated") from None
@@ -422,7 +426,7 @@ _PLAIN_SYNTAX = {
 
 
 def _data_set(source: _Plain, transfer_syntax_uid: str) -> tuple[_Source, _Encoding]:
-    """How to walk a data set whose first byte `source` stands at."""
+    """Return the reader and the encoding of the data set at the position of `source`."""
     if transfer_syntax_uid in DEFLATED:
         return _Inflated(source), _EXPLICIT
     if transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT):
@@ -431,7 +435,7 @@ def _data_set(source: _Plain, transfer_syntax_uid: str) -> tuple[_Source, _Encod
 
 
 def _guess(head: bytes) -> _Encoding | None:
-    """How elements are encoded that begin in group 0002 or 0008; None where they do not look like elements."""
+    """Return the encoding of elements of group 0002 or 0008; None where the bytes do not look like elements."""
     if len(head) < 8 or head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
         return None
     little = head[0] != 0
@@ -447,7 +451,7 @@ def _is_vr(letters: bytes) -> bool:
 
 
 def _file_meta(source: _Plain, first: _Encoding | None) -> dict[int, str]:
-    """The elements of group 0002, explicit VR little endian by the standard; `source` ends at the data set."""
+    """Return elements of group 0002, by the standard explicit VR little endian. `source` ends at the data set."""
     values: dict[int, str] = {}
     while not source.ended() and source.peek(2) == b"\x02\0":
         tag, value = next(_elements(source, first or _EXPLICIT, (_MEDIA_CLASS, _TRANSFER_SYNTAX)))
@@ -456,7 +460,7 @@ def _file_meta(source: _Plain, first: _Encoding | None) -> dict[int, str]:
 
 
 def _syntax_of(source: _Plain) -> str:
-    """The transfer syntax of a data set that has no File Meta Information to say it."""
+    """Return the transfer syntax of a data set without File Meta Information."""
     encoding = _guess(source.peek(8))
     if encoding is None:
         raise ValueError("it names no transfer syntax, and its data set begins with no element that could tell")
@@ -466,7 +470,7 @@ def _syntax_of(source: _Plain) -> str:
 def _elements(
     source: _Source, encoding: _Encoding, wanted: Container[int] = (), last: int = UNDEFINED
 ) -> Iterator[tuple[int, bytes]]:
-    """Walk the top level of a data set: tag, and the value of those that are wanted and short.
+    """Yield the tags of the top level of a data set, with the value of those that are wanted and short.
 
     Ends before the first tag above `last`.
     """
@@ -487,7 +491,7 @@ def _elements(
 
 
 def _header(source: _Source, encoding: _Encoding) -> tuple[int, bytes, int]:
-    """Tag, VR (empty where there is none) and length of the element or item that comes next."""
+    """Return tag, VR (empty for implicit VR) and length of the next element or item."""
     head = source.take(8)
     order = "<" if encoding.little else ">"
     group, element, length = struct.unpack(order + "HHL", head)
@@ -502,8 +506,8 @@ def _header(source: _Source, encoding: _Encoding) -> tuple[int, bytes, int]:
 
 
 def _skip_items(source: _Source, encoding: _Encoding, vr: bytes) -> None:
-    """Step over a sequence or encapsulated pixel data of undefined length, with all that is nested (PS3.5 7.5, A.4)."""
-    # What is open: a sequence, of which items come next, or an item, of which elements do. UN hides implicit VR
+    """Skip a sequence or encapsulated pixel data of undefined length with all nested items (PS3.5 7.5, A.4)."""
+    # The open sequences and items, from the outside: whether it is a sequence, and its encoding. UN means implicit VR
     # (PS3.5 6.2.2).
     stack = [(True, _IMPLICIT if vr == b"UN" else encoding)]
     while stack:

@@ -1,4 +1,4 @@
-"""The head of a file: File Meta Information (PS3.10 7.1), and who the object behind it is."""
+"""The head of a file: File Meta Information (PS3.10 7.1), and the identifying UIDs of its object."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES, _CHARACTER_SET = (
     0x0020000E,
     0x00080005,
 )
-#: What of a deflated data set is unpacked to find who it is.
+#: Maximum number of inflated bytes of a deflated data set to search for its UIDs.
 _DEFLATED_HEAD = 4 * 1024 * 1024
 _COMPARED_AT_ONCE = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who an object is, as its data set says."""
+    """The identifying attributes of an object."""
 
     sop_instance_uid: str
     study_uid: str
@@ -49,11 +49,11 @@ class Identity:
 
 
 def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
-    """Read who an object is from its encoded data set, no further than Series Instance UID (0020,000E).
+    """Read identifying attributes of an encoded data set, up to Series Instance UID (0020,000E).
 
     Args:
-        stream: at the first byte of the data set.
-        transfer_syntax_uid: how it is encoded.
+        stream: positioned at the first byte of the data set.
+        transfer_syntax_uid: encoding of the data set.
 
     Raises:
         ValueError: it cannot be read, or a UID is missing or malformed.
@@ -83,19 +83,21 @@ def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
 
 
 def _raw(head: Dataset, tag: int) -> bytes:
-    """The encoded value: pydicom's conversion would check it, and warn with the value in its words."""
+    """Return the encoded value. pydicom's conversion would check it, and print the value in a warning."""
     return head.get_item(tag).value or b"" if tag in head else b""
 
 
 def _text(head: Dataset, tag: int) -> str:
-    """A text without the blanks around it. Only one beyond ASCII (escape sequences are) needs the character set."""
+    """Return a text without surrounding blanks. Only text beyond ASCII (or with escape sequences) needs the character
+    set.
+    """
     raw = _raw(head, tag)
     plain = raw.isascii() and b"\x1b" not in raw
     return (raw.decode("ascii") if plain else str(head[tag].value)).strip("\0 ")
 
 
 def same_object(one: Path, other: Path) -> bool:
-    """Whether two files hold the same data set in the same transfer syntax, whoever sent them.
+    """Return whether two files have the same data set and transfer syntax, whoever sent them.
 
     Raises:
         OSError: one cannot be read.
@@ -112,10 +114,11 @@ def same_object(one: Path, other: Path) -> bool:
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_aet: str = "") -> bytes:
-    """Preamble, prefix and File Meta Information (PS3.10 7.1) of an object.
+    """Encode preamble, prefix and File Meta Information (PS3.10 7.1) of an object.
 
     Args:
-        source_aet: AE title of whoever sent it; empty if it is made here.
+        sop_class_uid, sop_instance_uid, transfer_syntax_uid: UIDs of the object.
+        source_aet: AE title of the sender; empty if the object is created here.
     """
     meta = b"".join(
         (
@@ -132,7 +135,7 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
 
 
 def read_head(stream: BinaryIO) -> tuple[str, str]:
-    """Read what `file_head` made: SOP Class UID and Transfer Syntax UID; leaves the stream at the data set."""
+    """Read a head of `file_head`: SOP Class UID and Transfer Syntax UID. The stream is then at the data set."""
     stream.seek(len(_PREAMBLE) + 8)
     (length,) = struct.unpack("<L", stream.read(4))
     meta = read_dataset(stream, False, True, length)

@@ -1,4 +1,4 @@
-"""What a folder holds: its objects by series, and the files that are none."""
+"""Scans a folder: its objects by series, and its other files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pacsifier_ops.state.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THER
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL
 
-#: Reason for a folder that is not looked into.
+#: Reason for a folder that is not scanned.
 TOO_DEEP = f"more than {LEVELS} folders lie in each other, and what is in this one was not looked at"
-#: Reasons for files that are passed over: there is nothing in them to be sent.
+#: Reasons for files that are skipped: they contain nothing to send.
 NOT_DICOM, DICOMDIR, SECOND_COPY = "not DICOM", "DICOMDIR", "second copy of an instance"
 LEADS_OUTSIDE = "link that leads outside"
 _CONTRADICTION = "another file has the same SOP Instance UID and another content; neither is used"
@@ -29,14 +29,14 @@ _CONTRADICTION = "another file has the same SOP Instance UID and another content
 
 @dataclass
 class Scan:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
-        series: the objects by series, in order of their paths; no SOP Instance UID twice in one.
-        copies: second copies of these, which are passed over.
-        passed_over: how many files were passed over, by reason.
-        bad_files: files that should be sent and cannot.
-        trees: the folder, and those below it that are output trees of their own.
+        series: objects by series, in order of their paths; no SOP Instance UID occurs twice in a series.
+        copies: second copies of these objects, which are skipped.
+        passed_over: numbers of skipped files, by reason.
+        bad_files: files that should be sent and cannot be.
+        trees: the folder, and folders below it that are output trees themselves.
     """
 
     series: dict[SeriesId, list[DicomFile]] = field(default_factory=dict)
@@ -53,20 +53,22 @@ def scan(
     approved: Approved | None = None,
     look: Callable[[Path], DicomFile | None] = inspect,
 ) -> Scan:
-    """Look at every file below `root`, reading no more than their heads; folders named CONTROL are left out.
+    """Read the beginning of every file below `root`. Folders named CONTROL are left out.
 
-    Of two files of a series with one SOP Instance UID the second is passed over where their data sets are the same;
-    where they are not, nobody can say which is right.
+    Two files of a series may have the same SOP Instance UID. The second is skipped where the data sets are equal. Where
+    they differ, both are bad files, because it is unknown which is right.
 
     Args:
-        cancelled: asked now and then.
-        every: files are wanted, not instances: of those with one SOP Instance UID, all are.
-        approved: what of the folder may be handed over, where that was decided on; of the rest, objects are bad files.
-        look: tells what a file is, as `inspect` does.
+        root: the folder.
+        cancelled: called for each file; True stops the scan.
+        every: return all files, also those with the same SOP Instance UID.
+        approved: decisions which files of the folder may be released, where there are any. Objects without approval are
+            bad files.
+        look: reads the identifying attributes of a file; see `inspect`.
 
     Raises:
-        Cancelled: `cancelled` said so.
-        OSError: `root` itself cannot be read.
+        Cancelled: `cancelled` returned True.
+        OSError: `root` cannot be read.
     """
     found = Scan(trees=[root])
     first: dict[tuple[SeriesId, str], DicomFile] = {}
@@ -100,7 +102,7 @@ def scan(
             if every:
                 found.series.setdefault(item.series, []).append(_compact(item))
             elif approved is not None and other is not None and digest(path) != item.sha256:
-                bad(path, DIFFERS)  # else the good one might be passed over for it
+                bad(path, DIFFERS)  # otherwise the good one might be skipped as its copy
             elif approved is not None and other is not None and digest(other.path) != other.sha256:
                 bad(other.path, DIFFERS)
                 files = found.series[item.series]
@@ -132,7 +134,7 @@ def scan(
                     bad(path, NOT_THERE)
                 else:
                     found.passed_over[TAKEN_AWAY] += 1
-            elif path not in told and path.suffix == ".dcm":  # no object any more, or a link that leads away
+            elif path not in told and path.suffix == ".dcm":  # it is no object any more, or a link to the outside
                 bad(path, DIFFERS)
     if contradicting:
         left = {
@@ -144,7 +146,7 @@ def scan(
 
 
 def _files(root: Path, found: Scan, bad: Callable[[Path, str], None]) -> Iterator[Path]:
-    """The regular files below a folder, in order of their names, and links to such files."""
+    """Yield the regular files below a folder, and links to such files, in order of their names."""
     inside, passed_over = root.resolve(), found.passed_over
     folders = [root]
     while folders:
@@ -169,11 +171,11 @@ def _files(root: Path, found: Scan, bad: Callable[[Path, str], None]) -> Iterato
                 except OSError as error:
                     bad(path, unreadable(error))
                     continue
-                except RuntimeError:  # what Path.resolve says up to Python 3.12
+                except RuntimeError:  # raised by Path.resolve up to Python 3.12
                     bad(path, "a link that leads to itself")
                     continue
                 if stat.S_ISDIR(mode):
-                    continue  # its files are looked at where they are
+                    continue  # its files are scanned at their own place
                 if not stat.S_ISREG(mode):
                     passed_over[NOT_DICOM] += 1
                     continue
@@ -187,14 +189,14 @@ def _files(root: Path, found: Scan, bad: Callable[[Path, str], None]) -> Iterato
                     found.trees.append(folder)
                 continue
             elif not entry.is_file():
-                passed_over[NOT_DICOM] += 1  # a pipe, a socket or a device: to open it may never end
+                passed_over[NOT_DICOM] += 1  # a pipe, a socket or a device: opening it may block forever
                 continue
             yield path
         folders += reversed(below)
 
 
 def _compact(item: DicomFile) -> DicomFile:
-    """The same, sharing the text that many files have in common: there may be a million of them."""
+    """Share texts that many files have in common: there may be a million files."""
     return replace(
         item,
         sop_class_uid=intern(item.sop_class_uid),
@@ -216,6 +218,6 @@ def _compact(item: DicomFile) -> DicomFile:
 
 
 def _same(one: DicomFile, other: DicomFile) -> bool:
-    """Whether two files hold the same data set; they are read only where their sizes allow it."""
+    """Return whether two files have the same data set. They are read only where their sizes are equal."""
     lengths = one.size - one.offset, other.size - other.offset
     return one.kind == other.kind and lengths[0] == lengths[1] and one.digest() == other.digest()

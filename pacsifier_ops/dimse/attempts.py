@@ -1,4 +1,4 @@
-"""Sessions under the limit on a node's associations, and calls that are repeated where that makes sense."""
+"""Sessions within the limit on a node's associations, and retries of calls."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ def open_session(
     wait: float | None = None,
     before_transfer: Callable[[], None] = lambda: None,
 ) -> Session:
-    """A session with the PACS under the limit on its associations, which holds whoever asks.
+    """Open a session with the PACS within the limit on its associations, across all processes.
 
     Args:
-        before_waiting: called where no slot is free at once: who waits must hold nothing that others wait for.
-        wait: seconds to wait for a slot at most; None waits for ever.
-        before_transfer: see `Session`.
+        node: the PACS.
+        leases: leases that enforce the limit.
+        incoming, cancelled, progress, before_transfer: see `Session`.
+        before_waiting: called where no slot is free at once. The caller must then release whatever others wait for.
+        wait: maximum number of seconds to wait for a slot; None: no limit.
     """
 
     def slot() -> Lease:
@@ -48,7 +50,7 @@ def open_session(
 
 
 def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], bool]) -> T:
-    """Do something with a session; once more after each wait, as long as the error is one that may pass by itself."""
+    """Call an action with a session; repeat it after each wait while the error is one that may be temporary."""
     for factor in BACK_OFF:
         try:
             return action()
@@ -61,11 +63,11 @@ def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], 
 
 
 class AtNode:
-    """Base of what works at one node, over one session that it keeps. A context manager.
+    """Base class of work at one node, with one session. A context manager.
 
     Attributes:
-        node, leases: the node, and the limits that everybody there respects.
-        cancelled: asked now and then; True ends the work.
+        node, leases: the node, and the leases that enforce its limits.
+        cancelled: called regularly; True ends the work.
         session: set by `use_session`.
     """
 
@@ -90,7 +92,7 @@ class AtNode:
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Hold a lease; whoever has to wait for it gives back the association, and its slot, first."""
+        """Acquire a lease. If that means waiting, close the association and release its slot before."""
         try:
             lease = self.leases.acquire(name, wait=0)
         except LeaseBusy:
@@ -100,13 +102,13 @@ class AtNode:
             yield
 
     def wait_for_turn(self) -> None:
-        """Wait until the node has rested between two batches, without an association meanwhile.
+        """Wait for the pause of the node between two batches, without an association meanwhile.
 
-        The transfer that follows begins within the node's retrieval window, or not at all, however long it then
-        waits for a slot. What has begun is finished: a window bounds transfers between two series.
+        The transfer that follows begins within the node's retrieval window or not at all, however long it waits for a
+        slot. A transfer that has begun is finished: the window is checked between two series only.
 
         Raises:
-            WindowClosed: now, or when the transfer was to begin. Association and slot are given back.
+            WindowClosed: now, or at the beginning of the transfer. Association and slot are released.
         """
         self._under_way = False
         self._check_window()
@@ -126,5 +128,5 @@ class AtNode:
             raise WindowClosed(self.node.name, opens)
 
     def again(self, action: Callable[[], T]) -> T:
-        """Do something at the node, see `retrying`."""
+        """Call an action at the node, see `retrying`."""
         return retrying(action, self.session, self.cancelled)

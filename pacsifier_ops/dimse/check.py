@@ -1,4 +1,4 @@
-"""Whether a node answers us, and what it offers: what a person wants to know who has just described it."""
+"""Checks whether a node responds to us, and what it offers, for the person who configures it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pacsifier_ops.dimse.attempts import open_session
 from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.state.leases import shared
 
-#: What a Study Root archive may offer (PS3.4 C.6.2), by the name that people use.
+#: Services of a Study Root archive (PS3.4 C.6.2), by their usual names.
 SERVICES = {
     "C-FIND": StudyRootQueryRetrieveInformationModelFind,
     "C-GET": StudyRootQueryRetrieveInformationModelGet,
@@ -25,19 +25,19 @@ SERVICES = {
 
 
 def nobody() -> Dataset:
-    """A query that no study matches: whether we may ask at all, some archives tell only when asked."""
+    """Make a query that no study matches. Some archives show only on a query whether they accept us."""
     return query("STUDY", StudyInstanceUID="2.25.1", PatientID="")
 
 
 def check(node: PacsNode) -> str:
-    """Ask a node for a C-ECHO and, where it offers C-FIND, for nobody.
+    """Send a C-ECHO to a node and, where it offers C-FIND, a query without matches.
 
     Returns:
-        Who answers, and which services it offers to us.
+        A sentence with the node and the services that it offers us.
 
     Raises:
-        PacsError: in words what is wrong.
-        StorageError: the leases cannot be kept.
+        PacsError: the text gives the reason.
+        StorageError: the leases cannot be stored.
     """
 
     def busy() -> None:

@@ -1,6 +1,6 @@
-"""From the keys of one query row to the series that answer it, and no others (PS3.4 C.4.1).
+"""Finds the series of an archive that match the keys of one query row (PS3.4 C.4.1).
 
-The archive is asked for a superset, level by level; what counts is our own filter on what it returned.
+The archive is queried for a superset, level by level. Our own filter on its responses decides.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from pacsifier_ops.query.keys import DUMP_COLUMNS, FURTHER, KEYS, MODALITIES, Le
 from pacsifier_ops.query.match import alternatives, matches, seconds_to_send, values_to_send
 from pacsifier_ops.query.names import blurred, wide_name_keys
 
-#: What is asked for at SERIES level, beside the dump's columns for the folder names and the expectation; and at STUDY.
+#: Return keys at SERIES level: the dump's columns, and attributes for folder names and the expected instances. And
+#: those at STUDY level.
 RETURN_KEYS = (*DUMP_COLUMNS, "IssuerOfPatientID", "NumberOfSeriesRelatedInstances", "InstanceAvailability")
 STUDY_KEYS = (*(k for k in DUMP_COLUMNS if KEYS[k].level is Level.STUDY), "IssuerOfPatientID")
-#: With one of these an archive need not be asked by name: the answer is short enough to filter here.
+#: With one of these keys an archive need not match names: the responses are few enough to filter here.
 _NARROW = frozenset(
     ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "StudyDate", "PatientBirthDate")
 )
-#: Keys of which one value is of one patient, study or series.
+#: Keys of which one value belongs to one patient, study or series.
 _IDS = ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID")
-#: Values that nobody has, by VR (random text for the others), and patterns that every value matches.
+#: Values that no object has, by VR (random text for other VRs), and ranges that match every value.
 NOBODY = {"DA": "18581117", "TM": "235959.999999", "IS": "-99999999", "UI": "2.25.1"}
 ANYBODY = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
 _LEFT_TO_ARCHIVE = "{} was left to the archive's own matching: its answers do not show it whole"
 #: The unique key of each level (PS3.4 C.6.2.1).
 UID_OF_LEVEL = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _PATIENT = ("PatientID", "IssuerOfPatientID")
-#: What may stand around a word of a name (PS3.5 6.2.1).
+#: Patterns before and after a word of a name (PS3.5 6.2.1).
 _BEFORE = ("", "*^", "*=", "* ")
 _BEHIND = ("", "^*", "=*", " *")
 
@@ -49,8 +50,8 @@ class FoundSeries:
     """A series of the archive.
 
     Attributes:
-        study_uid, series_uid: its identity.
-        attributes: text of what the archive returned, by keyword; multiple values joined by a backslash.
+        study_uid, series_uid: its UIDs.
+        attributes: returned values as text, by keyword; multiple values joined by a backslash.
     """
 
     study_uid: str
@@ -59,17 +60,17 @@ class FoundSeries:
 
     @property
     def series(self) -> SeriesId:
-        """Which series it is; an archive may have it under two patients all the same."""
+        """Study and series UID. An archive may still have the series under two patients."""
         return SeriesId(self.study_uid, self.series_uid)
 
 
 @dataclass
 class Expectation:
-    """What a series must hold to be complete.
+    """The instances that a complete series has.
 
     Attributes:
-        instances: SOP Instance UID to SOP Class UID (empty where not returned); None: the archive lists none.
-        count: how many, where only that is known; None: not even that.
+        instances: SOP Class UID (empty where not returned) by SOP Instance UID; None where the archive lists none.
+        count: their number, where only that is known; None where it is unknown too.
     """
 
     instances: dict[str, str] | None
@@ -77,23 +78,23 @@ class Expectation:
 
 
 def return_keys(level: str, further: Iterable[str]) -> tuple[str, ...]:
-    """What is asked for at STUDY or SERIES level, with these keys beyond PACSIFIER's."""
+    """Return the return keys at STUDY or SERIES level, with these keys beyond PACSIFIER's."""
     if level == "STUDY":
         return (*STUDY_KEYS, *(key for key in further if KEYS[key].level is Level.STUDY))
     return (*RETURN_KEYS, *(key for key in further if key != MODALITIES))
 
 
 def entity(level: str, answer: Dataset) -> tuple[str, ...]:
-    """What an answer at a level is about: its patient and its UIDs from the study down, as far as it tells them.
+    """Return the entity of a response: its patient, and its UIDs from the study down, as far as they are returned.
 
-    A Study Instance UID may be there under two patients, and a Series Instance UID in two studies.
+    A Study Instance UID may occur under two patients, and a Series Instance UID in two studies.
     """
     uids = list(UID_OF_LEVEL.values())[: list(UID_OF_LEVEL).index(level) + 1]
     return tuple("\\".join(values_of(answer, keyword)) for keyword in (*_PATIENT, *uids))
 
 
 def _is_cut_off(status: int) -> bool:
-    """Whether a C-FIND ended because it matches too much; 0xFE00 is a cancel that nobody asked for."""
+    """Return whether a C-FIND ended because of too many matches. 0xFE00 is a cancel that we did not request."""
     return 0xA700 <= status <= 0xA7FF or status in (0xB001, 0xFE00)
 
 
@@ -106,17 +107,17 @@ def _words(name: str) -> list[str]:
 
 
 def _forms(word: str) -> set[str]:
-    """The usual spellings of a word of a name."""
+    """Return the usual spellings of a word of a name."""
     return {word, word.upper(), word.lower(), word.title()}
 
 
 def _texts(answer: Dataset) -> dict[str, str]:
-    """What an answer tells of its patient."""
+    """Return the patient attributes of a response."""
     return {key: "\\".join(values_of(answer, key)) for key in (*_PATIENT, "PatientName", "PatientBirthDate")}
 
 
 def _by_patient(answers: Iterable[Dataset], told: Mapping[str, str]) -> list[Dataset]:
-    """Of the answers that may be about a patient of whom this is told, one for each person."""
+    """Return the responses that may belong to a patient with these attributes, one for each person."""
     people: list[Dataset] = []
     for answer in answers:
         whose = _texts(answer)
@@ -126,20 +127,20 @@ def _by_patient(answers: Iterable[Dataset], told: Mapping[str, str]) -> list[Dat
 
 
 def _is_of(image: Dataset, series: FoundSeries) -> bool:
-    """Whether an answer at IMAGE level is of a series; archives need not return what they were asked for by."""
+    """Return whether a response at IMAGE level belongs to a series. Archives need not return the keys of the query."""
     told = zip(("StudyInstanceUID", "SeriesInstanceUID"), series.series, strict=True)
     return all(str(image.get(keyword) or uid) == uid for keyword, uid in told)
 
 
 @dataclass
 class Finder:
-    """Asks one archive. What it learns of the archive's ways serves all rows asked through it.
+    """Queries one archive. What it learns about the archive serves all rows.
 
     Attributes:
-        session: the way to the archive.
+        session: session with the archive.
         warnings: remarks on the last row, without values.
-        doubt: why the archive may hold more for the last row than was found; empty where it holds no more.
-        letters: what it does to them.
+        doubt: why the archive may have more series for the last row than were found; empty where it has not.
+        letters: what the archive does to letters in its responses.
     """
 
     session: Session
@@ -159,17 +160,19 @@ class Finder:
         self.letters = Letters(self.session)
 
     def series(self, keys: Mapping[str, str], exact: bool = False) -> list[FoundSeries]:
-        """All series for which every key of the row holds; keys of images fold back to their series.
+        """Return all series that match every key of the row. A key at IMAGE level matches if one image of the series
+        does.
 
         Args:
-            exact: `*` and `?` are characters like all others.
+            keys: values by keyword.
+            exact: `*` and `?` are ordinary characters.
 
         Raises:
-            Undecidable: the archive neither matches nor returns one of the keys.
-            ResultLimit: the archive cuts its answers off and the query cannot be split any further.
-            AnswerUnreadable: what it answers cannot be decoded.
-            Unsupported: the archive refuses the query, or answers without UIDs.
-            PacsError: the archive cannot be asked.
+            Undecidable: the archive neither matches on a key nor returns it.
+            ResultLimit: the archive truncates its responses, and the query cannot be split any further.
+            AnswerUnreadable: a response cannot be decoded.
+            Unsupported: the archive refuses the query, or returns no UIDs.
+            PacsError: the archive cannot be queried.
         """
         self.warnings, self.doubt, self._studies, self._listed, self._modalities = [], "", {}, {}, {}
         self._exact, self._further = exact, tuple(key for key in FURTHER if key in keys)
@@ -188,7 +191,7 @@ class Finder:
             elif left is not None:
                 found[which] = series
         self._close_by_name(open_ones, keys)
-        # Last, because what other series return tells which keys the archive knows at all.
+        # Last, because responses for other series show which keys the archive supports.
         others = [series for series, _ in open_ones.values()]
         for which, (series, left) in open_ones.items():
             if not left or self._holds_by_archive(series, left, others):
@@ -203,11 +206,11 @@ class Finder:
         return list(found.values())
 
     def _never_shown(self, keys: Iterable[str]) -> list[str]:
-        """Keys of a row that found nothing, by which this archive finds nothing whatever they are.
+        """Return the keys of a row without results by which this archive finds nothing at all.
 
-        An archive that does not know a key may answer so, instead of leaving it out (PS3.4 C.4.1.2.2.1): for such a key
-        any value at all is asked for, once. One without any study has nothing to show; that is asked first, since what
-        arrives in between would look like a study that does not show the key.
+        An archive that does not support a key may return no match, instead of ignoring the key (PS3.4 C.4.1.2.2.1). So
+        such a key is queried once for any value. An archive without any study has nothing to return; this is queried
+        first, because a study that arrives in between would look like one without the key.
         """
         asked = [k for k in keys if k not in self._returned | self._known and KEYS[k].level is not Level.IMAGE]
         asked = [k for k in asked if KEYS[k].vr not in ("UI", "IS") and k != MODALITIES]
@@ -217,29 +220,32 @@ class Finder:
         return [key for key in asked if key not in self._known]
 
     def _shows_any(self, keyword: str) -> bool:
-        """Whether the archive finds something by any value of a key, within a study of the row first."""
+        """Return whether the archive finds anything by any value of a key, first within studies of the row."""
         level = KEYS[keyword].level.value
         anybody = {keyword: ANYBODY.get(KEYS[keyword].vr, "?*"), UID_OF_LEVEL[level]: ""}
         within = [{"StudyInstanceUID": uid} for uid in islice(self._listed, 3)] if level == "SERIES" else []
         return any(self._some(query(level, **{**anybody, **above})) for above in [*within, {}])
 
     def _some(self, identifier: Dataset) -> bool:
-        """Whether a query finds anything, or too much; an archive that refuses it has shown nothing."""
+        """Return whether a query finds anything, or too much. An archive that refuses it counts as having found
+        nothing.
+        """
         answer = self.session.find(identifier, most=1)
         return bool(answer.identifiers) or answer.unreadable or _is_cut_off(answer.status)
 
     def _learn(self, answer: Dataset, keys: Iterable[str]) -> None:
-        """Note which of these keys the archive returns, and which character sets it answers in."""
+        """Record which of these keys the archive returns, and in which character sets."""
         self._returned.update(key for key in keys if values_of(answer, key))
         self.letters.learn(answer)
 
     def expectation(self, study_uid: str, series_uid: str, count: int | None) -> Expectation:
-        """The instances the archive lists for a series, else their number, else nothing.
+        """Return the instances that the archive lists for a series, else their number, else nothing.
 
-        A list that is shorter than the number the archive gives is not believed: some archives cut it off.
+        A list shorter than the archive's own number is not used: some archives truncate it.
 
         Args:
-            count: NumberOfSeriesRelatedInstances, as far as known from before.
+            study_uid, series_uid: the series.
+            count: NumberOfSeriesRelatedInstances, if an earlier response had it.
         """
         series = FoundSeries(study_uid, series_uid, {})
         try:
@@ -253,19 +259,19 @@ class Finder:
         }
         told = all(image.get("SeriesInstanceUID") for image in answer.identifiers)
         if cut or answer.unreadable or not listed or len(listed) < (count or 0) or not told:
-            # Where images do not tell their series, the answer may be the whole study's.
+            # Where images do not return their series, the response may contain those of the whole study.
             count = self._count(series, count)
             if count is None or len(listed) < count or (len(listed) > count and not told):
                 return Expectation(None, count)
         return Expectation(listed)
 
     def acquisition_date(self, study_uid: str, series_uid: str) -> str:
-        """The first AcquisitionDate of a series' images, for an archive that does not tell it of the series.
+        """Return the first AcquisitionDate of a series' images, for an archive that does not return it for the series.
 
-        Empty where it does not tell it of images either.
+        Empty where it does not return it for images either.
 
         Raises:
-            PacsError: the archive cannot be asked.
+            PacsError: the archive cannot be queried.
         """
         try:
             images = self._images(FoundSeries(study_uid, series_uid, {}), ["AcquisitionDate"])
@@ -274,20 +280,20 @@ class Finder:
         return min((date for image in images for date in values_of(image, "AcquisitionDate")), default="")
 
     def _count(self, series: FoundSeries, known: int | None) -> int | None:
-        """NumberOfSeriesRelatedInstances now; what is known from before where the archive does not say.
+        """Return NumberOfSeriesRelatedInstances now; the known number where the archive does not return it.
 
-        A series of none is nothing that anybody stored: so say archives that do not count.
+        Zero counts as unknown: archives that do not count return it, and no series is empty.
         """
         counts = self._told_of(series, "NumberOfSeriesRelatedInstances")
         return (int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else known) or None
 
     def availability(self, study_uid: str, series_uid: str) -> str:
-        """Instance Availability (0008,0056; PS3.4 C.4.1.1.3) of a series now; empty where the archive does not say."""
+        """Return Instance Availability (0008,0056; PS3.4 C.4.1.1.3) of a series now; empty where it is not returned."""
         told = self._told_of(FoundSeries(study_uid, series_uid, {}), "InstanceAvailability")
         return told[0] if len(told) == 1 else ""
 
     def _told_of(self, series: FoundSeries, keyword: str) -> list[str]:
-        """What the archive answers of a key for a series."""
+        """Return the values of a key that the archive returns for a series."""
         keys = {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid}
         try:
             answer, _ = self._ask("SERIES", query("SERIES", **keys, **{keyword: ""}))
@@ -298,13 +304,12 @@ class Finder:
     # Candidates: a superset, each once
 
     def _candidates(self, keys: Mapping[str, str]) -> Iterable[Dataset]:
-        """Series in one query across the levels where the archive is known to do that, else level by level.
+        """Yield candidate series: by one relational query where the archive supports it, else level by level.
 
-        Only negotiation makes a relational query reliable (PS3.4 C.4.1.3.2.1), and hardly an archive negotiates
-        it; asked so, some ignore the keys of the upper levels and list everything. So it is tried out first,
-        on one study. A row without a key of the study is asked across the levels anyway: level by level, it
-        would list the whole archive. Nothing found across the levels is believed only where no key of the
-        study could be at fault.
+        Relational queries are reliable only if they were negotiated (PS3.4 C.4.1.3.2.1), which hardly any archive does.
+        Some archives then ignore the keys of the upper levels and list everything. So one study is queried as a test
+        first. A row without a study key is queried relationally in any case: level by level, it would list the whole
+        archive. An empty result of a relational query counts only where no study key can have caused it.
         """
         of_study = {k: v for k, v in keys.items() if KEYS[k].level is Level.STUDY}
         if not of_study or (self._relational and MODALITIES not in keys):
@@ -324,7 +329,7 @@ class Finder:
         for study in studies:
             if all(self._may_hold(study, k, v) for k, v in of_study.items()):
                 self._listed.setdefault(str(study.StudyInstanceUID), []).append(study)
-        for study_uid, (study, *_) in self._listed.items():  # under two patients it is one to ask for
+        for study_uid, (study, *_) in self._listed.items():  # a study under two patients is queried once
             found = self._all("SERIES", {}, {**of_series, "StudyInstanceUID": study_uid})
             if self._relational is None and found:
                 self._relational = self.try_relational(study, found[0])
@@ -333,7 +338,7 @@ class Finder:
                     series.StudyInstanceUID = study_uid
                     yield series
             if self._relational and not of_study:
-                return  # asked across the levels before, and that was as good
+                return  # the relational query before was equivalent
 
     def _may_hold(self, answer: Dataset, keyword: str, wanted: str) -> bool:
         values = values_of(answer, keyword)
@@ -343,7 +348,7 @@ class Finder:
         return matches(keyword, wanted, values, self._exact)
 
     def try_relational(self, study: Dataset, series: Dataset) -> bool | None:
-        """Whether a SERIES level query honours a key of the patient; None where this study cannot tell."""
+        """Return whether a query at SERIES level respects a patient key; None where this study cannot tell."""
         patient_id = "".join(values_of(study, "PatientID"))
         study_uid, uid = str(study.StudyInstanceUID), str(series.SeriesInstanceUID)
         if not (patient_id.isalnum() and patient_id.isascii()):
@@ -359,13 +364,14 @@ class Finder:
         return [str(answer.get("StudyInstanceUID", "")) for answer in answers] == [study_uid]
 
     def _all(self, level: str, keys: Mapping[str, str], sendable: Mapping[str, str]) -> list[Dataset]:
-        """Every match at a level once: over the spellings of names, and over several values of a key; split where the
-        archive cuts off."""
+        """Return every match at a level once: over spellings of names and several values of a key, split where the
+        archive truncates its responses.
+        """
         identifier = query(level, **dict.fromkeys((*return_keys(level, self._further), UID_OF_LEVEL[level]), ""))
         sent = {k: values_to_send(k, v) for k, v in sendable.items() if self._may_be_sent(k, level, keys)}
         times: dict[str, str] = {}
         if any(set(keys.get(k, "*")).isdisjoint("*?") for k in _IDS):
-            # An id is narrow enough. An archive may hold a date as 2020.01.01, and not find it by what is sent.
+            # An id is narrow enough. An archive may store a date as 2020.01.01, and not find it by the sent value.
             times = {k: one for k, (one, *_) in sent.items() if KEYS[k].vr in ("DA", "TM") and one}
             sent = {k: values for k, values in sent.items() if k not in times}
         sent |= self._spellings(keys)
@@ -379,17 +385,19 @@ class Finder:
         return list(found.values())
 
     def _may_be_sent(self, keyword: str, level: str, keys: Mapping[str, str]) -> bool:
-        """Whether the archive may narrow its answer by a key; what it may not is filtered here.
+        """Return whether the archive may narrow its responses by a key; otherwise the key is filtered here.
 
-        SeriesNumber: archives compare it as text, and 1 is not 01 to them. ModalitiesInStudy: below the study Orthanc
-        finds nothing by it, and not every archive looks at each of its values.
+        SeriesNumber: archives compare it as text, where 1 and 01 differ. ModalitiesInStudy: below STUDY level Orthanc
+        finds nothing by it, and some archives do not compare each of its values.
         """
         if keyword == MODALITIES:
             return level == "STUDY" and not _NARROW & keys.keys()
         return KEYS[keyword].level is not Level.IMAGE and keyword != "SeriesNumber"
 
     def _spellings(self, keys: Mapping[str, str]) -> dict[str, list[str]]:
-        """Names are matched here; the archive is asked by name only where nothing else narrows the row."""
+        """Return the spellings of names to send. Names are matched here; they are sent only where nothing else narrows
+        the row.
+        """
         if _NARROW & keys.keys():
             return {}
         wide = {key: wide_name_keys(name) for key, name in keys.items() if KEYS[key].vr == "PN"}
@@ -401,16 +409,18 @@ class Finder:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    # Asking
+    # Querying
 
     def _ask(self, level: str, identifier: Dataset, may_be_torn: bool = False) -> tuple[Matches, bool]:
-        """One C-FIND; the second value tells whether the archive cut the answer off.
+        """Send one C-FIND. The second value is whether the archive truncated its responses.
 
-        0xA7xx and 0xFE00, which nobody asked for, count as cut off: that is how archives refuse a query with too many
-        matches.
+        0xA7xx and 0xFE00 (which we did not request) count as truncated: archives refuse a query with too many matches
+        so.
 
         Args:
-            may_be_torn: matches that cannot be read are the caller's to look after.
+            level: query/retrieve level.
+            identifier: the query.
+            may_be_torn: the caller handles undecodable matches.
 
         Raises:
             Unsupported: the archive refuses this level or these keys (any other failure, such as 0xA900, 0xCxxx).
@@ -427,10 +437,10 @@ class Finder:
         return answer, 0 < node.result_limit <= count
 
     def _read_apart(self, level: str, identifier: Dataset, answer: Matches) -> None:
-        """Add the matches that could not be read: what they are is asked for alone, then each of them by itself.
+        """Add the matches that could not be decoded: query their UIDs alone, then each of them by its UID.
 
         Raises:
-            AnswerUnreadable: that cannot be read either.
+            AnswerUnreadable: these responses cannot be decoded either.
         """
         uid = UID_OF_LEVEL[level]
         uids = list(UID_OF_LEVEL.values())
@@ -453,14 +463,16 @@ class Finder:
     def _complete(
         self, level: str, identifier: Dataset, narrower: Mapping[str, str] | None = None
     ) -> dict[tuple[str, ...], Dataset]:
-        """All matches of a query, split by StudyDate, then StudyTime, as often as the archive cuts it off.
+        """Return all matches of a query. It is split by StudyDate, then StudyTime, as often as the archive truncates.
 
         Args:
-            narrower: keys that are added first where it does.
+            level: query/retrieve level.
+            identifier: the query.
+            narrower: keys that are added first in that case.
 
         Raises:
-            ResultLimit: it cannot be split any further, or no range finds some of what the archive has shown.
-            AnswerUnreadable: a match cannot be decoded, however it is asked for.
+            ResultLimit: it cannot be split any further, or no range finds a match that the archive has returned.
+            AnswerUnreadable: a match cannot be decoded, even alone.
         """
         answer, cut = self._ask(level, identifier, may_be_torn=True)
         uid, name = UID_OF_LEVEL[level], self.session.node.name
@@ -486,8 +498,8 @@ class Finder:
         for part in parts:
             found.update(self._complete(level, part))
         if not identifier.get(axis.keyword):
-            # A range finds no study without the attribute. One that the archive has shown proves the loss; that
-            # it has shown none proves nothing.
+            # A range finds no study without the attribute. If the archive has returned such a study, the loss is
+            # certain; if not, it is possible.
             if seen.keys() - found.keys():
                 raise ResultLimit(
                     f"{name}: cuts the answer off, and holds studies without {axis.keyword} that no range finds; "
@@ -506,7 +518,7 @@ class Finder:
     # Deciding
 
     def _described(self, candidate: Dataset) -> FoundSeries:
-        """The candidate with what its study level must tell where the series level did not."""
+        """Return the candidate, with study attributes from STUDY level where the SERIES level did not return them."""
         if not candidate.get("StudyInstanceUID"):
             raise Unsupported(f"{self.session.node.name}: answers at SERIES level without StudyInstanceUID")
         attributes = {
@@ -528,8 +540,9 @@ class Finder:
         return series
 
     def _modalities_of(self, study_uid: str) -> str:
-        """ModalitiesInStudy by what the series of a study say, for archives that do not work it out; empty where it
-        cannot be told."""
+        """Return ModalitiesInStudy from the series of a study, for archives that do not return it; empty where it is
+        uncertain.
+        """
         if study_uid not in self._modalities:
             series = query("SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", Modality="")
             answer, cut = self._ask("SERIES", series)
@@ -539,15 +552,16 @@ class Finder:
         return self._modalities[study_uid]
 
     def _study_of(self, series: FoundSeries) -> Dataset | None:
-        """What the study level tells of the study of a series: of that of its patient, where several have it.
+        """Return the response at STUDY level for the study of a series: the one of its patient, where several have the
+        study.
 
         Raises:
-            Undecidable: the archive does not tell whose the series is.
+            Undecidable: the archive does not return the patient of the series.
         """
         uid, told = series.study_uid, series.attributes
         studies = _by_patient((told["PatientID"] and self._listed.get(uid)) or self._under(uid), told)
         if len(studies) > 1:
-            # Below the level where they are kept, archives may leave keys of the patient out; or know them of objects.
+            # Below STUDY level archives may omit patient keys, but return them for images.
             try:
                 whose = _by_patient(self._images(series, _PATIENT), {})
             except Undecidable:  # it refuses to list images
@@ -562,11 +576,11 @@ class Finder:
         return studies[0] if studies else None
 
     def of_several(self, study_uid: str) -> bool:
-        """Whether the archive holds a study under several patients."""
+        """Return whether the archive has a study under several patients."""
         return len(_by_patient(self._under(study_uid), {})) > 1
 
     def _under(self, study_uid: str) -> list[Dataset]:
-        """All studies of a Study Instance UID: it may be there under several patients."""
+        """Return all studies with a Study Instance UID: there may be one for each of several patients."""
         if study_uid not in self._studies:
             wanted = dict.fromkeys(return_keys("STUDY", self._further), "")
             identifier = query("STUDY", **{**wanted, "StudyInstanceUID": study_uid})
@@ -575,10 +589,10 @@ class Finder:
         return self._studies[study_uid]
 
     def _left_open(self, series: FoundSeries, keys: Mapping[str, str]) -> dict[str, str] | None:
-        """Keys of the row about which the answers prove nothing; None: one of the others does not hold for the series.
+        """Return keys of the row that the responses do not decide; None where another key does not match the series.
 
-        A key that comes back empty is asked for once more at IMAGE level: archives that leave keys of the series
-        empty know them there.
+        A key without a value is queried again at IMAGE level: archives that return series keys empty may return them
+        there.
         """
         untold: dict[str, str] = {}
         unproven: dict[str, str] = {}
@@ -602,11 +616,11 @@ class Finder:
         return all(self._matches(k, v, values_of(image, k)) for k, v in keys.items())
 
     def _is_literal(self, wanted: str) -> bool:
-        """Whether a value holds what an archive would take for wildcards, and must not."""
+        """Return whether a value contains characters that an archive would treat as wildcards, but must not."""
         return self._exact and not set("*?").isdisjoint(wanted)
 
     def _images(self, series: FoundSeries, keys: Collection[str]) -> list[Dataset]:
-        """What the archive returns of these keys for each image of the series."""
+        """Return the values of these keys for each image of the series."""
         try:
             answer, cut = self._ask("IMAGE", self._image_query(series, dict.fromkeys(keys, "")))
         except Unsupported:
@@ -624,24 +638,25 @@ class Finder:
         return images
 
     def _silent(self, series: FoundSeries, images: Sequence[Dataset], keys: Mapping[str, str]) -> list[str]:
-        """Keys of which these answers prove nothing: never returned by this archive so far, or not to be relied on."""
+        """Return the keys that these responses do not decide: never returned by this archive so far, or unreliable."""
 
         def proven(key: str, wanted: str) -> bool:
-            # Without any image, what the series shows is all there is.
+            # Without any image, the response for the series is all there is.
             shown = [values_of(image, key) for image in images] or [_values(series.attributes.get(key, ""))]
             return all(self.letters.prove(series.study_uid, key, wanted, values) for values in shown)
 
         return [key for key, wanted in keys.items() if key not in self._returned or not proven(key, wanted)]
 
     def _holds_by_archive(self, series: FoundSeries, keys: Mapping[str, str], others: Collection[FoundSeries]) -> bool:
-        """Whether an image satisfies all keys at once, where the archive itself must say so for some of them.
+        """Return whether an image matches all keys at once, where the archive's own matching decides some of them.
 
         Args:
-            keys: those that the answers so far leave open.
-            others: series on which it may show that it matches on these keys.
+            series: the series.
+            keys: keys that the responses so far leave open.
+            others: series with which to test whether the archive matches on these keys.
 
         Raises:
-            Undecidable: it does not, or not as exactly as the row means it.
+            Undecidable: it does not, or not as exactly as the row requires.
         """
         images = self._images(series, keys)
         matched: dict[str, set[str]] = {}
@@ -660,14 +675,14 @@ class Finder:
     def _close_by_name(
         self, open_ones: dict[tuple[str, ...], tuple[FoundSeries, dict[str, str]]], keys: Mapping[str, str]
     ) -> None:
-        """Decide on the series that only their patient's name leaves open, by how the archive finds their studies.
+        """Decide on the series that only the patient's name leaves open, by how the archive finds their studies.
 
-        PatientName is a required key at STUDY level (PS3.4 C.6.2.1), so this much every archive can tell of names
-        that its answers do not show. A study that it finds by each word, as a word of its own, is meant. One that it
-        does not find by wide keys is not. What lies between may be meant where archives and people write differently.
+        PatientName is a required key at STUDY level (PS3.4 C.6.2.1), so every archive can match on names, even if it
+        does not return them. A study that it finds by each word, as a separate word, matches. One that it does not find
+        by wide keys does not match. Others may match where archives and people write names differently.
 
         Raises:
-            Undecidable: the archive returns no names, and so cannot tell what lies between.
+            Undecidable: the archive returns no names, so these others cannot be decided.
         """
         unclear = {which: series for which, (series, left) in open_ones.items() if "PatientName" in left}
         if not unclear:
@@ -699,7 +714,7 @@ class Finder:
                 )
 
     def _named(self, words: Iterable[Iterable[str]], keys: Mapping[str, str]) -> set[str]:
-        """Studies that the archive finds by one of the patterns of each word, and by the row's other keys."""
+        """Return the studies that the archive finds by one pattern of each word, and by the row's other keys."""
         of_study = {k: v for k, v in keys.items() if KEYS[k].level is Level.STUDY and k != "PatientName"}
         values = {k: values_to_send(k, v) for k, v in of_study.items() if self._may_be_sent(k, "STUDY", keys)}
         sent = {k: one for k, (one, *others) in values.items() if one and not others}
@@ -715,15 +730,16 @@ class Finder:
             self.doubt = "; ".join(filter(None, (self.doubt, why)))
 
     def _archive_matches(self, keyword: str, images: Sequence[Dataset], others: Collection[FoundSeries]) -> bool:
-        """Whether the archive matches on a key that it does not return: nothing for a value that nobody has.
+        """Return whether the archive matches on a key that it does not return: it finds nothing for a value that no
+        object has.
 
-        An archive that does not know the key at all may find nothing for any value; unless it returns the key
-        empty, as one without value (PS3.4 C.2.2.1.3), some series must match what every value does.
+        An archive that does not support the key may find nothing for any value. So some series must match a pattern for
+        every value, unless the archive returns the key empty, as an attribute without value (PS3.4 C.2.2.1.3).
         """
         if keyword in self._matched:
             return True
         if keyword == MODALITIES:
-            return False  # no image has it, so what is found by it below the study tells nothing
+            return False  # no image has it, so a query below STUDY level shows nothing
         vr = KEYS[keyword].vr
         nobody = NOBODY.get(vr) or f"*{secrets.token_hex(7).upper()}*"
         try:
@@ -741,16 +757,18 @@ class Finder:
         return True
 
     def _having(self, series: FoundSeries, keyword: str, value: str) -> set[str]:
-        """SOP Instance UIDs of the images that the archive itself says match; all where it ignores the key."""
+        """Return SOP Instance UIDs of the images that the archive returns for a value; all of them where it ignores the
+        key.
+        """
         answer, _ = self._ask("IMAGE", self._image_query(series, {keyword: value}))
         uids = {str(image.get("SOPInstanceUID", "")) for image in answer.identifiers}
         return {*uids, ""} if answer.keys_unsupported else uids
 
     def _matched_by_archive(self, series: FoundSeries, keyword: str, wanted: str) -> set[str]:
-        """SOP Instance UIDs for which the archive itself says that a key holds.
+        """Return SOP Instance UIDs for which, by the archive's own matching, a key matches.
 
         Raises:
-            Undecidable: something comes near, but only an answer could tell whether it is meant.
+            Undecidable: something similar matches, and only a returned value could decide.
         """
         if KEYS[keyword].vr == "PN" or self._is_literal(wanted):
             raise self._undecidable([keyword])
@@ -763,7 +781,8 @@ class Finder:
                 return self._having(series, keyword, seconds_to_send(wanted))
             except ValueError:
                 raise self._undecidable([keyword]) from None
-        # As it was typed: what is sent to be filtered here is wider. Brackets are sets of characters to some archives.
+        # The typed value: a value widened for the filter here would match too much. Brackets are sets of characters in
+        # some archives.
         bracketed = not set("[]").isdisjoint(wanted)
         sent = values_to_send(keyword, wanted) if bracketed else alternatives(keyword, wanted)
         found = set.union(*(self._having(series, keyword, value) for value in sent))
@@ -804,11 +823,13 @@ def _second_text(second: int) -> str:
 
 @dataclass(frozen=True)
 class _Axis:
-    """An attribute of the study with an order, its values counted from `first` to `last`.
+    """An ordered attribute of the study, whose values are numbered from `first` to `last`.
 
     Attributes:
-        number, text: from a value to its number (raises ValueError) and back.
-        end: what makes of the text of a number the last moment that it stands for.
+        keyword: the attribute.
+        first, last: first and last number.
+        number, text: convert a value to its number (raises ValueError), and back.
+        end: suffix that turns the text of a number into the last moment that it covers.
     """
 
     keyword: str
@@ -819,9 +840,9 @@ class _Axis:
     end: str = ""
 
     def parts(self, identifier: Dataset, answers: Iterable[Dataset]) -> list[Dataset]:
-        """Narrower queries that together cover this one: before, at and after a value in its middle.
+        """Return narrower queries that together cover this one: before, at and after a value in its middle.
 
-        Empty where the query asks for a single value already.
+        Empty where the query has a single value already.
         """
         low, dash, high = str(identifier.get(self.keyword) or "-").partition("-")
         begin = self.number(low) if low else self.first
@@ -840,7 +861,7 @@ class _Axis:
             return None
 
     def _part(self, identifier: Dataset, begin: int, end: int) -> Dataset:
-        # Open at the ends of the scale: some archives then give studies without the attribute as well.
+        # Open at both ends: some archives then return studies without the attribute as well.
         low = "" if begin == self.first else self.text(begin)
         high = "" if end == self.last else self.text(end) + self.end
         part = deepcopy(identifier)  # a shallow copy shares its elements
@@ -853,6 +874,6 @@ _TIMES = _Axis("StudyTime", 0, 86_399, _second, _second_text, ".999999")
 
 
 def axis_of(identifier: Dataset) -> _Axis:
-    """What to split a query by: its days, or the seconds of a single one."""
+    """Return the axis along which to split a query: days, or the seconds of a single day."""
     low, _, high = str(identifier.get("StudyDate") or "-").partition("-")
     return _TIMES if low and high in ("", low) and not str(identifier.StudyDate).endswith("-") else _DATES

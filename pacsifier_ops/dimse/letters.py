@@ -1,4 +1,4 @@
-"""What one archive does to the letters of its answers, as far as it has shown or can be asked."""
+"""What one archive does to letters in its responses, as far as they have shown it or a query can show it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pacsifier_ops.query.letters import Lost, garbled, may_be
 from pacsifier_ops.query.match import matches
 from pacsifier_ops.query.names import blurred
 
-#: As pydicom calls the encoding of text that names no character set.
+#: pydicom's name of the encoding of text without a declared character set.
 _DEFAULT = "iso8859"
-#: Encodings that hold the letters of more than one script: who answers in one of them has no need to drop any.
+#: Encodings with the letters of several scripts. An archive that responds in one of them need not drop letters.
 _WIDE = ("utf", "gb", "iso2022", "iso_2022", "shift_jis", "euc_kr", "johab")
 
 
@@ -30,12 +30,12 @@ def _holds_accents(encoding: str) -> bool:
 
 @dataclass
 class Letters:
-    """Judges whether a text in an answer proves what is stored.
+    """Decides whether a text in a response proves what is stored.
 
     Attributes:
-        session: the way to the archive.
-        encodings: those of its answers, as Python names them.
-        found_by_letters: it has found a name by letters beyond ASCII, so it knows how to.
+        session: session with the archive.
+        encodings: encodings of its responses, by Python's names.
+        found_by_letters: the archive has found a name by letters beyond ASCII, so it supports that.
     """
 
     session: Session
@@ -45,48 +45,51 @@ class Letters:
     _knows_names: bool | None = None
 
     def learn(self, answer: Dataset) -> None:
-        """Note in which character sets the archive answers."""
+        """Record the character sets of a response."""
         if answer.get("SpecificCharacterSet"):
             self.encodings.update(convert_encodings(answer.SpecificCharacterSet))
 
     @property
     def dropped(self) -> bool:
-        """Whether it may drop letters: it always answers in one set of few letters, or nobody knows in which."""
+        """Whether the archive may drop letters: it always responds in one set of few letters, or declares none."""
         said = self.session.node.letters
         return said == LETTERS_LOST if said else self.in_few_letters
 
     @property
     def in_few_letters(self) -> bool:
-        """Whether it has answered in one set of few letters only, or in none that it named."""
+        """Whether all responses so far were in one set of few letters, or in none that was declared."""
         own = self.encodings - {_DEFAULT}
         return len(own) < 2 and not any(name.startswith(_WIDE) for name in own)
 
     @property
     def without_accents(self) -> bool:
-        """Whether no set that it has named in its answers holds Latin letters with an accent: all may be lost."""
+        """Whether no declared set of the responses has accented Latin letters, so that all of them may be lost."""
         return self.dropped and not any(_holds_accents(name) for name in self.encodings - {_DEFAULT})
 
     def leave_open(self, keyword: str, wanted: str, shown: Sequence[str]) -> bool:
-        """Whether what an answer shows may be what is wanted, though it does not match; the archive is not asked."""
+        """Return whether the value in a response can be the wanted one, though it does not match. No query is sent."""
         lost = Lost.ALL if self.without_accents else Lost.ANY if self.dropped else Lost.TYPED
         return may_be(keyword, wanted, shown, self.encodings, lost)
 
     def absent(self, name: str, shown: str) -> bool:
-        """Whether a patient has another name than the wanted one, where the archive does not find it by what is
-        `blurred` of that.
+        """Return whether a patient's name differs from the wanted one, where the archive does not find the patient by
+        the `blurred` words of that name.
 
-        Not where the archive itself may have the name garbled, nor where it has not shown that it knows such letters.
+        False where the archive itself may have stored the name garbled, or has not shown that it supports such letters.
         """
         plain = all(blurred(word).isascii() for word in name.split())
         known = plain or (self.found_by_letters and not self.without_accents)
         return known and not garbled("PatientName", name, shown, self.encodings)
 
     def prove(self, study_uid: str, keyword: str, wanted: str, shown: Sequence[str]) -> bool:
-        """Whether what an answer shows of a key decides about it: it matches and is whole, or cannot be what is wanted.
+        """Return whether the values in a response decide a key: they match and are complete, or cannot be the wanted
+        value.
 
         Args:
-            study_uid: the study of which it is.
-            shown: its values, decoded.
+            study_uid: the study of the response.
+            keyword: keyword of the key.
+            wanted: the wanted value.
+            shown: the decoded values.
         """
         name = keyword == "PatientName"
         if matches(keyword, wanted, shown):
@@ -95,29 +98,30 @@ class Letters:
             return True
         if garbled(keyword, wanted, "\\".join(shown), self.encodings):
             return False
-        # An archive that could not read an object has lost the letters itself; just those that were typed is no chance.
+        # An archive that could not decode an object has lost letters itself. That it lost just the typed ones is no
+        # coincidence.
         typed = "*" not in wanted and may_be(keyword, wanted, shown, self.encodings, Lost.TYPED)
         return name and not typed and self.whole(study_uid, shown)
 
     @property
     def _drops_here(self) -> bool:
-        """Whether there is a reason to believe that it drops letters, not merely none to believe that it keeps them."""
+        """Whether there is evidence that the archive drops letters, and not just no evidence against it."""
         return self.dropped and (bool(self.encodings - {_DEFAULT}) or self.session.node.letters == LETTERS_LOST)
 
     def whole(self, study_uid: str, shown: Sequence[str]) -> bool:
-        """Whether a study's PatientName is just what an answer shows: the archive finds the study by that.
+        """Return whether a response shows the complete PatientName of a study: the archive finds the study by it.
 
-        PatientName is a required key at STUDY level (PS3.4 C.6.2.1), so every archive can be asked.
+        PatientName is a required key at STUDY level (PS3.4 C.6.2.1), so every archive supports the query.
         """
         name = "\\".join(shown)
         if not name or any(sign in name for sign in "?*\ufffd\\"):
-            return False  # nothing to ask by: Orthanc does not find a name of no plain letter by ?* either
+            return False  # no usable key: Orthanc does not find a name without plain letters by ?* either
         if (study_uid, name) not in self._whole:
             self._whole[study_uid, name] = self._found(study_uid, name)
         return self._whole[study_uid, name] and self.names_are_matched(study_uid)
 
     def names_are_matched(self, study_uid: str) -> bool:
-        """Whether the archive matches on names at all: it does not find a study by one that nobody has."""
+        """Return whether the archive matches on names at all: it does not find a study by a name that nobody has."""
         if self._knows_names is None:
             self._knows_names = not self._found(study_uid, f"*{secrets.token_hex(7).upper()}*")
         return self._knows_names

@@ -1,13 +1,13 @@
-"""The storage receiver: a C-STORE SCP that spools what a PACS sends, and knows nothing else.
+"""The storage receiver: a C-STORE SCP that writes received objects to a spool, and does nothing else.
 
-Hospitals register one AE title, one address and one port, and many tasks ask for series to be sent there. So
-the receiver does not know who asked for what. It spools every object as it came:
+Hospitals register one AE title, one address and one port, and many tasks have series sent there. So the receiver does
+not know which task requested an object. It stores every object unchanged:
 
     <spool>/<StudyInstanceUID>_<SeriesInstanceUID>/<SOPInstanceUID>.<SHA-256 of the file>
 
-Whoever holds the lease of a series takes its objects (`spooled`); what nobody takes goes into quarantine
-(`quarantine_unasked`). The digest in the name tells two versions of an object apart, makes one that is sent
-twice one file, and finds files torn by a power failure.
+The holder of a series' lease takes its objects (`spooled`). Objects that nobody takes go to quarantine
+(`quarantine_unasked`). The digest in the name distinguishes versions of an object, makes repeated transfers one file,
+and reveals files that a power failure truncated.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from pacsifier_ops.dicom.uids import is_kept
 from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach
 from pacsifier_ops.dimse.transport import Server, make_ae
 
-#: Folders of the spool beside those of series: objects on their way in, and what nobody asked for.
+#: Folders of the spool beside those of series: incomplete objects, and objects that were not requested.
 INCOMING, QUARANTINE = ".incoming", ".quarantine"
 #: ServiceClass itself stands for SOP classes that pynetdicom does not know: private, retired and new ones.
 _SERVICES = (ServiceClass, StorageServiceClass, VerificationServiceClass)
 _MAX_ASSOCIATIONS = 64
-#: Connections that one address may hold, so that others find room.
+#: Maximum number of connections of one address, so that others find room.
 _MAX_OF_ADDRESS = 32
 _FILE_ATTEMPTS = 5
 #: Name of an object in the spool.
@@ -66,7 +66,7 @@ _UNCOMPRESSED = (
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 )
-#: Compressed without loss whatever the object: RLE, JPEG Lossless, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL.
+#: Transfer syntaxes that are always lossless: RLE, JPEG Lossless, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL.
 _LOSSLESS = {
     "1.2.840.10008.1.2.5",
     *(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 80, 90, 92, 110, 201, 202)),
@@ -74,13 +74,12 @@ _LOSSLESS = {
 
 
 def _preference(syntax: UID) -> int:
-    """Rank of a transfer syntax among those that one presentation context proposes; the lowest is accepted.
+    """Return the rank of a transfer syntax among those of one presentation context; the lowest is accepted.
 
-    A peer proposes a compressed transfer syntax because it holds objects in it, and can as a rule unpack
-    them but not pack others: to accept an uncompressed one beside it would make it send something else than
-    it has stored. Lossless goes before lossy, lest a peer that can do both degrade an image. Explicit VR
-    goes before implicit: it keeps the VRs of private elements. Peers that propose one transfer syntax per
-    presentation context are not affected.
+    A peer proposes a compressed transfer syntax because it stores objects in it. It can usually decompress them, but
+    not compress others: if an uncompressed one were accepted, it would send something else than it has stored. Lossless
+    precedes lossy, so that a peer with both does not degrade an image. Explicit VR precedes implicit VR: it keeps the
+    VRs of private elements. Peers that propose one transfer syntax per presentation context are not affected.
     """
     if syntax in _UNCOMPRESSED:
         return 2 + _UNCOMPRESSED.index(syntax)
@@ -88,7 +87,7 @@ def _preference(syntax: UID) -> int:
 
 
 def _accept_storage(event: evt.Event) -> None:
-    """Accept C-ECHO and every storage SOP class proposed, the private and unknown ones too, as proposed."""
+    """Accept C-ECHO and every proposed storage SOP class, also private and unknown ones."""
     proposed: dict[UID, list[UID]] = {}
     for context in event.assoc.requestor.primitive.presentation_context_definition_list:
         if uid_to_service_class(context.abstract_syntax) in _SERVICES:
@@ -101,7 +100,7 @@ def _context(uid: UID, syntaxes: list[UID]) -> PresentationContext:
 
 
 class _Room:
-    """Keeps the spool below its quota, and the file system above its floor. Any thread may ask."""
+    """Keeps the spool below its quota, and the free space of the disk above its minimum. Thread-safe."""
 
     def __init__(self, spool: Path, quota_bytes: int | None, free_floor_bytes: int) -> None:
         self._spool, self._quota, self._floor = spool, quota_bytes, free_floor_bytes
@@ -112,7 +111,7 @@ class _Room:
         self._recount()
 
     def take(self, size: int) -> None:
-        """Count `size` more bytes; OSError where there is no room for them."""
+        """Reserve `size` more bytes; raise OSError where there is no room for them."""
         with self._lock:
             if self._quota is not None and self._used + size > self._quota:
                 self._recount()
@@ -126,7 +125,7 @@ class _Room:
             self._used += size
 
     def _recount(self) -> None:
-        """What was collected meanwhile makes room; looked at once a second at most."""
+        """Count the used bytes again, at most once a second: collected objects have made room."""
         if time.monotonic() - self._counted < 1:
             return
         self._counted = time.monotonic()
@@ -138,24 +137,24 @@ class _Room:
 
 
 class StorageReceiver:
-    """Listens for what a PACS sends; a context manager.
+    """Receives objects from a PACS; a context manager.
 
     Args:
-        aet: our AE title; associations that call another one are rejected.
-        port: TCP port; 0 takes a free one (see `port`).
-        spool: folder of the spool, made where it is not there. Several receivers may share it.
-        host: address to listen at; empty: all, of IPv4 and IPv6.
+        aet: our AE title; associations with another called AE title are rejected.
+        port: TCP port; 0 means a free one (see `port`).
+        spool: folder of the spool, created if necessary. Several receivers may share it.
+        host: address to listen at; empty: all addresses, IPv4 and IPv6.
         allowed_calling: AE titles that may send; None allows all.
         allowed_addresses: IP addresses or networks (10.1.0.0/16) that may connect; None allows all.
-        quota_bytes: size of the spool beyond which objects are refused with 0xA700; None is no limit.
-        free_floor_bytes: free space of the disk below which objects are refused likewise.
-        tls: context for TLS (see `tls.receiver_context`); plain without.
+        quota_bytes: size of the spool above which objects are refused with 0xA700; None: no limit.
+        free_floor_bytes: free space of the disk below which objects are refused in the same way.
+        tls: context for TLS (see `tls.receiver_context`); None: without TLS.
 
     Attributes:
-        error: what last kept an object from being stored; may be set back to None.
+        error: last error that prevented an object from being stored; may be reset to None.
 
     Raises:
-        ConfigError: an allowed address is none.
+        ConfigError: an allowed address is invalid.
     """
 
     def __init__(
@@ -184,10 +183,10 @@ class StorageReceiver:
         self._server: Server | None = None
 
     def start(self) -> Self:
-        """Clear up after a crash, and listen. Returns itself.
+        """Clean up after a crash, and listen. Return the receiver itself.
 
         Raises:
-            ReceiverError: the port is taken, or not ours to take.
+            ReceiverError: the port is in use, or we may not use it.
             OSError: the spool cannot be written.
         """
         try:
@@ -201,7 +200,7 @@ class StorageReceiver:
             ) from error
         self.port, self._server = server.port, server
         try:
-            # The port is ours alone, so a folder named after it is.
+            # Only this receiver has the port, so only it uses the folder of that name.
             folder = _folder(_folder(private_folder(self.spool) / INCOMING) / str(self.port))
             shutil.rmtree(folder, ignore_errors=True)
             private_folder(folder)
@@ -216,7 +215,7 @@ class StorageReceiver:
         return self
 
     def stop(self) -> None:
-        """Close the port and abort what is open; what was not whole is gone. Harmless when repeated."""
+        """Close the port and abort open associations; incomplete objects are removed. Harmless when repeated."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -245,7 +244,7 @@ class StorageReceiver:
             try:
                 received.path.rename(folder / received.name)
                 break
-            except FileNotFoundError:  # the folder was collected, or put into quarantine, just now
+            except FileNotFoundError:  # the folder was collected, or put into quarantine, at this moment
                 if not left:
                     raise
             except IsADirectoryError:
@@ -263,7 +262,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def _folder(path: Path) -> Path:
-    """A folder of the spool, made if it is not there; what has its name and is none makes way."""
+    """Return a folder of the spool, created if necessary. A file of that name is renamed before."""
     try:
         return private_folder(path)
     except FileExistsError:
@@ -272,13 +271,15 @@ def _folder(path: Path) -> Path:
 
 
 def _aside(path: Path) -> None:
-    """Give something that is none of ours another name, hidden, in the same folder: nothing of anybody's is removed."""
+    """Rename a foreign file or folder to a hidden name in the same folder: foreign data are never removed."""
     with contextlib.suppress(FileNotFoundError):
         path.rename(path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
 
 
 def is_series(name: str) -> bool:
-    """Whether a folder of the spool is that of a series; earlier versions named it by the Series Instance UID alone."""
+    """Return whether a folder of the spool belongs to a series. Earlier versions used the Series Instance UID alone as
+    its name.
+    """
     return all(map(is_kept, name.split("_", 1)))
 
 
@@ -288,7 +289,7 @@ def _series_folders(spool: Path) -> list[Path]:
 
 
 def _objects(folder: Path) -> list[Path]:
-    """The files of a folder of the spool that are named as ours are; whatever else lies there is left alone."""
+    """Return the files of a folder of the spool with the name of an object. All others are left alone."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         return sorted(
             Path(entry.path)
@@ -300,28 +301,29 @@ def _objects(folder: Path) -> list[Path]:
 
 
 def _remove_torn(spool: Path) -> None:
-    """Remove what is not what its name says: written in the moment of a power failure."""
+    """Remove files whose digest differs from their name: a power failure interrupted their writing."""
     for folder in _series_folders(spool):
         for path in _objects(folder):
-            # What cannot be read is found out by who collects it.
+            # An unreadable file is reported when it is collected.
             with contextlib.suppress(OSError), path.open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != path.suffix[1:]:
                     path.unlink()
 
 
 def waiting(spool: Path, series: SeriesId) -> int:
-    """How many objects of a series wait in the spool."""
+    """Return the number of objects of a series in the spool."""
     return len(_objects(spool / str(series)))
 
 
 def spooled(spool: Path, series: SeriesId, known: Container[Path] = ()) -> Iterator[ReceivedObject]:
-    """What lies in the spool of one series. Whoever calls this holds the lease of the series.
+    """Yield the objects of one series in the spool. The caller must have the lease of the series.
 
-    Each object is whole, is as it came, and is the caller's to move away. The digest is the one computed
-    when it arrived.
+    Each object is complete and unchanged, and the caller may move it. Its digest was computed when it arrived.
 
     Args:
-        known: paths to pass over, those of an earlier call.
+        spool: folder of the spool.
+        series: the series.
+        known: paths to skip, those of an earlier call.
 
     Raises:
         OSError: the spool cannot be read.
@@ -338,7 +340,7 @@ def spooled(spool: Path, series: SeriesId, known: Container[Path] = ()) -> Itera
                 identity, size = read_identity(stream, syntax), os.fstat(stream.fileno()).st_size
         except OSError:
             raise
-        except Exception:  # whatever reading makes of what is no object: the receiver has not put it there
+        except Exception:  # reading foreign files raises many types of exception
             _aside(path)
             continue
         yield ReceivedObject(
@@ -356,10 +358,12 @@ def spooled(spool: Path, series: SeriesId, known: Container[Path] = ()) -> Itera
 
 
 def quarantine_unasked(spool: Path, quarantine: Path, older_than_seconds: float) -> int:
-    """Move series that nobody added to or took from for so long; returns how many. What cannot be moved stays.
+    """Move series without changes for a time to quarantine; return their number. Series that cannot be moved stay.
 
     Args:
-        quarantine: on the file system of the spool.
+        spool: folder of the spool.
+        quarantine: folder on the file system of the spool.
+        older_than_seconds: the time without changes.
 
     Raises:
         OSError: the quarantine cannot be written.
@@ -367,7 +371,7 @@ def quarantine_unasked(spool: Path, quarantine: Path, older_than_seconds: float)
     moved = 0
     _folder(quarantine)
     for folder in _series_folders(spool):
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # collected at this moment; somebody else's
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # collected at this moment; not ours
             if time.time() - folder.stat().st_mtime < older_than_seconds:
                 continue
             with contextlib.suppress(OSError):

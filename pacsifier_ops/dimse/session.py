@@ -1,4 +1,4 @@
-"""Talking to one PACS: one association at a time, under one of the slots that the PACS grants us."""
+"""A session with one PACS: one association at a time, within the number of associations that the PACS allows us."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ from pacsifier_ops.state.approved import DIFFERS
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
 
-#: Transfer syntaxes proposed for every storage class on a C-GET association, each in a context of its own:
-#: an archive that may choose among several within one context may choose to transcode, or fail.
+#: Transfer syntaxes proposed for every storage SOP class of a C-GET association, each in its own presentation context:
+#: an archive that may choose among several within one context may transcode, or fail.
 GET_TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
     "1.2.840.10008.1.2",  # Implicit VR Little Endian
@@ -92,7 +92,7 @@ GET_TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.4.107",  # HEVC Main
     "1.2.840.10008.1.2.4.108",  # HEVC Main 10
 )
-#: Presentation contexts an association can hold (PS3.8 9.3.2.2: odd ids of one byte).
+#: Maximum number of presentation contexts of an association (PS3.8 9.3.2.2: odd ids of one byte).
 MAX_CONTEXTS = 128
 _QUERY_CONTEXTS = (
     Verification,
@@ -100,24 +100,24 @@ _QUERY_CONTEXTS = (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
-#: Storage classes that fit on one association beside the query contexts.
+#: Number of storage SOP classes that fit on one association beside the query contexts.
 CLASSES_PER_ASSOCIATION = (MAX_CONTEXTS - len(_QUERY_CONTEXTS)) // len(GET_TRANSFER_SYNTAXES)
-#: Pairs of SOP class and transfer syntax that fit on one association beside them: two contexts each.
+#: Number of pairs of SOP class and transfer syntax that fit on one association beside them: two contexts each.
 KINDS_PER_ASSOCIATION = (MAX_CONTEXTS - len(_QUERY_CONTEXTS)) // 2
 
-#: A presentation context to be proposed: abstract syntax, transfer syntaxes, and whether we are to receive.
+#: A presentation context to propose: abstract syntax, transfer syntaxes, and whether we act as SCP (receive).
 Proposal = tuple[str, tuple[str, ...], bool]
-#: What the answers to a retrieve count of its sub-operations.
+#: Counts of sub-operations in responses to a retrieve.
 _COUNTS = ("NumberOfCompletedSuboperations", "NumberOfFailedSuboperations", "NumberOfWarningSuboperations")
 _PLAIN = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 _READ_AT_ONCE = 1024 * 1024
 
-#: Matches that may be on their way when a C-FIND is cancelled.
+#: Maximum number of further matches after a C-CANCEL.
 _WHILE_CANCELLING = 100
 
 PENDING, PENDING_KEYS_UNSUPPORTED = 0xFF00, 0xFF01
 
-#: PS3.8 Table 9-21, in words: (source, reason) of an A-ASSOCIATE-RJ.
+#: Reasons of PS3.8 Table 9-21 in words, by source and reason of an A-ASSOCIATE-RJ.
 _REJECTIONS = {
     (1, 2): "it does not support this application context",
     (1, 3): "it does not know our calling AE title: have {calling} declared on the PACS",
@@ -133,13 +133,13 @@ _REJECTIONS = {
 
 @dataclass
 class Matches:
-    """What a C-FIND brought (PS3.4 C.4.1).
+    """The result of a C-FIND (PS3.4 C.4.1).
 
     Attributes:
         identifiers: the matches.
         status: the final status.
-        keys_unsupported: the archive said 0xFF01: it did not match on some optional key.
-        unreadable: there are more, which cannot be decoded.
+        keys_unsupported: the archive returned 0xFF01: it did not match on some optional key.
+        unreadable: there are more matches, which cannot be decoded.
     """
 
     identifiers: list[Dataset] = field(default_factory=list)
@@ -150,15 +150,15 @@ class Matches:
 
 @dataclass
 class RetrieveResult:
-    """What a C-GET or C-MOVE ended with (PS3.4 C.4.2, C.4.3). Counts are the peer's own words, not proof.
+    """The result of a C-GET or C-MOVE (PS3.4 C.4.2, C.4.3). Counts are the peer's claims and no proof.
 
-    They are the highest of all its answers.
+    Each count is the maximum of all responses.
 
     Attributes:
         status: the final status.
         completed, failed, warning: numbers of sub-operations.
-        unreadable: objects that came by C-GET and that we refused, because they do not say who they are.
-        failed_uids: SOP Instance UIDs that the peer lists as failed; it need not.
+        unreadable: number of objects received by C-GET and refused, because they have no valid UIDs.
+        failed_uids: SOP Instance UIDs that the peer lists as failed; the list is optional.
     """
 
     status: int
@@ -170,17 +170,17 @@ class RetrieveResult:
 
     @property
     def untouched(self) -> bool:
-        """Not one sub-operation: nothing was sent, whatever the status says."""
+        """Whether there was no sub-operation, so that nothing was sent, whatever the status."""
         return self.completed + self.failed + self.warning == 0
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What a peer says of itself when an association is opened (PS3.7 D.3.3, PS3.8 D.1).
+    """Attributes of a peer from the association negotiation (PS3.7 D.3.3, PS3.8 D.1).
 
     Attributes:
-        implementation_class_uid, implementation_version: of its software; the latter may be empty.
-        maximum_pdu: longest PDU that it takes, in bytes; 0 is any.
+        implementation_class_uid, implementation_version: identify its software; the latter may be empty.
+        maximum_pdu: maximum length of a PDU that it receives, in bytes; 0 means no limit.
         accepted: abstract syntaxes that it accepted.
     """
 
@@ -192,10 +192,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class Sent:
-    """How a C-STORE ended.
+    """The result of a C-STORE.
 
     Attributes:
-        status: as the peer answered (PS3.4 B.2.3).
+        status: status of the response (PS3.4 B.2.3).
         sha256: digest of the encoded data set, hexadecimal.
     """
 
@@ -204,7 +204,7 @@ class Sent:
 
 
 def query(level: str, **keys: str | list[str]) -> Dataset:
-    """An identifier at a level (PS3.4 C.4.1.1.3); values are text in UTF-8, empty ones are return keys."""
+    """Make an identifier at a level (PS3.4 C.4.1.1.3). Values are text in UTF-8; empty values are return keys."""
     identifier = Dataset()
     identifier.SpecificCharacterSet = "ISO_IR 192"
     identifier.QueryRetrieveLevel = level
@@ -214,7 +214,7 @@ def query(level: str, **keys: str | list[str]) -> Dataset:
 
 
 def values_of(identifier: Dataset, keyword: str) -> list[str]:
-    """The decoded values of an attribute as text; [] where it is absent or empty."""
+    """Return the decoded values of an attribute as text; [] where it is absent or empty."""
     element = identifier.get(keyword)
     if element is None or element == "":
         return []
@@ -223,7 +223,7 @@ def values_of(identifier: Dataset, keyword: str) -> list[str]:
 
 
 def _empty_if_torn(event: evt.Event) -> None:
-    """Leave nothing of a match of a C-FIND that ends in the middle, for what is left would be taken for the whole."""
+    """Empty a C-FIND match that ends within an element. pydicom would accept the truncated value as a complete one."""
     from pacsifier_ops.dicom.files import is_torn
 
     message = event.message
@@ -232,19 +232,18 @@ def _empty_if_torn(event: evt.Event) -> None:
 
 
 class Session:
-    """One PACS, one association at a time, opened when first needed and kept for the next call.
+    """A session with one PACS. The association is opened when it is first needed, and kept for further calls.
 
-    While the association is open it holds one of the PACS's slots; `close` gives both back, so call it
-    before waiting for anything else. Use as a context manager. Not for several threads at once.
+    An open association occupies one of the PACS's slots. `close` releases both, so call it before waiting for anything
+    else. Use as a context manager. Not thread-safe.
 
     Args:
         node: the PACS.
-        slot: takes one of the PACS's slots; a context manager that holds it.
-        incoming: folder for the objects a C-GET brings.
-        cancelled: asked between messages; True aborts the association.
-        progress: told the size in bytes of every object that a C-GET brings.
-        before_transfer: called with the slot held, before images are asked for or sent; what it raises keeps them
-            from being.
+        slot: acquires a slot of the PACS; returns a context manager that keeps it.
+        incoming: folder for objects received by C-GET.
+        cancelled: called between messages; True aborts the association.
+        progress: called with the size in bytes of every object received by C-GET.
+        before_transfer: called with the slot acquired, before images are requested or sent. An exception prevents that.
     """
 
     def __init__(
@@ -280,7 +279,7 @@ class Session:
         self.close(abort=kind is not None)
 
     def close(self, abort: bool = False) -> None:
-        """Release (or abort) the association and give its slot back."""
+        """Release (or abort) the association and its slot."""
         association, self._association = self._association, None
         try:
             if association is not None and association.is_established:
@@ -291,15 +290,15 @@ class Session:
     # Services
 
     def echo(self) -> None:
-        """C-ECHO (PS3.4 A).
+        """Send a C-ECHO (PS3.4 A).
 
         Raises:
-            PacsError: in words what is wrong.
+            PacsError: the text gives the reason.
         """
         association = self._open()
         if not self._accepts(association, Verification):
-            return  # an association was accepted; that is as much as this peer lets us verify
-        # Not `_check`: archives echo to anybody, so this does not count as having answered us.
+            return  # an association was accepted; this peer offers no further verification
+        # Not `_check`: archives answer an echo of any node, so this does not prove that they accept us.
         status = association.send_c_echo()
         if "Status" not in status:
             raise self._lost(association)
@@ -307,10 +306,10 @@ class Session:
             raise PacsError(f"{self.node.name}: C-ECHO ended with status 0x{status.Status:04X}")
 
     def peer(self) -> Peer:
-        """What the PACS says of itself and accepts.
+        """Return what the PACS declares and accepts in the association negotiation.
 
         Raises:
-            PacsError: no association came about.
+            PacsError: no association could be established.
         """
         association = self._open()
         acceptor = association.acceptor
@@ -322,10 +321,12 @@ class Session:
         )
 
     def find(self, identifier: Dataset, most: int = 0) -> Matches:
-        """C-FIND in the Study Root model (PS3.4 C.4.1). A final status other than success is the caller's to judge.
+        """Send a C-FIND in the Study Root model (PS3.4 C.4.1). The caller evaluates the final status.
 
         Args:
-            most: after so many matches the archive is asked to stop (C-CANCEL), and left where it does not; 0: never.
+            identifier: the query.
+            most: after this number of matches a C-CANCEL is sent; if it has no effect, the association is aborted. 0:
+                never.
 
         Raises:
             PacsError: the association failed, or the PACS offers no Study Root C-FIND.
@@ -352,13 +353,14 @@ class Session:
         return answer
 
     def get(self, identifier: Dataset, classes: Iterable[str]) -> RetrieveResult:
-        """C-GET (PS3.4 C.4.3); `take` gives what arrived, also after an error.
+        """Send a C-GET (PS3.4 C.4.3). `take` returns the received objects, also after an error.
 
         Args:
-            classes: SOP Class UIDs to be ready for, at most CLASSES_PER_ASSOCIATION.
+            identifier: the objects to retrieve.
+            classes: SOP Class UIDs to propose, at most CLASSES_PER_ASSOCIATION.
 
         Raises:
-            ClassesRefused: the PACS refuses every context of one of the classes.
+            ClassesRefused: the PACS rejects every presentation context of one of the classes.
             Unsupported: the PACS offers no C-GET.
             PacsError: the association failed, or the PACS is out of resources.
             StorageError: an object could not be written.
@@ -376,21 +378,23 @@ class Session:
         return self._outcome(association, association.send_c_get(identifier, model))
 
     def take(self) -> list[ReceivedObject]:
-        """The objects that arrived since the last call, in order."""
+        """Return the objects received since the last call, in order."""
         received, self._received = self._received, []
         return received
 
     def move(self, identifier: Dataset, destination: str, arrived: Callable[[], object]) -> RetrieveResult:
-        """C-MOVE to an AE title (PS3.4 C.4.2).
+        """Send a C-MOVE to an AE title (PS3.4 C.4.2).
 
         Args:
-            arrived: something that changes while objects arrive at the destination. Many archives say nothing
-                until all is sent; as long as this changes, their silence is not taken for a failure.
+            identifier: the objects to move.
+            destination: AE title of the destination.
+            arrived: returns a value that changes while objects arrive at the destination. Many archives send no
+                response until all objects are sent; while the value changes, their silence does not count as a failure.
 
         Raises:
             Unsupported: the PACS offers no C-MOVE.
             MoveDestinationUnknown: the PACS does not know the destination.
-            NothingMoved: it sent nothing, and does not say why.
+            NothingMoved: it sent nothing, and gives no reason.
             PacsError: the association failed, or the PACS is out of resources.
         """
         association = self._open()
@@ -401,19 +405,19 @@ class Session:
             return self._outcome(association, association.send_c_move(identifier, destination, model), destination)
 
     def ready_to_send(self, kinds: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Be ready for C-STORE of these pairs of SOP Class UID and Transfer Syntax UID.
+        """Negotiate C-STORE of these pairs of SOP Class UID and Transfer Syntax UID.
 
-        Each pair gets a presentation context of its own: a peer that may choose among several transfer syntaxes
-        would choose one that the object is not in.
+        Each pair gets its own presentation context: a peer that may choose among several transfer syntaxes could choose
+        one that differs from the object's.
 
         Args:
-            kinds: at most KINDS_PER_ASSOCIATION.
+            kinds: the pairs, at most KINDS_PER_ASSOCIATION.
 
         Returns:
-            Those that the peer accepts.
+            The pairs that the peer accepts.
 
         Raises:
-            PacsError: no association came about.
+            PacsError: no association could be established.
         """
         if len(kinds) > KINDS_PER_ASSOCIATION:
             raise ValueError(f"at most {KINDS_PER_ASSOCIATION} kinds of objects fit on one association")
@@ -422,19 +426,19 @@ class Session:
         return {kind for kind in kinds if _context_for(association, *kind)}
 
     def accepts(self, sop_class: str) -> list[str]:
-        """Transfer syntaxes, of those that `ready_to_send` proposed, that the peer takes for a SOP class."""
+        """Return the transfer syntaxes proposed by `ready_to_send` that the peer accepts for a SOP class."""
         association = self._open()
         found = (cx for cx in association.accepted_contexts if cx.abstract_syntax == sop_class)
         return sorted({str(cx.transfer_syntax[0]) for cx in found})
 
     def send(self, file: DicomFile) -> Sent:
-        """C-STORE (PS3.4 B.2) of the data set in a file, as it is. The status is the caller's to judge.
+        """Send the data set of a file by C-STORE (PS3.4 B.2), unchanged. The caller evaluates the status.
 
         Raises:
             Unsupported: the peer does not accept its SOP class in its transfer syntax.
             PacsError: the association failed.
-            FileUnreadable: the file cannot be read, or is not what it was; nothing of it has been stored.
-            Cancelled: somebody wants us to stop.
+            FileUnreadable: the file cannot be read, or has changed; the peer has not stored any part of it.
+            Cancelled: a stop was requested.
         """
         association = self._open(_to_send([(file.sop_class_uid, file.transfer_syntax_uid)]))
         context = _context_for(association, file.sop_class_uid, file.transfer_syntax_uid)
@@ -449,17 +453,17 @@ class Session:
             if self._cancelled():
                 raise Cancelled("stopped on request")
         except BaseException:
-            self.close(abort=True)  # a message is half sent, or half answered
+            self.close(abort=True)  # the message is sent or answered partly
             raise
         if not isinstance(answer, C_STORE) or answer.Status is None:
             if association.is_established:
-                self._gave_up.set()  # nobody ended it: the peer is silent
+                self._gave_up.set()  # the association is still established: the peer is silent
             raise self._lost(association)
         self._answered = True
         return Sent(int(answer.Status), digest.hexdigest())
 
     def _read(self, file: DicomFile, seen: Callable[[bytes], object]) -> Iterator[bytes]:
-        """The data set in a file. The digest of the whole file, where one is asked for, is taken in the same pass."""
+        """Yield the data set of a file in pieces. The same pass computes the required digest of the whole file."""
         left = file.size - file.offset
         try:
             with file.path.open("rb", buffering=0) as stream:
@@ -475,12 +479,12 @@ class Session:
         except OSError as error:
             raise FileUnreadable(f"it cannot be read to its end: {error.strerror}") from error
         if left or (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-            # The last fragment is still here, so the peer has no whole object that it could store.
+            # The last fragment is not sent yet, so the peer has no complete object to store.
             raise FileUnreadable("it changed while it was being sent")
         if whole is not None and whole.hexdigest() != file.sha256:
-            raise FileUnreadable(DIFFERS)  # nor has it here
+            raise FileUnreadable(DIFFERS)  # the last fragment is not sent yet either
 
-    # Inside
+    # Internals
 
     def _outcome(
         self, association: Association, responses: Iterator[tuple[Dataset, Dataset | None]], destination: str = ""
@@ -494,13 +498,14 @@ class Session:
         errors, self._errors[:] = list(self._errors), []
         refuse_full_disk(errors)
         if final.Status == 0 and final.get(_COUNTS[0]) is None:
-            # The final answer need not count (PS3.7 9.1.4.1.7): all that remained when it last did has succeeded.
+            # The final response need not have counts (PS3.7 9.1.4.1.7): then the last remaining sub-operations have
+            # succeeded.
             counts[0] += remaining
         completed, unsent, warned = counts
         failed_uids = values_of(failed, "FailedSOPInstanceUIDList")
         outcome = RetrieveResult(int(final.Status), completed, unsent, warned, len(errors), failed_uids)
         if outcome.status == 0xA801 or (destination and outcome.status >= 0xC000 and outcome.untouched):
-            # Some archives have but one failure status for a destination unknown and one that does not answer.
+            # Some archives use one failure status for an unknown destination and for one that does not respond.
             node = self.node
             unknown = outcome.status == 0xA801
             known = "does not know the move destination" if unknown else "could not send anything to"
@@ -523,7 +528,7 @@ class Session:
         self._answered = True
 
     def _lost(self, association: Association) -> PacsError:
-        """The error of an association that ended under us; the session starts anew at the next call."""
+        """Return the error of an association that ended unexpectedly. The next call opens a new one."""
         timed_out = self._gave_up.is_set()
         self.close(abort=True)
         if timed_out:
@@ -544,7 +549,7 @@ class Session:
             raise Unsupported(f"{self.node.name}: does not offer {service} in the Study Root model")
 
     def _open(self, proposal: frozenset[Proposal] = frozenset()) -> Association:
-        """The open association if it can carry a proposal, else a new one that can."""
+        """Return the open association if it covers a proposal, else a new one that does."""
         if self._association is not None:
             if self._association.is_established and proposal <= self._proposed:
                 return self._association
@@ -556,7 +561,7 @@ class Session:
             try:
                 self._association = self._associate(proposal)
             except AssociationAborted:
-                # A rejection can be lost to the peer's closing the connection right behind it; ask once more.
+                # A rejection can be lost when the peer closes the connection right after it; try once more.
                 self._association = self._associate(proposal)
         except BaseException:
             self._stack.close()
@@ -574,7 +579,7 @@ class Session:
         replies: list[Any] = []
 
         def on_sent(event: evt.Event) -> None:
-            # Nobody but a time-out (of ACSE or DIMSE) makes the library abort while we wait for an answer.
+            # While we wait for a response, only a time-out (of ACSE or DIMSE) makes the library abort.
             if isinstance(event.primitive, A_ABORT):
                 gave_up.set()
 
@@ -615,8 +620,8 @@ class Session:
             raise self._unreachable(started)
         if secure is not None and secure.errors:
             raise TlsFailed(f"{node.name}: {node.address}: {tls.in_words(secure.errors[0])}")
-        # A peer that answers and hangs up at once may look to the library like one that it never reached. It gives
-        # up then, with the answer still unread.
+        # A peer that responds and disconnects at once may look unreachable to the library, which then leaves the
+        # response unread.
         while association.dul.receive_pdu() is not None:
             pass
         rejection = next((p for p in replies if getattr(p, "result", None) in (0x01, 0x02)), None)
@@ -641,7 +646,7 @@ class Session:
             (primitive.result_source, primitive.diagnostic),
             f"no reason given (source {primitive.result_source}, reason {primitive.diagnostic})",
         ).format(calling=node.calling_aet, called=node.called_aet)
-        # Some archives answer 'local limit exceeded' as permanent: the source tells it apart.
+        # Some archives return 'local limit exceeded' as permanent; the source shows that it is transient.
         transient = primitive.result == 0x02 or primitive.result_source == 3
         kind = AssociationBusy if transient else AssociationRejected
         return kind(f"{node.name}: rejected the association: {why}")
@@ -653,10 +658,10 @@ class Session:
 
 
 def _addresses(node: PacsNode) -> list[str | tuple[str, int, int]]:
-    """Where the node may be, by its name: its first IPv4 address, then its first of IPv6, with flow and scope.
+    """Return the addresses of the node's host: its first IPv4 address, then its first IPv6 one, with flow and scope.
 
     Raises:
-        OSError: the name is not known.
+        OSError: the name is unknown.
     """
     found = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)
     four = [str(address[0]) for family, *_, address in found if family == socket.AF_INET]
@@ -665,7 +670,7 @@ def _addresses(node: PacsNode) -> list[str | tuple[str, int, int]]:
 
 
 def _why_unreachable(node: PacsNode, started: float) -> str:
-    """Why no TCP connection came about, in words; the library keeps it to itself, so it is tried once more."""
+    """Return why no TCP connection was established. The library does not tell, so connect once more."""
     silent = f"no answer within {node.connect_timeout:g} s; check the address, and that no firewall is in between"
     if time.monotonic() - started >= node.connect_timeout:
         return silent
@@ -684,7 +689,7 @@ def _why_unreachable(node: PacsNode, started: float) -> str:
 
 @contextmanager
 def _listening(association: Association, arrived: Callable[[], object]) -> Iterator[None]:
-    """While objects arrive elsewhere, count the association as heard from."""
+    """Count an association as active while objects arrive at the move destination."""
     done = threading.Event()
 
     def listen() -> None:
@@ -705,7 +710,7 @@ def _listening(association: Association, arrived: Callable[[], object]) -> Itera
 
 
 def refuse_full_disk(errors: Iterable[Exception]) -> None:
-    """Raise StorageError where the disk kept an object from being stored; what else did is the object's own fault."""
+    """Raise StorageError where the disk prevented an object from being stored. Other errors concern single objects."""
     for error in errors:
         if isinstance(error, OSError):
             with storage_errors("an object that arrived could not be kept"):
@@ -713,7 +718,7 @@ def refuse_full_disk(errors: Iterable[Exception]) -> None:
 
 
 class ClassesRefused(Unsupported):
-    """The PACS does not send these SOP classes by C-GET; others it may.
+    """The PACS does not send these SOP classes by C-GET; it may send others.
 
     Attributes:
         classes: their UIDs.
@@ -726,20 +731,22 @@ class ClassesRefused(Unsupported):
 
 def _contexts(proposal: Iterable[Proposal]) -> list[PresentationContext]:
     query_contexts = [build_context(uid, list(_PLAIN)) for uid in _QUERY_CONTEXTS]
-    # In the order of the transfer syntaxes: some archives take the first that they know.
+    # In the order of the transfer syntaxes: some archives use the first one that they support.
     rank = {uid: number for number, uid in enumerate(GET_TRANSFER_SYNTAXES)}
     ordered = sorted(proposal, key=lambda item: (item[0], rank.get(item[1][0], len(rank)), item[1]))
     return query_contexts + [build_context(uid, list(syntaxes)) for uid, syntaxes, _ in ordered]
 
 
 def _to_send(kinds: Collection[tuple[str, str]]) -> frozenset[Proposal]:
-    """What to propose for objects to be sent; for each class beside that, what tells whether it is taken at all."""
+    """Return the contexts to propose for objects to send, and for each SOP class one that shows whether it is accepted
+    at all.
+    """
     plain = {(uid, _PLAIN, False) for uid, syntax in kinds}
     return frozenset({(uid, (syntax,), False) for uid, syntax in kinds} | plain)
 
 
 def _context_for(association: Association, sop_class: str, transfer_syntax: str) -> int | None:
-    """The id of the presentation context for objects of a SOP class in a transfer syntax."""
+    """Return the id of the presentation context for a SOP class and a transfer syntax."""
     for cx in association.accepted_contexts:
         if cx.as_scu and (cx.abstract_syntax, cx.transfer_syntax[0]) == (sop_class, transfer_syntax):
             return int(cx.context_id)
@@ -747,6 +754,6 @@ def _context_for(association: Association, sop_class: str, transfer_syntax: str)
 
 
 def chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Cut a sequence into lists of at most `size`."""
+    """Cut a sequence into lists of at most `size` items."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])

@@ -1,10 +1,10 @@
-"""Objects that arrive by C-STORE go straight to disk: on our C-GET association or at our receiver.
+"""Writes objects that arrive by C-STORE directly to disk, on our C-GET associations and at our receiver.
 
-pynetdicom gathers an object in memory (or in the default temporary folder) before it tells anybody. `attach`
-takes the messages of an association before that, in one place: when the connection opens, the association
-gets a DIMSE provider that writes the fragments of each data set to a file as they come, and answers.
-Everything that is not a C-STORE request goes on to pynetdicom. Nothing of a data set is decoded but what
-names the object, and nothing is changed. (pynetdicom's EVT_C_STORE is not triggered.)
+pynetdicom collects an object in memory (or in the default temporary folder) before it reports it. `attach` intercepts
+the messages of an association before that: when the connection opens, the association gets a DIMSE provider that writes
+the fragments of each data set to a file as they arrive, and sends the response. All messages other than C-STORE
+requests go on to pynetdicom. Of a data set only identifying attributes are decoded, and nothing is changed.
+(EVT_C_STORE of pynetdicom is not triggered.)
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ CANNOT_UNDERSTAND = 0xC000
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 
 _STORE_REQUEST, _STORE_RESPONSE, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
-#: Bytes of a command set at most, and of a data set that is not stored: those are kept in memory.
+#: Maximum size in bytes of a command set, and of a data set that is not stored: both are kept in memory.
 _LARGEST_COMMAND, _LARGEST_PASSED_ON = 64 * 1024, 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class ReceivedObject:
-    """One object, whole on disk, in the DICOM file format.
+    """One object, complete on disk, in the DICOM file format.
 
     Attributes:
         path: the file.
-        sop_class_uid, sop_instance_uid, transfer_syntax_uid: as sent; in the File Meta Information too.
-        study_uid, series_uid, patient_id, issuer: as in the data set; the last of the PatientID.
-        size: bytes of the file.
+        sop_class_uid, sop_instance_uid, transfer_syntax_uid: values of the C-STORE request; also in the File Meta
+            Information.
+        study_uid, series_uid, patient_id, issuer: values of the data set; issuer is IssuerOfPatientID.
+        size: size of the file in bytes.
         sha256: digest of the file, hexadecimal.
     """
 
@@ -66,12 +67,12 @@ class ReceivedObject:
 
     @property
     def name(self) -> str:
-        """What the object is called in spool and quarantine: no two different files have one name."""
+        """Name of the object in spool and quarantine; different files have different names."""
         return f"{self.sop_instance_uid}.{self.sha256}"
 
 
 def _read_command(encoded: bytes) -> dict[int, bytes]:
-    """Elements of a command set by element number (PS3.7 6.3.1: group 0000, implicit VR little endian)."""
+    """Return elements of a command set by element number (PS3.7 6.3.1: group 0000, implicit VR little endian)."""
     elements, at = {}, 0
     while at < len(encoded):
         number, length = struct.unpack_from("<2xHL", encoded, at)
@@ -81,13 +82,13 @@ def _read_command(encoded: bytes) -> dict[int, bytes]:
 
 
 def _command(elements: dict[int, bytes]) -> bytes:
-    """A command set by element number (PS3.7 6.3.1)."""
+    """Encode a command set from elements by element number (PS3.7 6.3.1)."""
     body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in sorted(elements.items()))
     return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
 
 
 def _store_response(request: dict[int, bytes], status: int) -> bytes:
-    """The command set of the C-STORE response (PS3.7 9.3.1.2)."""
+    """Encode the command set of a C-STORE response (PS3.7 9.3.1.2)."""
     return _command(
         {
             0x0002: request[0x0002],
@@ -101,7 +102,7 @@ def _store_response(request: dict[int, bytes], status: int) -> bytes:
 
 
 def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """The command set of a C-STORE request of medium priority (PS3.7 9.3.1.1)."""
+    """Encode the command set of a C-STORE request of medium priority (PS3.7 9.3.1.1)."""
     class_uid, instance_uid = (uid.encode() + b"\0" * (len(uid) % 2) for uid in (sop_class_uid, sop_instance_uid))
     return _command(
         {
@@ -136,20 +137,19 @@ def attach(
     on_error: Callable[[Exception], None] = lambda error: None,
     make_room: Callable[[int], None] = lambda size: None,
 ) -> list[Any]:
-    """Event handlers that make an association, or all of a `Server`, write what arrives into `folder`.
+    """Return event handlers that make an association, or all of a `Server`, write received objects into `folder`.
 
-    They go behind `transport.HANDLERS`. Whatever is not whole is named `*.part`; it goes when the association
-    ends, and only a killed process leaves some.
+    They follow `transport.HANDLERS`. Incomplete files are named `*.part`. They are removed when the association ends;
+    only a killed process leaves some.
 
     Args:
-        folder: must be there, and stay.
-        on_object: told every whole object, in the association's own thread; may move the file; returns the
-            status to answer with. Where that is a failure, the file is removed unless it was moved. It must
-            not abort or release the association. Where it raises, the answer is 0xA700 for an OSError, else
-            0xC000.
-        on_error: told what kept an object from being stored: an OSError where the disk is full, a ValueError
-            where the data set cannot be read, whatever `on_object` raised. The association goes on.
-        make_room: told the number of bytes about to be written; refuses them by raising OSError.
+        folder: existing folder, which must remain.
+        on_object: called with every complete object, in the association's own thread. It may move the file. It returns
+            the status of the response; after a failure status, the file is removed unless it was moved. It must not
+            abort or release the association. Where it raises, the status is 0xA700 for an OSError, else 0xC000.
+        on_error: called with the error that prevented storage: an OSError where the disk is full, a ValueError where
+            the data set cannot be read, any exception of `on_object`. The association continues.
+        make_room: called with the number of bytes to write; refuses them by raising OSError.
     """
     sink = _Sink(folder, on_object, on_error, make_room)
 
@@ -164,7 +164,7 @@ def attach(
 
 
 class _StoreProvider(Dimse):
-    """The DIMSE provider of an association that feeds a sink."""
+    """The DIMSE provider of an association with a sink."""
 
     def __init__(self, assoc: Any, sink: _Sink) -> None:
         super().__init__(assoc)
@@ -174,12 +174,12 @@ class _StoreProvider(Dimse):
         self.incoming: _Incoming | None = None
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take what belongs to a C-STORE request; the rest is pynetdicom's."""
+        """Handle the fragments of a C-STORE request; pass all others to pynetdicom."""
         try:
             for context_id, fragment in primitive.presentation_data_value_list:
                 self._receive(context_id, fragment)
         except Exception:
-            # Not a message (PS3.8 9.2.2 Evt19: invalid PDU): the association is aborted, nothing else known.
+            # Not a message (PS3.8 9.2.2 Evt19: invalid PDU): the association is aborted, and nothing is logged.
             self.dul.event_queue.put("Evt19")
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
@@ -221,14 +221,14 @@ class _StoreProvider(Dimse):
         super().receive_primitive(_primitive(context_id, fragment))
 
     def drop(self) -> None:
-        """Remove what an ended association left unfinished."""
+        """Remove the incomplete object of an association that ended."""
         incoming, self.incoming = self.incoming, None
         if incoming is not None:
             incoming.drop()
 
 
 class _Incoming:
-    """One object on its way to disk. What goes wrong is kept until the data set ends, then answered."""
+    """One object that is being received. An error is kept until the data set ends, and then returned as status."""
 
     def __init__(self, sink: _Sink, request: dict[int, bytes], context: Any, source_aet: str) -> None:
         self.sink, self.request = sink, request
@@ -250,7 +250,7 @@ class _Incoming:
             self.write(head)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Add to the file; after the first error, only swallow."""
+        """Append to the file; after the first error, discard the data."""
         if self.status != SUCCESS:
             return
         try:
@@ -266,7 +266,7 @@ class _Incoming:
         self.size += len(data)
 
     def finish(self) -> int:
-        """Check the object and hand it over; the status to answer with."""
+        """Check the object and pass it to `on_object`; return the status of the response."""
         if self.status == SUCCESS:
             try:
                 self.status = self._hand_over()
@@ -308,8 +308,8 @@ class _Incoming:
         self.sink.on_error(error)
 
     def drop(self) -> None:
-        """Close the file, and remove it unless it was moved away."""
+        """Close the file, and remove it unless it was moved."""
         if self.stream is not None:
-            with contextlib.suppress(OSError):  # what is still buffered may find no room either
+            with contextlib.suppress(OSError):  # the buffered rest may not fit on the disk either
                 self.stream.close()
             self.path.unlink(missing_ok=True)

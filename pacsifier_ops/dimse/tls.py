@@ -1,4 +1,4 @@
-"""TLS contexts for DICOM (PS3.15 B.12: BCP 195), as requestor and as receiver, and what goes wrong in words."""
+"""TLS contexts for DICOM (PS3.15 B.12: BCP 195), for requestor and receiver, and explanations of TLS errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pacsifier_ops.base.errors import ConfigError
 
 
 def requestor_context(where: str, tls: Tls) -> ssl.SSLContext:
-    """How to talk to a node over TLS.
+    """Make the TLS context for associations with a node.
 
     Args:
-        where: what to name in errors.
+        where: name of the place in errors.
+        tls: the TLS settings of the node.
 
     Raises:
-        ConfigError: a file cannot be read, or is not what it should be; names the field.
+        ConfigError: a file cannot be read, or has the wrong content; names the field.
     """
     context = _context(ssl.Purpose.SERVER_AUTH, where, tls)
     context.check_hostname = tls.check_host
@@ -24,10 +25,10 @@ def requestor_context(where: str, tls: Tls) -> ssl.SSLContext:
 
 
 def receiver_context(where: str, tls: Tls) -> ssl.SSLContext:
-    """How our receiver talks over TLS; with `tls.ca`, only to senders whose certificate comes from there.
+    """Make the TLS context of our receiver. With `tls.ca`, senders need a certificate from that authority.
 
     Raises:
-        ConfigError: as `requestor_context`, or there is no certificate to show.
+        ConfigError: see `requestor_context`; or there is no certificate of our own.
     """
     if not tls.certificate:
         raise ConfigError(f"{where}: tls_certificate is missing; a receiver must show one")
@@ -38,17 +39,18 @@ def receiver_context(where: str, tls: Tls) -> ssl.SSLContext:
 
 
 def context_for(purpose: ssl.Purpose, ca: str = "") -> ssl.SSLContext:
-    """How TLS is spoken everywhere here.
+    """Make a TLS context with the settings common to all connections.
 
     Args:
-        ca: PEM file of the authorities that the peer's certificate must come from; empty: the system's.
+        purpose: side of the connection.
+        ca: PEM file of the authorities of the peer's certificate; empty: those of the system.
 
     Raises:
-        OSError: the file cannot be read, or holds no certificate.
+        OSError: the file cannot be read, or contains no certificate.
     """
     context = ssl.create_default_context(purpose, cafile=ca or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # The same whatever the version of Python: 3.13 refuses certificates as hospitals' authorities still make them.
+    # The same for all versions of Python: 3.13 refuses certificates that authorities of hospitals still issue.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -63,7 +65,7 @@ def _context(purpose: ssl.Purpose, where: str, tls: Tls) -> ssl.SSLContext:
         raise ConfigError(f"{where}: tls_ca holds no certificate in PEM format") from None
     try:
         if tls.certificate:
-            # Given as a function, lest a passphrase that is missing be asked for at the terminal.
+            # A function, because otherwise a missing passphrase would be requested at the terminal.
             context.load_cert_chain(tls.certificate, tls.key or None, lambda: tls.password)
     except (OSError, ValueError):
         raise ConfigError(
@@ -74,7 +76,7 @@ def _context(purpose: ssl.Purpose, where: str, tls: Tls) -> ssl.SSLContext:
 
 
 def in_words(error: OSError) -> str:
-    """Why a handshake failed, for an administrator."""
+    """Explain to an administrator why a handshake failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"its certificate is not accepted ({error.verify_message.rstrip('.')}); check tls_ca, that the certificate "

@@ -1,20 +1,19 @@
-"""pynetdicom associations without their waits, and without their logging.
+"""Tunes pynetdicom associations: without polling delays, and without logging.
 
-pynetdicom polls: its upper layer sleeps a millisecond between two looks at the socket, reads 4,096 bytes at
-a time, and leaves TCP's delays as they are. Where a peer sends an image in several small segments, Nagle's
-algorithm there and the delayed ACK here cost 40 ms and more per image. The handlers that `tuned` gives, handed
-to `AE.associate` or `Server`, tune an association of either role when its connection opens:
+pynetdicom polls: its upper layer sleeps a millisecond between two checks of the socket, reads 4,096 bytes at a time,
+and keeps the default delays of TCP. Where a peer sends an image in several small segments, Nagle's algorithm there and
+the delayed ACK here cost 40 ms and more per image. Pass the handlers of `tuned` to `AE.associate` or `Server`. They
+tune an association of either role when its connection opens:
 
-* `TCP_NODELAY`, and on Linux `TCP_QUICKACK` before every read (the kernel forgets it after each);
+* `TCP_NODELAY`, and on Linux `TCP_QUICKACK` before every read (the kernel resets it after each);
 * the upper layer waits for the socket, or for something to send, instead of sleeping;
-* reads take what the PDU still needs;
-* with TLS, the handshake is done first, in the association's own thread;
-* whole messages can be sent as ready-made PDUs (`send_data`);
-* `dimse_timeout` counts silence: it starts again with every PDU, so that a large object over a slow line
-  is not taken for a peer that fell silent; a peer that falls silent inside a PDU ends the association.
+* reads take as many bytes as the PDU still needs;
+* with TLS, the handshake comes first, in the association's own thread;
+* whole messages can be sent as prepared PDUs (`send_data`);
+* `dimse_timeout` counts silence: it restarts with every PDU, so that a large object over a slow line does not count as
+silence; a peer that stops within a PDU ends the association.
 
-Importing this module switches the logging of pynetdicom and pydicom off in the process: their messages hold
-identifiers.
+Importing this module disables the logging of pynetdicom and pydicom in the process: their messages contain identifiers.
 """
 
 from __future__ import annotations
@@ -43,21 +42,22 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 
 from pacsifier_ops.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
-#: Longest P-DATA-TF PDU we let a peer send, in bytes (PS3.8 D.1). DCMTK sends no longer ones, Orthanc none
-#: above 16 KiB; to allow more gained nothing.
+#: Maximum length of a P-DATA-TF PDU that a peer may send, in bytes (PS3.8 D.1). DCMTK sends no longer ones, Orthanc
+#: none above 16 KiB; larger values brought no gain.
 MAX_PDU = 131_072
 
-#: No PDU is longer than this in good faith, nor one before an association is established: 128 presentation contexts
-#: with every transfer syntax that there is take less. The length field alone would allow 4 GB.
+#: Maximum length of a PDU, and of one before an association is established: 128 presentation contexts with every
+#: transfer syntax take less. The length field alone would allow 4 GB.
 _PDU_LIMIT, _REQUEST_LIMIT = 16 * 1024 * 1024, 1024 * 1024
 _IDLE_WAIT = 0.05
-#: After a minute of silence, ask every 20 s; give up after four questions.
+#: After a minute of silence, probe every 20 s; give up after four probes.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
-#: Who means it sends an A-ASSOCIATE-RQ at once: a connection that has not after so many seconds gives way to a new one.
+#: Seconds. A peer sends an A-ASSOCIATE-RQ at once; a connection without one after this time may be closed for a new
+#: one.
 _PATIENCE = 1.0
-#: Connections beyond the limit on associations, to be told that there are too many (PS3.8 9.3.4).
+#: Connections beyond the limit on associations, which get a rejection (PS3.8 9.3.4).
 _TO_REFUSE = 8
-#: Seconds to wait where connections cannot be accepted: their number is used up.
+#: Seconds to wait where no connection can be accepted because the limit on open files is reached.
 _PAUSE = 0.1
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
@@ -76,19 +76,19 @@ _silence()
 
 
 class _Socket(AssociationSocket):
-    """Waits for the peer or for our own side to have something; reads and acknowledges without delay."""
+    """Waits for data from the peer or for something to send; reads and acknowledges without delay."""
 
     def tune(self, silence: float | None, errors: list[OSError]) -> None:
-        """Set the connected socket up.
+        """Configure the connected socket.
 
         Args:
-            silence: seconds that a read or a write may hang.
-            errors: those of TLS are added here.
+            silence: seconds that a read or a write may block.
+            errors: list to which TLS errors are added.
         """
         self.errors = errors
         assert self.socket is not None
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that lost its power says nothing, as one does that is busy; this tells them apart.
+        # A peer without power is as silent as a busy one; keep-alive probes distinguish them.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):
@@ -104,14 +104,14 @@ class _Socket(AssociationSocket):
         self._ahead = b""
 
     def wake(self) -> None:
-        """End the wait in `ready`: there is something to send. Any thread may call this."""
-        # Full: it wakes anyway. Closed: nobody waits.
+        """End the wait in `ready`: there is something to send. Thread-safe."""
+        # A full buffer wakes the thread anyway; a closed one has no thread waiting.
         with contextlib.suppress(OSError):
             self._bell.send(b"\0")
 
     @property
     def ready(self) -> bool:
-        """Wait for data for a while; whether there is some."""
+        """Wait for data for a short time; return whether there is some."""
         if self.socket is None or not self._is_connected:
             return False
         if self._ahead or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
@@ -124,7 +124,9 @@ class _Socket(AssociationSocket):
         return any(handle != own for handle in found) and self._holds_data()
 
     def _holds_data(self) -> bool:
-        """Whether what arrived is data. A TLS record may hold none: to read on would wait, and nothing be sent."""
+        """Return whether the received bytes are data. A TLS record may contain none; a blocking read would then delay
+        sending.
+        """
         if not isinstance(self.socket, ssl.SSLSocket):
             return True
         silence = self.socket.gettimeout()
@@ -134,21 +136,21 @@ class _Socket(AssociationSocket):
         except ssl.SSLWantReadError:
             return False
         except OSError as error:
-            self.errors.append(error)  # such as the peer's opinion of our certificate
+            self.errors.append(error)  # such as the peer's rejection of our certificate
         finally:
             self.socket.settimeout(silence)
-        return True  # or the end, as reading on will show
+        return True  # or the end of the connection, which the next read shows
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read `nr_bytes`; fewer where the connection ends before.
 
         Raises:
-            OSError: the connection is broken, the PDU takes too long, or is longer than anybody may send.
+            OSError: the connection is broken, the PDU takes too long, or exceeds the maximum length.
         """
         stream = self._open_socket()
         negotiating = self.assoc.is_acceptor and not self.assoc.is_established
         if nr_bytes > (_REQUEST_LIMIT if negotiating else _PDU_LIMIT):
-            # What comes behind would be taken for the next PDU.
+            # The following bytes would be read as the next PDU.
             with contextlib.suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
             raise OSError("the peer announces a PDU that is too long")
@@ -171,14 +173,14 @@ class _Socket(AssociationSocket):
         return data
 
     def _open_socket(self) -> socket.socket:
-        """The socket, or OSError where another thread has closed it."""
+        """Return the socket; raise OSError where another thread has closed it."""
         if self.socket is None:
             raise OSError("the connection is closed")
         stream: socket.socket = self.socket
         return stream
 
     def send(self, bytestream: bytes) -> None:
-        """Send all of it."""
+        """Send all bytes."""
         try:
             self._open_socket().sendall(bytestream)
         except OSError:
@@ -186,7 +188,7 @@ class _Socket(AssociationSocket):
 
     def _shutdown_socket(self) -> None:
         super()._shutdown_socket()
-        # pynetdicom's leaves a socket open whose peer was faster.
+        # pynetdicom leaves the socket open where the peer closed first.
         for stream in (self.socket, self._bell, self._ear):
             if stream is not None:
                 stream.close()
@@ -194,14 +196,14 @@ class _Socket(AssociationSocket):
 
 @dataclass
 class _Block:
-    """Ready-made P-DATA-TF PDUs on their way out."""
+    """Prepared P-DATA-TF PDUs that wait to be sent."""
 
     data: bytes
     sent: threading.Event = field(default_factory=threading.Event)
 
 
 class _UpperLayer(DULServiceProvider):
-    """The upper layer whose wait ends when something is to be sent, and that takes ready-made PDUs."""
+    """An upper layer whose wait ends when there is something to send, and that accepts prepared PDUs."""
 
     def _process_recv_primitive(self) -> bool:
         try:
@@ -223,10 +225,10 @@ class _UpperLayer(DULServiceProvider):
 
 
 class Dimse(DIMSEServiceProvider):
-    """The DIMSE provider whose time-out counts silence, not time since the last message.
+    """A DIMSE provider whose time-out counts silence instead of the time since the last message.
 
     Attributes:
-        cancelled: asked now and then while nothing comes; True ends the wait.
+        cancelled: called regularly while nothing arrives; True ends the wait.
     """
 
     def __init__(self, assoc: Association) -> None:
@@ -234,10 +236,10 @@ class Dimse(DIMSEServiceProvider):
         self.cancelled: Callable[[], bool] = lambda: False
 
     def get_msg(self, block: bool = False) -> Any:
-        """The next message; (None, None) where there is none, the peer is silent or the association over."""
+        """Return the next message; (None, None) where there is none, the peer is silent or the association ended."""
         if not block and self.assoc.is_requestor:
-            # The association's own thread, looking for requests of the peer's. There are none, and where it
-            # was not yet paused it would take the response that somebody is waiting for.
+            # This is the association's own thread, which looks for requests of the peer. There are none, and before it
+            # is paused it could take the response for which another thread waits.
             return None, None
         if not block or self.dimse_timeout is None:
             return super().get_msg(block)
@@ -245,7 +247,7 @@ class Dimse(DIMSEServiceProvider):
         while wait > 0:
             with contextlib.suppress(queue.Empty):
                 message = self.msg_queue.get(timeout=min(wait, 0.5))
-                if message[1] is None:  # the association is over, for whoever asks next as well
+                if message[1] is None:  # the association ended; the next call must see this as well
                     self.msg_queue.put(message)
                 return message
             if self.cancelled():
@@ -261,11 +263,11 @@ class Secure:
     """TLS for associations.
 
     Attributes:
-        context: of the requestor or of the acceptor.
-        host: name that the acceptor's certificate is to bear; None on the acceptor's own side.
+        context: context of the requestor or of the acceptor.
+        host: name that the acceptor's certificate must have; None on the acceptor's own side.
         timeout: seconds that the handshake may take.
-        errors: what kept the requestor's handshake from succeeding, or the peer from liking our certificate, is
-            added here. An acceptor outlives many of them, and keeps none.
+        errors: errors of the requestor's handshake, or of the peer's check of our certificate. An acceptor has many
+            handshakes, and records none.
     """
 
     context: ssl.SSLContext
@@ -274,7 +276,7 @@ class Secure:
     errors: list[OSError] = field(default_factory=list)
 
     def wrap(self, plain: socket.socket) -> ssl.SSLSocket:
-        """Do the handshake.
+        """Perform the handshake.
 
         Raises:
             OSError: it failed; the socket is closed.
@@ -291,7 +293,7 @@ class Secure:
 
 
 def tuned(secure: Secure | None = None) -> list[Any]:
-    """Event handlers that tune an association; the first ones of any list given to `associate` or `Server`."""
+    """Return event handlers that tune an association; put them first in the list for `associate` or `Server`."""
 
     def tune(event: evt.Event) -> None:
         assoc: Association = event.assoc
@@ -303,7 +305,8 @@ def tuned(secure: Secure | None = None) -> list[Any]:
             except OSError:
                 _end_early(assoc)
                 raise
-        # The objects are in use already (this runs inside connect), so they change class rather than place.
+        # This runs inside connect, where the objects are already in use. So they change their class instead of being
+        # replaced.
         stream.__class__ = _Socket
         requestor = secure is not None and secure.host is not None
         cast(_Socket, stream).tune(assoc.dimse_timeout, secure.errors if secure and requestor else [])
@@ -315,7 +318,7 @@ def tuned(secure: Secure | None = None) -> list[Any]:
 
 
 def _end_early(assoc: Association) -> None:
-    """Let an acceptor whose connection ended before any request not wait for one: it counts among the open ones."""
+    """End the wait of an acceptor whose connection ended before any request: it counts as an open association."""
     if assoc.is_acceptor and assoc.requestor.primitive is None:
         assoc.dul.to_user_queue.put(None)
 
@@ -323,22 +326,24 @@ def _end_early(assoc: Association) -> None:
 #: Handlers of associations without TLS.
 HANDLERS = tuned()
 
-#: Bytes of PDUs that are handed to the upper layer at once.
+#: Number of bytes of PDUs that are passed to the upper layer at once.
 _BLOCK = 256 * 1024
 
 
 def send_data(association: Association, context_id: int, command: bytes, data: Iterable[bytes]) -> bool:
-    """Send a DIMSE message (PS3.7 6.3) as P-DATA-TF PDUs (PS3.8 9.3.5), as long as the peer lets them be.
+    """Send a DIMSE message (PS3.7 6.3) as P-DATA-TF PDUs (PS3.8 9.3.5) of the maximum length of the peer.
 
     Args:
+        association: the association.
+        context_id: id of the presentation context.
         command: the encoded command set.
         data: the encoded data set, in pieces of any length.
 
     Returns:
-        False where the association ended meanwhile, or somebody wants to stop.
+        False where the association ended meanwhile, or a stop was requested.
     """
     longest = association.acceptor.maximum_length or _BLOCK
-    room = max(2, min(longest, _BLOCK) - 6) & ~1  # fragments are of even length (PS3.7 F.1)
+    room = max(2, min(longest, _BLOCK) - 6) & ~1  # fragments have even length (PS3.7 F.1)
     ready = [_pdu(context_id, 0x03, command)]
     size, before = len(ready[0]), None
 
@@ -352,14 +357,14 @@ def send_data(association: Association, context_id: int, command: bytes, data: I
     rest = memoryview(b"")
     for piece in data:
         rest = memoryview(bytes(rest) + piece) if rest else memoryview(piece)
-        # The last fragment bears a mark, so one is kept back until it is known not to be the last.
+        # The last fragment has a flag, so each one is kept until there is a next one.
         while len(rest) > room:
             ready.append(_pdu(context_id, 0x00, rest[:room]))
             rest = rest[room:]
             size += room
             if size >= _BLOCK:
                 after, size = flush(), 0
-                # One block is made while another is being sent.
+                # Prepare one block while another is being sent.
                 if before is not None and not _sent(before, association):
                     return False
                 before = after
@@ -369,7 +374,7 @@ def send_data(association: Association, context_id: int, command: bytes, data: I
 
 
 def _pdu(context_id: int, control: int, fragment: bytes | memoryview) -> bytes:
-    """A P-DATA-TF PDU with one presentation data value; `control` as in PS3.8 E.2."""
+    """Encode a P-DATA-TF PDU with one presentation data value; `control` is the message control header (PS3.8 E.2)."""
     length = len(fragment)
     return struct.pack(">BBLLBB", 0x04, 0, length + 6, length + 2, context_id, control) + fragment
 
@@ -390,15 +395,15 @@ def make_ae(
     network_timeout: float | None = None,
     maximum_pdu_size: int = MAX_PDU,
 ) -> AE:
-    """An application entity of ours; give `tuned()` to its `associate`. All times in seconds.
+    """Make an application entity. Pass `tuned()` to its `associate`. All times are in seconds.
 
     Args:
         calling_aet: our AE title.
         connect_timeout: for the TCP connection.
         acse_timeout: for the negotiation of an association.
-        dimse_timeout: silence of the peer in a service.
-        network_timeout: an association that lies idle so long is aborted; None leaves it open.
-        maximum_pdu_size: longest PDU that the peer may send us, in bytes.
+        dimse_timeout: silence of the peer during a service.
+        network_timeout: an association that is idle for so long is aborted; None leaves it open.
+        maximum_pdu_size: maximum length of a PDU that the peer may send, in bytes.
     """
     ae = AE(ae_title=calling_aet)
     ae.connection_timeout = connect_timeout
@@ -416,10 +421,10 @@ class _Connection:
     """A connection to a server.
 
     Attributes:
-        stream: a handle of its own; TLS takes the other one over.
-        address: of the peer.
-        since: when it was opened, as time.monotonic has it.
-        established: its association is, or was.
+        stream: a duplicate of the socket; TLS takes over the original.
+        address: address of the peer.
+        since: time of its opening, on the clock of time.monotonic.
+        established: its association is, or was, established.
         over: it was cut, and its threads are about to end.
     """
 
@@ -430,14 +435,14 @@ class _Connection:
     over: bool = False
 
     def cut(self) -> None:
-        """Close it in both directions; whoever reads from it sees its end."""
+        """Close it in both directions, so that readers see its end."""
         self.over = True
         with contextlib.suppress(OSError):
             self.stream.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(RequestHandler):
-    """Attends to a connection from its opening to its end."""
+    """Handles a connection from its opening to its end."""
 
     def handle(self) -> None:
         association = self._create_association()
@@ -449,28 +454,28 @@ class _Handler(RequestHandler):
 
 
 class Server(ThreadedAssociationServer):
-    """Accepts associations for an application entity, in a thread of its own, until `stop`.
+    """Accepts associations for an application entity in a thread of its own, until `stop`.
 
-    Nobody can keep others out by connections that come to nothing: from its opening to its association a connection
-    has the `acse_timeout` of the entity, in all; where there are too many, the oldest of those that are still
-    negotiating gives way to a new one.
+    Connections without an association cannot block other peers. From its opening to its association, a connection has
+    the `acse_timeout` of the entity in total. Where there are too many connections, the oldest one that still
+    negotiates is closed for a new one.
 
     Args:
         ae: see `make_ae`.
-        address: host and port to listen at; no host is every address of the machine, of IPv6 as well where it has
-            that; port 0 takes a free one (see `port`). Taken at once, served from `start` on.
-        handlers: event handlers beyond those of `tuned`.
-        tls: context for TLS; plain without.
-        admit: told the peer's address before a byte is read; false closes the connection.
-        most_of_address: connections that one address may hold; None: all that there may be.
+        address: host and port. No host means every address of the machine, with IPv6 where available; port 0 means a
+            free one (see `port`). The port is bound at once, and served from `start` on.
+        handlers: event handlers in addition to those of `tuned`.
+        admit: called with the peer's address before a byte is read; False closes the connection.
+        tls: context for TLS; None: without TLS.
+        most_of_address: maximum number of connections of one address; None: no separate limit.
 
     Raises:
-        OSError: the port is taken, or not ours to take.
+        OSError: the port is in use, or we may not use it.
     """
 
     #: stop() waits for the associations itself.
     daemon_threads = True
-    #: Connections that wait to be accepted: where more come at once, those of honest peers are dropped among them.
+    #: Length of the queue of connections to accept. Beyond it, connections of any peer are dropped.
     request_queue_size = 128
 
     def __init__(
@@ -502,25 +507,25 @@ class Server(ThreadedAssociationServer):
         self._thread = threading.Thread(target=self._serve, name=f"server-{self.port}", daemon=True)
 
     def start(self) -> None:
-        """Begin to accept associations."""
+        """Start to accept associations."""
         self._thread.start()
 
     @property
     def port(self) -> int:
-        """The port it listens at."""
+        """The port on which it listens."""
         return int(self.server_address[1])
 
     def server_bind(self) -> None:
-        """Take the port; at all addresses of IPv6, at those of IPv4 as well."""
+        """Bind the port. A wildcard IPv6 address covers IPv4 as well."""
         assert self.socket is not None
         if self.address_family == socket.AF_INET6 and self.server_address[0] == "::":
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
     def get_request(self) -> Any:
-        """Accept a connection; not at once again where that fails, for then it would fail again.
+        """Accept a connection. After a failure, wait before the next attempt, which would fail again at once.
 
-        A peer is told by its IPv4 address where it has come by that.
+        An IPv4 peer is reported by its IPv4 address, also on an IPv6 socket.
         """
         try:
             request, address = super().get_request()
@@ -532,7 +537,7 @@ class Server(ThreadedAssociationServer):
             raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether the peer's address may talk to us, and there is room for one more connection."""
+        """Return whether the peer's address is allowed, and there is room for one more connection."""
         if self._admit is not None and not self._admit(client_address[0]):
             return False
         with self._changing:
@@ -543,7 +548,7 @@ class Server(ThreadedAssociationServer):
         return True
 
     def _room_for(self, address: str) -> bool:
-        """Whether one more connection may be held, for which another one gives way if need be."""
+        """Return whether there is room for one more connection, if necessary after closing another one."""
         held = [one for one in self._connections.values() if not one.over]
         of_address = [one for one in held if one.address == address]
         if len(of_address) >= self._most_of_address:
@@ -552,27 +557,27 @@ class Server(ThreadedAssociationServer):
         return len(held) < most or _give_way(held) or len(held) < most + _TO_REFUSE
 
     def established(self, event: evt.Event, client_address: Any) -> None:
-        """Note that the association of a connection is established."""
+        """Record that the association of a connection is established."""
         with self._changing:
             if client_address in self._connections:
                 self._connections[client_address].established = True
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Attend to a connection to its end."""
+        """Handle a connection until its end."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._forget(client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that came to nothing; nobody is told."""
+        """Forget a failed connection, without a report."""
         self._forget(client_address)
 
     def _forget(self, client_address: Any) -> None:
         with self._changing:
             connection = self._connections.pop(client_address, None)
         if connection is not None:
-            connection.cut()  # the upper layer may be left, where its association has failed
+            connection.cut()  # the upper layer may remain after a failed association
             connection.stream.close()
 
     def _serve(self) -> None:
@@ -581,7 +586,7 @@ class Server(ThreadedAssociationServer):
             self._end_overdue()
 
     def _end_overdue(self) -> None:
-        """Cut the connections that have negotiated for too long, whatever they are sending."""
+        """Cut the connections that have negotiated for too long, even if they are sending."""
         due = self.ae.acse_timeout
         if due is None:
             return
@@ -591,13 +596,13 @@ class Server(ThreadedAssociationServer):
                     one.cut()
 
     def stop(self, wait: float = 5.0) -> None:
-        """Close the port, abort what is still open, wait for it to end. May be called twice.
+        """Close the port, abort open associations, and wait for their end. May be called twice.
 
         Args:
-            wait: seconds to wait for the associations to end.
+            wait: maximum number of seconds to wait.
         """
         self._stopping = True
-        # Ends the wait of the thread at once on Linux; elsewhere that takes `timeout`.
+        # Ends the thread's wait at once on Linux; elsewhere it takes up to `timeout`.
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         if self._thread.is_alive():
@@ -618,7 +623,9 @@ class Server(ThreadedAssociationServer):
 
 
 def _join(thread: threading.Thread, deadline: float) -> None:
-    """Wait for a thread to end, until the deadline; one that is about to start counts, which Python cannot join yet."""
+    """Wait for a thread to end, until the deadline. Wait also for one that is about to start, which Python cannot join
+    yet.
+    """
     while (left := deadline - time.monotonic()) > 0:
         try:
             return thread.join(left)
@@ -627,7 +634,7 @@ def _join(thread: threading.Thread, deadline: float) -> None:
 
 
 def _give_way(connections: Sequence[_Connection]) -> bool:
-    """Cut one of the connections that are still negotiating: the oldest of the address that has most of them."""
+    """Cut one connection that still negotiates: the oldest one of the address with most of them."""
     before = time.monotonic() - _PATIENCE
     idle = [one for one in connections if not one.established and one.since < before]
     if not idle:

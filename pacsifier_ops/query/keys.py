@@ -1,4 +1,4 @@
-"""The keys of a query table: one DICOM attribute each, what its cells may hold, and DICOM's wildcards."""
+"""The keys of a query table: the DICOM attribute of each, valid values of its cells, and DICOM's wildcards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """Level at which an attribute lives (PS3.4 C.6.2); under Study Root the patient's belong to the study."""
+    """Level of an attribute (PS3.4 C.6.2). Under Study Root, patient attributes belong to the study."""
 
     STUDY = "STUDY"
     SERIES = "SERIES"
@@ -21,11 +21,14 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Key:
-    """An attribute that rows may ask for.
+    """An attribute that rows may query.
 
     Attributes:
-        max_length: characters per value, for PN per component group (PS3.5 6.2).
-        weak: whether rows with only such keys may find a large part of an archive.
+        keyword: keyword of the attribute.
+        vr: its VR.
+        level: its level.
+        max_length: maximum number of characters per value, for PN per component group (PS3.5 6.2).
+        weak: whether a row with only such keys may match a large part of an archive.
     """
 
     keyword: str
@@ -37,9 +40,9 @@ class Key:
 
 _LENGTHS = {"CS": 16, "DA": 8, "IS": 12, "LO": 64, "PN": 64, "SH": 16, "TM": 14, "UI": 64}
 _WEAK = ("Modality", "SeriesNumber", "StudyTime", "ImageType")
-#: What an archive works out of the series of a study (PS3.4 C.3.4); no object has it.
+#: An archive derives it from the series of a study (PS3.4 C.3.4); no object has it.
 MODALITIES = "ModalitiesInStudy"
-#: Keys of which a cell may give several values, divided by backslashes: one of them is enough.
+#: Keys that accept several values in a cell, separated by backslashes. One of them has to match.
 SEVERAL = ("Modality", MODALITIES, "StudyInstanceUID", "SeriesInstanceUID")
 _ATTRIBUTES = (
     ("StudyDate", "DA", Level.STUDY),
@@ -60,7 +63,8 @@ _ATTRIBUTES = (
     ("SequenceName", "SH", Level.IMAGE),
     ("AcquisitionDate", "DA", Level.IMAGE),
 )
-#: Beyond PACSIFIER's: optional everywhere, and asked for by rows that have them only. None narrows a search by much.
+#: Keys beyond PACSIFIER's. They are optional everywhere, and queried only for rows that have them. None narrows a
+#: search much.
 _FURTHER = (
     (MODALITIES, "CS", Level.STUDY),
     ("PatientSex", "CS", Level.STUDY),
@@ -71,7 +75,7 @@ _FURTHER = (
     ("StationName", "SH", Level.SERIES),
 )
 
-#: Every key by its keyword; and those beyond PACSIFIER's.
+#: Keys by keyword, and the keywords of the keys beyond PACSIFIER's.
 KEYS = {word: Key(word, vr, level, _LENGTHS[vr], word in _WEAK) for word, vr, level in _ATTRIBUTES} | {
     word: Key(word, vr, level, _LENGTHS[vr], weak=True) for word, vr, level in _FURTHER
 }
@@ -82,11 +86,11 @@ DUMP_COLUMNS = tuple(word for word, *_ in _ATTRIBUTES)
 
 #: Column with the pseudonym of the row's patient; no key.
 NEW_IDS = "new_ids"
-#: Column that says whose word counts where PatientIDs of an archive and of its objects differ; no key.
+#: Column that decides which PatientID is accepted where those of archive and objects differ; no key.
 ACCEPT = "accept_patient_id_of"
 COLUMNS = (*KEYS, NEW_IDS, ACCEPT)
 
-#: Other names that people give to columns, without case, blanks and signs: PS3.6 has an apostrophe in some.
+#: Other names of columns, without case, blanks and punctuation. In PS3.6 some names have an apostrophe.
 ALIASES = {
     "mrn": "PatientID",
     "medicalrecordnumber": "PatientID",
@@ -123,9 +127,10 @@ _PLAIN = {_plain(column): column for column in COLUMNS}
 
 
 def column_of(name: str) -> str:
-    """The column that a header names; empty where it is none.
+    """Return the column that a header names; empty where it is unknown.
 
-    A DICOM keyword counts as it is spelled: `patientID` is no column. Words count without regard to case: `patient id`.
+    A DICOM keyword must have its exact spelling: `patientID` is no column. The case of separate words is ignored:
+    `patient id`.
     """
     if name in COLUMNS:
         return name
@@ -135,18 +140,18 @@ def column_of(name: str) -> str:
 
 
 def nearest_column(name: str) -> str:
-    """The known column that `name` was most likely meant to be; empty where none is near."""
+    """Return the known column most similar to `name`; empty where none is similar."""
     near = difflib.get_close_matches(_plain(name), _PLAIN, 1, 0.6)
     return _PLAIN[near[0]] if near else ""
 
 
 def wildcard_match(pattern: str, text: str, exact: bool = False) -> bool:
-    """Whether `text` matches `pattern`: `*` is any run of characters, `?` any one (PS3.4 C.2.2.2.4); unless `exact`."""
+    """Return whether `text` matches `pattern` with the wildcards `*` and `?` (PS3.4 C.2.2.2.4); `exact`: without."""
     return text == pattern if exact else fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))
 
 
 def _ends(text: str) -> tuple[str, str]:
-    """Both ends of a range, or one value twice."""
+    """Return both ends of a range, or a single value twice."""
     low, hyphen, high = (part.strip() for part in text.partition("-"))
     if not (low or high):
         raise ValueError("the range has neither a beginning nor an end; give at least one")
@@ -154,10 +159,10 @@ def _ends(text: str) -> tuple[str, str]:
 
 
 def date_range(text: str) -> tuple[str, str]:
-    """First and last day (YYYYMMDD, both included, empty where open) of a date or a range (PS3.4 C.2.2.2.5).
+    """Return first and last day of a date or a range (PS3.4 C.2.2.2.5): YYYYMMDD, both included, empty where open.
 
     Raises:
-        ValueError: says what is wrong, without the value.
+        ValueError: gives the reason, without the value.
     """
     ends = _ends(text)
     for end in filter(None, ends):
@@ -174,13 +179,13 @@ def date_range(text: str) -> tuple[str, str]:
 
 
 def time_range(text: str) -> tuple[str, str]:
-    """First and last moment (HHMMSS.FFFFFF, both included, empty where open) of a time or a range of times.
+    """Return first and last moment of a time or a range: HHMMSS.FFFFFF, both included, empty where open.
 
-    A time given to the hour, minute or second covers the whole of it: 1015 is 101500.000000 to 101559.999999. A range
-    that ends before it begins goes over midnight.
+    A time with hour, minute or second precision covers the whole of it: 1015 is 101500.000000 to 101559.999999. A range
+    whose end precedes its beginning spans midnight.
 
     Raises:
-        ValueError: says what is wrong, without the value.
+        ValueError: gives the reason, without the value.
     """
     ends = _ends(text)
     if not all(_TIME.fullmatch(end) for end in filter(None, ends)):
@@ -237,7 +242,7 @@ def _check_text(key: Key, text: str) -> str:
 
 
 def _check_length(key: Key, value: str) -> None:
-    # An asterisk may stand for nothing, so it does not count.
+    # An asterisk may match nothing, so it does not count.
     if len(value.replace("*", "")) > key.max_length:
         raise ValueError(f"longer than the {key.max_length} characters that {key.vr} allows; shorten it")
 
@@ -252,10 +257,10 @@ _CHECKS = {
 
 
 def refuse_hidden(text: str) -> None:
-    """Refuse control and invisible characters (PS3.5 6.1.3), except the joiners that some scripts need.
+    """Refuse control and invisible characters (PS3.5 6.1.3), except the joiners of some scripts.
 
     Raises:
-        ValueError: says so, without the value.
+        ValueError: gives the reason, without the value.
     """
     if not text.isprintable() and any(
         unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in "\u200c\u200d" for char in text
@@ -264,10 +269,10 @@ def refuse_hidden(text: str) -> None:
 
 
 def check_cell(keyword: str, text: str) -> str:
-    """The value that a cell asks for, as DICOM writes it; `text` comes without blanks around it, in NFC.
+    """Return the value of a cell in DICOM's form; `text` has no surrounding blanks and is in NFC.
 
     Raises:
-        ValueError: says what is wrong and what to do, without the value.
+        ValueError: gives the reason and what to do, without the value.
     """
     refuse_hidden(text)
     if keyword in SEVERAL:
@@ -285,6 +290,6 @@ def _check_one(keyword: str, text: str) -> str:
 
 
 def is_weak(keyword: str, value: str) -> bool:
-    """Whether a key narrows a search so little that alone it may find a large part of an archive."""
+    """Return whether a key alone may match a large part of an archive."""
     key = KEYS[keyword]
     return key.weak or (key.vr == "DA" and (value.startswith("-") or value.endswith("-")))

@@ -1,11 +1,12 @@
-"""Letters on their way from an object to an answer: read in another character set, replaced, or dropped.
+"""Compares texts whose letters an archive has changed in its responses.
 
-What an answer shows of a text is then not what is stored. The functions here say whether it may be the text that
-somebody asked for all the same; what cannot be excluded is no proof of the contrary.
+The text in a response may then differ from the stored one. The functions here tell whether it can still be the wanted
+text. A mismatch proves nothing where that is possible.
 
-- Read in another character set: the bytes of one set stand under the name of another, or of none (PS3.3 C.12.1.1.2).
-- Replaced: a question mark, U+FFFD, a control character or the octal form of PS3.5 6.1.2.3 stands for a letter.
-- Dropped: an archive that answers in one set leaves out the letters that this set lacks, and does not say so.
+- Decoded in another character set: the response declares another set than that of the bytes, or none (PS3.3
+  C.12.1.1.2).
+- Replaced: a question mark, U+FFFD, a control character or the octal form of PS3.5 6.1.2.3 replaces a letter.
+- Dropped: an archive that responds in one set omits the letters that this set lacks, without notice.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from pacsifier_ops.query.keys import KEYS
 from pacsifier_ops.query.match import matches
 from pacsifier_ops.query.names import fold, is_sure, words_have_their_own, words_of
 
-#: Sets that text is written in where it does not say so: those of DICOM, of Windows, KOI8 and the Cyrillic one of DOS.
-#: The Latin letters of DOS and of the Mac are bytes that DICOM's sets have no letter for.
+#: Encodings of text that declares none: those of DICOM, of Windows, KOI8 and the Cyrillic one of DOS. The Latin letters
+#: of DOS and of the Mac are bytes without a letter in DICOM's sets.
 _SETS = (
     *("utf_8", "gb18030", "cp932", "euc_jp", "cp949", "big5", "iso2022_jp_2", "iso2022_kr"),
     *(f"iso8859_{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 15)),
     *(f"cp125{page}" for page in range(8)),
     *("cp874", "koi8_r", "cp866"),
 )
-#: Sets of one byte for each letter, in which any bytes can be read; text that names no set is read in the first.
+#: Single-byte encodings, which can decode any bytes. Text without a declared set is decoded with the first one.
 _ONE_BYTE = ("iso8859_1", *(f"iso8859_{part}" for part in (2, 3, 4, 5, 6, 7, 8, 9, 13, 15)))
-#: What stands for a letter, or for a byte of one.
+#: A replacement of a letter, or of one of its bytes.
 _REPLACED = r"(?:[?\ufffd\x7f-\x9f]|\\[0-7]{3})"
 _BYTES_OF_A_LETTER = 4
 
 
 class Lost(Enum):
-    """Which letters may be missing without a trace: none, those typed beyond ASCII, or all that may have an accent.
+    """Letters that may be missing without a trace: none, those typed beyond ASCII, or all that may have an accent.
 
-    Of a word that was typed in plain letters one is left, as in an answer in Latin-1; or not even one, as in ASCII or
-    in a Cyrillic set.
+    With `ANY`, at least one letter is left of a word that was typed in plain letters, as in a response in Latin-1. With
+    `ALL`, not even one is left, as in ASCII or a Cyrillic set.
     """
 
     NONE = 0
@@ -49,23 +50,25 @@ class Lost(Enum):
 
 
 def may_be(keyword: str, wanted: str, shown: Sequence[str], encodings: Iterable[str], lost: Lost) -> bool:
-    """Whether an attribute of which an answer shows this may be what is wanted, though it does not match.
+    """Return whether an attribute can have the wanted value, although its text in a response does not match.
 
     Args:
-        shown: its values, decoded; none stands for an empty one.
-        encodings: those in which the archive answers, as Python names them.
-        lost: which letters the archive may drop.
+        keyword: keyword of the attribute.
+        wanted: the wanted value.
+        shown: decoded values in the response; no value means an empty attribute.
+        encodings: encodings of the archive's responses, by Python's names.
+        lost: letters that the archive may drop.
     """
     text = "\\".join(shown)
     if KEYS[keyword].vr in ("DA", "TM", "IS", "UI", "CS"):
-        return False  # of the default repertoire, whatever the set (PS3.5 6.1.2.2)
+        return False  # in the default repertoire under every character set (PS3.5 6.1.2.2)
     if KEYS[keyword].vr != "PN" and wanted.isascii():
-        return False  # so is each of its letters, and only names are found without their accents
+        return False  # all its letters are ASCII, and only names are matched without accents
     return garbled(keyword, wanted, text, encodings) or _remains(keyword, wanted, text, lost)
 
 
 def garbled(keyword: str, wanted: str, text: str, encodings: Iterable[str]) -> bool:
-    """Whether a text may be what is wanted, were it read in another set, or its replaced letters known."""
+    """Return whether a text can be the wanted one, if it was decoded wrongly or letters were replaced."""
     if text.isascii() and not re.search(rf"{_REPLACED}|\x1b", text):
         return False
     if _remains(keyword, wanted, text, Lost.NONE):
@@ -75,7 +78,7 @@ def garbled(keyword: str, wanted: str, text: str, encodings: Iterable[str]) -> b
 
 @lru_cache(maxsize=4096)
 def _readings(text: str, encodings: frozenset[str]) -> frozenset[str]:
-    """What the bytes of a text are in other sets."""
+    """Return the bytes of a text decoded in other encodings."""
     written, readings = set(), set()
     for name in {_ONE_BYTE[0], *(e for e in encodings if e.replace("-", "_").lower() in _ONE_BYTE)}:
         try:
@@ -92,11 +95,11 @@ def _readings(text: str, encodings: frozenset[str]) -> frozenset[str]:
 
 
 def _remains(keyword: str, wanted: str, text: str, lost: Lost) -> bool:
-    """Whether a text may be all that is left of what is wanted."""
+    """Return whether a text can be the rest of the wanted one."""
     if KEYS[keyword].vr != "PN":
         return _expression(wanted, False, lost).fullmatch(text) is not None
     if not text and lost in (Lost.NONE, Lost.TYPED):
-        return False  # nameless, like many a phantom; what lost its letters has the delimiters still
+        return False  # such as a phantom's; a name that lost its letters still has its delimiters
     shown = [words_of(fold(group), with_empty=True) for group in text.split("=")]
     return all(
         any(words_have_their_own(asked, words, lambda a, word: _fits(a, word, lost)) for words in shown)
@@ -111,9 +114,9 @@ def _fits(asked: str, word: str, lost: Lost) -> bool:
 
 @lru_cache(maxsize=4096)
 def _expression(wanted: str, of_name: bool, lost: Lost) -> re.Pattern[str]:
-    """What may be left of a text; of a word of a name, folded."""
+    """Return a pattern of what can be left of a text, or of a folded word of a name."""
     parts: list[str] = []
-    plain: list[int] = []  # places of letters that were typed without an accent, and may be missing
+    plain: list[int] = []  # indices of letters typed without an accent that may be missing
     stays = False
     for typed in wanted:
         for letter in fold(typed) if of_name else typed:
@@ -131,6 +134,6 @@ def _expression(wanted: str, of_name: bool, lost: Lost) -> re.Pattern[str]:
                     plain.append(len(parts))
                 parts.append(f"(?:{re.escape(letter)}|{replaced})" + ("?" if gone else ""))
     ways = [parts]
-    if plain and not stays and lost is not Lost.ALL:  # one of them is there: nobody's letters are all beyond the set
+    if plain and not stays and lost is not Lost.ALL:  # at least one is left: a name has some letter of the set
         ways = [[*parts[:place], parts[place][:-1], *parts[place + 1 :]] for place in plain]
     return re.compile("|".join(map("".join, ways)), re.DOTALL)

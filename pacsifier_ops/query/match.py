@@ -1,7 +1,7 @@
-"""One key of a row against an archive: what is asked in C-FIND, and whether an answer holds what is wanted.
+"""One key of a row: the value to send in C-FIND, and whether an attribute of a response matches.
 
-An archive may match more loosely than the row means it, never more tightly: what is sent is wide where
-archives differ, and `matches` decides.
+An archive may match more than the row means, but never less. So the sent value is wide where archives differ, and
+`matches` decides.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pacsifier_ops.query.keys import KEYS, SEVERAL, date_range, time_range, wildcard_match
 from pacsifier_ops.query.names import name_matches
 
-# Outside printable ASCII archives differ, and to some a question mark is one byte, not one character; square
-# brackets are sets of characters to some data bases.
+# Outside printable ASCII archives differ: in some, a question mark matches one byte and not one character. In some
+# databases, square brackets denote sets of characters.
 _UNSURE = re.compile(r"(?:[^\x20-\x7e]|[\[\]*?])+")
-# Dates and times as archives may hold them, divided as before 1993 (PS3.5 6.2), or as people write them.
+# Dates and times of archives with separators, as before 1993 (PS3.5 6.2) or as people write them.
 _DIVIDED = {
     "DA": (date_range, re.compile(r"(\d{4})[.-](\d\d)[.-](\d\d)")),
     "TM": (time_range, re.compile(r"(\d\d):(\d\d)(?::(\d\d(?:\.\d+)?))?")),
@@ -24,26 +24,28 @@ _DIVIDED = {
 
 
 def values_to_send(keyword: str, wanted: str) -> list[str]:
-    """The values for C-FIND, each for a query of its own: what is not a UID has one value there (PS3.4 C.2.2.2), and
-    not every archive knows lists of UIDs. One empty value is universal matching."""
+    """Return the values for C-FIND, one for each query. One empty value means universal matching.
+
+    All keys but UIDs have a single value there (PS3.4 C.2.2.2), and some archives do not support lists of UIDs.
+    """
     values = dict.fromkeys(value_to_send(keyword, one) for one in alternatives(keyword, wanted))
     return [""] if "" in values else list(values)
 
 
 def alternatives(keyword: str, wanted: str) -> list[str]:
-    """The values of which one is enough."""
+    """Return the values of a cell, any of which may match."""
     return wanted.split("\\") if keyword in SEVERAL else [wanted]
 
 
 def value_to_send(keyword: str, wanted: str) -> str:
-    """The value of one key for C-FIND (PS3.4 C.2.2.2); empty is universal matching.
+    """Return the value of one key for C-FIND (PS3.4 C.2.2.2); empty means universal matching.
 
     - Characters that archives might compare differently become `*`.
-    - A time becomes a range of whole hours that covers it: a study of 10 or 1015 may be one of 101530, and to archives
-      that compare times as text, both come before 101500, and 10:15:30 behind all of that hour. Over midnight it is
-      universal.
-    - PatientName and ImageType are always universal: names are narrowed by `names.wide_name_keys`, and
-      archives do not agree on how several values of ImageType match.
+    - A time becomes a range of whole hours that covers it: 10 or 1015 may match a study at 101530. Archives that
+      compare times as text sort both before 101500, and 10:15:30 after every time of that hour. A range over midnight
+      becomes universal.
+    - PatientName and ImageType are always universal: `names.wide_name_keys` narrows names, and archives differ in how
+      several values of ImageType match.
     """
     vr = KEYS[keyword].vr
     if vr == "PN" or keyword == "ImageType":
@@ -60,14 +62,17 @@ def value_to_send(keyword: str, wanted: str) -> str:
 
 
 def matches(keyword: str, wanted: str, values: Sequence[str], exact: bool = False) -> bool:
-    """Whether an attribute with these (decoded) values is what a row wants.
+    """Return whether an attribute with these (decoded) values matches a key of a row.
 
-    Any of the values may match any of the `alternatives`. Text compares with case, names without (see `names`); blanks
-    around a value do not count. Several wanted values of ImageType must be the first ones of the attribute, position by
-    position, where an empty one may be anything. A value that is not valid in its VR matches nothing.
+    Any of the values may match any of the `alternatives`. Text is compared with case, names without (see `names`).
+    Blanks around a value are ignored. Several wanted values of ImageType must match the first values of the attribute,
+    position by position; an empty one matches anything. A value that is invalid for its VR matches nothing.
 
     Args:
-        exact: `*` and `?` are characters like all others.
+        keyword: keyword of the attribute.
+        wanted: value of the row's key.
+        values: decoded values of the attribute.
+        exact: `*` and `?` are ordinary characters.
     """
     return any(_matches(keyword, one, values, exact) for one in alternatives(keyword, wanted))
 
@@ -99,7 +104,7 @@ def _joined(parts: re.Match[str]) -> str:
 
 
 def _span(value: str, read: Callable[[str], tuple[str, str]]) -> tuple[str, str] | None:
-    """First and last moment that one date or time of an archive may stand for; None where it is neither."""
+    """Return first and last moment of a date or time of an archive; None where it is invalid."""
     try:
         return None if "-" in value else read(value)
     except ValueError:
@@ -111,18 +116,18 @@ def _over_midnight(low: str, high: str) -> bool:
 
 
 def _meet(low: str, high: str, first: str, last: str) -> bool:
-    """Whether a range and what a value may stand for have a moment in common."""
+    """Return whether a range overlaps with the span of a value."""
     begun, ended = low <= last, not high or first <= high
     return (begun or ended) if _over_midnight(low, high) else (begun and ended)
 
 
 def seconds_to_send(wanted: str) -> str:
-    """A time or a range of times in whole seconds, for an archive whose own matching decides.
+    """Return a time or a range in whole seconds, for an archive whose own matching decides.
 
-    Archives that compare times as text put 101530 before 101530.000000.
+    Archives that compare times as text sort 101530 before 101530.000000.
 
     Raises:
-        ValueError: it goes over midnight, which no range says.
+        ValueError: it spans midnight, which no range can express.
     """
     low, high = time_range(wanted)
     if _over_midnight(low, high):

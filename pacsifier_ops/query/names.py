@@ -1,12 +1,12 @@
-"""Names of persons as people write them, against names as archives hold them.
+"""Matches names of persons as people write them with names in archives.
 
 The rules, all in `fold` and `name_matches`:
 
-- A name is a set of words, divided by blanks, `^`, commas and hyphens. Every word of the pattern must match
-  a word of its own in one component group (alphabetic, ideographic or phonetic, PS3.5 6.2.1) of the value;
-  order does not matter, and the value may hold more words: `Doe` matches `Doe^John`.
-- Case and accents do not matter: `muller` matches `Müller`. Spelling does: `Mueller` is another name.
-- `*` and `?` hold within a word. A word that is only `*` asks for nothing.
+- A name is a set of words, separated by blanks, `^`, commas and hyphens. Every word of the pattern must match a
+  different word in one component group (alphabetic, ideographic or phonetic, PS3.5 6.2.1) of the value. The order is
+  ignored, and the value may have more words: `Doe` matches `Doe^John`.
+- Case and accents are ignored: `muller` matches `Müller`. Spelling counts: `Mueller` is a different name.
+- `*` and `?` are wildcards within a word. A word `*` matches everything.
 - Where the pattern has several groups, each of them must match a group of the value.
 """
 
@@ -20,7 +20,7 @@ from functools import lru_cache, partial
 
 from pacsifier_ops.query.keys import wildcard_match
 
-# Letters that Unicode does not take apart into a plain letter and an accent, and the apostrophes people type.
+# Letters that Unicode does not decompose into a plain letter and an accent, and the apostrophes that people type.
 _ALIKE = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th"}
     | dict.fromkeys("`´‘’ʼʹ′", "'")
@@ -30,9 +30,9 @@ _BETWEEN_WORDS = re.compile(r"[\s^,\-‐‒–・]+")
 
 
 def fold(text: str) -> str:
-    """`text` without case, accents and forms of the same letter; ß is ss (Unicode NFKC, case folding).
+    """Return `text` without case, accents and variants of letters; ß becomes ss (Unicode NFKC, case folding).
 
-    Only the accents of European scripts fall away: the marks of kana tell syllables apart and stay.
+    Only accents of European scripts are removed: the marks of kana distinguish syllables and stay.
     """
     bare = _ACCENTS.sub("", unicodedata.normalize("NFD", text.casefold()))
     return unicodedata.normalize("NFKC", bare.translate(_ALIKE)).casefold()
@@ -40,13 +40,13 @@ def fold(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _groups(name: str) -> tuple[tuple[str, ...], ...]:
-    """The folded words of each component group that holds any."""
+    """Return the folded words of each component group that has any."""
     groups = (words_of(fold(group)) for group in name.split("="))
     return tuple(tuple(words) for words in groups if words)
 
 
 def words_of(group: str, with_empty: bool = False) -> list[str]:
-    """The words of a component group; `with_empty` makes a word of a component that holds none."""
+    """Return the words of a component group. `with_empty` returns an empty word for each empty component."""
     words: list[str] = []
     for component in group.split("^"):
         some = [word for word in _BETWEEN_WORDS.split(component) if word]
@@ -55,7 +55,7 @@ def words_of(group: str, with_empty: bool = False) -> list[str]:
 
 
 def name_matches(pattern: str, value: str, exact: bool = False) -> bool:
-    """Whether a person's name answers what somebody asked for, by the rules of this module; `exact`: no wildcards."""
+    """Return whether a person's name matches a pattern by the rules of this module; `exact`: no wildcards."""
     groups = _groups(value)
     return bool(groups) and all(
         any(words_have_their_own(asked, words, partial(wildcard_match, exact=exact)) for words in groups)
@@ -65,7 +65,7 @@ def name_matches(pattern: str, value: str, exact: bool = False) -> bool:
 
 
 def words_have_their_own(asked: Sequence[str], words: Sequence[str], fit: Callable[[str, str], bool]) -> bool:
-    """Whether every word asked for can be given a different word that fits it (augmenting paths)."""
+    """Return whether each pattern can be assigned a different word that fits it (augmenting paths)."""
     if len(asked) > len(words):
         return False
     fits = [[w for w, word in enumerate(words) if fit(pattern, word)] for pattern in asked]
@@ -83,18 +83,19 @@ def words_have_their_own(asked: Sequence[str], words: Sequence[str], fit: Callab
     return all(place(a, set()) for a in range(len(asked)))
 
 
-# What the letters of the European Latin alphabets (U+00C0 to U+024F) fold to; the rest of a to z is sure.
+# Results of folding the letters of the European Latin alphabets (U+00C0 to U+024F). Other letters of a to z have one
+# form.
 _FOLDED_TO = frozenset(itertools.chain.from_iterable(fold(chr(code)) for code in range(0xC0, 0x250)))
 _SURE_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz") - _FOLDED_TO
 _DIGITS = frozenset("0123456789")
 
 
 def is_sure(letter: str) -> bool:
-    """Whether a folded letter of ASCII has no accented form in the European Latin alphabets."""
+    """Return whether a folded ASCII letter has no accented form in the European Latin alphabets."""
     return letter in _SURE_LETTERS or not letter.isalpha()
 
 
-#: Letters of Latin, Greek and Cyrillic that others, with an accent or of another form, fold to.
+#: Letters of Latin, Greek and Cyrillic to which other letters fold.
 _SEVERAL = frozenset(
     fold(char)
     for code in (*range(0xC0, 0x250), *range(0x370, 0x530), *range(0x1F00, 0x2000))
@@ -103,10 +104,10 @@ _SEVERAL = frozenset(
 
 
 def blurred(word: str) -> str:
-    """A word as typed, with `*` for each letter that people write in several ways: `*v*` for Dvořák.
+    """Return a typed word with `*` for each letter that can be written in several ways: `*v*` for Dvořák.
 
-    What it does not find, with case aside, is no name that `name_matches` accepts; rare forms of letters aside, as in
-    `wide_name_keys`.
+    A name that this pattern does not match, case aside, is not accepted by `name_matches`; rare variants of letters are
+    an exception, as in `wide_name_keys`.
     """
 
     def kept(char: str) -> bool:
@@ -117,14 +118,13 @@ def blurred(word: str) -> str:
 
 
 def wide_name_keys(pattern: str) -> list[str]:
-    """PatientName keys whose answers together hold every name that `name_matches` accepts.
+    """Return PatientName keys whose responses together contain every name that `name_matches` accepts.
 
-    An archive may compare with or without case and knows nothing of our rules on accents and order. So the
-    keys hold, of one word of the pattern, only digits and letters that have no accented form in any European
-    Latin alphabet (b f m p q v x), at most two letters, in every combination of case. Guaranteed where the
-    group of the value that matches is written in ASCII and U+00C0 to U+024F, accents composed or not; not for
-    rare forms of those letters and digits beyond (full-width, dotted b). An empty list says that the name
-    cannot narrow the query: ask for every name.
+    An archive may compare with or without case, and does not know our rules for accents and order. So the keys contain,
+    of one word of the pattern, only digits and at most two letters without an accented form in any European Latin
+    alphabet (b f m p q v x), in every combination of case. This is guaranteed where the matching group of the value is
+    written in ASCII and U+00C0 to U+024F, with composed accents or not. It is not guaranteed for rare variants beyond
+    (full-width, dotted b). An empty list means that the name cannot narrow the query: ask for every name.
     """
     words = itertools.chain.from_iterable(_groups(pattern))
     best = max((_sure_part(word) for word in words), key=lambda part: len(part.replace("*", "")), default="*")
@@ -135,7 +135,7 @@ def wide_name_keys(pattern: str) -> list[str]:
 
 
 def _sure_part(word: str) -> str:
-    """A folded word as a wildcard pattern that keeps only characters written in one way, case aside."""
+    """Return a folded word as a wildcard pattern with only those characters that have one form, case aside."""
     letters = [place for place, char in enumerate(word) if char in _SURE_LETTERS][:2]
     kept = (char if char in _DIGITS or place in letters else "*" for place, char in enumerate(word))
     return re.sub(r"\*+", "*", f"*{''.join(kept)}*")

@@ -1,4 +1,4 @@
-"""What is wrong with a table, and where. Logs get it without values, whoever handed the table in gets it with them."""
+"""Problems of a query table and their places. Logs show them without values; the table's author sees the values."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 
 from pacsifier_ops.base.errors import QueryTableError
 
-#: Problems that the text of an error tells, and characters of a value that are shown.
+#: Maximum number of problems in the text of an error, and of characters of a value.
 _TOLD, _LONGEST = 50, 60
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong where, and what to do.
+    """A problem, its place, and what to do.
 
     Attributes:
-        line: line in the user's file, from 1; 0 for the file as a whole.
-        column: name of the column, `column N` where it has no known name, empty for the row as a whole.
-        message: in words, without values.
-        value: what the cell holds; for whoever handed it in, never for a log.
+        line: line in the user's file, from 1; 0 for the whole file.
+        column: name of the column, `column N` where it has no known name; empty for the whole row.
+        message: description without values.
+        value: content of the cell; for the table's author, never for a log.
     """
 
     line: int
@@ -32,18 +32,18 @@ class Problem:
         return f"{where}: {self.message}" if where else self.message
 
     def shown(self) -> str:
-        """The same with the value."""
+        """Return the text with the value."""
         return f"{self} [{readable(self.value)}]" if self.value else str(self)
 
 
 def readable(value: str) -> str:
-    """A value as it can be shown on a line: not longer than that, and with every character to be seen."""
+    """Return a value shortened, with unprintable characters escaped."""
     text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in value[: _LONGEST + 1])
     return text if len(value) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 class TableRefused(QueryTableError):
-    """A table cannot be used; `problems` holds every reason, and `why` what they are reasons for."""
+    """A table cannot be used. `problems` are all reasons, and `why` is their heading."""
 
     def __init__(self, problems: Sequence[Problem], why: str = "the query table cannot be used") -> None:
         super().__init__(problems, why)
@@ -53,7 +53,7 @@ class TableRefused(QueryTableError):
         return self._told(str)
 
     def shown(self) -> str:
-        """The same with values."""
+        """Return the text with values."""
         return self._told(Problem.shown)
 
     def _told(self, text: Callable[[Problem], str]) -> str:

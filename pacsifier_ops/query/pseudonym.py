@@ -1,4 +1,4 @@
-"""What a pseudonym and a day shift may be, whatever source they come from."""
+"""Checks of pseudonyms and date shifts, for all sources of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 from pacsifier_ops.query.keys import refuse_hidden
 
-#: A shift moves dates by at most so many days where this package chooses it.
+#: Maximum date shift in days that this package chooses.
 MOST_DAYS = 30
 
 
 def check_pseudonym(text: str) -> str:
-    """Refuse what cannot be both a PatientID (LO, PS3.5 6.2) and the name of a folder. Returns it.
+    """Refuse a text that cannot be both a PatientID (LO, PS3.5 6.2) and the name of a folder. Return it.
 
     Raises:
-        ValueError: says what is wrong, without the text.
+        ValueError: gives the reason, without the text.
     """
     refuse_hidden(text)
     if not re.fullmatch(r"[ -~]{1,64}", text) or re.search(r'[\\/:*?"<>|]|^[. ]|[. ]$', text):
@@ -29,10 +29,10 @@ def check_pseudonym(text: str) -> str:
 
 
 def check_shift(value: Any) -> int:
-    """A day shift as a number: a whole number, or the text of one.
+    """Return a date shift as a number of days, from an integer or its text.
 
     Raises:
-        ValueError: it is neither, or farther than a life is long.
+        ValueError: it is no integer, or exceeds 100 years.
     """
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,5}\s*", value, re.ASCII):
         value = int(value)

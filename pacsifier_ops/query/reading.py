@@ -1,4 +1,4 @@
-"""How a query table is read, where what people have written could be read in more than one way."""
+"""Options for reading a query table, where its content is ambiguous."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from pacsifier_ops.base.errors import ConfigError
 
-#: What becomes of rows of a workbook that are hidden.
+#: Treatments of hidden rows of a workbook.
 REFUSE, INCLUDE, SKIP = "refuse", "include", "skip"
-#: What `*` and `?` are in a cell: wildcards, or characters like all others.
+#: Meaning of `*` and `?` in a cell: wildcards, or ordinary characters.
 WILDCARDS, EXACT = "wildcards", "exact"
-#: How dates may be written beside YYYYMMDD.
+#: Date formats beside YYYYMMDD.
 DATE_FORMATS = tuple(
     order.replace(" ", divider) for order in ("DD MM YYYY", "MM DD YYYY", "YYYY MM DD") for divider in "./-"
 )
 
-#: The values of each option; none where any text will do.
+#: Values of each option; empty where any text is allowed.
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "sheet": (),
     "hidden_rows": (REFUSE, INCLUDE, SKIP),
@@ -31,13 +31,13 @@ _PARTS = {"YYYY": r"(?P<year>\d{4})", "MM": r"(?P<month>\d{1,2})", "DD": r"(?P<d
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The options of reading a table. What takes a table takes them, so that the request of a run is one of these.
+    """Options for reading a table. The request of a run inherits them, and the functions that read a table take them.
 
     Attributes:
-        sheet: the workbook's sheet with the table, by its name or its number from 1; empty: the one that is seen and
-            names columns of ours.
-        hidden_rows: what becomes of hidden rows of a workbook: REFUSE (or empty), INCLUDE or SKIP.
-        date_format: how dates are written where they are not YYYYMMDD, of DATE_FORMATS; empty: no other way.
+        sheet: name of the workbook's sheet with the table, or its number from 1; empty: the visible sheet that has
+            known columns.
+        hidden_rows: treatment of hidden rows of a workbook: REFUSE (or empty), INCLUDE or SKIP.
+        date_format: format of dates that are not YYYYMMDD, one of DATE_FORMATS; empty: none.
         match: WILDCARDS (or empty) or EXACT.
     """
 
@@ -47,7 +47,7 @@ class Reading:
     match: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse values that there are not.
+        """Refuse unknown values.
 
         Raises:
             ConfigError: names the option and its values.
@@ -58,15 +58,15 @@ class Reading:
 
     @property
     def exact(self) -> bool:
-        """Whether `*` and `?` are characters like all others."""
+        """Whether `*` and `?` are ordinary characters."""
         return self.match == EXACT
 
     def options(self) -> dict[str, str | None]:
-        """The options by name, as params of a run; None for those that nobody has given."""
+        """Return the options by name, as params of a run; None for those that are not set."""
         return {name: getattr(self, name) or None for name in CHOICES}
 
     def dicom_dates(self, text: str) -> str:
-        """A cell of dates, each of them that is written in the format as YYYYMMDD."""
+        """Return a cell of dates, with dates in the format of `date_format` as YYYYMMDD."""
         if not self.date_format:
             return text
         date = re.sub("|".join(_PARTS), lambda part: _PARTS[part[0]], re.escape(self.date_format))
@@ -78,10 +78,10 @@ class Reading:
         )
 
 
-#: Where nobody has said anything.
+#: Default options.
 AS_IT_IS = Reading()
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options of reading a table that these params, keys or flags give."""
+    """Return the options of `Reading` among these params, keys or flags."""
     return {name: values[name] for name in CHOICES if values.get(name)}

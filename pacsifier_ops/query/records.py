@@ -1,4 +1,4 @@
-"""From the bytes of a file to records: text divided by commas, semicolons or tabs, or a sheet of a workbook."""
+"""Reads records from the bytes of a file: text separated by commas, semicolons or tabs, or a sheet of a workbook."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.reading import AS_IT_IS, Reading
 from pacsifier_ops.query.spreadsheets import shown
 
-#: Bytes of a table at most, whatever way it comes: each cell of it takes eight and more in memory.
+#: Maximum size of a table in bytes. Each cell takes eight times its size, and more, in memory.
 LARGEST_FILE = 64 * 2**20
-#: Bytes of a workbook at most, once it is unpacked; it takes ten times as much memory to read.
+#: Maximum size of an unpacked workbook in bytes. Reading it takes ten times as much memory.
 LARGEST_UNPACKED = 64 * 2**20
-#: Cells that are merged with others, at most.
+#: Maximum number of merged cells.
 _MOST_MERGED = 1_000_000
-#: Cells of a sheet at most, the empty ones before the last one counted.
+#: Maximum number of cells of a sheet, including empty ones before the last one.
 _MOST_CELLS = 2_000_000
 _MERGED = re.compile(
     rb"""<(?:\w+:)?mergeCell\b[^>]*?\bref\s*=\s*["']\s*\$?([A-Za-z]+)\$?(\d+)\s*:\s*\$?([A-Za-z]+)\$?(\d+)"""
 )
-#: What people take for a table, by what it begins with.
+#: Files that are often mistaken for a table, by their first bytes.
 _FOREIGN = {
     "HTML, whatever its name says": (
         b"<html",
@@ -61,13 +61,13 @@ class Record:
     """A record of the file.
 
     Attributes:
-        line: where it begins, from 1.
-        cells: as written.
-        faults: what is wrong with some cells already, by place.
-        odd: by place, what makes a cell of a workbook no text, such as that it is a date; in some columns that is fine.
-        numbers: places of the cells that a workbook holds as plain numbers.
-        hidden: nobody sees the row.
-        unseen: places of columns that nobody sees.
+        line: its first line, from 1.
+        cells: the texts.
+        faults: errors of cells found here, by index.
+        odd: descriptions of cells of a workbook that are no text, such as a date, by index; some columns allow them.
+        numbers: indices of cells that are plain numbers in the workbook.
+        hidden: the row is hidden.
+        unseen: indices of hidden columns.
     """
 
     line: int
@@ -80,7 +80,7 @@ class Record:
 
 
 def bytes_of(path: Path) -> bytes:
-    """The content of a file with a table.
+    """Return the content of a file with a table.
 
     Raises:
         TableRefused: it cannot be read.
@@ -92,7 +92,7 @@ def bytes_of(path: Path) -> bytes:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a table of any columns, as text or workbook; see `records_of` for what is understood.
+    """Return the records of a table with any columns, as text or workbook; see `records_of` for the formats.
 
     Raises:
         TableRefused: the file cannot be read.
@@ -101,13 +101,13 @@ def read_records(path: Path) -> list[Record]:
 
 
 def records_of(data: bytes, reading: Reading) -> tuple[list[Record], str]:
-    """The records of a file, and a remark where its encoding was a guess.
+    """Return the records of a file, and a remark where its encoding was guessed.
 
-    Text is UTF-8, UTF-16, or else Windows-1252. Of a workbook it is the sheet that can be seen and names columns of
-    ours, or the one that `reading` names, as it is shown.
+    Text is UTF-8, UTF-16, or else Windows-1252. Of a workbook the records come from the visible sheet with known
+    columns, or from the one that `reading` names, in their displayed form.
 
     Raises:
-        TableRefused: it is no table that we understand; says what it is.
+        TableRefused: the file is no known form of table; names its form.
     """
     if kind := _foreign(data):
         raise TableRefused([Problem(0, "", f"is {kind}; save it as .xlsx or as CSV UTF-8")])
@@ -120,7 +120,7 @@ def records_of(data: bytes, reading: Reading) -> tuple[list[Record], str]:
 
 
 def _foreign(data: bytes) -> str:
-    """What a file is, where it is of a kind that people take for a table; empty where it is not."""
+    """Return the kind of a file that is often mistaken for a table; empty for other files."""
     begin = data[:4096].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n").lower()
     begin = re.sub(rb"^<\s+", b"<", begin)
     for kind, signs in _FOREIGN.items():
@@ -137,12 +137,12 @@ def _foreign(data: bytes) -> str:
 
 
 def is_workbook(data: bytes) -> bool:
-    """Whether this is a zip archive, as an .xlsx is, and no text."""
+    """Return whether this is a zip archive, as .xlsx files are."""
     return data.startswith(b"PK\x03\x04")
 
 
 def _decode(data: bytes) -> tuple[str, str]:
-    """The text of a file, and a remark where its encoding was a guess."""
+    """Return the text of a file, and a remark where its encoding was guessed."""
     remark = ""
     try:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -170,10 +170,11 @@ def _decode(data: bytes) -> tuple[str, str]:
 
 
 def _may_be_mac(data: bytes) -> bool:
-    """Whether text beyond ASCII may be MacRoman: bytes that are letters there, and signs or nothing in Windows-1252.
+    """Return whether text beyond ASCII may be MacRoman: its bytes are letters there, and other characters in
+    Windows-1252.
 
-    Windows-1252 has its letters from C0 on, MacRoman most of its own from 80 to 9F. The quotes, dashes, dots and the
-    euro of Windows-1252 (80, 85, 91 to 97) tell nothing, and a byte from C0 on speaks for it.
+    Windows-1252 has its letters from C0 on, MacRoman most of its letters from 80 to 9F. Quotes, dashes, dots and the
+    euro of Windows-1252 (80, 85, 91 to 97) are ambiguous. A byte from C0 on means Windows-1252.
     """
     if re.search(rb"[\x81\x8d\x8f\x90\x9d]", data):
         return True
@@ -183,10 +184,10 @@ def _may_be_mac(data: bytes) -> bool:
 
 
 def _records_of_text(text: str) -> list[Record]:
-    """The records of a text, each with the physical line it begins on."""
+    """Return the records of a text, each with its first physical line."""
     lines = io.StringIO(text, newline="")
     skipped, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
-    hint = re.fullmatch(r'"?sep=([,;\t])"?\s*', first)  # how Excel is told the divider
+    hint = re.fullmatch(r'"?sep=([,;\t])"?\s*', first)  # Excel's hint for the separator
     if hint:
         divider = hint[1]
     else:
@@ -212,10 +213,10 @@ def _header_score(line: str, divider: str) -> tuple[int, int]:
 
 
 def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
-    """The rows of the sheet of an .xlsx workbook that is seen and holds a table, or of the one that is wanted.
+    """Return the rows of the visible sheet of an .xlsx workbook that has a table, or of the wanted one.
 
     Raises:
-        TableRefused: none can be read, or several sheets may be meant.
+        TableRefused: no sheet can be read, or several sheets are possible.
     """
     import openpyxl
 
@@ -239,7 +240,7 @@ def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
             }
     except TableRefused:
         raise
-    except Exception:  # whatever a damaged or foreign zip archive makes openpyxl raise
+    except Exception:  # openpyxl raises many types of exception on damaged archives
         raise TableRefused([Problem(0, "", _UNREADABLE)]) from None
     columns = (column for column in cells.column_dimensions.values() if column.hidden)
     unseen = frozenset(place for column in columns for place in range(column.min - 1, column.max))
@@ -267,7 +268,7 @@ def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
 
 
 def _check_workbook(data: bytes) -> None:
-    """Refuse a workbook that is small only as long as nobody unpacks it: openpyxl would fill the memory.
+    """Refuse a workbook that becomes too large when it is unpacked: openpyxl would exhaust the memory.
 
     Raises:
         TableRefused: says what to do.
@@ -290,27 +291,27 @@ def _check_workbook(data: bytes) -> None:
                     raise TableRefused([Problem(0, "", message)])
     except TableRefused:
         raise
-    except Exception:  # whatever a damaged, encrypted or foreign zip archive makes zipfile raise
+    except Exception:  # zipfile raises many types of exception on damaged archives
         raise TableRefused([Problem(0, "", message)]) from None
 
 
 def _extent(area: tuple[bytes, bytes, bytes, bytes]) -> int:
-    """Cells of an area such as A1:C5."""
+    """Return the number of cells of an area such as A1:C5."""
     first_column, first_row, last_column, last_row = area
     columns, rows = _column(last_column) - _column(first_column), int(last_row[:12]) - int(first_row[:12])
     return (abs(columns) + 1) * (abs(rows) + 1)
 
 
 def _column(letters: bytes) -> int:
-    """Number of a column that letters name, from 1."""
+    """Return the number of a column by its letters, from 1."""
     return functools.reduce(lambda number, letter: number * 26 + (letter | 32) - 96, letters[:12], 0)
 
 
 def _named(book: Any, wanted: str) -> int:
-    """Which sheet has this name, or else this number among those that are seen.
+    """Return the index of the sheet with this name, or with this number among the visible ones.
 
     Raises:
-        TableRefused: none has, or it is too large to be looked at.
+        TableRefused: there is none, or it is too large.
     """
     titles = [sheet.title for sheet in book.worksheets]
     seen = [number for number, sheet in enumerate(book.worksheets) if sheet.sheet_state == "visible"]
@@ -326,7 +327,7 @@ def _named(book: Any, wanted: str) -> int:
 
 
 def _is_huge(sheet: Any) -> bool:
-    """Whether a cell that was only formatted, far away, would make millions of empty ones."""
+    """Return whether a sheet is too large: one formatted cell far away creates millions of empty ones."""
     return bool(sheet.max_row * sheet.max_column > _MOST_CELLS)
 
 
@@ -337,10 +338,10 @@ def _refuse_huge(sheet: Any) -> None:
 
 
 def _sheet_of(book: Any) -> int:
-    """Which sheet holds the table: the one that is seen and names a column of ours; else the first that is seen.
+    """Return the index of the sheet with the table: the visible one with a known column; else the first visible one.
 
     Raises:
-        TableRefused: several may be meant, or one is too large to be looked at.
+        TableRefused: several are possible, or one is too large.
     """
     seen = [number for number, sheet in enumerate(book.worksheets) if sheet.sheet_state == "visible"]
     fitting = []
@@ -362,10 +363,10 @@ def _sheet_of(book: Any) -> int:
 
 
 def _shown(cell: Any, result: Any) -> tuple[str, str]:
-    """A cell of a workbook as text, dates as YYYYMMDD, times as HHMMSS; and what it is, where that is no text.
+    """Return a cell of a workbook as text, with dates as YYYYMMDD and times as HHMMSS; and its type, if it is no text.
 
     Raises:
-        ValueError: it shows no value that can be relied on.
+        ValueError: its displayed value is ambiguous.
     """
     value = result.value
     if value is None and cell.data_type == "f":

@@ -1,11 +1,11 @@
-"""What spreadsheets show of numbers, and what they make of values that are names and not numbers."""
+"""Displayed numbers of spreadsheets, and values that spreadsheets have damaged by treating them as numbers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-#: What the first section of a format is made of: text as it is, what shows nothing, places of digits, plain signs.
+#: Parts of the first section of a number format: literal text, parts without output, digit places, plain characters.
 _PART = re.compile(
     r"""
     "(?P<quoted>[^"]*)" | \\(?P<escaped>.) |
@@ -18,18 +18,18 @@ _UNREADABLE = "a number in a format that says nothing certain; type it as text"
 
 
 def shown(number: int, number_format: str) -> str:
-    """The text that is seen of a whole number (ECMA-376-1 18.8.31).
+    """Return the displayed text of an integer (ECMA-376-1 18.8.31).
 
     Args:
         number: not negative.
-        number_format: as the workbook has it, such as `00000000;@` or `"P"000-000`.
+        number_format: format in the workbook, such as `00000000;@` or `"P"000-000`.
 
     Raises:
-        ValueError: it is shown as something else than its digits: in powers of ten, in thousands, as a percentage.
+        ValueError: the format displays something else than the digits: an exponent, thousands, a percentage.
     """
     if number_format in ("General", "@", ""):
         return str(number)
-    parts: list[tuple[bool, str]] = []  # whether it is the place of a digit
+    parts: list[tuple[bool, str]] = []  # whether it is a digit place, and its text
     at = 0
     while at < len(number_format):
         part = _PART.match(number_format, at)
@@ -52,15 +52,15 @@ def shown(number: int, number_format: str) -> str:
             places -= 1
             text = (digits.pop() if digits else {"0": "0", "?": " "}.get(sign, "")) + text
             if not places:
-                text = "".join(digits) + text  # more digits than places stand before the first one
+                text = "".join(digits) + text  # additional digits precede the first place
         else:
             text = sign + text
     return text
 
 
-#: How Excel exports a number that is to stay text.
+#: Form in which Excel exports a number as text.
 _AS_TEXT = re.compile(r'="([^"]*)"')
-#: What is left of a value that is lost.
+#: Patterns of values that were lost.
 _LOST = {
     re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NUM!|NULL!|CALC!|SPILL!)"): (
         "an error of the spreadsheet; correct the cell"
@@ -68,7 +68,7 @@ _LOST = {
     re.compile(r"#{2,}"): "only the signs of a column that is too narrow; widen it, and save the table anew",
     re.compile(r"nan"): "a program's word for a value that is missing; leave the cell empty, or fill it",
 }
-#: What is made of an id that looks like a number.
+#: Patterns of ids that a spreadsheet has damaged.
 _WRECKED = {
     re.compile(r"[+-]?\d(?:[.,]\d+)?[eE][+-]\d+"): (
         "a number in powers of ten, whose last digits are lost; export the column as text"
@@ -80,13 +80,13 @@ _WRECKED = {
 
 
 def unwrapped(text: str) -> str:
-    """The text in `="…"`, else the text itself."""
+    """Return the text in `="…"`, else the text itself."""
     wrapped = _AS_TEXT.fullmatch(text)
     return wrapped[1].strip() if wrapped else text
 
 
 def refuse_lost(text: str) -> None:
-    """Refuse what stands where there was a value once.
+    """Refuse a text that replaces a lost value.
 
     Raises:
         ValueError: says what it is and what to do, without the value.
@@ -95,10 +95,10 @@ def refuse_lost(text: str) -> None:
 
 
 def refuse_wrecked(text: str) -> None:
-    """Refuse an id that a program has taken for a number.
+    """Refuse an id that a program treated as a number.
 
     Raises:
-        ValueError: likewise.
+        ValueError: says what it is and what to do, without the value.
     """
     _refuse(text, _WRECKED)
     if re.search("[\uff10-\uff19]", text):

@@ -1,4 +1,4 @@
-"""Reading a query table: every row checked, every problem found at once, before any PACS is asked."""
+"""Reads a query table. All rows are checked, and all problems collected, before any PACS is queried."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from pacsifier_ops.query.reading import AS_IT_IS, INCLUDE, SKIP, Reading
 from pacsifier_ops.query.records import Record, bytes_of, records_of
 from pacsifier_ops.query.spreadsheets import refuse_lost, refuse_wrecked, unwrapped
 
-#: Columns that are told to be wrong, at most; the others are counted.
+#: Maximum number of wrong columns in an error; the others are counted.
 _TOLD = 20
 #: VRs whose cells may be dates, times and numbers in a workbook.
 _NUMBERED = ("DA", "TM", "IS")
-#: Columns that spreadsheets like to take for numbers.
+#: Columns that spreadsheets often treat as numbers.
 _IDS = ("PatientID", "AccessionNumber", "StudyID", NEW_IDS)
-#: What a number of so many digits is read as, where it is a time.
+#: Interpretation of a number as a time, by its number of digits.
 _CLOCK = {2: "hours (HH)", 4: "hours and minutes (HHMM)"}
-#: Lines that a note names, at most.
+#: Maximum number of lines in a note.
 _NAMED = 20
 
 
 @dataclass(frozen=True)
 class QueryRow:
-    """A row that can be asked.
+    """A valid row.
 
     Attributes:
-        line: line in the user's file where the row begins, from 1; in a workbook the row's number.
-        keys: what the row asks for, as DICOM writes it, by keyword; never empty.
-        cells: the row's cells as written, by column.
-        new_id: pseudonym for the row's patient; may be empty.
+        line: first line of the row in the user's file, from 1; in a workbook the row's number.
+        keys: values of the keys in DICOM's form, by keyword; never empty.
+        cells: original cells of the row, by column.
+        new_id: pseudonym of the row's patient; may be empty.
         warnings: remarks, without values.
-        duplicates: lines of later rows that ask for the same.
+        duplicates: lines of later rows with the same keys.
         accept_patient_id_of: `archive`, or empty; see `config.PacsNode`.
-        exact: `*` and `?` of the keys are characters like all others.
+        exact: `*` and `?` in the keys are ordinary characters.
     """
 
     line: int
@@ -65,7 +65,7 @@ class QueryRow:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be asked; its problems are the table's with the same line."""
+    """An invalid row. Its problems are those of the table with the same line."""
 
     line: int
     cells: dict[str, str]
@@ -73,7 +73,9 @@ class BadRow:
 
 @dataclass
 class QueryTable:
-    """A query table as read; `problems` tell why each of `bad_rows` is bad, and `notes` what was taken for what."""
+    """A checked query table. `problems` are the reasons for `bad_rows`, and `notes` explain how ambiguous parts were
+    read.
+    """
 
     columns: tuple[str, ...]
     rows: list[QueryRow] = field(default_factory=list)
@@ -92,11 +94,11 @@ def read_query_table(path: Path, reading: Reading = AS_IT_IS) -> QueryTable:
 
 
 def parse_query_table(data: bytes, reading: Reading = AS_IT_IS) -> QueryTable:
-    """Check a query table: text divided by comma, semicolon or tab, or a sheet of an .xlsx (see `records_of`).
+    """Check a query table: text separated by comma, semicolon or tab, or a sheet of an .xlsx (see `records_of`).
 
     Raises:
-        TableRefused: a QueryTableError with all problems of the table as a whole: not text, empty, no header,
-            an unknown column or one named twice. Problems of rows are in the result.
+        TableRefused: a QueryTableError with all problems of the table as a whole: not text, empty, no header, an
+            unknown or repeated column. Problems of rows are in the result.
     """
     records, remark = records_of(data, reading)
     filled = [record for record in records if record.faults or any(map(str.strip, record.cells))]
@@ -133,17 +135,17 @@ def parse_query_table(data: bytes, reading: Reading = AS_IT_IS) -> QueryTable:
 
 
 def _of_hidden(lines: list[int], reading: Reading) -> str:
-    """What became of hidden rows."""
+    """Return the note on hidden rows."""
     became = "left out" if reading.hidden_rows == SKIP else "taken with the others"
     which = ", ".join(map(str, lines[:_NAMED])) + (f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else "")
     return f"hidden rows were {became}: line {which}"
 
 
 def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
-    """The names of the columns, those without a name at the end left out; and notes on those that were taken for one.
+    """Return the names of the columns, without unnamed ones at the end; and notes on columns with another name.
 
     Raises:
-        TableRefused: names every column that is unknown or there twice.
+        TableRefused: names every unknown or repeated column.
     """
     names = [name.strip() for name in header.cells]
     while names and not names[-1]:
@@ -154,7 +156,7 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
         raise TableRefused([Problem(header.line, "", message)])
     problems, notes = [], []
     for number, (name, column) in enumerate(zip(names, columns, strict=True), 1):
-        # Unknown names are not repeated: in a file without a header they are a patient's.
+        # Unknown names are not repeated in messages: in a file without a header they may be a patient's.
         if not name:
             problems.append(Problem(header.line, f"column {number}", "has no name; name it or remove it"))
         elif not column:
@@ -176,7 +178,7 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _check(table: QueryTable, records: list[Record], remark: str, reading: Reading) -> None:
-    """Sort whole records into good and bad rows."""
+    """Sort complete records into good and bad rows."""
     verdict = functools.cache(functools.partial(_verdict, reading))
     asked: dict[tuple[str, ...], list[int]] = {}
     cells: dict[int, dict[str, str]] = {}
@@ -229,7 +231,7 @@ def _check(table: QueryTable, records: list[Record], remark: str, reading: Readi
 
 
 def _on_times(columns: tuple[str, ...], record: Record) -> Iterator[str]:
-    """What numbers of a workbook were read as, where they stand for times: 1500 may once have been 001500."""
+    """Yield how numbers of a workbook were read as times: 1500 may originally have been 001500."""
     for place in record.numbers & {place for place, column in enumerate(columns) if column in KEYS}:
         as_what = _CLOCK.get(len(record.cells[place]))
         if as_what and KEYS[columns[place]].vr == "TM":
@@ -237,7 +239,7 @@ def _on_times(columns: tuple[str, ...], record: Record) -> Iterator[str]:
 
 
 def _clashes(columns: tuple[str, ...], wanted: dict[int, tuple[str, ...]]) -> Iterator[tuple[int, Problem]]:
-    """The lines that give a patient another pseudonym than another line does."""
+    """Yield the lines that give a patient a different pseudonym than another line."""
     if not {"PatientID", NEW_IDS} <= set(columns):
         return
     patient, new_id = columns.index("PatientID"), columns.index(NEW_IDS)
@@ -254,12 +256,12 @@ def _clashes(columns: tuple[str, ...], wanted: dict[int, tuple[str, ...]]) -> It
 
 
 def _tidy(text: str) -> str:
-    """A cell without blanks around it, its letters composed, no-break spaces as plain ones, out of Excel's `="…"`."""
+    """Return a cell without surrounding blanks, in NFC, no-break spaces as plain ones, and without Excel's `="…"`."""
     return unwrapped(unicodedata.normalize("NFC", text.replace("\xa0", " ").strip()))
 
 
 def _verdict(reading: Reading, column: str, text: str) -> tuple[str, str]:
-    """What a cell asks for, and what is wrong with it; one of both is empty."""
+    """Return the value of a cell and its error; one of them is empty."""
     if not text:
         return "", ""
     try:
