@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.pseudonyms.secret import Secret
 
-#: Values of the option `identity`: what determines the patient of an object.
+#: What tells whose an object is.
 PATIENT_ID, FOLDER, STUDY = "patient_id", "folder", "study"
 IDENTITIES = (PATIENT_ID, FOLDER, STUDY)
 

@@ -1,4 +1,4 @@
-"""Options for reading a query table, where its content is ambiguous."""
+"""How a query table is read, where what people have written could be read in more than one way."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from pacsifier_ops.base.errors import ConfigError
 
-#: Treatments of hidden rows of a workbook.
+#: What becomes of rows of a workbook that are hidden.
 REFUSE, INCLUDE, SKIP = "refuse", "include", "skip"
-#: Meaning of `*` and `?` in a cell: wildcards, or ordinary characters.
+#: What `*` and `?` are in a cell: wildcards, or characters like all others.
 WILDCARDS, EXACT = "wildcards", "exact"
-#: Date formats beside YYYYMMDD.
+#: How dates may be written beside YYYYMMDD.
 DATE_FORMATS = tuple(
     order.replace(" ", divider) for order in ("DD MM YYYY", "MM DD YYYY", "YYYY MM DD") for divider in "./-"
 )
 
-#: Values of each option; empty where any text is allowed.
+#: The values of each option; none where any text will do.
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "sheet": (),
     "hidden_rows": (REFUSE, INCLUDE, SKIP),
@@ -31,13 +31,13 @@ _PARTS = {"YYYY": r"(?P<year>\d{4})", "MM": r"(?P<month>\d{1,2})", "DD": r"(?P<d
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Options for reading a table. The request of a run inherits them, and the functions that read a table take them.
+    """The options of reading a table. What takes a table takes them, so that the request of a run is one of these.
 
     Attributes:
-        sheet: name of the workbook's sheet with the table, or its number from 1; empty: the visible sheet that has
-            known columns.
-        hidden_rows: treatment of hidden rows of a workbook: REFUSE (or empty), INCLUDE or SKIP.
-        date_format: format of dates that are not YYYYMMDD, one of DATE_FORMATS; empty: none.
+        sheet: the workbook's sheet with the table, by its name or its number from 1; empty: the one that is seen and
+            names columns of ours.
+        hidden_rows: what becomes of hidden rows of a workbook: REFUSE (or empty), INCLUDE or SKIP.
+        date_format: how dates are written where they are not YYYYMMDD, of DATE_FORMATS; empty: no other way.
         match: WILDCARDS (or empty) or EXACT.
     """
 
@@ -47,7 +47,7 @@ class Reading:
     match: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse unknown values.
+        """Refuse values that there are not.
 
         Raises:
             ConfigError: names the option and its values.
@@ -58,15 +58,15 @@ class Reading:
 
     @property
     def exact(self) -> bool:
-        """Whether `*` and `?` are ordinary characters."""
+        """Whether `*` and `?` are characters like all others."""
         return self.match == EXACT
 
     def options(self) -> dict[str, str | None]:
-        """Return the options by name, as params of a run; None for those that are not set."""
+        """The options by name, as params of a run; None for those that nobody has given."""
         return {name: getattr(self, name) or None for name in CHOICES}
 
     def dicom_dates(self, text: str) -> str:
-        """Return a cell of dates, with dates in the format of `date_format` as YYYYMMDD."""
+        """A cell of dates, each of them that is written in the format as YYYYMMDD."""
         if not self.date_format:
             return text
         date = re.sub("|".join(_PARTS), lambda part: _PARTS[part[0]], re.escape(self.date_format))
@@ -78,10 +78,10 @@ class Reading:
         )
 
 
-#: Default options.
+#: Where nobody has said anything.
 AS_IT_IS = Reading()
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `Reading` among these params, keys or flags."""
+    """Those options of reading a table that these params, keys or flags give."""
     return {name: values[name] for name in CHOICES if values.get(name)}
