@@ -1,9 +1,9 @@
-"""Cells of tables that people open in a spreadsheet: what looks like a formula there is text.
+"""Cells of tables that people open in a spreadsheet. A text that looks like a formula stays text.
 
-The rule is OWASP's (CSV injection): a cell that begins with one of `= + - @`, their full-width forms, a tab or the end
-of a line gets an apostrophe in front, and a cell with a divider in it is quoted, whichever divider the reader takes.
-Plain numbers stay. What reads such a table again takes the apostrophe away, so nothing is lost there and back.
-Files for machines (JSON, Parquet) hold values as they are.
+The rule is OWASP's (CSV injection). A cell that begins with one of `= + - @`, their full-width forms, a tab or the end
+of a line gets an apostrophe in front. A cell with any usual separator in it is quoted. Plain numbers stay. Readers of
+such a table remove the apostrophe again, so no value is lost. Files for machines (JSON, Parquet) contain unchanged
+values.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _QUOTED = re.compile(r'[",;|\t\r\n]|^\s|\s$')
 
 
 def safe(value: object) -> str:
-    """A value as the text of a cell that is no formula; None is empty."""
+    """Return a value as the text of a cell that is no formula; None becomes empty."""
     text = "" if value is None else str(value)
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def plain(text: str) -> str:
-    """The value of a cell that `safe` has made, or anybody else."""
+    """Return the value of a cell, without the apostrophe of `safe`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
 def line(values: Iterable[object]) -> str:
-    """A line of a csv file for people, with its end."""
+    """Return a line of a CSV file for people, with its end."""
     return ",".join(_quoted(safe(value)) for value in values) + "\n"
 
 

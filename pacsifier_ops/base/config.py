@@ -1,4 +1,4 @@
-"""One PACS as a node: from PACSIFIER's config.json or from an Airflow connection."""
+"""A PACS as a node: from PACSIFIER's config.json or from an Airflow connection."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pacsifier_ops.base.given import Unusable, json_of, read_given
 from pacsifier_ops.base.window import Window, zone_of
 
 METHODS = ("auto", "get", "move")
-#: What `accept_patient_id_of` may say.
+#: Value of `accept_patient_id_of`.
 ACCEPT_ARCHIVE = "archive"
-#: What `letters` may say: answers hold all letters of a name, or lack those that the archive's character set has not.
+#: Values of `letters`: responses contain all letters of a name, or lack those that the archive's character set lacks.
 LETTERS_KEPT, LETTERS_LOST = "kept", "lost"
 
 #: Keys of PACSIFIER's config.json, all required.
@@ -31,21 +31,21 @@ CONFIG_KEYS = (
     "batch_size",
     "batch_wait_time",
 )
-#: Keys that it may hold beyond them: fields of `PacsNode`, in seconds.
+#: Optional keys with times in seconds: fields of `PacsNode`.
 TIMES = ("connect_timeout", "acse_timeout", "dimse_timeout", "recall_wait")
-#: Keys that may be there as well: the times, and what the probe finds out of an archive.
+#: All optional keys: the times, and results of the probe of an archive.
 MORE_KEYS = (*TIMES, "result_limit", "letters")
 
 
 @dataclass(frozen=True)
 class Tls:
-    """What TLS needs. Paths are those of PEM files.
+    """Settings of TLS. Paths lead to PEM files.
 
     Attributes:
-        ca: authorities that the peer's certificate must come from; empty: the system's.
-        certificate, key: what we show the peer; empty: nothing. The key may be in the certificate's file.
+        ca: authorities of the peer's certificate; empty: those of the system.
+        certificate, key: our own certificate; empty: none. The key may be in the certificate's file.
         password: passphrase of the key.
-        check_host: the certificate of who we connect to must name the host.
+        check_host: the certificate of the node to which we connect must name its host.
     """
 
     ca: str = ""
@@ -57,31 +57,33 @@ class Tls:
 
 @dataclass(frozen=True)
 class PacsNode:
-    """A PACS and how we talk to it. Times in seconds.
+    """A PACS and how we communicate with it. Times in seconds.
 
     Attributes:
-        name: what people call it: the connection id or the configuration's file name.
-        host, port, called_aet: where the PACS listens and its AE title (PS3.8).
-        calling_aet: our AE title, and the destination of C-MOVE to ourselves unless receiver_aet says otherwise.
-        receiver_aet, receiver_port: AE title and port at which our storage receiver is declared on the PACS.
-        move_aet: AE title of a third node that images are sent to (`--move`).
-        max_associations: associations we hold at the PACS at once, whoever asks.
-        max_series: a larger cohort is not fetched without a person's word; 0 is the limit of the settings.
-        max_images, max_gigabytes, max_hours: likewise, by what is estimated (see extract.size); 0 is no limit.
-        max_share: likewise, in percent of the archive's images; 0 is no limit.
-        archive_images: how many images the archive has, about; 0: nobody knows.
-        result_limit: matches at which this archive cuts C-FIND off; 0 where it does not.
-        letters: `kept` or `lost`: whether its answers hold all letters of a name; empty: each run finds out.
-        batch_size, batch_wait_time: after this many series, nobody starts another for so long; 0 is no pacing.
+        name: name for people: the connection id, or the configuration's file name.
+        host, port, called_aet: address of the PACS and its AE title (PS3.8).
+        calling_aet: our AE title, and the destination of C-MOVE to ourselves unless receiver_aet is set.
+        receiver_aet, receiver_port: AE title and port of our storage receiver, as declared on the PACS.
+        move_aet: AE title of a third node to which images are sent (`--move`).
+        max_associations: maximum number of our associations with the PACS, over all processes.
+        max_series: a larger cohort is not retrieved without an approval; 0: the limit of the settings.
+        max_images, max_gigabytes, max_hours: the same for the estimated size (see extract.size); 0: no limit.
+        max_share: the same, in percent of the archive's images; 0: no limit.
+        archive_images: approximate number of images in the archive; 0: unknown.
+        result_limit: number of matches at which this archive truncates C-FIND; 0: never.
+        letters: `kept` or `lost`: whether its responses contain all letters of a name; empty: each run finds out.
+        batch_size, batch_wait_time: after this number of series, no process starts another for this time; 0: no pacing.
         window: times of day at which images may be transferred, such as 20:00-06:00, several separated by commas.
         window_weekends: Saturdays and Sundays are open all day, where there is a window.
         timezone: IANA name of the zone of these times.
         method: auto, get or move.
-        accept_patient_id_of: `archive`: objects whose PatientID, or issuer of it, differs from the one that the archive
-            gives for their series are taken for that patient's; empty: they are not used.
-        connect_timeout, acse_timeout, dimse_timeout: TCP connect; association negotiation; silence in a service.
-        retry_wait: before a call that may yet succeed is repeated; doubles each time.
-        recall_wait: for so long a series that the archive recalls from slow storage is looked at again; 0: not at all.
+        accept_patient_id_of: `archive`: an object whose PatientID or issuer differs from the archive's response for its
+            series is assigned to the patient of that response; empty: it is not used.
+        connect_timeout, acse_timeout, dimse_timeout: for the TCP connection; for the association negotiation; silence
+            during a service.
+        retry_wait: time before a call is repeated after an error that may be temporary; doubles each time.
+        recall_wait: time during which a series that the archive recalls from slow storage is tried again; 0: not at
+            all.
         tls: DICOM over TLS to the PACS (PS3.15 B).
         receiver_tls: the PACS sends to our receiver over TLS.
         tls_ca, tls_certificate, tls_key, tls_check_host, tls_password: see `Tls`.
@@ -177,17 +179,17 @@ class PacsNode:
 
     @property
     def key(self) -> str:
-        """What the limit on associations is counted for: host, port and called AE title."""
+        """Key of the limit on associations: host, port and called AE title."""
         return f"{self.host}:{self.port}:{self.called_aet}"
 
     @property
     def address(self) -> str:
-        """Host and port as people write them."""
+        """Host and port in the usual notation."""
         return address_of(self.host, self.port)
 
     @property
     def largest_cohort(self) -> int:
-        """Series that may be fetched without a person's word: what the node leaves open, the settings say.
+        """Maximum number of series without an approval; the settings apply where the node has no limit.
 
         Raises:
             ConfigError: the setting is wrong.
@@ -196,7 +198,7 @@ class PacsNode:
 
     @property
     def retrieval_window(self) -> Window:
-        """When images may be transferred: what the node leaves open, the settings say.
+        """Times at which images may be transferred; the settings apply where the node has none.
 
         Raises:
             ConfigError: a setting is wrong.
@@ -206,20 +208,20 @@ class PacsNode:
 
     @property
     def tls_files(self) -> Tls:
-        """What TLS with this node needs."""
+        """TLS settings of this node."""
         return Tls(self.tls_ca, self.tls_certificate, self.tls_key, self.tls_password, self.tls_check_host)
 
     @property
     def destination(self) -> str:
-        """AE title that C-MOVE sends to when the images are for us."""
+        """AE title of the C-MOVE destination where the images are for us."""
         return self.receiver_aet or self.calling_aet
 
 
 def node_names(given: str | Iterable[str]) -> list[str]:
-    """Names of nodes in order, from a list, or from text with commas between them.
+    """Return names of nodes in order, from a list, or from text separated by commas.
 
     Raises:
-        ConfigError: there is none, or one is there twice.
+        ConfigError: there is none, or one occurs twice.
     """
     parts = given.split(",") if isinstance(given, str) else given
     names = [name for part in parts if (name := str(part).strip())]
@@ -231,7 +233,7 @@ def node_names(given: str | Iterable[str]) -> list[str]:
 
 
 def plain_host(text: str) -> str:
-    """A host as sockets take it: an IPv6 address without brackets, and in one spelling (RFC 5952).
+    """Return a host in the form of sockets: an IPv6 address without brackets, in its canonical form (RFC 5952).
 
     Raises:
         ValueError: it has a colon and is no IPv6 address.
@@ -241,12 +243,12 @@ def plain_host(text: str) -> str:
 
 
 def address_of(host: str, port: int) -> str:
-    """Host and port as people write them: `pacs:104`, `[::1]:104`."""
+    """Return host and port in the usual notation: `pacs:104`, `[::1]:104`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_ae_title(value: str, what: str) -> None:
-    """Refuse what is not an AE title (PS3.5 6.2: at most 16 characters, not only blanks, no backslash or control).
+    """Refuse a text that is no AE title (PS3.5 6.2: at most 16 characters, not only blanks, no backslash or control).
 
     Raises:
         ConfigError: names `what`.
@@ -256,12 +258,12 @@ def check_ae_title(value: str, what: str) -> None:
         raise ConfigError(f"{what} is not an AE title; give 1 to 16 ASCII characters, no backslash, not only blanks")
 
 
-#: The longest time that anything waits or may take, in seconds: a week. And the largest number of anything.
+#: Maximum time of any wait in seconds (a week), and maximum of any other number.
 _LONGEST, _MOST = 7 * 24 * 3600.0, 10**12
 
 
 def check_sizes(of: Any, where: str) -> None:
-    """Refuse numbers beyond all measure: what waits for 1e308 seconds never ends, or fails where nobody expects it.
+    """Refuse excessive numbers: a wait of 1e308 seconds never ends, or fails at an unexpected place.
 
     Raises:
         ConfigError: names the field.
@@ -291,17 +293,17 @@ def _number(config: Mapping[str, Any], key: str, where: str, kind: type[int] | t
 
 
 def _whole(number: float) -> int:
-    """A whole number that was written as 5.0."""
+    """Return an integer that was written as 5.0."""
     if number != int(number):
         raise ValueError
     return int(number)
 
 
 def plain_text(raw: Any, key: str, where: str) -> str:
-    """A value that is to be text.
+    """Return a value that must be text.
 
     Raises:
-        ConfigError: it is something else; names `where` and the key.
+        ConfigError: it is no text; names `where` and the key.
     """
     if isinstance(raw, str):
         return raw.strip()
@@ -316,11 +318,11 @@ def _truth(value: Any, key: str, where: str) -> bool:
 
 
 def read_keys(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a JSON object that has exactly these keys, the optional ones or not.
+    """Read a JSON object that has these keys, and no others apart from the optional ones.
 
     Raises:
-        ConfigError: the file is missing, is no JSON object, or a key is missing or unknown; all key names that are
-            off are named at once.
+        ConfigError: the file is missing, is no JSON object, or a key is missing or unknown; all wrong keys are named at
+            once.
     """
     where = path.name
     try:
@@ -341,7 +343,7 @@ def read_config(path: Path) -> PacsNode:
     """Read a PACSIFIER config.json.
 
     Raises:
-        ConfigError: as `read_keys`, or a key is wrong.
+        ConfigError: see `read_keys`; or a key is wrong.
     """
     where, config = path.name, read_keys(path, CONFIG_KEYS, MORE_KEYS)
     more: dict[str, Any] = {}
@@ -370,15 +372,16 @@ _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0":
 
 
 def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence[str]) -> dict[str, Any]:
-    """The fields that a connection's extra gives, by name; those left empty are left out.
+    """Return the fields of a connection's extra, by name, without empty ones.
 
     Args:
-        where: what to name in errors.
-        of: the data class that they are fields of; they get the types of its defaults.
-        names: the fields that an extra may hold.
+        where: name of the place in errors.
+        extra: the connection's extra.
+        of: data class of the fields; values get the types of its defaults.
+        names: allowed fields.
 
     Raises:
-        ConfigError: names the field that is not known, or of the wrong type.
+        ConfigError: names the field that is unknown or of the wrong type.
     """
     if not isinstance(extra, Mapping):
         raise ConfigError(f"{where}: extra is no JSON object of fields")
@@ -404,13 +407,15 @@ def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence
 def node_from_connection(
     name: str, host: str | None, port: int | None, extra: Mapping[str, Any], password: str | None = None
 ) -> PacsNode:
-    """Make the node of an Airflow connection of type `dicom`; empty fields take their defaults.
+    """Make the node of an Airflow connection of type `dicom`; empty fields get their defaults.
 
     Args:
+        name: id of the connection.
+        host, port, extra: fields of the connection.
         password: passphrase of the TLS key.
 
     Raises:
-        ConfigError: names the connection, the field and what is wrong with it.
+        ConfigError: names the connection, the field and the problem.
     """
     values = extra_values(f"connection {name}", extra, PacsNode, EXTRA_FIELDS)
     if not values.get("called_aet"):
@@ -419,5 +424,5 @@ def node_from_connection(
 
 
 def with_overrides(node: PacsNode, **overrides: Any) -> PacsNode:
-    """The node with some fields replaced for one run; None leaves a field as it is."""
+    """Return the node with some fields replaced for one run; None leaves a field unchanged."""
     return replace(node, **{key: value for key, value in overrides.items() if value is not None})

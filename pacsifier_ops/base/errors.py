@@ -1,7 +1,7 @@
 """Typed errors of the domain.
 
-Messages name the row, key, node or path and what to change. They never hold a value taken from a
-patient's record or from a cell of a query table, so that they may be logged anywhere.
+Messages name the row, key, node or path and what to change. They contain no value of a patient's record or of a cell of
+a query table, so they may be logged anywhere.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from collections.abc import Iterable
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """A remark on which key was probably meant by one that there is not; empty where none is near."""
+    """Return a hint at the known key most similar to an unknown one; empty where none is similar."""
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def not_known(name: str, known: Iterable[str]) -> str:
-    """Say that there is no key of this name, and which one was probably meant."""
+    """Return a text that a key is unknown, with a hint at the most similar one."""
     shown = name if re.fullmatch(r"\w{1,40}", name, re.ASCII) else "a key that is no plain word"
     return f"{shown} is not known{meant(name, known)}"
 
 
 def numbers(found: Iterable[int], most: int = 10) -> str:
-    """Numbers in words, those beyond the first `most` only counted."""
+    """Return numbers as text; those after the first `most` are only counted."""
     every = list(found)
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(map(str, every[:most])) + more
 
 
 class PacsifierError(Exception):
-    """Base of every error raised on purpose.
+    """Base class of all errors that this package raises on purpose.
 
     Attributes:
-        exit_code: what the command line ends with (2 bad input, 130 interrupted, 1 other).
-        retryable: True where the same call may succeed later without anybody changing anything.
-        of_series: True where the cause may lie in the one series at hand, so that others are worth trying.
+        exit_code: exit code of the command line (2 bad input, 130 interrupted, 1 other).
+        retryable: True where the same call may succeed later without a change by a person.
+        of_series: True where the cause may concern the current series only, so that others are worth trying.
     """
 
     exit_code = 1
@@ -45,18 +45,18 @@ class PacsifierError(Exception):
     of_series = False
 
     def shown(self) -> str:
-        """The text for whoever handed the input in: with the values that a log must not hold, where there are any."""
+        """Return the text for the author of the input, with values that a log must not contain, where there are any."""
         return str(self)
 
 
 class Cancelled(PacsifierError):
-    """Stopped on request (Ctrl-C, a task being killed)."""
+    """Stopped on request (Ctrl-C, a killed task)."""
 
     exit_code = 130
 
 
 class InputError(PacsifierError):
-    """What the user handed in cannot be used as it is."""
+    """The user's input cannot be used as it is."""
 
     exit_code = 2
 
@@ -66,7 +66,7 @@ class ConfigError(InputError):
 
 
 class PathRefused(InputError):
-    """A path lies outside the folder it is confined to."""
+    """A path leads outside the folder to which it is confined."""
 
 
 class QueryTableError(InputError):
@@ -74,11 +74,11 @@ class QueryTableError(InputError):
 
 
 class PatientsRefused(InputError):
-    """What a source says of some patients cannot be used, or contradicts what is known of them.
+    """Values of a source for some patients cannot be used, or contradict known values.
 
     Attributes:
-        what: what is wrong, in words.
-        patients: positions, from 0, among the patients that were asked about; who knows them says which rows these are.
+        what: description of the problem.
+        patients: indices, from 0, among the patients of the request; the caller knows their rows.
     """
 
     def __init__(self, what: str, patients: Iterable[int]) -> None:
@@ -87,22 +87,22 @@ class PatientsRefused(InputError):
 
 
 class TooManySeries(InputError):
-    """The cohort found is larger than allowed without a person's word."""
+    """The cohort is larger than allowed without an approval."""
 
 
 class TreeError(InputError):
-    """The output folder is not one that this step may write into."""
+    """This step may not write into the output folder."""
 
 
 class NotApproved(InputError):
-    """A person's word is wanted first."""
+    """A person has to approve first."""
 
 
 class Unfit(PacsifierError):
-    """An object cannot be de-identified with certainty; it goes to quarantine, the others go on.
+    """An object cannot be de-identified with certainty. It goes to quarantine, and the run continues.
 
     Attributes:
-        reason: why, in words that hold no value of the object.
+        reason: why, without values of the object.
     """
 
     def __init__(self, reason: str) -> None:
@@ -111,28 +111,28 @@ class Unfit(PacsifierError):
 
 
 class StorageError(PacsifierError):
-    """Writing failed: disk full, folder not writable."""
+    """Writing failed: the disk is full, or the folder not writable."""
 
     retryable = True
 
 
 class WorkerLost(PacsifierError):
-    """A process that did a part of the work died; what it had finished is kept."""
+    """A worker process died; its finished work is kept."""
 
     retryable = True
 
 
 class FileUnreadable(PacsifierError):
-    """A file cannot be read to its end, or changed meanwhile."""
+    """A file cannot be read to its end, or has changed meanwhile."""
 
     of_series = True
 
 
 class Later(PacsifierError):
-    """Nothing has failed: the work goes on later, and nothing is held meanwhile.
+    """No failure: the work continues later, and releases all resources until then.
 
     Attributes:
-        at: when.
+        at: time to continue.
     """
 
     def __init__(self, text: str, at: dt.datetime) -> None:
@@ -141,34 +141,34 @@ class Later(PacsifierError):
 
 
 class WindowClosed(Later):
-    """The retrieval window of a node is closed; the work goes on when it opens."""
+    """The retrieval window of a node is closed; the work continues when it opens."""
 
     def __init__(self, node: str, opens: dt.datetime) -> None:
         super().__init__(f"{node}: the retrieval window is closed until", opens)
 
 
 class Recalling(Later):
-    """An archive recalls series from slow storage, which were put aside; they are looked at again later."""
+    """An archive recalls series from slow storage. They are tried again later."""
 
     def __init__(self, series: int, at: dt.datetime) -> None:
         super().__init__(f"{series} series that the archive recalls from slow storage: looked at again at", at)
 
 
 class LeaseLost(PacsifierError):
-    """A lease expired under its holder (a machine that was suspended, a shared disk that hung)."""
+    """A lease expired under its holder (a suspended machine, a blocked shared disk)."""
 
     retryable = True
 
 
 class DeidError(PacsifierError):
-    """The De-ID service does not do what it was asked for; final unless a subclass says otherwise."""
+    """The De-ID service does not do what it was asked for; not retryable unless a subclass says otherwise."""
 
 
 class DeidUnavailable(DeidError):
-    """The De-ID service cannot be reached, hung up, was silent for too long, or says that it cannot answer for now.
+    """The De-ID service cannot be reached, disconnected, was silent for too long, or reports that it is unavailable.
 
     Attributes:
-        retry_after: seconds that it asks to be left alone for; 0 where it says nothing.
+        retry_after: seconds until the next attempt, as it requests; 0 where it requests none.
     """
 
     retryable = True
@@ -179,69 +179,69 @@ class DeidUnavailable(DeidError):
 
 
 class PacsError(PacsifierError):
-    """Something between us and the PACS went wrong; final unless a subclass says otherwise."""
+    """An error in the communication with the PACS; not retryable unless a subclass says otherwise."""
 
     of_series = True
 
 
 class PacsUnreachable(PacsError):
-    """No TCP connection: no route, refused, name not known, time-out."""
+    """No TCP connection: no route, refused, unknown name, time-out."""
 
     retryable = True
     of_series = False
 
 
 class AssociationRejected(PacsError):
-    """The peer rejected the association for good (PS3.8 9.3.4), for example an unknown AE title."""
+    """The peer rejected the association permanently (PS3.8 9.3.4), for example because of an unknown AE title."""
 
     of_series = False
 
 
 class AssociationBusy(PacsError):
-    """The peer rejected the association for now (PS3.8 9.3.4: transient, local limit exceeded)."""
+    """The peer rejected the association temporarily (PS3.8 9.3.4: transient, local limit exceeded)."""
 
     retryable = True
     of_series = False
 
 
 class AssociationAborted(PacsError):
-    """The association was aborted or the connection lost in the middle."""
+    """The association was aborted, or the connection lost."""
 
     retryable = True
 
 
 class TlsFailed(PacsError):
-    """No TLS connection came about: certificates, host name, or no TLS at all at that port."""
+    """No TLS connection: certificates, host name, or no TLS at that port."""
 
     of_series = False
 
 
 class PacsTimeout(PacsError):
-    """The peer did not answer in time."""
+    """The peer did not respond in time."""
 
     retryable = True
 
 
 class PacsSilent(PacsTimeout):
-    """The peer took a request and fell silent. It may be at work on it all the same."""
+    """The peer received a request and did not respond. It may still be working on it."""
 
 
 class OutOfResources(PacsError):
-    """The peer answered 0xA7xx, out of resources (PS3.4 C.4)."""
+    """The peer returned 0xA7xx, out of resources (PS3.4 C.4)."""
 
     retryable = True
 
 
 class MoveDestinationUnknown(PacsError):
-    """The PACS does not know, or cannot reach, the AE title that it was asked to send to."""
+    """The PACS does not know, or cannot reach, the AE title of the move destination."""
 
     of_series = False
 
 
 class NothingMoved(MoveDestinationUnknown):
-    """The PACS says that it sent nothing, with a status that it has for all failures.
+    """The PACS reports that it sent nothing, with a status that it uses for all failures.
 
-    It may be about these objects, or about a destination that is down for now; to ask again at once helps neither.
+    The cause may be these objects, or a destination that is down at present. An immediate retry helps in neither case.
 
     Attributes:
         status: that status.
@@ -256,23 +256,23 @@ class NothingMoved(MoveDestinationUnknown):
 
 
 class Unsupported(PacsError):
-    """The peer does not offer the service, level or SOP class asked for."""
+    """The peer does not offer the requested service, level or SOP class."""
 
 
 class ResultLimit(PacsError):
-    """The archive cuts its answers off and the query cannot be split any further."""
+    """The archive truncates its responses, and the query cannot be split any further."""
 
 
 class AnswerUnreadable(PacsError):
-    """A match of a C-FIND cannot be decoded, so nobody knows what it is about."""
+    """A C-FIND match cannot be decoded, so its entity is unknown."""
 
 
 class Undecidable(PacsError):
-    """The archive neither matches nor returns a key that a row asks for."""
+    """The archive neither matches on a key of a row nor returns it."""
 
 
 class ReceiverError(PacsError):
-    """Our own storage receiver cannot do its work (port taken, not reachable)."""
+    """Our own storage receiver does not work (port in use, not reachable)."""
 
     of_series = False
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, protected folders, confined paths."""
+"""Files that are complete or absent: atomic writes, protected folders, confined paths."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any, BinaryIO
 
 from pacsifier_ops.base.errors import ConfigError, PathRefused, StorageError, TreeError
 
-# Reading the umask means setting it, which is not safe once there are threads.
+# Reading the umask means setting it, which is not thread-safe.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
-#: Folders in folders at most: nobody's data are deeper, and Python's calls and the system's paths have an end.
+#: Maximum depth of folders. Python's recursion and the system's paths have limits as well.
 LEVELS = 200
-#: Of what a group may read: its folders hand their group on to what is made in them.
+#: Modes of data that a group may read: new files in its folders get the group of the folder.
 _GROUP_FILE, _GROUP_FOLDER = 0o640, 0o2750
 
-#: Environment variables: the group that may read what identifies, and the mode of files of released data.
+#: Environment variables: the group that may read identifying data, and the mode of files of released data.
 GROUP, RELEASED = "PACSIFIER_GROUP", "PACSIFIER_RELEASED_MODE"
 
 
@@ -45,22 +45,22 @@ def _released(text: str) -> int:
 
 
 def group() -> int | None:
-    """The group that may read what identifies patients; None: nobody but the owner.
+    """Return the group that may read identifying data; None: the owner alone.
 
     Raises:
-        ConfigError: the setting names none.
+        ConfigError: the setting names no group.
     """
     name = os.environ.get(GROUP, "").strip()
     return _group(name) if name else None
 
 
 def private_file() -> int:
-    """Mode of files that identify patients."""
+    """Return the mode of files that identify patients."""
     return PRIVATE_FILE if group() is None else _GROUP_FILE
 
 
 def data_file() -> int:
-    """Mode of the files of a data set that identifies nobody: by the setting, else as the user's umask has it.
+    """Return the mode of files of a data set that identifies nobody: by the setting, else by the user's umask.
 
     Raises:
         ConfigError: the setting is no mode.
@@ -70,9 +70,9 @@ def data_file() -> int:
 
 
 def data_folder(folder: Path) -> Path:
-    """Make a folder of such a data set, and what leads to it, if it is not there. Returns it."""
+    """Create a folder of such a data set and its parents, if necessary. Return it."""
     mode = data_file()
-    mode |= (mode & 0o444) >> 2  # who may read may enter
+    mode |= (mode & 0o444) >> 2  # readers may also enter
     for missing in _missing(folder):
         missing.mkdir(exist_ok=True)
         if os.environ.get(RELEASED, "").strip():
@@ -81,7 +81,7 @@ def data_folder(folder: Path) -> Path:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """A folder and those that lead to it, as far as they are not there, the outermost first."""
+    """Return the missing folders among a folder and its parents, the outermost first."""
     found: list[Path] = []
     for one in (folder, *folder.parents):
         if one.is_dir():
@@ -111,11 +111,11 @@ def fsync_folder(folder: Path) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make `folder` (and what leads to it) if it is not there; for the owner, and the group of the setting. Returns it.
+    """Create `folder` and its parents, if necessary, for the owner and the group of the setting. Return it.
 
     Raises:
-        ConfigError: the group is none, or we are not in it.
-        OSError: it cannot be made.
+        ConfigError: the setting names no group, or we are not a member.
+        OSError: the folder cannot be created.
     """
     for missing in _missing(folder):
         missing.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
@@ -125,11 +125,11 @@ def private_folder(folder: Path) -> Path:
 
 
 def close_folder(folder: Path) -> None:
-    """Let a folder be open to its owner only, and to the group of the setting.
+    """Restrict a folder to its owner and the group of the setting.
 
     Raises:
-        ConfigError: the group is none, or we are not in it.
-        OSError: it is somebody else's.
+        ConfigError: the setting names no group, or we are not a member.
+        OSError: the folder belongs to another user.
     """
     gid = group()
     if gid is None:
@@ -143,24 +143,26 @@ def close_folder(folder: Path) -> None:
 
 
 def private_handle(path: Path, flags: int) -> int:
-    """Open a file that identifies patients, making it where it is not there, with the mode of such."""
+    """Open a file that identifies patients, created if necessary, with the mode of such files."""
     handle = os.open(path, flags | os.O_CREAT, private_file())
-    if group() is not None:  # whatever the umask takes away
+    if group() is not None:  # whatever the umask removes
         os.fchmod(handle, private_file())
     return handle
 
 
 @contextmanager
 def atomic_stream(path: Path, mode: int | None = None, scratch: Path | None = None) -> Iterator[BinaryIO]:
-    """A stream whose content is at `path` once the block has ended well; before, and otherwise, the old one is.
+    """Yield a stream whose content replaces `path` when the block succeeds. Until then, and after an error, the old
+    content stays.
 
     Args:
-        mode: of the file; by default, of one that identifies patients.
-        scratch: folder on the same file system for the unfinished file, where a kill may leave it; by default
-            beside `path`.
+        path: the file.
+        mode: mode of the file; default: that of a file that identifies patients.
+        scratch: folder on the same file system for the incomplete file, which a kill may leave there; default: the
+            folder of `path`.
 
     Raises:
-        OSError: the disk is full or a folder not writable; `path` is then as it was.
+        OSError: the disk is full or a folder is not writable; `path` is unchanged.
     """
     temporary = (scratch or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
     mode = private_file() if mode is None else mode
@@ -189,7 +191,7 @@ def _json(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically, readable by the owner only."""
+    """Write `value` as JSON, atomically, with the mode of a file that identifies patients."""
     write_atomic(path, _json(value))
 
 
@@ -199,30 +201,30 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
-    """Write one JSON value per line, atomically, readable by the owner only."""
+    """Write one JSON value per line, atomically, with the mode of a file that identifies patients."""
     with atomic_stream(path) as stream:
         for value in values:
             stream.write(_json(value).encode() + b"\n")
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Yield the values of a file made by `write_jsonl`."""
+    """Yield the values of a file of `write_jsonl`."""
     with path.open(encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)
 
 
 def resolved(path: str | os.PathLike[str], what: str) -> Path:
-    """A path that somebody gave, absolute, its links followed. It need not be there.
+    """Return a user's path as absolute path, with links resolved. It need not exist.
 
     Raises:
-        PathRefused: it leads to itself, too deep, or is no path at all; names `what` (the parameter), never the path.
+        PathRefused: it is a loop of links, too deep, or no valid path; names `what` (the parameter), never the path.
     """
     try:
         found = Path(path).resolve()
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             os.stat(found)
-    except RuntimeError:  # what Path.resolve says of a loop, up to Python 3.12
+    except RuntimeError:  # raised by Path.resolve for a loop, up to Python 3.12
         raise PathRefused(f"{what}: the path leads through a link that leads to itself") from None
     except ValueError:
         raise PathRefused(f"{what}: the path has characters that no path can have") from None
@@ -234,36 +236,36 @@ def resolved(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def readable(path: Path) -> str:
-    """A path as text that any file and page can hold, with forward slashes."""
+    """Return a path as text that any file and page can contain, with forward slashes."""
     return os.fsencode(path.as_posix()).decode("utf-8", "replace")
 
 
-#: Begins the reasons of files that could be fine, if only they could be read.
+#: Beginning of the reasons of files that could be valid, but cannot be read.
 UNREADABLE = "it cannot be read"
 
 
 def packed(path: Path) -> str:
-    """A path as text for JSON: names need not be UTF-8, and one byte is one letter here."""
+    """Return a path as text for JSON. Names need not be UTF-8, so each byte becomes one letter."""
     return os.fsencode(path).decode("latin-1")
 
 
 def unpacked(text: str) -> str:
-    """A path that `packed` made text of."""
+    """Return the path of a text of `packed`."""
     return os.fsdecode(text.encode("latin-1"))
 
 
 def unreadable(error: OSError) -> str:
-    """Why a file cannot be read, in words that do not name it."""
+    """Return why a file cannot be read, without its name."""
     return f"{UNREADABLE}: {error.strerror or type(error).__name__}"
 
 
 def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:
-    """Resolve `path` (relative to `root`, or absolute below it) and refuse what leads outside.
+    """Resolve `path` (relative to `root`, or absolute below it), and refuse a path that leads outside.
 
-    Links are followed before the check, so a link out of the root is refused as well.
+    Links are resolved before the check, so a link to the outside is refused as well.
 
     Raises:
-        PathRefused: as `resolved`, or it leads outside; names `what` (the parameter), never the path's target.
+        PathRefused: see `resolved`; or the path leads outside. Names `what` (the parameter), never the path's target.
     """
     root = root.resolve()
     found = resolved(root / path, what)
@@ -275,19 +277,20 @@ def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:
 def below(
     folder: Path, leave_out: Callable[[os.DirEntry[str]], bool] = lambda entry: False
 ) -> Iterator[tuple[os.DirEntry[str], OSError | None]]:
-    """All that lies below a folder, in the order of paths, a folder before what is in it; links are not followed.
+    """Yield all entries below a folder in the order of paths, a folder before its content; links are not followed.
 
-    Python's own ways to walk (os.walk before 3.12, shutil.rmtree before 3.13) call themselves for each folder, and a
-    thousand folders in each other end them.
+    Python's own functions (os.walk before 3.12, shutil.rmtree before 3.13) are recursive, and fail at a depth of about
+    a thousand folders.
 
     Args:
-        leave_out: entries that are left out, with all that is in them.
+        folder: the folder.
+        leave_out: whether to skip an entry with all its content.
 
     Yields:
-        Each entry, and what keeps a folder from being read.
+        Each entry, and the error that prevents a folder from being read.
 
     Raises:
-        TreeError: folders lie deeper in each other than LEVELS.
+        TreeError: folders are nested more deeply than LEVELS.
         OSError: the folder itself cannot be read.
     """
     ahead = [_entries(folder)]

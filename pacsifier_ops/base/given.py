@@ -1,7 +1,7 @@
-"""Files that people name: query tables, configurations, mapping files, profiles. All are opened here and nowhere else.
+"""Reads files that users name: query tables, configurations, mapping files, profiles. All of them are opened here.
 
-A path may lead anywhere: to a pipe or a device, of which to open it may never end; to itself; to a file of a terabyte;
-to brackets within brackets until Python gives up. Whoever named it is told what is wrong, in words without a value.
+A path may lead to a pipe or a device, where opening may block forever; to itself; to a file of a terabyte; or to
+brackets nested until Python fails. The user gets an error that says what is wrong, without a value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pacsifier_ops.base.errors import InputError
 if TYPE_CHECKING:
     import yaml
 
-#: Bytes at most of a file with an entry for each patient, and of one that people write by hand.
+#: Maximum size in bytes of a file with an entry per patient, and of a file that people write by hand.
 LARGE, SMALL = 256 * 2**20, 4 * 2**20
 
 _KINDS = (
@@ -32,10 +32,10 @@ _KINDS = (
 
 
 class Unusable(InputError):
-    """A file that somebody named cannot be used; the text says why, and does not name it.
+    """A user's file cannot be used; the text gives the reason without its name.
 
     Attributes:
-        line, column: where, from 1; 0 where that is not known.
+        line, column: position, from 1; 0 where it is unknown.
     """
 
     def __init__(self, why: str, line: int = 0, column: int = 0) -> None:
@@ -47,13 +47,14 @@ def open_given(path: Path, follow: bool = True) -> BinaryIO:
     """Open a regular file for reading.
 
     Args:
-        follow: through a link as well; else a link is refused: it may lead to what who put it there may not read.
+        path: the file.
+        follow: follow a link. Otherwise a link is refused: it may lead to a file that its creator may not read.
 
     Raises:
-        Unusable: it is not there, no regular file, or may not be read.
+        Unusable: it does not exist, is no regular file, or may not be read.
     """
     try:
-        # To open a device may set it going, so it is looked at first; it may change meanwhile, so nothing waits for it.
+        # Opening a device may start it, so check the path first. It may change meanwhile, so open it without blocking.
         _regular(os.stat(path, follow_symlinks=follow))
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         handle = os.open(path, flags)
@@ -65,12 +66,12 @@ def open_given(path: Path, follow: bool = True) -> BinaryIO:
         return os.fdopen(handle, "rb")
     except OSError as error:
         raise Unusable(f"cannot be read ({reason(error)})") from None
-    except ValueError:  # what Python says of a NUL, or of letters that the system has none for
+    except ValueError:  # raised for NUL, and for letters that the system's encoding lacks
         raise Unusable("cannot be read (its path has characters that no path can have)") from None
 
 
 def reason(error: OSError) -> str:
-    """Why the system refuses a path, in words that do not name it."""
+    """Return why the system refuses a path, without its name."""
     if error.errno == errno.ELOOP:
         return "a link that leads to itself, or is not followed"
     return error.strerror or type(error).__name__
@@ -85,14 +86,15 @@ def _regular(status: os.stat_result) -> None:
 
 
 def read_given(path: Path, most: int = SMALL, follow: bool = True) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Args:
-        most: bytes that it may hold.
+        path: the file.
+        most: maximum size in bytes.
         follow: see `open_given`.
 
     Raises:
-        Unusable: as `open_given`, or it is too large.
+        Unusable: see `open_given`; or the file is too large.
     """
     with open_given(path, follow) as stream:
         try:
@@ -105,10 +107,10 @@ def read_given(path: Path, most: int = SMALL, follow: bool = True) -> bytes:
 
 
 def text_of(data: bytes) -> str:
-    """The text of a file in UTF-8, with a byte order mark or without.
+    """Decode a file in UTF-8, with a byte order mark or without.
 
     Raises:
-        Unusable: it is none.
+        Unusable: it is not UTF-8.
     """
     try:
         return data.decode("utf-8-sig")
@@ -117,13 +119,14 @@ def text_of(data: bytes) -> str:
 
 
 def json_of(data: bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value of a JSON file (RFC 8259: neither NaN nor Infinity are numbers).
+    """Parse a JSON file (RFC 8259: NaN and Infinity are no numbers).
 
     Args:
-        pairs: makes something of an object's keys and values, as they are there.
+        data: content of the file.
+        pairs: converts the keys and values of an object, duplicates included.
 
     Raises:
-        Unusable: it is no JSON.
+        Unusable: it is not JSON.
     """
     text = text_of(data)
     try:
@@ -142,10 +145,10 @@ def _no_number(text: str) -> None:
 
 
 def yaml_of(data: bytes) -> yaml.Node | None:
-    """The nodes of a YAML file; None of an empty one.
+    """Parse the nodes of a YAML file; None for an empty file.
 
     Raises:
-        Unusable: it is no YAML.
+        Unusable: it is not YAML.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""Who and what is the same. Two studies may hold series of one UID, and two people may have one PatientID."""
+"""Identity of series and persons. Two studies may have series with one UID, and two persons one PatientID."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ class SeriesId(NamedTuple):
     """A series.
 
     Attributes:
-        study_uid, series_uid: Study and Series Instance UID; without the former it is what earlier versions kept of
-            all series of a UID.
+        study_uid, series_uid: Study and Series Instance UID. Without the former, it is a record of earlier versions for
+            all series with that UID.
     """
 
     study_uid: str
     series_uid: str
 
     def __str__(self) -> str:
-        """The series in one word, fit for the name of a folder: no UID holds an underscore (PS3.5 9.1)."""
+        """Return the series as one word, fit for the name of a folder: no UID has an underscore (PS3.5 9.1)."""
         return f"{self.study_uid}_{self.series_uid}" if self.study_uid else self.series_uid
 
     @property
     def before(self) -> SeriesId:
-        """What earlier versions kept the series as."""
+        """The key of earlier versions for this series."""
         return SeriesId("", self.series_uid)
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits that name the series and do not tell it."""
+        """32 hexadecimal digits that identify the series without revealing it."""
         return digest_of(str(self))
 
 
 def digest_of(text: str) -> str:
-    """32 hexadecimal digits that name what a text names, and do not tell it."""
+    """Return 32 hexadecimal digits that identify a text without revealing it."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def two_people(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether the attributes of two studies, by keyword, are those of two people.
+    """Return whether the attributes of two studies, by keyword, belong to two persons.
 
-    They are where the PatientIDs differ, or the issuers of one PatientID. Where an issuer is not told, name and birth
-    date both have to differ: names change by marriage, and dates are corrected.
+    They do where the PatientIDs differ, or the issuers of one PatientID. Where an issuer is missing, name and birth
+    date both have to differ: names change by marriage, and birth dates are corrected.
     """
 
     def differ(keyword: str, form: Callable[[str], str] = str.strip) -> bool:
@@ -57,5 +57,5 @@ def two_people(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
 
 
 def _plain_name(name: str) -> str:
-    """The letters of the first component group of a name (PS3.5 6.2), without case."""
+    """Return the letters of the first component group of a name (PS3.5 6.2), without case."""
     return "".join(char for char in name.partition("=")[0].casefold() if char.isalnum())

@@ -1,14 +1,14 @@
-"""Folders below the data root that are somebody's already: which a job may write to, and which it may hand over from.
+"""Reserved folders below the data root: where a job may write results, and from where it may release data.
 
-| folder              | whose                                              |
-|---------------------|----------------------------------------------------|
-| the data root       | everybody's: results go into a folder of their own |
-| the spool           | the receiver's                                     |
-| requests, queries   | query tables                                       |
-| nightly             | the nightly runs'                                  |
-| studies/<project>   | the study's; others may read what it has released  |
+| folder              | use                                                     |
+|---------------------|---------------------------------------------------------|
+| the data root       | shared: results go into a folder of their own below it  |
+| the spool           | storage receiver                                        |
+| requests, queries   | query tables                                            |
+| nightly             | nightly runs                                            |
+| studies/<project>   | a study; other jobs may read its released folder only   |
 
-So it is with the folder of a study that lies elsewhere: the state root knows it.
+The same rule protects the folder of a study elsewhere. The state root records it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pathlib import Path
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import PathRefused
 
-#: Parent of the folders of studies, and what others may read there.
+#: Parent of the folders of studies, and the folder in each that other jobs may read.
 STUDIES, RELEASED = "studies", "released"
 
 _TABLES = ("requests", "queries")
 
 
 def reserved(path: Path, study: str = "", alone: bool = False) -> str:
-    """Why a folder cannot be one for results: it is somebody's already. Empty where it is nobody's.
+    """Return why a folder is reserved and cannot be used for results; empty where it can.
 
     Args:
         path: the folder.
-        study: folder of the study that writes there, below the data root; empty: none does.
-        alone: the data root may be anybody's as long as nothing of the above is there: of a command.
+        study: folder of the study that writes there, below the data root; empty: no study.
+        alone: the data root itself is allowed while it has no reserved folder; for commands.
     """
     root, path = settings.data_root().resolve(), path.resolve()
     own = {settings.spool(): "the spool of the receiver", settings.nightly(): "the folder of the nightly runs"}
@@ -48,13 +48,15 @@ def reserved(path: Path, study: str = "", alone: bool = False) -> str:
 
 
 def refuse_reserved(path: Path, name: str, study: str = "", alone: bool = False) -> Path:
-    """Make sure that a folder for results is nobody else's, see `reserved`. Returns it.
+    """Check that a folder for results is not reserved, see `reserved`. Return it.
 
     Args:
-        name: of the parameter.
+        path: the folder.
+        name: name of the parameter.
+        study, alone: see `reserved`.
 
     Raises:
-        PathRefused: it is; says whose.
+        PathRefused: it is reserved; says for what.
     """
     if reason := reserved(path, study, alone):
         raise PathRefused(f"{name} {reason}")
@@ -62,15 +64,15 @@ def refuse_reserved(path: Path, name: str, study: str = "", alone: bool = False)
 
 
 def refuse_unreleased(path: Path, name: str, study: str = "") -> Path:
-    """Make sure that a folder that data is taken from is no study's, but for what that has released. Returns it.
+    """Check that data may be taken from a folder: it belongs to no study, or the study has released it. Return it.
 
-    Nor is it the spool or the state root, where what is on its way to a study lies, and what was set apart.
+    The spool and the state root are refused as well: they contain data before de-identification, and quarantined data.
 
     Args:
         path, name, study: see `refuse_reserved`.
 
     Raises:
-        PathRefused: it is.
+        PathRefused: data may not be taken from it.
     """
     root = settings.data_root().resolve()
     path = path.resolve()
@@ -83,23 +85,23 @@ def refuse_unreleased(path: Path, name: str, study: str = "") -> Path:
 
 
 def kept_as(folder: Path) -> str:
-    """Name of the file in which a project keeps what is known of its study in a folder, below `studies` of its own."""
+    """Return the name of the file in which a project records the study in a folder, below its own `studies`."""
     return f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
 
 
 def is_released(path: Path) -> bool:
-    """Whether a folder is that of what a study has released, or lies in it."""
+    """Return whether a folder is, or lies in, the released folder of a study."""
     return (_in_study(path, settings.data_root().resolve()) or ())[:1] == (RELEASED,)
 
 
 def _unreleased(path: Path, root: Path) -> bool:
-    """Whether a folder is a study's, or lies in one, and what it holds was not released."""
+    """Return whether a folder is, or lies in, a folder of a study other than the released one."""
     below = _in_study(path, root)
     return below is not None and below[:1] != (RELEASED,)
 
 
 def _in_study(path: Path, root: Path) -> tuple[str, ...] | None:
-    """The parts of a path below the folder of a study; None where it lies in none."""
+    """Return the parts of a path below the folder of a study; None where it lies in none."""
     below = _study_of(path, root)
     if below is not None:
         return below[1:]
@@ -118,12 +120,12 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _folded(path: Path) -> Path:
-    """A path without regard to case: to some file systems, `Studies` is `studies`."""
+    """Return a path without case: in some file systems, `Studies` and `studies` are the same."""
     return Path(str(path).casefold())
 
 
 def _study_of(path: Path, root: Path) -> tuple[str, ...] | None:
-    """The parts of a path below `studies`; None where it lies elsewhere."""
+    """Return the parts of a path below `studies`; None where it lies elsewhere."""
     studies = root / STUDIES
     return path.parts[len(studies.parts) :] if _within(path, studies) else None
 

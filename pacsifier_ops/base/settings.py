@@ -1,25 +1,25 @@
-"""Settings. Every one has a default that works, and an environment variable.
+"""Settings. Each has a default that works, and an environment variable.
 
-Those marked with a * can be set in the web interface as well, in the Airflow variable `pacsifier`: a JSON object with
-the names in lower case and without the prefix, such as `{"max_series": 500}`. It holds for DAG runs, not for the
-command line, and the environment comes first. Folders are for the administrator of the machine alone: they are what
-paths are confined to, and all processes must have the same.
+Settings with a * can also be set in the web interface, in the Airflow variable `pacsifier`: a JSON object with the
+names in lower case and without the prefix, such as `{"max_series": 500}`. The variable applies to DAG runs, not to the
+command line, and the environment takes precedence. Only the administrator of the machine sets folders: paths are
+confined to them, and all processes must have the same ones.
 
-| variable                   | default               | what                                          |
+| variable                   | default               | meaning                                       |
 |----------------------------|-----------------------|-----------------------------------------------|
 | PACSIFIER_HOME             | ~/pacsifier           | parent of the folders below                   |
 | PACSIFIER_DATA_ROOT        | $PACSIFIER_HOME/data  | query tables and output folders of DAG runs   |
 | PACSIFIER_STATE_ROOT       | $PACSIFIER_HOME/state | runs, ledger, leases: protected, outside data |
-| PACSIFIER_SPOOL            | <data root>/.spool    | where the standing receiver puts what arrives |
+| PACSIFIER_SPOOL            | <data root>/.spool    | objects received by the standing receiver     |
 | PACSIFIER_NIGHTLY          | <data root>/nightly   | inbox and standing projects                   |
-| PACSIFIER_NIGHTLY_SCHEDULE | 0 20 * * *            | when nights begin, as cron has it; off: never |
+| PACSIFIER_NIGHTLY_SCHEDULE | 0 20 * * *            | cron expression of the nights; off: never     |
 | PACSIFIER_TIMEZONE *       | the system's          | of windows and nights, such as Europe/Zurich  |
-| PACSIFIER_WINDOW *         | always open           | retrieval window of nodes that set none       |
-| PACSIFIER_MAX_SERIES *     | 10000                 | largest cohort of nodes that set none         |
-| PACSIFIER_GROUP            | nobody                | group that may read what identifies patients  |
-| PACSIFIER_RELEASED_MODE    | as the umask says     | mode of released files, such as 0640          |
+| PACSIFIER_WINDOW *         | always open           | retrieval window of nodes without one         |
+| PACSIFIER_MAX_SERIES *     | 10000                 | largest cohort of nodes without a limit       |
+| PACSIFIER_GROUP            | nobody                | group that may read identifying data          |
+| PACSIFIER_RELEASED_MODE    | by the umask          | mode of released files, such as 0640          |
 
-The clock of the schedule is that of the environment: DAG files ask for it.
+The schedule's time zone is that of the environment, because DAG files read it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.files import private_folder
 from pacsifier_ops.base.window import zone_of
 
-#: Name of the Airflow variable, and the settings that it may hold.
+#: Name of the Airflow variable, and the settings that it may contain.
 VARIABLE = "pacsifier"
 NAMES = ("timezone", "window", "max_series")
 
@@ -42,10 +42,10 @@ _variable: Mapping[str, Any] = {}
 
 
 def use(variable: Mapping[str, Any]) -> None:
-    """Let the values of the Airflow variable hold in this process, below those of the environment.
+    """Use the values of the Airflow variable in this process; the environment takes precedence.
 
     Raises:
-        ConfigError: it is no object, names something else than one of them, or a value is neither text nor number.
+        ConfigError: it is no object, has an unknown name, or a value is neither text nor number.
     """
     if not isinstance(variable, Mapping):
         raise ConfigError(f"the Airflow variable {VARIABLE} is not a JSON object with settings of this package")
@@ -63,7 +63,7 @@ def use(variable: Mapping[str, Any]) -> None:
 
 
 def _text(name: str) -> str:
-    """A setting as given, or empty."""
+    """Return a setting as given, or empty."""
     return (os.environ.get(f"PACSIFIER_{name.upper()}") or str(_variable.get(name, ""))).strip()
 
 
@@ -72,20 +72,20 @@ def _path(name: str, default: Path) -> Path:
 
 
 def home() -> Path:
-    """Parent of the default folders."""
+    """Return the parent of the default folders."""
     return _path("home", Path.home() / "pacsifier")
 
 
 def data_root() -> Path:
-    """Paths given to a DAG run are confined to this folder."""
+    """Return the folder to which paths of a DAG run are confined."""
     return _path("data_root", home() / "data")
 
 
 def state_root() -> Path:
-    """Protected folder (0700) of everything that identifies patients outside the data sets.
+    """Return the protected folder (0700) of everything that identifies patients outside the data sets.
 
     Raises:
-        ConfigError: it cannot be made there.
+        ConfigError: it cannot be created.
     """
     folder = _path("state_root", home() / "state")
     try:
@@ -96,17 +96,17 @@ def state_root() -> Path:
 
 
 def spool() -> Path:
-    """Spool of the standing receiver; on the file system of the data sets, so that publishing is a rename."""
+    """Return the spool of the standing receiver, on the data sets' file system, so that publishing is a rename."""
     return _path("spool", data_root() / ".spool")
 
 
 def nightly() -> Path:
-    """Inbox and standing projects of the nightly runs."""
+    """Return the folder of the inbox and the standing projects of nightly runs."""
     return _path("nightly", data_root() / "nightly")
 
 
 def timezone() -> ZoneInfo | None:
-    """Zone of retrieval windows and nights; None is the system's.
+    """Return the time zone of retrieval windows and nights; None is the system's.
 
     Raises:
         ConfigError: there is no zone of that name.
@@ -115,15 +115,15 @@ def timezone() -> ZoneInfo | None:
 
 
 def window() -> str:
-    """Retrieval window of nodes that set none; empty: always open."""
+    """Return the retrieval window of nodes without one; empty: always open."""
     return _text("window")
 
 
 def nightly_schedule() -> str | None:
-    """When the nights begin, a cron expression; None is never.
+    """Return the cron expression of the nights; None is never.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither a cron expression nor `off`.
     """
     text = os.environ.get("PACSIFIER_NIGHTLY_SCHEDULE", "").strip() or "0 20 * * *"
     if text.lower() == "off":
@@ -134,7 +134,7 @@ def nightly_schedule() -> str | None:
 
 
 def max_series() -> int:
-    """Largest cohort that nodes allow which set no limit of their own.
+    """Return the largest cohort of nodes without a limit of their own.
 
     Raises:
         ConfigError: it is not a whole number above 0.

@@ -1,4 +1,4 @@
-"""Waits that can be cancelled, and how long they are before what may yet succeed is tried again."""
+"""Waits that can be cancelled, and the waits between retries."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 from pacsifier_ops.base.errors import Cancelled
 
-#: Waits between the attempts after an error that may pass by itself, in multiples of a configured `retry_wait`.
+#: Waits between attempts after an error that may be temporary, in multiples of a configured `retry_wait`.
 BACK_OFF = (1, 2, 4, 8, 16)
 
 
 def pause(seconds: float, cancelled: Callable[[], bool]) -> None:
-    """Wait, unless cancelled.
+    """Wait for a number of seconds, unless cancelled.
 
     Raises:
-        Cancelled: somebody wants us to stop.
+        Cancelled: a stop was requested.
     """
     until = time.monotonic() + seconds
     while not cancelled():

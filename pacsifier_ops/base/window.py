@@ -1,4 +1,4 @@
-"""Retrieval windows: the times of day at which a node lets its images be transferred."""
+"""Retrieval windows: times of day at which images may be transferred from a node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPAN = re.compile(rf"\s*{_TIME}\s*-\s*{_TIME}\s*", re.ASCII)
 
 
 def zone_of(name: str) -> ZoneInfo | None:
-    """The time zone of an IANA name; None, the system's, for an empty one.
+    """Return the time zone of an IANA name; None (the system's zone) for an empty name.
 
     Raises:
         ConfigError: there is no zone of that name.
@@ -31,15 +31,16 @@ def zone_of(name: str) -> ZoneInfo | None:
 
 @dataclass(frozen=True)
 class Window:
-    """When images may be transferred.
+    """The times at which images may be transferred.
 
-    A time that the clock skips in spring counts as if it had not been changed yet, of one that it shows twice in
-    autumn the first counts (PEP 495).
+    A clock time that is skipped in spring counts as if the clock had not been changed. Of a clock time that occurs
+    twice in autumn the first one counts (PEP 495).
 
     Attributes:
-        spans: begin and end in seconds after midnight, on the clock; the end may lie in the next day. None: always.
+        spans: begin and end in seconds after midnight, in clock time; the end may be on the next day. Empty: always
+            open.
         weekends: Saturdays and Sundays are open all day.
-        zone: whose clock; None is the system's.
+        zone: time zone of the clock; None is the system's.
     """
 
     spans: tuple[tuple[int, int], ...] = ()
@@ -48,19 +49,19 @@ class Window:
 
     @classmethod
     def parse(cls, text: str, weekends: bool = False, zone: ZoneInfo | None = None) -> Window:
-        """The window of a text such as `20:00-06:00`, several separated by commas; empty: always open.
+        """Parse a text such as `20:00-06:00`, several spans separated by commas; empty: always open.
 
         Raises:
-            ConfigError: the text is none.
+            ConfigError: the text is no window.
         """
         spans = tuple(_span(part) for part in text.split(",")) if text.strip() else ()
         return cls(spans, weekends, zone)
 
     def opens_at(self, now: dt.datetime) -> dt.datetime | None:
-        """When the window opens next, on its own clock; None if it is open.
+        """Return when the window opens next, in its own zone; None if it is open.
 
         Args:
-            now: with a zone, any.
+            now: the current time, with any zone.
         """
         if not self.spans:
             return None
@@ -70,16 +71,16 @@ class Window:
         return min(begin for begin, _ in spans if begin > now).astimezone(self.zone)
 
     def _around(self, today: dt.date) -> Iterator[tuple[dt.datetime, dt.datetime]]:
-        """Begin and end of the spans from yesterday, which may last until today, to the day after tomorrow, in UTC."""
+        """Yield begin and end of spans in UTC, from yesterday (they may last until today) to the day after tomorrow."""
         for offset in range(-1, 3):
             day = today + dt.timedelta(offset)
             for begin, end in [(0, _DAY)] if self.weekends and day.weekday() >= 5 else self.spans:
                 span = self._moment(day, begin), self._moment(day, end)
-                if span[0] < span[1]:  # not so for a short one in the hour that the clock skips
+                if span[0] < span[1]:  # False for a short span in the hour that the clock skips
                     yield span
 
     def _moment(self, day: dt.date, seconds: int) -> dt.datetime:
-        # Seconds are added on the clock, not in elapsed time: 20:00 is 20:00 on the day of a change, too.
+        # Add seconds in clock time, not in elapsed time: 20:00 stays 20:00 on the day of a change.
         shown = dt.datetime.combine(day, dt.time()) + dt.timedelta(seconds=seconds)
         return (shown.replace(tzinfo=self.zone) if self.zone else shown).astimezone(dt.UTC)
 

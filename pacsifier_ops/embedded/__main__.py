@@ -1,4 +1,4 @@
-"""`python -m pacsifier_ops.embedded`: the embedded PACS in the foreground, until Ctrl-C or SIGTERM."""
+"""`python -m pacsifier_ops.embedded`: runs the embedded PACS in the foreground, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A certificate authority of our own, for demonstrations and tests."""
+"""A certificate authority for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pacsifier_ops.base.files import PRIVATE_FILE, write_atomic
 
-#: All that RFC 5280, 4.2.1.3 has for a key to do.
+#: All key usages of RFC 5280, 4.2.1.3.
 _USES = (
     "digital_signature",
     "content_commitment",
@@ -38,10 +38,11 @@ class Certificate:
     key: Path
 
     def context(self, purpose: ssl.Purpose, ca: Path | None = None) -> ssl.SSLContext:
-        """A TLS context that shows this certificate; where `ca` is given the peer must show one of that authority.
+        """Make a TLS context with this certificate. With `ca`, the peer needs a certificate of that authority.
 
         Args:
-            purpose: CLIENT_AUTH to serve, SERVER_AUTH to connect, as `ssl.create_default_context` has it.
+            purpose: CLIENT_AUTH to serve, SERVER_AUTH to connect, as in `ssl.create_default_context`.
+            ca: PEM file of the authority.
         """
         context = ssl.create_default_context(purpose, cafile=str(ca) if ca else None)
         if ca and purpose is ssl.Purpose.CLIENT_AUTH:
@@ -51,10 +52,11 @@ class Certificate:
 
 
 class Authority:
-    """An authority; its key is kept nowhere, so what it has issued is all that there will ever be.
+    """An authority. Its key is never stored, so it issues certificates only during its lifetime.
 
     Args:
-        folder: where its certificate (`path`, `<name>.pem`) and those it issues go.
+        folder: folder for its certificate (`path`, `<name>.pem`) and those it issues.
+        name: its name.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -85,11 +87,12 @@ class Authority:
         )
 
     def issue(self, name: str, *hosts: str, days: tuple[int, int] = (-1, 30)) -> Certificate:
-        """A certificate of this authority, `<name>.crt` and `<name>.key`.
+        """Issue a certificate, `<name>.crt` and `<name>.key`.
 
         Args:
-            hosts: whom it names: host names and IP addresses; `<name>.example.org` where none is given.
-            days: from now, when it begins and ends to be valid.
+            name: name of the files and the subject.
+            hosts: host names and IP addresses of the certificate; default: `<name>.example.org`.
+            days: begin and end of its validity, in days from now.
         """
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         names = [_named(host) for host in hosts or (f"{name}.example.org",)]

@@ -1,8 +1,7 @@
-"""A De-ID service of our own: pseudonyms and day shifts over HTTPS, and a set of faults to be had on demand.
+"""A De-ID service for demonstrations and tests: pseudonyms and date shifts over HTTPS, and faults on demand.
 
-It serves demonstrations and tests, and speaks what PACSIFIER's De-ID service speaks: `POST <path>` and
-`POST <path>_shift` with a token, a project and a list of PatientIDs. `python -m pacsifier_ops.embedded.deid_server`
-runs it in the foreground.
+It has the interface of PACSIFIER's De-ID service: `POST <path>` and `POST <path>_shift` with a token, a project and a
+list of PatientIDs. `python -m pacsifier_ops.embedded.deid_server` runs it in the foreground.
 """
 
 from __future__ import annotations
@@ -27,26 +26,26 @@ from pacsifier_ops.base.files import PRIVATE_FILE, write_atomic
 from pacsifier_ops.embedded.authority import Authority
 from pacsifier_ops.query.pseudonym import MOST_DAYS
 
-#: What a proxy or a login page answers in place of a service.
+#: Response of a proxy or a login page in place of a service.
 WEB_PAGE = b"<!DOCTYPE html>\n<html><title>Please log in</title><form action='/login'></form></html>\n"
 
 
 @dataclass
 class ServiceFaults:
-    """What the service does wrong. Change it at any time; what is asked from then on sees the change.
+    """Faults of the service. They can be changed at any time and apply to later calls.
 
     Attributes:
-        times: calls that the faults below, down to `cut`, still hold for; None: all.
-        status: answers with this HTTP status; 0: as it should.
-        headers: of all answers, beside its own, such as Retry-After and Location.
-        body: answers with this in place of its JSON.
-        content_type: of its answers.
-        delay: seconds before it answers.
-        drip: seconds between any two bytes of its answer.
-        cut: hangs up before its answer, or within.
-        missing: patients it does not answer for.
-        prefix: before the PatientIDs in its answers.
-        pseudonyms, shifts: values it answers with in place of its own, by PatientID, of others than were asked as well.
+        times: number of calls for which the faults below, down to `cut`, apply; None: all.
+        status: HTTP status of responses; 0: the correct one.
+        headers: additional headers of all responses, such as Retry-After and Location.
+        body: content of responses in place of its JSON.
+        content_type: Content-Type of responses.
+        delay: seconds before a response.
+        drip: seconds between two bytes of a response.
+        cut: disconnects before a response, or within it.
+        missing: patients that responses lack.
+        prefix: text before the PatientIDs in responses.
+        pseudonyms, shifts: values in place of its own, by PatientID; also for patients that were not requested.
     """
 
     times: int | None = None
@@ -63,7 +62,7 @@ class ServiceFaults:
     shifts: Mapping[str, Any] = field(default_factory=dict)
 
     def due(self) -> bool:
-        """Whether a call meets the faults that are counted."""
+        """Count a call, and return whether the counted faults apply to it."""
         if self.times is None:
             return True
         self.times -= 1
@@ -72,12 +71,12 @@ class ServiceFaults:
 
 @dataclass(frozen=True)
 class Call:
-    """A call as the service heard it.
+    """A call as the service received it.
 
     Attributes:
-        path: that it was sent to.
-        token: what came as `Authorization`.
-        project, patients: what it asked for.
+        path: path of the request.
+        token: content of the header `Authorization`.
+        project, patients: content of the request.
     """
 
     path: str
@@ -87,16 +86,18 @@ class Call:
 
 
 class DeidServer:
-    """The service, while it is entered. A project's patients have the same pseudonyms and shifts in every call.
+    """The service; it runs inside the context manager. Pseudonyms and shifts of a project's patients are equal in all
+    calls.
 
     Args:
-        tls: shows its certificate.
-        token: that callers must show.
-        port: 0 takes a free one.
-        path: of the pseudonyms; that of the day shifts ends in `_shift`.
+        tls: TLS context with its certificate.
+        token: token that callers must send.
+        host, port: address; port 0 means a free one.
+        path: path of the pseudonyms; that of the date shifts ends in `_shift`.
+        faults: its faults.
 
     Attributes:
-        calls: what was asked, in order.
+        calls: the calls received, in order.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class DeidServer:
         self._server.server_close()
 
     def answer(self, call: Call) -> dict[str, Any]:
-        """What it says of the patients of a call, by the keys it uses."""
+        """Return the values for the patients of a call, by the keys of the response."""
         shifts = call.path.endswith("_shift")
         own, changed = (shift, self.faults.shifts) if shifts else (pseudonym, self.faults.pseudonyms)
         told = {patient: own(call.project, patient) for patient in call.patients} | dict(changed)
@@ -142,12 +143,12 @@ def _number(project: str, patient: str) -> int:
 
 
 def pseudonym(project: str, patient: str) -> str:
-    """The pseudonym that a patient has in a project: anybody could tell, so this is for demonstrations only."""
+    """Return the pseudonym of a patient in a project. It is no secret, so this is for demonstrations only."""
     return f"D{_number(project, patient) % 10**12:012d}"
 
 
 def shift(project: str, patient: str) -> int:
-    """The day shift that a patient has in a project, never 0."""
+    """Return the date shift of a patient in a project, never 0."""
     place = _number(project, patient) // 10**12 % (2 * MOST_DAYS)
     return place - MOST_DAYS if place < MOST_DAYS else place - MOST_DAYS + 1
 
@@ -156,11 +157,11 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], service: DeidServer, tls: ssl.SSLContext) -> None:
         self.service = service
         super().__init__(address, _Handler)
-        # The handshake is left to the connection's own thread: who connects and is silent keeps nobody else out.
+        # The handshake runs in the connection's own thread, so a silent client does not block others.
         self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of callers that hang up, or do not accept our certificate."""
+        """Ignore callers that disconnect, or do not accept our certificate."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -173,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     _REFUSALS: ClassVar = {401: "Invalid token.", 404: "Not found.", 400: "Give a project and a PatientIDList."}
 
     def do_POST(self) -> None:
-        """Answer a call."""
+        """Respond to a call."""
         service, faults = self.server.service, self.server.service.faults
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         call = _call(self.path, self.headers.get("Authorization") or "", body)
@@ -222,15 +223,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang_up(self) -> None:
         self.wfile.flush()
         self.close_connection = True
-        # Below TLS, without its goodbye, as a machine goes down.
+        # Below TLS, without its close message, like a machine that fails.
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _asked(body: bytes) -> tuple[str, ...] | None:
-    """The PatientIDs of a request; None where it is not of the form agreed on."""
+    """Return the PatientIDs of a request; None where its form is wrong."""
     try:
         given = json.loads(body)
         patients = tuple(item["PatientID"] for item in given["PatientIDList"])

@@ -1,7 +1,7 @@
 """An embedded PACS: C-ECHO, C-FIND, C-GET, C-MOVE and C-STORE over an index of files in memory.
 
-It serves demonstrations and tests. Study Root and Patient Root (PS3.4 C.6), files sent as they are stored,
-and a set of faults, so that what archives do wrong can be had on demand.
+It serves demonstrations and tests. It supports Study Root and Patient Root (PS3.4 C.6), sends files as they are stored,
+and has faults that reproduce errors of real archives on demand.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LEVELS = {
     "SERIES": "SeriesInstanceUID",
     "IMAGE": "SOPInstanceUID",
 }
-#: Keys known at PATIENT and, with these, at STUDY level (PS3.4 C.6.1.1); below, an object's attributes are.
+#: Keys at PATIENT level and, with these, at STUDY level (PS3.4 C.6.1.1). Below, all attributes of an object are keys.
 PATIENT_KEYS = {
     "PatientID",
     "IssuerOfPatientID",
@@ -84,7 +84,7 @@ STUDY_KEYS = {
     "NumberOfStudyRelatedSeries",
     "NumberOfStudyRelatedInstances",
 }
-#: Keys that an archive works out (PS3.4 C.3.4): the values of an attribute below an entity, or their number.
+#: Keys that an archive computes (PS3.4 C.3.4): the values of an attribute below an entity, or their number.
 COMPUTED = {
     "NumberOfPatientRelatedStudies": ("PATIENT", "StudyInstanceUID"),
     "NumberOfPatientRelatedSeries": ("PATIENT", "SeriesInstanceUID"),
@@ -111,50 +111,49 @@ REJECT_TRANSIENT, REJECT_CALLING, REJECT_CALLED = (2, 3, 2), (1, 1, 3), (1, 1, 7
 
 @dataclass
 class Faults:
-    """What the PACS does wrong. Change it at any time; what is asked from then on sees the change.
+    """Faults of the PACS. They can be changed at any time and apply to later requests.
 
     Attributes:
-        result_limit: C-FIND stops after this many matches; 0 is no limit.
-        result_limit_status: final status of a C-FIND that was cut off, 0x0000, 0xA700 or 0xFE00.
-        relational: where False, the unique keys of the levels above are needed, else 0xA900.
-        image_level: where False, C-FIND at IMAGE level answers 0xA900.
-        ignored_keys: keywords it does not match on.
-        unreturned_keys: keywords it leaves out of its answers.
-        emptied_keys: keywords it returns without value.
-        image_only_keys: keywords it leaves out of its answers above IMAGE level.
-        unindexed_keys: keywords it holds nothing of: no value matches, nor does it return them.
-        answer_charset: character set of its answers; letters that it lacks are dropped. None leaves the object's;
-            empty is ASCII, without saying so.
-        torn, torn_times: matches that hold one of these UIDs lack their last bytes, so many times; None is for ever.
-        stall: seconds before it answers a C-FIND.
+        result_limit: C-FIND stops after this number of matches; 0: no limit.
+        result_limit_status: final status of a truncated C-FIND, 0x0000, 0xA700 or 0xFE00.
+        relational: where False, the unique keys of the levels above are required, else the status is 0xA900.
+        image_level: where False, the status of a C-FIND at IMAGE level is 0xA900.
+        ignored_keys: keywords on which it does not match.
+        unreturned_keys: keywords that its responses lack.
+        emptied_keys: keywords that it returns without value.
+        image_only_keys: keywords that its responses lack above IMAGE level.
+        unindexed_keys: keywords without stored values: no value matches, and none is returned.
+        answer_charset: character set of its responses; letters that the set lacks are dropped. None: the object's;
+            empty: ASCII, undeclared.
+        torn, torn_times: matches with one of these UIDs lack their last bytes, this number of times; None: always.
+        stall: seconds before it responds to a C-FIND.
         withhold: SOP Instance UIDs that it lists and fails to send.
         withhold_silently: SOP Instance UIDs that it lists, does not send, and counts as completed.
-        abort_after: aborts the association after so many sub-operations of one retrieve, once.
-        abort_sends_on: where True, C-MOVE then sends the rest all the same.
-        success_without_suboperations: every retrieve answers Success and sends nothing.
-        retrieve_status, retrieve_status_times: so many retrieves end at once with this status.
-        failed_list: where False, answers to a retrieve name no failed SOP Instance UIDs.
-        counts: where False, the final answer to a retrieve has no numbers of sub-operations.
-        nearline: Series Instance UIDs that have to be recalled before they can be sent; what it answers for
-            InstanceAvailability says so.
+        abort_after: aborts the association after this number of sub-operations of one retrieve, once.
+        abort_sends_on: where True, C-MOVE sends the rest after the abort.
+        success_without_suboperations: every retrieve ends with Success and sends nothing.
+        retrieve_status, retrieve_status_times: this number of retrieves end at once with this status.
+        failed_list: where False, responses to a retrieve list no failed SOP Instance UIDs.
+        counts: where False, the final response to a retrieve has no numbers of sub-operations.
+        nearline: Series Instance UIDs that have to be recalled before they can be sent; InstanceAvailability shows it.
         recall: seconds that a recall takes from the first retrieve on.
-        recalling: what becomes of a retrieve meanwhile: it is `silent` until the recall is done, and then sends, also
-            where the peer has hung up; it `refuses` (0xA702) or `fails` (0xC000); it succeeds with `nothing`; or it
-            sends `part`, the first instance of each series, and fails with the rest.
-        coerced: UIDs, by keyword, for which it gives every object a new one as it sends it: StudyInstanceUID,
-            SeriesInstanceUID, SOPInstanceUID; or AffectedSOPInstanceUID, in the command alone.
+        recalling: behaviour of a retrieve meanwhile: `silent` waits until the recall is done, and then sends, also
+            where the peer has disconnected; `refuses` (0xA702); `fails` (0xC000); `nothing` succeeds without sending;
+            `part` sends the first instance of each series, and fails with the rest.
+        coerced: UIDs, by keyword, of which every sent object gets a new one: StudyInstanceUID, SeriesInstanceUID,
+            SOPInstanceUID; or AffectedSOPInstanceUID, in the command alone.
         intruders: files that are sent in addition with every retrieve.
-        patient_keys_below_study: where False, it leaves keys of the patient out of answers below STUDY level.
-        corrected: by keyword, what answers tell instead of a value in the files, which are sent as they are.
-        store_status, store_status_from, store_status_times: status of C-STOREs that come, from that number of them
-            on (0 is the first that ever came), so many times; None is for ever. A warning stores the object.
-        store_abort_after: aborts the association after so many C-STOREs, once.
-        store_unlisted: SOP Instance UIDs that it takes with success, and loses.
+        patient_keys_below_study: where False, responses below STUDY level lack keys of the patient.
+        corrected: by keyword, values in responses that replace values in the files; the files are sent unchanged.
+        store_status, store_status_from, store_status_times: status of incoming C-STOREs, beginning with this number (0
+            is the first one ever), this number of times; None: always. A warning stores the object.
+        store_abort_after: aborts the association after this number of C-STOREs, once.
+        store_unlisted: SOP Instance UIDs that it accepts with success, and loses.
         refused_classes, refused_syntaxes: SOP classes and transfer syntaxes without presentation context.
-        delay: seconds before each C-STORE, sent or answered.
-        reject: reject associations, as `transient` (local limit exceeded) or for the `called_aet`.
+        delay: seconds before each C-STORE that it sends or responds to.
+        reject: rejects associations, as `transient` (local limit exceeded) or for the `called_aet`.
         get_supported: where False, no presentation context for C-GET is accepted.
-        allowed_calling_aets: AE titles that may associate; None is everybody.
+        allowed_calling_aets: AE titles that may associate; None: all.
     """
 
     result_limit: int = 0
@@ -200,7 +199,7 @@ class Faults:
 
 
 def _values(element: DataElement | None) -> list[str]:
-    """The non-empty values of an element as text, without the blanks around them."""
+    """Return the non-empty values of an element as text, without surrounding blanks."""
     if element is None or element.value is None:
         return []
     several = element.value if element.VM > 1 else [element.value]
@@ -208,7 +207,7 @@ def _values(element: DataElement | None) -> list[str]:
 
 
 def _span(text: str) -> tuple[str, str]:
-    """First and last moment of a date or time; what it leaves out is open (the time `10` is a whole hour)."""
+    """Return first and last moment of a date or time; missing parts are open (the time `10` is a whole hour)."""
     digits = text.replace(".", "").replace(":", "")
     return digits.ljust(20, "0"), digits.ljust(20, "9")
 
@@ -219,7 +218,7 @@ def _like(wanted: str, stored: str, flags: re.RegexFlag = re.NOFLAG) -> bool:
 
 
 def _value_matches(vr: str, wanted: str, stored: str) -> bool:
-    """Range, single value and wildcard matching (PS3.4 C.2.2.2) of one value against one value."""
+    """Match one value by range, single value or wildcard (PS3.4 C.2.2.2)."""
     if vr in ("DA", "TM", "DT"):
         first, dash, last = wanted.partition("-")
         last = last if dash else first
@@ -236,11 +235,10 @@ def _value_matches(vr: str, wanted: str, stored: str) -> bool:
 
 
 def matches(wanted: DataElement, stored: DataElement | None) -> bool:
-    """Attribute matching of PS3.4 C.2.2.2: universal, single value, wildcard, range, UID list, sequence.
+    """Match an attribute (PS3.4 C.2.2.2): universal, single value, wildcard, range, UID list, sequence.
 
-    Names match without regard to case, as a whole or by one of their component groups. An attribute with
-    several values matches where one of them does. A list of UIDs asks for any of them; several values of
-    another key must all be there.
+    Names match without case, as a whole or by one of their component groups. An attribute with several values matches
+    where one of them does. One UID of a list has to match; several values of another key must all match.
     """
     if wanted.VR == "SQ":
         keys = [key for item in wanted.value for key in item]
@@ -255,7 +253,7 @@ def matches(wanted: DataElement, stored: DataElement | None) -> bool:
 
 
 def _read(path: Path) -> FileDataset | None:
-    """An object's attributes without its pixel data; None where the file holds no storable object."""
+    """Read an object's attributes without its pixel data; None where the file has no storable object."""
     try:
         header = dcmread(path, stop_before_pixels=True)
     except (InvalidDicomError, EOFError, ValueError):
@@ -269,13 +267,13 @@ def _read(path: Path) -> FileDataset | None:
 
 
 def _data_set(path: Path) -> bytes:
-    """The encoded data set of a file, without preamble and file meta information (PS3.10 7.1)."""
+    """Return the encoded data set of a file, without preamble and file meta information (PS3.10 7.1)."""
     _, offset = split_dataset(path)
     return path.read_bytes()[offset:]
 
 
 def _coerced(path: Path, keywords: Iterable[str]) -> tuple[str, bytes]:
-    """The UID and the encoded data set of a file, with new UIDs for these keywords."""
+    """Return the UID and the encoded data set of a file, with new UIDs for these keywords."""
     image = dcmread(path)
     for keyword in set(keywords) - {"AffectedSOPInstanceUID"}:
         setattr(image, keyword, generate_uid())
@@ -291,9 +289,9 @@ def _store(
     originator: dict[str, Any],
     coerced: Collection[str] = (),
 ) -> int:
-    """Send one object as it is stored (PS3.7 9.1.1), but for UIDs that are coerced. Returns the status.
+    """Send one object as it is stored (PS3.7 9.1.1), apart from coerced UIDs. Return the status.
 
-    It fails where no accepted presentation context has its SOP class with its transfer syntax.
+    It fails where no accepted presentation context has its SOP class and its transfer syntax.
     """
     meta = instance.file_meta
     fitting = (
@@ -310,14 +308,14 @@ def _store(
     request.MessageID = message_id
     request.Priority = 2
     request.AffectedSOPClassUID = meta.MediaStorageSOPClassUID
-    # Past the library's own check: archives hold UIDs that the standard forbids, and send them.
+    # Bypass the library's check: archives store and send UIDs that the standard forbids.
     path = Path(str(instance.filename))
     uid, data_set = _coerced(path, coerced) if coerced else (meta.MediaStorageSOPInstanceUID, _data_set(path))
     request._affected_sop_instance_uid = UID(uid)
     request.MoveOriginatorApplicationEntityTitle = originator.get("originator_aet")
     request.MoveOriginatorMessageID = originator.get("originator_id")
     request.DataSet = BytesIO(data_set)
-    # The association's own thread must not take the answer from us.
+    # The association's own thread must not take the response.
     assoc._reactor_checkpoint.clear()
     while not assoc._is_paused and assoc.is_alive():
         time.sleep(0.0001)
@@ -330,60 +328,60 @@ def _store(
 
 
 def _without_uid(event: evt.Event) -> None:
-    """Take the UID out of an answer to our C-STORE: of one of more than 64 characters the library makes no answer."""
+    """Remove the UID from a response to our C-STORE: the library drops a response with a UID of over 64 characters."""
     if isinstance(event.message, C_STORE_RSP) and "AffectedSOPInstanceUID" in event.message.command_set:
         del event.message.command_set.AffectedSOPInstanceUID
 
 
 def _has_stored(status: int) -> bool:
-    """Whether a status of C-STORE says that the object is kept: success, or a warning (PS3.4 B.2.3)."""
+    """Return whether a C-STORE status means that the object is stored: success, or a warning (PS3.4 B.2.3)."""
     return status == SUCCESS or status >> 12 == 0xB
 
 
 def _entity(level: str, header: Dataset) -> tuple[str, ...]:
-    """Which patient, study, series or instance an object is of: by its unique keys from the patient down."""
+    """Return the patient, study, series or instance of an object, by its unique keys from the patient down."""
     return tuple(str(header.get(key) or "") for key in list(LEVELS.values())[: list(LEVELS).index(level) + 1])
 
 
 def _failed(instances: Iterable[FileDataset], transfer_syntax: str) -> BytesIO:
-    """The identifier that names failed sub-operations (PS3.4 C.4.2.1.4.2)."""
+    """Return the identifier with the failed sub-operations (PS3.4 C.4.2.1.4.2)."""
     identifier, syntax = Dataset(), UID(transfer_syntax)
     identifier.FailedSOPInstanceUIDList = [instance.SOPInstanceUID for instance in instances]
     return BytesIO(encode(identifier, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated) or b"")
 
 
 class _Server(ThreadedAssociationServer):
-    """Leaves the memory of ended associations to Python's own collection.
+    """Leaves the memory of ended associations to Python's own garbage collection.
 
-    pynetdicom collects all garbage of the process with every sixtieth look at the port, whether anything was there or
-    not. In a process with much in memory, such as one that runs Airflow, that takes most of a core.
+    pynetdicom collects all garbage of the process after every sixty checks of the port. In a process with much memory,
+    such as one that runs Airflow, that takes most of a core.
     """
 
     def service_actions(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class EmbeddedPacs:
     """A PACS in this process.
 
     Args:
-        aet: its AE title; associations that call another one are rejected.
-        host, port: where it listens; port 0 takes a free one, which it keeps from the first start on.
-        destinations: AE titles that C-MOVE may send to, with host and port; may be changed while it runs.
-        folder: where objects received by C-STORE go; without one C-STORE is refused (0x0124).
-        faults: what it does wrong.
-        tls: serve DICOM over TLS (PS3.15 B) with this context.
-        move_tls: talk TLS to the destinations of C-MOVE with this context.
+        aet: its AE title; associations with another called AE title are rejected.
+        host, port: its address; port 0 means a free one, which it keeps from the first start on.
+        destinations: host and port of C-MOVE destinations, by AE title; may be changed while it runs.
+        folder: folder for objects received by C-STORE; without one C-STORE is refused (0x0124).
+        faults: its faults.
+        tls: TLS context for DICOM over TLS (PS3.15 B).
+        move_tls: TLS context for associations with C-MOVE destinations.
 
     Attributes:
-        peak_associations: the most associations that were open at once.
+        peak_associations: maximum number of associations that were open at once.
         queries: level and identifier of every C-FIND.
         retrieves: service ("C-GET", "C-MOVE"), level and identifier of every retrieve.
         recalls: Series Instance UID of every recall that a retrieve began, or queued, in order.
-        sent: SOP Instance UIDs that peers took, in order.
-        offered: SOP Instance UIDs of every C-STORE that came, in order.
+        sent: SOP Instance UIDs that peers accepted, in order.
+        offered: SOP Instance UIDs of every incoming C-STORE, in order.
         stored: SOP Instance UIDs of the objects that C-STORE added, in order.
-        suboperations: how many C-STORE sub-operations were reported as completed, warning and failed.
+        suboperations: numbers of C-STORE sub-operations reported as completed, warning and failed.
     """
 
     def __init__(
@@ -422,10 +420,12 @@ class EmbeddedPacs:
     # ---- life
 
     def add(self, paths: Iterable[Path]) -> int:
-        """Index files where they lie, by their headers; what is no storable object is passed over.
+        """Index files in place, by their headers; files without a storable object are skipped.
 
-        The first file of an instance stays: of a SOP Instance UID within patient, study and series. Returns how many
-        objects were added.
+        The first file of an instance stays: of a SOP Instance UID within patient, study and series.
+
+        Returns:
+            Number of objects that were added.
         """
         headers = [header for path in paths if (header := _read(path)) is not None]
         with self._lock:
@@ -441,10 +441,10 @@ class EmbeddedPacs:
         return True
 
     def start(self) -> EmbeddedPacs:
-        """Listen and serve in threads of its own. Returns itself.
+        """Listen and serve in threads. Return the PACS itself.
 
         Raises:
-            OSError: the port is taken.
+            OSError: the port is in use.
         """
         entity = AE(self.aet)
         entity.require_called_aet = True
@@ -475,11 +475,11 @@ class EmbeddedPacs:
         return self
 
     def stop(self) -> None:
-        """Abort what is open and stop listening. It may be started again, on the same port."""
+        """Abort open associations and stop listening. It may be started again, on the same port."""
         if self._server is None:
             return
         server, self._server = self._server, None
-        # The server's own shutdown also unregisters it from an entity that never knew it.
+        # The server's own shutdown also unregisters it from an entity that does not know it.
         BaseServer.shutdown(server)
         server.server_close()
         for assoc in server.active_associations:
@@ -494,7 +494,7 @@ class EmbeddedPacs:
     # ---- associations
 
     def _requested(self, event: evt.Event) -> None:
-        """Reject the association, or set which of the presentation contexts it proposes are accepted."""
+        """Reject the association, or decide which of the proposed presentation contexts are accepted."""
         assoc, faults = event.assoc, self.faults
         request: Any = assoc.requestor.primitive
         allowed = faults.allowed_calling_aets
@@ -512,7 +512,7 @@ class EmbeddedPacs:
         assoc.acceptor.supported_contexts = self._supported(request.presentation_context_definition_list)
 
     def _supported(self, proposed: Iterable[PresentationContext]) -> list[PresentationContext]:
-        """What we serve of it: storage in any transfer syntax, and in either role because of C-GET."""
+        """Return the supported contexts: storage in any transfer syntax, and in either role because of C-GET."""
         faults = self.faults
         services = {VERIFICATION} | FIND | MOVE | (GET if faults.get_supported else set())
         supported: dict[str, PresentationContext] = {}
@@ -537,7 +537,7 @@ class EmbeddedPacs:
             self._open.discard(event.assoc)
 
     def _release_received(self, event: Any) -> None:
-        # Already here: the peer may open its next association before we have closed this one.
+        # Count it as closed here already: the peer may open its next association before this one is closed.
         if isinstance(event.primitive, A_RELEASE):
             self._closed(event)
 
@@ -563,7 +563,7 @@ class EmbeddedPacs:
         return self._keep(uid, event.encoded_dataset()) or status
 
     def _keep(self, uid: str, file: bytes) -> int:
-        """Write and index an object, as it came. Returns the status."""
+        """Write and index an object unchanged. Return the status."""
         if self.folder is None:
             return NOT_AUTHORIZED
         if not re.fullmatch(r"[0-9.]{1,64}", uid):
@@ -599,7 +599,7 @@ class EmbeddedPacs:
             yield self.faults.result_limit_status, None
 
     def _tear(self, event: evt.Event) -> None:
-        """Cut an answer to a C-FIND off, before it is sent."""
+        """Truncate a response to a C-FIND before it is sent."""
         message, faults = event.message, self.faults
         if faults.torn and faults.torn_times != 0 and isinstance(message, C_FIND_RSP):
             match = message.data_set.getvalue()
@@ -629,7 +629,7 @@ class EmbeddedPacs:
 
         tuning = tuned(Secure(self.move_tls, destination[0])) if self.move_tls else HANDLERS
         handlers = [*tuning, (evt.EVT_DIMSE_RECV, _without_uid), (evt.EVT_ESTABLISHED, use_our_sender)]
-        # 128 contexts are the most (PS3.8 9.3.2.2); what has none fails. A refusal associates all the same.
+        # 128 contexts are the maximum (PS3.8 9.3.2.2); objects without one fail. A refusal associates as well.
         contexts = [build_context(*pair) for pair in pairs] or AllStoragePresentationContexts
         known: dict[str, Any] = {"contexts": contexts[:128], "evt_handlers": handlers}
         yield (*destination, known)
@@ -645,10 +645,12 @@ class EmbeddedPacs:
     def _sub_operations(
         self, event: evt.Event, wanted: list[FileDataset], send_on: Callable[[list[FileDataset]], None] | None = None
     ) -> Iterator[Any]:
-        """The number of sub-operations, then each object; or the status that the retrieve ends with.
+        """Yield the number of sub-operations, then each object; or the status with which the retrieve ends.
 
         Args:
-            send_on: sends what is left although the association that asked for it is gone.
+            event: the request.
+            wanted: the objects to send.
+            send_on: sends the remaining objects after the requesting association has ended.
         """
         faults = self.faults
         status = None if self._consistent(event) else MISMATCH
@@ -661,7 +663,7 @@ class EmbeddedPacs:
             status = self._recall(away)
             if faults.recalling == "nothing":
                 wanted = []
-            # The association itself learns only after this that the peer has hung up.
+            # The association itself notices only after this that the peer has disconnected.
             if send_on and event.assoc.dul.state_machine.current_state != "Sta6":
                 send_on(wanted)
                 return
@@ -689,7 +691,7 @@ class EmbeddedPacs:
         return series_uid not in self.faults.nearline or time.monotonic() >= ready
 
     def _recall(self, instances: list[FileDataset]) -> int | None:
-        """Recall the series of these instances; the status that the retrieve ends with at once, if it does."""
+        """Recall the series of these instances. Return the status with which the retrieve ends at once, or None."""
         faults = self.faults
         for uid in sorted({str(instance.SeriesInstanceUID) for instance in instances}):
             self.recalls.append(uid)
@@ -701,12 +703,12 @@ class EmbeddedPacs:
         return {"refuses": SUB_OPERATIONS_FAILED, "fails": UNABLE_TO_PROCESS}.get(faults.recalling)
 
     def _responder(self, event: Any, wanted: list[FileDataset]) -> Callable[[Any, int], None]:
-        """What stands in for `assoc.dimse.send_msg`: final answers as archives give them, with their faults."""
+        """Return a replacement of `assoc.dimse.send_msg`, with the final responses and faults of real archives."""
         dimse = event.assoc.dimse
 
         def send(message: Any, context_id: int) -> None:
             if isinstance(message, (C_GET, C_MOVE)) and message.Status != PENDING:
-                if message.Status == DESTINATION_UNKNOWN and wanted:  # known, in fact, but not there
+                if message.Status == DESTINATION_UNKNOWN and wanted:  # the destination is known, but not reachable
                     message.Status = SUB_OPERATIONS_FAILED
                     message.NumberOfCompletedSuboperations = message.NumberOfWarningSuboperations = 0
                     message.NumberOfFailedSuboperations = len(wanted)
@@ -721,7 +723,7 @@ class EmbeddedPacs:
         return send
 
     def _sender(self, assoc: Association) -> Callable[..., Dataset]:
-        """What stands in for `assoc.send_c_store`: files as they are, and the faults of sending."""
+        """Return a replacement of `assoc.send_c_store`, which sends unchanged files and has the faults of sending."""
 
         def send(instance: FileDataset, msg_id: int = 1, **originator: Any) -> Dataset:
             faults, uid = self.faults, str(instance.SOPInstanceUID)
@@ -744,14 +746,14 @@ class EmbeddedPacs:
         return send
 
     def _may_send(self, instance: FileDataset) -> bool:
-        """Whether an instance is online, or the first of its series."""
+        """Return whether an instance is online, or the first of its series."""
         series = str(instance.SeriesInstanceUID)
         return self._is_online(series) or instance is self._index["SERIES"][series][0]
 
     # ---- the index
 
     def _consistent(self, event: evt.Event) -> bool:
-        """Whether the identifier fits the information model: its level, and the keys of the levels above."""
+        """Return whether the identifier fits the information model: its level, and the keys of the levels above."""
         identifier, model = event.identifier, str(event.context.abstract_syntax)
         levels = list(LEVELS) if model.startswith(PATIENT_ROOT) else list(LEVELS)[1:]
         level = identifier.get("QueryRetrieveLevel")
@@ -763,7 +765,7 @@ class EmbeddedPacs:
         return all(identifier.get(key) for key in needed)
 
     def _candidates(self, level: str, identifier: Dataset) -> Iterable[FileDataset]:
-        """Objects below the lowest UID that the identifier gives; all where it gives none."""
+        """Return the objects below the lowest UID of the identifier; all objects where it has none."""
         with self._lock:
             for name in reversed(list(LEVELS)[1 : list(LEVELS).index(level) + 1]):
                 key = LEVELS[name]
@@ -775,7 +777,7 @@ class EmbeddedPacs:
             return list(chain.from_iterable(self._index[level].values()))
 
     def _wanted(self, event: evt.Event) -> list[FileDataset]:
-        """What a retrieve asks for: the objects that hold all of its unique keys (PS3.4 C.4.2, C.4.3)."""
+        """Return the objects of a retrieve: those that match all of its unique keys (PS3.4 C.4.2, C.4.3)."""
         identifier = event.identifier
         if not self._consistent(event):
             return []
@@ -813,7 +815,7 @@ class EmbeddedPacs:
         keys: list[DataElement],
         elements: Mapping[Any, DataElement | None],
     ) -> Dataset:
-        """One match, in the character set of the stored object."""
+        """Return one match, in the character set of the stored object."""
         answer, faults = Dataset(), self.faults
         charset = faults.answer_charset
         if shown := first.get("SpecificCharacterSet") if charset is None else charset:
@@ -837,7 +839,7 @@ class EmbeddedPacs:
         return answer
 
     def _element(self, first: FileDataset, key: DataElement) -> DataElement | None:
-        """What the entity of `first` holds for a key: worked out, or the attribute of its first object."""
+        """Return the value of a key for the entity of `first`: computed, or the attribute of its first object."""
         if key.keyword in self.faults.unindexed_keys:
             return None
         corrections = self.faults.corrected.get(key.keyword, {})
@@ -857,6 +859,6 @@ class EmbeddedPacs:
 
 
 def _without_letters(element: DataElement, charset: str) -> str:
-    """The text of an element as far as a character set can hold it."""
+    """Return the text of an element without the letters that a character set lacks."""
     encoding = convert_encodings(charset)[0] if charset else "ascii"
     return str(element.value or "").encode(encoding, "ignore").decode(encoding)

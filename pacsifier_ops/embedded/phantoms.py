@@ -1,4 +1,4 @@
-"""Synthetic DICOM objects, and the cohort of the demonstration. The same bytes every time."""
+"""Synthetic DICOM objects, and the cohort of the demonstration. The bytes are the same every time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-#: Version 1 of what this module makes; part of the UIDs' hash, so that other pixels get other UIDs.
+#: Version of the generated objects. It is part of the UIDs' hash, so that other pixels get other UIDs.
 EDITION = "pacsifier phantoms 1"
 
 CT: dict[str, Any] = {
@@ -55,7 +55,7 @@ SECONDARY_CAPTURE: dict[str, Any] = {
 
 
 def uid(*parts: object) -> UID:
-    """A UID of its own for these parts, below 2.25 (PS3.5 B.2), the same every time."""
+    """Return a unique UID for these parts, below 2.25 (PS3.5 B.2), the same every time."""
     digest = hashlib.sha256("\0".join((EDITION, *map(str, parts))).encode()).digest()
     return UID(f"2.25.{int.from_bytes(digest[:16], 'big')}")
 
@@ -87,16 +87,16 @@ def phantom_series(
     secondary_capture: bool = False,
     **overrides: Any,
 ) -> list[Dataset]:
-    """One series of a disc that grows brighter from image to image, 16 bit, 1 mm pixels.
+    """Make one series of a disc that grows brighter from image to image, 16 bit, 1 mm pixels.
 
-    Modality CT and MR make objects of those classes, any other (or `secondary_capture`) a Secondary Capture.
-    The UIDs follow from the patient's id, the date, time and number given, unless they are given themselves.
+    Modalities CT and MR make objects of those classes, any other (or `secondary_capture`) a Secondary Capture. The UIDs
+    are derived from the patient's id, date, time and number, unless they are given.
 
     Args:
-        n_images: objects in the series, 1 mm apart.
+        n_images: number of objects in the series, 1 mm apart.
         rows, columns: size of an image in pixels.
         transfer_syntax: Explicit or Implicit VR Little Endian, or RLE Lossless.
-        overrides: further attributes by their keyword; a function is called with the image's index, from 0.
+        overrides: further attributes by keyword; a function is called with the image's index, from 0.
     """
     study_uid = study_uid or uid("study", patient_id, study_date, study_time)
     series_uid = series_uid or uid("series", study_uid, series_number, modality, overrides.get("SeriesDescription"))
@@ -166,7 +166,7 @@ def _image(attributes: dict[str, Any], number: int, rows: int, columns: int, tra
 
 
 def write(datasets: Iterable[Dataset], folder: Path) -> list[Path]:
-    """Write each data set as `<folder>/<SOPInstanceUID>.dcm` (PS3.10); returns the files."""
+    """Write each data set as `<folder>/<SOPInstanceUID>.dcm` (PS3.10); return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for dataset in datasets:
@@ -176,9 +176,9 @@ def write(datasets: Iterable[Dataset], folder: Path) -> list[Path]:
 
 
 def shipped_files() -> list[Path]:
-    """Real objects that came with the installed pydicom: whole, readable, one file per SOP Instance UID."""
+    """Return real objects of the installed pydicom: complete, readable, one file per SOP Instance UID."""
     chosen: dict[str, Path] = {}
-    # The folder itself: pydicom's own functions would also fetch what is not there.
+    # Search the folder itself: pydicom's own functions would also download missing files.
     for path in sorted(Path(pydicom.data.__file__).parent.rglob("*")):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -186,7 +186,7 @@ def shipped_files() -> list[Path]:
                 dataset = dcmread(path)
                 for element in dataset.iterall():
                     _ = element.value
-            except Exception:  # whatever is wrong with it, it is not for a demonstration
+            except Exception:  # any invalid file is unfit for a demonstration
                 continue
         keys = ("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
         meta = dataset.file_meta
@@ -200,11 +200,11 @@ def shipped_files() -> list[Path]:
 
 
 def _phantoms() -> list[Dataset]:
-    """The generated patients of the demonstration."""
+    """Make the synthetic patients of the demonstration."""
     series: list[list[Dataset]] = []
 
     def add(patient: tuple[str, str, str], study: tuple[str, str, str], number: int, **rest: Any) -> None:
-        """A series of `patient` (id, name, date of birth) in `study` (date, time, accession number)."""
+        """Add a series of `patient` (id, name, birth date) in `study` (date, time, accession number)."""
         rest = {"PatientBirthDate": patient[2], "AccessionNumber": study[2]} | rest
         images = phantom_series(
             patient_id=patient[0],
@@ -216,7 +216,7 @@ def _phantoms() -> list[Dataset]:
         )
         series.append(images)
 
-    # One day of one patient, and other days and patients beside it.
+    # One day of one patient, and other days and patients.
     meier = ("123421", "Meier^Anna", "19800214")
     head, follow_up = ("20150512", "083000", "ACC123421A"), ("20150601", "141500", "ACC123421B")
     add(meier, head, 1, SeriesDescription="Topogram", ProtocolName="Head", n_images=1, rows=128, columns=128)
@@ -252,7 +252,7 @@ def _phantoms() -> list[Dataset]:
     yamada = ("200314", "Yamada^Tarou=山田^太郎=やまだ^たろう", "19660401")
     add(yamada, ("20190418", "093000", "ACC200314A"), 1, charset=["", "ISO 2022 IR 87"], modality="MR")
 
-    # One protocol with its variants, modalities and birth dates.
+    # Variants of one protocol, of modalities and of birth dates.
     keller, moser = ("300115", "Keller^Beat", "19920611"), ("300116", "Moser^Ursula", "19920612")
     heart = ("20170314", "150000", "ACC300115A")
     add(keller, heart, 1, ProtocolName="BEAT_SelfNav_CTA", SeriesDescription="Heart CTA", n_images=6)
@@ -268,7 +268,7 @@ def _phantoms() -> list[Dataset]:
     )
     add(moser, ("20170315", "150000", "ACC300116A"), 1, ProtocolName="BEAT_SelfNav_CTA")
 
-    # What output folders are named after: equal number and description, equal after cleaning, empty, no date.
+    # Names of output folders: equal number and description, equal after cleaning, empty, without date.
     lee = ("PT 01", "O'Neil^Mary Lou", "19840229")
     knee = ("20200229", "080000", "ACCPT01A")
     for name in ("first", "second"):
@@ -279,7 +279,7 @@ def _phantoms() -> list[Dataset]:
         add(patient, ("20210506", "090000", f"ACC{patient[0]}"), 1, SeriesDescription="Spine 2.0", n_images=3)
     add(("200315", "Ohne^Datum", "19630606"), ("", "", "ACC200315A"), 1, SeriesDescription="Undated")
 
-    # Kinds of image: a dose report and a screen save beside the images, a series of two kinds, compressed.
+    # Kinds of images: a dose report and a screen save beside the images, a series of two kinds, compressed.
     weber = ("200316", "Weber^Lea", "20030303")
     body = ("20220704", "131500", "ACC200316A")
     add(weber, body, 1, SeriesDescription="Body 1.5", n_images=10)
@@ -292,10 +292,10 @@ def _phantoms() -> list[Dataset]:
 
 
 def demo_cohort(folder: Path) -> list[Path]:
-    """Fill `folder` with the cohort of the demonstration and return its files.
+    """Write the cohort of the demonstration to `folder` and return its files.
 
-    Real objects, copied from the installed pydicom, and generated patients. Made again over the same folder
-    it is the same, byte for byte.
+    It consists of real objects from the installed pydicom, and of synthetic patients. Writing it again to the same
+    folder gives the same bytes.
 
     Raises:
         OSError: the folder is not writable or the disk full.

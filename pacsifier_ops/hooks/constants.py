@@ -1,10 +1,12 @@
-"""Names that pools, operators, policy and pages share. No Airflow here: it imports this while it starts."""
+"""Names shared by pools, operators, policy and pages. It imports no Airflow, because Airflow imports it during its
+start.
+"""
 
 #: Pool of tasks whose PACS has no pool of its own.
 COMMON_POOL = "pacsifier"
-#: XCom of the step plan, where a run asks several archives: from the name of each to its first unit.
+#: XCom of the step plan, where a run queries several archives: the first unit of each, by name.
 ARCHIVES = "archives"
-#: Permission to see what identifies patients.
+#: Permission to see data that identify patients.
 REPORTS = "PACSIFIER reports"
-#: Where the pages are, below Airflow's own address.
+#: Path of the pages below Airflow's own address.
 PREFIX = "pacsifier"

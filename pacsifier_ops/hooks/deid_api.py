@@ -1,4 +1,4 @@
-"""The hook of connection type `deid_api`: the De-ID service, which gives pseudonyms and day shifts."""
+"""The hook of connection type `deid_api`: the De-ID service, which assigns pseudonyms and date shifts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class DeidApiHook(BaseHook):
-    """Gives the De-ID service that a connection describes.
+    """Provides the De-ID service of a connection.
 
-    The host is its URL, the password the token; the fields of the connection's extra are those of `DeidService`.
+    The host is its URL, the password the token. The fields of the connection's extra are those of `DeidService`.
 
     Args:
         deid_conn_id: id of the connection.
@@ -32,10 +32,10 @@ class DeidApiHook(BaseHook):
         self.deid_conn_id = deid_conn_id
 
     def get_conn(self) -> DeidService:
-        """The De-ID service.
+        """Return the De-ID service.
 
         Raises:
-            ConfigError: names the connection that is not there, or the field that is wrong.
+            ConfigError: names the missing connection, or the wrong field.
         """
         from pacsifier_ops.pseudonyms.deid_api import service_from_connection
 
@@ -50,10 +50,10 @@ class DeidApiHook(BaseHook):
         )
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for nobody's pseudonym and day shift, for the Test button.
+        """Send a request without patients, for the Test button.
 
         Returns:
-            Whether a run could use the service, and who answers or what is wrong, in words.
+            Whether a run could use the service, and a sentence with the result.
         """
         try:
             return True, self.get_conn().check()

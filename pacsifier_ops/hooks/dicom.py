@@ -13,9 +13,9 @@ from pacsifier_ops.base.errors import ConfigError, PacsifierError
 
 
 class DicomHook(BaseHook):
-    """Gives the PACS that a connection describes.
+    """Provides the PACS of a connection.
 
-    Host and port are the PACS's, the password is the passphrase of our TLS key; the fields of the connection's
+    Host and port are those of the PACS, the password is the passphrase of our TLS key. The fields of the connection's
     extra are those of `PacsNode`.
 
     Args:
@@ -32,10 +32,10 @@ class DicomHook(BaseHook):
         self.pacs_conn_id = pacs_conn_id
 
     def get_conn(self) -> PacsNode:
-        """The PACS.
+        """Return the PACS.
 
         Raises:
-            ConfigError: names the connection that is not there, or the field that is wrong.
+            ConfigError: names the missing connection, or the wrong field.
         """
         try:
             connection = self.get_connection(self.pacs_conn_id)
@@ -48,16 +48,16 @@ class DicomHook(BaseHook):
         )
 
     def test_connection(self) -> tuple[bool, str]:
-        """C-ECHO and a query for nobody, for the Test button.
+        """Send a C-ECHO and a query without matches, for the Test button.
 
         Returns:
-            Whether a run could use the PACS, and what answers or what is wrong, in words.
+            Whether a run could use the PACS, and a sentence with the result.
         """
         from pacsifier_ops.dimse.check import check
 
         try:
             node = self.get_conn()
-            # By its AE title: the id is one that Airflow makes up for the test.
+            # Airflow makes up the id for the test, so use the AE title as the name.
             return True, check(replace(node, name=node.called_aet))
         except PacsifierError as error:
             return False, str(error).removeprefix("connection ").removeprefix(f"{self.pacs_conn_id}: ")

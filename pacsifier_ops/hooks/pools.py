@@ -1,7 +1,7 @@
-"""Airflow pools: one per connection of type `dicom`, of the same name, with a slot per association it grants.
+"""Airflow pools: one per connection of type `dicom`, with its name, and a slot per association that the PACS allows.
 
-They keep waiting tasks out of the workers. The hard limit is the leases' (see `leases`), which also binds the
-command line. Pools are made by `pacsifier-init`, and whenever a scheduler starts.
+They keep waiting tasks out of the workers. The leases enforce the hard limit (see `leases`), which also applies to the
+command line. `pacsifier-init` and every start of a scheduler create the pools.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _COMMON_SLOTS = 4
 
 
 def make_pools(session: Session) -> dict[str, int]:
-    """Make or update the pools of all `dicom` connections in the database and the environment.
+    """Create or update the pools of all `dicom` connections in the database and the environment.
+
+    Args:
+        session: session of Airflow's database.
 
     Returns:
         Slots by pool.
@@ -44,7 +47,7 @@ def make_pools(session: Session) -> dict[str, int]:
 
 
 def _nodes(session: Session) -> list[PacsNode]:
-    """The PACS of all connections that can be used; the run that uses one that cannot says what is wrong."""
+    """Return the PACS of all valid connections. A run with an invalid one reports the error."""
     nodes = []
     for connection in dicom_connections(session):
         with suppress(ConfigError):
@@ -55,7 +58,7 @@ def _nodes(session: Session) -> list[PacsNode]:
 
 
 def dicom_connections(session: Session) -> Iterator[Connection]:
-    """The connections of type `dicom`, the environment's last: they hide the database's."""
+    """Yield the connections of type `dicom`, those of the environment last: they override the database's."""
     from airflow.models.connection import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
     from sqlalchemy import select
@@ -64,20 +67,20 @@ def dicom_connections(session: Session) -> Iterator[Connection]:
     prefix = "AIRFLOW_CONN_"
     for name in os.environ:
         if name.startswith(prefix):
-            with suppress(AirflowNotFoundException):  # so Airflow calls one that it cannot read
+            with suppress(AirflowNotFoundException):  # Airflow's exception for a connection that it cannot read
                 connection = Connection.get_connection_from_secrets(name.removeprefix(prefix).lower())
                 if connection.conn_type == "dicom":
                     yield connection
 
 
 class OnStart:
-    """Listens to Airflow's parts as they start."""
+    """Listens to the start of Airflow's components."""
 
     @hookimpl
     def on_starting(self, component: Any) -> None:
-        """When a scheduler starts, make the pools, and load what its workers need.
+        """When a scheduler starts, create the pools, and load the modules that its workers need.
 
-        The hook is called while the job is being made, before that says whose it is; the command line tells.
+        The hook is called while the job object is created, before it has a type; the command line shows the component.
         """
         if type(component).__name__ != "Job" or "scheduler" not in sys.argv:
             return
@@ -85,6 +88,6 @@ class OnStart:
 
         with create_session() as session:
             make_pools(session)
-        # LocalExecutor forks its workers off this process, and they their tasks: what is loaded here, none of
-        # them loads again. That is most of what a short task costs.
+        # LocalExecutor forks its workers from this process, and they fork their tasks. So modules loaded here are not
+        # loaded again, which is most of the time of a short task.
         importlib.import_module("pacsifier_ops.extract.retrieve")

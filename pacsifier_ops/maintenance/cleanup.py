@@ -1,20 +1,21 @@
-"""What runs leave behind and nobody needs any more, told by its age: the time since anything in it last changed.
+"""Removes leftovers of runs by their age: the time since the last change of any of their files.
 
-| what            | where                                           | when it may go                                  |
+| leftover        | place                                           | condition                                       |
 |-----------------|-------------------------------------------------|-------------------------------------------------|
-| run             | `runs/<id>/` of the state root                  | its books are closed, or UNFINISHED is over     |
-| request         | `requests/<id>/` of the state root              | no run that is kept refers to it                |
-| spool           | series, and unfinished files, in the spool      | nobody holds the series' lease                  |
-| quarantine      | `.quarantine/` of the spool                     | where that is wanted                            |
-| workplace       | `.pacsifier/incoming/<id>/` of output folders   | nobody holds its lease                          |
+| run             | `runs/<id>/` of the state root                  | it has its final account, or is UNFINISHED old  |
+| request         | `requests/<id>/` of the state root              | no remaining run refers to it                   |
+| spool           | series, and incomplete files, in the spool      | the lease of the series has no holder           |
+| quarantine      | `.quarantine/` of the spool                     | only on request                                 |
+| workplace       | `.pacsifier/incoming/<id>/` of output folders   | its lease has no holder                         |
 | submission      | `done/` and `rejected/` of the nightly runs     |                                                 |
 | unfinished file | `trees/` of the state root                      |                                                 |
-| lease           | `leases/` of the state root                     | nobody holds it                                 |
+| lease           | `leases/` of the state root                     | it has no holder                                |
 
-A run with objects in quarantine may go where that is wanted. Data sets, their ledgers and names, and what destinations
-have confirmed are never touched.
+A run with objects in quarantine is removed only on request. Data sets, their ledgers and names, and records of
+deliveries are never changed.
 
-Safe beside whatever runs, and to be killed: a folder is renamed before it is removed, so it is there or it is not.
+It is safe to run beside other processes, and to kill: a folder is renamed before it is removed, so it is complete or
+absent.
 """
 
 from __future__ import annotations
@@ -35,26 +36,26 @@ from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.tree import CONTROL, Tree
 
-#: Days without any change after which a run that did not close its books has been given up: none waits so long.
+#: Age in days after which a run without a final account counts as abandoned: none waits so long.
 UNFINISHED = 30.0
 
 _DAY = 24 * 3600.0
-#: Begins the name of what is being removed; a kill leaves it to the next time.
+#: Prefix of names during removal; the next cleanup removes what a kill left.
 _GONE = ".gone-"
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something that may go.
+    """A leftover that may be removed.
 
     Attributes:
-        kind: what it is, as in the table above.
-        path: where; the names of series and of people's output folders are in it, so it is not for logs.
-        place: the same without them.
-        size: in bytes.
-        changed: when anything in it last did, in seconds since the epoch.
-        age: days since.
-        lease: held while it is removed, so that nobody is at work there; empty where nobody could be.
+        kind: the kind, as in the table above.
+        path: its path; it contains names of series and of users' output folders, so it must not be logged.
+        place: the path without these names.
+        size: size in bytes.
+        changed: time of the last change of any of its files, in seconds since the epoch.
+        age: age in days.
+        lease: name of the lease to hold during removal, so that no process works there; empty where none could.
     """
 
     kind: str
@@ -68,12 +69,12 @@ class Leftover:
 
 @dataclass
 class Leftovers:
-    """What there is.
+    """The result of a search.
 
     Attributes:
-        leftovers: what may go.
-        unfinished: old runs that are kept since they did not close their books, and may go on.
-        quarantined: old runs that are kept for what they have in quarantine.
+        leftovers: leftovers that may be removed.
+        unfinished: number of old runs that stay because they have no final account and may continue.
+        quarantined: number of old runs that stay because of objects in quarantine.
     """
 
     leftovers: list[Leftover] = field(default_factory=list)
@@ -82,11 +83,11 @@ class Leftovers:
 
 
 def find(days: float, quarantine: bool = False) -> Leftovers:
-    """Find what may go. Changes nothing.
+    """Find leftovers. Changes nothing.
 
     Args:
-        days: age from which on it may.
-        quarantine: objects in quarantine may go as well.
+        days: minimum age in days.
+        quarantine: include objects in quarantine.
 
     Raises:
         StorageError: a folder cannot be read.
@@ -96,7 +97,7 @@ def find(days: float, quarantine: bool = False) -> Leftovers:
 
 
 def remove(leftover: Leftover) -> bool:
-    """Remove something that was found; False if it has changed since, or somebody is at work there by now.
+    """Remove a leftover. Return False if it has changed since, or a process works there by now.
 
     Raises:
         StorageError: it cannot be removed.
@@ -126,7 +127,7 @@ def remove(leftover: Leftover) -> bool:
 
 
 class _Search:
-    """One look at everything."""
+    """One search through all folders."""
 
     def __init__(self, days: float, quarantine: bool) -> None:
         self.found = Leftovers()
@@ -141,7 +142,7 @@ class _Search:
                 self._add("request", path)
         self._spool(spool)
         for folder in sorted(self._outputs):
-            with suppress(OSError):  # it may be gone, or somebody else's by now
+            with suppress(OSError):  # it may be removed, or replaced by another user's folder
                 self._workplaces(folder)
         for name in ("done", "rejected"):
             for path in _entries(nightly / name):
@@ -167,7 +168,7 @@ class _Search:
             return False
         if run.path.name.startswith(_GONE):
             return True
-        # Runs of nights and sensors have no books.
+        # Runs of nights and sensors have no account.
         asked = _kept_of(run.path, "request.json")
         closed = not asked.keys() & {"out_directory", "without"} or (run.path / "accounts.json").exists()
         if not closed and run.age < UNFINISHED:
@@ -199,7 +200,7 @@ class _Search:
             self._add("workplace", path, place, tree.workplace_lease(path))
 
     def _add(self, kind: str, path: Path, place: str = "", lease: str = "") -> None:
-        """Something may go if it is old, and nobody is at work there."""
+        """Add a leftover if it is old, and no process works there."""
         leftover = self._look(kind, path, place, lease)
         if self._old(leftover) and not (lease and self._leases.holder(lease) is not None):
             self.found.leftovers.append(leftover)
@@ -213,18 +214,18 @@ class _Search:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """What is in a folder, in order, links left out; nothing where it is not there."""
+    """Yield the entries of a folder in order, without links; none where it does not exist."""
     with suppress(FileNotFoundError):
         yield from (path for path in sorted(folder.iterdir()) if not path.is_symlink())
 
 
 def _stages(run: Path) -> Iterator[Path]:
-    """The folders of the stages of a study's run."""
+    """Yield the folders of the stages of a study's run."""
     return _entries(run / "stages")
 
 
 def _measure(path: Path) -> tuple[int, float]:
-    """Bytes of a file or of all files in a folder, and when any of it last changed."""
+    """Return the size of a file, or of all files in a folder, in bytes, and the time of the last change."""
     size, changed = 0, 0.0
     for item in _all(path):
         with suppress(FileNotFoundError):
@@ -235,14 +236,14 @@ def _measure(path: Path) -> tuple[int, float]:
 
 
 def _all(path: Path) -> Iterator[Path]:
-    """A path and what is below it."""
+    """Yield a path and all paths below it."""
     yield path
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError, TreeError):
         yield from (Path(entry.path) for entry, _ in below(path))
 
 
 def _kept_of(run: Path, name: str) -> dict[str, Any]:
-    """What a run keeps under a name; empty where that is nothing."""
+    """Return a JSON file of a run; empty where it is missing or invalid."""
     with suppress(OSError, ValueError):
         kept: dict[str, Any] = read_json(run / name)
         return kept
@@ -250,5 +251,5 @@ def _kept_of(run: Path, name: str) -> dict[str, Any]:
 
 
 def _unfinished_files(folder: Path) -> Iterator[Path]:
-    """Files of atomic writes that were killed (see `files`)."""
+    """Return temporary files of atomic writes that were killed (see `files`)."""
     return (path for path in _all(folder) if path.name.startswith(".") and path.suffix == ".part")

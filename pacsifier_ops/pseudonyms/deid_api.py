@@ -1,8 +1,8 @@
-"""The De-ID service of a hospital: it knows who is who, and gives pseudonyms and day shifts.
+"""Client of a hospital's De-ID service, which assigns pseudonyms and date shifts.
 
-`POST <url>` asks for pseudonyms and `POST <url>_shift` for day shifts, both with the header
-`Authorization: token <token>` and `{"project": NAME, "PatientIDList": [{"PatientID": ID}, …]}`. The answers are
-`{ID: pseudonym, …}` and `{ID: days, …}`; IDs may come as `sub-<ID>`, numbers as text.
+`POST <url>` requests pseudonyms and `POST <url>_shift` requests date shifts, both with the header `Authorization: token
+<token>` and `{"project": NAME, "PatientIDList": [{"PatientID": ID}, …]}`. The responses are `{ID: pseudonym, …}` and
+`{ID: days, …}`; IDs may be `sub-<ID>`, and numbers may be text.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Keys of PACSIFIER's configuration of the service, both required, nothing else allowed.
+#: Keys of PACSIFIER's configuration of the service, both required, no others allowed.
 CONFIG_KEYS = ("deid_URL", "deid_token")
-#: Seconds that the service may ask to be left alone for, and is waited for.
+#: Maximum wait in seconds that the service may request.
 LONGEST_WAIT = 120.0
 
 _EXAMPLE = "such as https://deid.hospital.example/api/pseudonyms"
@@ -42,7 +42,7 @@ _EXAMPLE = "such as https://deid.hospital.example/api/pseudonyms"
 
 @dataclass(frozen=True)
 class DeidConfig:
-    """What PACSIFIER's configuration says of the service."""
+    """PACSIFIER's configuration of the service."""
 
     url: str
     token: str = field(repr=False)
@@ -50,16 +50,16 @@ class DeidConfig:
 
 @dataclass(frozen=True)
 class DeidService:
-    """The service, and how we talk to it. Times in seconds.
+    """The service, and how we communicate with it. Times in seconds.
 
     Attributes:
-        url: of the pseudonyms; https.
-        token: that is shown to it.
-        ca: PEM file of the authorities that its certificate must come from; empty: the system's.
-        connect_timeout, read_timeout: for a connection; for an answer, from the request to its last byte.
-        batch_size: patients that are asked for at once.
-        retry_wait: before a call that may yet succeed is repeated; doubles each time.
-        name: what people call it: the connection id.
+        url: URL of the pseudonyms; https.
+        token: token of our requests.
+        ca: PEM file of the authorities of its certificate; empty: those of the system.
+        connect_timeout, read_timeout: for a connection; from the request to the last byte of the response.
+        batch_size: number of patients per request.
+        retry_wait: time before a call is repeated after an error that may be temporary; doubles each time.
+        name: name for people: the connection id.
     """
 
     url: str
@@ -84,20 +84,21 @@ class DeidService:
         check_sizes(self, self.name)
 
     def ask(self, project: str, patient_ids: Sequence[str], cancelled: Callable[[], bool] = never) -> dict[str, Person]:
-        """Who these patients become, by PatientID: every one of them.
+        """Return the new identities of all these patients, by PatientID.
 
-        What else the service says is ignored, with a warning that counts it.
+        Other patients in the response are ignored, with a warning that counts them.
 
         Args:
-            patient_ids: each once.
-            cancelled: asked before every call and while waiting for the next.
+            project: name of the project.
+            patient_ids: PatientIDs, each once.
+            cancelled: called before every request and while waiting for the next.
 
         Raises:
-            PatientsRefused: what it says of some of them cannot be used.
-            DeidUnavailable: it could not answer, at the last attempt either.
-            DeidError: it refuses, or does not answer as a De-ID service does.
+            PatientsRefused: values for some patients are invalid.
+            DeidUnavailable: it did not respond, even at the last attempt.
+            DeidError: it refuses, or its response is invalid.
             ConfigError: the file `ca` cannot be used.
-            Cancelled: somebody wants us to stop.
+            Cancelled: a stop was requested.
         """
         pseudonyms: dict[str, list[Any]] = {}
         shifts: dict[str, list[Any]] = {}
@@ -124,13 +125,13 @@ class DeidService:
         return people
 
     def check(self) -> str:
-        """Ask for nobody, once.
+        """Send one request without patients.
 
         Returns:
-            Who answers, in words.
+            A sentence with the service and the result.
 
         Raises:
-            DeidError: in words what is wrong.
+            DeidError: the text gives the reason.
             ConfigError: the file `ca` cannot be used.
         """
         remark = "accepts the token, and gives pseudonyms and day shifts"
@@ -159,7 +160,7 @@ class DeidService:
     def _repeated(
         self, caller: Caller, url: str, content: Any, cancelled: Callable[[], bool]
     ) -> Iterable[tuple[str, Any]]:
-        """Call, once more after each wait, as long as the error is one that may pass by itself."""
+        """Call the service; repeat it after each wait while the error is one that may be temporary."""
         pause(0, cancelled)
         for factor in BACK_OFF:
             try:
@@ -172,7 +173,7 @@ class DeidService:
         return self._understood(caller.post(url, f"token {self.token}", content))
 
     def _understood(self, answer: HttpAnswer) -> Iterable[tuple[str, Any]]:
-        """The keys and values of an answer, as many as there are of each key.
+        """Return the keys and values of a response, repeated keys included.
 
         Raises:
             DeidError: it is a refusal, or no JSON object.
@@ -215,7 +216,7 @@ class DeidService:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object as it is written, keys that are there twice included."""
+    """A JSON object as it is written, with repeated keys."""
 
 
 def _request(project: str, patient_ids: Sequence[str]) -> dict[str, Any]:
@@ -223,7 +224,7 @@ def _request(project: str, patient_ids: Sequence[str]) -> dict[str, Any]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that an answer asks to be left alone for (RFC 9110, 10.2.3): a number, or the date when they end."""
+    """Return the wait in seconds that a response requests (RFC 9110, 10.2.3): a number, or the date of its end."""
     text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}", text, re.ASCII):
         return float(text)
@@ -238,17 +239,17 @@ def _date(text: str) -> dt.datetime | None:
 
 
 def _keys(patient: str, asked: set[str]) -> list[str]:
-    """The keys by which an answer may name a patient; one that is somebody else's PatientID is that one's."""
+    """Return the keys by which a response may name a patient, without those that are another patient's PatientID."""
     return [patient, *({f"sub-{patient}"} - asked)]
 
 
 def _said(
     told: Mapping[str, list[Any]], patient_ids: Sequence[str], check: Callable[[Any], T], what: str
 ) -> dict[str, T]:
-    """What an answer says of patients, by PatientID.
+    """Return the values of a response by PatientID.
 
     Raises:
-        PatientsRefused: nothing of some, or what cannot be used.
+        PatientsRefused: values are missing or invalid.
     """
     asked, values = set(patient_ids), {}
     wrong: dict[str, list[int]] = {}
@@ -278,10 +279,10 @@ def _pseudonym(value: Any) -> str:
 
 
 def check_url(text: str, what: str) -> str:
-    """Refuse what is not the URL of a De-ID service. Returns it.
+    """Refuse a text that is not the URL of a De-ID service. Return it.
 
     Raises:
-        ConfigError: says what is wrong with `what`, without the URL.
+        ConfigError: gives the problem of `what`, without the URL.
     """
     try:
         parts = urlsplit(text)
@@ -300,10 +301,10 @@ def check_url(text: str, what: str) -> str:
 
 
 def check_token(text: str, what: str) -> str:
-    """Refuse what cannot be a token in a header. Returns it.
+    """Refuse a text that cannot be a token in a header. Return it.
 
     Raises:
-        ConfigError: says what is wrong with `what`, without the token.
+        ConfigError: gives the problem of `what`, without the token.
     """
     if not text:
         raise ConfigError(f"{what}: is empty; give the token of the De-ID service")
@@ -325,7 +326,7 @@ def read_deid_config(path: Path) -> DeidConfig:
     )
 
 
-#: Fields of an Airflow connection's extra: every field of DeidService that the connection has none of its own for.
+#: Fields of an Airflow connection's extra: those of DeidService without a field of the connection.
 EXTRA_FIELDS = tuple(f.name for f in fields(DeidService) if f.name not in ("url", "token", "name"))
 
 
@@ -337,16 +338,18 @@ def service_from_connection(
     extra: Mapping[str, Any],
     password: str | None,
 ) -> DeidService:
-    """Make the service of an Airflow connection of type `deid_api`; empty fields take their defaults.
+    """Make the service of an Airflow connection of type `deid_api`; empty fields get their defaults.
 
     Args:
-        host: the URL, or what of it follows `https://`.
-        schema: https, where it is given.
-        port: that of the URL, unless the URL has one.
+        name: id of the connection.
+        host: the URL, or its part after `https://`.
+        schema: https, if given.
+        port: port of the URL, unless the URL has one.
+        extra: the connection's extra.
         password: the token.
 
     Raises:
-        ConfigError: names the connection, the field and what is wrong with it.
+        ConfigError: names the connection, the field and the problem.
     """
     where = f"connection {name}"
     values = extra_values(where, extra, DeidService, EXTRA_FIELDS)

@@ -1,7 +1,7 @@
-"""One JSON after the other over HTTPS, to a service that a token is shown to.
+"""Posts JSON over HTTPS to a service that authenticates us by a token.
 
-requests' adapter is used without a session. A session would follow redirects with the token, take another token out
-of .netrc, and let the environment replace the authorities that are trusted.
+It uses the adapter of requests without a session. A session would send the token to redirects, take another token from
+.netrc, and let the environment replace the trusted authorities.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from urllib3 import exceptions as urllib3
 from pacsifier_ops.base.errors import ConfigError, DeidError, DeidUnavailable
 from pacsifier_ops.dimse.tls import context_for
 
-#: Bytes of an answer; a batch's is a thousandth of it.
+#: Maximum size of a response in bytes; that of a batch is a thousandth of it.
 _LARGEST = 1 << 26
 _PIECE = 1 << 16
 
-#: What OpenSSL says of a certificate (X509_V_ERR_…), and what to do; of others, that the authority is not known.
+#: Advice by OpenSSL's error code of a certificate (X509_V_ERR_…); for other codes, the authority is unknown.
 _ADVICE = {
     9: "it is not valid yet; check the clocks of both machines",
     10: "it has expired; have it renewed",
@@ -38,7 +38,7 @@ _UNKNOWN = "it comes from no authority that is trusted; give the file of the hos
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """What a service answered."""
+    """The response of a service."""
 
     status: int
     headers: Mapping[str, str]
@@ -46,7 +46,7 @@ class HttpAnswer:
 
 
 class _Adapter(HTTPAdapter):
-    """Speaks TLS as we want it, whatever a caller or the environment says of verification."""
+    """Uses our TLS context, whatever the caller or the environment requests for verification."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -63,13 +63,13 @@ class _Adapter(HTTPAdapter):
 
 
 class Caller:
-    """Calls a service; its connection stays open from call to call, while it is entered.
+    """Calls a service. The connection stays open between calls, inside the context manager.
 
     Args:
-        where: what to name in errors.
-        ca: PEM file of the authorities that the service's certificate must come from; empty: the system's.
+        where: name of the place in errors.
+        ca: PEM file of the authorities of the service's certificate; empty: those of the system.
         connect_timeout: seconds for the connection.
-        read_timeout: seconds for an answer, from the request to its last byte.
+        read_timeout: seconds from the request to the last byte of the response.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -93,9 +93,14 @@ class Caller:
     def post(self, url: str, authorization: str, content: Any) -> HttpAnswer:
         """Post JSON once.
 
+        Args:
+            url: URL of the service.
+            authorization: value of the Authorization header.
+            content: JSON-ready content.
+
         Raises:
-            DeidUnavailable: no answer, or half of one.
-            DeidError: no connection that could be trusted, or an answer beyond all measure.
+            DeidUnavailable: there was no response, or an incomplete one.
+            DeidError: the connection is not trusted, or the response far too large.
         """
         headers = {"Authorization": authorization, "Accept": "application/json"}
         try:
@@ -128,7 +133,7 @@ class Caller:
         return f"no whole answer within {self._timeouts[1]:g} s; it may be busy, or batch_size too large for it"
 
     def _in_words(self, error: Exception) -> DeidError:
-        """What went wrong on the way, for an administrator."""
+        """Explain a failed call to an administrator."""
         causes = list(_causes(error))
 
         def found(*kinds: type[BaseException]) -> Any:
@@ -161,7 +166,7 @@ class Caller:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it came from: requests and urllib3 wrap errors as arguments of others."""
+    """Yield an error and its causes: requests and urllib3 wrap errors as arguments of others."""
     found: list[BaseException] = [error]
     for one in found:
         yield one

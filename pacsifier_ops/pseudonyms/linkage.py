@@ -1,13 +1,13 @@
-"""The linkage store of a project: who became whom, and by how many days each patient's dates are moved.
+"""The linkage store of a project: the pseudonym and the date shift of each patient.
 
-| file                    | what                                                             |
+| file                    | content                                                          |
 |-------------------------|------------------------------------------------------------------|
 | new_ids_<project>.json  | pseudonym by PatientID                                           |
-| day_shift_<project>.json| days by PatientID; 0: dates are not moved                        |
-| issuers_<project>.json  | IssuerOfPatientID by PatientID, of patients of whom it was told  |
+| day_shift_<project>.json| days by PatientID; 0: dates are not shifted                      |
+| issuers_<project>.json  | IssuerOfPatientID by PatientID, of patients with a known issuer  |
 
-The first two are PACSIFIER's. Files are 0600, apart from every data set; the project's own folder is 0700. What is
-written once stays: a patient is never given another pseudonym or shift, and no pseudonym is given twice.
+The first two have PACSIFIER's format. Files are 0600, outside of every data set; the project's own folder is 0700.
+Entries never change: a patient never gets another pseudonym or shift, and no pseudonym is assigned twice.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Person:
-    """Who a patient becomes.
+    """The new identity of a patient.
 
     Attributes:
         pseudonym: the new PatientID, fit for LO and for the name of a folder.
-        shift: days by which dates are moved; 0: they are not.
+        shift: days by which dates are shifted; 0: they are not.
     """
 
     pseudonym: str
@@ -45,13 +45,15 @@ class Person:
 
 
 def key_forms(patient_id: str) -> tuple[str, ...]:
-    """The keys that may stand for a patient in PACSIFIER's files: the PatientID with and without `sub-`, its folder."""
+    """Return the possible keys of a patient in PACSIFIER's files: the PatientID with and without `sub-`, and its
+    folder.
+    """
     bare = patient_id.removeprefix("sub-")
     return (patient_id, f"sub-{patient_id}", bare, patient_folder({"PatientID": bare}))
 
 
 class Keyed(Generic[T]):
-    """What a file of PACSIFIER says of patients, whichever way it names them (see `key_forms`).
+    """The content of a file of PACSIFIER by patient, for all forms of its keys (see `key_forms`).
 
     Args:
         given: value by key.
@@ -61,10 +63,10 @@ class Keyed(Generic[T]):
         self.given = dict(given)
 
     def of(self, patient_id: str) -> T | None:
-        """What it says of a patient; None where it says nothing.
+        """Return the value for a patient; None where there is none.
 
         Raises:
-            InputError: two of its keys name the patient, and differ.
+            InputError: two keys mean the patient, and their values differ.
         """
         found = [self.given[key] for key in dict.fromkeys(key_forms(patient_id)) if key in self.given]
         if any(value != found[0] for value in found):
@@ -72,30 +74,32 @@ class Keyed(Generic[T]):
         return found[0] if found else None
 
     def strangers(self, patient_ids: Iterable[str]) -> int:
-        """How many of its keys name none of these patients."""
+        """Return the number of keys that mean none of these patients."""
         return len(self.given.keys() - {form for patient_id in patient_ids for form in key_forms(patient_id)})
 
 
 def read_new_ids(path: Path, what: str = "new_ids") -> Keyed[str]:
-    """Pseudonyms from a file such as new_ids_<project>.json.
+    """Read pseudonyms from a file such as new_ids_<project>.json.
 
     Args:
-        what: how errors name the file; its own name may be a patient's.
+        path: the file.
+        what: name of the file in errors; its own name may be a patient's.
 
     Raises:
-        InputError: names the file, and the number of the entry that cannot be used.
+        InputError: names the file, and the number of the invalid entry.
     """
     return Keyed(_checked(path, what, lambda value: check_pseudonym(value if isinstance(value, str) else "")))
 
 
 def read_day_shifts(path: Path, what: str = "day_shift") -> Keyed[int]:
-    """Day shifts from a file such as day_shift_<project>.json; numbers, or the text of numbers.
+    """Read date shifts from a file such as day_shift_<project>.json; numbers, or the text of numbers.
 
     Args:
-        what: how errors name the file; its own name may be a patient's.
+        path: the file.
+        what: name of the file in errors; its own name may be a patient's.
 
     Raises:
-        InputError: names the file, and the number of the entry that cannot be used.
+        InputError: names the file, and the number of the invalid entry.
     """
     return Keyed(_checked(path, what, check_shift))
 
@@ -124,11 +128,11 @@ class Linkage:
 
     Args:
         project: its name.
-        folder: where its files are; by default, the project's folder below the state root.
+        folder: folder of its files; default: the project's folder below the state root.
 
     Raises:
-        ConfigError: the name is not fit for one.
-        InputError: the folder is part of a data set; or it is the project's own, and others may read it.
+        ConfigError: the name is invalid.
+        InputError: the folder is part of a data set; or it is the project's own, and other users may read it.
         StorageError: it cannot be written.
     """
 
@@ -147,15 +151,16 @@ class Linkage:
         self._issuers = self.folder / f"issuers_{project}.json"
 
     def is_open(self) -> bool:
-        """Whether others may enter its folder; as a rule they can read nothing in it, see `write`."""
+        """Return whether other users may enter its folder. They usually cannot read its files, see `write`."""
         return _is_open(self.folder)
 
     def is_readable(self) -> bool:
-        """Whether others may read its files all the same, as where a file system (of Windows, say) keeps no modes."""
+        """Return whether other users can read its files, for example on a file system (of Windows) without modes."""
         return self.is_open() and any(path.exists() and _is_open(path) for path in (self.new_ids, self.day_shifts))
 
     def write(self, path: Path, text: str) -> None:
-        """Write a file of its folder; in one that is open to others it is the owner's alone, not the group's either.
+        """Write a file of its folder. In a folder that is open to other users, the owner alone may read it, and not the
+        group.
 
         Raises:
             OSError: it cannot be written.
@@ -163,30 +168,30 @@ class Linkage:
         write_atomic(path, text, PRIVATE_FILE if self.is_open() else None)
 
     def people(self) -> Keyed[Person]:
-        """Everybody who has both a pseudonym and a shift.
+        """Return the identities of all patients with a pseudonym and a shift.
 
         Raises:
-            InputError: a file of the store cannot be used.
+            InputError: a file of the store is invalid.
         """
         pseudonyms, shifts = self._kept()
         return Keyed({key: Person(name, shifts[key]) for key, name in pseudonyms.items() if key in shifts})
 
     def add(self, people: Mapping[str, Person], issuers: Mapping[str, str] | None = None) -> int:
-        """Keep who patients become; those that are known already must become the same again.
+        """Store identities of patients. Those of known patients must be equal to the stored ones.
 
         Args:
-            people: by PatientID.
+            people: identity by PatientID.
             issuers: IssuerOfPatientID by PatientID, where it is known.
 
         Returns:
-            How many are new.
+            Number of new patients.
 
         Raises:
-            PatientsRefused: another answer than the one that is kept, another issuer, or a pseudonym that somebody
-                else has; nothing was kept.
-            InputError: a file of the store cannot be used.
+            PatientsRefused: an identity or issuer differs from the stored one, or another patient has the pseudonym;
+                nothing was stored.
+            InputError: a file of the store is invalid.
             StorageError: it cannot be written.
-            LeaseLost: we slept, and somebody else may have written meanwhile; nothing was kept.
+            LeaseLost: the process slept, and another may have written meanwhile; nothing was stored.
         """
         with shared().acquire(f"linkage:{self.new_ids}") as lease:
             pseudonyms, shifts = self._kept()
@@ -232,11 +237,12 @@ class Linkage:
                         if {alike(patient), alike(person.pseudonym)} & names
                     ],
                 )
-            lease.check()  # who slept meanwhile knows less than what is kept by now
+            lease.check()  # after a sleep, the store may contain more than was read
             with storage_errors("the linkage"):
                 if told.keys() - known_issuers.keys():
                     self.write(self._issuers, json.dumps(known_issuers | told, indent=4))
-                # A patient counts as known once in both, so a kill between them costs nothing.
+                # A patient counts as known only if both files have an entry, so a kill between the two writes does no
+                # harm.
                 if len(set(pseudonyms) & set(shifts)) > before or (people and not self.new_ids.exists()):
                     self.write(self.day_shifts, json.dumps(shifts, indent=4))
                     self.write(self.new_ids, json.dumps(pseudonyms, indent=4))
@@ -253,26 +259,26 @@ def _is_open(path: Path) -> bool:
 
 
 def alike(name: str) -> str:
-    """What a PatientID or pseudonym is compared by: neither capitals nor `sub-` tell two of them apart.
+    """Return the form in which PatientIDs and pseudonyms are compared: without case and without `sub-`.
 
-    Of what stands for a patient without a PatientID (see `deid.whose`), the name of the folder or study is compared.
+    For the key of a patient without a PatientID (see `deid.whose`), this is the name of the folder or study.
     """
     return name.rpartition("\\")[2].casefold().removeprefix("sub-")
 
 
 def _key(patient_id: str, kept: Mapping[str, Any]) -> str:
-    """The key under which a patient is kept, or is to be."""
+    """Return the key of a patient in the store, existing or new."""
     return next((key for key in key_forms(patient_id)[:3] if key in kept), patient_id)
 
 
 def _repeated(values: Iterable[str]) -> list[int]:
-    """Positions of the values that are there several times."""
+    """Return the indices of the values that occur several times."""
     counts = Counter(every := list(values))
     return [place for place, value in enumerate(every) if counts[value] > 1]
 
 
 def taken_twice(pseudonyms: Mapping[str, str]) -> set[str]:
-    """The keys whose pseudonym another key has as well; letters of either case are the same, as in folder names."""
+    """Return the keys whose pseudonym another key has as well. Case is ignored, as in folder names."""
     first: dict[str, str] = {}
     twice: set[str] = set()
     for key, pseudonym in pseudonyms.items():
@@ -283,6 +289,6 @@ def taken_twice(pseudonyms: Mapping[str, str]) -> set[str]:
 
 
 def own_names(people: Mapping[str, Person]) -> list[int]:
-    """Positions of the patients whose pseudonym is a PatientID of these patients: it would hide nobody."""
+    """Return the indices of patients whose pseudonym is a PatientID of these patients, so that it would hide nobody."""
     ids = {alike(key) for key in people}
     return [place for place, person in enumerate(people.values()) if alike(person.pseudonym) in ids]

@@ -1,7 +1,7 @@
-"""Pseudonyms and day shifts without any service: derived from the project's secret.
+"""Pseudonyms and date shifts without any service: derived from the project's secret.
 
-The same patient has the same ones in every run of a project, on every machine that has its secret; those of two
-projects cannot be told to belong together.
+A patient has the same ones in every run of a project, on every machine that has its secret. Those of two projects
+cannot be linked.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from pacsifier_ops.pseudonyms.secret import Secret
 from pacsifier_ops.query.pseudonym import MOST_DAYS, check_pseudonym
 from pacsifier_ops.runs.folder import never
 
-#: Digits and capitals that are not taken for one another, and spell no word.
+#: Digits and capitals that are not confused with each other, and form no words.
 ALPHABET = "23456789BCDFGHJKMNPQRSTVWXZ"
 
 
 @dataclass(frozen=True)
 class Style:
-    """What pseudonyms look like.
+    """Form of pseudonyms.
 
     Attributes:
-        prefix: begins each of them; with a letter, spreadsheets take none for a number.
-        length: characters after the prefix. Two of n patients have the same pseudonym with a probability of about
-            n² / (2 · len(alphabet)**length): 2 in 100,000 for 100,000 patients as it is by default.
-        alphabet: the characters to choose from, each once; in either case they are the same.
+        prefix: beginning of each pseudonym; with a letter, spreadsheets do not treat it as a number.
+        length: number of characters after the prefix. The probability that two of n patients get the same pseudonym is
+            about n² / (2 · len(alphabet)**length): 2 in 100,000 for 100,000 patients with the defaults.
+        alphabet: the possible characters, each once, without regard to case.
 
     Raises:
-        ConfigError: names the setting that no pseudonym could be made with.
+        ConfigError: names the setting with which no pseudonym is possible.
     """
 
     prefix: str = "P"
@@ -55,7 +55,7 @@ class Style:
 
 
 def pseudonym(secret: Secret, patient_id: str, style: Style = Style()) -> str:
-    """The pseudonym of a patient."""
+    """Return the pseudonym of a patient."""
     number, text = secret.number("pseudonym", patient_id), ""
     for _ in range(style.length):
         number, digit = divmod(number, len(style.alphabet))
@@ -64,17 +64,19 @@ def pseudonym(secret: Secret, patient_id: str, style: Style = Style()) -> str:
 
 
 def shift(secret: Secret, patient_id: str) -> int:
-    """The day shift of a patient: from -30 to 30, each as likely as the other, never 0."""
+    """Return the date shift of a patient in days: from -30 to 30, uniformly distributed, never 0."""
     place = secret.number("day shift", patient_id) % (2 * MOST_DAYS)
     return place - MOST_DAYS if place < MOST_DAYS else place - MOST_DAYS + 1
 
 
 @dataclass(frozen=True)
 class LocalSource:
-    """Gives pseudonyms and shifts without asking anybody.
+    """Provides pseudonyms and shifts without a service.
 
     Attributes:
-        shifting: whether dates are moved at all.
+        secret: secret of the project.
+        style: form of the pseudonyms.
+        shifting: whether dates are shifted.
     """
 
     secret: Secret
@@ -83,10 +85,10 @@ class LocalSource:
     batch_size: ClassVar[int] = 10_000
 
     def ask(self, project: str, patient_ids: Sequence[str], cancelled: Callable[[], bool] = never) -> dict[str, Person]:
-        """Who these patients become, by PatientID.
+        """Return the new identities of patients, by PatientID.
 
         Raises:
-            PatientsRefused: two have the same pseudonym, or one is somebody's PatientID.
+            PatientsRefused: two have the same pseudonym, or a pseudonym is a PatientID.
         """
         people = {
             patient: Person(

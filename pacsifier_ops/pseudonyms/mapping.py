@@ -1,4 +1,4 @@
-"""Pseudonyms from a mapping file: PACSIFIER's custom mode."""
+"""Pseudonyms from a mapping file: the custom mode of PACSIFIER."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from pacsifier_ops.query.pseudonym import check_pseudonym
 from pacsifier_ops.query.records import read_records
 from pacsifier_ops.runs.folder import never
 
-#: How columns are called where a mapping file has a header after all: without regard to case, blanks and underscores.
+#: Names of columns in an optional header of a mapping file, without case, blanks and underscores.
 _OLD = {"old", "oldid", "oldpseudonym", "patientid", "original", "originalid", "id"}
 _NEW = {"new", "newid", "newids", "newpseudonym", "pseudonym", "newpatientid"}
 
 
 def read_mapping(path: Path) -> dict[str, str]:
-    """The pseudonyms of a mapping file, by PatientID: two columns, old and new, with a header or without.
+    """Read the pseudonyms of a mapping file, by PatientID: two columns, old and new, with or without a header.
 
     Raises:
-        InputError: names the file and the lines that cannot be used: an empty cell, another number of columns, a
-            pseudonym that is not fit for one, a patient or a pseudonym that is there twice, or a pseudonym that is
-            the PatientID of somebody in the file.
+        InputError: names the file and the invalid lines: an empty cell, a wrong number of columns, an invalid
+            pseudonym, a repeated patient or pseudonym, or a pseudonym that is the PatientID of a patient in the file.
     """
     try:
         records = [record for record in read_records(path) if any(map(str.strip, record.cells)) or record.faults]
@@ -77,11 +76,11 @@ def _is_header(cells: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class MappingSource:
-    """Gives the pseudonyms of a mapping file.
+    """Provides the pseudonyms of a mapping file.
 
     Attributes:
-        mapping: pseudonym by PatientID, as `read_mapping` gave it.
-        secret: what day shifts are derived from; None: dates are not moved.
+        mapping: pseudonym by PatientID, from `read_mapping`.
+        secret: secret from which date shifts are derived; None: dates are not shifted.
     """
 
     mapping: Mapping[str, str]
@@ -89,10 +88,10 @@ class MappingSource:
     batch_size: ClassVar[int] = 10_000
 
     def ask(self, project: str, patient_ids: Sequence[str], cancelled: Callable[[], bool] = never) -> dict[str, Person]:
-        """Who these patients become, by PatientID.
+        """Return the new identities of patients, by PatientID.
 
         Raises:
-            PatientsRefused: the file says nothing of them, or gives two of them one pseudonym.
+            PatientsRefused: the file lacks patients, or gives two of them one pseudonym.
         """
         known = Keyed(self.mapping)
         found = {patient: known.of(patient) for patient in patient_ids}

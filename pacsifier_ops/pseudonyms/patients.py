@@ -1,4 +1,4 @@
-"""Whose pseudonyms are wanted: the patients of a query table, or of a folder of DICOM files."""
+"""Collects the patients that need pseudonyms, from a query table or from a folder of DICOM files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Patient:
     """A patient.
 
     Attributes:
-        patient_id: PatientID (0010,0020), without blanks around it.
+        patient_id: PatientID (0010,0020), without surrounding blanks.
         issuer: IssuerOfPatientID (0010,0021), where it is known.
-        places: lines of the query table, or numbers of the folder's series in order of their paths; safe to show.
+        places: lines of the query table, or numbers of the folder's series in order of their paths; not confidential.
     """
 
     patient_id: str
@@ -38,10 +38,10 @@ class Cohort:
     """The patients of a run, each once.
 
     Attributes:
-        patients: in the order in which they come.
-        place: what their places are, in the singular.
-        passed_over: files that are no DICOM objects.
-        unnamed: paths of the files of which nobody can say whose they are, below the folder.
+        patients: the patients, in order of their first place.
+        place: unit of `places`, in the singular.
+        passed_over: number of files that are no DICOM objects.
+        unnamed: paths below the folder of files without a known patient.
         without_id: lines of the query table without a PatientID.
     """
 
@@ -53,10 +53,10 @@ class Cohort:
 
 
 def of_table(table: QueryTable) -> Cohort:
-    """The patients of a query table. Rows without a PatientID are passed over, as PACSIFIER does.
+    """Collect the patients of a query table. Rows without a PatientID are skipped, as in PACSIFIER.
 
     Raises:
-        TableRefused: names the lines that are bad.
+        TableRefused: names the invalid lines.
         InputError: names the lines whose PatientID has a wildcard; or no row has a PatientID.
     """
     if table.problems:
@@ -93,14 +93,16 @@ def _told(file: DicomFile) -> tuple[str, ...]:
 
 
 def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bool = False) -> Cohort:
-    """The patients of the DICOM files of a folder, whatever its files and folders are called.
+    """Collect the patients of the DICOM files in a folder, whatever the names of files and folders.
 
     Args:
-        allow_empty: a folder without any object is no error.
+        root: the folder.
+        cancelled: called regularly; True stops.
+        allow_empty: accept a folder without any object.
 
     Raises:
-        InputError: the folder cannot be read, holds no object that names a patient, or one PatientID under two issuers.
-        Cancelled: `cancelled` said so.
+        InputError: the folder cannot be read, has no object with a PatientID, or has one PatientID with two issuers.
+        Cancelled: `cancelled` returned True.
     """
     from pacsifier_ops.dicom.scan import scan
 

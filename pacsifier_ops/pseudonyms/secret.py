@@ -1,8 +1,9 @@
-"""The secret of a project: whatever no other source gives is derived from it, the same in every run, on every machine.
+"""The secret of a project. All values that no other source provides are derived from it, equal in all runs on all
+machines.
 
-It is made once and kept as `<state root>/projects/<project>/secret`, 0600, unless an administrator keeps it elsewhere
-(an Airflow connection, a secrets backend) and hands it in. Whoever has it can tell who is who; whoever loses it can
-never make the same pseudonyms, UIDs and shifts again.
+It is generated once and stored as `<state root>/projects/<project>/secret`, 0600, unless an administrator stores it
+elsewhere (an Airflow connection, a secrets backend) and passes it in. Its owner can re-identify patients. Without it,
+the same pseudonyms, UIDs and shifts can never be generated again.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.files import PRIVATE_FILE, fsync_folder, private_folder, storage_errors, write_atomic
 
-#: Environment variable with a project's secret, for the commands, where it is kept elsewhere than below the state root.
+#: Environment variable of a project's secret, for commands, where it is not stored below the state root.
 VARIABLE = "PACSIFIER_PROJECT_SECRET"
-#: Project of a run that names none.
+#: Project of a run without one.
 DEFAULT_PROJECT = "default"
-#: What names of projects look like: a project may be called as its album is, with blanks.
+#: Form of project names. Blanks are allowed, because a project may have the name of its album.
 PROJECT_PATTERN = "[0-9A-Za-z](?:[0-9A-Za-z._ -]{0,62}[0-9A-Za-z._-])?"
 
 _BYTES = 32
 
 
 def check_project(name: str) -> str:
-    """The name of a project as given, fit for the name of a file.
+    """Return the name of a project if it is fit for a file name.
 
     Raises:
         ConfigError: it is not.
@@ -43,10 +44,10 @@ def check_project(name: str) -> str:
 
 
 def project_folder(project: str) -> Path:
-    """Protected folder of what is kept of a project: its secret and its linkage.
+    """Return the protected folder of a project: its secret and its linkage.
 
     Raises:
-        ConfigError: the name is not fit for one.
+        ConfigError: the name is invalid.
         StorageError: the state root cannot be written.
     """
     check_project(project)
@@ -55,7 +56,7 @@ def project_folder(project: str) -> Path:
 
 
 class Secret:
-    """Derives values that cannot be computed, nor turned back, without the key (HMAC-SHA256, RFC 2104).
+    """Derives values that can be neither computed nor inverted without the key (HMAC-SHA256, RFC 2104).
 
     Args:
         key: at least 32 bytes.
@@ -70,28 +71,28 @@ class Secret:
         return "Secret(…)"
 
     def digest(self, domain: str, value: str) -> bytes:
-        """32 bytes that stand for a value; those of one domain tell nothing of another's."""
+        """Return 32 bytes derived from a value. Those of one domain reveal nothing about another domain."""
         return hmac.digest(self._key, f"{domain}\0{value}".encode("utf-8", "surrogatepass"), "sha256")
 
     def number(self, domain: str, value: str) -> int:
-        """A whole number below 2**256 that stands for a value."""
+        """Return an integer below 2**256 derived from a value."""
         return int.from_bytes(self.digest(domain, value), "big")
 
     def uid(self, uid: str) -> str:
-        """The UID that replaces another one: a `2.25.` UID of 128 bits (PS3.5 B.2), at most 44 characters."""
+        """Return the replacement of a UID: a `2.25.` UID of 128 bits (PS3.5 B.2), at most 44 characters."""
         return f"2.25.{self.number('uid', uid) >> 128}"
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits by which the secret is recognised; they tell nothing of it."""
+        """16 hexadecimal digits that identify the secret without revealing it."""
         return self.digest("fingerprint", "").hex()[:16]
 
     @classmethod
     def of_text(cls, text: str) -> Secret:
-        """The secret that hexadecimal digits write.
+        """Return the secret of hexadecimal digits.
 
         Raises:
-            ConfigError: they do not.
+            ConfigError: the text is invalid.
         """
         with suppress(ValueError):
             return cls(bytes.fromhex(text.strip()))
@@ -99,20 +100,20 @@ class Secret:
 
 
 def project_secret(project: str = DEFAULT_PROJECT, given: str = "") -> Secret:
-    """The secret of a project, made now if the project has none.
+    """Return the secret of a project; generate it if the project has none.
 
     Args:
-        given: the secret in hexadecimal digits, where somebody else keeps it; it is not copied to the state root.
+        project: name of the project.
+        given: the secret in hexadecimal digits, where it is stored elsewhere; it is not copied to the state root.
 
     Raises:
-        ConfigError: the name is not fit for one, the secret cannot be read, or it is not the one that the project
-            was begun with.
+        ConfigError: the name is invalid, the secret cannot be read, or it is not the project's original one.
         StorageError: the state root cannot be written.
     """
     folder = project_folder(project)
     with storage_errors(f"the secret of project {project}"):
         secret = Secret.of_text(given or _kept(folder / "secret", begun=(folder / "fingerprint").exists()))
-        # The first one holds: what was derived from another would not fit together.
+        # The first secret is permanent: values derived from another one would not match.
         first = _once(folder / "fingerprint", secret.fingerprint)
     if not hmac.compare_digest(first, secret.fingerprint):
         raise ConfigError(
@@ -123,7 +124,7 @@ def project_secret(project: str = DEFAULT_PROJECT, given: str = "") -> Secret:
 
 
 def _kept(path: Path, begun: bool) -> str:
-    """The secret in a file, made there if the project has not begun."""
+    """Return the secret in a file; generate it if the project is new."""
     if not path.exists() and begun:
         raise ConfigError(
             f"the secret of project {path.parent.name} is gone, and patients were linked with it; restore "
@@ -133,7 +134,7 @@ def _kept(path: Path, begun: bool) -> str:
 
 
 def _once(path: Path, text: str) -> str:
-    """What is written in a file: `text`, unless another process wrote it first."""
+    """Return the content of a file; write `text` unless another process has written the file first."""
     if not path.exists():
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         write_atomic(temporary, text, PRIVATE_FILE)

@@ -1,9 +1,10 @@
-"""The approved list of a folder: what of it may be handed over, each file by its path and the SHA-256 of its content.
+"""The approved list of a folder: the files that may leave it, by path and SHA-256 of the content.
 
-A folder that was released has one, of what somebody has approved; one that was de-identified, of what was made there.
-It lies in the protected state of the tree, not in the folder, so whoever can write there cannot add to it. Whatever
-hands data over from such a folder, or from a folder in it, sends what is on the list and as it is there, and nothing
-else. What was on an earlier list is known as such: it was released once, and is no part of the data set any more.
+A released folder has a list of the files that a person approved. A de-identified folder has a list of the files that
+the de-identification created. The list is in the protected state of the tree and not in the folder, so a writer of the
+folder cannot extend it. A step that releases data from such a folder, or from one in it, sends exactly the files on the
+list, with the listed content. Files of an earlier list are known as such: they were released once, and no longer belong
+to the data set.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from pacsifier_ops.base.files import private_folder, read_jsonl, readable, write
 from pacsifier_ops.base.places import is_released
 from pacsifier_ops.state.tree import APPROVED, DEIDENTIFIED, marker_of, state_folder
 
-#: Of a tree that was released, so that it has an approved list: in what it says of itself.
+#: Key in the marker of a released tree, which therefore has an approved list.
 LISTED = "released"
 
-#: Why files are not handed over.
+#: Reasons why files are not released.
 NOT_APPROVED = "not among the files that were released, or de-identified, in the folder; it is not handed over"
 NOT_THERE = "released, or de-identified, in the folder, and not there any more"
 FORMER = "released once, and no part of the data set any more"
-#: Of a folder that was de-identified and not released, where people may well take a patient out.
+#: The same in a folder that was de-identified and not released, where users may remove a patient.
 TAKEN_AWAY = "taken away since it was de-identified"
-#: And this, once it was read.
+#: The same for a file whose content was read.
 DIFFERS = "it differs from what was approved; it is not handed over"
 
 
@@ -36,10 +37,10 @@ class Approved:
     """An approved list.
 
     Attributes:
-        root: the folder that its paths are below, resolved.
+        root: the folder of its paths, resolved.
         files: SHA-256 by path, hexadecimal; paths with forward slashes.
-        former: paths that were on an earlier list.
-        released: somebody has decided on it; else it is what a de-identification has made.
+        former: paths of earlier lists.
+        released: a person has approved it; otherwise a de-identification has created it.
     """
 
     root: Path
@@ -48,24 +49,25 @@ class Approved:
     released: bool = True
 
     def sha256(self, path: Path) -> str:
-        """What a file must be like, hexadecimal; empty where it is not on the list."""
+        """Return the required digest of a file, hexadecimal; empty where it is not on the list."""
         return self.files.get(readable(path.relative_to(self.root)), "")
 
     def why_not(self, path: Path) -> str:
-        """Why a file that is not on the list is not handed over."""
+        """Return why a file that is not on the list is not released."""
         return FORMER if readable(path.relative_to(self.root)) in self.former else NOT_APPROVED
 
     def listed(self, folder: Path) -> list[Path]:
-        """Files on the list, in a folder."""
+        """Return the listed files in a folder."""
         return [path for name in self.files if folder in (path := self.root / name).parents]
 
 
 def approve(root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool = True) -> None:
-    """Let this be the approved list of a folder.
+    """Write the approved list of a folder.
 
     Args:
-        files: `path` and `sha256` of each.
-        keep_former: what was on the list before, and is not now, is known as such.
+        root: the folder.
+        files: `path` and `sha256` of each file.
+        keep_former: record files that are on the present list and not on the new one.
 
     Raises:
         OSError: the state root cannot be written.
@@ -83,10 +85,10 @@ def approve(root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool = 
 
 
 def approved_of(folder: Path) -> Approved | None:
-    """The approved list that holds for a folder: its own, or that of a folder above. None where there is none.
+    """Return the approved list for a folder: its own, or that of a folder above; None where there is none.
 
     Raises:
-        TreeError: there was one, and it is gone; or the folder is what a study released before there were such lists.
+        TreeError: the list is missing, or an earlier version released the folder without a list.
     """
     folder = folder.resolve()
     for root in (folder, *folder.parents):
@@ -118,10 +120,10 @@ def _read(root: Path) -> Approved | None:
 
 
 def refuse_released_below(trees: Iterable[Path]) -> None:
-    """Make sure that none of these folders has an approved list: what is above has none, and is no way around it.
+    """Check that none of these folders has an approved list: the folder above has none, and must not bypass theirs.
 
     Raises:
-        TreeError: one has.
+        TreeError: one has a list.
     """
     if any(_read(tree) or marker_of(tree).get(LISTED) for tree in trees):
         raise TreeError("the folder holds another one that was released, or de-identified; hand that over by itself")

@@ -1,7 +1,7 @@
-"""What a destination has confirmed, so that it is not sent there again.
+"""Records of instances that a destination has confirmed, so that they are not sent there again.
 
-One file of JSON lines per destination and series, only ever added to, each line as soon as the destination has
-confirmed an instance. A line that a kill tore is not one.
+There is one file of JSON lines per destination and series. A line is appended as soon as the destination has confirmed
+an instance. A line truncated by a kill is ignored.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ class Delivery:
 
     Attributes:
         uid: SOP Instance UID.
-        sha256: digest of the data set as it was sent, hexadecimal; empty where others sent it.
-        size, ctime_ns: of the file it was sent from: bytes, and when its inode was last changed, in nanoseconds since
-            the epoch; 0 without a file. Tools keep a modification time, but none can set this one.
-        approved: SHA-256 of the whole file as it was approved, hexadecimal, where it was; checked as it was sent.
+        sha256: digest of the sent data set, hexadecimal; empty where another program sent it.
+        size, ctime_ns: size of the sent file in bytes, and the last change of its inode, in nanoseconds since the
+            epoch; 0 without a file. Tools can preserve a modification time, but none can set this one.
+        approved: SHA-256 of the whole approved file, hexadecimal, if there was an approval; it was checked during
+            sending.
     """
 
     uid: str
@@ -38,20 +39,22 @@ class Delivery:
 
 
 def delivery_lease(destination: str, series: SeriesId) -> str:
-    """Name of the lease under which a series is sent to a destination, by one process at a time."""
+    """Return the name of the lease under which one process at a time sends a series to a destination."""
     return f"deliver:{destination}:{series}"
 
 
 class Deliveries:
-    """What a destination has confirmed of one series. A context manager; write under the lease `delivery_lease`.
+    """Confirmed instances of one series at a destination. A context manager; hold the lease `delivery_lease` for
+    writing.
 
-    Earlier versions kept that of all series of a Series Instance UID together; it counts as well.
+    Earlier versions had one file for all series with a Series Instance UID; it is used as well.
 
     Args:
-        destination: names the node; any text, the same every time.
+        destination: name of the node; any text, the same every time.
+        series: the series.
 
     Attributes:
-        confirmed: deliveries by SOP Instance UID, the last of each.
+        confirmed: the last delivery by SOP Instance UID.
 
     Raises:
         StorageError: the state root cannot be read.
@@ -67,7 +70,7 @@ class Deliveries:
             self._read(self._path)
 
     def add(self, delivery: Delivery) -> None:
-        """Keep that the destination confirmed an instance; a kill of this process takes nothing away.
+        """Record that the destination confirmed an instance; the record survives a kill of this process.
 
         Raises:
             StorageError: the state root cannot be written.
@@ -79,7 +82,7 @@ class Deliveries:
         self.confirmed[delivery.uid] = delivery
 
     def close(self) -> None:
-        """Make what was added survive a power cut as well.
+        """Make the records survive a power failure as well.
 
         Raises:
             StorageError: the state root cannot be written.
@@ -106,7 +109,7 @@ class Deliveries:
             try:
                 delivery = Delivery(**json.loads(line))
             except (ValueError, TypeError):
-                continue  # torn: what it was to say is not known, so it is sent once more
+                continue  # truncated: its content is unknown, so the instance is sent again
             self.confirmed[delivery.uid] = delivery
 
     def _open(self) -> Any:
@@ -114,5 +117,5 @@ class Deliveries:
         handle = private_handle(self._path, os.O_RDWR | os.O_APPEND)
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
-            os.write(handle, b"\n")  # the last line is torn; it must not swallow the next
+            os.write(handle, b"\n")  # the last line is truncated; it must not absorb the next
         return os.fdopen(handle, "ab", buffering=0)

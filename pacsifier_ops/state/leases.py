@@ -1,12 +1,12 @@
-"""Leases: a file with an owner and a heartbeat that expires. Whoever shares the state root shares them.
+"""Leases: files with an owner and a heartbeat that expire. All processes with the same state root share them.
 
-A name has slots, the files `slot-0`, `slot-1`, … in a folder of its own (the name is hashed: it may hold
-anything, and what it holds stays out of the file system). A slot is taken by creating its file with O_EXCL,
-which every file system decides atomically, NFS included. The file says who holds it; its modification time
-is the heartbeat, by the clock of the file system that all machines share.
+A name has slots: the files `slot-0`, `slot-1`, … in a folder of its own. The folder's name is a hash, because the name
+may contain anything and must not appear in the file system. A process takes a slot by creating its file with O_EXCL,
+which every file system does atomically, including NFS. The file names its holder. Its modification time is the
+heartbeat, by the clock of the file system that all machines share.
 
-A lease bounds what well-behaved processes do at once. One that slept longer than the time to live may have
-lost its lease: `Lease.check` tells.
+A lease limits cooperating processes only. A process that slept longer than the time to live may have lost its lease:
+`Lease.check` finds out.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from pacsifier_ops.base.errors import LeaseLost, PacsifierError, StorageError
 from pacsifier_ops.base.files import PRIVATE_FILE, private_folder
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
-#: Seconds that a holder has between taking a slot and having said who it is; as a rule it needs some microseconds.
+#: Seconds between the creation of a slot file and its content; usually it takes microseconds.
 _TO_SAY_WHO = 2.0
 
 
 class LeaseBusy(PacsifierError):
-    """Others hold the lease, and the time to wait for it is over or the wait was cancelled."""
+    """Other processes hold the lease, and the time to wait is over or the wait was cancelled."""
 
     retryable = True
 
 
 class Lease:
-    """One slot held by this process; a context manager that releases it. Made by `Leases.acquire`."""
+    """One slot that this process holds; a context manager that releases it. Made by `Leases.acquire`."""
 
     def __init__(self, path: Path, ttl: float, meta: Mapping[str, Any]) -> None:
         self.meta = dict(meta)
@@ -53,16 +53,16 @@ class Lease:
         self._pid = os.getpid()
 
     def check(self) -> None:
-        """Make sure that the lease is still ours.
+        """Check that we still hold the lease.
 
         Raises:
-            LeaseLost: it expired, or was released; somebody else may hold it now.
+            LeaseLost: it expired, or was released; another process may hold it now.
         """
         if not self._with_own_slot(lambda handle: None):
             raise LeaseLost("a lease expired while it was held; the step must be run again")
 
     def release(self) -> None:
-        """Give the slot back. Harmless when repeated, after a loss, and in a forked child (not its lease).
+        """Release the slot. Harmless when repeated, after a loss, and in a forked child (which does not hold it).
 
         Raises:
             StorageError: the file system has no locks.
@@ -83,7 +83,7 @@ class Lease:
         self.release()
 
     def _claim(self) -> bool:
-        """Take the slot if its file is not there."""
+        """Take the slot if its file does not exist."""
         try:
             handle = _create(self._path)
         except FileExistsError:
@@ -102,10 +102,10 @@ class Lease:
         self._with_own_slot(os.utime)
 
     def _with_own_slot(self, action: Callable[[int], object]) -> bool:
-        """Act on the open slot file; False, and nothing done, if it is gone or holds another's lease."""
+        """Call an action on the open slot file. Return False, without the call, if the slot is not ours any more."""
         try:
             handle = os.open(self._path, os.O_RDWR)
-        except OSError:  # gone, or not to be reached: what cannot be seen is not known to be ours
+        except OSError:  # missing or unreachable: we do not know that it is ours
             return False
         try:
             if _read(handle).get("token") != self._token:
@@ -120,8 +120,8 @@ class Leases:
     """All leases below one folder.
 
     Args:
-        root: folder of the leases, shared by everybody who is to respect them.
-        ttl: seconds without heartbeat after which a lease of ours counts as given up.
+        root: folder of the leases, shared by all processes that respect them.
+        ttl: seconds without heartbeat after which a lease of ours expires.
     """
 
     def __init__(self, root: Path, *, ttl: float = 60.0) -> None:
@@ -137,20 +137,20 @@ class Leases:
         meta: Mapping[str, Any] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Lease:
-        """Take one of the `limit` slots of `name`, waiting for one if need be.
+        """Take one of the `limit` slots of `name`; wait for one if necessary.
 
-        Callers may disagree about the limit: none gets a slot that would make the holders, whatever limit
-        they came with, more than its own.
+        Callers may have different limits. No caller gets a slot if the number of all holders would then exceed its own
+        limit.
 
         Args:
-            name: what the lease is for; any text.
-            limit: how many may hold it at once.
-            wait: seconds to wait at most; 0 tries once; None waits for ever.
-            meta: JSON-ready data that `holder` shows to others.
-            cancelled: asked between two attempts; True ends the wait.
+            name: purpose of the lease; any text.
+            limit: maximum number of holders.
+            wait: maximum number of seconds to wait; 0 tries once; None: no limit.
+            meta: JSON-ready data that `holder` returns to other processes.
+            cancelled: called between two attempts; True ends the wait.
 
         Raises:
-            LeaseBusy: others held it all that time, or `cancelled` said so.
+            LeaseBusy: other processes held it all the time, or `cancelled` returned True.
             StorageError: the folder of the leases cannot be written, or its file system has no locks.
         """
         deadline = None if wait is None else time.monotonic() + wait
@@ -163,14 +163,14 @@ class Leases:
             left = _LONGEST_PAUSE if deadline is None else deadline - time.monotonic()
             if left <= 0 or (cancelled and cancelled()):
                 raise LeaseBusy(f"held by others, {limit} at once at most; try again later")
-            # Waiters that woke together shall not do so again.
+            # Processes that woke at the same time should not do so again.
             time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def holder(self, name: str) -> Mapping[str, Any] | None:
-        """The `meta` of a live holder of `name`; None if nobody holds it.
+        """Return the `meta` of a live holder of `name`; None if there is no holder.
 
-        A slot is there before it says who holds it: that is waited for. Of a holder that died in between, it is empty.
+        A slot file exists before it names its holder, so this waits. It is empty if the holder died in between.
         """
         until = time.monotonic() + _TO_SAY_WHO
         while (record := self._live(self._folder(name))) == {} and time.monotonic() < until:
@@ -178,7 +178,7 @@ class Leases:
         return None if record is None else record.get("meta", {})
 
     def _live(self, folder: Path) -> Mapping[str, Any] | None:
-        """The record of a live holder; None if there is none."""
+        """Return the record of a live holder; None if there is none."""
         now = self.now()
         for path in _slots(folder):
             try:
@@ -193,16 +193,18 @@ class Leases:
         return None
 
     def forgotten(self) -> list[Path]:
-        """Folders of leases that nobody holds any more: their holders were killed, and nobody asked for them since."""
+        """Return the folders of leases without a holder: the holders were killed, and no process has asked for them
+        since.
+        """
         return [path for path in sorted(self.root.iterdir()) if path.is_dir() and self._live(path) is None]
 
     def forget(self, folder: Path) -> None:
-        """Remove the folder of a lease, unless somebody holds it (by now)."""
+        """Remove the folder of a lease, unless it has a holder by now."""
         self._bury(folder)
         _remove_if_empty(folder)
 
     def now(self) -> float:
-        """Seconds since the epoch by the clock of the file system, which all machines see alike."""
+        """Return seconds since the epoch by the clock of the file system, which is the same for all machines."""
         handle = _create(self.root / "clock", exclusive=False)
         try:
             os.utime(handle)
@@ -211,7 +213,7 @@ class Leases:
             os.close(handle)
 
     def file(self, name: str, suffix: str) -> Path:
-        """Path of a small file that belongs to `name`, for what is to outlive the lease."""
+        """Return the path of a small file that belongs to `name` and outlives the lease."""
         return self.root / f"{_hashed(name)}.{suffix}"
 
     def _folder(self, name: str) -> Path:
@@ -223,10 +225,9 @@ class Leases:
             lease = self._claim_one(folder, limit, meta)
         if lease is None:
             return None
-        # Among callers with one limit the slots themselves are the bound. Only where limits differ are there
-        # slots beyond ours. First claim, then count: of any set of holders the last to claim has seen all
-        # the others, so no set is larger than its last member allows. (The claim also makes an NFS client
-        # read the folder afresh.)
+        # Among callers with the same limit the slots themselves are the limit. Only where limits differ are there slots
+        # beyond ours. Claim first, then count: in any set of holders, the last to claim has seen all others, so no set
+        # is larger than its last member allows. (The claim also makes an NFS client read the folder again.)
         if len(_slots(folder)) > limit:
             self._bury(folder)
             if len(_slots(folder)) > limit:
@@ -243,7 +244,7 @@ class Leases:
         return None
 
     def _bury(self, folder: Path) -> int:
-        """Remove the slot files of holders that are gone; returns how many."""
+        """Remove the slot files of dead holders; return their number."""
         now = self.now()
         buried = 0
         for path in _slots(folder):
@@ -259,9 +260,9 @@ class Leases:
         return buried
 
     def _dead(self, handle: int, now: float) -> bool:
-        """Whether the holder stopped its heartbeat, or is a process of this machine that is gone."""
-        # Attributes of an open file are fresh on NFS too; those of a path may be a minute old. A file without
-        # an owner was created a moment ago, or its creator died in that moment: it lives by its age.
+        """Return whether the holder's heartbeat stopped, or its process on this machine ended."""
+        # Attributes of an open file are fresh on NFS too; those of a path may be a minute old. A file without an owner
+        # was created just now, or its creator died in that moment: its age decides.
         record = _read(handle)
         if now - os.fstat(handle).st_mtime > record.get("ttl", self.ttl):
             return True
@@ -273,15 +274,15 @@ class Leases:
 
 
 def shared() -> Leases:
-    """The leases that everybody under this state root shares."""
+    """Return the leases that all processes with this state root share."""
     return Leases(settings.state_root() / "leases")
 
 
 class Pacer:
-    """Lets a PACS rest: after `batch_size` turns, by whomever, nobody gets one for `batch_wait_time` seconds.
+    """Paces the series of a PACS: after `batch_size` turns of all processes, none gets a turn for `batch_wait_time`
+    seconds.
 
-    A rest that came by itself counts: after a pause of that length the batch starts anew. Either number
-    at 0 switches pacing off.
+    An idle time of that length also starts a new batch. Zero for either number disables pacing.
     """
 
     def __init__(self, leases: Leases, name: str, batch_size: int, batch_wait_time: float) -> None:
@@ -292,14 +293,14 @@ class Pacer:
 
     @property
     def on(self) -> bool:
-        """Whether there is anything to wait for."""
+        """Whether pacing is enabled."""
         return self.batch_size > 0 and self.batch_wait_time > 0
 
     def wait_turn(self, cancelled: Callable[[], bool] | None = None) -> None:
-        """Take the next turn, waiting for it if need be.
+        """Take the next turn; wait for it if necessary.
 
         Raises:
-            LeaseBusy: `cancelled` said so.
+            LeaseBusy: `cancelled` returned True.
             StorageError: the folder of the leases cannot be written.
         """
         if not self.on:
@@ -316,13 +317,13 @@ class Pacer:
                 return
 
     def _take(self) -> float:
-        """Seconds until the next batch; 0 if this one had a turn left, which is then taken."""
-        # The file holds the turns taken, in a fixed width that one write replaces; its time is that of the
-        # last turn.
+        """Take a turn of the batch and return 0, or return the seconds until the next batch."""
+        # The file contains the number of turns taken, with a fixed width that one write replaces; its time is that of
+        # the last turn.
         handle = _create(self.leases.file(self.name, "turns"), exclusive=False)
         try:
             turns, last, now = int(os.read(handle, 16) or 0), os.fstat(handle).st_mtime, self.leases.now()
-            if now < last:  # the clock was set back: rest from now on, not until it is that late again
+            if now < last:  # the clock was set back: wait from now on, not until that time comes again
                 os.utime(handle)
                 last = now
             rest = last + self.batch_wait_time - now
@@ -337,7 +338,7 @@ class Pacer:
 
 
 class _Heart:
-    """One daemon thread that touches the files of all leases this process holds."""
+    """One daemon thread that touches the files of all leases of this process."""
 
     def __init__(self) -> None:
         self._held: set[Lease] = set()
@@ -368,14 +369,14 @@ class _Heart:
                 try:
                     lease._beat()
                 except OSError:
-                    continue  # a disk that hangs: the next beat may succeed; `Lease.check` tells if none did
+                    continue  # a blocked disk: the next beat may succeed, and `Lease.check` finds out if none did
 
 
 _heart = _Heart()
 
 
 def _forget_leases() -> None:
-    """A forked child holds no lease of its parent and has no heartbeat thread."""
+    """Start without leases and without heartbeat thread in a forked child: the leases are the parent's."""
     global _heart
     _heart = _Heart()
     _identity.cache_clear()
@@ -397,13 +398,13 @@ def _hashed(name: str) -> str:
 
 
 def _create(path: Path, exclusive: bool = True) -> int:
-    """Open a file for us alone, making the folder where it is not there (any more)."""
+    """Open a file for the owner alone, and create its folder if it does not exist (any more)."""
     flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if exclusive else 0)
     while True:
         try:
             return os.open(path, flags, PRIVATE_FILE)
         except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):  # was there, and is gone again
+            with contextlib.suppress(FileExistsError):  # it existed, and was removed again
                 private_folder(path.parent)
 
 
@@ -415,7 +416,7 @@ def _slots(folder: Path) -> list[Path]:
 
 
 def _read(handle: int) -> dict[str, Any]:
-    """The record of a slot file; empty while its creator has not written it."""
+    """Return the record of a slot file; empty while its creator has not written it."""
     try:
         record = json.loads(os.pread(handle, os.fstat(handle).st_size, 0))
     except ValueError:
@@ -424,19 +425,18 @@ def _read(handle: int) -> dict[str, Any]:
 
 
 def _remove(path: Path, handle: int, still: Callable[[int], bool] = lambda handle: True) -> bool:
-    """Remove the slot file `path`, open as `handle`. The only place where slot files are removed.
+    """Remove the slot file `path`, open as `handle`. No other code removes slot files.
 
-    No file system removes a file on condition. Two that found the same dead lease could remove it one after
-    the other, and the second would remove the live one that took its place in between. Hence the rule: who
-    removes a slot file has locked that very file (flock). Holding the lock, we make sure that the path still
-    leads to the file we locked. Nobody can remove it without the lock, and nobody can create another in its
-    place while it is there; so what we remove is what we looked at. The kernel drops the lock of a process
-    that dies.
+    No file system removes a file conditionally. Two processes that find the same dead lease could remove it one after
+    the other, and the second would remove a live lease that replaced it in between. Hence this rule: a process locks a
+    slot file (flock) before it removes it. With the lock it checks that the path still leads to the locked file. No
+    other process can remove that file without the lock, and none can create another in its place while it exists. So
+    the removed file is the one that was examined. The kernel releases the lock of a process that dies.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False  # somebody else is removing it, or making sure
+        return False  # another process removes it, or checks it
     try:
         if not os.path.samestat(os.stat(path), os.fstat(handle)) or not still(handle):
             return False
@@ -445,36 +445,36 @@ def _remove(path: Path, handle: int, still: Callable[[int], bool] = lambda handl
     except FileNotFoundError:
         return False
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # said aloud: a child forked just now would keep it by its copy
+        fcntl.flock(handle, fcntl.LOCK_UN)  # explicit: a child forked just now would keep the lock
 
 
 def _remove_if_empty(folder: Path) -> None:
     try:
         folder.rmdir()
     except OSError:
-        return  # others hold slots, or took it away first
+        return  # other processes hold slots, or have removed it
 
 
 @functools.cache
 def _identity(pid: int) -> dict[str, Any]:
-    """Who we are: machine (host name, boot), PID namespace, process (PID, start time)."""
+    """Return the identity of a process: machine (host name, boot), PID namespace, process (PID, start time)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         pids = os.readlink("/proc/self/ns/pid")
         started = _started(pid)
-    except OSError:  # no /proc: leases of this machine's dead end with their heartbeat, as those of others
+    except OSError:  # no /proc: dead holders of this machine are then found by their heartbeat, like those of others
         boot, pids, started = "", "", ""
     return {"host": socket.gethostname(), "boot": boot, "pids": pids, "pid": pid, "started": started}
 
 
 def _started(pid: int) -> str:
-    """Start time of a process in clock ticks after boot; empty for one that is dead but not yet reaped."""
+    """Return the start time of a process in clock ticks after boot; empty for a dead one that was not reaped yet."""
     state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return "" if state in "ZX" else fields[18]
 
 
 def _running(pid: int, started: str) -> bool:
-    """Whether the process that had this PID and start time still runs, in our PID namespace."""
+    """Return whether the process with this PID and start time still runs, in our PID namespace."""
     try:
         return _started(pid) == started
     except (FileNotFoundError, ProcessLookupError):

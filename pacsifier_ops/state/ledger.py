@@ -1,11 +1,11 @@
-"""What has been fetched into a tree, by SOP Instance UID: one small file per series.
+"""Records of instances retrieved into a tree, by SOP Instance UID: one small file per series.
 
-A series' file is written by the holder of the series' lease alone, before the files it describes get
-their final names. So a file on disk under its final name is always in the ledger, and a kill in between
-leaves an entry without a file: the instance counts as missing and is fetched again.
+Only the holder of a series' lease writes its file, before the instances' files get their final names. So a file under
+its final name is always in the ledger. A kill in between leaves an entry without a file; the instance then counts as
+missing and is retrieved again.
 
-A file that was handed on, and is needed no more, is first marked so in the ledger and then removed. Its instance is
-not fetched again.
+A file that was passed on and is not needed any more is first marked in the ledger, and then removed. Its instance is
+not retrieved again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ class Entry:
     """One instance.
 
     Attributes:
-        file: name within the series folder.
-        size: bytes. mtime_ns: modification time when it was published, in nanoseconds.
+        file: file name within the series folder.
+        size: size in bytes.
+        mtime_ns: modification time when it was published, in nanoseconds.
         sha256: digest of the whole file.
-        sop_class_uid, transfer_syntax_uid: of the object as fetched.
-        source: name of the PACS it came from.
-        handed_on: when it was found to be delivered, so that the file may go, ISO 8601; empty: it was not.
+        sop_class_uid, transfer_syntax_uid: of the retrieved object.
+        source: name of the PACS from which it came.
+        handed_on: time when it was found to be delivered, so that the file may be removed, ISO 8601; empty: not
+            delivered.
     """
 
     file: str
@@ -43,7 +45,7 @@ class Entry:
     handed_on: str = ""
 
     def proven_by(self, folder: Path) -> bool:
-        """Whether the file lies in `folder` as it was published; its digest is taken only if its times changed."""
+        """Return whether `folder` contains the published file. The digest is computed only if its time has changed."""
         path = folder / self.file
         try:
             status = path.stat()
@@ -54,12 +56,12 @@ class Entry:
         return status.st_mtime_ns == self.mtime_ns or digest(path) == self.sha256
 
     def gone_on(self, folder: Path) -> bool:
-        """Whether the file was handed on and is not in `folder` any more."""
+        """Return whether the file was passed on and is not in `folder` any more."""
         return bool(self.handed_on) and not os.path.lexists(folder / self.file)
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+    """Return the SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -67,11 +69,12 @@ def digest(path: Path) -> str:
 class SeriesLedger:
     """The entries of one series in one tree.
 
-    Earlier versions kept one of all series of a Series Instance UID, whatever the study. It counts as long as there is
-    none of the series: what it tells of another study's has no files in the folder, and proves nothing.
+    Earlier versions had one file for all series with a Series Instance UID, in any study. It is used while the series
+    has none. Entries for another study's series have no files in the folder, so they prove nothing.
 
     Args:
-        state: the tree's state folder.
+        state: state folder of the tree.
+        series: the series.
     """
 
     def __init__(self, state: Path, series: SeriesId) -> None:
@@ -79,13 +82,13 @@ class SeriesLedger:
         self._series = series
         self.entries: dict[str, Entry] = {}
         before = _path(state, series.before.digest)
-        # One that is lost or cannot be read proves nothing: its instances are fetched again.
+        # A lost or damaged file proves nothing: its instances are retrieved again.
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             kept = read_json(self._path if self._path.exists() else before)
             self.entries = {uid: Entry(**entry) for uid, entry in kept["instances"].items()}
 
     def save(self) -> None:
-        """Keep the entries, durably."""
+        """Store the entries durably."""
         private_folder(self._path.parent)
         instances = {uid: asdict(entry) for uid, entry in self.entries.items()}
         write_json(

@@ -1,4 +1,6 @@
-"""The output tree: which folder a patient, study and series get, once and for ever, and who may write there."""
+"""The output tree: permanent folder names of patients, studies and series, and the states in which a tree may be
+written.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +24,22 @@ from pacsifier_ops.base.files import close_folder, data_folder, private_folder, 
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.state.leases import LeaseBusy, Leases, shared
 
-#: The tree's own folder: its state, and objects on their way in.
+#: Folder of the tree for its own state, and for incomplete objects.
 CONTROL = ".pacsifier"
 LOGS = "logs"
 
-#: States of a tree. One that is being converted is half the one and half the other, and nobody may rely on it.
+#: States of a tree. A tree in conversion contains both kinds of data, and must not be used.
 IDENTIFIED, CONVERTING, DEIDENTIFIED = "identified", "converting", "de-identified"
 
-#: In the state of a tree: the list of what of it may be handed over, see `approved`.
+#: File in the state of a tree: the list of files that may be released, see `approved`.
 APPROVED = "approved.jsonl"
 
-#: How folders and files of a tree are named: files by their SOP Instance UID; or all as PACSIFIER 1.0 and DCMTK do.
+#: Naming of folders and files of a tree: files by SOP Instance UID, or everything as PACSIFIER 1.0 and DCMTK do.
 BY_UID, PACSIFIER = "uid", "pacsifier"
 NAMINGS = (BY_UID, PACSIFIER)
 
 _MARKER = "tree.json"
-#: What says that a folder is a DICOM file-set (PS3.10 8).
+#: File that marks a DICOM file-set (PS3.10 8).
 FILE_SET = "DICOMDIR"
 
 _APART = "give a folder apart"
@@ -45,18 +47,18 @@ _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
 def safe(text: str) -> str:
-    """Text as part of a folder name: accents dropped, everything but [0-9A-Za-z] becomes one `_` per run."""
+    """Return a text as part of a folder name: without accents; each run of other characters than [0-9A-Za-z] is `_`."""
     return re.sub(r"[^0-9A-Za-z]+", "_", _ACCENTS.sub("", unicodedata.normalize("NFD", text)))
 
 
 def _as_dumped(text: str) -> str:
-    """Text as PACSIFIER 1.0 reads it in the output of DCMTK's findscu."""
+    """Return a text as PACSIFIER 1.0 reads it in the output of DCMTK's findscu."""
     plain = re.split(r"[\[\]]", text.encode("ascii", "ignore").decode("ascii"))[0]
     return plain.replace(" ", "").replace("'", "_").replace("/", "")
 
 
 def _kept(text: str) -> str:
-    """Text of a number or a date, of which PACSIFIER 1.0 changes nothing; but whatever could lead elsewhere is."""
+    """Return a number or date, which PACSIFIER 1.0 leaves unchanged, without characters that could change the path."""
     return re.sub(r"[^0-9A-Za-z.+-]", "_", _as_dumped(text))
 
 
@@ -67,31 +69,33 @@ def _prefixes() -> dict[str, str]:
 
 
 def file_name(naming: str, sop_class_uid: str, sop_instance_uid: str) -> str:
-    """What the file of an object is called: `<SOPInstanceUID>.dcm`, or `CT.<SOPInstanceUID>` as by DCMTK's movescu."""
+    """Return the file name of an object: `<SOPInstanceUID>.dcm`, or `CT.<SOPInstanceUID>` as of DCMTK's movescu."""
     if naming == PACSIFIER:
         return f"{_prefixes().get(sop_class_uid, 'UNKNOWN')}.{sop_instance_uid}"
     return f"{sop_instance_uid}.dcm"
 
 
 def names_object(name: str, naming: str) -> bool:
-    """Whether a file in the folder of a series is an object, by its name."""
+    """Return whether a file in the folder of a series is an object, by its name."""
     if naming == PACSIFIER:
         return bool(re.fullmatch(r"[A-Za-z][0-9A-Za-z_]*\.[0-9][0-9.]*", name))
     return name.endswith(".dcm")
 
 
 def short_hash(identity: str, digits: int = 8) -> str:
-    """What tells colliding names apart: hexadecimal digits of a UID or of a patient's identity."""
+    """Return a suffix that separates equal names: hexadecimal digits of the hash of a UID or a patient's identity."""
     return hashlib.sha256(identity.encode()).hexdigest()[:digits]
 
 
 def _limited(name: str, identity: str) -> str:
-    # Values longer than their VR allows do occur; a folder name has room for 255 bytes.
+    # Values can exceed the length of their VR; a folder name has at most 255 bytes.
     return name if len(name) <= 150 else f"{name[:140]}_{short_hash(identity)}"
 
 
 def patient_identity(attributes: Mapping[str, str], study_uid: str) -> str:
-    """Who the patient is: PatientID with its issuer; without a PatientID every study is somebody else."""
+    """Return the identity of a patient: PatientID with its issuer. Without a PatientID, each study is a separate
+    patient.
+    """
     patient_id = attributes.get("PatientID", "")
     if not patient_id:
         return f"study:{study_uid}"
@@ -99,20 +103,20 @@ def patient_identity(attributes: Mapping[str, str], study_uid: str) -> str:
 
 
 def patient_folder(attributes: Mapping[str, str], naming: str = BY_UID) -> str:
-    """`sub-<PatientID>`."""
+    """Return `sub-<PatientID>`."""
     patient_id = attributes.get("PatientID", "")
     return "sub-" + (safe(_as_dumped(patient_id) if naming == PACSIFIER else patient_id) or "No_PatientID")
 
 
 def study_folder(attributes: Mapping[str, str], naming: str = BY_UID) -> str:
-    """`ses-<StudyDate><StudyTime>`, or empty for a study without a date."""
+    """Return `ses-<StudyDate><StudyTime>`, or empty for a study without a date."""
     clean = _kept if naming == PACSIFIER else safe
     date = clean(attributes.get("StudyDate", ""))
     return f"ses-{date}{clean(attributes.get('StudyTime', ''))}" if date else ""
 
 
 def series_folder(attributes: Mapping[str, str], naming: str = BY_UID) -> str:
-    """`<SeriesNumber:05d>-<SeriesDescription>`."""
+    """Return `<SeriesNumber:05d>-<SeriesDescription>`."""
     number, description = attributes.get("SeriesNumber", ""), attributes.get("SeriesDescription", "")
     if naming == PACSIFIER:
         number, description = _kept(number), _as_dumped(description)
@@ -123,12 +127,12 @@ def series_folder(attributes: Mapping[str, str], naming: str = BY_UID) -> str:
 
 @dataclass
 class Names:
-    """Folder names given so far: identity → name, never changed; no two identities share a folder.
+    """Assigned folder names by identity. They never change, and no two identities share a folder.
 
-    Names are compared without regard to case, as some file systems do.
+    Names are compared without case, as in some file systems.
 
     Attributes:
-        given: path below the output folder by identity.
+        given: path below the output folder, by identity.
         naming: one of NAMINGS.
     """
 
@@ -139,7 +143,7 @@ class Names:
         self._taken = {path.casefold() for path in self.given.values()}
 
     def give(self, identity: str, parent: str, name: str) -> str:
-        """The path below the output folder for `identity`, which wants to be called `name` below `parent`."""
+        """Return the path of `identity` below the output folder; assign one with `name` below `parent` if necessary."""
         if identity in self.given:
             return self.given[identity]
         name = _limited(name, identity)
@@ -152,26 +156,27 @@ class Names:
         return path
 
     def series(self, attributes: Mapping[str, str], study_uid: str, series_uid: str) -> str:
-        """The folder of a series, as a path below the output folder with forward slashes."""
+        """Return the folder of a series, as a path below the output folder with forward slashes."""
         patient = patient_identity(attributes, study_uid)
         path = self.give("patient:" + patient, "", patient_folder(attributes, self.naming))
         session = study_folder(attributes, self.naming)
         if session:
-            # The patient belongs to the identity: two patients' studies never share a folder.
+            # The patient is part of the identity, so two patients' studies never share a folder.
             path = self.give(f"study:{study_uid}\0{patient}", path, session)
         series = SeriesId(study_uid, series_uid)
         before = f"series:{series.before}"
         if self.given.get(before, "").rpartition("/")[0] == path:
-            # An earlier version named it, by its UID alone: it is this one, or one of another study beside it.
+            # An earlier version assigned it by the series UID alone: it belongs to this series, or to one of another
+            # study.
             self.given.setdefault(f"series:{series}", self.given.pop(before))
         return self.give(f"series:{series}", path, series_folder(attributes, self.naming))
 
     def folder_of(self, series: SeriesId) -> str | None:
-        """The folder of a series; None where it has none yet."""
+        """Return the folder of a series; None where it has none yet."""
         return self.given.get(f"series:{series}") or self.given.get(f"series:{series.before}")
 
     def of_series(self) -> Iterator[tuple[SeriesId, str]]:
-        """Every series that has a folder, with it."""
+        """Yield every series with a folder, and the folder."""
         for identity, folder in self.given.items():
             kind, _, uids = identity.partition(":")
             if kind == "series":
@@ -180,10 +185,10 @@ class Names:
 
 
 def marker_of(root: Path) -> dict[str, Any]:
-    """What a folder says of itself, above all its `state`; empty where it is no tree. Writes nothing.
+    """Return the marker of a tree, above all its `state`; empty where the folder is no tree. Writes nothing.
 
     Raises:
-        TreeError: it says nothing that can be understood.
+        TreeError: the marker is invalid.
     """
     try:
         marker = read_json(root / CONTROL / _MARKER)
@@ -197,37 +202,37 @@ def marker_of(root: Path) -> dict[str, Any]:
 
 
 def naming_of(root: Path) -> str:
-    """How folders and files of a tree are named, one of NAMINGS; of one of an earlier version, BY_UID."""
+    """Return the naming of a tree, one of NAMINGS; BY_UID for one of an earlier version."""
     return str(marker_of(root).get("names", BY_UID))
 
 
 def state_of(folder: Path) -> str:
-    """The state of the tree that a folder is, or is part of; identified where it is of none."""
+    """Return the state of the tree that a folder is, or belongs to; `identified` where it belongs to none."""
     return next((marker["state"] for above in (folder, *folder.parents) if (marker := marker_of(above))), IDENTIFIED)
 
 
 def refuse_mixed(trees: Iterable[Path]) -> None:
-    """Make sure that these folders are trees of one state, as far as they are any: for who hands data over.
+    """Check that these folders are trees of one state, as far as they are trees, before their data are released.
 
     Raises:
-        TreeError: they are not.
+        TreeError: their states differ.
     """
     if len({marker["state"] for root in trees if (marker := marker_of(root))}) > 1:
         raise TreeError("the folder holds both identified and de-identified data; hand over one of them")
 
 
 def refuse_around(root: Path, state: str, what: str, below: bool = True, itself: bool = True) -> None:
-    """Make sure that data of a state may begin in a folder: what lies around it is of the same.
+    """Check that data of a state may be written to a folder: trees around it must have the same state.
 
     Args:
-        root: the folder, resolved; it need not be there.
-        state: identified or not.
-        what: the parameter, for the error.
-        below: trees in the folder count as well; all its folders are looked at.
-        itself: so does the folder.
+        root: the folder, resolved; it need not exist.
+        state: the state of the data.
+        what: name of the parameter, for the error.
+        below: check trees in the folder as well; all its folders are visited.
+        itself: check the folder itself as well.
 
     Raises:
-        TreeError: a tree above, the folder itself or one below is of another state; or it is a DICOM file-set.
+        TreeError: a tree above, the folder itself, or one below has another state; or it lies in a DICOM file-set.
     """
     identified = state == IDENTIFIED
     for folder in (root, *root.parents) if itself else root.parents:
@@ -243,25 +248,26 @@ def refuse_around(root: Path, state: str, what: str, below: bool = True, itself:
 
 
 def begin(root: Path, marker: Mapping[str, Any], what: str, below: bool = True) -> None:
-    """Let a folder be a tree and say this of itself, if what lies around it is of the same state.
+    """Make a folder a tree with this marker, if trees around it have the same state.
 
     Args:
         root, what, below: see `refuse_around`.
+        marker: the marker.
 
     Raises:
-        TreeError: something around it is of another state.
+        TreeError: a tree around it has another state.
     """
-    with shared().acquire("trees"):  # of two that begin one within the other, the second sees the first
+    with shared().acquire("trees"):  # if two processes begin nested trees, the second sees the first
         new = not marker_of(root)
         refuse_around(root, marker["state"], what, below and new, itself=False)
-        if new:  # a list that lies there is of a tree that was removed
+        if new:  # an existing list belongs to a tree that was removed
             (state_folder(root) / APPROVED).unlink(missing_ok=True)
         private_folder(root / CONTROL)
         write_marker(root, marker)
 
 
 def _trees_below(root: Path) -> Iterator[Path]:
-    """The trees in a folder, itself left out; links are not followed."""
+    """Yield the trees in a folder, without the folder itself; links are not followed."""
     for folder, below, _ in os.walk(root):
         if CONTROL in below:
             below.remove(CONTROL)
@@ -270,12 +276,12 @@ def _trees_below(root: Path) -> Iterator[Path]:
 
 
 def write_marker(root: Path, marker: Mapping[str, Any]) -> None:
-    """Let a tree say this of itself."""
+    """Write the marker of a tree."""
     write_json(root / CONTROL / _MARKER, marker)
 
 
 def refuse_unfinished(folders: Iterable[Path]) -> None:
-    """Make sure that none of these folders is a tree that is being converted, or part of one: for who hands data over.
+    """Check that none of these folders is, or belongs to, a tree in conversion, before its data are released.
 
     Raises:
         TreeError: one is.
@@ -293,12 +299,12 @@ def refuse_unfinished(folders: Iterable[Path]) -> None:
 
 
 def state_folder(root: Path) -> Path:
-    """Protected folder of what is known of a tree; it need not be there."""
+    """Return the protected folder for the state of a tree; it need not exist."""
     return settings.state_root() / "trees" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 
 def _leads_away(root: Path) -> bool:
-    """Whether what we clear up in an output folder would lie elsewhere."""
+    """Return whether the control folder is a link, so that cleaning up would change files elsewhere."""
     return (root / CONTROL).is_symlink() or (root / CONTROL / "incoming").is_symlink()
 
 
@@ -314,8 +320,8 @@ class Tree:
     Attributes:
         root: the folder.
         state: folder of the ledger and the names of this tree.
-        holds: what the folder must hold as long as somebody works there; empty: anything.
-        naming: one of NAMINGS, how folders and files are named from the first to the last.
+        holds: state that the folder must have during work there; empty: any.
+        naming: one of NAMINGS; the naming never changes.
     """
 
     root: Path
@@ -325,18 +331,19 @@ class Tree:
 
     @classmethod
     def open(cls, root: Path, naming: str | None = None) -> Tree:
-        """Open an output folder for writing identified data, making it where needed.
+        """Open an output folder for writing identified data; create it if necessary.
 
         Args:
-            naming: one of NAMINGS; None is what it was begun with, for a new one BY_UID.
+            root: the folder.
+            naming: one of NAMINGS; None: the naming with which it was begun, BY_UID for a new one.
 
         Raises:
-            TreeError: the folder cannot be written, holds data that is not identified, or was begun with another
-                naming: other names would be second copies of what is there.
+            TreeError: the folder cannot be written, contains data that are not identified, or was begun with another
+                naming: other names would create second copies.
         """
         try:
             root = root.resolve()
-            refuse_around(root, IDENTIFIED, "the output folder", below=False)  # before anything is made there
+            refuse_around(root, IDENTIFIED, "the output folder", below=False)  # before anything is created there
             private_folder(root)
             _refuse_links(root)
             if not marker_of(root):
@@ -354,26 +361,27 @@ class Tree:
 
     @classmethod
     def existing(cls, root: Path) -> Tree | None:
-        """The tree of an output folder that was opened before; None if it was not. Writes nothing."""
+        """Return the tree of an output folder that was opened before; None otherwise. Writes nothing."""
         root = root.resolve()
         there = (root / CONTROL / _MARKER).is_file() and not _leads_away(root)
         return cls(root, state_folder(root)) if there else None
 
     @classmethod
     def convert(cls, root: Path, stamp: Mapping[str, str], in_place: bool, run: str) -> Tree:
-        """Open a folder for writing de-identified data, and have it say that it is being converted.
+        """Open a folder for writing de-identified data, and mark it as being converted.
 
         Args:
-            stamp: what decides what the data become; all that is ever written there must have the same.
-            in_place: the identified data lie in the folder itself.
-            run: who converts it, and may say when it is de-identified; of several, the last that began.
+            root: the folder.
+            stamp: summary of the settings that determine the result; it must be the same for all data in the folder.
+            in_place: the identified data are in the folder itself.
+            run: id of the run that converts it and may mark it as de-identified; of several, the last one.
 
         Raises:
-            TreeError: the folder cannot be written, holds something else, or was begun with another stamp.
+            TreeError: the folder cannot be written, has other content, or was begun with another stamp.
         """
         try:
             root = root.resolve()
-            refuse_around(root, CONVERTING, "out_folder", below=False, itself=False)  # before anything is made there
+            refuse_around(root, CONVERTING, "out_folder", below=False, itself=False)  # before anything is created there
             data_folder(root)
             _refuse_links(root)
             marker = marker_of(root)
@@ -398,25 +406,25 @@ class Tree:
         return cls(root, private_folder(state_folder(root)))
 
     def in_use(self, leases: Leases) -> bool:
-        """Whether somebody is bringing objects into the tree."""
+        """Return whether a process is adding objects to the tree."""
         with suppress(FileNotFoundError):
             return any(leases.holder(self.workplace_lease(folder)) is not None for folder in self.incoming.iterdir())
         return False
 
     @property
     def incoming(self) -> Path:
-        """Where the workplaces are, each held by a lease as long as somebody works there."""
+        """Folder of the workplaces, each protected by a lease during work there."""
         return self.root / CONTROL / "incoming"
 
     @contextmanager
     def workplace(self, leases: Leases) -> Iterator[Path]:
-        """A folder for objects on their way in, on the tree's own file system; gone at the end.
+        """Yield a folder for incomplete objects, on the tree's own file system; it is removed at the end.
 
-        Removes first what processes left that were killed: nobody holds the lease of their folder any more.
+        Folders of killed processes, whose leases have no holder, are removed before.
 
         Raises:
             StorageError: the output folder cannot be written.
-            TreeError: it holds something else by now.
+            TreeError: the folder has another state by now.
         """
         with storage_errors("the output folder"):
             home = private_folder(self.incoming)
@@ -428,7 +436,7 @@ class Tree:
             with storage_errors("the output folder"):
                 private_folder(folder)
             try:
-                # Who converts a folder says so first, and then looks for workplaces; so one of us sees the other.
+                # A conversion marks the folder first and then looks for workplaces, so one of the two sees the other.
                 if self.holds and (state := marker_of(self.root).get("state")) != self.holds:
                     raise TreeError(f"the output folder holds data that is {state} by now; give another out_directory")
                 yield folder
@@ -436,7 +444,7 @@ class Tree:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def workplace_lease(self, folder: Path) -> str:
-        """Name of the lease of a workplace."""
+        """Return the name of the lease of a workplace."""
         return f"incoming:{self.key}:{folder.name}"
 
     @property
@@ -445,10 +453,10 @@ class Tree:
         return self.state.name
 
     def load_names(self) -> Names:
-        """The names given so far. Call under the tree's `names` lease when going to add to them."""
+        """Read the assigned names. Hold the tree's `names` lease if you will add names."""
         path = self.state / "names.json"
         return Names(read_json(path) if path.exists() else {}, self.naming)
 
     def save_names(self, names: Names) -> None:
-        """Keep the names."""
+        """Store the names."""
         write_json(self.state / "names.json", names.given)
