@@ -168,7 +168,7 @@ def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, w
                 continue
             person = Person(f"P{crc32(str(dataset.PatientID).encode())}", -17)
             identifiers = Identifiers.of(dataset, person)
-            calendar = Calendar.of(identifiers.days, -17, frozenset(), frozenset(identifiers.wanted.numbers))
+            calendar = Calendar.of(identifiers.days, -17, frozenset(), frozenset(identifiers.terms.numbers))
             outcome = engine.deidentify(dataset, person, calendar)
             if verdict.blackout is not None:
                 pixels.blackout(outcome.dataset, verdict.blackout)

@@ -45,7 +45,7 @@ from pacsifier_ops.deid.run import (
     Store,
     series_of,
 )
-from pacsifier_ops.deid.told import told
+from pacsifier_ops.deid.told import public_reason
 from pacsifier_ops.deid.whose import told_by
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
@@ -303,7 +303,7 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
         for entry in _manifest(store, rules.digest):
             own.write(json.dumps(entry).encode() + b"\n")
             if (outcome := entry["Outcome"]) != DEIDENTIFIED:
-                apart[outcome, *told(outcome, entry["Reason"])] += 1
+                apart[outcome, *public_reason(outcome, entry["Reason"])] += 1
                 continue
             # What was left out since the patient was found in it is not told: an empty value would say what it held.
             used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items() if rule != leftout.RULE)

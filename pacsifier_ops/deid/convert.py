@@ -122,7 +122,7 @@ class Converter:
     def _calendar(self, identifiers: Identifiers, source: SourceSeries) -> Calendar:
         """The dates that must not stay in numbers; empty where dates stay."""
         shift = shift_of(self._how.rules, source.person, self._how.secret, source.study_uid)
-        births, taken = identifiers.births, frozenset(identifiers.wanted.numbers)
+        births, taken = identifiers.births, frozenset(identifiers.terms.numbers)
         return Calendar.of(identifiers.days - births, shift, births, taken, source.counted)
 
     def _written(

@@ -66,7 +66,7 @@ from pacsifier_ops.deid import (
     vocabulary,
     writing,
 )
-from pacsifier_ops.deid.numbers import Birth, Calendar, numbers_in
+from pacsifier_ops.deid.numbers import BirthDateFound, Calendar, numbers_in
 from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Option, Rule, Rules
 from pacsifier_ops.dicom import vrs
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
@@ -159,16 +159,16 @@ class Engine:
         if not sop_class or not sr.text_of(parsed.elements, _SOP_INSTANCE):
             raise Unfit("it has no SOP Class UID or no SOP Instance UID")
         rules = self.rules.of(sop_class, sr.text_of(parsed.elements, _MODALITY))
-        walk = _Walk(self, rules, person, calendar, big_endian=not parsed.syntax.little)
-        walk.without, walk.names = frozenset(without), frozenset(names)
-        elements = walk.root(parsed.elements)
+        deidentifier = _Deidentifier(self, rules, person, calendar, big_endian=not parsed.syntax.little)
+        deidentifier.without, deidentifier.names = frozenset(without), frozenset(names)
+        elements = deidentifier.data_set(parsed.elements)
         if not sr.text_of(elements, _SOP_CLASS) or not sr.text_of(elements, _SOP_INSTANCE):
             raise Unfit("its SOP Class UID or its SOP Instance UID is not valid")
-        if not parsed.syntax.encapsulated and _cut_behind_pixels(elements, parsed.syntax):
-            walk.counts["mended/behind-pixels"] += 1
-        markers.mark(elements, self.rules.method, self.rules.codes, walk.fate_of_dates())
+        if not parsed.syntax.encapsulated and _remove_data_after_pixels(elements, parsed.syntax):
+            deidentifier.counts["mended/behind-pixels"] += 1
+        markers.mark(elements, self.rules.method, self.rules.codes, deidentifier.date_status())
         made = writing.dataset_of(elements, parsed.syntax, parsed.original_character_set)
-        return Deidentified(made, dict(walk.counts), walk.uids)
+        return Deidentified(made, dict(deidentifier.counts), deidentifier.uids)
 
     def uid(self, uid: str) -> str:
         """Return the UID that replaces another."""
@@ -186,11 +186,11 @@ class Engine:
         if plan is None:
             if len(plans) > _MOST:
                 plans.clear()
-            plan = plans[tag, vr] = _plan(rules, tag, vr)
+            plan = plans[tag, vr] = _make_plan(rules, tag, vr)
         return plan
 
 
-def _cut_behind_pixels(elements: Elements, syntax: Syntax) -> bool:
+def _remove_data_after_pixels(elements: Elements, syntax: Syntax) -> bool:
     """Remove data after the last pixel (PS3.5 8.1.1), mostly padding. No viewer would show an identifier there.
 
     Returns:
@@ -237,7 +237,7 @@ _ROOT = "1.2.840.10008."
 
 #: Applies a rule to a value. Arguments: value, VR, tag, rule and character set. Returns None where the element is
 #: removed.
-_Act: TypeAlias = "Callable[[_Walk, Value, str, int, Rule, Charset], Value | None]"
+_Treatment: TypeAlias = "Callable[[_Deidentifier, Value, str, int, Rule, Charset], Value | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,34 +247,34 @@ class _Plan:
     Attributes:
         rule: the rule that applies.
         vr: the VR by which the value is treated and written.
-        act: the method that treats the value; None: the element is removed.
+        treat: the method that treats the value; None: the element is removed.
     """
 
     rule: Rule
     vr: str
-    act: _Act | None
+    treat: _Treatment | None
 
 
 #: Elements of groups 0000 to 0007 are not allowed in a data set. Group lengths are retired (PS3.5 7.2).
-_GONE = _Plan(Rule(Action.REMOVE, "group"), "", None)
+_REMOVED_GROUP = _Plan(Rule(Action.REMOVE, "group"), "", None)
 _PRIVATE = _Plan(PRIVATE, "", None)
 _LEFT_OUT = _Plan(Rule(Action.REMOVE, leftout.RULE), "", None)
 
 
-def _plan(rules: ObjectRules, tag: int, vr: str) -> _Plan:
+def _make_plan(rules: ObjectRules, tag: int, vr: str) -> _Plan:
     if tag < 0x00080000 or not tag & 0xFFFF:
-        return _GONE
+        return _REMOVED_GROUP
     vr = _known_vr(tag, vr)
     rule = rules.find(tag, vr)
     if tag == _CHARACTER_SET:
         rule = replace(rule, action=Action.KEEP)  # without it, text would be decoded wrongly
-    return _fitted(rule, tag, vr)
+    return _plan_for_tag(rule, tag, vr)
 
 
-def _left_out(tag: int) -> _Plan:
+def _plan_to_empty(tag: int) -> _Plan:
     """Return the plan for an attribute of `without`: no value, or a dummy where a SOP class may require a value."""
     action = Action.DUMMY if tag in leftout.NEEDED else Action.EMPTY
-    return _planned(Rule(action, leftout.RULE), tables.dictionary()[tag][0])
+    return _plan_for_vr(Rule(action, leftout.RULE), tables.dictionary()[tag][0])
 
 
 def _known_vr(tag: int, vr: str) -> str:
@@ -283,7 +283,7 @@ def _known_vr(tag: int, vr: str) -> str:
     return known[0] if vr == "UN" and len(known) == 1 else vr
 
 
-def _fitted(rule: Rule, tag: int, vr: str) -> _Plan:
+def _plan_for_tag(rule: Rule, tag: int, vr: str) -> _Plan:
     """Return the plan for a public element, where its VR may differ from PS3.6."""
     known = tables.dictionary().get(tag, ())
     if known and vr not in known:
@@ -293,13 +293,13 @@ def _fitted(rule: Rule, tag: int, vr: str) -> _Plan:
             rule, vr = _without_value(rule), known[0]
     own = _OWN.get(rule.action, {}).get(tag)
     if own is None and rule.action is Action.CLEAN and tag in tables.numbers():
-        own = _Walk.order
+        own = _Deidentifier.ordinal
     if rule.action is Action.KNOWN:
-        rule = replace(rule, otherwise=_least(tag))
-    return _Plan(rule, vr, own) if own else _planned(rule, vr)
+        rule = replace(rule, otherwise=_least_action(tag))
+    return _Plan(rule, vr, own) if own else _plan_for_vr(rule, vr)
 
 
-def _least(tag: int) -> Action:
+def _least_action(tag: int) -> Action:
     """Return the action for an attribute with no known part: what its type allows in every IOD."""
     with_value = tables.required().get(tag)
     return Action.REMOVE if with_value is None else Action.DUMMY if with_value else Action.EMPTY
@@ -313,36 +313,38 @@ def _without_value(rule: Rule) -> Rule:
     return replace(rule, action=Action.REMOVE) if rule.action in kept else rule
 
 
-def _planned(rule: Rule, vr: str) -> _Plan:
+def _plan_for_vr(rule: Rule, vr: str) -> _Plan:
     """Return the plan for an element of this VR."""
     if rule.action is Action.CLEAN and vr not in _CLEAN:
         rule = replace(rule, action=rule.otherwise)
     action = rule.action
     if vr == "UN" and action is not Action.EMPTY:
         action = Action.REMOVE
+    treat: _Treatment | None = None
     match action:
         case Action.EMPTY:
-            return _Plan(rule, vr, _Walk.emptied)
+            treat = _Deidentifier.emptied
         case Action.CLEAN:
-            return _Plan(rule, vr, _CLEAN[vr])
+            treat = _CLEAN[vr]
         case Action.DUMMY:
-            return _Plan(rule, vr, {"SQ": _Walk.skeleton, "UI": _Walk.remapped}.get(vr, _Walk.dummy))
+            treat = {"SQ": _Deidentifier.dummy_items, "UI": _Deidentifier.remapped}.get(vr, _Deidentifier.dummy)
         case Action.KEEP:
-            return _Plan(rule, vr, _KEEP.get(vr, _Walk.kept_text if vr in vrs.STRINGS else _Walk.kept_binary))
+            treat = _KEEP.get(vr, _Deidentifier.kept_text if vr in vrs.STRINGS else _Deidentifier.kept_binary)
+        case Action.KNOWN if vr in vrs.STRINGS:
+            treat = _Deidentifier.known
         case Action.KNOWN:
-            act = _Walk.known if vr in vrs.STRINGS else _Walk.items if vr == "SQ" else _Walk.kept_binary
-            return _Plan(rule, vr, act)
+            treat = _Deidentifier.items if vr == "SQ" else _Deidentifier.kept_binary
         case Action.UID if vr == "UI":
-            return _Plan(rule, vr, _Walk.remapped)
+            treat = _Deidentifier.remapped
         case Action.PSEUDONYM if vr in vrs.TEXT:
-            return _Plan(rule, vr, _Walk.pseudonym)
+            treat = _Deidentifier.pseudonym
         case Action.TOKEN if vr in vrs.STRINGS:
-            return _Plan(rule, vr, _Walk.token)
-    return _Plan(rule, vr, None)
+            treat = _Deidentifier.token
+    return _Plan(rule, vr, treat)
 
 
-class _Walk:
-    """De-identifies one object, element by element. Methods that a plan names have the signature of `_Act`."""
+class _Deidentifier:
+    """De-identifies one object, element by element. Methods that a plan names have the signature of `_Treatment`."""
 
     def __init__(
         self, engine: Engine, rules: ObjectRules, person: Person, calendar: Calendar, *, big_endian: bool
@@ -357,10 +359,10 @@ class _Walk:
         self._place: tuple[int, ...] = (1,)
         self._source: Elements = {}
         self._patient = ""  # names of the patient
-        self._bare = False  # inside a dummy: only code strings, which structure the object, and new UIDs stay
+        self._in_dummy = False  # inside a dummy: only code strings, which structure the object, and new UIDs stay
         self._kept_dates = self._moved_dates = False
 
-    def root(self, source: Elements) -> Elements:
+    def data_set(self, source: Elements) -> Elements:
         """De-identify the data set of the object."""
         letters, *names = (source.get(tag, ("", b""))[1] for tag in (_CHARACTER_SET, *_PATIENT_NAMES))
         if isinstance(letters, bytes):
@@ -368,10 +370,10 @@ class _Walk:
             self._patient = vocabulary.names_of(self.names | own)
         elements = self.elements(source, DEFAULT, rules=self._rules)
         if sr.CONTENT in elements:
-            self._positions.renew(elements, self.big_endian)
+            self._positions.rewrite_references(elements, self.big_endian)
         return elements
 
-    def fate_of_dates(self) -> str:
+    def date_status(self) -> str:
         """Return the value of LongitudinalTemporalInformationModified (0028,0303); removed where no date is left."""
         return markers.MODIFIED if self._moved_dates else markers.UNMODIFIED if self._kept_dates else markers.REMOVED
 
@@ -400,15 +402,15 @@ class _Walk:
             if tag & 0x10000:
                 plan = self._private(tag, vr, value, creators)
             elif tag in self.without:
-                plan = _left_out(tag)
+                plan = _plan_to_empty(tag)
             elif own and tag in own:
-                plan = _fitted(own[tag], tag, _known_vr(tag, vr))
+                plan = _plan_for_tag(own[tag], tag, _known_vr(tag, vr))
             else:
                 plan = plans.get((tag, vr)) or engine.plan(rules, tag, vr)
             counts[plan.rule.id] += 1
-            if plan.act is None:
+            if plan.treat is None:
                 continue
-            new = plan.act(self, value, plan.vr, tag, plan.rule, charset)
+            new = plan.treat(self, value, plan.vr, tag, plan.rule, charset)
             if new is not None:
                 found[tag] = (plan.vr, new)
                 if tag & 0x10000 and tag & 0xFF00:
@@ -421,8 +423,8 @@ class _Walk:
     def _private(self, tag: int, vr: str, value: Value, creators: dict[int, str]) -> _Plan:
         """Return the plan for a private element (PS3.5 7.8)."""
         if tag < 0x00090000 or tag >= 0xFFFF0000 or not tag & 0xFFFF:
-            return _GONE
-        if self._bare:
+            return _REMOVED_GROUP
+        if self._in_dummy:
             return _PRIVATE
         if 0x10 <= tag & 0xFFFF <= 0xFF:
             creator = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
@@ -440,14 +442,14 @@ class _Walk:
             return _PRIVATE
         if rule.id == imaging.RULE and vr != "SQ":
             return _Plan(rule, vr, _fit_for_imaging(creator))
-        return _planned(rule, vr)
+        return _plan_for_vr(rule, vr)
 
     def items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """De-identify each item of a sequence."""
         if isinstance(source, bytes):
             source = reading.sequence(source)
         found: list[Elements] = []
-        for number, item in enumerate(source[:1] if self._bare else source, 1):
+        for number, item in enumerate(source[:1] if self._in_dummy else source, 1):
             new = self._item(item, charset, number if tag == sr.CONTENT else 0)
             if new is not None:
                 found.append(new)
@@ -456,10 +458,10 @@ class _Walk:
 
     def _item(self, item: Elements, charset: Charset, number: int) -> Elements | None:
         """De-identify an item. Return None where a content item is removed as a whole."""
-        if self._bare or sr.VALUE_TYPE not in item:
+        if self._in_dummy or sr.VALUE_TYPE not in item:
             new = self.elements(item, charset)
             if number:
-                self._positions.stood(new, (*self._place, number))
+                self._positions.record(new, (*self._place, number))
             return new
         rule, value_type = sr.rule_of(item, self._engine.rules)
         if rule.action in (Action.REMOVE, Action.EMPTY):
@@ -469,7 +471,7 @@ class _Walk:
         self._place = (*above, number)
         tag = sr.VALUES.get(value_type, 0)
         new = self.elements(item, charset, {tag: rule} if tag else {})
-        self._positions.stood(new, self._place)
+        self._positions.record(new, self._place)
         self._place = above
         if tag and tag in item and tag not in new:
             return None
@@ -479,19 +481,19 @@ class _Walk:
                 return None
         return new
 
-    def skeleton(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def dummy_items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return one item with the elements of the first one and dummies as values."""
         items = reading.sequence(source) if isinstance(source, bytes) else source
-        bare, self._bare = self._bare, True
+        bare, self._in_dummy = self._in_dummy, True
         found = [self.elements(items[0], charset)] if items else []
-        self._bare = bare
+        self._in_dummy = bare
         return found
 
     def emptied(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         return [] if vr == "SQ" else b""
 
     def dummy(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        if self._bare and vr in vrs.SIZES and isinstance(value, bytes) and value:
+        if self._in_dummy and vr in vrs.SIZES and isinstance(value, bytes) and value:
             return bytes(len(value))  # as many values as before
         return vrs.padded(values.dummy(vr), vr)
 
@@ -516,47 +518,47 @@ class _Walk:
 
     def kept_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the valid part of the value."""
-        if self._bare and vr not in ("CS", "UI"):
+        if self._in_dummy and vr not in ("CS", "UI"):
             return self.dummy(value, vr, tag, rule, charset)
         if not isinstance(value, bytes):
             return b""
         if vr in ("DA", "DT") and value:
             if not rule.id.startswith("site/") and any(map(self._calendar.is_birth, _texts(value, vr, charset))):
-                return self._otherwise(value, vr, tag, rule, charset)
+                return self._fall_back(value, vr, tag, rule, charset)
             self._kept_dates = True
         return _valid(value, vr, charset)
 
     def known(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the known part of a device's text; of UIDs, those that are registered."""
-        if self._bare and vr not in ("CS", "UI"):
+        if self._in_dummy and vr not in ("CS", "UI"):
             return self.dummy(value, vr, tag, rule, charset)
         if not isinstance(value, bytes) or not value.strip(b" \0"):
             return value if isinstance(value, bytes) else b""
         if vr == "UI":
             known = all(codes.is_public_uid(uid.strip(" \0")) for uid in _texts(value, vr, charset))
-            return value if known else self._otherwise(value, vr, tag, rule, charset)
-        return _known(value, vr, charset, self._patient) or self._otherwise(value, vr, tag, rule, charset)
+            return value if known else self._fall_back(value, vr, tag, rule, charset)
+        return _known(value, vr, charset, self._patient) or self._fall_back(value, vr, tag, rule, charset)
 
-    def maker(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def manufacturer(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the known part of a manufacturer if its first word is known: the other words alone could name another
         one.
         """
         new = self.known(value, vr, tag, rule, charset)
         before, after = (" ".join(_texts(one or b"", vr, charset)).split()[:1] for one in (value, new))
-        return new if before == after else self._otherwise(value, vr, tag, rule, charset)
+        return new if before == after else self._fall_back(value, vr, tag, rule, charset)
 
-    def part(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def part_identifier(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return an identifier of a part of the object: unchanged where it is known completely, else a token."""
-        bare = self._bare and vr != "CS"
+        bare = self._in_dummy and vr != "CS"
         if bare or not isinstance(value, bytes) or _known(value, vr, charset, self._patient) == value:
             return self.known(value, vr, tag, rule, charset)
         texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
         made = [values.token(self._engine.secret, "part", text) if text else "" for text in texts]
         return vrs.padded("\\".join(made).encode("ascii"), vr)
 
-    def coded(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def code_attribute(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return an attribute of a code: unchanged where the code is public, else its substitute."""
-        if self._bare:
+        if self._in_dummy:
             return self.dummy(value, vr, tag, rule, charset)
         if not isinstance(value, bytes) or not value.strip(b" \0"):
             return b""
@@ -568,11 +570,11 @@ class _Walk:
         made = codes.LOCAL if tag == _DESIGNATOR else codes.substitute(self._engine.secret, code, scheme)
         return vrs.padded(made.encode("ascii"), vr)
 
-    def numbered(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def context_identifier(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the number of a context group or template of the standard; a site's own is removed."""
         text = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
         public = text == "DCMR" or codes.is_public("", text) if tag == _RESOURCE else _NUMBER.fullmatch(text)
-        return value if public or not text else self._otherwise(value, vr, tag, rule, charset)
+        return value if public or not text else self._fall_back(value, vr, tag, rule, charset)
 
     def schemes(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the coding schemes (PS3.3 C.12.1.1.11) that are public; those of sites are removed."""
@@ -589,7 +591,7 @@ class _Walk:
         return self.remapped(value, vr, tag, rule, charset) if forged else value
 
     def kept_binary(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        if self._bare:
+        if self._in_dummy:
             return self.dummy(value, vr, tag, rule, charset)
         size = vrs.SIZES.get(vr, 0)
         if isinstance(value, list) or (size and len(value) % size):
@@ -609,10 +611,10 @@ class _Walk:
             self.counts["mended/beside-pixels"] += 1
         return new
 
-    def colours(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def colour_profile(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return a colour profile without text; remove what is none."""
         kept = self.kept_binary(value, vr, tag, rule, charset)
-        if self._bare or not kept or not isinstance(kept, bytes):
+        if self._in_dummy or not kept or not isinstance(kept, bytes):
             return kept
         new = icc.cleaned(kept)
         if new != kept:
@@ -620,27 +622,27 @@ class _Walk:
         return new
 
     def cleaned_text(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        if not value and not self._bare:
+        if not value and not self._in_dummy:
             return b""
-        new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
-        return new or self._otherwise(value, vr, tag, rule, charset)
+        new = b"" if self._in_dummy or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
+        return new or self._fall_back(value, vr, tag, rule, charset)
 
-    def said(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def text_value(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the text of any content item, cleaned; narrative text is removed."""
         if isinstance(value, bytes) and sr.is_narrative(value) and not self._engine.narratives:
             self.counts["narrative"] += 1
-            return self._otherwise(value, vr, tag, rule, charset)
+            return self._fall_back(value, vr, tag, rule, charset)
         return self.cleaned_text(value, vr, tag, rule, charset)
 
     def cleaned_time(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return a time (TM) unchanged: it reveals no day."""
         new = self.kept_text(value, vr, tag, rule, charset)
-        return new if new or not value else self._otherwise(value, vr, tag, rule, charset)
+        return new if new or not value else self._fall_back(value, vr, tag, rule, charset)
 
     def meaning(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the required meaning of a code (PS3.3 8.8): the standard's, or what the vocabulary leaves of it."""
-        new = b"" if self._bare or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
-        if not self._bare and isinstance(value, bytes) and new.strip() != value.strip(b" \0"):
+        new = b"" if self._in_dummy or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
+        if not self._in_dummy and isinstance(value, bytes) and new.strip() != value.strip(b" \0"):
             known = values.fitting(vr, codes.meaning(*sr.code_in(self._source)))
             new = charset.encode(known) or new
         return vrs.padded(new, vr) if new else self.dummy(value, vr, tag, rule, charset)
@@ -649,31 +651,31 @@ class _Walk:
         """Return dates, shifted by the patient's days; one invalid date invalidates the whole value."""
         move = values.shifted_date if vr == "DA" else values.shifted_datetime
         texts = [text.strip(" \0") for text in _texts(value, vr, charset)]
-        still = any(self._calendar.is_birth(text) or self._calendar.is_nobodys(text) for text in texts if text)
+        still = any(self._calendar.is_birth(text) or self._calendar.is_placeholder(text) for text in texts if text)
         moved = [None if still else move(text, self._person.shift) if text else "" for text in texts]
-        if self._bare or not any(texts) or None in moved:
-            return self._otherwise(value, vr, tag, rule, charset) if any(texts) or self._bare else b""
+        if self._in_dummy or not any(texts) or None in moved:
+            return self._fall_back(value, vr, tag, rule, charset) if any(texts) or self._in_dummy else b""
         if self._person.shift:
             self._moved_dates = True
         else:
             self._kept_dates = True
         return vrs.padded("\\".join(map(str, moved)).encode("ascii"), vr)
 
-    def version(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def context_version(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the version of a context group or template. A possible date of the patient becomes a dummy: it would
         stay unshifted.
         """
         kept = self.kept_text(value, vr, tag, rule, charset)
-        told = self._calendar and any(map(self._calendar.may_tell, _texts(value, vr, charset)))
+        told = self._calendar and any(map(self._calendar.may_be_patient_date, _texts(value, vr, charset)))
         return self.dummy(value, vr, tag, rule, charset) if told and kept else kept
 
-    def order(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def ordinal(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return numbers that only order or name things, with dates in them shifted."""
         if tag in _PARTS and isinstance(value, bytes) and not value.strip(b" \0").isdigit():
-            return self.part(value, vr, tag, rule, charset)
+            return self.part_identifier(value, vr, tag, rule, charset)
         binary = vr in vrs.SIZES
         kept = (self.kept_binary if binary else self.kept_text)(value, vr, tag, rule, charset)
-        if not self._calendar or self._bare or not isinstance(kept, bytes):
+        if not self._calendar or self._in_dummy or not isinstance(kept, bytes):
             return kept
         least = tables.numbers()[tag]
         if tag == _INSTANCE_NUMBER and self._calendar.counted:
@@ -686,7 +688,7 @@ class _Walk:
             return kept
         try:
             moved = [self._calendar.moved(text.lstrip("+-"), least) for text in texts]
-        except Birth:
+        except BirthDateFound:
             raise Unfit(f"the result still tells who it is: PatientBirthDate found in {_place(tag)}") from None
         if not any(moved):
             return kept
@@ -698,27 +700,29 @@ class _Walk:
     def number(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return numbers, unless one of them is a date."""
         kept = (self.kept_binary if vr in vrs.SIZES else self.kept_text)(value, vr, tag, rule, charset)
-        if kept and isinstance(kept, bytes) and self.tells_a_date(vr, kept):
-            return self._otherwise(value, vr, tag, rule, charset)
-        return kept if kept or not value else self._otherwise(value, vr, tag, rule, charset)
+        if kept and isinstance(kept, bytes) and self.contains_patient_date(vr, kept):
+            return self._fall_back(value, vr, tag, rule, charset)
+        return kept if kept or not value else self._fall_back(value, vr, tag, rule, charset)
 
-    def tells_a_date(self, vr: str, value: bytes) -> bool:
+    def contains_patient_date(self, vr: str, value: bytes) -> bool:
         """Return whether one of the numbers of a value is a date of the patient."""
-        return bool(self._calendar) and any(map(self._calendar.tells, numbers_in(vr, value, not self.big_endian)))
+        return bool(self._calendar) and any(
+            map(self._calendar.is_patient_date, numbers_in(vr, value, not self.big_endian))
+        )
 
-    def offset(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def event_offset(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the time since an event and its type, where the event belongs to the patient alone."""
         if sr.text_of(self._source, _EVENT) not in _OWN_EVENTS:
-            return self._otherwise(value, vr, tag, rule, charset)
+            return self._fall_back(value, vr, tag, rule, charset)
         return (self.number if vr == "FD" else self.kept_text)(value, vr, tag, rule, charset)
 
-    def capped(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def age(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         ages = [values.capped_age(text.strip(" \0")) for text in _texts(value, vr, charset)]
-        if self._bare or None in ages:
-            return self._otherwise(value, vr, tag, rule, charset) if value else b""
+        if self._in_dummy or None in ages:
+            return self._fall_back(value, vr, tag, rule, charset) if value else b""
         return vrs.padded("\\".join(map(str, ages)).encode("ascii"), vr)
 
-    def _otherwise(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+    def _fall_back(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         match rule.otherwise:
             case Action.EMPTY:
                 return self.emptied(value, vr, tag, rule, charset)
@@ -729,29 +733,36 @@ class _Walk:
         return None
 
 
-_CLEAN: dict[str, _Act] = {
-    **dict.fromkeys(("AE", "LO", "LT", "SH", "ST", "UC", "UT"), _Walk.cleaned_text),
-    **dict.fromkeys(("DA", "DT"), _Walk.moved),
-    **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), _Walk.number),
-    "AS": _Walk.capped,
-    "SQ": _Walk.items,
-    "TM": _Walk.cleaned_time,
+_CLEAN: dict[str, _Treatment] = {
+    **dict.fromkeys(("AE", "LO", "LT", "SH", "ST", "UC", "UT"), _Deidentifier.cleaned_text),
+    **dict.fromkeys(("DA", "DT"), _Deidentifier.moved),
+    **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), _Deidentifier.number),
+    "AS": _Deidentifier.age,
+    "SQ": _Deidentifier.items,
+    "TM": _Deidentifier.cleaned_time,
 }
-_KEEP: dict[str, _Act] = {"SQ": _Walk.items, "UI": _Walk.kept_uids}
-#: Special treatment of attributes, by action and tag. `order` cleans those of `tables.numbers`.
-_OWN: dict[Action, dict[int, _Act]] = {
-    Action.CLEAN: {_MEANING: _Walk.meaning, _OFFSET: _Walk.offset, _EVENT: _Walk.offset, _TEXT_VALUE: _Walk.said},
+_KEEP: dict[str, _Treatment] = {"SQ": _Deidentifier.items, "UI": _Deidentifier.kept_uids}
+#: Special treatment of attributes, by action and tag. `ordinal` cleans those of `tables.numbers`.
+_OWN: dict[Action, dict[int, _Treatment]] = {
+    Action.CLEAN: {
+        _MEANING: _Deidentifier.meaning,
+        _OFFSET: _Deidentifier.event_offset,
+        _EVENT: _Deidentifier.event_offset,
+        _TEXT_VALUE: _Deidentifier.text_value,
+    },
     Action.KNOWN: {
-        **dict.fromkeys((*_CODE_VALUES, _DESIGNATOR, _VERSION), _Walk.coded),
-        **dict.fromkeys((*_NUMBERED, _RESOURCE), _Walk.numbered),
-        **dict.fromkeys(_PARTS, _Walk.part),
-        _SCHEMES: _Walk.schemes,
-        _MANUFACTURER: _Walk.maker,
+        **dict.fromkeys((*_CODE_VALUES, _DESIGNATOR, _VERSION), _Deidentifier.code_attribute),
+        **dict.fromkeys((*_NUMBERED, _RESOURCE), _Deidentifier.context_identifier),
+        **dict.fromkeys(_PARTS, _Deidentifier.part_identifier),
+        _SCHEMES: _Deidentifier.schemes,
+        _MANUFACTURER: _Deidentifier.manufacturer,
     },
     Action.KEEP: {
-        **dict.fromkeys((tag for tag, fate in tables.dates()[0].items() if fate == "kept"), _Walk.version),
-        PIXEL_DATA: _Walk.pixels,
-        _COLOUR_PROFILE: _Walk.colours,
+        **dict.fromkeys(
+            (tag for tag, fate in tables.dates()[0].items() if fate == "kept"), _Deidentifier.context_version
+        ),
+        PIXEL_DATA: _Deidentifier.pixels,
+        _COLOUR_PROFILE: _Deidentifier.colour_profile,
     },
 }
 
@@ -761,12 +772,12 @@ def _place(tag: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _fit_for_imaging(creator: str) -> _Act:
+def _fit_for_imaging(creator: str) -> _Treatment:
     """Return the method that applies `imaging` to private elements of a creator."""
 
-    def fit(walk: _Walk, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        kept = imaging.kept(creator, tag, vr, value, walk.big_endian) if isinstance(value, bytes) else None
-        return None if kept and walk.tells_a_date(vr, kept) else kept
+    def fit(deidentifier: _Deidentifier, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
+        kept = imaging.kept(creator, tag, vr, value, deidentifier.big_endian) if isinstance(value, bytes) else None
+        return None if kept and deidentifier.contains_patient_date(vr, kept) else kept
 
     return fit
 

@@ -61,11 +61,11 @@ _VISIBLE = _classes(
 _VIDEO = _classes("77.1.1.1", "77.1.2.1", "77.1.4.1")
 _SOUND = _classes("9.4.1", "9.4.2")
 #: Reports that people dictate: Basic Text SR, Procedure Log; and reports that people may dictate (PS3.3 A.35).
-_TOLD = _classes("88.11", "88.40")
-_MAY_BE_TOLD = _classes("88.1", "88.2", "88.3", "88.4", "88.22", "88.33", "88.34", "88.35")
+_DICTATED = _classes("88.11", "88.40")
+_MAY_BE_DICTATED = _classes("88.1", "88.2", "88.3", "88.4", "88.22", "88.33", "88.34", "88.35")
 _KEY_OBJECTS = _STORAGE + "88.59"
 #: Templates of diagnostic imaging reports (PS3.16 TID 2000, 2005, 2006).
-_TELLING = frozenset({"2000", "2005", "2006"})
+_NARRATIVE_TEMPLATES = frozenset({"2000", "2005", "2006"})
 #: Maximum depth of content items, so that no file can exhaust the stack.
 _DEEPEST = 100
 _REPORTS, _PRESENTATIONS, _DOCUMENTS = _STORAGE + "88.", _STORAGE + "11.", _STORAGE + "104."
@@ -198,11 +198,11 @@ class ExclusionRule:
     @property
     def todo(self) -> str:
         """Advice how to let such objects pass; empty where there is no way."""
-        return _TODO[self.cure]
+        return _ADVICE[self.cure]
 
 
 #: How to let objects pass that a rule would hold back.
-_TODO = {
+_ADVICE = {
     Cure.NONE: "",
     Cure.BLACKOUT: "An entry of the device catalogue lets those of a known device pass; pacsifier-devices proposes "
     "entries for ultrasound (docs/burned-in.md).",
@@ -245,9 +245,12 @@ def _items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
     return found if isinstance(found, Sequence) else Sequence()
 
 
-def _tells(ds: Dataset) -> bool:
+def _has_narrative(ds: Dataset) -> bool:
     """Return whether a report may contain narrative text."""
-    if any(str(item.get("TemplateIdentifier") or "") in _TELLING for item in _items(ds, "ContentTemplateSequence")):
+    if any(
+        str(item.get("TemplateIdentifier") or "") in _NARRATIVE_TEMPLATES
+        for item in _items(ds, "ContentTemplateSequence")
+    ):
         return True
     below = [(ds, 0)]
     while below:
@@ -258,7 +261,7 @@ def _tells(ds: Dataset) -> bool:
     return False
 
 
-def _has_written(ds: Dataset) -> bool:
+def _has_text_annotations(ds: Dataset) -> bool:
     """Return whether a presentation state has text in its annotations, and not only drawings."""
     annotations = ("GraphicAnnotationSequence", "VolumetricAnnotationSequence")
     if any(ds.get(name) and not _items(ds, name) for name in annotations):
@@ -306,14 +309,14 @@ RULES: tuple[ExclusionRule, ...] = (
         "narrative-report",
         "SOP class Basic Text SR or Procedure Log; template or text of other reports that people may write",
         "sentences tell more than their words: text of over 64 characters or of lines, a diagnostic imaging report",
-        lambda o: o.sop_class in _TOLD or (o.sop_class in _MAY_BE_TOLD and _tells(o.ds)),
+        lambda o: o.sop_class in _DICTATED or (o.sop_class in _MAY_BE_DICTATED and _has_narrative(o.ds)),
         cure=Cure.NARRATIVES,
     ),
     _rule(
         "presentation-graphics",
         "SOP class; text in Graphic or Volumetric Annotation Sequence",
         "presentation states with text; names are written so, too",
-        lambda o: o.sop_class.startswith(_PRESENTATIONS) and _has_written(o.ds),
+        lambda o: o.sop_class.startswith(_PRESENTATIONS) and _has_text_annotations(o.ds),
         cure=Cure.GRAPHICS,
     ),
     _rule(

@@ -152,24 +152,24 @@ class Identifiers:
             person: pseudonym and date shift of the patient.
             rules: the compiled profile. Values that it keeps, such as a device's UIDs, are not searched.
         """
-        collected = _Collected(ds, rules)
-        collected.walk(ds, DEFAULT)
+        collector = _Collector(ds, rules)
+        collector.walk(ds, DEFAULT)
         meta = getattr(ds, "file_meta", None)
-        if meta and _INSTANCE in meta and not collected.stays(_SOP_INSTANCE, "UI", ds):
-            collected.keep("uid", _INSTANCE, _encoded(meta.get_item(_INSTANCE).value), DEFAULT)
-        births = _births(collected.found) - collected.examined
-        collected.dates -= births
-        collected.moved = {date for date in collected.moved if date.text not in births}
+        if meta and _INSTANCE in meta and not collector.stays(_SOP_INSTANCE, "UI", ds):
+            collector.keep("uid", _INSTANCE, _encoded(meta.get_item(_INSTANCE).value), DEFAULT)
+        births = _births(collector.found) - collector.examined
+        collector.dates -= births
+        collector.moved = {date for date in collector.moved if date.text not in births}
         if rules is not None and person.shift and Option.FULL_DATES not in rules.options:
-            collected.found |= {date for date in collected.moved if date.text not in collected.stay}
+            collector.found |= {date for date in collector.moved if date.text not in collector.stay}
         return cls(
-            frozenset(collected.found),
-            frozenset(collected.uids),
-            frozenset(filter(None, (_shifted(date, person.shift) for date in collected.dates))),
-            frozenset(date.text for date in collected.moved) - collected.stay,
+            frozenset(collector.found),
+            frozenset(collector.uids),
+            frozenset(filter(None, (_shifted(date, person.shift) for date in collector.dates))),
+            frozenset(date.text for date in collector.moved) - collector.stay,
             frozenset({normal(person.pseudonym)}),
-            frozenset(collected.places),
-            frozenset(collected.examined),
+            frozenset(collector.places),
+            frozenset(collector.examined),
         )
 
     @classmethod
@@ -194,15 +194,15 @@ class Identifiers:
         return _births(self.found) - self.examined
 
     @property
-    def wanted(self) -> Wanted:
+    def terms(self) -> SearchTerms:
         """All written forms of the identifiers, apart from the UIDs."""
-        return _wanted_of(self.found, self.pseudonyms, self.places)
+        return _terms_of(self.found, self.pseudonyms, self.places)
 
 
 # Collecting
 
 
-class _Collected:
+class _Collector:
     """Traverses an object and collects identifiers."""
 
     def __init__(self, ds: Dataset, rules: Rules | None) -> None:
@@ -359,7 +359,7 @@ def charset_of(value: bytes) -> Charset:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchTerms:
     """Texts to search for, by the method of comparison. Each maps to the tag that it comes from.
 
     Attributes:
@@ -420,7 +420,7 @@ class ByPrefix:
             self._forms.setdefault(form[: self._LENGTH], []).append((form, width, tag))
         self._few = len(self._forms) < 1000
 
-    def those_in(self, data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    def candidates_in(self, data: bytes) -> Iterator[tuple[bytes, int, int]]:
         """Yield bytes, width and tag of all texts that may occur in `data`."""
         length = self._LENGTH
         if self._few:
@@ -431,26 +431,26 @@ class ByPrefix:
 
 
 @lru_cache(maxsize=64)
-def _wanted_of(found: frozenset[FoundIdentifier], pseudonyms: frozenset[str], places: frozenset[str]) -> Wanted:
+def _terms_of(found: frozenset[FoundIdentifier], pseudonyms: frozenset[str], places: frozenset[str]) -> SearchTerms:
     """Build the forms to search for, with a cache: the identifiers of a series are mostly the same."""
-    wanted = Wanted()
+    terms = SearchTerms()
     for one in sorted(found, key=lambda one: (one.tag, one.text)):
         if normal(one.text) not in pseudonyms:
             match one.kind:
                 case "name":
-                    _add_name(wanted, one.tag, one.text, frozenset() if one.tag >> 16 == 0x0010 else places)
+                    _add_name(terms, one.tag, one.text, frozenset() if one.tag >> 16 == 0x0010 else places)
                 case "id":
-                    _add_id(wanted, one.tag, one.text)
+                    _add_id(terms, one.tag, one.text)
                 case "contact":
-                    _add_contact(wanted, one.tag, one.text)
+                    _add_contact(terms, one.tag, one.text)
                 case "birth" | "date":
-                    _add_date(wanted, one.tag, one.text)
-    return wanted
+                    _add_date(terms, one.tag, one.text)
+    return terms
 
 
-def wanted_of_cohort(
+def terms_of_cohort(
     people: Iterable[tuple[Iterable[str], Iterable[str]]], pseudonyms: frozenset[str]
-) -> tuple[Wanted, Wanted]:
+) -> tuple[SearchTerms, SearchTerms]:
     """Return the unambiguous and the ambiguous identifiers of a cohort.
 
     Full names, and ids of six characters or more, are unambiguous. Shorter ids, parts of names, and names that are
@@ -460,11 +460,11 @@ def wanted_of_cohort(
         people: names, and ids of any kind (PatientID, accession numbers), of each patient.
         pseudonyms: normalised pseudonyms (see `normal`); equal identifiers are not searched.
     """
-    certain, doubtful = Wanted(), Wanted()
+    certain, doubtful = SearchTerms(), SearchTerms()
     for names, ids in people:
         for text in names:
             if normal(text) not in pseudonyms:
-                _add_name(parts := Wanted(), _NAME, text, frozenset())
+                _add_name(parts := SearchTerms(), _NAME, text, frozenset())
                 certain.phrases.update(parts.phrases)
                 doubtful.words.update(parts.words)
                 doubtful.parts.update(parts.parts)
@@ -479,13 +479,13 @@ def wanted_of_cohort(
 
 
 def dates_of(days: Iterable[str]) -> dict[str, int]:
-    """Return dates (`YYYYMMDD`, with dots or without) in the form of `Wanted.dates`, without invalid ones and
+    """Return dates (`YYYYMMDD`, with dots or without) in the form of `SearchTerms.dates`, without invalid ones and
     placeholders.
     """
-    wanted = Wanted()
+    terms = SearchTerms()
     for day in days:
-        _add_date(wanted, _STUDY_DATE, day)
-    return wanted.dates
+        _add_date(terms, _STUDY_DATE, day)
+    return terms.dates
 
 
 _NAME, _ID, _STUDY_DATE = int(Tag("PatientName")), int(Tag("PatientID")), int(Tag("StudyDate"))
@@ -507,10 +507,10 @@ def forms_of(text: str) -> list[str]:
     """Return all normal forms of a text: with umlauts as plain letters, and as two letters."""
     if text.isascii():
         return [normal(text)]
-    return list(dict.fromkeys((normal(text), normal(spelt_out(text)))))
+    return list(dict.fromkeys((normal(text), normal(expand_umlauts(text)))))
 
 
-def spelt_out(text: str) -> str:
+def expand_umlauts(text: str) -> str:
     """Return a text with ä, ö and ü as ae, oe and ue."""
     return unicodedata.normalize("NFC", text.casefold()).translate(_UMLAUTS)
 
@@ -533,37 +533,37 @@ LONE = re.compile(r"(?<![\u2e80-\U0003ffff])[\u2e80-\U0003ffff](?![\u2e80-\U0003
 
 
 @lru_cache(maxsize=4096)
-def names_nobody(words: str) -> bool:
+def is_placeholder_name(words: str) -> bool:
     """Return whether a text is a placeholder: one of the list, with words beside it, or one letter repeated."""
     found = set(words.split())
     told = {word for word in found if word in _PLACEHOLDERS or re.fullmatch(r"([a-z])\1\1+", word)}
     return found <= told | _BESIDE and bool(told or found <= {"na", "n", "a"})
 
 
-def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> None:
+def _add_name(terms: SearchTerms, tag: int, text: str, places: frozenset[str]) -> None:
     for group in text.split("="):
-        if names_nobody(normal(group)):
+        if is_placeholder_name(normal(group)):
             continue
         family, _, rest = group.partition("^")
         given = " ".join(rest.split("^")[:2])
         for words in forms_of(group):
-            wanted.same.setdefault((0, words), tag)
+            terms.same.setdefault((0, words), tag)
             for word in set(words.split()) - places:
-                _add_word(wanted, tag, word)
+                _add_word(terms, tag, word)
         if not given and ideographic(family):
-            _add_undivided(wanted, tag, normal(family))
+            _add_undivided(terms, tag, normal(family))
         elif ideographic(group):
-            _add_word(wanted, tag, normal(family + given).replace(" ", ""))
+            _add_word(terms, tag, normal(family + given).replace(" ", ""))
         elif not family.isascii() and len(normal(family)) == 1:
-            wanted.words.setdefault(normal(family), tag)  # Cyrillic, Greek
+            terms.words.setdefault(normal(family), tag)  # Cyrillic, Greek
         for one, other in product(forms_of(family), forms_of(given)):
             if one and other and (len(one + other) > 5 or not (one + other).isascii()):
                 everyday = all(map(_everyday, f"{one} {other}".split()))
                 for phrase in (f"{one} {other}", f"{other} {one}"):
                     if everyday:
-                        wanted.whole.setdefault(phrase, tag)
+                        terms.whole.setdefault(phrase, tag)
                     else:
-                        wanted.phrases.setdefault(f" {phrase} ", tag)
+                        terms.phrases.setdefault(f" {phrase} ", tag)
         for word in re.findall(r"[^\W\d_]+", group):
             # The two or three bytes of a single ideograph occur inside other words.
             if (
@@ -571,69 +571,69 @@ def _add_name(wanted: Wanted, tag: int, text: str, places: frozenset[str]) -> No
                 and not _everyday(normal(word))
                 and not (ideographic(word) and len(word) == 1)
             ):
-                _add_raw(wanted.raw, tag, word)
+                _add_raw(terms.raw, tag, word)
 
 
-def _add_undivided(wanted: Wanted, tag: int, name: str) -> None:
+def _add_undivided(terms: SearchTerms, tag: int, name: str) -> None:
     """Add a name without separator between family and given name, if short: split it at each possible place."""
     for at in range(1, len(name)) if len(name) < 5 and " " not in name else ():
-        wanted.phrases.setdefault(f" {name[:at]} {name[at:]} ", tag)
+        terms.phrases.setdefault(f" {name[:at]} {name[at:]} ", tag)
         if at == len(name) // 2:
             for part in (name[:at], name[at:]):
                 if len(part) > 1:
-                    _add_word(wanted, tag, part)
+                    _add_word(terms, tag, part)
 
 
-def _add_word(wanted: Wanted, tag: int, word: str) -> None:
+def _add_word(terms: SearchTerms, tag: int, word: str) -> None:
     if _everyday(word) or (len(word) == 1 and not ideographic(word)):
-        wanted.same.setdefault((0, word), tag)
+        terms.same.setdefault((0, word), tag)
     elif ideographic(word):
-        (wanted.parts if len(word) > 1 else wanted.lone).setdefault(word, tag)
+        (terms.parts if len(word) > 1 else terms.lone).setdefault(word, tag)
     elif len(word) < 4:
-        wanted.whole.setdefault(word, tag)
+        terms.whole.setdefault(word, tag)
     else:
-        wanted.words.setdefault(word, tag)
+        terms.words.setdefault(word, tag)
 
 
-def _add_id(wanted: Wanted, tag: int, text: str) -> None:
+def _add_id(terms: SearchTerms, tag: int, text: str) -> None:
     for words in forms_of(text):
         joined = re.sub("[ .]", "", words)
-        if names_nobody(words) or not joined.strip("0") or (tag in _PROCEDURES and len(set(joined)) == 1):
+        if is_placeholder_name(words) or not joined.strip("0") or (tag in _PROCEDURES and len(set(joined)) == 1):
             continue
-        wanted.same.setdefault((tag, words), tag)
+        terms.same.setdefault((tag, words), tag)
         digits = sum(map(str.isdigit, joined))
         if digits == len(joined):
-            _add_number(wanted, tag, words, joined)
+            _add_number(terms, tag, words, joined)
         elif digits >= 4 and len(joined) >= 6:
-            wanted.phrases.setdefault(f" {words} ", tag)
-            _add_raw(wanted.raw, tag, text)
+            terms.phrases.setdefault(f" {words} ", tag)
+            _add_raw(terms.raw, tag, text)
             for part in re.findall(r"\d{6,}", words):
                 if not re.fullmatch(r"(19|20)\d\d(0\d|1[0-2])([0-2]\d|3[01])", part):
-                    wanted.words.setdefault(part, tag)
+                    terms.words.setdefault(part, tag)
         elif digits or len(joined) < 5 or all(map(_everyday, words.split())):
             if len(joined) > 3 and digits and tag not in _PROCEDURES:
-                wanted.whole.setdefault(words, tag)
+                terms.whole.setdefault(words, tag)
         else:
-            wanted.phrases.setdefault(f" {words} ", tag)
-            _add_raw(wanted.raw, tag, text)
+            terms.phrases.setdefault(f" {words} ", tag)
+            _add_raw(terms.raw, tag, text)
 
 
-def _add_number(wanted: Wanted, tag: int, words: str, joined: str) -> None:
+def _add_number(terms: SearchTerms, tag: int, words: str, joined: str) -> None:
     """Add an identifier of digits: unchanged, without separators, and without leading zeros."""
     for number in dict.fromkeys((joined, joined.lstrip("0"))):
         if len(number) > 5:
-            wanted.words.setdefault(number, tag)
-            wanted.numbers.setdefault(number, tag)
-            _add_raw(wanted.opaque, tag, number)
+            terms.words.setdefault(number, tag)
+            terms.numbers.setdefault(number, tag)
+            _add_raw(terms.opaque, tag, number)
         elif len(number) > 3 and tag not in _PROCEDURES:
-            wanted.whole.setdefault(number, tag)
+            terms.whole.setdefault(number, tag)
     if len(joined) > 5 and words != joined:
         parts = re.findall(r"\d+", words)
-        wanted.words.setdefault(".".join(parts), tag)
-        wanted.phrases.setdefault(f" {' '.join(parts)} ", tag)
+        terms.words.setdefault(".".join(parts), tag)
+        terms.phrases.setdefault(f" {' '.join(parts)} ", tag)
 
 
-def _add_contact(wanted: Wanted, tag: int, text: str) -> None:
+def _add_contact(terms: SearchTerms, tag: int, text: str) -> None:
     """Add an address or a telephone number: the whole text, and its lines that have a number and a word."""
     for part in dict.fromkeys((text, *re.split(r"[\r\n\\^;,]+", text))):
         for words in forms_of(part):
@@ -641,24 +641,24 @@ def _add_contact(wanted: Wanted, tag: int, text: str) -> None:
             if len(joined) < 7:
                 continue
             if joined.isdigit():
-                _add_number(wanted, tag, words, joined)
+                _add_number(terms, tag, words, joined)
             elif (
                 len(words.split()) > 1
                 and re.search(r"\d|@", part)
                 and not re.fullmatch(r"(\D{1,2} )?\d{4,5} \D+", words)
             ):
-                wanted.phrases.setdefault(f" {words} ", tag)
-                _add_raw(wanted.raw, tag, part.strip())
+                terms.phrases.setdefault(f" {words} ", tag)
+                _add_raw(terms.raw, tag, part.strip())
 
 
-def _add_date(wanted: Wanted, tag: int, text: str) -> None:
+def _add_date(terms: SearchTerms, tag: int, text: str) -> None:
     try:
         day = dt.datetime.strptime(re.sub(r"\D", "", text)[:8], "%Y%m%d")
     except ValueError:
         return
     if day.year < 1850 or (day.month, day.day, day.year) == (1, 1, 1900):
         return  # a placeholder
-    wanted.dates.setdefault(f"{day:%Y%m%d}", tag)
+    terms.dates.setdefault(f"{day:%Y%m%d}", tag)
 
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

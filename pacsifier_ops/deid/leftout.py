@@ -32,7 +32,7 @@ _TEXT = frozenset(("AE", "LO", "LT", "SH", "ST", "UC", "UT"))
 
 
 @cache
-def can_go(tag: int) -> bool:
+def may_be_empty(tag: int) -> bool:
     """Return whether an object stays valid without the value of an attribute."""
     if tag & 0x10000:
         return tag & 0xFFFF > 0xFF  # private creator elements must stay: they define the other elements
@@ -43,4 +43,4 @@ def can_go(tag: int) -> bool:
 def of(reasons: Iterable[str]) -> frozenset[int]:
     """Return the tags that reasons of the final check name (see `verifier.search`) and that may be emptied."""
     places = (match for reason in reasons for match in re.findall(r" in \(([0-9A-F]{4}),([0-9A-F]{4})\)$", reason))
-    return frozenset(tag for group, element in places if can_go(tag := int(group + element, 16)))
+    return frozenset(tag for group, element in places if may_be_empty(tag := int(group + element, 16)))

@@ -55,8 +55,8 @@ def writing(frame: np.ndarray) -> Writing:
     places, shares = windows[:, :4].astype(np.int64), windows[:, 4]
     where = _covered(places[shares >= 1], frame.shape[:2])
     for _ in range(2 if where.any() else 0):  # the rest of a word, and then the next word
-        where = _covered(places[(shares >= 1) | _touch(places, where)], frame.shape[:2])
-    doubtful = places[(shares >= DOUBT) & ~_touch(places, where)]
+        where = _covered(places[(shares >= 1) | _overlap(places, where)], frame.shape[:2])
+    doubtful = places[(shares >= DOUBT) & ~_overlap(places, where)]
     if not len(doubtful):
         return Writing(where, None)
     top, left, bottom, right = doubtful[0]
@@ -88,7 +88,7 @@ def _windows(plane: np.ndarray) -> list[np.ndarray]:
             for edge, back, dark in ((up, down, 0), (down, up, 255)):
                 rows, columns = _strokes(edge, back, plane, dark)
                 if len(rows):
-                    found += [_full(rows, columns, window, 1 << copy) for window in windows]
+                    found += [_dense_windows(rows, columns, window, 1 << copy) for window in windows]
         plane = _halved(plane)
     return found
 
@@ -134,7 +134,7 @@ def _strokes(edge: np.ndarray, back: np.ndarray, plane: np.ndarray, dark: int) -
     return rows[goes_on], columns[goes_on]
 
 
-def _full(rows: np.ndarray, columns: np.ndarray, window: tuple[int, int, int], scale: int) -> np.ndarray:
+def _dense_windows(rows: np.ndarray, columns: np.ndarray, window: tuple[int, int, int], scale: int) -> np.ndarray:
     """Return windows that contain many of the given pixels, in the form of `_windows`. They end at even rows and
     columns.
 
@@ -175,7 +175,7 @@ def _covered(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
 
 
-def _touch(places: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _overlap(places: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Return which rectangles overlap a boolean plane."""
     sums = np.zeros((where.shape[0] + 1, where.shape[1] + 1), np.int32)
     np.cumsum(where, axis=0, out=sums[1:, 1:])

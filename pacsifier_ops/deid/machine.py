@@ -75,12 +75,12 @@ class Words:
         found = [Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)]
         # True: stays. None: stays unless a neighbour is removed. False: removed.
         stays = [self._stays(word.text) for word in found]
-        own = vocabulary.own_words(found, patient)
-        alone = vocabulary.own_words(found, patient, least=1)
+        own = vocabulary.patient_words(found, patient)
+        alone = vocabulary.patient_words(found, patient, least=1)
         own += [place for place in alone if stays[place] is None and fold(found[place].text) not in self._names]
         for place in (*own, *(place for place, surely in names_in(text, found) if surely)):
             stays[place] = False
-        vocabulary.spread(stays)
+        vocabulary.remove_neighbours(stays)
         if False not in stays:
             return text if text.isprintable() else ""
         kept = [place for place, verdict in enumerate(stays) if verdict is not False]
@@ -145,10 +145,10 @@ def clean(text: str, patient: str = "") -> str:
         patient: names of the patient, where they are known (see `vocabulary.names_of`).
     """
     words = [Word(word[0], word.start(), word.end()) for word in _WORD.finditer(text)] if patient else []
-    return _remembered(text, patient if vocabulary.own_words(words, patient, least=1) else "")
+    return _clean_cached(text, patient if vocabulary.patient_words(words, patient, least=1) else "")
 
 
 @lru_cache(maxsize=16384)
-def _remembered(text: str, patient: str) -> str:
+def _clean_cached(text: str, patient: str) -> str:
     """Clean a value, with a cache: values repeat, also from patient to patient."""
     return shipped().clean(text, patient)

@@ -78,7 +78,7 @@ class Namer:
             "SeriesDescription": _cleaned(file.description, {file.patient_name, *names}) if kept else "",
         }
         # An object with an identifier in these texts goes to quarantine. The rest of its series needs a neutral name.
-        attributes = {name: "" if self._tells(file, person, text) else text for name, text in attributes.items()}
+        attributes = {name: "" if self._identifies(file, person, text) else text for name, text in attributes.items()}
         return self.names.give(self.key((patient, file.study_uid, file.series_uid)), session, series_folder(attributes))
 
     def _number(self, file: DicomFile, person: Person, days: frozenset[str]) -> str:
@@ -87,19 +87,19 @@ class Namer:
 
         told = self._identifiers(file, person)
         shift = numbers.shift_of(self._rules, person, self._secret, file.study_uid)
-        births, taken = frozenset([file.birth_date]), frozenset(told.wanted.numbers)
+        births, taken = frozenset([file.birth_date]), frozenset(told.terms.numbers)
         try:
             return numbers.Calendar.of(days, shift, births, taken).moved(file.series_number) or file.series_number
-        except numbers.Birth:
+        except numbers.BirthDateFound:
             return ""
 
-    def _tells(self, file: DicomFile, person: Person, text: str) -> bool:
+    def _identifies(self, file: DicomFile, person: Person, text: str) -> bool:
         """Return whether a text contains an identifier of the patient, or a date that must be removed."""
         from pacsifier_ops.deid import verifier
 
         told = self._identifiers(file, person)
-        dates = {day: tag for day, tag in told.wanted.dates.items() if day not in told.dates}
-        return bool(text) and bool(verifier.hits(verifier.plain([text]), told.wanted, told.uids, dates))
+        dates = {day: tag for day, tag in told.terms.dates.items() if day not in told.dates}
+        return bool(text) and bool(verifier.hits(verifier.content_of([text]), told.terms, told.uids, dates))
 
     def _identifiers(self, file: DicomFile, person: Person) -> Identifiers:
         from pydicom import Dataset
@@ -147,7 +147,7 @@ def _moved(date: str, shift: int, days: frozenset[str]) -> str:
     from pacsifier_ops.deid.numbers import Calendar
     from pacsifier_ops.deid.values import shifted_date
 
-    if Calendar.of(days, shift, frozenset(), frozenset()).is_nobodys(date):
+    if Calendar.of(days, shift, frozenset(), frozenset()).is_placeholder(date):
         return ""
     return shifted_date(date, shift) or ""
 

@@ -119,7 +119,7 @@ def _later(day: dt.date, days: int) -> dt.date | None:
         return None
 
 
-class Birth(Exception):
+class BirthDateFound(Exception):
     """A number is the birth date, which is never shifted."""
 
 
@@ -177,7 +177,7 @@ class Calendar:
             return None
         readings = list(_readings(text))
         if any(day in self.births and len(text) > _FEWEST for day, *_ in readings):
-            raise Birth
+            raise BirthDateFound
         # A date of the patient takes precedence over one near it, and that one over any other date.
         for within in (_SAME, _NEAR, None):
             for day, near, write in readings:
@@ -192,7 +192,7 @@ class Calendar:
         """Return whether a date, or a date and time, is the birth date."""
         return bool(self.births) and not self.births.isdisjoint(dates([text]))
 
-    def is_nobodys(self, text: str) -> bool:
+    def is_placeholder(self, text: str) -> bool:
         """Return whether a date, or a date and time, is an epoch of clocks and far from all other dates of the patient.
 
         Where the patient's dates are unknown or stay, none is.
@@ -201,13 +201,13 @@ class Calendar:
             return False
         return any(day in EPOCHS and not _is_near(day, self.days - EPOCHS, _YEAR) for day in dates([text]))
 
-    def may_tell(self, text: str) -> bool:
+    def may_be_patient_date(self, text: str) -> bool:
         """Return whether a version (DT) may be a date of the patient: it has a time of day, or is near one."""
         if text.strip("\0 ")[8:].strip("0"):
             return True
         return any(_is_near(day, self.days | self.births, _NO_VERSION) for day in dates([text]))
 
-    def tells(self, number: float) -> bool:
+    def is_patient_date(self, number: float) -> bool:
         """Return whether the whole part of a number is a date of the patient, written with six digits or more."""
         if not self.days or not 99_999 < number < 10**_MOST:
             return False

@@ -79,19 +79,19 @@ def blackout(ds: Dataset, plan: Blackout) -> list[str]:
     if not syntax.is_transfer_syntax:
         raise Unfit("the pixels cannot be blacked out: the transfer syntax is none that is known")
     if syntax.is_encapsulated:
-        written = _recoded(ds, plan)
+        written = _black_out_compressed(ds, plan)
     else:
-        written = _paint(ds, plan, big_endian=syntax == ExplicitVRBigEndian)
+        written = _black_out(ds, plan, big_endian=syntax == ExplicitVRBigEndian)
     for keyword in _STALE:
         if keyword in ds:
             del ds[keyword]
     if plan.entries:
         ds.BurnedInAnnotation = "NO"
-        _tell(ds)
+        _add_method_code(ds)
     return [*plan.entries, *([OVERLAY_BITS] if plan.overlay_bits else []), *([WRITING] if written else [])]
 
 
-def _tell(ds: Dataset) -> None:
+def _add_method_code(ds: Dataset) -> None:
     """Add the code of the blackout to the de-identification method codes."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = CLEAN_PIXEL_DATA
@@ -176,7 +176,7 @@ def _slices(area: Area) -> tuple[slice, slice]:
     return slice(top, top + height), slice(left, left + width)
 
 
-def _paint(ds: Dataset, plan: Blackout, big_endian: bool = False) -> bool:
+def _black_out(ds: Dataset, plan: Blackout, big_endian: bool = False) -> bool:
     """Black out native pixels in place. Return whether writing was found."""
     layout = _Layout.of(ds)
     element = ds["PixelData"]
@@ -339,7 +339,7 @@ def _palette_shown(ds: Dataset, layout: _Layout) -> np.ndarray:
     return max((colours >> 8).astype(np.uint8), (colours & 255).astype(np.uint8), key=lambda part: int(np.ptp(part)))
 
 
-def _recoded(ds: Dataset, plan: Blackout) -> bool:
+def _black_out_compressed(ds: Dataset, plan: Blackout) -> bool:
     """Black out compressed pixels: a separate process decodes, blacks out and compresses them.
 
     Returns:
@@ -413,7 +413,7 @@ def _recode(ds: Dataset, plan: Blackout) -> bool:
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in ds:
             del ds[keyword]
-    written = _paint(ds, plan)
+    written = _black_out(ds, plan)
     if ds.BitsAllocated in _RLE_BITS:
         odd = ds.Rows * ds.Columns * ds.SamplesPerPixel * frames.itemsize % 2
         plugin = "pydicom" if odd else "gdcm"  # GDCM is fast, but fails on frames of odd length

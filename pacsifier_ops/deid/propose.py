@@ -137,7 +137,7 @@ def propose(model: Model, found: DeviceImages) -> Proposal | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _DecodedImage:
     """A decoded image, and the pixels of it that look like writing."""
 
     patient: str
@@ -146,7 +146,7 @@ class _Seen:
     regions: tuple[Area, ...]
 
 
-def _decoded(model: Model, found: DeviceImages) -> Iterator[_Seen]:
+def _decoded(model: Model, found: DeviceImages) -> Iterator[_DecodedImage]:
     """Yield the first frame of some images of a device."""
     for patient, path in found.spread():
         try:
@@ -156,10 +156,10 @@ def _decoded(model: Model, found: DeviceImages) -> Iterator[_Seen]:
         except Exception:  # decoders raise many types of exception on damaged files
             continue
         if shown.shape[:2] == (model.rows, model.columns):
-            yield _Seen(patient, shown, lettering.writing(shown).where, regions)
+            yield _DecodedImage(patient, shown, lettering.writing(shown).where, regions)
 
 
-def _varying(images: Sequence[_Seen]) -> np.ndarray:
+def _varying(images: Sequence[_DecodedImage]) -> np.ndarray:
     """Return a boolean plane of the pixels where the images differ."""
     levels = [image.pixels.max(axis=-1) if image.pixels.ndim == 3 else image.pixels for image in images]
     lowest, highest = levels[0].copy(), levels[0].copy()
@@ -210,7 +210,7 @@ def _mask(areas: Sequence[Area], shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def _sheet(images: Sequence[_Seen], black: Sequence[Area], same: Sequence[Area]) -> bytes:
+def _sheet(images: Sequence[_DecodedImage], black: Sequence[Area], same: Sequence[Area]) -> bytes:
     """Draw the areas on some of the images."""
     from PIL import Image
 
@@ -226,7 +226,7 @@ def _sheet(images: Sequence[_Seen], black: Sequence[Area], same: Sequence[Area])
     return stream.getvalue()
 
 
-def _drawn(image: _Seen, black: Sequence[Area], same: Sequence[Area]) -> Image:
+def _drawn(image: _DecodedImage, black: Sequence[Area], same: Sequence[Area]) -> Image:
     from PIL import Image, ImageDraw
 
     tile = Image.fromarray(image.pixels).convert("RGB")

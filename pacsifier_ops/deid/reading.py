@@ -28,7 +28,7 @@ from pydicom.tag import BaseTag
 from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import tables
 from pacsifier_ops.dicom import vrs
-from pacsifier_ops.dicom.charsets import DEFAULT, Charset, spelt
+from pacsifier_ops.dicom.charsets import DEFAULT, Charset, corrected
 from pacsifier_ops.dicom.encoding import PIXEL_DATA, UNDEFINED, Elements, Fragments, Syntax, Value
 
 #: Maximum depth of nested sequences. An object with deeper ones is refused.
@@ -65,7 +65,7 @@ _LONG = frozenset(vr.encode() for vr in vrs.LONG)
 _NAMES = {vr.encode(): vr for vr in vrs.SHORT | vrs.LONG}
 
 #: Values that writers use for a VR that they do not know, or that is newer than PS3.5.
-_STRANGE = frozenset((b"??", b"\0\0", b"  ", b"--", b"OX", b"XS", b"UK"))
+_UNKNOWN_VRS = frozenset((b"??", b"\0\0", b"  ", b"--", b"OX", b"XS", b"UK"))
 #: VRs of numbers: a byte more or less would change the value.
 _NUMBERS = frozenset(("AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"))
 _IMPLICIT_SYNTAX, _EXPLICIT_SYNTAX, _BIG_SYNTAX = (
@@ -74,8 +74,8 @@ _IMPLICIT_SYNTAX, _EXPLICIT_SYNTAX, _BIG_SYNTAX = (
     "1.2.840.10008.1.2.2",
 )
 
-_PAST = "its encoding is damaged: a length leads past the end of what holds the element"
-_CUT = "its encoding is damaged: it ends in the middle of an element"
+_LENGTH_PAST_END = "its encoding is damaged: a length leads past the end of what holds the element"
+_TRUNCATED = "its encoding is damaged: it ends in the middle of an element"
 
 
 class Parsed(Dataset):
@@ -106,7 +106,7 @@ def read(path: Path) -> Parsed:
 
 
 #: Attributes that identify the object and its patient. They must be text: other VRs could be read in two ways.
-_NAMING = (0x00080016, 0x00080018, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E)
+_IDENTIFYING = (0x00080016, 0x00080018, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E)
 
 
 def parse(data: bytes) -> Parsed:
@@ -116,11 +116,11 @@ def parse(data: bytes) -> Parsed:
         Unfit: see `read`.
     """
     mended: Counter[str] = Counter()
-    meta, start = _meta(data, _beginning(data, mended), mended)
+    meta, start = _meta(data, _start_offset(data, mended), mended)
     named = meta[_TRANSFER_SYNTAX].strip(b" \0").decode("latin-1") if _TRANSFER_SYNTAX in meta else ""
     syntax = Syntax.of(named or _likely_syntax(data, start, mended))
     if syntax.deflated:
-        data, start = _inflated(data[start:], mended), 0
+        data, start = _inflate(data[start:], mended), 0
     reader = _Reader(data, syntax.encapsulated, _Form(syntax.implicit, syntax.little), mended)
     form = reader.form_of(start, len(data), _Form(syntax.implicit, syntax.little))
     if form.implicit != syntax.implicit:
@@ -129,8 +129,8 @@ def parse(data: bytes) -> Parsed:
             syntax = Syntax.of(_IMPLICIT_SYNTAX if form.implicit else _EXPLICIT_SYNTAX)
     elements, _ = reader.elements(start, len(data), form, 0)
     if form.implicit and not syntax.implicit:
-        _settle(elements)
-    if any(elements[tag][0] not in (*vrs.STRINGS, "UN") for tag in _NAMING if tag in elements):
+        _resolve_signedness(elements)
+    if any(elements[tag][0] not in (*vrs.STRINGS, "UN") for tag in _IDENTIFYING if tag in elements):
         raise Unfit("its UIDs, PatientID or Modality have another value representation than the standard's")
     parsed = Parsed(reader.raw)
     parsed.elements, parsed.syntax, parsed.mended = elements, syntax, dict(mended)
@@ -158,7 +158,7 @@ def sequence(value: bytes, depth: int = 0) -> list[Elements]:
     return items
 
 
-def _beginning(data: bytes, mended: Counter[str]) -> int:
+def _start_offset(data: bytes, mended: Counter[str]) -> int:
     """Return the offset of the file meta information, or of the data set where there is none."""
     if data[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return _PREAMBLE + 4
@@ -193,7 +193,7 @@ def _meta(data: bytes, position: int, mended: Counter[str]) -> tuple[dict[int, b
                 (length,) = struct.unpack_from("<L", data, position)
                 position += 4
         except struct.error:
-            raise Unfit(_CUT) from None
+            raise Unfit(_TRUNCATED) from None
         if vr not in _NAMES or position + length > len(data) or 0x00020000 + number in found:
             raise Unfit("its file meta information is damaged")
         found[0x00020000 + number] = data[position : position + length]
@@ -201,7 +201,7 @@ def _meta(data: bytes, position: int, mended: Counter[str]) -> tuple[dict[int, b
     return found, position
 
 
-def _inflated(data: bytes, mended: Counter[str]) -> bytes:
+def _inflate(data: bytes, mended: Counter[str]) -> bytes:
     """Inflate a data set (RFC 1951). Some writers use a zlib stream, or append the trailer of gzip."""
     wrapped = data[:1] == b"\x78" and int.from_bytes(data[:2], "big") % 31 == 0
     inflate = zlib.decompressobj(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
@@ -218,7 +218,7 @@ def _inflated(data: bytes, mended: Counter[str]) -> bytes:
     return plain
 
 
-def _settle(elements: Elements) -> None:
+def _resolve_signedness(elements: Elements) -> None:
     """Decide between US and SS (PS3.3 C.7.6.3). Explicit VR has to declare one of them; implicit VR does not."""
     signed = elements.get(_REPRESENTATION, ("US", b""))[1] == b"\1\0"
     known = tables.dictionary()
@@ -297,7 +297,7 @@ class _Reader:
                 if not depth and self._zeros(position, end):
                     position = end
                     break
-                raise Unfit(_CUT)
+                raise Unfit(_TRUNCATED)
             if implicit:
                 group, number, length = header(data, position)
                 code = b""
@@ -305,12 +305,12 @@ class _Reader:
                 group, number, code, length = header(data, position)
             tag = group << 16 | number
             if delimited and tag in _ENDS:
-                return found if ordered else _sorted(found), self._ended(tag, position, form)
+                return found if ordered else _sorted(found), self._end_of_item(tag, position, form)
             if tag <= last:
                 if not tag and not depth and self._zeros(position, end):
                     position = end
                     break
-                self._misplaced(tag, implicit)
+                self._check_disorder(tag, implicit)
                 ordered = False
             else:
                 last = tag
@@ -324,7 +324,7 @@ class _Reader:
                 (length,) = form.long(data, position)
                 position += 4
             else:
-                vr, length, position = self._strange(tag, code, length, position, end, form)
+                vr, length, position = self._irregular_header(tag, code, length, position, end, form)
             if group == 0xFFFE:
                 raise Unfit("its encoding is damaged: an item or a delimiter stands where none may")
             start = position
@@ -334,22 +334,24 @@ class _Reader:
                 if tag == PIXEL_DATA and self._encapsulated and vr in ("OB", "OW"):
                     value, stop, position = self._fragments(start, end, 0 if depth else _number(found, _FRAMES))
                 else:
-                    vr, within = self._undefined(vr, tag, form)
+                    vr, within = self._form_of_undefined_length(vr, tag, form)
                     value, position = self.items(start, end, within, depth + 1, delimited=True)
                     stop = position - 8
             else:
                 position = stop = start + length
                 if stop > end:
-                    raise Unfit(_PAST)
+                    raise Unfit(_LENGTH_PAST_END)
                 if vr == "SQ":
-                    vr, value = self._measured(start, stop, form, depth + 1, guessed=implicit and bool(group & 1))
+                    vr, value = self._value_of_defined_length(
+                        start, stop, form, depth + 1, guessed=implicit and bool(group & 1)
+                    )
                 else:
                     value = data[start:stop]
                     if length & 1:
-                        value, position = self._odd(value, vr, tag, stop, end, form)
+                        value, position = self._pad_odd_value(value, vr, tag, stop, end, form)
                     if group & 1 and 0x10 <= number <= 0xFF:
                         creators[group << 8 | number] = value.strip(b" \0").decode("latin-1")
-                    elif tag == _CHARACTER_SET and value != (right := spelt(value)):
+                    elif tag == _CHARACTER_SET and value != (right := corrected(value)):
                         self._mended["mended/character-set"] += 1
                         value = right
                 if tag == PIXEL_DATA and ((self._encapsulated and not depth) or vr == "UN"):
@@ -363,7 +365,7 @@ class _Reader:
                 continue
             found[tag] = (vr, value)
             if not depth:
-                self._keep(tag, vr, value, data[start:stop] if type(value) is list else value, start, within)
+                self._keep_raw(tag, vr, value, data[start:stop] if type(value) is list else value, start, within)
         if delimited:
             raise Unfit("its encoding is damaged: an item has no end")
         return found if ordered else _sorted(found), position
@@ -380,7 +382,7 @@ class _Reader:
         if form.implicit:
             return _EXPLICIT if code in _NAMES and past else form
         tag = group << 16 | number
-        guessed = code not in _NAMES and code not in _STRANGE and tag >= _FIRST_GROUP and tag < _ITEM
+        guessed = code not in _NAMES and code not in _UNKNOWN_VRS and tag >= _FIRST_GROUP and tag < _ITEM
         known = bool(group & 1) or bool(public_vr(tag))
         return _IMPLICIT if guessed and known and not past else form
 
@@ -391,7 +393,7 @@ class _Reader:
         self._mended["mended/zeros"] += 1
         return True
 
-    def _ended(self, tag: int, position: int, form: _Form) -> int:
+    def _end_of_item(self, tag: int, position: int, form: _Form) -> int:
         """Return the end of an item of undefined length: after its delimiter, or before that of its sequence."""
         length = form.item(self._data, position)[2]
         if length and length != UNDEFINED:
@@ -400,13 +402,15 @@ class _Reader:
             self._mended["mended/delimiter"] += 1
         return position if tag == _SEQUENCE_END else position + 8
 
-    def _misplaced(self, tag: int, implicit: bool) -> None:
+    def _check_disorder(self, tag: int, implicit: bool) -> None:
         """Check that a tag out of order is an element, and not other bytes that look like one."""
         if not _FIRST_GROUP <= tag < _ITEM or (implicit and not tag & 0x10000 and not public_vr(tag)):
             raise Unfit("its encoding is damaged: an element is there twice, or not in order")
         self._mended["mended/order"] += 1
 
-    def _strange(self, tag: int, code: bytes, short: int, position: int, end: int, form: _Form) -> tuple[str, int, int]:
+    def _irregular_header(
+        self, tag: int, code: bytes, short: int, position: int, end: int, form: _Form
+    ) -> tuple[str, int, int]:
         """Return VR, length and offset of a value whose header violates PS3.5 7.1.2. Only one interpretation may fit.
 
         Args:
@@ -417,18 +421,18 @@ class _Reader:
             end: offset where the enclosing item or data set ends.
             form: encoding of the elements.
         """
-        if code not in _LONG and code not in _STRANGE:
+        if code not in _LONG and code not in _UNKNOWN_VRS:
             raise Unfit("its encoding is damaged: a value representation is none of PS3.5")
         ways = [(short, position)]
         if position + 4 <= end:
             ways.append((form.long(self._data, position)[0], position + 4))
-        ways = [way for way in ways if self._follows(tag, sum(way), end, form)]
+        ways = [way for way in ways if self._element_follows(tag, sum(way), end, form)]
         if len(ways) != 1:
             raise Unfit("its encoding is damaged: the length of a value is not certain")
-        self._mended["mended/vr" if code in _STRANGE else "mended/length"] += 1
+        self._mended["mended/vr" if code in _UNKNOWN_VRS else "mended/length"] += 1
         return _NAMES.get(code, "UN"), *ways[0]
 
-    def _follows(self, tag: int, position: int, end: int, form: _Form) -> bool:
+    def _element_follows(self, tag: int, position: int, end: int, form: _Form) -> bool:
         """Return whether an element, a delimiter or the end follows a value."""
         if position + 8 > end:
             return position == end
@@ -438,20 +442,20 @@ class _Reader:
         else:
             group, number, code, _ = form.header(self._data, position)
         following = group << 16 | number
-        return following in _ENDS or (tag < following < _ITEM and (code in _NAMES or code in _STRANGE))
+        return following in _ENDS or (tag < following < _ITEM and (code in _NAMES or code in _UNKNOWN_VRS))
 
-    def _odd(self, value: bytes, vr: str, tag: int, stop: int, end: int, form: _Form) -> tuple[bytes, int]:
+    def _pad_odd_value(self, value: bytes, vr: str, tag: int, stop: int, end: int, form: _Form) -> tuple[bytes, int]:
         """Return a value of odd length with padding, and the offset of the next element. Some writers do not count the
         padding.
 
         For numbers the missing byte is unknown. They stay as they are, and the engine removes them.
         """
         self._mended["mended/odd-length"] += 1
-        if stop < end and self._data[stop] in b"\0 " and not self._follows(tag, stop, end, form):
-            stop += self._follows(tag, stop + 1, end, form)
+        if stop < end and self._data[stop] in b"\0 " and not self._element_follows(tag, stop, end, form):
+            stop += self._element_follows(tag, stop + 1, end, form)
         return value if vr in _NUMBERS else vrs.padded(value, vr if vr in vrs.STRINGS else "UN"), stop
 
-    def _keep(self, tag: int, vr: str, value: Value, encoded: Any, start: int, form: _Form) -> None:
+    def _keep_raw(self, tag: int, vr: str, value: Value, encoded: Any, start: int, form: _Form) -> None:
         name = _tags().get(tag) or BaseTag(tag)
         length = UNDEFINED if type(value) is Fragments else len(encoded)
         self.raw[name] = RawDataElement(name, vr, length, encoded, start, form.implicit, form.little)
@@ -462,7 +466,9 @@ class _Reader:
             return private_vr(tag, creators.get(group << 8 | (tag >> 8 & 0xFF), "")) or "UN"
         return public_vr(tag) or "UN"
 
-    def _measured(self, start: int, stop: int, form: _Form, depth: int, *, guessed: bool) -> tuple[str, Value]:
+    def _value_of_defined_length(
+        self, start: int, stop: int, form: _Form, depth: int, *, guessed: bool
+    ) -> tuple[str, Value]:
         """Read a value of defined length as a sequence. What only a private dictionary calls a sequence may be none."""
         try:
             return "SQ", self.items(start, stop, form, depth, delimited=False)[0]
@@ -474,7 +480,7 @@ class _Reader:
             self._mended["mended/no-sequence"] += 1
             return "OB", vrs.padded(self._data[start:stop], "OB")  # no rule treats it as a sequence
 
-    def _undefined(self, vr: str, tag: int, form: _Form) -> tuple[str, _Form]:
+    def _form_of_undefined_length(self, vr: str, tag: int, form: _Form) -> tuple[str, _Form]:
         """Return the VR of an element of undefined length, and the encoding of its items.
 
         Raises:
@@ -495,19 +501,19 @@ class _Reader:
         found: list[Elements] = []
         while position < end:
             if position + 8 > end:
-                raise Unfit(_CUT)
+                raise Unfit(_TRUNCATED)
             group, number, length = form.item(self._data, position)
             tag = group << 16 | number
             position += 8
             if tag in _ENDS and length in (0, UNDEFINED):
-                if self._ends(tag, position, end, delimited=delimited, plain=not length):
+                if self._ends_sequence(tag, position, end, delimited=delimited, plain=not length):
                     return found, position
                 continue
             if tag != _ITEM:
                 raise Unfit("its encoding is damaged: a sequence holds what is no item")
             stop = end if length == UNDEFINED else position + length
             if stop > end:
-                raise Unfit(_PAST)
+                raise Unfit(_LENGTH_PAST_END)
             within = form
             if (self._data[position + 4 : position + 6] in _NAMES) is form.implicit:  # it looks like the other encoding
                 within = self.form_of(position, stop, form)
@@ -519,7 +525,7 @@ class _Reader:
             raise Unfit("its encoding is damaged: a sequence has no end")
         return found, position
 
-    def _ends(self, tag: int, position: int, end: int, *, delimited: bool, plain: bool) -> bool:
+    def _ends_sequence(self, tag: int, position: int, end: int, *, delimited: bool, plain: bool) -> bool:
         """Return whether a delimiter ends the sequence. Some writers add delimiters, or use the wrong one.
 
         Args:

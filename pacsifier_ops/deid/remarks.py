@@ -69,7 +69,7 @@ def cleaned(value: Fragments, frames: int) -> Fragments:
             at += 1  # the next fragment begins with a preview within the header
         # With fewer streams than frames, a fragment has several images, and their ends are unknown.
         if stream.end and len(begins) >= frames:
-            stream.blank(stream.end, len(stream.data), padding=b"\0\xff")
+            stream.zero(stream.end, len(stream.data), padding=b"\0\xff")
         if not stream.edits:
             continue
         made = made or bytearray(value)
@@ -89,11 +89,11 @@ def _parts(value: bytes) -> Iterator[tuple[int, int]]:
         yield start, at
 
 
-class _Past(Exception):
+class _EndOfStream(Exception):
     """The stream continues after the last byte."""
 
 
-class _Strange(Exception):
+class _InvalidStream(Exception):
     """The stream is not valid."""
 
 
@@ -122,9 +122,9 @@ class _Stream:
                 self.end = self._codestream(0, len(self.data))
             else:
                 self.end = self._boxes(0, len(self.data))
-        except _Past:
+        except _EndOfStream:
             pass
-        except _Strange:
+        except _InvalidStream:
             self.in_header = False
 
     def edited(self) -> bytearray:
@@ -134,7 +134,7 @@ class _Stream:
             made[at : at + len(new)] = new
         return made
 
-    def blank(self, start: int, stop: int, padding: bytes = b"\0") -> None:
+    def zero(self, start: int, stop: int, padding: bytes = b"\0") -> None:
         """Zero a range, as far as it exists; skip it where it is padding."""
         stop = min(stop, len(self.data))
         if self.data[start:stop].strip(padding):
@@ -149,10 +149,10 @@ class _Stream:
             if code in _ALONE:
                 continue
             if code < 0xC0 or code == 0xD8:
-                raise _Strange
+                raise _InvalidStream
             stop = self._segment(at, len(data))
             if code == _COM:
-                self.blank(at + 2, stop)
+                self.zero(at + 2, stop)
             elif code in _APPLICATION:
                 self._application(code, at, stop)
             at = self._reached(stop, len(data))
@@ -160,14 +160,14 @@ class _Stream:
                 self.in_header = False
                 found = _MARKER.search(data, at)
                 if not found:
-                    raise _Past
+                    raise _EndOfStream
                 at = found.start()
 
     def _application(self, code: int, at: int, stop: int) -> None:
         """Keep application data that decoders need; turn others into a comment."""
         for (marker, name), length in _NEEDED.items():
             if code == marker and self.data.startswith(name, at + 2):
-                self.blank(at + 2 + length, stop)
+                self.zero(at + 2 + length, stop)
                 return
         begin = at + 2 + len(_PROFILE)
         profile = icc.cleaned(self.data[begin:stop]) if self.data.startswith(_PROFILE, at + 2) else None
@@ -175,7 +175,7 @@ class _Stream:
             self.edits.append((begin, profile))
             return
         self.edits.append((at - 1, bytes([_COM])))
-        self.blank(at + 2, stop)
+        self.zero(at + 2, stop)
 
     def _codestream(self, at: int, stop: int) -> int:
         data, behind, at = self.data, 0, at + 2
@@ -190,24 +190,24 @@ class _Stream:
                 if not behind:
                     end = data.find(b"\xff\xd9", at, stop)
                     if end < 0:
-                        raise _Past
+                        raise _EndOfStream
                     at = end
                 elif at > behind:
-                    raise _Strange
+                    raise _InvalidStream
                 else:
                     at = self._reached(behind, stop)
                 continue
             if code < 0x50 or code > _SOT:
-                raise _Strange
+                raise _InvalidStream
             end = self._segment(at, stop)
             if code == _SOT:
                 length = int.from_bytes(data[at + 4 : at + 8], "big")
                 behind = at - 2 + length if length else 0
             elif code == _REMARK:
-                self.blank(at + 4, end)
+                self.zero(at + 4, end)
             elif code not in _SEGMENTS:
                 self.edits.append((at - 1, bytes([_REMARK])))
-                self.blank(at + 2, end)
+                self.zero(at + 2, end)
             at = self._reached(end, stop)
 
     def _boxes(self, at: int, stop: int) -> int:
@@ -215,39 +215,39 @@ class _Stream:
         while at < stop:
             if at + 8 > stop:
                 if data[at:stop].strip(b"\0"):
-                    raise _Strange
+                    raise _InvalidStream
                 return at
             length, kind, content = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
             if length == 1:
                 length, content = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
             end = at + length if length else stop
             if end < content:
-                raise _Strange
+                raise _InvalidStream
             if kind == b"jp2c":
                 behind = self._codestream(content, min(end, stop))
                 if not length:
                     return behind
-                self.blank(behind, end)
+                self.zero(behind, end)
             elif kind == b"jp2h":
                 self._boxes(content, min(end, stop))
             elif kind == b"colr":
                 self._colour(content, min(end, stop))
             elif kind not in _BOX_KEPT:
                 self.edits.append((at + 4, b"free"))
-                self.blank(content, end)
+                self.zero(content, end)
             at = self._reached(end, stop)
         return at
 
     def _colour(self, at: int, stop: int) -> None:
         """Clean a colour specification: a number stays, the text of a profile is removed."""
         if self.data[at : at + 1] not in (b"\1", b"\2"):
-            self.blank(at + 3, stop)
+            self.zero(at + 3, stop)
         elif self.data[at] == 2:
             made = icc.cleaned(self.data[at + 3 : stop])
             if made:
                 self.edits.append((at + 3, made))
             else:
-                self.blank(at + 3, stop)
+                self.zero(at + 3, stop)
 
     def _marker(self, at: int, stop: int) -> tuple[int, int]:
         """Return the offset after a marker, and its code. Fill bytes may precede it."""
@@ -255,21 +255,21 @@ class _Stream:
         while at + 1 < stop and data[at] == data[at + 1] == 0xFF:
             at += 1
         if at + 2 > stop:
-            raise _Past
+            raise _EndOfStream
         if data[at] != 0xFF:
-            raise _Strange
+            raise _InvalidStream
         return at + 2, data[at + 1]
 
     def _segment(self, at: int, stop: int) -> int:
         """Return the end of the segment at an offset."""
         if at + 2 > stop:
-            raise _Past
+            raise _EndOfStream
         length = int.from_bytes(self.data[at : at + 2], "big")
         if length < 2:
-            raise _Strange
+            raise _InvalidStream
         return at + length
 
     def _reached(self, at: int, stop: int) -> int:
         if at > stop:
-            raise _Past
+            raise _EndOfStream
         return at

@@ -97,12 +97,12 @@ class Positions:
         self._before: dict[int, tuple[int, ...]] = {}
         self._items: list[Elements] = []  # keeps references, so that no two items get the same id
 
-    def stood(self, item: Elements, before: tuple[int, ...]) -> None:
+    def record(self, item: Elements, before: tuple[int, ...]) -> None:
         """Record the source position of an item of the result: its number and those of its ancestors, from 1."""
         self._before[id(item)] = before
         self._items.append(item)
 
-    def renew(self, root: Elements, big_endian: bool) -> None:
+    def rewrite_references(self, root: Elements, big_endian: bool) -> None:
         """Rewrite references, and remove those to removed items."""
         alive = {(1,), *(self._before.get(id(item), ()) for item, _ in _content(root, (1,)))}
         for item in [root, *(item for item, _ in _content(root, (1,)))]:

@@ -92,7 +92,7 @@ def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
         if word.text == "M" and place + 1 < len(words) and words[place + 1].text.casefold() in _DISEASES:
             continue
         if len(word.text) == 1 and place not in abbreviations and _INITIAL.match(text, word.start):
-            yield from ((number, False) for number in _beside(text, words, place))
+            yield from ((number, False) for number in _words_of_initial(text, words, place))
         written = word.text + text[word.end : word.end + 1].strip(" _")
         written = written if written[-1:] in ".:" else word.text
         if place and _DEGREES.fullmatch(word.text) and _is_named(text, words, place):
@@ -102,7 +102,7 @@ def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
             continue
         if written in ("ms", "Fr.", "Hr", "Hr.", "HR.") and place and words[place - 1].text[0].isdigit():
             continue  # hours and milliseconds, the size of a catheter
-        behind = list(_behind(text, words, place))
+        behind = list(_names_after(text, words, place))
         if title and _is_behind_comma(text, words, place) and (not behind or _ends(text, words, place)):
             yield from ((number, True) for number in (place - 1, place))
         if not behind:
@@ -124,7 +124,7 @@ def _dotted(text: str, words: Sequence[Word]) -> tuple[set[int], set[int]]:
     return initials, abbreviations
 
 
-def _beside(text: str, words: Sequence[Word], place: int) -> Iterator[int]:
+def _words_of_initial(text: str, words: Sequence[Word], place: int) -> Iterator[int]:
     """Yield the indices of words to which an initial may belong: `C. Long`, `Long C`, `Long, C.`"""
     for number, first in ((place - 1, place - 1), (place + 1, place)):
         if 0 <= number < len(words) and words[number].text.isalpha():
@@ -154,7 +154,7 @@ def _is_named(text: str, words: Sequence[Word], place: int) -> bool:
     return before.text.isalpha() and len(before.text) > 1 and bool(re.fullmatch("[,_]? ?", gap)) and bool(gap)
 
 
-def _behind(text: str, words: Sequence[Word], place: int) -> Iterable[int]:
+def _names_after(text: str, words: Sequence[Word], place: int) -> Iterable[int]:
     """Return the indices of the words after a title, up to the first name; none where there is no name."""
     found = []
     for number in range(place + 1, min(place + 1 + _REACH, len(words))):

@@ -11,28 +11,28 @@ from __future__ import annotations
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED
 
 BY_RULE = "left out by a rule of the profile"
-STILL_TELLS = "after de-identification it might still have told who it is"
+STILL_IDENTIFIES = "after de-identification it might still have told who it is"
 PIXELS = "its pixels could not be blacked out"
 WRITING = "writing may be left in its pixels"
-NOBODYS = "it could not be said for certain whose it is"
+UNASSIGNED = "it could not be said for certain whose it is"
 NOT_LINKED = "its patient has no pseudonym"
 UNFIT = "it could not be read, or not with certainty"
 
 #: The beginning of each reason of a run, and the public reason that replaces it.
-_TOLD = {
-    "the result still tells": STILL_TELLS,
+_PUBLIC_REASONS = {
+    "the result still tells": STILL_IDENTIFIES,
     "the pixels cannot be blacked out": PIXELS,
     "what the device catalogue leaves of the image may hold writing": WRITING,
     "its patient has no pseudonym": NOT_LINKED,
-    "it has no PatientID": NOBODYS,
-    "it has several values in PatientID": NOBODYS,
-    "its PatientID or its UIDs are read in two ways": NOBODYS,
-    "another file has the same SOP Instance UID": NOBODYS,
-    "it is of another patient": NOBODYS,
+    "it has no PatientID": UNASSIGNED,
+    "it has several values in PatientID": UNASSIGNED,
+    "its PatientID or its UIDs are read in two ways": UNASSIGNED,
+    "another file has the same SOP Instance UID": UNASSIGNED,
+    "it is of another patient": UNASSIGNED,
 }
 
 
-def told(outcome: str, reason: str) -> tuple[str, str]:
+def public_reason(outcome: str, reason: str) -> tuple[str, str]:
     """Return the name of the rule and the reason that may be published for an object.
 
     Args:
@@ -51,4 +51,4 @@ def told(outcome: str, reason: str) -> tuple[str, str]:
         return reason, BY_RULE
     if outcome == EXCLUDED:
         return "", BY_RULE
-    return "", next((text for begin, text in _TOLD.items() if reason.startswith(begin)), UNFIT)
+    return "", next((text for begin, text in _PUBLIC_REASONS.items() if reason.startswith(begin)), UNFIT)

@@ -36,7 +36,7 @@ _DATETIME = re.compile(rf"(\d{{4}})(?:(\d\d)(?:(\d\d)({_TIME})?)?)?([+-](?:0\d|1
 
 
 #: First days of the calendars of devices. Devices write them where they know no date.
-_NOBODYS = frozenset(
+_PLACEHOLDER_DATES = frozenset(
     (dt.date(1901, 1, 1), dt.date(1904, 1, 1), dt.date(1969, 12, 31), dt.date(1970, 1, 1), dt.date(1980, 1, 1))
 )
 #: Days on which newer clocks begin or end. A patient may have been examined on one of them.
@@ -94,7 +94,7 @@ def shifted_datetime(text: str, days: int) -> str | None:
 def _moved(year: str, month: str, day: str, days: int) -> dt.date | None:
     try:
         date = dt.date(int(year), int(month), int(day))
-        return None if days and (date.year not in _YEARS or date in _NOBODYS) else date + dt.timedelta(days)
+        return None if days and (date.year not in _YEARS or date in _PLACEHOLDER_DATES) else date + dt.timedelta(days)
     except (ValueError, OverflowError):
         return None
 

@@ -52,11 +52,11 @@ from pacsifier_ops.deid.identifiers import (
     WORD,
     ByPrefix,
     Identifiers,
-    Wanted,
+    SearchTerms,
     charset_of,
+    expand_umlauts,
     forms_of,
     readings,
-    spelt_out,
     tags_of,
     words_of,
     written,
@@ -76,7 +76,7 @@ _DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100
 #: Larger values (bytes) are copied only when their VR is known; larger files are mapped instead of read into memory.
 _LARGE, _MAPPED = 1 << 16, 1 << 22
 #: Markers of comments and application data, by the first bytes of a stream: JPEG and JPEG-LS; JPEG 2000.
-_REMARKS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
+_NON_PIXEL_MARKERS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
 #: Markers that precede the pixels: start of scan, start of tile-part, end of image.
 _FIRST_PIXELS = (0xDA, 0x90, 0xD9)
 #: Pixels and samples: numbers, too many to search.
@@ -98,13 +98,13 @@ def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
         OSError: the file cannot be read at all.
     """
     try:
-        held = read(source)
+        content = read(source)
     except Unreadable as error:
         return [str(error)]
-    wanted = identifiers.wanted
-    dates = {day: tag for day, tag in wanted.dates.items() if day not in identifiers.dates}
-    found = hits(held, wanted, identifiers.uids, dates)
-    places = set(map(_place, _dates_in_numbers(held, identifiers.days - identifiers.dates)))
+    terms = identifiers.terms
+    dates = {day: tag for day, tag in terms.dates.items() if day not in identifiers.dates}
+    found = hits(content, terms, identifiers.uids, dates)
+    places = set(map(_place, _dates_in_numbers(content, identifiers.days - identifiers.dates)))
     found |= {Hit("a date", place) for place in places - {hit.where for hit in found}}
     return [str(hit) for hit in sorted(found)]
 
@@ -124,7 +124,9 @@ class Hit(NamedTuple):
         return f"{self.what} found in {self.where}"
 
 
-def hits(held: Held, wanted: Wanted, uids: AbstractSet[str], dates: Mapping[str, int] = _NONE) -> set[Hit]:
+def hits(
+    content: FileContent, terms: SearchTerms, uids: AbstractSet[str], dates: Mapping[str, int] = _NONE
+) -> set[Hit]:
     """Search the content of a file.
 
     Args:
@@ -133,12 +135,12 @@ def hits(held: Held, wanted: Wanted, uids: AbstractSet[str], dates: Mapping[str,
         uids: UIDs that must not occur.
         dates: dates (`YYYYMMDD`) that must not occur, with the tag that they are from.
     """
-    found = {*_in_text(held, wanted, dates), *_in_values(held, wanted, dates), *_in_bytes(held, wanted, dates)}
+    found = {*_in_text(content, terms, dates), *_in_values(content, terms, dates), *_in_bytes(content, terms, dates)}
     every = {Hit(_name(source), _place(tag)) for source, tag in found}
-    return every | {Hit("a UID that had to be replaced", _place(tag)) for tag in _old_uids(held, uids)}
+    return every | {Hit("a UID that had to be replaced", _place(tag)) for tag in _old_uids(content, uids)}
 
 
-def read(source: Path | bytes) -> Held:
+def read(source: Path | bytes) -> FileContent:
     """Read the content of a DICOM file for `hits`.
 
     Raises:
@@ -146,20 +148,20 @@ def read(source: Path | bytes) -> Held:
         OSError: the file cannot be read at all.
     """
     if isinstance(source, bytes):
-        return _understood(source)
+        return _read_checked(source)
     if source.stat().st_size < _MAPPED:
-        return _understood(source.read_bytes())
+        return _read_checked(source.read_bytes())
     with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _understood(data)
+        return _read_checked(data)
 
 
-def plain(texts: Iterable[str]) -> Held:
+def content_of(texts: Iterable[str]) -> FileContent:
     """Prepare texts that are no DICOM file for `hits`: cells of tables, or names of files."""
-    held = Held()
+    content = FileContent()
     for text in texts:
-        held.texts.append((0, text.encode("ascii") if text.isascii() else text))
-        held.pieces.append(text.encode("utf-8", "surrogateescape"))
-    return held
+        content.texts.append((0, text.encode("ascii") if text.isascii() else text))
+        content.pieces.append(text.encode("utf-8", "surrogateescape"))
+    return content
 
 
 #: Characters of numbers, dates and UIDs; characters of text in any encoding.
@@ -169,7 +171,7 @@ _UID = re.compile(rb"[0-2]\.[\d.]{8,}\d")
 
 
 @dataclass(slots=True)
-class Held:
+class FileContent:
     """The content of a file, by the method of search: tag and value. Values other than plain ASCII are decoded.
 
     Attributes:
@@ -199,7 +201,7 @@ class Unreadable(Exception):
     """The file is not valid; the text gives the reason."""
 
 
-def _understood(data: bytes | mmap.mmap) -> Held:
+def _read_checked(data: bytes | mmap.mmap) -> FileContent:
     try:
         return _read(data)
     except Unreadable:
@@ -216,29 +218,29 @@ def _place(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})" if tag else "the bytes of the file"
 
 
-def _in_text(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+def _in_text(content: FileContent, terms: SearchTerms, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
     """Yield hits in text: tag of the identifier, and tag of the attribute."""
-    for values, whole in ((held.texts, wanted.whole), (held.codes, {})):
-        if any(_matches([value for _, value in values], wanted, dates, whole)):
+    for values, whole in ((content.texts, terms.whole), (content.codes, {})):
+        if any(_matches([value for _, value in values], terms, dates, whole)):
             for tag, value in values:
-                for source in _matches([value], wanted, dates, whole):
+                for source in _matches([value], terms, dates, whole):
                     yield source, tag
 
 
 def _matches(
-    values: list[bytes | str], wanted: Wanted, dates: Mapping[str, int], whole: Mapping[str, int]
+    values: list[bytes | str], terms: SearchTerms, dates: Mapping[str, int], whole: Mapping[str, int]
 ) -> Iterator[int]:
-    plain = b"\x1d".join([value for value in values if isinstance(value, bytes)]).decode("ascii").lower()
+    ascii_text = b"\x1d".join([value for value in values if isinstance(value, bytes)]).decode("ascii").lower()
     others = [value for value in values if isinstance(value, str)]
-    joined = BETWEEN.join([plain, *map(fold, others), *(fold(spelt_out(value)) for value in others)])
+    joined = BETWEEN.join([ascii_text, *map(fold, others), *(fold(expand_umlauts(value)) for value in others)])
     found = WORD.findall(joined.replace("\\", BETWEEN).replace("=", BETWEEN))
     words, text = set(found), f" {' '.join(found)} "
-    yield from (wanted.words[word] for word in wanted.words.keys() & words)
-    for word in wanted.phrases_by_word.keys() & words:
-        yield from (source for phrase, source in wanted.phrases_by_word[word] if phrase in text)
+    yield from (terms.words[word] for word in terms.words.keys() & words)
+    for word in terms.phrases_by_word.keys() & words:
+        yield from (source for phrase, source in terms.phrases_by_word[word] if phrase in text)
     if not text.isascii():
-        yield from (source for part, source in wanted.parts.items() if part in text)
-        yield from (wanted.lone[one] for one in wanted.lone.keys() & set(LONE.findall(text)))
+        yield from (source for part, source in terms.parts.items() if part in text)
+        yield from (terms.lone[one] for one in terms.lone.keys() & set(LONE.findall(text)))
     if whole:
         every = {value.strip() for value in text.split(BETWEEN)}
         yield from (whole[value] for value in whole.keys() & every)
@@ -248,68 +250,68 @@ def _matches(
             yield source
 
 
-def _in_values(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+def _in_values(content: FileContent, terms: SearchTerms, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
     """Yield hits of values that are compared as a whole."""
-    for key, tag, value in held.named:
+    for key, tag, value in content.named:
         text = value if isinstance(value, str) else value.decode("ascii")
         for one in re.split(r"[\\=]", text):
             for form in forms_of(one):
-                if (source := wanted.same.get((key, form))) is not None:
+                if (source := terms.same.get((key, form))) is not None:
                     yield source, tag
-    for tag, data in held.numbers:
+    for tag, data in content.numbers:
         there = {one.strip("\0 +").lstrip("0") for one in data.decode("latin-1").split("\\")}
-        yield from ((wanted.numbers[number], tag) for number in wanted.numbers.keys() & there)
-    for tag, data in held.uids:
+        yield from ((terms.numbers[number], tag) for number in terms.numbers.keys() & there)
+    for tag, data in content.uids:
         for uid in data.decode("latin-1").split("\\"):
             # Replacement UIDs contain a number of 128 bits, in which any other number can occur by chance.
             registered = uid.strip("\0 ") in tables.registered_uids()
-            if wanted.numbers and not registered and not re.match(r"2\.25\.\d{30}", uid):
-                yield from ((wanted.numbers[part], tag) for part in wanted.numbers.keys() & set(uid.split(".")))
+            if terms.numbers and not registered and not re.match(r"2\.25\.\d{30}", uid):
+                yield from ((terms.numbers[part], tag) for part in terms.numbers.keys() & set(uid.split(".")))
     for date, source in dates.items():
-        for tag, data in held.dates:
+        for tag, data in content.dates:
             if re.search(rb"(?<!\d)" + date.encode(), data.replace(b".", b"")):
                 yield source, tag
-        for tag, data in held.numbers:
+        for tag, data in content.numbers:
             if date.encode() in data and re.search(rb"(?:^|\\)[ +]*" + date.encode(), data):
                 yield source, tag
 
 
-def _dates_in_numbers(held: Held, days: frozenset[str]) -> Iterator[int]:
+def _dates_in_numbers(content: FileContent, days: frozenset[str]) -> Iterator[int]:
     """Yield tags of attributes with numbers that contain a date."""
     if days:
-        for tag, vr, value, little in held.measures:
+        for tag, vr, value, little in content.measures:
             if any(is_one_of(days, number) for number in numbers_in(vr, value, little)):
                 yield tag
 
 
-def _in_bytes(held: Held, wanted: Wanted, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+def _in_bytes(content: FileContent, terms: SearchTerms, dates: Mapping[str, int]) -> Iterator[tuple[int, int]]:
     """Yield hits in binary values, and in all bytes."""
     opaque = [
-        wanted.in_binary,
+        terms.in_binary,
         ByPrefix({(form, 1): source for day, source in dates.items() for form in written(day)[2]}),
     ]
-    if any(_found_in(b"\0\0".join(value for _, value in held.binary), opaque)):
-        for tag, value in held.binary:
+    if any(_found_in(b"\0\0".join(value for _, value in content.binary), opaque)):
+        for tag, value in content.binary:
             for source in _found_in(value, opaque):
                 yield source, tag
-    for piece in held.pieces:
-        for source in _found_in(piece, [wanted.in_all]):
+    for piece in content.pieces:
+        for source in _found_in(piece, [terms.in_all]):
             yield source, 0
 
 
-def _found_in(data: bytes, wanted: Iterable[ByPrefix]) -> Iterator[int]:
+def _found_in(data: bytes, terms: Iterable[ByPrefix]) -> Iterator[int]:
     data = data.lower()
-    for form, width, source in (form for forms in wanted for form in forms.those_in(data)):
+    for form, width, source in (form for forms in terms for form in forms.candidates_in(data)):
         at = data.find(form)
         while at >= 0:
             before, end = data[max(at - width, 0) : at], at + len(form)
-            if not (_goes_on(before, form[:width]) or _goes_on(data[end : end + width], form[-width:])):
+            if not (_continues_word(before, form[:width]) or _continues_word(data[end : end + width], form[-width:])):
                 yield source
                 break
             at = data.find(form, at + 1)
 
 
-def _goes_on(beside: bytes, end: bytes) -> bool:
+def _continues_word(beside: bytes, end: bytes) -> bool:
     """Return whether the neighbouring character continues a word: a letter next to a letter, or a digit next to a
     digit.
     """
@@ -319,12 +321,12 @@ def _goes_on(beside: bytes, end: bytes) -> bool:
     return one.isdigit() if other.isdigit() else one.isalpha()
 
 
-def _old_uids(held: Held, uids: AbstractSet[str]) -> Iterator[int]:
+def _old_uids(content: FileContent, uids: AbstractSet[str]) -> Iterator[int]:
     """Yield tags of attributes with UIDs that had to be replaced."""
-    for tag, data in held.uids:
+    for tag, data in content.uids:
         if not uids.isdisjoint(one.strip("\0 ") for one in data.decode("latin-1").split("\\")):
             yield tag
-    for piece in held.pieces:
+    for piece in content.pieces:
         if not uids.isdisjoint(found.decode() for found in _UID.findall(piece)):
             yield 0
 
@@ -342,7 +344,7 @@ class _Form(NamedTuple):
         return int.from_bytes(data, "little" if self.little else "big")
 
 
-def _read(data: bytes | mmap.mmap) -> Held:
+def _read(data: bytes | mmap.mmap) -> FileContent:
     """Read a file element by element. Of repeated elements, all are read.
 
     Raises:
@@ -351,47 +353,47 @@ def _read(data: bytes | mmap.mmap) -> Held:
     """
     if data[128:132] != b"DICM":
         raise Unreadable("the file is no DICOM file")
-    held = Held()
+    content = FileContent()
     stream: Any = BytesIO(data) if isinstance(data, bytes) else data
     stream.seek(132)
     meta = {element.tag: element for element in data_element_generator(stream, False, True, _behind_meta)}
     start = stream.tell()
     syntax = UID(meta[_TRANSFER_SYNTAX].value.decode("ascii").rstrip("\0 "))
-    _sort_binary(held, 0, data[:128])
-    held.binary.append((0, data[132:start]))
+    _sort_binary(content, 0, data[:128])
+    content.binary.append((0, data[132:start]))
     if syntax.is_deflated:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        held.pieces.append(data[:start])
+        content.pieces.append(data[:start])
         data = inflater.decompress(data[start:])
-        held.pieces.append(inflater.unused_data)
+        content.pieces.append(inflater.unused_data)
         stream = BytesIO(data)
     form = _Form(syntax.is_implicit_VR, syntax.is_little_endian)
-    _sort(held, _without_bulk(held, data, stream, form), form, DEFAULT)
+    _sort(content, _without_bulk(content, data, stream, form), form, DEFAULT)
     if stream.tell() != len(data):
         raise Unreadable("the file holds more than can be read, or ends within a value")
-    return held
+    return content
 
 
 def _behind_meta(tag: int, vr: str | None, length: int) -> bool:
     return tag >> 16 != 2
 
 
-def _without_bulk(held: Held, data: bytes | mmap.mmap, stream: Any, form: _Form) -> Iterator[Any]:
-    """Yield the elements of a data set without pixels and samples, and collect the other bytes in `held.pieces`."""
+def _without_bulk(content: FileContent, data: bytes | mmap.mmap, stream: Any, form: _Form) -> Iterator[Any]:
+    """Yield the elements of a data set without pixels and samples, and collect the other bytes in `content.pieces`."""
     begin, described = 0, dict[int, bytes]()
     for element in data_element_generator(stream, *form, defer_size=_LARGE):
         if element.tag in _BULK:
-            held.pieces.append(data[begin : element.value_tell])
+            content.pieces.append(data[begin : element.value_tell])
             begin = _end(data, element, _size_of_pixels(described, form) if element.tag == _PIXEL_DATA else _UNDEFINED)
-            for remark in _remarks(data, element.value_tell, begin) if element.length == _UNDEFINED else ():
-                _sort_binary(held, int(element.tag), remark)
+            for remark in _non_pixel_data(data, element.value_tell, begin) if element.length == _UNDEFINED else ():
+                _sort_binary(content, int(element.tag), remark)
         elif isinstance(element, RawDataElement) and element.value is None and element.length:  # a large value
             yield element._replace(value=data[element.value_tell : element.value_tell + element.length])
         else:
             if element.tag in _DIMENSIONS:
                 described[element.tag] = element.value
             yield element
-    held.pieces.append(data[begin:])
+    content.pieces.append(data[begin:])
 
 
 def _end(data: bytes | mmap.mmap, element: RawDataElement, most: int) -> int:
@@ -406,7 +408,7 @@ def _end(data: bytes | mmap.mmap, element: RawDataElement, most: int) -> int:
     return place
 
 
-def _remarks(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[bytes]:
+def _non_pixel_data(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[bytes]:
     """Yield data in compressed pixels that are not pixels.
 
     These are comments and application data of JPEG and JPEG 2000 (ISO/IEC 10918-1 B.2.4, 15444-1 A.9.2), and bytes
@@ -414,7 +416,7 @@ def _remarks(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[bytes]:
     """
     while place < end:
         begin, place = place + 8, place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
-        kinds = _REMARKS.get(data[begin : begin + 2], ())
+        kinds = _NON_PIXEL_MARKERS.get(data[begin : begin + 2], ())
         marker = begin + 2
         while kinds and marker + 4 <= place and data[marker] == 0xFF and data[marker + 1] not in _FIRST_PIXELS:
             length = int.from_bytes(data[marker + 2 : marker + 4], "big")
@@ -439,7 +441,7 @@ def _size_of_pixels(described: Mapping[int, bytes], form: _Form) -> int:
     return -(-frames * bits // 8)
 
 
-def _sort(held: Held, elements: Iterable[Any], form: _Form, charset: Charset) -> None:
+def _sort(content: FileContent, elements: Iterable[Any], form: _Form, charset: Charset) -> None:
     """Sort the elements of a data set or an item by method of search, recursively."""
     vrs = _usual_vrs()
     for element in elements:
@@ -449,7 +451,7 @@ def _sort(held: Held, elements: Iterable[Any], form: _Form, charset: Charset) ->
         if vr == "SQ":
             within = form if element.VR != "UN" else _Form(True, True)
             for item in _items(value, within):
-                _sort(held, item, within, charset)
+                _sort(content, item, within, charset)
             continue
         if not value or tag in _BULK:
             continue
@@ -457,29 +459,29 @@ def _sort(held: Held, elements: Iterable[Any], form: _Form, charset: Charset) ->
             raise Unreadable("the file ends within a value")
         if tag == CHARACTER_SET:
             charset = charset_of(value)
-        kind = _HOW.get(vr, "binary")
+        kind = _METHODS.get(vr, "binary")
         if kind in ("texts", "codes"):
             texts = _decoded(value, charset)
-            into = held.texts if kind == "texts" else held.codes
+            into = content.texts if kind == "texts" else content.codes
             into.extend((tag, text) for text in texts)
             if vr == "PN" or tag in IDS:
-                held.named.extend((0 if vr == "PN" else tag, tag, text) for text in texts)
+                content.named.extend((0 if vr == "PN" else tag, tag, text) for text in texts)
         elif kind == "binary":
-            _sort_binary(held, tag, value)
+            _sort_binary(content, tag, value)
         elif kind:
             if kind == "numbers" and len(value) > 7:
-                held.measures.append((tag, vr, value, form.little))
+                content.measures.append((tag, vr, value, form.little))
             if kind == "measures":
-                held.measures.append((tag, vr, value, form.little))
+                content.measures.append((tag, vr, value, form.little))
                 continue
             if kind != "times":
-                getattr(held, kind).append((tag, value))
+                getattr(content, kind).append((tag, value))
             if value.translate(None, _NUMERIC):
-                held.codes.extend((tag, text) for text in _decoded(value, charset))
+                content.codes.extend((tag, text) for text in _decoded(value, charset))
 
 
-#: The method of search by VR: the field of `Held`. Numbers of a fixed size cannot contain text.
-_HOW = {
+#: The method of search by VR: the field of `FileContent`. Numbers of a fixed size cannot contain text.
+_METHODS = {
     **dict.fromkeys(words_of("AE LO LT PN SH ST UC UR UT"), "texts"),
     **dict.fromkeys(words_of("AS CS"), "codes"),
     **{"DA": "dates", "DT": "dates", "DS": "numbers", "IS": "numbers", "TM": "times", "UI": "uids"},
@@ -503,20 +505,20 @@ def _items(value: Any, form: _Form) -> Iterator[Iterable[Any]]:
     yield from (item.values() for item in value or ())
 
 
-def _sort_binary(held: Held, tag: int, value: bytes) -> None:
+def _sort_binary(content: FileContent, tag: int, value: bytes) -> None:
     """Sort a binary value. Text fields of a file inside it are searched one by one."""
     for text in imaging.texts(value):
         if text.translate(None, _NUMERIC):
-            _sort_binary(held, tag, text)
+            _sort_binary(content, tag, text)
         elif text:
-            held.numbers.append((tag, text))
+            content.numbers.append((tag, text))
     if value.translate(None, _PRINTABLE):
-        held.binary.append((tag, value))
+        content.binary.append((tag, value))
         with suppress(UnicodeDecodeError):
             if (read := value.strip(b"\0").decode()).isprintable() and not read.isascii():
-                held.texts.append((tag, read))
+                content.texts.append((tag, read))
     elif len(value) > 1:
-        held.texts.extend((tag, text) for text in _decoded(value.replace(b"\0", b""), DEFAULT))
+        content.texts.extend((tag, text) for text in _decoded(value.replace(b"\0", b""), DEFAULT))
 
 
 def _decoded(value: bytes, charset: Charset) -> list[bytes | str]:

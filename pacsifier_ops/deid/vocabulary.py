@@ -146,14 +146,14 @@ class Vocabulary:
         for place, word in enumerate(words):
             if stays[place] is None and _fold(word.text) in own:
                 stays[place] = False
-        for place in own_words(words, patient):
+        for place in patient_words(words, patient):
             stays[place] = False
         for place in _as_names_are_written(text, words, stays):
             stays[place] = False
         for place, surely in names_in(text, words):
             if surely or (stays[place] is None and not _UNIT.fullmatch(_fold(words[place].text))):
                 stays[place] = False
-        spread(stays)
+        remove_neighbours(stays)
         kept = [place for place, verdict in enumerate(stays) if verdict is not False]
         return Cleaned(joined(text, words, kept, "_-/"), len(kept), len(words) - len(kept))
 
@@ -246,11 +246,11 @@ def clean(text: str, patient: str = "") -> str:
 
 def judge(text: str, patient: str = "") -> Cleaned:
     """Return the part of a text that may stay by the package's list, with counts. Cached: descriptions repeat."""
-    return _remembered(text, patient) if len(text) <= 256 else shipped().clean(text, patient)
+    return _clean_cached(text, patient) if len(text) <= 256 else shipped().clean(text, patient)
 
 
 @lru_cache(maxsize=16384)
-def _remembered(text: str, patient: str) -> Cleaned:
+def _clean_cached(text: str, patient: str) -> Cleaned:
     return shipped().clean(text, patient)
 
 
@@ -266,7 +266,7 @@ def names_of(names: Iterable[str]) -> str:
     return "\\".join(sorted({*names} - {""}))
 
 
-def own_words(words: Sequence[Word], patient: str, least: int = 2) -> list[int]:
+def patient_words(words: Sequence[Word], patient: str, least: int = 2) -> list[int]:
     """Return the indices of words that are part of the patient's name, if at least `least` different ones occur."""
     own = _name_of(patient) if patient else frozenset()
     if len(own) < least:
@@ -325,7 +325,7 @@ def _judge_numbers(text: str, words: list[Word], stays: list[bool | None]) -> No
         row = []
 
 
-def spread(stays: list[bool | None]) -> None:
+def remove_neighbours(stays: list[bool | None]) -> None:
     """Remove words marked None beside a removed word, repeatedly."""
     for order in (range(len(stays)), reversed(range(len(stays)))):
         for place in order:

@@ -196,8 +196,8 @@ class Homes:
 
 def _compared(name: str) -> str:
     """Return a name without case, accents, word order and punctuation; empty where it is a placeholder."""
-    from pacsifier_ops.deid.identifiers import names_nobody, normal
+    from pacsifier_ops.deid.identifiers import is_placeholder_name, normal
 
     letters, _, others = name.partition("=")  # alphabetic and ideographic forms of the same name (PS3.5 6.2.1)
     words = normal(letters or others)
-    return "" if names_nobody(words) else " ".join(sorted(words.split()))
+    return "" if is_placeholder_name(words) else " ".join(sorted(words.split()))

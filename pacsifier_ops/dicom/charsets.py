@@ -104,16 +104,16 @@ _MISSPELT = (
 
 
 @lru_cache(maxsize=256)
-def spelt(value: bytes) -> bytes:
+def corrected(value: bytes) -> bytes:
     """Return a SpecificCharacterSet (0008,0005) in the spelling of the standard, where the meaning is clear."""
     names = [name.strip(b" \0") for name in value.split(b"\\")]
     if all(name.decode("latin-1") in python_encoding for name in names):
         return value
-    right = b"\\".join(_right(name) for name in names)
+    right = b"\\".join(_correct(name) for name in names)
     return right + b" " * (len(right) % 2)
 
 
-def _right(name: bytes) -> bytes:
+def _correct(name: bytes) -> bytes:
     for wrong, right in _MISSPELT:
         if wrong.fullmatch(name.upper()):
             return wrong.sub(right, name.upper())

@@ -240,7 +240,7 @@ def layout(stream: BinaryIO, start: int, size: int, transfer_syntax_uid: str) ->
         at = source.at
         tag, vr, length = _header(source, encoding)
         if tag >> 16 in (0x0000, 0xFFFE):
-            raise _lost()
+            raise _damaged()
         value = source.at
         if length == UNDEFINED:
             _skip_items(source, encoding, vr)
@@ -250,7 +250,7 @@ def layout(stream: BinaryIO, start: int, size: int, transfer_syntax_uid: str) ->
     return Layout(encoding.implicit, encoding.little, found)
 
 
-def is_torn(data_set: bytes) -> bool:
+def is_truncated(data_set: bytes) -> bool:
     """Return whether a data set ends within an element, in both encodings of C-FIND responses (PS3.5 A.1, A.2).
 
     pydicom accepts a truncated last value.
@@ -480,7 +480,7 @@ def _elements(
             return
         value = b""
         if tag >> 16 in (0x0000, 0xFFFE):
-            raise _lost()
+            raise _damaged()
         if length == UNDEFINED:
             _skip_items(source, encoding, vr)
         elif tag in wanted and length <= _LONGEST:
@@ -501,7 +501,7 @@ def _header(source: _Source, encoding: _Encoding) -> tuple[int, bytes, int]:
     if vr in _SHORT:
         return tag, vr, struct.unpack(order + "H", head[6:])[0]
     if not _is_vr(vr):
-        raise _lost()
+        raise _damaged()
     return tag, vr, struct.unpack(order + "L", source.take(4))[0]
 
 
@@ -516,12 +516,12 @@ def _skip_items(source: _Source, encoding: _Encoding, vr: bytes) -> None:
         if tag == (END_OF_SEQUENCE if in_sequence else END_OF_ITEM):
             stack.pop()
         elif in_sequence is not (tag == ITEM):
-            raise _lost()
+            raise _damaged()
         elif length != UNDEFINED:
             source.skip(length)
         else:
             stack.append((not in_sequence, _IMPLICIT if vr == b"UN" else encoding))
 
 
-def _lost() -> ValueError:
+def _damaged() -> ValueError:
     return ValueError("its elements cannot be followed: it is damaged, or not encoded as its Transfer Syntax UID says")

@@ -20,7 +20,7 @@ from pacsifier_ops.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION,
     PRIVATE_IMPLICIT,
-    is_kept,
+    is_storable_uid,
 )
 
 _PREAMBLE = b"\0" * 128 + b"DICM"
@@ -77,7 +77,7 @@ def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
         patient_id, issuer = _text(head, _PATIENT_ID), _text(head, _ISSUER)
     except Exception:
         raise ValueError("the data set cannot be read") from None
-    if not all(map(is_kept, uids)):
+    if not all(map(is_storable_uid, uids)):
         raise ValueError("a UID of the data set is missing or malformed")
     return Identity(uids[0], uids[1], uids[2], patient_id, issuer)
 

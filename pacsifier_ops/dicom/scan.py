@@ -74,10 +74,10 @@ def scan(
     first: dict[tuple[SeriesId, str], DicomFile] = {}
     contradicting: set[tuple[SeriesId, str]] = set()
 
-    told: set[Path] = set()
+    handled: set[Path] = set()
 
     def bad(path: Path, reason: str) -> None:
-        told.add(path)
+        handled.add(path)
         found.bad_files.append(FileAccount(readable(path.relative_to(root)), reason))
 
     for path in _files(root, found, bad):
@@ -95,7 +95,7 @@ def scan(
                     else:
                         bad(path, reason)
                     continue
-                told.add(path)
+                handled.add(path)
                 item = replace(item, sha256=sha256)
             instance = item.series, item.sop_instance_uid
             other = first.get(instance)
@@ -134,7 +134,7 @@ def scan(
                     bad(path, NOT_THERE)
                 else:
                     found.passed_over[TAKEN_AWAY] += 1
-            elif path not in told and path.suffix == ".dcm":  # it is no object any more, or a link to the outside
+            elif path not in handled and path.suffix == ".dcm":  # it is no object any more, or a link to the outside
                 bad(path, DIFFERS)
     if contradicting:
         left = {

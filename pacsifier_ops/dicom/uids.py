@@ -24,7 +24,7 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
-def is_kept(value: str) -> bool:
+def is_storable_uid(value: str) -> bool:
     """Return whether an object with this UID is stored, even if the UID is invalid: it is safe as a file name."""
     return _KEPT.fullmatch(value) is not None
 

@@ -34,8 +34,8 @@ _NARROW = frozenset(
 #: Keys of which one value belongs to one patient, study or series.
 _IDS = ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID")
 #: Values that no object has, by VR (random text for other VRs), and ranges that match every value.
-NOBODY = {"DA": "18581117", "TM": "235959.999999", "IS": "-99999999", "UI": "2.25.1"}
-ANYBODY = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
+MATCH_NOTHING = {"DA": "18581117", "TM": "235959.999999", "IS": "-99999999", "UI": "2.25.1"}
+MATCH_ALL = {"DA": "00010101-99991231", "TM": "000000-235959.999999"}
 _LEFT_TO_ARCHIVE = "{} was left to the archive's own matching: its answers do not show it whole"
 #: The unique key of each level (PS3.4 C.6.2.1).
 UID_OF_LEVEL = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
@@ -126,7 +126,7 @@ def _by_patient(answers: Iterable[Dataset], told: Mapping[str, str]) -> list[Dat
     return people
 
 
-def _is_of(image: Dataset, series: FoundSeries) -> bool:
+def _belongs_to(image: Dataset, series: FoundSeries) -> bool:
     """Return whether a response at IMAGE level belongs to a series. Archives need not return the keys of the query."""
     told = zip(("StudyInstanceUID", "SeriesInstanceUID"), series.series, strict=True)
     return all(str(image.get(keyword) or uid) == uid for keyword, uid in told)
@@ -178,34 +178,34 @@ class Finder:
         self._exact, self._further = exact, tuple(key for key in FURTHER if key in keys)
         candidates: dict[tuple[str, ...], tuple[FoundSeries, Dataset]] = {}
         for answer in self._candidates(keys):
-            series = self._described(answer)
+            series = self._with_study_attributes(answer)
             patient = (series.attributes[key] for key in _PATIENT)
             candidates.setdefault((*patient, *series.series), (series, answer))
             self._learn(answer, [key for key in keys if KEYS[key].level is not Level.IMAGE])
         found: dict[tuple[str, ...], FoundSeries] = {}
-        open_ones: dict[tuple[str, ...], tuple[FoundSeries, dict[str, str]]] = {}
+        undecided: dict[tuple[str, ...], tuple[FoundSeries, dict[str, str]]] = {}
         for which, (series, _) in candidates.items():
-            left = self._left_open(series, keys)
+            left = self._undecided_keys(series, keys)
             if left:
-                open_ones[which] = series, left
+                undecided[which] = series, left
             elif left is not None:
                 found[which] = series
-        self._close_by_name(open_ones, keys)
+        self._decide_by_name(undecided, keys)
         # Last, because responses for other series show which keys the archive supports.
-        others = [series for series, _ in open_ones.values()]
-        for which, (series, left) in open_ones.items():
-            if not left or self._holds_by_archive(series, left, others):
+        others = [series for series, _ in undecided.values()]
+        for which, (series, left) in undecided.items():
+            if not left or self._matches_by_archive(series, left, others):
                 found[which] = series
         if found:
             self._known.update(keys)
-        elif not self.doubt and (unknown := self._never_shown(keys)):
+        elif not self.doubt and (unknown := self._unsupported_keys(keys)):
             raise Undecidable(
                 f"{self.session.node.name} has shown no value of {', '.join(unknown)} at all: that it finds nothing by "
                 "it proves nothing; use another key, or ask the PACS team what it knows of this one"
             )
         return list(found.values())
 
-    def _never_shown(self, keys: Iterable[str]) -> list[str]:
+    def _unsupported_keys(self, keys: Iterable[str]) -> list[str]:
         """Return the keys of a row without results by which this archive finds nothing at all.
 
         An archive that does not support a key may return no match, instead of ignoring the key (PS3.4 C.4.1.2.2.1). So
@@ -214,19 +214,19 @@ class Finder:
         """
         asked = [k for k in keys if k not in self._returned | self._known and KEYS[k].level is not Level.IMAGE]
         asked = [k for k in asked if KEYS[k].vr not in ("UI", "IS") and k != MODALITIES]
-        if not asked or not self._some(query("STUDY", StudyInstanceUID="")):
+        if not asked or not self._finds_any(query("STUDY", StudyInstanceUID="")):
             return []
-        self._known.update(key for key in asked if self._shows_any(key))
+        self._known.update(key for key in asked if self._finds_by_any_value(key))
         return [key for key in asked if key not in self._known]
 
-    def _shows_any(self, keyword: str) -> bool:
+    def _finds_by_any_value(self, keyword: str) -> bool:
         """Return whether the archive finds anything by any value of a key, first within studies of the row."""
         level = KEYS[keyword].level.value
-        anybody = {keyword: ANYBODY.get(KEYS[keyword].vr, "?*"), UID_OF_LEVEL[level]: ""}
+        anybody = {keyword: MATCH_ALL.get(KEYS[keyword].vr, "?*"), UID_OF_LEVEL[level]: ""}
         within = [{"StudyInstanceUID": uid} for uid in islice(self._listed, 3)] if level == "SERIES" else []
-        return any(self._some(query(level, **{**anybody, **above})) for above in [*within, {}])
+        return any(self._finds_any(query(level, **{**anybody, **above})) for above in [*within, {}])
 
-    def _some(self, identifier: Dataset) -> bool:
+    def _finds_any(self, identifier: Dataset) -> bool:
         """Return whether a query finds anything, or too much. An archive that refuses it counts as having found
         nothing.
         """
@@ -249,13 +249,13 @@ class Finder:
         """
         series = FoundSeries(study_uid, series_uid, {})
         try:
-            answer, cut = self._ask("IMAGE", self._image_query(series, {"SOPClassUID": ""}), may_be_torn=True)
+            answer, cut = self._ask("IMAGE", self._image_query(series, {"SOPClassUID": ""}), may_be_undecodable=True)
         except Unsupported:
             return Expectation(None, self._count(series, count))
         listed = {
             str(i.SOPInstanceUID): str(i.get("SOPClassUID", ""))
             for i in answer.identifiers
-            if i.get("SOPInstanceUID") and _is_of(i, series)
+            if i.get("SOPInstanceUID") and _belongs_to(i, series)
         }
         told = all(image.get("SeriesInstanceUID") for image in answer.identifiers)
         if cut or answer.unreadable or not listed or len(listed) < (count or 0) or not told:
@@ -284,15 +284,15 @@ class Finder:
 
         Zero counts as unknown: archives that do not count return it, and no series is empty.
         """
-        counts = self._told_of(series, "NumberOfSeriesRelatedInstances")
+        counts = self._values_for_series(series, "NumberOfSeriesRelatedInstances")
         return (int(counts[0]) if len(counts) == 1 and counts[0].isdigit() else known) or None
 
     def availability(self, study_uid: str, series_uid: str) -> str:
         """Return Instance Availability (0008,0056; PS3.4 C.4.1.1.3) of a series now; empty where it is not returned."""
-        told = self._told_of(FoundSeries(study_uid, series_uid, {}), "InstanceAvailability")
+        told = self._values_for_series(FoundSeries(study_uid, series_uid, {}), "InstanceAvailability")
         return told[0] if len(told) == 1 else ""
 
-    def _told_of(self, series: FoundSeries, keyword: str) -> list[str]:
+    def _values_for_series(self, series: FoundSeries, keyword: str) -> list[str]:
         """Return the values of a key that the archive returns for a series."""
         keys = {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid}
         try:
@@ -327,7 +327,7 @@ class Finder:
         for study in studies:
             self._learn(study, of_study)
         for study in studies:
-            if all(self._may_hold(study, k, v) for k, v in of_study.items()):
+            if all(self._may_match(study, k, v) for k, v in of_study.items()):
                 self._listed.setdefault(str(study.StudyInstanceUID), []).append(study)
         for study_uid, (study, *_) in self._listed.items():  # a study under two patients is queried once
             found = self._all("SERIES", {}, {**of_series, "StudyInstanceUID": study_uid})
@@ -340,7 +340,7 @@ class Finder:
             if self._relational and not of_study:
                 return  # the relational query before was equivalent
 
-    def _may_hold(self, answer: Dataset, keyword: str, wanted: str) -> bool:
+    def _may_match(self, answer: Dataset, keyword: str, wanted: str) -> bool:
         values = values_of(answer, keyword)
         return not values or self._matches(keyword, wanted, values) or self.letters.leave_open(keyword, wanted, values)
 
@@ -411,7 +411,7 @@ class Finder:
 
     # Querying
 
-    def _ask(self, level: str, identifier: Dataset, may_be_torn: bool = False) -> tuple[Matches, bool]:
+    def _ask(self, level: str, identifier: Dataset, may_be_undecodable: bool = False) -> tuple[Matches, bool]:
         """Send one C-FIND. The second value is whether the archive truncated its responses.
 
         0xA7xx and 0xFE00 (which we did not request) count as truncated: archives refuse a query with too many matches
@@ -428,7 +428,7 @@ class Finder:
         """
         answer = self.session.find(identifier)
         node, count = self.session.node, len(answer.identifiers)
-        if answer.unreadable and not may_be_torn:
+        if answer.unreadable and not may_be_undecodable:
             raise self._unreadable(level)
         if _is_cut_off(answer.status):
             return answer, True
@@ -436,7 +436,7 @@ class Finder:
             raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{answer.status:04X})")
         return answer, 0 < node.result_limit <= count
 
-    def _read_apart(self, level: str, identifier: Dataset, answer: Matches) -> None:
+    def _fetch_undecodable(self, level: str, identifier: Dataset, answer: Matches) -> None:
         """Add the matches that could not be decoded: query their UIDs alone, then each of them by its UID.
 
         Raises:
@@ -474,10 +474,10 @@ class Finder:
             ResultLimit: it cannot be split any further, or no range finds a match that the archive has returned.
             AnswerUnreadable: a match cannot be decoded, even alone.
         """
-        answer, cut = self._ask(level, identifier, may_be_torn=True)
+        answer, cut = self._ask(level, identifier, may_be_undecodable=True)
         uid, name = UID_OF_LEVEL[level], self.session.node.name
         if answer.unreadable:
-            self._read_apart(level, identifier, answer)
+            self._fetch_undecodable(level, identifier, answer)
         if not all(match.get(uid) for match in answer.identifiers):
             raise Unsupported(f"{name}: answers at {level} level without {uid}")
         seen = {entity(level, match): match for match in answer.identifiers}
@@ -517,7 +517,7 @@ class Finder:
 
     # Deciding
 
-    def _described(self, candidate: Dataset) -> FoundSeries:
+    def _with_study_attributes(self, candidate: Dataset) -> FoundSeries:
         """Return the candidate, with study attributes from STUDY level where the SERIES level did not return them."""
         if not candidate.get("StudyInstanceUID"):
             raise Unsupported(f"{self.session.node.name}: answers at SERIES level without StudyInstanceUID")
@@ -559,7 +559,7 @@ class Finder:
             Undecidable: the archive does not return the patient of the series.
         """
         uid, told = series.study_uid, series.attributes
-        studies = _by_patient((told["PatientID"] and self._listed.get(uid)) or self._under(uid), told)
+        studies = _by_patient((told["PatientID"] and self._listed.get(uid)) or self._studies_with_uid(uid), told)
         if len(studies) > 1:
             # Below STUDY level archives may omit patient keys, but return them for images.
             try:
@@ -577,9 +577,9 @@ class Finder:
 
     def of_several(self, study_uid: str) -> bool:
         """Return whether the archive has a study under several patients."""
-        return len(_by_patient(self._under(study_uid), {})) > 1
+        return len(_by_patient(self._studies_with_uid(study_uid), {})) > 1
 
-    def _under(self, study_uid: str) -> list[Dataset]:
+    def _studies_with_uid(self, study_uid: str) -> list[Dataset]:
         """Return all studies with a Study Instance UID: there may be one for each of several patients."""
         if study_uid not in self._studies:
             wanted = dict.fromkeys(return_keys("STUDY", self._further), "")
@@ -588,7 +588,7 @@ class Finder:
             self._studies[study_uid] = answer.identifiers
         return self._studies[study_uid]
 
-    def _left_open(self, series: FoundSeries, keys: Mapping[str, str]) -> dict[str, str] | None:
+    def _undecided_keys(self, series: FoundSeries, keys: Mapping[str, str]) -> dict[str, str] | None:
         """Return keys of the row that the responses do not decide; None where another key does not match the series.
 
         A key without a value is queried again at IMAGE level: archives that return series keys empty may return them
@@ -606,13 +606,13 @@ class Finder:
                 return None
         if untold:
             images = self._images(series, untold)
-            if any(self._holds_for(image, untold) for image in images):
+            if any(self._image_matches(image, untold) for image in images):
                 return untold | unproven if unproven else {}
-            if not self._silent(series, images, untold):
+            if not self._undecided_by_images(series, images, untold):
                 return None
         return untold | unproven
 
-    def _holds_for(self, image: Dataset, keys: Mapping[str, str]) -> bool:
+    def _image_matches(self, image: Dataset, keys: Mapping[str, str]) -> bool:
         return all(self._matches(k, v, values_of(image, k)) for k, v in keys.items())
 
     def _is_literal(self, wanted: str) -> bool:
@@ -632,12 +632,14 @@ class Finder:
                 f"{self.session.node.name}: cuts the images of a series off at its result limit, so that "
                 f"{', '.join(keys)} cannot be decided for it"
             )
-        images = [image for image in answer.identifiers if _is_of(image, series)]
+        images = [image for image in answer.identifiers if _belongs_to(image, series)]
         for image in images:
             self._learn(image, keys)
         return images
 
-    def _silent(self, series: FoundSeries, images: Sequence[Dataset], keys: Mapping[str, str]) -> list[str]:
+    def _undecided_by_images(
+        self, series: FoundSeries, images: Sequence[Dataset], keys: Mapping[str, str]
+    ) -> list[str]:
         """Return the keys that these responses do not decide: never returned by this archive so far, or unreliable."""
 
         def proven(key: str, wanted: str) -> bool:
@@ -647,7 +649,9 @@ class Finder:
 
         return [key for key, wanted in keys.items() if key not in self._returned or not proven(key, wanted)]
 
-    def _holds_by_archive(self, series: FoundSeries, keys: Mapping[str, str], others: Collection[FoundSeries]) -> bool:
+    def _matches_by_archive(
+        self, series: FoundSeries, keys: Mapping[str, str], others: Collection[FoundSeries]
+    ) -> bool:
         """Return whether an image matches all keys at once, where the archive's own matching decides some of them.
 
         Args:
@@ -660,20 +664,20 @@ class Finder:
         """
         images = self._images(series, keys)
         matched: dict[str, set[str]] = {}
-        for keyword in self._silent(series, images, keys):
+        for keyword in self._undecided_by_images(series, images, keys):
             if not images or not self._archive_matches(keyword, images, others):
                 raise self._undecidable([keyword])
             matched[keyword] = self._matched_by_archive(series, keyword, keys[keyword])
             self._warn(_LEFT_TO_ARCHIVE.format(keyword))
         spoken = {k: v for k, v in keys.items() if k not in matched}
         return any(
-            self._holds_for(image, spoken)
+            self._image_matches(image, spoken)
             and all(str(image.get("SOPInstanceUID", "")) in uids for uids in matched.values())
             for image in images
         )
 
-    def _close_by_name(
-        self, open_ones: dict[tuple[str, ...], tuple[FoundSeries, dict[str, str]]], keys: Mapping[str, str]
+    def _decide_by_name(
+        self, undecided: dict[tuple[str, ...], tuple[FoundSeries, dict[str, str]]], keys: Mapping[str, str]
     ) -> None:
         """Decide on the series that only the patient's name leaves open, by how the archive finds their studies.
 
@@ -684,7 +688,7 @@ class Finder:
         Raises:
             Undecidable: the archive returns no names, so these others cannot be decided.
         """
-        unclear = {which: series for which, (series, left) in open_ones.items() if "PatientName" in left}
+        unclear = {which: series for which, (series, left) in undecided.items() if "PatientName" in left}
         if not unclear:
             return
         name = keys["PatientName"]
@@ -701,9 +705,9 @@ class Finder:
         for which, series in unclear.items():
             uid, shown = series.study_uid, series.attributes["PatientName"]
             if uid in exact and not self.of_several(uid):
-                del open_ones[which][1]["PatientName"]
+                del undecided[which][1]["PatientName"]
                 continue
-            del open_ones[which]
+            del undecided[which]
             told = "PatientName" in self._returned or name.isascii()
             if not (known and told and uid not in possible | near and self.letters.absent(name, shown)):
                 if "PatientName" not in self._returned:
@@ -741,22 +745,22 @@ class Finder:
         if keyword == MODALITIES:
             return False  # no image has it, so a query below STUDY level shows nothing
         vr = KEYS[keyword].vr
-        nobody = NOBODY.get(vr) or f"*{secrets.token_hex(7).upper()}*"
+        nobody = MATCH_NOTHING.get(vr) or f"*{secrets.token_hex(7).upper()}*"
         try:
-            if any(self._having(series, keyword, nobody) for series in others):
+            if any(self._uids_matching(series, keyword, nobody) for series in others):
                 return False
             if all(keyword in image for image in images):
                 return True
             # No pattern matches every number or every UID.
-            anybody = None if vr in ("IS", "UI") else ANYBODY.get(vr, "?*")
-            if anybody is None or not any(self._having(series, keyword, anybody) for series in others):
+            anybody = None if vr in ("IS", "UI") else MATCH_ALL.get(vr, "?*")
+            if anybody is None or not any(self._uids_matching(series, keyword, anybody) for series in others):
                 return False
         except Unsupported:
             return False
         self._matched.add(keyword)
         return True
 
-    def _having(self, series: FoundSeries, keyword: str, value: str) -> set[str]:
+    def _uids_matching(self, series: FoundSeries, keyword: str, value: str) -> set[str]:
         """Return SOP Instance UIDs of the images that the archive returns for a value; all of them where it ignores the
         key.
         """
@@ -773,19 +777,19 @@ class Finder:
         if KEYS[keyword].vr == "PN" or self._is_literal(wanted):
             raise self._undecidable([keyword])
         if keyword == "ImageType":
-            if any(self._having(series, keyword, f"*{part}*") for part in wanted.split("\\") if part):
+            if any(self._uids_matching(series, keyword, f"*{part}*") for part in wanted.split("\\") if part):
                 raise self._undecidable([keyword])
             return set()
         if KEYS[keyword].vr == "TM":
             try:
-                return self._having(series, keyword, seconds_to_send(wanted))
+                return self._uids_matching(series, keyword, seconds_to_send(wanted))
             except ValueError:
                 raise self._undecidable([keyword]) from None
         # The typed value: a value widened for the filter here would match too much. Brackets are sets of characters in
         # some archives.
         bracketed = not set("[]").isdisjoint(wanted)
         sent = values_to_send(keyword, wanted) if bracketed else alternatives(keyword, wanted)
-        found = set.union(*(self._having(series, keyword, value) for value in sent))
+        found = set.union(*(self._uids_matching(series, keyword, value) for value in sent))
         if bracketed and found:
             raise self._undecidable([keyword])
         return found

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from pacsifier_ops.base.config import LETTERS_LOST
 from pacsifier_ops.dimse.session import Session, query
-from pacsifier_ops.query.letters import Lost, garbled, may_be
+from pacsifier_ops.query.letters import LostLetters, garbled, may_be
 from pacsifier_ops.query.match import matches
 from pacsifier_ops.query.names import blurred
 
@@ -68,7 +68,7 @@ class Letters:
 
     def leave_open(self, keyword: str, wanted: str, shown: Sequence[str]) -> bool:
         """Return whether the value in a response can be the wanted one, though it does not match. No query is sent."""
-        lost = Lost.ALL if self.without_accents else Lost.ANY if self.dropped else Lost.TYPED
+        lost = LostLetters.ALL if self.without_accents else LostLetters.ANY if self.dropped else LostLetters.TYPED
         return may_be(keyword, wanted, shown, self.encodings, lost)
 
     def absent(self, name: str, shown: str) -> bool:
@@ -100,7 +100,7 @@ class Letters:
             return False
         # An archive that could not decode an object has lost letters itself. That it lost just the typed ones is no
         # coincidence.
-        typed = "*" not in wanted and may_be(keyword, wanted, shown, self.encodings, Lost.TYPED)
+        typed = "*" not in wanted and may_be(keyword, wanted, shown, self.encodings, LostLetters.TYPED)
         return name and not typed and self.whole(study_uid, shown)
 
     @property

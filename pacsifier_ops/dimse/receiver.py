@@ -44,7 +44,7 @@ from pacsifier_ops.base.errors import ConfigError, ReceiverError
 from pacsifier_ops.base.files import private_folder
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.dicom.heads import read_head, read_identity
-from pacsifier_ops.dicom.uids import is_kept
+from pacsifier_ops.dicom.uids import is_storable_uid
 from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach
 from pacsifier_ops.dimse.transport import Server, make_ae
 
@@ -280,7 +280,7 @@ def is_series(name: str) -> bool:
     """Return whether a folder of the spool belongs to a series. Earlier versions used the Series Instance UID alone as
     its name.
     """
-    return all(map(is_kept, name.split("_", 1)))
+    return all(map(is_storable_uid, name.split("_", 1)))
 
 
 def _series_folders(spool: Path) -> list[Path]:
@@ -294,7 +294,7 @@ def _objects(folder: Path) -> list[Path]:
         return sorted(
             Path(entry.path)
             for entry in entries
-            if (named := _OBJECT.fullmatch(entry.name)) and is_kept(named["uid"])
+            if (named := _OBJECT.fullmatch(entry.name)) and is_storable_uid(named["uid"])
             if entry.is_file(follow_symlinks=False)
         )
     return []

@@ -222,12 +222,12 @@ def values_of(identifier: Dataset, keyword: str) -> list[str]:
     return [text for text in (str(item).strip(" \0") for item in items) if text]
 
 
-def _empty_if_torn(event: evt.Event) -> None:
+def _empty_truncated_match(event: evt.Event) -> None:
     """Empty a C-FIND match that ends within an element. pydicom would accept the truncated value as a complete one."""
-    from pacsifier_ops.dicom.files import is_torn
+    from pacsifier_ops.dicom.files import is_truncated
 
     message = event.message
-    if isinstance(message, C_FIND_RSP) and is_torn(message.data_set.getvalue()):
+    if isinstance(message, C_FIND_RSP) and is_truncated(message.data_set.getvalue()):
         message.data_set = BytesIO()
 
 
@@ -266,7 +266,7 @@ class Session:
         self._stack = ExitStack()
         self._association: Association | None = None
         self._proposed: frozenset[Proposal] = frozenset()
-        self._gave_up = threading.Event()
+        self._timed_out = threading.Event()
         self._answered = False
         self._messages = 0
 
@@ -301,7 +301,7 @@ class Session:
         # Not `_check`: archives answer an echo of any node, so this does not prove that they accept us.
         status = association.send_c_echo()
         if "Status" not in status:
-            raise self._lost(association)
+            raise self._connection_lost(association)
         if status.Status != 0x0000:
             raise PacsError(f"{self.node.name}: C-ECHO ended with status 0x{status.Status:04X}")
 
@@ -333,7 +333,7 @@ class Session:
         """
         association = self._open()
         model = StudyRootQueryRetrieveInformationModelFind
-        self._need(association, model, "C-FIND")
+        self._require(association, model, "C-FIND")
         answer, came = Matches(), 0
         for status, match in association.send_c_find(identifier, model, msg_id=1):
             self._check(association, status)
@@ -370,12 +370,12 @@ class Session:
             raise ValueError(f"at most {CLASSES_PER_ASSOCIATION} SOP classes fit on one association")
         association = self._open(frozenset((uid, (ts,), True) for uid in wanted for ts in GET_TRANSFER_SYNTAXES))
         model = StudyRootQueryRetrieveInformationModelGet
-        self._need(association, model, "C-GET")
+        self._require(association, model, "C-GET")
         self._before_transfer()
         accepted = {cx.abstract_syntax for cx in association.accepted_contexts if cx.as_scp}
         if refused := wanted - accepted:
             raise ClassesRefused(f"{self.node.name}: refuses to send {len(refused)} SOP class(es) by C-GET", refused)
-        return self._outcome(association, association.send_c_get(identifier, model))
+        return self._retrieve_result(association, association.send_c_get(identifier, model))
 
     def take(self) -> list[ReceivedObject]:
         """Return the objects received since the last call, in order."""
@@ -399,10 +399,12 @@ class Session:
         """
         association = self._open()
         model = StudyRootQueryRetrieveInformationModelMove
-        self._need(association, model, "C-MOVE")
+        self._require(association, model, "C-MOVE")
         self._before_transfer()
-        with _listening(association, arrived):
-            return self._outcome(association, association.send_c_move(identifier, destination, model), destination)
+        with _arrivals_as_responses(association, arrived):
+            return self._retrieve_result(
+                association, association.send_c_move(identifier, destination, model), destination
+            )
 
     def ready_to_send(self, kinds: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
         """Negotiate C-STORE of these pairs of SOP Class UID and Transfer Syntax UID.
@@ -457,8 +459,8 @@ class Session:
             raise
         if not isinstance(answer, C_STORE) or answer.Status is None:
             if association.is_established:
-                self._gave_up.set()  # the association is still established: the peer is silent
-            raise self._lost(association)
+                self._timed_out.set()  # the association is still established: the peer is silent
+            raise self._connection_lost(association)
         self._answered = True
         return Sent(int(answer.Status), digest.hexdigest())
 
@@ -486,7 +488,7 @@ class Session:
 
     # Internals
 
-    def _outcome(
+    def _retrieve_result(
         self, association: Association, responses: Iterator[tuple[Dataset, Dataset | None]], destination: str = ""
     ) -> RetrieveResult:
         final, failed, counts, remaining = Dataset(), Dataset(), [0, 0, 0], 0
@@ -524,12 +526,12 @@ class Session:
             association.abort()
             raise Cancelled("stopped on request")
         if "Status" not in status:
-            raise self._lost(association)
+            raise self._connection_lost(association)
         self._answered = True
 
-    def _lost(self, association: Association) -> PacsError:
+    def _connection_lost(self, association: Association) -> PacsError:
         """Return the error of an association that ended unexpectedly. The next call opens a new one."""
-        timed_out = self._gave_up.is_set()
+        timed_out = self._timed_out.is_set()
         self.close(abort=True)
         if timed_out:
             return PacsSilent(f"{self.node.name}: no answer within {self.node.dimse_timeout:g} s")
@@ -544,7 +546,7 @@ class Session:
     def _accepts(self, association: Association, abstract_syntax: str) -> bool:
         return any(cx.abstract_syntax == abstract_syntax for cx in association.accepted_contexts)
 
-    def _need(self, association: Association, model: str, service: str) -> None:
+    def _require(self, association: Association, model: str, service: str) -> None:
         if not self._accepts(association, model):
             raise Unsupported(f"{self.node.name}: does not offer {service} in the Study Root model")
 
@@ -575,7 +577,7 @@ class Session:
         if node.tls:
             secure = Secure(tls.requestor_context(node.name, node.tls_files), node.host, node.acse_timeout)
         connected, gave_up = threading.Event(), threading.Event()
-        self._gave_up = gave_up
+        self._timed_out = gave_up
         replies: list[Any] = []
 
         def on_sent(event: evt.Event) -> None:
@@ -589,7 +591,7 @@ class Session:
             *(attach(self._incoming, self._keep, on_error=self._errors.append) if self._incoming else ()),
             (evt.EVT_ACSE_RECV, lambda event: replies.append(event.primitive)),
             (evt.EVT_ACSE_SENT, on_sent),
-            (evt.EVT_DIMSE_RECV, _empty_if_torn),
+            (evt.EVT_DIMSE_RECV, _empty_truncated_match),
         ]
         ae: AE = make_ae(
             node.calling_aet,
@@ -688,11 +690,11 @@ def _why_unreachable(node: PacsNode, started: float) -> str:
 
 
 @contextmanager
-def _listening(association: Association, arrived: Callable[[], object]) -> Iterator[None]:
+def _arrivals_as_responses(association: Association, arrived: Callable[[], object]) -> Iterator[None]:
     """Count an association as active while objects arrive at the move destination."""
     done = threading.Event()
 
-    def listen() -> None:
+    def watch() -> None:
         last = arrived()
         while not done.wait(min(1.0, (association.dimse_timeout or 1.0) / 4)):
             stream, seen = association.dul.socket, arrived()
@@ -700,7 +702,7 @@ def _listening(association: Association, arrived: Callable[[], object]) -> Itera
                 stream.heard = time.monotonic()
             last = seen
 
-    thread = threading.Thread(target=listen, daemon=True)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield

@@ -26,7 +26,7 @@ from pynetdicom.status import code_to_category
 
 from pacsifier_ops.base.files import PRIVATE_FILE
 from pacsifier_ops.dicom.heads import file_head, read_identity
-from pacsifier_ops.dicom.uids import is_kept
+from pacsifier_ops.dicom.uids import is_storable_uid
 from pacsifier_ops.dimse.transport import Dimse
 
 #: Status of a C-STORE response (PS3.4 B.2.3).
@@ -242,7 +242,7 @@ class _Incoming:
         self.status = SUCCESS
         if self.sop_class_uid != context.abstract_syntax or not context.as_scp:
             self.status = _SOP_CLASS_NOT_SUPPORTED
-        elif not is_kept(self.sop_instance_uid):
+        elif not is_storable_uid(self.sop_instance_uid):
             self.status = CANNOT_UNDERSTAND
         else:
             head = file_head(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, source_aet)
@@ -269,7 +269,7 @@ class _Incoming:
         """Check the object and pass it to `on_object`; return the status of the response."""
         if self.status == SUCCESS:
             try:
-                self.status = self._hand_over()
+                self.status = self._deliver()
             except OSError as error:
                 self._fail(OUT_OF_RESOURCES, error)
             except Exception as error:
@@ -278,7 +278,7 @@ class _Incoming:
             self.drop()
         return self.status
 
-    def _hand_over(self) -> int:
+    def _deliver(self) -> int:
         self.stream.flush()
         self.stream.seek(self.head_size)
         identity = read_identity(self.stream, self.transfer_syntax_uid)

@@ -54,7 +54,7 @@ _IDLE_WAIT = 0.05
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
 #: Seconds. A peer sends an A-ASSOCIATE-RQ at once; a connection without one after this time may be closed for a new
 #: one.
-_PATIENCE = 1.0
+_NEGOTIATION_GRACE = 1.0
 #: Connections beyond the limit on associations, which get a rejection (PS3.8 9.3.4).
 _TO_REFUSE = 8
 #: Seconds to wait where no connection can be accepted because the limit on open files is reached.
@@ -303,7 +303,7 @@ def tuned(secure: Secure | None = None) -> list[Any]:
             try:
                 stream.socket = secure.wrap(stream.socket)
             except OSError:
-                _end_early(assoc)
+                _end_wait_for_request(assoc)
                 raise
         # This runs inside connect, where the objects are already in use. So they change their class instead of being
         # replaced.
@@ -314,10 +314,10 @@ def tuned(secure: Secure | None = None) -> list[Any]:
         assoc.dul._run_loop_delay = 0.0001
         assoc.dimse = Dimse(assoc)
 
-    return [(evt.EVT_CONN_OPEN, tune), (evt.EVT_CONN_CLOSE, lambda event: _end_early(event.assoc))]
+    return [(evt.EVT_CONN_OPEN, tune), (evt.EVT_CONN_CLOSE, lambda event: _end_wait_for_request(event.assoc))]
 
 
-def _end_early(assoc: Association) -> None:
+def _end_wait_for_request(assoc: Association) -> None:
     """End the wait of an acceptor whose connection ended before any request: it counts as an open association."""
     if assoc.is_acceptor and assoc.requestor.primitive is None:
         assoc.dul.to_user_queue.put(None)
@@ -552,9 +552,9 @@ class Server(ThreadedAssociationServer):
         held = [one for one in self._connections.values() if not one.over]
         of_address = [one for one in held if one.address == address]
         if len(of_address) >= self._most_of_address:
-            return _give_way(of_address)
+            return _cut_oldest(of_address)
         most = self.ae.maximum_associations
-        return len(held) < most or _give_way(held) or len(held) < most + _TO_REFUSE
+        return len(held) < most or _cut_oldest(held) or len(held) < most + _TO_REFUSE
 
     def established(self, event: evt.Event, client_address: Any) -> None:
         """Record that the association of a connection is established."""
@@ -633,9 +633,9 @@ def _join(thread: threading.Thread, deadline: float) -> None:
             time.sleep(0.001)
 
 
-def _give_way(connections: Sequence[_Connection]) -> bool:
+def _cut_oldest(connections: Sequence[_Connection]) -> bool:
     """Cut one connection that still negotiates: the oldest one of the address with most of them."""
-    before = time.monotonic() - _PATIENCE
+    before = time.monotonic() - _NEGOTIATION_GRACE
     idle = [one for one in connections if not one.established and one.since < before]
     if not idle:
         return False

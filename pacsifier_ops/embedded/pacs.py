@@ -461,7 +461,7 @@ class EmbeddedPacs:
                 (evt.EVT_ACSE_RECV, self._release_received),
                 (evt.EVT_ABORTED, self._closed),
                 (evt.EVT_CONN_CLOSE, self._closed),
-                (evt.EVT_DIMSE_SENT, self._tear),
+                (evt.EVT_DIMSE_SENT, self._truncate),
                 (evt.EVT_DIMSE_RECV, _without_uid),
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_C_FIND, self._on_find),
@@ -598,7 +598,7 @@ class EmbeddedPacs:
         if limit and next(answers, None) is not None:
             yield self.faults.result_limit_status, None
 
-    def _tear(self, event: evt.Event) -> None:
+    def _truncate(self, event: evt.Event) -> None:
         """Truncate a response to a C-FIND before it is sent."""
         message, faults = event.message, self.faults
         if faults.torn and faults.torn_times != 0 and isinstance(message, C_FIND_RSP):

@@ -41,7 +41,7 @@ UNFINISHED = 30.0
 
 _DAY = 24 * 3600.0
 #: Prefix of names during removal; the next cleanup removes what a kill left.
-_GONE = ".gone-"
+_REMOVING = ".gone-"
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def remove(leftover: Leftover) -> bool:
             leases.forget(leftover.path)
         elif leftover.path.is_dir():
             path = leftover.path
-            if not path.name.startswith(_GONE):
-                path = path.rename(path.with_name(f"{_GONE}{path.name}"))
+            if not path.name.startswith(_REMOVING):
+                path = path.rename(path.with_name(f"{_REMOVING}{path.name}"))
             try:
                 shutil.rmtree(path)
             except RecursionError:  # up to Python 3.12
@@ -154,22 +154,22 @@ class _Search:
 
     def _runs(self, folder: Path) -> None:
         for path in _entries(folder):
-            requests = [_kept_of(part, "request.json") for part in (path, *_stages(path))]
+            requests = [_json_of(part, "request.json") for part in (path, *_stages(path))]
             self._outputs |= {Path(request["out_directory"]) for request in requests if "out_directory" in request}
             run = self._look("run", path)
-            if self._goes(run):
+            if self._may_go(run):
                 self.found.leftovers.append(run)
             else:
                 self._kept |= {Path(request.get("queryfile", "")).parent.name for request in requests}
-                self._kept.add(_kept_of(path, "awaited.json").get("request", ""))
+                self._kept.add(_json_of(path, "awaited.json").get("request", ""))
 
-    def _goes(self, run: Leftover) -> bool:
+    def _may_go(self, run: Leftover) -> bool:
         if not self._old(run):
             return False
-        if run.path.name.startswith(_GONE):
+        if run.path.name.startswith(_REMOVING):
             return True
         # Runs of nights and sensors have no account.
-        asked = _kept_of(run.path, "request.json")
+        asked = _json_of(run.path, "request.json")
         closed = not asked.keys() & {"out_directory", "without"} or (run.path / "accounts.json").exists()
         if not closed and run.age < UNFINISHED:
             self.found.unfinished += 1
@@ -182,7 +182,7 @@ class _Search:
 
     def _spool(self, spool: Path) -> None:
         for path in _entries(spool):
-            name = path.name.removeprefix(_GONE)
+            name = path.name.removeprefix(_REMOVING)
             if is_series(name):
                 self._add("spool", path, f"{spool}/a series", series_lease(name))
         for folder in _entries(spool / INCOMING):
@@ -206,7 +206,7 @@ class _Search:
             self.found.leftovers.append(leftover)
 
     def _old(self, leftover: Leftover) -> bool:
-        return leftover.age >= self._days or leftover.path.name.startswith(_GONE)
+        return leftover.age >= self._days or leftover.path.name.startswith(_REMOVING)
 
     def _look(self, kind: str, path: Path, place: str = "", lease: str = "") -> Leftover:
         size, changed = _measure(path)
@@ -242,7 +242,7 @@ def _all(path: Path) -> Iterator[Path]:
         yield from (Path(entry.path) for entry, _ in below(path))
 
 
-def _kept_of(run: Path, name: str) -> dict[str, Any]:
+def _json_of(run: Path, name: str) -> dict[str, Any]:
     """Return a JSON file of a run; empty where it is missing or invalid."""
     with suppress(OSError, ValueError):
         kept: dict[str, Any] = read_json(run / name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.base.errors import Cancelled, PacsifierError
-from pacsifier_ops.dimse.find import ANYBODY, NOBODY, UID_OF_LEVEL, values_of
+from pacsifier_ops.dimse.find import MATCH_ALL, MATCH_NOTHING, UID_OF_LEVEL, values_of
 from pacsifier_ops.dimse.session import query
 from pacsifier_ops.probe.asking import Archive, QueryRefused, TooMany
 from pacsifier_ops.probe.findings import FILTERED, MATCHED, MISSES, NOT_TESTED, UNDECIDABLE, KeyFinding
@@ -80,14 +80,14 @@ class Keys:
         entities = self.sample.at(level)
         if not entities:
             return None, True
-        nobody = NOBODY.get(key.vr) or secrets.token_hex(7).upper()
+        nobody = MATCH_NOTHING.get(key.vr) or secrets.token_hex(7).upper()
         if shown:
             entity, value = _told_best(key, shown)
             if self._finds(entity, level, key.keyword, nobody):
                 return False, True
             return (True, True) if self._finds(entity, level, key.keyword, value) else (False, False)
         # No answer shows a value. An archive that does not know the key may find nothing for any.
-        anybody = ANYBODY.get(key.vr, "?*") if key.vr not in ("IS", "UI") else None
+        anybody = MATCH_ALL.get(key.vr, "?*") if key.vr not in ("IS", "UI") else None
         for entity in entities[:_TRIALS]:
             if self._finds(entity, level, key.keyword, nobody):
                 return False, True

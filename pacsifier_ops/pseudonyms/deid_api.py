@@ -108,8 +108,8 @@ class DeidService:
                 for url, told in ((self.url, pseudonyms), (self._shift_url, shifts)):
                     for key, value in self._repeated(caller, url, content, cancelled):
                         told.setdefault(key, []).append(value)
-        names = _said(pseudonyms, patient_ids, _pseudonym, "pseudonym")
-        days = _said(shifts, patient_ids, check_shift, "day shift")
+        names = _values_by_patient(pseudonyms, patient_ids, _pseudonym, "pseudonym")
+        days = _values_by_patient(shifts, patient_ids, check_shift, "day shift")
         people = {patient: Person(names[patient], days[patient]) for patient in patient_ids}
         if twice := taken_twice(names):
             raise PatientsRefused(
@@ -243,7 +243,7 @@ def _keys(patient: str, asked: set[str]) -> list[str]:
     return [patient, *({f"sub-{patient}"} - asked)]
 
 
-def _said(
+def _values_by_patient(
     told: Mapping[str, list[Any]], patient_ids: Sequence[str], check: Callable[[Any], T], what: str
 ) -> dict[str, T]:
     """Return the values of a response by PatientID.

@@ -115,7 +115,7 @@ class Caller:
             with response:
                 return HttpAnswer(response.status_code, response.headers, self._body(response.raw))
         except (urllib3.HTTPError, OSError) as error:  # requests' own errors are OSErrors
-            wrong = self._in_words(error)
+            wrong = self._explain(error)
         raise wrong
 
     def _body(self, raw: Any) -> bytes:
@@ -132,7 +132,7 @@ class Caller:
     def _silent(self) -> str:
         return f"no whole answer within {self._timeouts[1]:g} s; it may be busy, or batch_size too large for it"
 
-    def _in_words(self, error: Exception) -> DeidError:
+    def _explain(self, error: Exception) -> DeidError:
         """Explain a failed call to an administrator."""
         causes = list(_causes(error))
 

@@ -114,7 +114,7 @@ def project_secret(project: str = DEFAULT_PROJECT, given: str = "") -> Secret:
     with storage_errors(f"the secret of project {project}"):
         secret = Secret.of_text(given or _kept(folder / "secret", begun=(folder / "fingerprint").exists()))
         # The first secret is permanent: values derived from another one would not match.
-        first = _once(folder / "fingerprint", secret.fingerprint)
+        first = _write_once(folder / "fingerprint", secret.fingerprint)
     if not hmac.compare_digest(first, secret.fingerprint):
         raise ConfigError(
             f"the secret of project {project} is not the one that the project was begun with; restore that one, "
@@ -130,10 +130,10 @@ def _kept(path: Path, begun: bool) -> str:
             f"the secret of project {path.parent.name} is gone, and patients were linked with it; restore "
             f"{path} from a backup, or keep it where it was kept, or begin a project of another name"
         )
-    return _once(path, secrets.token_bytes(_BYTES).hex())
+    return _write_once(path, secrets.token_bytes(_BYTES).hex())
 
 
-def _once(path: Path, text: str) -> str:
+def _write_once(path: Path, text: str) -> str:
     """Return the content of a file; write `text` unless another process has written the file first."""
     if not path.exists():
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from pacsifier_ops.query.keys import KEYS
 from pacsifier_ops.query.match import matches
-from pacsifier_ops.query.names import fold, is_sure, words_have_their_own, words_of
+from pacsifier_ops.query.names import can_assign_words, fold, has_one_form, words_of
 
 #: Encodings of text that declares none: those of DICOM, of Windows, KOI8 and the Cyrillic one of DOS. The Latin letters
 #: of DOS and of the Mac are bytes without a letter in DICOM's sets.
@@ -36,7 +36,7 @@ _REPLACED = r"(?:[?\ufffd\x7f-\x9f]|\\[0-7]{3})"
 _BYTES_OF_A_LETTER = 4
 
 
-class Lost(Enum):
+class LostLetters(Enum):
     """Letters that may be missing without a trace: none, those typed beyond ASCII, or all that may have an accent.
 
     With `ANY`, at least one letter is left of a word that was typed in plain letters, as in a response in Latin-1. With
@@ -49,7 +49,7 @@ class Lost(Enum):
     ALL = 3
 
 
-def may_be(keyword: str, wanted: str, shown: Sequence[str], encodings: Iterable[str], lost: Lost) -> bool:
+def may_be(keyword: str, wanted: str, shown: Sequence[str], encodings: Iterable[str], lost: LostLetters) -> bool:
     """Return whether an attribute can have the wanted value, although its text in a response does not match.
 
     Args:
@@ -64,14 +64,14 @@ def may_be(keyword: str, wanted: str, shown: Sequence[str], encodings: Iterable[
         return False  # in the default repertoire under every character set (PS3.5 6.1.2.2)
     if KEYS[keyword].vr != "PN" and wanted.isascii():
         return False  # all its letters are ASCII, and only names are matched without accents
-    return garbled(keyword, wanted, text, encodings) or _remains(keyword, wanted, text, lost)
+    return garbled(keyword, wanted, text, encodings) or _can_be_rest(keyword, wanted, text, lost)
 
 
 def garbled(keyword: str, wanted: str, text: str, encodings: Iterable[str]) -> bool:
     """Return whether a text can be the wanted one, if it was decoded wrongly or letters were replaced."""
     if text.isascii() and not re.search(rf"{_REPLACED}|\x1b", text):
         return False
-    if _remains(keyword, wanted, text, Lost.NONE):
+    if _can_be_rest(keyword, wanted, text, LostLetters.NONE):
         return True
     return any(matches(keyword, wanted, [reading]) for reading in _readings(text, frozenset(encodings)))
 
@@ -94,26 +94,26 @@ def _readings(text: str, encodings: frozenset[str]) -> frozenset[str]:
     return frozenset(readings - {text})
 
 
-def _remains(keyword: str, wanted: str, text: str, lost: Lost) -> bool:
+def _can_be_rest(keyword: str, wanted: str, text: str, lost: LostLetters) -> bool:
     """Return whether a text can be the rest of the wanted one."""
     if KEYS[keyword].vr != "PN":
         return _expression(wanted, False, lost).fullmatch(text) is not None
-    if not text and lost in (Lost.NONE, Lost.TYPED):
+    if not text and lost in (LostLetters.NONE, LostLetters.TYPED):
         return False  # such as a phantom's; a name that lost its letters still has its delimiters
     shown = [words_of(fold(group), with_empty=True) for group in text.split("=")]
     return all(
-        any(words_have_their_own(asked, words, lambda a, word: _fits(a, word, lost)) for words in shown)
+        any(can_assign_words(asked, words, lambda a, word: _fits(a, word, lost)) for words in shown)
         for group in unicodedata.normalize("NFC", wanted).split("=")
         if (asked := [word for word in words_of(group) if word.strip("*")])
     )
 
 
-def _fits(asked: str, word: str, lost: Lost) -> bool:
+def _fits(asked: str, word: str, lost: LostLetters) -> bool:
     return _expression(asked, True, lost).fullmatch(word) is not None
 
 
 @lru_cache(maxsize=4096)
-def _expression(wanted: str, of_name: bool, lost: Lost) -> re.Pattern[str]:
+def _expression(wanted: str, of_name: bool, lost: LostLetters) -> re.Pattern[str]:
     """Return a pattern of what can be left of a text, or of a folded word of a name."""
     parts: list[str] = []
     plain: list[int] = []  # indices of letters typed without an accent that may be missing
@@ -124,16 +124,16 @@ def _expression(wanted: str, of_name: bool, lost: Lost) -> re.Pattern[str]:
             if letter == "*":
                 parts.append(".*")
             elif letter == "?":
-                parts.append(f"(?:.|{replaced})" + ("" if lost is Lost.NONE else "?"))
-            elif typed.isascii() and (not of_name or is_sure(letter)):
+                parts.append(f"(?:.|{replaced})" + ("" if lost is LostLetters.NONE else "?"))
+            elif typed.isascii() and (not of_name or has_one_form(letter)):
                 parts.append(re.escape(letter))
                 stays = True
             else:
-                gone = lost in (Lost.ANY, Lost.ALL) or (lost is Lost.TYPED and not typed.isascii())
+                gone = lost in (LostLetters.ANY, LostLetters.ALL) or (lost is LostLetters.TYPED and not typed.isascii())
                 if gone and typed.isascii():
                     plain.append(len(parts))
                 parts.append(f"(?:{re.escape(letter)}|{replaced})" + ("?" if gone else ""))
     ways = [parts]
-    if plain and not stays and lost is not Lost.ALL:  # at least one is left: a name has some letter of the set
+    if plain and not stays and lost is not LostLetters.ALL:  # at least one is left: a name has some letter of the set
         ways = [[*parts[:place], parts[place][:-1], *parts[place + 1 :]] for place in plain]
     return re.compile("|".join(map("".join, ways)), re.DOTALL)

@@ -58,13 +58,13 @@ def name_matches(pattern: str, value: str, exact: bool = False) -> bool:
     """Return whether a person's name matches a pattern by the rules of this module; `exact`: no wildcards."""
     groups = _groups(value)
     return bool(groups) and all(
-        any(words_have_their_own(asked, words, partial(wildcard_match, exact=exact)) for words in groups)
+        any(can_assign_words(asked, words, partial(wildcard_match, exact=exact)) for words in groups)
         for group in _groups(pattern)
         if (asked := [word for word in group if word.strip("*")])
     )
 
 
-def words_have_their_own(asked: Sequence[str], words: Sequence[str], fit: Callable[[str, str], bool]) -> bool:
+def can_assign_words(asked: Sequence[str], words: Sequence[str], fit: Callable[[str, str], bool]) -> bool:
     """Return whether each pattern can be assigned a different word that fits it (augmenting paths)."""
     if len(asked) > len(words):
         return False
@@ -86,13 +86,13 @@ def words_have_their_own(asked: Sequence[str], words: Sequence[str], fit: Callab
 # Results of folding the letters of the European Latin alphabets (U+00C0 to U+024F). Other letters of a to z have one
 # form.
 _FOLDED_TO = frozenset(itertools.chain.from_iterable(fold(chr(code)) for code in range(0xC0, 0x250)))
-_SURE_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz") - _FOLDED_TO
+_UNACCENTED = frozenset("abcdefghijklmnopqrstuvwxyz") - _FOLDED_TO
 _DIGITS = frozenset("0123456789")
 
 
-def is_sure(letter: str) -> bool:
+def has_one_form(letter: str) -> bool:
     """Return whether a folded ASCII letter has no accented form in the European Latin alphabets."""
-    return letter in _SURE_LETTERS or not letter.isalpha()
+    return letter in _UNACCENTED or not letter.isalpha()
 
 
 #: Letters of Latin, Greek and Cyrillic to which other letters fold.
@@ -127,15 +127,15 @@ def wide_name_keys(pattern: str) -> list[str]:
     (full-width, dotted b). An empty list means that the name cannot narrow the query: ask for every name.
     """
     words = itertools.chain.from_iterable(_groups(pattern))
-    best = max((_sure_part(word) for word in words), key=lambda part: len(part.replace("*", "")), default="*")
+    best = max((_unaccented_pattern(word) for word in words), key=lambda part: len(part.replace("*", "")), default="*")
     if best == "*":
         return []
     choices = (sorted({char, char.upper()}) for char in best)
     return ["".join(chars) for chars in itertools.product(*choices)]
 
 
-def _sure_part(word: str) -> str:
+def _unaccented_pattern(word: str) -> str:
     """Return a folded word as a wildcard pattern with only those characters that have one form, case aside."""
-    letters = [place for place, char in enumerate(word) if char in _SURE_LETTERS][:2]
+    letters = [place for place, char in enumerate(word) if char in _UNACCENTED][:2]
     kept = (char if char in _DIGITS or place in letters else "*" for place, char in enumerate(word))
     return re.sub(r"\*+", "*", f"*{''.join(kept)}*")

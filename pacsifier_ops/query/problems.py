@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pacsifier_ops.base.errors import QueryTableError
 
 #: Maximum number of problems in the text of an error, and of characters of a value.
-_TOLD, _LONGEST = 50, 60
+_MOST_PROBLEMS, _MOST_CHARACTERS = 50, 60
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Problem:
 
 def readable(value: str) -> str:
     """Return a value shortened, with unprintable characters escaped."""
-    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in value[: _LONGEST + 1])
-    return text if len(value) <= _LONGEST else f"{text[:_LONGEST]}…"
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in value[: _MOST_CHARACTERS + 1])
+    return text if len(value) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
 class TableRefused(QueryTableError):
@@ -50,14 +50,14 @@ class TableRefused(QueryTableError):
         self.problems, self.why = list(problems), why
 
     def __str__(self) -> str:
-        return self._told(str)
+        return self._text(str)
 
     def shown(self) -> str:
         """Return the text with values."""
-        return self._told(Problem.shown)
+        return self._text(Problem.shown)
 
-    def _told(self, text: Callable[[Problem], str]) -> str:
-        lines = [text(problem) for problem in self.problems[:_TOLD]]
+    def _text(self, text: Callable[[Problem], str]) -> str:
+        lines = [text(problem) for problem in self.problems[:_MOST_PROBLEMS]]
         if more := len(self.problems) - len(lines):
             lines.append(f"and {more} more")
         return f"{self.why}:\n  " + "\n  ".join(lines) if len(lines) > 1 else f"{self.why}: {''.join(lines)}"

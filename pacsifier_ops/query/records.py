@@ -76,7 +76,7 @@ class Record:
     odd: dict[int, str] = field(default_factory=dict)
     numbers: set[int] = field(default_factory=set)
     hidden: bool = False
-    unseen: frozenset[int] = frozenset()
+    hidden_columns: frozenset[int] = frozenset()
 
 
 def bytes_of(path: Path) -> bytes:
@@ -243,11 +243,11 @@ def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
     except Exception:  # openpyxl raises many types of exception on damaged archives
         raise TableRefused([Problem(0, "", _UNREADABLE)]) from None
     columns = (column for column in cells.column_dimensions.values() if column.hidden)
-    unseen = frozenset(place for column in columns for place in range(column.min - 1, column.max))
+    hidden_columns = frozenset(place for column in columns for place in range(column.min - 1, column.max))
     records = []
     for line, row in enumerate(rows, 1):
         hidden = line in cells.row_dimensions and bool(cells.row_dimensions[line].hidden)
-        record = Record(line, [], hidden=hidden, unseen=unseen)
+        record = Record(line, [], hidden=hidden, hidden_columns=hidden_columns)
         for place, cell in enumerate(row):
             result = results.cell(line, place + 1)
             try:

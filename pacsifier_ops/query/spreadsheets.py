@@ -69,7 +69,7 @@ _LOST = {
     re.compile(r"nan"): "a program's word for a value that is missing; leave the cell empty, or fill it",
 }
 #: Patterns of ids that a spreadsheet has damaged.
-_WRECKED = {
+_DAMAGED = {
     re.compile(r"[+-]?\d(?:[.,]\d+)?[eE][+-]\d+"): (
         "a number in powers of ten, whose last digits are lost; export the column as text"
     ),
@@ -85,7 +85,7 @@ def unwrapped(text: str) -> str:
     return wrapped[1].strip() if wrapped else text
 
 
-def refuse_lost(text: str) -> None:
+def refuse_lost_value(text: str) -> None:
     """Refuse a text that replaces a lost value.
 
     Raises:
@@ -94,18 +94,18 @@ def refuse_lost(text: str) -> None:
     _refuse(text, _LOST)
 
 
-def refuse_wrecked(text: str) -> None:
+def refuse_damaged_id(text: str) -> None:
     """Refuse an id that a program treated as a number.
 
     Raises:
         ValueError: says what it is and what to do, without the value.
     """
-    _refuse(text, _WRECKED)
+    _refuse(text, _DAMAGED)
     if re.search("[\uff10-\uff19]", text):
         raise ValueError("digits of full width, which to archives are other characters; write 0 to 9")
 
 
-def _refuse(text: str, wrecks: Mapping[re.Pattern[str], str]) -> None:
-    for wreck, message in wrecks.items():
-        if wreck.fullmatch(text):
+def _refuse(text: str, patterns: Mapping[re.Pattern[str], str]) -> None:
+    for pattern, message in patterns.items():
+        if pattern.fullmatch(text):
             raise ValueError(message)

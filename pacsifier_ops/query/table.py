@@ -24,10 +24,10 @@ from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.pseudonym import check_pseudonym
 from pacsifier_ops.query.reading import AS_IT_IS, INCLUDE, SKIP, Reading
 from pacsifier_ops.query.records import Record, bytes_of, records_of
-from pacsifier_ops.query.spreadsheets import refuse_lost, refuse_wrecked, unwrapped
+from pacsifier_ops.query.spreadsheets import refuse_damaged_id, refuse_lost_value, unwrapped
 
 #: Maximum number of wrong columns in an error; the others are counted.
-_TOLD = 20
+_MOST_COLUMNS = 20
 #: VRs whose cells may be dates, times and numbers in a workbook.
 _NUMBERED = ("DA", "TM", "IS")
 #: Columns that spreadsheets often treat as numbers.
@@ -35,7 +35,7 @@ _IDS = ("PatientID", "AccessionNumber", "StudyID", NEW_IDS)
 #: Interpretation of a number as a time, by its number of digits.
 _CLOCK = {2: "hours (HH)", 4: "hours and minutes (HHMM)"}
 #: Maximum number of lines in a note.
-_NAMED = 20
+_MOST_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,9 @@ def parse_query_table(data: bytes, reading: Reading = AS_IT_IS) -> QueryTable:
 def _of_hidden(lines: list[int], reading: Reading) -> str:
     """Return the note on hidden rows."""
     became = "left out" if reading.hidden_rows == SKIP else "taken with the others"
-    which = ", ".join(map(str, lines[:_NAMED])) + (f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else "")
+    which = ", ".join(map(str, lines[:_MOST_LINES])) + (
+        f" and {len(lines) - _MOST_LINES} more" if len(lines) > _MOST_LINES else ""
+    )
     return f"hidden rows were {became}: line {which}"
 
 
@@ -167,11 +169,13 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
             problems.append(Problem(header.line, column, f"there twice (column {number}); remove one", name))
         elif column != name:
             notes.append(f"column {number} was read as {column}")
-        if column and number - 1 in header.unseen:
+        if column and number - 1 in header.hidden_columns:
             notes.append(f"column {number} ({column}) is hidden, and counts all the same")
-    if len(problems) > _TOLD:
-        more = Problem(header.line, "", f"and {len(problems) - _TOLD} more columns are not known or there twice")
-        problems = [*problems[:_TOLD], more]
+    if len(problems) > _MOST_COLUMNS:
+        more = Problem(
+            header.line, "", f"and {len(problems) - _MOST_COLUMNS} more columns are not known or there twice"
+        )
+        problems = [*problems[:_MOST_COLUMNS], more]
     if problems:
         raise TableRefused(problems)
     return tuple(columns), notes
@@ -188,7 +192,7 @@ def _check(table: QueryTable, records: list[Record], remark: str, reading: Readi
     for record in records:
         line = record.line
         cells[line] = dict(zip(table.columns, map(plain, record.cells), strict=False))
-        answers = [verdict(column, _tidy(text)) for column, text in cells[line].items()]
+        answers = [verdict(column, _normalised(text)) for column, text in cells[line].items()]
         odd = {
             place: f"{what}, and no text; type what is meant as text"
             for place, what in record.odd.items()
@@ -255,7 +259,7 @@ def _clashes(columns: tuple[str, ...], wanted: dict[int, tuple[str, ...]]) -> It
             yield line, Problem(line, NEW_IDS, message)
 
 
-def _tidy(text: str) -> str:
+def _normalised(text: str) -> str:
     """Return a cell without surrounding blanks, in NFC, no-break spaces as plain ones, and without Excel's `="…"`."""
     return unwrapped(unicodedata.normalize("NFC", text.replace("\xa0", " ").strip()))
 
@@ -265,9 +269,9 @@ def _verdict(reading: Reading, column: str, text: str) -> tuple[str, str]:
     if not text:
         return "", ""
     try:
-        refuse_lost(text)
+        refuse_lost_value(text)
         if column in _IDS:
-            refuse_wrecked(text)
+            refuse_damaged_id(text)
         if column == NEW_IDS:
             return check_pseudonym(text), ""
         if column == ACCEPT:

@@ -33,7 +33,7 @@ from pacsifier_ops.base.files import PRIVATE_FILE, private_folder
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 #: Seconds between the creation of a slot file and its content; usually it takes microseconds.
-_TO_SAY_WHO = 2.0
+_TO_WRITE_OWNER = 2.0
 
 
 class LeaseBusy(PacsifierError):
@@ -69,7 +69,7 @@ class Lease:
         """
         if os.getpid() != self._pid:
             return
-        _heart.stop(self)
+        _heartbeat.stop(self)
         with _storage():
             self._with_own_slot(lambda handle: _remove(self._path, handle))
         _remove_if_empty(self._path.parent)
@@ -172,7 +172,7 @@ class Leases:
 
         A slot file exists before it names its holder, so this waits. It is empty if the holder died in between.
         """
-        until = time.monotonic() + _TO_SAY_WHO
+        until = time.monotonic() + _TO_WRITE_OWNER
         while (record := self._live(self._folder(name))) == {} and time.monotonic() < until:
             time.sleep(_FIRST_PAUSE)
         return None if record is None else record.get("meta", {})
@@ -200,7 +200,7 @@ class Leases:
 
     def forget(self, folder: Path) -> None:
         """Remove the folder of a lease, unless it has a holder by now."""
-        self._bury(folder)
+        self._remove_dead(folder)
         _remove_if_empty(folder)
 
     def now(self) -> float:
@@ -221,7 +221,7 @@ class Leases:
 
     def _try(self, folder: Path, limit: int, meta: Mapping[str, Any]) -> Lease | None:
         lease = self._claim_one(folder, limit, meta)
-        if lease is None and self._bury(folder):
+        if lease is None and self._remove_dead(folder):
             lease = self._claim_one(folder, limit, meta)
         if lease is None:
             return None
@@ -229,11 +229,11 @@ class Leases:
         # beyond ours. Claim first, then count: in any set of holders, the last to claim has seen all others, so no set
         # is larger than its last member allows. (The claim also makes an NFS client read the folder again.)
         if len(_slots(folder)) > limit:
-            self._bury(folder)
+            self._remove_dead(folder)
             if len(_slots(folder)) > limit:
                 lease.release()
                 return None
-        _heart.start(lease)
+        _heartbeat.start(lease)
         return lease
 
     def _claim_one(self, folder: Path, limit: int, meta: Mapping[str, Any]) -> Lease | None:
@@ -243,10 +243,10 @@ class Leases:
                 return lease
         return None
 
-    def _bury(self, folder: Path) -> int:
+    def _remove_dead(self, folder: Path) -> int:
         """Remove the slot files of dead holders; return their number."""
         now = self.now()
-        buried = 0
+        removed = 0
         for path in _slots(folder):
             try:
                 handle = os.open(path, os.O_RDWR)
@@ -254,10 +254,10 @@ class Leases:
                 continue
             try:
                 if self._dead(handle, now):
-                    buried += _remove(path, handle, lambda handle: self._dead(handle, now))
+                    removed += _remove(path, handle, lambda handle: self._dead(handle, now))
             finally:
                 os.close(handle)
-        return buried
+        return removed
 
     def _dead(self, handle: int, now: float) -> bool:
         """Return whether the holder's heartbeat stopped, or its process on this machine ended."""
@@ -337,7 +337,7 @@ class Pacer:
             os.close(handle)
 
 
-class _Heart:
+class _Heartbeat:
     """One daemon thread that touches the files of all leases of this process."""
 
     def __init__(self) -> None:
@@ -372,13 +372,13 @@ class _Heart:
                     continue  # a blocked disk: the next beat may succeed, and `Lease.check` finds out if none did
 
 
-_heart = _Heart()
+_heartbeat = _Heartbeat()
 
 
 def _forget_leases() -> None:
     """Start without leases and without heartbeat thread in a forked child: the leases are the parent's."""
-    global _heart
-    _heart = _Heart()
+    global _heartbeat
+    _heartbeat = _Heartbeat()
     _identity.cache_clear()
 
 

@@ -303,13 +303,13 @@ def state_folder(root: Path) -> Path:
     return settings.state_root() / "trees" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 
-def _leads_away(root: Path) -> bool:
+def _has_links(root: Path) -> bool:
     """Return whether the control folder is a link, so that cleaning up would change files elsewhere."""
     return (root / CONTROL).is_symlink() or (root / CONTROL / "incoming").is_symlink()
 
 
 def _refuse_links(root: Path) -> None:
-    if _leads_away(root):
+    if _has_links(root):
         raise TreeError(f"{CONTROL} in the output folder is a link; give another out_directory")
 
 
@@ -363,7 +363,7 @@ class Tree:
     def existing(cls, root: Path) -> Tree | None:
         """Return the tree of an output folder that was opened before; None otherwise. Writes nothing."""
         root = root.resolve()
-        there = (root / CONTROL / _MARKER).is_file() and not _leads_away(root)
+        there = (root / CONTROL / _MARKER).is_file() and not _has_links(root)
         return cls(root, state_folder(root)) if there else None
 
     @classmethod

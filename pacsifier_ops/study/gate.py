@@ -41,8 +41,8 @@ from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT, stage_run
 
 if TYPE_CHECKING:
-    from pacsifier_ops.deid.identifiers import Wanted
-    from pacsifier_ops.deid.verifier import Held
+    from pacsifier_ops.deid.identifiers import SearchTerms
+    from pacsifier_ops.deid.verifier import FileContent
 
 #: Dates (`YYYYMMDD`), with the attribute that they are from.
 Dates = Mapping[str, int]
@@ -104,11 +104,11 @@ class Gate:
         free: Collection[str] = (),
         made: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        from pacsifier_ops.deid.identifiers import dates_of, normal, wanted_of_cohort
+        from pacsifier_ops.deid.identifiers import dates_of, normal, terms_of_cohort
 
         every = [(set(names) - {""}, set(ids) - {""}) for names, ids in people]
         self.patients, self._uids, self._made = len(every), frozenset(uids), made
-        self._certain, self._doubtful = wanted_of_cohort(every, frozenset(map(normal, pseudonyms)))
+        self._certain, self._doubtful = terms_of_cohort(every, frozenset(map(normal, pseudonyms)))
         self._dates = {folder: dates_of(frozenset(days) - set(free)) for folder, days in dates.items()}
         self._all_dates = {day: tag for days in self._dates.values() for day, tag in days.items()}
 
@@ -200,7 +200,9 @@ class Gate:
             if self._made.get(file["path"]) != file["sha256"]:
                 found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
 
-    def _told(self, held: Held, wanted: Wanted, uids: frozenset[str] = frozenset(), dates: Dates = _NONE) -> list[str]:
+    def _told(
+        self, held: FileContent, wanted: SearchTerms, uids: frozenset[str] = frozenset(), dates: Dates = _NONE
+    ) -> list[str]:
         from pacsifier_ops.deid.verifier import hits
 
         return sorted(map(str, hits(held, wanted, uids, dates)))
@@ -227,17 +229,17 @@ def _made_on(run: Run) -> set[str]:
     return told | {one.when[:10].replace("-", "") for one in approvals.history(run)}
 
 
-def _held(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple[Held | str, Dates]]:
+def _held(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple[FileContent | str, Dates]]:
     """What a file and its name hold, in pieces, or why it cannot be searched; and the dates that must not be there.
 
     Args:
         own: dates of the patient that the file is of.
         every: dates of all patients.
     """
-    from pacsifier_ops.deid.verifier import plain
+    from pacsifier_ops.deid.verifier import content_of
 
     # A time may go on where a date ends.
-    yield plain([name, *name.split("/"), *(run[:8] for run in re.findall(r"\d{8,}", name))]), own
+    yield content_of([name, *name.split("/"), *(run[:8] for run in re.findall(r"\d{8,}", name))]), own
     with path.open("rb") as stream:
         head = stream.read(132)
     if head[128:] == b"DICM":
@@ -248,7 +250,7 @@ def _held(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple[Hel
         yield from ((held, every) for held in _texts(path))
 
 
-def _object(source: Path | bytes) -> Held | str:
+def _object(source: Path | bytes) -> FileContent | str:
     from pacsifier_ops.deid.verifier import Unreadable, read
 
     try:
@@ -257,21 +259,21 @@ def _object(source: Path | bytes) -> Held | str:
         return str(error)
 
 
-def _packed(data: bytes) -> Iterator[Held | str]:
+def _packed(data: bytes) -> Iterator[FileContent | str]:
     """What the files in a zip hold, and what they are called."""
-    from pacsifier_ops.deid.verifier import plain
+    from pacsifier_ops.deid.verifier import content_of
 
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             for entry in archive.infolist():
-                yield plain([entry.filename, entry.comment.decode("utf-8", "replace")])
+                yield content_of([entry.filename, entry.comment.decode("utf-8", "replace")])
                 content = archive.read(entry)
                 yield _object(content) if content[128:132] == b"DICM" else _text(content.decode("utf-8", "replace"))
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
         yield "the zip cannot be read"
 
 
-def _texts(path: Path) -> Iterator[Held]:
+def _texts(path: Path) -> Iterator[FileContent]:
     """The text of any other file, in pieces that overlap, so that nothing is cut in two."""
     with path.open(encoding="utf-8", errors="replace", newline="") as stream:
         before = ""
@@ -280,9 +282,9 @@ def _texts(path: Path) -> Iterator[Held]:
             before = text[-200:]
 
 
-def _text(text: str) -> Held:
+def _text(text: str) -> FileContent:
     """A text as a whole, without mark-up, and what of it may be a value of its own."""
-    from pacsifier_ops.deid.verifier import plain
+    from pacsifier_ops.deid.verifier import content_of
 
     unmarked = re.sub(r"<[^<>]*>", " ", text)
-    return plain([text, unmarked, *re.split(r"[\r\n\t,;|\"]+", unmarked)])
+    return content_of([text, unmarked, *re.split(r"[\r\n\t,;|\"]+", unmarked)])

@@ -20,7 +20,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base.files import data_file, data_folder, private_folder, storage_errors, write_atomic
 from pacsifier_ops.base.words import listed, plural
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
-from pacsifier_ops.deid.told import told as may_be_told
+from pacsifier_ops.deid.told import public_reason
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.runs.approvals import RELEASE, Decision
 from pacsifier_ops.runs.folder import Run
@@ -86,7 +86,7 @@ def told(loss: Loss) -> str:
     """Why instances are not delivered, from a fixed list: nothing of what others have said, or of the source."""
     if loss.state == MISSING:
         return _MISSING.get(loss.at, _NOT_CONFIRMED)
-    rule, reason = may_be_told(loss.state, loss.reason)
+    rule, reason = public_reason(loss.state, loss.reason)
     return f"{reason}: {rule}" if rule else reason
 
 

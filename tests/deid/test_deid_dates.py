@@ -16,7 +16,7 @@ from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import profile, tables
 from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.identifiers import Identifiers
-from pacsifier_ops.deid.numbers import Birth, Calendar, are_counted
+from pacsifier_ops.deid.numbers import BirthDateFound, Calendar, are_counted
 from pacsifier_ops.deid.rules import Option
 from pacsifier_ops.deid.verifier import search
 from pacsifier_ops.embedded.phantoms import phantom_series, write
@@ -91,18 +91,20 @@ def test_few_ordinary_numbers_are_taken_for_dates() -> None:
     assert sum(calendar.moved(str(number)) is not None for number in five) < 20  # of 10,000
     assert not any(calendar.moved(str(number), 6) for number in five)
     assert sum(calendar.moved(str(number), 6) is not None for number in six) < 10  # of 9,090
-    assert sum(calendar.tells(number) for number in six) < 3
+    assert sum(calendar.is_patient_date(number) for number in six) < 3
 
 
 def test_no_number_stays_a_date_of_birth_and_none_that_identifies_is_moved() -> None:
     for text in (BIRTH, "29031961", "290361"):
-        with pytest.raises(Birth):
+        with pytest.raises(BirthDateFound):
             CALENDAR.moved(text)
     assert CALENDAR.moved("1674000000") is None  # a PatientID; moved, nobody would find it
     assert Calendar.of(frozenset([DAY]), 0, frozenset(), frozenset()).moved(DAY) is None
     # Dates that stand for none, of data that was de-identified before, make no date of 01.01.00.
     nobodys = Calendar.of(frozenset(["19000101", "00010101", "19700101"]), PERSON.shift, frozenset(), frozenset())
-    assert not any(map(nobodys.moved, ("10100", "10170", "700101", "19000101"))) and not nobodys.tells(19000101)
+    assert not any(map(nobodys.moved, ("10100", "10170", "700101", "19000101"))) and not nobodys.is_patient_date(
+        19000101
+    )
 
 
 def after(ds: Dataset, name: str = "default", *more: Option, calendar: Calendar = CALENDAR) -> Dataset:

@@ -60,7 +60,7 @@ def test_a_number_that_spells_the_patient_is_neither_in_the_manifest_nor_in_a_na
     assert account.totals()["deidentified"] == 1 and account.totals()["quarantined"] == 1
     assert traces(tmp_path / "out", PATIENT, DATE, BORN, "Wolkenstein", "SeriesNumber") == []
     lines = manifest(tmp_path / "out")
-    assert Counter(line["Reason"] for line in lines) == {"": 1, told.STILL_TELLS: 1}
+    assert Counter(line["Reason"] for line in lines) == {"": 1, told.STILL_IDENTIFIES: 1}
     assert f"(0020,{'1041' if secret == PATIENT else '0011'})" in run.part("manifest").read_text()
 
 
@@ -99,9 +99,9 @@ def test_what_is_not_there_is_told_of_without_its_place(tmp_path: Path) -> None:
         (EXCLUDED, "screen-save", "screen-save", told.BY_RULE),
         (QUARANTINED, "digitised", "digitised", told.BY_RULE),
         (EXCLUDED, "Wolkenstein", "", told.BY_RULE),
-        (QUARANTINED, "the result still tells who it is: PatientID found in SeriesNumber", "", told.STILL_TELLS),
+        (QUARANTINED, "the result still tells who it is: PatientID found in SeriesNumber", "", told.STILL_IDENTIFIES),
         (QUARANTINED, "what the device catalogue leaves of the image may hold writing", "", told.WRITING),
-        (QUARANTINED, "it has several values in PatientID", "", told.NOBODYS),
+        (QUARANTINED, "it has several values in PatientID", "", told.UNASSIGNED),
         (QUARANTINED, "its patient has no pseudonym", "", told.NOT_LINKED),
         (QUARANTINED, "unexpected KeyError; problems.txt of the run has more", "", told.UNFIT),
         ("missing", "it cannot be read: Wolkenstein.dcm", "", told.UNFIT),
@@ -109,4 +109,4 @@ def test_what_is_not_there_is_told_of_without_its_place(tmp_path: Path) -> None:
     ],
 )
 def test_reasons_are_from_a_fixed_list(outcome: str, reason: str, rule: str, says: str) -> None:
-    assert told.told(outcome, reason) == (rule, says) and says in REASONS
+    assert told.public_reason(outcome, reason) == (rule, says) and says in REASONS

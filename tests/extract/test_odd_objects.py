@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.dicom.uids import fault_of, is_kept
+from pacsifier_ops.dicom.uids import fault_of, is_storable_uid
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract import retrieve as retrieval
 from pacsifier_ops.runs.accounts import SeriesAccount
@@ -149,7 +149,7 @@ def test_it_is_their_uids_and_not_our_port(archive: Callable[[list[Dataset]], Em
     ],
 )
 def test_what_is_wrong_with_a_uid(uid: str, fault: str, kept: bool) -> None:
-    assert (fault_of(uid), is_kept(uid)) == (fault, kept)
+    assert (fault_of(uid), is_storable_uid(uid)) == (fault, kept)
 
 
 @METHODS

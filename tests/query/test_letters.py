@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from pacsifier_ops.query.letters import Lost, garbled, may_be
+from pacsifier_ops.query.letters import LostLetters, garbled, may_be
 from pacsifier_ops.query.match import matches
 
 #: Asked for, shown; the fault, from public reports.
@@ -61,20 +61,20 @@ OTHERS = [
 def test_a_name_that_is_shown_wrong_may_be_the_wanted_one(wanted: str, shown: str) -> None:
     assert not matches("PatientName", wanted, [shown])
     assert garbled("PatientName", wanted, shown, {"latin_1"})
-    assert may_be("PatientName", wanted, [shown], (), Lost.NONE)
+    assert may_be("PatientName", wanted, [shown], (), LostLetters.NONE)
 
 
 @pytest.mark.parametrize(("wanted", "shown"), DROPPED)
 def test_a_name_that_lacks_letters_may_be_the_wanted_one(wanted: str, shown: str) -> None:
-    assert may_be("PatientName", wanted, [shown], {"latin_1"}, Lost.ANY)
-    assert not may_be("PatientName", wanted, [shown], {"latin_1"}, Lost.NONE)
+    assert may_be("PatientName", wanted, [shown], {"latin_1"}, LostLetters.ANY)
+    assert not may_be("PatientName", wanted, [shown], {"latin_1"}, LostLetters.NONE)
 
 
 @pytest.mark.parametrize(("wanted", "shown"), OTHERS)
 def test_another_name_is_another_name(wanted: str, shown: str) -> None:
-    assert not may_be("PatientName", wanted, [shown], {"latin_1"}, Lost.NONE)
+    assert not may_be("PatientName", wanted, [shown], {"latin_1"}, LostLetters.NONE)
     if "l" not in shown:  # Müler lacks a letter of Müller
-        assert not may_be("PatientName", wanted, [shown], {"latin_1"}, Lost.ANY)
+        assert not may_be("PatientName", wanted, [shown], {"latin_1"}, LostLetters.ANY)
 
 
 def test_names_of_one_language_are_not_taken_for_misread_ones() -> None:
@@ -85,7 +85,7 @@ def test_names_of_one_language_are_not_taken_for_misread_ones() -> None:
     ]
     for wanted, shown in itertools.product(names, names):
         if not matches("PatientName", wanted, [shown]):
-            assert not may_be("PatientName", wanted, [shown], {"utf8", "latin_1", "iso8859_2"}, Lost.NONE)
+            assert not may_be("PatientName", wanted, [shown], {"utf8", "latin_1", "iso8859_2"}, LostLetters.NONE)
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_names_of_one_language_are_not_taken_for_misread_ones() -> None:
     ],
 )
 def test_other_texts(keyword: str, wanted: str, shown: str, expected: bool) -> None:
-    assert may_be(keyword, wanted, [shown], {"latin_1"}, Lost.ANY) is expected
+    assert may_be(keyword, wanted, [shown], {"latin_1"}, LostLetters.ANY) is expected
