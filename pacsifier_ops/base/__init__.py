@@ -1,1 +1,1 @@
-"""What everything may use: errors, files that are whole, settings, windows, PACS nodes, who and what is the same."""
+"""Basics for all rooms: errors, files, settings, windows, PACS nodes, identities."""

@@ -366,7 +366,7 @@ def read_config(path: Path) -> PacsNode:
     )
 
 
-#: Fields of an Airflow connection's extra: every field of PacsNode that the connection has none of its own for.
+#: Fields of an Airflow connection's extra: those of PacsNode without a field of the connection itself.
 EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", "host", "port", "tls_password"))
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 

@@ -152,8 +152,9 @@ def private_handle(path: Path, flags: int) -> int:
 
 @contextmanager
 def atomic_stream(path: Path, mode: int | None = None, scratch: Path | None = None) -> Iterator[BinaryIO]:
-    """Yield a stream whose content replaces `path` when the block succeeds. Until then, and after an error, the old
-    content stays.
+    """Yield a stream whose content replaces `path` when the block succeeds.
+
+    Until then, and after an error, the old content stays.
 
     Args:
         path: the file.

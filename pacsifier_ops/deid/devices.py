@@ -144,8 +144,10 @@ class Catalogue:
 
 
 def load(path: Path | None = None) -> Catalogue:
-    """Load the catalogue of the package or, where a file is given, that file, with the package's entries if it asks for
-    them.
+    """Load the catalogue of the package, or a file, with the package's entries if the file asks for them.
+
+    Args:
+        path: the file; None: the catalogue of the package.
 
     Raises:
         ConfigError: the file cannot be read, or an entry is wrong; names the entry and the key.

@@ -540,8 +540,9 @@ class _Deidentifier:
         return _known(value, vr, charset, self._patient) or self._fall_back(value, vr, tag, rule, charset)
 
     def manufacturer(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """Return the known part of a manufacturer if its first word is known: the other words alone could name another
-        one.
+        """Return the known part of a manufacturer if its first word is known.
+
+        Other words alone could name another manufacturer.
         """
         new = self.known(value, vr, tag, rule, charset)
         before, after = (" ".join(_texts(one or b"", vr, charset)).split()[:1] for one in (value, new))
@@ -662,8 +663,9 @@ class _Deidentifier:
         return vrs.padded("\\".join(map(str, moved)).encode("ascii"), vr)
 
     def context_version(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """Return the version of a context group or template. A possible date of the patient becomes a dummy: it would
-        stay unshifted.
+        """Return the version of a context group or template.
+
+        A possible date of the patient becomes a dummy, because it would stay unshifted.
         """
         kept = self.kept_text(value, vr, tag, rule, charset)
         told = self._calendar and any(map(self._calendar.may_be_patient_date, _texts(value, vr, charset)))

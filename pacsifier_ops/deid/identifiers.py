@@ -479,9 +479,7 @@ def terms_of_cohort(
 
 
 def dates_of(days: Iterable[str]) -> dict[str, int]:
-    """Return dates (`YYYYMMDD`, with dots or without) in the form of `SearchTerms.dates`, without invalid ones and
-    placeholders.
-    """
+    """Return dates (`YYYYMMDD`, also with dots) for `SearchTerms.dates`, without invalid ones and placeholders."""
     terms = SearchTerms()
     for day in days:
         _add_date(terms, _STUDY_DATE, day)

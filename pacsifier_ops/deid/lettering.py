@@ -94,9 +94,7 @@ def _windows(plane: np.ndarray) -> list[np.ndarray]:
 
 
 def _changes(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return by how much the right neighbour of each pixel is lighter, and darker, than the left one; 0 where it is
-    not.
-    """
+    """Return by how much the right neighbour of each pixel is lighter, and darker, than the left one; at least 0."""
     rise, fall = np.zeros_like(plane), np.zeros_like(plane)
     left, right = plane[:, :-2], plane[:, 2:]
     lower = np.minimum(left, right)
@@ -135,8 +133,7 @@ def _strokes(edge: np.ndarray, back: np.ndarray, plane: np.ndarray, dark: int) -
 
 
 def _dense_windows(rows: np.ndarray, columns: np.ndarray, window: tuple[int, int, int], scale: int) -> np.ndarray:
-    """Return windows that contain many of the given pixels, in the form of `_windows`. They end at even rows and
-    columns.
+    """Return windows with many of the given pixels, in the form of `_windows`. They end at even rows and columns.
 
     Args:
         rows, columns: the pixels.

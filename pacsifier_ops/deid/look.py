@@ -77,9 +77,7 @@ def look(path: Path) -> DicomFile | None:
 
 
 def _days(parsed: Parsed) -> str:
-    """Return the dates (`YYYYMMDD`, joined by backslashes) at the top level of an object, without birth date and study
-    date.
-    """
+    """Return the dates (`YYYYMMDD`, joined by backslashes) at the top level, without birth date and study date."""
     found = (
         text.strip(" \0").replace(".", "")[:8]
         for tag, (vr, value) in parsed.elements.items()

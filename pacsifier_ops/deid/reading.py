@@ -1,9 +1,8 @@
-"""Reads an object completely and strictly (PS3.5 7, PS3.10 7). Every byte must be interpreted; else the object is
-refused.
+"""Reads an object completely and strictly (PS3.5 7, PS3.10 7): every byte must be interpreted.
 
-Other readers are lenient: they accept a length beyond the end, a repeated tag, or bytes after the last element. In each
-of these places one reader may see an identifier that another does not see. Reasons of a refusal name no tag: in a
-damaged file, bytes that look like a tag may be part of a name.
+An object with other bytes is refused. Other readers are lenient: they accept a length beyond the end, a repeated tag,
+or bytes after the last element. In each of these places one reader may see an identifier that another does not see.
+Reasons of a refusal name no tag: in a damaged file, bytes that look like a tag may be part of a name.
 
 Common errors of devices and tools are mended where the bytes have only one interpretation. Every byte is then
 interpreted, or not copied. Each correction is counted (see MENDED), and the result is encoded correctly.
@@ -445,10 +444,10 @@ class _Reader:
         return following in _ENDS or (tag < following < _ITEM and (code in _NAMES or code in _UNKNOWN_VRS))
 
     def _pad_odd_value(self, value: bytes, vr: str, tag: int, stop: int, end: int, form: _Form) -> tuple[bytes, int]:
-        """Return a value of odd length with padding, and the offset of the next element. Some writers do not count the
-        padding.
+        """Return a value of odd length with padding, and the offset of the next element.
 
-        For numbers the missing byte is unknown. They stay as they are, and the engine removes them.
+        Some writers do not count the padding. For numbers the missing byte is unknown. They stay as they are, and the
+        engine removes them.
         """
         self._mended["mended/odd-length"] += 1
         if stop < end and self._data[stop] in b"\0 " and not self._element_follows(tag, stop, end, form):

@@ -98,9 +98,7 @@ def concepts() -> Mapping[Concept, Row]:
 
 @cache
 def uids() -> Mapping[int, bool]:
-    """Return attributes of VR UI that E.1-1 does not list: True for structural ones, which stay, False for UIDs of
-    instances.
-    """
+    """Return attributes of VR UI that E.1-1 does not list: True for structural UIDs, which stay, False for others."""
     return {
         parse_tag(line["tag"])[0]: line["role"] == "keep_structural"
         for line in _read("uid_rules.csv")
@@ -168,9 +166,7 @@ def types() -> Mapping[str, Types]:
 
 @cache
 def required() -> Mapping[int, bool]:
-    """Return text attributes that some IOD requires: True where a value is required (type 1, 1C), False otherwise (2,
-    2C).
-    """
+    """Return text attributes that some IOD requires: True if a value is required (type 1, 1C), else False (2, 2C)."""
     return {parse_tag(line["tag"])[0]: line["type"] == "1" for line in _read("required.csv")}
 
 

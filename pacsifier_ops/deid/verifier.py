@@ -312,9 +312,7 @@ def _found_in(data: bytes, terms: Iterable[ByPrefix]) -> Iterator[int]:
 
 
 def _continues_word(beside: bytes, end: bytes) -> bool:
-    """Return whether the neighbouring character continues a word: a letter next to a letter, or a digit next to a
-    digit.
-    """
+    """Return whether the neighbouring character continues a word: letter next to letter, digit next to digit."""
     one, other = beside.strip(b"\0"), end.strip(b"\0")
     if len(one) != 1:
         return False

@@ -165,9 +165,7 @@ class Vocabulary:
                 yield Word(found[0], found.start(), found.end())
 
     def _divided(self, run: str, start: int) -> Iterator[Word]:
-        """Yield the words of a run of characters: the longest word of the list at each place, and the rest between
-        them.
-        """
+        """Yield the words of a run of characters: always the longest word of the list, and the rest between them."""
         begin = place = 0
         while place < len(run):
             ends = range(min(len(run), place + self._longest), place, -1)

@@ -93,8 +93,9 @@ def identifying(patient: str) -> str:
 
 
 class Remembered:
-    """What earlier runs of a project knew of the folders that represent patients. Values are digests by the project's
-    secret.
+    """What earlier runs of a project knew of the folders that represent patients.
+
+    The values are digests by the project's secret.
 
     Args:
         path: JSON file of the records.
@@ -172,8 +173,10 @@ class Homes:
         return file.study_uid in self._scattered
 
     def whose(self, file: DicomFile) -> tuple[str, str]:
-        """Return the key of the patient of an object without a PatientID and an empty text, or an empty key and the
-        reason.
+        """Return the key of the patient of an object without a PatientID.
+
+        Returns:
+            The key and an empty text, or an empty key and the reason why there is none.
         """
         if self._identity == PATIENT_ID:
             return "", NO_ID

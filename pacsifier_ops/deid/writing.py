@@ -1,6 +1,4 @@
-"""Writes objects as files: a preamble of zeros, new file meta information, and the elements as the engine returned
-them.
-"""
+"""Writes objects as files: a preamble of zeros, new file meta information, and the elements of the engine."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""DICOM as it lies on a disk: files, data sets as they are encoded, character sets, UIDs (PS3.5, PS3.10)."""
+"""DICOM files: reading, encoded data sets, character sets, UIDs (PS3.5, PS3.10)."""

@@ -88,8 +88,9 @@ def _raw(head: Dataset, tag: int) -> bytes:
 
 
 def _text(head: Dataset, tag: int) -> str:
-    """Return a text without surrounding blanks. Only text beyond ASCII (or with escape sequences) needs the character
-    set.
+    """Return a text without surrounding blanks.
+
+    Only text beyond ASCII (or with escape sequences) needs the character set.
     """
     raw = _raw(head, tag)
     plain = raw.isascii() and b"\x1b" not in raw

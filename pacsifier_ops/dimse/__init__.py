@@ -1,1 +1,1 @@
-"""Talking to a PACS: associations, C-FIND, C-GET, C-MOVE, C-STORE, and the receiver (PS3.4, PS3.7, PS3.8)."""
+"""Communication with a PACS: associations, C-FIND, C-GET, C-MOVE, C-STORE, and the receiver (PS3.4, PS3.7, PS3.8)."""

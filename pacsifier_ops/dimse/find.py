@@ -160,8 +160,9 @@ class Finder:
         self.letters = Letters(self.session)
 
     def series(self, keys: Mapping[str, str], exact: bool = False) -> list[FoundSeries]:
-        """Return all series that match every key of the row. A key at IMAGE level matches if one image of the series
-        does.
+        """Return all series that match every key of the row.
+
+        A key at IMAGE level matches if one image of the series does.
 
         Args:
             keys: values by keyword.
@@ -227,8 +228,9 @@ class Finder:
         return any(self._finds_any(query(level, **{**anybody, **above})) for above in [*within, {}])
 
     def _finds_any(self, identifier: Dataset) -> bool:
-        """Return whether a query finds anything, or too much. An archive that refuses it counts as having found
-        nothing.
+        """Return whether a query finds anything, or too much.
+
+        An archive that refuses the query counts as having found nothing.
         """
         answer = self.session.find(identifier, most=1)
         return bool(answer.identifiers) or answer.unreadable or _is_cut_off(answer.status)
@@ -364,8 +366,9 @@ class Finder:
         return [str(answer.get("StudyInstanceUID", "")) for answer in answers] == [study_uid]
 
     def _all(self, level: str, keys: Mapping[str, str], sendable: Mapping[str, str]) -> list[Dataset]:
-        """Return every match at a level once: over spellings of names and several values of a key, split where the
-        archive truncates its responses.
+        """Return every match at a level once.
+
+        The query is repeated for spellings of names and several values of a key, and split where the archive truncates.
         """
         identifier = query(level, **dict.fromkeys((*return_keys(level, self._further), UID_OF_LEVEL[level]), ""))
         sent = {k: values_to_send(k, v) for k, v in sendable.items() if self._may_be_sent(k, level, keys)}
@@ -395,8 +398,9 @@ class Finder:
         return KEYS[keyword].level is not Level.IMAGE and keyword != "SeriesNumber"
 
     def _spellings(self, keys: Mapping[str, str]) -> dict[str, list[str]]:
-        """Return the spellings of names to send. Names are matched here; they are sent only where nothing else narrows
-        the row.
+        """Return the spellings of names to send.
+
+        Names are matched here. They are sent only where nothing else narrows the row.
         """
         if _NARROW & keys.keys():
             return {}
@@ -540,8 +544,9 @@ class Finder:
         return series
 
     def _modalities_of(self, study_uid: str) -> str:
-        """Return ModalitiesInStudy from the series of a study, for archives that do not return it; empty where it is
-        uncertain.
+        """Return ModalitiesInStudy from the series of a study; empty where it is uncertain.
+
+        This is for archives that do not return the attribute.
         """
         if study_uid not in self._modalities:
             series = query("SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", Modality="")
@@ -552,8 +557,9 @@ class Finder:
         return self._modalities[study_uid]
 
     def _study_of(self, series: FoundSeries) -> Dataset | None:
-        """Return the response at STUDY level for the study of a series: the one of its patient, where several have the
-        study.
+        """Return the response at STUDY level for the study of a series.
+
+        Where several patients have the study, it is the response for the patient of the series.
 
         Raises:
             Undecidable: the archive does not return the patient of the series.
@@ -734,11 +740,11 @@ class Finder:
             self.doubt = "; ".join(filter(None, (self.doubt, why)))
 
     def _archive_matches(self, keyword: str, images: Sequence[Dataset], others: Collection[FoundSeries]) -> bool:
-        """Return whether the archive matches on a key that it does not return: it finds nothing for a value that no
-        object has.
+        """Return whether the archive matches on a key that it does not return.
 
-        An archive that does not support the key may find nothing for any value. So some series must match a pattern for
-        every value, unless the archive returns the key empty, as an attribute without value (PS3.4 C.2.2.1.3).
+        Then it finds nothing for a value that no object has. But an archive that does not support the key may find
+        nothing for any value. So some series must also match a pattern for every value, unless the archive returns the
+        key empty, as an attribute without value (PS3.4 C.2.2.1.3).
         """
         if keyword in self._matched:
             return True
@@ -761,9 +767,7 @@ class Finder:
         return True
 
     def _uids_matching(self, series: FoundSeries, keyword: str, value: str) -> set[str]:
-        """Return SOP Instance UIDs of the images that the archive returns for a value; all of them where it ignores the
-        key.
-        """
+        """Return SOP Instance UIDs of the images that the archive finds by a value; all where it ignores the key."""
         answer, _ = self._ask("IMAGE", self._image_query(series, {keyword: value}))
         uids = {str(image.get("SOPInstanceUID", "")) for image in answer.identifiers}
         return {*uids, ""} if answer.keys_unsupported else uids

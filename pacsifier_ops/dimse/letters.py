@@ -72,18 +72,19 @@ class Letters:
         return may_be(keyword, wanted, shown, self.encodings, lost)
 
     def absent(self, name: str, shown: str) -> bool:
-        """Return whether a patient's name differs from the wanted one, where the archive does not find the patient by
-        the `blurred` words of that name.
+        """Return whether a patient's name differs from the wanted one.
 
-        False where the archive itself may have stored the name garbled, or has not shown that it supports such letters.
+        Call it where the archive does not find the patient by the words of the name after `blurred`. False where the
+        archive itself may have stored the name garbled, or has not shown that it supports such letters.
         """
         plain = all(blurred(word).isascii() for word in name.split())
         known = plain or (self.found_by_letters and not self.without_accents)
         return known and not garbled("PatientName", name, shown, self.encodings)
 
     def prove(self, study_uid: str, keyword: str, wanted: str, shown: Sequence[str]) -> bool:
-        """Return whether the values in a response decide a key: they match and are complete, or cannot be the wanted
-        value.
+        """Return whether the values in a response decide a key.
+
+        They do where they match and are complete, or cannot be the wanted value.
 
         Args:
             study_uid: the study of the response.

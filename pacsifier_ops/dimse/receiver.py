@@ -277,8 +277,9 @@ def _aside(path: Path) -> None:
 
 
 def is_series(name: str) -> bool:
-    """Return whether a folder of the spool belongs to a series. Earlier versions used the Series Instance UID alone as
-    its name.
+    """Return whether a folder of the spool belongs to a series.
+
+    Earlier versions used the Series Instance UID alone as its name.
     """
     return all(map(is_storable_uid, name.split("_", 1)))
 

@@ -740,8 +740,9 @@ def _contexts(proposal: Iterable[Proposal]) -> list[PresentationContext]:
 
 
 def _to_send(kinds: Collection[tuple[str, str]]) -> frozenset[Proposal]:
-    """Return the contexts to propose for objects to send, and for each SOP class one that shows whether it is accepted
-    at all.
+    """Return the presentation contexts to propose for objects to send.
+
+    There is one more for each SOP class, which shows whether the class is accepted at all.
     """
     plain = {(uid, _PLAIN, False) for uid, syntax in kinds}
     return frozenset({(uid, (syntax,), False) for uid, syntax in kinds} | plain)

@@ -124,8 +124,9 @@ class _Socket(AssociationSocket):
         return any(handle != own for handle in found) and self._holds_data()
 
     def _holds_data(self) -> bool:
-        """Return whether the received bytes are data. A TLS record may contain none; a blocking read would then delay
-        sending.
+        """Return whether the received bytes are data.
+
+        A TLS record may contain none. A blocking read would then delay sending.
         """
         if not isinstance(self.socket, ssl.SSLSocket):
             return True
@@ -623,8 +624,9 @@ class Server(ThreadedAssociationServer):
 
 
 def _join(thread: threading.Thread, deadline: float) -> None:
-    """Wait for a thread to end, until the deadline. Wait also for one that is about to start, which Python cannot join
-    yet.
+    """Wait for a thread to end, until the deadline.
+
+    Wait also for a thread that is about to start, which Python cannot join yet.
     """
     while (left := deadline - time.monotonic()) > 0:
         try:

@@ -1,1 +1,1 @@
-"""A PACS of our own for demonstrations and tests, and the synthetic images it holds."""
+"""A PACS and a De-ID service for demonstrations and tests, and synthetic images."""

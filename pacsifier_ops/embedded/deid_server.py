@@ -86,8 +86,9 @@ class Call:
 
 
 class DeidServer:
-    """The service; it runs inside the context manager. Pseudonyms and shifts of a project's patients are equal in all
-    calls.
+    """The service; it runs inside the context manager.
+
+    The pseudonyms and shifts of a project's patients are equal in all calls.
 
     Args:
         tls: TLS context with its certificate.

@@ -1,5 +1,6 @@
-"""Names shared by pools, operators, policy and pages. It imports no Airflow, because Airflow imports it during its
-start.
+"""Names shared by pools, operators, policy and pages.
+
+This module imports no Airflow, because Airflow imports it during its start.
 """
 
 #: Pool of tasks whose PACS has no pool of its own.

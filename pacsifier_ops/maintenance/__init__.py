@@ -1,1 +1,1 @@
-"""What old runs leave behind."""
+"""Clean-up of what old runs leave."""

@@ -1,1 +1,1 @@
-"""Who becomes whom: pseudonyms and day shifts, their sources, and where they are kept."""
+"""Pseudonyms and date shifts of patients: their sources, and the linkage that stores them."""

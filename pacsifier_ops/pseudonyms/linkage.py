@@ -45,9 +45,7 @@ class Person:
 
 
 def key_forms(patient_id: str) -> tuple[str, ...]:
-    """Return the possible keys of a patient in PACSIFIER's files: the PatientID with and without `sub-`, and its
-    folder.
-    """
+    """Return the possible keys of a patient in PACSIFIER's files: PatientID with and without `sub-`, and folder."""
     bare = patient_id.removeprefix("sub-")
     return (patient_id, f"sub-{patient_id}", bare, patient_folder({"PatientID": bare}))
 
@@ -159,8 +157,9 @@ class Linkage:
         return self.is_open() and any(path.exists() and _is_open(path) for path in (self.new_ids, self.day_shifts))
 
     def write(self, path: Path, text: str) -> None:
-        """Write a file of its folder. In a folder that is open to other users, the owner alone may read it, and not the
-        group.
+        """Write a file of its folder.
+
+        In a folder that is open to other users, the owner alone may read the file, and not the group.
 
         Raises:
             OSError: it cannot be written.

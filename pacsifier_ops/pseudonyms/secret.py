@@ -1,9 +1,9 @@
-"""The secret of a project. All values that no other source provides are derived from it, equal in all runs on all
-machines.
+"""The secret of a project, from which all values are derived that no other source provides.
 
-It is generated once and stored as `<state root>/projects/<project>/secret`, 0600, unless an administrator stores it
-elsewhere (an Airflow connection, a secrets backend) and passes it in. Its owner can re-identify patients. Without it,
-the same pseudonyms, UIDs and shifts can never be generated again.
+These values are equal in all runs on all machines. The secret is generated once and stored as `<state
+root>/projects/<project>/secret`, 0600, unless an administrator stores it elsewhere (an Airflow connection, a secrets
+backend) and passes it in. Its owner can re-identify patients. Without it, the same pseudonyms, UIDs and shifts can
+never be generated again.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From a query table to checked rows, and from a row to what a PACS is asked and must answer."""
+"""Query tables, their rows and keys, and how values of a row match attributes."""

@@ -170,11 +170,11 @@ def _decode(data: bytes) -> tuple[str, str]:
 
 
 def _may_be_mac(data: bytes) -> bool:
-    """Return whether text beyond ASCII may be MacRoman: its bytes are letters there, and other characters in
-    Windows-1252.
+    """Return whether text beyond ASCII may be MacRoman.
 
-    Windows-1252 has its letters from C0 on, MacRoman most of its letters from 80 to 9F. Quotes, dashes, dots and the
-    euro of Windows-1252 (80, 85, 91 to 97) are ambiguous. A byte from C0 on means Windows-1252.
+    Then its bytes are letters in MacRoman, and other characters in Windows-1252. Windows-1252 has its letters from C0
+    on, MacRoman most of its letters from 80 to 9F. Quotes, dashes, dots and the euro of Windows-1252 (80, 85, 91 to 97)
+    are ambiguous. A byte from C0 on means Windows-1252.
     """
     if re.search(rb"[\x81\x8d\x8f\x90\x9d]", data):
         return True

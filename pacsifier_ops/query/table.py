@@ -73,8 +73,14 @@ class BadRow:
 
 @dataclass
 class QueryTable:
-    """A checked query table. `problems` are the reasons for `bad_rows`, and `notes` explain how ambiguous parts were
-    read.
+    """A checked query table.
+
+    Attributes:
+        columns: known columns, in order.
+        rows: valid rows.
+        problems: reasons why `bad_rows` are invalid.
+        bad_rows: invalid rows.
+        notes: how ambiguous parts were read.
     """
 
     columns: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""What outlives a run: leases, ledger, trees, deliveries, approved lists."""
+"""State that outlives a run: leases, ledger, trees, deliveries, approved lists."""

@@ -44,10 +44,10 @@ def delivery_lease(destination: str, series: SeriesId) -> str:
 
 
 class Deliveries:
-    """Confirmed instances of one series at a destination. A context manager; hold the lease `delivery_lease` for
-    writing.
+    """Confirmed instances of one series at a destination. A context manager.
 
-    Earlier versions had one file for all series with a Series Instance UID; it is used as well.
+    Hold the lease `delivery_lease` for writing. Earlier versions had one file for all series with a Series Instance
+    UID; it is used as well.
 
     Args:
         destination: name of the node; any text, the same every time.

@@ -193,8 +193,9 @@ class Leases:
         return None
 
     def forgotten(self) -> list[Path]:
-        """Return the folders of leases without a holder: the holders were killed, and no process has asked for them
-        since.
+        """Return the folders of leases without a holder.
+
+        The holders were killed, and no process has asked for the leases since.
         """
         return [path for path in sorted(self.root.iterdir()) if path.is_dir() and self._live(path) is None]
 
@@ -279,10 +280,10 @@ def shared() -> Leases:
 
 
 class Pacer:
-    """Paces the series of a PACS: after `batch_size` turns of all processes, none gets a turn for `batch_wait_time`
-    seconds.
+    """Paces the series of a PACS.
 
-    An idle time of that length also starts a new batch. Zero for either number disables pacing.
+    After `batch_size` turns of all processes, none gets a turn for `batch_wait_time` seconds. An idle time of that
+    length also starts a new batch. Zero for either number disables pacing.
     """
 
     def __init__(self, leases: Leases, name: str, batch_size: int, batch_wait_time: float) -> None:

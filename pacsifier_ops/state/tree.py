@@ -1,6 +1,4 @@
-"""The output tree: permanent folder names of patients, studies and series, and the states in which a tree may be
-written.
-"""
+"""The output tree: permanent folder names of patients, studies and series, and the states of a tree."""
 
 from __future__ import annotations
 
@@ -93,8 +91,9 @@ def _limited(name: str, identity: str) -> str:
 
 
 def patient_identity(attributes: Mapping[str, str], study_uid: str) -> str:
-    """Return the identity of a patient: PatientID with its issuer. Without a PatientID, each study is a separate
-    patient.
+    """Return the identity of a patient: PatientID with its issuer.
+
+    Without a PatientID, each study is a separate patient.
     """
     patient_id = attributes.get("PatientID", "")
     if not patient_id:
