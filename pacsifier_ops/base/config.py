@@ -153,7 +153,7 @@ class PacsNode:
                 f"{self.name}: letters is neither {LETTERS_KEPT} nor {LETTERS_LOST}; leave it empty otherwise"
             )
         if self.receiver_tls and not self.tls_certificate:
-            raise ConfigError(f"{self.name}: receiver_tls needs tls_certificate, which our receiver shows")
+            raise ConfigError(f"{self.name}: receiver_tls needs tls_certificate, the certificate of our receiver")
         if self.max_associations < 1:
             raise ConfigError(f"{self.name}: max_associations is below 1")
         if self.max_series < 0:
@@ -164,7 +164,7 @@ class PacsNode:
         if self.max_share > 100:
             raise ConfigError(f"{self.name}: max_share is above 100 percent")
         if self.max_share and not self.archive_images:
-            raise ConfigError(f"{self.name}: max_share needs archive_images, of which it is a percentage")
+            raise ConfigError(f"{self.name}: max_share is a percentage of archive_images; give archive_images as well")
         for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait", "recall_wait"):
             if not 0 <= getattr(self, label) < math.inf:
                 raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")
@@ -275,7 +275,7 @@ def check_sizes(of: Any, where: str) -> None:
         if field_.name.endswith(("_timeout", "_wait", "_wait_time")) and value > _LONGEST:
             raise ConfigError(f"{where}: {field_.name} is longer than a week; it is in seconds")
         if value > _MOST:
-            raise ConfigError(f"{where}: {field_.name} is beyond all measure; give at most {_MOST:,}")
+            raise ConfigError(f"{where}: {field_.name} is too large; give at most {_MOST:,}")
 
 
 def _number(config: Mapping[str, Any], key: str, where: str, kind: type[int] | type[float]) -> Any:
@@ -384,7 +384,7 @@ def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence
         ConfigError: names the field that is unknown or of the wrong type.
     """
     if not isinstance(extra, Mapping):
-        raise ConfigError(f"{where}: extra is no JSON object of fields")
+        raise ConfigError(f"{where}: extra is not a JSON object of fields")
     unknown = sorted(set(extra) - set(names))
     if unknown:
         raise ConfigError(f"{where}: unknown field in extra: {', '.join(unknown)}")

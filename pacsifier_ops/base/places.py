@@ -37,7 +37,7 @@ def reserved(path: Path, study: str = "", alone: bool = False) -> str:
     own = {settings.spool(): "the spool of the receiver", settings.nightly(): "the folder of the nightly runs"}
     own |= {root / table: "a folder of query tables" for table in _TABLES}
     if path == root and not (alone and not any(folder.exists() for folder in (*own, root / STUDIES))):
-        return "is the data root, which is everybody's; give a folder of its own below it"
+        return "is the data root, which all runs share; give a folder below it"
     own |= {settings.state_root(): "the state root"}
     for folder, whose in own.items():
         if _within(path, folder.resolve()):

@@ -350,7 +350,7 @@ def _read(data: bytes | mmap.mmap) -> FileContent:
         Exception: any exception of pydicom.
     """
     if data[128:132] != b"DICM":
-        raise Unreadable("the file is no DICOM file")
+        raise Unreadable("the file is not a DICOM file")
     content = FileContent()
     stream: Any = BytesIO(data) if isinstance(data, bytes) else data
     stream.seek(132)
@@ -421,7 +421,7 @@ def _non_pixel_data(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[b
             if data[marker + 1] in kinds:
                 remark = data[marker + 4 : min(marker + 2 + length, place)]
                 if remark.startswith((b"Exif\0", b"http://ns.adobe.com/")):
-                    raise Unreadable("the pixels hold a description of the photograph (Exif, XMP)")
+                    raise Unreadable("the pixel data contain metadata of a photograph (Exif, XMP)")
                 yield remark
             marker += 2 + length
         last = data.rfind(b"\xff\xd9", begin, place)

@@ -96,6 +96,6 @@ def _element(tag: int, vr: str, value: Value, syntax: Syntax, *, undefined: bool
     encoded = items(value, syntax) if isinstance(value, list) else value
     undefined = undefined or type(encoded) is Fragments
     if len(encoded) > _MOST:
-        raise Unfit("an element is too long to be written with its length")
+        raise Unfit("an element is too long for its length field")
     head = header(tag, vr, UNDEFINED if undefined else len(encoded), implicit=syntax.implicit, little=syntax.little)
     return (head, encoded, header(END_OF_SEQUENCE, "", 0, little=syntax.little)) if undefined else (head, encoded)

@@ -84,11 +84,11 @@ DEFAULT = Charset(("ascii",))
 def _charset(value: bytes) -> Charset:
     names = [name.strip(b" \0").decode("latin-1") for name in value.split(b"\\")]
     if any(name not in python_encoding for name in names):
-        raise Unfit("its SpecificCharacterSet is none that is known")
+        raise Unfit("its SpecificCharacterSet is unknown")
     if len(names) == 1 and names[0] in _DEFAULT:
         return DEFAULT
     if len(names) > 1 and any(name in STAND_ALONE_ENCODINGS for name in names):
-        raise Unfit("its SpecificCharacterSet combines what cannot be combined")
+        raise Unfit("its SpecificCharacterSet combines character sets that cannot be combined")
     codecs = tuple(dict.fromkeys("ascii" if name in _DEFAULT else python_encoding[name] for name in names))
     return Charset(codecs, any("2022" in name for name in names))
 

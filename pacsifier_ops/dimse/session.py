@@ -686,7 +686,7 @@ def _why_unreachable(node: PacsNode, started: float) -> str:
         return silent
     except OSError as error:
         return f"there is no way to it ({error.strerror}); check the address and the network"
-    return "the connection failed, and succeeds by now"
+    return "the connection failed, but a second attempt succeeded"
 
 
 @contextmanager
@@ -715,7 +715,7 @@ def refuse_full_disk(errors: Iterable[Exception]) -> None:
     """Raise StorageError where the disk prevented an object from being stored. Other errors concern single objects."""
     for error in errors:
         if isinstance(error, OSError):
-            with storage_errors("an object that arrived could not be kept"):
+            with storage_errors("a received object could not be stored"):
                 raise error
 
 

@@ -31,7 +31,7 @@ def receiver_context(where: str, tls: Tls) -> ssl.SSLContext:
         ConfigError: see `requestor_context`; or there is no certificate of our own.
     """
     if not tls.certificate:
-        raise ConfigError(f"{where}: tls_certificate is missing; a receiver must show one")
+        raise ConfigError(f"{where}: tls_certificate is missing; a receiver needs one")
     context = _context(ssl.Purpose.CLIENT_AUTH, where, tls)
     if tls.ca:
         context.verify_mode = ssl.CERT_REQUIRED

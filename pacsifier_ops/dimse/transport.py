@@ -154,7 +154,7 @@ class _Socket(AssociationSocket):
             # The following bytes would be read as the next PDU.
             with contextlib.suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
-            raise OSError("the peer announces a PDU that is too long")
+            raise OSError("the peer announces a PDU beyond the maximum length")
         silence, begun = stream.gettimeout(), time.monotonic()
         data = bytearray(nr_bytes)
         view, got = memoryview(data), len(self._ahead)

@@ -120,7 +120,7 @@ def remove(leftover: Leftover) -> bool:
             try:
                 shutil.rmtree(path)
             except RecursionError:  # up to Python 3.12
-                raise StorageError(f"{leftover.place}: folders lie too deep in each other; remove it by hand") from None
+                raise StorageError(f"{leftover.place}: its folders are nested too deeply; remove it by hand") from None
         else:
             leftover.path.unlink()
     return True

@@ -59,7 +59,7 @@ class Lease:
             LeaseLost: it expired, or was released; another process may hold it now.
         """
         if not self._with_own_slot(lambda handle: None):
-            raise LeaseLost("a lease expired while it was held; the step must be run again")
+            raise LeaseLost("a lease expired during the work; run the step again")
 
     def release(self) -> None:
         """Release the slot. Harmless when repeated, after a loss, and in a forked child (which does not hold it).
@@ -162,7 +162,7 @@ class Leases:
                 return lease
             left = _LONGEST_PAUSE if deadline is None else deadline - time.monotonic()
             if left <= 0 or (cancelled and cancelled()):
-                raise LeaseBusy(f"held by others, {limit} at once at most; try again later")
+                raise LeaseBusy(f"held by other processes, at most {limit} at once; try again later")
             # Processes that woke at the same time should not do so again.
             time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
             pause = min(pause * 1.5, _LONGEST_PAUSE)

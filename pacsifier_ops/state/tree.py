@@ -197,7 +197,7 @@ def marker_of(root: Path) -> dict[str, Any]:
         return {}
     except (ValueError, KeyError, TypeError):
         pass
-    raise TreeError(f"{CONTROL}/{_MARKER} of a folder is damaged, so nobody knows what the folder holds; restore it")
+    raise TreeError(f"{CONTROL}/{_MARKER} of a folder is damaged, so its state is unknown; restore the file")
 
 
 def naming_of(root: Path) -> str:
