@@ -39,9 +39,9 @@ def reserved(path: Path, study: str = "", alone: bool = False) -> str:
     if path == root and not (alone and not any(folder.exists() for folder in (*own, root / STUDIES))):
         return "is the data root, which all runs share; give a folder below it"
     own |= {settings.state_root(): "the state root"}
-    for folder, whose in own.items():
+    for folder, use in own.items():
         if _within(path, folder.resolve()):
-            return f"lies in {whose}; give another folder"
+            return f"lies in {use}; give another folder"
     if _study_of(path, root) is not None and not _is_own(path, root, study):
         return f"lies in {STUDIES}/, where only the studies themselves write; give another folder"
     return ""

@@ -102,16 +102,16 @@ def _received(process: subprocess.Popen[bytes], size: int, until: float) -> byte
         EOFError: the output ends before.
     """
     assert process.stdout
-    said = b""
-    while len(said) < size:
+    data = b""
+    while len(data) < size:
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
         if not ready:
             raise TimeoutError
-        piece = os.read(process.stdout.fileno(), size - len(said))
+        piece = os.read(process.stdout.fileno(), size - len(data))
         if not piece:
             raise EOFError
-        said += piece
-    return said
+        data += piece
+    return data
 
 
 def _sheet(files: Sequence[Path]) -> bytes | None:

@@ -133,13 +133,13 @@ class Catalogue:
         measured = any(left == top == 0 and width == ds.Columns for left, top, width, _ in black)
         if any(top < banner for _, top, _, _ in keep) and not measured:
             black.add((0, 0, ds.Columns, banner))
-        said = {device.writing for device in applied} - {""} or {BLACK if keep else KEEP}
+        treatments = {device.writing for device in applied} - {""} or {BLACK if keep else KEEP}
         return Blackout(
             tuple(device.id for device in applied),
             tuple(sorted(black)),
             tuple(sorted(set(keep))),
             overlays,
-            min(said, key=_TREATMENTS.index),
+            min(treatments, key=_TREATMENTS.index),
         )
 
 

@@ -613,7 +613,7 @@ class _Deidentifier:
         return new
 
     def colour_profile(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
-        """Return a colour profile without text; remove what is none."""
+        """Return a colour profile without text; remove a value that is not a profile."""
         kept = self.kept_binary(value, vr, tag, rule, charset)
         if self._in_dummy or not kept or not isinstance(kept, bytes):
             return kept
@@ -668,8 +668,8 @@ class _Deidentifier:
         A possible date of the patient becomes a dummy, because it would stay unshifted.
         """
         kept = self.kept_text(value, vr, tag, rule, charset)
-        told = self._calendar and any(map(self._calendar.may_be_patient_date, _texts(value, vr, charset)))
-        return self.dummy(value, vr, tag, rule, charset) if told and kept else kept
+        ambiguous = self._calendar and any(map(self._calendar.may_be_patient_date, _texts(value, vr, charset)))
+        return self.dummy(value, vr, tag, rule, charset) if ambiguous and kept else kept
 
     def ordinal(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return numbers that only order or name things, with dates in them shifted."""
@@ -761,7 +761,7 @@ _OWN: dict[Action, dict[int, _Treatment]] = {
     },
     Action.KEEP: {
         **dict.fromkeys(
-            (tag for tag, fate in tables.dates()[0].items() if fate == "kept"), _Deidentifier.context_version
+            (tag for tag, kind in tables.dates()[0].items() if kind == "kept"), _Deidentifier.context_version
         ),
         PIXEL_DATA: _Deidentifier.pixels,
         _COLOUR_PROFILE: _Deidentifier.colour_profile,

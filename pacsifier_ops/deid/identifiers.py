@@ -534,8 +534,8 @@ LONE = re.compile(r"(?<![\u2e80-\U0003ffff])[\u2e80-\U0003ffff](?![\u2e80-\U0003
 def is_placeholder_name(words: str) -> bool:
     """Return whether a text is a placeholder: one of the list, with words beside it, or one letter repeated."""
     found = set(words.split())
-    told = {word for word in found if word in _PLACEHOLDERS or re.fullmatch(r"([a-z])\1\1+", word)}
-    return found <= told | _BESIDE and bool(told or found <= {"na", "n", "a"})
+    placeholders = {word for word in found if word in _PLACEHOLDERS or re.fullmatch(r"([a-z])\1\1+", word)}
+    return found <= placeholders | _BESIDE and bool(placeholders or found <= {"na", "n", "a"})
 
 
 def _add_name(terms: SearchTerms, tag: int, text: str, places: frozenset[str]) -> None:

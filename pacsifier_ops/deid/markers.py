@@ -11,7 +11,7 @@ from pacsifier_ops.dicom.vrs import padded
 _REMOVED, _METHOD, _CODES, _DATES = 0x00120062, 0x00120063, 0x00120064, 0x00280303
 _VALUE, _SCHEME, _MEANING = 0x00080100, 0x00080102, 0x00080104
 #: Values of LongitudinalTemporalInformationModified (0028,0303). Later ones replace earlier ones.
-UNMODIFIED, MODIFIED, REMOVED = _FATES = ("UNMODIFIED", "MODIFIED", "REMOVED")
+UNMODIFIED, MODIFIED, REMOVED = _STATUSES = ("UNMODIFIED", "MODIFIED", "REMOVED")
 
 
 def mark(elements: Elements, method: str, codes: Iterable[tuple[str, str, str]], dates: str) -> None:
@@ -24,8 +24,8 @@ def mark(elements: Elements, method: str, codes: Iterable[tuple[str, str, str]],
         dates: `UNMODIFIED`, `MODIFIED` or `REMOVED`.
     """
     elements[_REMOVED] = ("CS", b"YES ")
-    told = [text for text in text_of(elements, _METHOD).split("\\") if text and text not in method.split("\\")]
-    elements[_METHOD] = ("LO", padded("\\".join([*told, method]).encode("latin-1"), "LO"))
+    earlier = [text for text in text_of(elements, _METHOD).split("\\") if text and text not in method.split("\\")]
+    elements[_METHOD] = ("LO", padded("\\".join([*earlier, method]).encode("latin-1"), "LO"))
     items = elements[_CODES][1] if _CODES in elements else []
     items = list(items) if isinstance(items, list) else []
     known = {(text_of(item, _VALUE), text_of(item, _SCHEME)) for item in items}
@@ -33,8 +33,8 @@ def mark(elements: Elements, method: str, codes: Iterable[tuple[str, str, str]],
     if items:
         elements[_CODES] = ("SQ", items)
     before = text_of(elements, _DATES)
-    fate = max(dates, before, key=lambda fate: _FATES.index(fate) if fate in _FATES else -1)
-    elements[_DATES] = ("CS", padded(fate.encode(), "CS"))
+    status = max(dates, before, key=lambda status: _STATUSES.index(status) if status in _STATUSES else -1)
+    elements[_DATES] = ("CS", padded(status.encode(), "CS"))
 
 
 def _code(value: str, scheme: str, meaning: str) -> Elements:

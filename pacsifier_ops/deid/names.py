@@ -85,9 +85,9 @@ class Namer:
         """Return the SeriesNumber as the results have it."""
         from pacsifier_ops.deid import numbers
 
-        told = self._identifiers(file, person)
+        known = self._identifiers(file, person)
         shift = numbers.shift_of(self._rules, person, self._secret, file.study_uid)
-        births, taken = frozenset([file.birth_date]), frozenset(told.terms.numbers)
+        births, taken = frozenset([file.birth_date]), frozenset(known.terms.numbers)
         try:
             return numbers.Calendar.of(days, shift, births, taken).moved(file.series_number) or file.series_number
         except numbers.BirthDateFound:
@@ -97,9 +97,9 @@ class Namer:
         """Return whether a text contains an identifier of the patient, or a date that must be removed."""
         from pacsifier_ops.deid import verifier
 
-        told = self._identifiers(file, person)
-        dates = {day: tag for day, tag in told.terms.dates.items() if day not in told.dates}
-        return bool(text) and bool(verifier.hits(verifier.content_of([text]), told.terms, told.uids, dates))
+        known = self._identifiers(file, person)
+        dates = {day: tag for day, tag in known.terms.dates.items() if day not in known.dates}
+        return bool(text) and bool(verifier.hits(verifier.content_of([text]), known.terms, known.uids, dates))
 
     def _identifiers(self, file: DicomFile, person: Person) -> Identifiers:
         from pydicom import Dataset

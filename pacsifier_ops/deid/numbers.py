@@ -10,7 +10,7 @@ are removed, the project's secret determines a shift for each study.
 
 | form                                                  | condition to be a date                                  |
 |-------------------------------------------------------|---------------------------------------------------------|
-| YYYYMMDD, with any digits after it; DDMMYYYY, MMDDYYYY | the year is 1990 to 2099                               |
+| YYYYMMDD with any digits after it; DDMMYYYY, MMDDYYYY | the year is 1990 to 2099                                |
 | YYMMDD, DDMMYY, MMDDYY                                | it is within a week of a date of the patient            |
 | seconds to nanoseconds since 1970; YYYYDDD; Julian    | the same                                                |
 | YYMMDD with any digits after it; days since year 0    | it equals a date of the patient                         |
@@ -161,7 +161,7 @@ class Calendar:
             least: minimum number of digits of a number to check.
 
         Raises:
-            Birth: it is the birth date.
+            BirthDateFound: it is the birth date.
         """
         if not self.shift or not max(least, _FEWEST) <= len(text) <= _MOST:
             return None

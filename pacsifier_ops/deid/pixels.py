@@ -95,9 +95,9 @@ def _add_method_code(ds: Dataset) -> None:
     """Add the code of the blackout to the de-identification method codes."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = CLEAN_PIXEL_DATA
-    told = list(ds.get("DeidentificationMethodCodeSequence") or ())
-    if all(code.get("CodeValue") != item.CodeValue for code in told):
-        ds.DeidentificationMethodCodeSequence = Sequence([*told, item])
+    methods = list(ds.get("DeidentificationMethodCodeSequence") or ())
+    if all(code.get("CodeValue") != item.CodeValue for code in methods):
+        ds.DeidentificationMethodCodeSequence = Sequence([*methods, item])
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,23 +345,23 @@ def _black_out_compressed(ds: Dataset, plan: Blackout) -> bool:
     Returns:
         Whether writing was found.
     """
-    asked = io.BytesIO()
-    asked.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
+    request = io.BytesIO()
+    request.write(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
     try:
-        _pixels_of(ds).save_as(asked, enforce_file_format=True)
+        _pixels_of(ds).save_as(request, enforce_file_format=True)
     except Exception:  # pydicom raises many types of exception here
         raise Unfit("the pixels cannot be blacked out: they are not encoded as declared") from None
     command = [sys.executable, "-m", "pacsifier_ops.deid.pixels"]
     try:
-        told = subprocess.run(
-            command, input=asked.getvalue(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_SECONDS
+        process = subprocess.run(
+            command, input=request.getvalue(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired:
         raise Unfit("the pixels cannot be blacked out: decoding them took too long") from None
-    if told.returncode or not told.stdout:
+    if process.returncode or not process.stdout:
         raise Unfit("the pixels cannot be blacked out: they cannot be decoded")
-    said, _, recoded = told.stdout.partition(b"\n")
-    answer = json.loads(said)
+    head, _, recoded = process.stdout.partition(b"\n")
+    answer = json.loads(head)
     if answer["unfit"]:
         raise Unfit(answer["unfit"])
     after = dcmread(io.BytesIO(recoded))
@@ -423,19 +423,19 @@ def _recode(ds: Dataset, plan: Blackout) -> bool:
     return written
 
 
-def main(asked: BinaryIO, told: BinaryIO) -> None:
+def main(request: BinaryIO, response: BinaryIO) -> None:
     """Read a plan, one line of JSON, and an object. Write the result, one line of JSON, and the object blacked out."""
     with suppress(ValueError, OSError):  # not all systems allow it
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    plan = Blackout(**json.loads(asked.readline()))
-    ds = dcmread(io.BytesIO(asked.read()))
+    plan = Blackout(**json.loads(request.readline()))
+    ds = dcmread(io.BytesIO(request.read()))
     answer, recoded = {"unfit": "", "written": False}, io.BytesIO()
     try:
         answer["written"] = _recode(ds, plan)
         ds.save_as(recoded, enforce_file_format=True)
     except Unfit as unfit:
         answer["unfit"] = unfit.reason
-    told.write(json.dumps(answer).encode() + b"\n" + recoded.getvalue())
+    response.write(json.dumps(answer).encode() + b"\n" + recoded.getvalue())
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def _date_rules(options: frozenset[Option], listed: Mapping[int, Rule]) -> dict[
     """Return rules for dates that E.1-1 does not list, and for other attributes that reveal dates."""
     found: dict[int, Rule] = {}
     if Option.MODIFIED_DATES in options:
-        shared = (tag for tag, fate in tables.dates()[0].items() if fate == "shared" and tag not in listed)
+        shared = (tag for tag, kind in tables.dates()[0].items() if kind == "shared" and tag not in listed)
         found = {tag: Rule(Action.REMOVE, "dates/shared") for tag in shared}
     if Option.FULL_DATES in options:
         return found
@@ -344,10 +344,10 @@ def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str,
         return Rule(without, source)
     letter, option = chosen[0]
     action = Action(letter)
-    fate = tables.dates()[0].get(tag)
-    if option == Option.MODIFIED_DATES and fate == "shared":
+    date_kind = tables.dates()[0].get(tag)
+    if option == Option.MODIFIED_DATES and date_kind == "shared":
         return Rule(without, source)
-    if action is Action.CLEAN and fate == "kept":
+    if action is Action.CLEAN and date_kind == "kept":
         action = Action.KEEP
     elif option == Option.DEVICE and tag in _STATIONS:
         return Rule(Action.TOKEN, f"{source}/{option}")

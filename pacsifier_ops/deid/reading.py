@@ -208,11 +208,11 @@ def _inflate(data: bytes, mended: Counter[str]) -> bytes:
         plain = inflate.decompress(data, MOST_INFLATED)
     except zlib.error:
         raise Unfit("its encoding is damaged: the data set cannot be inflated") from None
-    behind = inflate.unused_data
+    rest = inflate.unused_data
     trailer = struct.pack("<LL", zlib.crc32(plain), len(plain) & UNDEFINED)
-    if not inflate.eof or behind.removeprefix(trailer).strip(b"\0"):
+    if not inflate.eof or rest.removeprefix(trailer).strip(b"\0"):
         raise Unfit("its deflated data set is too large or ends too early, or bytes follow it")
-    if wrapped or behind not in (b"", b"\0"):
+    if wrapped or rest not in (b"", b"\0"):
         mended["mended/deflated"] += 1
     return plain
 

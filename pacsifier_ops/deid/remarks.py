@@ -178,7 +178,7 @@ class _Stream:
         self.zero(at + 2, stop)
 
     def _codestream(self, at: int, stop: int) -> int:
-        data, behind, at = self.data, 0, at + 2
+        data, tile_end, at = self.data, 0, at + 2
         while True:
             at, code = self._marker(at, stop)
             if code == _EOI:
@@ -187,22 +187,22 @@ class _Stream:
                 continue
             if code == _SOD:
                 self.in_header = False
-                if not behind:
+                if not tile_end:
                     end = data.find(b"\xff\xd9", at, stop)
                     if end < 0:
                         raise _EndOfStream
                     at = end
-                elif at > behind:
+                elif at > tile_end:
                     raise _InvalidStream
                 else:
-                    at = self._reached(behind, stop)
+                    at = self._reached(tile_end, stop)
                 continue
             if code < 0x50 or code > _SOT:
                 raise _InvalidStream
             end = self._segment(at, stop)
             if code == _SOT:
                 length = int.from_bytes(data[at + 4 : at + 8], "big")
-                behind = at - 2 + length if length else 0
+                tile_end = at - 2 + length if length else 0
             elif code == _REMARK:
                 self.zero(at + 4, end)
             elif code not in _SEGMENTS:
@@ -224,10 +224,10 @@ class _Stream:
             if end < content:
                 raise _InvalidStream
             if kind == b"jp2c":
-                behind = self._codestream(content, min(end, stop))
+                image_end = self._codestream(content, min(end, stop))
                 if not length:
-                    return behind
-                self.zero(behind, end)
+                    return image_end
+                self.zero(image_end, end)
             elif kind == b"jp2h":
                 self._boxes(content, min(end, stop))
             elif kind == b"colr":

@@ -102,15 +102,15 @@ def names_in(text: str, words: Sequence[Word]) -> Iterator[tuple[int, bool]]:
             continue
         if written in ("ms", "Fr.", "Hr", "Hr.", "HR.") and place and words[place - 1].text[0].isdigit():
             continue  # hours and milliseconds, the size of a catheter
-        behind = list(_names_after(text, words, place))
-        if title and _is_behind_comma(text, words, place) and (not behind or _ends(text, words, place)):
+        names = list(_names_after(text, words, place))
+        if title and _is_behind_comma(text, words, place) and (not names or _ends(text, words, place)):
             yield from ((number, True) for number in (place - 1, place))
-        if not behind:
+        if not names:
             continue
         if title:
-            yield from ((number, True) for number in (place, *behind))
+            yield from ((number, True) for number in (place, *names))
         else:
-            yield behind[-1], False
+            yield names[-1], False
 
 
 def _dotted(text: str, words: Sequence[Word]) -> tuple[set[int], set[int]]:

@@ -130,8 +130,8 @@ def hits(
     """Search the content of a file.
 
     Args:
-        held: the content.
-        wanted: identifiers to search for.
+        content: the content.
+        terms: identifiers to search for.
         uids: UIDs that must not occur.
         dates: dates (`YYYYMMDD`) that must not occur, with the tag that they are from.
     """
@@ -329,7 +329,7 @@ def _old_uids(content: FileContent, uids: AbstractSet[str]) -> Iterator[int]:
             yield 0
 
 
-# What a file holds
+# The content of a file
 
 
 class _Form(NamedTuple):

@@ -275,7 +275,7 @@ def patient_words(words: Sequence[Word], patient: str, least: int = 2) -> list[i
 
 @lru_cache(maxsize=256)
 def _name_of(patient: str) -> frozenset[str]:
-    """Return the significant words of a name. Particles such as `de` and `la` count only beside hardly any others."""
+    """Return the significant words of a name. Particles such as `de` count only with at most one other word."""
     words = frozenset(word for word in _words_of(patient) if not any(map(str.isdigit, word)))
     return words - PARTICLES if len(words - PARTICLES) > 1 else words
 

@@ -41,8 +41,8 @@ def check(node: PacsNode) -> str:
     """
 
     def busy() -> None:
-        held = f"runs hold all {node.max_associations} associations that we may have there; try again later"
-        raise AssociationBusy(f"{node.name}: {held}")
+        reason = f"runs hold all {node.max_associations} associations that we may have there; try again later"
+        raise AssociationBusy(f"{node.name}: {reason}")
 
     with open_session(node, shared(), before_waiting=busy) as session:
         session.echo()

@@ -116,20 +116,20 @@ def _texts(answer: Dataset) -> dict[str, str]:
     return {key: "\\".join(values_of(answer, key)) for key in (*_PATIENT, "PatientName", "PatientBirthDate")}
 
 
-def _by_patient(answers: Iterable[Dataset], told: Mapping[str, str]) -> list[Dataset]:
+def _by_patient(answers: Iterable[Dataset], attributes: Mapping[str, str]) -> list[Dataset]:
     """Return the responses that may belong to a patient with these attributes, one for each person."""
     people: list[Dataset] = []
     for answer in answers:
-        whose = _texts(answer)
-        if not two_people(whose, told) and all(two_people(whose, _texts(other)) for other in people):
+        own = _texts(answer)
+        if not two_people(own, attributes) and all(two_people(own, _texts(other)) for other in people):
             people.append(answer)
     return people
 
 
 def _belongs_to(image: Dataset, series: FoundSeries) -> bool:
     """Return whether a response at IMAGE level belongs to a series. Archives need not return the keys of the query."""
-    told = zip(("StudyInstanceUID", "SeriesInstanceUID"), series.series, strict=True)
-    return all(str(image.get(keyword) or uid) == uid for keyword, uid in told)
+    wanted = zip(("StudyInstanceUID", "SeriesInstanceUID"), series.series, strict=True)
+    return all(str(image.get(keyword) or uid) == uid for keyword, uid in wanted)
 
 
 @dataclass
@@ -213,12 +213,12 @@ class Finder:
         such a key is queried once for any value. An archive without any study has nothing to return; this is queried
         first, because a study that arrives in between would look like one without the key.
         """
-        asked = [k for k in keys if k not in self._returned | self._known and KEYS[k].level is not Level.IMAGE]
-        asked = [k for k in asked if KEYS[k].vr not in ("UI", "IS") and k != MODALITIES]
-        if not asked or not self._finds_any(query("STUDY", StudyInstanceUID="")):
+        unshown = [k for k in keys if k not in self._returned | self._known and KEYS[k].level is not Level.IMAGE]
+        unshown = [k for k in unshown if KEYS[k].vr not in ("UI", "IS") and k != MODALITIES]
+        if not unshown or not self._finds_any(query("STUDY", StudyInstanceUID="")):
             return []
-        self._known.update(key for key in asked if self._finds_by_any_value(key))
-        return [key for key in asked if key not in self._known]
+        self._known.update(key for key in unshown if self._finds_by_any_value(key))
+        return [key for key in unshown if key not in self._known]
 
     def _finds_by_any_value(self, keyword: str) -> bool:
         """Return whether the archive finds anything by any value of a key, first within studies of the row."""
@@ -259,11 +259,11 @@ class Finder:
             for i in answer.identifiers
             if i.get("SOPInstanceUID") and _belongs_to(i, series)
         }
-        told = all(image.get("SeriesInstanceUID") for image in answer.identifiers)
-        if cut or answer.unreadable or not listed or len(listed) < (count or 0) or not told:
+        with_series = all(image.get("SeriesInstanceUID") for image in answer.identifiers)
+        if cut or answer.unreadable or not listed or len(listed) < (count or 0) or not with_series:
             # Where images do not return their series, the response may contain those of the whole study.
             count = self._count(series, count)
-            if count is None or len(listed) < count or (len(listed) > count and not told):
+            if count is None or len(listed) < count or (len(listed) > count and not with_series):
                 return Expectation(None, count)
         return Expectation(listed)
 
@@ -291,8 +291,8 @@ class Finder:
 
     def availability(self, study_uid: str, series_uid: str) -> str:
         """Return Instance Availability (0008,0056; PS3.4 C.4.1.1.3) of a series now; empty where it is not returned."""
-        told = self._values_for_series(FoundSeries(study_uid, series_uid, {}), "InstanceAvailability")
-        return told[0] if len(told) == 1 else ""
+        values = self._values_for_series(FoundSeries(study_uid, series_uid, {}), "InstanceAvailability")
+        return values[0] if len(values) == 1 else ""
 
     def _values_for_series(self, series: FoundSeries, keyword: str) -> list[str]:
         """Return the values of a key that the archive returns for a series."""
@@ -356,8 +356,10 @@ class Finder:
         if not (patient_id.isalnum() and patient_id.isascii()):
             return None
         try:
-            nobody = query("SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", PatientID=secrets.token_hex(8))
-            if self._ask("SERIES", nobody)[0].identifiers:
+            of_no_patient = query(
+                "SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", PatientID=secrets.token_hex(8)
+            )
+            if self._ask("SERIES", of_no_patient)[0].identifiers:
                 return False
             somebody = query("SERIES", StudyInstanceUID="", SeriesInstanceUID=uid, PatientID=patient_id)
             answers = self._ask("SERIES", somebody)[0].identifiers
@@ -551,9 +553,9 @@ class Finder:
         if study_uid not in self._modalities:
             series = query("SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", Modality="")
             answer, cut = self._ask("SERIES", series)
-            told = [values_of(match, "Modality") for match in answer.identifiers]
-            sure = not cut and all(told) and not self.of_several(study_uid)
-            self._modalities[study_uid] = "\\".join(sorted(set(chain.from_iterable(told)))) if sure else ""
+            modalities = [values_of(match, "Modality") for match in answer.identifiers]
+            sure = not cut and all(modalities) and not self.of_several(study_uid)
+            self._modalities[study_uid] = "\\".join(sorted(set(chain.from_iterable(modalities)))) if sure else ""
         return self._modalities[study_uid]
 
     def _study_of(self, series: FoundSeries) -> Dataset | None:
@@ -564,16 +566,18 @@ class Finder:
         Raises:
             Undecidable: the archive does not return the patient of the series.
         """
-        uid, told = series.study_uid, series.attributes
-        studies = _by_patient((told["PatientID"] and self._listed.get(uid)) or self._studies_with_uid(uid), told)
+        uid, attributes = series.study_uid, series.attributes
+        studies = _by_patient(
+            (attributes["PatientID"] and self._listed.get(uid)) or self._studies_with_uid(uid), attributes
+        )
         if len(studies) > 1:
             # Below STUDY level archives may omit patient keys, but return them for images.
             try:
-                whose = _by_patient(self._images(series, _PATIENT), {})
+                patients = _by_patient(self._images(series, _PATIENT), {})
             except Undecidable:  # it refuses to list images
-                whose = []
-            known = len(whose) == 1 and values_of(whose[0], "PatientID")
-            studies = _by_patient(studies, _texts(whose[0])) if known else []
+                patients = []
+            known = len(patients) == 1 and values_of(patients[0], "PatientID")
+            studies = _by_patient(studies, _texts(patients[0])) if known else []
             if len(studies) != 1:
                 raise Undecidable(
                     f"{self.session.node.name} holds a study under several patients, and tells of none of its series "
@@ -714,8 +718,8 @@ class Finder:
                 del undecided[which][1]["PatientName"]
                 continue
             del undecided[which]
-            told = "PatientName" in self._returned or name.isascii()
-            if not (known and told and uid not in possible | near and self.letters.absent(name, shown)):
+            returned = "PatientName" in self._returned or name.isascii()
+            if not (known and returned and uid not in possible | near and self.letters.absent(name, shown)):
                 if "PatientName" not in self._returned:
                     raise self._undecidable(["PatientName"])
                 self._doubt(
@@ -730,8 +734,8 @@ class Finder:
         sent = {k: one for k, (one, *others) in values.items() if one and not others}
         named: list[set[str]] = []
         for patterns in words:
-            asked = (query("STUDY", **{"StudyInstanceUID": "", **sent, "PatientName": p}) for p in patterns)
-            found = chain.from_iterable(self._complete("STUDY", identifier).values() for identifier in asked)
+            queries = (query("STUDY", **{"StudyInstanceUID": "", **sent, "PatientName": p}) for p in patterns)
+            found = chain.from_iterable(self._complete("STUDY", identifier).values() for identifier in queries)
             named.append({str(match.StudyInstanceUID) for match in found})
         return set.intersection(*named) if named else set()
 
@@ -751,9 +755,9 @@ class Finder:
         if keyword == MODALITIES:
             return False  # no image has it, so a query below STUDY level shows nothing
         vr = KEYS[keyword].vr
-        nobody = MATCH_NOTHING.get(vr) or f"*{secrets.token_hex(7).upper()}*"
+        without_match = MATCH_NOTHING.get(vr) or f"*{secrets.token_hex(7).upper()}*"
         try:
-            if any(self._uids_matching(series, keyword, nobody) for series in others):
+            if any(self._uids_matching(series, keyword, without_match) for series in others):
                 return False
             if all(keyword in image for image in images):
                 return True

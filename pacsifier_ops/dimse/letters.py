@@ -52,8 +52,8 @@ class Letters:
     @property
     def dropped(self) -> bool:
         """Whether the archive may drop letters: it always responds in one set of few letters, or declares none."""
-        said = self.session.node.letters
-        return said == LETTERS_LOST if said else self.in_few_letters
+        setting = self.session.node.letters
+        return setting == LETTERS_LOST if setting else self.in_few_letters
 
     @property
     def in_few_letters(self) -> bool:

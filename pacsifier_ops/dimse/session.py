@@ -672,7 +672,7 @@ def _addresses(node: PacsNode) -> list[str | tuple[str, int, int]]:
 
 
 def _why_unreachable(node: PacsNode, started: float) -> str:
-    """Return why no TCP connection was established. The library does not tell, so connect once more."""
+    """Return why no TCP connection was established. The library gives no reason, so connect once more."""
     silent = f"no answer within {node.connect_timeout:g} s; check the address, and that no firewall is in between"
     if time.monotonic() - started >= node.connect_timeout:
         return silent

@@ -550,12 +550,12 @@ class Server(ThreadedAssociationServer):
 
     def _room_for(self, address: str) -> bool:
         """Return whether there is room for one more connection, if necessary after closing another one."""
-        held = [one for one in self._connections.values() if not one.over]
-        of_address = [one for one in held if one.address == address]
+        open_ones = [one for one in self._connections.values() if not one.over]
+        of_address = [one for one in open_ones if one.address == address]
         if len(of_address) >= self._most_of_address:
             return _cut_oldest(of_address)
         most = self.ae.maximum_associations
-        return len(held) < most or _cut_oldest(held) or len(held) < most + _TO_REFUSE
+        return len(open_ones) < most or _cut_oldest(open_ones) or len(open_ones) < most + _TO_REFUSE
 
     def established(self, event: evt.Event, client_address: Any) -> None:
         """Record that the association of a connection is established."""

@@ -131,10 +131,10 @@ class DeidServer:
         """Return the values for the patients of a call, by the keys of the response."""
         shifts = call.path.endswith("_shift")
         own, changed = (shift, self.faults.shifts) if shifts else (pseudonym, self.faults.pseudonyms)
-        told = {patient: own(call.project, patient) for patient in call.patients} | dict(changed)
+        values = {patient: own(call.project, patient) for patient in call.patients} | dict(changed)
         return {
             f"{self.faults.prefix}{patient}": value
-            for patient, value in told.items()
+            for patient, value in values.items()
             if patient not in self.faults.missing
         }
 
@@ -209,13 +209,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(content)
 
-    def _answer(self, call: Call, asked: Sequence[str] | None) -> tuple[int, Any]:
+    def _answer(self, call: Call, patients: Sequence[str] | None) -> tuple[int, Any]:
         service = self.server.service
         if not hmac.compare_digest(call.token.encode(), f"token {service.token}".encode()):
             status = 401
         elif call.path not in (service.path, f"{service.path}_shift"):
             status = 404
-        elif asked is None:
+        elif patients is None:
             status = 400
         else:
             return 200, service.answer(call)
@@ -243,8 +243,8 @@ def _asked(body: bytes) -> tuple[str, ...] | None:
 
 
 def _call(path: str, token: str, body: bytes) -> Call:
-    asked = _asked(body)
-    return Call(path, token) if asked is None else Call(path, token, json.loads(body)["project"], asked)
+    patients = _asked(body)
+    return Call(path, token) if patients is None else Call(path, token, json.loads(body)["project"], patients)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

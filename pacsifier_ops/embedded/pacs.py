@@ -843,8 +843,10 @@ class EmbeddedPacs:
         if key.keyword in self.faults.unindexed_keys:
             return None
         corrections = self.faults.corrected.get(key.keyword, {})
-        if (told := corrections.get(str(first.get(key.tag, DataElement(key.tag, key.VR, "")).value or ""))) is not None:
-            return DataElement(key.tag, key.VR, told)
+        if (
+            corrected := corrections.get(str(first.get(key.tag, DataElement(key.tag, key.VR, "")).value or ""))
+        ) is not None:
+            return DataElement(key.tag, key.VR, corrected)
         if key.keyword == "InstanceAvailability":
             online = self._is_online(str(first.SeriesInstanceUID))
             return DataElement(key.tag, key.VR, "ONLINE" if online else "NEARLINE")

@@ -105,9 +105,9 @@ class DeidService:
         with self._caller() as caller:
             for start in range(0, len(patient_ids), self.batch_size):
                 content = _request(project, patient_ids[start : start + self.batch_size])
-                for url, told in ((self.url, pseudonyms), (self._shift_url, shifts)):
+                for url, received in ((self.url, pseudonyms), (self._shift_url, shifts)):
                     for key, value in self._repeated(caller, url, content, cancelled):
-                        told.setdefault(key, []).append(value)
+                        received.setdefault(key, []).append(value)
         names = _values_by_patient(pseudonyms, patient_ids, _pseudonym, "pseudonym")
         days = _values_by_patient(shifts, patient_ids, check_shift, "day shift")
         people = {patient: Person(names[patient], days[patient]) for patient in patient_ids}
@@ -195,13 +195,13 @@ class DeidService:
 
     def _refusal(self, answer: HttpAnswer) -> DeidError:
         status = answer.status
-        told = f"{self.name}: HTTP {status}: "
+        text = f"{self.name}: HTTP {status}: "
         if status == 429 or status >= 500:
             after = _retry_after(answer.headers)
-            told += "it has too much to do" if status == 429 else "it cannot answer for now"
+            text += "it has too much to do" if status == 429 else "it cannot answer for now"
             if after > LONGEST_WAIT:
-                told += f", and asks to be left alone for {math.ceil(after)} s"
-            return DeidUnavailable(f"{told}; run it again later", after)
+                text += f", and asks to be left alone for {math.ceil(after)} s"
+            return DeidUnavailable(f"{text}; run it again later", after)
         if 300 <= status < 400:
             why = "it leads elsewhere, where the token is not sent; give the URL at which it answers itself"
         else:
@@ -212,7 +212,7 @@ class DeidService:
                 405: "this URL takes no requests of this kind; check its path",
                 413: "too many patients at once for it; make batch_size smaller",
             }.get(status, "it refuses the request; check the name of the project, and the URL")
-        return DeidError(told + why)
+        return DeidError(text + why)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -244,7 +244,7 @@ def _keys(patient: str, asked: set[str]) -> list[str]:
 
 
 def _values_by_patient(
-    told: Mapping[str, list[Any]], patient_ids: Sequence[str], check: Callable[[Any], T], what: str
+    received: Mapping[str, list[Any]], patient_ids: Sequence[str], check: Callable[[Any], T], what: str
 ) -> dict[str, T]:
     """Return the values of a response by PatientID.
 
@@ -254,7 +254,7 @@ def _values_by_patient(
     asked, values = set(patient_ids), {}
     wrong: dict[str, list[int]] = {}
     for place, patient in enumerate(patient_ids):
-        given = [value for key in _keys(patient, asked) for value in told.get(key, ()) if value is not None]
+        given = [value for key in _keys(patient, asked) for value in received.get(key, ()) if value is not None]
         try:
             found = {check(value) for value in given}
         except ValueError as error:

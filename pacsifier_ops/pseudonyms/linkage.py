@@ -195,7 +195,7 @@ class Linkage:
         with shared().acquire(f"linkage:{self.new_ids}") as lease:
             pseudonyms, shifts = self._kept()
             known_issuers = _checked(self._issuers, self._issuers.name, str) if self._issuers.exists() else {}
-            told = {key: issuer for key, issuer in (issuers or {}).items() if issuer}
+            given = {key: issuer for key, issuer in (issuers or {}).items() if issuer}
             keys = {patient: _key(patient, pseudonyms) for patient in people}
             if shared_keys := _repeated(keys.values()):
                 raise PatientsRefused("one key of the linkage, with or without sub-, stands for both", shared_keys)
@@ -214,7 +214,7 @@ class Linkage:
             clash = [
                 place
                 for place, patient in enumerate(people)
-                if patient in told and known_issuers.get(patient, told[patient]) != told[patient]
+                if patient in given and known_issuers.get(patient, given[patient]) != given[patient]
             ]
             if clash:
                 raise PatientsRefused("the PatientID was linked before for another IssuerOfPatientID", clash)
@@ -238,8 +238,8 @@ class Linkage:
                 )
             lease.check()  # after a sleep, the store may contain more than was read
             with storage_errors("the linkage"):
-                if told.keys() - known_issuers.keys():
-                    self.write(self._issuers, json.dumps(known_issuers | told, indent=4))
+                if given.keys() - known_issuers.keys():
+                    self.write(self._issuers, json.dumps(known_issuers | given, indent=4))
                 # A patient counts as known only if both files have an entry, so a kill between the two writes does no
                 # harm.
                 if len(set(pseudonyms) & set(shifts)) > before or (people and not self.new_ids.exists()):

@@ -85,10 +85,10 @@ def of_table(table: QueryTable) -> Cohort:
     return Cohort(list(found.values()), "line", without_id=sorted(without_id))
 
 
-_TELLING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
+_IDENTIFYING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
 
 
-def _told(file: DicomFile) -> tuple[str, ...]:
+def _identifying(file: DicomFile) -> tuple[str, ...]:
     return file.patient_id, file.issuer, file.patient_name, file.birth_date
 
 
@@ -118,18 +118,20 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bo
     clashing = []
     for number, files in enumerate(scanned.series.values(), 1):
         cohort.unnamed += [readable(file.path.relative_to(root)) for file in files if not file.patient_id]
-        for told in (dict(zip(_TELLING, values, strict=True)) for values in dict.fromkeys(map(_told, files))):
-            if not (patient_id := told["PatientID"]):
+        for attributes in (
+            dict(zip(_IDENTIFYING, values, strict=True)) for values in dict.fromkeys(map(_identifying, files))
+        ):
+            if not (patient_id := attributes["PatientID"]):
                 continue
             patient = found.setdefault(patient_id, Patient(patient_id))
-            patient.issuer = patient.issuer or told["IssuerOfPatientID"]
+            patient.issuer = patient.issuer or attributes["IssuerOfPatientID"]
             if number not in patient.places:
                 patient.places.append(number)
             others = seen.setdefault(patient_id, [])
-            if any(two_people(told, other) for other in others) and number not in clashing:
+            if any(two_people(attributes, other) for other in others) and number not in clashing:
                 clashing.append(number)
-            if told not in others:
-                others.append(told)
+            if attributes not in others:
+                others.append(attributes)
     if clashing:
         raise InputError(
             f"series {numbers(clashing)}, in order of their paths: the PatientID is in others under another "

@@ -102,14 +102,14 @@ def _can_be_rest(keyword: str, wanted: str, text: str, lost: LostLetters) -> boo
         return False  # such as a phantom's; a name that lost its letters still has its delimiters
     shown = [words_of(fold(group), with_empty=True) for group in text.split("=")]
     return all(
-        any(can_assign_words(asked, words, lambda a, word: _fits(a, word, lost)) for words in shown)
+        any(can_assign_words(patterns, words, lambda a, word: _fits(a, word, lost)) for words in shown)
         for group in unicodedata.normalize("NFC", wanted).split("=")
-        if (asked := [word for word in words_of(group) if word.strip("*")])
+        if (patterns := [word for word in words_of(group) if word.strip("*")])
     )
 
 
-def _fits(asked: str, word: str, lost: LostLetters) -> bool:
-    return _expression(asked, True, lost).fullmatch(word) is not None
+def _fits(pattern: str, word: str, lost: LostLetters) -> bool:
+    return _expression(pattern, True, lost).fullmatch(word) is not None
 
 
 @lru_cache(maxsize=4096)

@@ -58,17 +58,17 @@ def name_matches(pattern: str, value: str, exact: bool = False) -> bool:
     """Return whether a person's name matches a pattern by the rules of this module; `exact`: no wildcards."""
     groups = _groups(value)
     return bool(groups) and all(
-        any(can_assign_words(asked, words, partial(wildcard_match, exact=exact)) for words in groups)
+        any(can_assign_words(patterns, words, partial(wildcard_match, exact=exact)) for words in groups)
         for group in _groups(pattern)
-        if (asked := [word for word in group if word.strip("*")])
+        if (patterns := [word for word in group if word.strip("*")])
     )
 
 
-def can_assign_words(asked: Sequence[str], words: Sequence[str], fit: Callable[[str, str], bool]) -> bool:
+def can_assign_words(patterns: Sequence[str], words: Sequence[str], fit: Callable[[str, str], bool]) -> bool:
     """Return whether each pattern can be assigned a different word that fits it (augmenting paths)."""
-    if len(asked) > len(words):
+    if len(patterns) > len(words):
         return False
-    fits = [[w for w, word in enumerate(words) if fit(pattern, word)] for pattern in asked]
+    fits = [[w for w, word in enumerate(words) if fit(pattern, word)] for pattern in patterns]
     holder: dict[int, int] = {}
 
     def place(a: int, tried: set[int]) -> bool:
@@ -80,7 +80,7 @@ def can_assign_words(asked: Sequence[str], words: Sequence[str], fit: Callable[[
                     return True
         return False
 
-    return all(place(a, set()) for a in range(len(asked)))
+    return all(place(a, set()) for a in range(len(patterns)))
 
 
 # Results of folding the letters of the European Latin alphabets (U+00C0 to U+024F). Other letters of a to z have one

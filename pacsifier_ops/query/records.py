@@ -260,8 +260,8 @@ def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
                 elif result.data_type == "n":
                     record.numbers.add(place)
             except ValueError as error:
-                held = cell.value if result.value is None else result.value
-                record.cells.append("" if held is None else str(getattr(held, "text", held)))
+                value = cell.value if result.value is None else result.value
+                record.cells.append("" if value is None else str(getattr(value, "text", value)))
                 record.faults[place] = str(error)
         records.append(record)
     return records

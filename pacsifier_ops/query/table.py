@@ -190,7 +190,7 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
 def _check(table: QueryTable, records: list[Record], remark: str, reading: Reading) -> None:
     """Sort complete records into good and bad rows."""
     verdict = functools.cache(functools.partial(_verdict, reading))
-    asked: dict[tuple[str, ...], list[int]] = {}
+    lines_by_values: dict[tuple[str, ...], list[int]] = {}
     cells: dict[int, dict[str, str]] = {}
     wanted: dict[int, tuple[str, ...]] = {}
     problems: dict[int, list[Problem]] = {}
@@ -229,8 +229,8 @@ def _check(table: QueryTable, records: list[Record], remark: str, reading: Readi
             table.problems += problems[line]
             table.bad_rows.append(BadRow(line, cells[line]))
         else:
-            asked.setdefault(values, []).append(line)
-    for values, (line, *others) in asked.items():
+            lines_by_values.setdefault(values, []).append(line)
+    for values, (line, *others) in lines_by_values.items():
         keys = {column: value for column, value in zip(table.columns, values, strict=True) if value}
         new_id, accept = keys.pop(NEW_IDS, ""), keys.pop(ACCEPT, "")
         warned = remarks[line]
