@@ -1,4 +1,4 @@
-"""What one archive does to letters in its responses, as far as they have shown it or a query can show it."""
+"""How one archive changes letters in its responses, as its responses and test queries show."""
 
 from __future__ import annotations
 

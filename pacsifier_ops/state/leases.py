@@ -170,7 +170,7 @@ class Leases:
     def holder(self, name: str) -> Mapping[str, Any] | None:
         """Return the `meta` of a live holder of `name`; None if there is no holder.
 
-        A slot file exists before it names its holder, so this waits. It is empty if the holder died in between.
+        A slot file exists before it names its holder, so this waits. The result is empty if the holder died in between.
         """
         until = time.monotonic() + _TO_WRITE_OWNER
         while (record := self._live(self._folder(name))) == {} and time.monotonic() < until:
