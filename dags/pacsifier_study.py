@@ -53,6 +53,7 @@ from pacsifier_ops.operators.study import (
     StudyRemoveOperator,
     StudyReportOperator,
     StudySetUpOperator,
+    StudyStage,
 )
 
 BECOMES, RELEASE = "What it becomes", "Who releases it"
@@ -247,26 +248,26 @@ with DAG(
 ):
     set_up = StudySetUpOperator(task_id="set_up")
     with TaskGroup("extract") as extract:
-        extraction("extract")
+        extraction(StudyStage.EXTRACT)
     with TaskGroup("pseudonyms") as pseudonyms:
-        pseudonymization("pseudonyms")
+        pseudonymization(StudyStage.PSEUDONYMS)
     with TaskGroup("anonymize") as anonymize:
-        deidentification("anonymize")
+        deidentification(StudyStage.ANONYMIZE)
     with TaskGroup("dumps") as dumps:
-        relocation("dumps")
+        relocation(StudyStage.DUMPS)
     check = StudyCheckOperator(task_id="check", trigger_rule="none_failed")
     approve = ApproveReleaseOperator(task_id="approve")
     release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS)])
     with TaskGroup("dicomdir") as dicomdir:
-        file_set("dicomdir")
+        file_set(StudyStage.DICOMDIR)
     with TaskGroup("upload") as upload:
-        sending("upload")
+        sending(StudyStage.UPLOAD)
     with TaskGroup("karnak") as karnak:
-        karnak_tagging("karnak")
+        karnak_tagging(StudyStage.KARNAK)
     with TaskGroup("karnak_upload") as karnak_upload:
-        sending("karnak_upload")
+        sending(StudyStage.KARNAK_UPLOAD)
     with TaskGroup("move") as move:
-        extraction("move")
+        extraction(StudyStage.MOVE)
     remove = StudyRemoveOperator(task_id="remove", trigger_rule="all_done")
     report = StudyReportOperator(task_id="report", trigger_rule="all_done")
 

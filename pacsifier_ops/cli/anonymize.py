@@ -21,13 +21,12 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.terminal import Meter
-from pacsifier_ops.cli.crew import stoppable
+from pacsifier_ops.cli.crew import carry_out, stoppable
 from pacsifier_ops.cli.options import given
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.deid.whose import FOLDER, IDENTITIES, PATIENT_ID, STUDY
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT, VARIABLE
-from pacsifier_ops.runs.accounts import EXIT_CODES
 from pacsifier_ops.runs.folder import Run, noted_warnings
 
 if TYPE_CHECKING:
@@ -122,19 +121,15 @@ def anonymize(request: DeidRequest) -> int:
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
     with stoppable() as stopped, noted_warnings(run):
         units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
-        error: Exception | None = None
-        try:
-            _convert(run, units, stopped)
-        except Exception as problem:
-            error = problem
-        account = steps.report(run, _secret())
-        with suppress(BrokenPipeError):  # as in `pacsifier-anonymize ... | head`
-            _tell(account, run, error)
-        if error is not None and not isinstance(error, PacsifierError):
-            raise error
-        if stopped():
-            return Cancelled.exit_code
-        return 0 if request.accept_incomplete else EXIT_CODES[account.verdict]
+        return carry_out(
+            run,
+            lambda: _convert(run, units, stopped),
+            lambda run: steps.report(run, _secret()),
+            lambda account, error: _tell(account, run, error),
+            request.accept_incomplete,
+            stopped,
+            decides=(),
+        )
 
 
 def _secret() -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pacsifier_ops import __version__
 from pacsifier_ops.cli.options import given
-from pacsifier_ops.cli.tools import Stopped, carry_out
+from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import dicomdir as steps
-from pacsifier_ops.runs.folder import Run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,18 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return carry_out(
         "pacsifier-create-dicomdir",
         lambda run, stopped: steps.prepare(run, request, cancelled=stopped),
-        _work,
+        steps.Copying,
         steps.report,
         request.out_folder,
         request.accept_incomplete,
+        last=steps.assemble,
     )
-
-
-def _work(run: Run, unit: int, stopped: Stopped) -> None:
-    """Copy a unit, and after the last one, write the directory."""
-    steps.copy(run, unit, stopped)
-    if steps.all_copied(run):
-        steps.assemble(run, stopped)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from pacsifier_ops.base.errors import Cancelled, InputError, Later, PacsifierError
 from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.runs.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.job import Account
 
 
 @contextmanager
@@ -144,28 +146,37 @@ class ProgressLine:
         self._meter.show(self._ended, f"{self._arrived} images  {rate:.1f} MB/s" if self._bytes else "")
 
 
+A = TypeVar("A", bound=Account)
+
+
 def carry_out(
     run: Run,
     work: Callable[[], None],
-    report: Callable[[Run], RunAccount],
-    log_folder: Path,
+    close: Callable[[Run], A],
+    tell: Callable[[A, Exception | None], None],
     accept_incomplete: bool,
     stopped: Callable[[], bool],
+    decides: type[PacsifierError] | tuple[()] = InputError,
 ) -> int:
-    """Do the work of a run, close its books whatever happened, and tell how it ended; returns the exit code."""
+    """Do the work of a run, close its account whatever happened, and tell how it ended; returns the exit code.
+
+    Args:
+        tell: told the account, and what ended the work early.
+        decides: errors that decide on the exit code, where they ended the work; else the verdict does.
+    """
     error: Exception | None = None
     try:
         work()
     except Exception as problem:
         error = problem
-    account = report(run)
+    account = close(run)
     with suppress(BrokenPipeError):  # as in `pacsifier ... | head`
-        _tell(account, run, log_folder, error)
+        tell(account, error)
     if error is not None and not isinstance(error, PacsifierError):
         raise error
     if stopped():
         return Cancelled.exit_code
-    if isinstance(error, InputError):
+    if isinstance(error, PacsifierError) and isinstance(error, decides):
         return error.exit_code
     return 0 if accept_incomplete else EXIT_CODES[account.verdict]
 
@@ -175,7 +186,8 @@ def _name(series: SeriesAccount) -> str:
     return f"series {series.number}" if series.folder in ("", ".") else series.folder
 
 
-def _tell(account: RunAccount, run: Run, log_folder: Path, error: Exception | None) -> None:
+def tell(run: Run, log_folder: Path, account: RunAccount, error: Exception | None) -> None:
+    """Tell how a transfer ended, and where its log and report are."""
     totals = account.totals()
     for note in account.notes:
         print(f"query table: {note}", file=sys.stderr)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Cancelled
-from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable
+from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable, tell
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.run import Planned, Request
+from pacsifier_ops.extract.fetching import Fetching
+from pacsifier_ops.extract.run import Request
 from pacsifier_ops.runs.accounts import MOVE
 from pacsifier_ops.runs.folder import Run, noted_warnings
-from pacsifier_ops.runs.worker import Worker
 
 
 def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNode | None, verbose: bool) -> int:
@@ -33,7 +34,7 @@ def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNod
             run,
             lambda: _work(run, archives, destination, batches, stopped, verbose),
             steps.report,
-            request.out_directory,
+            partial(tell, run, request.out_directory),
             request.accept_incomplete,
             stopped,
         )
@@ -84,7 +85,7 @@ def _fetch(
     crew = Crew(node.max_associations, stopped)
     with closing(steps.receivers_for(run, node)) as receivers:
 
-        def worker() -> Worker[Planned]:
+        def worker() -> Fetching:
             if Request.of(run).retrieve == MOVE:
                 return steps.Moving(run, node, destination, crew.cancelled, bar.done)
             return steps.Retrieval(run, node, crew.cancelled, bar.arrived, bar.done, receivers)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return carry_out(
         _COMMAND,
         lambda run, stopped: reports.prepare(run, request, cancelled=stopped),
-        reports.extract,
+        reports.ReportsWorker,
         reports.report,
         request.out_folder,
         request.accept_incomplete,

@@ -4,62 +4,58 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from pacsifier_ops.base.errors import Cancelled, PacsifierError
+from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
+from pacsifier_ops.cli import crew
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.runs.accounts import EXIT_CODES
 from pacsifier_ops.runs.folder import Run, noted_warnings
-
-#: A step over a run's folder; asks now and then whether it is to stop.
-Stopped = Callable[[], bool]
+from pacsifier_ops.runs.job import Question, Worker
 
 
 def carry_out(
     command: str,
-    prepare: Callable[[Run, Stopped], list[int]],
-    work: Callable[[Run, int, Stopped], object],
+    prepare: Callable[[Run, Question], list[int]],
+    worker: Callable[[Run, Question], Worker[Any, Any]],
     close: Callable[[Run], ToolAccount],
     out: Path,
     accept_incomplete: bool = False,
+    last: Callable[[Run, Question], object] = lambda run, stopped: None,
 ) -> int:
     """Run the steps of a tool one after the other, and tell how it ended; returns the exit code.
 
     Args:
         command: name of the command, begins its messages.
         prepare: gives the numbers of the units; what it raises ends it all, and nothing was touched.
-        work: does a unit.
-        close: closes the books, whatever happened.
+        worker: works on the units.
+        close: closes the account, whatever happened.
         out: the folder for the results, which is to be nobody else's.
+        last: comes after the units.
     """
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
+
+        def work() -> None:
+            with worker(run, stopped) as busy:
+                busy.units(units)
+            last(run, stopped)
+
+        def tell(account: ToolAccount, error: Exception | None) -> None:
+            _tell(command, account, run, error)
+
         try:
             refuse_reserved(out, "the folder for the results", alone=True)
             units = prepare(run, stopped)
-            error: PacsifierError | None = None
-            try:
-                for unit in units:
-                    work(run, unit, stopped)
-            except PacsifierError as problem:
-                error = problem
-            account = close(run)
+            return crew.carry_out(run, work, close, tell, accept_incomplete, stopped, PacsifierError)
         except PacsifierError as problem:
             print(f"{command}: {problem}", file=sys.stderr)
             return problem.exit_code
-    with suppress(BrokenPipeError):  # as in `… | head`
-        _tell(command, account, run, error)
-    if error is not None:
-        return error.exit_code
-    if stopped():
-        return Cancelled.exit_code
-    return 0 if accept_incomplete else EXIT_CODES[account.verdict]
 
 
-def _tell(command: str, account: ToolAccount, run: Run, error: PacsifierError | None) -> None:
+def _tell(command: str, account: ToolAccount, run: Run, error: Exception | None) -> None:
     for name, reason in account.problems:
         print(f"{name}: {reason}", file=sys.stderr)
     if error is not None:

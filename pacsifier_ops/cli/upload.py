@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from pacsifier_ops.base.config import PacsNode
-from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable
+from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable, tell
 from pacsifier_ops.runs.folder import Run, noted_warnings
+from pacsifier_ops.runs.job import prepared
 from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.run import UploadRequest
 
@@ -23,7 +25,7 @@ def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
         units = steps.prepare(run, request, node, cancelled=stopped)
-        series = sum(part.read_bytes().count(b"\n") for part in run.parts("units"))
+        series = prepared(run)["series"]
         print(f"{series} series to be sent", flush=True)
         crew = Crew(node.max_associations, stopped)
 
@@ -38,4 +40,5 @@ def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
             if errors:
                 raise errors[0]
 
-        return carry_out(run, work, steps.report, request.out_directory, request.accept_incomplete, stopped)
+        told = partial(tell, run, request.out_directory)
+        return carry_out(run, work, steps.report, told, request.accept_incomplete, stopped)

@@ -18,7 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,9 @@ from pacsifier_ops.base.files import (
     atomic_stream,
     data_file,
     private_folder,
-    read_json,
     read_jsonl,
     storage_errors,
     write_atomic,
-    write_json,
 )
 from pacsifier_ops.deid import leftout
 from pacsifier_ops.deid.rules import Option, Rules
@@ -40,8 +38,10 @@ from pacsifier_ops.deid.run import (
     EXCLUDED,
     QUARANTINED,
     WITHDRAWN,
+    Counts,
     DeidRequest,
     Settled,
+    SourceSeries,
     Store,
     series_of,
 )
@@ -50,7 +50,7 @@ from pacsifier_ops.deid.whose import told_by
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.runs.folder import Run, now
-from pacsifier_ops.runs.worker import NOT_ATTEMPTED
+from pacsifier_ops.runs.job import NOT_ATTEMPTED, prepared, write_account
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import Tree
 
@@ -176,9 +176,15 @@ class Account:
         }
 
 
-def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account:
-    """Count every object: those of this run, and those that earlier ones have settled in the same output tree."""
-    scan = read_json(run.folder / "scan.json")
+def close(
+    run: Run, request: DeidRequest, store: Store, rules: Rules, outcomes: Iterable[tuple[SourceSeries, Counts]]
+) -> Account:
+    """Count every object: those of this run, and those that earlier ones have settled in the same output tree.
+
+    Args:
+        outcomes: the series of this run, and how far each is.
+    """
+    scan = prepared(run)
     account = Account(
         run=run.name,
         started=request.started,
@@ -195,10 +201,11 @@ def close(run: Run, request: DeidRequest, store: Store, rules: Rules) -> Account
         nameless=scan["nameless"],
     )
     planned: dict[str, list[Any]] = {}
-    for item in (item for part in run.parts("units") for item in read_jsonl(part)):
-        planned.setdefault(item["key"], []).extend(item["files"])
-    ended = (item for part in run.parts("results") for item in read_jsonl(part))
-    reasons = {item["number"]: item["reason"] for item in ended if item["reason"]}
+    reasons: dict[int, str] = {}
+    for source, counts in outcomes:
+        planned.setdefault(source.key, []).extend(source.files)
+        if counts.reason not in ("", NOT_ATTEMPTED):
+            reasons[source.number] = counts.reason
     used: Counter[str] = Counter()
     patients = set()
     for source in series_of(store):
@@ -314,20 +321,7 @@ def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, r
         for (outcome, rule, reason), count in sorted(apart.items()):
             for _ in range(count):
                 beside.write(cells.line(["", "", outcome, rule, reason, "", rules.digest]).encode())
-    with storage_errors("the state root"):
-        write_json(
-            run.folder / "accounts.json", {**asdict(account), "verdict": account.verdict, "totals": account.totals()}
-        )
-
-
-def write_summary(run: Run, account: Account) -> None:
-    """Write how the run ended: the last of its files.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    with storage_errors("the state root"):
-        write_json(run.folder / "summary.json", account.summary())
+    write_account(run, account)
 
 
 def _manifest(store: Store, digest: str) -> Iterator[dict[str, Any]]:

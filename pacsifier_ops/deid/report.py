@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from pacsifier_ops.base.files import storage_errors, write_atomic
+from pacsifier_ops.base.files import storage_errors, write_atomic, write_json
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.deid.books import Account
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED, Store
@@ -39,6 +39,7 @@ def write_sheets(run: Run, account: Account, store: Store) -> dict[int, str]:
         old.unlink()
     looked_at = [s for s in account.series if (path := store.sheet(s.number)).exists() and path.stat().st_size]
     pages: dict[int, str] = {}
+    listed: list[tuple[int, int, str]] = []
     for place, part in enumerate(slices(len(looked_at), -(-len(looked_at) // SHEETS)) if looked_at else (), 1):
         series = [looked_at[number] for number in part]
         name = f"contact-sheets-{place}.html"
@@ -51,6 +52,8 @@ def write_sheets(run: Run, account: Account, store: Store) -> dict[int, str]:
         )
         write_atomic(run.folder / name, shown)
         pages |= {s.number: name for s in series}
+        listed.append((series[0].number, series[-1].number, name))
+    write_json(run.folder / "sheets.json", listed)  # see `outcome.sheets`
     return pages
 
 

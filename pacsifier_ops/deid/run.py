@@ -1,21 +1,19 @@
 """What a de-identification is asked for, and what its steps keep.
 
-In the run's folder (see `run.Run`):
+In the run's folder, beside the files of every job (see `runs.job`; the items of a unit are series, see SourceSeries):
 
 | file                    | written by | what                                                                      |
 |-------------------------|------------|---------------------------------------------------------------------------|
-| scan.json               | prepare    | how much there is; files passed over, and those that cannot be read       |
-| units/<unit>.jsonl      | prepare    | the series of one unit, see Source                                        |
-| results/<unit>.jsonl    | convert    | how far each series of the unit is, in counts                             |
 | manifest.jsonl          | report     | what became of every object, without identifiers                          |
 | contact-sheets-<n>.html | report     | the contact sheets of fifty series                                        |
+| sheets.json             | report     | first and last series of each of these, and its name                      |
 
 Beside the state of the output tree, below `deid/<id>/`, for what is to outlive a run:
 
 | file                    | written by | what                                                                      |
 |-------------------------|------------|---------------------------------------------------------------------------|
 | names.json              | prepare    | folder names given so far                                                 |
-| series.jsonl            | prepare    | every series so far, see Source                                           |
+| series.jsonl            | prepare    | every series so far, see SourceSeries                                     |
 | homes.json              | prepare    | in place: what folders or studies said of their patients, see `whose.Home`|
 | unreadable.jsonl        | prepare    | files that cannot be taken for an object, with the reason                 |
 | settled/<key>.jsonl     | convert    | what became of each object of a series, see Settled; lines are only added |
@@ -37,9 +35,10 @@ from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.deid.whose import PATIENT_ID
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
+from pacsifier_ops.runs.accounts import INCOMPLETE
 from pacsifier_ops.runs.folder import Kept
 from pacsifier_ops.state.ledger import digest
-from pacsifier_ops.state.tree import CONTROL, Tree
+from pacsifier_ops.state.tree import CONTROL, Tree, marker_of
 
 #: What becomes of an object. Whatever has none of these is missing.
 DEIDENTIFIED, EXCLUDED, QUARANTINED = "de-identified", "excluded", "quarantined"
@@ -113,7 +112,7 @@ class SourceSeries:
         target: of the series below the output folder.
         known: values that tell who the patient is, of all objects of the patient so far, by keyword.
         counted: whether its images are counted with six or seven digits (see `numbers.Calendar`).
-        parts: how many parts the series is in.
+        parts: how many parts the series is in; part: which of them this is, from 0; only in units.
         files: path below the input folder (see `upload.run`), size, mtime_ns and SOP Instance UID of each; only in
             units.
         nameless: SOP Instance UIDs of those without a PatientID; only in units.
@@ -136,6 +135,7 @@ class SourceSeries:
     parts: int = 1
     files: list[list[Any]] = field(default_factory=list)
     nameless: list[str] = field(default_factory=list)
+    part: int = 0
 
     @property
     def series(self) -> SeriesId:
@@ -146,6 +146,33 @@ class SourceSeries:
     def person(self) -> Person:
         """Who the patient becomes."""
         return Person(self.pseudonym, self.shift)
+
+
+@dataclass
+class Counts:
+    """How far a series is.
+
+    Attributes:
+        number: of the series; part: of it, from 0.
+        state: complete, or incomplete: objects are missing.
+        present: objects that an earlier run, or an earlier attempt, has de-identified.
+        missing: objects whose files cannot be read.
+        bytes, seconds: of files read, and spent on them, in this run.
+        reason: why objects are missing; no values.
+    """
+
+    number: int
+    modality: str
+    state: str = INCOMPLETE
+    present: int = 0
+    deidentified: int = 0
+    excluded: int = 0
+    in_quarantine: int = 0
+    missing: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    part: int = 0
 
 
 @dataclass
@@ -242,6 +269,12 @@ class Store:
 
     def _path(self, key: str) -> Path:
         return private_folder(self.folder / "settled") / f"{key}.jsonl"
+
+
+def store_of(root: Path) -> Store | None:
+    """What is known of an output tree; None where nothing was de-identified into the folder."""
+    tree, marker = Tree.existing(root), marker_of(root)
+    return Store(tree, marker["id"]) if tree and "id" in marker else None
 
 
 def series_of(store: Store) -> Iterator[SourceSeries]:

@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import Cancelled, FileUnreadable, InputError, TreeError
@@ -44,17 +43,22 @@ from pacsifier_ops.deid.run import (
     QUARANTINED,
     STAGED,
     WITHDRAWN,
+    Counts,
     DeidRequest,
     Settled,
     SourceSeries,
     Store,
     series_of,
+    store_of,
 )
 from pacsifier_ops.deid.whose import FOLDER, Home, Homes, Remembered, identifying, told_by
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import project_folder
+from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, never, slices
+from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_summary
+from pacsifier_ops.runs.progress import DEIDENTIFICATION
 from pacsifier_ops.state.approved import approve
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.ledger import digest
@@ -68,13 +72,11 @@ if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.dicom.scan import Scan
 
-Question = Callable[[], bool]
-
 #: Objects that are converted together: a large series is shared out among several workers.
 PART = 200
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("scan", "units", "results", "manifest", "summary", "thumbnails")
+KEPT = (*job.KEPT, "manifest", "sheets")
 
 _AT_WORK = "somebody is at work in the folder; wait until that has ended, then run again"
 _NOT_LINKED = "its patient has no pseudonym"
@@ -104,10 +106,8 @@ def prepare(
     from pacsifier_ops.deid.look import look
     from pacsifier_ops.dicom.scan import scan
 
-    run.forget(KEPT)
     folders = request.in_folder.resolve(), request.out_folder.resolve()
-    request = replace(request, in_folder=folders[0], out_folder=folders[1], started=now())
-    request.keep(run)
+    request = begin(run, replace(request, in_folder=folders[0], out_folder=folders[1]), KEPT)
     _check_folders(request)
     how = Policy.of(request, secret)
     marker = marker_of(request.out_folder)
@@ -176,10 +176,10 @@ def _check_trees(trees: Iterable[Path], request: DeidRequest) -> None:
 
 def _homes_before(request: DeidRequest) -> dict[str, Home]:
     """In place: what folders or studies said of their patients, before objects of theirs were converted."""
-    tree, marker = Tree.existing(request.out_folder), marker_of(request.out_folder)
-    if not (request.in_place and tree and "id" in marker and (path := Store(tree, marker["id"]).homes).exists()):
+    store = store_of(request.out_folder)
+    if not (request.in_place and store and store.homes.exists()):
         return {}
-    return {name: Home(*map(set, said)) for name, said in read_json(path).items()}
+    return {name: Home(*map(set, said)) for name, said in read_json(store.homes).items()}
 
 
 def _grouped(
@@ -227,8 +227,8 @@ def _sources(request: DeidRequest, how: Policy) -> Sources:
     from pacsifier_ops.deid.rules import Option
 
     new_ids, day_shift = (Path(name) if name else None for name in (request.new_ids, request.day_shift))
-    tree, marker = Tree.existing(request.out_folder), marker_of(request.out_folder)
-    earlier = series_of(Store(tree, marker["id"])) if tree and "id" in marker else ()
+    store = store_of(request.out_folder)
+    earlier = series_of(store) if store else ()
     return Sources(
         request.in_folder,
         new_ids,
@@ -295,8 +295,8 @@ def _catalogued(
         if without and (text := identifying(group[0])):  # the objects do not tell it, and must not all the same
             source.known["PatientID"] = [text]
         parts = slices(len(lines), -(-len(lines) // PART))
-        for part in parts:
-            chosen.append(replace(source, parts=len(parts), files=[lines[place] for place in part]))
+        for number, part in enumerate(parts):
+            chosen.append(replace(source, parts=len(parts), part=number, files=[lines[place] for place in part]))
             chosen[-1].nameless = [line[-1] for line in chosen[-1].files if line[-1] in without]
     write_json(store.names, namer.names.given)
     write_jsonl(store.series, map(asdict, known.values()))
@@ -350,52 +350,22 @@ def _moved_before(
 
 
 def _planned(run: Run, sources: Sequence[SourceSeries], told: Mapping[str, Any], most: int) -> list[int]:
-    units = slices(len(sources), most)
-    with storage_errors("the state root"):
-        for number, unit in enumerate(units):
-            run.write_part("units", number, (asdict(sources[place]) for place in unit))
-        counts = {"series": len(sources), "instances": sum(len(source.files) for source in sources)}
-        write_json(run.folder / "scan.json", {**told, **counts})
-    return list(range(len(units)))
+    units = [(sources[place] for place in unit) for unit in slices(len(sources), most)]
+    counts = {"series": len(sources), "instances": sum(len(source.files) for source in sources)}
+    return cut(run, units, {**told, **counts})
 
 
 # convert
 
 
-@dataclass
-class Counts:
-    """How far a series is.
-
-    Attributes:
-        number: of the series.
-        state: complete, or incomplete: objects are missing.
-        present: objects that an earlier run, or an earlier attempt, has de-identified.
-        missing: objects whose files cannot be read.
-        bytes, seconds: of files read, and spent on them, in this run.
-        reason: why objects are missing; no values.
-    """
-
-    number: int
-    modality: str
-    state: str = "complete"
-    present: int = 0
-    deidentified: int = 0
-    excluded: int = 0
-    in_quarantine: int = 0
-    missing: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    reason: str = ""
-
-
-def convert(run: Run, unit: int, secret: str = "", cancelled: Question = never) -> dict[str, int]:
+def convert(run: Run, unit: int, secret: str = "", cancelled: Question = never) -> dict[str, int | float]:
     """De-identify the objects of one unit: see `Converting.unit`."""
     with Converting(run, secret, cancelled) as converting:
         return converting.unit(unit)
 
 
-class Converting:
-    """A worker that converts units of a run, one after the other. A context manager.
+class Converting(Worker[SourceSeries, Counts]):
+    """Converts units of a run.
 
     Args:
         run: whose units.
@@ -404,6 +374,8 @@ class Converting:
         done: told how far a series is when it ends.
     """
 
+    item, result = SourceSeries, Counts
+
     def __init__(
         self,
         run: Run,
@@ -411,10 +383,15 @@ class Converting:
         cancelled: Question = never,
         done: Callable[[Counts], None] = lambda counts: None,
     ) -> None:
-        self._run, self._secret, self._cancelled, self._done = run, secret, cancelled, done
-        self._stack = ExitStack()
+        super().__init__(run, cancelled, done)
+        self._secret = secret
 
-    def __enter__(self) -> Self:
+    def open(self, stack: ExitStack) -> None:
+        """Get ready to convert.
+
+        Raises:
+            TreeError: out_folder is not being converted by this run any more.
+        """
         from pacsifier_ops.deid.contact import ContactSheets
         from pacsifier_ops.deid.convert import Converter
 
@@ -427,50 +404,45 @@ class Converting:
         self._store = Store(tree, marker["id"])
         self._base = _base(request)
         self._apart = apart_of(self._run, request)
-        with ExitStack() as stack:
-            scratch = stack.enter_context(tree.workplace(shared()))
-            self._converter = Converter(how, scratch, self._run.note)
-            self._sheets = stack.enter_context(ContactSheets())
-            self._stack = stack.pop_all()
-        return self
+        scratch = stack.enter_context(tree.workplace(shared()))
+        self._converter = Converter(how, scratch, self._run.note)
+        self._sheets = stack.enter_context(ContactSheets())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    @staticmethod
+    def key(line: SourceSeries | Counts) -> tuple[int, int]:
+        """The series, and the part of it."""
+        return line.number, line.part
 
-    def unit(self, number: int) -> dict[str, int]:
-        """De-identify the objects of one unit that are not settled yet.
+    @classmethod
+    def account(cls, source: SourceSeries) -> Counts:
+        """Before any object is de-identified."""
+        return Counts(source.number, source.modality, reason=NOT_ATTEMPTED, part=source.part)
 
-        Returns:
-            Sums over the unit's series, without identifiers.
+    def begin(self, source: SourceSeries, kept: Counts | None) -> Counts:
+        """Anew: what an earlier attempt has settled is counted as present."""
+        return self.account(source)
 
-        Raises:
-            StorageError: output folder or state root cannot be written. What is settled stays so.
-            Cancelled: `cancelled` said so; likewise.
-        """
-        ended: list[Counts] = []
+    def counts(self, result: Counts) -> dict[str, int | float]:
+        """Its state, images and bytes."""
+        names = {"present": "present", "missing": "missing", **DEIDENTIFICATION}
+        images = {f"images {shown}": getattr(result, name) for name, shown in names.items()}
+        return {f"series {result.state}": 1, "bytes": result.bytes, "seconds": result.seconds, **images}
+
+    def totals(self, results: Sequence[Counts]) -> dict[str, int | float]:
+        """How many objects ended how."""
+        return {"series": len(results), **{name: sum(getattr(one, name) for one in results) for name in _TOTALS}}
+
+    def work(self, source: SourceSeries, counts: Counts) -> Counts:
+        """De-identify the objects of a series, or of a part of one, that are not settled yet."""
+        started = time.monotonic()
         try:
-            for item in read_jsonl(self._run.part("units", number)):
-                source = SourceSeries(**item)
-                ended.append(counts := Counts(source.number, source.modality))
-                started = time.monotonic()
-                try:
-                    self._series(source, counts)
-                finally:
-                    counts.seconds = time.monotonic() - started
-                self._done(counts)
+            self._series(source, counts)
         finally:
-            with storage_errors("the state root"):
-                self._run.write_part("results", number, map(asdict, ended))
-        totals: Counter[str] = Counter()
-        for counts in ended:
-            totals.update({name: getattr(counts, name) for name in _TOTALS})
-        return {"series": len(ended), **totals}
+            counts.seconds = time.monotonic() - started
+        return counts
 
     def _series(self, source: SourceSeries, counts: Counts) -> None:
-
-        counts.state, counts.reason = "incomplete", "not ended"
+        counts.reason = "not ended"
         settled = self._store.settled(source.key)
         seen = {old for item in settled.values() for old in item.uids}
         for name, size, mtime, uid in source.files:
@@ -503,7 +475,7 @@ class Converting:
         if self._request.contact_sheets and source.parts == 1:
             make_sheet(self._sheets, self._store, self._base, source, fresh=counts.deidentified > 0)
         if not counts.missing:
-            counts.state, counts.reason = "complete", ""
+            counts.state, counts.reason = COMPLETE, ""
 
     def _settle(self, source: SourceSeries, item: Settled, made: Converted, before: Settled | None) -> None:
         """Keep what became of an object, then let the result have its name: no file is there that no book knows."""
@@ -584,8 +556,7 @@ def report(run: Run, secret: str = "") -> Account:
     from pacsifier_ops.deid import report as pages
     from pacsifier_ops.deid.contact import ContactSheets
 
-    if not (run.folder / "scan.json").exists():
-        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
+    prepared(run)
     request = DeidRequest.of(run)
     how = Policy.of(request, secret)
     tree, marker = Tree.existing(request.out_folder), marker_of(request.out_folder)
@@ -598,7 +569,7 @@ def report(run: Run, secret: str = "") -> Account:
                 make_sheet(sheets, store, _base(request), source, fresh=True)
     if not request.in_place and marker.get("run") == run.name:
         _withdraw(run, request, store)
-    account = books.close(run, request, store, how.rules)
+    account = books.close(run, request, store, how.rules, Converting.outcomes(run))
     account.apart = str(apart_of(run, request)) if request.in_place else ""
     if request.in_place and not account.missing and marker["state"] == CONVERTING:
         if not marker.get(CLEARED):
@@ -609,7 +580,7 @@ def report(run: Run, secret: str = "") -> Account:
         linkage = books.write_linkage(request, store, how.rules)
     books.write(run, account, tree, store, linkage, how.rules)
     pages.write(run, account, store)
-    books.write_summary(run, account)
+    write_summary(run, account)
     with shared().acquire(f"deid:{tree.root}"):
         marker = marker_of(tree.root)
         if account.verdict == COMPLETE and marker.get("run") == run.name:  # else who began after us says it
@@ -637,9 +608,7 @@ def _made(store: Store, root: Path) -> Iterator[dict[str, str]]:
 
 def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:
     """Take back results of objects that are of another patient or series by now, or that another file contradicts."""
-    planned = {
-        line[-1]: item["key"] for unit in run.parts("units") for item in read_jsonl(unit) for line in item["files"]
-    }
+    planned = {line[-1]: source.key for source, _ in Converting.outcomes(run) for line in source.files}
     unfit = {item["path"] for item in read_jsonl(store.unreadable) if not item["missing"]}
     for source in series_of(store):
         for uid, item in store.settled(source.key).items():
@@ -664,5 +633,4 @@ def _same_file(request: DeidRequest, item: Settled) -> bool:
 
 def _in_parts(run: Run) -> Iterable[SourceSeries]:
     """The series of a run that no worker has seen as a whole."""
-    parts = (SourceSeries(**item) for unit in run.parts("units") for item in read_jsonl(unit) if item["parts"] > 1)
-    return {source.key: source for source in parts}.values()
+    return {source.key: source for source, _ in Converting.outcomes(run) if source.parts > 1}.values()

@@ -29,7 +29,7 @@ from pacsifier_ops.runs.accounts import (
     SERIES_UNVERIFIABLE,
     SeriesAccount,
 )
-from pacsifier_ops.runs.worker import settled
+from pacsifier_ops.runs.series import settled
 from pacsifier_ops.state.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.state.leases import Leases
 

@@ -62,7 +62,7 @@ from pacsifier_ops.runs.accounts import (
     SERIES_UNVERIFIABLE,
     SeriesAccount,
 )
-from pacsifier_ops.runs.worker import settled
+from pacsifier_ops.runs.series import settled
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.ledger import Entry, SeriesLedger
 from pacsifier_ops.state.tree import Tree, file_name

@@ -1,4 +1,4 @@
-"""What an extract run is asked for, and what its steps keep in its folder (see `run.Run`).
+"""What an extract run is asked for, and what its steps keep beside the files of every job (see `runs.job`).
 
 | file                 | written by | what                                                       |
 |----------------------|------------|------------------------------------------------------------|
@@ -8,8 +8,8 @@
 | found/<batch>.jsonl  | find       | how each row ended, followed by the series that answer it  |
 | plan.json            | plan       | size of the cohort, what somebody has to approve of, and   |
 |                      |            | lines that contradict each other                           |
-| units/<unit>.jsonl   | plan       | the series of one unit, see Planned                        |
-| results/<unit>.jsonl | retrieve   | the account of each series of the unit                     |
+
+The items of a unit are series, see Planned; the step plan makes them. Their results are accounts of series.
 """
 
 from __future__ import annotations

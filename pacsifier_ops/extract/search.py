@@ -13,6 +13,7 @@ from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.extract.run import ALL
 from pacsifier_ops.runs.accounts import ROW_EMPTY, ROW_FAILED, ROW_FOUND, ROW_UNDECIDABLE
 from pacsifier_ops.runs.folder import never
+from pacsifier_ops.runs.job import COUNTED
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import patient_identity
 
@@ -103,6 +104,7 @@ class Asked:
             "reason": reason,
             "warnings": self.warnings,
             "series": len(self.found),
+            COUNTED: {f"rows {self.state}": 1, "series": len(self.found)},
             "studies": len({(patient_identity(s.attributes, s.study_uid), s.study_uid) for _, s in self.found}),
         }
         yield from ([s.study_uid, s.series_uid, s.attributes, name] for name, s in self.found)

@@ -11,62 +11,43 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from sys import intern
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pacsifier_ops.base.config import PacsNode, node_names, with_overrides
-from pacsifier_ops.base.errors import ConfigError, NotApproved, QueryTableError, StorageError, TooManySeries, TreeError
-from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_json
+from pacsifier_ops.base.config import PacsNode, node_names
+from pacsifier_ops.base.errors import ConfigError, QueryTableError, StorageError, TooManySeries, TreeError
+from pacsifier_ops.base.files import read_jsonl, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId, two_people
-from pacsifier_ops.extract.quarantine import Quarantine
+from pacsifier_ops.extract.fetching import Moving, Retrieval, node_for, plan_of, receivers_for
 from pacsifier_ops.extract.run import RETRIEVE, SEARCH, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
 from pacsifier_ops.extract.size import Size, exceeded, without_room
-from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs import approvals, job
 from pacsifier_ops.runs.accounts import (
     MOVE,
     NONE,
     ROW_BAD,
     SAVE,
-    SERIES_LISTED,
     RowAccount,
     RunAccount,
-    SeriesAccount,
 )
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
-from pacsifier_ops.runs.worker import Worker
+from pacsifier_ops.runs.folder import MOST, Run, never, slices
+from pacsifier_ops.runs.job import Question, begin, expect
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger
 from pacsifier_ops.state.tree import Names, Tree, patient_identity
 
 if TYPE_CHECKING:
-    from pacsifier_ops.extract.move import Mover
-    from pacsifier_ops.extract.receiving import Receivers
-    from pacsifier_ops.extract.retrieve import Retriever
     from pacsifier_ops.query.table import QueryRow
 
-Question = Callable[[], bool]
 #: The archive of a run, or several in the order in which they are asked.
 Archives = PacsNode | Sequence[PacsNode]
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("rows", "found", "plan", "units", "results", "accounts", "summary", "thumbnails")
-
-
-def node_for(node: PacsNode, request: Request) -> PacsNode:
-    """The node as this run uses it."""
-    return with_overrides(
-        node,
-        method=request.method,
-        max_series=request.max_series,
-        window=request.window,
-        accept_patient_id_of=request.accept_patient_id_of,
-    )
+KEPT = (*job.KEPT, "rows", "table", "found", "plan", "thumbnails")
 
 
 def in_order(archives: Archives, request: Request) -> list[PacsNode]:
@@ -105,11 +86,10 @@ def prepare(
     _refuse_contradictions(request, destination)
     nodes = in_order(archives, request)
     names = node_names(node.name for node in nodes)
-    request = replace(request, pacs=", ".join(names), started=request.started or now())
+    request = replace(request, pacs=", ".join(names))
     if request.retrieve == MOVE:
         request = _with_destination(request, nodes, destination)
-    request.keep(run)
-    run.forget(KEPT)
+    request = begin(run, request, KEPT)
     table = read_query_table(request.queryfile, request)
     reasons: dict[int, list[str]] = {}
     for problem in table.problems:
@@ -123,9 +103,9 @@ def prepare(
     same_as = {again: row.line for row in table.rows for again in row.duplicates}
     batches = slices(len(table.rows), most)
     with storage_errors("the state root"):
-        counts = {"rows": len(table.rows), "bad_rows": len(table.bad_rows)}
         told = {"columns": table.columns, "same_as": list(same_as.items()), "notes": table.notes}
-        write_json(run.folder / "table.json", {**told, **counts})
+        write_json(run.folder / "table.json", told)
+        expect(run, rows=len(table.rows), bad_rows=len(table.bad_rows), repeated_rows=len(same_as))
         for number, batch in enumerate(batches):
             rows = (table.rows[i] for i in batch)
             lines = ({"line": row.line, "keys": row.keys, "exact": row.exact, **_of_patient(row)} for row in rows)
@@ -341,6 +321,7 @@ def plan(run: Run, archives: Archives) -> Plan:
         told = {name: asdict(size) for name, size in sizes.items()}
         decided = {"sizes": told, "exceeds": exceeds, "digest": _digest(request, order)}
         write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **decided})
+        expect(run, series=len(order), instances=instances)
     if request.retrieve == NONE and not request.info:
         units_of = {}
     units = list(chain.from_iterable(units_of.values()))
@@ -529,13 +510,18 @@ class CohortQuestion:
     told: list[str]
 
 
+def is_planned(run: Run) -> bool:
+    """Whether the step plan has ended."""
+    return (run.folder / "plan.json").exists()
+
+
 def question(run: Run) -> CohortQuestion | None:
     """What a person is to decide before the cohort is fetched; None where nothing is, or that was approved already.
 
     Raises:
         NotApproved: nothing was planned.
     """
-    plan = _plan_of(run)
+    plan = plan_of(run)
     decision = approvals.decision_on(run, approvals.COHORT)
     granted = decision and (decision.digest, decision.word) == (plan["digest"], approvals.APPROVED)
     if granted or not plan["exceeds"]:
@@ -545,32 +531,13 @@ def question(run: Run) -> CohortQuestion | None:
     return CohortQuestion(plan["digest"], [*plan["exceeds"], *told])
 
 
-def _refuse_unapproved(run: Run) -> None:
-    """Make sure that somebody has approved of a cohort that is larger than allowed, whatever the tasks before say.
-
-    Raises:
-        NotApproved: nobody has, or nothing was planned.
-    """
-    plan = _plan_of(run)
-    if plan["exceeds"]:
-        approvals.approved(run, approvals.COHORT, plan["digest"])
-
-
-def _plan_of(run: Run) -> Mapping[str, Any]:
-    try:
-        plan: Mapping[str, Any] = read_json(run.folder / "plan.json")
-    except FileNotFoundError:
-        raise NotApproved("nothing was planned; run the step plan") from None
-    return plan
-
-
 # retrieve
 
 
 def retrieve(
     run: Run, archives: Archives, unit: int, cancelled: Question = never, resumed: bool = False
 ) -> dict[str, int | float]:
-    """Retrieve the series of one unit: see `Worker.unit`."""
+    """Retrieve the series of one unit: see `job.Worker.unit`."""
     with Retrieval(run, archive_of(run, archives, unit), cancelled) as retrieval:
         return retrieval.unit(unit, resumed)
 
@@ -590,102 +557,6 @@ def archive_of(run: Run, archives: Archives, unit: int) -> PacsNode:
     return node
 
 
-class _Unit(Worker[Planned]):
-    """A worker on units of an extract run, with the info dumps that go with every series."""
-
-    def __init__(self, run: Run, done: Callable[[SeriesAccount], None]) -> None:
-        super().__init__(run, done)
-        self._request = Request.of(run)
-
-    def open(self, stack: ExitStack) -> None:
-        """Make room in the output folder.
-
-        Raises:
-            NotApproved: the cohort is larger than allowed, and nobody has approved of it as it is now.
-            TreeError, StorageError: it cannot be written.
-        """
-        _refuse_unapproved(self._run)
-        self._tree = Tree.open(self._request.out_directory)
-        self._incoming = stack.enter_context(self._tree.workplace(shared()))
-
-    def series(self, unit: int) -> list[Planned]:
-        """The series of a unit."""
-        return [Planned(**item) for item in read_jsonl(self._run.part("units", unit))]
-
-    def describe(self, planned: Planned, at: Retriever | Mover) -> None:
-        """Write what goes beside the images; what the dump lacks, the archive is asked for once more."""
-        from pacsifier_ops.extract.retrieve import write_dump, write_new_id
-
-        if self._request.info:
-            told = planned.attributes
-            if not told.get("AcquisitionDate"):
-                ask = partial(at.finder.acquisition_date, planned.study_uid, planned.series_uid)
-                told["AcquisitionDate"] = at.again(ask)
-            write_dump(self._tree, self._incoming, planned)
-        if planned.new_id:
-            write_new_id(self._tree, self._incoming, planned)
-
-
-class Retrieval(_Unit):
-    """A worker that retrieves units of a run, over one session that it keeps from unit to unit.
-
-    Args:
-        run, node: what is retrieved, and from where.
-        cancelled: asked now and then; True ends the work, what has arrived is kept.
-        progress: told the bytes of every object that arrives.
-        done: told the account of every series as it ends.
-        receivers: where C-MOVE delivers, for callers with several workers in one process.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        node: PacsNode,
-        cancelled: Question = never,
-        progress: Callable[[int], None] = lambda size: None,
-        done: Callable[[SeriesAccount], None] = lambda account: None,
-        receivers: Receivers | None = None,
-    ) -> None:
-        super().__init__(run, done)
-        self._node, self._receivers = node_for(node, self._request), receivers
-        self._cancelled, self._progress = cancelled, progress
-
-    def open(self, stack: ExitStack) -> None:
-        """Get ready to retrieve."""
-        from pacsifier_ops.extract.retrieve import Retriever
-
-        super().open(stack)
-        run, node = self._run, self._node
-        receivers = self._receivers or stack.enter_context(closing(receivers_for(run, node)))
-        retriever = Retriever(
-            node,
-            shared(),
-            self._tree,
-            receivers,
-            self._incoming,
-            Quarantine(run.quarantine),
-            self._cancelled,
-            self._progress,
-            self._request.refetch,
-        )
-        self._retriever = stack.enter_context(retriever)
-
-    def rest(self) -> None:
-        """Give the association back."""
-        self._retriever.session.close()
-
-    def work(self, series: Planned, account: SeriesAccount) -> None:
-        """Retrieve a series, or only describe it."""
-        from pacsifier_ops.dimse.session import ClassesRefused
-
-        self.describe(series, self._retriever)
-        if self._request.retrieve == SAVE:
-            with suppress(ClassesRefused):  # of this series alone, and no retry helps; its account says so
-                self._retriever.retrieve(series, account)
-        else:
-            account.state, account.expected, account.missing = SERIES_LISTED, None, 0
-
-
 def move(
     run: Run,
     archives: Archives,
@@ -694,58 +565,9 @@ def move(
     cancelled: Question = never,
     resumed: bool = False,
 ) -> dict[str, int | float]:
-    """Have the series of one unit moved to another node: see `Worker.unit`."""
+    """Have the series of one unit moved to another node: see `job.Worker.unit`."""
     with Moving(run, archive_of(run, archives, unit), destination, cancelled) as moving:
         return moving.unit(unit, resumed)
-
-
-class Moving(_Unit):
-    """A worker that has units of a run moved to another node, over one session that it keeps from unit to unit.
-
-    Args:
-        run, node: what is moved, and from where.
-        destination: the destination as a node that can be asked what it holds.
-        cancelled: asked now and then; True ends the work.
-        done: told the account of every series as it ends.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        node: PacsNode,
-        destination: PacsNode | None = None,
-        cancelled: Question = never,
-        done: Callable[[SeriesAccount], None] = lambda account: None,
-    ) -> None:
-        super().__init__(run, done)
-        self._node, self._destination, self._cancelled = node_for(node, self._request), destination, cancelled
-
-    def open(self, stack: ExitStack) -> None:
-        """Get ready to move."""
-        from pacsifier_ops.extract.move import Mover
-
-        super().open(stack)
-        aet, resend = self._request.move_aet, self._request.resend
-        only = Path(self._request.only) if self._request.only else None
-        mover = Mover(self._node, shared(), aet, self._destination, resend, self._cancelled, only)
-        self._mover = stack.enter_context(mover)
-
-    def rest(self) -> None:
-        """Give the association back."""
-        self._mover.session.close()
-
-    def work(self, series: Planned, account: SeriesAccount) -> None:
-        """Have a series moved."""
-        self.describe(series, self._mover)
-        self._mover.move(series, account)
-
-
-def receivers_for(run: Run, node: PacsNode) -> Receivers:
-    """Where C-MOVE delivers in this process; close it at the end."""
-    from pacsifier_ops.extract.receiving import Receivers
-
-    tree = Tree.open(Request.of(run).out_directory)
-    return Receivers(node, shared(), tree, Quarantine(run.quarantine))
 
 
 # report

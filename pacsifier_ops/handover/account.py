@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from pacsifier_ops.base.files import storage_errors, write_atomic, write_json
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.job import close
 from pacsifier_ops.runs.pages import Verdict, page
 
 
@@ -72,12 +72,7 @@ def write_books(run: Run, account: ToolAccount, title: str, *told: str) -> None:
     Raises:
         StorageError: one of them cannot be written.
     """
-    with storage_errors("the state root"):
-        write_json(
-            run.folder / "accounts.json", {**asdict(account), "verdict": account.verdict, "totals": account.totals()}
-        )
-        write_atomic(run.report, _page(account, title, told))
-        write_json(run.folder / "summary.json", account.summary())
+    close(run, account, _page(account, title, told))
 
 
 def _page(account: ToolAccount, title: str, told: Sequence[str]) -> str:

@@ -3,12 +3,11 @@
 Each is one function over the run's folder; the DAG's operators and the command line call the same ones. Each may be
 killed and called again. A DICOMDIR is there only while all the files that it lists are.
 
+The items of a unit are series, see ToCopy. Beside the files of every job (see `runs.job`):
+
 | file                 | written by | what                                                      |
 |----------------------|------------|-----------------------------------------------------------|
-| scan.json            | prepare    | counts, remarks, files passed over and the bad ones       |
-| units/<unit>.jsonl   | prepare    | the series of one unit: where its files lie and go        |
 | index/<volume>.jsonl | prepare    | the directory records of a volume                         |
-| results/<unit>.jsonl | copy       | what became of each file of the unit                      |
 | written.json         | assemble   | how many file-sets have their DICOMDIR                    |
 """
 
@@ -20,7 +19,8 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,9 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
+from pacsifier_ops.runs import job
 from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_released_below
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
@@ -55,15 +57,14 @@ if TYPE_CHECKING:
     from pacsifier_ops.handover.layout import FileSet, FileSetSeries
     from pacsifier_ops.handover.records import Described
 
-Question = Callable[[], bool]
-
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("scan", "units", "index", "results", "written", "accounts", "summary")
+KEPT = (*job.KEPT, "index", "written")
 
 #: Bytes of a megabyte, as media are sold; and megabytes of a volume at most.
 MEGABYTE, LARGEST_VOLUME = 10**6, 10**9
 
 _LEFT_OVER = re.compile(r"\.([A-Z0-9.]+)\.[0-9a-f]{8}\.part", re.ASCII)
+_NOT_COPIED = "not copied: the run ended before"
 _CHANGED = "the file changed while it was being copied; run it again"
 _PIECE = 1 << 20
 #: What a zip file says that its entries were made; it cannot say nothing.
@@ -89,6 +90,39 @@ class DicomdirRequest(Kept):
     volume_size: int = 0
     accept_incomplete: bool = False
     started: str = ""
+
+
+@dataclass
+class ToCopy:
+    """A series to be copied: a line of a unit.
+
+    Attributes:
+        number: ordinal in the run, from 1.
+        files: path below in_folder (see `packed`), size, mtime_ns, path below out_folder, and SHA-256 as it was
+            approved of each.
+    """
+
+    number: int
+    modality: str
+    files: list[list[Any]]
+
+    def account(self) -> CopiedFiles:
+        """What is said of its files before any is copied."""
+        files = [[path, _NOT_COPIED, 0, ""] for _, _, _, path, *_ in self.files]
+        return CopiedFiles(self.number, files)
+
+
+@dataclass
+class CopiedFiles:
+    """What became of the files of a series.
+
+    Attributes:
+        number: of the series.
+        files: path below out_folder, why it is not there, or empty, and mtime_ns and SHA-256 of the copy of each.
+    """
+
+    number: int
+    files: list[list[Any]]
 
 
 def catalogue(found: Scan, cancelled: Question = never) -> Iterator[Described]:
@@ -170,9 +204,7 @@ def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Que
     from pacsifier_ops.handover.layout import lay_out, volumes
 
     source, target = request.in_folder.resolve(), request.out_folder.resolve()
-    request = replace(request, in_folder=source, out_folder=target, started=request.started or now())
-    request.keep(run)
-    run.forget(KEPT)
+    request = begin(run, replace(request, in_folder=source, out_folder=target), KEPT)
     _check_folders(request)
     approved = approved_of(source)
     try:
@@ -324,51 +356,39 @@ def _write_plan(run: Run, source: Path, layout: FileSet, found: Scan, plan: File
     from pacsifier_ops.handover.layout import index
 
     series = [(root, one) for root, volume in plan.volumes for one in volume]
-    units = slices(len(series), most)
     remarks = Counter((file.series_uid, remark) for file, remark in layout.remarks)
     named = {
         (file.series_uid, remark): readable(file.path.relative_to(source)) for file, remark in reversed(layout.remarks)
     }
     with storage_errors("the state root"):
-        for unit, numbers in enumerate(units):
-            lines = []
-            for number in numbers:
-                root, one = series[number]
-                files = [
-                    [
-                        packed(p.object.file.path.relative_to(source)),
-                        p.object.file.size,
-                        p.object.file.mtime_ns,
-                        root + p.path,
-                        p.object.file.sha256,
-                    ]
-                    for p in one.objects
-                ]
-                lines.append({"number": number + 1, "modality": one.objects[0].object.file.modality, "files": files})
-            run.write_part("units", unit, lines)
         for number, (_, volume) in enumerate(plan.volumes):
             entries = ([entry.depth, entry.path, entry.body.decode("latin-1")] for entry in index(volume))
             run.write_part("index", number, entries)
-        counts = {
-            "patients": layout.patients,
-            "studies": sum(bool(study[0].above) for study in layout.studies),
-            "series": sum(bool(one.above) for one in layout.series()),
-            "objects": len(plan.files),
-            "file-sets": len(plan.volumes),
-            "outside of the media profiles": layout.outside,
-            "records with keys made up": layout.made_up,
-        }
-        told = [
-            (named[key], f"{key[1]} ({plural(count, 'object')})" if count > 1 else key[1])
-            for key, count in remarks.items()
-        ]
-        bad = [asdict(file) for file in found.bad_files]
-        plain = {"roots": plan.roots, "counts": counts, "remarks": told}
-        write_json(run.folder / "scan.json", {**plain, "passed_over": found.passed_over, "bad_files": bad})
-    return list(range(len(units)))
+    counts = {
+        "patients": layout.patients,
+        "studies": sum(bool(study[0].above) for study in layout.studies),
+        "series": sum(bool(one.above) for one in layout.series()),
+        "objects": len(plan.files),
+        "file-sets": len(plan.volumes),
+        "outside of the media profiles": layout.outside,
+        "records with keys made up": layout.made_up,
+    }
+    told = [
+        (named[key], f"{key[1]} ({plural(count, 'object')})" if count > 1 else key[1]) for key, count in remarks.items()
+    ]
+    bad = [asdict(file) for file in found.bad_files]
+    plain = {"roots": plan.roots, "counts": counts, "remarks": told}
+
+    def line(number: int, root: str, one: FileSetSeries) -> ToCopy:
+        files = [(p.object.file, root + p.path) for p in one.objects]
+        values = [[packed(f.path.relative_to(source)), f.size, f.mtime_ns, path, f.sha256] for f, path in files]
+        return ToCopy(number, files[0][0].modality, values)
+
+    units = [(line(i + 1, *series[i]) for i in unit) for unit in slices(len(series), most)]
+    return cut(run, units, {**plain, "passed_over": found.passed_over, "bad_files": bad})
 
 
-def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
+def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int | float]:
     """Copy the files of a unit into the file-set, those that are not there already.
 
     Returns:
@@ -378,26 +398,40 @@ def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
         StorageError: the out folder cannot be written, or does not give back what was written.
         Cancelled: `cancelled` said so; what is copied stays.
     """
+    with Copying(run, cancelled) as copying:
+        return copying.unit(unit)
 
-    request = DicomdirRequest.of(run)
-    results: list[dict[str, Any]] = []
-    mode = _mode(request)
-    for series in read_jsonl(run.part("units", unit)):
-        for name, size, mtime, path, sha256 in _as_approved(series):
-            if cancelled():
+
+class Copying(Worker[ToCopy, CopiedFiles]):
+    """Copies the files of units of a run."""
+
+    item, result = ToCopy, CopiedFiles
+
+    def open(self, stack: ExitStack) -> None:
+        """Find out for whom the file-set is."""
+        self._request = DicomdirRequest.of(self._run)
+        self._mode = _mode(self._request)
+
+    def work(self, series: ToCopy, result: CopiedFiles) -> CopiedFiles:
+        """Copy the files of a series."""
+        request = self._request
+        for place, (name, size, mtime, path, sha256) in enumerate(_as_approved(series)):
+            if self._cancelled():
                 raise Cancelled("stopped on request")
             target = request.out_folder / path
             try:
                 with storage_errors("out_folder"):
-                    copied = _copy(request.in_folder / unpacked(name), target, size, mtime, sha256, mode)
-                    mtime = target.stat().st_mtime_ns
-                    results.append({"path": path, "problem": "", "mtime_ns": mtime, "sha256": copied})
+                    copied = _copy(request.in_folder / unpacked(name), target, size, mtime, sha256, self._mode)
+                    result.files[place] = [path, "", target.stat().st_mtime_ns, copied]
             except FileUnreadable as error:
-                results.append({"path": path, "problem": str(error), "mtime_ns": 0, "sha256": ""})
-    with storage_errors("the state root"):
-        run.write_part("results", unit, results)
-    failed = sum(bool(result["problem"]) for result in results)
-    return {"copied": len(results) - failed, "failed": failed}
+                result.files[place] = [path, str(error), 0, ""]
+        return result
+
+    def totals(self, results: Sequence[CopiedFiles]) -> dict[str, int | float]:
+        """How many files are there, and how many are not."""
+        problems = [problem for result in results for _, problem, *_ in result.files]
+        failed = sum(map(bool, problems))
+        return {"copied": len(problems) - failed, "failed": failed}
 
 
 def _mode(request: DicomdirRequest) -> int:
@@ -405,13 +439,13 @@ def _mode(request: DicomdirRequest) -> int:
     return private_file() if state_of(request.in_folder) == IDENTIFIED else data_file()
 
 
-def _as_approved(series: dict[str, Any]) -> Iterator[list[Any]]:
+def _as_approved(series: ToCopy) -> Iterator[list[Any]]:
     """The files of a series.
 
     Raises:
         InputError: an earlier version has listed them, and could not say what they must be like.
     """
-    for values in series["files"]:
+    for values in series.files:
         if len(values) != 5:
             raise InputError("the files were listed by an earlier version of this package; begin with the step prepare")
         yield values
@@ -476,11 +510,6 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def all_copied(run: Run) -> bool:
-    """Whether all units are done."""
-    return len(run.parts("results")) == len(run.parts("units"))
-
-
 def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
     """Write the DICOMDIR of every file-set, and its zip file where that is wanted.
 
@@ -495,12 +524,12 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
     """
     from pacsifier_ops.handover.fileset import DICOMDIR, DirectoryRecord, directory, populated
 
-    request, found = DicomdirRequest.of(run), read_json(run.folder / "scan.json")
-    if not all_copied(run):
+    found, request = prepared(run), DicomdirRequest.of(run)
+    results = [file for _, result in Copying.outcomes(run) for file in result.files]
+    if any(problem == _NOT_COPIED for _, problem, *_ in results):
         raise InputError("the run ended before all files were copied; see the error of the step copy")
-    results = [result for part in run.parts("results") for result in read_jsonl(part)]
-    copied = {result["path"]: result["mtime_ns"] for result in results if not result["problem"]}
-    digests = {result["path"]: result.get("sha256", "") for result in results if not result["problem"]}
+    copied = {path: mtime for path, problem, mtime, _ in results if not problem}
+    digests = {path: sha256 for path, problem, _, sha256 in results if not problem}
     _check_copies(request, found["roots"], copied)
     written = 0
     for number, root in enumerate(found["roots"]):
@@ -598,20 +627,15 @@ def report(run: Run) -> ToolAccount:
         InputError: the run ended before the folder was looked at.
         StorageError: the report cannot be written.
     """
-    if not (run.folder / "scan.json").exists():
-        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
-    request, found = DicomdirRequest.of(run), read_json(run.folder / "scan.json")
+    found, request = prepared(run), DicomdirRequest.of(run)
     problems = [(item["path"], item["reason"]) for item in found["bad_files"]]
     copied = 0
-    for part in run.parts("units"):
-        results = run.part("results", int(part.stem))
-        reasons = {result["path"]: result["problem"] for result in read_jsonl(results)} if results.exists() else {}
-        for series in read_jsonl(part):
-            for name, _, _, path, *_ in series["files"]:
-                if reason := reasons.get(path, "not copied: the run ended before"):
-                    problems.append((_shown(name), reason))
-                else:
-                    copied += 1
+    for series, result in Copying.outcomes(run):
+        for (name, *_), (_, problem, *_) in zip(series.files, result.files, strict=True):
+            if problem:
+                problems.append((readable(Path(unpacked(name))), problem))
+            else:
+                copied += 1
     done = run.folder / "written.json"
     written = read_json(done)["file-sets"] if done.exists() else 0
     if copied and not written:
@@ -630,8 +654,3 @@ def report(run: Run) -> ToolAccount:
     )
     write_books(run, account, "DICOMDIR")
     return account
-
-
-def _shown(name: str) -> str:
-
-    return readable(Path(unpacked(name)))

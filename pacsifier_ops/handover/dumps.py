@@ -5,11 +5,7 @@ These are the info dumps beside the series, and what PACSIFIER's anonymization l
 DICOM? Each step is one function over the run's folder; the DAG's operators and the command line call the same ones.
 Each may be killed and called again.
 
-| file                 | written by | what                                                                       |
-|----------------------|------------|----------------------------------------------------------------------------|
-| scan.json            | prepare    | how much there is to move                                                  |
-| units/<unit>.jsonl   | prepare    | the folders of one unit, see Place                                         |
-| results/<unit>.jsonl | move       | what became of the files of each of them, and what is left                 |
+Its files are those of every job (see `runs.job`): the items of a unit are folders, see Place.
 """
 
 from __future__ import annotations
@@ -20,9 +16,9 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pacsifier_ops.base import cells
@@ -32,18 +28,16 @@ from pacsifier_ops.base.files import (
     fsync_folder,
     packed,
     private_folder,
-    read_json,
-    read_jsonl,
     readable,
     storage_errors,
     unpacked,
     unreadable,
     write_atomic,
-    write_json,
 )
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import (
@@ -56,11 +50,6 @@ from pacsifier_ops.state.tree import (
     refuse_around,
     refuse_unfinished,
 )
-
-Question = Callable[[], bool]
-
-#: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("scan", "units", "results", "accounts", "summary")
 
 #: Begins the names of patients' folders; what is moved out of these, wherever it lies, and from beside them.
 _PATIENT, _DUMP, _LINKAGE = "sub-", ".csv", ("mapper.json", "date_offsets.csv")
@@ -82,7 +71,6 @@ _BEHIND_LINK = "it lies behind a link, or its place in info_folder does; links a
 _ONE_FILE = "both folders show one and the same file, as through a mount; it was not removed"
 _CHANGED = "it changed while the run was looking at it"
 _GONE = "it was there when the run began, and is gone"
-_NOT_ATTEMPTED = "not attempted: the run ended before"
 
 
 @dataclass(frozen=True)
@@ -115,6 +103,11 @@ class Place:
     number: int
     folder: str
     files: list[str]
+
+    def account(self) -> MovedFiles:
+        """What is said of its files before any is moved."""
+        names = [readable(Path(unpacked(name))) for name in (self.files or [self.folder or "."])]
+        return MovedFiles(self.number, problems=[(name, NOT_ATTEMPTED) for name in names])
 
 
 @dataclass
@@ -156,11 +149,8 @@ def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Questi
         StorageError: the state root or info_folder cannot be written.
         Cancelled: `cancelled` said so.
     """
-
-    run.forget(KEPT)
     data, info = request.data_folder.resolve(), request.info_folder.resolve()
-    request = replace(request, data_folder=data, info_folder=info, started=request.started or now())
-    request.keep(run)
+    begin(run, replace(request, data_folder=data, info_folder=info))
     _check_folders(data, info)
     try:
         found = [(packed(folder), [packed(name) for name in names]) for folder, names in _places(data, cancelled)]
@@ -170,14 +160,11 @@ def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Questi
         with storage_errors("info_folder"):
             private_folder(info)
             fsync_folder(info.parent)
-    units = slices(len(found) - 1, most) or [range(0)]
-    with storage_errors("the state root"):
-        for number, unit in enumerate(units):
-            places = [*([] if number else [0]), *(i + 1 for i in unit)]
-            run.write_part("units", number, (asdict(Place(i, *found[i])) for i in places))
-        counts = {"patients": len(found) - 1, "files": sum(len(names) for _, names in found)}
-        write_json(run.folder / "scan.json", counts)
-    return list(range(len(units)))
+    patients = slices(len(found) - 1, most) or [range(0)]
+    # What lies beside the patients' folders goes with the first of them.
+    places = [[*([] if unit.start else [0]), *(i + 1 for i in unit)] for unit in patients]
+    counts = {"patients": len(found) - 1, "files": sum(len(names) for _, names in found)}
+    return cut(run, [(Place(i, *found[i]) for i in unit) for unit in places], counts)
 
 
 def _check_folders(data: Path, info: Path) -> None:
@@ -229,7 +216,7 @@ def _is_file(path: Path) -> bool:
 # move
 
 
-def move(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
+def move(run: Run, unit: int, cancelled: Question = never) -> dict[str, int | float]:
     """Move the files of one unit, and look at what is left; one that cannot be moved is no other's harm.
 
     Returns:
@@ -240,23 +227,37 @@ def move(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
         TreeError: data_folder is being de-identified meanwhile.
         StorageError: a folder cannot be written; likewise.
     """
+    with Relocation(run, cancelled) as relocation:
+        return relocation.unit(unit)
 
-    request, results = DumpsRequest.of(run), []
-    with _workplace(request) as scratch:
-        for place in (Place(**line) for line in read_jsonl(run.part("units", unit))):
-            with ExitStack() as stack:
-                # In the same order for everybody: somebody may be moving them back.
-                for folder in sorted((packed(request.data_folder), packed(request.info_folder))):
-                    stack.enter_context(shared().acquire(f"dumps:{folder}/{place.folder}", cancelled=cancelled))
-                results.append(_Moving(request, place, scratch, cancelled).run())
-    with storage_errors("the state root"):
-        run.write_part("results", unit, map(asdict, results))
-    return {
-        MOVED: _count(results, MOVED),
-        "already_there": _count(results, THERE),
-        LEFT: sum(len(result.left) for result in results),
-        "problems": sum(len(result.problems) for result in results),
-    }
+
+class Relocation(Worker[Place, MovedFiles]):
+    """Moves the files of units of a run."""
+
+    item, result = Place, MovedFiles
+
+    def open(self, stack: ExitStack) -> None:
+        """Make room for unfinished files."""
+        self._request = DumpsRequest.of(self._run)
+        self._scratch = stack.enter_context(_workplace(self._request))
+
+    def work(self, place: Place, result: MovedFiles) -> MovedFiles:
+        """Move the files of a place, and look at what is left."""
+        folders = packed(self._request.data_folder), packed(self._request.info_folder)
+        with ExitStack() as stack:
+            # In the same order for everybody: somebody may be moving them back.
+            for folder in sorted(folders):
+                stack.enter_context(shared().acquire(f"dumps:{folder}/{place.folder}", cancelled=self._cancelled))
+            return _Moving(self._request, place, self._scratch, self._cancelled).run()
+
+    def totals(self, results: Sequence[MovedFiles]) -> dict[str, int | float]:
+        """How many files ended how."""
+        return {
+            MOVED: _count(results, MOVED),
+            "already_there": _count(results, THERE),
+            LEFT: sum(len(result.left) for result in results),
+            "problems": sum(len(result.problems) for result in results),
+        }
 
 
 @contextmanager
@@ -480,9 +481,8 @@ def report(run: Run) -> ToolAccount:
         InputError: the run ended before it was known what is to be moved.
         StorageError: listing or report cannot be written.
     """
-    if not (run.folder / "scan.json").exists():
-        raise InputError("the run ended before it was known what is to be moved; see the error of the step prepare")
-    request, found, results = DumpsRequest.of(run), read_json(run.folder / "scan.json"), list(_results(run))
+    found, request = prepared(run, "it was known what is to be moved"), DumpsRequest.of(run)
+    results = [result for _, result in Relocation.outcomes(run)]
     done = [(path, how) for result in results for path, how in result.done]
     left = [(path, why) for result in results for path, why in result.left]
     _list(request, {path for path, _ in done})
@@ -505,19 +505,6 @@ def report(run: Run) -> ToolAccount:
     )
     write_books(run, account, "Dumps moved", *_told(account))
     return account
-
-
-def _results(run: Run) -> Iterator[MovedFiles]:
-    """What became of each place, in order; of those that no unit got to, that."""
-
-    for part in run.parts("units"):
-        done = run.part("results", int(part.stem))
-        if done.exists():
-            yield from (MovedFiles(**line) for line in read_jsonl(done))
-            continue
-        for place in (Place(**line) for line in read_jsonl(part)):
-            names = [readable(Path(unpacked(name))) for name in (place.files or [place.folder or "."])]
-            yield MovedFiles(place.number, problems=[(name, _NOT_ATTEMPTED) for name in names])
 
 
 def _told(account: ToolAccount) -> Iterator[str]:

@@ -3,13 +3,8 @@
 Karnak de-identifies what it gets, and reads in the objects themselves who they are to become. The tags are those of
 PACSIFIER, private and of VR LO: (000B,xx01) the patient's code, which is the pseudonym, (000B,xx02) the album,
 (000B,xx03) the days by which dates are moved. Each step is one function over the run's folder; the DAG's operators and
-the command line call the same ones. Each may be killed and called again.
-
-| file                 | written by | what                                                                         |
-|----------------------|------------|------------------------------------------------------------------------------|
-| scan.json            | prepare    | how much there is to tag; files passed over, and the bad ones                |
-| units/<unit>.jsonl   | prepare    | the series of one unit, see Tagged                                           |
-| results/<unit>.jsonl | tag        | what became of the files of each of them                                     |
+the command line call the same ones. Each may be killed and called again. Its files are those of every job (see
+`runs.job`): the items of a unit are series, see Tagged.
 """
 
 from __future__ import annotations
@@ -17,11 +12,11 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pacsifier_ops.base.errors import Cancelled, InputError, PatientsRefused, TreeError
 from pacsifier_ops.base.files import (
@@ -30,12 +25,10 @@ from pacsifier_ops.base.files import (
     private_file,
     private_folder,
     read_json,
-    read_jsonl,
     readable,
     storage_errors,
     unpacked,
     unreadable,
-    write_json,
 )
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.words import plural
@@ -51,6 +44,8 @@ from pacsifier_ops.pseudonyms.linkage import (
 )
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
+from pacsifier_ops.runs.progress import NOT_TAGGED, TAGGED, UNCHANGED
 from pacsifier_ops.state.approved import DIFFERS, approve, approved_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger, digest
@@ -60,11 +55,6 @@ if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.dicom.scan import Scan
 
-Question = Callable[[], bool]
-
-#: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("scan", "units", "results", "accounts", "summary")
-
 #: The private block, and the last two digits of the tags in it.
 GROUP, CREATOR = 0x000B, "CHUV_DEV_TML"
 PATIENT_CODE, ALBUM_NAME, DAY_SHIFT = 0x01, 0x02, 0x03
@@ -72,14 +62,13 @@ PATIENT_CODE, ALBUM_NAME, DAY_SHIFT = 0x01, 0x02, 0x03
 #: The block where nobody else was first. Gateways are told full tags, and find them there only.
 USUAL_BLOCK = 0x10
 
-TAGGED, UNCHANGED, ELSEWHERE = "tagged", "unchanged", "with tags in another block"
+ELSEWHERE = "with tags in another block"
 
 _NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
 _SEVERAL_IDS = "it has several values in PatientID"
 NOT_LINKED = "its patient has no pseudonym"
 _OTHER_FILE = "another file has its place in out_folder; move that away, or give another out_folder"
 _CHANGED = "the file changed while the run was looking at it"
-_NOT_ATTEMPTED = "not attempted: the run ended before"
 _LINK = "link to a file of the folder"
 
 
@@ -142,6 +131,11 @@ class Tagged:
         """Which series it is."""
         return SeriesId(self.study_uid, self.series_uid)
 
+    def account(self) -> TaggedFiles:
+        """What is said of its files before any is tagged."""
+        problems = [(readable(Path(unpacked(name))), NOT_ATTEMPTED) for name in self.files]
+        return TaggedFiles(self.number, INCOMPLETE, {}, problems)
+
 
 @dataclass
 class TaggedFiles:
@@ -183,14 +177,12 @@ def prepare(run: Run, request: KarnakRequest, most: int = MOST, cancelled: Quest
     from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.handover.private_block import check_value
 
-    run.forget(KEPT)
     source, target = request.in_folder.resolve(), request.out_folder.resolve()
     try:
         album = check_value(request.album_name)
     except ValueError as error:
         raise InputError(f"album_name {error}") from None
-    request = replace(request, in_folder=source, out_folder=target, album_name=album, started=request.started or now())
-    request.keep(run)
+    request = begin(run, replace(request, in_folder=source, out_folder=target, album_name=album))
     _check_folders(request)
     try:
         found = scan(source, cancelled, every=True, approved=approved_of(source))
@@ -328,30 +320,23 @@ def _planned(
     bad: list[tuple[str, str]],
     most: int,
 ) -> list[int]:
-
-    def line(number: int, home: Path, key: SeriesId, files: Sequence[DicomFile]) -> dict[str, Any]:
+    def line(number: int, home: Path, key: SeriesId, files: Sequence[DicomFile]) -> Tagged:
         whose = {file.patient_id: people[file.patient_id] for file in files}
         paths = [packed(file.path.relative_to(request.in_folder)) for file in files]
         become = {patient: (person.pseudonym, person.shift) for patient, person in whose.items()}
         approved = [file.sha256 for file in files] if files[0].sha256 else []
-        return asdict(
-            Tagged(number, files[0].modality, key.series_uid, packed(home), paths, become, approved, key.study_uid)
-        )
+        return Tagged(number, files[0].modality, key.series_uid, packed(home), paths, become, approved, key.study_uid)
 
     order = list(series.items())
-    units = slices(len(order), most)
-    with storage_errors("the state root"):
-        for number, unit in enumerate(units):
-            run.write_part("units", number, (line(i + 1, *order[i][0], order[i][1]) for i in unit))
-        counts = {"series": len(order), "instances": sum(map(len, series.values())), "patients": len(people)}
-        write_json(run.folder / "scan.json", {"passed_over": found.passed_over, "bad_files": bad, **counts})
-    return list(range(len(units)))
+    counts = {"series": len(order), "instances": sum(map(len, series.values())), "patients": len(people)}
+    lines = [(line(i + 1, *order[i][0], order[i][1]) for i in unit) for unit in slices(len(order), most)]
+    return cut(run, lines, {"passed_over": found.passed_over, "bad_files": bad, **counts})
 
 
 # tag
 
 
-def tag(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
+def tag(run: Run, unit: int, cancelled: Question = never) -> dict[str, int | float]:
     """Tag the objects of one unit; one that cannot be tagged is no other's harm.
 
     Returns:
@@ -361,23 +346,39 @@ def tag(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
         Cancelled: `cancelled` said so; every file is whole, as it was or tagged.
         StorageError: a folder cannot be written; likewise.
     """
-    from pacsifier_ops.extract.receiving import series_lease
+    with Tagger(run, cancelled) as tagger:
+        return tagger.unit(unit)
 
-    request, results = KarnakRequest.of(run), []
-    try:
-        with ExitStack() as stack:
-            places: dict[str, tuple[Tree, Path]] = {}
-            for series in (Tagged(**line) for line in read_jsonl(run.part("units", unit))):
-                if series.home not in places:
-                    tree = _tree_of(request, series)
-                    places[series.home] = tree, stack.enter_context(tree.workplace(shared()))
-                with shared().acquire(series_lease(series.series), cancelled=cancelled):
-                    results.append(_Tagging(request, series, *places[series.home], cancelled).run())
-    finally:
-        with storage_errors("the state root"):
-            run.write_part("results", unit, map(asdict, results))
-    total = sum((Counter(result.counts) for result in results), Counter[str]())
-    return {TAGGED: total[TAGGED], UNCHANGED: total[UNCHANGED], "problems": sum(len(r.problems) for r in results)}
+
+class Tagger(Worker[Tagged, TaggedFiles]):
+    """Tags the objects of units of a run."""
+
+    item, result = Tagged, TaggedFiles
+
+    def open(self, stack: ExitStack) -> None:
+        """Get ready to tag."""
+        self._request = KarnakRequest.of(self._run)
+        self._places: dict[str, tuple[Tree, Path]] = {}
+
+    def work(self, series: Tagged, result: TaggedFiles) -> TaggedFiles:
+        """Tag the objects of a series."""
+        from pacsifier_ops.extract.receiving import series_lease
+
+        if series.home not in self._places:
+            tree = _tree_of(self._request, series)
+            self._places[series.home] = tree, self._stack.enter_context(tree.workplace(shared()))
+        with shared().acquire(series_lease(series.series), cancelled=self._cancelled):
+            return _Tagging(self._request, series, *self._places[series.home], self._cancelled).run()
+
+    def counts(self, result: TaggedFiles) -> dict[str, int | float]:
+        """Its state, and what became of its images."""
+        images = {f"images {name}": result.counts.get(name, 0) for name in (TAGGED, UNCHANGED)}
+        return {f"series {result.state}": 1, **images, f"images {NOT_TAGGED}": len(result.problems)}
+
+    def totals(self, results: Sequence[TaggedFiles]) -> dict[str, int | float]:
+        """How many files ended how."""
+        total = sum((Counter(result.counts) for result in results), Counter[str]())
+        return {TAGGED: total[TAGGED], UNCHANGED: total[UNCHANGED], "problems": sum(len(r.problems) for r in results)}
 
 
 def _tree_of(request: KarnakRequest, series: Tagged) -> Tree:
@@ -529,10 +530,8 @@ def report(run: Run) -> ToolAccount:
         InputError: the run ended before the folder was looked at.
         StorageError: the report cannot be written.
     """
-    if not (run.folder / "scan.json").exists():
-        raise InputError("the run ended before every patient was found; see the error of the step prepare")
-    request, found = KarnakRequest.of(run), read_json(run.folder / "scan.json")
-    results = list(_results(run))
+    found, request = prepared(run, "every patient was found"), KarnakRequest.of(run)
+    results = [result for _, result in Tagger.outcomes(run)]
     total = sum((Counter(result.counts) for result in results), Counter[str]())
     account = ToolAccount(
         run=run.name,
@@ -561,21 +560,6 @@ def report(run: Run) -> ToolAccount:
             approve(request.out_folder, ({"path": path, "sha256": sha256} for path, sha256 in made.items()))
     write_books(run, account, "Karnak tags", *_told(request, account))
     return account
-
-
-def _results(run: Run) -> Iterator[TaggedFiles]:
-    """What became of each series, in order; of those that no unit got to, that."""
-
-    for part in run.parts("units"):
-        path = run.part("results", int(part.stem))
-        done = (
-            {result.number: result for result in (TaggedFiles(**line) for line in read_jsonl(path))}
-            if path.exists()
-            else {}
-        )
-        for series in (Tagged(**line) for line in read_jsonl(part)):
-            problems = [(readable(Path(unpacked(name))), _NOT_ATTEMPTED) for name in series.files]
-            yield done.get(series.number) or TaggedFiles(series.number, INCOMPLETE, {}, problems)
 
 
 def _told(request: KarnakRequest, account: ToolAccount) -> Iterator[str]:

@@ -2,22 +2,17 @@
 
 A structured report becomes a text (see `sr_text`), an encapsulated document the file that it is. Each step is one
 function over the run's folder; the DAG's operators and the command line call the same ones. Each may be killed and
-called again.
-
-| file                 | written by | what                                                                    |
-|----------------------|------------|-------------------------------------------------------------------------|
-| scan.json            | prepare    | files passed over, and the bad ones                                     |
-| units/<unit>.jsonl   | prepare    | the series of one unit that hold reports                                |
-| results/<unit>.jsonl | extract    | what became of each report of the unit                                  |
+called again. Its files are those of every job (see `runs.job`): the items of a unit are series, with their reports
+only.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -30,16 +25,15 @@ from pacsifier_ops.base.files import (
     data_folder,
     private_file,
     private_folder,
-    read_json,
-    read_jsonl,
     readable,
     storage_errors,
+    unpacked,
     unreadable,
     write_atomic,
-    write_json,
 )
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.approved import DIFFERS, approved_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import (
@@ -52,16 +46,12 @@ from pacsifier_ops.state.tree import (
     refuse_unfinished,
     state_of,
 )
+from pacsifier_ops.upload.run import SOP_CLASS, Outgoing
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from pacsifier_ops.dicom.files import DicomFile
-
-Question = Callable[[], bool]
-
-#: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("scan", "units", "results", "accounts", "summary")
 
 #: What became of each report, in logs/ of the output folder; without identifiers.
 SUMMARY = "pacsifier_reports.csv"
@@ -84,7 +74,6 @@ _PDF, _CDA = "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.10008.5.1.4.1.1.104.2"
 _DOCUMENTS = {_PDF: ("PDF", ".pdf"), _CDA: ("CDA", ".xml")}
 _TEXT = ("SR", ".txt")
 NO_TEXT = "no text that somebody wrote"
-NOT_ATTEMPTED = "not attempted: the run ended before"
 
 
 @dataclass(frozen=True)
@@ -128,6 +117,22 @@ class TakenReport:
     language: str = ""
 
 
+@dataclass
+class TakenReports:
+    """What became of the reports of a series.
+
+    Attributes:
+        number: of the series.
+        reports: in the order of its files, as plain data.
+    """
+
+    number: int
+    reports: list[TakenReport]
+
+    def __post_init__(self) -> None:
+        self.reports = [TakenReport(**one) if isinstance(one, dict) else one for one in self.reports]
+
+
 def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Question = never) -> list[int]:
     """Look at every file of the folder, and cut the series that hold reports into units.
 
@@ -143,12 +148,9 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dicom.scan import scan
-    from pacsifier_ops.upload.run import Outgoing
 
     root, out = request.folder.resolve(), request.out_folder.resolve()
-    request = replace(request, folder=root, out_folder=out, started=request.started or now())
-    request.keep(run)
-    run.forget(KEPT)
+    request = begin(run, replace(request, folder=root, out_folder=out))
     if not root.is_dir():
         raise InputError("data_folder is not a folder; give the folder whose reports are wanted")
     refuse_unfinished([root, out])
@@ -166,14 +168,10 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
         raise InputError("data_folder holds no DICOM file")
     reports = [held for files in found.series.values() if (held := [file for file in files if _is_report(file)])]
     others = sum(map(len, found.series.values())) - sum(map(len, reports))
-    units = slices(len(reports), most)
-    with storage_errors("the state root"):
-        for number, unit in enumerate(units):
-            run.write_part("units", number, (asdict(Outgoing.of(i + 1, root, reports[i])) for i in unit))
-        passed_over = {**found.passed_over, **({"no report": others} if others else {})}
-        bad = [[file.path, file.reason] for file in found.bad_files]
-        write_json(run.folder / "scan.json", {"passed_over": passed_over, "bad_files": bad})
-    return list(range(len(units)))
+    passed_over = {**found.passed_over, **({"no report": others} if others else {})}
+    bad = [[file.path, file.reason] for file in found.bad_files]
+    lines = [(Outgoing.of(i + 1, root, reports[i]) for i in unit) for unit in slices(len(reports), most)]
+    return cut(run, lines, {"passed_over": passed_over, "bad_files": bad})
 
 
 def _is_report(file: DicomFile) -> bool:
@@ -181,7 +179,7 @@ def _is_report(file: DicomFile) -> bool:
     return structured or file.sop_class_uid in _DOCUMENTS
 
 
-def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
+def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int | float]:
     """Take out the reports of one unit; one that cannot be read is no other's harm.
 
     Returns:
@@ -192,22 +190,44 @@ def extract(run: Run, unit: int, cancelled: Question = never) -> dict[str, int]:
         TreeError: the folder is being de-identified meanwhile.
         StorageError: out_folder or the run's folder cannot be written.
     """
-    from pacsifier_ops.upload.run import Outgoing
+    with ReportsWorker(run, cancelled) as worker:
+        return worker.unit(unit)
 
-    request, results = ReportsRequest.of(run), []
-    make, mode = _modes(request)
-    with storage_errors("out_folder"):
-        make(request.out_folder)
-    with _home(request.out_folder).workplace(shared()) as scratch:
+
+class ReportsWorker(Worker[Outgoing, TakenReports]):
+    """Takes out the reports of units of a run."""
+
+    item, result = Outgoing, TakenReports
+
+    def open(self, stack: ExitStack) -> None:
+        """Make room in out_folder."""
+        self._request = request = ReportsRequest.of(self._run)
+        self._make, self._mode = _modes(request)
+        with storage_errors("out_folder"):
+            self._make(request.out_folder)
+        self._scratch = stack.enter_context(_home(request.out_folder).workplace(shared()))
         refuse_unfinished([request.folder, request.out_folder])  # nobody begins to convert what is worked in
-        for series in read_jsonl(run.part("units", unit)):
-            for file in Outgoing(**series).objects(request.folder):
-                if cancelled():
-                    raise Cancelled("stopped on request")
-                results.append(_take_out(run, request, file, scratch, make, mode))
-    with storage_errors("the state root"):
-        run.write_part("results", unit, map(asdict, results))
-    return dict(Counter(result.outcome.replace(" ", "_") for result in results))
+
+    @classmethod
+    def account(cls, series: Outgoing) -> TakenReports:
+        """Before any is taken out."""
+        kinds = [_DOCUMENTS.get(file[SOP_CLASS], _TEXT)[0] for file in series.files]
+        names = [readable(Path(unpacked(file[0]))) for file in series.files]
+        reports = [TakenReport(name, kind, reason=NOT_ATTEMPTED) for name, kind in zip(names, kinds, strict=True)]
+        return TakenReports(series.number, reports)
+
+    def work(self, series: Outgoing, result: TakenReports) -> TakenReports:
+        """Take out the reports of a series."""
+        for place, file in enumerate(series.objects(self._request.folder)):
+            if self._cancelled():
+                raise Cancelled("stopped on request")
+            taken = _take_out(self._run, self._request, file, self._scratch, self._make, self._mode)
+            result.reports[place] = taken
+        return result
+
+    def totals(self, results: Sequence[TakenReports]) -> dict[str, int | float]:
+        """How many ended how."""
+        return dict(Counter(one.outcome.replace(" ", "_") for result in results for one in result.reports))
 
 
 def _home(folder: Path) -> Tree:
@@ -331,10 +351,8 @@ def report(run: Run) -> ToolAccount:
         InputError: the run ended before the folder was looked at.
         StorageError: summary or report cannot be written.
     """
-    if not (run.folder / "scan.json").exists():
-        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
-    request, found = ReportsRequest.of(run), read_json(run.folder / "scan.json")
-    results = list(_results(run, request))
+    found, request = prepared(run), ReportsRequest.of(run)
+    results = [one for _, result in ReportsWorker.outcomes(run) for one in result.reports]
     outcomes = Counter(result.outcome for result in results)
     alone = Counter(f"{LEFT_ALONE}: {result.reason}" for result in results if result.outcome == LEFT_ALONE)
     account = ToolAccount(
@@ -360,21 +378,6 @@ def report(run: Run) -> ToolAccount:
             home.incoming.parent.rmdir()
     write_books(run, account, "Reports")
     return account
-
-
-def _results(run: Run, request: ReportsRequest) -> Iterator[TakenReport]:
-    """What became of each report, in order; of those that no unit got to, that."""
-    from pacsifier_ops.upload.run import Outgoing
-
-    for part in run.parts("units"):
-        done = run.part("results", int(part.stem))
-        if done.exists():
-            yield from (TakenReport(**line) for line in read_jsonl(done))
-            continue
-        for series in read_jsonl(part):
-            for file in Outgoing(**series).objects(request.folder):
-                kind = _DOCUMENTS.get(file.sop_class_uid, _TEXT)[0]
-                yield TakenReport(readable(file.path.relative_to(request.folder)), kind, reason=NOT_ATTEMPTED)
 
 
 def _summary(results: list[TakenReport]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import traceback
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
@@ -20,12 +20,14 @@ from pacsifier_ops.base.config import PacsNode, node_names, read_config
 from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
 from pacsifier_ops.base.files import confined
 from pacsifier_ops.base.places import refuse_reserved, refuse_unreleased
-from pacsifier_ops.operators.params import DEFAULT_NODE
+from pacsifier_ops.operators.params import DEFAULT_NODE, check_conf
 from pacsifier_ops.runs import labels
+from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
+from pacsifier_ops.runs.job import KEPT, Account
 
-#: Keys of what a study tells its stages, beside their params: its folder, and the list of what may be moved.
-STUDY, APPROVED = "study", "approved"
+#: Keys of what a stage may add to the params: the folder of the larger run, and the list of what may be moved.
+OWNER, APPROVED = "owner", "approved"
 
 
 @contextmanager
@@ -69,19 +71,32 @@ def page_of_run(dag_id: str, run_id: str) -> str:
     return f"{path}/pacsifier/runs/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
 
 
+class Stage(Protocol):
+    """What an operator is part of, where its job is part of a larger run: see `operators.study.StudyStage`.
+
+    Airflow keeps it as it keeps arguments of operators: a member of a `StrEnum` becomes its value.
+    """
+
+    def of(self, run: Run) -> tuple[Run, Mapping[str, Any]]:
+        """The run and the params of the job.
+
+        Raises:
+            AirflowSkipException: the larger run does without it.
+        """
+
+
 class PacsifierOperator(BaseOperator):
     """An operator that works on a run's folder within the boundary.
 
     Args:
-        stage: of a study: the operator works on the run and with the params of that stage; skipped where the study does
-            without it.
+        stage: whose run and params the operator works with; without one, those of the DAG run.
     """
 
     operator_extra_links: Collection[BaseOperatorLink] = (ReportLink(),)
 
     _killed = False
 
-    def __init__(self, *, stage: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, stage: Stage | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.stage = stage
 
@@ -103,49 +118,60 @@ class PacsifierOperator(BaseOperator):
         """The run and the context that the operator works with.
 
         Raises:
-            AirflowSkipException: the study does without this stage.
+            AirflowSkipException: see `Stage.of`.
         """
-        if not self.stage:
+        if self.stage is None:
             return run, context
-        from pacsifier_ops.study.project import Study
-        from pacsifier_ops.study.release import may_hand_over, originals_of
-        from pacsifier_ops.study.run import DESTINATIONS, MOVE, stage_run, stages_of
-
-        params = stages_of(run)[self.stage]
-        if params is None or (self.stage in DESTINATIONS and not may_hand_over(run, self.stage)):
-            raise AirflowSkipException("the study does without this")
-        more = {STUDY: Study.of(run).root}
-        if self.stage == MOVE:
-            more[APPROVED] = str(originals_of(run))
-        return stage_run(run, self.stage), {**context, "params": {**params, **more}}
+        part, params = self.stage.of(run)
+        return part, {**context, "params": params}
 
     @abstractmethod
     def work(self, run: Run, context: Any) -> Any:
         """What the operator does; returns small numbers and paths only."""
 
 
-class MappedOperator(PacsifierOperator):
-    """An operator of which a run has many tasks, each with a label that tells them apart (see `params.LABEL`)."""
+class TalksToNode:
+    """An operator of a task that talks to a node, and so runs in the pool of its connection (see `plugins.policy`)."""
 
-    def map_label(self, dag_run: Any) -> str:
-        """Rows and series by number, and modalities; empty where they cannot be read."""
-        try:
-            run = Run.existing(dag_run_name(dag_run.dag_id, dag_run.run_id))
-            return self.labelled(self.staged(run, {})[0]) if run else ""
-        except (AirflowSkipException, PacsifierError, OSError, ValueError, KeyError):
-            return ""
+
+class PrepareOperator(PacsifierOperator):
+    """The first step of a job: what was asked for is checked, and the work is cut into units.
+
+    Attributes:
+        steps: module of the job, with its `prepare`.
+        kept: what its steps keep in the run's folder.
+        units_of: what the units are of, for people.
+    """
+
+    steps: Any
+    kept: Sequence[str] = KEPT
+    units_of = "series"
+
+    def work(self, run: Run, context: Any) -> list[int]:
+        """Returns the numbers of the units."""
+        run.forget(self.kept)  # whatever fails next, a task that was cleared must not close the old books again
+        check_conf(context)
+        params = context["params"]
+        units = self.prepare(run, self.request(params), params)
+        self.log.info("%d unit(s) of %s; run folder %s", len(units), self.units_of, run.folder)
+        return units
 
     @abstractmethod
-    def labelled(self, run: Run) -> str:
-        """What this task works on (see `labels`)."""
+    def request(self, params: Any) -> Any:
+        """What the job is asked for."""
+
+    def prepare(self, run: Run, request: Any, params: Any) -> list[int]:
+        """The step of the job."""
+        units: list[int] = self.steps.prepare(run, request, cancelled=self.cancelled)
+        return units
 
 
-class UnitOperator(MappedOperator):
-    """An operator that works on the series of one unit of its run, within the retrieval window of the node.
+class UnitOperator(PacsifierOperator):
+    """The step of a job that works on one unit; a run has many tasks of it, each with a label that tells them apart.
 
-    Where that closes between two series, the task defers until it opens, and then goes on where it was; likewise where
-    all is done but for series that the archive recalls from slow storage. Meanwhile it holds neither worker nor pool
-    slot, and it is still the same try.
+    Where the node's window closes between two series, the task defers until it opens, and then goes on where it was;
+    likewise where all is done but for series that the archive recalls from slow storage. Meanwhile it holds neither
+    worker nor pool slot, and it is still the same try.
 
     Args:
         unit: number of the unit, as an earlier step gave it.
@@ -163,18 +189,73 @@ class UnitOperator(MappedOperator):
 
     def execute(self, context: Any, event: Any = None) -> Any:
         """Do `work`, or what is left of it; `event` is that of the trigger."""
-        run, self.resumed = run_of(context), event is not None
-        with boundary(run):
-            try:
-                return self.work(*self.staged(run, context))
-            except Later as later:
-                # Here, session and leases are given back.
-                self.log.info("unit %d: %s", self.unit + 1, later)
-                self.defer(trigger=DateTimeTrigger(moment=later.at), method_name="execute")
+        self.resumed = event is not None
+        return super().execute(context)
+
+    def work(self, run: Run, context: Any) -> dict[str, int | float]:
+        """Returns sums over the unit. What cannot be done is recorded, not raised."""
+        try:
+            totals = self.do(run, context["params"])
+        except Later as later:
+            # Here, session and leases are given back.
+            self.log.info("unit %d: %s", self.unit + 1, later)
+            self.defer(trigger=DateTimeTrigger(moment=later.at), method_name="execute")
+        self.log.info("unit %d: %s", self.unit + 1, totals)
+        return totals
+
+    @abstractmethod
+    def do(self, run: Run, params: Any) -> dict[str, int | float]:
+        """The step of the job."""
+
+    def map_label(self, dag_run: Any) -> str:
+        """See `params.LABEL`: rows and series by number, and modalities; empty where they cannot be read."""
+        try:
+            run = Run.existing(dag_run_name(dag_run.dag_id, dag_run.run_id))
+            return self.labelled(self.staged(run, {})[0]) if run else ""
+        except (AirflowSkipException, PacsifierError, OSError, ValueError, KeyError):
+            return ""
 
     def labelled(self, run: Run) -> str:
-        """The series of the unit."""
+        """What this task works on (see `labels`): the series of the unit."""
         return labels.of_series(run, self.unit)
+
+
+class ReportOperator(PacsifierOperator):
+    """The last step of a job: its account is closed, the report written, and the verdict given.
+
+    Attributes:
+        steps: module of the job, with its `report`.
+    """
+
+    steps: Any
+    what = "run"
+
+    def work(self, run: Run, context: Any) -> dict[str, Any]:
+        """Returns the verdict, the sums, and where the report is.
+
+        Raises:
+            AirflowFailException: the run is not complete, and that was not accepted beforehand.
+        """
+        params = context["params"]
+        account = self.close(run, params)
+        result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
+        self.log.info("%s", result)
+        self.judge(run)
+        if account.verdict != COMPLETE and not self.accepts_incomplete(run, params):
+            raise AirflowFailException(f"the {self.what} is {account.verdict}; see {run.report}")
+        return result
+
+    def close(self, run: Run, params: Any) -> Account:
+        """The step of the job."""
+        account: Account = self.steps.report(run)
+        return account
+
+    def judge(self, run: Run) -> None:
+        """Fail where the run ended for a reason that is none of its account."""
+
+    def accepts_incomplete(self, run: Run, params: Any) -> bool:
+        """Whether an incomplete run is a success."""
+        return bool(params["accept_incomplete"])
 
 
 def adopt_settings() -> None:
@@ -217,7 +298,7 @@ def out_path(params: Mapping[str, Any], name: str) -> Path:
         PathRefused: it leads outside the data root, or belongs to somebody else.
         ConfigError: it is empty.
     """
-    return refuse_reserved(data_path(params, name), name, params.get(STUDY, ""))
+    return refuse_reserved(data_path(params, name), name, params.get(OWNER, ""))
 
 
 def in_path(params: Mapping[str, Any], name: str) -> Path:
@@ -227,7 +308,7 @@ def in_path(params: Mapping[str, Any], name: str) -> Path:
         PathRefused: it leads outside the data root, or is a study's.
         ConfigError: it is empty.
     """
-    return refuse_unreleased(data_path(params, name), name, params.get(STUDY, ""))
+    return refuse_unreleased(data_path(params, name), name, params.get(OWNER, ""))
 
 
 def nodes_of(params: Mapping[str, Any]) -> list[PacsNode]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from airflow.sdk.exceptions import AirflowFailException
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path, in_path, out_path
-from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator, data_path, in_path, out_path
 from pacsifier_ops.operators.pseudonyms import kept_secret
-from pacsifier_ops.runs import labels
-from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run
+
+if TYPE_CHECKING:
+    from pacsifier_ops.deid.books import Account
 
 
 def _profile(params: Mapping[str, Any]) -> str:
@@ -24,15 +22,14 @@ def _profile(params: Mapping[str, Any]) -> str:
     return params["profile"] if is_shipped(params["profile"]) else str(data_path(params, "profile"))
 
 
-class DeidentifyPrepareOperator(PacsifierOperator):
+class DeidentifyPrepareOperator(PrepareOperator):
     """Look at every file of the folder, and find out who becomes whom; sources that disagree end the run here."""
 
-    def work(self, run: Run, context: Any) -> list[int]:
-        """Returns the numbers of the units."""
-        run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
-        check_conf(context)
-        params = context["params"]
-        request = DeidRequest(
+    kept = steps.KEPT
+
+    def request(self, params: Any) -> DeidRequest:
+        """What is de-identified, and how."""
+        return DeidRequest(
             in_folder=in_path(params, "in_folder"),
             out_folder=out_path(params, "out_folder"),
             profile=_profile(params),
@@ -49,50 +46,25 @@ class DeidentifyPrepareOperator(PacsifierOperator):
             keep_patient_dir_names=params["keep_patient_dir_names"],
             accept_incomplete=params["accept_incomplete"],
         )
-        secret = kept_secret(request.project)
-        units = steps.prepare(run, request, secret=secret, cancelled=self.cancelled)
-        self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
-        return units
+
+    def prepare(self, run: Run, request: DeidRequest, params: Any) -> list[int]:
+        """See `deid.steps.prepare`."""
+        return steps.prepare(run, request, secret=kept_secret(request.project), cancelled=self.cancelled)
 
 
-class DeidentifyOperator(MappedOperator):
-    """De-identify the objects of one unit of series, in any order, on any worker.
+class DeidentifyOperator(UnitOperator):
+    """De-identify the objects of one unit of series, in any order, on any worker."""
 
-    Args:
-        unit: number of the unit, as the step before gave it.
-    """
-
-    template_fields = ("unit",)
     ui_color = "#e6dcf2"
 
-    def __init__(self, *, unit: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unit = unit
-
-    def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns sums over the unit's series. What is excluded or quarantined is recorded, not raised."""
-        secret = kept_secret(context["params"]["project"])
-        totals = steps.convert(run, self.unit, secret, self.cancelled)
-        self.log.info("unit %d: %s", self.unit + 1, totals)
-        return totals
-
-    def labelled(self, run: Run) -> str:
-        """The series of the unit."""
-        return labels.of_series(run, self.unit)
+    def do(self, run: Run, params: Any) -> dict[str, int | float]:
+        """Sums over the unit's series."""
+        return steps.convert(run, self.unit, kept_secret(params["project"]), self.cancelled)
 
 
-class DeidentifyReportOperator(PacsifierOperator):
-    """Close the books, write manifest, linkage and report, let the folder say what it is, and give the verdict."""
+class DeidentifyReportOperator(ReportOperator):
+    """Write manifest, linkage and report, and let the folder say what it is."""
 
-    def work(self, run: Run, context: Any) -> dict[str, Any]:
-        """Returns the verdict, the sums, and where the report is.
-
-        Raises:
-            AirflowFailException: the run is not complete, and that was not accepted beforehand.
-        """
-        account = steps.report(run, kept_secret(context["params"]["project"]))
-        result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
-        self.log.info("%s", result)
-        if account.verdict != COMPLETE and not context["params"]["accept_incomplete"]:
-            raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
-        return result
+    def close(self, run: Run, params: Any) -> Account:
+        """See `deid.steps.report`."""
+        return steps.report(run, kept_secret(params["project"]))

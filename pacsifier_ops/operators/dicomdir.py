@@ -4,58 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from pacsifier_ops.handover import dicomdir as steps
-from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, in_path, out_path
-from pacsifier_ops.operators.handover import ToolReportOperator
-from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.runs import labels
+from pacsifier_ops.handover import dicomdir
+from pacsifier_ops.operators.base import (
+    PacsifierOperator,
+    PrepareOperator,
+    ReportOperator,
+    UnitOperator,
+    in_path,
+    out_path,
+)
 from pacsifier_ops.runs.folder import Run
 
 
-class DicomdirPrepareOperator(PacsifierOperator):
+class DicomdirPrepareOperator(PrepareOperator):
     """Look at every file of the folder, and give each its name and its directory records."""
 
-    def work(self, run: Run, context: Any) -> list[int]:
-        """Returns the numbers of the units."""
-        run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
-        check_conf(context)
-        params = context["params"]
-        request = steps.DicomdirRequest(
+    steps = dicomdir
+    kept = dicomdir.KEPT
+
+    def request(self, params: Any) -> dicomdir.DicomdirRequest:
+        """What is handed over, and how."""
+        return dicomdir.DicomdirRequest(
             in_folder=in_path(params, "in_folder"),
             out_folder=out_path(params, "out_folder"),
             zip=params["zip"],
             volume_size=params["volume_size"],
             accept_incomplete=params["accept_incomplete"],
         )
-        units = steps.prepare(run, request, cancelled=self.cancelled)
-        self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
-        return units
 
 
-class DicomdirOperator(MappedOperator):
-    """Copy the files of one unit of series under their names in the file-set.
+class DicomdirOperator(UnitOperator):
+    """Copy the files of one unit of series under their names in the file-set."""
 
-    Args:
-        unit: number of the unit, as the step before gave it.
-    """
-
-    template_fields = ("unit",)
     ui_color = "#dcecf2"
 
-    def __init__(self, *, unit: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unit = unit
-
-    def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns how many files are there. What cannot be read is recorded, not raised."""
-        totals = steps.copy(run, self.unit, self.cancelled)
-        self.log.info("unit %d: %s", self.unit + 1, totals)
-        return totals
-
-    def labelled(self, run: Run) -> str:
-        """The series of the unit."""
-        return labels.of_series(run, self.unit)
+    def do(self, run: Run, params: Any) -> dict[str, int | float]:
+        """How many files are there."""
+        return dicomdir.copy(run, self.unit, self.cancelled)
 
 
 class DicomdirAssembleOperator(PacsifierOperator):
@@ -63,14 +48,12 @@ class DicomdirAssembleOperator(PacsifierOperator):
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Returns how many files are listed, in how many file-sets."""
-        totals = steps.assemble(run, self.cancelled)
+        totals = dicomdir.assemble(run, self.cancelled)
         self.log.info("%s", totals)
         return totals
 
 
-class DicomdirReportOperator(ToolReportOperator):
-    """Close the books of a file-set, write the report, and give the verdict of the run."""
+class DicomdirReportOperator(ReportOperator):
+    """Write the report of a file-set."""
 
-    def close(self, run: Run) -> ToolAccount:
-        """The account of the run."""
-        return steps.report(run)
+    steps = dicomdir

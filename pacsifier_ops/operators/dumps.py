@@ -5,60 +5,41 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.handover import dumps
-from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, in_path, out_path
-from pacsifier_ops.operators.handover import ToolReportOperator
-from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator, in_path, out_path
 from pacsifier_ops.runs import labels
 from pacsifier_ops.runs.folder import Run
 
 
-class MoveDumpsPrepareOperator(PacsifierOperator):
+class MoveDumpsPrepareOperator(PrepareOperator):
     """List what is to be moved, and cut the patients' folders into units."""
 
-    def work(self, run: Run, context: Any) -> list[int]:
-        """Returns the numbers of the units."""
-        run.forget(dumps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
-        check_conf(context)
-        params = context["params"]
-        request = dumps.DumpsRequest(
+    steps = dumps
+    units_of = "patients"
+
+    def request(self, params: Any) -> dumps.DumpsRequest:
+        """What is moved, and where to."""
+        return dumps.DumpsRequest(
             data_folder=in_path(params, "data_folder"),
             info_folder=out_path(params, "info_folder"),
             accept_incomplete=params["accept_incomplete"],
         )
-        units = dumps.prepare(run, request, cancelled=self.cancelled)
-        self.log.info("%d unit(s) of patients; run folder %s", len(units), run.folder)
-        return units
 
 
-class MoveDumpsOperator(MappedOperator):
-    """Move the dumps of one unit of patients, and look at what else is there.
+class MoveDumpsOperator(UnitOperator):
+    """Move the dumps of one unit of patients, and look at what else is there."""
 
-    Args:
-        unit: number of the unit, as the step before gave it.
-    """
-
-    template_fields = ("unit",)
     ui_color = "#efe8d8"
 
-    def __init__(self, *, unit: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unit = unit
-
-    def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns how many files ended how, and are left. What cannot be moved is recorded, not raised."""
-        counts = dumps.move(run, self.unit, self.cancelled)
-        self.log.info("unit %d: %s", self.unit + 1, counts)
-        return counts
+    def do(self, run: Run, params: Any) -> dict[str, int | float]:
+        """How many files ended how, and are left."""
+        return dumps.move(run, self.unit, self.cancelled)
 
     def labelled(self, run: Run) -> str:
         """The patients of the unit, by number."""
         return labels.of_patients(run, self.unit)
 
 
-class MoveDumpsReportOperator(ToolReportOperator):
-    """Close the books, write list and report, and give the verdict of the run."""
+class MoveDumpsReportOperator(ReportOperator):
+    """Write the list of what was moved, and the report."""
 
-    def close(self, run: Run) -> ToolAccount:
-        """The closed account."""
-        return dumps.report(run)
+    steps = dumps

@@ -13,21 +13,28 @@ from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.extract.thumbnails import make_thumbnails
 from pacsifier_ops.hooks.constants import ARCHIVES
-from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, nodes_of, out_path
-from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.runs.accounts import COMPLETE, MOVE, SAVE
+from pacsifier_ops.operators.base import (
+    APPROVED,
+    PacsifierOperator,
+    PrepareOperator,
+    ReportOperator,
+    destination_of,
+    nodes_of,
+    out_path,
+)
+from pacsifier_ops.runs.accounts import MOVE, SAVE, RunAccount
 from pacsifier_ops.runs.folder import Run
 
 
-class ExtractPrepareOperator(PacsifierOperator):
+class ExtractPrepareOperator(PrepareOperator):
     """Read and check the whole query table, and make sure that the PACS answers."""
 
-    def work(self, run: Run, context: Any) -> list[int]:
-        """Returns the numbers of the batches of rows."""
-        run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
-        check_conf(context)
-        params = context["params"]
-        request = Request(
+    kept = steps.KEPT
+    units_of = "rows"
+
+    def request(self, params: Any) -> Request:
+        """What is wanted of the archive, and where it goes."""
+        return Request(
             queryfile=resolve(params["queryfile"]),
             out_directory=out_path(params, "out_directory"),
             info=params["info"],
@@ -45,10 +52,10 @@ class ExtractPrepareOperator(PacsifierOperator):
             names=params["names"],
             **options_of(params["queryfile"], params),
         )
-        destination = destination_of(params)
-        batches = steps.prepare(run, request, nodes_of(params), destination=destination)
-        self.log.info("%d batch(es) of rows; run folder %s", len(batches), run.folder)
-        return batches
+
+    def prepare(self, run: Run, request: Request, params: Any) -> list[int]:
+        """See `extract.steps.prepare`."""
+        return steps.prepare(run, request, nodes_of(params), destination=destination_of(params))
 
 
 class ExtractRouteOperator(PacsifierOperator, BranchMixIn):
@@ -74,30 +81,24 @@ class ExtractPlanOperator(PacsifierOperator):
         return plan.units
 
 
-class ExtractReportOperator(PacsifierOperator):
-    """Close the books, write log and report, and give the verdict of the run."""
+class ExtractReportOperator(ReportOperator):
+    """Write log, report and thumbnails."""
 
-    def work(self, run: Run, context: Any) -> dict[str, Any]:
-        """Returns the verdict, the sums, and where the report is.
-
-        Raises:
-            AirflowFailException: the run ended before it had a plan; the cohort was not approved; or it is not
-                complete, and that was not accepted beforehand.
-        """
+    def close(self, run: Run, params: Any) -> RunAccount:
+        """See `extract.steps.report`."""
         account = steps.report(run)
         if account.action == SAVE:
             try:
                 self.log.info("%d thumbnail(s)", make_thumbnails(run, account))
             except StorageError as error:  # no reason not to give the verdict
                 self.log.warning("no thumbnails: %s", error)
-        result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
-        self.log.info("%s", result)
-        if not (run.folder / "plan.json").exists():
+        return account
+
+    def judge(self, run: Run) -> None:
+        """Fail where the run ended before it had a plan, or the cohort was not approved."""
+        if not steps.is_planned(run):
             raise AirflowFailException(
                 f"the run ended before anything was fetched; see the steps before, and {run.report}"
             )
         if steps.question(run) is not None:
             raise AirflowFailException("the cohort was not approved, so nothing of it was fetched")
-        if account.verdict != COMPLETE and not Request.of(run).accept_incomplete:
-            raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
-        return result

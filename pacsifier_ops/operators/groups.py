@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.operators.approval import ApproveCohortOperator
+from pacsifier_ops.operators.base import Stage
 from pacsifier_ops.operators.deid import DeidentifyOperator, DeidentifyPrepareOperator, DeidentifyReportOperator
 from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
 from pacsifier_ops.operators.dicomdir import (
@@ -42,10 +43,10 @@ _BEGIN: dict[str, Any] = {"task_id": "prepare", "trigger_rule": "none_failed"}
 _END: dict[str, Any] = {"task_id": "report", "trigger_rule": "all_done"}
 
 
-def extraction(stage: str = "") -> None:
+def extraction(stage: Stage | None = None) -> None:
     """From a query table to series on disk, or at another node."""
     prepare = ExtractPrepareOperator(stage=stage, **_BEGIN)
-    find = DicomFindOperator.partial(task_id="find", stage=stage, map_index_template=LABEL).expand(batch=prepare.output)
+    find = DicomFindOperator.partial(task_id="find", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
     plan = ExtractPlanOperator(task_id="plan", stage=stage, trigger_rule="all_done_min_one_success")
     approve = ApproveCohortOperator(task_id="approve", stage=stage)
     route = ExtractRouteOperator(task_id="route", stage=stage)
@@ -59,18 +60,18 @@ def extraction(stage: str = "") -> None:
     prepare >> route >> [retrieve, move]
 
 
-def pseudonymization(stage: str = "") -> None:
+def pseudonymization(stage: Stage | None = None) -> None:
     """Who becomes whom, and by how many days dates are moved."""
     prepare = PseudonymizePrepareOperator(stage=stage, **_BEGIN)
     pseudonymize = PseudonymizeOperator.partial(
         task_id="pseudonymize", stage=stage, map_index_template=LABEL, max_active_tis_per_dag=1
-    ).expand(batch=prepare.output)
+    ).expand(unit=prepare.output)
     report = PseudonymizeReportOperator(stage=stage, **_END)
 
     prepare >> pseudonymize >> report
 
 
-def deidentification(stage: str = "") -> None:
+def deidentification(stage: Stage | None = None) -> None:
     """De-identify a folder of DICOM files."""
     prepare = DeidentifyPrepareOperator(stage=stage, **_BEGIN)
     deidentify = DeidentifyOperator.partial(task_id="deidentify", stage=stage, map_index_template=LABEL).expand(
@@ -81,7 +82,7 @@ def deidentification(stage: str = "") -> None:
     prepare >> deidentify >> report
 
 
-def sending(stage: str = "") -> None:
+def sending(stage: Stage | None = None) -> None:
     """Send the DICOM files of a folder to a node."""
     prepare = UploadPrepareOperator(stage=stage, **_BEGIN)
     store = DicomStoreOperator.partial(task_id="store", stage=stage, map_index_template=LABEL).expand(
@@ -92,7 +93,7 @@ def sending(stage: str = "") -> None:
     prepare >> store >> report
 
 
-def file_set(stage: str = "") -> None:
+def file_set(stage: Stage | None = None) -> None:
     """Make a DICOM file-set of a folder."""
     prepare = DicomdirPrepareOperator(stage=stage, **_BEGIN)
     copy = DicomdirOperator.partial(task_id="copy", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
@@ -102,7 +103,7 @@ def file_set(stage: str = "") -> None:
     prepare >> copy >> assemble >> report
 
 
-def karnak_tagging(stage: str = "") -> None:
+def karnak_tagging(stage: Stage | None = None) -> None:
     """Tag the objects of a folder for a Karnak gateway."""
     prepare = KarnakPrepareOperator(stage=stage, **_BEGIN)
     tag = KarnakTagOperator.partial(task_id="tag", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
@@ -111,7 +112,7 @@ def karnak_tagging(stage: str = "") -> None:
     prepare >> tag >> report
 
 
-def reporting(stage: str = "") -> None:
+def reporting(stage: Stage | None = None) -> None:
     """The text of the reports in a folder."""
     prepare = ExtractReportsPrepareOperator(stage=stage, **_BEGIN)
     extract = ExtractReportsOperator.partial(task_id="extract", stage=stage, map_index_template=LABEL).expand(
@@ -122,7 +123,7 @@ def reporting(stage: str = "") -> None:
     prepare >> extract >> report
 
 
-def relocation(stage: str = "") -> None:
+def relocation(stage: Stage | None = None) -> None:
     """Move info dumps out of a data folder."""
     prepare = MoveDumpsPrepareOperator(stage=stage, **_BEGIN)
     move = MoveDumpsOperator.partial(task_id="move", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)

@@ -5,25 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.handover import karnak
-from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path, in_path, out_path
-from pacsifier_ops.operators.handover import ToolReportOperator
-from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.runs import labels
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator, data_path, in_path, out_path
 from pacsifier_ops.runs.folder import Run
 
 
-class KarnakPrepareOperator(PacsifierOperator):
+class KarnakPrepareOperator(PrepareOperator):
     """Look at every file of the folder, and find out who every patient becomes; one that is missing ends the run."""
 
-    def work(self, run: Run, context: Any) -> list[int]:
-        """Returns the numbers of the units."""
-        run.forget(karnak.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
-        check_conf(context)
-        params = context["params"]
-        folder = in_path(params, "in_folder")
-        request = karnak.KarnakRequest(
-            in_folder=folder,
+    steps = karnak
+
+    def request(self, params: Any) -> karnak.KarnakRequest:
+        """What is tagged, and with what."""
+        return karnak.KarnakRequest(
+            in_folder=in_path(params, "in_folder"),
             out_folder=out_path(params, "out_folder" if params["out_folder"] else "in_folder"),
             album_name=params["album_name"],
             new_ids=str(data_path(params, "new_ids")) if params["new_ids"] else "",
@@ -33,39 +27,19 @@ class KarnakPrepareOperator(PacsifierOperator):
             allow_empty=bool(self.stage),  # a night without anything new
             accept_incomplete=params["accept_incomplete"],
         )
-        units = karnak.prepare(run, request, cancelled=self.cancelled)
-        self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
-        return units
 
 
-class KarnakTagOperator(MappedOperator):
-    """Tag the objects of one unit of series.
+class KarnakTagOperator(UnitOperator):
+    """Tag the objects of one unit of series."""
 
-    Args:
-        unit: number of the unit, as the step before gave it.
-    """
-
-    template_fields = ("unit",)
     ui_color = "#f2dcdc"
 
-    def __init__(self, *, unit: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unit = unit
-
-    def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns how many ended how. What cannot be tagged is recorded, not raised."""
-        totals = karnak.tag(run, self.unit, self.cancelled)
-        self.log.info("unit %d: %s", self.unit + 1, totals)
-        return totals
-
-    def labelled(self, run: Run) -> str:
-        """The series of the unit."""
-        return labels.of_series(run, self.unit)
+    def do(self, run: Run, params: Any) -> dict[str, int | float]:
+        """How many ended how."""
+        return karnak.tag(run, self.unit, self.cancelled)
 
 
-class KarnakReportOperator(ToolReportOperator):
-    """Close the books, write the report, and give the verdict of the run."""
+class KarnakReportOperator(ReportOperator):
+    """Write the report."""
 
-    def close(self, run: Run) -> ToolAccount:
-        """The closed account."""
-        return karnak.report(run)
+    steps = karnak

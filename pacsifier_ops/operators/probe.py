@@ -6,13 +6,13 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops.operators.base import PacsifierOperator, node_of
+from pacsifier_ops.operators.base import PacsifierOperator, TalksToNode, node_of
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.probe import page_of, probe_into
 from pacsifier_ops.runs.folder import Run
 
 
-class DicomProbeOperator(PacsifierOperator):
+class DicomProbeOperator(TalksToNode, PacsifierOperator):
     """Ask a PACS, gently, what it can do: levels, keys, limits, C-GET, C-MOVE to us; write a page on it."""
 
     ui_color = "#e8dff2"

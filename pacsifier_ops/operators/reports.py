@@ -5,62 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.handover import reports
-from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, in_path, out_path
-from pacsifier_ops.operators.handover import ToolReportOperator
-from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.runs import labels
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator, in_path, out_path
 from pacsifier_ops.runs.folder import Run
 
 
-class ExtractReportsPrepareOperator(PacsifierOperator):
+class ExtractReportsPrepareOperator(PrepareOperator):
     """Look at every file of the folder, and find the reports."""
 
-    def work(self, run: Run, context: Any) -> list[int]:
-        """Returns the numbers of the units."""
-        run.forget(reports.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
-        check_conf(context)
-        params = context["params"]
-        folder = in_path(params, "data_folder")
-        request = reports.ReportsRequest(
-            folder=folder,
+    steps = reports
+
+    def request(self, params: Any) -> reports.ReportsRequest:
+        """Whose reports are wanted, and where."""
+        return reports.ReportsRequest(
+            folder=in_path(params, "data_folder"),
             out_folder=out_path(params, "out_folder" if params["out_folder"] else "data_folder"),
             overwrite=params["overwrite"],
             accept_incomplete=params["accept_incomplete"],
         )
-        units = reports.prepare(run, request, cancelled=self.cancelled)
-        self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
-        return units
 
 
-class ExtractReportsOperator(MappedOperator):
-    """Take out the reports of one unit of series.
+class ExtractReportsOperator(UnitOperator):
+    """Take out the reports of one unit of series."""
 
-    Args:
-        unit: number of the unit, as the step before gave it.
-    """
-
-    template_fields = ("unit",)
     ui_color = "#dfe8d2"
 
-    def __init__(self, *, unit: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.unit = unit
-
-    def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns how many ended how. What cannot be read is recorded, not raised."""
-        totals = reports.extract(run, self.unit, self.cancelled)
-        self.log.info("unit %d: %s", self.unit + 1, totals)
-        return totals
-
-    def labelled(self, run: Run) -> str:
-        """The series of the unit."""
-        return labels.of_series(run, self.unit)
+    def do(self, run: Run, params: Any) -> dict[str, int | float]:
+        """How many ended how."""
+        return reports.extract(run, self.unit, self.cancelled)
 
 
-class ExtractReportsReportOperator(ToolReportOperator):
-    """Close the books, write summary and report, and give the verdict of the run."""
+class ExtractReportsReportOperator(ReportOperator):
+    """Write summary and report."""
 
-    def close(self, run: Run) -> ToolAccount:
-        """The closed account."""
-        return reports.report(run)
+    steps = reports

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -11,14 +12,55 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from pacsifier_ops.base.config import node_names
 from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.operators.approval import ApproveOperator, Question
-from pacsifier_ops.operators.base import PacsifierOperator, connected, data_path
+from pacsifier_ops.operators.base import (
+    APPROVED,
+    OWNER,
+    PacsifierOperator,
+    ReportOperator,
+    connected,
+    data_path,
+)
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs import approvals
-from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.study import run as stages
+
+if TYPE_CHECKING:
+    from pacsifier_ops.study.accounts import StudyAccount
 
 #: The name under which other DAGs find what studies release: an alias of the assets of all projects.
 DATA_SETS = "pacsifier_data_sets"
+
+
+class StudyStage(StrEnum):
+    """A stage of a study: its job has a run of its own, and the params that the study gives it."""
+
+    EXTRACT = stages.EXTRACT
+    PSEUDONYMS = stages.PSEUDONYMS
+    ANONYMIZE = stages.ANONYMIZE
+    DUMPS = stages.DUMPS
+    DICOMDIR = stages.DICOMDIR
+    UPLOAD = stages.UPLOAD
+    KARNAK = stages.KARNAK
+    KARNAK_UPLOAD = stages.KARNAK_UPLOAD
+    MOVE = stages.MOVE
+
+    def of(self, run: Run) -> tuple[Run, Mapping[str, Any]]:
+        """The run and the params of the stage.
+
+        Raises:
+            AirflowSkipException: the study does without it.
+        """
+        from pacsifier_ops.study.project import Study
+        from pacsifier_ops.study.release import may_hand_over, originals_of
+
+        params = stages.stages_of(run)[self]
+        if params is None or (self in stages.DESTINATIONS and not may_hand_over(run, self)):
+            raise AirflowSkipException("the study does without this")
+        more = {OWNER: str(Study.of(run).root)}
+        if self is StudyStage.MOVE:
+            more[APPROVED] = str(originals_of(run))
+        return stages.stage_run(run, self), {**params, **more}
 
 
 class StudySetUpOperator(PacsifierOperator):
@@ -146,21 +188,19 @@ class StudyRemoveOperator(PacsifierOperator):
         return counts
 
 
-class StudyReportOperator(PacsifierOperator):
-    """Close the books of the whole chain, write both reports, and give the verdict of the study."""
+class StudyReportOperator(ReportOperator):
+    """Close the account of the whole chain, and write both reports."""
 
-    def work(self, run: Run, context: Any) -> dict[str, Any]:
-        """Returns the verdict, the sums, and where the report is.
+    what = "study"
 
-        Raises:
-            AirflowFailException: the study is not complete, and that was not accepted beforehand.
-        """
+    def close(self, run: Run, params: Any) -> StudyAccount:
+        """See `study.steps.report`."""
         from pacsifier_ops.study import steps
+
+        return steps.report(run)
+
+    def accepts_incomplete(self, run: Run, params: Any) -> bool:
+        """As the study says, by its file or its form."""
         from pacsifier_ops.study.project import Study
 
-        account = steps.report(run)
-        result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
-        self.log.info("%s", result)
-        if account.verdict != COMPLETE and not Study.of(run).accept_incomplete:
-            raise AirflowFailException(f"the study is {account.verdict}; see {run.report}")
-        return result
+        return Study.of(run).accept_incomplete

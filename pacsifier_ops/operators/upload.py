@@ -4,61 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowFailException
-
-from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, in_path, node_of, out_path
-from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.operators.base import (
+    PrepareOperator,
+    ReportOperator,
+    TalksToNode,
+    UnitOperator,
+    in_path,
+    node_of,
+    out_path,
+)
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.upload import steps
+from pacsifier_ops.upload import steps as job
+from pacsifier_ops.upload.run import UploadRequest
 
 
-class UploadPrepareOperator(PacsifierOperator):
+class UploadPrepareOperator(PrepareOperator):
     """Make sure that the destination answers, and find out what the folder holds."""
 
-    def work(self, run: Run, context: Any) -> list[int]:
-        """Returns the numbers of the units."""
-        from pacsifier_ops.upload.run import UploadRequest
-
-        run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
-        check_conf(context)
-        params = context["params"]
-        request = UploadRequest(
+    def request(self, params: Any) -> UploadRequest:
+        """What is sent."""
+        return UploadRequest(
             folder=in_path(params, "upload_directory"),
             out_directory=out_path(params, "out_directory"),
             resend=params["resend"],
             allow_empty=bool(self.stage),  # a night without anything new
             accept_incomplete=params["accept_incomplete"],
         )
-        units = steps.prepare(run, request, node_of(params), cancelled=self.cancelled)
-        self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
-        return units
+
+    def prepare(self, run: Run, request: UploadRequest, params: Any) -> list[int]:
+        """See `upload.steps.prepare`."""
+        return job.prepare(run, request, node_of(params), cancelled=self.cancelled)
 
 
-class DicomStoreOperator(UnitOperator):
+class DicomStoreOperator(TalksToNode, UnitOperator):
     """Send the series of one unit by C-STORE, and judge every answer."""
 
     ui_color = "#f4e3d7"
 
-    def work(self, run: Run, context: Any) -> dict[str, int | float]:
-        """Returns sums over the unit's series. What the destination refuses is recorded, not raised."""
-        totals = steps.send(run, node_of(context["params"]), self.unit, self.cancelled)
-        self.log.info("unit %d: %s", self.unit + 1, totals)
-        return totals
+    def do(self, run: Run, params: Any) -> dict[str, int | float]:
+        """Sums over the unit's series."""
+        return job.send(run, node_of(params), self.unit, self.cancelled)
 
 
-class UploadReportOperator(PacsifierOperator):
-    """Close the books, write log and report, and give the verdict of the run."""
+class UploadReportOperator(ReportOperator):
+    """Write log and report."""
 
-    def work(self, run: Run, context: Any) -> dict[str, Any]:
-        """Returns the verdict, the sums, and where the report is.
-
-        Raises:
-            AirflowFailException: the run is not complete, and that was not accepted beforehand.
-        """
-        account = steps.report(run)
-        result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
-        self.log.info("%s", result)
-        if account.verdict != COMPLETE and not context["params"]["accept_incomplete"]:
-            raise AirflowFailException(f"the run is {account.verdict}; see {run.report}")
-        return result
+    steps = job

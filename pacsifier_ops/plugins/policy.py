@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
     from sqlalchemy.orm import Session
 
+#: Names of the operators that are `TalksToNode`: Airflow knows a task by the name of its operator here.
 _POOLED = (
     "DicomFindOperator",
     "DicomMoveOperator",

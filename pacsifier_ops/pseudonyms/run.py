@@ -1,11 +1,9 @@
-"""What a pseudonymization is asked for, and what its steps keep in the run's folder (see `run.Run`).
+"""What a pseudonymization is asked for, and what its steps keep in the run's folder beside the files of every job (see
+`runs.job`; a unit has one item, a batch of patients).
 
 | file                 | written by | what                                                     |
 |----------------------|------------|----------------------------------------------------------|
-| cohort.json          | prepare    | how many patients, and what cannot be linked             |
 | patients.jsonl       | prepare    | every patient of the cohort, see patients.Patient        |
-| batches/<n>.jsonl    | prepare    | the patients that one task asks for                      |
-| results/<n>.jsonl    | ask        | how many were asked for, and how many were new           |
 """
 
 from __future__ import annotations

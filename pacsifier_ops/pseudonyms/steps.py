@@ -7,14 +7,14 @@ killed and called again: who is linked once is not asked for again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.errors import InputError, PatientsRefused, numbers
-from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.files import read_jsonl, storage_errors
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.local import LocalSource
@@ -24,12 +24,14 @@ from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import project_secret
 from pacsifier_ops.query.reading import AS_IT_IS, Reading
 from pacsifier_ops.query.table import read_query_table
+from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.job import Question, Worker, begin, close, cut, prepared
 from pacsifier_ops.runs.pages import Verdict, page
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("cohort", "patients", "batches", "results", "summary")
+KEPT = (*job.KEPT, "patients")
 
 #: Columns of log_get_pseudonyms.csv after those of the query table.
 LOG = "log_get_pseudonyms.csv"
@@ -80,10 +82,8 @@ def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Cal
         InputError: what was asked for does not go together, or table, folder, mapping or linkage cannot be used.
         StorageError: the run's folder cannot be written.
     """
-    run.forget(KEPT)
     request.check()
-    request = replace(request, started=now())
-    request.keep(run)
+    request = begin(run, request, KEPT)
     linkage = Linkage(request.project, request.folder)
     known = linkage.people()
     cohort = _cohort(request, cancelled)
@@ -95,17 +95,18 @@ def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Cal
     batches = slices(len(asked), max(1, -(-len(asked) // size)))
     with storage_errors("the state root"):
         run.write_part("patients", None, map(asdict, cohort.patients))
-        for number, batch in enumerate(batches):
-            run.write_part("batches", number, (asdict(asked[place]) for place in batch))
-        counts = {"patients": len(cohort.patients), "asked": len(asked)}
-        left = {"passed_over": cohort.passed_over, "unnamed": len(cohort.unnamed), "place": cohort.place}
-        left["without_id"] = len(cohort.without_id)
-        write_json(run.folder / "cohort.json", {**counts, **left})
+    counts = {"patients": len(cohort.patients), "asked": len(asked), "without_id": len(cohort.without_id)}
+    left = {"passed_over": cohort.passed_over, "unnamed": len(cohort.unnamed), "place": cohort.place}
+    units = cut(
+        run,
+        [[Batch(number, [asked[place] for place in batch])] for number, batch in enumerate(batches, 1)],
+        {**counts, **left},
+    )
     for path in cohort.unnamed:
         run.note(f"names no patient: {path}")
     if cohort.without_id:
         run.note(f"no PatientID, passed over: line {numbers(cohort.without_id)} of the query table")
-    return list(range(len(batches)))
+    return units
 
 
 def _same_as_linked(linkage: Linkage, cohort: Cohort, linked: Mapping[str, Person | None]) -> None:
@@ -129,7 +130,40 @@ def _cohort(request: PseudonymRequest, cancelled: Callable[[], bool]) -> Cohort:
     return Cohort([Patient(patient, places=[number]) for number, patient in lines], "entry")
 
 
-def ask(run: Run, source: Source, batch: int, cancelled: Callable[[], bool] = never) -> dict[str, int]:
+@dataclass
+class Batch:
+    """Patients that are asked for at once: the item of a unit.
+
+    Attributes:
+        number: from 1.
+        patients: each as plain data, or as itself.
+    """
+
+    number: int
+    patients: list[Patient]
+
+    def __post_init__(self) -> None:
+        self.patients = [Patient(**one) if isinstance(one, dict) else one for one in self.patients]
+
+    def account(self) -> Asked:
+        """Before anybody is asked for."""
+        return Asked(self.number)
+
+
+@dataclass
+class Asked:
+    """What became of a batch.
+
+    Attributes:
+        asked, new: how many were asked for, and how many of them are new in the linkage.
+    """
+
+    number: int
+    asked: int = 0
+    new: int = 0
+
+
+def ask(run: Run, source: Source, unit: int, cancelled: Question = never) -> dict[str, int | float]:
     """Have the source say who the patients of a batch become, and keep it in the linkage.
 
     Returns:
@@ -140,32 +174,53 @@ def ask(run: Run, source: Source, batch: int, cancelled: Callable[[], bool] = ne
             batch was kept.
         PacsifierError: whatever the source raises.
     """
-    request, place = PseudonymRequest.of(run), read_json(run.folder / "cohort.json")["place"]
-    linkage = Linkage(request.project, request.folder)
-    known = linkage.people()
-    patients = [Patient(**item) for item in read_jsonl(run.part("batches", batch))]
-    if request.source == DEID:  # those of an attempt that was killed once it had kept them
-        patients = [patient for patient in patients if known.of(patient.patient_id) is None]
-    asked, new = len(patients), 0
-    people: Mapping[str, Person] = {}
-    while patients and not people:
-        try:
-            with _told_by_rows(patients, place):
-                people = source.ask(request.project, [patient.patient_id for patient in patients], cancelled)
-        except InputError as error:
-            refused = error.__cause__
-            if not (request.leave_out and isinstance(refused, PatientsRefused) and refused.patients):
-                raise
-            run.note(f"left out: {error}")
-            patients = [patient for number, patient in enumerate(patients) if number not in refused.patients]
-    if patients:
-        with _told_by_rows(patients, place):
-            issuers = {patient.patient_id: patient.issuer for patient in patients}
-            ordered = {patient.patient_id: people[patient.patient_id] for patient in patients}
-            new = linkage.add(ordered, issuers)
-    with storage_errors("the state root"):
-        run.write_part("results", batch, [{"asked": asked, "new": new}])
-    return {"asked": asked, "new": new}
+    with Asking(run, source, cancelled) as asking:
+        return asking.unit(unit)
+
+
+class Asking(Worker[Batch, Asked]):
+    """Has a source say who the patients of batches become."""
+
+    item, result = Batch, Asked
+
+    def __init__(self, run: Run, source: Source, cancelled: Question = never) -> None:
+        super().__init__(run, cancelled)
+        self._source = source
+
+    def open(self, stack: ExitStack) -> None:
+        """Look who is linked."""
+        self._request, self._place = PseudonymRequest.of(self._run), prepared(self._run)["place"]
+        self._linkage = Linkage(self._request.project, self._request.folder)
+
+    def work(self, batch: Batch, result: Asked) -> Asked:
+        """Ask for a batch; nothing of it is kept where it cannot be used."""
+        patients, known = batch.patients, self._linkage.people()
+        if self._request.source == DEID:  # those of an attempt that was killed once it had kept them
+            patients = [patient for patient in patients if known.of(patient.patient_id) is None]
+        asked = len(patients)
+        people: Mapping[str, Person] = {}
+        while patients and not people:
+            try:
+                with _told_by_rows(patients, self._place):
+                    ids = [patient.patient_id for patient in patients]
+                    people = self._source.ask(self._request.project, ids, self._cancelled)
+            except InputError as error:
+                refused = error.__cause__
+                if not (self._request.leave_out and isinstance(refused, PatientsRefused) and refused.patients):
+                    raise
+                self._run.note(f"left out: {error}")
+                patients = [patient for number, patient in enumerate(patients) if number not in refused.patients]
+        if patients:
+            with _told_by_rows(patients, self._place):
+                issuers = {patient.patient_id: patient.issuer for patient in patients}
+                ordered = {patient.patient_id: people[patient.patient_id] for patient in patients}
+                result.new = self._linkage.add(ordered, issuers)
+        result.asked = asked
+        return result
+
+    def totals(self, results: Sequence[Asked]) -> dict[str, int | float]:
+        """How many were asked for, and how many of them are new in the linkage."""
+        return {"asked": sum(one.asked for one in results), "new": sum(one.new for one in results)}
 
 
 @contextmanager
@@ -207,6 +262,10 @@ class Summary:
         names = ("patients", "linked", "new", "unnamed", "passed_over", "without_id")
         return {name: getattr(self, name) for name in names}
 
+    def summary(self) -> dict[str, Any]:
+        """All of it."""
+        return {**asdict(self), "totals": self.totals()}
+
 
 def report(run: Run) -> Summary:
     """Close the books: who is linked now; write `log_get_pseudonyms.csv` beside the linkage, and the report.
@@ -215,9 +274,7 @@ def report(run: Run) -> Summary:
         InputError: the run ended before anybody was asked for, or the linkage cannot be used.
         StorageError: log or report cannot be written.
     """
-    if not (run.folder / "cohort.json").exists():
-        raise InputError("the run ended before it was known whose pseudonyms are wanted; see the step prepare")
-    request, cohort = PseudonymRequest.of(run), read_json(run.folder / "cohort.json")
+    cohort, request = prepared(run, "it was known whose pseudonyms are wanted"), PseudonymRequest.of(run)
     linkage = Linkage(request.project, request.folder)
     people = linkage.people()
     linked = sum(people.of(item["patient_id"]) is not None for item in read_jsonl(run.part("patients")))
@@ -228,7 +285,7 @@ def report(run: Run) -> Summary:
         finished=now(),
         patients=cohort["patients"],
         linked=linked,
-        new=sum(line["new"] for path in run.parts("results") for line in read_jsonl(path)),
+        new=sum(result.new for _, result in Asking.outcomes(run)),
         unnamed=cohort["unnamed"],
         passed_over=cohort["passed_over"],
         without_id=cohort["without_id"],
@@ -236,9 +293,7 @@ def report(run: Run) -> Summary:
     with storage_errors("the folder of the linkage"):
         if request.queryfile:
             linkage.write(linkage.folder / LOG, _log(Path(request.queryfile), people.of, request))
-    with storage_errors("the state root"):
-        write_atomic(run.report, _page(request, summary))
-        write_json(run.folder / "summary.json", {**asdict(summary), "totals": summary.totals()})
+    close(run, summary, _page(request, summary))
     return summary
 
 

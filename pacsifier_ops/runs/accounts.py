@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 COMPLETE, INCOMPLETE, UNBALANCED = "complete", "incomplete", "unbalanced"
@@ -28,6 +28,9 @@ SERIES_COMPLETE, SERIES_LISTED = "complete", "listed"
 SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SERIES_FAILED = "incomplete", "unverifiable", "failed"
 #: The archive recalls it from slow storage, and it is not yet there.
 SERIES_RECALLED = "recalled"
+
+#: States of images in a series, each the name of their count in its account.
+IMAGES = ("present", "received", "missing", "unverifiable", "quarantined")
 
 _MODALITY = re.compile(r"[A-Z0-9]{2,6}")
 
@@ -231,10 +234,6 @@ class RunAccount:
             "series": count_by(self.series, "state"),
             "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
         }
-
-    def as_dict(self) -> dict[str, Any]:
-        """The accounts as plain data, the verdict and the totals included."""
-        return {**asdict(self), "verdict": self.verdict, "totals": self.totals()}
 
 
 def count_by(items: Iterable[Any], attribute: str) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base import cells
-from pacsifier_ops.base.files import private_folder, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.files import private_folder, storage_errors, write_atomic
 from pacsifier_ops.runs.accounts import (
     ROW_EMPTY,
     ROWS_ANSWERED,
@@ -19,6 +19,7 @@ from pacsifier_ops.runs.accounts import (
     SeriesAccount,
 )
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.job import close
 from pacsifier_ops.runs.report_html import render
 
 #: Columns of logs/pacsifier_log.csv after those of the query: PACSIFIER's, then ours.
@@ -52,10 +53,7 @@ def write_books(
     Raises:
         StorageError: log or report cannot be written.
     """
-    with storage_errors("the state root"):
-        write_json(run.folder / "accounts.json", account.as_dict())
-        write_atomic(run.report, render(account))
-        write_json(run.folder / "summary.json", account.summary())
+    close(run, account, render(account))
     log = _log(account, columns)
     with scratch() as unfinished, storage_errors("the output folder"):
         private_folder(log_folder / "runs")

@@ -1,14 +1,7 @@
 """The folder of one run: what its steps hand to each other, protected, outside every data set.
 
-Every kind of run keeps its own files there (see `extract.run`, `upload.run`); these are common to all:
-
-| file            | what                                                        |
-|-----------------|-------------------------------------------------------------|
-| request.json    | what was asked for                                          |
-| accounts.json   | the accounts of the run                                     |
-| summary.json    | how it ended, in counts only                                |
-| report.html     | the accounts for people                                     |
-| problems.txt    | errors and warnings with the values that logs must not hold |
+What every job keeps there is told in `job`. Whatever the run, problems.txt has the errors and warnings with the values
+that logs must not hold.
 """
 
 from __future__ import annotations

@@ -9,25 +9,23 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from pacsifier_ops.base.files import read_json
-from pacsifier_ops.runs.accounts import ROW_BAD
+from pacsifier_ops.runs.accounts import IMAGES, ROW_BAD
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.job import COUNTED, expected
 
 #: State of a row or a series that has no other one yet.
 WAITING = "waiting"
 #: State of a row that asks the same as an earlier one, which answers for it.
 REPEATED = "repeated"
 
-_IMAGES = ("present", "received", "missing", "unverifiable", "quarantined")
 #: What becomes of images in a de-identification, by the name that it is counted under.
 DEIDENTIFICATION = {"deidentified": "de-identified", "excluded": "excluded", "in_quarantine": "in quarantine"}
-_COUNTED = (*_IMAGES, *DEIDENTIFICATION, "bytes", "seconds")
 #: What becomes of images that are tagged for a gateway; whatever could not be is a problem.
 TAGGED, UNCHANGED, NOT_TAGGED = "tagged", "unchanged", "not tagged"
 #: State of a part of the work that is not waiting.
@@ -71,45 +69,26 @@ class Progress:
 
 def progress_of(run: Run) -> Progress:
     """Where a run stands, whatever it has written so far."""
-    found, results = _sum(_parts(run, "found"), _found), _sum(_parts(run, "results"), _results)
-    progress = Progress(rows=_rows(run, found))
-    plan = _plan(run)
-    progress.planned, progress.expected = bool(plan), int(plan.get("instances", 0))
-    series = {name.removeprefix("series "): count for name, count in results.items() if name.startswith("series ")}
-    waiting = (plan.get("series", 0) if plan else found["series"]) - sum(series.values())
-    progress.series = _without_zeros({**series, WAITING: waiting})
-    progress.images = {name: results[name] for name in _IMAGES}
-    progress.images |= _without_zeros({shown: results[name] for name, shown in DEIDENTIFICATION.items()})
-    progress.images |= _without_zeros({name: results[name] for name in (TAGGED, UNCHANGED, NOT_TAGGED)})
+    found, results, whole = _sum(_parts(run, "found")), _sum(_parts(run, "results")), expected(run)
+    rows = _of("rows", found)
+    waiting = {WAITING: whole.get("rows", 0) - sum(rows.values())}
+    rows |= {ROW_BAD: whole.get("bad_rows", 0), REPEATED: whole.get("repeated_rows", 0)} | waiting
+    progress = Progress(rows=_without_zeros(rows))
+    progress.planned, progress.expected = "series" in whole, whole.get("instances", 0)
+    series = _of("series", results)
+    waiting = {WAITING: whole.get("series", found["series"]) - sum(series.values())}
+    progress.series = _without_zeros({**series, **waiting})
+    progress.images = {**dict.fromkeys(IMAGES, 0), **_without_zeros(_of("images", results))}
     if not progress.rows and not progress.series:
-        progress.parts = _work(run)
+        done = results["items"]
+        progress.parts = _without_zeros({DONE: done, WAITING: whole.get("items", 0) - done})
     progress.bytes, progress.seconds = results["bytes"], results["seconds"]
     return progress
 
 
-def _rows(run: Run, found: Counter[str]) -> dict[str, int]:
-    table: dict[str, Any] = {}
-    with suppress(FileNotFoundError):
-        table = read_json(run.folder / "table.json")
-    states = {name.removeprefix("row "): count for name, count in found.items() if name.startswith("row ")}
-    rows = {**states, ROW_BAD: table.get("bad_rows", 0), REPEATED: len(table.get("same_as", ()))}
-    return _without_zeros({**rows, WAITING: table.get("rows", 0) - sum(states.values())})
-
-
-def _plan(run: Run) -> dict[str, Any]:
-    """The size of the cohort of an extract run, or else of an upload or de-identification; empty before it is known."""
-    for path in (run.folder / "plan.json", run.folder / "scan.json"):
-        with suppress(FileNotFoundError):
-            plan: dict[str, Any] = read_json(path)
-            return plan
-    return {}
-
-
-def _work(run: Run) -> dict[str, int]:
-    """Parts of the work: units of files, or batches of patients."""
-    done = sum(1 for _ in _parts(run, "results"))
-    whole = max(sum(1 for _ in _parts(run, kind)) for kind in ("units", "batches"))
-    return _without_zeros({DONE: done, WAITING: whole - done})
+def _of(what: str, counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts of one kind, by what comes behind it in their names."""
+    return {name.removeprefix(f"{what} "): count for name, count in counts.items() if name.startswith(f"{what} ")}
 
 
 def _without_zeros(counts: dict[str, int]) -> dict[str, int]:
@@ -126,42 +105,25 @@ def _parts(run: Run, kind: str) -> Iterator[tuple[str, int, int]]:
                 yield entry.path, status.st_mtime_ns, status.st_size
 
 
-def _sum(parts: Iterable[tuple[str, int, int]], count: Callable[[str, int, int], Counter[str]]) -> Counter[str]:
+def _sum(parts: Iterable[tuple[str, int, int]]) -> Counter[str]:
     """The counts of all parts."""
     total: Counter[str] = Counter()
     for part in parts:
         with suppress(FileNotFoundError):
-            total.update(count(*part))
+            total.update(_counted(*part))
     return total
 
 
-# A part is replaced as a whole, never changed, so its path, time and size tell its content. What is kept is small: the
-# parts of eight runs of the largest size.
+@lru_cache(16384)
+def _counted(path: str, mtime_ns: int, size: int) -> Counter[str]:
+    """The counts of the lines of a part (see `job.COUNTED`).
 
-
-@lru_cache(8192)
-def _found(path: str, mtime_ns: int, size: int) -> Counter[str]:
-    """Rows by state, and how many series they found, of a batch."""
+    A part is replaced as a whole, never changed, so its path, time and size tell its content. What is kept is small:
+    the parts of eight runs of the largest size.
+    """
     counts: Counter[str] = Counter()
     with open(path, encoding="utf-8") as lines:
         for line in lines:
-            if line.startswith("{"):  # a row; each of its series is a list
-                row = json.loads(line)
-                counts.update({f"row {row['state']}": 1, "series": row["series"]})
-    return counts
-
-
-@lru_cache(8192)
-def _results(path: str, mtime_ns: int, size: int) -> Counter[str]:
-    """Series by state, and their images and bytes, of a unit."""
-    counts: Counter[str] = Counter()
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            account = json.loads(line)
-            if "state" in account:  # the tools for handing over count other things
-                counts[f"series {account['state']}"] += 1
-            counts.update({name: account.get(name, 0) for name in _COUNTED})
-            if (tagged := account.get("counts")) is not None:
-                counts.update({name: tagged.get(name, 0) for name in (TAGGED, UNCHANGED)})
-                counts[NOT_TAGGED] += len(account["problems"])
+            if line.startswith("{"):
+                counts.update({"items": 1, **json.loads(line).get(COUNTED, {})})
     return counts

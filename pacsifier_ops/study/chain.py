@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -10,23 +9,25 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from pacsifier_ops.base.files import read_jsonl, readable, unpacked
+from pacsifier_ops.base.files import readable, unpacked
 from pacsifier_ops.base.identity import SeriesId
-from pacsifier_ops.deid.run import DEIDENTIFIED, QUARANTINED, WITHDRAWN, Settled, SourceSeries, Store, series_of
-from pacsifier_ops.extract.run import Planned
+from pacsifier_ops.deid import outcome as deidentified
+from pacsifier_ops.deid.run import DEIDENTIFIED, QUARANTINED, WITHDRAWN, Settled, SourceSeries, series_of, store_of
+from pacsifier_ops.extract import outcome as extracted
 from pacsifier_ops.runs.accounts import SeriesAccount
 from pacsifier_ops.runs.approvals import APPROVED, COHORT, REJECTED, RELEASE
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.worker import NOT_ATTEMPTED, accounts_of
+from pacsifier_ops.runs.index import Index
+from pacsifier_ops.runs.job import NOT_ATTEMPTED
 from pacsifier_ops.state.ledger import SeriesLedger
-from pacsifier_ops.state.tree import Tree, marker_of
+from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, SENDING, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, IDENTIFIED_FOLDER, RELEASED_FOLDER, folder_of
 from pacsifier_ops.study.removal import Manifest
 from pacsifier_ops.study.run import stage_folder
-from pacsifier_ops.upload.run import SOP_INSTANCE, Outgoing
+from pacsifier_ops.upload import outcome as uploaded
 
 _GONE = "received, and gone before it was de-identified"
 _NOT_REACHED = "not de-identified: the de-identification did not get to it"
@@ -44,17 +45,11 @@ _COUNTED = re.compile(r"^\d+ of \d+ instances missing: | \(\d+ of them\)|; \d+ t
 
 def from_archive(run: Run, stage: str, chain: Chain) -> Iterator[StudySeries]:
     """The series of a study that asks an archive."""
-    patients: dict[int, str] = {}
-
-    def planned(**item: Any) -> Planned:
-        series = Planned(**item)
-        patients[series.number] = intern(series.attributes.get("PatientID", "") or f"study {series.study_uid}")
-        return series
-
-    for told in accounts_of(Run(stage_folder(run, stage)), planned):
+    for planned, told in extracted.series(Run(stage_folder(run, stage))):
         if told.reason == NOT_ATTEMPTED:
             told.reason = chain.not_attempted
-        series = _series(told, patients[told.number], stage)
+        patient = intern(planned.attributes.get("PatientID", "") or f"study {planned.study_uid}")
+        series = _series(told, patient, stage)
         if stage == stages.EXTRACT:
             chain.follow(series, chain.fetched(series), told)
         else:
@@ -64,10 +59,8 @@ def from_archive(run: Run, stage: str, chain: Chain) -> Iterator[StudySeries]:
 
 def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
     """The series of a study that asks no archive: those of the folder that it de-identifies."""
-    planned: dict[SeriesId, list[tuple[Path, int]]] = {}
-    for part in Run(stage_folder(run, stages.ANONYMIZE)).parts("units"):
-        for place, item in _lines(part):
-            planned.setdefault(SeriesId(item["study_uid"], item["series_uid"]), []).append((part, place))
+    parts = deidentified.series(Run(stage_folder(run, stages.ANONYMIZE)))
+    planned = Index(run, ((str(part.series), part.files) for part in parts))
     seen: set[SeriesId] = set()
     for source in chain.sources():
         if source.series in seen:  # that of another patient as well; its parts are counted together
@@ -77,7 +70,7 @@ def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
         series = StudySeries(number, [], source.patient_id, source.study_uid, source.series_uid, source.modality)
         series.series_number, series.description = source.series_number, source.description
         series.folder = source.folder
-        files = (file for where in planned.get(source.series, ()) for file in _line(*where)["files"])
+        files = (file for part in planned.of(str(source.series)) for file in part)
         chain.follow(series, chain.lying(series, files), None)
         yield series
     if unfit := chain.unfit:
@@ -90,7 +83,7 @@ def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
 
 def from_gateway(run: Run) -> Iterator[StudySeries]:
     """The series of a study that neither fetches nor de-identifies: those of the folder that a gateway gets."""
-    for told in accounts_of(Run(stage_folder(run, stages.KARNAK_UPLOAD)), Outgoing):
+    for _, told in uploaded.series(Run(stage_folder(run, stages.KARNAK_UPLOAD))):
         series = _series(told, told.folder.split("/")[0], stages.KARNAK_UPLOAD)
         _handed_over(series, told, stages.KARNAK_UPLOAD)
         yield series
@@ -179,29 +172,22 @@ class Chain:
     def __init__(self, run: Run, study: Study, account: StudyAccount) -> None:
         self.twice, self.not_attempted = 0, _not_attempted(account)
         self._deidentifies, self._withheld = account.deidentifies, "" if account.released else _withheld(account, study)
-        self._identified, deidentified, self._released = (
+        self._identified, made, self._released = (
             folder_of(study, name) for name in (IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER)
         )
         self._fetched, self._manifest = Tree.existing(self._identified), Manifest(run)
-        self._sent: dict[str, _Sent | _Moved] = {
-            stage: (_Moved if stage == stages.MOVE else _Sent)(Run(stage_folder(run, stage)))
+        self._sent = {
+            stage: _Confirmed(run, (_moved if stage == stages.MOVE else _sent)(Run(stage_folder(run, stage))))
             for stage in SENDING
             if study.has(stage)
         }
-        tree, marker = Tree.existing(deidentified), marker_of(deidentified)
-        self._store = Store(tree, marker["id"]) if account.deidentifies and tree and "id" in marker else None
+        self._store = store_of(made) if account.deidentifies else None
         self._parts: dict[SeriesId, list[_Part]] = {}
         for source in self.sources():
             part = _Part(source.number, source.key, source.target, intern(source.pseudonym))
             self._parts.setdefault(source.series, []).append(part)
-        deid = Run(stage_folder(run, stages.ANONYMIZE))
-        ended = (item for part in deid.parts("results") for item in read_jsonl(part))
-        self._reasons = {item["number"]: intern(item["reason"]) for item in ended if item["reason"]}
-        self.unfit: dict[str, tuple[str, str]] = {}
-        if self._store and self._store.unreadable.exists():
-            for item in read_jsonl(self._store.unreadable):
-                state = MISSING if item["missing"] else QUARANTINED
-                self.unfit[item["path"]] = state, intern(item["reason"])
+        self._reasons = deidentified.reasons(Run(stage_folder(run, stages.ANONYMIZE)))
+        self.unfit = deidentified.unfit(self._store, MISSING) if self._store else {}
 
     def sources(self) -> Iterator[SourceSeries]:
         """The series of the de-identification."""
@@ -378,88 +364,52 @@ def _withheld(account: StudyAccount, study: Study) -> str:
     return f"not released: {why}"
 
 
-class _Sent:
-    """What a node has confirmed of a folder that a stage has sent."""
+class _Confirmed:
+    """What a node has confirmed of what a stage has sent.
 
-    def __init__(self, run: Run) -> None:
-        self._places: dict[str, list[tuple[Path, int]]] = {}
-        self._results: dict[int, tuple[Path, int]] = {}
-        for part in run.parts("units"):
-            for place, item in _lines(part):
-                self._places.setdefault(item["folder"], []).append((part, place))
-        for part in run.parts("results"):
-            for place, item in _lines(part):
-                self._results[item["number"]] = part, place
-        self._folder: str | None = None
-        self._wanting: dict[str, str] = {}
+    Args:
+        series: of each series, what it is found by; why instances of it are missing; SOP Instance UIDs of its
+            instances, None for all that anybody asks about; and those of the missing ones, None where nobody can say
+            which they are, so that none counts.
+    """
 
-    def wanting(self, folder: str, uid: str) -> str:
-        """Why an instance does not count as confirmed; empty where it does.
+    def __init__(self, run: Run, series: Iterable[tuple[str, str, list[str] | None, frozenset[str] | None]]) -> None:
+        self._held = Index(
+            run, ((key, [why, uids, None if lost is None else list(lost)]) for key, why, uids, lost in series)
+        )
+        self._key: str | None = None
+        self._series: list[tuple[str, set[str] | None, set[str] | None]] = []
 
-        Args:
-            folder: of the file, below the folder that was sent.
-        """
-        if folder != self._folder:
-            self._folder, self._wanting = folder, self._read(folder)
-        return self._wanting.get(uid, _NOT_SENT)
-
-    def _read(self, folder: str) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for where in self._places.get(folder, ()):
-            unit = _line(*where)
-            result = _line(*self._results[unit["number"]]) if unit["number"] in self._results else None
-            lost = set(result["missing_uids"]) if result else set()
-            why = f"not confirmed: {_plain(result['reason'])}" if result else _NOT_SENT
-            for file in unit["files"]:
-                uid = file[SOP_INSTANCE]
-                found[uid] = why if result is None or uid in lost else ""
-        return found
-
-
-class _Moved:
-    """What another node has confirmed of series that the archive was to send there."""
-
-    def __init__(self, run: Run) -> None:
-        self._results: dict[str, tuple[Path, int]] = {}
-        for part in run.parts("results"):
-            for place, item in _lines(part):
-                self._results[str(SeriesId(item["study_uid"], item["series_uid"]))] = part, place
-        self._series = ""
-        self._lost: tuple[str, frozenset[str] | None] = "", None
-
-    def wanting(self, series: str, uid: str) -> str:
+    def wanting(self, key: str, uid: str) -> str:
         """Why an instance does not count as confirmed; empty where it does."""
-        if series != self._series:
-            self._series, self._lost = series, self._read(series)
-        why, lost = self._lost
-        return why if lost is None or uid in lost else ""
+        if key != self._key:
+            self._key, self._series = key, [(why, _set(uids), _set(lost)) for why, uids, lost in self._held.of(key)]
+        for why, uids, lost in self._series:
+            if uids is None or uid in uids:
+                return why if lost is None or uid in lost else ""
+        return _NOT_SENT
 
-    def _read(self, series: str) -> tuple[str, frozenset[str] | None]:
-        """Why instances are missing, and which; None: nobody can say which, so none counts."""
-        if series not in self._results:
-            return _NOT_SENT, None
-        told = SeriesAccount(**_line(*self._results[series]))
-        why = f"not confirmed: {_plain(told.reason)}"
-        certain = told.expected is not None and told.missing == len(told.missing_uids)
-        return why, frozenset(told.missing_uids) if certain else None
+
+def _set(values: list[str] | None) -> set[str] | None:
+    return None if values is None else set(values)
+
+
+def _sent(run: Run) -> Iterator[tuple[str, str, list[str] | None, frozenset[str] | None]]:
+    """The series of a folder that was sent, by the folder of their files."""
+    for account, uids, lost in uploaded.instances(run):
+        yield account.folder, _why(account), uids, lost
+
+
+def _moved(run: Run) -> Iterator[tuple[str, str, list[str] | None, frozenset[str] | None]]:
+    """The series that the archive was to send to another node."""
+    for planned, account in extracted.series(run):
+        yield str(planned.series), _why(account), None, extracted.unconfirmed(account)
+
+
+def _why(account: SeriesAccount) -> str:
+    return _NOT_SENT if account.reason == NOT_ATTEMPTED else f"not confirmed: {_plain(account.reason)}"
 
 
 def _plain(reason: str) -> str:
     """A reason that an account gives, without its counts."""
     return _COUNTED.sub("", reason)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """The values of a file of JSON lines, each with the place where it begins."""
-    place = 0
-    with path.open("rb") as stream:
-        for line in stream:
-            yield place, json.loads(line)
-            place += len(line)
-
-
-def _line(path: Path, place: int) -> Any:
-    """The value that begins at a place of a file of JSON lines."""
-    with path.open("rb") as stream:
-        stream.seek(place)
-        return json.loads(stream.readline())

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base.errors import PacsifierError
-from pacsifier_ops.base.files import read_json
-from pacsifier_ops.extract.closing import rows_of
+from pacsifier_ops.deid import outcome as deidentified
+from pacsifier_ops.extract import outcome as extracted
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import (
     COMPLETE,
@@ -19,6 +18,7 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.runs.folder import Run, now
+from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.state.tree import marker_of
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import COUNTS, Removal, StageAccount, StudyAccount, StudyRow, StudySeries
@@ -59,7 +59,7 @@ def close(run: Run) -> StudyAccount:
         stages=[_stage(run, stage, params) for stage, params in given.items()],
         decisions=_decisions(run),
         asked=_asked(run),
-        gate=_read(run.folder / "gate.json"),
+        gate=stages.outcome(run, stages.GATE),
         released=released_of(run),
         removal=_removal(run, study),
     )
@@ -93,28 +93,19 @@ def _objects_released(run: Run, account: StudyAccount) -> int:
     return sum(path.endswith(".dcm") and not path.startswith(f"{HANDOVER}/") for path in paths)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none, or a kill has left none that is whole."""
-    with suppress(FileNotFoundError, ValueError):
-        return dict(read_json(path))
-    return {}
-
-
 def _stage(run: Run, stage: str, params: Mapping[str, Any] | None) -> StageAccount:
     if params is None:
         return StageAccount(stage, OFF)
-    folder = stage_folder(run, stage)
-    told = _read(folder / "summary.json")
-    request = _read(folder / "request.json")
-    report = folder / "report.html"
+    part = Run(stage_folder(run, stage))
+    told, begun = summary_of(part), started(part)
     return StageAccount(
         stage,
-        told.get("verdict") or (NOT_ENDED if request else NOT_RUN),
-        told.get("started") or request.get("started", ""),
+        told.get("verdict") or (NOT_RUN if begun is None else NOT_ENDED),
+        told.get("started") or begun or "",
         told.get("finished", ""),
         told.get("totals", {}),
         " to ".join(filter(None, (params.get("pacs"), params.get("destination")))),
-        report.relative_to(run.folder).as_posix() if told and report.exists() else "",
+        part.report.relative_to(run.folder).as_posix() if told and part.report.exists() else "",
     )
 
 
@@ -136,7 +127,7 @@ def _asked(run: Run) -> list[str]:
 
 
 def _removal(run: Run, study: Study) -> Removal:
-    found, went = Listing.of(run), _read(run.folder / "removal.json")
+    found, went = Listing.of(run), stages.outcome(run, stages.REMOVAL)
     return Removal(
         asked=study.remove_identified,
         listed=found.files,
@@ -162,23 +153,21 @@ def _describe_rules(account: StudyAccount, run: Run, study: Study) -> None:
         if rules.digest == account.rules:
             account.method, account.codes = rules.method, list(rules.codes)
             account.options = sorted(option.value for option in rules.options)
-    scan = _read(stage_folder(run, stages.ANONYMIZE) / "scan.json")
-    account.sources = scan.get("sources", {})
+    account.sources = deidentified.sources(Run(stage_folder(run, stages.ANONYMIZE)))
 
 
 def _rows(run: Run, stage: str, series: Iterable[StudySeries]) -> list[StudyRow]:
     """The rows of the query table, with the sums of their series; none where the table was not read."""
     folder = Run(stage_folder(run, stage))
-    table = _read(folder.folder / "table.json")
-    if not table:
+    if (table := extracted.table(folder)) is None:
         return []
     sums: dict[int, Counter[str]] = {}
     for one in series:
         counts = {name: getattr(one, name) for name in COUNTS} | {"expected": one.expected or 0}
         for line in one.lines:
             sums.setdefault(line, Counter()).update(counts)
-    first = dict(table["same_as"])
+    first = table.same_as
     return [
         StudyRow(**vars(row), counts=dict(sums.get(first.get(row.line, row.line), {})))
-        for row in rows_of(folder, table["same_as"])
+        for row in extracted.rows(folder, first)
     ]

@@ -32,11 +32,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import Cancelled
-from pacsifier_ops.base.files import read_jsonl, storage_errors
+from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, never
 from pacsifier_ops.state.approved import approved_of
-from pacsifier_ops.state.tree import Tree, marker_of
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT, stage_run
 
@@ -119,7 +119,7 @@ class Gate:
         Args:
             data_set: the de-identified folder.
         """
-        from pacsifier_ops.deid.run import Store, series_of
+        from pacsifier_ops.deid.run import series_of, store_of
         from pacsifier_ops.deid.values import shifted_date
         from pacsifier_ops.deid.whose import identifying
 
@@ -135,16 +135,14 @@ class Gate:
             studies.setdefault(patient_id, set()).update(told.get("StudyDate", ()))
 
         asked: set[str] = set()
-        for part in stage_run(run, EXTRACT).parts("units"):
-            for item in read_jsonl(part):
-                person(item["attributes"].get("PatientID", ""), {key: [v] for key, v in item["attributes"].items()})
-                asked |= {item["study_uid"], item["series_uid"]}
+        for item in planned(stage_run(run, EXTRACT)):
+            person(item.attributes.get("PatientID", ""), {key: [value] for key, value in item.attributes.items()})
+            asked |= {item.study_uid, item.series_uid}
         replaced: dict[str, str] = {}
         pseudonyms: set[str] = set()
         fate, free = _dates_of_studies(run), _made_on(run)
         dates: dict[str, set[str]] = {}
-        if tree := Tree.existing(data_set):
-            store = Store(tree, marker_of(data_set)["id"])
+        if store := store_of(data_set):
             for source in series_of(store):
                 person(source.patient_id, source.known)
                 asked |= {source.study_uid, source.series_uid}

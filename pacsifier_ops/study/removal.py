@@ -13,7 +13,6 @@ ledger knows, and the folders of series that are empty then.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections import Counter
@@ -26,15 +25,16 @@ from typing import Any
 from pacsifier_ops.base.errors import Cancelled, TreeError
 from pacsifier_ops.base.files import read_jsonl, readable, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId
-from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, Settled, SourceSeries, Store, series_of
+from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, Settled, SourceSeries, series_of, store_of
 from pacsifier_ops.dicom.files import inspect
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.runs.folder import Run, never, now
+from pacsifier_ops.runs.index import Index
 from pacsifier_ops.state.deliveries import Deliveries
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
-from pacsifier_ops.study.release import released_of, with_originals
+from pacsifier_ops.study.release import listed, released_of, with_originals
 
 #: Why a file stays.
 BY_RULE, IN_QUARANTINE = "excluded by a rule", "in quarantine"
@@ -286,8 +286,7 @@ class _Delivered:
 
     def __init__(self, run: Run, places: Places) -> None:
         self.places, self.manifest = places, Manifest(run)
-        tree, marker = Tree.existing(places.deidentified), marker_of(places.deidentified)
-        self.store = Store(tree, marker["id"]) if tree and "id" in marker else None
+        self.store = store_of(places.deidentified)
         self._sources: dict[str, list[SourceSeries]] = {}
         for source in series_of(self.store) if self.store else ():
             self._sources.setdefault(source.series_uid, []).append(source)
@@ -359,32 +358,14 @@ class _DeliveredSeries:
 
 
 class Manifest:
-    """What the run has released: empty unless its stock is that which was released.
-
-    The files of a folder follow each other, so it is enough to remember where each folder begins.
-    """
+    """What the run has released: empty unless its stock is that which was released."""
 
     def __init__(self, run: Run) -> None:
-        self._path = run.part("output")
-        self._begin: dict[str, int] = {}
-        released = released_of(run)
-        if released is None or not self._path.exists() or with_originals(run, digest(self._path)) != released.digest:
-            return
-        at = 0
-        with self._path.open("rb") as stream:
-            for line in stream:
-                self._begin.setdefault(json.loads(line)["path"].rpartition("/")[0], at)
-                at += len(line)
+        path, released = run.part("output"), released_of(run)
+        good = released and path.exists() and with_originals(run, digest(path)) == released.digest
+        files = ((file["path"].rpartition("/")[0], file) for file in (listed(run) if good else ()))
+        self._files = Index(run, files)
 
     def files(self, folder: str) -> dict[str, Mapping[str, Any]]:
         """The released files of a folder, by path."""
-        found: dict[str, Mapping[str, Any]] = {}
-        if folder in self._begin:
-            with self._path.open("rb") as stream:
-                stream.seek(self._begin[folder])
-                for line in stream:
-                    file = json.loads(line)
-                    if file["path"].rpartition("/")[0] != folder:
-                        break
-                    found[file["path"]] = file
-        return found
+        return {file["path"]: file for file in self._files.of(folder)}

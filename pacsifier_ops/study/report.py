@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.files import atomic_stream, storage_errors, write_atomic, write_json
 from pacsifier_ops.base.words import listed, plural, size
+from pacsifier_ops.deid.outcome import sheets as sheets_of
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
@@ -207,21 +207,14 @@ def _cells_of_series(series: StudySeries) -> list[Any]:
     return [cells[name] if name in cells else getattr(series, name) for name in SERIES_COLUMNS]
 
 
-_FIRST_LAST = re.compile(r"<h1>Contact sheets, series (\d+) to (\d+)</h1>")
-
-
 def contact_sheets(run: Run) -> list[tuple[int, int, str]]:
     """The pages with contact sheets of the de-identification: first and last series, and path below the run's folder.
 
     Series are numbered by the de-identification.
     """
-    found = []
-    for path in stage_folder(run, stages.ANONYMIZE).glob("contact-sheets-*.html"):
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            head = _FIRST_LAST.search(stream.read(32_768))
-        if head:
-            found.append((int(head[1]), int(head[2]), path.relative_to(run.folder).as_posix()))
-    return sorted(found)
+    folder = stage_folder(run, stages.ANONYMIZE)
+    place = folder.relative_to(run.folder).as_posix()
+    return [(one.first, one.last, f"{place}/{one.page}") for one in sheets_of(Run(folder))]
 
 
 def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -> str:

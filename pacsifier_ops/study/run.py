@@ -8,7 +8,8 @@
 | stages/<run>-<stage>/       | the stage  | the run folder of a stage                                          |
 | output.jsonl                | check      | path, size and SHA-256 of every file of the de-identified data set |
 | identified.jsonl            | check      | the same of the identified files, where they go somewhere          |
-| gate.json                   | check      | what the search for identifiers found                              |
+| stock.json                  | check      | digest, files and bytes of what is to be released                  |
+| gate.json                   | check      | what the search for identifiers found, see `gate.GateFindings`     |
 | decisions/                  | approve    | see `approvals`                                                    |
 | released.json               | release    | what was released, by whose word                                   |
 | removal.jsonl, removal.json | remove     | what of the identified copy may go, and what went                  |
@@ -17,6 +18,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,22 @@ DESTINATIONS = (DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE)
 OFF, NOT_RUN, NOT_ENDED = "switched off", "did not run", "did not end"
 #: And one that has made all there is to make in an earlier run.
 NOTHING_NEW = "nothing new"
+
+
+#: What steps leave for whoever tells of a study, see `outcome`: content of the table above, by the names of its files.
+GATE, STOCK, RELEASED, REMOVAL = "gate", "stock", "released", "removal"
+
+
+def outcome(run: Run, what: str) -> dict[str, Any]:
+    """What a step has left: GATE, STOCK, RELEASED or REMOVAL; empty before. Paths in it may identify."""
+    with suppress(FileNotFoundError):
+        return dict(read_json(run.folder / f"{what}.json"))
+    return {}
+
+
+def handover_report(run: Run) -> Path:
+    """Where the report that goes with the data is, if there is one."""
+    return run.folder / "handover" / "report.html"
 
 
 def stage_folder(run: Run, stage: str) -> Path:

@@ -20,6 +20,7 @@ from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.accounts import COMPLETE, ROWS_ANSWERED
 from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, decide
 from pacsifier_ops.runs.folder import Run, never, now
+from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.gate import Gate
@@ -200,7 +201,7 @@ def findings(run: Run) -> Obstacles:
         NotApproved: nobody has looked at it yet.
     """
     study, stock = Study.of(run), stock_of(run)
-    extraction, deidentification = (_summary(run, stage) for stage in (stages.EXTRACT, stages.ANONYMIZE))
+    extraction, deidentification = (summary_of(stage_run(run, stage)) for stage in (stages.EXTRACT, stages.ANONYMIZE))
     extracted, deidentified = extraction.get("totals", {}), deidentification.get("totals", {})
     rows = sum(n for state, n in extraction.get("rows", {}).items() if state not in ROWS_ANSWERED)
     missing = int(extracted.get("missing", 0)) + int(extracted.get("unverifiable", 0))
@@ -214,7 +215,7 @@ def findings(run: Run) -> Obstacles:
         f"excluded by rule, {quarantined:,} in quarantine",
     ]
     told += [f"goes to: {text}" for text in _destinations(study)]
-    gate = read_json(run.folder / "gate.json") if study.has(stages.ANONYMIZE) else {}
+    gate = stages.outcome(run, stages.GATE) if study.has(stages.ANONYMIZE) else {}
     counts = gate.get("counts", {})
     if waivable := counts.get("waivable", 0):
         told.append(
@@ -225,11 +226,6 @@ def findings(run: Run) -> Obstacles:
     if certain := counts.get("blocking", 0):
         blocking.append(f"{plural(certain, 'finding')} of identifiers of the cohort; the run's page leads to them")
     return Obstacles(stock, told, blocking, waivable, rows, missing, quarantined)
-
-
-def _summary(run: Run, stage: str) -> Mapping[str, Any]:
-    path = stage_run(run, stage).folder / "summary.json"
-    return read_json(path) if path.exists() else {}
 
 
 def _destinations(study: Study) -> list[str]:
@@ -318,7 +314,7 @@ def _at_gateway(run: Run, study: Study) -> bool:
 
     if not study.karnak:
         return True
-    sent = _summary(run, stages.KARNAK_UPLOAD).get("verdict")
+    sent = summary_of(stage_run(run, stages.KARNAK_UPLOAD)).get("verdict")
     return sent == COMPLETE and all_but_unknown(stage_run(run, stages.KARNAK))
 
 

@@ -1,10 +1,7 @@
-"""What an upload run is asked for, and what its steps keep in its folder (see `run.Run`).
+"""What an upload run is asked for, and what it works on.
 
-| file                 | written by | what                                                             |
-|----------------------|------------|------------------------------------------------------------------|
-| scan.json            | prepare    | how much there is to send; files passed over, and the bad ones   |
-| units/<unit>.jsonl   | prepare    | the series of one unit, see Outgoing                             |
-| results/<unit>.jsonl | send       | the account of each series of the unit                           |
+Its files are those of every job (see `runs.job`): the items of a unit are series, see Outgoing; their results are
+accounts of series.
 """
 
 from __future__ import annotations
@@ -13,14 +10,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import InputError
 from pacsifier_ops.base.files import packed, readable, unpacked
 from pacsifier_ops.base.identity import SeriesId
-from pacsifier_ops.dicom.files import DicomFile
 from pacsifier_ops.runs.accounts import SeriesAccount
 from pacsifier_ops.runs.folder import Kept
+
+if TYPE_CHECKING:
+    from pacsifier_ops.dicom.files import DicomFile
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class UploadRequest(Kept):
     started: str = ""
 
 
-#: How many values are kept of a file, and which of them is its SOP Instance UID.
-_VALUES, SOP_INSTANCE = 9, 6
+#: How many values are kept of a file, and which of them are its SOP Class UID and its SOP Instance UID.
+_VALUES, SOP_CLASS, SOP_INSTANCE = 9, 5, 6
 
 
 @dataclass
@@ -104,6 +103,8 @@ class Outgoing:
         Raises:
             InputError: an earlier version has listed them, and could not say what they must be like.
         """
+        from pacsifier_ops.dicom.files import DicomFile
+
         if any(len(file) != _VALUES for file in self.files):
             raise InputError("the files were listed by an earlier version of this package; begin with the step prepare")
         return [

@@ -22,7 +22,7 @@ from pacsifier_ops.dicom.files import DicomFile, check_whole
 from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.dimse.session import KINDS_PER_ASSOCIATION
 from pacsifier_ops.runs.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SeriesAccount
-from pacsifier_ops.runs.worker import settled
+from pacsifier_ops.runs.series import settled
 from pacsifier_ops.state.approved import DIFFERS
 from pacsifier_ops.state.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.state.leases import Leases

@@ -6,28 +6,21 @@ be killed and called again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
 
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import InputError, TreeError
-from pacsifier_ops.base.files import private_folder, read_json, read_jsonl, storage_errors, write_json
+from pacsifier_ops.base.files import private_folder
 from pacsifier_ops.runs.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
-from pacsifier_ops.runs.worker import Worker, accounts_of
+from pacsifier_ops.runs.job import Question, begin, cut, prepared
+from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.state.approved import approved_of, refuse_released_below
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
-
-if TYPE_CHECKING:
-    from pacsifier_ops.upload.run import Outgoing, UploadRequest
-
-Question = Callable[[], bool]
-
-#: What the steps keep in the run's folder; forgotten when the first one begins anew.
-KEPT = ("scan", "units", "results", "accounts", "summary")
+from pacsifier_ops.upload.run import Outgoing, UploadRequest
 
 
 def prepare(
@@ -49,12 +42,9 @@ def prepare(
     """
     from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.dimse.attempts import open_session
-    from pacsifier_ops.upload.run import Outgoing
 
     root = request.folder.resolve()
-    request = replace(request, folder=root, pacs=node.name, started=request.started or now())
-    request.keep(run)
-    run.forget(KEPT)
+    request = begin(run, replace(request, folder=root, pacs=node.name))
     if not root.is_dir():
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     refuse_unfinished([root])
@@ -77,14 +67,10 @@ def prepare(
     if not (found.series or found.bad_files or request.allow_empty):
         raise InputError("upload_directory holds no DICOM file that could be sent")
     order = list(found.series.values())
-    units = slices(len(order), most)
-    with storage_errors("the state root"):
-        for number, unit in enumerate(units):
-            run.write_part("units", number, (asdict(Outgoing.of(i + 1, root, order[i])) for i in unit))
-        bad = [asdict(file) for file in found.bad_files]
-        counts = {"series": len(order), "instances": sum(map(len, order))}
-        write_json(run.folder / "scan.json", {"passed_over": found.passed_over, "bad_files": bad, **counts})
-    return list(range(len(units)))
+    bad = [asdict(file) for file in found.bad_files]
+    counts = {"series": len(order), "instances": sum(map(len, order))}
+    lines = [(Outgoing.of(i + 1, root, order[i]) for i in unit) for unit in slices(len(order), most)]
+    return cut(run, lines, {"passed_over": found.passed_over, "bad_files": bad, **counts})
 
 
 def send(run: Run, node: PacsNode, unit: int, cancelled: Question = never) -> dict[str, int | float]:
@@ -93,8 +79,8 @@ def send(run: Run, node: PacsNode, unit: int, cancelled: Question = never) -> di
         return sending.unit(unit)
 
 
-class Sending(Worker["Outgoing"]):
-    """A worker that sends units of a run, over one session that it keeps from unit to unit.
+class Sending(SeriesWorker[Outgoing]):
+    """Sends units of a run, over one session that it keeps from unit to unit.
 
     Args:
         run, node: what is sent, and where to.
@@ -102,6 +88,8 @@ class Sending(Worker["Outgoing"]):
         progress: told the bytes of every object that the destination has taken.
         done: told the account of every series as it ends.
     """
+
+    item = Outgoing
 
     def __init__(
         self,
@@ -111,12 +99,11 @@ class Sending(Worker["Outgoing"]):
         progress: Callable[[int], None] = lambda size: None,
         done: Callable[[SeriesAccount], None] = lambda account: None,
     ) -> None:
-        super().__init__(run, done)
-        self._node, self._cancelled, self._progress = node, cancelled, progress
+        super().__init__(run, cancelled, done)
+        self._node, self._progress = node, progress
 
     def open(self, stack: ExitStack) -> None:
         """Get ready to send."""
-        from pacsifier_ops.upload.run import UploadRequest
         from pacsifier_ops.upload.send import Sender
 
         run, request = self._run, UploadRequest.of(self._run)
@@ -124,13 +111,7 @@ class Sending(Worker["Outgoing"]):
         sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note)
         self._sender = stack.enter_context(sender)
 
-    def series(self, unit: int) -> Iterator[Outgoing]:
-        """The series of a unit."""
-        from pacsifier_ops.upload.run import Outgoing
-
-        return (Outgoing(**item) for item in read_jsonl(self._run.part("units", unit)))
-
-    def work(self, series: Outgoing, account: SeriesAccount) -> None:
+    def transfer(self, series: Outgoing, account: SeriesAccount) -> None:
         """Send a series."""
         self._sender.send(series, account)
 
@@ -146,18 +127,15 @@ def report(run: Run) -> RunAccount:
         StorageError: log or report cannot be written.
     """
     from pacsifier_ops.runs.books import write_books
-    from pacsifier_ops.upload.run import Outgoing, UploadRequest
 
-    if not (run.folder / "scan.json").exists():
-        raise InputError("the run ended before the folder was looked at; see the error of the step prepare")
-    request, found = UploadRequest.of(run), read_json(run.folder / "scan.json")
+    found, request = prepared(run), UploadRequest.of(run)
     account = RunAccount(
         run=run.name,
         pacs="",
         action=UPLOAD,
         started=request.started,
         finished=now(),
-        series=accounts_of(run, Outgoing),
+        series=[account for _, account in Sending.outcomes(run)],
         destination=request.pacs,
         folder=str(request.folder),
         passed_over=found["passed_over"],

@@ -27,6 +27,7 @@ from pacsifier_ops.hooks.constants import PREFIX
 from pacsifier_ops.hooks.pools import dicom_connections
 from pacsifier_ops.query.reading import CHOICES
 from pacsifier_ops.runs.folder import Run, dag_run_name
+from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.runs.pages import style
 from pacsifier_ops.study.run import STAGES, stage_folder
 from pacsifier_ops.web import pages
@@ -216,12 +217,11 @@ def show_run(request: Request, run: RunDep, user: GetUserDep, session: SessionDe
 
 
 @app.get("/runs/{dag_id}/{run_id}/summary")
-def show_summary(run: RunDep) -> FileResponse:
-    """How a run ended, in counts: see `RunAccount.summary`."""
-    path = _folder(run).folder / "summary.json"
-    if not path.exists():
-        raise HTTPException(404, "This run has no summary (yet).")
-    return FileResponse(path, media_type="application/json")
+def show_summary(run: RunDep) -> JSONResponse:
+    """How a run ended, in counts: see `job.Account.summary`."""
+    if summary := summary_of(_folder(run)):
+        return JSONResponse(summary)
+    raise HTTPException(404, "This run has no summary (yet).")
 
 
 @app.get("/runs/{dag_id}/{run_id}/report")

@@ -19,14 +19,28 @@ from airflow.utils.state import State, TaskInstanceState
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pacsifier_ops.base.files import read_json
+from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.deid.outcome import sheets
 from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.probe import page_of
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.runs.folder import Run, dag_run_name
+from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.runs.progress import Progress, progress_of
-from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, OFF, STAGES, stage_folder
+from pacsifier_ops.study.run import (
+    GATE,
+    NOT_ENDED,
+    NOT_RUN,
+    OFF,
+    RELEASED,
+    STAGES,
+    STOCK,
+    handover_report,
+    outcome,
+    stage_folder,
+    stages_of,
+)
 
 #: States of a stage that has not ended, while the run goes on.
 UNDER_WAY, AHEAD, ASKING = "under way", "waiting", "waiting for an answer"
@@ -224,33 +238,34 @@ def view_of(run: DagRun, session: Session, readable: bool) -> RunView:
     view = replace(
         view,
         progress=progress_of(folder),
-        summary=_read(folder, "summary.json") or None,
+        summary=summary_of(folder) or None,
         report=report_of(folder) is not None,
-        sheets=_sheets(folder),
+        sheets=len(sheets(folder)),
         thumbnails=thumbnails_of(folder) if readable else {},
         readable=readable,
         decisions=approvals.history(folder),
     )
-    wanted = _read(folder, "stages.json")
-    return _with_stages(view, folder, wanted) if wanted else view
+    with suppress(InputError):
+        return _with_stages(view, folder, stages_of(folder))
+    return view
 
 
 def report_of(folder: Run) -> Path | None:
     """The report of an ended run; an earlier one stays where it is until the next is written."""
-    if (folder.folder / "summary.json").exists() and folder.report.exists():
+    if summary_of(folder) and folder.report.exists():
         return folder.report
     return page_of(folder) if page_of(folder).exists() else None
 
 
 def handover_of(folder: Run) -> Path | None:
     """The report that goes with the data of an ended study."""
-    path = folder.folder / "handover" / "report.html"
-    return path if (folder.folder / "summary.json").exists() and path.exists() else None
+    path = handover_report(folder)
+    return path if summary_of(folder) and path.exists() else None
 
 
 def gate_of(folder: Run) -> dict[str, Any]:
     """What the search for identifiers found; empty before. Paths may identify."""
-    return _read(folder, "gate.json")
+    return outcome(folder, GATE)
 
 
 def _with_stages(view: RunView, folder: Run, wanted: Mapping[str, Any]) -> RunView:
@@ -262,8 +277,8 @@ def _with_stages(view: RunView, folder: Run, wanted: Mapping[str, Any]) -> RunVi
         folder.name,
         {stage: _stage(view, stage, part, wanted.get(stage) is not None) for stage, part in parts.items()},
         {name: value for name, value in gate_of(folder).items() if name in ("searched", "patients", "counts")},
-        _read(folder, "stock.json"),
-        _read(folder, "released.json"),
+        outcome(folder, STOCK),
+        outcome(folder, RELEASED),
         handover_of(folder) is not None and not view.going_on,
     )
     decided = [decision for part in parts.values() for decision in approvals.history(part)]
@@ -273,8 +288,8 @@ def _with_stages(view: RunView, folder: Run, wanted: Mapping[str, Any]) -> RunVi
 def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
     if not wanted:
         return StageView(OFF)
-    summary = _read(part, "summary.json") or None
-    begun = summary is not None or (part.folder / "request.json").exists()
+    summary = summary_of(part) or None
+    begun = summary is not None or started(part) is not None
     if view.summary:  # the study looks at its stages with regard to each other
         state = view.summary["stages"][stage]
     elif summary:
@@ -285,7 +300,9 @@ def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
         state = UNDER_WAY if begun else AHEAD
     else:
         state = NOT_ENDED if begun else NOT_RUN
-    return StageView(state, progress_of(part) if begun else None, summary, report_of(part) is not None, _sheets(part))
+    return StageView(
+        state, progress_of(part) if begun else None, summary, report_of(part) is not None, len(sheets(part))
+    )
 
 
 def _questions(run: DagRun, session: Session) -> Iterator[OpenQuestion]:
@@ -314,18 +331,6 @@ def _questions(run: DagRun, session: Session) -> Iterator[OpenQuestion]:
             _iso(detail.created_at),
             _iso(task.trigger_timeout) if state == OPEN else "",
         )
-
-
-def _sheets(folder: Run) -> int:
-    """How many pages of contact sheets there are; they are numbered from 1."""
-    return sum(1 for _ in folder.folder.glob("contact-sheets-*.html"))
-
-
-def _read(folder: Run, name: str) -> dict[str, Any]:
-    """A JSON object that a step has left; empty where there is none."""
-    with suppress(FileNotFoundError):
-        return dict(read_json(folder.folder / name))
-    return {}
 
 
 def _iso(time: datetime | None) -> str:

@@ -30,7 +30,7 @@ from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.runs.accounts import COMPLETE, SeriesAccount
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.worker import NOT_ATTEMPTED
+from pacsifier_ops.runs.job import NOT_ATTEMPTED
 from pacsifier_ops.state.leases import Lease, shared
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest

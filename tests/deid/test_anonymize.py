@@ -21,7 +21,7 @@ from pydicom import Dataset, dcmread
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import InputError, PatientsRefused, TreeError, Unfit
 from pacsifier_ops.cli import anonymize
-from pacsifier_ops.deid import policy, steps
+from pacsifier_ops.deid import outcome, policy, steps
 from pacsifier_ops.deid.books import Account
 from pacsifier_ops.deid.inplace import put_apart
 from pacsifier_ops.deid.run import DeidRequest, Settled, Store, series_of
@@ -184,6 +184,7 @@ def test_manifest_and_report_account_for_every_object(source: Path, out: Path) -
     assert 'href="contact-sheets-1.html#series-1"' in page
     sheets = (run.folder / "contact-sheets-1.html").read_text(encoding="utf-8")
     assert sheets.count("data:image/png") == 5 and 'id="series-1"' in sheets
+    assert outcome.sheets(run) == [outcome.Sheets(1, 5, "contact-sheets-1.html")]
     assert json.loads((run.folder / "summary.json").read_text())["totals"] == account.totals()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -167,11 +169,13 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
 
 
 def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
-    from pacsifier_ops.operators import dicom, probe, upload
+    from pacsifier_ops import operators as package
+    from pacsifier_ops.operators.base import TalksToNode
     from pacsifier_ops.plugins.policy import _POOLED
 
-    names = {name for module in (dicom, probe, upload) for name in vars(module) if name.startswith("Dicom")}
-    assert {name for name in names if name.endswith("Operator")} == set(_POOLED)
+    for info in pkgutil.iter_modules(package.__path__):
+        import_module(f"{package.__name__}.{info.name}")
+    assert {operator.__name__ for operator in TalksToNode.__subclasses__()} == set(_POOLED)
 
 
 def test_the_page_of_a_run_tells_of_rows_with_several_studies(airflow: Airflow) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,9 @@ from pacsifier_ops.handover.dicomdir import DicomdirRequest
 from pacsifier_ops.handover.karnak import KarnakRequest
 from pacsifier_ops.runs.accounts import SERIES_COMPLETE, SeriesAccount
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.progress import Progress, _results, progress_of
+from pacsifier_ops.runs.job import COUNTED, expect
+from pacsifier_ops.runs.progress import Progress, _counted, progress_of
+from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.upload import steps as upload_steps
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.command import write_table
@@ -112,14 +115,15 @@ def test_the_tools_for_handing_over_show_too(tmp_path: Path) -> None:
 
 def test_of_a_large_cohort_only_what_changed_is_read_again() -> None:
     run = Run.fresh()
-    write_json(run.folder / "plan.json", {"units": 20, "series": 2000, "instances": 4000})
+    expect(run, series=2000, instances=4000)
     for unit in range(20):
-        run.write_part("results", unit, [vars(account(unit * 100 + n)) for n in range(100)])
+        run.write_part("results", unit, [line(unit * 100 + n) for n in range(100)])
     assert told(run) == ({}, {"complete": 2000}, {"received": 4000})
-    before = _results.cache_info().misses
-    run.write_part("results", 7, [vars(account(700))])
-    assert told(run)[1] == {"complete": 1901, "waiting": 99} and _results.cache_info().misses == before + 1
+    before = _counted.cache_info().misses
+    run.write_part("results", 7, [line(700)])
+    assert told(run)[1] == {"complete": 1901, "waiting": 99} and _counted.cache_info().misses == before + 1
 
 
-def account(number: int) -> SeriesAccount:
-    return SeriesAccount(number, [2], "1.2", f"1.2.{number}", state=SERIES_COMPLETE, expected=2, received=2, bytes=1000)
+def line(number: int) -> dict[str, Any]:
+    account = SeriesAccount(number, [2], "1.2", f"1.2.{number}", state=SERIES_COMPLETE, expected=2, received=2)
+    return {**vars(account), COUNTED: SeriesWorker(Run.fresh()).counts(account)}

@@ -1,0 +1,168 @@
+"""Every job: a task that is stopped or killed keeps what it had done, and the next one goes on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import BasicTextSRStorage
+
+from pacsifier_ops.base.errors import Cancelled
+from pacsifier_ops.deid import steps as deid
+from pacsifier_ops.deid.run import DeidRequest
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.handover import dicomdir, dumps, karnak, reports
+from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.job import Question, Worker
+from pacsifier_ops.upload import steps as upload
+from pacsifier_ops.upload.run import UploadRequest
+from tests.support.embedded import node_of, planned_run, series
+from tests.support.kills import killed
+
+pytestmark = pytest.mark.archive
+
+PATIENTS = [f"QX-{number}" for number in range(1, 5)]
+
+
+@dataclass
+class Job:
+    """A job with one unit of four items.
+
+    Attributes:
+        begun: its run; worker: of the job.
+        work: the step on the unit, given when it is to stop; close: its last step.
+    """
+
+    run: Run
+    worker: type[Worker[Any, Any]]
+    work: Callable[[Question], object]
+    close: Callable[[], Any]
+
+    def done(self) -> set[Any]:
+        """Items that somebody got to, by their keys."""
+        told = self.worker.outcomes(self.run)
+        return {self.worker.key(item) for item, result in told if result != self.worker.account(item)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A series of each patient, a report of it, and an info dump."""
+    for patient in PATIENTS:
+        place = tmp_path / "images" / f"sub-{patient}" / "ses-1" / "00001-CT"
+        write(series(patient, n_images=3), place)
+        place.with_suffix(".csv").write_text("PatientID\n")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    with EmbeddedPacs(folder=tmp_path / "pacs") as running:
+        yield running
+
+
+def _extract(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
+    from pacsifier_ops.extract import steps
+    from pacsifier_ops.extract.fetching import Retrieval
+
+    pacs.add(sorted(folder.rglob("*.dcm")))
+    node = node_of(pacs)
+    run, units = planned_run(node, [{"PatientID": patient} for patient in PATIENTS], out)
+    every = [line for unit in units for line in map(json.loads, run.part("units", unit).open())]
+    run.forget(["units"])
+    run.write_part("units", 0, every)
+    return Job(run, Retrieval, lambda stop: steps.retrieve(run, node, 0, stop), lambda: steps.report(run))
+
+
+def _upload(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
+    run, node = Run.fresh(), node_of(pacs)
+    upload.prepare(run, UploadRequest(folder, out), node, most=1)
+    return Job(run, upload.Sending, lambda stop: upload.send(run, node, 0, stop), lambda: upload.report(run))
+
+
+def _deid(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
+    run = Run.fresh()
+    deid.prepare(run, DeidRequest(folder, out, "default", contact_sheets=False), most=1)
+    return Job(run, deid.Converting, lambda stop: deid.convert(run, 0, cancelled=stop), lambda: deid.report(run))
+
+
+def _karnak(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
+    run, ids = Run.fresh(), folder.with_name("ids.json")
+    ids.write_text(json.dumps({patient: f"P{place}" for place, patient in enumerate(PATIENTS)}))
+    karnak.prepare(run, karnak.KarnakRequest(folder, out, "album", str(ids)), most=1)
+    return Job(run, karnak.Tagger, lambda stop: karnak.tag(run, 0, stop), lambda: karnak.report(run))
+
+
+def _dicomdir(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
+    run = Run.fresh()
+    dicomdir.prepare(run, dicomdir.DicomdirRequest(folder, out), most=1)
+
+    def close() -> Any:
+        dicomdir.assemble(run)
+        return dicomdir.report(run)
+
+    return Job(run, dicomdir.Copying, lambda stop: dicomdir.copy(run, 0, stop), close)
+
+
+def _dumps(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
+    run = Run.fresh()
+    dumps.prepare(run, dumps.DumpsRequest(folder, out), most=1)
+    return Job(run, dumps.Relocation, lambda stop: dumps.move(run, 0, stop), lambda: dumps.report(run))
+
+
+def _reports(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
+    for patient in PATIENTS:
+        (image,) = series(patient, series_number=9)
+        image.SOPClassUID, image.Modality, text = BasicTextSRStorage, "SR", Dataset()
+        del image.PixelData
+        text.RelationshipType, text.ValueType, text.TextValue = "CONTAINS", "TEXT", "A finding."
+        image.ValueType, image.ContentSequence = "CONTAINER", [text]
+        write([image], folder / patient)
+    run = Run.fresh()
+    reports.prepare(run, reports.ReportsRequest(folder, out), most=1)
+    return Job(run, reports.ReportsWorker, lambda stop: reports.extract(run, 0, stop), lambda: reports.report(run))
+
+
+@pytest.fixture(params=[_extract, _upload, _deid, _karnak, _dicomdir, _dumps, _reports])
+def job(request: pytest.FixtureRequest, folder: Path, tmp_path: Path, pacs: EmbeddedPacs) -> Job:
+    made: Job = request.param(folder, tmp_path / "out", pacs)
+    return made
+
+
+def test_a_task_that_is_stopped_keeps_what_it_had_done(job: Job) -> None:
+    whole, stops = 4, 0
+    for patience in range(0, 200, 3):
+        asked, before = count(), job.done()
+        try:
+            job.work(lambda asked=asked, patience=patience: next(asked) > patience)  # type: ignore[misc]
+        except Cancelled:
+            stops += 0 < len(job.done()) < whole
+            assert before <= job.done()
+        else:
+            break
+    assert stops and len(job.done()) >= whole
+    # One more that is stopped soon takes nothing away.
+    asked = count()
+    with suppress(Cancelled):
+        job.work(lambda: next(asked) > 1)
+    assert len(job.done()) >= whole and job.close().verdict == COMPLETE
+
+
+def test_a_task_that_is_killed_keeps_what_it_had_done(job: Job) -> None:
+    partly = 0
+    for after in range(3, 1000, 7):
+        before = job.done()
+        if not killed(lambda: job.work(lambda: False), after):
+            break
+        partly += 0 < len(job.done()) < 4
+        assert before <= job.done()
+    assert partly and len(job.done()) >= 4
+    assert job.close().verdict == COMPLETE
