@@ -1,4 +1,4 @@
-"""What a de-identification tells of itself: of its output tree, and of the run."""
+"""The outcome of a de-identification."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pacsifier_ops.runs.job import NOT_ATTEMPTED, prepared
 
 
 def unfit(store: Store, missing: str) -> dict[str, tuple[str, str]]:
-    """State and reason of the files that are of no series, by path below the input folder.
+    """Return state and reason of the files that belong to no series, by path below the input folder.
 
     Args:
-        missing: the state of what cannot be read; all else is quarantined.
+        missing: state of files that cannot be read; the others are quarantined.
     """
     if not store.unreadable.exists():
         return {}
@@ -27,18 +27,18 @@ def unfit(store: Store, missing: str) -> dict[str, tuple[str, str]]:
 
 
 def series(run: Run) -> Iterator[SourceSeries]:
-    """The series of a run, or parts of large ones, with their files."""
+    """Yield the series of a run, or parts of large ones, with their files."""
     return (source for source, _ in Converting.outcomes(run))
 
 
 def reasons(run: Run) -> dict[int, str]:
-    """Why objects of a series are missing, by its number."""
+    """Return the reason why objects of a series are missing, by the number of the series."""
     told = ((counts.number, counts.reason) for _, counts in Converting.outcomes(run))
     return {number: reason for number, reason in told if reason not in ("", NOT_ATTEMPTED)}
 
 
 def sources(run: Run) -> dict[str, int]:
-    """How many patients are known by what; empty where the run has not come so far."""
+    """Return the number of patients by the source of their pseudonyms; empty before the first step has ended."""
     try:
         return dict(prepared(run).get("sources", {}))
     except InputError:
@@ -50,8 +50,8 @@ class Sheets:
     """A page of contact sheets.
 
     Attributes:
-        first, last: numbers of the series that it shows, from and to.
-        page: its name in the run's folder.
+        first, last: numbers of the first and the last series on it.
+        page: file name in the run's folder.
     """
 
     first: int
@@ -60,7 +60,7 @@ class Sheets:
 
 
 def sheets(run: Run) -> list[Sheets]:
-    """The pages of contact sheets, in order; none before the report."""
+    """Return the pages of contact sheets, in order; none before the report."""
     try:
         return [Sheets(*values) for values in read_json(run.folder / "sheets.json")]
     except FileNotFoundError:

@@ -415,21 +415,21 @@ class Converting(Worker[SourceSeries, Counts]):
 
     @classmethod
     def account(cls, source: SourceSeries) -> Counts:
-        """Before any object is de-identified."""
+        """Return the counts before any object is de-identified."""
         return Counts(source.number, source.modality, reason=NOT_ATTEMPTED, part=source.part)
 
     def begin(self, source: SourceSeries, kept: Counts | None) -> Counts:
-        """Anew: what an earlier attempt has settled is counted as present."""
+        """Begin with zero: objects that an earlier attempt has settled count as present."""
         return self.account(source)
 
     def counts(self, result: Counts) -> dict[str, int | float]:
-        """Its state, images and bytes."""
+        """Return state, images, bytes and seconds."""
         names = {"present": "present", "missing": "missing", **DEIDENTIFICATION}
         images = {f"images {shown}": getattr(result, name) for name, shown in names.items()}
         return {f"series {result.state}": 1, "bytes": result.bytes, "seconds": result.seconds, **images}
 
     def totals(self, results: Sequence[Counts]) -> dict[str, int | float]:
-        """How many objects ended how."""
+        """Return the number of objects by outcome."""
         return {"series": len(results), **{name: sum(getattr(one, name) for one in results) for name in _TOTALS}}
 
     def work(self, source: SourceSeries, counts: Counts) -> Counts:

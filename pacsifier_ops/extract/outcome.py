@@ -1,4 +1,4 @@
-"""What an extraction tells of itself: its rows, its series, and what another node has confirmed."""
+"""The outcome of an extraction: its rows, its series, and instances that another node has not confirmed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Table:
     """The query table of a run.
 
     Attributes:
-        columns: its columns.
-        same_as: lines that repeat another one, with that.
-        notes: how it was read, where that was not as it is written.
+        columns: names of the columns.
+        same_as: line that a line repeats, by the line that repeats it.
+        notes: remarks on how the table was read, without values.
     """
 
     columns: list[str]
@@ -31,7 +31,7 @@ class Table:
 
 
 def table(run: Run) -> Table | None:
-    """The query table; None before it was read."""
+    """Return the query table; None if it was not read yet."""
     try:
         told = read_json(run.folder / "table.json")
     except FileNotFoundError:
@@ -40,26 +40,26 @@ def table(run: Run) -> Table | None:
 
 
 def series(run: Run) -> Iterator[tuple[Planned, SeriesAccount]]:
-    """The series of a run in order, and what became of each."""
+    """Yield the series of a run with their accounts, in order."""
     return Fetching.outcomes(run)
 
 
 def planned(run: Run) -> Iterator[Planned]:
-    """The series that a run was to fetch, or to have moved."""
+    """Yield the series that a run plans to fetch or to move."""
     return (item for item, _ in series(run))
 
 
 def unconfirmed(account: SeriesAccount) -> frozenset[str] | None:
-    """SOP Instance UIDs of a series that another node has not confirmed; None where nobody can say which they are."""
+    """Return the SOP Instance UIDs that another node has not confirmed; None if it is not known which these are."""
     certain = account.expected is not None and account.missing == len(account.missing_uids)
     return frozenset(account.missing_uids) if certain else None
 
 
 def rows(run: Run, same_as: dict[int, int]) -> list[RowAccount]:
-    """How each row of the query table ended.
+    """Return the account of each row of the query table.
 
     Args:
-        same_as: lines that repeat another one, with that.
+        same_as: see `Table`.
     """
     rows = {item["line"]: RowAccount(**item) for item in read_jsonl(run.part("rows"))}
     for row in rows.values():

@@ -107,7 +107,7 @@ class ToCopy:
     files: list[list[Any]]
 
     def account(self) -> CopiedFiles:
-        """What is said of its files before any is copied."""
+        """Return the result before any file is copied."""
         files = [[path, _NOT_COPIED, 0, ""] for _, _, _, path, *_ in self.files]
         return CopiedFiles(self.number, files)
 
@@ -428,7 +428,7 @@ class Copying(Worker[ToCopy, CopiedFiles]):
         return result
 
     def totals(self, results: Sequence[CopiedFiles]) -> dict[str, int | float]:
-        """How many files are there, and how many are not."""
+        """Return the number of copied and of failed files."""
         problems = [problem for result in results for _, problem, *_ in result.files]
         failed = sum(map(bool, problems))
         return {"copied": len(problems) - failed, "failed": failed}

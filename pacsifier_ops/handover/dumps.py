@@ -105,7 +105,7 @@ class Place:
     files: list[str]
 
     def account(self) -> MovedFiles:
-        """What is said of its files before any is moved."""
+        """Return the result before any file is moved."""
         names = [readable(Path(unpacked(name))) for name in (self.files or [self.folder or "."])]
         return MovedFiles(self.number, problems=[(name, NOT_ATTEMPTED) for name in names])
 
@@ -251,7 +251,7 @@ class Relocation(Worker[Place, MovedFiles]):
             return _Moving(self._request, place, self._scratch, self._cancelled).run()
 
     def totals(self, results: Sequence[MovedFiles]) -> dict[str, int | float]:
-        """How many files ended how."""
+        """Return the number of files by result."""
         return {
             MOVED: _count(results, MOVED),
             "already_there": _count(results, THERE),

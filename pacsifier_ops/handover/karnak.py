@@ -132,7 +132,7 @@ class Tagged:
         return SeriesId(self.study_uid, self.series_uid)
 
     def account(self) -> TaggedFiles:
-        """What is said of its files before any is tagged."""
+        """Return the result before any file is tagged."""
         problems = [(readable(Path(unpacked(name))), NOT_ATTEMPTED) for name in self.files]
         return TaggedFiles(self.number, INCOMPLETE, {}, problems)
 
@@ -371,12 +371,12 @@ class Tagger(Worker[Tagged, TaggedFiles]):
             return _Tagging(self._request, series, *self._places[series.home], self._cancelled).run()
 
     def counts(self, result: TaggedFiles) -> dict[str, int | float]:
-        """Its state, and what became of its images."""
+        """Return state and images."""
         images = {f"images {name}": result.counts.get(name, 0) for name in (TAGGED, UNCHANGED)}
         return {f"series {result.state}": 1, **images, f"images {NOT_TAGGED}": len(result.problems)}
 
     def totals(self, results: Sequence[TaggedFiles]) -> dict[str, int | float]:
-        """How many files ended how."""
+        """Return the number of files by result."""
         total = sum((Counter(result.counts) for result in results), Counter[str]())
         return {TAGGED: total[TAGGED], UNCHANGED: total[UNCHANGED], "problems": sum(len(r.problems) for r in results)}
 

@@ -210,7 +210,7 @@ class ReportsWorker(Worker[Outgoing, TakenReports]):
 
     @classmethod
     def account(cls, series: Outgoing) -> TakenReports:
-        """Before any is taken out."""
+        """Return the result before any report is taken out."""
         kinds = [_DOCUMENTS.get(file[SOP_CLASS], _TEXT)[0] for file in series.files]
         names = [readable(Path(unpacked(file[0]))) for file in series.files]
         reports = [TakenReport(name, kind, reason=NOT_ATTEMPTED) for name, kind in zip(names, kinds, strict=True)]
@@ -226,7 +226,7 @@ class ReportsWorker(Worker[Outgoing, TakenReports]):
         return result
 
     def totals(self, results: Sequence[TakenReports]) -> dict[str, int | float]:
-        """How many ended how."""
+        """Return the number of reports by outcome."""
         return dict(Counter(one.outcome.replace(" ", "_") for result in results for one in result.reports))
 
 

@@ -72,16 +72,16 @@ def page_of_run(dag_id: str, run_id: str) -> str:
 
 
 class Stage(Protocol):
-    """What an operator is part of, where its job is part of a larger run: see `operators.study.StudyStage`.
+    """The part of a larger run that an operator belongs to, such as `operators.study.StudyStage`.
 
-    Airflow keeps it as it keeps arguments of operators: a member of a `StrEnum` becomes its value.
+    A stage is a member of a `StrEnum`: Airflow keeps its value, like other arguments of operators.
     """
 
     def of(self, run: Run) -> tuple[Run, Mapping[str, Any]]:
-        """The run and the params of the job.
+        """Return the run and the params of the job.
 
         Raises:
-            AirflowSkipException: the larger run does without it.
+            AirflowSkipException: the larger run does not have this part.
         """
 
 
@@ -89,7 +89,7 @@ class PacsifierOperator(BaseOperator):
     """An operator that works on a run's folder within the boundary.
 
     Args:
-        stage: whose run and params the operator works with; without one, those of the DAG run.
+        stage: gives the run and the params; without one, they are those of the DAG run.
     """
 
     operator_extra_links: Collection[BaseOperatorLink] = (ReportLink(),)
@@ -135,7 +135,7 @@ class TalksToNode:
 
 
 class PrepareOperator(PacsifierOperator):
-    """The first step of a job: what was asked for is checked, and the work is cut into units.
+    """The first step of a job: checks the params, and cuts the work into units.
 
     Attributes:
         steps: module of the job, with its `prepare`.
@@ -149,7 +149,7 @@ class PrepareOperator(PacsifierOperator):
 
     def work(self, run: Run, context: Any) -> list[int]:
         """Returns the numbers of the units."""
-        run.forget(self.kept)  # whatever fails next, a task that was cleared must not close the old books again
+        run.forget(self.kept)  # if a line below fails, the report must not close the account of an earlier attempt
         check_conf(context)
         params = context["params"]
         units = self.prepare(run, self.request(params), params)
@@ -158,7 +158,7 @@ class PrepareOperator(PacsifierOperator):
 
     @abstractmethod
     def request(self, params: Any) -> Any:
-        """What the job is asked for."""
+        """Return the request of the job."""
 
     def prepare(self, run: Run, request: Any, params: Any) -> list[int]:
         """The step of the job."""
@@ -221,7 +221,7 @@ class UnitOperator(PacsifierOperator):
 
 
 class ReportOperator(PacsifierOperator):
-    """The last step of a job: its account is closed, the report written, and the verdict given.
+    """The last step of a job: closes the account, writes the report, and fails if the run is not complete.
 
     Attributes:
         steps: module of the job, with its `report`.
@@ -251,7 +251,7 @@ class ReportOperator(PacsifierOperator):
         return account
 
     def judge(self, run: Run) -> None:
-        """Fail where the run ended for a reason that is none of its account."""
+        """Fail if the run ended for a reason that is not in its account."""
 
     def accepts_incomplete(self, run: Run, params: Any) -> bool:
         """Whether an incomplete run is a success."""

@@ -200,7 +200,7 @@ class StudyReportOperator(ReportOperator):
         return steps.report(run)
 
     def accepts_incomplete(self, run: Run, params: Any) -> bool:
-        """As the study says, by its file or its form."""
+        """Whether the study accepts it, by its project file or its form."""
         from pacsifier_ops.study.project import Study
 
         return Study.of(run).accept_incomplete

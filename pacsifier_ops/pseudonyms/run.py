@@ -1,5 +1,6 @@
-"""What a pseudonymization is asked for, and what its steps keep in the run's folder beside the files of every job (see
-`runs.job`; a unit has one item, a batch of patients).
+"""The request of a pseudonymization.
+
+A unit has one item, a batch of patients. Beside the files of every job (see `runs.job`):
 
 | file                 | written by | what                                                     |
 |----------------------|------------|----------------------------------------------------------|

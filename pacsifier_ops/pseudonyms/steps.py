@@ -146,7 +146,7 @@ class Batch:
         self.patients = [Patient(**one) if isinstance(one, dict) else one for one in self.patients]
 
     def account(self) -> Asked:
-        """Before anybody is asked for."""
+        """Return the result before anybody is asked for."""
         return Asked(self.number)
 
 
@@ -219,7 +219,7 @@ class Asking(Worker[Batch, Asked]):
         return result
 
     def totals(self, results: Sequence[Asked]) -> dict[str, int | float]:
-        """How many were asked for, and how many of them are new in the linkage."""
+        """Return how many patients were asked for, and how many of them are new in the linkage."""
         return {"asked": sum(one.asked for one in results), "new": sum(one.new for one in results)}
 
 

@@ -1,4 +1,4 @@
-"""Values by a key on a disk, for joins over a cohort that memory need not hold."""
+"""An index on disk, for joins over a cohort that is too large for memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pacsifier_ops.runs.folder import Run
 
 
 class Index:
-    """Values by a key, several to each, in their order. It is gone with this object.
+    """Maps a key to values, in the order in which they came. SQLite keeps them in a file without a name.
 
     Args:
-        run: in whose folder it lies.
-        values: each with its key; plain data.
+        run: the run whose folder holds the file.
+        values: key and value, which is plain JSON data.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -30,13 +30,14 @@ class Index:
         with storage_errors("the state root"):
             path.unlink(missing_ok=True)
             os.close(private_handle(path, os.O_RDWR))
-            # Nobody else opens it: no locks, which some file systems lack, and no name, so that nothing stays.
+            # No other process opens the file: it needs no locks, which some file systems lack. Without a name, it goes
+            # when it is closed, also by a kill.
             self._values = sqlite3.connect(f"file:{quote(str(path))}?nolock=1", uri=True, isolation_level=None)
             self._values.execute("PRAGMA journal_mode=OFF")
             self._values.execute("PRAGMA synchronous=OFF")
             path.unlink()
         try:
-            # The index comes first: to sort all keys at the end, SQLite would write them into a folder of others.
+            # The index is made first. Made at the end, SQLite would sort the keys in the system's temporary folder.
             self._values.executescript("CREATE TABLE held (key TEXT, value TEXT); CREATE INDEX by_key ON held (key)")
             self._values.execute("BEGIN")
             lines = ((key, json.dumps(value)) for key, value in values)
@@ -46,6 +47,6 @@ class Index:
             raise StorageError(f"the state root: {error}; free space or mend the folder, then run again") from error
 
     def of(self, key: str) -> Iterator[Any]:
-        """The values of a key."""
+        """Yield the values of a key."""
         for (value,) in self._values.execute("SELECT value FROM held WHERE key = ? ORDER BY rowid", (key,)):
             yield json.loads(value)

@@ -1,17 +1,18 @@
-"""What all jobs have in common, from what was asked for to the verdict. Each runs in steps over its run's folder:
+"""The shape of every job: a request, units of items, a worker on them, a closed account with a verdict.
 
-| file                   | written by  | what                                                    |
-|------------------------|-------------|---------------------------------------------------------|
-| request.json           | the first   | what was asked for                                      |
-| scan.json              | the first   | how much there is to do, and what is left out           |
-| expected.json          | the first   | the same in counts, see `expect`                        |
-| units/<unit>.jsonl     | the first   | the items of one unit, a line each                      |
-| results/<unit>.jsonl   | the work    | what became of each item of the unit so far, a line each |
-| accounts.json          | the last    | the closed account                                      |
-| report.html            | the last    | the same for people                                     |
-| summary.json           | the last    | how the run ended, in counts only                       |
+The first step finds the items and cuts them into units, the work step does one unit, the last step closes the account.
+Each step may be killed and called again. These files in the run's folder are common to all jobs; a job adds its own:
 
-A job adds files of its own. Each step may be killed and called again.
+| file                   | written by      | content                                          |
+|------------------------|-----------------|--------------------------------------------------|
+| request.json           | the first step  | the request                                      |
+| scan.json              | the first step  | what was found, and what is left out             |
+| expected.json          | the first step  | counts of what was found, see `expect`           |
+| units/<unit>.jsonl     | the first step  | the items of one unit, one per line              |
+| results/<unit>.jsonl   | the work step   | the results of these items so far, one per line  |
+| accounts.json          | the last step   | the closed account                               |
+| report.html            | the last step   | the account for people                           |
+| summary.json           | the last step   | the account in counts only                       |
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from pacsifier_ops.base.errors import InputError, Later, PacsifierError, Recalli
 from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_atomic, write_json
 from pacsifier_ops.runs.folder import Kept, Run, never, now
 
-#: What the steps of every job keep in the run's folder; forgotten when the first one begins anew.
+#: Files and folders of every job that the first step removes before it begins.
 KEPT = ("scan", "expected", "units", "results", "accounts", "summary")
 
-#: Why there is no result.
+#: Reason of an item without a result.
 NOT_ATTEMPTED = "not attempted: the run ended before"
 
-#: What a line of results, or of rows found, counts as in the progress of its run: numbers by names, such as
+#: Key of a line of results, or of rows found, with its counts for `progress`: numbers by names such as
 #: `series complete`, `images received`, `rows empty`, `bytes`, `seconds`.
 COUNTED = "counted"
 
@@ -43,7 +44,10 @@ R = TypeVar("R", bound=Kept)
 
 
 def begin(run: Run, request: R, kept: Sequence[str] = KEPT) -> R:
-    """Forget what an earlier attempt of the run left, and keep what it is asked for; returns that, with the time.
+    """Remove what an earlier attempt of the run left, keep the request, and return it with the time of the start.
+
+    Args:
+        kept: files and folders to remove.
 
     Raises:
         OSError: the run's folder cannot be written.
@@ -55,11 +59,11 @@ def begin(run: Run, request: R, kept: Sequence[str] = KEPT) -> R:
 
 
 def cut(run: Run, units: Sequence[Iterable[Any]], found: Mapping[str, Any]) -> list[int]:
-    """Write the items of each unit, and what there is in all; returns the numbers of the units.
+    """Write the items of each unit, scan.json and expected.json; return the numbers of the units.
 
     Args:
-        units: the items of each, dataclasses.
-        found: content of scan.json; its `series` and `instances` are what is expected.
+        units: the items of each unit, dataclasses.
+        found: content of scan.json; `series` and `instances` of it go into expected.json.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -77,7 +81,7 @@ def cut(run: Run, units: Sequence[Iterable[Any]], found: Mapping[str, Any]) -> l
 
 
 def expect(run: Run, **counts: int) -> None:
-    """Keep how much there is to do: `rows`, `bad_rows`, `repeated_rows`, `series`, `instances`, or `items`.
+    """Add counts to expected.json: `rows`, `bad_rows`, `repeated_rows`, `series`, `instances`, or `items`.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -87,17 +91,17 @@ def expect(run: Run, **counts: int) -> None:
 
 
 def expected(run: Run) -> dict[str, int]:
-    """How much there is to do, as far as it is known (see `expect`)."""
+    """Return the counts that `expect` has kept so far."""
     with suppress(FileNotFoundError):
         return dict(read_json(run.folder / "expected.json"))
     return {}
 
 
 def prepared(run: Run, what: str = "the folder was looked at") -> dict[str, Any]:
-    """What the first step has found: the content of scan.json.
+    """Return the content of scan.json.
 
     Args:
-        what: it does.
+        what: the first step does, for the error.
 
     Raises:
         InputError: the run ended before.
@@ -113,17 +117,17 @@ class Account(Protocol):
 
     @property
     def verdict(self) -> str:
-        """Of `accounts.EXIT_CODES`."""
+        """One of the keys of `accounts.EXIT_CODES`."""
 
     def totals(self) -> Mapping[str, int | float]:
-        """Sums over the run, without any identifier: fit for XCom and logs."""
+        """Return sums over the run without identifiers, for XCom and logs."""
 
     def summary(self) -> dict[str, Any]:
-        """How the run ended, in counts only: fit for everybody who may see the run."""
+        """Return the account in counts only, for everybody who may see the run."""
 
 
 def write_account(run: Run, account: Any) -> None:
-    """Write the closed account for machines; it may identify patients.
+    """Write accounts.json, which may identify patients.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -134,7 +138,7 @@ def write_account(run: Run, account: Any) -> None:
 
 
 def write_summary(run: Run, account: Account) -> None:
-    """Write how the run ended: the last of its files.
+    """Write summary.json, the last file of a run.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -144,7 +148,7 @@ def write_summary(run: Run, account: Account) -> None:
 
 
 def close(run: Run, account: Account, page: str) -> None:
-    """Write the closed account, the report, and how the run ended.
+    """Write accounts.json, report.html and summary.json.
 
     Args:
         page: the report, HTML.
@@ -159,14 +163,14 @@ def close(run: Run, account: Account, page: str) -> None:
 
 
 def summary_of(run: Run) -> dict[str, Any]:
-    """How a run ended, in counts (see `Account.summary`); empty before."""
+    """Return the summary of a run (see `Account.summary`); empty until the run has ended."""
     with suppress(FileNotFoundError):
         return dict(read_json(run.folder / "summary.json"))
     return {}
 
 
 def started(run: Run) -> str | None:
-    """When a run was asked for what it is to do, ISO 8601 or empty; None before it was."""
+    """Return the time at which a run got its request, ISO 8601 or empty; None for a run without a request."""
     with suppress(FileNotFoundError):
         return str(read_json(run.folder / "request.json").get("started", ""))
     return None
@@ -179,23 +183,23 @@ Result = TypeVar("Result")
 class Worker(Generic[Item, Result]):
     """Works on units of a run, one after the other. A context manager.
 
-    What became of an item is kept when its work ends, however it ends: a worker that is killed loses the item at hand,
-    and the next one goes on from there. An item that fails for a reason of its own does not keep the others of its unit
-    from being tried.
+    The result of an item is written when the work on the item ends, also by an error or a cancellation. A killed worker
+    loses the result of one item at most. An item that fails for a reason of its own does not stop the others of its
+    unit.
 
     Args:
-        run: whose units.
-        cancelled: the work asks it before every file; True ends the work, what is done stays so.
-        done: told what became of every item as it ends.
+        run: the run.
+        cancelled: asked by the work before every file; True ends the work. Results so far stay.
+        done: called with the result of every item.
 
     Attributes:
-        item, result: the dataclasses of the lines of a unit, and of its results.
+        item, result: dataclasses of the lines of a unit, and of the lines of its results.
     """
 
     item: ClassVar[type[Any]]
     result: ClassVar[type[Any]]
 
-    #: So many items that fail one after the other are no matter of the items any more.
+    #: After this many failed items in a row, the cause is not in the items, and the work ends.
     FAILURES_IN_A_ROW = 3
 
     def __init__(
@@ -205,61 +209,61 @@ class Worker(Generic[Item, Result]):
         self._failures = 0
         self._stack = ExitStack()
 
-    # What a job does
+    # Defined by each job
 
     def open(self, stack: ExitStack) -> None:
-        """Get what the work needs; what `stack` holds is given back at the end."""
+        """Acquire what the work needs; `stack` releases it at the end."""
 
     @classmethod
     def account(cls, item: Item) -> Result:
-        """What is said of an item before anything is done, or if nothing is."""
+        """Return the result of an item that no worker has tried."""
         account: Result = item.account()  # type: ignore[attr-defined]
         return account
 
     @abstractmethod
     def work(self, item: Item, result: Result) -> Result:
-        """Do what there is to do with an item; returns what became of it.
+        """Work on an item, and return its result.
 
         Args:
-            result: what is said where the work ends early; may be filled as it goes on, and returned.
+            result: kept where the work raises. The work may fill it on its way, and return it.
         """
 
     @abstractmethod
     def totals(self, results: Sequence[Result]) -> dict[str, int | float]:
-        """Sums over a unit, without identifiers."""
+        """Return sums over the results of a unit, without identifiers."""
 
     @staticmethod
     def key(line: Any) -> Any:
-        """What an item and its result have in common, and no other."""
+        """Return the key that an item and its result share."""
         return line.number
 
     def counts(self, result: Result) -> dict[str, int | float]:
-        """What a result counts as in the progress of the run (see COUNTED)."""
+        """Return the counts of a result for `progress` (see COUNTED)."""
         return {}
 
     def stays(self, result: Result, resumed: bool) -> bool:
-        """Whether an earlier result stays, until the item is worked on again."""
+        """Whether a result of an earlier call is kept until its item is worked on again."""
         return True
 
     def is_settled(self, result: Result) -> bool:
-        """Whether an item of which there is a result is left as it is."""
+        """Whether an item with this result is not worked on again."""
         return False
 
     def begin(self, item: Item, kept: Result | None) -> Result:
-        """The result to begin with: the earlier one, if it stays, for what this attempt does not get to."""
+        """Return the result to begin with: the one of an earlier call, if it was kept."""
         return self.account(item) if kept is None else kept
 
     def attempt(self, item: Item, result: Result, before: Result | None) -> Result:
-        """Work on an item; `before` is what an earlier call made of it."""
+        """Work on an item; `before` is its result of an earlier call."""
         return self.work(item, result)
 
     def end(self, results: Sequence[Result]) -> None:
-        """Look at what became of a unit."""
+        """Look at the results of a unit after its last item."""
 
     def rest(self) -> None:
-        """Give back what others may wait for; called before a pause."""
+        """Release what others may wait for; called before a pause."""
 
-    # What they have in common
+    # Common to all jobs
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -274,7 +278,7 @@ class Worker(Generic[Item, Result]):
 
     @classmethod
     def items(cls, run: Run, unit: int) -> Iterator[Item]:
-        """The items of a unit."""
+        """Yield the items of a unit."""
         return (cls.item(**line) for line in read_jsonl(run.part("units", unit)))
 
     @classmethod
@@ -286,7 +290,7 @@ class Worker(Generic[Item, Result]):
 
     @classmethod
     def outcomes(cls, run: Run) -> Iterator[tuple[Item, Result]]:
-        """Every item of a run, and what became of it, in order; of those that nobody got to, that."""
+        """Yield every item of a run with its result, in order; see `account` for items without one."""
         for part in run.parts("units"):
             results = cls._results(run, int(part.stem))
             for item in cls.items(run, int(part.stem)):
@@ -301,7 +305,7 @@ class Worker(Generic[Item, Result]):
         """Work on the items of one unit.
 
         Args:
-            resumed: this goes on where an earlier call was to wait.
+            resumed: the call continues an earlier one that had to wait.
 
         Returns:
             Sums over the unit, without identifiers.
@@ -335,7 +339,7 @@ class Worker(Generic[Item, Result]):
                 failed = error
             finally:
                 ended = results[key]
-                if ended == self.account(item):  # nobody got to it
+                if ended == self.account(item):  # the work ended before it began
                     del results[key]
                     results |= {} if kept is None else {key: kept}
                 with storage_errors("the state root"):

@@ -1,4 +1,4 @@
-"""A worker on series that are transferred: one session for all of them, and one series' failure is not another's."""
+"""The worker of jobs that transfer series."""
 
 from __future__ import annotations
 
@@ -42,37 +42,37 @@ S = TypeVar("S", bound=Series)
 
 
 class SeriesWorker(Worker[S, SeriesAccount]):
-    """A worker on series. What an earlier attempt completed is kept, and so is when to look at a recall again."""
+    """Transfers series. A later call skips completed series, and looks at recalled ones when their time has come."""
 
     result = SeriesAccount
 
     def transfer(self, series: S, account: SeriesAccount) -> None:
-        """Do what there is to do with a series; its account says how it ended."""
+        """Transfer a series, and write the outcome into its account."""
         raise NotImplementedError
 
     @classmethod
     def account(cls, item: S) -> SeriesAccount:
-        """Nobody has tried it."""
+        """Return the account of a series that no worker has tried."""
         account = item.account()
         account.reason = NOT_ATTEMPTED
         return account
 
     def stays(self, result: SeriesAccount, resumed: bool) -> bool:
-        """What ended well stays; where the work goes on after a pause, what ended incomplete as well."""
+        """Keep completed and recalled series; after a pause, all but failed ones."""
         if resumed:
             return result.state != SERIES_FAILED
         return bool(result.look_at) or result.state in (SERIES_COMPLETE, SERIES_LISTED)
 
     def begin(self, item: S, kept: SeriesAccount | None) -> SeriesAccount:
-        """Anew: see `attempt` for what an earlier look brought."""
+        """Begin with an empty account; `attempt` adds the counts of an earlier look."""
         return self.account(item)
 
     def is_settled(self, result: SeriesAccount) -> bool:
-        """All but what is to be looked at by now."""
+        """Skip a series unless it is recalled and its time has come."""
         return not (result.look_at and dt.datetime.fromisoformat(result.look_at) <= dt.datetime.now(dt.UTC))
 
     def attempt(self, item: S, result: SeriesAccount, before: SeriesAccount | None) -> SeriesAccount:
-        """Transfer a series; what an earlier look brought in this run counts as received."""
+        """Transfer a series; instances that an earlier look brought in this run count as received."""
         if before is not None:
             result.recalls, result.sending = list(before.recalls), before.sending
         try:
@@ -92,17 +92,17 @@ class SeriesWorker(Worker[S, SeriesAccount]):
         return result
 
     def end(self, results: Sequence[SeriesAccount]) -> None:
-        """Say when the series are to be looked at that the archive recalls."""
+        """Raise Recalling with the next time to look, if the archive recalls series."""
         waiting = [account.look_at for account in results if account.look_at]
         if waiting:
             self.rest()
             raise Recalling(len(waiting), dt.datetime.fromisoformat(min(waiting)))
 
     def counts(self, result: SeriesAccount) -> dict[str, int | float]:
-        """Its state, images and bytes."""
+        """Return state, images, bytes and seconds."""
         images = {f"images {name}": getattr(result, name) for name in IMAGES}
         return {f"series {result.state}": 1, "bytes": result.bytes, "seconds": result.seconds, **images}
 
     def totals(self, results: Sequence[SeriesAccount]) -> dict[str, int | float]:
-        """Sums over the series."""
+        """Return sums over the series."""
         return RunAccount("", "", "", "", "", series=list(results)).totals()

@@ -1,4 +1,4 @@
-"""What an upload tells of itself: the instances that it was to send, and what the destination has confirmed."""
+"""The outcome of an upload: its series, and the instances that the destination has not confirmed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pacsifier_ops.upload.steps import Sending
 
 
 def series(run: Run) -> Iterator[tuple[Outgoing, SeriesAccount]]:
-    """The series of a run in order, and what became of each."""
+    """Yield the series of a run with their accounts, in order."""
     return Sending.outcomes(run)
 
 
 def instances(run: Run) -> Iterator[tuple[SeriesAccount, list[str], frozenset[str]]]:
-    """What became of each series, with the SOP Instance UIDs of its files, and those that are not confirmed."""
+    """Yield the account of each series, the SOP Instance UIDs of its files, and those that are not confirmed."""
     for outgoing, account in series(run):
         yield account, [file[SOP_INSTANCE] for file in outgoing.files], frozenset(account.missing_uids)
