@@ -39,7 +39,8 @@ from pacsifier_ops.base.files import (
     write_json,
 )
 from pacsifier_ops.handover.account import ToolAccount, write_books
-from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.handover.request import ReportsRequest
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.state.approved import DIFFERS, approved_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import (
@@ -85,25 +86,6 @@ _DOCUMENTS = {_PDF: ("PDF", ".pdf"), _CDA: ("CDA", ".xml")}
 _TEXT = ("SR", ".txt")
 NO_TEXT = "no text that somebody wrote"
 NOT_ATTEMPTED = "not attempted: the run ended before"
-
-
-@dataclass(frozen=True)
-class ReportsRequest(Kept):
-    """What a run was asked for.
-
-    Attributes:
-        folder: the folder whose reports are wanted.
-        out_folder: where the texts go, with the folders of their objects; the same: beside the objects.
-        overwrite: replace files of the same name that hold something else.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
-        started: ISO 8601.
-    """
-
-    folder: Path
-    out_folder: Path
-    overwrite: bool = False
-    accept_incomplete: bool = False
-    started: str = ""
 
 
 @dataclass

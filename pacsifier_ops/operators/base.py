@@ -15,17 +15,16 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, Variable
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from pacsifier_ops.base import settings
+from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
 from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
-from pacsifier_ops.base.files import confined
-from pacsifier_ops.base.places import refuse_reserved, refuse_unreleased
-from pacsifier_ops.operators.params import DEFAULT_NODE
+from pacsifier_ops.base.options import STUDY
 from pacsifier_ops.runs import labels
 from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
+from pacsifier_ops.runs.options import DEFAULT_NODE
 
-#: Keys of what a study tells its stages, beside their params: its folder, and the list of what may be moved.
-STUDY, APPROVED = "study", "approved"
+#: Key of what a study tells its stages, beside their params and its folder: the list of what may be moved.
+APPROVED = "approved"
 
 
 @contextmanager
@@ -199,35 +198,8 @@ def run_of(context: Any) -> Run:
 
 
 def data_path(params: Mapping[str, Any], name: str) -> Path:
-    """A parameter that is a path, confined to the data root.
-
-    Raises:
-        PathRefused: it leads outside.
-        ConfigError: it is empty.
-    """
-    if not params.get(name):
-        raise ConfigError(f"{name} is empty; give a path below the data root")
-    return confined(params[name], settings.data_root(), name)
-
-
-def out_path(params: Mapping[str, Any], name: str) -> Path:
-    """A parameter that is a folder for results, and nobody else's (see `places`).
-
-    Raises:
-        PathRefused: it leads outside the data root, or belongs to somebody else.
-        ConfigError: it is empty.
-    """
-    return refuse_reserved(data_path(params, name), name, params.get(STUDY, ""))
-
-
-def in_path(params: Mapping[str, Any], name: str) -> Path:
-    """A parameter that is a folder of data, and not what a study keeps to itself (see `places`).
-
-    Raises:
-        PathRefused: it leads outside the data root, or is a study's.
-        ConfigError: it is empty.
-    """
-    return refuse_unreleased(data_path(params, name), name, params.get(STUDY, ""))
+    """A parameter that is a path, see `options.data_path`."""
+    return options.data_path(params.get(name) or "", name)
 
 
 def nodes_of(params: Mapping[str, Any]) -> list[PacsNode]:

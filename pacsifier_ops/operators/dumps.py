@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import dumps
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, in_path, out_path
+from pacsifier_ops.handover.request import DumpsRequest
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator
 from pacsifier_ops.operators.handover import ToolReportOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs import labels
@@ -21,11 +23,7 @@ class MoveDumpsPrepareOperator(PacsifierOperator):
         run.forget(dumps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         check_conf(context)
         params = context["params"]
-        request = dumps.DumpsRequest(
-            data_folder=in_path(params, "data_folder"),
-            info_folder=out_path(params, "info_folder"),
-            accept_incomplete=params["accept_incomplete"],
-        )
+        request = request_of(DumpsRequest, params)
         units = dumps.prepare(run, request, cancelled=self.cancelled)
         self.log.info("%d unit(s) of patients; run folder %s", len(units), run.folder)
         return units

@@ -8,12 +8,13 @@ from airflow.sdk.bases.branch import BranchMixIn
 from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops.base.errors import StorageError
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.extract.thumbnails import make_thumbnails
 from pacsifier_ops.hooks.constants import ARCHIVES
-from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, nodes_of, out_path
+from pacsifier_ops.operators.base import APPROVED, PacsifierOperator, destination_of, nodes_of
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs.accounts import COMPLETE, MOVE, SAVE
 from pacsifier_ops.runs.folder import Run
@@ -27,22 +28,11 @@ class ExtractPrepareOperator(PacsifierOperator):
         run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         check_conf(context)
         params = context["params"]
-        request = Request(
+        request = request_of(
+            Request,
+            params,
             queryfile=resolve(params["queryfile"]),
-            out_directory=out_path(params, "out_directory"),
-            info=params["info"],
-            retrieve=params["retrieve"],
-            method=params["method"],
-            strict=params["strict"],
-            accept_incomplete=params["accept_incomplete"],
-            max_series=params["max_series"],
-            resend=params["resend"],
-            approval=params["approval"],
-            window=params["window"],
             only=params.get(APPROVED, ""),
-            accept_patient_id_of=params["accept_patient_id_of"],
-            search=params["search"],
-            names=params["names"],
             **options_of(params["queryfile"], params),
         )
         destination = destination_of(params)

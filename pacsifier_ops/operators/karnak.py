@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import karnak
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path, in_path, out_path
+from pacsifier_ops.handover.request import KarnakRequest
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator
 from pacsifier_ops.operators.handover import ToolReportOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs import labels
@@ -21,18 +23,7 @@ class KarnakPrepareOperator(PacsifierOperator):
         run.forget(karnak.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         check_conf(context)
         params = context["params"]
-        folder = in_path(params, "in_folder")
-        request = karnak.KarnakRequest(
-            in_folder=folder,
-            out_folder=out_path(params, "out_folder" if params["out_folder"] else "in_folder"),
-            album_name=params["album_name"],
-            new_ids=str(data_path(params, "new_ids")) if params["new_ids"] else "",
-            day_shift=str(data_path(params, "day_shift")) if params["day_shift"] else "",
-            project=params["project"],
-            leave_out=params["leave_out"],
-            allow_empty=bool(self.stage),  # a night without anything new
-            accept_incomplete=params["accept_incomplete"],
-        )
+        request = request_of(KarnakRequest, params, allow_empty=bool(self.stage))  # a night without anything new
         units = karnak.prepare(run, request, cancelled=self.cancelled)
         self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
         return units

@@ -7,8 +7,9 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.extract.requests import options_of, resolve
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, data_path
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
@@ -46,17 +47,10 @@ class PseudonymizePrepareOperator(PacsifierOperator):
         run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         check_conf(context)
         params = context["params"]
-        request = PseudonymRequest(
-            source=params["source"],
-            project=params["project"],
+        request = request_of(
+            PseudonymRequest,
+            params,
             queryfile=str(resolve(params["queryfile"])) if params["queryfile"] else "",
-            in_folder=str(data_path(params, "in_folder")) if params["in_folder"] else "",
-            mappingfile=str(data_path(params, "mappingfile")) if params["mappingfile"] else "",
-            shift_days=params["shift_days"],
-            prefix=params["prefix"],
-            length=params["length"],
-            alphabet=params["alphabet"],
-            leave_out=params["leave_out"],
             allow_empty=bool(self.stage),  # a night without anything new
             **options_of(params["queryfile"] or "", params),
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import reports
 from pacsifier_ops.handover.account import ToolAccount
-from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator, in_path, out_path
+from pacsifier_ops.handover.request import ReportsRequest
+from pacsifier_ops.operators.base import MappedOperator, PacsifierOperator
 from pacsifier_ops.operators.handover import ToolReportOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs import labels
@@ -21,13 +23,7 @@ class ExtractReportsPrepareOperator(PacsifierOperator):
         run.forget(reports.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         check_conf(context)
         params = context["params"]
-        folder = in_path(params, "data_folder")
-        request = reports.ReportsRequest(
-            folder=folder,
-            out_folder=out_path(params, "out_folder" if params["out_folder"] else "data_folder"),
-            overwrite=params["overwrite"],
-            accept_incomplete=params["accept_incomplete"],
-        )
+        request = request_of(ReportsRequest, params)
         units = reports.prepare(run, request, cancelled=self.cancelled)
         self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
         return units

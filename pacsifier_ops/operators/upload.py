@@ -6,7 +6,8 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, in_path, node_of, out_path
+from pacsifier_ops.base.options import request_of
+from pacsifier_ops.operators.base import PacsifierOperator, UnitOperator, node_of
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run
@@ -23,13 +24,7 @@ class UploadPrepareOperator(PacsifierOperator):
         run.forget(steps.KEPT)  # whatever fails next, a task that was cleared must not close the old books again
         check_conf(context)
         params = context["params"]
-        request = UploadRequest(
-            folder=in_path(params, "upload_directory"),
-            out_directory=out_path(params, "out_directory"),
-            resend=params["resend"],
-            allow_empty=bool(self.stage),  # a night without anything new
-            accept_incomplete=params["accept_incomplete"],
-        )
+        request = request_of(UploadRequest, params, allow_empty=bool(self.stage))  # a night without anything new
         units = steps.prepare(run, request, node_of(params), cancelled=self.cancelled)
         self.log.info("%d unit(s) of series; run folder %s", len(units), run.folder)
         return units
