@@ -39,7 +39,7 @@ IN_FORM, IN_FILE = "form", "file"
 EVERYWHERE = (IN_FORM, IN_FILE)
 
 #: Key of what a study tells its stages beside their options: its folder, below the data root.
-STUDY = "study"
+OWNER = "owner"
 
 # Paths, as a request holds them
 
@@ -244,7 +244,7 @@ def same(request: type, name: str, default: Any = NOT_GIVEN, **other: Any) -> An
     told = options(request)[name]
     if default is NOT_GIVEN:
         default = told.kind() if told.default in (None, NOT_GIVEN) else told.default
-    other = {"flag": None, "name": "", "path": None, "stands": EVERYWHERE, **other}
+    other = {"flag": None, "name": "", "stands": EVERYWHERE, **other}
     return _field(default, replace(told, default=default, **other))
 
 
@@ -291,7 +291,7 @@ def request_of(request: type[R], params: Mapping[str, Any], **more: Any) -> R:
     """The request of a run, from what was said by the names of its options; what was not said is as the request has it.
 
     Args:
-        params: by name of the option; None: it was not said. STUDY among them is the folder of the study that asks.
+        params: by name of the option; None: it was not said. OWNER among them is the folder of the study that asks.
         more: fields of the request that the caller knows.
 
     Raises:
@@ -315,5 +315,5 @@ def request_of(request: type[R], params: Mapping[str, Any], **more: Any) -> R:
             value = one.fitting(value)
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
-        values[one.attribute] = one.path(value, name, params.get(STUDY, "")) if one.path else value
+        values[one.attribute] = one.path(value, name, params.get(OWNER, "")) if one.path else value
     return request(**values)

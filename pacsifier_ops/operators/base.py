@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
 from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
-from pacsifier_ops.base.options import STUDY
+from pacsifier_ops.base.options import OWNER
 from pacsifier_ops.runs import labels
 from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
 from pacsifier_ops.runs.options import DEFAULT_NODE
@@ -113,7 +113,7 @@ class PacsifierOperator(BaseOperator):
         params = stages_of(run)[self.stage]
         if params is None or (self.stage in DESTINATIONS and not may_hand_over(run, self.stage)):
             raise AirflowSkipException("the study does without this")
-        more = {STUDY: Study.of(run).root}
+        more = {OWNER: Study.of(run).root}
         if self.stage == MOVE:
             more[APPROVED] = str(originals_of(run))
         return stage_run(run, self.stage), {**context, "params": {**params, **more}}

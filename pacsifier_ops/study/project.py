@@ -12,7 +12,7 @@ from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import node_names
 from pacsifier_ops.base.errors import ConfigError, PathRefused
 from pacsifier_ops.base.files import confined
-from pacsifier_ops.base.options import IN_FILE, IN_FORM, Option, Section, option, params_of, same, standing
+from pacsifier_ops.base.options import IN_FILE, IN_FORM, Option, Section, any_file, option, params_of, same, standing
 from pacsifier_ops.base.places import reserved
 from pacsifier_ops.base.window import Window
 from pacsifier_ops.deid.run import DeidRequest
@@ -87,6 +87,7 @@ class Study(Reading, Kept):
         "Of all that the study has, a path below the data root. Empty: studies/<project>.",
         Section.WHAT,
         default="",
+        path=any_file,
     )
     pacs: str = same(Request, "pacs")
     search: str = same(Request, "search")
@@ -281,8 +282,10 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     defaults = {field.name: field.default for field in fields(Study)}
     study: dict[str, Any] = {**defaults, **given}
     without, deidentified = study["without"], stages.ANONYMIZE not in study["without"]
-    for key in ("folder", "mappingfile", "devices"):
-        if study[key]:
+    for key, one in FORM.items():
+        if one.kind is int and not 0 <= study[key] <= one.most:
+            yield key, f"is negative or above {one.most:,}"
+        if one.is_path and study[key]:
             try:
                 path = confined(study[key], settings.data_root(), "it")
             except PathRefused:
@@ -290,9 +293,6 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             else:
                 if key == "folder" and (reason := reserved(path, own_folder(study[key]))):
                     yield key, reason
-    for key in ("max_series", "volume_size", "most_missing", "most_quarantined"):
-        if not 0 <= study[key] <= FORM[key].most:
-            yield key, f"is negative or above {FORM[key].most:,}"
     if not 0 < study["patience"] <= LONGEST_PATIENCE:
         yield "patience", f"is not a number of hours above 0, at most {LONGEST_PATIENCE:,}, which is a year"
     try:

@@ -44,7 +44,7 @@ class Stage:
     """A stage of a study: what a DAG of its own does.
 
     Attributes:
-        name: of its tasks, and of its run.
+        name: of its tasks, and of its run; title: what it does, for people.
         request: what it is asked for. Of its options, the study says those that it has by the same name.
         asked: the others that are not as in the form of the DAG, from the study and the name of the study's run.
         on: where data is handed over, which waits for its release: whether the study wants it. None: it is done unless
@@ -52,15 +52,17 @@ class Stage:
     """
 
     name: str
+    title: str
     request: type
     asked: Callable[[Study, str], Mapping[str, Any]]
     on: Callable[[Study], object] | None = None
 
 
 _STAGES = (
-    Stage(EXTRACT, Request, lambda study, run: {"out_directory": study.identified}),
+    Stage(EXTRACT, "Retrieval", Request, lambda study, run: {"out_directory": study.identified}),
     Stage(
         PSEUDONYMS,
+        "Pseudonyms",
         PseudonymRequest,
         lambda study, run: {
             "queryfile": None,
@@ -71,6 +73,7 @@ _STAGES = (
     ),
     Stage(
         ANONYMIZE,
+        "De-identification",
         DeidRequest,
         lambda study, run: {
             "in_folder": study.identified,
@@ -80,11 +83,13 @@ _STAGES = (
     ),
     Stage(
         DUMPS,
+        "Info dumps put apart",
         DumpsRequest,
         lambda study, run: {"data_folder": study.identified, "info_folder": f"{study.root}/info"},
     ),
     Stage(
         DICOMDIR,
+        "DICOM file-set",
         DicomdirRequest,
         # Each run makes a file-set of its own.
         lambda study, run: {"in_folder": study.released, "out_folder": f"{study.root}/dicomdir/{run[-8:]}"},
@@ -92,6 +97,7 @@ _STAGES = (
     ),
     Stage(
         UPLOAD,
+        "Upload",
         UploadRequest,
         lambda study, run: {
             "upload_directory": study.released,
@@ -102,6 +108,7 @@ _STAGES = (
     ),
     Stage(
         KARNAK,
+        "Karnak tags",
         KarnakRequest,
         lambda study, run: {
             "in_folder": study.identified,
@@ -112,6 +119,7 @@ _STAGES = (
     ),
     Stage(
         KARNAK_UPLOAD,
+        "Upload to the gateway",
         UploadRequest,
         lambda study, run: {
             "upload_directory": f"{study.root}/karnak",
@@ -122,6 +130,7 @@ _STAGES = (
     ),
     Stage(
         MOVE,
+        "Move by the archive",
         Request,
         lambda study, run: {
             "retrieve": "move",
