@@ -115,15 +115,15 @@ class Option:
 
     Attributes:
         title, help, section: in a form.
-        default: in a form, where it is not the request's.
-        name: its key in forms and files; attribute: of the request.
+        default: in a form; NOT_GIVEN: it has to be said.
+        name: its key in forms and files.
+        attribute, holds, initial: the request's field, its type and its default; NOT_GIVEN: it has none.
         kind: bool, int, float or str; `several`: a list of these.
-        initial: default of the request; NOT_GIVEN: it cannot be without. `holds`: name of the field's type.
         joined: one text or a list, which is kept as one text with commas.
         choices: what a text may be, each with a sentence.
         unsaid: the sentence for a choice that nobody makes.
         least, most: the smallest and the largest number; a float is above `least`.
-        shortest, longest, pattern: of a text; by 0, the rest says how short and how long.
+        shortest, longest, pattern: of a text, in characters; 0: no bound of its own.
         path: makes a path of a text, from that, the option's name and the folder of the study that asks.
         like: name of the option whose value it has where nothing is said.
         after: name of the option that it goes with, behind which it stands.

@@ -61,19 +61,20 @@ def _add_flag(parser: argparse._ActionsContainer, one: Option) -> None:
     flag = one.flag or Flag()
     name = flag.name or one.name
     default = one.initial if flag.default is NOT_GIVEN else flag.default
-    shared: dict[str, Any] = {"dest": one.attribute, "help": flag.help}
-    if one.kind is bool:
-        shared |= {"action": "store_false" if flag.off else "store_true"}
-    else:
-        # Text that is empty by itself is none: argparse would make a path of it.
-        shared |= {"default": None if default in ("", NOT_GIVEN) else default, "choices": [*one.choices] or None}
-        shared |= {"metavar": flag.metavar or (None if one.choices else name.upper())}
-        shared |= {"required": flag.required or (default is NOT_GIVEN and not one.like)}
-        if one.kind is int:
-            shared |= {"type": int if flag.free else bounded(one.least, one.most, int)}
-        elif one.is_path:
-            shared |= {"type": given}
-    parser.add_argument(f"--{name}", *[flag.short] * bool(flag.short), **shared)
+    how: dict[str, Any] = {"action": "store_false" if flag.off else "store_true"}
+    if one.kind is not bool:
+        kind: Callable[[str], Any] = given if one.is_path else one.kind
+        if one.kind is not str and not flag.free:
+            kind = bounded(one.least, one.most, one.kind)
+        how = {
+            "type": kind,
+            "choices": [*one.choices] or None,
+            "metavar": flag.metavar or (None if one.choices else name.upper()),
+            "required": flag.required or (default is NOT_GIVEN and not one.like),
+            # Text that is empty by itself is none: argparse would make a path of it.
+            "default": None if default in ("", NOT_GIVEN) else default,
+        }
+    parser.add_argument(f"--{name}", *[flag.short] * bool(flag.short), dest=one.attribute, help=flag.help, **how)
 
 
 def asked(request: type[R], args: argparse.Namespace, **more: Any) -> R:

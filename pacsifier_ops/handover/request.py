@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pacsifier_ops.base.options import Flag, Section, any_file, option, result_folder, same, source_folder
-from pacsifier_ops.pseudonyms.run import PseudonymRequest
+from pacsifier_ops.base.options import Flag, Section, option, result_folder, same, source_folder
+from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.folder import Kept
@@ -47,31 +47,25 @@ class KarnakRequest(Kept):
         flag=Flag("album of all of them", "-a", metavar="NAME"),
     )
     project: str = same(
-        PseudonymRequest,
+        DeidRequest,
         "project",
         help="Its linkage says who becomes whom, unless a file of pseudonyms is given.",
-        section=Section.WHO,
         flag=Flag(
             f"whose linkage says who becomes whom where no --new_ids are given ({DEFAULT_PROJECT})",
             metavar="NAME",
             extra=True,
         ),
     )
-    new_ids: str = option(
-        "Pseudonyms",
-        "Path below the data root of a JSON file of pseudonyms by PatientID.",
-        Section.WHO,
-        default="",
-        path=any_file,
+    new_ids: str = same(
+        DeidRequest,
+        "new_ids",
         flag=Flag("JSON file of pseudonyms by PatientID (the project's)", "-n", metavar="FILE"),
     )
-    day_shift: str = option(
-        "Day shifts",
-        "Path below the data root of a JSON file of days by PatientID; with a file of pseudonyms only. Without, the "
-        "day shift of everybody in that file is 0.",
-        Section.WHO,
-        default="",
-        path=any_file,
+    day_shift: str = same(
+        DeidRequest,
+        "day_shift",
+        help="Path below the data root of a JSON file of days by PatientID; with a file of pseudonyms only. Without, "
+        "the day shift of everybody in that file is 0.",
         flag=Flag("JSON file of days by PatientID; with --new_ids only (0)", "-s", metavar="FILE"),
     )
     leave_out: bool = option(
