@@ -336,7 +336,7 @@ def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
         run: name of the run's folder.
     """
 
-    def conf(stage: stages.Stage) -> dict[str, Any]:
+    def conf(stage: stages.StageRow) -> dict[str, Any]:
         return params_of(stage.request, {**vars(study), **stage.asked(study, run), "accept_incomplete": True})
 
     return {name: conf(stage) if study.has(name) else None for name, stage in stages.TABLE.items()}

@@ -40,7 +40,7 @@ DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE = "dicomdir", "upload", "karnak", 
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageRow:
     """A stage of a study: what a DAG of its own does.
 
     Attributes:
@@ -59,8 +59,8 @@ class Stage:
 
 
 _STAGES = (
-    Stage(EXTRACT, "Retrieval", Request, lambda study, run: {"out_directory": study.identified}),
-    Stage(
+    StageRow(EXTRACT, "Retrieval", Request, lambda study, run: {"out_directory": study.identified}),
+    StageRow(
         PSEUDONYMS,
         "Pseudonyms",
         PseudonymRequest,
@@ -71,7 +71,7 @@ _STAGES = (
             "leave_out": True,
         },
     ),
-    Stage(
+    StageRow(
         ANONYMIZE,
         "De-identification",
         DeidRequest,
@@ -81,13 +81,13 @@ _STAGES = (
             "linked_only": study.has(PSEUDONYMS),
         },
     ),
-    Stage(
+    StageRow(
         DUMPS,
         "Info dumps put apart",
         DumpsRequest,
         lambda study, run: {"data_folder": study.identified, "info_folder": f"{study.root}/info"},
     ),
-    Stage(
+    StageRow(
         DICOMDIR,
         "DICOM file-set",
         DicomdirRequest,
@@ -95,7 +95,7 @@ _STAGES = (
         lambda study, run: {"in_folder": study.released, "out_folder": f"{study.root}/dicomdir/{run[-8:]}"},
         on=lambda study: study.dicomdir,
     ),
-    Stage(
+    StageRow(
         UPLOAD,
         "Upload",
         UploadRequest,
@@ -106,7 +106,7 @@ _STAGES = (
         },
         on=lambda study: study.upload,
     ),
-    Stage(
+    StageRow(
         KARNAK,
         "Karnak tags",
         KarnakRequest,
@@ -117,7 +117,7 @@ _STAGES = (
         },
         on=lambda study: study.karnak,
     ),
-    Stage(
+    StageRow(
         KARNAK_UPLOAD,
         "Upload to the gateway",
         UploadRequest,
@@ -128,7 +128,7 @@ _STAGES = (
         },
         on=lambda study: study.karnak,
     ),
-    Stage(
+    StageRow(
         MOVE,
         "Move by the archive",
         Request,
