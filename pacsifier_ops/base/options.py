@@ -1,8 +1,8 @@
-"""Options: what a person may ask of a job. Each stands in one place, as a field of the job's request.
+"""Options of jobs. Each is defined in one place, as a field of the job's request.
 
-A field that is made by `option` carries what people are told of it, and what it may be. From that derive the form of
-the DAG (`operators.params.form`), the flags of the command (`cli.options.add_flags`), the keys of files that people
-write (`query.options.read_options`), and the request of a run (`request_of`).
+A field made by `option` carries its title, help, bounds and choices. From these derive the form of the DAG
+(`operators.params.form`), the flags of the command (`cli.options.add_flags`), the keys of files that people write
+(`query.options.read_options`), and the request of a run (`request_of`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OWNER = "owner"
 
 
 def data_path(value: str, name: str) -> Path:
-    """A path below the data root.
+    """Return a path below the data root.
 
     Args:
         name: of the option.
@@ -60,21 +60,23 @@ def data_path(value: str, name: str) -> Path:
 
 
 def source_folder(value: str, name: str, study: str = "") -> Path:
-    """A folder of data, and not what a study keeps to itself (see `places`). Raises as `data_path` does.
+    """Return a folder to read from, which holds nothing that a study has not released (see `places`).
+
+    Raises as `data_path` does.
 
     Args:
-        study: folder of the study that asks, below the data root; empty: none does.
+        study: folder of the study that the job belongs to, below the data root; empty: none.
     """
     return refuse_unreleased(data_path(value, name), name, study)
 
 
 def result_folder(value: str, name: str, study: str = "") -> Path:
-    """A folder for results, and nobody else's (see `places`). Raises as `data_path` does."""
+    """Return a folder to write to, which belongs to nobody else (see `places`). Raises as `data_path` does."""
     return refuse_reserved(data_path(value, name), name, study)
 
 
 def any_file(value: str, name: str, study: str = "") -> str:
-    """Any other path, as text. Raises as `data_path` does."""
+    """Return any other path, as text. Raises as `data_path` does."""
     return str(data_path(value, name))
 
 
@@ -87,7 +89,7 @@ class Flag:
     """How a command takes an option.
 
     Attributes:
-        help: what it says of it; empty: another job of the same command says it.
+        help: its text in the command's help; empty: another job of the same command has it.
         short: a second, short name, such as -d.
         name: where that is not the option's.
         metavar: stands for the value in help; empty: the name.
@@ -115,17 +117,17 @@ class Option:
 
     Attributes:
         title, help, section: in a form.
-        default: in a form; NOT_GIVEN: it has to be said.
+        default: in a form; NOT_GIVEN: it has to be given.
         name: its key in forms and files.
         attribute, holds, initial: the request's field, its type and its default; NOT_GIVEN: it has none.
         kind: bool, int, float or str; `several`: a list of these.
         joined: one text or a list, which is kept as one text with commas.
         choices: what a text may be, each with a sentence.
-        unsaid: the sentence for a choice that nobody makes.
+        unsaid: the sentence that a form shows for no choice.
         least, most: the smallest and the largest number; a float is above `least`.
         shortest, longest, pattern: of a text, in characters; 0: no bound of its own.
         path: makes a path of a text, from that, the option's name and the folder of the study that asks.
-        like: name of the option whose value it has where nothing is said.
+        like: name of the option whose value it takes if it is not given.
         after: name of the option that it goes with, behind which it stands.
         stands: where it stands, of EVERYWHERE.
         flag: of the command; None: it has none.
@@ -167,7 +169,7 @@ class Option:
         return self.holds == "Path" or self.path is any_file
 
     def fitting(self, value: Any) -> Any:
-        """A value of the kind that the option wants.
+        """Return the value, if it is of the kind that the option wants.
 
         Raises:
             ValueError: it is of another kind; says what is wanted, without the value.
@@ -214,7 +216,7 @@ def option(
     form: Any = NOT_GIVEN,
     **more: Any,
 ) -> Any:
-    """A field of a request that people are asked for.
+    """Make a field of a request that is an option.
 
     Args:
         default: of the field; without, it has to be given.
@@ -225,34 +227,34 @@ def option(
     return _field(default, Option(title, help, section, shown, **more))
 
 
-def _field(default: Any, told: Option) -> Any:
-    return field(default=MISSING if default is NOT_GIVEN else default, metadata={"option": told})
+def _field(default: Any, described: Option) -> Any:
+    return field(default=MISSING if default is NOT_GIVEN else default, metadata={"option": described})
 
 
 def flag_only(default: Any, flag: Flag, **more: Any) -> Any:
-    """A field of a request that only a command asks for."""
+    """Make a field of a request that only a command asks for."""
     return option(default=default, stands=(), flag=flag, **more)
 
 
 def same(request: type, name: str, default: Any = NOT_GIVEN, **other: Any) -> Any:
-    """A field that is the option of another request, but for what is given here.
+    """Make a field that is the option of another request, but for what is given here.
 
     Args:
         default: of the field; by itself that of the form, or what is empty where that is left empty.
         other: attributes of `Option`.
     """
-    told = options(request)[name]
+    described = options(request)[name]
     if default is NOT_GIVEN:
-        default = told.kind() if told.default in (None, NOT_GIVEN) else told.default
+        default = described.kind() if described.default in (None, NOT_GIVEN) else described.default
     other = {"flag": None, "name": "", "stands": EVERYWHERE, **other}
-    return _field(default, replace(told, default=default, **other))
+    return _field(default, replace(described, default=default, **other))
 
 
 _KINDS: Mapping[str, type] = {"bool": bool, "int": int, "float": float}
 
 
 def options(request: type) -> Mapping[str, Option]:
-    """The options of a request by name, in order."""
+    """Return the options of a request by name, in order."""
     found = [_with_kind(one) for one in fields(request) if "option" in one.metadata]
     places = {one.name: place for place, one in enumerate(found)}
     found.sort(key=lambda one: (places.get(one.after, places[one.name]), bool(one.after)))
@@ -260,12 +262,12 @@ def options(request: type) -> Mapping[str, Option]:
 
 
 def _with_kind(one: Field[Any]) -> Option:
-    told: Option = one.metadata["option"]
+    described: Option = one.metadata["option"]
     kind = str(one.type).removesuffix(" | None")
     return replace(
-        told,
+        described,
         attribute=one.name,
-        name=told.name or one.name,
+        name=described.name or one.name,
         kind=_KINDS.get(kind, str),
         initial=NOT_GIVEN if one.default is MISSING else one.default,
         holds=kind,
@@ -274,13 +276,13 @@ def _with_kind(one: Field[Any]) -> Option:
 
 
 def standing(request: type, where: str) -> dict[str, Option]:
-    """The options of a request that stand in forms, or in files."""
+    """Return the options of a request that stand in forms, or in files."""
     return {name: one for name, one in options(request).items() if where in one.stands}
 
 
-def params_of(request: type, said: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of a run, by what was said by the names of its options; the others are as in the form."""
-    values = {name: (one, said.get(name, one.default)) for name, one in standing(request, IN_FORM).items()}
+def params_of(request: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the params of a run: the given values by the names of its options, and else the defaults of the form."""
+    values = {name: (one, given.get(name, one.default)) for name, one in standing(request, IN_FORM).items()}
     return {name: None if one.optional and value in ("", 0) else value for name, (one, value) in values.items()}
 
 
@@ -288,10 +290,10 @@ R = TypeVar("R")
 
 
 def request_of(request: type[R], params: Mapping[str, Any], **more: Any) -> R:
-    """The request of a run, from what was said by the names of its options; what was not said is as the request has it.
+    """Return the request of a run, made of its params. What is not given has the default of the request.
 
     Args:
-        params: by name of the option; None: it was not said. OWNER among them is the folder of the study that asks.
+        params: by name of the option; None: not given. OWNER among them is the folder of the study.
         more: fields of the request that the caller knows.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Options: each is said once, as a field of a request, and stands in form, command, file and request."""
+"""Options: each is defined once, as a field of a request, and stands in form, command, file and request."""
 
 from __future__ import annotations
 
