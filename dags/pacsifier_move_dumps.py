@@ -9,37 +9,18 @@
 on the run's page, and behind *Run and report* on each of its tasks.
 """
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
+from pacsifier_ops.handover.request import DumpsRequest
 from pacsifier_ops.operators.groups import relocation
-from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
-
-PARAMS = {
-    "data_folder": Param(
-        "out",
-        type="string",
-        minLength=1,
-        title="Data folder",
-        description="The folder of the images, as an extraction made it, as a path below the data root.",
-        section=WHAT,
-    ),
-    "info_folder": Param(
-        "info",
-        type="string",
-        minLength=1,
-        title="Info folder",
-        description="Where they go, a path below the data root. It is made if need be, for its owner only.",
-        section=WHERE_TO,
-    ),
-    "accept_incomplete": accept_incomplete(),
-}
+from pacsifier_ops.operators.params import RETRIES, form
 
 with DAG(
     "pacsifier_move_dumps",
     description="Move info dumps out of a data folder",
     doc_md=__doc__,
     schedule=None,
-    params=PARAMS,
+    params=form(DumpsRequest),
     tags=["pacsifier"],
     default_args=RETRIES,
 ):

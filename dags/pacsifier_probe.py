@@ -11,15 +11,16 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from pacsifier_ops.operators.params import WHAT, node_params
+from pacsifier_ops.operators.params import form
 from pacsifier_ops.operators.probe import DicomProbeOperator
+from pacsifier_ops.probe.request import ProbeRequest
 
 with DAG(
     "pacsifier_probe",
     description="Find out what a PACS can do, and how to set its connection up",
     doc_md=__doc__,
     schedule=None,
-    params=node_params(section=WHAT),
+    params=form(ProbeRequest),
     tags=["pacsifier", "dicom"],
     default_args={"retries": 1, "retry_delay": timedelta(minutes=1)},
 ):

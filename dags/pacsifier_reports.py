@@ -10,43 +10,18 @@ A text is as identified as its object is: take it out of de-identified objects w
 **Results.** Progress and report are at *Results* on the run's page, and behind *Run and report* on each of its tasks.
 """
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
+from pacsifier_ops.handover.request import ReportsRequest
 from pacsifier_ops.operators.groups import reporting
-from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete
-
-PARAMS = {
-    "data_folder": Param(
-        "out",
-        type="string",
-        minLength=1,
-        title="Folder",
-        description="The folder whose reports are wanted, with all below it, as a path below the data root.",
-        section=WHAT,
-    ),
-    "out_folder": Param(
-        None,
-        type=["null", "string"],
-        title="Folder for the texts",
-        description="A path below the data root. It is made if need be. Without it, texts lie beside their objects.",
-        section=WHERE_TO,
-    ),
-    "overwrite": Param(
-        False,
-        type="boolean",
-        title="Overwrite",
-        description="Replace files that have the name of a text and hold something else.",
-        section=WHERE_TO,
-    ),
-    "accept_incomplete": accept_incomplete(),
-}
+from pacsifier_ops.operators.params import RETRIES, form
 
 with DAG(
     "pacsifier_reports",
     description="Take the text of structured reports out of their objects",
     doc_md=__doc__,
     schedule=None,
-    params=PARAMS,
+    params=form(ReportsRequest),
     tags=["pacsifier", "dicom"],
     default_args=RETRIES,
 ):

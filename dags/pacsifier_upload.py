@@ -10,45 +10,18 @@ Run it again and only what the destination has not confirmed yet is sent.
 **Results.** Progress and report are at *Results* on the run's page, and behind *Run and report* on each of its tasks.
 """
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from pacsifier_ops.operators.groups import sending
-from pacsifier_ops.operators.params import RETRIES, WHAT, WHERE_TO, accept_incomplete, node_params
-
-PARAMS = {
-    "upload_directory": Param(
-        "out",
-        type="string",
-        minLength=1,
-        title="Folder",
-        description="The folder to be sent, with all below it, as a path below the data root.",
-        section=WHAT,
-    ),
-    **node_params("Destination", "Id of a connection of type dicom: where the files are sent.", WHERE_TO),
-    "out_directory": Param(
-        "upload",
-        type="string",
-        minLength=1,
-        title="Folder for the log",
-        description="The log goes to logs/ in this folder, a path below the data root. It is made if need be.",
-        section=WHERE_TO,
-    ),
-    "resend": Param(
-        False,
-        type="boolean",
-        title="Send again",
-        description="Send also what the destination has confirmed before.",
-        section=WHAT,
-    ),
-    "accept_incomplete": accept_incomplete(),
-}
+from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.upload.run import UploadRequest
 
 with DAG(
     "pacsifier_upload",
     description="Send the DICOM files of a folder to a PACS",
     doc_md=__doc__,
     schedule=None,
-    params=PARAMS,
+    params=form(UploadRequest),
     tags=["pacsifier", "dicom"],
     default_args=RETRIES,
 ):

@@ -22,11 +22,11 @@ from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.cli.crew import carry_out, stoppable
-from pacsifier_ops.cli.options import given
+from pacsifier_ops.cli.options import add_flags, asked
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
-from pacsifier_ops.deid.whose import FOLDER, IDENTITIES, PATIENT_ID, STUDY
-from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT, VARIABLE
+from pacsifier_ops.deid.whose import FOLDER, STUDY
+from pacsifier_ops.pseudonyms.secret import VARIABLE
 from pacsifier_ops.runs.folder import Run, noted_warnings
 
 if TYPE_CHECKING:
@@ -41,69 +41,15 @@ def parser() -> argparse.ArgumentParser:
         "more than the profile does, never less.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
     )
-    p.add_argument("--in_folder", "-d", type=given, required=True, help="folder of the files, with all below it")
-    p.add_argument(
-        "--out_folder", "-o", type=given, required=True, help="where they go, made if need be; the same: in place"
-    )
-    p.add_argument("--new_ids", "-n", type=given, metavar="FILE", help="JSON file of pseudonyms by PatientID")
-    p.add_argument(
-        "--delete_identifiable",
-        "-i",
-        action="store_true",
-        help="leave out objects that likely show who it is, such as dose reports; without, they are quarantined",
-    )
-    p.add_argument(
-        "--remove_private_tags", "-p", action="store_true", help="remove private elements that are safe, too"
-    )
-    p.add_argument("--fuzz_acq_dates", "-a", action="store_true", help="move dates that the profile would keep")
-    p.add_argument("--keep_patient_dir_names", "-k", action="store_true", help="folders of patients keep their names")
+    add_flags(p, p.add_argument_group("beyond PACSIFIER"), DeidRequest)
     p.add_argument("--version", action="version", version=__version__)
-    more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument(
-        "--day_shift", type=given, metavar="FILE", help="JSON file of days to move dates by, by PatientID"
-    )
-    more.add_argument(
-        "--project", default=DEFAULT_PROJECT, metavar="NAME", help=f"whose secret and linkage hold ({DEFAULT_PROJECT})"
-    )
-    more.add_argument(
-        "--identity",
-        choices=IDENTITIES,
-        default=PATIENT_ID,
-        help=f"what tells whose an object is that has no PatientID; by itself nothing, and it is quarantined "
-        f"({PATIENT_ID})",
-    )
-    more.add_argument(
-        "--profile",
-        default="pacsifier",
-        metavar="NAME",
-        help="default, basic, research or pacsifier, options of PS3.15 upon it after plus signs, such as "
-        "pacsifier+device, or a YAML file (pacsifier)",
-    )
-    more.add_argument("--devices", type=given, metavar="FILE", help="JSON file of what to black out of which images")
-    more.add_argument("--no_contact_sheets", action="store_true", help="make none to look for burned-in text on")
-    more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
-    request = DeidRequest(
-        in_folder=args.in_folder.absolute(),
-        out_folder=args.out_folder.absolute(),
-        profile=args.profile,
-        devices=str(args.devices or ""),
-        new_ids=str(args.new_ids or ""),
-        day_shift=str(args.day_shift or ""),
-        project=args.project,
-        identity=args.identity,
-        delete_identifiable=args.delete_identifiable,
-        remove_private_tags=args.remove_private_tags,
-        fuzz_acq_dates=args.fuzz_acq_dates,
-        keep_patient_dir_names=args.keep_patient_dir_names,
-        contact_sheets=not args.no_contact_sheets,
-        accept_incomplete=args.accept_incomplete,
-    )
+    request = asked(DeidRequest, args)
     try:
         return anonymize(request)
     except PacsifierError as error:

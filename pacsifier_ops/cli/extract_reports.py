@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from pacsifier_ops import __version__
-from pacsifier_ops.cli.options import given
+from pacsifier_ops.cli.options import add_flags, asked
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import reports
+from pacsifier_ops.handover.request import ReportsRequest
 
 _COMMAND = "pacsifier-extract-carestream-report"
 
@@ -22,24 +23,15 @@ def parser() -> argparse.ArgumentParser:
         "A text is as identified as its object is.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
-    p.add_argument("--data_folder", "-d", type=given, required=True, help="folder of the files, with all below it")
+    add_flags(p, p.add_argument_group("beyond PACSIFIER"), ReportsRequest)
     p.add_argument("--version", action="version", version=__version__)
-    more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument("--out_folder", "-o", type=given, help="where the texts go, made if need be")
-    more.add_argument("--overwrite", action="store_true", help="replace files of the same name that differ")
-    more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
-    request = reports.ReportsRequest(
-        folder=args.data_folder.absolute(),
-        out_folder=(args.out_folder or args.data_folder).absolute(),
-        overwrite=args.overwrite,
-        accept_incomplete=args.accept_incomplete,
-    )
+    request = asked(ReportsRequest, args)
     return carry_out(
         _COMMAND,
         lambda run, stopped: reports.prepare(run, request, cancelled=stopped),

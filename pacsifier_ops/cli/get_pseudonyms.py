@@ -6,19 +6,16 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_reading, bounded, given
+from pacsifier_ops.cli.options import add_flags, asked, bounded, given
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
 from pacsifier_ops.pseudonyms.linkage import Linkage
-from pacsifier_ops.pseudonyms.local import Style
-from pacsifier_ops.pseudonyms.run import DEID, SOURCES, PseudonymRequest
+from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import VARIABLE
-from pacsifier_ops.query import reading
 from pacsifier_ops.runs.accounts import EXIT_CODES
 from pacsifier_ops.runs.folder import Run, noted_warnings
 
@@ -31,26 +28,10 @@ def parser() -> argparse.ArgumentParser:
         "again.",
         epilog="Exit codes: 0 everybody is linked, 1 error, 2 bad input, 3 somebody is not linked, 130 interrupted.",
     )
-    p.add_argument("--mode", "-m", choices=SOURCES, default=DEID, help="where pseudonyms come from (default: de-id)")
-    p.add_argument("--config", "-c", type=given, help="configuration of the De-ID service (deid_URL and deid_token)")
-    p.add_argument("--queryfile", "-q", type=given, help="query table whose patients are wanted")
-    p.add_argument("--mappingfile", "-mf", type=given, help="csv file of lines old,new, for the mode custom")
-    p.add_argument(
-        "--shift-days", action="store_true", help="move dates by -30 to 30 days, not 0 (modes custom and local)"
-    )
-    p.add_argument("--project_name", "-a", required=True, help="name of the project")
-    p.add_argument(
-        "--out_directory",
-        "-d",
-        type=given,
-        required=True,
-        help="folder of new_ids_<project>.json, day_shift_<project>.json and log_get_pseudonyms.csv, which nobody else "
-        "may read; made if need be",
-    )
-    p.add_argument("--verbose", "-v", action="store_true", help="tell of every batch")
     more = p.add_argument_group("beyond PACSIFIER")
-    add_reading(more)
-    more.add_argument("--in_folder", type=given, help="folder of DICOM files whose patients are wanted")
+    add_flags(p, more, PseudonymRequest)
+    p.add_argument("--config", "-c", type=given, help="configuration of the De-ID service (deid_URL and deid_token)")
+    p.add_argument("--verbose", "-v", action="store_true", help="tell of every batch")
     more.add_argument("--ca", default="", metavar="FILE", help="authorities of the De-ID service's certificate")
     more.add_argument(
         "--timeout",
@@ -64,9 +45,6 @@ def parser() -> argparse.ArgumentParser:
         default=DeidService.retry_wait,
         help="seconds before a call is repeated that may yet succeed; doubles each time",
     )
-    more.add_argument("--prefix", default=Style.prefix, help="begins every pseudonym (mode local)")
-    more.add_argument("--length", type=int, default=Style.length, help="characters after the prefix (mode local)")
-    more.add_argument("--alphabet", default=Style.alphabet, help="characters to choose from (mode local)")
     return p
 
 
@@ -74,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser()
     args = arguments.parse_args(argv)
-    if args.mode == DEID and args.config is None:
+    if args.source == DEID and args.config is None:
         arguments.error("--config is missing: the configuration of the De-ID service")
     try:
         return _run(args)
@@ -83,24 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _given(path: Path | None) -> str:
-    return str(path.absolute()) if path else ""
-
-
 def _run(args: argparse.Namespace) -> int:
-    request = PseudonymRequest(
-        source=args.mode,
-        project=args.project_name,
-        queryfile=_given(args.queryfile),
-        in_folder=_given(args.in_folder),
-        mappingfile=_given(args.mappingfile),
-        shift_days=args.shift_days,
-        prefix=args.prefix,
-        length=args.length,
-        alphabet=args.alphabet,
-        out_directory=_given(args.out_directory),
-        **reading.given(vars(args)),
-    )
+    request = asked(PseudonymRequest, args)
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
         request.check()

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from pacsifier_ops import __version__
-from pacsifier_ops.cli.options import given
+from pacsifier_ops.cli.options import add_flags, asked
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import dumps
+from pacsifier_ops.handover.request import DumpsRequest
 
 _COMMAND = "pacsifier-move-csv"
 
@@ -22,19 +23,15 @@ def parser() -> argparse.ArgumentParser:
         "tree in another folder, and tell whether anything but DICOM is left. Nothing is overwritten.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
-    p.add_argument("--data_folder", "-d", type=given, required=True, help="folder of the images")
-    p.add_argument("--info_folder", "-o", type=given, required=True, help="where they go; made if need be")
+    add_flags(p, p.add_argument_group("beyond PACSIFIER"), DumpsRequest)
     p.add_argument("--version", action="version", version=__version__)
-    more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
-    data, info = args.data_folder.absolute(), args.info_folder.absolute()
-    request = dumps.DumpsRequest(data, info, args.accept_incomplete)
+    request = asked(DumpsRequest, args)
     return carry_out(
         _COMMAND,
         lambda run, stopped: dumps.prepare(run, request, cancelled=stopped),

@@ -6,14 +6,17 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pacsifier_ops.base.config import Tls
 from pacsifier_ops.base.errors import PathRefused
 from pacsifier_ops.base.files import resolved
-from pacsifier_ops.query.reading import CHOICES
+from pacsifier_ops.base.options import NOT_GIVEN, Flag, Option, options
 
 #: Environment variable with the passphrase of the TLS key: on a command line everybody could read it.
 PASSWORD = "PACSIFIER_TLS_PASSWORD"
+
+R = TypeVar("R")
 
 
 def given(text: str) -> Path:
@@ -40,23 +43,56 @@ def bounded(least: float, most: float, kind: type[int] | type[float] = float) ->
     return parse
 
 
-def add_reading(group: argparse._ActionsContainer) -> None:
-    """Add the options of reading a query table, which `query.reading.given` takes from the arguments."""
-    group.add_argument("--sheet", help="sheet of the workbook with the table, by name or number from 1")
-    group.add_argument(
-        "--hidden_rows",
-        choices=CHOICES["hidden_rows"],
-        help="hidden rows of a workbook are bad (refuse), count like the others, or are left out (skip)",
-    )
-    group.add_argument(
-        "--date_format",
-        choices=CHOICES["date_format"],
-        metavar="FORMAT",
-        help=f"how the table has dates that are not YYYYMMDD: {', '.join(CHOICES['date_format'])}",
-    )
-    group.add_argument(
-        "--match", choices=CHOICES["match"], help="what * and ? are: wildcards, or (exact) characters like all others"
-    )
+def add_flags(parser: argparse._ActionsContainer, more: argparse._ActionsContainer, *requests: type) -> None:
+    """Add the flags of jobs' options.
+
+    Args:
+        more: the group of those that PACSIFIER has not.
+        requests: classes of the jobs' requests; a flag that several have is there once.
+    """
+    there: set[str] = set()
+    for one in (one for request in requests for one in options(request).values() if one.flag):
+        if one.attribute not in there:
+            there.add(one.attribute)
+            _add_flag(more if one.flag and one.flag.extra else parser, one)
+
+
+def _add_flag(parser: argparse._ActionsContainer, one: Option) -> None:
+    flag = one.flag or Flag()
+    name = flag.name or one.name
+    default = one.initial if flag.default is NOT_GIVEN else flag.default
+    how: dict[str, Any] = {"action": "store_false" if flag.off else "store_true"}
+    if one.kind is not bool:
+        kind: Callable[[str], Any] = given if one.is_path else one.kind
+        if one.kind is not str and not flag.free:
+            kind = bounded(one.least, one.most, one.kind)
+        how = {
+            "type": kind,
+            "choices": [*one.choices] or None,
+            "metavar": flag.metavar or (None if one.choices else name.upper()),
+            "required": flag.required or (default is NOT_GIVEN and not one.like),
+            # Text that is empty by itself is none: argparse would make a path of it.
+            "default": None if default in ("", NOT_GIVEN) else default,
+        }
+    parser.add_argument(f"--{name}", *[flag.short] * bool(flag.short), dest=one.attribute, help=flag.help, **how)
+
+
+def asked(request: type[R], args: argparse.Namespace, **more: Any) -> R:
+    """The request of a run, from the flags of its options; paths in it are absolute.
+
+    Args:
+        more: fields of the request that the caller knows.
+    """
+    values: dict[str, Any] = {}
+    for one in options(request).values():
+        value = getattr(args, one.attribute) if one.flag else None
+        if value is None and one.like:
+            value = getattr(args, options(request)[one.like].attribute)
+        if isinstance(value, Path):
+            value = value.absolute() if one.holds == "Path" else str(value.absolute())
+        if value is not None:
+            values[one.attribute] = value
+    return request(**{**values, **more})
 
 
 def add_tls(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base.config import ACCEPT_ARCHIVE, METHODS, PacsNode, read_config, with_overrides
+from pacsifier_ops.base.config import PacsNode, read_config, with_overrides
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_reading, add_tls, bounded, given, tls_of
-from pacsifier_ops.extract.run import FIRST, SEARCH
+from pacsifier_ops.cli.options import add_flags, add_tls, asked, bounded, given, tls_of
+from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query import reading
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE
-from pacsifier_ops.state.tree import NAMINGS
+from pacsifier_ops.upload.run import UploadRequest
 
 #: Times of the node, see `PacsNode`; they go before those of config.json.
 _TIMES = {
@@ -44,74 +44,24 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="configuration of the PACS (config.json); of several, in the order in which they are asked, one -c each",
     )
-    p.add_argument("--queryfile", "-q", type=given, help="query table (csv or xlsx)")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--save", "-s", action="store_true", help="retrieve the images of the series found")
     what.add_argument("--move", "-m", action="store_true", help="have the PACS send them to move_AET")
     what.add_argument("--upload", "-u", action="store_true", help="send the images of --upload_directory to the PACS")
     what.add_argument("--probe", action="store_true", help="find out what the PACS can do, and which settings suit it")
-    p.add_argument(
-        "--info", "-i", action="store_true", help="write a csv with header values beside each series' folder"
-    )
-    p.add_argument(
-        "--out_directory",
-        "-d",
-        type=given,
-        default=Path("data"),
-        help="output folder, made if need be; logs/ goes there too (default: ./data)",
-    )
-    p.add_argument(
-        "--upload_directory",
-        "-ud",
-        type=given,
-        default=Path("data"),
-        help="folder of DICOM files, for --upload (default: ./data)",
-    )
+    more = p.add_argument_group("beyond PACSIFIER")
+    add_flags(p, more, Request, UploadRequest)
     p.add_argument("--resume", action="store_true", help="accepted as before: what is there is always skipped")
     p.add_argument("--verbose", "-v", action="store_true", help="tell of every series")
     p.add_argument("--version", action="version", version=__version__)
-    more = p.add_argument_group("beyond PACSIFIER")
-    more.add_argument("--method", choices=METHODS, help="how images are fetched: C-GET, C-MOVE to us, or what fits")
-    more.add_argument(
-        "--search",
-        choices=SEARCH,
-        default=FIRST,
-        help="of several PACS: ask one after the other until a row is found (first, the default), or all of them",
-    )
     more.add_argument(
         "--destination",
         type=given,
         metavar="FILE",
         help="config.json of the node that --move sends to, which is then asked what it holds before and after",
     )
-    more.add_argument(
-        "--resend", action="store_true", help="move or upload what the destination has confirmed before as well"
-    )
-    more.add_argument(
-        "--refetch", action="store_true", help="fetch what was handed on and removed from the output folder as well"
-    )
-    more.add_argument(
-        "--accept_patient_id_of",
-        choices=[ACCEPT_ARCHIVE],
-        help="take images for those of the patient whom the PACS names, even if they hold another PatientID themselves",
-    )
-    more.add_argument(
-        "--names",
-        choices=NAMINGS,
-        help="how a new output folder names files and folders: by UID, or all as PACSIFIER 1.0 did, such as CT.1.2.3 "
-        "(as it was begun, else uid)",
-    )
-    more.add_argument(
-        "--max_series",
-        type=bounded(1, 10**9, int),
-        metavar="N",
-        help="stop before fetching if more series are to be fetched (10000)",
-    )
-    add_reading(more)
     for name, told in _TIMES.items():
         more.add_argument(f"--{name}", type=bounded(0, 7 * 24 * 3600), metavar="SECONDS", help=told)
-    more.add_argument("--strict", action="store_true", help="ask the PACS nothing if any row of the table is bad")
-    more.add_argument("--accept_incomplete", action="store_true", help="end with exit code 0 if something is missing")
     tls = add_tls(p)
     tls.add_argument("--tls", action="store_true", help="talk TLS to the PACS (and to the destination)")
     tls.add_argument("--receiver_tls", action="store_true", help="the PACS sends to us over TLS")
@@ -181,34 +131,12 @@ def _run(args: argparse.Namespace) -> int:
     refuse_reserved(args.out_directory.absolute(), "--out_directory", alone=True)
     if args.upload:
         from pacsifier_ops.cli.upload import upload
-        from pacsifier_ops.upload.run import UploadRequest
 
-        sending = UploadRequest(
-            folder=args.upload_directory.absolute(),
-            out_directory=args.out_directory.absolute(),
-            resend=args.resend,
-            accept_incomplete=args.accept_incomplete,
-        )
+        sending = asked(UploadRequest, args)
         return upload(sending, node, args.verbose)
     from pacsifier_ops.cli.extract import extract
-    from pacsifier_ops.extract.run import Request
 
-    request = Request(
-        queryfile=args.queryfile,
-        out_directory=args.out_directory.absolute(),
-        info=args.info,
-        retrieve=SAVE if args.save else MOVE if args.move else NONE,
-        method=args.method,
-        strict=args.strict,
-        accept_incomplete=args.accept_incomplete,
-        max_series=args.max_series,
-        resend=args.resend,
-        refetch=args.refetch,
-        accept_patient_id_of=args.accept_patient_id_of,
-        search=args.search,
-        names=args.names,
-        **reading.given(vars(args)),
-    )
+    request = asked(Request, args, retrieve=SAVE if args.save else MOVE if args.move else NONE)
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, archives, destination, args.verbose)
 

@@ -32,9 +32,12 @@ from typing import Any
 
 from pacsifier_ops.base.files import private_folder, private_handle, read_jsonl
 from pacsifier_ops.base.identity import SeriesId
-from pacsifier_ops.deid.whose import PATIENT_ID
+from pacsifier_ops.base.options import Flag, Section, any_file, flag_only, option, result_folder, same, source_folder
+from pacsifier_ops.deid.whose import IDENTITIES, PATIENT_ID
 from pacsifier_ops.pseudonyms.linkage import Person
+from pacsifier_ops.pseudonyms.run import PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
+from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import INCOMPLETE
 from pacsifier_ops.runs.folder import Kept
 from pacsifier_ops.state.ledger import digest
@@ -50,46 +53,142 @@ WITHDRAWN = "it is of another patient or series by now, or another file contradi
 STAGED = f"{CONTROL}/{DEIDENTIFIED}"
 
 
+def _profile(value: str, name: str, study: str) -> str:
+    """A profile: one that comes with the package, by its name, or a file below the data root."""
+    from pacsifier_ops.deid.profile import is_shipped
+
+    return value if is_shipped(value) else any_file(value, name)
+
+
 @dataclass(frozen=True)
 class DeidRequest(Kept):
-    """What a run was asked for. Paths that are not given are empty.
+    """What a run was asked for. Paths that are not given are empty; of the rest, the options tell.
 
     Attributes:
-        in_folder: the folder with the objects.
-        out_folder: where they go; the same folder: in place.
-        profile: name or path of the profile.
-        devices: a device catalogue (see `devices.load`).
-        new_ids, day_shift: PACSIFIER's files.
-        project: whose secret and linkage hold.
-        identity: what tells whose an object is that has no PatientID, of `whose.IDENTITIES`.
-        linked_only: objects of patients of whom no source says anything go to quarantine; else the project's secret
-            says who they become.
         allow_empty: a folder without any object is no error.
-        delete_identifiable: objects that likely show who it is are excluded.
-        remove_private_tags: no private element stays, whatever the profile says.
-        fuzz_acq_dates: no date stays as it is, whatever the profile says.
-        keep_patient_dir_names: folders of patients keep their names.
         contact_sheets: make a contact sheet of every series.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         started: ISO 8601.
     """
 
-    in_folder: Path
-    out_folder: Path
-    profile: str
-    devices: str = ""
-    new_ids: str = ""
-    day_shift: str = ""
-    project: str = DEFAULT_PROJECT
-    identity: str = PATIENT_ID
-    linked_only: bool = False
+    in_folder: Path = option(
+        "Folder",
+        "The folder to be de-identified, with all below it, as a path below the data root.",
+        Section.WHAT,
+        form="out",
+        path=source_folder,
+        flag=Flag("folder of the files, with all below it", "-d"),
+    )
+    out_folder: Path = option(
+        "Output folder",
+        "Where the results go, as a path below the data root. It is made if need be. The folder itself: in place, and "
+        "the originals are gone afterwards.",
+        Section.WHERE_TO,
+        form="deidentified",
+        path=result_folder,
+        flag=Flag("where they go, made if need be; the same: in place", "-o"),
+    )
+    profile: str = option(
+        "Profile",
+        "default (the basic profile, with dates moved and descriptions cleaned), basic, research or pacsifier, options "
+        "of PS3.15 upon it after plus signs, such as pacsifier+device, or the path of a YAML file below the data root.",
+        Section.RULES,
+        form="default",
+        path=_profile,
+        flag=Flag(
+            "default, basic, research or pacsifier, options of PS3.15 upon it after plus signs, such as "
+            "pacsifier+device, or a YAML file (pacsifier)",
+            metavar="NAME",
+            default="pacsifier",
+            extra=True,
+        ),
+    )
+    project: str = same(
+        PseudonymRequest,
+        "project",
+        help="Its linkage says who becomes whom, and its secret for whom no other source does.",
+        section=Section.WHO,
+        flag=Flag(f"whose secret and linkage hold ({DEFAULT_PROJECT})", metavar="NAME", extra=True),
+    )
+    identity: str = option(
+        "Without PatientID",
+        "What tells whose an object is that has no PatientID, where all objects of the folder or study agree.",
+        Section.WHO,
+        default=PATIENT_ID,
+        choices=IDENTITIES,
+        flag=Flag(
+            "what tells whose an object is that has no PatientID; by itself nothing, and it is quarantined "
+            f"({PATIENT_ID})",
+            extra=True,
+        ),
+    )
+    linked_only: bool = option(
+        "Linked patients only",
+        "Objects of patients of whom no source says anything go to quarantine. Otherwise the project's secret says who "
+        "they become.",
+        Section.WHO,
+        default=False,
+    )
+    new_ids: str = option(
+        "Pseudonyms",
+        "Path below the data root of a JSON file of pseudonyms by PatientID.",
+        Section.WHO,
+        default="",
+        path=any_file,
+        flag=Flag("JSON file of pseudonyms by PatientID", "-n", metavar="FILE"),
+    )
+    day_shift: str = option(
+        "Day shifts",
+        "Path below the data root of a JSON file of days by PatientID.",
+        Section.WHO,
+        default="",
+        path=any_file,
+        flag=Flag("JSON file of days to move dates by, by PatientID", metavar="FILE", extra=True),
+    )
+    delete_identifiable: bool = option(
+        "Delete identifiable",
+        "Leave out objects that likely show who it is, such as screen saves and dose reports. Otherwise they go to "
+        "quarantine; into the data set they never go.",
+        Section.WHAT,
+        default=False,
+        form=True,
+        flag=Flag(
+            "leave out objects that likely show who it is, such as dose reports; without, they are quarantined", "-i"
+        ),
+    )
+    devices: str = option(
+        "Device catalogue",
+        "Path below the data root of a JSON file that says what to black out of which images.",
+        Section.RULES,
+        default="",
+        path=any_file,
+        flag=Flag("JSON file of what to black out of which images", metavar="FILE", extra=True),
+    )
+    remove_private_tags: bool = option(
+        "Remove private tags",
+        "No private element stays, whatever profile says.",
+        Section.RULES,
+        default=False,
+        flag=Flag("remove private elements that are safe, too", "-p"),
+    )
+    fuzz_acq_dates: bool = option(
+        "Fuzz acquisition dates",
+        "Dates that would stay as they are, are moved by the patient's days.",
+        Section.RULES,
+        default=False,
+        flag=Flag("move dates that the profile would keep", "-a"),
+    )
+    keep_patient_dir_names: bool = option(
+        "Keep names of patients' folders",
+        "Only for folders whose names tell nobody who it is: they are not looked at.",
+        Section.WHERE_TO,
+        default=False,
+        flag=Flag("folders of patients keep their names", "-k"),
+    )
+    contact_sheets: bool = flag_only(
+        True, Flag("make none to look for burned-in text on", name="no_contact_sheets", extra=True, off=True)
+    )
+    accept_incomplete: bool = common.accept_incomplete()
     allow_empty: bool = False
-    delete_identifiable: bool = False
-    remove_private_tags: bool = False
-    fuzz_acq_dates: bool = False
-    keep_patient_dir_names: bool = False
-    contact_sheets: bool = True
-    accept_incomplete: bool = False
     started: str = ""
 
     @property

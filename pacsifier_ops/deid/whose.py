@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 #: What tells whose an object is.
 PATIENT_ID, FOLDER, STUDY = "patient_id", "folder", "study"
-IDENTITIES = (PATIENT_ID, FOLDER, STUDY)
+IDENTITIES = {
+    PATIENT_ID: "nothing else does, and it is quarantined",
+    FOLDER: "the topmost folder that it lies in",
+    STUDY: "its Study Instance UID",
+}
 
 NO_ID = "it has no PatientID, so nobody can say whose it is"
 _NO_FOLDER = "it has no PatientID, and lies in no folder of its own that could tell whose it is"

@@ -18,16 +18,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pacsifier_ops.base.config import ACCEPT_ARCHIVE
 from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.base.options import IN_FORM, Flag, Section, flag_only, option, result_folder
 from pacsifier_ops.query.reading import Reading
-from pacsifier_ops.runs.accounts import SeriesAccount
+from pacsifier_ops.runs import options as common
+from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE, SeriesAccount
+from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
 from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.state.tree import BY_UID, PACSIFIER
 
-RETRIEVE = ("save", "move", "none")
+#: What happens to the images of the series that are found.
+RETRIEVE = {
+    SAVE: "fetch them to the output folder",
+    MOVE: "have the PACS send them to another node",
+    NONE: "only find the series, and report",
+}
 
-#: Of several archives, how many are asked for a row: one after the other until it is found, or all of them.
+#: Of several archives, how many are asked for a row.
 FIRST, ALL = "first", "all"
-SEARCH = (FIRST, ALL)
+SEARCH = {
+    FIRST: "one after the other, until a row is found",
+    ALL: "every one, for each row; what several hold is fetched once",
+}
 
 #: Why patients are left out.
 SEVERAL_NEW_IDS = "rows give one of its patients different new_ids; that patient was left out"
@@ -39,49 +52,164 @@ SEVERAL_PEOPLE = (
 
 @dataclass(frozen=True)
 class Request(Reading, Kept):
-    """What a run was asked for, and how its table is read.
+    """What a run was asked for, and how its table is read; of the rest, the options tell.
 
     Attributes:
-        queryfile: the query table.
-        out_directory: the output folder.
-        info: write an info dump per series.
-        retrieve: save, move (to another node) or none.
-        method: auto, get or move; None leaves it to the node.
-        strict: any bad row stops the run before the PACS is asked.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
-        max_series: the largest cohort that may be fetched; None leaves it to the node.
-        resend: move what the destination has confirmed before as well.
         refetch: fetch what was handed on and removed as well.
-        approval: a cohort above the limits waits for a person's word; else it ends the run.
-        window: times of day at which images may be transferred; None leaves it to the node.
-        accept_patient_id_of: whose word on whose the objects are is accepted; None leaves it to the node.
-        search: of several archives, `first` or `all`.
         pacs: names of the connections or configurations, in the order in which they are asked, with commas.
-        names: one of `tree.NAMINGS`; None is as the output folder was begun.
-        move_aet: AE title that images are moved to.
-        destination: the same for people.
+        move_aet: AE title that images are moved to; destination: the same for people.
         started: ISO 8601.
         only: list of the instances that may be moved (see `study.release.list_originals`); empty: all.
     """
 
-    queryfile: Path
-    out_directory: Path
-    info: bool = False
-    retrieve: str = "save"
-    method: str | None = None
-    strict: bool = False
-    accept_incomplete: bool = False
-    max_series: int | None = None
-    resend: bool = False
-    refetch: bool = False
-    approval: bool = False
-    window: str | None = None
-    accept_patient_id_of: str | None = None
-    search: str = FIRST
-    names: str | None = None
-    pacs: str = ""
+    queryfile: Path = option(
+        "Query table",
+        "The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the data root, "
+        "such as queries/demo.csv. What is typed here stays in Airflow: where a path could identify somebody, give an "
+        "id.",
+        Section.WHAT,
+        stands=(IN_FORM,),
+        flag=Flag("query table (csv or xlsx)", "-q", default=None),
+    )
+    out_directory: Path = option(
+        "Output folder",
+        "A path below the data root; made if need be. Series, info dumps and logs/pacsifier_log.csv go there. Run "
+        "again over the same folder and only what is missing is fetched.",
+        Section.WHERE_TO,
+        form="out",
+        path=result_folder,
+        flag=Flag("output folder, made if need be; logs/ goes there too (default: ./data)", "-d", default=Path("data")),
+    )
+    retrieve: str = option(
+        "Images",
+        "What happens to the images of the series that are found.",
+        Section.WHAT,
+        default=SAVE,
+        choices=RETRIEVE,
+    )
+    info: bool = option(
+        "Info dumps",
+        "Write a csv with header values beside each series' folder.",
+        Section.WHERE_TO,
+        default=False,
+        form=True,
+        flag=Flag("write a csv with header values beside each series' folder", "-i"),
+    )
+    pacs: str = common.node(
+        help="Id of a connection of type dicom; or several in the order in which they are asked, with commas: vna, "
+        "pacs.",
+        joined=True,
+    )
+    config: str = common.configuration()
+    search: str = option(
+        "Several archives",
+        "How many of the archives named above are asked for a row.",
+        Section.WHERE_FROM,
+        default=FIRST,
+        choices=SEARCH,
+        flag=Flag(
+            "of several PACS: ask one after the other until a row is found (first, the default), or all of them",
+            extra=True,
+        ),
+    )
+    method: str | None = option(
+        "Method",
+        "How images are fetched, where they are.",
+        Section.WHERE_FROM,
+        default=None,
+        choices={
+            "auto": "what fits the PACS and the series",
+            "get": "C-GET over our own association",
+            "move": "C-MOVE to our receiver",
+        },
+        unsaid="as the connection says",
+        flag=Flag("how images are fetched: C-GET, C-MOVE to us, or what fits", extra=True),
+    )
+    window: str | None = option(
+        "Window",
+        "Times of day at which images may be transferred, such as 20:00-06:00. Empty: as the connection says.",
+        Section.WHERE_FROM,
+        default=None,
+        stands=(IN_FORM,),
+    )
+    destination: str = option(
+        "Destination of move",
+        "Only with move: id of a connection of type dicom. The PACS sends to its AE title, and it is asked what it "
+        "holds before and after. Empty: the PACS sends to the move_aet of its connection, and only its counts tell.",
+        Section.WHERE_TO,
+        default="",
+    )
+    resend: bool = option(
+        "Move again",
+        "Only with move: have sent what the destination has confirmed before as well.",
+        Section.WHERE_TO,
+        default=False,
+        flag=Flag("move or upload what the destination has confirmed before as well", extra=True),
+    )
+    refetch: bool = flag_only(
+        False, Flag("fetch what was handed on and removed from the output folder as well", extra=True)
+    )
+    max_series: int | None = option(
+        "Largest cohort",
+        "Series that may be fetched without a person's word; what is there already does not count. Empty: as the "
+        "connection says, whose other limits hold as well.",
+        Section.HOW,
+        default=None,
+        flag=Flag("stop before fetching if more series are to be fetched (10000)", metavar="N", extra=True),
+    )
+    approval: bool = option(
+        "Ask above the limits",
+        "A cohort above the limits of the connection waits, before anything is fetched, for a person to approve it. "
+        "Otherwise it ends the run.",
+        Section.HOW,
+        default=False,
+        stands=(IN_FORM,),
+    )
+    patience: float = option(
+        "Wait for an answer",
+        "Hours that a person's answer is waited for; then the run ends, and nothing is done.",
+        Section.HOW,
+        default=PATIENCE,
+        least=0,
+        most=LONGEST_PATIENCE,
+        stands=(IN_FORM,),
+    )
+    accept_patient_id_of: str | None = option(
+        "Whose PatientID",
+        "Only with save: images may hold another PatientID than the PACS gives for their series, as where a patient "
+        "was corrected and the files were not. Empty: they go to quarantine, and the series is incomplete, unless the "
+        "connection or the row says otherwise.",
+        Section.HOW,
+        default=None,
+        choices={ACCEPT_ARCHIVE: "what the PACS answers counts"},
+        unsaid="as table or connection say",
+        flag=Flag(
+            "take images for those of the patient whom the PACS names, even if they hold another PatientID themselves",
+            extra=True,
+        ),
+    )
+    names: str | None = option(
+        "Names",
+        "How a new output folder names files and folders. Empty: as it was begun, else by UID.",
+        Section.HOW,
+        default=None,
+        choices={BY_UID: "1.2.3.dcm", PACSIFIER: "CT.1.2.3, and its folders"},
+        unsaid="as the folder has them, else uid",
+        flag=Flag(
+            "how a new output folder names files and folders: by UID, or all as PACSIFIER 1.0 did, such as CT.1.2.3 "
+            "(as it was begun, else uid)",
+            extra=True,
+        ),
+    )
+    strict: bool = option(
+        "Strict",
+        "Any bad row stops the run before the PACS is asked. Otherwise the good rows run.",
+        Section.HOW,
+        default=False,
+        flag=Flag("ask the PACS nothing if any row of the table is bad", extra=True),
+    )
+    accept_incomplete: bool = common.accept_incomplete()
     move_aet: str = ""
-    destination: str = ""
     started: str = ""
     only: str = ""
 

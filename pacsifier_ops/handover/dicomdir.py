@@ -44,8 +44,9 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
+from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.runs import job
-from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_released_below
 from pacsifier_ops.state.leases import shared
@@ -69,27 +70,6 @@ _CHANGED = "the file changed while it was being copied; run it again"
 _PIECE = 1 << 20
 #: What a zip file says that its entries were made; it cannot say nothing.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
-
-
-@dataclass(frozen=True)
-class DicomdirRequest(Kept):
-    """What a run was asked for.
-
-    Attributes:
-        in_folder: the folder whose DICOM files are to be handed over.
-        out_folder: where the file-set goes.
-        zip: pack it as well, into a zip file beside it.
-        volume_size: megabytes (10^6 bytes) of a volume at most; 0 for a single file-set.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
-        started: ISO 8601.
-    """
-
-    in_folder: Path
-    out_folder: Path
-    zip: bool = False
-    volume_size: int = 0
-    accept_incomplete: bool = False
-    started: str = ""
 
 
 @dataclass

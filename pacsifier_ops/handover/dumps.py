@@ -36,7 +36,8 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
-from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.handover.request import DumpsRequest
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
@@ -71,23 +72,6 @@ _BEHIND_LINK = "it lies behind a link, or its place in info_folder does; links a
 _ONE_FILE = "both folders show one and the same file, as through a mount; it was not removed"
 _CHANGED = "it changed while the run was looking at it"
 _GONE = "it was there when the run began, and is gone"
-
-
-@dataclass(frozen=True)
-class DumpsRequest(Kept):
-    """What a run was asked for.
-
-    Attributes:
-        data_folder: the folder of the images.
-        info_folder: where the rest that identifies goes.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
-        started: ISO 8601.
-    """
-
-    data_folder: Path
-    info_folder: Path
-    accept_incomplete: bool = False
-    started: str = ""
 
 
 @dataclass

@@ -33,6 +33,7 @@ from pacsifier_ops.base.files import (
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
+from pacsifier_ops.handover.request import KarnakRequest
 from pacsifier_ops.pseudonyms.linkage import (
     Keyed,
     Linkage,
@@ -43,7 +44,7 @@ from pacsifier_ops.pseudonyms.linkage import (
     taken_twice,
 )
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
-from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.runs.progress import NOT_TAGGED, TAGGED, UNCHANGED
 from pacsifier_ops.state.approved import DIFFERS, approve, approved_of
@@ -70,39 +71,6 @@ NOT_LINKED = "its patient has no pseudonym"
 _OTHER_FILE = "another file has its place in out_folder; move that away, or give another out_folder"
 _CHANGED = "the file changed while the run was looking at it"
 _LINK = "link to a file of the folder"
-
-
-@dataclass(frozen=True)
-class KarnakRequest(Kept):
-    """What a run was asked for.
-
-    Attributes:
-        in_folder: the folder whose objects are to be tagged.
-        out_folder: where the tagged objects go; the same: in place.
-        album_name: the Kheops album that Karnak is to put them into.
-        new_ids, day_shift: PACSIFIER's files; empty where none is given.
-        project: whose linkage says who becomes whom where no new_ids are given.
-        leave_out: objects of patients of whom nobody says who they become are left out; else one of them ends the run.
-        allow_empty: it is no error if there is no object.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
-        started: ISO 8601.
-    """
-
-    in_folder: Path
-    out_folder: Path
-    album_name: str
-    new_ids: str = ""
-    day_shift: str = ""
-    project: str = ""
-    leave_out: bool = False
-    allow_empty: bool = False
-    accept_incomplete: bool = False
-    started: str = ""
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the objects are tagged where they are."""
-        return self.in_folder == self.out_folder
 
 
 @dataclass

@@ -32,7 +32,8 @@ from pacsifier_ops.base.files import (
     write_atomic,
 )
 from pacsifier_ops.handover.account import ToolAccount, write_books
-from pacsifier_ops.runs.folder import MOST, Kept, Run, never, now, slices
+from pacsifier_ops.handover.request import ReportsRequest
+from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.approved import DIFFERS, approved_of
 from pacsifier_ops.state.leases import shared
@@ -74,25 +75,6 @@ _PDF, _CDA = "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.10008.5.1.4.1.1.104.2"
 _DOCUMENTS = {_PDF: ("PDF", ".pdf"), _CDA: ("CDA", ".xml")}
 _TEXT = ("SR", ".txt")
 NO_TEXT = "no text that somebody wrote"
-
-
-@dataclass(frozen=True)
-class ReportsRequest(Kept):
-    """What a run was asked for.
-
-    Attributes:
-        folder: the folder whose reports are wanted.
-        out_folder: where the texts go, with the folders of their objects; the same: beside the objects.
-        overwrite: replace files of the same name that hold something else.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
-        started: ISO 8601.
-    """
-
-    folder: Path
-    out_folder: Path
-    overwrite: bool = False
-    accept_incomplete: bool = False
-    started: str = ""
 
 
 @dataclass

@@ -10,47 +10,37 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.config import ACCEPT_ARCHIVE, METHODS, node_names
+from pacsifier_ops.base.config import node_names
 from pacsifier_ops.base.errors import ConfigError, PathRefused
 from pacsifier_ops.base.files import confined
 from pacsifier_ops.base.given import Unusable, read_given
+from pacsifier_ops.base.options import IN_FILE, Option, options, standing
 from pacsifier_ops.base.places import reserved
 from pacsifier_ops.extract.intake import LARGEST, check
 from pacsifier_ops.extract.requests import take_in
-from pacsifier_ops.extract.run import RETRIEVE, SEARCH
+from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query.keys import ACCEPT
-from pacsifier_ops.query.options import READING, Field, Refused, read_options
+from pacsifier_ops.query.options import Refused, read_options
 from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.reading import AS_IT_IS, CHOICES, Reading, given
 from pacsifier_ops.runs.accounts import MOVE, SAVE
-from pacsifier_ops.state.tree import NAMINGS
+from pacsifier_ops.study.project import Study
 
 #: Raises ConfigError where there is no connection of this name.
 Connect = Callable[[str], object]
 
 #: Keys of an options file.
-OPTIONS: Mapping[str, Field] = {
-    "pacs": Field(str, joined=True),
-    "search": Field(str, SEARCH),
-    "out_directory": Field(str),
-    "retrieve": Field(str, RETRIEVE),
-    "destination": Field(str),
-    "resend": Field(bool),
-    "info": Field(bool),
-    "method": Field(str, METHODS),
-    ACCEPT: Field(str, (ACCEPT_ARCHIVE,)),
-    "names": Field(str, NAMINGS),
-    **READING,
-    "max_series": Field(int),
-    "strict": Field(bool),
-    "accept_incomplete": Field(bool),
-}
+OPTIONS: Mapping[str, Option] = standing(Request, IN_FILE)
 #: Keys of a project file.
-PROJECT: Mapping[str, Field] = {**OPTIONS, "enabled": Field(bool), "queryfile": Field(str)}
+PROJECT: Mapping[str, Option] = {
+    **OPTIONS,
+    "enabled": options(Study)["enabled"],
+    "queryfile": options(Request)["queryfile"],
+}
 
 
 def understood(
-    table: Path, options: Path | None, known: Mapping[str, Field], connect: Connect
+    table: Path, options: Path | None, known: Mapping[str, Option], connect: Connect
 ) -> tuple[dict[str, Any], bytes]:
     """The options, and the content of the query table.
 
@@ -73,7 +63,7 @@ def understood(
     return values, data
 
 
-def read_nightly(path: Path, known: Mapping[str, Field], connect: Connect) -> dict[str, Any]:
+def read_nightly(path: Path, known: Mapping[str, Option], connect: Connect) -> dict[str, Any]:
     """Read and check an options file, see `options.read_options`."""
     return read_options(path, known, lambda options: _contradictions(options, connect))
 

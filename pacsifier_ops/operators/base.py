@@ -15,19 +15,18 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, Variable
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from pacsifier_ops.base import settings
+from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
 from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
-from pacsifier_ops.base.files import confined
-from pacsifier_ops.base.places import refuse_reserved, refuse_unreleased
-from pacsifier_ops.operators.params import DEFAULT_NODE, check_conf
+from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs import labels
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
 from pacsifier_ops.runs.job import KEPT, Account
+from pacsifier_ops.runs.options import DEFAULT_NODE
 
-#: Keys of what a stage may add to the params: the folder of the larger run, and the list of what may be moved.
-OWNER, APPROVED = "owner", "approved"
+#: Key of what a stage may add to the params beside OWNER: the list of what may be moved.
+APPROVED = "approved"
 
 
 @contextmanager
@@ -280,35 +279,8 @@ def run_of(context: Any) -> Run:
 
 
 def data_path(params: Mapping[str, Any], name: str) -> Path:
-    """A parameter that is a path, confined to the data root.
-
-    Raises:
-        PathRefused: it leads outside.
-        ConfigError: it is empty.
-    """
-    if not params.get(name):
-        raise ConfigError(f"{name} is empty; give a path below the data root")
-    return confined(params[name], settings.data_root(), name)
-
-
-def out_path(params: Mapping[str, Any], name: str) -> Path:
-    """A parameter that is a folder for results, and nobody else's (see `places`).
-
-    Raises:
-        PathRefused: it leads outside the data root, or belongs to somebody else.
-        ConfigError: it is empty.
-    """
-    return refuse_reserved(data_path(params, name), name, params.get(OWNER, ""))
-
-
-def in_path(params: Mapping[str, Any], name: str) -> Path:
-    """A parameter that is a folder of data, and not what a study keeps to itself (see `places`).
-
-    Raises:
-        PathRefused: it leads outside the data root, or is a study's.
-        ConfigError: it is empty.
-    """
-    return refuse_unreleased(data_path(params, name), name, params.get(OWNER, ""))
+    """A parameter that is a path, see `options.data_path`."""
+    return options.data_path(params.get(name) or "", name)
 
 
 def nodes_of(params: Mapping[str, Any]) -> list[PacsNode]:

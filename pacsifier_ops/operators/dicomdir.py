@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import dicomdir
+from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.operators.base import (
     PacsifierOperator,
     PrepareOperator,
     ReportOperator,
     UnitOperator,
-    in_path,
-    out_path,
 )
 from pacsifier_ops.runs.folder import Run
 
@@ -22,15 +22,9 @@ class DicomdirPrepareOperator(PrepareOperator):
     steps = dicomdir
     kept = dicomdir.KEPT
 
-    def request(self, params: Any) -> dicomdir.DicomdirRequest:
+    def request(self, params: Any) -> DicomdirRequest:
         """What is handed over, and how."""
-        return dicomdir.DicomdirRequest(
-            in_folder=in_path(params, "in_folder"),
-            out_folder=out_path(params, "out_folder"),
-            zip=params["zip"],
-            volume_size=params["volume_size"],
-            accept_incomplete=params["accept_incomplete"],
-        )
+        return request_of(DicomdirRequest, params)
 
 
 class DicomdirOperator(UnitOperator):

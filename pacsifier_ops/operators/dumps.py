@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import dumps
-from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator, in_path, out_path
+from pacsifier_ops.handover.request import DumpsRequest
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
 from pacsifier_ops.runs import labels
 from pacsifier_ops.runs.folder import Run
 
@@ -16,13 +18,9 @@ class MoveDumpsPrepareOperator(PrepareOperator):
     steps = dumps
     units_of = "patients"
 
-    def request(self, params: Any) -> dumps.DumpsRequest:
+    def request(self, params: Any) -> DumpsRequest:
         """What is moved, and where to."""
-        return dumps.DumpsRequest(
-            data_folder=in_path(params, "data_folder"),
-            info_folder=out_path(params, "info_folder"),
-            accept_incomplete=params["accept_incomplete"],
-        )
+        return request_of(DumpsRequest, params)
 
 
 class MoveDumpsOperator(UnitOperator):

@@ -8,6 +8,7 @@ from airflow.sdk.bases.branch import BranchMixIn
 from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops.base.errors import StorageError
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.extract.run import Request
@@ -20,7 +21,6 @@ from pacsifier_ops.operators.base import (
     ReportOperator,
     destination_of,
     nodes_of,
-    out_path,
 )
 from pacsifier_ops.runs.accounts import MOVE, SAVE, RunAccount
 from pacsifier_ops.runs.folder import Run
@@ -34,22 +34,11 @@ class ExtractPrepareOperator(PrepareOperator):
 
     def request(self, params: Any) -> Request:
         """What is wanted of the archive, and where it goes."""
-        return Request(
+        return request_of(
+            Request,
+            params,
             queryfile=resolve(params["queryfile"]),
-            out_directory=out_path(params, "out_directory"),
-            info=params["info"],
-            retrieve=params["retrieve"],
-            method=params["method"],
-            strict=params["strict"],
-            accept_incomplete=params["accept_incomplete"],
-            max_series=params["max_series"],
-            resend=params["resend"],
-            approval=params["approval"],
-            window=params["window"],
             only=params.get(APPROVED, ""),
-            accept_patient_id_of=params["accept_patient_id_of"],
-            search=params["search"],
-            names=params["names"],
             **options_of(params["queryfile"], params),
         )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import karnak
-from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator, data_path, in_path, out_path
+from pacsifier_ops.handover.request import KarnakRequest
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
 from pacsifier_ops.runs.folder import Run
 
 
@@ -14,19 +16,9 @@ class KarnakPrepareOperator(PrepareOperator):
 
     steps = karnak
 
-    def request(self, params: Any) -> karnak.KarnakRequest:
+    def request(self, params: Any) -> KarnakRequest:
         """What is tagged, and with what."""
-        return karnak.KarnakRequest(
-            in_folder=in_path(params, "in_folder"),
-            out_folder=out_path(params, "out_folder" if params["out_folder"] else "in_folder"),
-            album_name=params["album_name"],
-            new_ids=str(data_path(params, "new_ids")) if params["new_ids"] else "",
-            day_shift=str(data_path(params, "day_shift")) if params["day_shift"] else "",
-            project=params["project"],
-            leave_out=params["leave_out"],
-            allow_empty=bool(self.stage),  # a night without anything new
-            accept_incomplete=params["accept_incomplete"],
-        )
+        return request_of(KarnakRequest, params, allow_empty=bool(self.stage))  # a night without anything new
 
 
 class KarnakTagOperator(UnitOperator):

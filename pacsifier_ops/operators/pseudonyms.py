@@ -7,9 +7,10 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.extract.requests import options_of, resolve
-from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator, data_path
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
 from pacsifier_ops.pseudonyms import steps as job
 from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
 from pacsifier_ops.runs.folder import Run
@@ -45,17 +46,10 @@ class PseudonymizePrepareOperator(PrepareOperator):
 
     def request(self, params: Any) -> PseudonymRequest:
         """Whose pseudonyms are wanted, and where they come from."""
-        return PseudonymRequest(
-            source=params["source"],
-            project=params["project"],
+        return request_of(
+            PseudonymRequest,
+            params,
             queryfile=str(resolve(params["queryfile"])) if params["queryfile"] else "",
-            in_folder=str(data_path(params, "in_folder")) if params["in_folder"] else "",
-            mappingfile=str(data_path(params, "mappingfile")) if params["mappingfile"] else "",
-            shift_days=params["shift_days"],
-            prefix=params["prefix"],
-            length=params["length"],
-            alphabet=params["alphabet"],
-            leave_out=params["leave_out"],
             allow_empty=bool(self.stage),  # a night without anything new
             **options_of(params["queryfile"] or "", params),
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import reports
-from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator, in_path, out_path
+from pacsifier_ops.handover.request import ReportsRequest
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
 from pacsifier_ops.runs.folder import Run
 
 
@@ -14,14 +16,9 @@ class ExtractReportsPrepareOperator(PrepareOperator):
 
     steps = reports
 
-    def request(self, params: Any) -> reports.ReportsRequest:
+    def request(self, params: Any) -> ReportsRequest:
         """Whose reports are wanted, and where."""
-        return reports.ReportsRequest(
-            folder=in_path(params, "data_folder"),
-            out_folder=out_path(params, "out_folder" if params["out_folder"] else "data_folder"),
-            overwrite=params["overwrite"],
-            accept_incomplete=params["accept_incomplete"],
-        )
+        return request_of(ReportsRequest, params)
 
 
 class ExtractReportsOperator(UnitOperator):

@@ -11,10 +11,10 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from pacsifier_ops.base.config import node_names
 from pacsifier_ops.base.errors import ConfigError, NotApproved
+from pacsifier_ops.base.options import OWNER
 from pacsifier_ops.operators.approval import ApproveOperator, Question
 from pacsifier_ops.operators.base import (
     APPROVED,
-    OWNER,
     PacsifierOperator,
     ReportOperator,
     connected,

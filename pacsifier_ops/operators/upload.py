@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.options import request_of
 from pacsifier_ops.operators.base import (
     PrepareOperator,
     ReportOperator,
     TalksToNode,
     UnitOperator,
-    in_path,
     node_of,
-    out_path,
 )
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.upload import steps as job
@@ -23,13 +22,7 @@ class UploadPrepareOperator(PrepareOperator):
 
     def request(self, params: Any) -> UploadRequest:
         """What is sent."""
-        return UploadRequest(
-            folder=in_path(params, "upload_directory"),
-            out_directory=out_path(params, "out_directory"),
-            resend=params["resend"],
-            allow_empty=bool(self.stage),  # a night without anything new
-            accept_incomplete=params["accept_incomplete"],
-        )
+        return request_of(UploadRequest, params, allow_empty=bool(self.stage))  # a night without anything new
 
     def prepare(self, run: Run, request: UploadRequest, params: Any) -> list[int]:
         """See `upload.steps.prepare`."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import InputError, not_known
 from pacsifier_ops.base.given import Unusable, read_given, yaml_of
+from pacsifier_ops.base.options import Option
 from pacsifier_ops.query.problems import Problem, TableRefused
-from pacsifier_ops.query.reading import CHOICES
 
 if TYPE_CHECKING:
     import yaml
@@ -23,26 +22,8 @@ _TAG = "tag:yaml.org,2002:"
 Contradictions = Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
 
 
-@dataclass(frozen=True)
-class Field:
-    """What a key may be: true or false, a whole number, or text (one of `choices`, if there are any).
-
-    Attributes:
-        several: a list of these.
-        joined: one of these, or a list, which is kept as one text with commas.
-        least, most: the smallest and the largest number.
-    """
-
-    kind: type[bool] | type[int] | type[str]
-    choices: tuple[str, ...] = ()
-    several: bool = False
-    joined: bool = False
-    least: int = 1
-    most: int = 10**9
-
-
-#: Keys of any file that names a query table: how that is read.
-READING: Mapping[str, Field] = {name: Field(str, choices) for name, choices in CHOICES.items()}
+class _NotText(str):
+    """What YAML takes for something else than text: a number, a date."""
 
 
 class Refused(InputError):
@@ -53,7 +34,7 @@ class Refused(InputError):
         self.reasons = reasons
 
 
-def read_options(path: Path, known: Mapping[str, Field], contradictions: Contradictions) -> dict[str, Any]:
+def read_options(path: Path, known: Mapping[str, Option], contradictions: Contradictions) -> dict[str, Any]:
     """Read and check a file of options; keys without a value are as if they were not there.
 
     Raises:
@@ -70,7 +51,7 @@ def read_options(path: Path, known: Mapping[str, Field], contradictions: Contrad
                 problems.append(Problem(line, key, f"there twice (line {lines[key]}); remove one"))
             elif value.tag != f"{_TAG}null":
                 try:
-                    options[key] = _values(value, known[key])
+                    options[key] = _value(value, known[key])
                 except ValueError as error:
                     problems.append(Problem(line, key, str(error)))
             lines.setdefault(key, line)
@@ -98,40 +79,27 @@ def _pairs(path: Path) -> Iterator[tuple[str, yaml.Node, int]]:
         yield (key.value if isinstance(key, yaml.ScalarNode) else ""), value, key.start_mark.line + 1
 
 
-def _values(node: yaml.Node, option: Field) -> Any:
-    """A value, or a list of values, of the kind that the option wants; see `_value`."""
-    import yaml
-
-    if option.joined and isinstance(node, yaml.SequenceNode):
-        return ", ".join(str(_value(item, option)) for item in node.value)
-    if not option.several:
-        return _value(node, option)
-    if not isinstance(node, yaml.SequenceNode):
-        raise ValueError("not a list; write [one, another]")
-    return [_value(item, option) for item in node.value]
-
-
-def _value(node: yaml.Node, option: Field) -> bool | int | str:
+def _value(node: yaml.Node, option: Option) -> Any:
     """A value of the kind that the option wants.
 
     Raises:
-        ValueError: it is of another kind; says what is wanted.
+        ValueError: it is of another kind, or text that nobody can see; says what is wanted.
     """
+    plain = _plain(node)
+    value = option.fitting(plain)
+    for text in plain if isinstance(plain, list) else [plain]:
+        if option.kind is str and not (text and text.isprintable()):
+            raise ValueError("empty, or with characters that cannot be seen")
+    return value
+
+
+def _plain(node: yaml.Node) -> Any:
+    """A value as Python has it: text, true or false, or a list of these."""
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item) for item in node.value]
     text = node.value.strip() if isinstance(node.value, str) else ""
-    if option.kind is bool:
-        if node.tag != f"{_TAG}bool":
-            raise ValueError("neither true nor false")
+    if node.tag == f"{_TAG}bool":
         return text.lower() in ("true", "yes", "on")
-    if option.kind is int:
-        if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) >= option.least):
-            raise ValueError("not a whole number above 0" if option.least else "not a whole number")
-        if int(text) > option.most:
-            raise ValueError(f"above {option.most:,}")
-        return int(text)
-    if option.choices and text not in option.choices:
-        raise ValueError(f"none of {', '.join(option.choices)}")
-    if node.tag != f"{_TAG}str":
-        raise ValueError("not text; put it in quotes")
-    if not text or not text.isprintable():
-        raise ValueError("empty, or with characters that cannot be seen")
-    return text
+    return text if node.tag == f"{_TAG}str" else _NotText(text)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.base.options import Flag, option, options
 
 #: What becomes of rows of a workbook that are hidden.
 REFUSE, INCLUDE, SKIP = "refuse", "include", "skip"
@@ -18,14 +19,6 @@ DATE_FORMATS = tuple(
     order.replace(" ", divider) for order in ("DD MM YYYY", "MM DD YYYY", "YYYY MM DD") for divider in "./-"
 )
 
-#: The values of each option; none where any text will do.
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "sheet": (),
-    "hidden_rows": (REFUSE, INCLUDE, SKIP),
-    "date_format": DATE_FORMATS,
-    "match": (WILDCARDS, EXACT),
-}
-
 _PARTS = {"YYYY": r"(?P<year>\d{4})", "MM": r"(?P<month>\d{1,2})", "DD": r"(?P<day>\d{1,2})"}
 
 
@@ -33,18 +26,56 @@ _PARTS = {"YYYY": r"(?P<year>\d{4})", "MM": r"(?P<month>\d{1,2})", "DD": r"(?P<d
 class Reading:
     """The options of reading a table. What takes a table takes them, so that the request of a run is one of these.
 
-    Attributes:
-        sheet: the workbook's sheet with the table, by its name or its number from 1; empty: the one that is seen and
-            names columns of ours.
-        hidden_rows: what becomes of hidden rows of a workbook: REFUSE (or empty), INCLUDE or SKIP.
-        date_format: how dates are written where they are not YYYYMMDD, of DATE_FORMATS; empty: no other way.
-        match: WILDCARDS (or empty) or EXACT.
+    Where nothing is said, and no request that was taken in says it: the sheet is the one that is seen and names columns
+    of ours, hidden rows are refused, no other dates are read, `*` and `?` are wildcards.
     """
 
-    sheet: str = ""
-    hidden_rows: str = ""
-    date_format: str = ""
-    match: str = ""
+    sheet: str = option(
+        "Sheet",
+        "Only of a workbook: number of the sheet with the table, or its name. Empty: the one that is seen and names "
+        "columns of a query table.",
+        default="",
+        after="queryfile",
+        flag=Flag("sheet of the workbook with the table, by name or number from 1", extra=True),
+    )
+    hidden_rows: str = option(
+        "Hidden rows",
+        "Only of a workbook: what becomes of rows that a filter, or somebody, has hidden.",
+        default="",
+        choices={
+            REFUSE: "they are bad rows",
+            INCLUDE: "they count like the others",
+            SKIP: "they are left out",
+        },
+        unsaid="as handed in, else refuse",
+        after="queryfile",
+        flag=Flag(
+            "hidden rows of a workbook are bad (refuse), count like the others, or are left out (skip)", extra=True
+        ),
+    )
+    date_format: str = option(
+        "Dates",
+        "How the table has dates that are not YYYYMMDD; nothing is guessed.",
+        default="",
+        choices=dict.fromkeys(DATE_FORMATS, ""),
+        unsaid="as handed in, else YYYYMMDD only",
+        after="queryfile",
+        flag=Flag(
+            f"how the table has dates that are not YYYYMMDD: {', '.join(DATE_FORMATS)}", metavar="FORMAT", extra=True
+        ),
+    )
+    match: str = option(
+        "Wildcards",
+        "For PatientIDs that hold * or ?: exact.",
+        default="",
+        choices={
+            WILDCARDS: "* is any characters, ? any one",
+            EXACT: "* and ? are characters like all others",
+        },
+        unsaid="as handed in, else wildcards",
+        after="queryfile",
+        flag=Flag("what * and ? are: wildcards, or (exact) characters like all others", extra=True),
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that there are not.
@@ -77,6 +108,9 @@ class Reading:
             flags=re.ASCII,
         )
 
+
+#: The values of each option; none where any text will do.
+CHOICES: Mapping[str, Collection[str]] = {name: one.choices for name, one in options(Reading).items()}
 
 #: Where nobody has said anything.
 AS_IT_IS = Reading()

@@ -9,36 +9,30 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.config import METHODS, node_names
+from pacsifier_ops.base.config import node_names
 from pacsifier_ops.base.errors import ConfigError, PathRefused
 from pacsifier_ops.base.files import confined
+from pacsifier_ops.base.options import IN_FILE, IN_FORM, Option, Section, any_file, option, params_of, same, standing
 from pacsifier_ops.base.places import reserved
 from pacsifier_ops.base.window import Window
-from pacsifier_ops.deid.whose import IDENTITIES, PATIENT_ID
-from pacsifier_ops.extract.run import FIRST, SEARCH
-from pacsifier_ops.pseudonyms.local import ALPHABET, Style
-from pacsifier_ops.pseudonyms.run import CUSTOM, SOURCES
+from pacsifier_ops.deid.run import DeidRequest
+from pacsifier_ops.extract.run import Request
+from pacsifier_ops.handover.request import DicomdirRequest, KarnakRequest
+from pacsifier_ops.pseudonyms.run import CUSTOM, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import check_project
-from pacsifier_ops.query.options import READING, Field, read_options
+from pacsifier_ops.query.options import read_options
 from pacsifier_ops.query.reading import Reading
-from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
+from pacsifier_ops.runs import options as common
+from pacsifier_ops.runs.approvals import LONGEST_PATIENCE
 from pacsifier_ops.runs.folder import Kept
 from pacsifier_ops.study import run as stages
 
-#: Who releases: a person, the limits where the data set is within them and else a person, or nobody in this run.
+#: Who releases.
 ASK, LIMIT, NOBODY = "ask", "limit", "nobody"
-RELEASE = (ASK, LIMIT, NOBODY)
-
-#: Who may release: whoever Airflow lets answer, or not who has started the run.
+#: Who may release.
 ANYBODY, ANOTHER = "anybody", "another"
-RELEASE_BY = (ANYBODY, ANOTHER)
-
-#: What becomes of the identified copy: it stays, what could go is listed, or that is removed.
+#: What becomes of the identified copy.
 KEEP, LIST, REMOVE = "keep", "list", "remove"
-REMOVAL = (KEEP, LIST, REMOVE)
-
-#: Stages that a study may do without; those that hand over are on where a destination is given.
-WITHOUT = (stages.EXTRACT, stages.PSEUDONYMS, stages.ANONYMIZE, stages.DUMPS)
 
 #: What fits into an LO (PS3.5 6.2), as ASCII.
 _TAG_TEXT = re.compile(r"[ -\[\]-~]{1,64}")
@@ -48,78 +42,172 @@ _TAG_TEXT = re.compile(r"[ -\[\]-~]{1,64}")
 class Study(Reading, Kept):
     """A study, and how its table is read. Paths are below the data root; connections are Airflow's.
 
+    What is not given is empty, or 0. An option of a stage has the stage's name and meaning, so that a stage is asked
+    for what the study says.
+
     Attributes:
-        project: names it; whose pseudonyms and secret hold.
-        queryfile: the query table, a path or the id of a request.
-        pacs: connection of the archive.
-        method: how images are fetched; empty leaves it to the connection.
-        window: times of day at which images may be transferred; empty leaves it to the connection.
-        max_series: largest cohort without a person's word; 0 leaves it to the connection.
-        strict: any bad row of the table ends the run.
-        folder: of all that the study has; empty: studies/<project>.
-        without: stages that it does without, of WITHOUT.
-        source: where pseudonyms come from, of pseudonyms.run.SOURCES.
-        deid: connection of the De-ID service.
-        mappingfile: of the source `custom`.
-        profile: of the de-identification.
-        devices: catalogue of what is blacked out; empty: the package's.
-        identity: what tells whose an object is that has no PatientID, of deid.whose.IDENTITIES.
-        delete_identifiable: objects that likely show who it is are excluded.
-        approval: a cohort above the limits of the connection is asked about; else it ends the run.
-        release: of RELEASE.
-        release_by: of RELEASE_BY.
-        approvers: Airflow users who may release, by name or id; empty: whoever Airflow lets answer.
-        most_missing, most_quarantined: objects up to which the limits release.
-        patience: hours that a person's answer is waited for.
-        dicomdir, zip, volume_size: make a DICOM file-set, in a zip, of volumes of so many MB; 0: one.
-        upload: connection of the node that the released data set is sent to.
-        karnak, album_name: connection of a gateway that identified copies with Karnak tags are sent to.
-        move: connection of a node that the archive sends the originals to.
-        remove_identified: of REMOVAL.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         enabled: the nightly runs start it, where its file is among their projects.
         started: ISO 8601.
         started_by: name of the Airflow user who has started the run; empty: nobody did, it was scheduled.
         file: path of the project file, for people; digest: its SHA-256.
     """
 
-    project: str = "default"
-    queryfile: str = ""
-    pacs: str = "pacs_default"
-    search: str = FIRST
-    method: str = ""
-    window: str = ""
-    max_series: int = 0
-    strict: bool = False
-    folder: str = ""
-    without: tuple[str, ...] = ()
-    source: str = "de-id"
-    deid: str = "deid_default"
-    mappingfile: str = ""
-    profile: str = "basic"
-    devices: str = ""
-    identity: str = PATIENT_ID
-    delete_identifiable: bool = True
-    approval: bool = True
-    release: str = ASK
-    release_by: str = ANYBODY
-    approvers: tuple[str, ...] = ()
-    most_missing: int = 0
-    most_quarantined: int = 0
-    patience: float = PATIENCE
-    dicomdir: bool = False
-    zip: bool = False
-    volume_size: int = 0
-    upload: str = ""
-    karnak: str = ""
-    album_name: str = ""
-    move: str = ""
-    remove_identified: str = LIST
-    accept_incomplete: bool = False
-    enabled: bool = True
+    file: str = option(
+        "Project file",
+        "Path below the data root of a YAML file that says all that follows; leave the rest as it is then.",
+        Section.WHAT,
+        default="",
+        name="project_file",
+        stands=(IN_FORM,),
+    )
+    project: str = same(
+        PseudonymRequest, "project", help="Names the study; a patient has another pseudonym in every project."
+    )
+    queryfile: str = same(
+        Request,
+        "queryfile",
+        help="The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the data "
+        "root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
+    )
+    strict: bool = same(
+        Request,
+        "strict",
+        help="Any bad row ends the run before the PACS is asked. Otherwise the good rows run.",
+        section=Section.WHAT,
+    )
+    without: tuple[str, ...] = option(
+        "Without",
+        "Steps that the study does without.",
+        Section.WHAT,
+        default=(),
+        choices=dict.fromkeys(stages.WITHOUT, ""),
+    )
+    folder: str = option(
+        "Folder",
+        "Of all that the study has, a path below the data root. Empty: studies/<project>.",
+        Section.WHAT,
+        default="",
+        path=any_file,
+    )
+    pacs: str = same(Request, "pacs")
+    search: str = same(Request, "search")
+    method: str = same(Request, "method")
+    window: str = same(Request, "window")
+    max_series: int = same(
+        Request,
+        "max_series",
+        help="Series above which a person is asked. Empty: as the connection says, whose other limits hold as well.",
+        section=Section.WHERE_FROM,
+    )
+    approval: bool = same(
+        Request,
+        "approval",
+        True,
+        help="A larger cohort waits for a person's word. Otherwise it ends the run.",
+        section=Section.WHERE_FROM,
+    )
+    source: str = same(PseudonymRequest, "source", section=Section.BECOMES)
+    deid: str = same(PseudonymRequest, "deid", section=Section.BECOMES)
+    mappingfile: str = same(PseudonymRequest, "mappingfile", section=Section.BECOMES)
+    profile: str = same(
+        DeidRequest,
+        "profile",
+        "basic",
+        help="Of the de-identification: default, basic, research or pacsifier, options of PS3.15 upon it after plus "
+        "signs, such as pacsifier+device, or the path of a YAML file below the data root.",
+        section=Section.BECOMES,
+    )
+    devices: str = same(
+        DeidRequest,
+        "devices",
+        help="Path below the data root of a JSON file of what to black out. Empty: the one that comes with it.",
+        section=Section.BECOMES,
+    )
+    identity: str = same(DeidRequest, "identity", section=Section.BECOMES)
+    delete_identifiable: bool = same(
+        DeidRequest,
+        "delete_identifiable",
+        help="Objects that likely show who it is, such as screen saves, are excluded.",
+        section=Section.BECOMES,
+    )
+    release: str = option(
+        "Release",
+        "Whose word releases the data set.",
+        Section.RELEASE,
+        default=ASK,
+        choices={
+            ASK: "a person",
+            LIMIT: "the limits below, and a person beyond them",
+            NOBODY: "this run ends before the release",
+        },
+    )
+    release_by: str = option(
+        "Released by",
+        "Four eyes. A run that was scheduled has been started by nobody.",
+        Section.RELEASE,
+        default=ANYBODY,
+        choices={ANYBODY: "whoever Airflow lets answer", ANOTHER: "not who has started the run"},
+    )
+    approvers: tuple[str, ...] = option(
+        "Approvers",
+        "Airflow users who may release, by name. Empty: whoever Airflow lets answer.",
+        Section.RELEASE,
+        default=(),
+    )
+    most_missing: int = option(
+        "Missing objects", "Only with limit: so many at most.", Section.RELEASE, default=0, least=0
+    )
+    most_quarantined: int = option(
+        "Objects in quarantine", "Only with limit: so many at most.", Section.RELEASE, default=0, least=0
+    )
+    patience: float = same(Request, "patience", section=Section.RELEASE)
+    dicomdir: bool = option("DICOMDIR", "Make a DICOM file-set of what is released.", Section.WHERE_TO, default=False)
+    zip: bool = same(DicomdirRequest, "zip", title="Zip", help="Only with DICOMDIR: pack the file-set.")
+    volume_size: int = same(
+        DicomdirRequest,
+        "volume_size",
+        title="Volumes",
+        help="Only with DICOMDIR: MB of each volume. Empty: one volume.",
+        least=1,
+    )
+    upload: str = option(
+        "Upload", "Connection of the node that what is released is sent to.", Section.WHERE_TO, default=""
+    )
+    karnak: str = option(
+        "Karnak gateway",
+        "Connection of a gateway that de-identifies itself: identified copies with Karnak tags are sent there.",
+        Section.WHERE_TO,
+        default="",
+    )
+    album_name: str = same(
+        KarnakRequest,
+        "album_name",
+        help="Only with a Karnak gateway: name of the album.",
+        section=Section.WHERE_TO,
+        longest=0,
+        pattern="",
+    )
+    move: str = option(
+        "Move",
+        "Connection of a node that the PACS sends the originals to, identified as they are.",
+        Section.WHERE_TO,
+        default="",
+    )
+    remove_identified: str = option(
+        "Identified copy",
+        "What becomes of it at the end.",
+        Section.HOW,
+        default=LIST,
+        choices={
+            KEEP: "it stays",
+            LIST: "it stays, and the report tells what could go",
+            REMOVE: "what is verified as delivered goes",
+        },
+    )
+    accept_incomplete: bool = common.accept_incomplete()
+    enabled: bool = option(default=True, stands=(IN_FILE,))
     started: str = ""
     started_by: str = ""
-    file: str = ""
     digest: str = ""
 
     @property
@@ -127,16 +215,25 @@ class Study(Reading, Kept):
         """Folder of all that the study has, below the data root."""
         return self.folder or f"studies/{self.project}"
 
+    @property
+    def identified(self) -> str:
+        """Folder of the identified copy."""
+        return f"{self.root}/identified"
+
+    @property
+    def deidentified(self) -> str:
+        """Folder of the data set before its release."""
+        return f"{self.root}/de-identified"
+
+    @property
+    def released(self) -> str:
+        """Folder of what was released."""
+        return f"{self.root}/released"
+
     def has(self, stage: str) -> bool:
         """Whether the study does this stage."""
-        given = {
-            stages.DICOMDIR: self.dicomdir,
-            stages.UPLOAD: self.upload,
-            stages.KARNAK: self.karnak,
-            stages.KARNAK_UPLOAD: self.karnak,
-            stages.MOVE: self.move,
-        }
-        return bool(given[stage]) if stage in given else stage not in self.without
+        row = stages.TABLE[stage]
+        return bool(row.on(self)) if row.on else stage not in self.without
 
     def may_release(self, name: str, user: str = "") -> str:
         """Why somebody may not release what the study has made; empty where they may.
@@ -160,32 +257,9 @@ class Study(Reading, Kept):
             raise ConfigError("; ".join(wrong))
 
 
-#: Keys of the form; they mean what Study says.
-FORM: Mapping[str, Field] = {
-    **{
-        name: Field(str)
-        for name in ("project", "queryfile", "window", "folder", "deid", "mappingfile", "profile", "devices")
-    },
-    "pacs": Field(str, joined=True),
-    "search": Field(str, SEARCH),
-    **{name: Field(str) for name in ("upload", "karnak", "album_name", "move")},
-    **{name: Field(int) for name in ("max_series", "volume_size")},
-    "patience": Field(int, most=LONGEST_PATIENCE),
-    **{name: Field(int, least=0) for name in ("most_missing", "most_quarantined")},
-    **{name: Field(bool) for name in ("strict", "delete_identifiable", "approval", "dicomdir", "zip")},
-    "accept_incomplete": Field(bool),
-    **READING,
-    "method": Field(str, METHODS),
-    "source": Field(str, SOURCES),
-    "identity": Field(str, IDENTITIES),
-    "release": Field(str, RELEASE),
-    "release_by": Field(str, RELEASE_BY),
-    "approvers": Field(str, several=True),
-    "remove_identified": Field(str, REMOVAL),
-    "without": Field(str, WITHOUT, several=True),
-}
-#: Keys of a project file.
-OPTIONS: Mapping[str, Field] = {**FORM, "enabled": Field(bool)}
+#: Keys of a project file, and those of them that the form has as well.
+OPTIONS: Mapping[str, Option] = standing(Study, IN_FILE)
+FORM: Mapping[str, Option] = {name: one for name, one in OPTIONS.items() if IN_FORM in one.stands}
 
 
 def read_project(path: Path) -> dict[str, Any]:
@@ -208,8 +282,10 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     defaults = {field.name: field.default for field in fields(Study)}
     study: dict[str, Any] = {**defaults, **given}
     without, deidentified = study["without"], stages.ANONYMIZE not in study["without"]
-    for key in ("folder", "mappingfile", "devices"):
-        if study[key]:
+    for key, one in FORM.items():
+        if one.kind is int and not 0 <= study[key] <= one.most:
+            yield key, f"is negative or above {one.most:,}"
+        if one.is_path and study[key]:
             try:
                 path = confined(study[key], settings.data_root(), "it")
             except PathRefused:
@@ -217,9 +293,6 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             else:
                 if key == "folder" and (reason := reserved(path, own_folder(study[key]))):
                     yield key, reason
-    for key in ("max_series", "volume_size", "most_missing", "most_quarantined"):
-        if not 0 <= study[key] <= FORM[key].most:
-            yield key, f"is negative or above {FORM[key].most:,}"
     if not 0 < study["patience"] <= LONGEST_PATIENCE:
         yield "patience", f"is not a number of hours above 0, at most {LONGEST_PATIENCE:,}, which is a year"
     try:
@@ -260,102 +333,10 @@ def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
     """What each stage is asked for, as the conf of its DAG; None for one that the study does without.
 
     Args:
-        run: name of the run's folder: each run makes a file-set of its own.
+        run: name of the run's folder.
     """
-    root = study.root
-    identified, deidentified, released = f"{root}/identified", f"{root}/de-identified", f"{root}/released"
-    extraction: dict[str, Any] = {
-        "queryfile": study.queryfile,
-        **study.options(),
-        "pacs": study.pacs,
-        "search": study.search,
-        "config": None,
-        "strict": study.strict,
-        "max_series": study.max_series or None,
-        "window": study.window or None,
-        "approval": study.approval,
-    }
-    sending = {"config": None, "resend": False}
-    every: dict[str, dict[str, Any]] = {
-        stages.EXTRACT: {
-            **extraction,
-            "retrieve": "save",
-            "method": study.method or None,
-            "accept_patient_id_of": None,
-            "names": None,
-            "out_directory": identified,
-            "info": True,
-            "destination": None,
-            "resend": False,
-        },
-        stages.PSEUDONYMS: {
-            "project": study.project,
-            "queryfile": None,
-            **Reading().options(),
-            "in_folder": identified,
-            "source": study.source,
-            "deid": study.deid,
-            "mappingfile": study.mappingfile or None,
-            "shift_days": True,
-            "prefix": Style.prefix,
-            "length": Style.length,
-            "alphabet": ALPHABET,
-            "leave_out": True,
-        },
-        stages.ANONYMIZE: {
-            "in_folder": identified,
-            "out_folder": deidentified,
-            "profile": study.profile,
-            "devices": study.devices or None,
-            "new_ids": None,
-            "day_shift": None,
-            "project": study.project,
-            "identity": study.identity,
-            "linked_only": study.has(stages.PSEUDONYMS),
-            "delete_identifiable": study.delete_identifiable,
-            "remove_private_tags": False,
-            "fuzz_acq_dates": False,
-            "keep_patient_dir_names": False,
-        },
-        stages.DUMPS: {"data_folder": identified, "info_folder": f"{root}/info"},
-        stages.DICOMDIR: {
-            "in_folder": released,
-            "out_folder": f"{root}/dicomdir/{run[-8:]}",
-            "zip": study.zip,
-            "volume_size": study.volume_size,
-        },
-        stages.UPLOAD: {
-            **sending,
-            "upload_directory": released,
-            "pacs": study.upload,
-            "out_directory": f"{root}/logs/upload",
-        },
-        stages.KARNAK: {
-            "in_folder": identified,
-            "out_folder": f"{root}/karnak",
-            "new_ids": None,
-            "day_shift": None,
-            "project": study.project,
-            "album_name": study.album_name,
-            "leave_out": True,
-        },
-        stages.KARNAK_UPLOAD: {
-            **sending,
-            "upload_directory": f"{root}/karnak",
-            "pacs": study.karnak,
-            "out_directory": f"{root}/logs/karnak",
-        },
-        stages.MOVE: {
-            **extraction,
-            "retrieve": "move",
-            "method": None,
-            "accept_patient_id_of": None,
-            "names": None,
-            "out_directory": f"{root}/moved",
-            "info": False,
-            "destination": study.move,
-            "resend": False,
-        },
-    }
-    given = {"accept_incomplete": True, "patience": study.patience}
-    return {stage: {**every[stage], **given} if study.has(stage) else None for stage in stages.STAGES}
+
+    def conf(stage: stages.StageRow) -> dict[str, Any]:
+        return params_of(stage.request, {**vars(study), **stage.asked(study, run), "accept_incomplete": True})
+
+    return {name: conf(stage) if study.has(name) else None for name, stage in stages.TABLE.items()}

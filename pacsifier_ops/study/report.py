@@ -60,18 +60,7 @@ _STAGE_KINDS = {COMPLETE: "good", INCOMPLETE: "doubt", OFF: "empty", NOTHING_NEW
 _ROW_KINDS = {ROW_FOUND: "good", ROW_EMPTY: "empty"}
 
 #: What stages do, for people.
-STAGES = {
-    stages.EXTRACT: "Retrieval",
-    stages.PSEUDONYMS: "Pseudonyms",
-    stages.ANONYMIZE: "De-identification",
-    stages.DUMPS: "Info dumps put apart",
-    RELEASED: "Release",
-    stages.DICOMDIR: "DICOM file-set",
-    stages.UPLOAD: "Upload",
-    stages.KARNAK: "Karnak tags",
-    stages.KARNAK_UPLOAD: "Upload to the gateway",
-    stages.MOVE: "Move by the archive",
-}
+STAGES = {RELEASED: "Release", **{name: stage.title for name, stage in stages.TABLE.items()}}
 
 _SOURCES = {DEID: "of the De-ID service", CUSTOM: "of a mapping file", LOCAL: "of the project's secret"}
 

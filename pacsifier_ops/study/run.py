@@ -18,21 +18,139 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import InputError
 from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_json
+from pacsifier_ops.deid.run import DeidRequest
+from pacsifier_ops.extract.run import Request
+from pacsifier_ops.handover.request import DicomdirRequest, DumpsRequest, KarnakRequest
+from pacsifier_ops.pseudonyms.run import PseudonymRequest
+from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.upload.run import UploadRequest
+
+if TYPE_CHECKING:
+    from pacsifier_ops.study.project import Study
 
 EXTRACT, PSEUDONYMS, ANONYMIZE, DUMPS = "extract", "pseudonyms", "anonymize", "dumps"
 DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE = "dicomdir", "upload", "karnak", "karnak_upload", "move"
-#: The stages of a study, in order; each is what a DAG of its own does.
-STAGES = (EXTRACT, PSEUDONYMS, ANONYMIZE, DUMPS, DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE)
 
-#: Those that hand data over, and wait for its release.
-DESTINATIONS = (DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE)
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage of a study: what a DAG of its own does.
+
+    Attributes:
+        name: of its tasks, and of its run; title: what it does, for people.
+        request: what it is asked for. Of its options, the study says those that it has by the same name.
+        asked: the others that are not as in the form of the DAG, from the study and the name of the study's run.
+        on: where data is handed over, which waits for its release: whether the study wants it. None: it is done unless
+            it is among those that the study does `without`.
+    """
+
+    name: str
+    title: str
+    request: type
+    asked: Callable[[Study, str], Mapping[str, Any]]
+    on: Callable[[Study], object] | None = None
+
+
+_STAGES = (
+    StageRow(EXTRACT, "Retrieval", Request, lambda study, run: {"out_directory": study.identified}),
+    StageRow(
+        PSEUDONYMS,
+        "Pseudonyms",
+        PseudonymRequest,
+        lambda study, run: {
+            "queryfile": None,
+            **Reading().options(),
+            "in_folder": study.identified,
+            "leave_out": True,
+        },
+    ),
+    StageRow(
+        ANONYMIZE,
+        "De-identification",
+        DeidRequest,
+        lambda study, run: {
+            "in_folder": study.identified,
+            "out_folder": study.deidentified,
+            "linked_only": study.has(PSEUDONYMS),
+        },
+    ),
+    StageRow(
+        DUMPS,
+        "Info dumps put apart",
+        DumpsRequest,
+        lambda study, run: {"data_folder": study.identified, "info_folder": f"{study.root}/info"},
+    ),
+    StageRow(
+        DICOMDIR,
+        "DICOM file-set",
+        DicomdirRequest,
+        # Each run makes a file-set of its own.
+        lambda study, run: {"in_folder": study.released, "out_folder": f"{study.root}/dicomdir/{run[-8:]}"},
+        on=lambda study: study.dicomdir,
+    ),
+    StageRow(
+        UPLOAD,
+        "Upload",
+        UploadRequest,
+        lambda study, run: {
+            "upload_directory": study.released,
+            "pacs": study.upload,
+            "out_directory": f"{study.root}/logs/upload",
+        },
+        on=lambda study: study.upload,
+    ),
+    StageRow(
+        KARNAK,
+        "Karnak tags",
+        KarnakRequest,
+        lambda study, run: {
+            "in_folder": study.identified,
+            "out_folder": f"{study.root}/karnak",
+            "leave_out": True,
+        },
+        on=lambda study: study.karnak,
+    ),
+    StageRow(
+        KARNAK_UPLOAD,
+        "Upload to the gateway",
+        UploadRequest,
+        lambda study, run: {
+            "upload_directory": f"{study.root}/karnak",
+            "pacs": study.karnak,
+            "out_directory": f"{study.root}/logs/karnak",
+        },
+        on=lambda study: study.karnak,
+    ),
+    StageRow(
+        MOVE,
+        "Move by the archive",
+        Request,
+        lambda study, run: {
+            "retrieve": "move",
+            "method": None,
+            "out_directory": f"{study.root}/moved",
+            "info": False,
+            "destination": study.move,
+        },
+        on=lambda study: study.move,
+    ),
+)
+TABLE = {stage.name: stage for stage in _STAGES}
+
+#: The names of the stages of a study, in order.
+STAGES = tuple(TABLE)
+#: Those that hand data over, and wait for its release; and those that a study may do without.
+DESTINATIONS = tuple(stage.name for stage in _STAGES if stage.on)
+WITHOUT = tuple(stage.name for stage in _STAGES if not stage.on)
 
 #: How a stage can end, beside the verdicts.
 OFF, NOT_RUN, NOT_ENDED = "switched off", "did not run", "did not end"

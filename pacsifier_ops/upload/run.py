@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pacsifier_ops.base.errors import InputError
 from pacsifier_ops.base.files import packed, readable, unpacked
 from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.base.options import Flag, Section, option, result_folder, source_folder
+from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import SeriesAccount
 from pacsifier_ops.runs.folder import Kept
 
@@ -24,24 +26,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UploadRequest(Kept):
-    """What a run was asked for.
+    """What a run was asked for; of the rest, the options tell.
 
     Attributes:
-        folder: the folder to be uploaded.
-        out_directory: where logs/ goes.
-        resend: send what the destination has confirmed before as well.
         allow_empty: it is no error if there is no object.
-        accept_incomplete: an incomplete run counts as a success for whoever waits for it.
         pacs: name of the connection or configuration of the destination.
         started: ISO 8601.
     """
 
-    folder: Path
-    out_directory: Path
-    resend: bool = False
+    folder: Path = option(
+        "Folder",
+        "The folder to be sent, with all below it, as a path below the data root.",
+        Section.WHAT,
+        name="upload_directory",
+        form="out",
+        path=source_folder,
+        flag=Flag("folder of DICOM files, for --upload (default: ./data)", "-ud", default=Path("data")),
+    )
+    out_directory: Path = option(
+        "Folder for the log",
+        "The log goes to logs/ in this folder, a path below the data root. It is made if need be.",
+        Section.WHERE_TO,
+        form="upload",
+        path=result_folder,
+        after="config",
+        flag=Flag(),
+    )
+    resend: bool = option(
+        "Send again",
+        "Send also what the destination has confirmed before.",
+        Section.WHAT,
+        default=False,
+        flag=Flag(),
+    )
+    pacs: str = common.node(
+        "Destination", "Id of a connection of type dicom: where the files are sent.", Section.WHERE_TO
+    )
+    config: str = common.configuration(Section.WHERE_TO)
+    accept_incomplete: bool = common.accept_incomplete()
     allow_empty: bool = False
-    accept_incomplete: bool = False
-    pacs: str = ""
     started: str = ""
 
 

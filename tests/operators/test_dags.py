@@ -138,3 +138,27 @@ def test_only_numbers_are_rendered(dags: dict[str, Any]) -> None:
             assert operator.__init__.__annotations__[name] == "int", f"{operator.__name__}.{name}"
     used = {task.operator_class if task.is_mapped else type(task) for dag in dags.values() for task in dag.tasks}
     assert used <= {*operators, nightly.NightlyStartOperator} and not nightly.NightlyStartOperator.template_fields
+
+
+def test_an_option_of_a_request_is_in_its_form(airflow: Airflow) -> None:
+    from pacsifier_ops.operators.params import form
+    from tests.base.test_options import Bread
+
+    params = form(Bread)
+    assert [*params] == ["flour", "recipe", "oven", "salted", "seeds", "crust", "loaves", "hours"]
+    assert {name: param.value for name, param in params.items()} == {
+        "flour": "in",
+        "recipe": None,
+        "oven": None,
+        "salted": True,
+        "seeds": [],
+        "crust": "thin",
+        "loaves": None,
+        "hours": 2.5,
+    }
+    text, choice = params["flour"].schema, params["crust"].schema
+    assert text == {"type": "string", "minLength": 1, "title": "Flour", "section": "What"}
+    assert choice["values_display"] == {"thin": "thin: like paper", "thick": "thick: like bark"}
+    assert params["loaves"].schema["type"] == ["null", "integer"] and params["loaves"].schema["maximum"] == 9
+    assert params["hours"].schema["exclusiveMinimum"] == 0
+    assert params["seeds"].schema["items"] == {"type": "string", "enum": ["rye", "oat"]}
