@@ -19,7 +19,8 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import demo_cohort
 from pacsifier_ops.onebox.up import HOST, PACS_AET, REPO, airflow_environment
 from pacsifier_ops.runs.accounts import COMPLETE
-from pacsifier_ops.study.run import STAGES, stage_folder
+from pacsifier_ops.runs.folder import stage_folder
+from pacsifier_ops.study.run import STAGES
 
 HOME = REPO / "demo"
 PROJECT = "demo"

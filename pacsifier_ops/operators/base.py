@@ -6,6 +6,7 @@ import traceback
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -17,16 +18,21 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
-from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, InputError, Later, PacsifierError
+from pacsifier_ops.base.files import read_json, storage_errors, write_json
+from pacsifier_ops.hooks.constants import NODES
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs import labels
 from pacsifier_ops.runs.accounts import COMPLETE
-from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
+from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings, stage_run
 from pacsifier_ops.runs.job import KEPT, Account
 from pacsifier_ops.runs.options import DEFAULT_NODE
 
 #: Key of what a stage may add to the params beside OWNER: the list of what may be moved.
 APPROVED = "approved"
+
+#: File in the run folder of a `GroupStage`, see there.
+_PARAMS = "params.json"
 
 
 @contextmanager
@@ -88,16 +94,17 @@ class PacsifierOperator(BaseOperator):
     """An operator that works on a run's folder within the boundary.
 
     Args:
-        stage: gives the run and the params; without one, they are those of the DAG run.
+        stage: gives the run and the params; without one, they are those of the DAG run. Plain text is the id of a
+            task group in somebody's own DAG, see `GroupStage`.
     """
 
     operator_extra_links: Collection[BaseOperatorLink] = (ReportLink(),)
 
     _killed = False
 
-    def __init__(self, *, stage: Stage | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, stage: Stage | str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.stage = stage
+        self.stage: Stage | None = GroupStage(stage) if type(stage) is str else stage  # type: ignore[assignment]
 
     def on_kill(self) -> None:
         """Airflow wants the task to end; associations are aborted, what has arrived is kept."""
@@ -129,6 +136,39 @@ class PacsifierOperator(BaseOperator):
         """What the operator does; returns small numbers and paths only."""
 
 
+@dataclass(frozen=True)
+class GroupStage:
+    """A job in a task group of somebody's own DAG: it has a run of its own, and the params that its first step keeps.
+
+    Attributes:
+        group: id of the task group.
+    """
+
+    group: str
+
+    def of(self, run: Run) -> tuple[Run, Mapping[str, Any]]:
+        """Return the run and the params of the job.
+
+        Raises:
+            InputError: its first step did not begin.
+        """
+        part = stage_run(run, self.group)
+        try:
+            return part, read_json(part.folder / _PARAMS)
+        except FileNotFoundError:
+            raise InputError(f"{self.group} did not begin; see the error of its step prepare") from None
+
+    def begin(self, run: Run, params: Mapping[str, Any]) -> None:
+        """Keep the params of the job.
+
+        Raises:
+            StorageError: the state root cannot be written.
+        """
+        part = stage_run(run, self.group)
+        with storage_errors("the state root"):
+            write_json(part.folder / _PARAMS, params)
+
+
 class TalksToNode:
     """An operator of a task that talks to a node, and so runs in the pool of its connection (see `plugins.policy`)."""
 
@@ -136,28 +176,56 @@ class TalksToNode:
 class PrepareOperator(PacsifierOperator):
     """The first step of a job: checks the params, and cuts the work into units.
 
+    Args:
+        arguments: options of the job by name, where the stage is a `GroupStage`. What is not among them is as in the
+            params of the DAG run, and else as in the form of the job's own DAG.
+
     Attributes:
+        asks: the request of the job.
         steps: module of the job, with its `prepare`.
         kept: what its steps keep in the run's folder.
         units_of: what the units are of, for people.
     """
 
+    template_fields = ("arguments",)
+    asks: type[Any]
     steps: Any
     kept: Sequence[str] = KEPT
     units_of = "series"
 
+    def __init__(self, *, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.arguments = arguments
+
+    def staged(self, run: Run, context: Any) -> tuple[Run, Any]:
+        """See `PacsifierOperator.staged`; a `GroupStage` begins here."""
+        if isinstance(self.stage, GroupStage):
+            of_run = {name: value for name, value in context["params"].items() if value is not None}
+            params = options.params_of(self.asks, {**of_run, **(self.arguments or {})})
+            self.stage.begin(
+                run, {name: None if value is options.NOT_GIVEN else value for name, value in params.items()}
+            )
+        return super().staged(run, context)
+
     def work(self, run: Run, context: Any) -> list[int]:
         """Returns the numbers of the units."""
         run.forget(self.kept)  # if a line below fails, the report must not close the account of an earlier attempt
-        check_conf(context)
+        if not isinstance(self.stage, GroupStage):
+            check_conf(context)
         params = context["params"]
+        if names := self.nodes(params):
+            context["ti"].xcom_push(NODES, names)  # for the pools of the steps that follow
         units = self.prepare(run, self.request(params), params)
         self.log.info("%d unit(s) of %s; run folder %s", len(units), self.units_of, run.folder)
         return units
 
-    @abstractmethod
     def request(self, params: Any) -> Any:
         """Return the request of the job."""
+        return options.request_of(self.asks, params)
+
+    def nodes(self, params: Any) -> list[str]:
+        """Return what the job talks to: names of connections, whose pools its tasks run in."""
+        return []
 
     def prepare(self, run: Run, request: Any, params: Any) -> list[int]:
         """The step of the job."""
@@ -224,13 +292,19 @@ class ReportOperator(PacsifierOperator):
 
     Attributes:
         steps: module of the job, with its `report`.
+        result: field of the job's request that is the folder of its results.
     """
 
     steps: Any
     what = "run"
+    result = ""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.multiple_outputs = isinstance(self.stage, GroupStage)  # tasks that follow take single values
 
     def work(self, run: Run, context: Any) -> dict[str, Any]:
-        """Returns the verdict, the sums, and where the report is.
+        """Returns the verdict, the sums, and where results and report are.
 
         Raises:
             AirflowFailException: the run is not complete, and that was not accepted beforehand.
@@ -238,6 +312,8 @@ class ReportOperator(PacsifierOperator):
         params = context["params"]
         account = self.close(run, params)
         result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
+        if self.result:
+            result["folder"] = read_json(run.folder / "request.json")[self.result]
         self.log.info("%s", result)
         self.judge(run)
         if account.verdict != COMPLETE and not self.accepts_incomplete(run, params):
@@ -293,7 +369,16 @@ def nodes_of(params: Mapping[str, Any]) -> list[PacsNode]:
         if params["pacs"] != DEFAULT_NODE:
             raise ConfigError("both pacs and config are given; leave one of them out")
         return [read_config(data_path(params, "config"))]
-    return [connected(name) for name in node_names(params["pacs"])]
+    return [connected(name) for name in connections_of(params)]
+
+
+def connections_of(params: Mapping[str, Any]) -> list[str]:
+    """The names of the connections of `nodes_of`; none where `config` is given.
+
+    Raises:
+        ConfigError: `pacs` names none.
+    """
+    return [] if params.get("config") else list(node_names(params["pacs"]))
 
 
 def node_of(params: Mapping[str, Any]) -> PacsNode:

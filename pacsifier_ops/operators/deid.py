@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class DeidentifyPrepareOperator(PrepareOperator):
     """Look at every file of the folder, and find out who becomes whom; sources that disagree end the run here."""
 
+    asks = DeidRequest
     kept = steps.KEPT
 
     def request(self, params: Any) -> DeidRequest:
@@ -41,6 +42,8 @@ class DeidentifyOperator(UnitOperator):
 
 class DeidentifyReportOperator(ReportOperator):
     """Write manifest, linkage and report, and let the folder say what it is."""
+
+    result = "out_folder"
 
     def close(self, run: Run, params: Any) -> Account:
         """See `deid.steps.report`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import dicomdir
 from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.operators.base import (
@@ -19,12 +18,9 @@ from pacsifier_ops.runs.folder import Run
 class DicomdirPrepareOperator(PrepareOperator):
     """Look at every file of the folder, and give each its name and its directory records."""
 
+    asks = DicomdirRequest
     steps = dicomdir
     kept = dicomdir.KEPT
-
-    def request(self, params: Any) -> DicomdirRequest:
-        """What is handed over, and how."""
-        return request_of(DicomdirRequest, params)
 
 
 class DicomdirOperator(UnitOperator):
@@ -50,4 +46,5 @@ class DicomdirAssembleOperator(PacsifierOperator):
 class DicomdirReportOperator(ReportOperator):
     """Write the report of a file-set."""
 
+    result = "out_folder"
     steps = dicomdir

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import dumps
 from pacsifier_ops.handover.request import DumpsRequest
 from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
@@ -15,12 +14,9 @@ from pacsifier_ops.runs.folder import Run
 class MoveDumpsPrepareOperator(PrepareOperator):
     """List what is to be moved, and cut the patients' folders into units."""
 
+    asks = DumpsRequest
     steps = dumps
     units_of = "patients"
-
-    def request(self, params: Any) -> DumpsRequest:
-        """What is moved, and where to."""
-        return request_of(DumpsRequest, params)
 
 
 class MoveDumpsOperator(UnitOperator):
@@ -40,4 +36,5 @@ class MoveDumpsOperator(UnitOperator):
 class MoveDumpsReportOperator(ReportOperator):
     """Write the list of what was moved, and the report."""
 
+    result = "info_folder"
     steps = dumps

@@ -13,12 +13,13 @@ from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import options_of, resolve
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.extract.thumbnails import make_thumbnails
-from pacsifier_ops.hooks.constants import ARCHIVES
+from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL
 from pacsifier_ops.operators.base import (
     APPROVED,
     PacsifierOperator,
     PrepareOperator,
     ReportOperator,
+    connections_of,
     destination_of,
     nodes_of,
 )
@@ -29,6 +30,7 @@ from pacsifier_ops.runs.folder import Run
 class ExtractPrepareOperator(PrepareOperator):
     """Read and check the whole query table, and make sure that the PACS answers."""
 
+    asks = Request
     kept = steps.KEPT
     units_of = "rows"
 
@@ -41,6 +43,10 @@ class ExtractPrepareOperator(PrepareOperator):
             only=params.get(APPROVED, ""),
             **options_of(params["queryfile"], params),
         )
+
+    def nodes(self, params: Any) -> list[str]:
+        """See `base.connections_of`; what has none runs in the common pool."""
+        return connections_of(params) or [COMMON_POOL]
 
     def prepare(self, run: Run, request: Request, params: Any) -> list[int]:
         """See `extract.steps.prepare`."""
@@ -72,6 +78,8 @@ class ExtractPlanOperator(PacsifierOperator):
 
 class ExtractReportOperator(ReportOperator):
     """Write log, report and thumbnails."""
+
+    result = "out_directory"
 
     def close(self, run: Run, params: Any) -> RunAccount:
         """See `extract.steps.report`."""

@@ -14,6 +14,7 @@ from pacsifier_ops.runs.folder import Run
 class KarnakPrepareOperator(PrepareOperator):
     """Look at every file of the folder, and find out who every patient becomes; one that is missing ends the run."""
 
+    asks = KarnakRequest
     steps = karnak
 
     def request(self, params: Any) -> KarnakRequest:
@@ -34,4 +35,5 @@ class KarnakTagOperator(UnitOperator):
 class KarnakReportOperator(ReportOperator):
     """Write the report."""
 
+    result = "out_folder"
     steps = karnak

@@ -41,6 +41,7 @@ def _source(request: PseudonymRequest, params: Any) -> job.Source:
 class PseudonymizePrepareOperator(PrepareOperator):
     """Find out whose pseudonyms are wanted, and who of them is linked already."""
 
+    asks = PseudonymRequest
     kept = job.KEPT
     units_of = "patients"
 

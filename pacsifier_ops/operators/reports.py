@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pacsifier_ops.base.options import request_of
 from pacsifier_ops.handover import reports
 from pacsifier_ops.handover.request import ReportsRequest
 from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
@@ -14,11 +13,8 @@ from pacsifier_ops.runs.folder import Run
 class ExtractReportsPrepareOperator(PrepareOperator):
     """Look at every file of the folder, and find the reports."""
 
+    asks = ReportsRequest
     steps = reports
-
-    def request(self, params: Any) -> ReportsRequest:
-        """Whose reports are wanted, and where."""
-        return request_of(ReportsRequest, params)
 
 
 class ExtractReportsOperator(UnitOperator):
@@ -34,4 +30,5 @@ class ExtractReportsOperator(UnitOperator):
 class ExtractReportsReportOperator(ReportOperator):
     """Write summary and report."""
 
+    result = "out_folder"
     steps = reports

@@ -22,7 +22,7 @@ from pacsifier_ops.operators.base import (
 )
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs import approvals
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.study import run as stages
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ class StudyStage(StrEnum):
         more = {OWNER: str(Study.of(run).root)}
         if self is StudyStage.MOVE:
             more[APPROVED] = str(originals_of(run))
-        return stages.stage_run(run, self), {**params, **more}
+        return stage_run(run, self), {**params, **more}
 
 
 class StudySetUpOperator(PacsifierOperator):
     """Read the project file or the form, check all of it, and say what each stage is to do."""
 
-    def work(self, run: Run, context: Any) -> dict[str, dict[str, str]]:
-        """Returns the connection of each stage that talks to a node, for its pool (see plugins.policy).
+    def work(self, run: Run, context: Any) -> None:
+        """Set the study up.
 
         Raises:
             AirflowFailException: another run of the same study goes on.
@@ -88,7 +88,6 @@ class StudySetUpOperator(PacsifierOperator):
         if going_on := steps.going_on(study, run.name, lambda run_id: _goes_on(ti, run_id), context["run_id"]):
             raise AirflowFailException(f"another run of this study goes on, {going_on}; wait for its end")
         self.log.info("run folder %s", run.folder)
-        return {"pools": steps.nodes_of(run)}
 
 
 def _plain(value: Any) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.base.options import request_of
+from pacsifier_ops.hooks.constants import COMMON_POOL
 from pacsifier_ops.operators.base import (
     PrepareOperator,
     ReportOperator,
     TalksToNode,
     UnitOperator,
+    connections_of,
     node_of,
 )
 from pacsifier_ops.runs.folder import Run
@@ -20,9 +22,15 @@ from pacsifier_ops.upload.run import UploadRequest
 class UploadPrepareOperator(PrepareOperator):
     """Make sure that the destination answers, and find out what the folder holds."""
 
+    asks = UploadRequest
+
     def request(self, params: Any) -> UploadRequest:
         """What is sent."""
         return request_of(UploadRequest, params, allow_empty=bool(self.stage))  # a night without anything new
+
+    def nodes(self, params: Any) -> list[str]:
+        """See `base.connections_of`; what has none runs in the common pool."""
+        return connections_of(params) or [COMMON_POOL]
 
     def prepare(self, run: Run, request: UploadRequest, params: Any) -> list[int]:
         """See `upload.steps.prepare`."""

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.policies import hookimpl
 
-from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL
+from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, NODES
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -38,16 +39,13 @@ def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | N
     session = object_session(dag_run)
     if session is None:
         return
-    conf = dag_run.conf or {}
-    given = COMMON_POOL if conf.get("config") else conf.get("pacs") or "pacs_default"
-    stage, _, task = task_instance.task_id.rpartition(".")
-    if stage:
-        given = _told(dag_run, "set_up", "return_value", session).get("pools", {}).get(stage, COMMON_POOL)
+    group, _, task = task_instance.task_id.rpartition(".")
+    within = f"{group}." if group else ""
+    names = _told(dag_run, f"{within}prepare", NODES, session) or _of_conf(dag_run.conf or {})
     # Several archives are asked in order, and that begins in the pool of the first; each unit is of one of them.
-    names = [name.strip() for name in (given.split(",") if isinstance(given, str) else map(str, given))]
     wanted = names[0]
     if len(names) > 1 and task in ("retrieve", "move"):
-        first_units = _told(dag_run, f"{stage}.plan" if stage else "plan", ARCHIVES, session)
+        first_units = _told(dag_run, f"{within}plan", ARCHIVES, session) or {}
         begun = [name for name, first in first_units.items() if first <= task_instance.map_index]
         wanted = max(begun, key=first_units.__getitem__, default=wanted)
     # A task in a pool that does not exist never starts.
@@ -58,11 +56,16 @@ def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | N
         task_instance.pool = pool
 
 
-def _told(dag_run: DagRun, task_id: str, key: str, session: Session) -> dict[str, Any]:
-    """What a step has told; nothing before it has."""
+def _of_conf(conf: Mapping[str, Any]) -> list[str]:
+    """Return the connections of a run without a first step that has told them, such as a probe."""
+    return [COMMON_POOL if conf.get("config") else str(conf.get("pacs") or "pacs_default")]
+
+
+def _told(dag_run: DagRun, task_id: str, key: str, session: Session) -> Any:
+    """Return what a step has told; None before it has."""
     from airflow.models.xcom import XComModel
 
     query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids=task_id, key=key)
     with session.no_autoflush:
         told = session.scalars(query).first()
-    return dict(XComModel.deserialize_value(told)) if told is not None else {}
+    return XComModel.deserialize_value(told) if told is not None else None

@@ -111,6 +111,28 @@ class Run:
             stream.write(f"{now()} {text.rstrip()}\n")
 
 
+def stage_folder(run: Run, stage: str) -> Path:
+    """Return where the run folder of a stage of a larger run is, or would be."""
+    return run.folder / "stages" / f"{run.name}-{stage}"
+
+
+def stages_in(run: Run) -> list[str]:
+    """Return the names of the stages that have a run folder, in the order in which they were asked for."""
+    found = (run.folder / "stages").glob(f"{run.name}-*/request.json")
+    asked = sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    return [path.parent.name.removeprefix(f"{run.name}-") for path in asked]
+
+
+def stage_run(run: Run, stage: str) -> Run:
+    """Return the run of a stage, its folder made where needed.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    with storage_errors("the state root"):
+        return Run(private_folder(stage_folder(run, stage)))
+
+
 @dataclass(frozen=True)
 class Kept:
     """Base of a dataclass that is kept as a run's request.json. Its fields are paths and plain values."""

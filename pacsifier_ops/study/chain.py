@@ -16,7 +16,7 @@ from pacsifier_ops.deid.run import DEIDENTIFIED, QUARANTINED, WITHDRAWN, Settled
 from pacsifier_ops.extract import outcome as extracted
 from pacsifier_ops.runs.accounts import SeriesAccount
 from pacsifier_ops.runs.approvals import APPROVED, COHORT, REJECTED, RELEASE
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.runs.index import Index
 from pacsifier_ops.runs.job import NOT_ATTEMPTED
 from pacsifier_ops.state.ledger import SeriesLedger
@@ -26,7 +26,6 @@ from pacsifier_ops.study.accounts import MISSING, RELEASED, SENDING, Loss, Study
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, IDENTIFIED_FOLDER, RELEASED_FOLDER, folder_of
 from pacsifier_ops.study.removal import Manifest
-from pacsifier_ops.study.run import stage_folder
 from pacsifier_ops.upload import outcome as uploaded
 
 _GONE = "received, and gone before it was de-identified"

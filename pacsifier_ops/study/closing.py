@@ -17,7 +17,7 @@ from pacsifier_ops.runs.accounts import (
     UNBALANCED,
 )
 from pacsifier_ops.runs.approvals import Decision
-from pacsifier_ops.runs.folder import Run, now
+from pacsifier_ops.runs.folder import Run, now, stage_folder, stage_run
 from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.state.tree import marker_of
 from pacsifier_ops.study import run as stages
@@ -32,7 +32,7 @@ from pacsifier_ops.study.release import (
     released_of,
 )
 from pacsifier_ops.study.removal import Listing
-from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stage_folder, stages_of
+from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stages_of
 
 
 def close(run: Run) -> StudyAccount:
@@ -67,7 +67,7 @@ def close(run: Run) -> StudyAccount:
     if file_set.verdict == NOT_RUN and account.released and account.released.files and not account.released.new:
         file_set.verdict = NOTHING_NEW
     tagging = account.stage(stages.KARNAK)
-    if tagging.verdict == INCOMPLETE and all_but_unknown(stages.stage_run(run, stages.KARNAK)):
+    if tagging.verdict == INCOMPLETE and all_but_unknown(stage_run(run, stages.KARNAK)):
         tagging.verdict = COMPLETE  # that they are in quarantine is told by the instances
     _describe_rules(account, run, study)
     chain = Chain(run, study, account)

@@ -35,10 +35,10 @@ from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
-from pacsifier_ops.runs.folder import Run, never
+from pacsifier_ops.runs.folder import Run, never, stage_run
 from pacsifier_ops.state.approved import approved_of
 from pacsifier_ops.study.project import Study
-from pacsifier_ops.study.run import ANONYMIZE, EXTRACT, stage_run
+from pacsifier_ops.study.run import ANONYMIZE, EXTRACT
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.identifiers import SearchTerms

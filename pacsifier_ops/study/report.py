@@ -27,7 +27,7 @@ from pacsifier_ops.deid.outcome import sheets as sheets_of
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.runs.pages import Bar, Verdict, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
@@ -44,7 +44,7 @@ from pacsifier_ops.study.accounts import (
 )
 from pacsifier_ops.study.chart import Dropout, Flow, Station, flow
 from pacsifier_ops.study.project import KEEP, LIST
-from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stage_folder
+from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import decided, gate_counts, gate_findings
 
 #: Colour of a state of an instance, and what it means.

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import InputError
-from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_json
+from pacsifier_ops.base.files import read_json, write_json
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.handover.request import DicomdirRequest, DumpsRequest, KarnakRequest
@@ -172,21 +172,6 @@ def outcome(run: Run, what: str) -> dict[str, Any]:
 def handover_report(run: Run) -> Path:
     """Where the report that goes with the data is, if there is one."""
     return run.folder / "handover" / "report.html"
-
-
-def stage_folder(run: Run, stage: str) -> Path:
-    """Where the run folder of a stage is, or would be."""
-    return run.folder / "stages" / f"{run.name}-{stage}"
-
-
-def stage_run(run: Run, stage: str) -> Run:
-    """The run of a stage, its folder made where needed.
-
-    Raises:
-        StorageError: the state root cannot be written.
-    """
-    with storage_errors("the state root"):
-        return Run(private_folder(stage_folder(run, stage)))
 
 
 def keep_stages(run: Run, stages: dict[str, dict[str, Any] | None]) -> None:

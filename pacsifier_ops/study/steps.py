@@ -19,7 +19,7 @@ from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.accounts import COMPLETE, ROWS_ANSWERED
 from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, decide
-from pacsifier_ops.runs.folder import Run, never, now
+from pacsifier_ops.runs.folder import Run, never, now, stage_run
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.study import run as stages
@@ -37,7 +37,7 @@ from pacsifier_ops.study.release import (
     stock_of,
     take_stock,
 )
-from pacsifier_ops.study.run import keep_stages, stage_run, stages_of
+from pacsifier_ops.study.run import keep_stages
 
 if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
@@ -136,11 +136,6 @@ def _remembered(study: Study) -> Iterator[dict[str, Any]]:
         if now != before:
             with storage_errors("the state root"):
                 write_json(path, now)
-
-
-def nodes_of(run: Run) -> dict[str, str]:
-    """The connection of each stage that talks to a node."""
-    return {stage: params["pacs"] for stage, params in stages_of(run).items() if params and "pacs" in params}
 
 
 def check(run: Run, cancelled: Any = never) -> dict[str, int]:

@@ -28,6 +28,7 @@ from fastapi import Depends, HTTPException, Request
 from sqlalchemy import select
 
 from pacsifier_ops.hooks.constants import REPORTS
+from pacsifier_ops.runs.folder import Run, dag_run_name
 
 #: DAGs whose runs have pages begin so; and the one that requests are for.
 OURS, EXTRACT = "pacsifier_", "pacsifier_extract"
@@ -61,7 +62,8 @@ def _may_start(user: GetUserDep) -> BaseUser:
 
 
 def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) -> DagRun:
-    if not dag_id.startswith(OURS):
+    # Jobs in somebody's own DAG leave a run folder as well.
+    if not dag_id.startswith(OURS) and Run.existing(dag_run_name(dag_id, run_id)) is None:
         raise HTTPException(404, "This run is not PACSIFIER's, so there are no results of it here.")
     if not may(user, "GET", dag_id):
         raise HTTPException(403, "You may not see runs of this DAG; ask an administrator for the permission to.")

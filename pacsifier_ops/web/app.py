@@ -26,10 +26,9 @@ from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.hooks.constants import PREFIX
 from pacsifier_ops.hooks.pools import dicom_connections
 from pacsifier_ops.query.reading import CHOICES
-from pacsifier_ops.runs.folder import Run, dag_run_name
+from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.runs.pages import style
-from pacsifier_ops.study.run import STAGES, stage_folder
 from pacsifier_ops.web import pages
 from pacsifier_ops.web.access import (
     EXTRACT,
@@ -238,9 +237,9 @@ def show_sheets(run: IdentifiedRunDep, number: int) -> FileResponse:
 
 @app.get("/runs/{dag_id}/{run_id}/stages/{name}/{page}.html")
 def show_stage(run: IdentifiedRunDep, name: str, page: str) -> FileResponse:
-    """The report of a stage of a study, or its contact sheets, where the report of the study leads to."""
+    """The report of a stage, or its contact sheets, where the page of the run and the report of a study lead to."""
     folder = _folder(run)
-    stage = next((stage for stage in STAGES if stage_folder(folder, stage).name == name), None)
+    stage = next((stage for stage in stages_in(folder) if stage_folder(folder, stage).name == name), None)
     if stage is None or not re.fullmatch(r"report|contact-sheets-[1-9]\d*", page, re.ASCII):
         return _page(None)
     part = Run(stage_folder(folder, stage))

@@ -90,7 +90,7 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
     Args:
         base, airflow: addresses of the pages and of Airflow, without a slash at the end.
     """
-    stages = view.study.stages if view.study else {}
+    stages = view.stages if view.study else {}
     return page(
         "web/templates/run.html",
         base=base,
@@ -149,9 +149,9 @@ def _looks(base: str, view: RunView) -> Iterator[tuple[str, str]]:
     if view.study.gate:
         yield "what the search found", f"{base}/{view.path}/findings"
     for name in (EXTRACT, ANONYMIZE):
-        if view.study.stages[name].report:
+        if view.stages[name].report:
             yield f"the report of {name}", f"{base}/{view.stage_path(name)}/report.html"
-    count = view.study.stages[ANONYMIZE].sheets
+    count = view.stages[ANONYMIZE].sheets
     for number in range(1, count + 1):
         words = f"contact sheets {number}" if count > 1 else "contact sheets"
         yield words, f"{base}/{view.stage_path(ANONYMIZE)}/contact-sheets-{number}.html"

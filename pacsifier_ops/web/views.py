@@ -6,7 +6,6 @@ Counts, states and names of users; whatever else there is, is behind the links f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.probe import page_of
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import Decision
-from pacsifier_ops.runs.folder import Run, dag_run_name
+from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
 from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.runs.progress import Progress, progress_of
 from pacsifier_ops.study.run import (
@@ -34,11 +33,9 @@ from pacsifier_ops.study.run import (
     NOT_RUN,
     OFF,
     RELEASED,
-    STAGES,
     STOCK,
     handover_report,
     outcome,
-    stage_folder,
     stages_of,
 )
 
@@ -79,7 +76,7 @@ class OpenQuestion:
 
 @dataclass(frozen=True)
 class StageView:
-    """A stage of a study.
+    """A stage of a study, or a job in a task group of somebody's own DAG.
 
     Attributes:
         state: its verdict, or why it has none.
@@ -101,16 +98,12 @@ class StudyView:
     """What a study has besides.
 
     Attributes:
-        folder: name of the run's folder.
-        stages: by their names, in order.
         gate: what the search for identifiers found, in counts; empty before.
         stock: what was looked at before the release, in counts; empty before.
         released: what was released, by whose word; empty before.
         handover: whether there is a report that goes with the data.
     """
 
-    folder: str
-    stages: Mapping[str, StageView]
     gate: Mapping[str, Any] = field(default_factory=dict)
     stock: Mapping[str, Any] = field(default_factory=dict)
     released: Mapping[str, Any] = field(default_factory=dict)
@@ -132,6 +125,8 @@ class RunView:
         readable: whether the user may see what identifies patients.
         questions: that people were asked, in order.
         decisions: that were made, in order.
+        folder: name of the run's folder; empty: it has none.
+        stages: by their names, in order.
         study: None where the run is none of a study.
     """
 
@@ -148,6 +143,8 @@ class RunView:
     readable: bool = False
     questions: Sequence[OpenQuestion] = ()
     decisions: Sequence[Decision] = ()
+    folder: str = ""
+    stages: Mapping[str, StageView] = field(default_factory=dict)
     study: StudyView | None = None
 
     @property
@@ -166,8 +163,8 @@ class RunView:
         return f"dags/{quote(self.dag_id, safe='')}/runs/{quote(self.run_id, safe='')}"
 
     def stage_path(self, stage: str) -> str:
-        """Address of the reports of a stage, below that of the pages; the same as in the report of the study."""
-        return f"{self.path}/stages/{self.study.folder if self.study else ''}-{stage}"
+        """Address of the reports of a stage, below that of the pages; the same as in the report of a study."""
+        return f"{self.path}/stages/{self.folder}-{stage}"
 
     def answer_path(self, question: OpenQuestion) -> str:
         """Where a question is answered, below the address of Airflow."""
@@ -195,13 +192,14 @@ class RunView:
             "contact_sheets": self._pages(there, self.sheets),
             "thumbnails": [f"{there}/thumbnails/{n}.png" for n in self.thumbnails] if self.readable else [],
         }
+        if self.stages:
+            told["stages"] = {name: self._stage_as_json(base, name, stage) for name, stage in self.stages.items()}
         if self.study is None:
             return told
         study = self.study
         search = {**study.gate, "findings": f"{there}/findings" if self.readable else None}
         return {
             **told,
-            "stages": {name: self._stage_as_json(base, name, stage) for name, stage in study.stages.items()},
             "search": search if study.gate else None,
             "stock": study.stock or None,
             "released": study.released or None,
@@ -245,9 +243,20 @@ def view_of(run: DagRun, session: Session, readable: bool) -> RunView:
         readable=readable,
         decisions=approvals.history(folder),
     )
-    with suppress(InputError):
-        return _with_stages(view, folder, stages_of(folder))
-    return view
+    view = replace(view, folder=folder.name)
+    try:
+        wanted = stages_of(folder)
+    except InputError:  # it is no study
+        return _with_stages(view, folder, {stage: {} for stage in stages_in(folder)})
+    if view.going_on:  # its report is the last step: what is there is of an earlier attempt
+        view = replace(view, summary=None, report=False)
+    study = StudyView(
+        {name: value for name, value in gate_of(folder).items() if name in ("searched", "patients", "counts")},
+        outcome(folder, STOCK),
+        outcome(folder, RELEASED),
+        handover_of(folder) is not None and not view.going_on,
+    )
+    return _with_stages(replace(view, study=study), folder, wanted)
 
 
 def report_of(folder: Run) -> Path | None:
@@ -269,20 +278,15 @@ def gate_of(folder: Run) -> dict[str, Any]:
 
 
 def _with_stages(view: RunView, folder: Run, wanted: Mapping[str, Any]) -> RunView:
-    """The view of a study."""
-    if view.going_on:  # its report is the last step: what is there is of an earlier attempt
-        view = replace(view, summary=None, report=False)
-    parts = {stage: Run(stage_folder(folder, stage)) for stage in STAGES}
-    study = StudyView(
-        folder.name,
-        {stage: _stage(view, stage, part, wanted.get(stage) is not None) for stage, part in parts.items()},
-        {name: value for name, value in gate_of(folder).items() if name in ("searched", "patients", "counts")},
-        outcome(folder, STOCK),
-        outcome(folder, RELEASED),
-        handover_of(folder) is not None and not view.going_on,
-    )
+    """Return the view with its stages.
+
+    Args:
+        wanted: what each is asked for, in order; None: it is switched off.
+    """
+    parts = {stage: Run(stage_folder(folder, stage)) for stage in wanted}
+    stages = {stage: _stage(view, stage, part, wanted[stage] is not None) for stage, part in parts.items()}
     decided = [decision for part in parts.values() for decision in approvals.history(part)]
-    return replace(view, study=study, decisions=[*decided, *view.decisions])
+    return replace(view, stages=stages, decisions=[*decided, *view.decisions])
 
 
 def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
@@ -290,7 +294,7 @@ def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
         return StageView(OFF)
     summary = summary_of(part) or None
     begun = summary is not None or started(part) is not None
-    if view.summary:  # the study looks at its stages with regard to each other
+    if view.study and view.summary:  # the study looks at its stages with regard to each other
         state = view.summary["stages"][stage]
     elif summary:
         state = str(summary["verdict"])

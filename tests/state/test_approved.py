@@ -28,13 +28,13 @@ from pacsifier_ops.handover.dicomdir import DicomdirRequest
 from pacsifier_ops.handover.reports import ReportsRequest
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, RunAccount
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.state.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, TAKEN_AWAY, approved_of
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import Tree, marker_of, state_folder, write_marker
 from pacsifier_ops.study import release, steps
 from pacsifier_ops.study.release import originals_of
-from pacsifier_ops.study.run import UPLOAD, stage_run
+from pacsifier_ops.study.run import UPLOAD
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.command import write_table

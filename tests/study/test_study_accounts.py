@@ -21,7 +21,7 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.study import steps
 from pacsifier_ops.study.accounts import (
     DELIVERED,
@@ -33,7 +33,7 @@ from pacsifier_ops.study.accounts import (
 )
 from pacsifier_ops.study.closing import close
 from pacsifier_ops.study.release import stock_of
-from pacsifier_ops.study.run import NOT_RUN, OFF, stage_run
+from pacsifier_ops.study.run import NOT_RUN, OFF
 from tests.support.embedded import node_of, series, serving
 from tests.support.study import StudyRun
 from tests.support.truth import Truth

@@ -230,21 +230,26 @@ class Airflow:
         return run_dag(dag_id, **conf)
 
 
-def run_dag(dag_id: str, **conf: Any) -> DagRun:
-    """One run of a DAG in this process, to its end; no task is tried twice."""
+def run_dag(dag_id: str, file: Path | None = None, **conf: Any) -> DagRun:
+    """One run of a DAG in this process, to its end; no task is tried twice.
+
+    Args:
+        file: of the DAG; by itself one of the package's.
+    """
     from airflow import settings
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     # Such a run writes every DAG of the bundle to the database: one with this DAG alone is faster.
+    file = file or REPO / "dags" / f"{dag_id}.py"
     folder = Path(settings.AIRFLOW_HOME) / "bundles" / dag_id
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "dag.py").is_symlink():
-        (folder / "dag.py").symlink_to(REPO / "dags" / f"{dag_id}.py")
+        (folder / "dag.py").symlink_to(file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", bundles({dag_id: folder}))
-        done = fresh_dag(dag_id).test(run_conf=conf)
+        done = fresh_dag(dag_id, file).test(run_conf=conf)
     run = DagRun(done.run_id, str(done.state))
     for ti in sorted(done.get_task_instances(), key=lambda ti: ti.map_index):
         run.tasks.setdefault(ti.task_id, {})[ti.map_index] = str(ti.state)
@@ -268,12 +273,12 @@ def bundles(folders: Mapping[str, Path]) -> str:
     )
 
 
-def fresh_dag(dag_id: str = DAG_ID) -> Any:
+def fresh_dag(dag_id: str = DAG_ID, file: Path | None = None) -> Any:
     """A DAG, read anew, for a run in this process leaves its params in it; without retries."""
     from airflow.dag_processing.dagbag import DagBag
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-    bag = DagBag(REPO / "dags" / f"{dag_id}.py")
+    bag = DagBag(file or REPO / "dags" / f"{dag_id}.py")
     assert not bag.import_errors
     dag = bag.dags[dag_id]
     for task in dag.tasks:

@@ -17,6 +17,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import demo_cohort
 from tests.support import airflow_home
 from tests.support.airflow_home import Up
+from tests.support.places import REPO
 
 #: A DAG that is none of the package's.
 FOREIGN = "somebody_elses"
@@ -26,6 +27,8 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 with DAG("{FOREIGN}", schedule=None):
     EmptyOperator(task_id="nothing")
 """
+#: What of the examples of DAGs is another here: connections, and nothing starts by itself.
+SITE = {'"pacs_old"': '"pacs_crooked"', '"0 20 * * *"': "None"}
 VIEWER, USER = "viola", "ursula"
 
 
@@ -69,6 +72,11 @@ def running(folder: Path) -> Iterator[SharedAirflow]:
     dags = folder / "dags"
     dags.mkdir()
     (dags / "foreign.py").write_text(_FOREIGN_DAG)
+    examples = (REPO / "include" / "dags" / "site_examples.py").read_text(encoding="utf-8")
+    for theirs, ours in SITE.items():
+        assert theirs in examples
+        examples = examples.replace(theirs, ours)
+    (dags / "site_examples.py").write_text(examples)
     files = airflow_home.build(folder / "cohort")
     with (
         EmbeddedPacs() as cohort,

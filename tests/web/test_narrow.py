@@ -61,15 +61,18 @@ def of_the_server() -> Iterator[tuple[str, str]]:
     counts = Progress({LONG: 1_000_000}, {"complete": 1}, True, 2_000_000, {"received": 1_000_000})
     question = views.OpenQuestion("approve_release", LONG, [LONG], ["Approve", LONG], views.OPEN, WHEN, WHEN)
     stage = views.StageView("complete", counts, report=True, sheets=12)
-    study = views.StudyView(LONG, dict.fromkeys(STAGES, stage), account.gate, {"files": 1, "bytes": 1}, handover=True)
+    study = views.StudyView(account.gate, {"files": 1, "bytes": 1}, handover=True)
+    parts: dict[str, Any] = {"folder": LONG, "stages": dict.fromkeys(STAGES, stage)}
     shared: dict[str, Any] = {"started": WHEN, "readable": True, "report": True, "sheets": 12}
     shared["decisions"] = account.decisions
     one = views.RunView("pacsifier_extract", LONG, "running", progress=counts, thumbnails={1: LONG}, **shared)
-    whole = views.RunView("pacsifier_study", LONG, "running", questions=[question], study=study, **shared)
+    whole = views.RunView("pacsifier_study", LONG, "running", questions=[question], study=study, **parts, **shared)
+    theirs = views.RunView(LONG, LONG, "running", folder=LONG, stages={LONG: stage}, **shared)
     base = "/pacsifier"
     shown = {
         "run": pages.run_page(base, "", one),
         "study-run": pages.run_page(base, "", whole),
+        "groups": pages.run_page(base, "", theirs),
         "intake": pages.intake_page(base, "", "pacsifier_extract", ["orthanc", LONG], 1),
         "refusal": pages.refusal(base, LONG),
         "search": pages.findings_page(base, account.gate),

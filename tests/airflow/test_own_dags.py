@@ -1,0 +1,107 @@
+"""Jobs in somebody's own DAG: their arguments, what they leave to the run, and what other tasks get of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.runs.folder import Run, dag_run_name, stage_run, stages_in
+from tests.support import airflow_home
+from tests.support.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow
+
+pytestmark = pytest.mark.airflow
+
+DAG_ID = "own"
+CODE = """
+from airflow.sdk import DAG, Param, task
+from pacsifier_ops.airflow import deidentify, extract
+
+@task(multiple_outputs=True)
+def tables():
+    return {"first": "first.csv"}
+
+@task(trigger_rule="all_done")
+def told(folder, verdict, series):
+    return {"folder": folder, "verdict": verdict, "series": series}
+
+with DAG("own", schedule=None, params={"out_directory": "shared", "accept_incomplete": False, "other": 1}):
+    found = tables()
+    one = extract("one", queryfile=found["first"], out_directory="{{ params.other }}/one", info=False)
+    two = extract("two", queryfile="others.csv")
+    made = deidentify(in_folder=one.output["folder"], out_folder="clean", project="own")
+    told(made.output["folder"], made.output["verdict"], one.output["series"])
+    one >> two
+"""
+
+
+@pytest.fixture
+def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
+    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "own.py"
+    path.write_text(CODE)
+    return path
+
+
+def test_jobs_take_arguments_and_leave_the_rest_to_the_run(airflow: Airflow, file: Path, tmp_path: Path) -> None:
+    files = airflow_home.build(tmp_path / "pacs")
+    airflow.table(f"PatientID\n{KUNIGUNDE['patient_id']}\n", "first.csv")
+    airflow.table(f"PatientID\n{THEOBALD['patient_id']}\n{ZEBEDAEUS['patient_id']}\n", "others.csv")
+    with EmbeddedPacs() as pacs:
+        pacs.add(files)
+        airflow.connect(pacs)
+        run = airflow_home.run_dag(DAG_ID, file, something_of_the_sites="x")
+    assert run.state == "success", run.states
+    clean = airflow.data / "clean"
+    assert run.returned["told"] == [{"folder": str(clean), "verdict": "complete", "series": 2}]
+    assert len(list((airflow.data / "1" / "one").glob("sub-*/*/*/*.dcm"))) == 5
+    assert not list((airflow.data / "1" / "one").glob("sub-*/**/*.csv"))
+    assert len(list((airflow.data / "shared").glob("sub-*/*/*/*.dcm"))) == 4  # the folder is the run's
+    assert len(list(clean.rglob("*.dcm"))) == 5
+    whole = Run.named(dag_run_name(DAG_ID, run.run_id))
+    assert stages_in(whole) == ["one", "two", "deidentify"]
+    assert all(stage_run(whole, name).report.exists() for name in ("one", "two", "deidentify"))
+    words = airflow_home.identifiers(files)
+    assert airflow_home.traces(airflow.home / "airflow", words) == []
+
+
+def test_a_job_that_fails_says_why_and_stops_what_follows(airflow: Airflow, file: Path, capfd: Any) -> None:
+    run = airflow_home.run_dag(DAG_ID, file)
+    assert run.state == "failed"
+    assert run.states["one.prepare"] == ["failed"] and run.states["deidentify.prepare"] == ["upstream_failed"]
+    said = "".join(capfd.readouterr())
+    assert "queryfile" in said or "first.csv" in said or "pacs_default" in said
+
+
+def test_an_argument_that_is_no_option_is_an_error_of_the_file(airflow: Airflow, file: Path) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    file.write_text(CODE.replace("queryfile=", "query_file="))
+    (error,) = DagBag(file).import_errors.values()
+    assert "one: query_file is not known (did you mean queryfile?)" in error
+
+
+def test_an_option_that_is_needed_is_asked_for(airflow: Airflow, file: Path, capfd: Any) -> None:
+    file.write_text(CODE.replace('queryfile=found["first"], ', ""))
+    assert airflow_home.run_dag(DAG_ID, file).states["one.prepare"] == ["failed"]
+    assert "queryfile is empty; give a path below the data root" in "".join(capfd.readouterr())
+
+
+def test_the_way_to_the_scheduler_and_the_page(airflow: Airflow, file: Path) -> None:
+    import msgspec
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    bag = DagBag(file)
+    assert not bag.import_errors
+    kept = DagSerialization.serialize_dag(bag.dags[DAG_ID])
+    assert msgspec.msgpack.encode(kept)
+    again = DagSerialization.deserialize_dag(kept)
+    assert {"one.prepare", "one.find", "two.report", "deidentify.deidentify"} <= again.task_dict.keys()
+    assert again.get_task("deidentify.prepare").upstream_task_ids == {"one.report"}
