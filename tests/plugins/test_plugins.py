@@ -138,8 +138,10 @@ def test_a_scheduler_that_starts_makes_pools(session: Any, airflow: Airflow) -> 
 
 def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) -> None:
     from airflow.models.dagrun import DagRun
+    from airflow.models.xcom import XComModel
     from sqlalchemy import select
 
+    from pacsifier_ops.hooks.constants import COMMON_POOL, NODES
     from pacsifier_ops.hooks.pools import make_pools
     from pacsifier_ops.plugins.policy import task_instance_mutation_hook
 
@@ -154,18 +156,24 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
     make_pools(session)
     session.commit()
 
-    def pool(task_instance: Any, **conf: Any) -> str:
+    def pool(task_instance: Any, *told: str, **conf: Any) -> str:
         dag_run.conf, task_instance.pool = conf, "default_pool"
+        whose = {"dag_id": dag_run.dag_id, "run_id": run_id, "task_id": "prepare"}
+        XComModel.clear(**whose, map_index=-1, session=session)
+        if told:
+            XComModel.set(NODES, list(told), **whose, session=session)
         task_instance_mutation_hook(task_instance, dag_run)
         return str(task_instance.pool)
 
-    with session.no_autoflush:
-        assert pool(find) == "pacs_default"
-        assert pool(find, pacs="pacs_default") == "pacs_default"
-        assert pool(find, pacs="made_later") == "pacsifier"
-        assert pool(find, pacs="pacs_default", config="config.json") == "pacsifier"
-        assert pool(prepare) == "default_pool"
-    session.rollback()
+    assert pool(find, "pacs_default") == "pacs_default"
+    assert pool(find, "made_later") == "pacsifier"
+    assert pool(find, "pacs_default", pacs="another") == "pacs_default"  # what the first step has found holds
+    assert pool(find, COMMON_POOL) == "pacsifier"
+    assert pool(prepare, "pacs_default") == "default_pool"
+    # As of a probe, which has no first step.
+    assert pool(find) == "pacs_default"
+    assert pool(find, pacs="made_later") == "pacsifier"
+    assert pool(find, pacs="pacs_default", config="config.json") == "pacsifier"
 
 
 def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
