@@ -64,8 +64,8 @@ test-fast: setup-dev
 	@$(PYTEST) $(TESTS) -m "not (archive or peers or stores or airflow or slow)"
 
 lint: setup-dev
-	@.venv/bin/ruff check $(CODE)
-	@.venv/bin/ruff format --check $(CODE)
+	@.venv/bin/ruff check $(CODE) include
+	@.venv/bin/ruff format --check $(CODE) include
 	@.venv/bin/mypy $(CODE)
 	@.venv/bin/lint-imports
 

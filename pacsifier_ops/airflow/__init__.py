@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from airflow.sdk import TaskGroup, XComArg
+from airflow.sdk import TaskGroup
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
 
 from pacsifier_ops.base.errors import InputError, not_known
 from pacsifier_ops.base.options import IN_FORM, standing
@@ -54,7 +55,7 @@ class Job(TaskGroup):
             given.
     """
 
-    output: XComArg
+    output: PlainXComArg
 
 
 def _job(
@@ -65,7 +66,7 @@ def _job(
         raise InputError(f"{group_id}: {'; '.join(unknown)}")
     job = Job(group_id)
     with job:
-        job.output = tasks(str(job.group_id), arguments).output
+        job.output = PlainXComArg(tasks(str(job.group_id), arguments))
     return job
 
 

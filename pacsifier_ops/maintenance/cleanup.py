@@ -168,10 +168,9 @@ class _Search:
             return False
         if run.path.name.startswith(_REMOVING):
             return True
-        # Runs of nights and sensors have no account.
-        asked = _json_of(run.path, "request.json")
-        closed = not asked.keys() & {"out_directory", "without"} or (run.path / "accounts.json").exists()
-        if not closed and run.age < UNFINISHED:
+        # A run of somebody's own DAG consists of jobs alone.
+        parts = [run.path] if (run.path / "request.json").exists() else [*_stages(run.path)]
+        if not all(map(_is_closed, parts)) and run.age < UNFINISHED:
             self.found.unfinished += 1
             return False
         apart = (part / "quarantine" for part in (run.path, *_stages(run.path)))
@@ -217,6 +216,12 @@ def _entries(folder: Path) -> Iterator[Path]:
     """Yield the entries of a folder in order, without links; none where it does not exist."""
     with suppress(FileNotFoundError):
         yield from (path for path in sorted(folder.iterdir()) if not path.is_symlink())
+
+
+def _is_closed(run: Path) -> bool:
+    """Return whether a run has its account. Runs of nights and sensors have none."""
+    asked = _json_of(run, "request.json")
+    return not asked.keys() & {"out_directory", "without"} or (run / "accounts.json").exists()
 
 
 def _stages(run: Path) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from pacsifier_ops.extract import requests, steps
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.maintenance import cleanup
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import CONTROL, Tree
 from tests.support.embedded import node_of, series, serving
@@ -126,6 +126,18 @@ def test_runs_that_may_go_on_stay(pacs: EmbeddedPacs, tmp_path: Path, capsys: py
     found = {leftover.kind: leftover for leftover in cleanup.find(7).leftovers}
     put(run.folder / "results" / "00009.jsonl", "")
     assert not cleanup.remove(found["run"]) and run.folder.is_dir()
+
+
+def test_a_run_of_somebodys_own_dag_stays_while_one_of_its_jobs_may_go_on(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    (job, _), whole = run_of(pacs, tmp_path / "out", report=False), Run.fresh()
+    stage = stage_folder(whole, "extract")
+    stage.parent.mkdir()
+    job.folder.rename(stage)
+    aged(10, settings.state_root())
+    assert kinds(7) == {}
+    put(stage / "accounts.json", "{}")
+    aged(10, settings.state_root())
+    assert kinds(7) == {"run": 1, "request": 1}
 
 
 def test_quarantine_goes_only_where_that_is_wanted(
