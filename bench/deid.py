@@ -151,12 +151,12 @@ def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, w
     from pacsifier_ops.deid.engine import Engine
     from pacsifier_ops.deid.exclusion import Kind, judge
     from pacsifier_ops.deid.numbers import Calendar
-    from pacsifier_ops.deid.rules import Option
+    from pacsifier_ops.deid.rules import ProfileOption
     from pacsifier_ops.deid.verifier import Identifiers
     from pacsifier_ops.pseudonyms.linkage import Person
     from pacsifier_ops.pseudonyms.secret import Secret
 
-    options = (Option.MODIFIED_DATES, Option.CLEAN_DESCRIPTORS) if name == "default" else ()
+    options = (ProfileOption.MODIFIED_DATES, ProfileOption.CLEAN_DESCRIPTORS) if name == "default" else ()
     rules = profile.compile(profile.load("basic", add=options))
     engine, catalogue = Engine(rules, Secret(b"the secret of the benchmark ....")), devices.load()
     for path, new in zip(paths, names, strict=True):

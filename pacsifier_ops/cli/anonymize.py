@@ -30,7 +30,7 @@ from pacsifier_ops.pseudonyms.secret import VARIABLE
 from pacsifier_ops.runs.folder import Run, noted_warnings
 
 if TYPE_CHECKING:
-    from pacsifier_ops.deid.books import Account
+    from pacsifier_ops.deid.books import DeidAccount
 
 
 def parser() -> argparse.ArgumentParser:
@@ -162,7 +162,7 @@ def _unit(number: int) -> None:
         _converting.unit(number)
 
 
-def _tell(account: Account, run: Run, error: Exception | None) -> None:
+def _tell(account: DeidAccount, run: Run, error: Exception | None) -> None:
     totals = account.totals()
     apart: dict[tuple[str, str], list[str]] = {}
     for path, outcome, reason in account.set_apart:

@@ -32,7 +32,7 @@ from pacsifier_ops.base.files import (
     write_atomic,
 )
 from pacsifier_ops.deid import leftout
-from pacsifier_ops.deid.rules import Option, Rules
+from pacsifier_ops.deid.rules import ProfileOption, Rules
 from pacsifier_ops.deid.run import (
     DEIDENTIFIED,
     EXCLUDED,
@@ -87,7 +87,7 @@ class DeidSeries:
 
 
 @dataclass
-class Account:
+class DeidAccount:
     """A whole run, with what earlier ones into the same folder have left.
 
     Attributes:
@@ -178,14 +178,14 @@ class Account:
 
 def close(
     run: Run, request: DeidRequest, store: Store, rules: Rules, outcomes: Iterable[tuple[SourceSeries, Counts]]
-) -> Account:
+) -> DeidAccount:
     """Count every object: those of this run, and those that earlier ones have settled in the same output tree.
 
     Args:
         outcomes: the series of this run, and how far each is.
     """
     scan = prepared(run)
-    account = Account(
+    account = DeidAccount(
         run=run.name,
         started=request.started,
         finished=now(),
@@ -236,9 +236,9 @@ def close(
 
 
 def _dates(rules: Rules) -> str:
-    if Option.FULL_DATES in rules.options:
+    if ProfileOption.FULL_DATES in rules.options:
         return "as they were"
-    return "moved by the days of each patient" if Option.MODIFIED_DATES in rules.options else "removed"
+    return "moved by the days of each patient" if ProfileOption.MODIFIED_DATES in rules.options else "removed"
 
 
 def _counted(
@@ -260,7 +260,7 @@ def _counted(
     yield from (None for uid in files.keys() - settled.keys())
 
 
-def check_outputs(account: Account, store: Store, base: Path) -> None:
+def check_outputs(account: DeidAccount, store: Store, base: Path) -> None:
     """Note in the account where the disk contradicts the books.
 
     Args:
@@ -279,7 +279,7 @@ def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
     folder = private_folder(project_folder(request.project) / "data_sets" / store.id)
     people = {source.pseudonym: source for source in series_of(store)}
     write_atomic(folder / "mapper.json", json.dumps({new: s.patient_id for new, s in people.items()}, indent=4))
-    if Option.MODIFIED_DATES in rules.options:
+    if ProfileOption.MODIFIED_DATES in rules.options:
         lines = [("PatientID", "DayShift"), *((new, source.shift) for new, source in sorted(people.items()))]
         write_atomic(folder / "date_offsets.csv", "".join(_line(line) for line in lines))
     with atomic_stream(folder / "uid_map.csv") as stream:
@@ -293,7 +293,7 @@ def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
     return folder
 
 
-def write(run: Run, account: Account, tree: Tree, store: Store, linkage: Path, rules: Rules) -> None:
+def write(run: Run, account: DeidAccount, tree: Tree, store: Store, linkage: Path, rules: Rules) -> None:
     """Write manifest and accounts.
 
     Raises:

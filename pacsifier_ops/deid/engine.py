@@ -67,7 +67,7 @@ from pacsifier_ops.deid import (
     writing,
 )
 from pacsifier_ops.deid.numbers import BirthDateFound, Calendar, numbers_in
-from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, Option, Rule, Rules
+from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, ProfileOption, Rule, Rules
 from pacsifier_ops.dicom import vrs
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
 from pacsifier_ops.dicom.encoding import PIXEL_DATA, Elements, Fragments, Syntax, Value
@@ -130,7 +130,7 @@ class Engine:
 
     def __init__(self, rules: Rules, secret: Secret) -> None:
         self.rules, self.secret = rules, secret
-        self.narratives = Option.CLEAN_NARRATIVES in rules.options
+        self.narratives = ProfileOption.CLEAN_NARRATIVES in rules.options
         self.uids: dict[str, str] = {}
         self.plans: dict[ObjectRules, dict[tuple[int, str], _Plan]] = {}
 

@@ -23,7 +23,7 @@ from pydicom.tag import Tag
 from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import tables, vocabulary
 from pacsifier_ops.deid.reading import Parsed, sequence
-from pacsifier_ops.deid.rules import Action, Option, Rules
+from pacsifier_ops.deid.rules import Action, ProfileOption, Rules
 from pacsifier_ops.deid.sr import VALUES, rule_of, text_of
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
 from pacsifier_ops.dicom.encoding import Elements
@@ -160,7 +160,7 @@ class Identifiers:
         births = _births(collector.found) - collector.examined
         collector.dates -= births
         collector.moved = {date for date in collector.moved if date.text not in births}
-        if rules is not None and person.shift and Option.FULL_DATES not in rules.options:
+        if rules is not None and person.shift and ProfileOption.FULL_DATES not in rules.options:
             collector.found |= {date for date in collector.moved if date.text not in collector.stay}
         return cls(
             frozenset(collector.found),

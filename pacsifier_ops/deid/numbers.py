@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import pairwise
 
-from pacsifier_ops.deid.rules import Option, Rules
+from pacsifier_ops.deid.rules import ProfileOption, Rules
 from pacsifier_ops.deid.values import EPOCHS, shifted_date
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -230,9 +230,9 @@ def _is_near(day: dt.date, days: Iterable[dt.date], within: dt.timedelta) -> boo
 
 def shift_of(rules: Rules, person: Person, secret: Secret, study_uid: str) -> int:
     """Return the number of days by which dates in numbers of a study are shifted; 0 where they stay."""
-    if Option.FULL_DATES in rules.options:
+    if ProfileOption.FULL_DATES in rules.options:
         return 0
-    if Option.MODIFIED_DATES in rules.options:
+    if ProfileOption.MODIFIED_DATES in rules.options:
         return person.shift
     # The interval between studies must not be kept either.
     return -3653 - secret.number("numbers", study_uid) % 3653

@@ -46,16 +46,16 @@ class Policy:
             StorageError: the state root cannot be written.
         """
         from pacsifier_ops.deid import devices, profile
-        from pacsifier_ops.deid.rules import Option
+        from pacsifier_ops.deid.rules import ProfileOption
 
         chosen = profile.load(request.profile)
         options, site = chosen.options, chosen.site
         if request.remove_private_tags:
-            options -= {Option.SAFE_PRIVATE, Option.SAFE_PRIVATE_EXTENDED}
+            options -= {ProfileOption.SAFE_PRIVATE, ProfileOption.SAFE_PRIVATE_EXTENDED}
             site = tuple(rule for rule in site if not rule.layer.private)
-        if request.fuzz_acq_dates and Option.FULL_DATES in options:
+        if request.fuzz_acq_dates and ProfileOption.FULL_DATES in options:
             # UIDs may contain dates, which would reveal the shift.
-            options = options - {Option.FULL_DATES, Option.UIDS} | {Option.MODIFIED_DATES}
+            options = options - {ProfileOption.FULL_DATES, ProfileOption.UIDS} | {ProfileOption.MODIFIED_DATES}
         rules = profile.compile(replace(chosen, options=options, site=site))
         return cls(
             rules,

@@ -24,8 +24,8 @@ from pacsifier_ops.deid.rules import (
     Action,
     Layer,
     Mask,
-    Option,
     PrivateRule,
+    ProfileOption,
     Rule,
     Rules,
     Scoped,
@@ -41,23 +41,23 @@ NAMES = tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
 
 #: Options that exclude each other, and the reason.
 CONFLICTS = (
-    (Option.FULL_DATES, Option.MODIFIED_DATES, "dates are either kept or shifted"),
-    (Option.UIDS, Option.MODIFIED_DATES, "UIDs hold dates and times, which would tell the shift"),
+    (ProfileOption.FULL_DATES, ProfileOption.MODIFIED_DATES, "dates are either kept or shifted"),
+    (ProfileOption.UIDS, ProfileOption.MODIFIED_DATES, "UIDs hold dates and times, which would tell the shift"),
 )
 
 #: Code values and meanings of PS3.16 CID 7050; the coding scheme is DCM.
 _BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
 _CODES = {
-    Option.CLEAN_GRAPHICS: ("113103", "Clean Graphics Option"),
-    Option.CLEAN_STRUCTURED_CONTENT: ("113104", "Clean Structured Content Option"),
-    Option.CLEAN_DESCRIPTORS: ("113105", "Clean Descriptors Option"),
-    Option.FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
-    Option.MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
-    Option.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
-    Option.DEVICE: ("113109", "Retain Device Identity Option"),
-    Option.UIDS: ("113110", "Retain UIDs Option"),
-    Option.SAFE_PRIVATE: ("113111", "Retain Safe Private Option"),
-    Option.INSTITUTION: ("113112", "Retain Institution Identity Option"),
+    ProfileOption.CLEAN_GRAPHICS: ("113103", "Clean Graphics ProfileOption"),
+    ProfileOption.CLEAN_STRUCTURED_CONTENT: ("113104", "Clean Structured Content ProfileOption"),
+    ProfileOption.CLEAN_DESCRIPTORS: ("113105", "Clean Descriptors ProfileOption"),
+    ProfileOption.FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates ProfileOption"),
+    ProfileOption.MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates ProfileOption"),
+    ProfileOption.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics ProfileOption"),
+    ProfileOption.DEVICE: ("113109", "Retain Device Identity ProfileOption"),
+    ProfileOption.UIDS: ("113110", "Retain UIDs ProfileOption"),
+    ProfileOption.SAFE_PRIVATE: ("113111", "Retain Safe Private ProfileOption"),
+    ProfileOption.INSTITUTION: ("113112", "Retain Institution Identity ProfileOption"),
 }
 
 #: Text for DeidentificationMethod where no code of CID 7050 applies: private elements stay that the standard's table
@@ -144,7 +144,7 @@ class Profile:
     """
 
     name: str
-    options: frozenset[Option]
+    options: frozenset[ProfileOption]
     site: tuple[SiteRule, ...] = ()
 
 
@@ -153,7 +153,7 @@ def is_shipped(name: str) -> bool:
     return name.partition("+")[0] in NAMES
 
 
-def load(name: str | Path, add: Iterable[Option] = (), drop: Iterable[Option] = ()) -> Profile:
+def load(name: str | Path, add: Iterable[ProfileOption] = (), drop: Iterable[ProfileOption] = ()) -> Profile:
     """Read a profile.
 
     Args:
@@ -169,10 +169,12 @@ def load(name: str | Path, add: Iterable[Option] = (), drop: Iterable[Option] = 
     if "" in more:
         raise ConfigError(f"profile {plain}: an option is not known: there is none behind a plus sign; remove the sign")
     for option in more:
-        if option not in list(Option):
-            raise ConfigError(f"profile {plain}: option {not_known(option, Option)}; there are {', '.join(Option)}")
+        if option not in list(ProfileOption):
+            raise ConfigError(
+                f"profile {plain}: option {not_known(option, ProfileOption)}; there are {', '.join(ProfileOption)}"
+            )
     found = _load(plain)
-    add = {*add, *map(Option, more)}
+    add = {*add, *map(ProfileOption, more)}
     found = replace(found, options=(found.options - set(drop)) | set(add))
     _check(found.options)
     return found
@@ -201,7 +203,7 @@ def compile(profile: Profile) -> Rules:
         codes.insert(0, (_BASIC_CODE[0], "DCM", _BASIC_CODE[1]))
     digest = _digest(options, base, classes, site, concepts, by_type)
     method = [f"pacsifier-ops {__version__}, profile {profile.name}, rules {digest[:12]}"]
-    if Option.SAFE_PRIVATE_EXTENDED in options:
+    if ProfileOption.SAFE_PRIVATE_EXTENDED in options:
         method.append(_EXTENDED)
     return Rules(
         base,
@@ -217,7 +219,7 @@ def compile(profile: Profile) -> Rules:
     )
 
 
-def _check(options: frozenset[Option]) -> None:
+def _check(options: frozenset[ProfileOption]) -> None:
     for one, other, why in CONFLICTS:
         if {one, other} <= options:
             raise ConfigError(f"options {one} and {other} exclude each other: {why}; give one of them")
@@ -226,46 +228,50 @@ def _check(options: frozenset[Option]) -> None:
 # The standard's tables
 
 
-def _base(options: frozenset[Option]) -> Layer:
+def _base(options: frozenset[ProfileOption]) -> Layer:
     listed, _ = tables.attributes()
     tags = {tag: _compiled(tag, row, options, _unresolved(row.basic), "E.1-1") for tag, row in listed.items()}
     tags |= {
         tag: _compiled(tag, row, options, _unresolved(row.basic), "unlisted") for tag, row in tables.unlisted().items()
     }
     tags |= _date_rules(options, tags)
-    remapped = Rule(Action.KEEP, f"uid/{Option.UIDS}") if Option.UIDS in options else Rule(Action.UID, "uid/remap")
+    remapped = (
+        Rule(Action.KEEP, f"uid/{ProfileOption.UIDS}")
+        if ProfileOption.UIDS in options
+        else Rule(Action.UID, "uid/remap")
+    )
     tags |= {
         tag: Rule(Action.KEEP, "uid/keep") if structural else remapped for tag, structural in tables.uids().items()
     }
     private: dict[tuple[str, int], PrivateRule] = {}
-    if Option.SAFE_PRIVATE in options:
+    if ProfileOption.SAFE_PRIVATE in options:
         # Text that the device writes there is safe, but E.1-1 says C: text is cleaned nevertheless, and UIDs are
         # remapped.
         safe = Rule(Action.CLEAN, "safe-private")
         private = {key: PrivateRule(safe, vrs) for key, vrs in tables.safe_private().items()}
-    if Option.SAFE_PRIVATE_EXTENDED in options:
+    if ProfileOption.SAFE_PRIVATE_EXTENDED in options:
         physics = Rule(Action.CLEAN, imaging.RULE)
         private |= {key: PrivateRule(physics, frozenset(form.vrs)) for key, form in imaging.private().items()}
         private |= {(creator.upper(), tag): rule for (creator, tag), rule in private.items()}
     return Layer(tags, {mask: Rule(Action.REMOVE, "E.1-1") for mask in _DRAWN}, _defaults(options), private)
 
 
-def _date_rules(options: frozenset[Option], listed: Mapping[int, Rule]) -> dict[int, Rule]:
+def _date_rules(options: frozenset[ProfileOption], listed: Mapping[int, Rule]) -> dict[int, Rule]:
     """Return rules for dates that E.1-1 does not list, and for other attributes that reveal dates."""
     found: dict[int, Rule] = {}
-    if Option.MODIFIED_DATES in options:
+    if ProfileOption.MODIFIED_DATES in options:
         shared = (tag for tag, kind in tables.dates()[0].items() if kind == "shared" and tag not in listed)
         found = {tag: Rule(Action.REMOVE, "dates/shared") for tag in shared}
-    if Option.FULL_DATES in options:
+    if ProfileOption.FULL_DATES in options:
         return found
     found |= {tag: Rule(Action.CLEAN, "dates/numbers", Action.EMPTY) for tag in tables.numbers()}
     # The time since an event reveals as much as a date does (PS3.15 E.3.6).
-    moved = Option.MODIFIED_DATES in options
+    moved = ProfileOption.MODIFIED_DATES in options
     offset = Rule(Action.CLEAN, "dates/offset") if moved else Rule(Action.REMOVE, "dates/offset")
     return found | dict.fromkeys((_OFFSET, _EVENT), offset)
 
 
-def _classes(options: frozenset[Option]) -> dict[str, tuple[Layer, Layer]]:
+def _classes(options: frozenset[ProfileOption]) -> dict[str, tuple[Layer, Layer]]:
     """Return layers by SOP class, for the top of an object and for items; many classes share them."""
     compiled = cache(partial(_resolved_rule, options))
     made: dict[int, tuple[Layer, Layer]] = {}
@@ -294,13 +300,13 @@ def _instead(kind: str) -> Action:
     return Action.DUMMY if kind in ("1", "1C") else Action.EMPTY
 
 
-def _resolved_rule(options: frozenset[Option], tag: int, kind: str) -> Rule | None:
+def _resolved_rule(options: frozenset[ProfileOption], tag: int, kind: str) -> Rule | None:
     """Return the rule of an attribute of a type; None if no table has it."""
     if row := tables.attributes()[0].get(tag):
         return _compiled(tag, row, options, _resolved(row.basic, kind), "E.1-1")
     if row := tables.unlisted().get(tag):
         return _compiled(tag, row, options, _resolved(row.basic, kind), "unlisted")
-    if Option.MODIFIED_DATES in options and tables.dates()[0].get(tag) == "shared":
+    if ProfileOption.MODIFIED_DATES in options and tables.dates()[0].get(tag) == "shared":
         return Rule(_instead(kind), "dates/shared")
     return None
 
@@ -334,7 +340,7 @@ def _resolved(basic: str, kind: str) -> str:
     return next((action for action in wanted if action in offered), offered[0])
 
 
-def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str, source: str) -> Rule:
+def _compiled(tag: int, row: tables.Row, options: frozenset[ProfileOption], basic: str, source: str) -> Rule:
     """Return the rule of one attribute; `basic` is one letter."""
     vr = tables.dictionary().get(tag, ("",))[0]
     without = _basic_action(tag, vr, basic)
@@ -345,17 +351,17 @@ def _compiled(tag: int, row: tables.Row, options: frozenset[Option], basic: str,
     letter, option = chosen[0]
     action = Action(letter)
     date_kind = tables.dates()[0].get(tag)
-    if option == Option.MODIFIED_DATES and date_kind == "shared":
+    if option == ProfileOption.MODIFIED_DATES and date_kind == "shared":
         return Rule(without, source)
     if action is Action.CLEAN and date_kind == "kept":
         action = Action.KEEP
-    elif option == Option.DEVICE and tag in _STATIONS:
+    elif option == ProfileOption.DEVICE and tag in _STATIONS:
         return Rule(Action.TOKEN, f"{source}/{option}")
-    elif option == Option.DEVICE and tag in _WRITTEN:
+    elif option == ProfileOption.DEVICE and tag in _WRITTEN:
         action = Action.CLEAN
     elif action is Action.KEEP and vr == "CS":
         action = Action.KNOWN
-    elif action is Action.KEEP and (vr == "AS" or (vr in _TEXT and option == Option.FULL_DATES)):
+    elif action is Action.KEEP and (vr == "AS" or (vr in _TEXT and option == ProfileOption.FULL_DATES)):
         action = Action.CLEAN  # ages have a limit, and a time zone or date of a text VR could be any text
     elif action is Action.CLEAN and vr and vr not in _CLEANABLE:
         return Rule(without, source)
@@ -374,7 +380,7 @@ def _basic_action(tag: int, vr: str, basic: str) -> Action:
     return Action(basic)
 
 
-def _defaults(options: frozenset[Option]) -> dict[str, Rule]:
+def _defaults(options: frozenset[ProfileOption]) -> dict[str, Rule]:
     """Return the rules, by VR, for public attributes that no table lists. VRs without a rule are removed.
 
     Names, free text, URIs, opaque bytes (OB) and unknown VRs (UN) are removed: they can contain anything. Numbers stay:
@@ -388,29 +394,29 @@ def _defaults(options: frozenset[Option]) -> dict[str, Rule]:
     defaults["CS"] = Rule(Action.KNOWN, "default/CS")
     defaults |= {vr: Rule(Action.REMOVE, f"default/{vr}") for vr in (*_TEXT, "AS", "OB", "PN", "UN", "UR")}
     defaults |= {"SQ": Rule(Action.CLEAN, "default/SQ"), "UI": Rule(Action.UID, "default/UI")}
-    if Option.CLEAN_DESCRIPTORS in options:
+    if ProfileOption.CLEAN_DESCRIPTORS in options:
         words = _TEXT - {"AE"}
-        defaults |= {vr: Rule(Action.CLEAN, f"default/{vr}/{Option.CLEAN_DESCRIPTORS}") for vr in words}
-    if Option.PATIENT_CHARACTERISTICS in options:
-        defaults["AS"] = Rule(Action.CLEAN, f"default/AS/{Option.PATIENT_CHARACTERISTICS}")
-    if Option.UIDS in options:
-        defaults["UI"] = Rule(Action.KEEP, f"default/UI/{Option.UIDS}")
+        defaults |= {vr: Rule(Action.CLEAN, f"default/{vr}/{ProfileOption.CLEAN_DESCRIPTORS}") for vr in words}
+    if ProfileOption.PATIENT_CHARACTERISTICS in options:
+        defaults["AS"] = Rule(Action.CLEAN, f"default/AS/{ProfileOption.PATIENT_CHARACTERISTICS}")
+    if ProfileOption.UIDS in options:
+        defaults["UI"] = Rule(Action.KEEP, f"default/UI/{ProfileOption.UIDS}")
     return dict(sorted(defaults.items()))
 
 
-def _date_rule(options: frozenset[Option]) -> tuple[Action, str]:
+def _date_rule(options: frozenset[ProfileOption]) -> tuple[Action, str]:
     """Return the action for dates that no table lists, and the end of the rule's id."""
-    if Option.FULL_DATES in options:
-        return Action.KEEP, f"/{Option.FULL_DATES}"
-    if Option.MODIFIED_DATES in options:
-        return Action.CLEAN, f"/{Option.MODIFIED_DATES}"
+    if ProfileOption.FULL_DATES in options:
+        return Action.KEEP, f"/{ProfileOption.FULL_DATES}"
+    if ProfileOption.MODIFIED_DATES in options:
+        return Action.CLEAN, f"/{ProfileOption.MODIFIED_DATES}"
     return Action.REMOVE, ""
 
 
 # Structured reports
 
 
-def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
+def _concepts(options: frozenset[ProfileOption]) -> dict[tuple[str, str, str], Rule]:
     found = {}
     for concept, row in tables.concepts().items():
         without = Action(_unresolved(row.basic))
@@ -420,7 +426,10 @@ def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
             without = Action.PSEUDONYM
         rule = Rule(without, "E.3.4-1")
         chosen = sorted((action, option) for option, action in row.options.items() if option in options)
-        if Option.MODIFIED_DATES in options and tables.dates()[1].get((concept.value, concept.scheme)) == "shared":
+        if (
+            ProfileOption.MODIFIED_DATES in options
+            and tables.dates()[1].get((concept.value, concept.scheme)) == "shared"
+        ):
             chosen = []
         if chosen:
             action = Action(chosen[0][0])
@@ -436,16 +445,16 @@ def _concepts(options: frozenset[Option]) -> dict[tuple[str, str, str], Rule]:
     return found | {(value, "DCM", "TEXT"): Rule(Action.KNOWN, "default/TEXT/machine") for value in _OF_MACHINES}
 
 
-def _by_type(options: frozenset[Option]) -> dict[str, Rule]:
+def _by_type(options: frozenset[ProfileOption]) -> dict[str, Rule]:
     """Return the rules, by value type, for content items that the table does not list. Other types are removed."""
     date, why = _date_rule(options)
     found = {kind: Rule(date, f"default/{kind}{why}") for kind in ("DATE", "DATETIME", "TIME")}
-    kept = Action.KEEP if Option.UIDS in options else Action.UID
+    kept = Action.KEEP if ProfileOption.UIDS in options else Action.UID
     found |= {kind: Rule(kept, f"default/{kind}") for kind in sorted(_REFERENCES)}
     found |= {kind: Rule(Action.KEEP, f"default/{kind}") for kind in _CONTENT}
     found["TEXT"] = Rule(Action.REMOVE, "default/TEXT")
-    if Option.CLEAN_DESCRIPTORS in options:
-        found["TEXT"] = Rule(Action.CLEAN, f"default/TEXT/{Option.CLEAN_DESCRIPTORS}")
+    if ProfileOption.CLEAN_DESCRIPTORS in options:
+        found["TEXT"] = Rule(Action.CLEAN, f"default/TEXT/{ProfileOption.CLEAN_DESCRIPTORS}")
     found["PNAME"] = Rule(Action.REMOVE, "default/PNAME")
     return found
 
@@ -481,7 +490,7 @@ def _least(tag: int, base: Layer) -> Rule:
 
 
 def _digest(
-    options: frozenset[Option],
+    options: frozenset[ProfileOption],
     base: Layer,
     classes: Mapping[str, tuple[Layer, Layer]],
     site: Iterable[Scoped],
@@ -516,7 +525,7 @@ def _digest(
         [(*key, *_plain(rule)) for key, rule in sorted(concepts.items())],
         [(kind, *_plain(rule)) for kind, rule in sorted(by_type.items())],
         vocabulary.shipped().digest,
-        imaging.digest() if Option.SAFE_PRIVATE_EXTENDED in options else "",
+        imaging.digest() if ProfileOption.SAFE_PRIVATE_EXTENDED in options else "",
         machine.shipped().digest,
         codes.digest(),
     ]
@@ -570,9 +579,11 @@ def _read(path: Path, source: str) -> Profile:
     options = set(parent.options)
     for node in _list(keys.get("options"), "options"):
         value = _text(node, "options")
-        if value not in list(Option):
-            raise _Wrong(_line(node), "options", f"{not_known(value, Option)}; there are {', '.join(Option)}")
-        options.add(Option(value))
+        if value not in list(ProfileOption):
+            raise _Wrong(
+                _line(node), "options", f"{not_known(value, ProfileOption)}; there are {', '.join(ProfileOption)}"
+            )
+        options.add(ProfileOption(value))
     rules: list[SiteRule] = []
     seen: dict[tuple[str, str, str], int] = {}
     for number, node in enumerate(_list(keys.get("rules"), "rules"), 1):

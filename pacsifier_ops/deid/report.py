@@ -9,12 +9,12 @@ from pathlib import Path
 
 from pacsifier_ops.base.files import storage_errors, write_atomic, write_json
 from pacsifier_ops.base.words import plural
-from pacsifier_ops.deid.books import Account
+from pacsifier_ops.deid.books import DeidAccount
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED, Store
 from pacsifier_ops.deid.whose import FOLDER, STUDY
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run, slices
-from pacsifier_ops.runs.pages import Bar, Verdict, page
+from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 
 #: Series per page of contact sheets.
 SHEETS = 50
@@ -22,7 +22,7 @@ SHEETS = 50
 _KINDS = {COMPLETE: "good", INCOMPLETE: "bad", EXCLUDED: "doubt", QUARANTINED: "apart"}
 
 
-def write(run: Run, account: Account, store: Store) -> None:
+def write(run: Run, account: DeidAccount, store: Store) -> None:
     """Write the report, and pages with the contact sheets.
 
     Raises:
@@ -33,7 +33,7 @@ def write(run: Run, account: Account, store: Store) -> None:
         write_atomic(run.report, render(account, sheets))
 
 
-def write_sheets(run: Run, account: Account, store: Store) -> dict[int, str]:
+def write_sheets(run: Run, account: DeidAccount, store: Store) -> dict[int, str]:
     """Write the contact sheets of a run as pages of fifty series; returns the page by the series' number."""
     for old in run.folder.glob("contact-sheets-*.html"):
         old.unlink()
@@ -57,7 +57,7 @@ def write_sheets(run: Run, account: Account, store: Store) -> dict[int, str]:
     return pages
 
 
-def render(account: Account, sheets: Mapping[int, str]) -> str:
+def render(account: DeidAccount, sheets: Mapping[int, str]) -> str:
     """The report of a run as one HTML page (UTF-8), from its closed accounts.
 
     Args:
@@ -97,7 +97,7 @@ def render(account: Account, sheets: Mapping[int, str]) -> str:
     )
 
 
-def _verdict(account: Account) -> Verdict:
+def _verdict(account: DeidAccount) -> VerdictBox:
     totals = account.totals()
     apart = f"{totals['excluded']:,} excluded by rule, {totals['quarantined']:,} in quarantine"
     if account.verdict == COMPLETE:
@@ -116,7 +116,7 @@ def _verdict(account: Account) -> Verdict:
     else:
         word, what = "Unbalanced", "; ".join(account.discrepancies).capitalize() + "."
         todo = "Do not hand this data set over. Run it again; if the verdict stays, have it looked into."
-    return Verdict(account.verdict, word, (what, todo))
+    return VerdictBox(account.verdict, word, (what, todo))
 
 
 def _counts(totals: Mapping[str, int]) -> list[tuple[str, int, str]]:
@@ -133,7 +133,7 @@ def _counts(totals: Mapping[str, int]) -> list[tuple[str, int, str]]:
     ]
 
 
-def _sources(account: Account) -> list[tuple[str, int]]:
+def _sources(account: DeidAccount) -> list[tuple[str, int]]:
     lines = [(f"Pseudonyms from {name}", count) for name, count in account.sources.items()]
     lines += [(f"Keys of {name} that name nobody of this folder", count) for name, count in account.strangers.items()]
     lines += [

@@ -67,7 +67,7 @@ class Action(StrEnum):
     TOKEN = "T"
 
 
-class Option(StrEnum):
+class ProfileOption(StrEnum):
     """Options of PS3.15 E.3 by their names in profiles, and two of our own."""
 
     SAFE_PRIVATE = "safe_private"
@@ -295,7 +295,7 @@ class Rules:
         by_type: Mapping[str, Rule],
         *,
         digest: str,
-        options: frozenset[Option],
+        options: frozenset[ProfileOption],
         codes: list[tuple[str, str, str]],
         method: str,
     ) -> None:

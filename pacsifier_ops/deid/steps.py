@@ -66,7 +66,7 @@ from pacsifier_ops.state.tree import CONVERTING, IDENTIFIED, Tree, marker_of, wr
 from pacsifier_ops.state.tree import DEIDENTIFIED as FINISHED
 
 if TYPE_CHECKING:
-    from pacsifier_ops.deid.books import Account
+    from pacsifier_ops.deid.books import DeidAccount
     from pacsifier_ops.deid.contact import ContactSheets
     from pacsifier_ops.deid.convert import Converted
     from pacsifier_ops.dicom.files import DicomFile
@@ -224,7 +224,7 @@ def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Ite
 
 
 def _sources(request: DeidRequest, how: Policy) -> Sources:
-    from pacsifier_ops.deid.rules import Option
+    from pacsifier_ops.deid.rules import ProfileOption
 
     new_ids, day_shift = (Path(name) if name else None for name in (request.new_ids, request.day_shift))
     store = store_of(request.out_folder)
@@ -237,7 +237,7 @@ def _sources(request: DeidRequest, how: Policy) -> Sources:
         how.secret,
         before={source.patient_id: source.person for source in earlier},
         linked_only=request.linked_only,
-        moving=Option.MODIFIED_DATES in how.rules.options,
+        moving=ProfileOption.MODIFIED_DATES in how.rules.options,
     )
 
 
@@ -535,7 +535,7 @@ def apart_of(run: Run, request: DeidRequest) -> Path:
 # report
 
 
-def report(run: Run, secret: str = "") -> Account:
+def report(run: Run, secret: str = "") -> DeidAccount:
     """Close the books: every object in one state; manifest, linkage and report; the tree says what it is.
 
     Works on whatever the run left. A folder that is converted in place is cleared of what is left once all is settled.

@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pacsifier_ops.deid.rules import Mask, Option
+from pacsifier_ops.deid.rules import Mask, ProfileOption
 
 _FOLDER = Path(__file__).parent / "tables"
 
 #: Columns of the tables, by option.
 _COLUMNS = {
-    "rtn_uids": Option.UIDS,
-    "rtn_dev_id": Option.DEVICE,
-    "rtn_inst_id": Option.INSTITUTION,
-    "rtn_pat_chars": Option.PATIENT_CHARACTERISTICS,
-    "rtn_long_full_dates": Option.FULL_DATES,
-    "rtn_long_modif_dates": Option.MODIFIED_DATES,
-    "clean_desc": Option.CLEAN_DESCRIPTORS,
-    "clean_struct": Option.CLEAN_STRUCTURED_CONTENT,
-    "clean_graph": Option.CLEAN_GRAPHICS,
+    "rtn_uids": ProfileOption.UIDS,
+    "rtn_dev_id": ProfileOption.DEVICE,
+    "rtn_inst_id": ProfileOption.INSTITUTION,
+    "rtn_pat_chars": ProfileOption.PATIENT_CHARACTERISTICS,
+    "rtn_long_full_dates": ProfileOption.FULL_DATES,
+    "rtn_long_modif_dates": ProfileOption.MODIFIED_DATES,
+    "clean_desc": ProfileOption.CLEAN_DESCRIPTORS,
+    "clean_struct": ProfileOption.CLEAN_STRUCTURED_CONTENT,
+    "clean_graph": ProfileOption.CLEAN_GRAPHICS,
 }
 
 
@@ -35,7 +35,7 @@ class Row:
     """Actions on one attribute or concept. `basic` may be a compound action, such as `X/Z/D`."""
 
     basic: str
-    options: Mapping[Option, str]
+    options: Mapping[ProfileOption, str]
 
 
 @dataclass(frozen=True, slots=True)

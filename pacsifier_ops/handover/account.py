@@ -11,7 +11,7 @@ from pacsifier_ops.base.words import plural
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import close
-from pacsifier_ops.runs.pages import Verdict, page
+from pacsifier_ops.runs.pages import VerdictBox, page
 
 
 @dataclass
@@ -81,7 +81,7 @@ def _page(account: ToolAccount, title: str, told: Sequence[str]) -> str:
         "handover/templates/report.html",
         account=account,
         title=title,
-        verdict=Verdict(account.verdict, word, tuple(told or [_told(account)])),
+        verdict=VerdictBox(account.verdict, word, tuple(told or [_told(account)])),
         reasons=Counter(reason for _, reason in account.problems).most_common(),
     )
 

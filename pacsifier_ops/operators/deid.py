@@ -12,7 +12,7 @@ from pacsifier_ops.operators.pseudonyms import kept_secret
 from pacsifier_ops.runs.folder import Run
 
 if TYPE_CHECKING:
-    from pacsifier_ops.deid.books import Account
+    from pacsifier_ops.deid.books import DeidAccount
 
 
 class DeidentifyPrepareOperator(PrepareOperator):
@@ -45,6 +45,6 @@ class DeidentifyReportOperator(ReportOperator):
 
     result = "out_folder"
 
-    def close(self, run: Run, params: Any) -> Account:
+    def close(self, run: Run, params: Any) -> DeidAccount:
         """See `deid.steps.report`."""
         return steps.report(run, kept_secret(params["project"]))

@@ -73,7 +73,7 @@ class PseudonymizeOperator(UnitOperator):
         """How many patients the batch has."""
         return "; ".join(
             f"batch {batch.number}: {plural(len(batch.patients), 'patient')}"
-            for batch in job.Asking.items(run, self.unit)
+            for batch in job.PseudonymWorker.items(run, self.unit)
         )
 
 

@@ -22,7 +22,7 @@ from pacsifier_ops.probe.findings import (
     Fact,
     Findings,
 )
-from pacsifier_ops.runs.pages import Verdict, page
+from pacsifier_ops.runs.pages import VerdictBox, page
 
 _KINDS = {
     YES: "good",
@@ -47,11 +47,11 @@ _STATE_WORDS = {
 _WIDTH = 100
 
 
-def _outcome(findings: Findings) -> Verdict:
+def _outcome(findings: Findings) -> VerdictBox:
     if not findings.reachable:
-        return Verdict("unbalanced", "Not reachable", (findings.of("association").text,))
+        return VerdictBox("unbalanced", "Not reachable", (findings.of("association").text,))
     if not findings.usable:
-        return Verdict("unbalanced", "Reachable, not usable", (f"STUDY level: {findings.of('study').text}",))
+        return VerdictBox("unbalanced", "Reachable, not usable", (f"STUDY level: {findings.of('study').text}",))
     ways = [name for name, question in (("C-GET", "get"), ("C-MOVE", "move")) if findings.of(question).state == YES]
     came = f"An image came back by {' and by '.join(ways)}." if ways else "No image came back."
     keys = [f"{len(findings.keys_that(kind))} {kind}" for kind in (MATCHED, FILTERED, UNDECIDABLE, MISSES, NOT_TESTED)]
@@ -61,7 +61,7 @@ def _outcome(findings: Findings) -> Verdict:
         sentences.append(f"Of {plural(len(findings.keys), 'key')} of a query table: {told}.")
     well = ways and not findings.keys_that(UNDECIDABLE, MISSES) and findings.of("image").state == YES
     kind, word = ("complete", "Usable") if well else ("incomplete", "Usable, with gaps")
-    return Verdict(kind, word, tuple(sentences))
+    return VerdictBox(kind, word, tuple(sentences))
 
 
 class _Line(NamedTuple):

@@ -28,7 +28,7 @@ from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, close, cut, prepared
-from pacsifier_ops.runs.pages import Verdict, page
+from pacsifier_ops.runs.pages import VerdictBox, page
 
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = (*job.KEPT, "patients")
@@ -145,13 +145,13 @@ class Batch:
     def __post_init__(self) -> None:
         self.patients = [Patient(**one) if isinstance(one, dict) else one for one in self.patients]
 
-    def account(self) -> Asked:
+    def account(self) -> AskedPatients:
         """Return the result before anybody is asked for."""
-        return Asked(self.number)
+        return AskedPatients(self.number)
 
 
 @dataclass
-class Asked:
+class AskedPatients:
     """What became of a batch.
 
     Attributes:
@@ -174,14 +174,14 @@ def ask(run: Run, source: Source, unit: int, cancelled: Question = never) -> dic
             batch was kept.
         PacsifierError: whatever the source raises.
     """
-    with Asking(run, source, cancelled) as asking:
+    with PseudonymWorker(run, source, cancelled) as asking:
         return asking.unit(unit)
 
 
-class Asking(Worker[Batch, Asked]):
+class PseudonymWorker(Worker[Batch, AskedPatients]):
     """Has a source say who the patients of batches become."""
 
-    item, result = Batch, Asked
+    item, result = Batch, AskedPatients
 
     def __init__(self, run: Run, source: Source, cancelled: Question = never) -> None:
         super().__init__(run, cancelled)
@@ -192,7 +192,7 @@ class Asking(Worker[Batch, Asked]):
         self._request, self._place = PseudonymRequest.of(self._run), prepared(self._run)["place"]
         self._linkage = Linkage(self._request.project, self._request.folder)
 
-    def work(self, batch: Batch, result: Asked) -> Asked:
+    def work(self, batch: Batch, result: AskedPatients) -> AskedPatients:
         """Ask for a batch; nothing of it is kept where it cannot be used."""
         patients, known = batch.patients, self._linkage.people()
         if self._request.source == DEID:  # those of an attempt that was killed once it had kept them
@@ -218,7 +218,7 @@ class Asking(Worker[Batch, Asked]):
         result.asked = asked
         return result
 
-    def totals(self, results: Sequence[Asked]) -> dict[str, int | float]:
+    def totals(self, results: Sequence[AskedPatients]) -> dict[str, int | float]:
         """Return how many patients were asked for, and how many of them are new in the linkage."""
         return {"asked": sum(one.asked for one in results), "new": sum(one.new for one in results)}
 
@@ -285,7 +285,7 @@ def report(run: Run) -> Summary:
         finished=now(),
         patients=cohort["patients"],
         linked=linked,
-        new=sum(result.new for _, result in Asking.outcomes(run)),
+        new=sum(result.new for _, result in PseudonymWorker.outcomes(run)),
         unnamed=cohort["unnamed"],
         passed_over=cohort["passed_over"],
         without_id=cohort["without_id"],
@@ -323,5 +323,5 @@ def _page(request: PseudonymRequest, summary: Summary) -> str:
     if summary.without_id:
         rows = plural(summary.without_id, "row")
         told.append(f"{rows} of the query table passed over for want of a PatientID; problems.txt has the lines.")
-    verdict = Verdict(summary.verdict, summary.verdict, tuple(told))
+    verdict = VerdictBox(summary.verdict, summary.verdict, tuple(told))
     return page("pseudonyms/templates/report.html", request=request, summary=summary, verdict=verdict)

@@ -36,7 +36,7 @@ _BAR, _LEAST = 480.0, 4.0
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictBox:
     """The outcome: `kind` is complete (all well), incomplete or unbalanced (worst); then a word, and sentences."""
 
     kind: str
@@ -103,7 +103,7 @@ def environment() -> Environment:
     from jinja2.ext import Extension
     from jinja2.lexer import Token, TokenStream
 
-    class Layout(Extension):
+    class PageLayout(Extension):
         def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
             for token in stream:
                 yield Token(token.lineno, "data", _LAYOUT.sub("", token.value)) if token.type == "data" else token
@@ -112,7 +112,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(_PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
-        extensions=[Layout],
+        extensions=[PageLayout],
         finalize=lambda value: f"{value:,}" if isinstance(value, int) else value,
         auto_reload=False,
     )

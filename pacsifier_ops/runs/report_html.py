@@ -32,7 +32,7 @@ from pacsifier_ops.runs.accounts import (
     SeriesAccount,
     count_by,
 )
-from pacsifier_ops.runs.pages import Bar, Verdict, page
+from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 
 #: UIDs shown of a series; accounts.json has them all.
 MOST_UIDS = 20
@@ -220,7 +220,7 @@ def _faults(account: RunAccount) -> str:
     return listed([words for words, count in faults.items() if count])
 
 
-def _verdict(account: RunAccount, words: _Words) -> Verdict:
+def _verdict(account: RunAccount, words: _Words) -> VerdictBox:
     """The verdict in words: what it means and what to do."""
     faults, totals = _faults(account), account.totals()
     empty, passed_over = sum(row.state == ROW_EMPTY for row in account.rows), sum(account.passed_over.values())
@@ -243,7 +243,7 @@ def _verdict(account: RunAccount, words: _Words) -> Verdict:
         what += f" The destination took {plural(int(totals['warned']), 'instance')} with a warning, see below."
     if passed_over:
         what += f" {plural(passed_over, 'file was', 'files were')} passed over, see below."
-    return Verdict(account.verdict, word, (what, todo))
+    return VerdictBox(account.verdict, word, (what, todo))
 
 
 def _places(account: RunAccount) -> list[tuple[str, str]]:

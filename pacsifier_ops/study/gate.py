@@ -209,14 +209,16 @@ class Gate:
 def _dates_of_studies(run: Run) -> str:
     """What the profile of a study does with dates of studies."""
     from pacsifier_ops.deid import profile
-    from pacsifier_ops.deid.rules import Option
+    from pacsifier_ops.deid.rules import ProfileOption
     from pacsifier_ops.deid.run import DeidRequest
 
     try:
         options = profile.load(DeidRequest.of(stage_run(run, ANONYMIZE)).profile).options
     except FileNotFoundError:
         return _GONE
-    return _KEPT if Option.FULL_DATES in options else _MOVED if Option.MODIFIED_DATES in options else _GONE
+    return (
+        _KEPT if ProfileOption.FULL_DATES in options else _MOVED if ProfileOption.MODIFIED_DATES in options else _GONE
+    )
 
 
 def _made_on(run: Run) -> set[str]:

@@ -24,7 +24,7 @@ from pacsifier_ops.deid.told import public_reason
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.runs.approvals import RELEASE, Decision
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.pages import Verdict, page
+from pacsifier_ops.runs.pages import VerdictBox, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, STATES, UNVERIFIABLE, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.gate import Gate
@@ -176,16 +176,16 @@ def _how(account: StudyAccount) -> list[tuple[str, object]]:
     return [(name, _profile(account) if name == "Profile" else value) for name, value in how_lines(account)]
 
 
-def _verdict(account: StudyAccount) -> Verdict:
+def _verdict(account: StudyAccount) -> VerdictBox:
     totals = account.totals()
     there = f"{plural(totals['released'], 'instance is', 'instances are')} in the data set"
     apart = f"{totals[EXCLUDED]:,} are excluded by rule, {totals[QUARANTINED]:,} set apart as not fit"
     if account.verdict == COMPLETE:
         what = f"{there}: all that was asked for and found, but that {apart}."
-        return Verdict(COMPLETE, "Complete", (what,))
+        return VerdictBox(COMPLETE, "Complete", (what,))
     if account.verdict == INCOMPLETE:
         wanting = listed([f"{totals[state]:,} {state}" for state in (MISSING, UNVERIFIABLE) if totals[state]])
         lacks = f"Of what was asked for, {wanting}" if wanting else "Not all was done that was asked for"
-        return Verdict(INCOMPLETE, "Incomplete", (f"{there}. {lacks}; {apart}.",))
+        return VerdictBox(INCOMPLETE, "Incomplete", (f"{there}. {lacks}; {apart}.",))
     what = "The accounts of this data set contradict each other; do not rely on it."
-    return Verdict(UNBALANCED, "Unbalanced", (what,))
+    return VerdictBox(UNBALANCED, "Unbalanced", (what,))

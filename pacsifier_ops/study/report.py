@@ -28,7 +28,7 @@ from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
 from pacsifier_ops.runs.folder import Run, stage_folder
-from pacsifier_ops.runs.pages import Bar, Verdict, page
+from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
     DELIVERED,
@@ -389,7 +389,7 @@ def reasons(account: StudyAccount, say: Callable[[Any], str] = lambda loss: str(
 # What stands out
 
 
-def _verdict(account: StudyAccount) -> Verdict:
+def _verdict(account: StudyAccount) -> VerdictBox:
     totals = account.totals()
     apart = listed([f"{totals[state]:,} {state}" for state in (EXCLUDED, QUARANTINED) if totals[state]])
     if account.verdict == COMPLETE:
@@ -411,7 +411,7 @@ def _verdict(account: StudyAccount) -> Verdict:
             "The books do not balance: instances are in no state, or books contradict each other.",
         )
         todo = "Do not rely on this data set. Run it again; if the verdict stays, have it looked into."
-    return Verdict(account.verdict, word, (what, todo))
+    return VerdictBox(account.verdict, word, (what, todo))
 
 
 def _faults(account: StudyAccount) -> str:

@@ -19,7 +19,7 @@ from pacsifier_ops.runs.accounts import (
     SERIES_UNVERIFIABLE,
     UNBALANCED,
 )
-from pacsifier_ops.runs.pages import Bar, Verdict, page
+from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import decided, gate_counts, gate_findings
@@ -120,13 +120,13 @@ def _heading(dag_id: str) -> str:
     return {"dicomdir": "DICOMDIR"}.get(name, name.capitalize())
 
 
-def _verdict(view: RunView) -> Verdict | None:
+def _verdict(view: RunView) -> VerdictBox | None:
     """How the run ended, if it has."""
     if not view.summary:
         return None
     meanings = _STUDY_VERDICTS if view.study else _VERDICTS if "series" in view.summary else _TOOL_VERDICTS
     word = str(view.summary["verdict"])
-    return Verdict(word, word.capitalize(), (meanings[word],))
+    return VerdictBox(word, word.capitalize(), (meanings[word],))
 
 
 def _amounts(view: RunView) -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import InputError, PatientsRefused, TreeError, Unfit
 from pacsifier_ops.cli import anonymize
 from pacsifier_ops.deid import outcome, policy, steps
-from pacsifier_ops.deid.books import Account
+from pacsifier_ops.deid.books import DeidAccount
 from pacsifier_ops.deid.inplace import put_apart
 from pacsifier_ops.deid.run import DeidRequest, Settled, Store, series_of
 from pacsifier_ops.dicom.scan import scan
@@ -93,7 +93,7 @@ def request(source: Path, out: Path, **values: Any) -> DeidRequest:
     return DeidRequest(source, out, **{"profile": "default", "contact_sheets": False, **values})
 
 
-def deidentify(source: Path, out: Path, **values: Any) -> tuple[Run, Account]:
+def deidentify(source: Path, out: Path, **values: Any) -> tuple[Run, DeidAccount]:
     """A whole run; returns its accounts."""
     run = Run.fresh()
     for unit in steps.prepare(run, request(source, out, **values)):
@@ -455,14 +455,16 @@ def test_names_follow_what_becomes_of_dates_and_descriptions(source: Path, out: 
 
 
 def test_flags_only_ever_remove_more(source: Path, out: Path) -> None:
-    from pacsifier_ops.deid.rules import Option
+    from pacsifier_ops.deid.rules import ProfileOption
 
     asked = request(source, out, profile="pacsifier")
     kept = policy.Policy.of(asked).rules.options
-    assert {Option.FULL_DATES, Option.SAFE_PRIVATE} <= kept
-    assert policy.Policy.of(replace(asked, remove_private_tags=True)).rules.options == kept - {Option.SAFE_PRIVATE}
+    assert {ProfileOption.FULL_DATES, ProfileOption.SAFE_PRIVATE} <= kept
+    assert policy.Policy.of(replace(asked, remove_private_tags=True)).rules.options == kept - {
+        ProfileOption.SAFE_PRIVATE
+    }
     moved = policy.Policy.of(replace(asked, fuzz_acq_dates=True)).rules.options
-    assert moved == kept - {Option.FULL_DATES} | {Option.MODIFIED_DATES}
+    assert moved == kept - {ProfileOption.FULL_DATES} | {ProfileOption.MODIFIED_DATES}
     basic = replace(asked, profile="basic", remove_private_tags=True, fuzz_acq_dates=True)
     assert policy.Policy.of(basic).rules.options == frozenset()
 

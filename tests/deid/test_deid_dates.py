@@ -17,7 +17,7 @@ from pacsifier_ops.deid import profile, tables
 from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.identifiers import Identifiers
 from pacsifier_ops.deid.numbers import BirthDateFound, Calendar, are_counted
-from pacsifier_ops.deid.rules import Option
+from pacsifier_ops.deid.rules import ProfileOption
 from pacsifier_ops.deid.verifier import search
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.pseudonyms.linkage import Person
@@ -107,7 +107,7 @@ def test_no_number_stays_a_date_of_birth_and_none_that_identifies_is_moved() -> 
     )
 
 
-def after(ds: Dataset, name: str = "default", *more: Option, calendar: Calendar = CALENDAR) -> Dataset:
+def after(ds: Dataset, name: str = "default", *more: ProfileOption, calendar: Calendar = CALENDAR) -> Dataset:
     return engine(name, *more).deidentify(ds, PERSON, calendar).dataset
 
 
@@ -292,7 +292,7 @@ def test_every_date_of_the_dictionary_is_judged() -> None:
     assert all(row["fate"] in ("moved", "shared", "kept", "birth") and row["why"] for row in rows)
     assert len(rows) == len(fates) + len(concepts)
     known = {tag for tag, entry in DicomDictionary.items() if entry[0] in ("DA", "DT", "TM")}
-    listed = {tag for tag, row in tables.attributes()[0].items() if Option.MODIFIED_DATES in row.options}
+    listed = {tag for tag, row in tables.attributes()[0].items() if ProfileOption.MODIFIED_DATES in row.options}
     others = {0x00080201, 0x00340007, 0x04000310}  # a time zone, and time stamps that nobody can read
     assert fates.keys() == known | listed - others
     dated = {(c.value, c.scheme) for c in tables.concepts() if c.value_type in ("DATE", "DATETIME", "TIME")}

@@ -28,7 +28,7 @@ from pydicom.uid import (
 from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import profile, reading, writing
 from pacsifier_ops.deid.engine import Deidentified, Engine
-from pacsifier_ops.deid.rules import Option
+from pacsifier_ops.deid.rules import ProfileOption
 from pacsifier_ops.embedded.phantoms import phantom_series, shipped_files
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -41,7 +41,7 @@ SIEMENS = "SIEMENS MR HEADER"
 
 
 @cache
-def engine(name: str = "research", *more: Option) -> Engine:
+def engine(name: str = "research", *more: ProfileOption) -> Engine:
     return Engine(profile.compile(profile.load(name, add=more)), SECRET)
 
 
@@ -74,7 +74,7 @@ def written(outcome: Deidentified, tmp_path: Path) -> bytes:
     return path.read_bytes()
 
 
-def after(ds: Dataset, name: str = "research", *more: Option, person: Person = PERSON) -> Dataset:
+def after(ds: Dataset, name: str = "research", *more: ProfileOption, person: Person = PERSON) -> Dataset:
     """What becomes of a data set."""
     return engine(name, *more).deidentify(ds, person).dataset
 
@@ -283,7 +283,7 @@ def test_what_is_no_uid_is_replaced_as_well(value: bytes) -> None:
 
 def test_uids_stay_where_the_profile_says_so() -> None:
     before = phantom()
-    rules = profile.compile(profile.load("basic", add=[Option.UIDS]))
+    rules = profile.compile(profile.load("basic", add=[ProfileOption.UIDS]))
     made = Engine(rules, SECRET).deidentify(before, PERSON)
     assert made.dataset.SOPInstanceUID == before.SOPInstanceUID and not made.uids
 

@@ -53,7 +53,7 @@ from pydicom.uid import (
 
 from pacsifier_ops.deid import devices, profile
 from pacsifier_ops.deid.exclusion import RULES, Cure, Kind, judge
-from pacsifier_ops.deid.rules import Option
+from pacsifier_ops.deid.rules import ProfileOption
 from tests.support.places import REPO
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # archives hold such values
@@ -267,7 +267,7 @@ def test_doses_and_measurements_leave_once_they_are_cleaned_and_narratives_only_
     for name in ("default", "research", "pacsifier"):
         options = profile.load(name).options
         assert judge(ds, delete_identifiable=True, options=options).rule == ("narrative-report" if narrative else "")
-        named = {*options, Option.CLEAN_NARRATIVES}
+        named = {*options, ProfileOption.CLEAN_NARRATIVES}
         assert judge(ds, delete_identifiable=True, options=named).kind == Kind.PASS
 
 

@@ -31,7 +31,7 @@ from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import profile, reading, remarks, writing
 from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.exclusion import Kind, judge
-from pacsifier_ops.deid.rules import Option
+from pacsifier_ops.deid.rules import ProfileOption
 from pacsifier_ops.deid.verifier import Identifiers, search
 from pacsifier_ops.dicom.encoding import Fragments
 from pacsifier_ops.pseudonyms.linkage import Person
@@ -53,7 +53,11 @@ LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"
 @cache
 def rules(name: str = "research") -> profile.Rules:
     """As much is kept as a shipped profile keeps."""
-    more = [Option.CLEAN_GRAPHICS, Option.CLEAN_STRUCTURED_CONTENT, Option.INSTITUTION] if name == "research" else []
+    more = (
+        [ProfileOption.CLEAN_GRAPHICS, ProfileOption.CLEAN_STRUCTURED_CONTENT, ProfileOption.INSTITUTION]
+        if name == "research"
+        else []
+    )
     return profile.compile(profile.load(name, add=more))
 
 

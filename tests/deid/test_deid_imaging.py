@@ -20,7 +20,7 @@ from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import imaging, profile, reading, verifier, vocabulary, writing
 from pacsifier_ops.deid.engine import Engine
 from pacsifier_ops.deid.numbers import Calendar
-from pacsifier_ops.deid.rules import Option
+from pacsifier_ops.deid.rules import ProfileOption
 from pacsifier_ops.deid.verifier import Identifiers
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -48,7 +48,7 @@ NEEDLES = [text.encode() for text in ("Doe", "DOE", "Jane", "4711234", "19700101
 
 @cache
 def engine(extended: bool = True) -> Engine:
-    drop = () if extended else (Option.SAFE_PRIVATE_EXTENDED,)
+    drop = () if extended else (ProfileOption.SAFE_PRIVATE_EXTENDED,)
     return Engine(profile.compile(profile.load("research", drop=drop)), Secret(b"s" * 32))
 
 

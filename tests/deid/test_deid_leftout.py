@@ -10,7 +10,7 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 
 from pacsifier_ops.deid import leftout, steps
-from pacsifier_ops.deid.books import Account
+from pacsifier_ops.deid.books import DeidAccount
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.runs.folder import Run
@@ -18,7 +18,7 @@ from pacsifier_ops.runs.folder import Run
 WHO: dict[str, Any] = {"patient_id": "987654", "patient_name": "Zwetschgenbaum^Notburga", "study_date": "20150512"}
 
 
-def deidentified(tmp_path: Path, **values: Any) -> tuple[Account, list[Dataset]]:
+def deidentified(tmp_path: Path, **values: Any) -> tuple[DeidAccount, list[Dataset]]:
     """An object with some attributes, after a run."""
     source, out = tmp_path / "in", tmp_path / "out"
     write(phantom_series(modality="MR", n_images=1, rows=8, columns=8, **WHO, **values), source)

@@ -21,7 +21,7 @@ from pacsifier_ops.deid.exclusion import judge
 from pacsifier_ops.deid.identifiers import Identifiers
 from pacsifier_ops.deid.numbers import Calendar
 from pacsifier_ops.deid.reading import parse
-from pacsifier_ops.deid.rules import Option
+from pacsifier_ops.deid.rules import ProfileOption
 from pacsifier_ops.deid.verifier import search
 from pacsifier_ops.embedded.phantoms import phantom_series
 from pacsifier_ops.pseudonyms.linkage import Person
@@ -34,7 +34,7 @@ IMAGE = "1.2.276.1.4711"
 STORY = "The patient, a farmer from Davos, fell from her horse on the way to the chapel."
 
 
-def engine(name: str, *options: Option) -> Engine:
+def engine(name: str, *options: ProfileOption) -> Engine:
     return Engine(profile.compile(profile.load(name, add=options)), SECRET)
 
 
@@ -134,7 +134,7 @@ def test_a_dose_report_leaves_with_its_doses_and_without_people_places_and_stori
 
 def test_narratives_are_cleaned_only_by_name() -> None:
     before = a_dose_report()
-    for options, comment in (((), None), ((Option.CLEAN_NARRATIVES,), "patient")):
+    for options, comment in (((), None), ((ProfileOption.CLEAN_NARRATIVES,), "patient")):
         left = dict(texts(engine("default", *options).deidentify(before, PERSON).dataset))
         assert ("Comment" in left) is bool(comment)
         assert "Davos" not in left.get("Comment", "") and "farmer" not in left.get("Comment", "")

@@ -18,7 +18,7 @@ from pydicom.datadict import DicomDictionary
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.deid import profile
 from pacsifier_ops.deid.profile import Profile
-from pacsifier_ops.deid.rules import Action, ObjectRules, Option, Rules
+from pacsifier_ops.deid.rules import Action, ObjectRules, ProfileOption, Rules
 from tests.support.deid_key import SHARED
 from tests.support.places import REPO
 from tools import iod_types, newer_attributes
@@ -28,15 +28,15 @@ PRESENTATION_STATE, ION_PLAN = "1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.
 CT, SEGMENTATION, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.3"
 
 COLUMNS = {
-    "rtn_uids": Option.UIDS,
-    "rtn_dev_id": Option.DEVICE,
-    "rtn_inst_id": Option.INSTITUTION,
-    "rtn_pat_chars": Option.PATIENT_CHARACTERISTICS,
-    "rtn_long_full_dates": Option.FULL_DATES,
-    "rtn_long_modif_dates": Option.MODIFIED_DATES,
-    "clean_desc": Option.CLEAN_DESCRIPTORS,
-    "clean_struct": Option.CLEAN_STRUCTURED_CONTENT,
-    "clean_graph": Option.CLEAN_GRAPHICS,
+    "rtn_uids": ProfileOption.UIDS,
+    "rtn_dev_id": ProfileOption.DEVICE,
+    "rtn_inst_id": ProfileOption.INSTITUTION,
+    "rtn_pat_chars": ProfileOption.PATIENT_CHARACTERISTICS,
+    "rtn_long_full_dates": ProfileOption.FULL_DATES,
+    "rtn_long_modif_dates": ProfileOption.MODIFIED_DATES,
+    "clean_desc": ProfileOption.CLEAN_DESCRIPTORS,
+    "clean_struct": ProfileOption.CLEAN_STRUCTURED_CONTENT,
+    "clean_graph": ProfileOption.CLEAN_GRAPHICS,
 }
 #: Where what is done is not the table's letter: a dummy that links, a UID that is its own dummy.
 LINKING = {
@@ -58,7 +58,7 @@ def _tag(text: str) -> int:
     return int(text[1:5] + text[6:10], 16)
 
 
-def _compiled(*options: Option) -> Rules:
+def _compiled(*options: ProfileOption) -> Rules:
     return profile.compile(Profile("basic", frozenset(options)))
 
 
@@ -69,8 +69,10 @@ def _vr(tag: int) -> str:
 ROWS = [row for row in _table("ps3_15_e1_1.csv") if not {"x", "g"} & set(row["tag"])]
 
 
-@pytest.mark.parametrize("options", [(), *((option,) for option in Option), (Option.DEVICE, Option.MODIFIED_DATES)])
-def test_every_row_of_the_table_compiles_to_what_it_says(options: tuple[Option, ...]) -> None:
+@pytest.mark.parametrize(
+    "options", [(), *((option,) for option in ProfileOption), (ProfileOption.DEVICE, ProfileOption.MODIFIED_DATES)]
+)
+def test_every_row_of_the_table_compiles_to_what_it_says(options: tuple[ProfileOption, ...]) -> None:
     found = _compiled(*options).of(UNKNOWN, "")
     assert len(ROWS) == 653
     for row in ROWS:
@@ -78,7 +80,7 @@ def test_every_row_of_the_table_compiles_to_what_it_says(options: tuple[Option, 
         letters = {row[column] for column, option in COLUMNS.items() if option in options} - {""}
         basic = next(letter for letter in ("D", "Z", row["basic"]) if letter in row["basic"].split("/"))
         expected = basic = LINKING.get(tag, basic)
-        if letters and not (Option.MODIFIED_DATES in options and tag in SHARED):
+        if letters and not (ProfileOption.MODIFIED_DATES in options and tag in SHARED):
             expected = "C" if "C" in letters else "K"
             if expected == "C" and tag in VERSIONS:
                 expected = "K"
@@ -86,7 +88,9 @@ def test_every_row_of_the_table_compiles_to_what_it_says(options: tuple[Option, 
                 expected = "T" if tag in STATIONS else "C"
             if expected == "C" and _vr(tag) in ("OB", "CS"):  # no words, so there is nothing to clean
                 expected = basic
-            if expected == "K" and (_vr(tag) == "AS" or (Option.FULL_DATES in options and _vr(tag) in ("SH", "UT"))):
+            if expected == "K" and (
+                _vr(tag) == "AS" or (ProfileOption.FULL_DATES in options and _vr(tag) in ("SH", "UT"))
+            ):
                 expected = "C"  # ages over 89 years; text that ought to be a zone or a date
             if expected == "K" and _vr(tag) == "CS":
                 expected = "W"
@@ -125,7 +129,7 @@ def test_compound_actions_are_resolved_by_the_sop_class() -> None:
     assert rules.of(CT, "CT").find(0x00080012, "DA").action is Action.REMOVE
     assert rules.of(UNKNOWN, "CT").find(0x00080012, "DA").action is Action.DUMMY
     # Of a class in which it is optional a description that nothing is left of goes, elsewhere it becomes a dummy.
-    cleaned = _compiled(Option.CLEAN_DESCRIPTORS)
+    cleaned = _compiled(ProfileOption.CLEAN_DESCRIPTORS)
     assert cleaned.of(CT, "CT").find(0x00181030, "LO").otherwise is Action.REMOVE
     assert cleaned.of(UNKNOWN, "").find(0x00181030, "LO").otherwise is Action.DUMMY
 
@@ -144,7 +148,7 @@ def test_what_a_class_requires_is_not_removed(
 ) -> None:
     assert _compiled().of(sop_class, "").find(tag, vr).action is basic
     if cleaned:
-        assert _compiled(Option.CLEAN_DESCRIPTORS).of(sop_class, "").find(tag, vr).otherwise is cleaned
+        assert _compiled(ProfileOption.CLEAN_DESCRIPTORS).of(sop_class, "").find(tag, vr).otherwise is cleaned
 
 
 def test_text_that_a_class_requires_in_items_is_not_removed_there() -> None:
@@ -152,7 +156,7 @@ def test_text_that_a_class_requires_in_items_is_not_removed_there() -> None:
     for tag, action in ((snout, Action.DUMMY), (material, Action.EMPTY)):
         plan = _compiled().of(ION_PLAN, "RTPLAN")
         assert plan.find(tag, "SH").action is Action.REMOVE and plan.nested.find(tag, "SH").action is action
-        cleaned = _compiled(Option.CLEAN_DESCRIPTORS).of(ION_PLAN, "RTPLAN").nested.find(tag, "SH")
+        cleaned = _compiled(ProfileOption.CLEAN_DESCRIPTORS).of(ION_PLAN, "RTPLAN").nested.find(tag, "SH")
         assert (cleaned.action, cleaned.otherwise) == (Action.CLEAN, action)
         assert _compiled().of(CT, "CT").nested.find(tag, "SH").action is Action.REMOVE
 
@@ -169,7 +173,7 @@ def test_the_tables_of_types_are_what_their_tool_makes() -> None:
 
 
 def test_newer_attributes_are_treated_as_what_they_are() -> None:
-    found = _compiled(Option.CLEAN_DESCRIPTORS).of(CT, "CT")
+    found = _compiled(ProfileOption.CLEAN_DESCRIPTORS).of(CT, "CT")
     applied, sequence = 0x00189391, 0x00189390  # MetalArtifactReductionApplied, MetalArtifactReductionSequence
     assert found.find(applied, "CS").id == "default/CS" and found.find(sequence, "SQ").action is Action.CLEAN
     assert found.find(0x00100041, "SQ").action is Action.REMOVE  # GenderIdentitySequence
@@ -197,11 +201,11 @@ def _unlisted() -> dict[int, str]:
     }
 
 
-@pytest.mark.parametrize("options", [(), *((option,) for option in Option)])
-def test_what_no_table_lists_follows_its_vr(options: tuple[Option, ...]) -> None:
+@pytest.mark.parametrize("options", [(), *((option,) for option in ProfileOption)])
+def test_what_no_table_lists_follows_its_vr(options: tuple[ProfileOption, ...]) -> None:
     found = _compiled(*options).of(UNKNOWN, "CT")
-    dates = "K" if Option.FULL_DATES in options else "C" if Option.MODIFIED_DATES in options else "X"
-    text = "C" if Option.CLEAN_DESCRIPTORS in options else "X"
+    dates = "K" if ProfileOption.FULL_DATES in options else "C" if ProfileOption.MODIFIED_DATES in options else "X"
+    text = "C" if ProfileOption.CLEAN_DESCRIPTORS in options else "X"
     expected = {"CS": "W"} | dict.fromkeys("AT DS FD FL IS OD OF OL OV OW SL SS SV UL US UV".split(), "K")  # noqa: SIM905
     expected |= dict.fromkeys(("DA", "DT", "TM"), dates) | dict.fromkeys(("LO", "LT", "SH", "ST", "UC", "UT"), text)
     expected |= dict.fromkeys(("AE", "OB", "PN", "UN", "UR"), "X") | {"SQ": "C"}
@@ -226,7 +230,7 @@ def test_names_and_text_are_never_kept_as_they_are_unless_a_machine_wrote_them()
 
 
 def test_uids_are_remapped_unless_structural() -> None:
-    for options, instance in (((), "U"), ((Option.UIDS,), "K")):
+    for options, instance in (((), "U"), ((ProfileOption.UIDS,), "K")):
         found = _compiled(*options).of(CT, "CT")
         for row in _table("uid_rules.csv"):
             if not row["role"].startswith("table:"):
@@ -236,7 +240,7 @@ def test_uids_are_remapped_unless_structural() -> None:
 
 
 def test_what_nobody_knows_goes_and_a_wrong_vr_gains_nothing() -> None:
-    found = _compiled(*(set(Option) - {Option.FULL_DATES, Option.UIDS})).of(CT, "CT")
+    found = _compiled(*(set(ProfileOption) - {ProfileOption.FULL_DATES, ProfileOption.UIDS})).of(CT, "CT")
     for tag, vr in ((0x00100999, "LO"), (0x00080000, "UL"), (0x00186789, "US"), (0x00280010, "UN"), (0x00280010, "??")):
         assert found.find(tag, vr).action is Action.REMOVE
     assert found.find(0x00280010, "LO").action is Action.CLEAN  # Rows that claim to be text
@@ -245,7 +249,7 @@ def test_what_nobody_knows_goes_and_a_wrong_vr_gains_nothing() -> None:
 
 
 def test_curves_and_overlays_go_with_their_whole_groups() -> None:
-    for options in ((), (Option.CLEAN_GRAPHICS,)):
+    for options in ((), (ProfileOption.CLEAN_GRAPHICS,)):
         found = _compiled(*options).of(CT, "CT")
         for group, element in product((0x6000, 0x601E, 0x60FE, 0x5000), (0x0010, 0x0022, 0x0050, 0x3000, 0x4000)):
             assert found.find(group << 16 | element, "US").action is Action.REMOVE
@@ -254,7 +258,7 @@ def test_curves_and_overlays_go_with_their_whole_groups() -> None:
 
 
 def test_of_private_attributes_only_safe_ones_stay() -> None:
-    safe = _compiled(Option.SAFE_PRIVATE).of(CT, "CT")
+    safe = _compiled(ProfileOption.SAFE_PRIVATE).of(CT, "CT")
     basic = _compiled().of(CT, "CT")
     for row in _table("safe_private.csv"):
         group, low = row["tag_pattern"][1:5], row["tag_pattern"][8:10]
@@ -278,7 +282,7 @@ def test_of_private_attributes_only_safe_ones_stay() -> None:
 def test_every_concept_of_structured_reports_compiles_to_what_the_table_says() -> None:
     references = ("COMPOSITE", "IMAGE", "UIDREF", "WAVEFORM")
     columns = {f"{column}_opt": option for column, option in COLUMNS.items()}
-    for options in ((), *((option,) for option in Option)):
+    for options in ((), *((option,) for option in ProfileOption)):
         rules = _compiled(*options)
         for row in _table("sr_concepts_e3_4_1.csv"):
             rule = rules.concept(row["code_value"], row["coding_scheme_designator"], row["value_type"])
@@ -288,13 +292,13 @@ def test_every_concept_of_structured_reports_compiles_to_what_the_table_says() -
                 basic = "U"
             if row["code_value"] in ("121029", "121030"):
                 basic = "P"
-            if row["code_value"] == "113723" and Option.MODIFIED_DATES in options:
+            if row["code_value"] == "113723" and ProfileOption.MODIFIED_DATES in options:
                 letter = ""
             assert rule.action == ("C" if letter == "K" and row["value_type"] == "NUM" else letter or basic), row
             assert rule.id.startswith("E.3.4-1")
     assert rules.concept("121071", "DCM", "NUM").action is Action.KEEP
     # Codes of others for a subject's age and birth date.
-    kept = _compiled(Option.PATIENT_CHARACTERISTICS, Option.MODIFIED_DATES)
+    kept = _compiled(ProfileOption.PATIENT_CHARACTERISTICS, ProfileOption.MODIFIED_DATES)
     for value, scheme in (("30525-0", "LN"), ("424144002", "SCT")):
         assert rules.concept(value, scheme, "NUM").action is Action.REMOVE
         assert kept.concept(value, scheme, "NUM").action is Action.CLEAN
@@ -308,20 +312,25 @@ def test_every_concept_of_structured_reports_compiles_to_what_the_table_says() -
 
 def test_what_key_objects_select_stays_selected() -> None:
     key_objects, report = "1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.5.1.4.1.1.88.33"
-    for options in ((), (Option.CLEAN_STRUCTURED_CONTENT,)):
+    for options in ((), (ProfileOption.CLEAN_STRUCTURED_CONTENT,)):
         rules = _compiled(*options)
         assert rules.of(key_objects, "KO").find(0x0040A730, "SQ").action is Action.CLEAN
         assert rules.of(report, "SR").find(0x0040A730, "SQ").action is (Action.CLEAN if options else Action.DUMMY)
 
 
 def test_options_that_exclude_each_other_are_refused() -> None:
-    for one, other in ((Option.FULL_DATES, Option.MODIFIED_DATES), (Option.UIDS, Option.MODIFIED_DATES)):
+    for one, other in (
+        (ProfileOption.FULL_DATES, ProfileOption.MODIFIED_DATES),
+        (ProfileOption.UIDS, ProfileOption.MODIFIED_DATES),
+    ):
         with pytest.raises(ConfigError, match=f"options {one} and {other} exclude each other"):
             profile.load("basic", add=[one, other])
         with pytest.raises(ConfigError, match="exclude each other"):
             _compiled(one, other)
-    chosen = profile.load("pacsifier", add=[Option.MODIFIED_DATES], drop=[Option.FULL_DATES, Option.SAFE_PRIVATE])
-    assert Option.SAFE_PRIVATE not in profile.compile(chosen).options
+    chosen = profile.load(
+        "pacsifier", add=[ProfileOption.MODIFIED_DATES], drop=[ProfileOption.FULL_DATES, ProfileOption.SAFE_PRIVATE]
+    )
+    assert ProfileOption.SAFE_PRIVATE not in profile.compile(chosen).options
 
 
 def test_the_manual_says_which_options_a_shipped_profile_has() -> None:
@@ -330,14 +339,14 @@ def test_the_manual_says_which_options_a_shipped_profile_has() -> None:
     parents = {"basic": [], "default": [], "research": ["default"], "pacsifier": []}
     assert told.keys() == parents.keys() == set(profile.NAMES)
     for name, line in told.items():
-        named = {Option(word) for word in re.findall(r"`(\w+)`", line) if word in list(Option)}
+        named = {ProfileOption(word) for word in re.findall(r"`(\w+)`", line) if word in list(ProfileOption)}
         inherited = (profile.load(parent).options for parent in parents[name])
         assert profile.load(name).options == named.union(*inherited), name
 
 
 def test_options_are_named_upon_a_shipped_profile() -> None:
     plain, more = profile.load("pacsifier"), profile.load("pacsifier+device+institution")
-    assert more.options == plain.options | {Option.DEVICE, Option.INSTITUTION} and more.name == plain.name
+    assert more.options == plain.options | {ProfileOption.DEVICE, ProfileOption.INSTITUTION} and more.name == plain.name
     with pytest.raises(ConfigError, match=r"profile pacsifier: option devices is not known.*device"):
         profile.load("pacsifier+devices")
     for wrong in ("default+", "default,device", "+device"):
@@ -352,20 +361,20 @@ def test_options_are_named_upon_a_shipped_profile() -> None:
 def test_shipped_profiles_are_what_they_are_called() -> None:
     assert profile.load("basic") == Profile("basic", frozenset())
     assert profile.load("research").options == {
-        Option.CLEAN_DESCRIPTORS,
-        Option.CLEAN_STRUCTURED_CONTENT,
-        Option.CLEAN_GRAPHICS,
-        Option.MODIFIED_DATES,
-        Option.PATIENT_CHARACTERISTICS,
-        Option.DEVICE,
-        Option.SAFE_PRIVATE,
-        Option.SAFE_PRIVATE_EXTENDED,
+        ProfileOption.CLEAN_DESCRIPTORS,
+        ProfileOption.CLEAN_STRUCTURED_CONTENT,
+        ProfileOption.CLEAN_GRAPHICS,
+        ProfileOption.MODIFIED_DATES,
+        ProfileOption.PATIENT_CHARACTERISTICS,
+        ProfileOption.DEVICE,
+        ProfileOption.SAFE_PRIVATE,
+        ProfileOption.SAFE_PRIVATE_EXTENDED,
     }
     assert {path.stem for path in (REPO / "include" / "profiles").glob("*.yaml")} == set(profile.NAMES)
     for name in profile.NAMES:
         rules = profile.compile(profile.load(name))
         assert rules.codes[0] == ("113100", "DCM", "Basic Application Confidentiality Profile")
-        assert len(rules.codes) == 1 + len(rules.options - {Option.SAFE_PRIVATE_EXTENDED})
+        assert len(rules.codes) == 1 + len(rules.options - {ProfileOption.SAFE_PRIVATE_EXTENDED})
         assert (
             all(len(value) <= 64 for value in rules.method.split("\\"))
             and name in rules.method
@@ -377,7 +386,7 @@ def test_codes_are_those_of_the_context_group() -> None:
     from pydicom.sr._concepts_dict import concepts
 
     meanings = {code: entry[0] for names in concepts["DCM"].values() for code, entry in names.items()}
-    for option in Option:
+    for option in ProfileOption:
         assert all(meanings[value] == meaning for value, _, meaning in _compiled(option).codes)
 
 
@@ -427,7 +436,7 @@ def test_a_site_has_the_last_word_the_more_so_the_fewer_objects_it_speaks_of(tmp
     assert _find(us, 0x00291010, "OB", "SIEMENS CSA HEADER") == ("K", "site/6")
     assert _find(us, 0x00291008, "LO", "SIEMENS CSA HEADER") == ("C", "site/6")
     assert _find(us, 0x00291160, "OB", "SIEMENS CSA HEADER") == ("X", "site/7")
-    assert Option.CLEAN_GRAPHICS in rules.options and Option.DEVICE in rules.options
+    assert ProfileOption.CLEAN_GRAPHICS in rules.options and ProfileOption.DEVICE in rules.options
     # What keeps more than the standard does is not called the standard's profile.
     assert "113100" not in [value for value, _, _ in rules.codes]
     assert "profile site" in rules.method and "ours" not in rules.method
@@ -510,7 +519,7 @@ def test_the_example_of_the_documentation_is_a_profile(tmp_path: Path) -> None:
     text = (REPO / "docs" / "profiles.md").read_text(encoding="utf-8")
     path = tmp_path / "ours.yaml"
     path.write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
-    assert Option.INSTITUTION in profile.compile(profile.load(path)).options
+    assert ProfileOption.INSTITUTION in profile.compile(profile.load(path)).options
 
 
 def test_a_profile_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
@@ -533,13 +542,13 @@ def test_the_digest_is_the_same_everywhere_and_changes_with_whatever_decides(tmp
         for seed in ("1", "2")
     }
     assert elsewhere == {profile.compile(profile.load("research")).digest}
-    digests = {_compiled(*options).digest for options in ((), *((option,) for option in Option))}
-    assert len(digests) == 1 + len(Option)
+    digests = {_compiled(*options).digest for options in ((), *((option,) for option in ProfileOption))}
+    assert len(digests) == 1 + len(ProfileOption)
     path = tmp_path / "ours.yaml"
     for action, scope in product(("remove", "keep", "clean"), ("", "modality: CT", "modality: MR", "sop_class: 1.2.3")):
         path.write_text(f"rules:\n- keyword: StudyDescription\n  action: {action}\n  {scope}\n", encoding="utf-8")
         digests.add(profile.compile(profile.load(path)).digest)
-    assert len(digests) == 1 + len(Option) + 12
+    assert len(digests) == 1 + len(ProfileOption) + 12
 
 
 def test_objects_cannot_fill_the_cache_with_what_they_say_of_themselves() -> None:

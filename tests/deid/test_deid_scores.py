@@ -21,7 +21,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pacsifier_ops.deid import devices, policy, profile, reading, writing
 from pacsifier_ops.deid.convert import Converter
 from pacsifier_ops.deid.engine import Engine
-from pacsifier_ops.deid.rules import Option, Rules
+from pacsifier_ops.deid.rules import ProfileOption, Rules
 from pacsifier_ops.deid.run import SourceSeries as Series
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -94,11 +94,11 @@ def conversion(rules: Rules) -> Tool:
 
 def chosen(name: str, *options: str) -> tuple[Rules, Policy]:
     """Rules of a profile with more options, and what the key is told of it."""
-    found = profile.load(name, add=map(Option, options))
+    found = profile.load(name, add=map(ProfileOption, options))
     return profile.compile(found), Policy(frozenset(map(str, found.options)), SOURCES if found.site else frozenset())
 
 
-STANDARD = ("basic", Option.MODIFIED_DATES, Option.CLEAN_DESCRIPTORS)
+STANDARD = ("basic", ProfileOption.MODIFIED_DATES, ProfileOption.CLEAN_DESCRIPTORS)
 
 
 def test_every_value_becomes_what_the_standard_says(

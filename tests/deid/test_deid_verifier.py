@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from pacsifier_ops.deid import profile, vocabulary
-from pacsifier_ops.deid.rules import Action, ObjectRules, Option
+from pacsifier_ops.deid.rules import Action, ObjectRules, ProfileOption
 from pacsifier_ops.deid.verifier import Identifiers, search
 from pacsifier_ops.pseudonyms.linkage import Person
 
@@ -431,7 +431,7 @@ def test_a_true_date_beside_moved_ones_is_found(planted: dict[str, Any]) -> None
 def test_what_the_profile_keeps_is_not_looked_for() -> None:
     source = dataset(SOURCE | {"DeviceUID": "1.2.276.0.7230010.3.1.4.2344313775.14992", "SOPClassUID": CTImageStorage})
     kept = stored(result(DeviceUID=source.DeviceUID))
-    with_device = profile.compile(profile.load("basic", add=[Option.DEVICE]))
+    with_device = profile.compile(profile.load("basic", add=[ProfileOption.DEVICE]))
     without = profile.compile(profile.load("basic"))
     assert search(kept, Identifiers.of(source, PERSON, with_device)) == []
     assert search(kept, Identifiers.of(source, PERSON, without))
@@ -448,7 +448,7 @@ def test_staff_may_be_named_after_a_place_that_the_profile_keeps() -> None:
         | {"PerformingPhysicianName": "Notfall Zofingen", "PatientBirthName": "Xandrina"}
     )
     kept = stored(result(InstitutionName=place))
-    with_place = profile.compile(profile.load("basic", add=[Option.INSTITUTION]))
+    with_place = profile.compile(profile.load("basic", add=[ProfileOption.INSTITUTION]))
     assert search(kept, Identifiers.of(source, PERSON, with_place)) == []
     assert search(kept, Identifiers.of(source, PERSON))
     source.PatientBirthName = "Zofingen"

@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from pacsifier_ops.base.errors import PatientsRefused
 from pacsifier_ops.cli import anonymize
 from pacsifier_ops.deid import steps
-from pacsifier_ops.deid.books import Account
+from pacsifier_ops.deid.books import DeidAccount
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.pseudonyms.linkage import Linkage
@@ -32,7 +32,7 @@ def put(root: Path, folder: str, number: int = 1, **values: Any) -> list[Dataset
     return images
 
 
-def deidentify(source: Path, out: Path, identity: str, units: int = 1000, **values: Any) -> tuple[Run, Account]:
+def deidentify(source: Path, out: Path, identity: str, units: int = 1000, **values: Any) -> tuple[Run, DeidAccount]:
     run = Run.fresh()
     request = DeidRequest(source, out, "default", identity=identity, contact_sheets=False, **values)
     for unit in steps.prepare(run, request)[:units]:

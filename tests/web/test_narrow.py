@@ -10,7 +10,7 @@ import pytest
 
 from pacsifier_ops.base.words import listed
 from pacsifier_ops.deid import report as deid
-from pacsifier_ops.deid.books import Account, DeidSeries
+from pacsifier_ops.deid.books import DeidAccount, DeidSeries
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.probe.findings import QUESTIONS, YES, Fact, Findings, KeyFinding
 from pacsifier_ops.probe.page import to_html
@@ -33,7 +33,7 @@ WHEN = "2026-03-04T22:00:00+01:00"
 
 def of_a_deidentification() -> str:
     series = [DeidSeries(1, "MR", LONG, LONG, 1_000_000, 2000, 3000, 0, LONG)]
-    account = Account(LONG, WHEN, WHEN, "/data/in", "/data/out", LONG, LONG, LONG, LONG, LONG, series=series)
+    account = DeidAccount(LONG, WHEN, WHEN, "/data/in", "/data/out", LONG, LONG, LONG, LONG, LONG, series=series)
     account.set_apart = [(LONG, "excluded", LONG), (LONG, "quarantined", "screen-save")]
     account.rules = account.sources = account.strangers = account.passed_over = {LONG: 1_000_000}
     return deid.render(account, {1: "contact-sheets-1.html"})
