@@ -29,6 +29,7 @@ from pacsifier_ops.base.errors import InputError, not_known
 from pacsifier_ops.base.options import IN_FORM, standing
 from pacsifier_ops.operators import groups
 from pacsifier_ops.operators.base import ReportOperator
+from pacsifier_ops.operators.params import RETRIES
 from pacsifier_ops.sensors.dicom import DicomArrivalSensor
 
 __all__ = [
@@ -65,6 +66,7 @@ def _job(
     if unknown := [not_known(name, known) for name in arguments if name not in known]:
         raise InputError(f"{group_id}: {'; '.join(unknown)}")
     job = Job(group_id)
+    job.default_args = {**RETRIES, **job.dag.default_args, **job.default_args}
     with job:
         job.output = PlainXComArg(tasks(str(job.group_id), arguments))
     return job

@@ -8,6 +8,7 @@ A field made by `option` carries its title, help, bounds and choices. From these
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -284,6 +285,39 @@ def params_of(request: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the params of a run: the given values by the names of its options, and else the defaults of the form."""
     values = {name: (one, given.get(name, one.default)) for name, one in standing(request, IN_FORM).items()}
     return {name: None if one.optional and value in ("", 0) else value for name, (one, value) in values.items()}
+
+
+def checked_params(request: type, of_run: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the params of a job in somebody's own DAG, by the names of its options.
+
+    Args:
+        of_run: params of the DAG run; arguments: of the job, which hold before them. None: not given. Text stands for
+            true, false and numbers too, as templates give it.
+
+    Raises:
+        ConfigError: names the option whose value is of the wrong kind.
+    """
+    given: dict[str, Any] = {}
+    for name, one in standing(request, IN_FORM).items():
+        value = next((v for v in (arguments.get(name), of_run.get(name)) if v is not None), None)
+        if value is None:
+            continue
+        given[name] = value = _of_text(one, value)
+        try:
+            if value != "":
+                one.fitting(value)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    return {name: None if value is NOT_GIVEN else value for name, value in params_of(request, given).items()}
+
+
+def _of_text(one: Option, value: Any) -> Any:
+    if isinstance(value, str) and one.kind is bool and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, str) and one.kind is float:
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 R = TypeVar("R")

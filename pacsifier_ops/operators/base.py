@@ -200,11 +200,9 @@ class PrepareOperator(PacsifierOperator):
     def staged(self, run: Run, context: Any) -> tuple[Run, Any]:
         """See `PacsifierOperator.staged`; a `GroupStage` begins here."""
         if isinstance(self.stage, GroupStage):
-            of_run = {name: value for name, value in context["params"].items() if value is not None}
-            params = options.params_of(self.asks, {**of_run, **(self.arguments or {})})
-            self.stage.begin(
-                run, {name: None if value is options.NOT_GIVEN else value for name, value in params.items()}
-            )
+            # Of a conf, what the DAG declares as its params: whoever may start it does not change the rest.
+            of_run = {name: context["params"].get(name) for name in context["dag"].params}
+            self.stage.begin(run, options.checked_params(self.asks, of_run, self.arguments or {}))
         return super().staged(run, context)
 
     def work(self, run: Run, context: Any) -> list[int]:
@@ -213,9 +211,9 @@ class PrepareOperator(PacsifierOperator):
         if not isinstance(self.stage, GroupStage):
             check_conf(context)
         params = context["params"]
+        units = self.prepare(run, self.request(params), params)
         if names := self.nodes(params):
             context["ti"].xcom_push(NODES, names)  # for the pools of the steps that follow
-        units = self.prepare(run, self.request(params), params)
         self.log.info("%d unit(s) of %s; run folder %s", len(units), self.units_of, run.folder)
         return units
 
@@ -324,6 +322,23 @@ class ReportOperator(PacsifierOperator):
         """The step of the job."""
         account: Account = self.steps.report(run)
         return account
+
+    def staged(self, run: Run, context: Any) -> tuple[Run, Any]:
+        """See `PacsifierOperator.staged`. What an earlier attempt has left is no result of this one.
+
+        Raises:
+            AirflowSkipException: the job was skipped.
+            AirflowFailException: its first step did not succeed.
+        """
+        if isinstance(self.stage, GroupStage):
+            task, run_id = f"{self.stage.group}.prepare", context["run_id"]
+            states = context["ti"].get_task_states(dag_id=context["dag"].dag_id, task_ids=[task], run_ids=[run_id])
+            state = states.get(run_id, {}).get(task)
+            if state == "skipped":
+                raise AirflowSkipException("the job was skipped")
+            if state != "success":
+                raise AirflowFailException(f"the job did not begin; see its step {task}")
+        return super().staged(run, context)
 
     def judge(self, run: Run) -> None:
         """Fail if the run ended for a reason that is not in its account."""

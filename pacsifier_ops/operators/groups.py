@@ -40,14 +40,19 @@ from pacsifier_ops.operators.reports import (
 )
 from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOperator, UploadReportOperator
 
-#: A stage begins unless one before it failed: one that the study does without is skipped.
-_BEGIN: dict[str, Any] = {"task_id": "prepare", "trigger_rule": "none_failed"}
+
+def _begin(stage: Stage | str | None) -> dict[str, Any]:
+    """How the first task begins. A stage of a study begins also after one that the study does without."""
+    return {"task_id": "prepare", **({} if type(stage) is str else {"trigger_rule": "none_failed"})}
+
+
+#: The last task tells how it went, also if tasks before it failed.
 _END: dict[str, Any] = {"task_id": "report", "trigger_rule": "all_done"}
 
 
 def extraction(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """From a query table to series on disk, or at another node."""
-    prepare = ExtractPrepareOperator(stage=stage, arguments=arguments, **_BEGIN)
+    prepare = ExtractPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     find = DicomFindOperator.partial(task_id="find", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
     plan = ExtractPlanOperator(task_id="plan", stage=stage, trigger_rule="all_done_min_one_success")
     approve = ApproveCohortOperator(task_id="approve", stage=stage)
@@ -65,7 +70,7 @@ def extraction(stage: Stage | str | None = None, arguments: Mapping[str, Any] | 
 
 def pseudonymization(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Who becomes whom, and by how many days dates are moved."""
-    prepare = PseudonymizePrepareOperator(stage=stage, arguments=arguments, **_BEGIN)
+    prepare = PseudonymizePrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     pseudonymize = PseudonymizeOperator.partial(
         task_id="pseudonymize", stage=stage, map_index_template=LABEL, max_active_tis_per_dag=1
     ).expand(unit=prepare.output)
@@ -77,7 +82,7 @@ def pseudonymization(stage: Stage | str | None = None, arguments: Mapping[str, A
 
 def deidentification(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """De-identify a folder of DICOM files."""
-    prepare = DeidentifyPrepareOperator(stage=stage, arguments=arguments, **_BEGIN)
+    prepare = DeidentifyPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     deidentify = DeidentifyOperator.partial(task_id="deidentify", stage=stage, map_index_template=LABEL).expand(
         unit=prepare.output
     )
@@ -89,7 +94,7 @@ def deidentification(stage: Stage | str | None = None, arguments: Mapping[str, A
 
 def sending(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Send the DICOM files of a folder to a node."""
-    prepare = UploadPrepareOperator(stage=stage, arguments=arguments, **_BEGIN)
+    prepare = UploadPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     store = DicomStoreOperator.partial(task_id="store", stage=stage, map_index_template=LABEL).expand(
         unit=prepare.output
     )
@@ -101,7 +106,7 @@ def sending(stage: Stage | str | None = None, arguments: Mapping[str, Any] | Non
 
 def file_set(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Make a DICOM file-set of a folder."""
-    prepare = DicomdirPrepareOperator(stage=stage, arguments=arguments, **_BEGIN)
+    prepare = DicomdirPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     copy = DicomdirOperator.partial(task_id="copy", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
     assemble = DicomdirAssembleOperator(task_id="assemble", stage=stage)
     report = DicomdirReportOperator(stage=stage, **_END)
@@ -112,7 +117,7 @@ def file_set(stage: Stage | str | None = None, arguments: Mapping[str, Any] | No
 
 def karnak_tagging(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Tag the objects of a folder for a Karnak gateway."""
-    prepare = KarnakPrepareOperator(stage=stage, arguments=arguments, **_BEGIN)
+    prepare = KarnakPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     tag = KarnakTagOperator.partial(task_id="tag", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
     report = KarnakReportOperator(stage=stage, **_END)
 
@@ -122,7 +127,7 @@ def karnak_tagging(stage: Stage | str | None = None, arguments: Mapping[str, Any
 
 def reporting(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """The text of the reports in a folder."""
-    prepare = ExtractReportsPrepareOperator(stage=stage, arguments=arguments, **_BEGIN)
+    prepare = ExtractReportsPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     extract = ExtractReportsOperator.partial(task_id="extract", stage=stage, map_index_template=LABEL).expand(
         unit=prepare.output
     )
@@ -134,7 +139,7 @@ def reporting(stage: Stage | str | None = None, arguments: Mapping[str, Any] | N
 
 def relocation(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Move info dumps out of a data folder."""
-    prepare = MoveDumpsPrepareOperator(stage=stage, arguments=arguments, **_BEGIN)
+    prepare = MoveDumpsPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     move = MoveDumpsOperator.partial(task_id="move", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
     report = MoveDumpsReportOperator(stage=stage, **_END)
 

@@ -285,7 +285,10 @@ class Worker(Generic[Item, Result]):
     def _results(cls, run: Run, unit: int) -> dict[Any, Result]:
         path = run.part("results", unit)
         lines = read_jsonl(path) if path.exists() else ()
-        results = (cls.result(**{name: line[name] for name in line if name != COUNTED}) for line in lines)
+        try:
+            results = [cls.result(**{name: line[name] for name in line if name != COUNTED}) for line in lines]
+        except TypeError:
+            raise InputError("the run was begun by an earlier version; begin it anew with the step prepare") from None
         return {cls.key(result): result for result in results}
 
     @classmethod

@@ -62,12 +62,12 @@ def _may_start(user: GetUserDep) -> BaseUser:
 
 
 def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) -> DagRun:
-    # Jobs in somebody's own DAG leave a run folder as well.
-    if not dag_id.startswith(OURS) and Run.existing(dag_run_name(dag_id, run_id)) is None:
-        raise HTTPException(404, "This run is not PACSIFIER's, so there are no results of it here.")
     if not may(user, "GET", dag_id):
         raise HTTPException(403, "You may not see runs of this DAG; ask an administrator for the permission to.")
     run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+    # Jobs in somebody's own DAG leave a run folder as well.
+    if not dag_id.startswith(OURS) and (run is None or Run.existing(dag_run_name(dag_id, run_id)) is None):
+        raise HTTPException(404, "This run is not PACSIFIER's, so there are no results of it here.")
     if run is None:
         raise HTTPException(404, "There is no such run.")
     return run

@@ -56,16 +56,17 @@ def test_jobs_take_arguments_and_leave_the_rest_to_the_run(airflow: Airflow, fil
     with EmbeddedPacs() as pacs:
         pacs.add(files)
         airflow.connect(pacs)
-        run = airflow_home.run_dag(DAG_ID, file, something_of_the_sites="x")
+        run = airflow_home.run_dag(DAG_ID, file, something_of_the_sites="x", project="another", info=False)
     assert run.state == "success", run.states
     clean = airflow.data / "clean"
     assert run.returned["told"] == [{"folder": str(clean), "verdict": "complete", "series": 2}]
     assert len(list((airflow.data / "1" / "one").glob("sub-*/*/*/*.dcm"))) == 5
     assert not list((airflow.data / "1" / "one").glob("sub-*/**/*.csv"))
     assert len(list((airflow.data / "shared").glob("sub-*/*/*/*.dcm"))) == 4  # the folder is the run's
+    assert list((airflow.data / "shared").glob("sub-*/**/*.csv"))  # a conf that is no param of the DAG changes nothing
     assert len(list(clean.rglob("*.dcm"))) == 5
     whole = Run.named(dag_run_name(DAG_ID, run.run_id))
-    assert stages_in(whole) == ["one", "two", "deidentify"]
+    assert sorted(stages_in(whole)) == ["deidentify", "one", "two"] and stages_in(whole)[0] == "one"
     assert all(stage_run(whole, name).report.exists() for name in ("one", "two", "deidentify"))
     words = airflow_home.identifiers(files)
     assert airflow_home.traces(airflow.home / "airflow", words) == []
@@ -77,6 +78,51 @@ def test_a_job_that_fails_says_why_and_stops_what_follows(airflow: Airflow, file
     assert run.states["one.prepare"] == ["failed"] and run.states["deidentify.prepare"] == ["upstream_failed"]
     said = "".join(capfd.readouterr())
     assert "queryfile" in said or "first.csv" in said or "pacs_default" in said
+
+
+SKIPPED = """
+from pathlib import Path
+from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowSkipException
+from pacsifier_ops.airflow import deidentify
+
+@task
+def fetch():
+    if Path("{flag}").exists():
+        raise {error}
+    return "raw"
+
+@task
+def mine(verdict):
+    return verdict
+
+with DAG("own", schedule=None):
+    job = deidentify(in_folder=fetch(), out_folder="clean", project=None, delete_identifiable="{{{{ 1 == 2 }}}}")
+    mine(job.output["verdict"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "states"),
+    [
+        ("AirflowSkipException('nothing tonight')", {"fetch": "skipped", "prepare": "skipped", "report": "skipped"}),
+        ("ValueError('broken')", {"fetch": "failed", "prepare": "upstream_failed", "report": "failed"}),
+    ],
+)
+def test_what_an_earlier_attempt_has_left_is_no_result(
+    airflow: Airflow, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, states: dict[str, str]
+) -> None:
+    from pacsifier_ops.operators import base
+
+    monkeypatch.setattr(base, "dag_run_name", lambda *_: "own-cleared")  # both attempts are of one run
+    airflow_home.build(airflow.data / "raw")
+    file.write_text(SKIPPED.format(flag=tmp_path / "flag", error=error))
+    first = airflow_home.run_dag(DAG_ID, file)
+    assert first.state == "success" and first.returned["mine"] == ["complete"]
+    (tmp_path / "flag").touch()
+    again = airflow_home.run_dag(DAG_ID, file)
+    told = {task.removeprefix("deidentify."): state for task, (state, *_) in again.states.items()}
+    assert states.items() <= told.items() and told["mine"] == states["prepare"]
 
 
 def test_an_argument_that_is_no_option_is_an_error_of_the_file(airflow: Airflow, file: Path) -> None:
