@@ -11,6 +11,7 @@ from pathlib import Path
 from airflow.sdk import DAG, Asset, Param, task
 
 from pacsifier_ops.airflow import deidentify, extract, upload
+from pacsifier_ops.base import settings
 
 
 @task
@@ -47,4 +48,10 @@ with DAG("site_nightly", schedule="0 20 * * *", start_date=dt.datetime(2026, 1, 
 
 # Whenever the study `demo` has released data.
 with DAG("site_after_release", schedule=[Asset(name="pacsifier_demo", uri="pacsifier://data-sets/demo")]):
-    convert("/data/studies/demo/released", "released")
+
+    @task
+    def count() -> int:
+        """Tell how many objects the study has released so far."""
+        return len(list((settings.data_root() / "studies" / "demo" / "released").rglob("*.dcm")))
+
+    count()

@@ -13,8 +13,7 @@ one of that name, and else the default of the form. Arguments are paths below th
 connections: Airflow shows and keeps them, so nothing that identifies a patient belongs there.
 
 Each group has a run of its own: the same job may occur several times in one DAG, with other arguments. Tasks that talk
-to a node run in the pool of its connection. If there is nothing to do, as in a night without new images, the group
-succeeds.
+to a node run in the pool of its connection.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ class Job(TaskGroup):
     """The task group of a job. `>>` and `<<` order it.
 
     Attributes:
-        output: the result, small values by name for other tasks: `output["verdict"]` (complete, incomplete, empty or
-            failed), counts, `output["report"]` (path of the HTML report) and, where the job writes data,
+        output: the result, small values by name for other tasks: `output["verdict"]` (complete, incomplete or
+            unbalanced), counts, `output["report"]` (path of the HTML report) and, where the job writes data,
             `output["folder"]` (path of the folder). A job that is not complete fails, unless `accept_incomplete` is
             given.
     """
