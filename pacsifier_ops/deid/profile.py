@@ -48,16 +48,16 @@ CONFLICTS = (
 #: Code values and meanings of PS3.16 CID 7050; the coding scheme is DCM.
 _BASIC_CODE = ("113100", "Basic Application Confidentiality Profile")
 _CODES = {
-    ProfileOption.CLEAN_GRAPHICS: ("113103", "Clean Graphics ProfileOption"),
-    ProfileOption.CLEAN_STRUCTURED_CONTENT: ("113104", "Clean Structured Content ProfileOption"),
-    ProfileOption.CLEAN_DESCRIPTORS: ("113105", "Clean Descriptors ProfileOption"),
-    ProfileOption.FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates ProfileOption"),
-    ProfileOption.MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates ProfileOption"),
-    ProfileOption.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics ProfileOption"),
-    ProfileOption.DEVICE: ("113109", "Retain Device Identity ProfileOption"),
-    ProfileOption.UIDS: ("113110", "Retain UIDs ProfileOption"),
-    ProfileOption.SAFE_PRIVATE: ("113111", "Retain Safe Private ProfileOption"),
-    ProfileOption.INSTITUTION: ("113112", "Retain Institution Identity ProfileOption"),
+    ProfileOption.CLEAN_GRAPHICS: ("113103", "Clean Graphics Option"),
+    ProfileOption.CLEAN_STRUCTURED_CONTENT: ("113104", "Clean Structured Content Option"),
+    ProfileOption.CLEAN_DESCRIPTORS: ("113105", "Clean Descriptors Option"),
+    ProfileOption.FULL_DATES: ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
+    ProfileOption.MODIFIED_DATES: ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    ProfileOption.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
+    ProfileOption.DEVICE: ("113109", "Retain Device Identity Option"),
+    ProfileOption.UIDS: ("113110", "Retain UIDs Option"),
+    ProfileOption.SAFE_PRIVATE: ("113111", "Retain Safe Private Option"),
+    ProfileOption.INSTITUTION: ("113112", "Retain Institution Identity Option"),
 }
 
 #: Text for DeidentificationMethod where no code of CID 7050 applies: private elements stay that the standard's table

@@ -534,7 +534,7 @@ def test_a_slot_without_a_word_is_waited_for(tmp_path: Path, monkeypatch: pytest
         assert announced(leases, "PACSIFIER", 11113) == tmp_path
         later.join()
         slot.write_bytes(b"")
-        monkeypatch.setattr("pacsifier_ops.state.leases._TO_SAY_WHO", 0.0)
+        monkeypatch.setattr("pacsifier_ops.state.leases._TO_WRITE_OWNER", 0.0)
         assert announced(leases, "PACSIFIER", 11113) is None and leases.holder("receiver:PACSIFIER:11113") == {}
         slot.write_bytes(record)
 

@@ -100,7 +100,7 @@ def test_limits_are_fields_of_the_connection() -> None:
     extra = {"called_aet": "PACS", "max_images": "500000", "max_gigabytes": 250, "max_share": 10, "archive_images": 5}
     node = node_from_connection("pacs", "localhost", 104, extra)
     assert (node.max_images, node.max_gigabytes, node.max_hours, node.max_share) == (500000, 250.0, 0.0, 10.0)
-    refused = {"max_hours is negative": {"max_hours": -1}, "max_share needs": {"archive_images": 0}}
+    refused = {"max_hours is negative": {"max_hours": -1}, "max_share is a percentage": {"archive_images": 0}}
     for words, wrong in {**refused, "max_share is above 100": {"max_share": 101}}.items():
         with pytest.raises(ConfigError, match=words):
             node_from_connection("pacs", "localhost", 104, {**extra, **wrong})

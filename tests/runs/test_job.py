@@ -97,7 +97,7 @@ def _deid(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
 def _karnak(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
     run, ids = Run.fresh(), folder.with_name("ids.json")
     ids.write_text(json.dumps({patient: f"P{place}" for place, patient in enumerate(PATIENTS)}))
-    karnak.prepare(run, karnak.KarnakRequest(folder, out, "album", str(ids)), most=1)
+    karnak.prepare(run, karnak.KarnakRequest(folder, out, "album", new_ids=str(ids)), most=1)
     return Job(run, karnak.Tagger, lambda stop: karnak.tag(run, 0, stop), lambda: karnak.report(run))
 
 

@@ -97,7 +97,7 @@ def test_the_tools_for_handing_over_show_too(tmp_path: Path) -> None:
     write(series("ZQX-1", n_images=3) + series("ZQX-1", series_number=2), images)
     write_json(ids := tmp_path / "ids.json", {"ZQX-1": "P1"})
     run = Run.fresh()
-    units = karnak.prepare(run, KarnakRequest(images, tagged, "album", str(ids)))
+    units = karnak.prepare(run, KarnakRequest(images, tagged, "album", new_ids=str(ids)))
     assert told(run) == ({}, {"waiting": 2}, {}) and progress_of(run).expected == 4
     for unit in units:
         karnak.tag(run, unit)

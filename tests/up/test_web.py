@@ -479,8 +479,8 @@ TOOLS: dict[str, dict[str, Any]] = {
 def test_runs_of_the_tools_have_pages(up: Up, viola: Visitor, ursula: Visitor) -> None:
     ids = {patient["patient_id"]: f"P{n}" for n, patient in enumerate((KUNIGUNDE, THEOBALD))}
     (up.home / "data" / "ids.json").write_text(json.dumps(ids))
-    runs = {dag: up.start(dag, **conf) for dag, conf in TOOLS.items()}
-    for dag, run in runs.items():
+    for dag, conf in TOOLS.items():  # one after the other: they work on the same folder
+        run = up.start(dag, **conf)
         assert up.outcome(run, dag) == "success", dag
         address = f"pacsifier/runs/{dag}/{urllib.parse.quote(run, safe='')}"
         told = ursula.ask(address).json()
