@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pacsifier_ops.operators.approval import ApproveCohortOperator
-from pacsifier_ops.operators.base import ReportOperator, Stage
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, Stage, UnitOperator
 from pacsifier_ops.operators.deid import DeidentifyOperator, DeidentifyPrepareOperator, DeidentifyReportOperator
 from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
 from pacsifier_ops.operators.dicomdir import (
@@ -68,40 +68,51 @@ def extraction(stage: Stage | str | None = None, arguments: Mapping[str, Any] | 
     return report
 
 
+def _in_units(
+    stage: Stage | str | None,
+    arguments: Mapping[str, Any] | None,
+    first: type[PrepareOperator],
+    each: type[UnitOperator],
+    last: type[ReportOperator],
+    task_id: str,
+    **more: Any,
+) -> ReportOperator:
+    """A job of three steps, the second one a task for each unit.
+
+    Args:
+        task_id: of the second step; more: what else it takes.
+    """
+    prepare = first(stage=stage, arguments=arguments, **_begin(stage))
+    units = each.partial(task_id=task_id, stage=stage, map_index_template=LABEL, **more).expand(unit=prepare.output)
+    report = last(stage=stage, **_END)
+
+    prepare >> units >> report
+    return report
+
+
 def pseudonymization(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Who becomes whom, and by how many days dates are moved."""
-    prepare = PseudonymizePrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
-    pseudonymize = PseudonymizeOperator.partial(
-        task_id="pseudonymize", stage=stage, map_index_template=LABEL, max_active_tis_per_dag=1
-    ).expand(unit=prepare.output)
-    report = PseudonymizeReportOperator(stage=stage, **_END)
-
-    prepare >> pseudonymize >> report
-    return report
+    return _in_units(
+        stage,
+        arguments,
+        PseudonymizePrepareOperator,
+        PseudonymizeOperator,
+        PseudonymizeReportOperator,
+        "pseudonymize",
+        max_active_tis_per_dag=1,
+    )
 
 
 def deidentification(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """De-identify a folder of DICOM files."""
-    prepare = DeidentifyPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
-    deidentify = DeidentifyOperator.partial(task_id="deidentify", stage=stage, map_index_template=LABEL).expand(
-        unit=prepare.output
+    return _in_units(
+        stage, arguments, DeidentifyPrepareOperator, DeidentifyOperator, DeidentifyReportOperator, "deidentify"
     )
-    report = DeidentifyReportOperator(stage=stage, **_END)
-
-    prepare >> deidentify >> report
-    return report
 
 
 def sending(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Send the DICOM files of a folder to a node."""
-    prepare = UploadPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
-    store = DicomStoreOperator.partial(task_id="store", stage=stage, map_index_template=LABEL).expand(
-        unit=prepare.output
-    )
-    report = UploadReportOperator(stage=stage, **_END)
-
-    prepare >> store >> report
-    return report
+    return _in_units(stage, arguments, UploadPrepareOperator, DicomStoreOperator, UploadReportOperator, "store")
 
 
 def file_set(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
@@ -117,31 +128,16 @@ def file_set(stage: Stage | str | None = None, arguments: Mapping[str, Any] | No
 
 def karnak_tagging(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Tag the objects of a folder for a Karnak gateway."""
-    prepare = KarnakPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
-    tag = KarnakTagOperator.partial(task_id="tag", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
-    report = KarnakReportOperator(stage=stage, **_END)
-
-    prepare >> tag >> report
-    return report
+    return _in_units(stage, arguments, KarnakPrepareOperator, KarnakTagOperator, KarnakReportOperator, "tag")
 
 
 def reporting(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """The text of the reports in a folder."""
-    prepare = ExtractReportsPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
-    extract = ExtractReportsOperator.partial(task_id="extract", stage=stage, map_index_template=LABEL).expand(
-        unit=prepare.output
+    return _in_units(
+        stage, arguments, ExtractReportsPrepareOperator, ExtractReportsOperator, ExtractReportsReportOperator, "extract"
     )
-    report = ExtractReportsReportOperator(stage=stage, **_END)
-
-    prepare >> extract >> report
-    return report
 
 
 def relocation(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Move info dumps out of a data folder."""
-    prepare = MoveDumpsPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
-    move = MoveDumpsOperator.partial(task_id="move", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
-    report = MoveDumpsReportOperator(stage=stage, **_END)
-
-    prepare >> move >> report
-    return report
+    return _in_units(stage, arguments, MoveDumpsPrepareOperator, MoveDumpsOperator, MoveDumpsReportOperator, "move")
