@@ -77,7 +77,7 @@ def test_a_person_releases_a_cohort_and_a_data_set(shared: SharedAirflow) -> Non
     assert (decided / "release.asked").exists() and not (undecided / "release.asked").exists()
     word = read_json(decided / "release.json")
     assert (word["word"], word["who"]) == ("approved", "admin")
-    events = airflow.get("assets/events?limit=100&order_by=timestamp")["asset_events"]
+    events = airflow.get(f"assets/events?source_dag_id={STUDY}&limit=100&order_by=timestamp")["asset_events"]
     first, second = (event["extra"] for event in events if event["extra"]["project"] == "approved")
     assert first["files"] == first["new"] > len(files) and second["new"] == 0
 
