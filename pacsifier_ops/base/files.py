@@ -208,11 +208,23 @@ def write_jsonl(path: Path, values: Iterable[Any]) -> None:
             stream.write(_json(value).encode() + b"\n")
 
 
+def append_jsonl(path: Path, value: Any) -> None:
+    """Append one JSON value as a line, durably, to a file with the mode of a file that identifies patients."""
+    with os.fdopen(private_handle(path, os.O_WRONLY | os.O_APPEND), "ab") as stream:
+        stream.write(_json(value).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Yield the values of a file of `write_jsonl`."""
-    with path.open(encoding="utf-8") as stream:
+    """Yield the values of a file of `write_jsonl` and `append_jsonl`.
+
+    A last line without an end is left out: a process was killed while it appended.
+    """
+    with path.open(encoding="utf-8", newline="\n") as stream:
         for line in stream:
-            yield json.loads(line)
+            if line.endswith("\n"):
+                yield json.loads(line)
 
 
 def resolved(path: str | os.PathLike[str], what: str) -> Path:

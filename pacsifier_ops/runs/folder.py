@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.files import private_folder, private_handle, read_json, storage_errors, write_json, write_jsonl
+from pacsifier_ops.base.files import (
+    append_jsonl,
+    private_folder,
+    private_handle,
+    read_json,
+    storage_errors,
+    write_json,
+    write_jsonl,
+)
 
 
 def never() -> bool:
@@ -93,6 +101,10 @@ class Run:
         path = self.part(kind, number)
         private_folder(path.parent)
         write_jsonl(path, lines)
+
+    def append_to_part(self, kind: str, number: int | None, line: Any) -> None:
+        """Append a line to an existing part (see `part`)."""
+        append_jsonl(self.part(kind, number), line)
 
     def parts(self, kind: str) -> list[Path]:
         """The existing numbered parts of a kind, in order."""

@@ -9,7 +9,8 @@ Each step may be killed and called again. These files in the run's folder are co
 | scan.json              | the first step  | what was found, and what is left out             |
 | expected.json          | the first step  | counts of what was found, see `expect`           |
 | units/<unit>.jsonl     | the first step  | the items of one unit, one per line              |
-| results/<unit>.jsonl   | the work step   | the results of these items so far, one per line  |
+| results/<unit>.jsonl   | the work step   | the results of these items so far, one per line; |
+|                        |                 | the last line of an item holds                   |
 | accounts.json          | the last step   | the closed account                               |
 | report.html            | the last step   | the account for people                           |
 | summary.json           | the last step   | the account in counts only                       |
@@ -18,6 +19,7 @@ Each step may be killed and called again. These files in the run's folder are co
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
@@ -35,7 +37,8 @@ KEPT = ("scan", "expected", "units", "results", "accounts", "summary")
 NOT_ATTEMPTED = "not attempted: the run ended before"
 
 #: Key of a line of results, or of rows found, with its counts for `progress`: numbers by names such as
-#: `series complete`, `images received`, `rows empty`, `bytes`, `seconds`.
+#: `series complete`, `images received`, `rows empty`, `bytes`, `seconds`. A second line of an item holds the
+#: difference, so that the sum over all lines is right at any time.
 COUNTED = "counted"
 
 Question = Callable[[], bool]
@@ -183,9 +186,9 @@ Result = TypeVar("Result")
 class Worker(Generic[Item, Result]):
     """Works on units of a run, one after the other. A context manager.
 
-    The result of an item is written when the work on the item ends, also by an error or a cancellation. A killed worker
-    loses the result of one item at most. An item that fails for a reason of its own does not stop the others of its
-    unit.
+    The result of an item is appended when the work on the item ends, also by an error or a cancellation. A killed
+    worker loses the result of one item at most. An item that fails for a reason of its own does not stop the
+    others of its unit.
 
     Args:
         run: the run.
@@ -299,10 +302,12 @@ class Worker(Generic[Item, Result]):
             for item in cls.items(run, int(part.stem)):
                 yield item, results.get(cls.key(item)) or cls.account(item)
 
-    def _lines(self, results: Mapping[Any, Result]) -> Iterator[dict[str, Any]]:
-        for key in sorted(results):
-            line: dict[str, Any] = asdict(results[key])  # type: ignore[call-overload]
-            yield {**line, COUNTED: self.counts(results[key])}
+    def _line(self, result: Result, counted: Mapping[str, int | float] | None = None) -> dict[str, Any]:
+        """Return the line of a result; `counted` are the counts of an earlier line of the same item."""
+        counts = Counter[str](self.counts(result))
+        if counted is not None:
+            counts.subtract({"items": 1, **counted})
+        return {**asdict(result), COUNTED: counts}  # type: ignore[call-overload]
 
     def unit(self, number: int, resumed: bool = False) -> dict[str, int | float]:
         """Work on the items of one unit.
@@ -322,6 +327,9 @@ class Worker(Generic[Item, Result]):
         """
         before = self._results(self._run, number)
         results = {key: result for key, result in before.items() if self.stays(result, resumed)}
+        counted = {key: self.counts(result) for key, result in results.items()}
+        with storage_errors("the state root"):
+            self._run.write_part("results", number, (self._line(results[key]) for key in sorted(results)))
         failed: PacsifierError | None = None
         for item in self.items(self._run, number):
             key = self.key(item)
@@ -345,9 +353,9 @@ class Worker(Generic[Item, Result]):
                 if ended == self.account(item):  # the work ended before it began
                     del results[key]
                     results |= {} if kept is None else {key: kept}
-                with storage_errors("the state root"):
-                    self._run.write_part("results", number, self._lines(results))
-                if results.get(key) is ended:
+                else:
+                    with storage_errors("the state root"):
+                        self._run.append_to_part("results", number, self._line(ended, counted.get(key)))
                     self._done(ended)
         self.end(list(results.values()))
         if failed is not None:

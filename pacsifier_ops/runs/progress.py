@@ -118,12 +118,13 @@ def _sum(parts: Iterable[tuple[str, int, int]]) -> Counter[str]:
 def _counted(path: str, mtime_ns: int, size: int) -> Counter[str]:
     """The counts of the lines of a part (see `job.COUNTED`).
 
-    A part is replaced as a whole, never changed, so its path, time and size tell its content. What is kept is small:
+    A part is replaced as a whole or gets longer, so its path, time and size tell its content. What is kept is small:
     the parts of eight runs of the largest size.
     """
     counts: Counter[str] = Counter()
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8", newline="\n") as lines:
         for line in lines:
-            if line.startswith("{"):
-                counts.update({"items": 1, **json.loads(line).get(COUNTED, {})})
+            if line.startswith("{") and line.endswith("\n"):
+                counts["items"] += 1
+                counts.update(json.loads(line).get(COUNTED, {}))
     return counts

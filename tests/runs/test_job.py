@@ -23,6 +23,7 @@ from pacsifier_ops.handover import dicomdir, dumps, karnak, reports
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import Question, Worker
+from pacsifier_ops.runs.progress import progress_of
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import node_of, planned_run, series
@@ -166,3 +167,33 @@ def test_a_task_that_is_killed_keeps_what_it_had_done(job: Job) -> None:
         assert before <= job.done()
     assert partly and len(job.done()) >= 4
     assert job.close().verdict == COMPLETE
+
+
+def test_a_result_that_was_half_appended_is_no_result(job: Job) -> None:
+    job.work(lambda: False)
+    whole, results = job.done(), job.run.part("results", 0)
+    lines = results.read_bytes().splitlines(keepends=True)
+    # Somebody who is killed, or has no space, leaves the beginning of a line.
+    results.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    assert len(job.done()) == len(whole) - 1 and progress_of(job.run)
+    job.work(lambda: False)
+    assert job.done() == whole and job.close().verdict == COMPLETE
+
+
+def test_each_result_is_written_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = list[tuple[str, int]]()
+    append, write = Run.append_to_part, Run.write_part
+
+    def appended(run: Run, kind: str, number: int | None, line: Any) -> None:
+        written.append((kind, 1))
+        append(run, kind, number, line)
+
+    def written_whole(run: Run, kind: str, number: int | None, lines: Any) -> None:
+        written.append((kind, len(kept := list(lines))))
+        write(run, kind, number, kept)
+
+    monkeypatch.setattr(Run, "append_to_part", appended)
+    monkeypatch.setattr(Run, "write_part", written_whole)
+    job.work(lambda: False)
+    lines = job.run.part("results", 0).read_text().splitlines()
+    assert sum(count for kind, count in written if kind == "results") == len(lines) >= 4
