@@ -6,9 +6,8 @@ import traceback
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
@@ -18,21 +17,18 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
-from pacsifier_ops.base.errors import ConfigError, InputError, Later, PacsifierError
-from pacsifier_ops.base.files import read_json, storage_errors, write_json
+from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
+from pacsifier_ops.base.files import read_json
 from pacsifier_ops.hooks.constants import NODES
-from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.operators.stages import Stage, stage_of
 from pacsifier_ops.runs import labels
 from pacsifier_ops.runs.accounts import COMPLETE
-from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings, stage_run
+from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
 from pacsifier_ops.runs.job import KEPT, Account
 from pacsifier_ops.runs.options import DEFAULT_NODE
 
 #: Key of what a stage may add to the params beside OWNER: the list of what may be moved.
 APPROVED = "approved"
-
-#: File in the run folder of a `GroupStage`, see there.
-_PARAMS = "params.json"
 
 
 @contextmanager
@@ -76,26 +72,11 @@ def page_of_run(dag_id: str, run_id: str) -> str:
     return f"{path}/pacsifier/runs/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
 
 
-class Stage(Protocol):
-    """The part of a larger run that an operator belongs to, such as `operators.study.StudyStage`.
-
-    A stage is a member of a `StrEnum`: Airflow keeps its value, like other arguments of operators.
-    """
-
-    def of(self, run: Run) -> tuple[Run, Mapping[str, Any]]:
-        """Return the run and the params of the job.
-
-        Raises:
-            AirflowSkipException: the larger run does not have this part.
-        """
-
-
 class PacsifierOperator(BaseOperator):
     """An operator that works on a run's folder within the boundary.
 
     Args:
-        stage: gives the run and the params; without one, they are those of the DAG run. Plain text is the id of a
-            task group in somebody's own DAG, see `GroupStage`.
+        stage: where the job stands in the DAG run, see `stages.stage_of`.
     """
 
     operator_extra_links: Collection[BaseOperatorLink] = (ReportLink(),)
@@ -104,7 +85,7 @@ class PacsifierOperator(BaseOperator):
 
     def __init__(self, *, stage: Stage | str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.stage: Stage | None = GroupStage(stage) if type(stage) is str else stage  # type: ignore[assignment]
+        self.stage = stage_of(stage)
 
     def on_kill(self) -> None:
         """Airflow wants the task to end; associations are aborted, what has arrived is kept."""
@@ -126,47 +107,12 @@ class PacsifierOperator(BaseOperator):
         Raises:
             AirflowSkipException: see `Stage.of`.
         """
-        if self.stage is None:
-            return run, context
-        part, params = self.stage.of(run)
+        part, params = self.stage.of(run, context.get("params", {}))
         return part, {**context, "params": params}
 
     @abstractmethod
     def work(self, run: Run, context: Any) -> Any:
         """What the operator does; returns small numbers and paths only."""
-
-
-@dataclass(frozen=True)
-class GroupStage:
-    """A job in a task group of somebody's own DAG: it has a run of its own, and the params that its first step keeps.
-
-    Attributes:
-        group: id of the task group.
-    """
-
-    group: str
-
-    def of(self, run: Run) -> tuple[Run, Mapping[str, Any]]:
-        """Return the run and the params of the job.
-
-        Raises:
-            InputError: its first step did not begin.
-        """
-        part = stage_run(run, self.group)
-        try:
-            return part, read_json(part.folder / _PARAMS)
-        except FileNotFoundError:
-            raise InputError(f"{self.group} did not begin; see the error of its step prepare") from None
-
-    def begin(self, run: Run, params: Mapping[str, Any]) -> None:
-        """Keep the params of the job.
-
-        Raises:
-            StorageError: the state root cannot be written.
-        """
-        part = stage_run(run, self.group)
-        with storage_errors("the state root"):
-            write_json(part.folder / _PARAMS, params)
 
 
 class TalksToNode:
@@ -198,18 +144,14 @@ class PrepareOperator(PacsifierOperator):
         self.arguments = arguments
 
     def staged(self, run: Run, context: Any) -> tuple[Run, Any]:
-        """See `PacsifierOperator.staged`; a `GroupStage` begins here."""
-        if isinstance(self.stage, GroupStage):
-            # Of a conf, what the DAG declares as its params: whoever may start it does not change the rest.
-            of_run = {name: context["params"].get(name) for name in context["dag"].params}
-            self.stage.begin(run, options.checked_params(self.asks, of_run, self.arguments or {}))
+        """See `PacsifierOperator.staged`; the stage begins here."""
+        self.stage.begin(run, context, self.asks, self.arguments or {})
         return super().staged(run, context)
 
     def work(self, run: Run, context: Any) -> list[int]:
         """Returns the numbers of the units."""
         run.forget(self.kept)  # if a line below fails, the report must not close the account of an earlier attempt
-        if not isinstance(self.stage, GroupStage):
-            check_conf(context)
+        self.stage.check_conf(context)
         params = context["params"]
         units = self.prepare(run, self.request(params), params)
         if names := self.nodes(params):
@@ -299,7 +241,7 @@ class ReportOperator(PacsifierOperator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.multiple_outputs = isinstance(self.stage, GroupStage)  # tasks that follow take single values
+        self.multiple_outputs = self.stage.single_values
 
     def work(self, run: Run, context: Any) -> dict[str, Any]:
         """Returns the verdict, the sums, and where results and report are.
@@ -324,20 +266,12 @@ class ReportOperator(PacsifierOperator):
         return account
 
     def staged(self, run: Run, context: Any) -> tuple[Run, Any]:
-        """See `PacsifierOperator.staged`. What an earlier attempt has left is no result of this one.
+        """See `PacsifierOperator.staged`.
 
         Raises:
-            AirflowSkipException: the job was skipped.
-            AirflowFailException: its first step did not succeed.
+            AirflowSkipException, AirflowFailException: see `Stage.check_begun`.
         """
-        if isinstance(self.stage, GroupStage):
-            task, run_id = f"{self.stage.group}.prepare", context["run_id"]
-            states = context["ti"].get_task_states(dag_id=context["dag"].dag_id, task_ids=[task], run_ids=[run_id])
-            state = states.get(run_id, {}).get(task)
-            if state == "skipped":
-                raise AirflowSkipException("the job was skipped")
-            if state != "success":
-                raise AirflowFailException(f"the job did not begin; see its step {task}")
+        self.stage.check_begun(context)
         return super().staged(run, context)
 
     def judge(self, run: Run) -> None:

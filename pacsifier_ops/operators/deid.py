@@ -23,7 +23,7 @@ class DeidentifyPrepareOperator(PrepareOperator):
 
     def request(self, params: Any) -> DeidRequest:
         """What is de-identified, and how."""
-        return request_of(DeidRequest, params, allow_empty=bool(self.stage))  # a night without anything new
+        return request_of(DeidRequest, params, allow_empty=self.stage.may_be_empty)  # a night without anything new
 
     def prepare(self, run: Run, request: DeidRequest, params: Any) -> list[int]:
         """See `deid.steps.prepare`."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pacsifier_ops.operators.approval import ApproveCohortOperator
-from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, Stage, UnitOperator
+from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
 from pacsifier_ops.operators.deid import DeidentifyOperator, DeidentifyPrepareOperator, DeidentifyReportOperator
 from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
 from pacsifier_ops.operators.dicomdir import (
@@ -38,12 +38,13 @@ from pacsifier_ops.operators.reports import (
     ExtractReportsPrepareOperator,
     ExtractReportsReportOperator,
 )
+from pacsifier_ops.operators.stages import Stage, stage_of
 from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOperator, UploadReportOperator
 
 
 def _begin(stage: Stage | str | None) -> dict[str, Any]:
-    """How the first task begins. A stage of a study begins also after one that the study does without."""
-    return {"task_id": "prepare", **({} if type(stage) is str else {"trigger_rule": "none_failed"})}
+    """How the first task begins."""
+    return {"task_id": "prepare", "trigger_rule": stage_of(stage).begins}
 
 
 #: The last task tells how it went, also if tasks before it failed.

@@ -19,7 +19,7 @@ class KarnakPrepareOperator(PrepareOperator):
 
     def request(self, params: Any) -> KarnakRequest:
         """What is tagged, and with what."""
-        return request_of(KarnakRequest, params, allow_empty=bool(self.stage))  # a night without anything new
+        return request_of(KarnakRequest, params, allow_empty=self.stage.may_be_empty)  # a night without anything new
 
 
 class KarnakTagOperator(UnitOperator):

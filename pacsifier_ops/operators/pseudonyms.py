@@ -51,7 +51,7 @@ class PseudonymizePrepareOperator(PrepareOperator):
             PseudonymRequest,
             params,
             queryfile=str(resolve(params["queryfile"])) if params["queryfile"] else "",
-            allow_empty=bool(self.stage),  # a night without anything new
+            allow_empty=self.stage.may_be_empty,  # a night without anything new
             **options_of(params["queryfile"] or "", params),
         )
 

@@ -21,6 +21,7 @@ from pacsifier_ops.operators.base import (
     data_path,
 )
 from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.operators.stages import Stage
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.study import run as stages
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 DATA_SETS = "pacsifier_data_sets"
 
 
-class StudyStage(StrEnum):
-    """A stage of a study: its job has a run of its own, and the params that the study gives it."""
+class StudyStage(Stage, StrEnum):
+    """A stage of a study: its job has a run of its own, and the params that the study gives it.
+
+    It is text as well: Airflow keeps its value, like other arguments of operators.
+    """
 
     EXTRACT = stages.EXTRACT
     PSEUDONYMS = stages.PSEUDONYMS
@@ -45,7 +49,7 @@ class StudyStage(StrEnum):
     KARNAK_UPLOAD = stages.KARNAK_UPLOAD
     MOVE = stages.MOVE
 
-    def of(self, run: Run) -> tuple[Run, Mapping[str, Any]]:
+    def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
         """The run and the params of the stage.
 
         Raises:
@@ -54,13 +58,13 @@ class StudyStage(StrEnum):
         from pacsifier_ops.study.project import Study
         from pacsifier_ops.study.release import may_hand_over, originals_of
 
-        params = stages.stages_of(run)[self]
-        if params is None or (self in stages.DESTINATIONS and not may_hand_over(run, self)):
+        wanted = stages.stages_of(run)[self]
+        if wanted is None or (self in stages.DESTINATIONS and not may_hand_over(run, self)):
             raise AirflowSkipException("the study does without this")
         more = {OWNER: str(Study.of(run).root)}
         if self is StudyStage.MOVE:
             more[APPROVED] = str(originals_of(run))
-        return stage_run(run, self), {**params, **more}
+        return stage_run(run, self), {**wanted, **more}
 
 
 class StudySetUpOperator(PacsifierOperator):

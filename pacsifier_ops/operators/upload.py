@@ -26,7 +26,7 @@ class UploadPrepareOperator(PrepareOperator):
 
     def request(self, params: Any) -> UploadRequest:
         """What is sent."""
-        return request_of(UploadRequest, params, allow_empty=bool(self.stage))  # a night without anything new
+        return request_of(UploadRequest, params, allow_empty=self.stage.may_be_empty)  # a night without anything new
 
     def nodes(self, params: Any) -> list[str]:
         """See `base.connections_of`; what has none runs in the common pool."""

@@ -1,0 +1,132 @@
+"""Where a job stands in its DAG run: it is the whole run, a stage of a study, or a task group of somebody's own DAG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from pacsifier_ops.base import options
+from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.base.files import read_json, storage_errors, write_json
+from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.runs.folder import Run, stage_run
+
+#: File in the run folder of a `GroupStage`, see there.
+_PARAMS = "params.json"
+
+
+class Stage:
+    """The place of a job in its DAG run.
+
+    Attributes:
+        may_be_empty: the folder of the job may hold nothing, as after a night without anything new.
+        begins: trigger rule of its first task.
+        single_values: its last task gives each value as an XCom of its own.
+    """
+
+    may_be_empty = True
+    begins = "none_failed"  # also after a stage that the study does without
+    single_values = False
+
+    def begin(self, run: Run, context: Any, asks: type[Any], arguments: Mapping[str, Any]) -> None:
+        """Keep what the tasks of the job need to know; called before its first task.
+
+        Args:
+            run: the run of the DAG run.
+            asks: request of the job.
+            arguments: options of the job by name, see `base.PrepareOperator`.
+
+        Raises:
+            InputError: an argument or a param cannot be used.
+        """
+
+    def check_conf(self, context: Any) -> None:
+        """Check, in the first task, what the DAG run was triggered with; see `params.check_conf`."""
+        check_conf(context)
+
+    def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
+        """Return the run and the params of the job.
+
+        Args:
+            run, params: those of the DAG run.
+
+        Raises:
+            AirflowSkipException: the DAG run does without the job.
+        """
+        return run, params
+
+    def check_begun(self, context: Any) -> None:
+        """Check, before the last task of the job, that this attempt of the job has begun.
+
+        Raises:
+            AirflowSkipException: the job was skipped.
+            AirflowFailException: its first task did not succeed.
+        """
+
+
+class WholeRun(Stage):
+    """The job is all that the DAG run does."""
+
+    may_be_empty = False
+
+
+@dataclass(frozen=True)
+class GroupStage(Stage):
+    """A job in a task group of somebody's own DAG: it has a run of its own, and the params that its first task keeps.
+
+    Attributes:
+        group: id of the task group.
+    """
+
+    group: str
+    begins = "all_success"
+    single_values = True
+
+    def begin(self, run: Run, context: Any, asks: type[Any], arguments: Mapping[str, Any]) -> None:
+        """Keep the params of the job: its arguments, else what the DAG run has, else the defaults.
+
+        Raises:
+            InputError: see `Stage.begin`.
+            StorageError: the state root cannot be written.
+        """
+        # Of a conf, what the DAG declares as its params: whoever may start it does not change the rest.
+        of_run = {name: context["params"].get(name) for name in context["dag"].params}
+        params = options.checked_params(asks, of_run, arguments)
+        part = stage_run(run, self.group)
+        with storage_errors("the state root"):
+            write_json(part.folder / _PARAMS, params)
+
+    def check_conf(self, context: Any) -> None:
+        """Check nothing: the conf is the DAG's, which may take more than the job knows."""
+
+    def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
+        """See `Stage.of`.
+
+        Raises:
+            InputError: its first task did not begin.
+        """
+        part = stage_run(run, self.group)
+        try:
+            return part, read_json(part.folder / _PARAMS)
+        except FileNotFoundError:
+            raise InputError(f"{self.group} did not begin; see the error of its step prepare") from None
+
+    def check_begun(self, context: Any) -> None:
+        """See `Stage.check_begun`. What an earlier attempt has left is no result of this one."""
+        task, run_id = f"{self.group}.prepare", context["run_id"]
+        states = context["ti"].get_task_states(dag_id=context["dag"].dag_id, task_ids=[task], run_ids=[run_id])
+        state = states.get(run_id, {}).get(task)
+        if state == "skipped":
+            raise AirflowSkipException("the job was skipped")
+        if state != "success":
+            raise AirflowFailException(f"the job did not begin; see its step {task}")
+
+
+def stage_of(stage: Stage | str | None) -> Stage:
+    """Return the stage of an operator's argument: plain text is the id of a task group, None is the whole run."""
+    if stage is None:
+        return WholeRun()
+    return stage if isinstance(stage, Stage) else GroupStage(stage)
