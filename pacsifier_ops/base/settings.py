@@ -16,6 +16,7 @@ confined to them, and all processes must have the same ones.
 | PACSIFIER_TIMEZONE *       | the system's          | of windows and nights, such as Europe/Zurich  |
 | PACSIFIER_WINDOW *         | always open           | retrieval window of nodes without one         |
 | PACSIFIER_MAX_SERIES *     | 10000                 | largest cohort of nodes without a limit       |
+| PACSIFIER_VERIFY_DAYS *    | 30                    | days after which all files are read again     |
 | PACSIFIER_GROUP            | nobody                | group that may read identifying data          |
 | PACSIFIER_RELEASED_MODE    | by the umask          | mode of released files, such as 0640          |
 
@@ -36,7 +37,7 @@ from pacsifier_ops.base.window import zone_of
 
 #: Name of the Airflow variable, and the settings that it may contain.
 VARIABLE = "pacsifier"
-NAMES = ("timezone", "window", "max_series")
+NAMES = ("timezone", "window", "max_series", "verify_days")
 
 _variable: Mapping[str, Any] = {}
 
@@ -139,7 +140,20 @@ def max_series() -> int:
     Raises:
         ConfigError: it is not a whole number above 0.
     """
-    text = _text("max_series") or "10000"
-    if not (text.isascii() and text.isdigit() and len(text) < 13 and int(text) > 0):
-        raise ConfigError("max_series is not a whole number above 0")
+    return _whole("max_series", 10000, 1)
+
+
+def verify_days() -> int:
+    """Return the days after which files are read again that seem to be as they were; 0: in every run.
+
+    Raises:
+        ConfigError: it is not a whole number.
+    """
+    return _whole("verify_days", 30, 0)
+
+
+def _whole(name: str, default: int, least: int) -> int:
+    text = _text(name) or str(default)
+    if not (text.isascii() and text.isdigit() and len(text) < 13 and int(text) >= least):
+        raise ConfigError(f"{name} is not a whole number" + (f" above {least - 1}" if least else ""))
     return int(text)

@@ -6,9 +6,10 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from sys import intern
+from typing import Any
 
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.base.files import LEVELS, readable, unreadable
@@ -16,8 +17,12 @@ from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.dicom.files import DicomFile, Directory, inspect
 from pacsifier_ops.runs.accounts import FileAccount
 from pacsifier_ops.state.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, TAKEN_AWAY, Approved
+from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL
+
+#: What is kept of a file: all but the path, and the digest that a caller requires.
+_KEPT = [field.name for field in fields(DicomFile)][1:-1]
 
 #: Reason for a folder that is not scanned.
 TOO_DEEP = f"more than {LEVELS} folders lie in each other, and what is in this one was not looked at"
@@ -55,6 +60,9 @@ def scan(
 ) -> Scan:
     """Read the beginning of every file below `root`. Folders named CONTROL are left out.
 
+    What was read of the files of an output tree is kept, and a file is read again only where it has changed (see
+    `Facts`).
+
     Two files of a series may have the same SOP Instance UID. The second is skipped where the data sets are equal. Where
     they differ, both are bad files, because it is unknown which is right.
 
@@ -70,6 +78,26 @@ def scan(
         Cancelled: `cancelled` returned True.
         OSError: `root` cannot be read.
     """
+    # The ways of looking accept different files.
+    with Facts(root, f"heads-{look.__module__.rpartition('.')[2]}", look, _packed, _unpacked) as read:
+        return _scan(root, cancelled, every, approved, read)
+
+
+def _packed(item: DicomFile | None) -> list[Any] | None:
+    return None if item is None else [getattr(item, name) for name in _KEPT]
+
+
+def _unpacked(values: list[Any] | None, path: Path) -> DicomFile | None:
+    return None if values is None else DicomFile(path, *values)
+
+
+def _scan(
+    root: Path,
+    cancelled: Callable[[], bool],
+    every: bool,
+    approved: Approved | None,
+    look: Callable[[Path], DicomFile | None],
+) -> Scan:
     found = Scan(trees=[root])
     first: dict[tuple[SeriesId, str], DicomFile] = {}
     contradicting: set[tuple[SeriesId, str]] = set()

@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,11 +34,13 @@ from pacsifier_ops.base.files import (
     unreadable,
     write_atomic,
 )
+from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.handover.request import DumpsRequest
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
+from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import (
@@ -364,33 +366,35 @@ class _Moving:
         """Look at every file that is left in the place."""
 
         told = {path for path, _ in self._result.problems}
-        for path in _files(folder, without=_PATIENT if folder == self._data else ""):
-            if self._cancelled():
-                raise Cancelled("stopped on request")
-            name = readable(path.relative_to(self._data))
-            if name in told:
-                continue
-            try:
-                kind = self._kind(path)
-            except OSError as error:
-                self._result.problems.append((name, unreadable(error)))
-                continue
-            if kind.startswith(LEFT):
-                self._result.left.append((name, kind))
-            elif kind:
-                self._passed_over[kind] += 1
-            else:
-                self._result.dicom += 1
+        # Several tasks look at places of one tree.
+        with Facts(self._data, f"kinds/{digest_of(self._place.folder)}", _kind_of_content) as content:
+            for path in _files(folder, without=_PATIENT if folder == self._data else ""):
+                if self._cancelled():
+                    raise Cancelled("stopped on request")
+                name = readable(path.relative_to(self._data))
+                if name in told:
+                    continue
+                try:
+                    kind = self._kind(path, content)
+                except OSError as error:
+                    self._result.problems.append((name, unreadable(error)))
+                    continue
+                if kind.startswith(LEFT):
+                    self._result.left.append((name, kind))
+                elif kind:
+                    self._passed_over[kind] += 1
+                else:
+                    self._result.dicom += 1
 
-    def _kind(self, path: Path) -> str:
-        """What a file is; empty where it is DICOM.
+    def _kind(self, path: Path, content: Callable[[Path], str]) -> str:
+        """Return what a file is; empty where it is DICOM.
+
+        Args:
+            content: returns what a file is by its content.
 
         Raises:
             OSError: it cannot be read, or the folder that it is cannot.
         """
-        from pacsifier_ops.dicom.files import Directory, inspect
-        from pacsifier_ops.dicom.scan import DICOMDIR
-
         name = path.relative_to(self._data)
         if path.is_symlink():
             return _INNER_LINK if _leads_into(path, self._data) else _LINK
@@ -404,12 +408,19 @@ class _Moving:
             return _NEW_ID
         if str(name) == "manifest.csv" and marker_of(self._data).get("state") == DEIDENTIFIED:
             return _MANIFEST
-        try:
-            return "" if inspect(path) else _NOT_DICOM
-        except Directory:
-            return DICOMDIR
-        except ValueError:
-            return _DAMAGED
+        return content(path)
+
+
+def _kind_of_content(path: Path) -> str:
+    from pacsifier_ops.dicom.files import Directory, inspect
+    from pacsifier_ops.dicom.scan import DICOMDIR
+
+    try:
+        return "" if inspect(path) else _NOT_DICOM
+    except Directory:
+        return DICOMDIR
+    except ValueError:
+        return _DAMAGED
 
 
 def _linked(path: Path, name: Path) -> bool:

@@ -21,22 +21,24 @@ their own patient.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import Cancelled
-from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.base.files import readable, storage_errors
 from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, never, stage_run
 from pacsifier_ops.state.approved import approved_of
+from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT
 
@@ -174,19 +176,39 @@ class Gate:
             Cancelled: `cancelled` said so.
         """
         found = GateFindings(patients=self.patients)
-        for path in paths:
-            if cancelled():
-                raise Cancelled("stopped on request")
-            with storage_errors("the de-identified data set"):
-                own = self._dates.get(path.split("/")[0], {})
-                for held, dates in _held(root / path, path, own, self._all_dates):
-                    if isinstance(held, str):
-                        found.add("blocking", path, [held])
-                    else:
-                        found.add("blocking", path, self._told(held, self._certain, self._uids, dates))
-                        found.add("waivable", path, self._told(held, self._doubtful))
-            found.searched += 1
+        with (
+            storage_errors("the de-identified data set, or the state root"),
+            Facts(root, "searched", lambda path: self._findings(path, root), version=self._digest()) as findings,
+        ):
+            for path in paths:
+                if cancelled():
+                    raise Cancelled("stopped on request")
+                for kind, told in findings(root / path).items():
+                    found.add(kind, path, told)
+                found.searched += 1
         return found
+
+    def _findings(self, path: Path, root: Path) -> dict[str, list[str]]:
+        """Return the findings in a file by kind, no values."""
+        found: dict[str, list[str]] = {"blocking": [], "waivable": []}
+        name = readable(path.relative_to(root))
+        for held, dates in _held(path, name, self._dates.get(name.split("/")[0], {}), self._all_dates):
+            if isinstance(held, str):
+                found["blocking"].append(held)
+            else:
+                found["blocking"] += self._told(held, self._certain, self._uids, dates)
+                found["waivable"] += self._told(held, self._doubtful)
+        return found
+
+    def _digest(self) -> str:
+        """Return the SHA-256 of all that is searched for, hexadecimal."""
+        whole = hashlib.sha256()
+        for terms in (self._certain, self._doubtful):
+            for of_terms in fields(terms):
+                whole.update(repr(sorted(getattr(terms, of_terms.name).items())).encode())
+        whole.update(repr(sorted(self._uids)).encode())
+        whole.update(repr(sorted((folder, sorted(days.items())) for folder, days in self._dates.items())).encode())
+        return whole.hexdigest()
 
     def refuse_foreign(self, files: Iterable[Mapping[str, Any]], found: GateFindings) -> None:
         """Add the files that the de-identification has not made: they may be of anybody, in any form.

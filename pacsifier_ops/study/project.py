@@ -34,6 +34,9 @@ ANYBODY, ANOTHER = "anybody", "another"
 #: What becomes of the identified copy.
 KEEP, LIST, REMOVE = "keep", "list", "remove"
 
+#: Which files are read to see whether they are as they were.
+CHANGED, ALL = "changed", "all"
+
 #: What fits into an LO (PS3.5 6.2), as ASCII.
 _TAG_TEXT = re.compile(r"[ -\[\]-~]{1,64}")
 
@@ -203,6 +206,13 @@ class Study(Reading, Kept):
             LIST: "it stays, and the report tells what could go",
             REMOVE: "what is verified as delivered goes",
         },
+    )
+    verify: str = option(
+        "Verify",
+        "Which files of the study are read again. Damage that a disk did not notice is found by reading all.",
+        Section.HOW,
+        default=CHANGED,
+        choices={CHANGED: "new and changed files, and all of them from time to time", ALL: "all files"},
     )
     accept_incomplete: bool = common.accept_incomplete()
     enabled: bool = option(default=True, stands=(IN_FILE,))

@@ -40,6 +40,7 @@ from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import RELEASE
 from pacsifier_ops.runs.folder import Run, never, now
 from pacsifier_ops.state.approved import LISTED, approve, approved_of
+from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
 from pacsifier_ops.study.project import NOBODY, Study
@@ -53,6 +54,9 @@ FILE_SETS = "dicomdir"
 
 #: Where files are that do not have their place yet.
 _UNFINISHED = f"{CONTROL}/unfinished"
+
+#: Name of what is known of the files of a tree, see `Facts`.
+_DIGESTS = "digests"
 
 _STOCK, _RELEASED = "output.jsonl", "released.json"
 
@@ -159,8 +163,11 @@ def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
     if not (study.has(KARNAK) or study.has(MOVE)):
         return
     files = _files_of(root, cancelled) if study.has(ANONYMIZE) else listed(run)
-    with storage_errors("the state root, or the folder of the study"):
-        write_jsonl(originals_of(run), ({**file, "instance": _instance_in(root / file["path"])} for file in files))
+    with (
+        storage_errors("the state root, or the folder of the study"),
+        Facts(root, "instances", _instance_in) as instance_in,
+    ):
+        write_jsonl(originals_of(run), ({**file, "instance": instance_in(root / file["path"])} for file in files))
     _kept(run, stock_of(run))  # taken before they were listed
 
 
@@ -206,11 +213,12 @@ def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> 
 
 def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """Path, size and digest of every file, in order of their paths; links are not followed."""
-    for path in _files(root):
-        if cancelled():
-            raise Cancelled("stopped on request")
-        name = path.relative_to(root)
-        yield {"path": readable(name), "size": path.stat().st_size, "sha256": digest(path)}
+    with Facts(root, _DIGESTS, digest) as digest_of:
+        for path in _files(root):
+            if cancelled():
+                raise Cancelled("stopped on request")
+            name = path.relative_to(root)
+            yield {"path": readable(name), "size": path.stat().st_size, "sha256": digest_of(path)}
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -246,10 +254,11 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             stock = Stock(stock.digest, 0, 0)  # what is identified goes to a gateway, and is never public
         if stock.files:
             _make_ready(target)
-        for file in listed(run) if stock.files else ():
-            if cancelled():
-                raise Cancelled("stopped on request")
-            new += _place(root / file["path"], target / file["path"], file, target / _UNFINISHED)
+        with Facts(target, _DIGESTS, digest) as digest_of:
+            for file in listed(run) if stock.files else ():
+                if cancelled():
+                    raise Cancelled("stopped on request")
+                new += _place(root / file["path"], target / file["path"], file, target / _UNFINISHED, digest_of)
         if study.has(ANONYMIZE):
             approve(target, listed(run))
         if study.has(KARNAK):
@@ -279,11 +288,14 @@ def _make_ready(target: Path) -> None:
     (target / _UNFINISHED).mkdir()
 
 
-def _place(source: Path, target: Path, file: Mapping[str, Any], scratch: Path) -> bool:
+def _place(
+    source: Path, target: Path, file: Mapping[str, Any], scratch: Path, digest_of: Callable[[Path], str]
+) -> bool:
     """Let a file of its own be in its place, as it was approved; False where it was already.
 
     Args:
         scratch: folder for what is unfinished.
+        digest_of: gives the SHA-256 of a released file.
 
     Raises:
         NotApproved: the file has changed since it was approved.
@@ -291,8 +303,9 @@ def _place(source: Path, target: Path, file: Mapping[str, Any], scratch: Path) -
     with suppress(FileNotFoundError):
         status = target.lstat()
         own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1  # earlier versions made hard links
-        if own and status.st_size == file["size"] and digest(target) == file["sha256"]:
-            target.chmod(_mode())
+        if own and status.st_size == file["size"] and digest_of(target) == file["sha256"]:
+            if stat.S_IMODE(status.st_mode) != _mode():
+                target.chmod(_mode())
             return False
     data_folder(target.parent)
     temporary = scratch / secrets.token_hex(8)

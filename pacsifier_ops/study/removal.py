@@ -31,6 +31,7 @@ from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.runs.folder import Run, never, now
 from pacsifier_ops.runs.index import Index
 from pacsifier_ops.state.deliveries import Deliveries
+from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
@@ -201,6 +202,8 @@ def remove(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> R
                 _remove(tree, places, series, removed)
     finally:
         write_json(run.folder / "removal.json", asdict(removed))
+        if removed.files:
+            forget_facts(places.identified)  # they tell of patients whose files are gone
     return removed
 
 

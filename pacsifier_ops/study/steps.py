@@ -21,10 +21,11 @@ from pacsifier_ops.runs.accounts import COMPLETE, ROWS_ANSWERED
 from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, decide
 from pacsifier_ops.runs.folder import Run, never, now, stage_run
 from pacsifier_ops.runs.job import summary_of
+from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.gate import Gate
-from pacsifier_ops.study.project import ANYBODY, KEEP, LIMIT, NOBODY, REMOVE, Study, read_project, stages_for
+from pacsifier_ops.study.project import ALL, ANYBODY, KEEP, LIMIT, NOBODY, REMOVE, Study, read_project, stages_for
 from pacsifier_ops.study.release import (
     DEIDENTIFIED_FOLDER,
     FOLDERS,
@@ -78,6 +79,9 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
     with storage_errors("the state root"):
         study.keep(run)
         keep_stages(run, stages_for(study, run.name))
+        if study.verify == ALL:
+            for name in FOLDERS:
+                forget_facts(folder_of(study, name))
     return study
 
 

@@ -1,0 +1,124 @@
+"""A night without anything new reads no image, and one with new images reads these; what has changed is found."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops.base.errors import NotApproved
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.runs import approvals
+from pacsifier_ops.state import facts
+from pacsifier_ops.study import release, steps
+from tests.support.embedded import node_of, series, serving
+from tests.support.study import StudyRun
+
+pytestmark = pytest.mark.archive
+
+_opened: list[Path] | None = None
+
+
+def _heard(event: str, arguments: tuple[Any, ...]) -> None:
+    if _opened is not None and event == "open" and isinstance(arguments[0], str) and arguments[0].endswith(".dcm"):
+        _opened.append(Path(arguments[0]))
+
+
+sys.addaudithook(_heard)  # hooks stay until the process ends
+
+
+def images_read(work: Callable[[], object]) -> list[Path]:
+    """Images that Python opens during the work."""
+    global _opened
+    _opened = []
+    try:
+        work()
+        return _opened
+    finally:
+        _opened = None
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data root; files count as settled at once."""
+    monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    with serving(series("ZQX-1", n_images=3) + series("ZQX-2", n_images=2), tmp_path / "images") as running:
+        yield running
+
+
+@pytest.fixture
+def research(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    with EmbeddedPacs(folder=tmp_path / "research") as running:
+        yield running
+
+
+def night(pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, **given: Any) -> StudyRun:
+    rows = [{"PatientID": "ZQX-1"}, {"PatientID": "ZQX-2"}]
+    given = {"upload": "research", "karnak": "gateway", "album_name": "a", "remove_identified": "keep", **given}
+    run = StudyRun(node_of(pacs), root, rows, given)
+    run.make()
+    run.release()
+    run.upload(node_of(research))
+    steps.report(run.run)
+    return run
+
+
+def test_a_night_without_anything_new_reads_no_image(pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path) -> None:
+    first = night(pacs, research, root)
+    night(pacs, research, root)  # what the first one has released is read once more
+    runs: list[StudyRun] = []
+    assert images_read(lambda: runs.append(night(pacs, research, root))) == []
+    assert release.stock_of(runs[0].run) == release.stock_of(first.run)
+    # All are read when somebody asks for it.
+    again = images_read(lambda: night(pacs, research, root, verify="all"))
+    assert {path for path in again if "released" in path.parts} == set(first.folder("released").rglob("*.dcm"))
+    assert set(again) >= set(first.folder("identified").rglob("*.dcm"))
+
+
+def test_a_night_with_news_reads_these(pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, tmp_path: Path) -> None:
+    first = night(pacs, research, root)
+    night(pacs, research, root)
+    before = set(first.folder("").rglob("*.dcm"))
+    pacs.add(write(series("ZQX-2", series_number=7, n_images=2), tmp_path / "new"))
+    read = set(images_read(lambda: night(pacs, research, root)))
+    new = set(first.folder("").rglob("*.dcm")) - before
+    assert len(new) == 3 * 2 and new <= read
+    # The search for identifiers looks at the whole data set, since there is more to search for.
+    assert {path.relative_to(root).parts[2] for path in read & before} == {"de-identified"}
+
+
+def test_a_changed_file_is_no_part_of_what_was_approved(pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path) -> None:
+    first = night(pacs, research, root)
+    night(pacs, research, root)
+    image = min(first.folder("de-identified").rglob("*.dcm"))
+    status, content = image.stat(), bytearray(image.read_bytes())
+    content[-1] ^= 1
+    run = StudyRun(node_of(pacs), root, [{"PatientID": "ZQX-1"}])
+    steps.check(run.run)
+    digest = release.stock_of(run.run).digest
+    approvals.ask(run.run, approvals.RELEASE, digest)
+    approvals.decide(run.run, approvals.RELEASE, digest, approvals.APPROVED, "anna")
+    image.write_bytes(content)
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(NotApproved):
+        release.release(run.run)
+    # So it is with what lies in its place already: it is mended.
+    content[-1] ^= 1
+    image.write_bytes(content)
+    steps.check(run.run)
+    (there,) = first.folder("released").rglob(image.name)
+    there.chmod(0o600)
+    there.write_bytes(bytes(status.st_size))
+    release.release(run.run)
+    assert there.read_bytes() == bytes(content)
