@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.files import private_folder, read_json
+from pacsifier_ops.base.files import private_folder, read_json, write_atomic
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import demo_cohort
 from pacsifier_ops.onebox.up import HOST, PACS_AET, REPO, airflow_environment
@@ -57,7 +58,7 @@ def main() -> int:
         print("2  Airflow sets up its database", flush=True)
         log = private_folder(HOME / "logs") / "airflow.log"
         with log.open("w") as stream:
-            _airflow(["db", "migrate"], environment, stream).wait()
+            _set_up_database(environment, stream)
             print("3  the DAG pacsifier_study runs on projects/demo.yaml", flush=True)
             run = _study({"project_file": "projects/demo.yaml"}, environment, stream)
     if run is None:
@@ -70,6 +71,17 @@ def main() -> int:
 def _connection(pacs: EmbeddedPacs) -> str:
     extra = {"called_aet": pacs.aet, "calling_aet": "PACSIFIER"}
     return json.dumps({"conn_type": "dicom", "host": HOST, "port": pacs.port, "extra": extra})
+
+
+def _set_up_database(environment: dict[str, str], log: Any) -> None:
+    """Make Airflow's tables, unless this version of Airflow has made them: to look for them takes it seconds."""
+    database, made = HOME / "airflow" / "airflow.db", HOME / "airflow" / "made-by"
+    version = metadata.version("apache-airflow")
+    if database.exists() and made.exists() and made.read_text(encoding="utf-8") == version:
+        return
+    made.unlink(missing_ok=True)
+    if _airflow(["db", "migrate"], environment, log).wait() == 0:
+        write_atomic(made, version)
 
 
 def _airflow(arguments: list[str], environment: dict[str, str], log: Any) -> subprocess.Popen[bytes]:
