@@ -158,7 +158,8 @@ def test_an_option_of_a_request_is_in_its_form(airflow: Airflow) -> None:
         "hours": 2.5,
     }
     text, choice = params["flour"].schema, params["crust"].schema
-    assert text == {"type": "string", "minLength": 1, "title": "Flour", "section": "What"}
+    draft = "http://json-schema.org/draft-07/schema#"
+    assert text == {"$schema": draft, "type": "string", "minLength": 1, "title": "Flour", "section": "What"}
     assert choice["values_display"] == {"thin": "thin: like paper", "thick": "thick: like bark"}
     assert params["loaves"].schema["type"] == ["null", "integer"] and params["loaves"].schema["maximum"] == 9
     assert params["hours"].schema["exclusiveMinimum"] == 0
