@@ -83,7 +83,7 @@ def _fetch(
 ) -> list[Exception]:
     """Retrieve or move the units of one archive; returns what kept something from it."""
     crew = Crew(node.max_associations, stopped)
-    with closing(steps.receivers_for(run, node)) as receivers:
+    with closing(steps.open_receivers(run, node)) as receivers:
 
         def worker() -> Fetching:
             if Request.of(run).retrieve == MOVE:

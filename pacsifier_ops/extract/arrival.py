@@ -1,4 +1,4 @@
-"""Whether what a request asks for has arrived in an archive: one look at a time, and nothing but counts."""
+"""Counts how many rows of a request have series in an archive; for waiting until they have arrived there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import InputError, QueryTableError
 from pacsifier_ops.base.identity import SeriesId
-from pacsifier_ops.extract.requests import is_id, options_of, resolve
+from pacsifier_ops.extract.requests import is_request_id, reading_options, table_path
 from pacsifier_ops.extract.run import instances_of
 from pacsifier_ops.state.leases import shared
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder, FoundSeries
     from pacsifier_ops.query.table import QueryRow
 
-#: Seconds to wait for one of the PACS's slots. Retrieval comes first: who looks in vain looks again later.
+#: Seconds to wait for a free association slot of the PACS. Retrieval has priority; the count can be tried again later.
 SLOT_WAIT = 2.0
 
-_reading = threading.Lock()
+#: Reading a workbook changes the warning filters of the whole process for a moment.
+_reading_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """What one look saw.
+    """What the archive has at one moment.
 
     Attributes:
-        rows: rows for which enough series are there.
-        series: series of all rows together, each once.
-        instances: their instances, as far as the archive tells.
+        rows: number of rows with enough series.
+        series: number of series of all rows, each counted once.
+        instances: number of their instances, as far as the archive gives it.
     """
 
     rows: int
@@ -43,21 +44,21 @@ class Arrived:
 
 
 def check_request(request: str) -> None:
-    """Refuse what is not the id of a request: a path or a key of a query may tell who the patient is.
+    """Check that a text is the id of a request. A path or a key of a query could identify a patient.
 
     Raises:
-        InputError: it is something else; it is not repeated.
+        InputError: it is something else. The error does not contain it.
     """
-    if not is_id(request):
+    if not is_request_id(request):
         raise InputError("request is not the id of a request (req- and 24 hexadecimal digits); take the table in first")
 
 
 def rows_of(request: str, row: int | None) -> list[QueryRow]:
-    """The rows of a request's table that are waited for.
+    """Return the rows of a request's table to wait for.
 
     Args:
         request: id of the request.
-        row: line of the table, where the header is line 1; None is every row.
+        row: line of the table, where the header is line 1; None: every row.
 
     Raises:
         InputError: `request` is no id, or there is no such request.
@@ -67,37 +68,41 @@ def rows_of(request: str, row: int | None) -> list[QueryRow]:
     from pacsifier_ops.query.table import read_query_table
 
     check_request(request)
-    with _reading:  # reading a workbook changes what the process does with warnings, and changes it back
-        table = read_query_table(resolve(request), Reading(**options_of(request, {})))
+    with _reading_lock:
+        table = read_query_table(table_path(request), Reading(**reading_options(request, {})))
     bad = [str(problem) for problem in table.problems if row in (None, problem.line)]
     if bad:
-        raise QueryTableError("what cannot be asked for never arrives; correct the table:\n  " + "\n  ".join(bad))
+        raise QueryTableError("these rows cannot be queried; correct the table:\n  " + "\n  ".join(bad))
     rows = [r for r in table.rows if row is None or row == r.line or row in r.duplicates]
     if not rows:
         raise QueryTableError(f"the request's table has no row on line {row}; its header is on line 1")
     return rows
 
 
-def look(
+def count_arrived(
     node: PacsNode, rows: Sequence[QueryRow], minimum: int = 1, cancelled: Callable[[], bool] = lambda: False
 ) -> Arrived:
-    """Ask the archive once for all rows, over one association under one of the slots that it grants us.
+    """Query the archive once for each row, over one association, and count what it has.
 
-    Nothing is tried twice: where the error is retryable, look again later. May be called in any thread.
+    Failed queries are not repeated; after an error that is `retryable`, call this again later. May be called in any
+    thread.
 
     Args:
-        minimum: series that a row must find to count as arrived.
+        node: the archive.
+        rows: the rows.
+        minimum: number of series that a row must have to count as arrived.
+        cancelled: called regularly; True ends the work.
 
     Raises:
-        LeaseBusy: all slots are taken.
+        LeaseBusy: all association slots of the PACS are taken.
         Undecidable, ResultLimit, Unsupported: the archive cannot answer one of the rows.
-        PacsError: the archive cannot be asked.
+        PacsError: the archive cannot be queried.
     """
     from pacsifier_ops.dimse.attempts import open_session
     from pacsifier_ops.dimse.find import Finder
 
     arrived, seen = 0, dict[SeriesId, int]()
-    with _unheard(), open_session(node, shared(), cancelled=cancelled, wait=SLOT_WAIT) as session:
+    with _without_warnings(), open_session(node, shared(), cancelled=cancelled, wait=SLOT_WAIT) as session:
         finder = Finder(session)
         for row in rows:
             found = finder.series(row.keys, row.exact)
@@ -109,7 +114,7 @@ def look(
 
 
 def _instances(finder: Finder, series: FoundSeries) -> int:
-    """How many instances the archive holds of a series; it is asked to list them where it does not give the number."""
+    """Return the number of instances of a series; query their list if the archive does not give the number."""
     count = instances_of(series.attributes)
     if count is None:
         expected = finder.expectation(series.study_uid, series.series_uid, None)
@@ -117,25 +122,26 @@ def _instances(finder: Finder, series: FoundSeries) -> int:
     return count or 0
 
 
-_here = threading.local()
+_thread = threading.local()
 
 
 def _warn(message: str, category: type[Warning] | None = None, stacklevel: int = 1) -> None:
-    if not getattr(_here, "unheard", False):
+    if not getattr(_thread, "silent", False):
         warnings.warn(message, category, stacklevel + 1)
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Let pydicom's warnings in this thread go nowhere: they quote values.
+def _without_warnings() -> Iterator[None]:
+    """Suppress pydicom's warnings in this thread, because they contain values.
 
-    `warnings.catch_warnings` is the whole process's: threads undo each other's. So it is done where pydicom warns.
+    `warnings.catch_warnings` changes the whole process, and is not safe with several threads. So pydicom's own
+    reference to the module `warnings` is replaced.
     """
     import pydicom.misc
 
     pydicom.misc.warnings = SimpleNamespace(warn=_warn)
-    _here.unheard = True
+    _thread.silent = True
     try:
         yield
     finally:
-        _here.unheard = False
+        _thread.silent = False

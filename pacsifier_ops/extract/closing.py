@@ -1,4 +1,4 @@
-"""The end of an extract run: its books closed, checked against the disk, and written."""
+"""The end of an extract run: its account is closed, compared with the disk, and written."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.tree import LOGS, Tree, names_object, naming_of
 
 
-def close_books(run: Run, leases: Leases) -> RunAccount:
-    """Gather the accounts of a run, check them, and write log and report.
+def close_account(run: Run, leases: Leases) -> RunAccount:
+    """Collect the accounts of rows and series, compare them with the disk, and write log and report.
+
+    Args:
+        run: the run.
+        leases: the leases of the state root.
 
     Raises:
         StorageError: log or report cannot be written.
     """
     request, table = Request.of(run), outcome.table(run)
     assert table is not None
-    rows, series = outcome.rows(run, table.same_as), _series(run, request)
-    _tell_of_quarantine(rows, series, table.same_as, run.quarantine)
+    rows, series = outcome.rows(run, table.same_as), _series_accounts(run, request)
+    _add_quarantined(rows, series, table.same_as, run.quarantine)
     account = RunAccount(
         run.name,
         request.pacs,
@@ -48,7 +52,7 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
         notes=table.notes,
     )
     if request.retrieve == SAVE:
-        account.discrepancies = _against_disk(request.out_directory, series)
+        account.discrepancies = _compare_with_disk(request.out_directory, series)
     write_books(
         run,
         account,
@@ -59,10 +63,10 @@ def close_books(run: Run, leases: Leases) -> RunAccount:
     return account
 
 
-def _tell_of_quarantine(
+def _add_quarantined(
     rows: list[RowAccount], series: list[SeriesAccount], same_as: dict[int, int], quarantine: Path
 ) -> None:
-    """Say of each row how many objects that came for its series are kept apart, and where."""
+    """Add to the reason of each row how many objects of its series are in quarantine."""
     counts: Counter[int] = Counter()
     for account in series:
         for line in account.lines:
@@ -70,11 +74,12 @@ def _tell_of_quarantine(
     counts.update({again: counts[first] for again, first in same_as.items()})
     for row in rows:
         if count := counts[row.line]:
-            told = f"{count} object(s) that came for its series are in quarantine, in {quarantine}"
-            row.reason = "; ".join(filter(None, (row.reason, told)))
+            remark = f"{count} object(s) that came for its series are in quarantine, in {quarantine}"
+            row.reason = "; ".join(filter(None, (row.reason, remark)))
 
 
-def _series(run: Run, request: Request) -> list[SeriesAccount]:
+def _series_accounts(run: Run, request: Request) -> list[SeriesAccount]:
+    """Return the accounts of the series; in a run that only finds series, they are `listed`."""
     accounts = [account for _, account in outcome.series(run)]
     if not request.info and request.retrieve == NONE:
         for account in accounts:
@@ -82,22 +87,23 @@ def _series(run: Run, request: Request) -> list[SeriesAccount]:
     return accounts
 
 
-def _against_disk(root: Path, series: list[SeriesAccount]) -> list[str]:
-    """Whether the folders hold as many files as the accounts say."""
+def _compare_with_disk(root: Path, series: list[SeriesAccount]) -> list[str]:
+    """Return a sentence for each series whose folder has another number of files than its account."""
     wrong, naming = [], naming_of(root.resolve())
     for account in series:
-        files = _files(root / account.folder, naming)
-        # Nobody looked into the folder of a series that failed.
+        files = _count_files(root / account.folder, naming)
+        # The account of a failed series says nothing about its folder.
         if account.state not in (SERIES_LISTED, SERIES_FAILED) and files != account.delivered - account.handed_on:
-            elsewhere = f", {account.handed_on} of them handed on" if account.handed_on else ""
+            handed_on = f", {account.handed_on} of them handed on" if account.handed_on else ""
             wrong.append(
-                f"series {account.number}: {account.delivered} instances accounted for{elsewhere}, {files} files in "
+                f"series {account.number}: {account.delivered} instances accounted for{handed_on}, {files} files in "
                 "its folder"
             )
     return wrong
 
 
-def _files(folder: Path, naming: str) -> int:
+def _count_files(folder: Path, naming: str) -> int:
+    """Return the number of objects in a folder."""
     try:
         return sum(names_object(name, naming) for name in os.listdir(folder))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The workers of an extract run: what they share, retrieval to our disk, and moves to another node."""
+"""The workers of an extract run: retrieval to the output folder, moves to another node, and what both share."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pacsifier_ops.extract.retrieve import Retriever
 
 
-def node_for(node: PacsNode, request: Request) -> PacsNode:
-    """The node as this run uses it."""
+def node_with_overrides(node: PacsNode, request: Request) -> PacsNode:
+    """Return the node with the settings that the request overrides."""
     return with_overrides(
         node,
         method=request.method,
@@ -38,8 +38,8 @@ def node_for(node: PacsNode, request: Request) -> PacsNode:
     )
 
 
-def receivers_for(run: Run, node: PacsNode) -> Receivers:
-    """Where C-MOVE delivers in this process; close it at the end."""
+def open_receivers(run: Run, node: PacsNode) -> Receivers:
+    """Return what finds or starts the receiver for C-MOVE to us. The caller must close it."""
     from pacsifier_ops.extract.receiving import Receivers
 
     tree = Tree.open(Request.of(run).out_directory)
@@ -47,10 +47,10 @@ def receivers_for(run: Run, node: PacsNode) -> Receivers:
 
 
 def refuse_unapproved(run: Run) -> None:
-    """Make sure that somebody has approved of a cohort that is larger than allowed, whatever the tasks before say.
+    """Check that a cohort that exceeds a limit was approved. The states of earlier tasks do not count.
 
     Raises:
-        NotApproved: nobody has, or nothing was planned.
+        NotApproved: it was not, or the step plan has not ended.
     """
     plan = plan_of(run)
     if plan["exceeds"]:
@@ -58,6 +58,11 @@ def refuse_unapproved(run: Run) -> None:
 
 
 def plan_of(run: Run) -> Mapping[str, Any]:
+    """Return the content of plan.json.
+
+    Raises:
+        NotApproved: the step plan has not ended.
+    """
     try:
         plan: Mapping[str, Any] = read_json(run.folder / "plan.json")
     except FileNotFoundError:
@@ -66,7 +71,7 @@ def plan_of(run: Run) -> Mapping[str, Any]:
 
 
 class Fetching(SeriesWorker[Planned]):
-    """A worker on units of an extract run, with the info dumps that go with every series."""
+    """A worker on units of an extract run. It writes the info dump and the pseudonym of each series."""
 
     item = Planned
 
@@ -75,39 +80,40 @@ class Fetching(SeriesWorker[Planned]):
         self._request = Request.of(run)
 
     def open(self, stack: ExitStack) -> None:
-        """Make room in the output folder.
+        """Open the output folder.
 
         Raises:
-            NotApproved: the cohort is larger than allowed, and nobody has approved of it as it is now.
-            TreeError, StorageError: it cannot be written.
+            NotApproved: the cohort exceeds a limit, and was not approved as it is now.
+            TreeError, StorageError: the output folder cannot be written.
         """
         refuse_unapproved(self._run)
         self._tree = Tree.open(self._request.out_directory)
         self._incoming = stack.enter_context(self._tree.workplace(shared()))
 
-    def describe(self, planned: Planned, at: Retriever | Mover) -> None:
-        """Write what goes beside the images; what the dump lacks, the archive is asked for once more."""
+    def write_beside(self, planned: Planned, transfer: Retriever | Mover) -> None:
+        """Write the info dump and the pseudonym; query an AcquisitionDate that is missing in the dump."""
         from pacsifier_ops.extract.retrieve import write_dump, write_new_id
 
         if self._request.info:
-            told = planned.attributes
-            if not told.get("AcquisitionDate"):
-                ask = partial(at.finder.acquisition_date, planned.study_uid, planned.series_uid)
-                told["AcquisitionDate"] = at.again(ask)
+            attributes = planned.attributes
+            if not attributes.get("AcquisitionDate"):
+                query = partial(transfer.finder.acquisition_date, planned.study_uid, planned.series_uid)
+                attributes["AcquisitionDate"] = transfer.again(query)
             write_dump(self._tree, self._incoming, planned)
         if planned.new_id:
             write_new_id(self._tree, self._incoming, planned)
 
 
 class Retrieval(Fetching):
-    """A worker that retrieves units of a run, over one session that it keeps from unit to unit.
+    """A worker that retrieves units of a run to the output folder. It keeps its session from unit to unit.
 
     Args:
-        run, node: what is retrieved, and from where.
-        cancelled: asked now and then; True ends the work, what has arrived is kept.
-        progress: told the bytes of every object that arrives.
-        done: told the account of every series as it ends.
-        receivers: where C-MOVE delivers, for callers with several workers in one process.
+        run: the run.
+        node: the archive.
+        cancelled: called regularly; True ends the work. Objects that have arrived are kept.
+        progress: called with the size in bytes of every object that arrives.
+        done: called with the account of every series when it ends.
+        receivers: shared by several workers in one process; None: the worker makes its own.
     """
 
     def __init__(
@@ -120,16 +126,16 @@ class Retrieval(Fetching):
         receivers: Receivers | None = None,
     ) -> None:
         super().__init__(run, cancelled, done)
-        self._node, self._receivers = node_for(node, self._request), receivers
+        self._node, self._receivers = node_with_overrides(node, self._request), receivers
         self._progress = progress
 
     def open(self, stack: ExitStack) -> None:
-        """Get ready to retrieve."""
+        """Open the output folder, and prepare session and receiver."""
         from pacsifier_ops.extract.retrieve import Retriever
 
         super().open(stack)
         run, node = self._run, self._node
-        receivers = self._receivers or stack.enter_context(closing(receivers_for(run, node)))
+        receivers = self._receivers or stack.enter_context(closing(open_receivers(run, node)))
         retriever = Retriever(
             node,
             shared(),
@@ -144,29 +150,30 @@ class Retrieval(Fetching):
         self._retriever = stack.enter_context(retriever)
 
     def rest(self) -> None:
-        """Give the association back."""
+        """Close the association."""
         self._retriever.session.close()
 
     def transfer(self, series: Planned, account: SeriesAccount) -> None:
-        """Retrieve a series, or only describe it."""
+        """Retrieve a series; write only its info dump if no images are to be fetched."""
         from pacsifier_ops.dimse.session import ClassesRefused
 
-        self.describe(series, self._retriever)
+        self.write_beside(series, self._retriever)
         if self._request.retrieve == SAVE:
-            with suppress(ClassesRefused):  # of this series alone, and no retry helps; its account says so
+            with suppress(ClassesRefused):  # concerns this series only, and no retry helps; the account has the reason
                 self._retriever.retrieve(series, account)
         else:
             account.state, account.expected, account.missing = SERIES_LISTED, None, 0
 
 
 class Moving(Fetching):
-    """A worker that has units of a run moved to another node, over one session that it keeps from unit to unit.
+    """A worker that has units of a run moved to another node. It keeps its session from unit to unit.
 
     Args:
-        run, node: what is moved, and from where.
-        destination: the destination as a node that can be asked what it holds.
-        cancelled: asked now and then; True ends the work.
-        done: told the account of every series as it ends.
+        run: the run.
+        node: the archive.
+        destination: the destination, if it can be queried.
+        cancelled: called regularly; True ends the work.
+        done: called with the account of every series when it ends.
     """
 
     def __init__(
@@ -178,10 +185,10 @@ class Moving(Fetching):
         done: Callable[[SeriesAccount], None] = lambda account: None,
     ) -> None:
         super().__init__(run, cancelled, done)
-        self._node, self._destination = node_for(node, self._request), destination
+        self._node, self._destination = node_with_overrides(node, self._request), destination
 
     def open(self, stack: ExitStack) -> None:
-        """Get ready to move."""
+        """Open the output folder, and prepare the session."""
         from pacsifier_ops.extract.move import Mover
 
         super().open(stack)
@@ -191,10 +198,10 @@ class Moving(Fetching):
         self._mover = stack.enter_context(mover)
 
     def rest(self) -> None:
-        """Give the association back."""
+        """Close the association."""
         self._mover.session.close()
 
     def transfer(self, series: Planned, account: SeriesAccount) -> None:
         """Have a series moved."""
-        self.describe(series, self._mover)
+        self.write_beside(series, self._mover)
         self._mover.move(series, account)

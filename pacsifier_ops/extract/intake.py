@@ -1,4 +1,4 @@
-"""Intake: a query table that somebody hands in, checked as a whole, and kept if any row of it can be asked."""
+"""Intake: checks a query table that a person hands in, and keeps it as a request if any of its rows is usable."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pacsifier_ops.query.reading import Reading, given
 from pacsifier_ops.query.records import LARGEST_UNPACKED, is_workbook
 from pacsifier_ops.query.table import QueryTable, parse_query_table
 
-#: Lines of a table at most, and bytes.
+#: Maximum number of lines of a table, and of its bytes.
 LINES, LARGEST = 200_000, 16 * 2**20
-#: Rows, remarks and repeated lines shown; and problems.
+#: Maximum number of rows, lines of a remark and repeated lines in `as_json`; and of problems.
 SHOWN, PROBLEMS_SHOWN = 20, 500
 
 
 @dataclass(frozen=True)
 class Intake:
-    """What was understood of a table. It holds what the rows ask for: identifying.
+    """A query table as it was read. It contains the values of the rows, which identify patients.
 
     Attributes:
-        request: id under which the table is kept; empty where no row can be asked.
-        problems: what is wrong, in order of the lines; with the cells, for whoever handed the table in.
-        table: the table as read; one without columns where it was refused as a whole.
+        request: id of the request under which the table is kept; empty if no row is usable.
+        problems: what is wrong, in the order of the lines, with the values of the cells.
+        table: the table; without columns if it was refused as a whole.
     """
 
     request: str = ""
@@ -35,7 +35,7 @@ class Intake:
     table: QueryTable = field(default_factory=lambda: QueryTable(()))
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain data: all counts, the first of the problems, rows and remarks."""
+        """Return plain JSON values: all counts, and the first of the problems, rows and remarks."""
         rows = self.table.rows
         repeats = sorted((again, row.line) for row in rows for again in row.duplicates)
         remarks: dict[str, list[int]] = {}
@@ -62,14 +62,15 @@ class Intake:
         }
 
 
-def take(data: bytes, options: Mapping[str, str] | None = None) -> Intake:
-    """Check a table and keep it with the options of reading it, unless none of its rows can be asked.
+def check_and_keep(data: bytes, options: Mapping[str, str] | None = None) -> Intake:
+    """Check a table, and keep it with its options unless none of its rows is usable.
 
     Args:
-        options: see `Reading`; those that are empty count as not given.
+        data: content of the table, CSV or xlsx.
+        options: see `Reading`; an empty value counts as not given.
 
     Raises:
-        ConfigError: an option has a value that there is not.
+        ConfigError: an option has an unknown value.
         StorageError: the state root cannot be written.
     """
     options = given(options or {})
@@ -81,20 +82,20 @@ def take(data: bytes, options: Mapping[str, str] | None = None) -> Intake:
 
 
 def check(data: bytes, reading: Reading) -> QueryTable:
-    """Check a table that somebody hands in, its size first; see `parse_query_table`.
+    """Check the size of a table, then read it; see `parse_query_table`.
 
     Raises:
-        TableRefused: it is too large, or cannot be used as a whole.
+        TableRefused: the table is too large, or refused as a whole.
     """
     _check_size(data)
     return parse_query_table(data, reading)
 
 
 def _check_size(data: bytes) -> None:
-    """Refuse what would take too much memory to read.
+    """Check that reading a table does not need too much memory.
 
     Raises:
-        TableRefused: says how large a table may be.
+        TableRefused: the table is too large.
     """
     size, most, lines = len(data), LARGEST, max(data.count(b"\n"), data.count(b"\r"))
     if is_workbook(data):
@@ -102,7 +103,7 @@ def _check_size(data: bytes) -> None:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 size, most = max(size, sum(item.file_size for item in archive.infolist())), LARGEST_UNPACKED
                 lines = _rows(archive) if size <= most else 0
-        except Exception:  # whatever a damaged or encrypted archive makes zipfile raise; reading it says so
+        except Exception:  # zipfile raises many types for a damaged or encrypted file; reading it reports the problem
             lines = 0
     if size > most:
         message = f"is too large; cut it into several tables of at most {LARGEST // 2**20} MB, or save it as CSV"
@@ -112,6 +113,6 @@ def _check_size(data: bytes) -> None:
 
 
 def _rows(workbook: zipfile.ZipFile) -> int:
-    """How many rows the sheets have."""
+    """Return the number of rows of all sheets."""
     sheets = (name for name in workbook.namelist() if name.startswith("xl/worksheets/"))
     return sum(workbook.read(name).count(b"<row") for name in sheets)

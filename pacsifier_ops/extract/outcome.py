@@ -1,4 +1,4 @@
-"""The outcome of an extraction: its rows, its series, and instances that another node has not confirmed."""
+"""The outcome of an extract run: its rows and series, and the instances that another node has not confirmed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Table:
 
     Attributes:
         columns: names of the columns.
-        same_as: line that a line repeats, by the line that repeats it.
+        same_as: number of the first of several equal lines, by the number of each other line.
         notes: remarks on how the table was read, without values.
     """
 
@@ -33,10 +33,10 @@ class Table:
 def table(run: Run) -> Table | None:
     """Return the query table; None if it was not read yet."""
     try:
-        told = read_json(run.folder / "table.json")
+        kept = read_json(run.folder / "table.json")
     except FileNotFoundError:
         return None
-    return Table(told["columns"], dict(told["same_as"]), told.get("notes", []))
+    return Table(kept["columns"], dict(kept["same_as"]), kept.get("notes", []))
 
 
 def series(run: Run) -> Iterator[tuple[Planned, SeriesAccount]]:
@@ -71,11 +71,12 @@ def rows(run: Run, same_as: dict[int, int]) -> list[RowAccount]:
                 row = rows[found["line"]]
                 row.state, row.reason, row.series = found["state"], found["reason"], found["series"]
                 row.warnings += found["warnings"]
-                row.studies = found.get("studies", 0)  # an earlier version counted none
+                row.studies = found.get("studies", 0)  # missing in files of an earlier version
     plan = run.folder / "plan.json"
     if plan.exists():
-        decided = read_json(plan)  # of an earlier version with lines only
-        conflicts = decided.get("conflicts") or dict.fromkeys(decided.get("conflicting_lines", ()), SEVERAL_NEW_IDS)
+        kept = read_json(plan)
+        # An earlier version kept the lines without reasons.
+        conflicts = kept.get("conflicts") or dict.fromkeys(kept.get("conflicting_lines", ()), SEVERAL_NEW_IDS)
         for line, reason in conflicts.items():
             rows[int(line)].state, rows[int(line)].reason = ROW_CONFLICT, reason
     else:

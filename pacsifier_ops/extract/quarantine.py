@@ -1,9 +1,9 @@
-"""What arrived and is not used, kept apart in the run's folder: by series and reason, and never overwritten.
+"""Quarantine: objects that arrived and are not used, in the run's folder. Files are never overwritten.
 
     <quarantine>/<StudyInstanceUID>_<SeriesInstanceUID>/<reason>/<SOPInstanceUID>.<SHA-256 of the file>.dcm
 
-The series is the one that was being fetched; what was of none is below `nobodys`. The digest in the name keeps
-two versions of an object apart, and makes one that came twice one file.
+The series is the one that was being fetched. Objects that belong to none are in the folder `nobodys` instead. Because
+of the digest, two versions of an object are two files, and an object that arrived twice is one file.
 """
 
 from __future__ import annotations
@@ -17,29 +17,38 @@ from pathlib import Path
 from pacsifier_ops.base.files import private_folder, storage_errors
 from pacsifier_ops.base.identity import SeriesId
 
-#: Reasons: nobody asked for it; the archive's answer names another patient, or another issuer of the PatientID; another
-#: object has its SOP Instance UID; the object of before is another one.
-UNASKED, ANOTHER_PATIENT, ANOTHER_ISSUER = "unasked", "another-patient", "another-issuer"
+#: Reasons, which are names of folders. The object was not requested.
+UNASKED = "unasked"
+#: The object has another PatientID, or another issuer of it, than the archive's C-FIND response for the series.
+ANOTHER_PATIENT, ANOTHER_ISSUER = "another-patient", "another-issuer"
+#: Different objects arrived with the same SOP Instance UID, or the object differs from the one fetched before.
 TWO_VERSIONS, NOT_AS_BEFORE = "two-versions", "not-as-before"
 
-_NOBODYS = "nobodys"
+#: Folder of objects that belong to no series that was being fetched.
+_NO_SERIES = "nobodys"
 
 
 @dataclass(frozen=True)
 class Quarantine:
-    """The quarantine of a run; any process may put something there at any time."""
+    """The quarantine of a run. Several processes may use it at the same time.
+
+    Attributes:
+        folder: its folder; created when necessary.
+    """
 
     folder: Path
 
     def put(self, path: Path, name: str, reason: str, series: SeriesId | None = None) -> Path:
-        """Move a file there; returns its new path. What is there already by that name is the same, and stays.
+        """Move a file into the quarantine, and return its new path. A file of the same name is the same, and stays.
 
         Args:
+            path: the file.
             name: SOP Instance UID and digest of the file.
-            series: that was being fetched; None: none was.
+            reason: one of the reasons above.
+            series: the series that was being fetched; None: the object belongs to none.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the quarantine cannot be written.
         """
         with storage_errors("the quarantine folder"):
             private_folder(self.folder)
@@ -48,23 +57,26 @@ class Quarantine:
             if target.exists():
                 path.unlink()
             else:
-                shutil.move(path, unfinished)  # a copy, where the run's folder is on another file system
+                shutil.move(path, unfinished)  # copies if the run's folder is on another file system
                 os.replace(unfinished, target)
         return target
 
     @property
-    def nobodys(self) -> Path:
-        """Where that lies which was of no series."""
+    def without_series(self) -> Path:
+        """Folder of objects that belong to no series that was being fetched."""
         return self._of(None)
 
     def counts(self, series: SeriesId | None = None) -> Counter[str]:
-        """How many objects of a series, or of none, are there, by reason.
+        """Return the number of objects by reason.
+
+        Args:
+            series: the series; None: objects that belong to none.
 
         Raises:
-            StorageError: it cannot be read.
+            StorageError: the quarantine cannot be read.
         """
         with storage_errors("the quarantine folder"):
             return Counter(path.parent.name for path in self._of(series).glob("*/*.dcm"))
 
     def _of(self, series: SeriesId | None) -> Path:
-        return self.folder / (_NOBODYS if series is None else str(series))
+        return self.folder / (_NO_SERIES if series is None else str(series))

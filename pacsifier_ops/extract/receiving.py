@@ -1,4 +1,4 @@
-"""Where C-MOVE delivers: the standing receiver if one is up, else one inside this process."""
+"""Receiver for C-MOVE to this machine: the standing receiver if it is running, else one inside this process."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ from pacsifier_ops.state.tree import Tree
 
 
 def announce(leases: Leases, aet: str, port: int, spool: Path, tls: bool = False) -> Lease:
-    """Tell everybody under this state root that a receiver stands, as long as the lease is held.
+    """Announce a running receiver to all processes with this state root, for as long as the returned lease is held.
 
     Args:
-        tls: whether it takes TLS, and nothing else.
+        leases: the leases of the state root.
+        aet, port: AE title and port of the receiver.
+        spool: its spool folder.
+        tls: whether it accepts connections with TLS only.
 
     Raises:
-        LeaseBusy: another one stands already.
+        LeaseBusy: another receiver with this AE title and port is running.
     """
     return leases.acquire(_name(aet, port), wait=0, meta={"spool": str(spool), "tls": tls})
 
 
 def announced(leases: Leases, aet: str, port: int, tls: bool = False) -> Path | None:
-    """The spool of the receiver that stands at an AE title and port, if one does.
+    """Return the spool folder of the receiver that is running with an AE title and port; None if none is.
 
     Raises:
-        ReceiverError: it takes TLS and is expected not to, or the other way round.
+        ReceiverError: it uses TLS although `tls` is False, or the other way round.
     """
     holder = leases.holder(_name(aet, port))
-    if not holder:  # or it died as it was starting
+    if not holder:  # None: no lease; empty: the process ended before it wrote its data into the lease
         return None
     if holder.get("tls", False) != tls:
-        does, should = ("takes TLS only", "does not") if not tls else ("takes no TLS", "does")
+        does, should = ("uses TLS", "does not") if not tls else ("does not use TLS", "does")
         raise ReceiverError(
             f"the receiver {aet} at port {port} {does}, and the connection says that it {should} (receiver_tls); "
-            "start it anew, or correct the connection"
+            "restart it with the right setting, or correct the connection"
         )
     return Path(holder["spool"])
 
@@ -54,15 +57,16 @@ def _name(aet: str, port: int) -> str:
 
 @dataclass
 class Receivers:
-    """Finds the spool that a node's C-MOVE to us ends in, starting a receiver where none stands.
+    """Finds the receiver for a node's C-MOVE to us, and starts one if none is running.
 
-    A receiver inside a process announces itself as the standing one does, so that other processes that use the
-    same AE title and port share it. When it goes, they start their own at the next attempt.
+    A receiver inside a process is announced like the standing one, so other processes with the same AE title and port
+    share it. After it has stopped, they start their own at the next attempt.
 
     Attributes:
-        node: the PACS; its destination and receiver_port name the receiver.
-        tree: where a receiver inside this process spools.
-        quarantine: for what such a receiver got and nobody asked for.
+        node: the PACS; its destination and receiver_port are the AE title and port of the receiver.
+        leases: the leases of the state root.
+        tree: output tree; contains the spool of a receiver inside this process.
+        quarantine: for objects that such a receiver got without a request.
     """
 
     node: PacsNode
@@ -73,10 +77,10 @@ class Receivers:
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def spool(self) -> Path:
-        """The spool folder, its receiver alive. Any thread may ask.
+        """Return the spool folder of a running receiver. May be called in any thread.
 
         Raises:
-            ReceiverError: no port is configured, or another program has it.
+            ReceiverError: no port is configured, or another program uses it.
             StorageError: the spool cannot be written.
         """
         own = self._own
@@ -84,8 +88,8 @@ class Receivers:
             return own.spool
         if not self.node.receiver_port:
             raise ReceiverError(
-                f"{self.node.name}: C-MOVE needs our receiver's port; set move_port (receiver_port) to the port that "
-                f"the PACS has for AE title {self.node.destination}"
+                f"{self.node.name}: C-MOVE needs the port of our receiver; set move_port (receiver_port) to the port "
+                f"that the PACS has for AE title {self.node.destination}"
             )
         return self._announced() or self._start()
 
@@ -94,10 +98,11 @@ class Receivers:
         return announced(self.leases, node.destination, node.receiver_port, node.receiver_tls)
 
     def _changing(self) -> Lease:
-        """Held while a receiver starts or stops: whoever then finds none announced finds the port free."""
+        """Acquire the lease for starting or stopping a receiver. While held, a port without a receiver is free."""
         return self.leases.acquire(f"{_name(self.node.destination, self.node.receiver_port)} changing")
 
     def _start(self) -> Path:
+        """Start a receiver inside this process, unless another process has started one meanwhile."""
         node = self.node
         with self._changing(), ExitStack() as stack:
             if found := self._announced():
@@ -110,20 +115,20 @@ class Receivers:
             self._own, self._stack = own, stack.pop_all()
             return spool
 
-    def gone(self, spool: Path) -> bool:
-        """Whether the receiver that filled this spool has stopped since `spool` named it."""
+    def has_stopped(self, spool: Path) -> bool:
+        """Return whether the receiver with this spool has stopped."""
         own = self._own
         if own is not None:
             return own.spool != spool
-        with self._changing():  # one that is just stopping counts as gone
+        with self._changing():  # a receiver that is stopping counts as stopped
             return self._announced() != spool
 
-    def strays(self, spool: Path) -> Path:
-        """Where objects end that came to the receiver of this spool, and that nobody collects."""
-        return self.quarantine.nobodys if self._own is not None else spool / QUARANTINE
+    def uncollected_folder(self, spool: Path) -> Path:
+        """Return the folder for objects in this spool that no process collects."""
+        return self.quarantine.without_series if self._own is not None else spool / QUARANTINE
 
     def check(self) -> None:
-        """Whether the receiver of this process could keep what arrived.
+        """Check that the receiver of this process could store all objects since the last check.
 
         Raises:
             StorageError: it could not, for example because the disk is full.
@@ -133,9 +138,9 @@ class Receivers:
             refuse_full_disk([error])
 
     def close(self) -> None:
-        """Stop the receiver of this process, if there is one; what nobody collected goes into quarantine.
+        """Stop the receiver of this process, if there is one; objects that no process waits for go into quarantine.
 
-        What another process asked for and has not collected yet it fetches again, by a receiver of its own.
+        Objects that another process waits for are removed; it fetches them again with a receiver of its own.
         """
         own, self._own = self._own, None
         if own is None:
@@ -148,5 +153,9 @@ class Receivers:
 
 
 def series_lease(series: SeriesId | str) -> str:
-    """Name of the lease under which one series (or what the spool calls it) is fetched, by one process at a time."""
+    """Return the name of the lease for fetching a series: only one process may fetch it at a time.
+
+    Args:
+        series: the series, or the name of its folder in the spool.
+    """
     return f"series:{series}"

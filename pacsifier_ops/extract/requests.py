@@ -1,4 +1,4 @@
-"""Requests taken in: a query table under an opaque id, so that neither its name nor its place is told to Airflow."""
+"""Requests: query tables that are kept under an opaque id, so that Airflow gets neither their name nor their path."""
 
 from __future__ import annotations
 
@@ -16,30 +16,28 @@ from pacsifier_ops.base.given import Unusable, read_given
 from pacsifier_ops.query.reading import given
 from pacsifier_ops.query.records import LARGEST_FILE, is_workbook
 
-#: How the table of a request is read, where that was said.
+#: File with the options for reading the table, see `Reading`; missing if none were given.
 _READING = "reading.json"
 _ID = re.compile(r"req-[0-9a-f]{24}")
 
 
-def is_id(text: str) -> bool:
-    """Whether this is the id of a request: it tells nothing of the table."""
+def is_request_id(text: str) -> bool:
+    """Return whether a text is the id of a request."""
     return _ID.fullmatch(text) is not None
 
 
-def new_id() -> str:
-    """An id that nothing has yet."""
+def new_request_id() -> str:
+    """Return a new random id of a request."""
     return f"req-{secrets.token_hex(12)}"
 
 
 def take_in(table: Path | bytes, identity: str = "", options: Mapping[str, str] | None = None) -> str:
-    """Keep a query table, a file or its content, as `<state root>/requests/<id>/table.csv` (or .xlsx).
+    """Keep a query table as `<state root>/requests/<id>/table.csv` (or .xlsx), and return the id of the request.
 
     Args:
-        identity: the id, where the caller has made one (`new_id`) and may take the same table in again.
-        options: how it is read (see `Reading`), kept beside it as reading.json.
-
-    Returns:
-        The id.
+        table: path of the table, or its content.
+        identity: an id from `new_request_id`; a second call with it replaces the table. Empty: a new id is made.
+        options: options for reading the table (see `Reading`), kept beside it as reading.json.
 
     Raises:
         InputError: the file cannot be read.
@@ -49,7 +47,7 @@ def take_in(table: Path | bytes, identity: str = "", options: Mapping[str, str] 
         data = table if isinstance(table, bytes) else read_given(table, LARGEST_FILE)
     except Unusable as error:
         raise InputError(f"the query table {error}") from None
-    identity = identity or new_id()
+    identity = identity or new_request_id()
     name = "table.xlsx" if is_workbook(data) else "table.csv"
     with storage_errors("the state root"):
         folder = private_folder(_folder(identity))
@@ -59,16 +57,19 @@ def take_in(table: Path | bytes, identity: str = "", options: Mapping[str, str] 
     return identity
 
 
-def resolve(queryfile: str) -> Path:
-    """The query table that a run's `queryfile` names: a request's id, or a path below the data root.
+def table_path(queryfile: str) -> Path:
+    """Return the path of the query table of a run.
+
+    Args:
+        queryfile: the param of the run: the id of a request, or a path below the data root.
 
     Raises:
-        InputError: there is no such request, or the parameter is empty.
+        InputError: there is no such request, or `queryfile` is empty.
         PathRefused: the path leads outside the data root.
     """
     if not queryfile:
         raise InputError("queryfile is empty; give a path below the data root, or the id of a request")
-    if not is_id(queryfile):
+    if not is_request_id(queryfile):
         return confined(queryfile, settings.data_root(), "queryfile")
     tables = sorted(_folder(queryfile).glob("table.*"))
     if not tables:
@@ -76,14 +77,15 @@ def resolve(queryfile: str) -> Path:
     return tables[0]
 
 
-def options_of(queryfile: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `Reading` for the table that a run's `queryfile` names.
+def reading_options(queryfile: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `Reading` for the query table of a run.
 
     Args:
-        values: the run's params; what they give holds before what was given when the request was taken in.
+        queryfile: see `table_path`.
+        values: the params of the run; they replace options that were kept with the request.
     """
     kept: dict[str, str] = {}
-    if is_id(queryfile):
+    if is_request_id(queryfile):
         with suppress(FileNotFoundError):
             kept = read_json(_folder(queryfile) / _READING)
     return {**kept, **given(values)}

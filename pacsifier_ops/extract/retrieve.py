@@ -1,4 +1,7 @@
-"""One series from the PACS into the tree: expected first, fetched, compared, published, recorded."""
+"""Retrieval of one series into the output tree by C-GET or C-MOVE (PS3.4 C.4.2, C.4.3).
+
+The expected instances are queried first. What arrives is compared with them, recorded in the ledger and published.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ from pacsifier_ops.extract.quarantine import (
     UNASKED,
     Quarantine,
 )
-from pacsifier_ops.extract.recall import Recall, put_aside
+from pacsifier_ops.extract.recall import Recall, postpone
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.query.keys import DUMP_COLUMNS
@@ -67,15 +70,16 @@ from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.ledger import Entry, SeriesLedger
 from pacsifier_ops.state.tree import Tree, file_name
 
-#: So often an archive that tried to send and sent nothing, out of resources, is asked again.
+#: How often a request that ended with `out of resources` (0xA7xx) and without any object is repeated.
 REFUSALS = 2
-#: SOP Instance UIDs per IMAGE level request; a list of 64-character UIDs then stays within one PDU.
+#: SOP Instance UIDs per request at IMAGE level. A list of UIDs of 64 characters then fits into one PDU.
 UIDS_PER_REQUEST = 100
-#: Some archives end C-MOVE before the last object arrived; wait while something still comes in, in seconds.
+#: Seconds to wait for the next object after C-MOVE has ended: some archives end it before the last object has arrived.
 ARRIVAL_GRACE = 2.0
 
 #: Registered storage SOP classes (PS3.4 B.5).
 REGISTERED = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
+#: Keywords of the SOP classes that are likely in series of a modality.
 _LIKELY = {
     "CT": (
         "CTImageStorage",
@@ -129,37 +133,46 @@ _LIKELY = {
 }
 
 
-#: What is said of objects that went to quarantine, by reason; in the order of their weight.
-_ACCEPT = "see with the PACS team whose they are; accept_patient_id_of: archive has them taken for the former's"
+_ACCEPT = (
+    "ask the PACS team which patient they belong to; accept_patient_id_of: archive takes them for the patient of the "
+    "data base"
+)
+#: Remark on the objects of a series in quarantine, by reason. The most important reason comes first.
 _QUARANTINED = {
     TWO_VERSIONS: (
-        "{} different objects came under SOP Instance UIDs that they share, and none of them is used: see with the "
-        "PACS team which are right, and who else sends to our receiver"
+        "{} different objects came under the same SOP Instance UIDs, and none of them is used: ask the PACS team which "
+        "are right, and who else sends to our receiver"
     ),
     ANOTHER_PATIENT: (
-        "the archive's data base gives one PatientID for the series, and {} object(s) that came hold another, as where "
-        "a patient was corrected and the files were not: " + _ACCEPT
+        "the archive's data base gives one PatientID for the series, and {} object(s) that came contain another one; "
+        "this happens where a patient is corrected in the data base only: " + _ACCEPT
     ),
     ANOTHER_ISSUER: (
-        "the archive's data base gives one IssuerOfPatientID for the series, and {} object(s) that came hold another: "
-        + _ACCEPT
+        "the archive's data base gives one IssuerOfPatientID for the series, and {} object(s) that came contain "
+        "another one: " + _ACCEPT
     ),
     NOT_AS_BEFORE: (
-        "{} object(s) that came differ from those of the same SOP Instance UIDs that were fetched before, which are "
-        "as they were: see with the PACS team which are right"
+        "{} object(s) that came differ from objects with the same SOP Instance UIDs that were fetched before; the "
+        "earlier ones were kept: ask the PACS team which are right"
     ),
-    UNASKED: "{} object(s) came that nobody asked for",
+    UNASKED: "{} object(s) came that were not requested",
 }
 
 
 def likely_classes(modality: str) -> list[str]:
-    """SOP classes that a series of a modality most likely holds, as many as fit on one association."""
-    words = _LIKELY.get(modality, ("SecondaryCaptureImageStorage", "MultiFrameTrueColorSecondaryCaptureImageStorage"))
-    return [str(getattr(sop_class, word)) for word in words]
+    """Return the UIDs of the SOP classes that are likely in a series of a modality; they fit on one association."""
+    others = ("SecondaryCaptureImageStorage", "MultiFrameTrueColorSecondaryCaptureImageStorage")
+    return [str(getattr(sop_class, keyword)) for keyword in _LIKELY.get(modality, others)]
 
 
 def identifiers(planned: Planned, uids: list[str], whole: bool) -> Iterator[Dataset]:
-    """What to ask a retrieve for: a series as a whole, or some of its instances (PS3.4 C.4.2.1.4)."""
+    """Yield the identifiers of C-GET or C-MOVE requests (PS3.4 C.4.2.1.4, C.4.3.1.3).
+
+    Args:
+        planned: the series.
+        uids: SOP Instance UIDs to request.
+        whole: request the series as a whole instead.
+    """
     keys = {"StudyInstanceUID": planned.study_uid, "SeriesInstanceUID": planned.series_uid}
     if whole:
         yield query("SERIES", **keys)
@@ -173,11 +186,14 @@ class Retriever(AtNode):
     """Retrieves series of one PACS into one tree, over one session.
 
     Attributes:
-        receivers: where C-MOVE to us ends.
-        incoming: folder for objects on their way in, on the tree's file system.
-        quarantine: for objects that are not what was asked for.
-        progress: told the bytes of every object that arrives.
-        refetch: fetch what was handed on and removed as well.
+        node, leases: the PACS, and the leases that enforce its limits.
+        tree: the output tree.
+        receivers: finds or starts the receiver for C-MOVE to us.
+        incoming: folder for objects that arrive, on the file system of the tree.
+        quarantine: folder for objects that were not requested.
+        cancelled: called regularly; True ends the work.
+        progress: called with the size in bytes of every object that arrives.
+        refetch: fetch also instances that were handed on and removed from the tree.
     """
 
     node: PacsNode
@@ -195,13 +211,14 @@ class Retriever(AtNode):
         self.finder = Finder(self.session)
 
     def retrieve(self, planned: Planned, account: SeriesAccount) -> None:
-        """Bring one series into the tree, and write into `account` how it ended.
+        """Fetch one series into the tree, and write the outcome into `account`.
 
-        Whatever happens, objects that arrived whole are published, so that the next attempt fetches only
-        what is missing. A series that the archive recalls from slow storage is put aside, see `recall`.
+        Complete objects are published even if the retrieval fails, so the next attempt fetches only what is missing. A
+        series that the archive recalls from slow storage is postponed, see `recall`.
 
         Raises:
-            PacsifierError: the PACS, the receiver or the disk. What the data were like is in the account instead.
+            PacsifierError: the PACS, the receiver or the disk failed. Missing or wrong objects raise nothing; the
+                account has them.
         """
         with self.alone(series_lease(planned.series)):
             ledger = SeriesLedger(self.tree.state, planned.series)
@@ -212,13 +229,17 @@ class Retriever(AtNode):
                     transfer.run()
                 finally:
                     self._publish(folder, ledger, transfer)
-                    transfer.put_rest_aside()
+                    transfer.quarantine_rest()
             if account.state == SERIES_RECALLED:
-                put_aside(account, self.node.recall_wait)
+                postpone(account, self.node.recall_wait)
 
     def _publish(self, folder: Path, ledger: SeriesLedger, transfer: Transfer) -> None:
-        """Give whole files their final names: data on disk first, then the ledger, then the names."""
-        received = transfer.fit_to_publish()
+        """Give complete files their final names.
+
+        The data are synchronized to disk first, then the ledger is written, then the files are renamed. A run that is
+        killed in between leaves no file that the ledger does not know.
+        """
+        received = transfer.publishable()
         if not received:
             return
         with storage_errors("the output folder"):
@@ -249,16 +270,21 @@ class Retriever(AtNode):
 
 
 class Transfer:
-    """The fetching of one series, over as many rounds and attempts as it takes.
+    """The retrieval of one series, with all its rounds and attempts.
 
     Args:
-        sending: the archive was asked before in this run, did not say that it had done, and may still be sending.
+        retriever: the session and folders to use.
+        planned: the series.
+        entries: the ledger of the series, by SOP Instance UID.
+        folder: folder of the series.
+        sending: an earlier C-MOVE of this run ended without a final response, so the archive may still be sending.
 
     Attributes:
-        present: SOP Instance UIDs that lay in the tree before, or were handed on.
-        handed_on: those that were handed on and do not lie in the tree any more.
-        received: objects of the series that arrived, in the retriever's incoming folder.
-        published: SOP Instance UIDs that got their final names.
+        present: SOP Instance UIDs that were in the tree before, or were handed on.
+        handed_on: those of them that were handed on and are no longer in the tree.
+        received: objects to be published, by SOP Instance UID; they are in the retriever's incoming folder.
+        published: SOP Instance UIDs of files with their final names.
+        expectation: the instances that the archive lists.
     """
 
     def __init__(
@@ -276,65 +302,69 @@ class Transfer:
         self.published: set[str] = set()
         self.expectation = Expectation(None, planned.instances)
         self._entries, self._folder = entries, folder
-        self._by = retriever
+        self._retriever = retriever
         self._node = retriever.node
         self._session = retriever.session
-        # All that came for the series and was not present, used or not, by SOP Instance UID: the first of each.
-        self._came: dict[str, ReceivedObject] = {}
-        # Of these, what the archive has not sent, as far as anybody knows, and may be anybody's: it lay in the spool
-        # before the archive was asked, or came while that could send nothing.
+        # The first object for each SOP Instance UID that was not present, including objects in quarantine.
+        self._arrived: dict[str, ReceivedObject] = {}
+        # SOP Instance UIDs of objects that another sender may have sent: they were in the spool before the request, or
+        # arrived while the archive reported failures only.
         self._doubtful: set[str] = set()
         self._two_versions: set[str] = set()
         self._changed: set[str] = set()
-        # Whether the archive's data base has the last word on whose the objects are.
-        self._accepts = False
-        self._accepted: set[str] = set()
-        self._arrivals = 0
-        # How many of these the archive does not list; and how many it counted as sent, of which nothing was seen.
-        self._strange = self._unseen = 0
-        self._strays = Path()
+        # Whether the archive's data base decides to which patient an object belongs.
+        self._archive_decides = False
+        self._accepted_uids: set[str] = set()
+        self._arrival_count = 0
+        # Number of arrived objects that the archive does not list, and of objects that it counted as sent and that did
+        # not arrive.
+        self._unexpected_count = self._absent_count = 0
+        self._uncollected_folder = Path()
         self._counts: Counter[str] = Counter()
         self._bytes = 0
         self._outcome: RetrieveResult | None = None
         self._refusals = 0
-        self._remark = ""
+        self._failure = ""
         self._methods: set[str] = set()
         self._recall = Recall(self._node, retriever.finder, planned)
-        self._begun_before = self._sending = sending
+        self._was_sending = self._sending = sending
 
     def run(self) -> None:
-        """Fetch what is missing: once as a whole, once more by SOP Instance UID; again where an error may pass.
+        """Fetch what is missing: the whole series first, then single instances, at last by C-MOVE instead of C-GET.
 
-        What C-GET has not brought then is asked for by C-MOVE: there are objects that no presentation context of ours
-        takes, for their transfer syntax (JPIP) or their SOP class.
+        C-GET cannot bring objects for which none of our presentation contexts fits, because of their transfer syntax
+        (JPIP) or their SOP class. Each round is repeated after an error that may be temporary.
         """
-        self._by.again(self._expect)
+        self._retriever.again(self._expect)
         if self._missing():
-            self._by.wait_for_turn()
-        method = self._node.method
-        for whole, how in ((not self.present, method), (False, method), (False, "move")):
-            if self._recall.why or not self._missing() or self._came_otherwise():
+            self._retriever.wait_for_turn()
+        usual = self._node.method
+        for whole, method in ((not self.present, usual), (False, usual), (False, "move")):
+            if self._recall.reason or not self._missing() or self._arrived_under_other_uids():
                 break
-            if how == "move" and method != how and not (self._may_move() and "get" in self._methods):
+            if method != usual and not (self._can_move() and "get" in self._methods):
                 break
-            self._by.again(partial(self._fetch_unless_recalled, whole, how))
-            self._by.again(self._sort_out_unlisted)
+            self._retriever.again(partial(self._fetch_unless_recalled, whole, method))
+            self._retriever.again(self._quarantine_unlisted)
 
-    def fit_to_publish(self) -> dict[str, ReceivedObject]:
-        """What the archive has sent and is expected, or is not known not to be."""
+    def publishable(self) -> dict[str, ReceivedObject]:
+        """Return the received objects that may be published, by SOP Instance UID.
+
+        They were certainly sent by the archive. If it lists the instances of the series, they are among these.
+        """
         listed = self.expectation.instances
         certain = {uid: item for uid, item in self.received.items() if uid not in self._doubtful}
         return {uid: item for uid, item in certain.items() if listed is None or uid in listed}
 
-    def put_rest_aside(self) -> None:
-        """Put into quarantine what came and was not published, for a failure came before it could be sorted out."""
+    def quarantine_rest(self) -> None:
+        """Put received objects that were not published into quarantine."""
         for uid in self.received.keys() - self.published:
             self._put_into_quarantine(self.received.pop(uid), UNASKED)
 
     def settle(self, account: SeriesAccount) -> None:
-        """Write into the account how the series ended."""
+        """Write the outcome into the account."""
         have, listed = self.present | self.published, self.expectation.instances
-        self._counts = self._by.quarantine.counts(self.planned.series)
+        self._counts = self._retriever.quarantine.counts(self.planned.series)
         account.bytes, account.quarantined = self._bytes, self._counts.total()
         account.method = " and ".join(sorted(self._methods))
         account.sending = self._sending
@@ -355,66 +385,74 @@ class Transfer:
         account.reason = "; ".join(filter(None, (reason, *self._remarks())))
 
     def _verdict(self, account: SeriesAccount) -> tuple[str, str]:
-        if self._recall.why and self._missing():
-            return SERIES_RECALLED, self._recall.told(account)
+        """Return the state of the series and its reason."""
+        if self._recall.reason and self._missing():
+            return SERIES_RECALLED, self._recall.account_reason(account)
         if account.missing:
-            # Where all that is missing came, the quarantine says why.
-            why = f": {self._why()}" if self._missing() or not self._counts else ""
+            # If everything that is missing arrived, the remarks on the quarantine give the reason.
+            why = f": {self._missing_reason()}" if self._missing() or not self._counts else ""
             return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing{why}"
         if account.expected is None:
             nothing = "" if account.delivered else ", and sent none"
             return (
                 SERIES_UNVERIFIABLE,
-                f"the archive tells neither the instances of the series nor their number{nothing}",
+                f"the archive gives neither a list of the instances of the series nor their number{nothing}",
             )
         if account.unverifiable:
             where = "on disk or handed on" if account.handed_on else "on disk"
-            return SERIES_UNVERIFIABLE, f"{account.unverifiable} instances {where} that the archive does not list"
+            return SERIES_UNVERIFIABLE, f"{account.unverifiable} instances {where} are not listed by the archive"
         return (SERIES_INCOMPLETE if self._changed else SERIES_COMPLETE), ""
 
     def _remarks(self) -> Iterator[str]:
-        """What is to be said of a series however it ended."""
-        if told := [text.format(self._counts[why]) for why, text in _QUARANTINED.items() if self._counts[why]]:
-            yield f"in quarantine ({self._by.quarantine.folder}): {'; '.join(told)}"
-        if self._accepted & self.published:
+        """Yield the remarks on a series in any state."""
+        counts = self._counts
+        if remarks := [text.format(counts[reason]) for reason, text in _QUARANTINED.items() if counts[reason]]:
+            yield f"in quarantine ({self._retriever.quarantine.folder}): {'; '.join(remarks)}"
+        if accepted := self._accepted_uids & self.published:
             yield (
-                f"{len(self._accepted & self.published)} instances hold another PatientID, or issuer of it, than the "
-                "archive's data base gives, which was accepted (accept_patient_id_of)"
+                f"{len(accepted)} instances contain another PatientID, or another issuer of it, than the archive's "
+                "data base gives; they were accepted (accept_patient_id_of)"
             )
 
-    def _came_otherwise(self) -> bool:
-        """Whether the archive counts all that is missing as sent, and as much came under UIDs that it does not list."""
-        outcome, missing = self._outcome, len(self._missing())
-        return outcome is not None and 0 < missing <= min(self._strange, outcome.completed + outcome.warning)
+    def _arrived_under_other_uids(self) -> bool:
+        """Return whether the missing instances probably arrived under other UIDs.
 
-    def _why(self) -> str:
-        """Why something is missing."""
+        The archive counts at least as many as sent, and at least as many objects arrived that it does not list.
+        """
+        outcome, missing = self._outcome, len(self._missing())
+        return outcome is not None and 0 < missing <= min(self._unexpected_count, outcome.completed + outcome.warning)
+
+    def _missing_reason(self) -> str:
+        """Return why instances are missing, in words without identifiers."""
         missing = self._missing()
-        if self._came_otherwise():
-            return "as many came under UIDs that the archive does not list, as where it gives new ones when it sends"
+        if self._arrived_under_other_uids():
+            return (
+                "as many came under UIDs that the archive does not list; some archives assign new UIDs when they send"
+            )
         faults = {uid: fault for uid in missing if uid and (fault := fault_of(uid))}
         if not faults:
-            return self._why_not_sent()
+            return self._not_sent_reason()
         words = " or ".join(sorted(set(faults.values())))
-        told = (
+        reason = (
             f"{len(faults)} with a SOP Instance UID that the standard forbids ({words}; PS3.5 9.1), which not every "
-            "archive can send: have the PACS team give them valid ones"
+            "archive can send: ask the PACS team to give them valid ones"
         )
-        return told if len(faults) == len(missing) else f"{told}; of the others: {self._why_not_sent()}"
+        return reason if len(faults) == len(missing) else f"{reason}; of the others: {self._not_sent_reason()}"
 
-    def _why_not_sent(self) -> str:
+    def _not_sent_reason(self) -> str:
+        """Return why the archive has not sent instances, from its last response."""
         outcome = self._outcome
-        if self._remark or outcome is None:
-            return self._remark or "they were not asked for"
+        if self._failure or outcome is None:
+            return self._failure or "they were not requested"
         if outcome.unreadable:
             return (
-                f"{outcome.unreadable} objects came that do not say which series and instance they are, or say another "
-                "instance than was announced"
+                f"{outcome.unreadable} objects came without their series or SOP Instance UID, or with another SOP "
+                "Instance UID than their C-STORE request"
             )
-        if self._unseen:
+        if self._absent_count:
             return (
-                f"the archive counts {self._unseen} as sent that did not come for this series; if they came under "
-                f"other study or series UIDs, they are in {self._strays}, or will be there"
+                f"the archive counts {self._absent_count} as sent that did not come for this series; objects under "
+                f"other study or series UIDs are put into {self._uncollected_folder}"
             )
         if outcome.untouched and outcome.status == 0:
             return "the archive reported success without sending anything"
@@ -426,16 +464,17 @@ class Transfer:
         return f"the archive did not send them (last status 0x{outcome.status:04X})"
 
     def _expect(self) -> None:
+        """Query the expected instances, and what may be asked only before a retrieval."""
         planned = self.planned
-        self.expectation = self._by.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
-        # What the archive itself holds under another patient is no matter of a data base that was corrected.
+        self.expectation = self._retriever.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
+        # If the archive has the study under two patients, the difference does not come from a corrected data base.
         asked = ACCEPT_ARCHIVE in (planned.accept_patient_id_of, self._node.accept_patient_id_of)
-        self._accepts = asked and not self._by.finder.of_several(planned.study_uid)
-        self._recall.look()
+        self._archive_decides = asked and not self._retriever.finder.of_several(planned.study_uid)
+        self._recall.refresh()
 
     def _missing(self) -> list[str]:
-        """SOP Instance UIDs that are missing; [""] where something is, but nobody can say what."""
-        sent = self._sent()  # what is in quarantine would come once more
+        """Return the missing SOP Instance UIDs; [""] if something is missing and the archive does not list what."""
+        sent = self._sent_uids()  # includes objects in quarantine: another request would only bring them again
         have = self.present | sent
         if self.expectation.instances is not None:
             return sorted(self.expectation.instances.keys() - have)
@@ -443,39 +482,45 @@ class Transfer:
             return [] if sent else [""]
         return [""] if len(have) < self.expectation.count else []
 
-    def _sent(self) -> set[str]:
-        """SOP Instance UIDs of what the archive has sent, be it used or not."""
-        return self._came.keys() - self._doubtful
+    def _sent_uids(self) -> set[str]:
+        """Return the SOP Instance UIDs of the objects that the archive has sent, including those in quarantine."""
+        return self._arrived.keys() - self._doubtful
 
     # Fetching
 
-    def _fetch_unless_recalled(self, whole: bool, how: str) -> None:
-        with self._recall.watched(self._missing, self._why):
-            self._fetch(whole, how)
+    def _fetch_unless_recalled(self, whole: bool, method: str) -> None:
+        """Fetch what is missing, and find out whether the archive has to recall it."""
+        with self._recall.watch(self._missing, self._missing_reason):
+            self._fetch(whole, method)
 
-    def _fetch(self, whole: bool, how: str) -> None:
-        """Ask for what is missing; for the series as a whole where nothing of it is here and `whole` says so.
+    def _fetch(self, whole: bool, method: str) -> None:
+        """Request what is missing.
 
         Args:
-            how: auto, get or move.
+            whole: request the series as a whole if none of its objects has arrived.
+            method: auto, get or move.
+
+        Raises:
+            OutOfResources: the archive sent nothing, and a later attempt may succeed.
         """
         missing = self._missing()
         if not missing:
-            return  # the attempt before this one ended badly, but brought everything
-        self._outcome, before = None, len(self._sent())
-        self._fetch_missing(missing, whole, how)
+            return  # the attempt before ended with an error, but everything arrived
+        self._outcome, before = None, len(self._sent_uids())
+        self._fetch_missing(missing, whole, method)
         outcome = self._outcome
-        if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self._sent()) == before:
+        if outcome and 0xA700 <= outcome.status <= 0xA7FF and len(self._sent_uids()) == before:
             self._refusals += 1
             if self._refusals > REFUSALS:
-                return  # it is about these objects, which it cannot send; others it may
+                return  # the archive cannot send these objects, but maybe those of other series
             raise OutOfResources(f"{self._node.name}: could send nothing (0x{outcome.status:04X})")
 
-    def _fetch_missing(self, missing: list[str], whole: bool, how: str) -> None:
-        whole = (whole and not self._sent()) or missing == [""]
+    def _fetch_missing(self, missing: list[str], whole: bool, method: str) -> None:
+        """Request instances by C-GET as far as possible, and the others by C-MOVE."""
+        whole = (whole and not self._sent_uids()) or missing == [""]
         instances = self.expectation.instances or {}
         class_of = {uid: instances.get(uid, "") for uid in missing}
-        by_move = [uid for uid, sop_class in class_of.items() if self._goes_by_move(sop_class, how)]
+        by_move = [uid for uid, sop_class in class_of.items() if self._needs_move(sop_class, method)]
         while by_get := {uid: sop_class for uid, sop_class in class_of.items() if uid not in by_move}:
             try:
                 self._get(by_get, whole and not by_move)
@@ -483,26 +528,27 @@ class Transfer:
             except ClassesRefused as error:
                 refused = [uid for uid, sop_class in by_get.items() if sop_class in error.classes] or list(by_get)
                 alone = len(refused) == len(class_of) and "get" not in self._methods
-                if how != "auto" or (alone and not self._may_move()):
+                if method != "auto" or (alone and not self._can_move()):
                     raise
-                self._remark = "" if self._may_move() else str(error)
+                self._failure = "" if self._can_move() else str(error)
                 by_move += refused
             except Unsupported:
-                if how != "auto":
+                if method != "auto":
                     raise
                 by_move = missing
-        if by_move and (how == "move" or self._may_move() or "get" not in self._methods):
-            self._move_or_say_why(by_move, whole and len(by_move) == len(missing))
+        if by_move and (method == "move" or self._can_move() or "get" not in self._methods):
+            self._try_move(by_move, whole and len(by_move) == len(missing))
 
-    def _may_move(self) -> bool:
+    def _can_move(self) -> bool:
+        """Return whether C-MOVE is possible where C-GET is not."""
         return self._node.method == "auto" and bool(self._node.receiver_port)
 
-    def _goes_by_move(self, sop_class: str, how: str) -> bool:
-        """Whether objects of a SOP class, empty where it is not known, are asked for by C-MOVE at once."""
-        return how == "move" or (how == "auto" and self._may_move() and sop_class not in REGISTERED)
+    def _needs_move(self, sop_class: str, method: str) -> bool:
+        """Return whether objects of a SOP class, empty if unknown, are requested by C-MOVE without trying C-GET."""
+        return method == "move" or (method == "auto" and self._can_move() and sop_class not in REGISTERED)
 
-    def _move_or_say_why(self, uids: list[str], whole: bool) -> None:
-        """C-MOVE; where C-GET has done its part, that this one fails costs what C-GET has not brought, and no more."""
+    def _try_move(self, uids: list[str], whole: bool) -> None:
+        """Request instances by C-MOVE; an error after a successful C-GET is a reason for missing instances only."""
         try:
             self._move(uids, whole)
         except ReceiverGone:
@@ -510,194 +556,225 @@ class Transfer:
         except PacsError as error:
             if "get" not in self._methods:
                 raise
-            self._remark = f"C-GET did not bring them, nor did C-MOVE: {error}"
+            self._failure = f"C-GET did not bring them, nor did C-MOVE: {error}"
 
     def _get(self, class_of: Mapping[str, str], whole: bool) -> None:
+        """Request instances by C-GET, in groups of SOP classes that fit on one association.
+
+        Args:
+            class_of: SOP Class UID, empty if unknown, by SOP Instance UID.
+            whole: request the series as a whole.
+        """
         known = sorted(set(class_of.values()) - {""})
         groups = [
             (group, [uid for uid in class_of if class_of[uid] in group])
             for group in chunks(known, CLASSES_PER_ASSOCIATION)
         ]
         if unknown := [uid for uid in class_of if not class_of[uid]]:
-            # The modality suggests what to be ready for.
+            # Presentation contexts must be proposed without knowing the SOP classes; the modality suggests them.
             groups.append((likely_classes(self.planned.attributes.get("Modality", "")), unknown))
         for classes, uids in groups:
             for identifier in identifiers(self.planned, uids, whole and len(groups) == 1):
                 try:
                     self._outcome = self._session.get(identifier, classes)
                 finally:
-                    came = self._session.take()
-                    self._methods.update(["get"] if came or self._outcome else [])
-                    self._accept(came)
+                    objects = self._session.take()
+                    self._methods.update(["get"] if objects or self._outcome else [])
+                    self._sort_arrivals(objects)
 
     def _move(self, uids: list[str], whole: bool) -> None:
-        spool = self._by.receivers.spool()
-        if self._sending and self._goes_on(spool):
+        """Request instances by C-MOVE to our receiver, and collect them from its spool."""
+        spool = self._retriever.receivers.spool()
+        if self._sending and self._still_sending(spool):
             return
-        # An attempt that was killed may have left whole objects, and anybody else: the archive is to send the same.
-        self._collect(spool, asked=False)
-        left, whole = set(self._missing()), whole and not self._sent()
+        # Objects of a killed attempt or of another sender may be in the spool. They count once the archive sends the
+        # same ones.
+        self._collect(spool, requested=False)
+        left, whole = set(self._missing()), whole and not self._sent_uids()
         missing = [uid for uid in uids if uid in left]
         arrived = partial(waiting, spool, self.planned.series)
         self._methods.add("move")
-        for identifier in self._to_move(missing, whole):
-            before, sent = self._arrivals, self._sent()
+        for identifier in self._move_identifiers(missing, whole):
+            before, sent = self._arrival_count, self._sent_uids()
             try:
                 self._outcome = self._session.move(identifier, self._node.destination, arrived)
-                told = self._outcome.completed + self._outcome.warning
-                self._await_arrivals(spool, before + told)
-                self._unseen = max(0, before + told - self._arrivals)
-                self._strays = self._by.receivers.strays(spool)
+                reported = self._outcome.completed + self._outcome.warning
+                self._await_arrivals(spool, before + reported)
+                self._absent_count = max(0, before + reported - self._arrival_count)
+                self._uncollected_folder = self._retriever.receivers.uncollected_folder(spool)
             except MoveDestinationUnknown as error:
-                if self._by.receivers.gone(spool):
+                if self._retriever.receivers.has_stopped(spool):
                     raise ReceiverGone(
                         f"{self._node.name}: the receiver that another run shared with us stopped"
                     ) from error
-                # An archive with but one failure status may mean that the series is gone; not if it lists it.
-                unfit = isinstance(error, NothingMoved) and fault_of(str(identifier.get("SOPInstanceUID", "1")))
-                if self.expectation.instances and not unfit:
+                # Archives that know one failure status only use it also for a series that they no longer have. That
+                # cannot be the case if the archive lists the series.
+                invalid = isinstance(error, NothingMoved) and fault_of(str(identifier.get("SOPInstanceUID", "1")))
+                if self.expectation.instances and not invalid:
                     raise
-                self._outcome, self._remark = None, str(error)
+                self._outcome, self._failure = None, str(error)
             except (AssociationAborted, PacsSilent):
                 self._sending = True
                 raise
             finally:
                 self._collect(spool)
             if self._outcome and self._outcome.failed and not (self._outcome.completed or self._outcome.warning):
-                # By its own count, it was not the archive; if it was, it sends the same once more.
-                self._doubtful |= self._sent() - sent
-            self._by.receivers.check()
+                # The archive reports that it sent nothing, so another sender may have sent these. If the archive did,
+                # it sends the same again at the next request.
+                self._doubtful |= self._sent_uids() - sent
+            self._retriever.receivers.check()
 
-    def _to_move(self, uids: list[str], whole: bool) -> Iterator[Dataset]:
-        """What to ask C-MOVE for. Archives that fail with a UID that the standard forbids fail with all beside it."""
-        unfit = [uid for uid in uids if uid and fault_of(uid)]
-        if fit := [uid for uid in uids if uid not in unfit]:
-            yield from identifiers(self.planned, fit, (whole and not unfit) or fit == [""])
-        for uid in unfit:
+    def _move_identifiers(self, uids: list[str], whole: bool) -> Iterator[Dataset]:
+        """Yield the identifiers of C-MOVE requests.
+
+        An invalid SOP Instance UID is requested alone: an archive that fails with it fails with all others of the same
+        request.
+        """
+        invalid = [uid for uid in uids if uid and fault_of(uid)]
+        if valid := [uid for uid in uids if uid not in invalid]:
+            yield from identifiers(self.planned, valid, (whole and not invalid) or valid == [""])
+        for uid in invalid:
             yield from identifiers(self.planned, [uid], whole=False)
 
-    def _goes_on(self, spool: Path) -> bool:
-        """Take what has come since the archive was last asked; whether that makes it needless to ask once more.
+    def _still_sending(self, spool: Path) -> bool:
+        """Collect what has arrived since the last request, and return whether another request is unnecessary.
 
-        It does where all is there by now; and in a later look where something came, for the archive is at it.
+        It is if nothing is missing any more. It is also if objects have arrived since an earlier look at a series that
+        is recalled: then the archive is sending.
         """
-        before = len(self._sent())
+        before = len(self._sent_uids())
         self._await_arrivals(spool)
-        if self._begun_before and len(self._sent()) > before and self._missing():
-            self._recall.why = "the archive still sends"
-        self._sending = bool(self._recall.why)
+        if self._was_sending and len(self._sent_uids()) > before and self._missing():
+            self._recall.reason = "the archive still sends"
+        self._sending = bool(self._recall.reason)
         return self._sending or not self._missing()
 
     def _await_arrivals(self, spool: Path, count: int | None = None) -> None:
-        """Wait for what the archive says it sent, while something still comes in: it may be another version.
+        """Collect objects until all have arrived, or until none has arrived for ARRIVAL_GRACE seconds.
 
         Args:
-            count: so many arrivals are enough; None: until nothing is missing.
+            spool: spool folder of the receiver.
+            count: number of arrivals to wait for; None: wait until nothing is missing.
         """
         self._collect(spool)
-        seen, until = self._arrivals, time.monotonic() + ARRIVAL_GRACE
-        while (self._missing() if count is None else self._arrivals < count) and time.monotonic() < until:
-            pause(0.05, self._by.cancelled)
+        seen, until = self._arrival_count, time.monotonic() + ARRIVAL_GRACE
+        while (self._missing() if count is None else self._arrival_count < count) and time.monotonic() < until:
+            pause(0.05, self._retriever.cancelled)
             self._collect(spool)
-            if self._arrivals != seen:
-                seen, until = self._arrivals, time.monotonic() + ARRIVAL_GRACE
+            if self._arrival_count != seen:
+                seen, until = self._arrival_count, time.monotonic() + ARRIVAL_GRACE
 
-    def _collect(self, spool: Path, asked: bool = True) -> None:
-        """Take what lies in the spool of the series to where the spool's owner does not reach.
+    def _collect(self, spool: Path, requested: bool = True) -> None:
+        """Move the objects of the series from the spool into our incoming folder, and sort them.
 
         Args:
-            asked: the archive has been asked to send it.
+            spool: spool folder of the receiver.
+            requested: the archive was requested to send them.
         """
-        with storage_errors("the spool"), suppress(FileNotFoundError):  # its receiver has gone, and with it the spool
+        # FileNotFoundError: the receiver has stopped and removed its spool.
+        with storage_errors("the spool"), suppress(FileNotFoundError):
             for item in spooled(spool, self.planned.series):
-                taken = self._by.incoming / item.path.name
+                taken = self._retriever.incoming / item.path.name
                 shutil.move(item.path, taken)
-                self._accept([replace(item, path=taken)], asked)
+                self._sort_arrivals([replace(item, path=taken)], requested)
 
-    def _accept(self, arrived: Iterable[ReceivedObject], asked: bool = True) -> None:
-        """Compare what came with what was asked for: take what is right, put the rest into quarantine."""
-        for item in arrived:
-            self._arrivals += 1
+    def _sort_arrivals(self, objects: Iterable[ReceivedObject], requested: bool = True) -> None:
+        """Compare objects with the request: keep the right ones, put the others into quarantine.
+
+        Args:
+            objects: the objects that arrived.
+            requested: the archive was requested to send them; otherwise they are doubtful.
+        """
+        for item in objects:
+            self._arrival_count += 1
             uid = item.sop_instance_uid
+            doubtful = set() if requested else {uid}
             if (item.study_uid, item.series_uid) != self.planned.series:
-                self._strange += 1
+                self._unexpected_count += 1
                 self._put_into_quarantine(item, UNASKED)
-            elif uid in self._came:
-                self._compare(item)
-                self._doubtful.difference_update([uid] if asked else [])
+            elif uid in self._arrived:
+                self._compare_with_first(item)
+                self._doubtful -= {uid} - doubtful
             elif uid in self.present:
                 self._compare_with_present(item)
-            elif (why := self._whose(item)) and not self._accepts:
-                self._came[uid] = replace(item, path=self._put_into_quarantine(item, why))
-                self._doubtful.update([] if asked else [uid])
+            elif (mismatch := self._patient_mismatch(item)) and not self._archive_decides:
+                self._arrived[uid] = replace(item, path=self._put_into_quarantine(item, mismatch))
+                self._doubtful |= doubtful
             else:
-                self._doubtful.update([] if asked else [uid])
-                self._came[uid] = self.received[uid] = item
-                self._accepted.update([uid] if why else [])
+                self._arrived[uid] = self.received[uid] = item
+                self._doubtful |= doubtful
+                self._accepted_uids.update([uid] if mismatch else [])
                 self._bytes += item.size
 
-    def _whose(self, item: ReceivedObject) -> str:
-        """Why an object is not of the patient for whom the archive gives the series; empty where it is."""
-        told = {key: self.planned.attributes.get(key, "") for key in ("PatientID", "IssuerOfPatientID")}
-        if _plain(item.patient_id) != _plain(told["PatientID"]):
+    def _patient_mismatch(self, item: ReceivedObject) -> str:
+        """Return the reason for quarantine if an object has another patient than the archive gives; empty otherwise.
+
+        The issuers of the PatientID are compared only if both are known.
+        """
+        attributes = self.planned.attributes
+        if _normalized(item.patient_id) != _normalized(attributes.get("PatientID", "")):
             return ANOTHER_PATIENT
-        issuers = {_plain(item.issuer), _plain(told["IssuerOfPatientID"])} - {""}
+        issuers = {_normalized(item.issuer), _normalized(attributes.get("IssuerOfPatientID", ""))} - {""}
         return ANOTHER_ISSUER if len(issuers) > 1 else ""
 
-    def _compare(self, item: ReceivedObject) -> None:
-        """An object of this SOP Instance UID came before: nobody knows which of two that differ is right."""
-        uid, first = item.sop_instance_uid, self._came[item.sop_instance_uid]
+    def _compare_with_first(self, item: ReceivedObject) -> None:
+        """Compare an object with the first one of its SOP Instance UID; if they differ, put both into quarantine."""
+        uid, first = item.sop_instance_uid, self._arrived[item.sop_instance_uid]
         if item.path == first.path:
             return
-        if item.sha256 == first.sha256 or (uid not in self._two_versions and self._same(item, first.path)):
+        if item.sha256 == first.sha256 or (uid not in self._two_versions and self._is_same_object(item, first.path)):
             item.path.unlink(missing_ok=True)
             return
         if uid not in self._two_versions:
             self._two_versions.add(uid)
             self.received.pop(uid, None)
-            self._came[uid] = replace(first, path=self._put_into_quarantine(first, TWO_VERSIONS))
+            self._arrived[uid] = replace(first, path=self._put_into_quarantine(first, TWO_VERSIONS))
         self._put_into_quarantine(item, TWO_VERSIONS)
 
     def _compare_with_present(self, item: ReceivedObject) -> None:
-        """The object is in the tree already, or was handed on, and stays what it is."""
+        """Compare an object with the one that was fetched before; if they differ, the earlier one is kept."""
         uid = item.sop_instance_uid
         entry = self._entries[uid]
-        if item.sha256 == entry.sha256 or (uid not in self.handed_on and self._same(item, self._folder / entry.file)):
+        path = self._folder / entry.file
+        if item.sha256 == entry.sha256 or (uid not in self.handed_on and self._is_same_object(item, path)):
             item.path.unlink()
             return
         self._changed.add(uid)
         self._put_into_quarantine(item, NOT_AS_BEFORE)
 
-    def _same(self, item: ReceivedObject, path: Path) -> bool:
+    def _is_same_object(self, item: ReceivedObject, path: Path) -> bool:
         with storage_errors("the output folder"):
             return same_object(item.path, path)
 
-    def _sort_out_unlisted(self) -> None:
-        """Ask again for the list where something came that is not on it; what is not even then was not asked for."""
+    def _quarantine_unlisted(self) -> None:
+        """Put received objects that the archive does not list into quarantine; query the list once more before."""
         if not self._unlisted():
             return
-        self._expect()  # the archive may have received more since it was asked
+        self._expect()  # the archive may have stored new instances since the last query
         for uid in self._unlisted():
-            self._strange += 1
+            self._unexpected_count += 1
             self._put_into_quarantine(self.received.pop(uid), UNASKED)
 
     def _unlisted(self) -> set[str]:
+        """Return the SOP Instance UIDs of received objects that the archive does not list."""
         listed = self.expectation.instances
         return set() if listed is None else self.received.keys() - listed.keys()
 
     def _put_into_quarantine(self, item: ReceivedObject, reason: str) -> Path:
-        return self._by.quarantine.put(item.path, item.name, reason, self.planned.series)
+        return self._retriever.quarantine.put(item.path, item.name, reason, self.planned.series)
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
 def write_dump(tree: Tree, scratch: Path, planned: Planned) -> None:
-    """Write the info dump of a series: one csv beside its folder, PACSIFIER's columns.
+    """Write the info dump of a series: a CSV file beside its folder, with PACSIFIER's columns.
 
     Args:
-        scratch: folder on the tree's file system for unfinished files.
+        tree: the output tree.
+        scratch: folder for unfinished files, on the file system of the tree.
+        planned: the series, with the values of the dump.
 
     Raises:
         StorageError: the output folder cannot be written.
@@ -707,7 +784,7 @@ def write_dump(tree: Tree, scratch: Path, planned: Planned) -> None:
 
 
 def write_new_id(tree: Tree, scratch: Path, planned: Planned) -> None:
-    """Write the pseudonym that the query table gives for a patient to `sub-X/new_id.txt`; see `write_dump`."""
+    """Write the pseudonym of a patient from the query table to `sub-<PatientID>/new_id.txt`, see `write_dump`."""
     _write(tree.root / planned.folder.split("/")[0] / "new_id.txt", planned.new_id, scratch)
 
 

@@ -1,15 +1,15 @@
-"""What an extract run is asked for, and what its steps keep beside the files of every job (see `runs.job`).
+"""The request of an extract run, its items, and the files of its steps in addition to those of every job (`runs.job`).
 
-| file                 | written by | what                                                       |
+| file                 | written by | content                                                    |
 |----------------------|------------|------------------------------------------------------------|
-| rows.jsonl           | prepare    | every row of the query table, bad ones with their reason   |
-| table.json           | prepare    | the table's columns, rows, and lines that repeat another   |
+| rows.jsonl           | prepare    | the accounts of all rows, bad rows with their reasons      |
+| table.json           | prepare    | the columns of the query table, and its repeated lines     |
 | rows/<batch>.jsonl   | prepare    | the rows of one batch                                      |
-| found/<batch>.jsonl  | find       | how each row ended, followed by the series that answer it  |
-| plan.json            | plan       | size of the cohort, what somebody has to approve of, and   |
-|                      |            | lines that contradict each other                           |
+| found/<batch>.jsonl  | find       | the state of each row, followed by its series              |
+| plan.json            | plan       | size of the cohort, limits that it exceeds, and lines that |
+|                      |            | contradict each other                                      |
 
-The items of a unit are series, see Planned; the step plan makes them. Their results are accounts of series.
+The items of a unit are series, see `Planned`; the step plan writes them. Their results are accounts of series.
 """
 
 from __future__ import annotations
@@ -28,57 +28,61 @@ from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
 from pacsifier_ops.runs.folder import Kept
 from pacsifier_ops.state.tree import BY_UID, PACSIFIER
 
-#: What happens to the images of the series that are found.
+#: Values of `retrieve`: what happens to the images of the series that are found.
 RETRIEVE = {
     SAVE: "fetch them to the output folder",
     MOVE: "have the PACS send them to another node",
     NONE: "only find the series, and report",
 }
 
-#: Of several archives, how many are asked for a row.
+#: Values of `search`: how many of several archives are queried for a row.
 FIRST, ALL = "first", "all"
 SEARCH = {
-    FIRST: "one after the other, until a row is found",
-    ALL: "every one, for each row; what several hold is fetched once",
+    FIRST: "one after the other, until a row has series",
+    ALL: "all of them for each row; a series that several have is fetched once",
 }
 
-#: Why patients are left out.
+#: Reasons why patients are left out.
 SEVERAL_NEW_IDS = "rows give one of its patients different new_ids; that patient was left out"
 SEVERAL_PEOPLE = (
-    "gives one new_id to several people: other PatientIDs, other issuers of one PatientID, or other names and birth "
-    "dates under it; they were left out: give each of them rows and a new_id of their own"
+    "gives one new_id to several people (different PatientIDs, different issuers of one PatientID, or different names "
+    "and birth dates under it); they were left out: give each of them separate rows and a separate new_id"
 )
 
 
 @dataclass(frozen=True)
 class Request(Reading, Kept):
-    """What a run was asked for, and how its table is read; of the rest, the options tell.
+    """What an extract run is asked for, and how its query table is read. The options describe themselves.
 
     Attributes:
-        refetch: fetch what was handed on and removed as well.
-        pacs: names of the connections or configurations, in the order in which they are asked, with commas.
-        move_aet: AE title that images are moved to; destination: the same for people.
-        started: ISO 8601.
-        only: list of the instances that may be moved (see `study.release.list_originals`); empty: all.
+        refetch: fetch also instances that were handed on and removed.
+        pacs: names of the connections or configurations, in the order in which they are queried, with commas.
+        destination: the destination that images are moved to, for people.
+        move_aet: its AE title.
+        started: time of the start, ISO 8601.
+        only: path of the list of instances that may be moved (see `study.release.list_originals`); empty: all.
     """
 
     queryfile: Path = option(
         "Query table",
         "The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the data root, "
-        "such as queries/demo.csv. What is typed here stays in Airflow: where a path could identify somebody, give an "
-        "id.",
+        "such as queries/demo.csv. Airflow keeps this text: if the path could identify a person, give an id.",
         Section.WHAT,
         stands=(IN_FORM,),
         flag=Flag("query table (csv or xlsx)", "-q", default=None),
     )
     out_directory: Path = option(
         "Output folder",
-        "A path below the data root; made if need be. Series, info dumps and logs/pacsifier_log.csv go there. Run "
-        "again over the same folder and only what is missing is fetched.",
+        "A path below the data root. It is made if it does not exist. Series, info dumps and logs/pacsifier_log.csv go "
+        "there. Another run with the same folder fetches only what is missing.",
         Section.WHERE_TO,
         form="out",
         path=result_folder,
-        flag=Flag("output folder, made if need be; logs/ goes there too (default: ./data)", "-d", default=Path("data")),
+        flag=Flag(
+            "output folder, made if it does not exist; logs/ goes there too (default: ./data)",
+            "-d",
+            default=Path("data"),
+        ),
     )
     retrieve: str = option(
         "Images",
@@ -96,25 +100,25 @@ class Request(Reading, Kept):
         flag=Flag("write a csv with header values beside each series' folder", "-i"),
     )
     pacs: str = common.node(
-        help="Id of a connection of type dicom; or several in the order in which they are asked, with commas: vna, "
-        "pacs.",
+        help="Id of a connection of type dicom; or several, separated by commas, in the order in which they are "
+        "queried: vna, pacs.",
         joined=True,
     )
     config: str = common.configuration()
     search: str = option(
         "Several archives",
-        "How many of the archives named above are asked for a row.",
+        "How many of the archives named above are queried for a row.",
         Section.WHERE_FROM,
         default=FIRST,
         choices=SEARCH,
         flag=Flag(
-            "of several PACS: ask one after the other until a row is found (first, the default), or all of them",
+            "query several PACS one after the other until a row has series (first, the default), or all of them",
             extra=True,
         ),
     )
     method: str | None = option(
         "Method",
-        "How images are fetched, where they are.",
+        "How images are fetched.",
         Section.WHERE_FROM,
         default=None,
         choices={
@@ -134,32 +138,33 @@ class Request(Reading, Kept):
     )
     destination: str = option(
         "Destination of move",
-        "Only with move: id of a connection of type dicom. The PACS sends to its AE title, and it is asked what it "
-        "holds before and after. Empty: the PACS sends to the move_aet of its connection, and only its counts tell.",
+        "Only with move: id of a connection of type dicom. The PACS sends to its AE title, and it is queried for its "
+        "instances before and after. Empty: the PACS sends to the move_aet of its own connection, and only the counts "
+        "of the PACS show what has arrived.",
         Section.WHERE_TO,
         default="",
     )
     resend: bool = option(
         "Move again",
-        "Only with move: have sent what the destination has confirmed before as well.",
+        "Only with move: move also instances that the destination has confirmed before.",
         Section.WHERE_TO,
         default=False,
-        flag=Flag("move or upload what the destination has confirmed before as well", extra=True),
+        flag=Flag("move or upload also instances that the destination has confirmed before", extra=True),
     )
     refetch: bool = flag_only(
-        False, Flag("fetch what was handed on and removed from the output folder as well", extra=True)
+        False, Flag("fetch also instances that were handed on and removed from the output folder", extra=True)
     )
     max_series: int | None = option(
         "Largest cohort",
-        "Series that may be fetched without a person's word; what is there already does not count. Empty: as the "
-        "connection says, whose other limits hold as well.",
+        "Maximum number of series that are fetched without an approval; series that were fetched before do not count. "
+        "Empty: as the connection says. The other limits of the connection apply as well.",
         Section.HOW,
         default=None,
         flag=Flag("stop before fetching if more series are to be fetched (10000)", metavar="N", extra=True),
     )
     approval: bool = option(
         "Ask above the limits",
-        "A cohort above the limits of the connection waits, before anything is fetched, for a person to approve it. "
+        "A cohort above the limits of the connection waits for a person's approval before anything is fetched. "
         "Otherwise it ends the run.",
         Section.HOW,
         default=False,
@@ -167,7 +172,7 @@ class Request(Reading, Kept):
     )
     patience: float = option(
         "Wait for an answer",
-        "Hours that a person's answer is waited for; then the run ends, and nothing is done.",
+        "Hours to wait for a person's answer; after that the run ends, and nothing is fetched.",
         Section.HOW,
         default=PATIENCE,
         least=0,
@@ -176,37 +181,37 @@ class Request(Reading, Kept):
     )
     accept_patient_id_of: str | None = option(
         "Whose PatientID",
-        "Only with save: images may hold another PatientID than the PACS gives for their series, as where a patient "
-        "was corrected and the files were not. Empty: they go to quarantine, and the series is incomplete, unless the "
-        "connection or the row says otherwise.",
+        "Only with save. Images can contain another PatientID than the PACS gives for their series, for example if a "
+        "patient was corrected in the data base of the PACS only. Empty: such images go to quarantine, and the series "
+        "is incomplete, unless the connection or the row says otherwise.",
         Section.HOW,
         default=None,
-        choices={ACCEPT_ARCHIVE: "what the PACS answers counts"},
+        choices={ACCEPT_ARCHIVE: "take them for the patient whom the PACS gives"},
         unsaid="as table or connection say",
         flag=Flag(
-            "take images for those of the patient whom the PACS names, even if they hold another PatientID themselves",
+            "take images for those of the patient whom the PACS gives, even if they contain another PatientID",
             extra=True,
         ),
     )
     names: str | None = option(
         "Names",
-        "How a new output folder names files and folders. Empty: as it was begun, else by UID.",
+        "How files and folders of a new output folder are named. Empty: by UID, or as the folder was begun.",
         Section.HOW,
         default=None,
         choices={BY_UID: "1.2.3.dcm", PACSIFIER: "CT.1.2.3, and its folders"},
         unsaid="as the folder has them, else uid",
         flag=Flag(
-            "how a new output folder names files and folders: by UID, or all as PACSIFIER 1.0 did, such as CT.1.2.3 "
-            "(as it was begun, else uid)",
+            "how files and folders of a new output folder are named: by UID, or as PACSIFIER 1.0 did, such as CT.1.2.3 "
+            "(default: as the folder was begun, else uid)",
             extra=True,
         ),
     )
     strict: bool = option(
         "Strict",
-        "Any bad row stops the run before the PACS is asked. Otherwise the good rows run.",
+        "Any bad row ends the run before the PACS is queried. Otherwise the good rows are used.",
         Section.HOW,
         default=False,
-        flag=Flag("ask the PACS nothing if any row of the table is bad", extra=True),
+        flag=Flag("end the run before the PACS is queried if any row of the table is bad", extra=True),
     )
     accept_incomplete: bool = common.accept_incomplete()
     move_aet: str = ""
@@ -219,13 +224,14 @@ class Planned:
     """A series to be retrieved: a line of a retrieval unit.
 
     Attributes:
-        number: ordinal in the run, from 1.
-        lines: lines of the query table that ask for it.
-        attributes: text of what the archive returned, by keyword.
+        number: number of the series in the run, from 1.
+        lines: lines of the query table that find it.
+        study_uid, series_uid: its UIDs.
+        attributes: values that the archive returned, by keyword.
         folder: path of the series folder below the output folder.
-        new_id: pseudonym given in the query table, or empty.
-        accept_patient_id_of: whose word on whose the objects are the query table accepts; see `PacsNode`.
-        pacs: name of the archive that it is fetched from; empty: of the only one.
+        new_id: pseudonym of the patient from the query table, or empty.
+        accept_patient_id_of: value of the query table, see `PacsNode`.
+        pacs: name of the archive that it is fetched from; empty if the run has only one.
     """
 
     number: int
@@ -240,16 +246,16 @@ class Planned:
 
     @property
     def series(self) -> SeriesId:
-        """Which series it is."""
+        """Study and Series Instance UID."""
         return SeriesId(self.study_uid, self.series_uid)
 
     @property
     def instances(self) -> int | None:
-        """NumberOfSeriesRelatedInstances, where the archive gave it."""
+        """Number of instances, if the archive gave it, see `instances_of`."""
         return instances_of(self.attributes)
 
     def account(self) -> SeriesAccount:
-        """The account of this series before anything is fetched: all of it is missing."""
+        """Return the account of this series before anything is fetched: all instances are missing."""
         return SeriesAccount(
             number=self.number,
             lines=self.lines,
@@ -266,6 +272,6 @@ class Planned:
 
 
 def instances_of(attributes: Mapping[str, str]) -> int | None:
-    """NumberOfSeriesRelatedInstances (PS3.4 C.3.4), where the archive gave it. Of 0 nothing is known."""
+    """Return NumberOfSeriesRelatedInstances (PS3.4 C.3.4); None if the archive did not give it, or gave 0."""
     text = attributes.get("NumberOfSeriesRelatedInstances", "")
     return (int(text) if text.isascii() and text.isdigit() else None) or None

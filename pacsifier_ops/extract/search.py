@@ -1,4 +1,4 @@
-"""Rows of a query table against archives, one after the other: how each row ended, and which series it found where."""
+"""Search: the rows of a query table in one or several archives; the state of each row, and its series."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pacsifier_ops.state.tree import patient_identity
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder, FoundSeries
 
-#: How a row ends that archives answer differently: what is further behind counts, for all is not well then.
+#: States of a row, the best first. If archives answer differently, the row has the worst state.
 _RANK = (ROW_EMPTY, ROW_FOUND, ROW_UNDECIDABLE, ROW_FAILED)
 
 
 @dataclass
-class Asked:
-    """A row, and what the archives asked so far say of it.
+class RowSearch:
+    """The search for the series of one row.
 
     Attributes:
-        row: as the step prepare wrote it.
-        state, reasons, warnings: how it ends.
-        found: the series, each with the name of the archive that has it.
+        row: the row, as the step prepare wrote it.
+        state, reasons, warnings: its state after the archives so far, why, and remarks.
+        found: its series, each with the name of the archive.
     """
 
     row: dict[str, Any]
@@ -40,14 +40,15 @@ class Asked:
     warnings: list[str] = field(default_factory=list)
     found: list[tuple[str, FoundSeries]] = field(default_factory=list)
 
-    def ask(self, finder: Finder, call: Callable[..., list[FoundSeries]]) -> None:
-        """Ask one more archive.
+    def query(self, finder: Finder, call: Callable[..., list[FoundSeries]]) -> None:
+        """Query one more archive.
 
         Args:
-            call: calls what it is given, and again where an error may pass.
+            finder: queries the archive.
+            call: calls a function, and repeats that after an error that may be temporary.
 
         Raises:
-            PacsError: the archive could not be asked at all.
+            PacsError: the archive could not be queried.
         """
         name, state, reason, found = finder.session.node.name, ROW_EMPTY, "", []
         try:
@@ -63,39 +64,44 @@ class Asked:
         self.warnings += (text for text in finder.warnings if text not in self.warnings)
         self.found += ((name, series) for series in found)
 
-    def choose(self, held: Callable[[str, FoundSeries], frozenset[str] | None]) -> None:
-        """Of a series that several archives have, keep the one of which most images are listed, the first of equals.
+    def choose_archive(self, listed: Callable[[str, FoundSeries], frozenset[str] | None]) -> None:
+        """Keep each series from one archive only: the one that lists most images, or the first of several with as many.
 
-        A series is fetched from one archive. Where another has images of it that this one has not, or one of them does
-        not list its images, the row is not answered by that.
+        The row is undecidable if another archive has images that the chosen one has not, or if one of them does not
+        list its images.
 
         Args:
-            held: SOP Instance UIDs that an archive lists of a series; None: it does not list them.
+            listed: returns the SOP Instance UIDs that an archive lists for a series; None: it does not list them.
         """
         by_series: dict[SeriesId, list[tuple[str, FoundSeries]]] = {}
-        for one in self.found:
-            by_series.setdefault(one[1].series, []).append(one)
-        for several in by_series.values():
-            if len({name for name, _ in several}) < 2:
+        for name, series in self.found:
+            by_series.setdefault(series.series, []).append((name, series))
+        for which, copies in by_series.items():
+            if len({name for name, _ in copies}) < 2:
                 continue
-            lists = {name: held(name, series) for name, series in several}
-            name = max(lists, key=lambda name: len(lists[name] or ()))
-            self.found = [one for one in self.found if one[1].series != several[0][1].series or one[0] == name]
-            chosen = lists[name]
-            others = [other for other, uids in lists.items() if chosen is None or uids is None or uids - chosen]
-            if others := [other for other in others if other != name]:
+            lists = {name: listed(name, series) for name, series in copies}
+            chosen = max(lists, key=lambda name: len(lists[name] or ()))
+            self.found = [(name, series) for name, series in self.found if series.series != which or name == chosen]
+            images = lists[chosen]
+            others = [
+                name
+                for name, uids in lists.items()
+                if name != chosen and (images is None or uids is None or uids - images)
+            ]
+            if others:
                 self.state = max(self.state, ROW_UNDECIDABLE, key=_RANK.index)
-                self._because(
-                    f"a series of it is fetched from {name}, and {', '.join(others)} has other images of it, or one of "
-                    "them does not list its images: fetch it there as well, in a run of its own into another folder"
+                self._add_reason(
+                    f"one of its series is fetched from {chosen}, and {', '.join(others)} has other images of it, or "
+                    "one of the archives does not list its images: fetch it there as well, in a separate run with "
+                    "another output folder"
                 )
 
-    def _because(self, reason: str) -> None:
+    def _add_reason(self, reason: str) -> None:
         if reason not in self.reasons:
             self.reasons.append(reason)
 
     def lines(self) -> Iterable[Any]:
-        """What the step find keeps: how the row ended, then its series."""
+        """Yield what the step find writes: a line with the state of the row, then a line per series."""
         kept = {key: value for key, value in self.row.items() if key not in ("keys", "exact")}
         reason = "; ".join(self.reasons)
         yield {
@@ -111,53 +117,56 @@ class Asked:
 
 
 def search(
-    rows: Iterable[dict[str, Any]], archives: Sequence[PacsNode], how: str, cancelled: Callable[[], bool] = never
-) -> list[Asked]:
-    """Ask the archives in order for each row, until one has found it, or all of them.
+    rows: Iterable[dict[str, Any]], archives: Sequence[PacsNode], mode: str, cancelled: Callable[[], bool] = never
+) -> list[RowSearch]:
+    """Query the archives for each row, in order.
 
     Args:
-        how: `first` or `all`.
+        rows: the rows, as the step prepare wrote them.
+        archives: the archives.
+        mode: `first`: query until one archive has series for the row; `all`: query all archives.
+        cancelled: called regularly; True ends the work.
 
     Raises:
-        PacsError: an archive could not be asked at all.
+        PacsError: an archive could not be queried.
     """
     from pacsifier_ops.dimse.attempts import open_session, retrying
     from pacsifier_ops.dimse.find import Finder
 
-    asked = [Asked(row) for row in rows]
+    searches = [RowSearch(row) for row in rows]
     for node in archives:
-        left = [one for one in asked if how == ALL or not one.found]
+        left = [row for row in searches if mode == ALL or not row.found]
         if not left:
             break
         with open_session(node, shared(), cancelled=cancelled) as session:
             finder = Finder(session)
-            for one in left:
-                one.ask(finder, lambda question, session=session: retrying(question, session, cancelled))
-    held = _lists(asked, archives, cancelled)
-    for one in asked:
-        one.choose(lambda name, series: held.get((name, series.series)))
-    return asked
+            for row in left:
+                row.query(finder, lambda action, session=session: retrying(action, session, cancelled))
+    listed = _listed_instances(searches, archives, cancelled)
+    for row in searches:
+        row.choose_archive(lambda name, series: listed.get((name, series.series)))
+    return searches
 
 
-def _lists(
-    asked: Iterable[Asked], archives: Sequence[PacsNode], cancelled: Callable[[], bool]
+def _listed_instances(
+    searches: Iterable[RowSearch], archives: Sequence[PacsNode], cancelled: Callable[[], bool]
 ) -> dict[tuple[str, SeriesId], frozenset[str]]:
-    """What each archive lists of the series that others have as well, as far as it lists them."""
+    """Return the SOP Instance UIDs of series that several archives have, by archive and series, as far as listed."""
     from pacsifier_ops.dimse.attempts import open_session, retrying
     from pacsifier_ops.dimse.find import Finder
 
     names: dict[SeriesId, set[str]] = {}
-    for one in asked:
-        for name, series in one.found:
+    for row in searches:
+        for name, series in row.found:
             names.setdefault(series.series, set()).add(name)
     lists: dict[tuple[str, SeriesId], frozenset[str]] = {}
     for node in archives:
-        shared_ones = [which for which, holders in names.items() if len(holders) > 1 and node.name in holders]
-        if not shared_ones:
+        common = [which for which, holders in names.items() if len(holders) > 1 and node.name in holders]
+        if not common:
             continue
         with open_session(node, shared(), cancelled=cancelled) as session:
             finder = Finder(session)
-            for which in shared_ones:
+            for which in common:
                 expected = retrying(partial(finder.expectation, *which, None), session, cancelled)
                 if expected.instances is not None:
                     lists[node.name, which] = frozenset(expected.instances)

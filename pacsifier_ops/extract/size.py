@@ -1,7 +1,7 @@
-"""How much a cohort is, before any of it is fetched, and which limits of its node that exceeds.
+"""Size of a cohort before it is fetched, and the limits of its node that it exceeds.
 
-What is there already does not count: a nightly run over a large cohort is as large as what is new. All but the series,
-and the images where the archive tells their number, is a rough estimate:
+Instances that were fetched before do not count, so a nightly run is as large as what is new. The number of series is
+exact, and so is the number of images if the archive gives it. The rest is a rough estimate:
 
 | modality          | images in a series | MB an image     |
 |-------------------|--------------------|-----------------|
@@ -12,8 +12,9 @@ and the images where the archive tells their number, is a rough estimate:
 | SR, PR, KO and RT | 1                  | 0.1             |
 | others            | 20                 | 1               |
 
-Hours: on each of the node's associations half a second a series, 20 ms an image and 10 MB a second; the pauses of its
-pacing; and all that divided by the part of the week that its retrieval window is open, whenever the run begins.
+The hours are the sum of the transfer and the pauses between batches, divided by the share of the week in which the
+retrieval window is open. The transfer takes half a second per series, 20 ms per image and a second per 10 MB, divided
+by the number of associations.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.window import Window
 
 _SMALL = (1, 0.1)
-#: Images in a series, and MB (10^6 bytes) of an image.
+#: Images in a series, and MB (10^6 bytes) of an image, by modality.
 _TYPICAL: dict[str, tuple[int, float]] = {
     "CT": (200, 0.53),
     "MR": (100, 0.2),
@@ -44,7 +45,7 @@ _TYPICAL: dict[str, tuple[int, float]] = {
 }
 _OTHERS = (20, 1.0)
 
-#: Of one association: seconds a series, seconds an image, MB a second.
+#: For one association: seconds per series, seconds per image, MB per second.
 _SERIES, _IMAGE, _RATE = 0.5, 0.02, 10.0
 
 _DAY = 24 * 3600
@@ -52,15 +53,15 @@ _DAY = 24 * 3600
 
 @dataclass(frozen=True)
 class Size:
-    """What is to be fetched of a cohort, or moved. GB are 10^9 bytes.
+    """What is to be fetched of a cohort, or moved. A GB is 10^9 bytes.
 
     Attributes:
-        series: of which something is not there yet.
-        images: that are not there yet; about so many.
-        guessed: series of which the archive does not tell how many images they have.
-        gigabytes, hours: estimated.
-        share: percent of the archive's images; None where the node does not say how many it has.
-        free: GB free where the images are to lie.
+        series: number of series with missing images.
+        images: estimated number of missing images.
+        guessed: number of series for which the archive does not give the number of images.
+        gigabytes, hours: estimated size and duration.
+        share: percentage of the archive's images; None if the node has no archive_images.
+        free: free space of the output folder in GB.
     """
 
     series: int
@@ -73,25 +74,29 @@ class Size:
 
     @classmethod
     def of(cls, series: Iterable[tuple[str, int | None, int]], node: PacsNode, free: float) -> Size:
-        """The size of a cohort.
+        """Return the size of a cohort.
 
         Args:
-            series: of each the modality, the images as far as the archive tells them, and those that are there.
+            series: for each series its modality, its number of images or None if unknown, and how many of them need not
+                be fetched.
+            node: the archive.
+            free: free space of the output folder in GB.
 
         Raises:
-            ConfigError: a setting of the window is wrong.
+            ConfigError: the retrieval window of the node is invalid.
         """
         count = images = guessed = 0
         megabytes = 0.0
-        for modality, told, there in series:
+        for modality, number, present in series:
             typical, each = _TYPICAL.get(modality, _OTHERS)
-            # Where nobody tells how many there should be, what is there is taken for all of them.
-            missing = max(0, told - there) if told is not None else 0 if there else typical
-            if there and not missing:
+            # Without a number from the archive, a series with some images counts as complete.
+            expected = (present or typical) if number is None else number
+            missing = max(0, expected - present)
+            if present and not missing:
                 continue
             count += 1
             images += missing
-            guessed += told is None
+            guessed += number is None
             megabytes += missing * each
         busy = (count * _SERIES + images * _IMAGE + megabytes / _RATE) / node.max_associations
         pauses = (count - 1) // node.batch_size * node.batch_wait_time if node.batch_size and count else 0.0
@@ -100,31 +105,31 @@ class Size:
             images=images,
             guessed=guessed,
             gigabytes=megabytes / 1000,
-            hours=(busy + pauses) / 3600 / open_part(node.retrieval_window),
+            hours=(busy + pauses) / 3600 / open_share(node.retrieval_window),
             share=100 * images / node.archive_images if node.archive_images else None,
             free=free,
         )
 
-    def told(self) -> list[str]:
-        """Sentences for who decides, in counts only."""
-        told = [
-            f"{self.series:,} series, about {self.images:,} images, are to be fetched; what is there already is not "
-            "counted",
+    def sentences(self) -> list[str]:
+        """Return sentences for the person who decides, in counts only."""
+        sentences = [
+            f"{self.series:,} series, about {self.images:,} images, are to be fetched; images that were fetched before "
+            "are not counted",
             f"they take about {_number(self.gigabytes)} GB of {_number(self.free)} GB free, and "
             f"{_number(self.hours)} hours",
         ]
         if self.share is not None:
-            told.append(f"that is about {_number(self.share)} % of the archive")
+            sentences.append(f"that is about {_number(self.share)} % of the archive")
         if self.guessed:
-            told.append(f"of {self.guessed:,} series the archive does not tell how many images they have")
-        return told
+            sentences.append(f"the archive does not give the number of images of {self.guessed:,} series")
+        return sentences
 
 
-def exceeded(size: Size, node: PacsNode) -> list[str]:
-    """The limits of a node that a cohort exceeds, in words and counts only.
+def exceeded_limits(size: Size, node: PacsNode) -> list[str]:
+    """Return a sentence, in counts only, for each limit of the node that a cohort exceeds.
 
     Raises:
-        ConfigError: a setting is wrong.
+        ConfigError: a setting of the node is invalid.
     """
     over = []
     if size.series > node.largest_cohort:
@@ -143,8 +148,8 @@ def exceeded(size: Size, node: PacsNode) -> list[str]:
     return [f"{sentence} that {node.name} allows" for sentence in over]
 
 
-def without_room(sizes: Iterable[Size]) -> list[str]:
-    """Whether the images of several archives would not fit where they are to lie, in words and counts only."""
+def exceeded_space(sizes: Iterable[Size]) -> list[str]:
+    """Return a sentence, in counts only, if the images of all archives exceed the free space; else nothing."""
     sizes = list(sizes)
     gigabytes, free = sum(size.gigabytes for size in sizes), min((size.free for size in sizes), default=0.0)
     if gigabytes <= free:
@@ -152,8 +157,8 @@ def without_room(sizes: Iterable[Size]) -> list[str]:
     return [f"about {_number(gigabytes)} GB, more than the {_number(free)} that are free for them"]
 
 
-def open_part(window: Window) -> float:
-    """The part of the week that a retrieval window is open, above 0."""
+def open_share(window: Window) -> float:
+    """Return the share of the week in which a retrieval window is open, above 0 and at most 1."""
     if not window.spans:
         return 1.0
     pieces = [
@@ -171,5 +176,5 @@ def open_part(window: Window) -> float:
 
 
 def _number(value: float) -> str:
-    """A number as people read it, with three digits that tell, or all of a whole one."""
+    """Return a number as text, with three significant digits; whole and large numbers in full."""
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"

@@ -1,7 +1,7 @@
-"""Thumbnails: one small picture per series, of an image in its middle, for whoever looks a run over.
+"""Thumbnails: a small picture of an image in the middle of each series, for the page of a run.
 
-Made after the run, of a cohort's first series, within a time limit. Decoders are foreign code that may crash on a
-damaged image, so they run in a process of their own; what cannot be shown has no thumbnail.
+They are made after the run, for the first series, within a time limit. Decoders can crash on a damaged image, so they
+run in a separate process. A series that cannot be decoded has no thumbnail.
 """
 
 from __future__ import annotations
@@ -27,19 +27,23 @@ if TYPE_CHECKING:
     import numpy as np
     from pydicom.dataset import Dataset
 
-#: Series with a thumbnail at most, pixels of its longer side, and seconds for all of them.
+#: Maximum number of thumbnails, pixels of the longer side, and seconds for all of them.
 MOST, SIDE, SECONDS = 200, 96, 60.0
-#: Pixels of a frame at most, and bytes of memory to decode it in.
+#: Maximum number of pixels of a frame, and bytes of memory of the process that decodes it.
 _LARGEST_FRAME, _MEMORY = 100_000_000, 4 * 2**30
-#: Images of a series that are looked at to find its middle.
+#: Number of images of a series that are read to find its middle.
 _SAMPLE = 25
 
 
 def make_thumbnails(run: Run, account: RunAccount) -> int:
-    """Make `thumbnails/<series number>.png` in the run's folder, and `thumbnails.json`, which lists them.
+    """Write `thumbnails/<series number>.png` into the run's folder, and `thumbnails.json`, which lists them.
+
+    Args:
+        run: the run.
+        account: its account.
 
     Returns:
-        How many there are.
+        The number of thumbnails.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -57,7 +61,7 @@ def make_thumbnails(run: Run, account: RunAccount) -> int:
 
 
 def thumbnails_of(run: Run) -> dict[int, str]:
-    """Numbers of the series that have a thumbnail, and their modalities."""
+    """Return the modalities of the series with a thumbnail, by series number."""
     try:
         return {item["number"]: item["modality"] for item in read_json(run.folder / "thumbnails.json")}
     except FileNotFoundError:
@@ -65,32 +69,37 @@ def thumbnails_of(run: Run) -> dict[int, str]:
 
 
 def thumbnail(folder: Path) -> bytes | None:
-    """PNG of an image in the middle of the series whose files lie in `folder`; None if it cannot be shown."""
-    with suppress(Exception):  # whatever foreign files make the decoders raise
+    """Return a PNG of an image in the middle of the series in `folder`; None if it cannot be decoded."""
+    with suppress(Exception):  # decoders raise many types for damaged files
         if path := _middle(folder):
             return _png(path)
     return None
 
 
 def _in_own_process(todo: list[tuple[int, Path]], target: Path) -> None:
-    """Make the thumbnails of numbered series; a series that crashes the process is passed over, and time may end it."""
+    """Make thumbnails in a separate process; skip a series that crashes it, and end after SECONDS.
+
+    Args:
+        todo: number and folder of each series.
+        target: folder of the thumbnails.
+    """
     until = time.monotonic() + SECONDS
     while todo and (left := until - time.monotonic()) > 0:
         command = [sys.executable, "-m", "pacsifier_ops.extract.thumbnails", str(target)]
-        asked = "".join(json.dumps([number, str(folder)]) + "\n" for number, folder in todo)
+        lines = "".join(json.dumps([number, str(folder)]) + "\n" for number, folder in todo)
         try:
-            told = subprocess.run(
-                command, input=asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=left
+            ended = subprocess.run(
+                command, input=lines, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=left
             )
         except subprocess.TimeoutExpired:
             return
-        if told.returncode >= 0:
+        if ended.returncode >= 0:
             return
-        todo = todo[max(1, len(told.stdout.splitlines())) :]  # killed by a signal: go on behind what it had begun
+        todo = todo[max(1, len(ended.stdout.splitlines())) :]  # killed by a signal: continue after the series it began
 
 
 def _middle(folder: Path) -> Path | None:
-    """The image with the median InstanceNumber of a few that are spread over the folder."""
+    """Return the image with the median InstanceNumber of up to _SAMPLE images from all over the folder."""
     from pydicom import dcmread
 
     files = [path for path in folder.glob("*") if any(names_object(path.name, naming) for naming in NAMINGS)]
@@ -102,7 +111,7 @@ def _middle(folder: Path) -> Path | None:
 
 
 def _png(path: Path) -> bytes:
-    """One image, its middle frame, scaled down."""
+    """Return the middle frame of an image as a PNG, scaled down."""
     from PIL import Image
 
     shown = Image.fromarray(shades(*read_frame(path)))
@@ -113,7 +122,18 @@ def _png(path: Path) -> bytes:
 
 
 def read_frame(path: Path, frame: int | None = None) -> tuple[np.ndarray, Dataset, int]:
-    """Pixels of one frame of an image, by default the middle one; the image's attributes; which frame it is, from 0."""
+    """Return the pixels of a frame, the attributes of the image, and the index of the frame.
+
+    Args:
+        path: a DICOM file.
+        frame: index of the frame, from 0; None: the middle one.
+
+    Returns:
+        The pixels have the shape (rows, columns), or (rows, columns, samples) for color.
+
+    Raises:
+        ValueError: the frame is too large. Decoders raise other errors for damaged files.
+    """
     from pydicom import dcmread
     from pydicom.pixels import pixel_array
 
@@ -125,7 +145,14 @@ def read_frame(path: Path, frame: int | None = None) -> tuple[np.ndarray, Datase
 
 
 def shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
-    """Pixels as bytes: grey levels through the file's window or, where that shows nothing, from dark to bright."""
+    """Return pixels as bytes for display.
+
+    Grey levels are mapped by the window of the image (PS3.3 C.11.2.1.2). If the result has nearly no contrast, they are
+    mapped by their own range.
+
+    Args:
+        pixels, head, frame: see `read_frame`.
+    """
     import numpy as np
     from pydicom.pixels import apply_color_lut, apply_modality_lut
 
@@ -143,7 +170,7 @@ def shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
 
 
 def _window(head: Dataset, frame: int) -> Iterable[tuple[float, float]]:
-    """Both ends of the file's first window (PS3.3 C.11.2.1.2), if it has one; of an enhanced image, the frame's."""
+    """Yield lower and upper end of each first window (PS3.3 C.11.2.1.2): of the image, of the frame, of all frames."""
     places: list[Any] = [head]
     for name, place in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         groups = head.get(name) or []
@@ -155,13 +182,16 @@ def _window(head: Dataset, frame: int) -> Iterable[tuple[float, float]]:
 
 
 def _first(value: Any) -> float:
-    """The first of one or several values."""
+    """Return the first value of an element with one or several values."""
     return float(value if isinstance(value, int | float) else value[0])
 
 
 def main(argv: list[str], lines: Iterable[str]) -> None:
-    """Make the thumbnail of each series that a line names; its number is told before, so that a crash has a place."""
-    with suppress(ValueError, OSError):  # not everywhere may it be set
+    """Make the thumbnails of the series that the lines name.
+
+    The number of each series is printed before it is decoded, so the caller knows where a crash happened.
+    """
+    with suppress(ValueError, OSError):  # not all systems allow to set the limit
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     for line in lines:
         number, folder = json.loads(line)

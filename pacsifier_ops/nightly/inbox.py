@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base.files import read_json, storage_errors, write_atomic
-from pacsifier_ops.extract.requests import is_id, new_id
+from pacsifier_ops.extract.requests import is_request_id, new_request_id
 from pacsifier_ops.nightly import REASONS, RESULTS, Folders, Runs, Start
 from pacsifier_ops.nightly.options import OPTIONS, Connect, conf_of, understood
 from pacsifier_ops.query.options import Refused
@@ -229,7 +229,7 @@ def _claims(folders: Folders) -> list[_Claim]:
     """The claims that there are. One that holds no file yet was being made when its run was killed: it never was."""
     claims = []
     for folder in sorted(folders.claimed.iterdir()):
-        if not is_id(folder.name) or folder.is_symlink():
+        if not is_request_id(folder.name) or folder.is_symlink():
             continue  # none of ours
         if (folder / _CLAIM).exists():
             kept: dict[str, Any] = read_json(folder / _CLAIM)
@@ -252,7 +252,7 @@ def _give_up(folder: Path) -> None:
 
 def _take(folders: Folders, group: list[Path], night: str) -> _Claim | None:
     """Make a submission of files of the inbox: the first that is moved makes it one. None where none can be moved."""
-    claim = _Claim(folders.claim(new_id()), night, [path.name for path in group])
+    claim = _Claim(folders.claim(new_request_id()), night, [path.name for path in group])
     claim.keep()
     claim.gather(folders)
     if len(claim.missing()) < len(claim.files):

@@ -153,4 +153,4 @@ class ApproveCohortOperator(ApproveOperator):
         asked = steps.question(run)
         if asked is None:
             return None
-        return Question(approvals.COHORT, asked.digest, "May this cohort be retrieved?", asked.told)
+        return Question(approvals.COHORT, asked.digest, "May this cohort be retrieved?", asked.sentences)

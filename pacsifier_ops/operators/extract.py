@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from pacsifier_ops.base.errors import StorageError
 from pacsifier_ops.base.options import request_of
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.requests import options_of, resolve
+from pacsifier_ops.extract.requests import reading_options, table_path
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.extract.thumbnails import make_thumbnails
 from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL
@@ -39,9 +39,9 @@ class ExtractPrepareOperator(PrepareOperator):
         return request_of(
             Request,
             params,
-            queryfile=resolve(params["queryfile"]),
+            queryfile=table_path(params["queryfile"]),
             only=params.get(APPROVED, ""),
-            **options_of(params["queryfile"], params),
+            **reading_options(params["queryfile"], params),
         )
 
     def nodes(self, params: Any) -> list[str]:

@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from pacsifier_ops.base.options import request_of
 from pacsifier_ops.base.words import plural
-from pacsifier_ops.extract.requests import options_of, resolve
+from pacsifier_ops.extract.requests import reading_options, table_path
 from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
 from pacsifier_ops.pseudonyms import steps as job
 from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
@@ -50,9 +50,9 @@ class PseudonymizePrepareOperator(PrepareOperator):
         return request_of(
             PseudonymRequest,
             params,
-            queryfile=str(resolve(params["queryfile"])) if params["queryfile"] else "",
+            queryfile=str(table_path(params["queryfile"])) if params["queryfile"] else "",
             allow_empty=self.stage.may_be_empty,  # a night without anything new
-            **options_of(params["queryfile"] or "", params),
+            **reading_options(params["queryfile"] or "", params),
         )
 
     def prepare(self, run: Run, request: PseudonymRequest, params: Any) -> list[int]:

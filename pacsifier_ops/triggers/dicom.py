@@ -125,7 +125,7 @@ class DicomArrivalTrigger(BaseTrigger):
         adopt_settings()
         rows = arrival.rows_of(self.request, self.row)
         node = DicomHook(self.pacs).get_conn()
-        return len(rows), partial(arrival.look, node, rows, self.minimum, self._stopped.is_set)
+        return len(rows), partial(arrival.count_arrived, node, rows, self.minimum, self._stopped.is_set)
 
 
 def _words(arrived: Arrived, rows: int) -> str:

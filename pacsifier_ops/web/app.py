@@ -142,7 +142,7 @@ async def take_in(request: Request, user: StarterDep) -> JSONResponse:
     """
     data, options = await _table(request)
     try:
-        taken = await run_in_threadpool(intake.take, data, options)
+        taken = await run_in_threadpool(intake.check_and_keep, data, options)
     except ConfigError as error:
         raise HTTPException(400, f"{error}.") from None
     return JSONResponse(taken.as_json(), 201 if taken.request else 422)

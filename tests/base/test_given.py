@@ -38,7 +38,7 @@ from pacsifier_ops.cli import (
 from pacsifier_ops.cli.options import bounded
 from pacsifier_ops.deid import devices, profile
 from pacsifier_ops.dicom import scan
-from pacsifier_ops.extract.requests import resolve, take_in
+from pacsifier_ops.extract.requests import table_path, take_in
 from pacsifier_ops.nightly.options import OPTIONS as NIGHTLY
 from pacsifier_ops.nightly.options import read_nightly, read_table
 from pacsifier_ops.nightly.projects import _last_run
@@ -459,11 +459,11 @@ def test_a_request_that_names_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PACSIFIER_HOME", str(tmp_path))
     (tmp_path / "data").mkdir()
     os.mkfifo(tmp_path / "data" / "queries.csv")
-    error = in_time(lambda: read_query_table(resolve("queries.csv")))
+    error = in_time(lambda: read_query_table(table_path("queries.csv")))
     assert isinstance(error, TableRefused) and "a named pipe" in str(error)
     for name in ("a\0b", "../up", ""):
         with pytest.raises(InputError):
-            resolve(name)
+            table_path(name)
 
 
 @pytest.mark.parametrize("kind", ["loop", "long", "deep"])

@@ -206,7 +206,7 @@ def test_moving_to_another_node(
         assert main(arguments(move, table, tmp_path / "out", *flags, "--resend")) == 0
         assert len(second.offered) == 14
     assert main(arguments(config, table, tmp_path / "out", "--move")) == 2
-    assert "nothing says where to move the images" in capsys.readouterr().err
+    assert "no destination to move the images to" in capsys.readouterr().err
 
 
 def test_uploading_a_folder(

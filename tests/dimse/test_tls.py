@@ -252,7 +252,7 @@ def test_a_receiver_that_stands_without_tls_is_not_taken_for_one_with(
     receivers = Receivers(pacs, shared(), Tree.open(tmp_path / "out"), Quarantine(tmp_path / "quarantine"))
     with (
         announce(shared(), "PACSIFIER", 11112, tmp_path / "plain"),
-        pytest.raises(ReceiverError, match=r"takes no TLS, and the connection says that it does \(receiver_tls\)"),
+        pytest.raises(ReceiverError, match=r"does not use TLS, and the connection says that it does \(receiver_tls\)"),
     ):
         receivers.spool()
     with announce(shared(), "PACSIFIER", 11112, tmp_path / "over TLS", tls=True):

@@ -114,7 +114,7 @@ def test_a_row_gets_nothing_that_only_another_row_found_there(tmp_path: Path) ->
     with serving(here, tmp_path / "pacs") as pacs, serving(there, tmp_path / "vna") as vna:
         account = extract(nodes((pacs, vna)), tmp_path / "out", rows, search="all")
     assert [row.state for row in account.rows] == ["found", "conflict"]
-    assert "fetched from pacs, and this row found it elsewhere" in account.rows[1].reason
+    assert "fetched from pacs for another row, and this row found it at another archive" in account.rows[1].reason
     assert fetched(account) == {"2.25.401": ("pacs", 1)}
 
 

@@ -15,13 +15,13 @@ import pytest
 from pacsifier_ops.base.errors import ConfigError, StorageError
 from pacsifier_ops.extract import intake
 from pacsifier_ops.extract.arrival import rows_of
-from pacsifier_ops.extract.requests import is_id, options_of, resolve
+from pacsifier_ops.extract.requests import is_request_id, reading_options, table_path
 from tests.support.disks import disk, mount
 
 
 def take(data: str | bytes, **options: str) -> dict[str, Any]:
     """What is answered on a table; it is plain data."""
-    taken = intake.take(data.encode() if isinstance(data, str) else data, options).as_json()
+    taken = intake.check_and_keep(data.encode() if isinstance(data, str) else data, options).as_json()
     return dict(json.loads(json.dumps(taken)))
 
 
@@ -53,7 +53,7 @@ def test_a_good_table_is_kept_as_it_came_and_shown_as_understood(state_root: Pat
     assert second["keys"] == {"Modality": "MR"} and taken["repeats"] == [{"line": 5, "same_as": 2}]
     (warning,) = taken["warnings"]
     assert warning["lines"] == [4] and "large part of the archive" in warning["message"]
-    assert is_id(taken["request"]) and resolve(taken["request"]).read_text() == data
+    assert is_request_id(taken["request"]) and table_path(taken["request"]).read_text() == data
     (path,) = kept(state_root)
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
 
@@ -66,10 +66,11 @@ def test_how_a_table_is_read_is_kept_with_it(state_root: Path) -> None:
     [problem] = taken["problems"]
     assert (problem["line"], problem["column"], problem["value"]) == (3, "StudyDate", "05/12/2015")
     nothing: dict[str, Any] = dict.fromkeys(("sheet", "hidden_rows", "date_format", "match"))
-    assert options_of(taken["request"], nothing) == said
+    assert reading_options(taken["request"], nothing) == said
     # What a run says itself counts, and only a request keeps anything.
-    assert options_of(taken["request"], {**nothing, "match": "wildcards"}) == {**said, "match": "wildcards"}
-    assert options_of("queries/demo.csv", nothing) == {} == options_of(take("PatientID\n1\n")["request"], nothing)
+    assert reading_options(taken["request"], {**nothing, "match": "wildcards"}) == {**said, "match": "wildcards"}
+    assert reading_options("queries/demo.csv", nothing) == {}
+    assert reading_options(take("PatientID\n1\n")["request"], nothing) == {}
     assert [row.keys["StudyDate"] for row in rows_of(taken["request"], 2)] == ["20150512"]
     assert len(kept(state_root)) == 3
     with pytest.raises(ConfigError, match="match is none of wildcards, exact"):
@@ -79,7 +80,7 @@ def test_how_a_table_is_read_is_kept_with_it(state_root: Path) -> None:
 def test_workbooks_keep_their_kind() -> None:
     data = workbook(["PatientID", "StudyDate"], ["007", "20200101"], ["008", "2020"])
     taken = take(data)
-    assert resolve(taken["request"]).suffix == ".xlsx" and resolve(taken["request"]).read_bytes() == data
+    assert table_path(taken["request"]).suffix == ".xlsx" and table_path(taken["request"]).read_bytes() == data
     assert [(p["line"], p["column"]) for p in taken["problems"]] == [(3, "StudyDate")] and not taken["all_usable"]
 
 
@@ -134,7 +135,7 @@ def test_of_the_state_root_only_requests_need_be_writable(tmp_path: Path, monkey
         root = stack.enter_context(disk(tmp_path / "mounted", "mode=0700"))
         requests = stack.enter_context(disk(root / "requests", "mode=0700"))
         assert mount(root, "remount,ro")
-        assert resolve(take("PatientID\n1\n")["request"]).exists()
+        assert table_path(take("PatientID\n1\n")["request"]).exists()
         assert mount(requests, "remount,ro")
         with pytest.raises(StorageError, match="the state root: Read-only file system"):
             take("PatientID\n1\n")

@@ -176,7 +176,7 @@ def test_a_destination_that_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         second.stop()
         account, one = moved(source_node(source), tmp_path / "out")
         assert account.verdict == INCOMPLETE and one.missing == 5 and len(one.missing_uids) == 5
-        assert "could not send them to ARCHIVE2 (last status 0xA702, 5 failed); see that it listens" in one.reason
+        assert "could not send them to ARCHIVE2 (last status 0xA702, 5 failed); check that it is running" in one.reason
         with pytest.raises(PacsUnreachable, match=r"second: .*nothing listens there"):
             moved(source_node(source), tmp_path / "out", second_node(second))
 
@@ -197,7 +197,7 @@ def test_an_unknown_destination_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_without_destination_nothing_is_asked(tmp_path: Path) -> None:
-    with two(tmp_path) as (source, _), pytest.raises(ConfigError, match="nothing says where to move the images"):
+    with two(tmp_path) as (source, _), pytest.raises(ConfigError, match="no destination to move the images to"):
         moved(node_of(source), tmp_path / "out")
     assert not source.queries
 
@@ -275,14 +275,14 @@ def test_instances_of_a_destination_are_listed_after_some_patience(
 ) -> None:
     with two(tmp_path) as (source, second):
         looks: list[int] = []
-        listed = move.Mover.listed
+        listed = move.Mover.listed_at_destination
 
         def late(self: move.Mover, planned: Any) -> set[str] | None:
             looks.append(1)
             found = listed(self, planned)
             return found if len(looks) != 2 else set()  # the first look after the move comes too early
 
-        monkeypatch.setattr(move.Mover, "listed", late)
+        monkeypatch.setattr(move.Mover, "listed_at_destination", late)
         account, _ = moved(source_node(source), tmp_path / "out", second_node(second))
     assert account.verdict == COMPLETE and len(source.retrieves) == 1
 

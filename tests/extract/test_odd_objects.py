@@ -164,7 +164,7 @@ def test_objects_of_new_instance_uids_are_told_as_what_they_are(
     assert (one.state, one.missing, one.quarantined) == ("incomplete", 3, 3)
     place = settings.state_root() / "runs" / account.run / "quarantine"
     assert "3 of 3 instances missing: as many came under UIDs that the archive does not list" in one.reason
-    assert f"in quarantine ({place}): 3 object(s) came that nobody asked for" in one.reason
+    assert f"in quarantine ({place}): 3 object(s) came that were not requested" in one.reason
     assert (row.state, row.reason) == (
         "found",
         f"3 object(s) that came for its series are in quarantine, in {place}",

@@ -301,7 +301,7 @@ def test_an_object_that_does_not_say_who_it_is_costs_itself_alone(archive: Archi
     archive.pacs.faults.withhold = set(archive.uids("CT")[:1])
     one = only(archive.extract(tmp_path / "out"))
     assert (one.state, one.received, one.missing) == ("incomplete", 5, 1)
-    assert "1 objects came that do not say" in one.reason
+    assert "1 objects came without their series or SOP Instance UID" in one.reason
 
 
 # What the archive does not tell

@@ -16,7 +16,7 @@ from pacsifier_ops.base.window import Window
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.size import Size, exceeded, open_part, without_room
+from pacsifier_ops.extract.size import Size, exceeded_limits, exceeded_space, open_share
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import APPROVED, COHORT, REJECTED
 from pacsifier_ops.runs.folder import Run
@@ -44,8 +44,8 @@ def test_a_cohort_in_numbers() -> None:
     assert (size.series, size.images, size.guessed) == (4, 660, 1)
     assert size.gigabytes == pytest.approx(600 * 0.53e-3 + 60 * 0.2e-3)
     assert size.hours == pytest.approx((4 * 0.5 + 660 * 0.02 + 330 / 10) / 2 / 3600)
-    assert size.share == pytest.approx(1.0) and not without_room([size])
-    told = " ".join(size.told())
+    assert size.share == pytest.approx(1.0) and not exceeded_space([size])
+    told = " ".join(size.sentences())
     assert "4 series, about 660 images" in told and "1 % of the archive" in told and "of 1 series" in told
 
 
@@ -57,7 +57,7 @@ def test_pauses_and_closed_hours_take_their_time() -> None:
     assert Size.of(cohort, replace(NODE, window="20:00-02:00"), 1.0).hours == pytest.approx(4 * at_once)
     for nothing in ([], [("CT", 100, 100)]):
         size = Size.of(nothing, replace(NODE, batch_size=5, batch_wait_time=1800), 0.0)
-        assert (size.series, size.hours) == (0, 0.0) and not without_room([size])
+        assert (size.series, size.hours) == (0, 0.0) and not exceeded_space([size])
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_pauses_and_closed_hours_take_their_time() -> None:
     [("", True, 168), ("20:00-06:00", False, 70), ("20:00-06:00", True, 98), ("20:00-06:00,05:00-08:00", False, 84)],
 )
 def test_the_part_of_the_week_that_a_window_is_open(window: str, weekends: bool, hours: int) -> None:
-    assert open_part(Window.parse(window, weekends)) * 168 == pytest.approx(hours)
+    assert open_share(Window.parse(window, weekends)) * 168 == pytest.approx(hours)
 
 
 def test_every_limit_that_is_exceeded_is_named() -> None:
     size = Size(series=12, images=4000, guessed=0, gigabytes=12.34, hours=5.25, share=7.5, free=3.0)
-    assert exceeded(size, NODE) == []
+    assert exceeded_limits(size, NODE) == []
     limits: dict[str, Any] = {
         "max_series": 11,
         "max_images": 3999,
@@ -78,14 +78,14 @@ def test_every_limit_that_is_exceeded_is_named() -> None:
         "max_hours": 5.0,
         "max_share": 5.0,
     }
-    assert exceeded(size, replace(NODE, **limits, archive_images=1)) == [
+    assert exceeded_limits(size, replace(NODE, **limits, archive_images=1)) == [
         "12 series (about 4000 images), more than the 11 that pacs allows",
         "about 4,000 images, more than the 3,999 that pacs allows",
         "about 12.3 GB, more than the 12 that pacs allows",
         "about 5.25 hours, more than the 5 that pacs allows",
         "about 7.5 % of the archive, more than the 5 that pacs allows",
     ]
-    assert without_room([size]) == ["about 12.3 GB, more than the 3 that are free for them"]
+    assert exceeded_space([size]) == ["about 12.3 GB, more than the 3 that are free for them"]
     at_the_limits: dict[str, Any] = {
         "max_series": 12,
         "max_images": 4000,
@@ -93,7 +93,7 @@ def test_every_limit_that_is_exceeded_is_named() -> None:
         "max_hours": 5.25,
         "max_share": 7.5,
     }
-    assert exceeded(size, replace(NODE, **at_the_limits, archive_images=1)) == []
+    assert exceeded_limits(size, replace(NODE, **at_the_limits, archive_images=1)) == []
 
 
 def test_limits_are_fields_of_the_connection() -> None:
@@ -122,7 +122,7 @@ LIMITS: list[dict[str, Any]] = [
 def test_without_approval_a_large_cohort_ends_the_run(
     pacs: EmbeddedPacs, tmp_path: Path, limits: dict[str, Any]
 ) -> None:
-    with pytest.raises(TooManySeries, match="that pacs allows without a person's word; nothing was fetched"):
+    with pytest.raises(TooManySeries, match="that pacs allows without an approval; nothing was fetched"):
         planned_run(node_of(pacs, **limits), ROWS, tmp_path / "out")
     assert not pacs.retrieves and not list((tmp_path / "out").glob("sub-*"))
     assert extract(node_of(pacs, **limits), ROWS, tmp_path / "out", retrieve="none").verdict == "complete"
@@ -136,7 +136,8 @@ def test_nothing_moves_before_somebody_has_approved(pacs: EmbeddedPacs, tmp_path
         run, units = planned_run(node, ROWS, tmp_path / "out", approval=True, retrieve=retrieve)
         act = steps.retrieve if retrieve == "save" else steps.move
         asked = steps.question(run)
-        assert asked and "3 series (about 5 images), more than the 2" in asked.told[0] and "5 images" in asked.told[1]
+        assert asked and "3 series (about 5 images), more than the 2" in asked.sentences[0]
+        assert "5 images" in asked.sentences[1]
         with pytest.raises(NotApproved, match="nobody has approved the cohort"):
             act(run, node, units[0])
         approvals.ask(run, COHORT, asked.digest)
@@ -211,6 +212,6 @@ def test_what_is_there_does_not_count(pacs: EmbeddedPacs, tmp_path: Path) -> Non
 def test_the_window_of_a_run_comes_before_that_of_the_node(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     node = node_of(pacs, window="20:00-06:00")
     run, _ = planned_run(node, ROWS, tmp_path / "out", window="00:00-24:00")
-    assert steps.node_for(node, steps.Request.of(run)).retrieval_window == Window.parse("00:00-24:00")
+    assert steps.node_with_overrides(node, steps.Request.of(run)).retrieval_window == Window.parse("00:00-24:00")
     with pytest.raises(ConfigError, match="window is not a time of day"):
         planned_run(node, ROWS, tmp_path / "out", window="at night")

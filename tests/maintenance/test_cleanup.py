@@ -57,7 +57,7 @@ def run_of(pacs: EmbeddedPacs, out: Path, report: bool = True) -> tuple[Run, str
     """An extraction of a request, and the id of that."""
     request = requests.take_in(b"PatientID\nP\n")
     run, node = Run.fresh(), node_of(pacs)
-    for batch in steps.prepare(run, Request(requests.resolve(request), out), node):
+    for batch in steps.prepare(run, Request(requests.table_path(request), out), node):
         steps.find(run, node, batch)
     for unit in steps.plan(run, node).units:
         steps.retrieve(run, node, unit)

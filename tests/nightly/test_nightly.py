@@ -17,7 +17,7 @@ import pytest
 
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.extract.arrival import rows_of
-from pacsifier_ops.extract.requests import new_id, options_of, resolve
+from pacsifier_ops.extract.requests import new_request_id, reading_options, table_path
 from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, night_of
 from pacsifier_ops.nightly.inbox import Collected, collect, settle
 from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly, read_table
@@ -85,7 +85,7 @@ def test_a_submission_is_one_run_one_request_and_one_folder_by_one_id(folders: F
         "max_series": 12,
         "retrieve": "none",
     }
-    assert resolve(identity).read_text() == TABLE
+    assert table_path(identity).read_text() == TABLE
     assert settle(folders, Runs(), PAGES) == (0, 1)  # nobody has started it yet
     assert night(folders, NEXT).starts == [start]
     assert settle(folders, Runs([start.run_id]), PAGES) == (1, 0)
@@ -114,7 +114,7 @@ def test_how_a_table_is_read_goes_with_the_table_and_not_through_airflow(folders
     os.utime(folders.inbox / "a.xlsx", (0, 0))
     put(folders.inbox, "a.yaml", text="".join(f"{key}: {value}\n" for key, value in said.items()))
     (start,) = night(folders).starts
-    assert not start.conf.keys() & said.keys() and options_of(start.conf["queryfile"], {}) == said
+    assert not start.conf.keys() & said.keys() and reading_options(start.conf["queryfile"], {}) == said
     (row,) = rows_of(start.conf["queryfile"], None)
     assert row.keys == {"PatientID": "ZQX-71830-KW", "StudyDate": "19931224"}
     put(folders.inbox, "b.csv", text="StudyDate\n24.12.93\n")
@@ -227,7 +227,7 @@ def test_all_reasons_are_told_at_once(folders: Folders) -> None:
 def test_what_others_put_among_the_claims_stays(folders: Folders) -> None:
     put(folders.claimed / "mine", "table.csv")
     put(folders.claimed, ".DS_Store")
-    unmade = new_id()
+    unmade = new_request_id()
     put(folders.claimed / unmade, "notes.txt")
     put(folders.inbox, "a.csv")
     assert len(night(folders).starts) == 1
@@ -367,8 +367,8 @@ def test_a_project_runs_once_a_night_over_the_same_folder_with_the_table_of_that
     put(folder, "queries.csv", text=f"{TABLE}other\n")
     (second,) = projects(folders, runs, NEXT).starts
     assert (second.run_id, second.conf["out_directory"]) == (f"nightly__{NEXT}__heart-7", "results/heart-7")
-    assert resolve(str(first.conf["queryfile"])).read_text() == TABLE
-    assert resolve(str(second.conf["queryfile"])).read_text() == f"{TABLE}other\n"
+    assert table_path(str(first.conf["queryfile"])).read_text() == TABLE
+    assert table_path(str(second.conf["queryfile"])).read_text() == f"{TABLE}other\n"
 
 
 BROKEN = {

@@ -144,9 +144,9 @@ def test_a_table_is_read_as_the_params_say_and_only_the_run_folder_learns_its_ce
     [
         ({"out_folder": "out"}, "conf: out_folder is not known (did you mean out_directory?); nothing was done"),
         ({"my key": 1}, "conf: a key that is no plain word is not known; nothing was done"),
-        ({"resend": True}, "retrieve is save: to move again is for moving; switch it off, or set retrieve to move"),
-        ({"destination": "pacs_default"}, "a destination is where images are moved to; leave it empty, or set"),
-        ({"retrieve": "none", "method": "get"}, "the method is how images are fetched; leave it empty, or set"),
+        ({"resend": True}, "retrieve is save: resend applies to move only; switch it off, or set retrieve to move"),
+        ({"destination": "pacs_default"}, "destination applies to move only; leave it empty, or set"),
+        ({"retrieve": "none", "method": "get"}, "method applies to save only; leave it empty, or set"),
         ({"config": "c.json", "pacs": "pacs_other"}, "both pacs and config are given; leave one of them out"),
     ],
     ids=["unknown", "unspeakable", "resend", "destination", "method", "node"],

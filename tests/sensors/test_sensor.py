@@ -29,7 +29,7 @@ from pacsifier_ops.base.errors import (
 )
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
-from pacsifier_ops.extract.arrival import Arrived, look, rows_of
+from pacsifier_ops.extract.arrival import Arrived, count_arrived, rows_of
 from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import LeaseBusy, shared
@@ -82,19 +82,19 @@ def test_a_look_counts_rows_series_and_instances(
 ) -> None:
     request = request_of(tmp_path, f"PatientID,Modality\n{PATIENT},\n{OTHER},CT\n{PATIENT},CT\n")
     node, rows = node_of(pacs), rows_of(request, None)
-    assert look(node, rows) == Arrived(0, 0, 0)
+    assert count_arrived(node, rows) == Arrived(0, 0, 0)
     arrive(series(PATIENT, modality="MR", n_images=3))
-    assert look(node, rows) == Arrived(1, 1, 3)
+    assert count_arrived(node, rows) == Arrived(1, 1, 3)
     arrive(series(PATIENT, modality="CT", series_number=2, n_images=2), series(OTHER, modality="MR"))
-    assert look(node, rows) == Arrived(2, 2, 5)
-    assert look(node, rows, minimum=2) == Arrived(1, 2, 5)
+    assert count_arrived(node, rows) == Arrived(2, 2, 5)
+    assert count_arrived(node, rows, minimum=2) == Arrived(1, 2, 5)
     arrive(series(OTHER, modality="CT", series_number=2))
-    assert look(node, rows) == Arrived(3, 3, 6)
-    assert look(node, rows_of(request, 3)) == Arrived(1, 1, 1)
-    assert look(node, rows_of(request, 4)) == Arrived(1, 1, 2)
+    assert count_arrived(node, rows) == Arrived(3, 3, 6)
+    assert count_arrived(node, rows_of(request, 3)) == Arrived(1, 1, 1)
+    assert count_arrived(node, rows_of(request, 4)) == Arrived(1, 1, 2)
     assert no_slot_is_held(node)
     pacs.faults.unreturned_keys = {"NumberOfSeriesRelatedInstances"}
-    assert look(node, rows) == Arrived(3, 3, 6)
+    assert count_arrived(node, rows) == Arrived(3, 3, 6)
 
 
 @pytest.mark.parametrize(
@@ -129,23 +129,23 @@ def test_a_look_says_whether_to_look_again(
     arrive(series(PATIENT, ProtocolName="Kopf"))
     rows = rows_of(request_of(tmp_path, f"PatientID,ProtocolName\n{PATIENT},Kopf\n"), None)
     with pytest.raises(PacsUnreachable) as unreachable:
-        look(node_of(pacs, port=free_port()), rows)
+        count_arrived(node_of(pacs, port=free_port()), rows)
     node = node_of(pacs, max_associations=1)
     with shared().acquire(f"pacs:{node.key}"), pytest.raises(LeaseBusy) as busy:
-        look(node, rows)
+        count_arrived(node, rows)
     pacs.faults.stall = 60
     with pytest.raises(PacsTimeout) as timeout:
-        look(node_of(pacs, dimse_timeout=0.2), rows)
+        count_arrived(node_of(pacs, dimse_timeout=0.2), rows)
     pacs.faults.stall = 0
     assert unreachable.value.retryable and busy.value.retryable and timeout.value.retryable
     with pytest.raises(Cancelled):
-        look(node, rows, cancelled=lambda: True)
+        count_arrived(node, rows, cancelled=lambda: True)
     pacs.faults.ignored_keys = pacs.faults.unreturned_keys = {"ProtocolName"}
     with pytest.raises(Undecidable, match="ProtocolName"):
-        look(node, rows)
+        count_arrived(node, rows)
     pacs.faults.reject = "called_aet"
     with pytest.raises(AssociationRejected):
-        look(node, rows)
+        count_arrived(node, rows)
     assert no_slot_is_held(node)
 
 
@@ -155,7 +155,7 @@ def test_what_pydicom_warns_of_is_not_heard_from_any_thread(tmp_path: Path) -> N
     seen: list[Arrived] = []
     with Crooked(SeriesNumber="Wurzelbacher") as crooked, warnings.catch_warnings(record=True) as heard:
         crooked.add(write(series(PATIENT), tmp_path / "images"))
-        looks = [threading.Thread(target=lambda: seen.append(look(node_of(crooked), rows))) for _ in range(3)]
+        looks = [threading.Thread(target=lambda: seen.append(count_arrived(node_of(crooked), rows))) for _ in range(3)]
         for thread in looks:
             thread.start()
         while any(thread.is_alive() for thread in looks):
@@ -315,7 +315,7 @@ def test_files_stored_into_a_real_archive_meanwhile(
         await asyncio.sleep(0.3)  # nobody listens yet
         await asyncio.to_thread(peer.start)
         await asyncio.to_thread(peer.store, first)
-        assert await asyncio.to_thread(look, node, rows_of(request, None)) == Arrived(1, 1, 2)
+        assert await asyncio.to_thread(count_arrived, node, rows_of(request, None)) == Arrived(1, 1, 2)
         assert not task.done()
         await asyncio.to_thread(peer.store, second)
 
