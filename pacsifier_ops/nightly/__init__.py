@@ -1,15 +1,15 @@
-"""Nightly runs: what lies in a folder in the evening becomes runs of the extract DAG, or of the study DAG.
+"""Nightly runs: every evening, files in certain folders become runs of the extract DAG or the study DAG.
 
-| folder                   | what                                                                           |
-|--------------------------|--------------------------------------------------------------------------------|
-| `inbox/`                 | people put a query table there, and beside it an options file of the same name |
-| `claimed/<id>/`          | submissions that are taken and not yet started; the id is their identity       |
-| `done/<night>-<id>/`     | those that were started, with `result.json`, which leads to the results        |
-| `rejected/<night>-<id>/` | those that cannot be used, with `reasons.txt`                                  |
-| `projects/<slug>/`       | standing projects: `project.yaml` and a query table, or `study.yaml`, a study; |
-|                          | each runs once a night                                                         |
+| folder                   | content                                                                             |
+|--------------------------|-------------------------------------------------------------------------------------|
+| `inbox/`                 | submissions: a query table, and optionally an options file of the same name         |
+| `claimed/<id>/`          | submissions whose run is not started yet; request and run have the same id          |
+| `done/<night>-<id>/`     | submissions whose run was started, with `result.json`, which says where results are |
+| `rejected/<night>-<id>/` | submissions that cannot be used, with `reasons.txt`                                 |
+| `projects/<slug>/`       | standing projects, which run once a night: `project.yaml` and a query table, or     |
+|                          | `study.yaml`                                                                        |
 
-A submission goes from folder to folder by renames: it is in exactly one of them, whenever a run is killed.
+Submissions are moved from folder to folder by renames. So each is in exactly one folder, even if a run is killed.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ from pacsifier_ops.runs.folder import dag_run_name
 
 #: The DAGs whose runs are started.
 EXTRACT, STUDY = "pacsifier_extract", "pacsifier_study"
-#: Output folder of those that name none: a folder in this one, below the data root.
+#: Folder below the data root for the output folders of runs whose options give none.
 RESULTS = "results"
-#: What people read, beside their files.
+#: Files that are written for the people who hand something in, beside their own files.
 RESULT, REASONS = "result.json", "reasons.txt"
 
 
 def night_of(moment: dt.datetime) -> str:
-    """The night that a moment belongs to, as the date of its evening: nights change at noon, where the hospital is.
+    """Return the night of a moment, as the date of its evening (ISO 8601). Nights change at noon, local time.
 
     Raises:
-        ConfigError: the setting `timezone` names none.
+        ConfigError: the setting `timezone` is not a time zone.
     """
     local = moment.astimezone(settings.timezone())
     return (local - dt.timedelta(hours=12)).date().isoformat()
 
 
 class Runs(Protocol):
-    """What is known of the runs of these DAGs, by their ids."""
+    """The runs of these DAGs in Airflow."""
 
     def exists(self, run_id: str) -> bool:
-        """Whether there is one."""
+        """Return whether a run has this id."""
 
-    def goes_on(self, run_id: str) -> bool:
-        """Whether there is one that has not ended."""
+    def is_running(self, run_id: str) -> bool:
+        """Return whether a run has this id and has not ended."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """A run to be started."""
+    """A run to be started, with its params."""
 
     run_id: str
     conf: Mapping[str, Any]
     dag_id: str = EXTRACT
 
     def result(self, page_root: str) -> dict[str, str]:
-        """What leads a person from the submission to its results.
+        """Return the content of `result.json`: run, output folder, report and page.
 
         Args:
-            page_root: address of Airflow, as its users see it.
+            page_root: URL of Airflow for its users.
         """
         run = settings.state_root() / "runs" / dag_run_name(self.dag_id, self.run_id)
-        out = self.conf.get("out_directory")  # the file of a study says it
+        out = self.conf.get("out_directory")  # missing for a study, whose file gives it
         return {
             "dag_id": self.dag_id,
             "run_id": self.run_id,
@@ -80,12 +80,15 @@ class Start:
 
 
 class Folders:
-    """The folders of the nightly runs; made, for the owner only, where they are missing.
+    """The folders of the nightly runs. Missing ones are created, for the owner only.
 
-    Whatever a run adds to them gets the permissions of the inbox, so that who may put something in may read the answer.
+    New files and folders get the permissions of the inbox: whoever may hand in a submission may read the answer.
+
+    Args:
+        root: the folder that contains them.
 
     Raises:
-        StorageError: one cannot be made.
+        StorageError: a folder cannot be created.
     """
 
     def __init__(self, root: Path) -> None:
@@ -98,16 +101,22 @@ class Folders:
             self.mode = self.inbox.stat().st_mode & 0o7777
 
     def claim(self, identity: str) -> Path:
-        """Make the folder of a submission."""
+        """Create the folder of a submission."""
         folder = self.claimed / identity
         folder.mkdir()
         folder.chmod(self.mode)
         return folder
 
-    def tell(self, path: Path, text: str) -> None:
-        """Write a file that people read; names of files may hold what is no character."""
+    def write_answer(self, path: Path, text: str) -> None:
+        """Write a text file for people. Bytes in names of files that are not text are escaped."""
         write_atomic(path, text.encode("utf-8", "backslashreplace"), self.mode & 0o666)
 
-    def tell_result(self, folder: Path, start: Start, page_root: str) -> None:
-        """Write where the results of a submission or a project are."""
-        self.tell(folder / RESULT, json.dumps(start.result(page_root), indent=2) + "\n")
+    def write_result(self, folder: Path, start: Start, page_root: str) -> None:
+        """Write the `result.json` of a submission or a project.
+
+        Args:
+            folder: folder of the submission or the project.
+            start: its run.
+            page_root: see `Start.result`.
+        """
+        self.write_answer(folder / RESULT, json.dumps(start.result(page_root), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The inbox: submissions are taken, judged, and put away with what became of them."""
+"""The inbox: submissions are claimed, checked, and put away with an answer."""
 
 from __future__ import annotations
 
@@ -15,61 +15,67 @@ from typing import Any
 from pacsifier_ops.base.files import read_json, storage_errors, write_atomic
 from pacsifier_ops.extract.requests import is_request_id, new_request_id
 from pacsifier_ops.nightly import REASONS, RESULTS, Folders, Runs, Start
-from pacsifier_ops.nightly.options import OPTIONS, Connect, conf_of, understood
+from pacsifier_ops.nightly.options import OPTIONS, Connect, read_submission, run_conf
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.folder import MOST
 from pacsifier_ops.state.leases import shared
 
-#: Seconds for which a file that is whole has not changed, and between the two looks at it.
+#: A file is complete if it has not changed for SETTLE seconds, and not between two looks PAUSE seconds apart.
 SETTLE, PAUSE = 120.0, 3.0
 
 TABLES, YAML = (".csv", ".xlsx"), (".yaml", ".yml")
+#: Endings of files that are being copied, and files that operating systems make.
 _UNFINISHED = (".part", ".filepart", ".crdownload", ".tmp")
 _FOREIGN = ("thumbs.db", "desktop.ini")
-#: What a claim keeps of itself: the night, the names of its files, and the run to be started once it was judged good.
+#: File of a claim: the night, the names of its files, and the run to be started once the files were checked.
 _CLAIM = ".claim.json"
 
 
 @dataclass
 class Collected:
-    """What one look at the inbox came to.
+    """The result of one look at the inbox.
 
     Attributes:
         starts: the runs to be started.
-        rejected: names of the folders of those that cannot be used.
-        copying: submissions with a file that may still be written.
-        lonely: options files without a query table.
-        left: submissions for the next night, since this one has enough.
-        stuck: submissions with a file that cannot be moved.
+        rejected: folder names of submissions that cannot be used.
+        copying: number of submissions with a file that may still be written.
+        without_table: number of options files without a query table.
+        next_night: number of submissions that wait for the next night, because this one has its maximum.
+        stuck: number of submissions with a file that cannot be moved.
     """
 
     starts: list[Start] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
     copying: int = 0
-    lonely: int = 0
-    left: int = 0
+    without_table: int = 0
+    next_night: int = 0
     stuck: int = 0
 
 
-def settled(paths: Iterable[Path], pause: float = PAUSE) -> set[Path]:
-    """The files that nobody is writing: not changed for two minutes, and the same at two looks `pause` seconds apart.
+def complete_files(paths: Iterable[Path], pause: float = PAUSE) -> set[Path]:
+    """Return the files that are no longer being written.
 
-    A time in the future, of a clock that is ahead, counts for nothing; then the two looks decide.
+    They have not changed for SETTLE seconds, and not between two looks. A modification time in the future, from a clock
+    that is ahead, is ignored.
+
+    Args:
+        paths: the files.
+        pause: seconds between the two looks.
     """
-    first = {path: _look(path) for path in paths}
+    first = {path: _file_state(path) for path in paths}
     if first:
         time.sleep(pause)
     now = time.time()
     return {
         path
         for path, seen in first.items()
-        if seen and _look(path) == seen and not 0 <= now - seen.st_mtime_ns / 1e9 < SETTLE
+        if seen and _file_state(path) == seen and not 0 <= now - seen.st_mtime_ns / 1e9 < SETTLE
     }
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What changes where a file is written."""
+class _FileState:
+    """The attributes of a file that change when it is written."""
 
     st_size: int
     st_mtime_ns: int
@@ -77,31 +83,33 @@ class _Look:
     st_ino: int
 
 
-def _look(path: Path) -> _Look | None:
+def _file_state(path: Path) -> _FileState | None:
     try:
         found = path.lstat()
     except OSError:
         return None
-    return _Look(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    return _FileState(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 def collect(folders: Folders, night: str, connect: Connect, most: int = MOST, pause: float = PAUSE) -> Collected:
-    """Take what lies in the inbox, judge it, and put away what cannot be used.
+    """Claim the submissions in the inbox, check them, and put away those that cannot be used.
 
-    Submissions that an earlier run took and did not see started come first, then the oldest of the inbox.
+    Submissions come first that an earlier call claimed and that were not started; then the oldest in the inbox.
 
     Args:
+        folders: the folders of the nightly runs.
         night: date of the night.
-        most: submissions of a night at most.
-        pause: see `settled`.
+        connect: checks names of connections.
+        most: maximum number of submissions per night.
+        pause: see `complete_files`.
 
     Raises:
         StorageError: a folder cannot be read or written.
     """
     collected = Collected()
-    with _alone():
+    with _claims_lock():
         groups = _submissions(folders.inbox)
-        ready = settled([path for group in groups for path in group], pause)
+        ready = complete_files([path for group in groups for path in group], pause)
         claims = _claims(folders)
         awaited = {folders.inbox / name for claim in claims for name in claim.missing()}
         for group in groups:
@@ -110,10 +118,10 @@ def collect(folders: Folders, night: str, connect: Connect, most: int = MOST, pa
             if not ready.issuperset(group):
                 collected.copying += 1
             elif all(path.suffix.lower() in YAML for path in group):
-                collected.lonely += 1
+                collected.without_table += 1
             elif len(claims) >= most:
-                collected.left += 1
-            elif claim := _take(folders, group, night):
+                collected.next_night += 1
+            elif claim := _claim_files(folders, group, night):
                 claims.append(claim)
             else:
                 collected.stuck += 1
@@ -121,29 +129,31 @@ def collect(folders: Folders, night: str, connect: Connect, most: int = MOST, pa
             if any(os.path.lexists(path) and path not in ready for path in claim.sources(folders)):
                 collected.copying += 1
             elif claim.gather(folders):
-                _judge(folders, claim, connect, collected)
+                _check(folders, claim, connect, collected)
             else:
                 collected.stuck += 1
     return collected
 
 
-def settle(folders: Folders, runs: Runs, page_root: str) -> tuple[int, int]:
+def put_away_started(folders: Folders, runs: Runs, page_root: str) -> tuple[int, int]:
     """Put away the submissions whose runs exist.
 
     Args:
+        folders: the folders of the nightly runs.
+        runs: the runs in Airflow.
         page_root: see `Start.result`.
 
     Returns:
-        How many were put away, and how many have no run yet.
+        The number of submissions that were put away, and of those without a run.
 
     Raises:
         StorageError: a folder cannot be written.
     """
     done = waiting = 0
-    with _alone():
+    with _claims_lock():
         for claim in _claims(folders):
             if claim.start and runs.exists(claim.start.run_id):
-                folders.tell_result(claim.folder, claim.start, page_root)
+                folders.write_result(claim.folder, claim.start, page_root)
                 claim.put_away(folders.done)
                 done += 1
             elif claim.start:
@@ -152,16 +162,17 @@ def settle(folders: Folders, runs: Runs, page_root: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Whoever looks at claims does so alone: one that another is making could be taken for one that was given up."""
+def _claims_lock() -> Iterator[None]:
+    """Acquire the lease for the claims: a claim that another process is making would look like an abandoned one."""
     with storage_errors("the folder of the nightly runs"), shared().acquire("nightly"):
         yield
 
 
 def _submissions(inbox: Path) -> list[list[Path]]:
-    """The files of the inbox, those together that are one submission; the oldest first.
+    """Return the files of each submission in the inbox, the oldest submission first.
 
-    A table and its options have the same name but for the ending, in any case and normal form: file systems differ.
+    A table and its options have the same name without the ending. Upper and lower case, and the Unicode normal forms,
+    count as equal, because file systems differ in them.
     """
     groups: dict[str, list[tuple[float, Path]]] = {}
     for entry in os.scandir(inbox):
@@ -178,12 +189,13 @@ def _submissions(inbox: Path) -> list[list[Path]]:
 
 @dataclass
 class _Claim:
-    """A submission that was taken: `claimed/<id>/`. The request and the run that it becomes have the same id.
+    """A submission in `claimed/<id>/`. Its request and its run have the same id.
 
     Attributes:
-        night: when it was taken.
+        folder: its folder.
+        night: date of the night in which it was claimed.
         files: names of its files.
-        start: the run to be started, once it was judged good.
+        start: the run to be started; None until the files were checked.
     """
 
     folder: Path
@@ -193,44 +205,44 @@ class _Claim:
 
     @property
     def name(self) -> str:
-        """Of its folder once it is put away."""
+        """Name of its folder when it is put away."""
         return f"{self.night}-{self.folder.name}"
 
     def keep(self) -> None:
-        """Write what must outlive this run; names that are no text are escaped."""
+        """Write the claim to its file. Bytes in names of files that are not text are escaped."""
         kept = {"night": self.night, "files": self.files, "start": self.start and vars(self.start)}
         write_atomic(self.folder / _CLAIM, json.dumps(kept))
 
     def missing(self) -> list[str]:
-        """The files that have not been moved here."""
+        """Return the names of the files that are not in the folder of the claim."""
         return [name for name in self.files if not os.path.lexists(self.folder / name)]
 
     def sources(self, folders: Folders) -> list[Path]:
-        """Where the files that have not been moved here should be."""
+        """Return the paths in the inbox of the files that are not in the folder of the claim."""
         return [folders.inbox / name for name in self.missing()]
 
     def gather(self, folders: Folders) -> bool:
-        """Move its files here; False where one is there and cannot be moved."""
+        """Move the files from the inbox to the folder of the claim; return False if one exists and cannot be moved."""
         for path in self.sources(folders):
             try:
                 path.rename(self.folder / path.name)
             except FileNotFoundError:
-                continue  # somebody has thought better of it
+                continue  # a person has removed it from the inbox
             except OSError:
                 return False
         return True
 
     def put_away(self, where: Path) -> None:
-        """Move the whole of it."""
+        """Move the claim to another folder."""
         self.folder.rename(where / self.name)
 
 
 def _claims(folders: Folders) -> list[_Claim]:
-    """The claims that there are. One that holds no file yet was being made when its run was killed: it never was."""
+    """Return all claims. A claim without files is removed: its run was killed before it moved a file."""
     claims = []
     for folder in sorted(folders.claimed.iterdir()):
         if not is_request_id(folder.name) or folder.is_symlink():
-            continue  # none of ours
+            continue  # not a claim
         if (folder / _CLAIM).exists():
             kept: dict[str, Any] = read_json(folder / _CLAIM)
             start = Start(**kept["start"]) if kept["start"] else None
@@ -238,35 +250,35 @@ def _claims(folders: Folders) -> list[_Claim]:
             if len(claim.missing()) < len(claim.files):
                 claims.append(claim)
                 continue
-        _give_up(folder)
+        _remove_claim(folder)
     return claims
 
 
-def _give_up(folder: Path) -> None:
-    """Remove a claim that holds nothing of anybody's; whatever else is in it stays, with it."""
+def _remove_claim(folder: Path) -> None:
+    """Remove a claim without files of a submission. Its folder stays if it contains anything else."""
     for name in (_CLAIM, *(path.name for path in folder.glob(".*.part"))):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
 
 
-def _take(folders: Folders, group: list[Path], night: str) -> _Claim | None:
-    """Make a submission of files of the inbox: the first that is moved makes it one. None where none can be moved."""
+def _claim_files(folders: Folders, group: list[Path], night: str) -> _Claim | None:
+    """Claim files of the inbox; return None if none of them can be moved."""
     claim = _Claim(folders.claim(new_request_id()), night, [path.name for path in group])
     claim.keep()
     claim.gather(folders)
     if len(claim.missing()) < len(claim.files):
         return claim
-    _give_up(claim.folder)
+    _remove_claim(claim.folder)
     return None
 
 
-def _judge(folders: Folders, claim: _Claim, connect: Connect, collected: Collected) -> None:
-    """Find out what run a claim asks for, unless that is known, and put it away if it cannot be used."""
+def _check(folders: Folders, claim: _Claim, connect: Connect, collected: Collected) -> None:
+    """Determine the run of a claim, unless it is known; put the claim away if it cannot be used."""
     try:
         claim.start = claim.start or _start_of(claim, connect)
     except Refused as error:
-        folders.tell(claim.folder / REASONS, "".join(f"{reason}\n" for reason in error.reasons))
+        folders.write_answer(claim.folder / REASONS, "".join(f"{reason}\n" for reason in error.reasons))
         claim.put_away(folders.rejected)
         collected.rejected.append(claim.name)
     else:
@@ -275,16 +287,16 @@ def _judge(folders: Folders, claim: _Claim, connect: Connect, collected: Collect
 
 
 def _start_of(claim: _Claim, connect: Connect) -> Start:
-    """The run that a claim asks for.
+    """Return the run of a claim.
 
     Raises:
-        Refused: with every reason.
+        Refused: the files cannot be used; it has all reasons.
     """
     tables, options, reasons = [], [], []
     for name in claim.files:
         path = claim.folder / name
         if not os.path.lexists(path):
-            reasons.append(f"{name}: was taken out of the inbox meanwhile; put all in again")
+            reasons.append(f"{name}: was removed from the inbox too early; put all files in again")
         elif path.suffix.lower() in TABLES:
             tables.append(path)
         elif path.suffix.lower() in YAML:
@@ -295,6 +307,6 @@ def _start_of(claim: _Claim, connect: Connect) -> Start:
         reasons.append(f"{', '.join(claim.files)}: have the same name; give one query table and one options file")
     if reasons:
         raise Refused(reasons)
-    values, data = understood(tables[0], options[0] if options else None, OPTIONS, connect)
-    conf = {"out_directory": f"{RESULTS}/{claim.name}", **conf_of(values, data, claim.folder.name)}
+    values, data = read_submission(tables[0], options[0] if options else None, OPTIONS, connect)
+    conf = {"out_directory": f"{RESULTS}/{claim.name}", **run_conf(values, data, claim.folder.name)}
     return Start(f"nightly__{claim.folder.name}", conf)

@@ -1,6 +1,6 @@
-"""What a person hands in for a night: a query table, and a small YAML file of options.
+"""Submissions and project files: a query table, and a small YAML file of options.
 
-The keys are params of the extract DAG, and mean the same. Everything that is wrong is told at once.
+The keys are the params of the extract DAG, with the same meaning. All problems are reported at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pacsifier_ops.query.reading import AS_IT_IS, CHOICES, Reading, given
 from pacsifier_ops.runs.accounts import MOVE, SAVE
 from pacsifier_ops.study.project import Study
 
-#: Raises ConfigError where there is no connection of this name.
+#: Raises ConfigError if there is no connection with this name.
 Connect = Callable[[str], object]
 
 #: Keys of an options file.
@@ -39,19 +39,25 @@ PROJECT: Mapping[str, Option] = {
 }
 
 
-def understood(
+def read_submission(
     table: Path, options: Path | None, known: Mapping[str, Option], connect: Connect
 ) -> tuple[dict[str, Any], bytes]:
-    """The options, and the content of the query table.
+    """Return the options and the content of the query table of a submission.
+
+    Args:
+        table: path of the query table.
+        options: path of the options file; None: there is none.
+        known: the options that may be in the file.
+        connect: checks names of connections.
 
     Raises:
-        Refused: one of them cannot be used; with the reasons of both.
+        Refused: one of the files cannot be used; it has the reasons of both.
     """
     values: dict[str, Any] = {}
     data = b""
     reasons: list[str] = []
     try:
-        values = read_nightly(options, known, connect) if options else {}
+        values = read_nightly_options(options, known, connect) if options else {}
     except Refused as error:
         reasons += error.reasons
     try:
@@ -63,16 +69,22 @@ def understood(
     return values, data
 
 
-def read_nightly(path: Path, known: Mapping[str, Option], connect: Connect) -> dict[str, Any]:
-    """Read and check an options file, see `options.read_options`."""
+def read_nightly_options(path: Path, known: Mapping[str, Option], connect: Connect) -> dict[str, Any]:
+    """Read and check an options file, see `query.options.read_options`."""
     return read_options(path, known, lambda options: _contradictions(options, connect))
 
 
 def read_table(path: Path, strict: bool = False, reading: Reading = AS_IT_IS) -> bytes:
-    """The content of a query table of which some row, if `strict` every row, can be asked.
+    """Return the content of a query table, after a check that it can be used.
+
+    Args:
+        path: path of the table.
+        strict: every row must be usable, else at least one.
+        reading: options for reading the table.
 
     Raises:
-        Refused: with every reason, by line and column, and with the cell: they lie beside the table.
+        Refused: the table cannot be used. It has all reasons with line, column and cell: they are written beside the
+            table, for people who may read it.
     """
     problems: list[Problem] = []
     data = b""
@@ -90,10 +102,15 @@ def read_table(path: Path, strict: bool = False, reading: Reading = AS_IT_IS) ->
     return data
 
 
-def conf_of(values: Mapping[str, Any], data: bytes, identity: str = "") -> dict[str, Any]:
-    """The conf of a run on a table, which is taken in with the options of reading it: the name of a sheet may identify.
+def run_conf(values: Mapping[str, Any], data: bytes, identity: str = "") -> dict[str, Any]:
+    """Return the params of a run, and keep its query table as a request.
+
+    The options for reading the table are kept with the request, not in the params: the name of a sheet may identify a
+    patient.
 
     Args:
+        values: the options.
+        data: content of the query table.
         identity: see `take_in`.
 
     Raises:
@@ -104,7 +121,7 @@ def conf_of(values: Mapping[str, Any], data: bytes, identity: str = "") -> dict[
 
 
 def _contradictions(options: Mapping[str, Any], connect: Connect) -> Iterator[tuple[str, str]]:
-    """What is wrong with values of the right kind: key and message."""
+    """Yield key and message of each value that does not fit the site or the other values."""
     if "out_directory" in options:
         try:
             path = confined(options["out_directory"], settings.data_root(), "it")

@@ -38,7 +38,7 @@ class _Runs:
     def exists(self, run_id: str) -> bool:
         return any(self._count(dag, run_ids=[run_id]) for dag in (EXTRACT, STUDY))
 
-    def goes_on(self, run_id: str) -> bool:
+    def is_running(self, run_id: str) -> bool:
         going_on = ["queued", "running"]
         return any(self._count(dag, run_ids=[run_id], states=going_on) for dag in (EXTRACT, STUDY))
 
@@ -67,8 +67,8 @@ class NightlyCollectOperator(_NightlyOperator):
         self.log.info(
             "%d to start, %d rejected, %d still being copied, %d options files without a table, "
             "%d left for the next run, %d that cannot be moved out of the inbox",
-            *(len(collected.starts), len(collected.rejected), collected.copying, collected.lonely),
-            *(collected.left, collected.stuck),
+            *(len(collected.starts), len(collected.rejected), collected.copying, collected.without_table),
+            *(collected.next_night, collected.stuck),
         )
         for name in collected.rejected:
             self.log.warning("rejected: see reasons.txt in rejected/%s", name)
@@ -81,17 +81,17 @@ class NightlyProjectsOperator(_NightlyOperator):
 
     def work(self, run: Run, context: Any) -> list[dict[str, Any]]:
         """Returns what to start: arguments of the operator that triggers."""
-        from pacsifier_ops.nightly.projects import survey
+        from pacsifier_ops.nightly.projects import check_projects
 
         folders, night = self.prepared(run, context, "projects")
-        standing = survey(folders, night, _connect, _Runs(context["ti"]), _page_root())
+        found = check_projects(folders, night, _connect, _Runs(context["ti"]), _page_root())
         self.log.info(
             "%d to start, %d switched off, %d that have run tonight or whose last run goes on, %d that cannot be used",
-            *(len(standing.starts), standing.disabled, standing.left_out, standing.broken),
+            *(len(found.starts), found.disabled, found.already_run, found.broken),
         )
-        kept = {"broken": standing.broken, "runs": [start.run_id for start in standing.starts]}
+        kept = {"broken": found.broken, "runs": [start.run_id for start in found.starts]}
         write_json(run.folder / "projects.json", kept)
-        return list(map(_arguments, standing.starts))
+        return list(map(_arguments, found.starts))
 
 
 class NightlyStartOperator(TriggerDagRunOperator):
@@ -114,10 +114,10 @@ class NightlyFinishOperator(_NightlyOperator):
         Raises:
             AirflowFailException: somebody has to look after something; says what. Whatever could start has started.
         """
-        from pacsifier_ops.nightly.inbox import settle
+        from pacsifier_ops.nightly.inbox import put_away_started
 
         runs = _Runs(context["ti"])
-        done, waiting = settle(Folders(settings.nightly()), runs, _page_root())
+        done, waiting = put_away_started(Folders(settings.nightly()), runs, _page_root())
         inbox, projects = (_kept(run, name) for name in ("inbox", "projects"))
         if inbox is None or projects is None:
             raise AirflowFailException("the inbox or the projects could not be looked at; see the steps before")

@@ -1,1 +1,1 @@
-"""Upload: a folder of DICOM files to a PACS."""
+"""Upload: sends a folder of DICOM files to a PACS by C-STORE."""

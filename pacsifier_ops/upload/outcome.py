@@ -16,6 +16,6 @@ def series(run: Run) -> Iterator[tuple[Outgoing, SeriesAccount]]:
 
 
 def instances(run: Run) -> Iterator[tuple[SeriesAccount, list[str], frozenset[str]]]:
-    """Yield the account of each series, the SOP Instance UIDs of its files, and those that are not confirmed."""
+    """Yield the account of each series, the SOP Instance UIDs of its files, and those not confirmed."""
     for outgoing, account in series(run):
         yield account, [file[SOP_INSTANCE] for file in outgoing.files], frozenset(account.missing_uids)

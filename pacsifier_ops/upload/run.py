@@ -1,7 +1,7 @@
-"""What an upload run is asked for, and what it works on.
+"""The request of an upload run, and its items.
 
-Its files are those of every job (see `runs.job`): the items of a unit are series, see Outgoing; their results are
-accounts of series.
+The files of the run are those of every job (`runs.job`). The items of a unit are series, see `Outgoing`; their results
+are accounts of series.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UploadRequest(Kept):
-    """What a run was asked for; of the rest, the options tell.
+    """What an upload run is asked for. The options describe themselves.
 
     Attributes:
-        allow_empty: it is no error if there is no object.
         pacs: name of the connection or configuration of the destination.
-        started: ISO 8601.
+        allow_empty: a folder without DICOM files is no error.
+        started: time of the start, ISO 8601.
     """
 
     folder: Path = option(
         "Folder",
-        "The folder to be sent, with all below it, as a path below the data root.",
+        "The folder to be sent, with all folders in it: a path below the data root.",
         Section.WHAT,
         name="upload_directory",
         form="out",
@@ -45,7 +45,7 @@ class UploadRequest(Kept):
     )
     out_directory: Path = option(
         "Folder for the log",
-        "The log goes to logs/ in this folder, a path below the data root. It is made if need be.",
+        "The log goes to logs/ in this folder, a path below the data root. It is made if it does not exist.",
         Section.WHERE_TO,
         form="upload",
         path=result_folder,
@@ -54,7 +54,7 @@ class UploadRequest(Kept):
     )
     resend: bool = option(
         "Send again",
-        "Send also what the destination has confirmed before.",
+        "Send also instances that the destination has confirmed before.",
         Section.WHAT,
         default=False,
         flag=Flag(),
@@ -68,19 +68,21 @@ class UploadRequest(Kept):
     started: str = ""
 
 
-#: How many values are kept of a file, and which of them are its SOP Class UID and its SOP Instance UID.
+#: Number of values of a file in `Outgoing.files`, and the indices of its SOP Class UID and SOP Instance UID.
 _VALUES, SOP_CLASS, SOP_INSTANCE = 9, 5, 6
 
 
 @dataclass
 class Outgoing:
-    """A series to be sent: a line of a unit.
+    """A series of files to be sent: a line of a unit.
 
     Attributes:
-        number: ordinal in the run, from 1.
-        folder: common parent of its files, below the uploaded folder.
-        files: path below the uploaded folder (see `packed`), offset, size, mtime_ns, ctime_ns, SOP Class UID, SOP
-            Instance UID, Transfer Syntax UID, and SHA-256 as it was approved, of each; the rest they have in common.
+        number: number of the series in the run, from 1.
+        study_uid, series_uid, modality, series_number, description: what the files have in common.
+        folder: common parent folder of its files, below the uploaded folder.
+        files: for each file its path below the uploaded folder (see `packed`), offset of the data set in bytes, size in
+            bytes, mtime_ns, ctime_ns, SOP Class UID, SOP Instance UID, Transfer Syntax UID, and SHA-256 in the list of
+            approved files or empty.
     """
 
     number: int
@@ -94,7 +96,13 @@ class Outgoing:
 
     @classmethod
     def of(cls, number: int, root: Path, files: Sequence[DicomFile]) -> Outgoing:
-        """The series of these files below `root`."""
+        """Return the series of these files.
+
+        Args:
+            number: number of the series in the run, from 1.
+            root: the uploaded folder.
+            files: its files, at least one.
+        """
         first = files[0]
         paths = [file.path.relative_to(root) for file in files]
         rest = [
@@ -117,19 +125,24 @@ class Outgoing:
 
     @property
     def series(self) -> SeriesId:
-        """Which series it is."""
+        """Study and Series Instance UID."""
         return SeriesId(self.study_uid, self.series_uid)
 
     def objects(self, root: Path) -> list[DicomFile]:
-        """Its files.
+        """Return its files.
+
+        Args:
+            root: the uploaded folder.
 
         Raises:
-            InputError: an earlier version has listed them, and could not say what they must be like.
+            InputError: an earlier version listed them, without the values that they are checked against.
         """
         from pacsifier_ops.dicom.files import DicomFile
 
         if any(len(file) != _VALUES for file in self.files):
-            raise InputError("the files were listed by an earlier version of this package; begin with the step prepare")
+            raise InputError(
+                "the files were listed by an earlier version of this package; run it again from the step prepare"
+            )
         return [
             DicomFile(
                 root / unpacked(path),
@@ -141,7 +154,7 @@ class Outgoing:
         ]
 
     def account(self) -> SeriesAccount:
-        """The account of this series before anything is sent: all of it is missing."""
+        """Return the account of this series before anything is sent: all instances are missing."""
         return SeriesAccount(
             number=self.number,
             lines=[],

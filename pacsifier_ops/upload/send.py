@@ -1,4 +1,4 @@
-"""One series from the disk to the destination: what it has confirmed before is left out, each C-STORE is judged."""
+"""Upload of one series by C-STORE (PS3.4 B.2): skips what the destination has confirmed, evaluates each response."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.upload.run import Outgoing
 
+#: SOP class and transfer syntax of an object.
 Kind = tuple[str, str]
 
-#: So often an object is tried again that the destination had no resources for, or that the association broke with.
+#: How often an object is sent again after the status `out of resources`, or after a broken association.
 RETRIES = 2
-#: So many objects refused, one after the other, are no matter of the objects any more.
+#: After this many refused objects in a row, the cause is not in the objects.
 REFUSALS_IN_A_ROW = 3
 
-#: Warnings with which the object is stored nevertheless (PS3.4 B.2.3).
+#: Warnings (PS3.4 B.2.3): the destination has stored the object.
 WARNINGS = {
     0xB000: "some elements were coerced",
     0xB006: "some elements were discarded",
@@ -55,12 +56,10 @@ _FAILURES = {
 _FAILURE_RANGES = {0xA7: "out of resources", 0xA9: "the data set does not match its SOP class"}
 
 
-def meaning(status: int) -> str:
-    """What a failure status of C-STORE means (PS3.4 B.2.3, PS3.7 9.1.1.1.9), with the status itself."""
+def failure_text(status: int) -> str:
+    """Return a failure status of C-STORE with its meaning (PS3.4 B.2.3, PS3.7 9.1.1.1.9)."""
     words = _FAILURES.get(status) or _FAILURE_RANGES.get(status >> 8)
-    words = words or (
-        "it cannot understand the object" if status >> 12 == 0xC else "a status that C-STORE does not have"
-    )
+    words = words or ("cannot understand the object" if status >> 12 == 0xC else "not a status of C-STORE")
     return f"0x{status:04X}, {words}"
 
 
@@ -69,10 +68,12 @@ class Sender(AtNode):
     """Sends series from one folder to one destination, over one session.
 
     Attributes:
+        node, leases: the destination, and the leases that enforce its limits.
         root: the folder that is uploaded.
-        resend: send what has been confirmed before as well.
-        note: told which file was not delivered and why; for the run's own folder, as it names files.
-        progress: told the bytes of every object that the destination has taken.
+        resend: send also instances that the destination has confirmed before.
+        cancelled: called regularly; True ends the work.
+        progress: called with the size in bytes of every object that the destination has accepted.
+        note: called with the path of every file that was not delivered, and the reason. The text identifies patients.
     """
 
     node: PacsNode
@@ -87,27 +88,27 @@ class Sender(AtNode):
         self.use_session()
 
     def send(self, outgoing: Outgoing, account: SeriesAccount) -> None:
-        """Send one series, and write into `account` how it ended. What is confirmed stays so, whatever happens.
+        """Send one series, and write the outcome into `account`.
 
         Raises:
-            PacsifierError: the destination or the disk. What became of each file is in the account instead.
+            PacsifierError: the destination or the disk failed. Objects that were accepted before count as delivered.
         """
         destination = self.node.key
         lease = delivery_lease(destination, outgoing.series)
         with self.alone(lease), Deliveries(destination, outgoing.series) as deliveries:
-            shipment = Shipment(self, outgoing.objects(self.root), deliveries)
-            with settled(account, shipment.settle):
-                shipment.run()
+            upload = SeriesUpload(self, outgoing.objects(self.root), deliveries)
+            with settled(account, upload.settle):
+                upload.run()
 
 
-class Shipment:
-    """The sending of one series, over as many attempts as it takes. Every file is in exactly one state.
+class SeriesUpload:
+    """The upload of one series, with all its attempts. Every file is in exactly one of these collections.
 
     Attributes:
         pending: files to be sent, by SOP Instance UID.
         present: SOP Instance UIDs that the destination had confirmed before.
-        stored: status with which the destination took an object, by SOP Instance UID.
-        failed: why a file was not delivered, by SOP Instance UID.
+        stored: status of the C-STORE response, success or a warning, by SOP Instance UID.
+        failed: reason why a file was not delivered, by SOP Instance UID.
     """
 
     def __init__(self, sender: Sender, files: Sequence[DicomFile], deliveries: Deliveries) -> None:
@@ -115,28 +116,28 @@ class Shipment:
         self.present: set[str] = set()
         self.stored: dict[str, int] = {}
         self.failed: dict[str, str] = {}
-        self._by, self._session, self._name = sender, sender.session, sender.node.name
+        self._sender, self._session, self._name = sender, sender.session, sender.node.name
         self._deliveries = deliveries
         self._tries: Counter[str] = Counter()
         self._refused_in_a_row = 0
         self._bytes = 0
 
     def run(self) -> None:
-        """Send what the destination does not have; again where an error may pass, as long as that brings anything."""
-        if not self._by.resend:
-            self._leave_out_confirmed()
+        """Send what the destination does not have; repeat after an error that may be temporary while objects arrive."""
+        if not self._sender.resend:
+            self._skip_confirmed()
         if self.pending:
-            self._by.wait_for_turn()
+            self._sender.wait_for_turn()
         while self.pending:
             before = len(self.stored)
             try:
-                self._by.again(self._attempt)
+                self._sender.again(self._attempt)
             except PacsError as error:
                 if not error.retryable or len(self.stored) == before:
                     raise
 
     def settle(self, account: SeriesAccount) -> None:
-        """Write into the account how the series ended."""
+        """Write the outcome into the account."""
         account.present, account.received = len(self.present), len(self.stored)
         account.missing_uids = [*self.failed, *self.pending]
         account.missing = len(account.missing_uids)
@@ -147,15 +148,16 @@ class Shipment:
             reasons = Counter(self.failed.values())
             several = len(reasons) > 1
             parts = [f"{reason} ({count} of them)" if several else reason for reason, count in reasons.most_common()]
-            why = "; ".join(parts) or "not sent"
-            remarks.append(f"{account.missing} of {account.expected} instances missing: {why}")
+            remarks.append(
+                f"{account.missing} of {account.expected} instances missing: {'; '.join(parts) or 'not sent'}"
+            )
         for status, count in Counter(filter(None, self.stored.values())).items():
             remarks.append(f"{count} taken with a warning (0x{status:04X}, {WARNINGS[status]})")
         account.state = SERIES_INCOMPLETE if account.missing else SERIES_COMPLETE
         account.reason = "; ".join(remarks)
 
-    def _leave_out_confirmed(self) -> None:
-        """Take out what the destination has: the file as it was, or else one that holds the same data set."""
+    def _skip_confirmed(self) -> None:
+        """Move confirmed instances from `pending` to `present`: the file or its data set is the one that was sent."""
         for uid, file in list(self.pending.items()):
             known = self._deliveries.confirmed.get(uid)
             if known is None or not known.sha256:
@@ -177,28 +179,28 @@ class Shipment:
     # Sending
 
     def _attempt(self) -> None:
-        """Send all that is pending once.
+        """Send every pending file once.
 
         Raises:
-            PacsError: something that others may not share: the association, or that resources are short.
+            PacsError: the association failed, or the destination is out of resources.
         """
         self._refused_in_a_row = 0
         kinds = sorted({file.kind for file in self.pending.values()})
         for start in range(0, len(kinds), KINDS_PER_ASSOCIATION):
             some = kinds[start : start + KINDS_PER_ASSOCIATION]
             accepted = self._session.ready_to_send(some)
-            refusals = {kind: self._refusal(kind) for kind in some if kind not in accepted}
-            # What failed before comes last, so that it does not keep the others from being sent.
+            refusals = {kind: self._refusal_reason(kind) for kind in some if kind not in accepted}
+            # Objects that failed before come last, so that they do not keep the others from being sent.
             for uid, file in sorted(self.pending.items(), key=lambda item: self._tries[item[0]]):
                 if file.kind in refusals:
                     self._fail(uid, refusals[file.kind])
                 elif file.kind in accepted:
                     self._send(uid, file)
         if self.pending:
-            raise OutOfResources(f"{self._name}: refused {len(self.pending)} object(s) for now")
+            raise OutOfResources(f"{self._name}: refused {len(self.pending)} object(s), maybe temporarily")
 
     def _send(self, uid: str, file: DicomFile) -> None:
-        """Send one object and judge the answer. Where it is to be tried again, it stays pending."""
+        """Send one object and evaluate the response. An object that is to be sent again stays pending."""
         try:
             check_whole(file)
             sent = self._session.send(file)
@@ -222,38 +224,43 @@ class Shipment:
             del self.pending[uid]
             self._refused_in_a_row = 0
             self._bytes += file.size - file.offset
-            self._by.progress(file.size - file.offset)
+            self._sender.progress(file.size - file.offset)
         else:
-            self._refused(uid, sent.status)
+            self._handle_failure(uid, sent.status)
 
-    def _refused(self, uid: str, status: int) -> None:
-        """Judge a failure status: the object is tried again, or set aside, or the destination can take nothing now."""
+    def _handle_failure(self, uid: str, status: int) -> None:
+        """Evaluate a failure status: the object stays pending, or has failed.
+
+        Raises:
+            OutOfResources: the destination refuses all objects for now.
+        """
         self._tries[uid] += 1
         self._refused_in_a_row += 1
-        one_after_the_other = self._refused_in_a_row >= REFUSALS_IN_A_ROW
+        all_refused = self._refused_in_a_row >= REFUSALS_IN_A_ROW
         if status >> 8 == 0xA7 and not (self._tries[uid] > RETRIES and (self.stored or self.present)):
-            if one_after_the_other:
-                raise OutOfResources(f"{self._name}: refuses one object after the other ({meaning(status)})")
-        elif status >> 12 == 0xC and self._tries[uid] == 1 and not one_after_the_other:
-            pass  # some archives say so of an object here and there when they are busy
+            if all_refused:
+                raise OutOfResources(f"{self._name}: refuses one object after the other ({failure_text(status)})")
+        elif status >> 12 == 0xC and self._tries[uid] == 1 and not all_refused:
+            pass  # some archives use this status for single objects when they are busy
         else:
             times = f", {self._tries[uid]} times" if self._tries[uid] > 1 else ""
-            self._fail(uid, f"refused by the destination{times} ({meaning(status)})")
+            self._fail(uid, f"refused by the destination{times} ({failure_text(status)})")
 
-    def _refusal(self, kind: Kind) -> str:
-        """Why objects of a kind cannot be sent: what they are, and what the destination would take."""
+    def _refusal_reason(self, kind: Kind) -> str:
+        """Return why the destination accepts no presentation context for a kind, and which it would accept."""
         sop_class, syntax = (_name(uid) for uid in kind)
-        takes = " or ".join(_name(uid) for uid in self._session.accepts(kind[0]))
-        instead = f"of this SOP class it takes {takes} only" if takes else "it does not take this SOP class"
+        accepted = " or ".join(_name(uid) for uid in self._session.accepts(kind[0]))
+        instead = f"it accepts this SOP class in {accepted} only" if accepted else "it does not accept this SOP class"
         return f"refused by the destination: {sop_class} in {syntax}; {instead}"
 
     def _fail(self, uid: str, reason: str) -> None:
+        """Move a file from `pending` to `failed`."""
         file = self.pending.pop(uid)
         self.failed[uid] = reason
-        self._by.note(f"not delivered: {file.path}: {reason}")
+        self._sender.note(f"not delivered: {file.path}: {reason}")
 
 
 def _name(uid: str) -> str:
-    """The name of a SOP class or transfer syntax, or its UID where the standard has none for it."""
+    """Return the name of a SOP class or transfer syntax with its UID; the UID alone if the standard has no name."""
     name = UID(uid).name
     return name if name == uid else f"{name} ({uid})"

@@ -1,7 +1,7 @@
 """The steps of an upload run: prepare → send → report.
 
-Each is one function over the run's folder; the DAG's operators and the command line call the same ones. Each may
-be killed and called again.
+Each step is one function that works on the run's folder. The operators of the DAG and the command line call the same
+functions. Each may be killed and called again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ from pacsifier_ops.upload.run import Outgoing, UploadRequest
 def prepare(
     run: Run, request: UploadRequest, node: PacsNode, most: int = MOST, cancelled: Question = never
 ) -> list[int]:
-    """Make sure that the destination answers, look at every file of the folder, and cut its series into units.
+    """Check that the destination answers, read every file of the folder, and cut its series into units.
 
     Args:
-        most: units to be made at most.
+        run: the run.
+        request: what the run is asked for.
+        node: the destination.
+        most: maximum number of units.
+        cancelled: called regularly; True ends the work.
 
     Returns:
-        Numbers of the units to be sent.
+        The numbers of the units.
 
     Raises:
-        InputError: the folder cannot be read, or holds nothing to be sent.
-        PacsError: the destination does not answer, or not to us.
-        TreeError: the folder for the log cannot be written; or the folder is half de-identified, or part of it is.
+        InputError: the folder cannot be read, or has no DICOM file that can be sent.
+        PacsError: the destination does not answer, or does not accept us.
+        TreeError: the folder for the log cannot be written; or the folder or a part of it is half de-identified.
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dicom.scan import scan
@@ -65,7 +69,7 @@ def prepare(
     if approved is None:
         refuse_released_below(found.trees)
     if not (found.series or found.bad_files or request.allow_empty):
-        raise InputError("upload_directory holds no DICOM file that could be sent")
+        raise InputError("upload_directory has no DICOM file that can be sent")
     order = list(found.series.values())
     bad = [asdict(file) for file in found.bad_files]
     counts = {"series": len(order), "instances": sum(map(len, order))}
@@ -74,19 +78,20 @@ def prepare(
 
 
 def send(run: Run, node: PacsNode, unit: int, cancelled: Question = never) -> dict[str, int | float]:
-    """Send the series of one unit: see `Sending.unit`."""
+    """Send the series of one unit, see `job.Worker.unit`."""
     with Sending(run, node, cancelled) as sending:
         return sending.unit(unit)
 
 
 class Sending(SeriesWorker[Outgoing]):
-    """Sends units of a run, over one session that it keeps from unit to unit.
+    """A worker that sends units of a run. It keeps its session from unit to unit.
 
     Args:
-        run, node: what is sent, and where to.
-        cancelled: asked now and then; True ends the work, what the destination has confirmed stays so.
-        progress: told the bytes of every object that the destination has taken.
-        done: told the account of every series as it ends.
+        run: the run.
+        node: the destination.
+        cancelled: called regularly; True ends the work. Objects that were accepted count as delivered.
+        progress: called with the size in bytes of every object that the destination has accepted.
+        done: called with the account of every series when it ends.
     """
 
     item = Outgoing
@@ -103,7 +108,7 @@ class Sending(SeriesWorker[Outgoing]):
         self._node, self._progress = node, progress
 
     def open(self, stack: ExitStack) -> None:
-        """Get ready to send."""
+        """Prepare the session."""
         from pacsifier_ops.upload.send import Sender
 
         run, request = self._run, UploadRequest.of(self._run)
@@ -117,13 +122,13 @@ class Sending(SeriesWorker[Outgoing]):
 
 
 def report(run: Run) -> RunAccount:
-    """Close the books: accounts, `logs/pacsifier_log.csv`, the report. Works on whatever the run left.
+    """Close the account of a run, also of one that failed; write `logs/pacsifier_log.csv` and the report.
 
     Returns:
-        The accounts; their `verdict` is the run's.
+        The account; its `verdict` is the verdict of the run.
 
     Raises:
-        InputError: the run ended before the folder was looked at.
+        InputError: the run ended before the folder was read.
         StorageError: log or report cannot be written.
     """
     from pacsifier_ops.runs.books import write_books

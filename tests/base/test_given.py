@@ -40,7 +40,7 @@ from pacsifier_ops.deid import devices, profile
 from pacsifier_ops.dicom import scan
 from pacsifier_ops.extract.requests import table_path, take_in
 from pacsifier_ops.nightly.options import OPTIONS as NIGHTLY
-from pacsifier_ops.nightly.options import read_nightly, read_table
+from pacsifier_ops.nightly.options import read_nightly_options, read_table
 from pacsifier_ops.nightly.projects import _last_run
 from pacsifier_ops.pseudonyms import deid_api, linkage, mapping
 from pacsifier_ops.pseudonyms.local import Style
@@ -61,7 +61,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "devices": devices.load,
     "profile": profile.load,
     "project file": read_project,
-    "options of a night": lambda path: read_nightly(path, NIGHTLY, lambda name: None),
+    "options of a night": lambda path: read_nightly_options(path, NIGHTLY, lambda name: None),
     "table of a night": read_table,
 }
 KINDS = ("missing", "folder", "pipe", "socket", "device", "loop", "nul", "large", "binary", "deep")

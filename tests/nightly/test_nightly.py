@@ -19,9 +19,9 @@ from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.extract.arrival import rows_of
 from pacsifier_ops.extract.requests import new_request_id, reading_options, table_path
 from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, night_of
-from pacsifier_ops.nightly.inbox import Collected, collect, settle
-from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly, read_table
-from pacsifier_ops.nightly.projects import Standing, survey
+from pacsifier_ops.nightly.inbox import Collected, collect, put_away_started
+from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly_options, read_table
+from pacsifier_ops.nightly.projects import ProjectRuns, check_projects
 from pacsifier_ops.runs.folder import dag_run_name
 from tests.support.disks import disk
 from tests.support.places import REPO
@@ -47,7 +47,7 @@ class Runs:
     def exists(self, run_id: str) -> bool:
         return run_id in self.ids
 
-    def goes_on(self, run_id: str) -> bool:
+    def is_running(self, run_id: str) -> bool:
         return run_id in self.going_on
 
 
@@ -86,9 +86,9 @@ def test_a_submission_is_one_run_one_request_and_one_folder_by_one_id(folders: F
         "retrieve": "none",
     }
     assert table_path(identity).read_text() == TABLE
-    assert settle(folders, Runs(), PAGES) == (0, 1)  # nobody has started it yet
+    assert put_away_started(folders, Runs(), PAGES) == (0, 1)  # nobody has started it yet
     assert night(folders, NEXT).starts == [start]
-    assert settle(folders, Runs([start.run_id]), PAGES) == (1, 0)
+    assert put_away_started(folders, Runs([start.run_id]), PAGES) == (1, 0)
     (done,) = folders.done.iterdir()
     assert done.name == f"{NIGHT}-{identity}"
     assert names(done) == ["Wurzelbacher.CSV", "result.json", "wurzelbacher.yaml"]
@@ -145,7 +145,7 @@ def test_what_may_not_be_whole_stays(folders: Folders) -> None:
     (folders.inbox / "link.csv").symlink_to("/etc/hostname")
     before = set(names(folders.inbox))
     collected = night(folders)
-    assert (len(collected.starts), collected.copying, collected.lonely) == (1, 2, 1)
+    assert (len(collected.starts), collected.copying, collected.without_table) == (1, 2, 1)
     assert before - set(names(folders.inbox)) == {"clock ahead.csv"}
     assert not collected.rejected
 
@@ -242,7 +242,7 @@ def test_names_that_are_no_text_are_no_obstacle(folders: Folders) -> None:
     assert len(collected.starts) == 1
     (reasons,) = folders.rejected.glob("*/reasons.txt")
     assert r"M\udcf6ller.csv" in reasons.read_text()
-    assert settle(folders, Runs([collected.starts[0].run_id]), PAGES) == (1, 0)
+    assert put_away_started(folders, Runs([collected.starts[0].run_id]), PAGES) == (1, 0)
 
 
 def test_a_night_starts_so_many_at_most_the_oldest_first(folders: Folders) -> None:
@@ -251,9 +251,9 @@ def test_a_night_starts_so_many_at_most_the_oldest_first(folders: Folders) -> No
     started: list[str] = []
     for left in ([0, 1, 2], [0], []):
         collected = night(folders, most=2)
-        assert (len(collected.starts), collected.left) == (2 if left or len(started) < 4 else 1, len(left))
+        assert (len(collected.starts), collected.next_night) == (2 if left or len(started) < 4 else 1, len(left))
         started += [start.run_id for start in collected.starts]
-        settle(folders, Runs(started), PAGES)
+        put_away_started(folders, Runs(started), PAGES)
         assert names(folders.inbox) == [f"{number}.csv" for number in left]
     assert len(set(started)) == len(names(folders.done)) == 5
 
@@ -283,7 +283,7 @@ def killed_at(folders: Folders, number: int) -> bool:
 
         sys.addaudithook(hook)
         try:
-            settle(folders, Runs(start.run_id for start in night(folders).starts), PAGES)
+            put_away_started(folders, Runs(start.run_id for start in night(folders).starts), PAGES)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -299,7 +299,7 @@ def test_killed_anywhere_the_next_night_goes_on_with_it_once(folders: Folders, t
         put(folders.inbox, "bad.csv", text="x")
         died = killed_at(folders, number)
         collected = night(folders)
-        settle(folders, Runs(start.run_id for start in collected.starts), PAGES)
+        put_away_started(folders, Runs(start.run_id for start in collected.starts), PAGES)
         assert names(folders.inbox) == names(folders.claimed) == [], f"killed at {number}"
         assert len(names(folders.done)) == len(names(folders.rejected)) == number
         assert all(names(folder) == ["a.csv", "a.yaml", "result.json"] for folder in folders.done.iterdir())
@@ -322,7 +322,7 @@ def test_of_a_pair_that_was_taken_in_half_the_rest_is_waited_for_or_asked_for(fo
     collected = night(folders)
     assert (len(collected.starts), len(collected.rejected), collected.copying) == (0, 1, 1)
     (reasons,) = folders.rejected.glob("*/reasons.txt")
-    assert reasons.read_text() == "b.yaml: was taken out of the inbox meanwhile; put all in again\n"
+    assert reasons.read_text() == "b.yaml: was removed from the inbox too early; put all files in again\n"
     put(folders.inbox, "a.yaml", text="max_series: 7")
     assert [start.conf["max_series"] for start in night(folders).starts] == [7]
 
@@ -341,8 +341,8 @@ def test_answers_have_the_permissions_of_the_inbox(folders: Folders) -> None:
 # Projects
 
 
-def projects(folders: Folders, runs: Runs, date: str = NIGHT) -> Standing:
-    return survey(folders, date, connect, runs, PAGES, pause=0)
+def projects(folders: Folders, runs: Runs, date: str = NIGHT) -> ProjectRuns:
+    return check_projects(folders, date, connect, runs, PAGES, pause=0)
 
 
 def project(folders: Folders, slug: str, options: str = "", table: str = TABLE) -> Path:
@@ -359,10 +359,10 @@ def test_a_project_runs_once_a_night_over_the_same_folder_with_the_table_of_that
     assert {**first.conf, "queryfile": ""} == {"out_directory": "results/heart-7", "queryfile": "", "max_series": 3}
     assert json.loads((folder / "result.json").read_text())["run_id"] == first.run_id
     runs.ids.add(first.run_id)
-    assert projects(folders, runs) == Standing(left_out=1)
+    assert projects(folders, runs) == ProjectRuns(already_run=1)
 
     runs.going_on.add(first.run_id)
-    assert projects(folders, runs, NEXT) == Standing(left_out=1), "its run of the night before has not ended"
+    assert projects(folders, runs, NEXT) == ProjectRuns(already_run=1), "its run of the night before has not ended"
     runs.going_on.clear()
     put(folder, "queries.csv", text=f"{TABLE}other\n")
     (second,) = projects(folders, runs, NEXT).starts
@@ -405,7 +405,7 @@ def test_a_study_runs_once_a_night_by_its_file(folders: Folders) -> None:
     told = json.loads((folders.projects / "knee" / "result.json").read_text())
     assert told["dag_id"] == STUDY and "out_directory" not in told
     runs.ids.add(start.run_id)
-    assert projects(folders, runs) == Standing(disabled=1, left_out=1)
+    assert projects(folders, runs) == ProjectRuns(disabled=1, already_run=1)
     runs.going_on.add(start.run_id)
     assert projects(folders, runs, NEXT).starts == [], "its run of the night before has not ended"
 
@@ -431,7 +431,7 @@ def test_projects_are_not_left_through_links(folders: Folders, tmp_path: Path) -
     (folder / "queries.csv").symlink_to(tmp_path / "requests" / "table.csv")
     elsewhere = project(folders, "elsewhere").rename(tmp_path / "elsewhere")
     (folders.projects / "linked").symlink_to(elsewhere)
-    assert projects(folders, Runs()) == Standing(broken=1)
+    assert projects(folders, Runs()) == ProjectRuns(broken=1)
     assert "queries.csv: is a link" in (folder / "reasons.txt").read_text()
     assert not (elsewhere / "result.json").exists()
 
@@ -446,7 +446,7 @@ def test_a_project_that_cannot_be_written_to_keeps_no_other(folders: Folders) ->
 def test_a_project_that_is_being_changed_waits(folders: Folders) -> None:
     folder = project(folders, "a")
     put(folder, "queries.csv", age=5)
-    assert projects(folders, Runs()) == Standing(broken=1)
+    assert projects(folders, Runs()) == ProjectRuns(broken=1)
     assert (folder / "reasons.txt").read_text().startswith("queries.csv: changed in the last two minutes")
 
 
@@ -471,9 +471,9 @@ def test_a_night_lasts_from_noon_to_noon_where_the_hospital_is(
 
 def test_the_examples_can_be_used_and_show_every_option(folders: Folders, tmp_path: Path) -> None:
     request = (EXAMPLES / "request.yaml").read_text()
-    assert read_nightly(EXAMPLES / "request.yaml", OPTIONS, connect)["pacs"] == "pacs_default"
+    assert read_nightly_options(EXAMPLES / "request.yaml", OPTIONS, connect)["pacs"] == "pacs_default"
     assert set(re.findall(r"^(?:# )?(\w+): ", request, re.MULTILINE)) == set(OPTIONS)
-    standing = read_nightly(EXAMPLES / "projects" / "example" / "project.yaml", PROJECT, connect)
+    standing = read_nightly_options(EXAMPLES / "projects" / "example" / "project.yaml", PROJECT, connect)
     assert {"enabled", "queryfile"} <= standing.keys()
     for table in (EXAMPLES / "request.csv", EXAMPLES / "projects" / "example" / standing["queryfile"]):
         assert read_table(table, strict=True)

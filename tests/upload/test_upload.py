@@ -317,10 +317,10 @@ def test_refused_classes_and_syntaxes_are_named(pacs: EmbeddedPacs, folder: Path
     reasons = {s.modality + s.series_number: s.reason for s in account.series}
     assert reasons["MR1"] == (
         "2 of 2 instances missing: refused by the destination: MR Image Storage (1.2.840.10008.5.1.4.1.1.4) in "
-        "Explicit VR Little Endian (1.2.840.10008.1.2.1); it does not take this SOP class"
+        "Explicit VR Little Endian (1.2.840.10008.1.2.1); it does not accept this SOP class"
     )
     assert "CT Image Storage" in reasons["CT2"] and "in RLE Lossless" in reasons["CT2"]
-    assert "it takes Explicit VR Little Endian" in reasons["CT2"]
+    assert "it accepts this SOP class in Explicit VR Little Endian" in reasons["CT2"]
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_refused_classes_and_syntaxes_are_named(pacs: EmbeddedPacs, folder: Path
         (0xA900, "0xA900, the data set does not match its SOP class"),
         (0x0122, "0x0122, SOP class not supported"),
         (0x0124, "0x0124, not authorised"),
-        (0xFE00, "0xFE00, a status that C-STORE does not have"),
+        (0xFE00, "0xFE00, not a status of C-STORE"),
     ],
 )
 def test_what_is_refused_for_good_is_tried_once(pacs: EmbeddedPacs, folder: Path, status: int, words: str) -> None:
@@ -353,7 +353,7 @@ def test_a_destination_that_understands_nothing_is_not_asked_twice(pacs: Embedde
     write(series("A", n_images=50), folder)
     account = only(upload(node_of(pacs), folder))
     assert account.missing == 50 and len(pacs.offered) == 52
-    assert "(0xC001, it cannot understand the object)" in account.reason
+    assert "(0xC001, cannot understand the object)" in account.reason
 
 
 def test_a_warning_counts_as_stored(pacs: EmbeddedPacs, folder: Path) -> None:
@@ -447,7 +447,7 @@ def test_more_kinds_than_an_association_can_carry(pacs: EmbeddedPacs, folder: Pa
         write(images, folder)
     account = only(upload(node_of(pacs), folder))
     assert (account.received, account.missing) == (200, 6)
-    assert account.reason.count("it does not take this SOP class") == 6
+    assert account.reason.count("it does not accept this SOP class") == 6
 
 
 def test_batches_and_rests(pacs: EmbeddedPacs, folder: Path, state_root: Path) -> None:

@@ -130,4 +130,7 @@ def test_what_a_destination_takes_instead_is_named_compressed_or_not(pacs: Embed
     reasons = {one.state: one.reason for one in upload(node_of(pacs, max_associations=1), folder).series}
     assert set(reasons) == {"complete", "incomplete"}
     assert "Explicit VR Little Endian" in reasons["incomplete"]
-    assert "it takes RLE Lossless" in reasons["incomplete"] or "does not take this SOP class" in reasons["incomplete"]
+    assert (
+        "it accepts this SOP class in RLE Lossless" in reasons["incomplete"]
+        or "does not accept this SOP class" in reasons["incomplete"]
+    )

@@ -97,9 +97,12 @@ def test_a_tree_is_there_instance_by_instance(peer: Peer, tmp_path: Path) -> Non
         if path == cut:
             assert "truncated" in reasons[uid]
         elif path in private:
-            assert PRIVATE_CLASS in reasons[uid] and "does not take this SOP class" in reasons[uid]
+            assert PRIVATE_CLASS in reasons[uid] and "does not accept this SOP class" in reasons[uid]
         else:
-            assert kinds[path][1] in reasons[uid] and "it takes Explicit VR Little Endian" in reasons[uid]
+            assert (
+                kinds[path][1] in reasons[uid]
+                and "it accepts this SOP class in Explicit VR Little Endian" in reasons[uid]
+            )
 
 
 def uid_of(path: Path) -> str:
