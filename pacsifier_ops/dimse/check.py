@@ -24,7 +24,7 @@ SERVICES = {
 }
 
 
-def nobody() -> Dataset:
+def query_without_matches() -> Dataset:
     """Make a query that no study matches. Some archives show only on a query whether they accept us."""
     return query("STUDY", StudyInstanceUID="2.25.1", PatientID="")
 
@@ -57,7 +57,7 @@ def _described(node: PacsNode, session: Session) -> str:
     who = f"{node.called_aet} at {node.host} port {node.port}{version} {does}"
     if "C-FIND" not in offered:
         return f"{who}. It offers no C-FIND: it may be a destination, but nothing can be found there."
-    status = session.find(nobody()).status
+    status = session.find(query_without_matches()).status
     if status != 0x0000:
         raise PacsError(f"{node.name}: {does}, but refuses to be queried (C-FIND status 0x{status:04X}); see its log")
     wanted = {"get": "C-GET", "move": "C-MOVE"}.get(node.method, "C-FIND")

@@ -554,7 +554,7 @@ class Finder:
             series = query("SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", Modality="")
             answer, cut = self._ask("SERIES", series)
             modalities = [values_of(match, "Modality") for match in answer.identifiers]
-            sure = not cut and all(modalities) and not self.of_several(study_uid)
+            sure = not cut and all(modalities) and not self.has_several_patients(study_uid)
             self._modalities[study_uid] = "\\".join(sorted(set(chain.from_iterable(modalities)))) if sure else ""
         return self._modalities[study_uid]
 
@@ -585,7 +585,7 @@ class Finder:
                 )
         return studies[0] if studies else None
 
-    def of_several(self, study_uid: str) -> bool:
+    def has_several_patients(self, study_uid: str) -> bool:
         """Return whether the archive has a study under several patients."""
         return len(_by_patient(self._studies_with_uid(study_uid), {})) > 1
 
@@ -714,7 +714,7 @@ class Finder:
         self.letters.found_by_letters |= bool(near) and not name.isascii()
         for which, series in unclear.items():
             uid, shown = series.study_uid, series.attributes["PatientName"]
-            if uid in exact and not self.of_several(uid):
+            if uid in exact and not self.has_several_patients(uid):
                 del undecided[which][1]["PatientName"]
                 continue
             del undecided[which]

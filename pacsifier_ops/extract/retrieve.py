@@ -296,7 +296,7 @@ class Transfer:
         sending: bool = False,
     ) -> None:
         self.planned = planned
-        self.handed_on = {uid for uid, e in entries.items() if e.gone_on(folder) and not retriever.refetch}
+        self.handed_on = {uid for uid, e in entries.items() if e.is_removed(folder) and not retriever.refetch}
         self.present = {uid for uid, entry in entries.items() if entry.proven_by(folder)} | self.handed_on
         self.received: dict[str, ReceivedObject] = {}
         self.published: set[str] = set()
@@ -464,12 +464,12 @@ class Transfer:
         return f"the archive did not send them (last status 0x{outcome.status:04X})"
 
     def _expect(self) -> None:
-        """Query the expected instances, and what may be asked only before a retrieval."""
+        """Query the expected instances, whether the data base decides about the patient, and the availability."""
         planned = self.planned
         self.expectation = self._retriever.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
         # If the archive has the study under two patients, the difference does not come from a corrected data base.
         asked = ACCEPT_ARCHIVE in (planned.accept_patient_id_of, self._node.accept_patient_id_of)
-        self._archive_decides = asked and not self._retriever.finder.of_several(planned.study_uid)
+        self._archive_decides = asked and not self._retriever.finder.has_several_patients(planned.study_uid)
         self._recall.refresh()
 
     def _missing(self) -> list[str]:

@@ -168,11 +168,11 @@ def _check_answers(node: PacsNode) -> None:
         PacsError: it does not.
     """
     from pacsifier_ops.dimse.attempts import open_session
-    from pacsifier_ops.dimse.check import nobody
+    from pacsifier_ops.dimse.check import query_without_matches
 
     with open_session(node, shared()) as session:
         session.echo()
-        session.find(nobody())
+        session.find(query_without_matches())
 
 
 def _with_destination(request: Request, nodes: Sequence[PacsNode], destination: PacsNode | None) -> Request:

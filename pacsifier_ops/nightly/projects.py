@@ -132,9 +132,7 @@ def _start_of(
         return None
     name = values.pop("queryfile", "queries.csv")
     if Path(name).name != name or not (folder / name).is_file():
-        raise Refused(
-            [f"{PROJECT_FILE}: queryfile: there is no such file; name a query table in the folder"]
-        )
+        raise Refused([f"{PROJECT_FILE}: queryfile: there is no such file; name a query table in the folder"])
     data = read_table(_checked_file(folder / name, ready), values.get("strict", False), Reading(**given(values)))
     return Start(run_id, {"out_directory": f"{RESULTS}/{folder.name}", **run_conf(values, data)})
 
@@ -165,9 +163,7 @@ def _checked_file(path: Path, ready: Collection[Path]) -> Path:
     if path.is_symlink():
         raise Refused([f"{path.name}: is a link; put the file itself there"])
     if path not in ready:
-        raise Refused(
-            [f"{path.name}: changed in the last two minutes, may be incomplete; start the DAG again later"]
-        )
+        raise Refused([f"{path.name}: changed in the last two minutes, may be incomplete; start the DAG again later"])
     return path
 
 

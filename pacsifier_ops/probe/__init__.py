@@ -1,4 +1,4 @@
-"""What an archive can do, found out by asking it: which queries, which keys, which way images come."""
+"""Probe: finds out what an archive supports by querying it: query levels, keys, C-GET, C-MOVE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def page_of(run: Run) -> Path:
-    """Where the page of a probe's run lies."""
+    """Return the path of the page of a probe."""
     return run.folder / "probe.html"
 
 
@@ -28,8 +28,14 @@ def probe_into(
 ) -> Findings:
     """Probe an archive; write `probe.html` and `probe.json` into the run's folder.
 
+    Args:
+        run: the run.
+        node: the archive.
+        cancelled: called regularly; True ends the probe.
+        progress: called with the name of each question.
+
     Raises:
-        Cancelled: somebody wants it to end.
+        Cancelled: `cancelled` returned True.
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.base.files import storage_errors, write_atomic, write_json
@@ -45,13 +51,17 @@ def probe_into(
 
 
 def run_probe(node: PacsNode, cancelled: Callable[[], bool] = never) -> int:
-    """Probe an archive for somebody at a terminal.
+    """Probe an archive, and print the findings on the terminal.
+
+    Args:
+        node: the archive.
+        cancelled: called regularly; True ends the probe.
 
     Returns:
-        The command's exit code: 0 where studies can be searched for, else 1.
+        The exit code of the command: 0 if studies can be searched for, else 1.
 
     Raises:
-        Cancelled: somebody wants it to end.
+        Cancelled: `cancelled` returned True.
         StorageError: the state root cannot be written.
     """
     from pacsifier_ops.base.terminal import Asking

@@ -1,4 +1,7 @@
-"""Asking an archive that somebody is working with: one association, narrow questions, no answer without an end."""
+"""Queries of a probe: over one association at a time, and with a limit on the length of answers.
+
+The archive is in clinical use, so a probe must not disturb it.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,21 @@ from pacsifier_ops.state.leases import Leases
 
 T = TypeVar("T")
 
-#: So many matches of one query are taken; then the association is aborted, whatever the archive has left to say.
+#: Maximum number of matches of a query. At the next one, the association is aborted.
 LONGEST_ANSWER = 2_500
-#: So many questions in a row that end in a failure of the network or the archive: it is left alone.
+#: After this many questions in a row with a failure of network or archive, the archive is not queried any more.
 FAILURES_IN_A_ROW = 3
 
 
-class TooMany(PacsError):
-    """An answer was longer than anybody wants to hear."""
+class TooManyMatches(PacsError):
+    """A query had more than LONGEST_ANSWER matches."""
 
 
 class QueryRefused(Unsupported):
-    """The archive answers a query with a failure status.
+    """The archive answered a query with a failure status.
 
     Attributes:
-        answer: what it said before.
+        answer: the status, and the matches before it.
     """
 
     def __init__(self, text: str, answer: Matches) -> None:
@@ -43,22 +46,24 @@ class QueryRefused(Unsupported):
 
     @property
     def too_many(self) -> bool:
-        """Out of resources: how archives refuse a query with too many matches (PS3.4 C.4.1.1.4)."""
+        """Whether the status is `out of resources`, with which archives refuse too many matches (PS3.4 C.4.1.1.4)."""
         return 0xA700 <= self.answer.status <= 0xA7FF or self.answer.status == 0xB001
 
 
-class GaveUp(PacsifierError):
-    """The archive failed several times in a row; it is not asked any more."""
+class ArchiveFailing(PacsifierError):
+    """The archive failed several times in a row, and is not queried any more."""
 
 
 @dataclass
 class Archive:
-    """One archive, asked over one association at a time, under one of its slots.
+    """An archive, queried over one association at a time within the limit on its associations.
 
     Attributes:
-        incoming: folder for what C-GET brings.
-        character_sets: those in which its answers came.
-        queries: C-FINDs so far.
+        node, leases: the archive, and the leases that enforce its limits.
+        incoming: folder for objects of C-GET.
+        cancelled: called regularly; True ends the probe.
+        character_sets: values of SpecificCharacterSet in the responses.
+        queries: number of C-FIND requests so far.
     """
 
     node: PacsNode
@@ -72,22 +77,22 @@ class Archive:
     _failures: int = 0
 
     def __post_init__(self) -> None:
-        self.session = open_session(self.node, self.leases, self.incoming, self._enough)
+        self.session = open_session(self.node, self.leases, self.incoming, self._must_stop)
 
-    def _enough(self) -> bool:
+    def _must_stop(self) -> bool:
         self._messages += 1
         return self._messages > LONGEST_ANSWER or self.cancelled()
 
-    def insist(self, action: Callable[[], T]) -> T:
-        """Do something; once more where the error is one that may pass by itself.
+    def with_retry(self, action: Callable[[], T]) -> T:
+        """Call an action, and repeat it once if the error may be temporary.
 
         Raises:
-            TooMany: the answer went on and on.
-            GaveUp: this and what was asked before failed, one after the other.
-            PacsifierError: whatever else `action` raises.
+            TooManyMatches: the answer exceeds LONGEST_ANSWER.
+            ArchiveFailing: the last actions all failed.
+            PacsifierError: raised by `action`.
         """
         if self._failures >= FAILURES_IN_A_ROW:
-            raise GaveUp("not asked: the archive failed several times in a row and was left alone")
+            raise ArchiveFailing("not asked: the archive failed several times in a row, and is not queried any more")
         try:
             try:
                 value = self._bounded(action)
@@ -97,7 +102,7 @@ class Archive:
                 self.session.close(abort=True)
                 pause(self.node.retry_wait, self.cancelled)
                 value = self._bounded(action)
-        except (Unsupported, TooMany):
+        except (Unsupported, TooManyMatches):
             self._failures = 0
             raise
         except PacsError:
@@ -115,16 +120,16 @@ class Archive:
             self.session.close(abort=True)
             if self.cancelled():
                 raise
-            raise TooMany(
-                f"{self.node.name}: went on after {LONGEST_ANSWER} matches; the association was aborted"
+            raise TooManyMatches(
+                f"{self.node.name}: more than {LONGEST_ANSWER} matches; the association was aborted"
             ) from None
 
     def find(self, identifier: Dataset) -> Matches:
-        """One C-FIND.
+        """Send a C-FIND request, and return its matches.
 
         Raises:
-            Refused: it ended with a failure status.
-            PacsifierError: see `insist`.
+            QueryRefused: it ended with a failure status.
+            PacsifierError: see `with_retry`.
         """
         self.queries += 1
 
@@ -134,7 +139,7 @@ class Archive:
             self._seconds.append(time.perf_counter() - started)
             return answer
 
-        answer = self.insist(timed)
+        answer = self.with_retry(timed)
         for match in answer.identifiers:
             names = match.get("SpecificCharacterSet") or []
             self.character_sets.update(name for name in ([names] if isinstance(names, str) else names) if name)
@@ -143,16 +148,16 @@ class Archive:
             raise QueryRefused(f"it refuses a C-FIND at {level} level (0x{answer.status:04X})", answer)
         return answer
 
-    def echoes(self, times: int) -> float:
-        """Median seconds of some C-ECHOs."""
+    def echo_seconds(self, times: int) -> float:
+        """Return the median duration of several C-ECHO requests in seconds."""
         seconds = []
         for _ in range(times):
             started = time.perf_counter()
-            self.insist(self.session.echo)
+            self.with_retry(self.session.echo)
             seconds.append(time.perf_counter() - started)
         return statistics.median(seconds)
 
     @property
     def find_seconds(self) -> float | None:
-        """Median seconds of the C-FINDs so far."""
+        """Median duration of the C-FIND requests so far in seconds; None before the first one."""
         return statistics.median(self._seconds) if self._seconds else None

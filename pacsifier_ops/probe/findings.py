@@ -1,4 +1,4 @@
-"""What a probe finds out about an archive, and what follows for its connection. No value of any patient is in it."""
+"""The findings of a probe about an archive, and the settings that follow from them; without values of patients."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Any
 from pacsifier_ops.base.config import EXTRA_FIELDS, LETTERS_KEPT, LETTERS_LOST, PacsNode
 from pacsifier_ops.base.words import listed
 
-#: How a question ended.
+#: States of a question.
 YES, NO, PARTLY, NOT_TESTED = "yes", "no", "partly", "not tested"
 
-#: What becomes of a key that a row asks for.
-MATCHED = "matched"
-FILTERED = "filtered here"
-MISSES = "misses"
-UNDECIDABLE = "undecidable"
+#: Verdicts on a key. The archive matches on it; or it is compared here with the values that the archive returns.
+MATCHED, FILTERED = "matched", "filtered here"
+#: A value that the archive returned finds nothing; or the archive neither matches on the key nor returns it.
+MISSES, UNDECIDABLE = "misses", "undecidable"
 
-#: Every question, in the order in which a reader wants the answers: section, then id and label.
+#: All questions in the order of the page: their labels by section and id.
 QUESTIONS: dict[str, dict[str, str]] = {
     "Connection": {
         "association": "Association",
@@ -43,7 +42,7 @@ QUESTIONS: dict[str, dict[str, str]] = {
     "Retrieval": {
         "get": "C-GET",
         "move": "C-MOVE to us",
-        "kept": "Images as they are stored",
+        "kept": "Transfer syntax unchanged",
     },
 }
 
@@ -53,9 +52,9 @@ class Fact:
     """The answer to one question.
 
     Attributes:
-        state: yes, no, partly or not tested.
-        text: the answer in a sentence or two.
-        value: what of it a program wants: a number, a name.
+        state: one of YES, NO, PARTLY and NOT_TESTED.
+        text: the answer in one or two sentences.
+        value: the answer for programs, such as a number or a name; None if there is none.
     """
 
     state: str
@@ -68,11 +67,12 @@ class KeyFinding:
     """What the archive does with one key of a query table.
 
     Attributes:
-        level: level at which it is asked.
-        verdict: matched, filtered here, misses, undecidable or not tested.
-        returned: level at which the archive shows its value, or empty.
-        matched: whether it matches on it; None: could not be tried.
-        text: what it means for a row with this key.
+        keyword: its keyword.
+        level: query level at which it is used.
+        verdict: one of MATCHED, FILTERED, MISSES, UNDECIDABLE and NOT_TESTED.
+        returned: query level at which the archive returns its value, or empty.
+        matched: whether the archive matches on it; None: unknown.
+        text: what this means for a row with this key.
     """
 
     keyword: str
@@ -85,19 +85,22 @@ class KeyFinding:
 
 @dataclass
 class Findings:
-    """All that a probe found out about one archive.
+    """All findings of a probe about one archive.
 
     Attributes:
         pacs: name of the connection or configuration.
-        started, seconds: when, and how long it took.
-        reachable: an association came about.
-        usable: studies can be searched for.
-        queries: C-FINDs it took.
-        sample: what the answers rest on, in words.
-        facts: by the ids of QUESTIONS.
-        settings: extra of the connection, as recommended.
-        advice: why the settings are what they are.
-        ask_for: what to ask the PACS team for.
+        host, port, called_aet, calling_aet: address and AE titles.
+        started: time of the start, ISO 8601.
+        seconds: duration.
+        reachable: whether an association was accepted.
+        usable: whether studies can be searched for.
+        queries: number of C-FIND requests.
+        sample: the studies, series and images on which the answers are based, in words.
+        facts: the answers by the ids of QUESTIONS.
+        keys: the findings about keys of a query table.
+        settings: recommended extra of the connection.
+        advice: reasons for the settings, in sentences.
+        ask_for: what to ask the PACS team for, in sentences.
     """
 
     pacs: str
@@ -118,25 +121,30 @@ class Findings:
     ask_for: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
+        """Return the findings as plain JSON values."""
         return asdict(self)
 
     def counts(self) -> dict[str, int]:
-        """How many questions, and how many keys, ended how."""
+        """Return the number of questions in each state, and of keys with each verdict."""
         ends = [fact.state for fact in self.facts.values()] + [f"keys {key.verdict}" for key in self.keys]
         return {end: ends.count(end) for end in sorted(set(ends))}
 
     def of(self, question: str) -> Fact:
-        """The answer to a question; one that was never asked is not tested."""
+        """Return the answer to a question; NOT_TESTED if it was not asked."""
         return self.facts.get(question, Fact(NOT_TESTED, "not asked"))
 
-    def keys_that(self, *verdicts: str) -> list[str]:
-        """Keywords of the keys that ended so."""
+    def keys_with(self, *verdicts: str) -> list[str]:
+        """Return the keywords of the keys with one of these verdicts."""
         return [key.keyword for key in self.keys if key.verdict in verdicts]
 
 
 def conclude(findings: Findings, node: PacsNode) -> None:
-    """Write settings, advice and what to ask for into the findings."""
+    """Write settings, advice and what to ask for into the findings.
+
+    Args:
+        findings: the findings, with all facts.
+        node: the archive with its present settings.
+    """
     defaults = {f.name: f.default for f in fields(PacsNode)}
     kept = {name: getattr(node, name) for name in EXTRA_FIELDS if getattr(node, name) != defaults[name]}
     findings.settings = {**kept, "called_aet": node.called_aet, "calling_aet": node.calling_aet}
@@ -144,32 +152,32 @@ def conclude(findings: Findings, node: PacsNode) -> None:
     if not findings.reachable:
         findings.ask_for.append(f"A working association first. {findings.of('association').text}")
         return
-    _method(findings, node)
-    _limit(findings)
-    _letters(findings)
+    _recommend_method(findings, node)
+    _recommend_limit(findings)
+    _recommend_letters(findings)
     if findings.of("availability").value:
         findings.advice.append(
-            "recall_wait: left as it is; some series have to be recalled. It should be longer than a recall takes."
+            "recall_wait: unchanged; some series have to be recalled. It should be longer than a recall takes."
         )
     findings.advice.append(
-        "batch_size, batch_wait_time, max_associations: left as they are. What the archive bears beside the clinic's "
-        "work, its team knows and a probe must not try out."
+        "batch_size, batch_wait_time, max_associations: unchanged. The PACS team knows how much load the archive can "
+        "take beside the clinic's work; a probe must not try it."
     )
-    findings.ask_for += [*_of_retrieval(findings, node), *_of_queries(findings)]
+    findings.ask_for += [*_retrieval_requests(findings, node), *_query_requests(findings)]
 
 
-def _method(findings: Findings, node: PacsNode) -> None:
+def _recommend_method(findings: Findings, node: PacsNode) -> None:
     get, move = findings.of("get"), findings.of("move")
     if get.state == YES and move.state == YES:
-        method, why = "auto", "C-GET and C-MOVE both work; C-GET is taken where it can be."
+        method, why = "auto", "C-GET and C-MOVE both work; C-GET is used where possible."
         if findings.of("sop_classes").state != YES:
-            why = "Both work; as the archive does not tell SOP classes, images come by C-MOVE."
+            why = "Both work; as the archive does not return SOP classes, images come by C-MOVE."
     elif get.state == YES:
-        method, why = "get", "C-GET works, C-MOVE to us is not proven."
+        method, why = "get", "C-GET works; C-MOVE to us was not successful or not tested."
     elif move.state == YES:
-        method, why = "move", "C-MOVE to us works, C-GET does not."
+        method, why = "move", "C-MOVE to us works; C-GET was not successful or not tested."
     else:
-        findings.advice.append("method: left as it is; neither C-GET nor C-MOVE is proven to work.")
+        findings.advice.append("method: unchanged; neither C-GET nor C-MOVE was successful.")
         return
     findings.settings["method"] = method
     findings.advice.append(f"method = {method}: {why}")
@@ -180,36 +188,36 @@ def _method(findings: Findings, node: PacsNode) -> None:
         )
 
 
-def _limit(findings: Findings) -> None:
+def _recommend_limit(findings: Findings) -> None:
     limit = findings.of("result_limit")
     if limit.state == NO and isinstance(limit.value, int):
         findings.settings["result_limit"] = limit.value
         findings.advice.append(
-            f"result_limit = {limit.value}: the archive cuts answers off there without a word; longer ones are then "
-            "asked for in parts, by date and time."
+            f"result_limit = {limit.value}: the archive cuts longer answers off with status success; such queries are "
+            "then split by date and time."
         )
     elif limit.state == PARTLY:
-        findings.advice.append("result_limit: not needed, the archive says itself when an answer is too long.")
+        findings.advice.append("result_limit: not needed; the archive refuses too long answers with a status.")
     elif limit.state == YES and findings.settings.pop("result_limit", 0):
-        findings.advice.append(f"result_limit: taken away, {limit.text}")
+        findings.advice.append(f"result_limit: removed; {limit.text}")
 
 
-def _letters(findings: Findings) -> None:
+def _recommend_letters(findings: Findings) -> None:
     state = findings.of("characters").state
     if state == NO:
         findings.settings["letters"] = LETTERS_LOST
         findings.advice.append(
-            f"letters = {LETTERS_LOST}: names in answers lack letters. A row by such a name is undecidable unless it "
-            "is typed as stored; PatientID is better."
+            f"letters = {LETTERS_LOST}: names in responses lack letters. A row with such a name is undecidable unless "
+            "the name is written as it is stored; use PatientID instead."
         )
     elif state == YES:
         findings.settings["letters"] = LETTERS_KEPT
-        findings.advice.append(f"letters = {LETTERS_KEPT}: names in answers are taken as they are.")
+        findings.advice.append(f"letters = {LETTERS_KEPT}: names in responses are complete.")
     else:
         findings.settings.pop("letters", None)
 
 
-def _of_retrieval(findings: Findings, node: PacsNode) -> Iterable[str]:
+def _retrieval_requests(findings: Findings, node: PacsNode) -> Iterable[str]:
     get, move = findings.of("get"), findings.of("move")
     declare = (
         f"Declare AE title {node.destination} as a C-MOVE destination, with the address of this machine and port "
@@ -223,26 +231,26 @@ def _of_retrieval(findings: Findings, node: PacsNode) -> Iterable[str]:
     elif move.state == NOT_TESTED and not node.receiver_port:
         yield f"If C-MOVE is wanted beside C-GET: {declare[0].lower()}{declare[1:]}"
     if findings.of("kept").state == NO:
-        yield "Send images in the transfer syntax in which they are stored (no conversion for our AE title)."
+        yield "Send images in the transfer syntax in which they are stored, without conversion for our AE title."
 
 
-def _of_queries(findings: Findings) -> Iterable[str]:
+def _query_requests(findings: Findings) -> Iterable[str]:
     if not findings.usable:
         yield f"Allow {findings.calling_aet} to query: C-FIND in the Study Root model."
         return
-    if lost := findings.keys_that(MISSES):
-        yield f"Mend the matching on {listed(lost)}: a value that the archive itself returns finds nothing."
-    if unknown := findings.keys_that(UNDECIDABLE):
-        yield f"Match on, or at least return, {listed(unknown)}; until then rows with such a key fetch nothing."
+    if lost := findings.keys_with(MISSES):
+        yield f"Correct the matching on {listed(lost)}: a value that the archive itself returns finds nothing."
+    if unknown := findings.keys_with(UNDECIDABLE):
+        yield f"Match on {listed(unknown)}, or at least return it; until then rows with such a key are undecidable."
     image, count = findings.of("image"), findings.of("count")
     if image.state == NO:
-        tells = "" if count.state == YES else " Without it, nobody can tell whether a series came whole."
-        yield f"Allow C-FIND at IMAGE level.{tells}"
+        reason = "" if count.state == YES else " Without it, the completeness of a series cannot be checked."
+        yield f"Allow C-FIND at IMAGE level.{reason}"
     elif findings.of("sop_classes").state == NO:
-        yield "Return SOPClassUID (0008,0016) at IMAGE level: C-GET has to announce the classes that it takes."
+        yield "Return SOPClassUID (0008,0016) at IMAGE level: C-GET must propose a context for each SOP class."
     if findings.of("result_limit").state == NO:
-        yield "Raise the limit on the length of answers for our AE title; it works without, with more queries."
+        yield "Raise the limit on the number of matches for our AE title; otherwise more queries are needed."
     if findings.of("availability").value:
-        yield "Tell how long a recall from slow storage takes, and how many at once are welcome."
+        yield "Tell us how long a recall from slow storage takes, and how many recalls are allowed at once."
     if findings.of("characters").state in (NO, PARTLY):
         yield "Answer in UTF-8 (Specific Character Set ISO_IR 192), so that no letter of a name is lost."

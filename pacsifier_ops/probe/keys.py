@@ -1,4 +1,4 @@
-"""What an archive does with each key of a query table: shows it, matches on it, or neither."""
+"""Finds out for each key of a query table whether an archive returns it, and whether it matches on it."""
 
 from __future__ import annotations
 
@@ -11,47 +11,51 @@ from pydicom.dataset import Dataset
 from pacsifier_ops.base.errors import Cancelled, PacsifierError
 from pacsifier_ops.dimse.find import MATCH_ALL, MATCH_NOTHING, UID_OF_LEVEL, values_of
 from pacsifier_ops.dimse.session import query
-from pacsifier_ops.probe.asking import Archive, QueryRefused, TooMany
+from pacsifier_ops.probe.asking import Archive, QueryRefused, TooManyMatches
 from pacsifier_ops.probe.findings import FILTERED, MATCHED, MISSES, NOT_TESTED, UNDECIDABLE, KeyFinding
 from pacsifier_ops.query.keys import KEYS, MODALITIES, Key, Level
 from pacsifier_ops.query.match import value_to_send
 
-#: Levels from the root down, and the unique keys above each.
+#: Query levels of the Study Root model (PS3.4 C.6.2.1) from the root down.
 LEVELS = ("STUDY", "SERIES", "IMAGE")
-#: Entities on which a key is tried whose value no answer shows.
+#: Maximum number of entities with which a key is tried that the archive does not return.
 _TRIALS = 8
-#: Keys whose value never goes to an archive: see `value_to_send` and `Finder`.
+#: Keys whose value is never sent to an archive, see `value_to_send` and `Finder`.
 _NEVER_SENT = ("ImageType", "SeriesNumber")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the archive has shown: answers by level, each with the UIDs of its level and of those above."""
+    """Responses of the archive by level. Each has the UIDs of its level and of the levels above."""
 
     studies: Sequence[Dataset]
     series: Sequence[Dataset]
     images: Sequence[Dataset]
 
     def at(self, level: str) -> Sequence[Dataset]:
-        """The answers of a level."""
+        """Return the responses at a level."""
         return (self.studies, self.series, self.images)[LEVELS.index(level)]
 
 
 def uids_above(entity: Dataset, level: str) -> dict[str, str]:
-    """The unique keys of the levels above, with their values, and that of the level itself, empty."""
+    """Return the unique keys of the levels above with their values, and the unique key of the level itself, empty."""
     above = {UID_OF_LEVEL[name]: "" for name in LEVELS[: LEVELS.index(level) + 1]}
     return {key: str(entity.get(key) or "") if key != UID_OF_LEVEL[level] else "" for key in above}
 
 
 @dataclass
-class Keys:
-    """Tries the keys on a sample."""
+class KeyTrials:
+    """Tries the keys with the values of a sample."""
 
     archive: Archive
     sample: Sample
 
     def findings(self, progress: Callable[[str], None]) -> list[KeyFinding]:
-        """One finding per key of a query table, in the table's order."""
+        """Return a finding for each key of a query table.
+
+        Args:
+            progress: called with the name of each question.
+        """
         found = []
         for key in KEYS.values():
             progress(f"key {key.keyword}")
@@ -65,8 +69,8 @@ class Keys:
         if not shown and any(values_of(image, key.keyword) for image in self.sample.images):
             returned = "IMAGE"
         try:
-            matched, finds_own = self._tried(key, level, shown)
-            verdict, text = self._judged(key, returned, matched, finds_own)
+            matched, finds_shown = self._try_key(key, level, shown)
+            verdict, text = self._verdict(key, returned, matched, finds_shown)
         except Cancelled:
             raise
         except PacsifierError as error:
@@ -75,35 +79,45 @@ class Keys:
 
     # Trying
 
-    def _tried(self, key: Key, level: str, shown: Sequence[Dataset]) -> tuple[bool | None, bool]:
-        """Whether the archive matches on the key (None: nothing tells), and finds what it has shown by its value."""
+    def _try_key(self, key: Key, level: str, shown: Sequence[Dataset]) -> tuple[bool | None, bool]:
+        """Try a key.
+
+        Args:
+            key: the key.
+            level: its level.
+            shown: responses at this level with a value of the key.
+
+        Returns:
+            Whether the archive matches on the key, None if unknown; and whether a value that it returned finds the
+            entity.
+        """
         entities = self.sample.at(level)
         if not entities:
             return None, True
-        nobody = MATCH_NOTHING.get(key.vr) or secrets.token_hex(7).upper()
+        nothing = MATCH_NOTHING.get(key.vr) or secrets.token_hex(7).upper()
         if shown:
-            entity, value = _told_best(key, shown)
-            if self._finds(entity, level, key.keyword, nobody):
+            entity, value = _simplest_value(key, shown)
+            if self._finds(entity, level, key.keyword, nothing):
                 return False, True
             return (True, True) if self._finds(entity, level, key.keyword, value) else (False, False)
-        # No answer shows a value. An archive that does not know the key may find nothing for any.
-        anybody = MATCH_ALL.get(key.vr, "?*") if key.vr not in ("IS", "UI") else None
+        # The archive returns no value. If it does not support the key, it may find nothing for any value.
+        everything = MATCH_ALL.get(key.vr, "?*") if key.vr not in ("IS", "UI") else None
         for entity in entities[:_TRIALS]:
-            if self._finds(entity, level, key.keyword, nobody):
+            if self._finds(entity, level, key.keyword, nothing):
                 return False, True
-            if anybody and self._finds(entity, level, key.keyword, anybody):
+            if everything and self._finds(entity, level, key.keyword, everything):
                 return True, True
         return None, True
 
     def _finds(self, entity: Dataset, level: str, keyword: str, value: str) -> bool:
-        """Whether the archive finds the entity by this value, within the one above it."""
+        """Return whether the archive finds the entity by a value, within the entity above it."""
         own = UID_OF_LEVEL[level]
         keys = uids_above(entity, level)
         if level == "STUDY" and keyword != own:
-            keys[own] = str(entity[own].value)  # studies have nothing above them to stay within
+            keys[own] = str(entity[own].value)  # nothing above limits the query
         try:
             answer = self.archive.find(query(level, **{**keys, keyword: value}))
-        except TooMany:
+        except TooManyMatches:
             return True
         except QueryRefused as error:
             if error.too_many:
@@ -114,67 +128,72 @@ class Keys:
 
     # Judging
 
-    def _judged(self, key: Key, returned: str, matched: bool | None, finds_own: bool) -> tuple[str, str]:
+    def _verdict(self, key: Key, returned: str, matched: bool | None, finds_shown: bool) -> tuple[str, str]:
+        """Return the verdict on a key, and what it means for a query table."""
         if matched and returned == "IMAGE" and key.level is not Level.IMAGE:
             return (
                 MATCHED,
-                "Narrows the search in the archive; the images of what it finds are asked for it.",
+                "Narrows the search in the archive; the images of the series that it finds are queried as well.",
             )
         if matched and returned and key.keyword in _NEVER_SENT:
-            return MATCHED, f"Compared here all the same: archives differ in how they compare it.{_of_image(key)}"
+            return MATCHED, f"Compared here nevertheless: archives compare it in different ways.{_image_note(key)}"
         if matched and returned:
-            return MATCHED, "Narrows the search in the archive." + _names(key)
+            return MATCHED, "Narrows the search in the archive." + _name_note(key)
         if matched:
             return MATCHED, (
-                "The archive matches on it without showing it: its own comparing decides, which may be stricter "
+                "The archive matches on it without returning it: its own comparison decides, which may be stricter "
                 "(upper and lower case, accents)."
             )
         if returned == "IMAGE" and key.level is not Level.IMAGE:
             return FILTERED, (
-                "Only images show it: rows are decided here, with one more query for every series that the row's "
-                "other keys leave. Give such keys: PatientID, StudyDate."
+                "Returned for images only: it is compared here, with one more query for every series that the other "
+                "keys of the row find. Give other keys as well, such as PatientID or StudyDate."
             )
-        if returned and not finds_own and key.keyword not in _NEVER_SENT and key.vr != "PN":
+        if returned and not finds_shown and key.keyword not in _NEVER_SENT and key.vr != "PN":
             return MISSES, (
                 "A value that the archive itself returned finds nothing: rows with this key would miss series. "
-                "Leave it out until that is mended."
+                "Do not use it until the archive is corrected."
             )
         if returned:
-            return FILTERED, _filtered(key)
+            return FILTERED, _filtered_text(key)
         entities = self.sample.at(key.level.value)
         if not entities:
-            return NOT_TESTED, f"There was no answer at {key.level} level to try it on."
+            return NOT_TESTED, f"There was no response at {key.level} level to try it with."
         if key.keyword == MODALITIES:
-            return FILTERED, "Not returned: it is worked out here, of what the series of a study say."
+            return FILTERED, "Not returned: it is determined here from the series of a study."
         if matched is None and any(key.keyword in entity for entity in entities):
-            return NOT_TESTED, f"Nothing in the sample has a value ({len(entities)} at {key.level} level)."
+            return NOT_TESTED, f"No entity of the sample has a value ({len(entities)} at {key.level} level)."
         if matched is None:
-            return UNDECIDABLE, f"No value was shown, none found: not in the sample, or not known. {_UNDECIDABLE}"
-        return UNDECIDABLE, _UNDECIDABLE
+            return (
+                UNDECIDABLE,
+                "No value was returned, and none matched: no entity of the sample has one, or the archive does not "
+                f"support the key. {_UNDECIDABLE_TEXT}",
+            )
+        return UNDECIDABLE, _UNDECIDABLE_TEXT
 
 
-_UNDECIDABLE = "Neither matched nor returned: a row with this key fetches nothing, and says so."
+_UNDECIDABLE_TEXT = "Neither matched nor returned: a row with this key is undecidable, and nothing is fetched for it."
 
 
-def _filtered(key: Key) -> str:
+def _filtered_text(key: Key) -> str:
     if key.keyword in _NEVER_SENT:
-        return f"Compared here, never sent: archives differ in how they compare it.{_of_image(key)}"
+        return f"Compared here, never sent: archives compare it in different ways.{_image_note(key)}"
     return (
         "The archive returns it, but does not match on it: what the other keys of the row find is filtered here. "
-        f"Works, and is slow without a key such as PatientID or StudyDate.{_of_image(key)}"
+        f"This is slow without a key such as PatientID or StudyDate.{_image_note(key)}"
     )
 
 
-def _of_image(key: Key) -> str:
-    return " Asks for the images of each series that the other keys leave." if key.level is Level.IMAGE else ""
+def _image_note(key: Key) -> str:
+    return " The images of each series that the other keys find are queried." if key.level is Level.IMAGE else ""
 
 
-def _names(key: Key) -> str:
+def _name_note(key: Key) -> str:
     return " Upper and lower case, accents and the order of words are compared here." if key.vr == "PN" else ""
 
 
-def _told_best(key: Key, shown: Iterable[Dataset]) -> tuple[Dataset, str]:
-    """The entity, and the value to send, that leave the archive the least room: one value, plain letters."""
+def _simplest_value(key: Key, shown: Iterable[Dataset]) -> tuple[Dataset, str]:
+    """Return an entity and its value, preferably a single value in ASCII, which archives compare alike."""
 
     def rank(entity: Dataset) -> tuple[bool, bool]:
         values = values_of(entity, key.keyword)
@@ -189,5 +208,5 @@ def _told_best(key: Key, shown: Iterable[Dataset]) -> tuple[Dataset, str]:
         return entity, value
     try:
         return entity, value_to_send(key.keyword, value) or "?*"
-    except ValueError:  # not a date, time or number, whatever its representation says
+    except ValueError:  # the value does not fit its VR
         return entity, value

@@ -1,4 +1,4 @@
-"""The questions that a probe asks one archive, from the association to an image that comes back."""
+"""The questions of a probe about one archive, from the association to the retrieval of an image."""
 
 from __future__ import annotations
 
@@ -31,27 +31,28 @@ from pacsifier_ops.extract.quarantine import Quarantine
 from pacsifier_ops.extract.recall import SLOW
 from pacsifier_ops.extract.receiving import Receivers, series_lease
 from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
-from pacsifier_ops.probe.asking import Archive, TooMany
+from pacsifier_ops.probe.asking import Archive, TooManyMatches
 from pacsifier_ops.probe.findings import NO, NOT_TESTED, PARTLY, YES, Fact, Findings, conclude
-from pacsifier_ops.probe.keys import Keys, Sample, uids_above
+from pacsifier_ops.probe.keys import KeyTrials, Sample, uids_above
 from pacsifier_ops.probe.sample import Sampler, spread
 from pacsifier_ops.query.keys import FURTHER, KEYS, Level
 from pacsifier_ops.runs.folder import now
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.tree import Tree
 
+#: Number of C-ECHO requests.
 _ECHOES = 5
-#: Names that the archive is asked for as it has shown them.
+#: Maximum number of names that are queried as the archive returned them.
 _NAMES = 10
-#: Studies looked at closely, and their series: at most, and at least where there are.
+#: Maximum and minimum number of studies, and of series, that are queried in detail.
 _STUDIES, _STUDIES_AT_LEAST, _SERIES, _SERIES_AT_LEAST = 20, 8, 20, 8
-#: Series with more images are not listed, as far as the archive tells their number.
+#: The images of series with more images than this are not listed, if their number is known.
 _MANY_IMAGES = 500
-#: So many images are tried, one after the other, before sending counts as failed: one may be off-line.
+#: Maximum number of images that are requested until one arrives: a single one may be off-line.
 _TARGETS = 3
-#: Seconds to wait for an image after C-MOVE ended; some archives end it before.
+#: Seconds to wait for an image after C-MOVE has ended: some archives end it before the image has arrived.
 _ARRIVAL_GRACE = 5.0
-#: Sizes of objects by modality, others being 2; and modalities of films, volumes and slides, which are not fetched.
+#: Relative size of objects by modality, 2 for others; and modalities with large objects, which are not fetched.
 _SIZES = {"PR": 0, "KO": 0, "SR": 0, "CT": 1, "MR": 1, "PT": 1, "OT": 1}
 _LARGE = ("US", "XA", "RF", "IVUS", "ES", "SM", "NM", "OPT", "MG", "BTO", "RTDOSE", "SEG", "XC", "DOC")
 _IMAGE_KEYS = tuple(key.keyword for key in KEYS.values() if key.level is Level.IMAGE)
@@ -62,11 +63,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Target:
-    """Something small to be fetched: an instance, or a series of one where the archive lists none.
+    """A small object to be fetched: an instance, or a series of one instance if the archive lists no instances.
 
     Attributes:
-        name: of the patient, as an answer had it.
-        sop_class, stored_as: SOP class and transfer syntax, as far as an answer told.
+        study_uid, series_uid, modality: its study and series.
+        name: PatientName as the archive returned it.
+        instance_uid: SOP Instance UID; empty: the series is requested.
+        sop_class, stored_as: UIDs of its SOP class and transfer syntax; empty if the archive did not return them.
     """
 
     study_uid: str
@@ -79,19 +82,19 @@ class Target:
 
     @property
     def series(self) -> SeriesId:
-        """Which series it is of."""
+        """Study and Series Instance UID."""
         return SeriesId(self.study_uid, self.series_uid)
 
     @property
     def identifier(self) -> Dataset:
-        """What C-GET and C-MOVE are asked for."""
+        """Identifier of the C-GET or C-MOVE request."""
         keys = {"StudyInstanceUID": self.study_uid, "SeriesInstanceUID": self.series_uid}
         if not self.instance_uid:
             return query("SERIES", **keys)
         return query("IMAGE", **keys, SOPInstanceUID=self.instance_uid)
 
-    def is_it(self, item: ReceivedObject) -> bool:
-        """Whether this is what was asked for."""
+    def is_requested(self, item: ReceivedObject) -> bool:
+        """Return whether an object is the requested one."""
         series = (item.study_uid, item.series_uid)
         return series == self.series and self.instance_uid in ("", item.sop_instance_uid)
 
@@ -107,16 +110,23 @@ def _target(series: Dataset, name: str) -> Target:
 
 
 class _NotTested(Exception):
-    """A question that cannot be asked; the text says why."""
+    """A question cannot be asked; the text gives the reason."""
 
 
 class Probing:
     """One probe of one archive.
 
     Args:
-        workplace: folder for the images that are fetched.
-        incoming: where those of C-GET arrive, below it.
-        receivers: where those of C-MOVE do.
+        node: the archive.
+        workplace: folder for temporary files.
+        incoming: folder below it for objects of C-GET.
+        receivers: finds or starts the receiver for C-MOVE to us.
+        leases: the leases that enforce the limits of the archive.
+        cancelled: called regularly; True ends the probe.
+        progress: called with the name of each question.
+
+    Attributes:
+        findings: the findings so far.
     """
 
     def __init__(
@@ -139,10 +149,10 @@ class Probing:
         self._images: list[Dataset] = []
         self._sent_as: dict[str, str] = {}
         self._target: Target | None = None
-        self._full_name = ""
+        self._name_in_image = ""
 
     def run(self) -> Findings:
-        """Ask everything there is to ask."""
+        """Ask all questions, and return the findings."""
         findings, started = self.findings, time.monotonic()
         with closing(self._archive.session):
             self._ask("association", self._association)
@@ -163,7 +173,7 @@ class Probing:
         return findings
 
     def _ask(self, question: str, answer: Callable[[], Fact]) -> None:
-        """Put a question; whatever it ends with, the next one can be put."""
+        """Ask one question. An error of it becomes its answer, so that the next one can be asked."""
         self._progress(question.replace("_", " "))
         facts = self.findings.facts
         try:
@@ -173,20 +183,21 @@ class Probing:
         except _NotTested as why:
             facts[question] = Fact(NOT_TESTED, f"not tested: {why}")
         except Unsupported as error:
-            facts[question] = Fact(NO, self._said(error))
+            facts[question] = Fact(NO, self._text_of(error))
         except PacsifierError as error:
             state = NO if question == "association" else NOT_TESTED
-            facts[question] = Fact(state, self._said(error))
-        except Exception as error:  # an answer that nobody could have thought of ends one question only
+            facts[question] = Fact(state, self._text_of(error))
+        except Exception as error:  # an unexpected response affects one question only
             facts[question] = Fact(NOT_TESTED, f"the answer could not be read ({type(error).__name__})")
 
-    def _said(self, error: PacsifierError) -> str:
+    def _text_of(self, error: PacsifierError) -> str:
+        """Return the text of an error without the name of the archive."""
         return str(error).removeprefix(f"{self._node.name}: ")
 
     # Connection
 
     def _association(self) -> Fact:
-        peer = self._archive.insist(self._archive.session.peer)
+        peer = self._archive.with_retry(self._archive.session.peer)
         accepted = {name: uid in peer.accepted for name, uid in SERVICES.items()}
         offered = [name for name, there in accepted.items() if there]
         refused = [name for name, there in accepted.items() if not there]
@@ -207,7 +218,7 @@ class Probing:
         return Fact(YES, f"accepted by {self._node.called_aet} for {self._node.calling_aet}")
 
     def _echo(self) -> Fact:
-        seconds = self._archive.echoes(_ECHOES)
+        seconds = self._archive.echo_seconds(_ECHOES)
         return Fact(YES, f"answered, {_ms(seconds)} (median of {_ECHOES})", round(seconds * 1000, 1))
 
     def _latency(self) -> Fact:
@@ -229,10 +240,13 @@ class Probing:
         if not sampler.studies:
             return Fact(
                 YES,
-                "answered, but no study was found: the archive is empty, or our AE title may not see anything in it",
+                "answered, but no study was found: the archive is empty, or our AE title may not see its studies",
             )
-        ranges = "" if sampler.ranges_matched is not None else "; by ranges of StudyDate it finds none"
-        ranges = ranges if sampler.ranges_matched is not False else "; it does not match on ranges of StudyDate"
+        ranges = {
+            True: "",
+            False: "; it does not match on ranges of StudyDate",
+            None: "; ranges of StudyDate find nothing",
+        }[sampler.ranges_matched]
         self.findings.sample = f"{len(sampler.studies):,} studies {sampler.covered}".rstrip()
         return Fact(YES, f"answered{ranges}", len(sampler.studies))
 
@@ -242,20 +256,20 @@ class Probing:
         self._ask("availability", self._availability)
         self._ask("image", self._image_level)
         self._ask("sop_classes", self._sop_classes)
-        self._ask("series_alone", partial(self._alone, "SERIES"))
-        self._ask("image_alone", partial(self._alone, "IMAGE"))
+        self._ask("series_alone", partial(self._without_uids_above, "SERIES"))
+        self._ask("image_alone", partial(self._without_uids_above, "IMAGE"))
         self._ask("relational", self._relational)
         sample = Sample(self._studies, self._series, self._images)
         if self._series:
             self.findings.sample += (
-                f"; of these {len(self._studies)} looked at closely, with {len(self._series)} series and "
-                f"{len(set(map(_series_of, self._images)))} of them image by image"
+                f"; {len(self._studies)} of them in detail, with {len(self._series)} series, "
+                f"{len(set(map(_series_of, self._images)))} of these image by image"
             )
-        self.findings.keys = Keys(self._archive, sample).findings(self._progress)
+        self.findings.keys = KeyTrials(self._archive, sample).findings(self._progress)
 
     def _series_level(self) -> Fact:
         if not self._studies:
-            raise _NotTested("no study was seen")
+            raise _NotTested("no study was found")
         for number, study in enumerate(self._studies):
             if number >= _STUDIES_AT_LEAST and len(self._series) >= _SERIES:
                 break
@@ -267,80 +281,81 @@ class Probing:
                     series.StudyInstanceUID = uid
                     self._series.append(series)
         if not self._series:
-            return Fact(NO, "answered, but the studies seen have no series")
+            return Fact(NO, "answered, but the studies of the sample have no series")
         return Fact(YES, "answered within a study", len(self._series))
 
     def _counts(self) -> Fact:
         if not self._series:
-            raise _NotTested("no series was seen")
-        told = sum(_count(series) is not None for series in self._series)
-        if told:
-            return Fact(YES if told == len(self._series) else PARTLY, f"told for {told} of {len(self._series)} series")
-        return Fact(NO, "NumberOfSeriesRelatedInstances is not told; what a series must hold, its list of images says")
+            raise _NotTested("no series was found")
+        counted, total = sum(_count(series) is not None for series in self._series), len(self._series)
+        if counted:
+            return Fact(YES if counted == total else PARTLY, f"returned for {counted} of {total} series")
+        return Fact(NO, "NumberOfSeriesRelatedInstances is not returned; the images of a series must be listed instead")
 
     def _availability(self) -> Fact:
-        """Whether the archive tells of a series that it has to be recalled; a value beyond 0 is how many."""
+        """Return whether the archive returns InstanceAvailability; the value is the number of series to be recalled."""
         if not self._series:
-            raise _NotTested("no series was seen")
-        told = [value for series in self._series for value in values_of(series, "InstanceAvailability")]
-        if not told:
-            return Fact(NO, "InstanceAvailability is not told; that a series has to be recalled, only silence tells")
-        slow = sum(value in SLOW for value in told)
+            raise _NotTested("no series was found")
+        values = [value for series in self._series for value in values_of(series, "InstanceAvailability")]
+        if not values:
+            return Fact(NO, "InstanceAvailability is not returned; a recall shows only by the silence of the archive")
+        slow = sum(value in SLOW for value in values)
         return Fact(
-            YES, f"InstanceAvailability is told; {slow} of {len(self._series)} series have to be recalled", slow
+            YES, f"InstanceAvailability is returned; {slow} of {len(self._series)} series have to be recalled", slow
         )
 
     def _image_level(self) -> Fact:
         if not self._series:
-            raise _NotTested("no series was seen")
+            raise _NotTested("no series was found")
         hidden = [key for key in _SERIES_KEYS if not any(values_of(series, key) for series in self._series)]
         wanted = ("SOPClassUID", "AvailableTransferSyntaxUID", "NumberOfFrames", *_IMAGE_KEYS, *hidden)
         fewest = sorted(self._series, key=lambda series: (_count(series) or _MANY_IMAGES, series.get("Modality", "")))
         short = [series for series in fewest if (_count(series) or 0) <= _MANY_IMAGES]
         if not short:
-            raise _NotTested(f"no series with less than {_MANY_IMAGES} images was seen")
-        for number, series in enumerate(islice(_taking_turns(short), _SERIES)):
+            raise _NotTested(f"no series with at most {_MANY_IMAGES} images was found")
+        for number, series in enumerate(islice(_in_turns(short), _SERIES)):
             missing = [key for key in (*_IMAGE_KEYS, *hidden) if not any(values_of(i, key) for i in self._images)]
             if number >= _SERIES_AT_LEAST and not missing:
                 break
             identifier = query("IMAGE", **dict.fromkeys(wanted, ""), **_uids(series), SOPInstanceUID="")
             try:
                 images = self._archive.find(identifier).identifiers
-            except TooMany:
+            except TooManyMatches:
                 continue
             for image in images:
                 if image.get("SOPInstanceUID"):
                     image.StudyInstanceUID, image.SeriesInstanceUID = series.StudyInstanceUID, series.SeriesInstanceUID
                     self._images.append(image)
         if not self._images:
-            return Fact(NO, "answered, but the series seen have no images")
+            return Fact(NO, "answered, but the series of the sample have no images")
         return Fact(YES, "answered within a series")
 
     def _sop_classes(self) -> Fact:
         if not self._images:
-            raise _NotTested("no list of images was seen")
+            raise _NotTested("no image was found")
         if all(image.get("SOPClassUID") for image in self._images):
-            return Fact(YES, "told at IMAGE level, as C-GET needs them")
-        return Fact(NO, "not told at IMAGE level; for C-GET they have to be guessed from the modality")
+            return Fact(YES, "returned at IMAGE level, as C-GET needs them")
+        return Fact(NO, "not returned at IMAGE level; for C-GET they have to be guessed from the modality")
 
-    def _alone(self, level: str) -> Fact:
+    def _without_uids_above(self, level: str) -> Fact:
+        """Return whether a UID finds its entity without the UIDs of the levels above (relational query)."""
         entities = self._series if level == "SERIES" else self._images
         if not entities:
-            raise _NotTested(f"nothing was seen at {level} level")
+            raise _NotTested(f"nothing was found at {level} level")
         own = {"SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}[level]
         uid = str(entities[0][own].value)
         keys = dict.fromkeys(uids_above(entities[0], level), "")
         try:
             found = self._archive.find(query(level, **{**keys, own: uid})).identifiers
-        except TooMany:
+        except TooManyMatches:
             return Fact(NO, f"{own} alone finds everything")
         if [str(match.get(own)) for match in found] == [uid]:
             return Fact(YES, f"{own} alone finds it")
         return Fact(NO, f"{own} alone finds {'nothing' if not found else 'more than it'}")
 
     def _relational(self) -> Fact:
-        """Finder's own way of finding out: what counts is what it will do."""
-        finder = Finder(cast(Session, self._archive))  # which answers as a session does, and keeps within bounds
+        """Return whether the archive supports relational queries, as `Finder` determines it for a run."""
+        finder = Finder(cast(Session, self._archive))  # has the same `find`, with a limit on the answer
         first_of = {str(series.StudyInstanceUID): series for series in reversed(self._series)}
         for study in self._studies:
             series = first_of.get(str(study.StudyInstanceUID))
@@ -348,18 +363,21 @@ class Probing:
                 continue
             try:
                 works = finder.try_relational(study, series)
-            except TooMany:
+            except TooManyMatches:
                 works = False
             if works:
-                return Fact(YES, "keys of the patient are honoured at SERIES level: one query serves a row")
+                return Fact(YES, "keys of the patient are supported at SERIES level: one query per row is enough")
             if works is False:
-                return Fact(NO, "not honoured at SERIES level: rows are asked study by study, which is slower")
-        raise _NotTested("no study with a plain PatientID was seen")
+                return Fact(NO, "not supported at SERIES level: rows are queried study by study, which is slower")
+        raise _NotTested("no study with a suitable PatientID was found")
 
     def _characters(self) -> Fact:
-        """Compare names in answers with what finds them, and one with that in an image; none is kept."""
+        """Return whether letters of names are lost in responses. No name is kept.
+
+        Names in responses are compared with queries that find them, and one of them with the name in an image.
+        """
         sets = sorted(self._archive.character_sets)
-        shown = "Answers came in " + (", ".join(sets) if sets else "ASCII only, or without saying in what")
+        shown = "Responses are in " + (", ".join(sets) if sets else "ASCII, or without SpecificCharacterSet")
         letters = Letters(cast(Session, self._archive))
         named = [(str(s.StudyInstanceUID), values_of(s, "PatientName")) for s in self._studies]
         named = [(uid, name) for uid, name in named if name][:_NAMES]
@@ -372,15 +390,15 @@ class Probing:
                     NO, f"{shown}; {odd} of {len(named)} names lack letters that the archive has", ", ".join(sets)
                 )
         whole = None
-        if self._full_name and not self._full_name.isascii() and self._target:
-            whole = self._target.name == self._full_name
+        if self._name_in_image and not self._name_in_image.isascii() and self._target:
+            whole = self._target.name == self._name_in_image
         if whole is False:
-            return Fact(NO, f"{shown}; letters of a name were lost on the way", ", ".join(sets))
-        told = "a name beyond ASCII came whole" if whole else "not tested whether letters are lost: no such name came"
+            return Fact(NO, f"{shown}; a name in a response lacks letters that the image has", ", ".join(sets))
+        tested = "a name beyond ASCII came whole" if whole else "no name beyond ASCII came, so losses were not tested"
         one_byte = bool(sets) and not any(name in ("ISO_IR 192", "GB18030", "GBK") for name in sets)
         if one_byte and len(sets) == 1 and "ISO 2022" not in sets[0]:
-            return Fact(PARTLY, f"{shown}, which lacks the letters of other scripts; {told}", ", ".join(sets))
-        return Fact(YES if sets else NOT_TESTED, f"{shown}; {told}", ", ".join(sets))
+            return Fact(PARTLY, f"{shown}, which lacks the letters of other scripts; {tested}", ", ".join(sets))
+        return Fact(YES if sets else NOT_TESTED, f"{shown}; {tested}", ", ".join(sets))
 
     # Retrieval
 
@@ -388,10 +406,10 @@ class Probing:
         targets = list(islice(self._targets(), _TARGETS))
         for service, fetch in (("get", self._get), ("move", self._move)):
             self._ask(service, partial(self._fetch_one, service, fetch, targets))
-        self._ask("kept", self._kept)
+        self._ask("kept", self._syntax_kept)
 
     def _targets(self) -> Iterator[Target]:
-        """Something small, the best first: no images of many frames, and not all of one series."""
+        """Yield small objects, the best first: one per series, without multi-frame images."""
         studies = {str(study.StudyInstanceUID): study for study in self._studies}
         series_of = {_series_of(series): series for series in self._series}
 
@@ -402,7 +420,7 @@ class Probing:
             series = series_of[_series_of(image)]
             private = str(image.get("SOPClassUID") or "") not in REGISTERED | {""}
             size = _SIZES.get(str(series.get("Modality", "")), 2)
-            # A name beyond ASCII shows what becomes of such names.
+            # An image with a name beyond ASCII shows whether letters are lost.
             return private or size > 1, name(series).isascii(), size, _count(series) or _MANY_IMAGES
 
         first_of = {_series_of(image): image for image in reversed(self._images)}
@@ -424,14 +442,14 @@ class Probing:
                     yield _target(series, name(series))
 
     def _fetch_one(self, service: str, fetch: Callable[[Target], Fact], targets: list[Target]) -> Fact:
-        """The first of the targets that comes."""
+        """Fetch the targets one after the other until one arrives."""
         if service == "move" and not self._node.receiver_port:
             raise _NotTested(
-                f"receiver_port is not set. Have AE title {self._node.destination} declared on the PACS with the "
-                "address of this machine and a port, give that port as receiver_port, and probe again"
+                f"receiver_port is not set. Ask the PACS team to declare AE title {self._node.destination} with the "
+                "address of this machine and a port; set receiver_port to that port, and probe again"
             )
         if not targets:
-            raise _NotTested("no small image was seen")
+            raise _NotTested("no small image was found")
         fact = Fact(NO, "")
         for target in targets:
             try:
@@ -439,7 +457,7 @@ class Probing:
             except ReceiverError:
                 raise
             except PacsError as error:
-                fact = Fact(NO, self._said(error))
+                fact = Fact(NO, self._text_of(error))
                 if not error.of_series:
                     break
             if fact.state == YES:
@@ -451,14 +469,14 @@ class Probing:
         session = self._archive.session
         classes = [target.sop_class] if target.sop_class else likely_classes(target.modality)
         started = time.perf_counter()
-        outcome = self._archive.insist(lambda: session.get(target.identifier, classes))
-        return self._came("get", target, session.take(), outcome, time.perf_counter() - started)
+        outcome = self._archive.with_retry(lambda: session.get(target.identifier, classes))
+        return self._retrieve_fact("get", target, session.take(), outcome, time.perf_counter() - started)
 
     def _move(self, target: Target) -> Fact:
         with self._leases.acquire(series_lease(target.series), wait=0):
             spool = self._receivers.spool()
             for item in self._arrived(spool, target):
-                item.path.unlink(missing_ok=True)  # of an attempt that was killed; else it would pass for ours
+                item.path.unlink(missing_ok=True)  # left by a killed attempt; it must not count as the answer
             started = time.perf_counter()
 
             def move() -> RetrieveResult:
@@ -466,32 +484,40 @@ class Probing:
                     target.identifier, self._node.destination, partial(waiting, spool, target.series)
                 )
 
-            outcome = self._archive.insist(move)
+            outcome = self._archive.with_retry(move)
             until = time.monotonic() + (0 if outcome.failed else _ARRIVAL_GRACE)
-            while not (came := self._arrived(spool, target)) and time.monotonic() < until:
+            while not (items := self._arrived(spool, target)) and time.monotonic() < until:
                 pause(0.02, self._cancelled)
             seconds = time.perf_counter() - started
-            return self._came("move", target, came, outcome, seconds)
+            return self._retrieve_fact("move", target, items, outcome, seconds)
 
     def _arrived(self, spool: Path, target: Target) -> list[ReceivedObject]:
         with storage_errors("the spool"):
-            return [item for item in spooled(spool, target.series) if target.is_it(item)]
+            return [item for item in spooled(spool, target.series) if target.is_requested(item)]
 
-    def _came(
+    def _retrieve_fact(
         self, service: str, target: Target, items: list[ReceivedObject], outcome: RetrieveResult, seconds: float
     ) -> Fact:
-        """Judge what a retrieve brought, and remove it."""
+        """Return the fact about a retrieval, and remove its objects.
+
+        Args:
+            service: get or move.
+            target: what was requested.
+            items: what arrived.
+            outcome: the final response.
+            seconds: duration.
+        """
         try:
-            mine = [item for item in items if target.is_it(item)]
-            if not mine:
+            requested = [item for item in items if target.is_requested(item)]
+            if not requested:
                 said = "reports success, but" if outcome.status == 0 else "does not send it, and"
                 return Fact(NO, f"the archive {said} nothing arrived (0x{outcome.status:04X}, {outcome.failed} failed)")
-            item = mine[0]
+            item = requested[0]
             if target.sop_class not in ("", item.sop_class_uid):
-                return Fact(NO, "what came is of another SOP class than the archive had told")
+                return Fact(NO, "the object has another SOP class than the archive returned for it")
             self._sent_as[service] = item.transfer_syntax_uid
             head = dcmread(item.path, stop_before_pixels=True, specific_tags=["PatientName"])
-            self._full_name = "".join(values_of(head, "PatientName"))
+            self._name_in_image = "".join(values_of(head, "PatientName"))
             uid = UID(item.sop_class_uid)
             kind = "private SOP class" if uid.is_private else uid.name
             size, syntax = max(1, item.size // 1024), _syntax(item.transfer_syntax_uid)
@@ -501,10 +527,11 @@ class Probing:
             for item in items:
                 item.path.unlink(missing_ok=True)
 
-    def _kept(self) -> Fact:
+    def _syntax_kept(self) -> Fact:
+        """Return whether the archive sends images in the transfer syntax in which they are stored."""
         sent = self._sent_as
         if not sent:
-            raise _NotTested("no image came")
+            raise _NotTested("no image arrived")
         stored = self._target.stored_as if self._target else ""
         if stored:
             changed = [f"C-{service.upper()}" for service, syntax in sent.items() if syntax != stored]
@@ -516,7 +543,7 @@ class Probing:
         ways = " and ".join(f"C-{service.upper()}" for service in sent)
         return Fact(
             NOT_TESTED,
-            f"{ways} sent {_syntax(next(iter(sent.values())))}; whether it is stored so, the archive does not tell "
+            f"{ways} sent {_syntax(next(iter(sent.values())))}; the archive does not return the stored transfer syntax "
             "(AvailableTransferSyntaxUID)",
         )
 
@@ -531,8 +558,8 @@ def _count(series: Dataset) -> int | None:
     return int(values[0]) if values and values[0].isdigit() else None
 
 
-def _taking_turns(series: list[Dataset]) -> Iterator[Dataset]:
-    """One series of each modality, then the next of each."""
+def _in_turns(series: list[Dataset]) -> Iterator[Dataset]:
+    """Yield one series of each modality, then the next of each, and so on."""
     by_modality: dict[str, list[Dataset]] = {}
     for item in series:
         by_modality.setdefault(str(item.get("Modality", "")), []).append(item)
@@ -555,20 +582,20 @@ def probe(
     cancelled: Callable[[], bool] = lambda: False,
     progress: Progress = lambda question: None,
 ) -> Findings:
-    """Find out how an archive behaves, over one association at a time and with narrow questions.
+    """Find out what an archive supports, over one association at a time and with narrow queries.
 
-    Every question may fail by itself: its answer is then that it was not found out. What is fetched to see that
-    it comes is removed at once; no value of a patient is in what is returned.
+    A question that fails does not affect the others; its answer says that it was not tested. Fetched images are removed
+    at once. The findings contain no values of patients.
 
     Args:
-        node: the archive, and our receiver if C-MOVE to us is to be tried.
-        workplace: a folder for what is fetched; made, and gone at the end.
-        leases: those that everybody shares who talks to the archive.
-        cancelled: asked now and then; True ends the probe.
-        progress: told what is asked next.
+        node: the archive. C-MOVE to us is tested if it has a receiver_port.
+        workplace: folder for temporary files; it is created, and removed at the end.
+        leases: the leases that enforce the limits of the archive.
+        cancelled: called regularly; True ends the probe.
+        progress: called with the name of each question.
 
     Raises:
-        Cancelled: somebody wants it to end.
+        Cancelled: `cancelled` returned True.
         StorageError: the workplace cannot be written.
     """
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a probe is asked for."""
+"""The request of a probe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pacsifier_ops.runs import options as common
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """Which archive is asked what it can do."""
+    """The archive to probe."""
 
     pacs: str = common.node(section=Section.WHAT)
     config: str = common.configuration(Section.WHAT)

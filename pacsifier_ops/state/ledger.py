@@ -55,8 +55,8 @@ class Entry:
             return False
         return status.st_mtime_ns == self.mtime_ns or digest(path) == self.sha256
 
-    def gone_on(self, folder: Path) -> bool:
-        """Return whether the file was passed on and is not in `folder` any more."""
+    def is_removed(self, folder: Path) -> bool:
+        """Return whether the file was handed on, and then removed from `folder`."""
         return bool(self.handed_on) and not os.path.lexists(folder / self.file)
 
 

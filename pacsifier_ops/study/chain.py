@@ -198,7 +198,7 @@ class Chain:
             return
         folder = self._identified / series.folder
         for uid, entry in SeriesLedger(self._fetched.state, series.series).entries.items():
-            there = entry.gone_on(folder) or entry.proven_by(folder)
+            there = entry.is_removed(folder) or entry.proven_by(folder)
             yield _Held(uid, readable(Path(series.folder, entry.file)), entry.size, entry.mtime_ns, there)
 
     def lying(self, series: StudySeries, files: Iterable[list[Any]]) -> Iterator[_Held]:

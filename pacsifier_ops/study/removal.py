@@ -228,7 +228,7 @@ def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) ->
         for uid, entry in entries.items():
             if cancelled():
                 raise Cancelled("stopped on request")
-            if entry.gone_on(tree.root / folder):
+            if entry.is_removed(tree.root / folder):
                 series.handed_on += 1
                 series.lost += not of_series.is_there(uid)
             elif os.path.lexists(tree.root / folder / entry.file):
@@ -250,7 +250,7 @@ def _remove(tree: Tree, places: Places, series: SeriesListing, removed: Removed)
     going: dict[Path, Copy] = {}
     for uid, copy in series.go.items():
         path, entry = folder / copy.file, ledger.entries.get(uid)
-        if entry is None or not (entry.gone_on(folder) or _as_listed(path, places, copy)):
+        if entry is None or not (entry.is_removed(folder) or _as_listed(path, places, copy)):
             removed.kept += 1
             continue
         entry.handed_on = entry.handed_on or now()

@@ -1,4 +1,4 @@
-"""A run that asks several archives: who is asked for which row, and what is fetched from where."""
+"""Runs with several archives: which archive is queried for which row, and where each series is fetched."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.archive
 OLD = series("P1", study_date="20100101", study_uid="2.25.10", series_uid="2.25.101", n_images=2)
 NEW = series("P2", study_date="20200101", study_uid="2.25.20", series_uid="2.25.201", n_images=3)
 LATER = series("P1", study_date="20210101", study_uid="2.25.11", series_uid="2.25.111", n_images=1)
-#: In both; the VNA has it whole, the PACS part of it.
+#: A study in both: the VNA has all of it, the PACS a part.
 BOTH = series("P3", study_date="20150101", study_uid="2.25.30", series_uid="2.25.301", n_images=4)
 
 ROWS = [{"PatientID": name} for name in ("P1", "P2", "P3", "NOBODY")]
@@ -33,7 +33,7 @@ ROWS = [{"PatientID": name} for name in ("P1", "P2", "P3", "NOBODY")]
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Iterator[tuple[EmbeddedPacs, EmbeddedPacs]]:
-    """A PACS with what is recent, and a VNA with what is old."""
+    """Start a PACS with recent studies, and a VNA with old ones."""
     with (
         serving([*NEW, *LATER, *BOTH[:2]], tmp_path / "pacs") as pacs,
         serving([*OLD, *BOTH], tmp_path / "vna") as vna,
@@ -62,7 +62,7 @@ def fetched(account: RunAccount) -> dict[str, tuple[str, int]]:
 def test_a_row_is_asked_at_one_archive_after_the_other_until_it_is_found(archives: Any, tmp_path: Path) -> None:
     account = extract(nodes(archives), tmp_path / "out")
     assert [row.state for row in account.rows] == ["found", "found", "found", "empty"]
-    # Of P1 the PACS has a study, so the VNA is not asked; of P3 it has part of one.
+    # The PACS has a study of P1 and a part of a study of P3, so the VNA is not queried for these.
     assert fetched(account) == {"2.25.201": ("pacs", 3), "2.25.111": ("pacs", 1), "2.25.301": ("pacs", 2)}
     _, vna = archives
     asked = {str(query.PatientID) for _, query in vna.queries if query.get("PatientID")}
@@ -81,7 +81,7 @@ def test_all_archives_are_asked_and_what_two_hold_is_fetched_once(archives: Any,
         "2.25.201": ("pacs", 3),
         "2.25.111": ("pacs", 1),
         "2.25.101": ("vna", 2),
-        "2.25.301": ("vna", 4),  # which has more of it
+        "2.25.301": ("vna", 4),  # the archive with more images
     }
     assert [row.series for row in account.rows] == [2, 1, 1, 0]
     sent = [str(identifier.SeriesInstanceUID) for archive in archives for _, _, identifier in archive.retrieves]

@@ -1,4 +1,4 @@
-"""What arrives is what was asked for: identity of patient, study, series and instance, against archives that err."""
+"""Only objects of the requested patient, study, series and instance are used, whatever archives and others send."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ METHODS = pytest.mark.parametrize("method", ["get", "move"])
 def series(
     study: str, uid: str, instances: list[str], patient: str = "P", description: str = "AX", **attributes: Any
 ) -> list[Dataset]:
-    """Small images of one series, of UIDs that are given below one root."""
+    """Make small images of one series, with given UIDs below one root."""
     images = phantom(patient, n_images=len(instances), SeriesDescription=description, **attributes)
     for image, instance in zip(images, instances, strict=True):
         image.StudyInstanceUID, image.SeriesInstanceUID = f"2.25.1.{study}", f"2.25.2.{uid}"
@@ -55,7 +55,7 @@ def series(
 
 
 def other(images: list[Dataset], folder: Path, **attributes: str) -> list[Path]:
-    """The same instances with other pixels and attributes, as files."""
+    """Write the same instances with other pixels and attributes to files."""
     changed = copy.deepcopy(images)
     for image in changed:
         image.PixelData = bytes(value ^ 1 for value in image.PixelData)
@@ -66,7 +66,7 @@ def other(images: list[Dataset], folder: Path, **attributes: str) -> list[Path]:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Callable[..., EmbeddedPacs]]:
-    """Makes an archive of lists of images, each list in a folder of its own: SOP Instance UIDs may repeat."""
+    """Return a function that starts an archive with lists of images, each in its own folder, as UIDs may repeat."""
     with serving([], tmp_path / "empty") as pacs:
 
         def serve(*lists: list[Dataset]) -> EmbeddedPacs:
@@ -78,7 +78,7 @@ def served(tmp_path: Path) -> Iterator[Callable[..., EmbeddedPacs]]:
 
 
 def images_in(out: Path) -> dict[str, Dataset]:
-    """The images of an output folder, by their paths."""
+    """Return the images of an output folder, by their paths."""
     return {str(path.relative_to(out)): dcmread(path) for path in sorted(out.rglob("*.dcm"))}
 
 
@@ -88,7 +88,7 @@ def only(account: RunAccount) -> SeriesAccount:
 
 
 def quarantined(run: Run) -> list[tuple[str, str]]:
-    """Reason and SOP Instance UID of each object in the quarantine of a run."""
+    """Return reason and SOP Instance UID of each object in the quarantine of a run."""
     files = [path for path in run.quarantine.rglob("*") if path.is_file()]
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in files)
     return sorted((path.parent.name, str(dcmread(path).SOPInstanceUID)) for path in files)
@@ -101,7 +101,7 @@ def run_of(account: RunAccount) -> Run:
 
 
 def send(port: int, files: list[Path]) -> None:
-    """What anybody who knows our receiver can do."""
+    """Send objects to our receiver, as any node can that knows its address."""
     ae = AE("STRANGER")
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     association = ae.associate("127.0.0.1", port, ae_title="PACSIFIER", evt_handlers=HANDLERS)
@@ -113,7 +113,7 @@ def send(port: int, files: list[Path]) -> None:
 
 @contextmanager
 def standing(pacs: EmbeddedPacs, folder: Path) -> Iterator[StorageReceiver]:
-    """A standing receiver, where the archive sends to."""
+    """Start a standing receiver to which the archive sends."""
     port = pacs.destinations["PACSIFIER"][1]
     with (
         StorageReceiver("PACSIFIER", port, folder / "spool", host="127.0.0.1") as receiver,
@@ -147,7 +147,7 @@ def test_two_studies_hold_series_of_one_uid(
     assert sorted(folders.values()) == ["FIRST", "SECOND"]
     assert all(text in (out / f"{folder}.csv").read_text() for folder, text in folders.items())
     assert {row["StudyInstanceUID"] for row in log_of(out)} == {"2.25.1.1", "2.25.1.2"}
-    # Again: each is known by itself, and nothing is fetched.
+    # A second run knows each of them, and fetches nothing.
     again = extract(node_of(pacs, method=method), rows, out)
     assert again.verdict == "complete" and [one.received for one in again.series] == [0, 0]
     assert len(pacs.sent) == 5
@@ -169,7 +169,7 @@ def test_two_series_and_two_studies_hold_instances_of_one_uid(
 
 
 def test_what_an_earlier_version_fetched_is_known(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
-    """It knew series by their own UID alone."""
+    """It identified series by their Series Instance UID only."""
     pacs, out = served(FIRST), tmp_path / "out"
     first = extract(node_of(pacs), [{"PatientID": "P"}], out)
     tree = Tree.open(out)
@@ -193,7 +193,7 @@ def test_what_an_earlier_version_fetched_is_known(served: Callable[..., Embedded
     assert len(images_in(out)) == 5
 
 
-# Of the patient who was asked for
+# Objects of other patients
 
 
 CORRECTED = {"PatientID": {"OLD": "NEW"}}
@@ -232,7 +232,7 @@ def test_they_are_accepted_in_words(served: Callable[..., EmbeddedPacs], tmp_pat
 def test_what_the_archive_gives_somebody_else_is_not_accepted(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, method: str
 ) -> None:
-    """A series under two patients; by the row's PatientID the archive tells of one of them only."""
+    """The archive has a series under two patients, and returns only the one with the row's PatientID."""
     pacs = served(series("1", "1", ["1", "2"], patient="PA") + series("1", "1", ["3"], patient="PB"))
     rows = [{"PatientID": "PA", "accept_patient_id_of": "archive"}]
     account = extract(node_of(pacs, method=method), rows, tmp_path / "out")
@@ -294,7 +294,7 @@ def test_two_versions_of_an_instance(
     assert one.missing_uids == ["2.25.3.1", "2.25.3.2"] and "none of them is used" in one.reason
     assert [image.SOPInstanceUID for image in images_in(tmp_path / "out").values()] == ["2.25.3.3"]
     assert quarantined(run_of(account)) == [("two-versions", f"2.25.3.{n}") for n in (1, 1, 2, 2)]
-    # The archive has been put right.
+    # The archive has been corrected.
     pacs.faults.intruders = []
     assert extract(node_of(pacs, method=method), [{"PatientID": "P"}], tmp_path / "out").verdict == "complete"
 
@@ -322,18 +322,18 @@ def test_what_is_there_stays_when_something_else_comes(served: Callable[..., Emb
     account = extract(node_of(pacs), [{"PatientID": "P"}], out)
     one = only(account)
     assert (one.state, one.present, one.received, one.missing) == ("incomplete", 1, 1, 0)
-    assert "differ from those" in one.reason and kept.read_bytes() == before
+    assert "differ from objects with the same" in one.reason and kept.read_bytes() == before
     assert quarantined(run_of(account)) == [("not-as-before", "2.25.3.1")]
 
 
 def test_a_stranger_plants_objects_while_the_pacs_sends(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into the standing receiver: of the UIDs that are asked for, in many versions, and of others."""
+    """Another node sends many versions of the requested UIDs, and other UIDs, to the standing receiver."""
     images = series("1", "1", ["1", "2", "3"])
     pacs, out = served(images), tmp_path / "out"
     files = [path for n in range(4) for path in other(images[:1], tmp_path / f"v{n}", PatientName=f"Evil^{n}")]
-    files += write(images[1:2], tmp_path / "copy")  # the same object, by somebody else
+    files += write(images[1:2], tmp_path / "copy")  # the same object, from another sender
     files += other(series("1", "1", ["9"]), tmp_path / "unlisted") + other(series("5", "5", ["5"]), tmp_path / "alien")
     with standing(pacs, tmp_path) as receiver:
         send(receiver.port, files)
@@ -346,7 +346,7 @@ def test_a_stranger_plants_objects_while_the_pacs_sends(
     assert {str(image.PatientName) for image in found} == {"Phantom^Patient"}
     versions = [("two-versions", "2.25.3.1")] * 5
     assert quarantined(run_of(account)) == [*versions, ("unasked", "2.25.3.9")]
-    # Of another series: that is nobody's, and stays with the receiver.
+    # An object of another series belongs to no run, and stays with the receiver.
     assert [path.parent.name for path in receiver.spool.glob("[0-9]*/*")] == ["2.25.1.5_2.25.2.5"]
 
 
@@ -399,7 +399,7 @@ def test_what_comes_while_the_archive_can_send_nothing_is_not_its_own(
 def test_what_lay_in_the_spool_before_is_compared_with_what_the_archive_sends(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, same: bool
 ) -> None:
-    """Even where its first attempt to send ends badly: what a killed attempt has left is the same, a stranger's not."""
+    """Objects in the spool before the request are used only if the archive sends the same ones."""
     images = series("1", "1", ["1", "2"])
     pacs = served(images)
     pacs.faults.abort_after = 0
@@ -433,7 +433,7 @@ def test_quarantine_never_overwrites(tmp_path: Path) -> None:
     assert not quarantine.counts(SeriesId("1.1", "1.3")) and not quarantine.counts()
 
 
-# Whose a study is
+# Studies under two patients
 
 
 PA = series("1", "1", ["1", "2"], patient="PA", PatientName="Alpha^Anna", PatientBirthDate="19500101")
@@ -459,7 +459,7 @@ def test_a_study_under_two_patients(
 
 
 def test_a_series_under_two_patients(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
-    """A copy of a study, given to somebody else: no retrieval by UIDs can tell them apart."""
+    """A copy of a study for another patient: a retrieval by UIDs cannot distinguish the two."""
     copied = series("1", "1", ["1", "2"], patient="PB", PatientName="Beta^Bob", PatientBirthDate="19600101")
     pacs = served(PA, copied, series("9", "9", ["9"], patient="PA", PatientName="Alpha^Anna"))
     one_row = extract(node_of(pacs), [{"PatientID": "PA"}], tmp_path / "one")
@@ -523,7 +523,7 @@ def test_a_receiver_that_is_just_starting(tmp_path: Path) -> None:
 
 
 def test_a_slot_without_a_word_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its holder has taken it, and not said yet who it is; or died in that moment."""
+    """A process has created the file of a slot and not yet written its owner, or died in that moment."""
     leases = Leases(tmp_path / "leases")
     with announce(leases, "PACSIFIER", 11113, tmp_path):
         (slot,) = (tmp_path / "leases").glob("*/slot-0")
@@ -544,7 +544,7 @@ def test_a_slot_without_a_word_is_waited_for(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("seed", range(16))
 def test_in_any_small_world(tmp_path: Path, seed: int) -> None:
-    """No file outside quarantine is another patient's or study's than was asked for, and all that came is told of."""
+    """Every file outside quarantine belongs to the requested patient and study, and every object is reported."""
     chance = random.Random(seed)
     world = _World(chance, tmp_path)
     with serving([], tmp_path / "empty") as pacs:
@@ -570,7 +570,7 @@ def test_in_any_small_world(tmp_path: Path, seed: int) -> None:
     assert len(whole) == len(images)
     planned = {(series.study_uid, series.series_uid) for series in account.series}
     assert {(study, uid) for _, study, uid, _ in whole} <= planned
-    # A file that is there is the archive's, and the only one of its instance that came.
+    # A file in the output folder is the archive's, and the only object of its instance that arrived.
     digests = {world.digest(dcmread(path)) for path in world.archived + world.intruders}
     assert {world.digest(image) for image in images} <= digests
     apart = [path for path in run.quarantine.rglob("*") if path.is_file()]
@@ -582,14 +582,14 @@ def test_in_any_small_world(tmp_path: Path, seed: int) -> None:
     came = {world.digest(dcmread(path)) for path in [*apart, *spooled]} | {world.digest(image) for image in images}
     sent = (world.intruders if pacs.retrieves else []) + (world.planted if node.method == "move" else [])
     assert {world.digest(dcmread(path)) for path in sent} <= came
-    # What is used is the only object of its instance that came.
+    # A used object is the only one of its instance that arrived.
     versions = {world.instance(dcmread(path)) for path in apart if path.parent.name != "not-as-before"}
     assert not versions & {world.instance(image) for image in images}
     shutil.rmtree(out)
 
 
 class _World:
-    """A few patients, studies and series with few UIDs, so that they meet; and what goes wrong with them."""
+    """A few patients, studies and series with few UIDs, so that they collide; and the faults of the archive."""
 
     def __init__(self, chance: random.Random, folder: Path) -> None:
         self.patients = ["P1", "P2", "P3"]

@@ -1,4 +1,4 @@
-"""Equal UIDs in two places, in real archives: what arrives is what was asked for, or the run says that it is not."""
+"""Equal UIDs of different objects in real archives: the requested objects arrive, or the run reports the difference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.peers
 METHODS = pytest.mark.parametrize("method", ["get", "move"])
 ANNA = {"patient": "PA", "PatientName": "Alpha^Anna", "PatientBirthDate": "19500101"}
 BOB = {"patient": "PB", "PatientName": "Beta^Bob", "PatientBirthDate": "19600101"}
-#: Two studies of P1 with series of one UID; a study of Anna and Bob; a series of Anna's that was copied for Bob.
+#: Two studies of P1 with series of one UID; a study of Anna and Bob; a series of Anna copied for Bob.
 HELD = [
     series("1", "7", ["10", "11"], patient="P1", StudyDate="20200101"),
     series("2", "7", ["20", "21", "22"], patient="P1", StudyDate="20200202"),
@@ -69,7 +69,7 @@ def test_a_study_under_two_patients(peer: Peer, tmp_path: Path, method: str, pat
 
 @METHODS
 def test_a_copy_for_another_patient(peer: Peer, tmp_path: Path, method: str) -> None:
-    """Patient, study, series and instance have one UID each: whose the object is, only the object tells."""
+    """Two patients have objects with equal UIDs: only PatientID in the object distinguishes them."""
     for rows in (["QA"], ["QB"], ["QA", "QB"]):
         out = tmp_path / "-".join(rows)
         account = fetched(peer, method, out, *rows)

@@ -133,7 +133,7 @@ def test_run_again_and_heal(pacs: Pacs, tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once(pacs: Pacs, tmp_path: Path) -> None:
-    """Both want the same series in the same folder; every instance is there once, whole."""
+    """Two runs fetch the same series into the same folder; every instance is there once, and complete."""
     row = {"PatientID": "KEYS"}
     table = write_table(tmp_path / "table.csv", [row])
     config, out = pacs.peer.config(tmp_path), tmp_path / "out"
@@ -144,7 +144,7 @@ def test_two_runs_at_once(pacs: Pacs, tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_in_two_folders(archive: Pacs, tmp_path: Path) -> None:
-    """They share our one AE title and port; each gets what it asked for."""
+    """Two runs share our AE title and port; each gets the series that it requested."""
     rows, runs = [{"PatientID": "KEYS"}, {"PatientID": "TWINS"}], []
     config = archive.peer.config(tmp_path)
     for number, row in enumerate(rows):
@@ -167,7 +167,7 @@ def test_one_bad_row_does_not_stop_the_others(archive: Pacs, tmp_path: Path) -> 
     extract(config, table, tmp_path / "out", "--save", "--accept_incomplete").ended(0)
 
 
-# What breaks; on an Orthanc of their own, which is stopped and started at will
+# Failures; with a separate Orthanc, which the tests stop and start
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def fragile_orthanc(tmp_path_factory: pytest.TempPathFactory, long_files: list[P
 
 @pytest.fixture(params=["get", "move"])
 def fragile(request: pytest.FixtureRequest, fragile_orthanc: tuple[Peer, Truth]) -> Pacs:
-    """An Orthanc that holds one patient of twelve series of twenty images; it answers everybody."""
+    """Start an Orthanc with a patient of twelve series of twenty images; it accepts every calling AE title."""
     return Pacs(*fragile_orthanc, request.param)
 
 
@@ -200,7 +200,7 @@ def long_table(tmp_path: Path) -> Path:
 
 
 def when_underway(process: subprocess.Popen[str], out: Path, peer: Peer) -> None:
-    """Freeze the archive as soon as the first series is on disk, so that the run is caught in the middle."""
+    """Freeze the archive as soon as the first series is on disk, in the middle of the run."""
     deadline = time.monotonic() + 30
     while not files(out):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -238,7 +238,7 @@ def test_pacs_silent_for_a_while(fragile: Pacs, long_table: Path, tmp_path: Path
 
 
 def test_pacs_stopped_and_back(fragile: Pacs, long_table: Path, tmp_path: Path) -> None:
-    """The connections break in mid-transfer; the archive is back a moment later, and the run goes on."""
+    """The connections break during a transfer; the archive is soon back, and the run continues."""
     out = tmp_path / "out"
     process = start(fragile.peer.config(tmp_path), long_table, out, *flags(fragile))
     try:
@@ -270,7 +270,7 @@ def refused(pacs: Pacs, tmp_path: Path, *more: str, **changes: object) -> Result
 
 
 def test_wrong_called_ae_title(loaded_peer: Callable[[str], tuple[Peer, Truth]], tmp_path: Path) -> None:
-    """Only dcmqrscp minds: Orthanc accepts any called AE title unless told otherwise."""
+    """dcmqrscp refuses it; Orthanc accepts any called AE title by default."""
     pacs = Pacs(*loaded_peer("dcmqrscp"), "get")
     assert "ELSEWHERE" in refused(pacs, tmp_path, server_AET="ELSEWHERE").said
 
@@ -295,7 +295,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 
 def test_disk_full(fragile: Pacs, long_table: Path, tmp_path: Path) -> None:
-    """Nothing half-written stays; with more room the next run completes."""
+    """No incomplete file stays; the next run, with more space, is complete."""
     with disk(tmp_path / "small", "size=512k") as out:
         config = fragile.peer.config(tmp_path)
         result = extract(config, long_table, out, *flags(fragile)).ended(1, 3)
@@ -322,7 +322,7 @@ def test_out_folder_not_writable(archive: Pacs, tmp_path: Path) -> None:
 
 
 def test_cohort_larger_than_allowed(archive: Pacs, tmp_path: Path) -> None:
-    """Nothing is fetched; the size is told; raising the limit for this run lets it go on."""
+    """Nothing is fetched, and the size is reported; a higher limit for the run lets it continue."""
     table = write_table(tmp_path / "table.csv", [{"PatientID": "TWINS"}])
     config, series = archive.peer.config(tmp_path), archive.truth.series({"PatientID": "TWINS"})
     result = extract(config, table, tmp_path / "out", "--save", "--max_series", str(len(series) - 1)).ended(2)

@@ -1,4 +1,4 @@
-"""Tables that are handed in: checked as a whole, kept under an opaque id, and shown as they were understood."""
+"""Intake of query tables: they are checked as a whole, kept under an opaque id, and shown as they were read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.disks import disk, mount
 
 
 def take(data: str | bytes, **options: str) -> dict[str, Any]:
-    """What is answered on a table; it is plain data."""
+    """Return the answer to a table, after a check that it is plain JSON."""
     taken = intake.check_and_keep(data.encode() if isinstance(data, str) else data, options).as_json()
     return dict(json.loads(json.dumps(taken)))
 
@@ -67,7 +67,7 @@ def test_how_a_table_is_read_is_kept_with_it(state_root: Path) -> None:
     assert (problem["line"], problem["column"], problem["value"]) == (3, "StudyDate", "05/12/2015")
     nothing: dict[str, Any] = dict.fromkeys(("sheet", "hidden_rows", "date_format", "match"))
     assert reading_options(taken["request"], nothing) == said
-    # What a run says itself counts, and only a request keeps anything.
+    # The params of a run have priority, and only requests keep options.
     assert reading_options(taken["request"], {**nothing, "match": "wildcards"}) == {**said, "match": "wildcards"}
     assert reading_options("queries/demo.csv", nothing) == {}
     assert reading_options(take("PatientID\n1\n")["request"], nothing) == {}

@@ -1,4 +1,4 @@
-"""Moving series to another node: what the counts of the PACS say, and what the destination says."""
+"""Moves of series to another node: the counts of the PACS, and the list of the destination."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = [{"PatientID": "P"}]
 
 @contextmanager
 def two(tmp_path: Path, images: int = 5) -> Iterator[tuple[EmbeddedPacs, EmbeddedPacs]]:
-    """An archive that holds a series, and another that it can move it to as ARCHIVE2."""
+    """Start an archive with a series, and a second one, to which it can move as ARCHIVE2."""
     with EmbeddedPacs() as source, EmbeddedPacs(aet="ARCHIVE2", folder=tmp_path / "second") as second:
         source.add(write(series("P", n_images=images), tmp_path / "first"))
         source.destinations["ARCHIVE2"] = (second.host, second.port)
@@ -47,7 +47,7 @@ def source_node(source: EmbeddedPacs, **fields: Any) -> PacsNode:
 def moved(
     node: PacsNode, out: Path, destination: PacsNode | None = None, **request: Any
 ) -> tuple[RunAccount, SeriesAccount]:
-    """A whole run that moves; returns its accounts and those of its only series."""
+    """Run a move; return its account and that of its only series."""
     run = Run.fresh()
     asked = Request(write_table(run.folder / "table.csv", ROWS), out, retrieve="move", **request)
     for batch in steps.prepare(run, asked, node, destination=destination):
@@ -64,7 +64,7 @@ def second_node(second: EmbeddedPacs) -> PacsNode:
 
 @pytest.fixture(params=[False, True], ids=["counts only", "destination asked"])
 def asked(request: pytest.FixtureRequest) -> bool:
-    """Whether the destination is asked what it holds."""
+    """Parametrize whether the destination is queried."""
     return bool(request.param)
 
 
@@ -166,7 +166,7 @@ def test_a_destination_that_loses_what_it_took_is_found_out(tmp_path: Path) -> N
         account, one = moved(source_node(source), tmp_path / "out", second_node(second))
         assert account.verdict == INCOMPLETE and one.missing_uids == [lost]
         assert "the archive reports 1 of them as sent, and ARCHIVE2 does not list them" in one.reason
-        # Counts alone cannot tell.
+        # The counts of the PACS do not show it.
         account, one = moved(source_node(source), tmp_path / "out again")
     assert account.verdict == COMPLETE
 
@@ -208,7 +208,7 @@ def test_a_connection_that_breaks_in_the_middle(tmp_path: Path, asked: bool) -> 
         account, one = moved(source_node(source), tmp_path / "out", second_node(second) if asked else None)
         assert uids(second) == uids(source)
     assert account.verdict == COMPLETE and one.received == 5
-    # Where the destination cannot be asked, nobody knows what came before the connection broke.
+    # If the destination cannot be queried, it is unknown what arrived before the connection broke.
     assert len(second.offered) == (5 if asked else 7)
 
 
@@ -223,7 +223,7 @@ def test_an_archive_that_lists_no_instances(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_is_silent_while_it_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orthanc, for one, says nothing until all is sent."""
+    """Some archives, such as Orthanc, send no pending responses."""
     monkeypatch.setattr(EmbeddedPacs, "_responder", _mute(EmbeddedPacs._responder))
     with two(tmp_path) as (source, second):
         second.faults.delay = 0.7  # for all five longer than the time-out, for one much shorter
@@ -233,7 +233,7 @@ def test_an_archive_that_is_silent_while_it_sends(tmp_path: Path, monkeypatch: p
 
 
 def _mute(responder: Any) -> Any:
-    """Without the answers that are not the last."""
+    """Return a responder without pending responses."""
 
     def responding(self: EmbeddedPacs, event: Any, wanted: Any) -> Any:
         send = responder(self, event, wanted)
@@ -280,7 +280,7 @@ def test_instances_of_a_destination_are_listed_after_some_patience(
         def late(self: move.Mover, planned: Any) -> set[str] | None:
             looks.append(1)
             found = listed(self, planned)
-            return found if len(looks) != 2 else set()  # the first look after the move comes too early
+            return found if len(looks) != 2 else set()  # the first query after the move comes too early
 
         monkeypatch.setattr(move.Mover, "listed_at_destination", late)
         account, _ = moved(source_node(source), tmp_path / "out", second_node(second))

@@ -29,7 +29,7 @@ PAIRS = [(Orthanc, Orthanc), (Orthanc, Dcmqrscp), (Dcmqrscp, Orthanc)]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three series of two patients."""
+    """Make three series of two patients."""
     folder = tmp_path_factory.mktemp("files")
     images = [
         *phantom_series(patient_id="MOVE1", patient_name="Move^One", n_images=5),
@@ -40,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 class Pair:
-    """A loaded source, an empty destination, and nodes of ours for both."""
+    """A source with images, an empty destination, and our nodes for both."""
 
     def __init__(self, source: Peer, second: Peer) -> None:
         self.source, self.second = source, second
@@ -51,11 +51,11 @@ class Pair:
     def move(
         self, patient: str, out: Path, asked: bool, tolerant: bool = False, move_aet: str = "SECOND"
     ) -> RunAccount:
-        """A whole run that moves a patient.
+        """Run a move of a patient.
 
         Args:
-            asked: the destination is asked what it holds.
-            tolerant: series that fail are no failure of the test.
+            asked: the destination is queried.
+            tolerant: series may fail.
         """
         node = self.node(self.source, move_aet)
         destination = self.node(self.second, "") if asked else None
@@ -71,7 +71,7 @@ class Pair:
 
 @pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join(kind.name for kind in pair))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, files: list[Path]) -> Iterator[Pair]:
-    """A source that holds the files, and a destination that is not started yet."""
+    """Start a source with the files, and make a destination that is not started yet."""
     first, second = request.param
     with opened(tmp_path_factory.mktemp("pair"), first, second, files) as found:
         yield found
@@ -79,7 +79,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @contextmanager
 def opened(folder: Path, first: type[Peer], second: type[Peer], files: list[Path]) -> Iterator[Pair]:
-    # What Nagle's algorithm costs between two archives, a test need not bear.
+    # Nagle's algorithm slows the transfer between two archives down.
     quick, port = {"TCP_NODELAY": "1"}, free_port()
     source = first(folder / "source", aet="FIRST", destinations={"SECOND": ("127.0.0.1", port)}, environment=quick)
     destination = second(
@@ -98,7 +98,7 @@ def of(files: list[Path], patient: str) -> list[Path]:
 
 
 def empty(peer: Peer) -> None:
-    """Start it anew, without what it held."""
+    """Restart the destination without objects."""
     peer.stop()
     shutil.rmtree(peer.folder, ignore_errors=True)
     peer.start()
@@ -111,10 +111,10 @@ def test_moved_whole_and_nothing_else(pair: Pair, files: list[Path], tmp_path: P
         assert account.verdict == COMPLETE
         assert sorted(s.received for s in account.series) == [3, 5]
         assert contents(pair.second) == contents(of(files, "MOVE1"))
-        # Again: nothing is to be moved.
+        # A second run moves nothing.
         account = pair.move("MOVE1", tmp_path / "out", asked)
         assert account.verdict == COMPLETE and sorted(s.present for s in account.series) == [3, 5]
-        # What the destination lost comes again; counts of another day alone would not tell.
+        # Instances that the destination lost are moved again; earlier counts would not show the loss.
         empty(pair.second)
     account = pair.move("MOVE1", tmp_path / "out", asked=True)
     assert account.verdict == COMPLETE and sorted(s.received for s in account.series) == [3, 5]
@@ -137,7 +137,7 @@ def test_a_destination_that_is_down_or_unknown(pair: Pair, tmp_path: Path) -> No
 
 
 def test_objects_that_the_destination_does_not_take(tmp_path: Path) -> None:
-    """dcmqrscp takes nothing compressed: Orthanc unpacks what it can, and gives up at what it cannot."""
+    """dcmqrscp accepts no compressed objects: Orthanc decompresses what it can, and stops at what it cannot."""
     files = cohort.build(tmp_path / "cohort")
     with opened(tmp_path, Orthanc, Dcmqrscp, files) as pair:
         pair.second.start()

@@ -1,4 +1,4 @@
-"""Objects that C-GET does not carry, and objects of UIDs that the standard forbids: fetched one by one, or told."""
+"""Objects that C-GET cannot transfer, and objects with invalid UIDs: they are fetched one by one, or reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METHODS = pytest.mark.parametrize("method", ["get", "move"])
 
 
 def referenced(image: Dataset) -> Dataset:
-    """The image as an archive holds it that leaves its pixels to JPIP."""
+    """Return the image with a reference to pixels on a JPIP server."""
     del image.PixelData
     image.PixelDataProviderURL = "jpip://archive.example/1"
     image.file_meta.TransferSyntaxUID = JPIP
@@ -36,7 +36,7 @@ def referenced(image: Dataset) -> Dataset:
 
 
 def called(uids: list[str], **attributes: Any) -> list[Dataset]:
-    """A series of instances of these UIDs."""
+    """Make a series of instances with these SOP Instance UIDs."""
     images = series("ODD", n_images=len(uids), **attributes)
     for image, uid in zip(images, uids, strict=True):
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uid
@@ -67,7 +67,7 @@ def fetched(pacs: EmbeddedPacs, out: Path, method: str = "auto", **fields: Any) 
 
 
 def mixed() -> list[Dataset]:
-    """A series of which C-GET carries two instances."""
+    """Make a series of which C-GET can transfer two instances."""
     classes = [CTImageStorage, CTImageStorage, PRIVATE_CLASS, CTImageStorage]
     images = series("ODD", n_images=4, SOPClassUID=lambda number: classes[number])
     return [*images[:3], referenced(images[3])]
@@ -160,7 +160,7 @@ def test_objects_of_new_instance_uids_are_told_as_what_they_are(
     pacs.faults.coerced = {"SOPInstanceUID"}
     account = extract(node_of(pacs, method=method), ROWS, tmp_path / "out")
     (one,), (row,) = account.series, account.rows
-    assert len(pacs.retrieves) == 1  # what is asked for once more has new UIDs once more
+    assert len(pacs.retrieves) == 1  # another request would bring new UIDs again
     assert (one.state, one.missing, one.quarantined) == ("incomplete", 3, 3)
     place = settings.state_root() / "runs" / account.run / "quarantine"
     assert "3 of 3 instances missing: as many came under UIDs that the archive does not list" in one.reason
@@ -195,5 +195,5 @@ def test_objects_that_are_announced_as_others_are_told(
     pacs = archive(series("ODD", n_images=2))
     pacs.faults.coerced = {"AffectedSOPInstanceUID"}
     one = fetched(pacs, tmp_path / "out", "get")
-    assert one.missing == 2 and "2 objects came that do not say" in one.reason
-    assert "or say another instance than was announced" in one.reason
+    assert one.missing == 2 and "2 objects came without their series or SOP Instance UID" in one.reason
+    assert "or with another SOP Instance UID than their C-STORE request" in one.reason

@@ -1,4 +1,4 @@
-"""The same of real archives: what they hold is fetched, whatever its UID and transfer syntax."""
+"""Objects with odd UIDs and transfer syntaxes in real archives are fetched."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UIDS = [*ODD, "1.2.826.0.1.3680043.10.1234.007", "1.2.826.0.1.3680043.10.1234.6"
 
 @pytest.fixture(scope="module", params=[Orthanc, Dcmqrscp], ids=lambda kind: kind.name)
 def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    """An archive that holds as much of a series of odd objects as it takes."""
+    """Start an archive with those objects of an odd series that it accepts."""
     folder = tmp_path_factory.mktemp("odd")
     peer: Peer = request.param(folder / "peer", environment={"TCP_NODELAY": "1"})
     images = called(UIDS)
@@ -33,7 +33,7 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     long = [uid for uid in UIDS if len(uid) > 64]
     try:
         peer.load([path for uid, path in files.items() if uid not in long])
-        if isinstance(peer, Orthanc):  # the library that sends takes no such UID
+        if isinstance(peer, Orthanc):  # its library for sending refuses such a UID
             with contextlib.closing(HTTPConnection("127.0.0.1", peer.http_port, timeout=30)) as connection:
                 for uid in long:
                     connection.request("POST", "/instances", files[uid].read_bytes())
@@ -51,7 +51,7 @@ def test_what_it_holds_is_fetched_or_told(peer: Peer, tmp_path: Path, method: st
     account = extract(node, [{"PatientID": "ODD"}], tmp_path / "out", method=method)
     (one,) = account.series
     found = {str(dcmread(path).SOPInstanceUID) for path in (tmp_path / "out").rglob("*.dcm")}
-    # Orthanc holds, and lists, a UID that its own library does not send.
+    # Orthanc stores and lists a UID that its library does not send.
     unsent = {uid for uid in held if len(uid) > 64}
     assert found == held - unsent and one.missing == len(unsent) == isinstance(peer, Orthanc)
     if unsent:

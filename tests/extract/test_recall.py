@@ -1,4 +1,4 @@
-"""Archives that keep series on tape: put aside while they are recalled, looked at again, and told as what they are."""
+"""Archives that keep series on tape: series are postponed while they are recalled, requested again, and reported."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def patient(pacs: EmbeddedPacs, **fields: Any) -> PacsNode:
 
 
 def come(pacs: EmbeddedPacs) -> None:
-    """The tape has been read."""
+    """End the recall: the series are online."""
     pacs._recalled = dict.fromkeys(pacs._recalled, 0.0)
 
 
 def extracted(node: PacsNode, rows: list[dict[str, str]], out: Path, **request: Any) -> RunAccount:
-    """A whole run that waits as the command line does."""
+    """Run an extraction that waits as the command line does."""
     run, units = planned_run(node, rows, out, **request)
     with steps.Retrieval(run, node) as work:
         work.units(units, wait_until)
@@ -60,7 +60,7 @@ def extracted(node: PacsNode, rows: list[dict[str, str]], out: Path, **request: 
 
 
 def wait_until(later: Later) -> None:
-    """Wait until the work goes on."""
+    """Wait until the work can continue."""
     pause(max(0.0, (later.at - dt.datetime.now(dt.UTC)).total_seconds()), lambda: False)
 
 
@@ -75,7 +75,7 @@ def test_a_series_on_tape_is_put_aside_and_comes_later(
     waited: list[Later] = []
 
     def wait(later: Later) -> None:
-        assert len(pacs.recalls) == 1  # asked once, and nothing was queued behind it
+        assert len(pacs.recalls) == 1  # requested once, so the archive has one recall only
         assert len(pacs.sent) == (3 if way == "part" else 2)  # the others did not wait
         shared().acquire(f"pacs:{node.key}", limit=1, wait=0).release()
         waited.append(later)
@@ -92,9 +92,9 @@ def test_a_series_on_tape_is_put_aside_and_comes_later(
 
 @pytest.mark.parametrize("says", ["NEARLINE", "ONLINE", ""])
 def test_silence_is_no_failure_whatever_the_archive_says(pacs: EmbeddedPacs, tmp_path: Path, says: str) -> None:
-    if says != "NEARLINE":  # it does not know what its file system keeps on tape
+    if says != "NEARLINE":  # some archives do not know what their file system keeps on tape
         pacs.faults.corrected = {"InstanceAvailability": {"": says}}
-    node = patient(pacs, recall_wait=0.3, retry_wait=60)  # who tries again at once waits for a minute
+    node = patient(pacs, recall_wait=0.3, retry_wait=60)  # a retry at once would wait for a minute
     account = extracted(node, ROWS[:1], tmp_path / "out")
     (one,) = account.series
     assert (one.state, one.missing, one.look_at) == (SERIES_RECALLED, 4, "")
@@ -122,7 +122,7 @@ def test_a_site_that_does_not_wait_is_told_at_once(pacs: EmbeddedPacs, tmp_path:
     account = extract(patient(pacs, recall_wait=0), ROWS[:1], tmp_path / "out")
     assert account.series[0].state == SERIES_RECALLED and len(pacs.retrieves) == 1
     pacs.faults = Faults(nearline=pacs.faults.nearline, recall=3600, corrected={"InstanceAvailability": {"": "ONLINE"}})
-    with pytest.raises(PacsSilent):  # nothing is on tape there, so it is a failure
+    with pytest.raises(PacsSilent):  # no series is on tape, so silence is a failure
         extract(patient(pacs, recall_wait=0), ROWS[:1], tmp_path / "out")
 
 
@@ -136,7 +136,7 @@ def test_what_the_archive_sends_later_is_taken_and_not_asked_for_again(pacs: Emb
         asked.append(len(pacs.retrieves))
         if len(asked) == 1:
             come(pacs)
-            while pacs.suboperations.total() < 4:  # into the receiver, although nobody waits for it any more
+            while pacs.suboperations.total() < 4:  # sent to the receiver although no run waits for it
                 pause(0.01, lambda: False)
         else:
             pacs.faults.withhold = set()
@@ -144,7 +144,7 @@ def test_what_the_archive_sends_later_is_taken_and_not_asked_for_again(pacs: Emb
 
     with steps.Retrieval(run, node) as work:
         work.units(units, wait)
-    # At the first look something had come: the archive was at it, and was left alone.
+    # Objects had arrived at the first look, so the archive was sending, and was not requested again.
     assert asked == [1, 1] and len(pacs.retrieves) == 2
     account = steps.report(run)
     assert account.verdict == COMPLETE and account.totals()["received"] == 4 and not account.totals()["quarantined"]
@@ -221,7 +221,7 @@ def test_looks_come_later_and_later() -> None:
     assert minutes([0]) == 2
     assert minutes([0, 2]) == 4
     assert minutes([0, 2, 4, 8, 16, 32]) == 64
-    assert minutes([0, 3]) == 4 and minutes([0, 9]) == 10  # the archive took its time to answer
+    assert minutes([0, 3]) == 4 and minutes([0, 9]) == 10  # the archive answered late
     assert minutes([0, 2, 64]) is None and minutes([0, 2, 4, 8, 16, 32, 63]) is None
     assert minutes([0], wait=0) is None
 

@@ -1,4 +1,4 @@
-"""Series on disk: all of what the archive lists and nothing else, whatever goes wrong on the way."""
+"""Retrieval to disk: exactly the instances that the archive lists, whatever fails."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ IMAGES = [
     *series("OTHER", n_images=2),
 ]
 METHODS = pytest.mark.parametrize("method", ["get", "move"])
-#: What may lie in an output folder after a run.
+#: Endings of files in an output folder after a run.
 KNOWN = {".dcm", ".csv"}
 
 
 @dataclass
 class Archive:
-    """The embedded PACS, and what a retrieve of a patient must bring."""
+    """The embedded PACS, and the files of each patient."""
 
     pacs: EmbeddedPacs
     files: dict[str, list[Path]]
@@ -100,7 +100,7 @@ class Archive:
         return sorted(path.stem for path in self.files[patient])
 
     def check(self, out: Path, *patients: str) -> None:
-        """The folder holds these patients' objects, byte for byte, and nothing else."""
+        """Check that the folder contains exactly the objects of these patients, byte for byte."""
         found = {path.stem: path for path in out.rglob("*.dcm")}
         wanted = {path.stem: path for patient in patients for path in self.files[patient]}
         assert found.keys() == wanted.keys()
@@ -114,7 +114,7 @@ class Archive:
 
 
 def data_set(path: Path) -> bytes:
-    """The encoded data set of a file and its transfer syntax."""
+    """Return the transfer syntax and the encoded data set of a file."""
     meta, offset = split_dataset(path)
     return str(meta.TransferSyntaxUID).encode() + path.read_bytes()[offset:]
 
@@ -140,12 +140,12 @@ def archive(running: Archive, monkeypatch: pytest.MonkeyPatch) -> Archive:
 
 
 def only(account: RunAccount) -> SeriesAccount:
-    """The account of the one series of a run."""
+    """Return the account of the only series of a run."""
     assert len(account.series) == 1
     return account.series[0]
 
 
-# The good case
+# Complete series
 
 
 @pytest.mark.parametrize("patient", ["CT", "MR", "RLE", "MIXED"])
@@ -174,7 +174,7 @@ def test_more_sop_classes_than_an_association_carries(archive: Archive, tmp_path
 def test_a_private_sop_class(archive: Archive, tmp_path: Path) -> None:
     assert only(archive.extract(tmp_path / "auto", "PRIVATE", "auto")).method == "move"
     archive.check(tmp_path / "auto", "PRIVATE")
-    # Without a port for C-MOVE there is C-GET to try.
+    # Without a port for C-MOVE, C-GET is tried.
     assert only(archive.extract(tmp_path / "get", "PRIVATE", "auto", receiver_port=0)).method == "get"
     archive.check(tmp_path / "get", "PRIVATE")
 
@@ -263,7 +263,7 @@ def test_what_nobody_asked_for_is_quarantined(archive: Archive, tmp_path: Path, 
     steps.retrieve(run, archive.node(method=method), units[0])
     account = steps.report(run)
     assert (account.verdict, only(account).received) == ("complete", 6)
-    # By C-MOVE they are of a series of the spool that nobody has asked for.
+    # By C-MOVE, they are in the spool under a series that was not requested.
     assert (only(account).quarantined, account.unasked) == ((2, 0) if method == "get" else (0, 2))
     assert account.totals()["quarantined"] == 2
     kept = {path.name.removesuffix(".dcm").rpartition(".")[0] for path in run.quarantine.glob("*/unasked/*")}
@@ -272,7 +272,7 @@ def test_what_nobody_asked_for_is_quarantined(archive: Archive, tmp_path: Path, 
 
 
 def test_instances_that_are_not_on_the_list_are_quarantined(archive: Archive, tmp_path: Path) -> None:
-    """Of the right series, but the archive does not list them even when it is asked once more."""
+    """They belong to the series, but the archive does not list them at a second query either."""
     stranger = series("CT", n_images=7)[6]
     path = tmp_path / "stranger.dcm"
     stranger.save_as(path, enforce_file_format=True)
@@ -304,7 +304,7 @@ def test_an_object_that_does_not_say_who_it_is_costs_itself_alone(archive: Archi
     assert "1 objects came without their series or SOP Instance UID" in one.reason
 
 
-# What the archive does not tell
+# What the archive does not return
 
 
 @METHODS
@@ -400,14 +400,14 @@ def test_a_connection_that_is_lost_for_good(archive: Archive, tmp_path: Path) ->
         archive.pacs.start()
     one = only(steps.report(run))
     assert one.state == "failed" and one.received + one.missing == 6 and one.balanced
-    # The same run goes on where it was.
+    # The same run continues.
     archive.pacs.faults.delay = 0
     steps.retrieve(run, archive.node(), units[0])
     assert steps.report(run).verdict == "complete"
     archive.check(tmp_path / "out", "CT")
 
 
-# What happens to the files in between
+# Files that change between two runs
 
 
 @METHODS
@@ -459,7 +459,7 @@ steps.retrieve(Run(Path(sys.argv[1])), node, 0)
 
 
 def process(run: Run, node: PacsNode, *before: str) -> subprocess.Popen[bytes]:
-    """Another process that retrieves the first unit of a run."""
+    """Start another process that retrieves the first unit of a run."""
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     fields = repr({name: getattr(node, name) for name in node.__dataclass_fields__})
     command = [sys.executable, "-c", "\n".join(before) + ONE_UNIT, str(run.folder), fields]
@@ -574,7 +574,7 @@ def test_a_full_disk(archive: Archive, tmp_path: Path, method: str) -> None:
 
 
 def test_a_file_that_may_not_grow(archive: Archive, tmp_path: Path) -> None:
-    """The limit on the size of files, which needs no root: no object is half-written."""
+    """With a limit on the size of files, no object is incomplete."""
     images = series("BIG", n_images=3, rows=256, columns=256)
     with serving(images, tmp_path / "archive") as pacs:
         run, units = planned_run(node_of(pacs), [{"PatientID": "BIG"}], tmp_path / "out")
@@ -597,7 +597,7 @@ def test_an_output_folder_that_cannot_be_written(archive: Archive, tmp_path: Pat
             archive.extract(small / "out")
 
 
-# The PACS's rest
+# Pauses between batches
 
 
 def test_pacing_counts_the_series_that_are_fetched(archive: Archive, tmp_path: Path, state_root: Path) -> None:
@@ -606,10 +606,10 @@ def test_pacing_counts_the_series_that_are_fetched(archive: Archive, tmp_path: P
     assert extract(node, rows, tmp_path / "out").verdict == "complete"
     (turns,) = state_root.rglob("*.turns")
     assert int(turns.read_text()) == 3
-    # What is there already takes no turn.
+    # A series that is already there does not wait for its turn.
     assert extract(node, rows, tmp_path / "out").verdict == "complete"
     assert int(turns.read_text()) == 3
-    # The fourth of a batch of three has to wait, and stops waiting when told to.
+    # The fourth series of a batch of three has to wait, and stops waiting when the run is stopped.
     run, units = planned_run(node, [{"PatientID": "OTHER"}], tmp_path / "out")
     with pytest.raises(LeaseBusy, match="rests"):
         steps.retrieve(run, archive.node(batch_size=3, batch_wait_time=600), units[0], cancelled=Stopped(after=2))
@@ -617,7 +617,7 @@ def test_pacing_counts_the_series_that_are_fetched(archive: Archive, tmp_path: P
 
 
 class Stopped:
-    """Somebody who asks to stop after a while, in seconds."""
+    """Asks to stop after some seconds."""
 
     def __init__(self, after: float) -> None:
         self.until = time.monotonic() + after

@@ -1,4 +1,4 @@
-"""How large a cohort is before it is fetched, which limits that exceeds, and that nothing moves without a word then."""
+"""Size of a cohort before it is fetched, limits that it exceeds, and the approval that it then needs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
         yield running
 
 
-# What is estimated
+# Estimates
 
 
 def test_a_cohort_in_numbers() -> None:
@@ -106,7 +106,7 @@ def test_limits_are_fields_of_the_connection() -> None:
             node_from_connection("pacs", "localhost", 104, {**extra, **wrong})
 
 
-# What is done about it
+# Ends of the run, and approvals
 
 
 LIMITS: list[dict[str, Any]] = [
@@ -176,13 +176,13 @@ def test_approval_holds_for_the_same_plan_alone(pacs: EmbeddedPacs, tmp_path: Pa
 
 
 def _turned_round(run: Run) -> None:
-    """An archive may answer in any order."""
+    """Return the responses in reverse order, as an archive may."""
     head, *found = read_jsonl(run.part("found", 0))
     run.write_part("found", 0, [head, *reversed(found)])
 
 
 def test_what_would_not_fit_on_the_disk_takes_a_word(pacs: EmbeddedPacs, tmp_path: Path) -> None:
-    for approval, exceeds in ((True, 1), (False, 0)):  # an estimate alone ends no run
+    for approval, exceeds in ((True, 1), (False, 0)):  # an estimate does not end a run
         run, _ = planned_run(node_of(pacs), [{"PatientID": "P1"}], tmp_path / "out", approval=approval)
         head, (study_uid, series_uid, attributes, name) = read_jsonl(run.part("found", 0))
         attributes |= {"Modality": "SM", "NumberOfSeriesRelatedInstances": str(10**9)}

@@ -1,4 +1,4 @@
-"""The steps of a run over its folder: what they refuse, count, write down, and do when called again."""
+"""The steps of an extract run: what they refuse, count and write, and what they do when they are called again."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_books_of_a_run_that_was_stopped_after_planning(pacs: EmbeddedPacs, 
     run = Run.fresh()
     node = node_of(pacs, max_series=1)
     steps.prepare(run, Request(write_table(tmp_path / "t.csv", [{"PatientID": "P1"}]), tmp_path / "out"), node)
-    account = steps.report(run)  # nothing was even asked
+    account = steps.report(run)  # the archive was not queried
     assert (states(account), account.verdict) == ({2: "failed"}, "incomplete")
     steps.find(run, node, 0)
     with pytest.raises(TooManySeries):
@@ -303,7 +303,7 @@ def test_the_books_balance_whatever_the_run_left(pacs: EmbeddedPacs, tmp_path: P
         assert account.verdict == ("complete" if attempted == len(units) else "incomplete")
         if attempted < len(units):
             steps.retrieve(run, node, units[attempted])
-    # A result that a kill took away costs nothing but the look.
+    # If a result is lost by a kill, the series is only checked again.
     run.part("results", 0).unlink()
     assert steps.report(run).verdict == "incomplete"
     steps.retrieve(run, node, 0)

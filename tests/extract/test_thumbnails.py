@@ -1,4 +1,4 @@
-"""Thumbnails of what archives hold: every kind of pixels, and files that have none or crash a decoder."""
+"""Thumbnails: every kind of pixels, and files that have none or crash a decoder."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_all_kinds_of_pixels(name: str, colour: bool, tmp_path: Path) -> None:
 
 def test_the_image_in_the_middle_is_shown(tmp_path: Path) -> None:
     images = phantoms(n_images=41)
-    for image in images:  # grey levels tell the third that an image is of
+    for image in images:  # the grey level depends on the third of the series that an image is in
         shades = np.full((128, 64), 500 * ((image.InstanceNumber - 1) * 3 // 41), "<u2")
         shades[:, :32] = 1000
         image.PixelData, image.RescaleIntercept = shades.tobytes(), "0"
@@ -133,7 +133,7 @@ def test_a_decoder_that_crashes_costs_one_thumbnail_and_time_ends_it_all(
     run, account = a_run(tmp_path / "out", 3)
     (stuck,) = (tmp_path / "out" / account.series[1].folder).iterdir()
     stuck.unlink()
-    os.mkfifo(stuck)  # whoever opens it waits for ever
+    os.mkfifo(stuck)  # a process that opens it waits for ever
     with ThreadPoolExecutor() as pool:
         killed = pool.submit(kill_the_child, stuck)
         assert make_thumbnails(run, account) == 2 and killed.result()
@@ -145,16 +145,16 @@ def test_a_decoder_that_crashes_costs_one_thumbnail_and_time_ends_it_all(
 
 
 def decoders() -> list[psutil.Process]:
-    """The processes of the decoders; other tests may have left children of another kind."""
+    """Return the processes of the decoders, without child processes of other tests."""
     living = (child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
     return [child for child in living if "pacsifier_ops.extract.thumbnails" in child.cmdline()]
 
 
 def kill_the_child(stuck: Path) -> bool:
-    """Kill the process of the decoders, as a crash would, once it has begun to read the pipe."""
+    """Kill the process of the decoders once it has begun to read the pipe; this has the effect of a crash."""
     while True:
         try:
-            writer = os.open(stuck, os.O_WRONLY | os.O_NONBLOCK)  # refused while nobody reads
+            writer = os.open(stuck, os.O_WRONLY | os.O_NONBLOCK)  # refused while no process reads
             break
         except OSError:
             time.sleep(0.02)

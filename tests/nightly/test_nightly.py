@@ -1,4 +1,4 @@
-"""The nightly runs' folders: what is taken, what is left, what is refused, and that no kill loses or doubles it."""
+"""Nightly runs: which files are claimed, left or rejected, and that a kill neither loses nor repeats a submission."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAGES = "http://airflow.example/"
 
 
 def connect(name: str) -> None:
-    """Knows one connection."""
+    """Accept one name of a connection."""
     if name != "pacs_default":
         raise ConfigError(f"there is no connection {name}; make one of type dicom")
 
@@ -58,7 +58,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
 
 
 def put(folder: Path, *names: str, text: str = TABLE, age: float = 600) -> None:
-    """Put files there that were written `age` seconds ago."""
+    """Write files with a modification time of `age` seconds ago."""
     folder.mkdir(exist_ok=True)
     for name in names:
         (folder / name).write_text(text, encoding="utf-8")
@@ -86,7 +86,7 @@ def test_a_submission_is_one_run_one_request_and_one_folder_by_one_id(folders: F
         "retrieve": "none",
     }
     assert table_path(identity).read_text() == TABLE
-    assert put_away_started(folders, Runs(), PAGES) == (0, 1)  # nobody has started it yet
+    assert put_away_started(folders, Runs(), PAGES) == (0, 1)  # it is not started yet
     assert night(folders, NEXT).starts == [start]
     assert put_away_started(folders, Runs([start.run_id]), PAGES) == (1, 0)
     (done,) = folders.done.iterdir()
@@ -121,7 +121,7 @@ def test_how_a_table_is_read_goes_with_the_table_and_not_through_airflow(folders
     put(folders.inbox, "b.yaml", text="date_format: DD.MM.YYYY\n")
     night(folders, NEXT)
     (reasons,) = folders.rejected.glob("*/reasons.txt")
-    assert reasons.read_text().endswith("[24.12.93]\n")  # it lies beside the table
+    assert reasons.read_text().endswith("[24.12.93]\n")  # the reasons may contain cells, as they are beside the table
 
 
 def test_the_same_handed_in_again_is_another_run(folders: Folders) -> None:
@@ -268,7 +268,7 @@ def test_a_submission_that_cannot_be_moved_is_told_and_stays(folders: Folders, t
 
 
 def killed_at(folders: Folders, number: int) -> bool:
-    """Do a night's work in a process that dies just before its change number `number` to the disk; whether it did."""
+    """Run a night in a process that dies before its change number `number` to the disk; return whether it died."""
     child = os.fork()
     if child == 0:
         left = number
@@ -313,7 +313,7 @@ def test_of_a_pair_that_was_taken_in_half_the_rest_is_waited_for_or_asked_for(fo
     for name in ("a.yaml", "b.yaml"):
         put(folders.inbox, name, text="max_series: 7")
     night(folders)
-    for claim in folders.claimed.iterdir():  # as a kill between its two renames leaves it
+    for claim in folders.claimed.iterdir():  # the state after a kill between two renames
         kept = json.loads((claim / ".claim.json").read_text())
         (claim / ".claim.json").write_text(json.dumps({**kept, "start": None}))
         for path in claim.glob("*.yaml"):
@@ -450,7 +450,7 @@ def test_a_project_that_is_being_changed_waits(folders: Folders) -> None:
     assert (folder / "reasons.txt").read_text().startswith("queries.csv: changed in the last two minutes")
 
 
-# What the others rest on
+# Nights and examples
 
 
 @pytest.mark.parametrize(

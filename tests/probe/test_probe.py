@@ -1,4 +1,4 @@
-"""What a probe finds out about an archive, for everything that the embedded PACS can do wrong."""
+"""Findings of a probe about the embedded PACS, with each of its faults."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ RICH: dict[str, Any] = {
 
 
 def on(*dates: str, **attributes: Any) -> list[Dataset]:
-    """A study on each of these days, each of another patient."""
+    """Make a study for each of these dates, each of another patient."""
     many = (series(f"P{i}", f"Doe^J{i}", study_date=date, **(RICH | attributes)) for i, date in enumerate(dates))
     return [image for images in many for image in images]
 
@@ -90,7 +90,7 @@ def pacs(running: EmbeddedPacs) -> EmbeddedPacs:
 
 @pytest.fixture
 def holding(tmp_path: Path) -> Iterator[Callable[..., EmbeddedPacs]]:
-    """Makes an archive that holds something else."""
+    """Return a function that starts an archive with other images."""
     started: list[EmbeddedPacs] = []
 
     def start(images: list[Dataset], kind: type[EmbeddedPacs] = EmbeddedPacs, **faults: Any) -> EmbeddedPacs:
@@ -151,7 +151,7 @@ def test_it_is_gentle(pacs: EmbeddedPacs) -> None:
     # Midnight may have passed since this file was read.
     assert str(pacs.queries[0][1].StudyDate) in {f"{today}-{today}" for today in days_ago(0, -1)}
     boundless = [level for level, identifier in pacs.queries if not any(map(identifier.get, (*KEYS, "SOPInstanceUID")))]
-    assert boundless == ["STUDY"]  # everything, once the ranges had shown how little that is
+    assert boundless == ["STUDY"]  # all studies, after the ranges had shown that there are few
     assert [(service, level) for service, level, _ in pacs.retrieves] == [("C-GET", "IMAGE"), ("C-MOVE", "IMAGE")]
     assert len(pacs.sent) == 2 and len(set(pacs.sent)) == 1
 
@@ -204,7 +204,7 @@ def test_an_archive_that_is_strictly_hierarchical(pacs: EmbeddedPacs) -> None:
         "image_alone",
         "relational",
     }
-    assert not findings.keys_that(UNDECIDABLE, MISSES, NOT_TESTED)
+    assert not findings.keys_with(UNDECIDABLE, MISSES, NOT_TESTED)
 
 
 def test_an_archive_that_ignores_the_patient_below_a_study(pacs: EmbeddedPacs) -> None:
@@ -247,9 +247,9 @@ def test_what_becomes_of_keys(
     found = {key.keyword: (key.verdict, key.matched) for key in probe(pacs).keys}
     expected = dict.fromkeys(KEYS, (MATCHED, True)) | dict.fromkeys(keywords, (verdict, matched))
     if level is Level.STUDY and verdict == UNDECIDABLE:
-        expected[MODALITIES] = (FILTERED, matched)  # its series tell
+        expected[MODALITIES] = (FILTERED, matched)  # determined from its series
     if level is Level.SERIES and matched:
-        # No pattern matches every number, so without a value of some series nothing is told of this one.
+        # No pattern matches every number, so the key cannot be tried without a value.
         expected["SeriesNumber"] = (NOT_TESTED if faults == ("emptied_keys",) else UNDECIDABLE, None)
     assert found == expected
 
@@ -267,7 +267,7 @@ def _empty_above_images(answer: Any) -> Any:
     def answered(self: EmbeddedPacs, level: str, *rest: Any) -> Dataset:
         made = answer(self, level, *rest)
         if level == "SERIES" and "ProtocolName" in made:
-            del made.ProtocolName  # an element of the archive's own
+            del made.ProtocolName  # the element belongs to the archive
             made.ProtocolName = ""
         return cast(Dataset, made)
 
@@ -275,7 +275,7 @@ def _empty_above_images(answer: Any) -> Any:
 
 
 class _Deaf(EmbeddedPacs):
-    """Finds nothing once a protocol is asked for, though it returns it."""
+    """Finds nothing for a ProtocolName, although it returns it."""
 
     def _answers(self, level: str, identifier: Dataset) -> Iterator[Dataset]:
         return iter(()) if identifier.get("ProtocolName") else super()._answers(level, identifier)
@@ -288,7 +288,7 @@ def test_a_key_that_misses_what_is_there(holding: Any) -> None:
 
 
 class _Strict(EmbeddedPacs):
-    """Fails when asked for a protocol (0xC311, unable to process)."""
+    """Fails for a query by ProtocolName (0xC311, unable to process)."""
 
     def _answers(self, level: str, identifier: Dataset) -> Iterator[Dataset]:
         if identifier.get("ProtocolName"):
@@ -298,7 +298,7 @@ class _Strict(EmbeddedPacs):
 
 def test_a_key_whose_question_fails(holding: Any) -> None:
     findings = probe(holding(on("20200101"), kind=_Strict))
-    assert findings.keys_that(NOT_TESTED) == ["ProtocolName"]
+    assert findings.keys_with(NOT_TESTED) == ["ProtocolName"]
     assert "failed" in key(findings, "ProtocolName").text
     assert findings.of("get").state == YES
 
@@ -408,7 +408,7 @@ def test_an_archive_that_holds_nothing(holding: Any) -> None:
 def test_an_archive_of_old_studies(holding: Any) -> None:
     findings = probe(holding(on(*["19930207"] * 3)))
     assert findings.of("study").value == 3 and findings.of("get").state == YES
-    assert not findings.keys_that(NOT_TESTED, UNDECIDABLE)
+    assert not findings.keys_with(NOT_TESTED, UNDECIDABLE)
 
 
 @pytest.mark.parametrize(("charset", "state"), [(None, PARTLY), ("ISO_IR 100", NO)])
@@ -471,7 +471,7 @@ def test_at_a_terminal(pacs: EmbeddedPacs, capsys: pytest.CaptureFixture[str]) -
         {"relational": False},
         {"image_level": False},
     ],
-    ids=", ".join,  # names of faults; a set would read otherwise in every process
+    ids=", ".join,  # names of faults; the order of a set differs in each process
 )
 def test_no_value_of_a_patient_is_in_it(holding: Any, faults: Any, tmp_path: Path, state_root: Path) -> None:
     pacs = holding(airflow_home.cohort(), **faults)

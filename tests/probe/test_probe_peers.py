@@ -1,4 +1,4 @@
-"""What a probe finds out about Orthanc and dcmqrscp is how they behave."""
+"""Findings of a probe about Orthanc and dcmqrscp, whose behaviour is known."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.support.airflow_home import identifiers, traces
 
 pytestmark = pytest.mark.peers
 
-#: What differs from "everything works".
+#: Differences from an archive without faults.
 FACTS = {
     "orthanc": {"characters": NO, "availability": NO},
     "dcmqrscp": {"relational": NO, "count": NO, "sop_classes": NO, "availability": NO},
 }
 KEY_VERDICTS = {
-    # Matches on ImageType only with wildcards around; neither returns nor matches what is not in its tables.
+    # Matches on ImageType with wildcards only, and neither returns nor matches keys that are not in its tables.
     "orthanc": {"ImageType": FILTERED},
     "dcmqrscp": dict.fromkeys(
         (
@@ -56,7 +56,7 @@ def test_what_the_peers_do(archive: Pacs, state_root: Path, tmp_path: Path) -> N
     states = {question: fact.state for question, fact in findings.facts.items()}
     assert states == dict.fromkeys(states, YES) | {"kept": NOT_TESTED} | FACTS[archive.peer.name], to_text(findings)
     verdicts = {key.keyword: key.verdict for key in findings.keys}
-    # Whether a series with a name of its sequence is in the sample is left to chance.
+    # A series with a SequenceName is in the sample by chance only.
     expected = dict.fromkeys(KEYS, MATCHED) | KEY_VERDICTS[archive.peer.name]
     assert verdicts in (expected, expected | {"SequenceName": NOT_TESTED})
     studies = {str(dcmread(path, stop_before_pixels=True).StudyInstanceUID) for path in archive.peer.held}
@@ -64,7 +64,7 @@ def test_what_the_peers_do(archive: Pacs, state_root: Path, tmp_path: Path) -> N
     assert findings.of("peer").value == "OFFIS_DCMTK_367"
     assert findings.settings["method"] == "auto"
     assert findings.queries < 200
-    # Some of the cohort's names are words that any page holds.
+    # Some names of the cohort are words that are on any page.
     words = {word for word in identifiers(archive.peer.held) if len(word) > 12 and word.isascii()}
     assert not traces(state_root, words)
     assert page_of(run).exists() and not (run.folder / "workplace").exists()

@@ -53,13 +53,13 @@ def test_entries_are_kept_by_series(entry: Entry, tmp_path: Path) -> None:
 
 def test_what_was_handed_on_is_told_from_what_is_missing(entry: Entry, tmp_path: Path) -> None:
     path = tmp_path / entry.file
-    assert not entry.gone_on(tmp_path)
+    assert not entry.is_removed(tmp_path)
     entry.handed_on = "2026-01-01T00:00:00+01:00"
-    assert not entry.gone_on(tmp_path) and entry.proven_by(tmp_path)  # marked, and killed before it was removed
+    assert not entry.is_removed(tmp_path) and entry.proven_by(tmp_path)  # marked, and killed before it was removed
     path.unlink()
-    assert entry.gone_on(tmp_path) and not entry.proven_by(tmp_path)
+    assert entry.is_removed(tmp_path) and not entry.proven_by(tmp_path)
     entry.handed_on = ""
-    assert not entry.gone_on(tmp_path)
+    assert not entry.is_removed(tmp_path)
 
 
 def test_equal_uids_in_two_studies_are_two_series(entry: Entry, tmp_path: Path) -> None:

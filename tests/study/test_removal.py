@@ -264,7 +264,7 @@ def test_killed_anywhere_and_run_again_it_heals(
             of_image = SeriesId(str(image.StudyInstanceUID), str(image.SeriesInstanceUID))
             folder = tree.root / (names.folder_of(of_image) or "nowhere")
             entry = SeriesLedger(tree.state, of_image).entries[str(image.SOPInstanceUID)]
-            assert (folder / entry.file).exists() or entry.gone_on(folder), after
+            assert (folder / entry.file).exists() or entry.is_removed(folder), after
         removal.plan_removal(run, night.places)
         assert removal.remove(run, night.places).kept == 0
         assert night.left() == [f"sub-P2/{path.name}" for path in _folders(night)], after

@@ -53,7 +53,7 @@ def prepared(node: PacsNode, folder: Path, **request: Any) -> tuple[Run, list[in
 
 
 def upload(node: PacsNode, folder: Path, **request: Any) -> RunAccount:
-    """A whole run; returns its accounts."""
+    """Run an upload; return its account."""
     run, units = prepared(node, folder, **request)
     _send(run, node, units)
     return steps.report(run)
@@ -70,7 +70,7 @@ def only(account: RunAccount) -> SeriesAccount:
 
 
 def delivered(pacs: EmbeddedPacs) -> dict[str, str]:
-    """Digests of the data sets that the PACS stored, by SOP Instance UID."""
+    """Return the digests of the data sets that the PACS stored, by SOP Instance UID."""
     return digests(pacs.folder) if pacs.folder and pacs.folder.exists() else {}
 
 
@@ -109,7 +109,7 @@ def test_log_and_report(pacs: EmbeddedPacs, folder: Path) -> None:
     (folder / "cut.dcm").write_bytes(next((folder / "x").iterdir()).read_bytes()[:300])
     run, units = prepared(node_of(pacs), folder)
     _send(run, node_of(pacs), units)
-    assert steps.report(run).verdict == INCOMPLETE  # because of the bad file alone
+    assert steps.report(run).verdict == INCOMPLETE  # because of the bad file only
     with (folder.parent / "log" / "logs" / "pacsifier_log.csv").open(encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert [(line["Folder"], line["Status"], line["FilesFound"]) for line in lines] == [
@@ -247,7 +247,7 @@ def test_what_a_tree_keeps_for_itself_is_left_out_at_any_depth(pacs: EmbeddedPac
 
 
 def test_many_contradictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each file of a series but one is there twice, with two contents."""
+    """Each file of a series except one exists twice, with different contents."""
     count = 2_000
     one, two = folder / "one", folder / "two"
     paths = [*(one / str(n) for n in range(count + 1)), *(two / str(n) for n in range(count))]
@@ -342,7 +342,7 @@ def test_what_is_refused_for_good_is_tried_once(pacs: EmbeddedPacs, folder: Path
 
 
 def test_an_object_refused_in_passing_is_tried_once_more(pacs: EmbeddedPacs, folder: Path) -> None:
-    """As dcmqrscp does when it serves several associations."""
+    """dcmqrscp refuses single objects when it serves several associations."""
     pacs.faults = Faults(store_status=0xC000, store_status_from=1, store_status_times=1)
     write(series("A", n_images=3), folder)
     assert only(upload(node_of(pacs), folder)).received == 3 == len(pacs.offered) - 1
@@ -372,7 +372,7 @@ def test_short_of_resources_for_a_while(pacs: EmbeddedPacs, folder: Path) -> Non
 
 
 def test_short_of_resources_half_way(pacs: EmbeddedPacs, folder: Path) -> None:
-    """The destination is full: what it has taken is kept, the run ends before all of it was tried, and heals."""
+    """The destination is full: stored objects count, the run ends early, and a later one completes it."""
     pacs.faults = Faults(store_status=0xA700, store_status_from=5)
     write([image for number in range(8) for image in series("A", n_images=10, series_number=number)], folder)
     run, units = prepared(node_of(pacs), folder)
@@ -437,7 +437,7 @@ def test_a_destination_that_is_down(pacs: EmbeddedPacs, folder: Path) -> None:
 
 
 def test_more_kinds_than_an_association_can_carry(pacs: EmbeddedPacs, folder: Path) -> None:
-    """A hundred SOP classes in two transfer syntaxes each, and private ones that the PACS does not know."""
+    """A hundred SOP classes in two transfer syntaxes each, and unknown private SOP classes."""
     classes = sorted(STORAGE)[:100]
     for n, syntax in enumerate((ExplicitVRLittleEndian, ImplicitVRLittleEndian)):
         images = series("A", n_images=103, transfer_syntax=syntax)
@@ -523,7 +523,7 @@ def test_killed_in_the_middle_and_run_again(pacs: EmbeddedPacs, folder: Path) ->
     pacs.faults.delay = 0
     account = upload(node_of(pacs), folder)
     assert account.verdict == COMPLETE
-    assert len(pacs.offered) <= 42  # the one that was on its way, and none of the others
+    assert len(pacs.offered) <= 42  # the one that was being sent, and none of the others
     assert delivered(pacs) == digests(folder)
 
 
@@ -550,5 +550,5 @@ def test_units_of_several_series(pacs: EmbeddedPacs, folder: Path) -> None:
     units = steps.prepare(run, UploadRequest(folder, folder.parent / "log"), node_of(pacs), most=3)
     assert units == [0, 1, 2]
     assert [steps.send(run, node_of(pacs), unit)["received"] for unit in units] == [3, 3, 1]
-    assert [steps.send(run, node_of(pacs), unit)["received"] for unit in units] == [3, 3, 1]  # done is done
+    assert [steps.send(run, node_of(pacs), unit)["received"] for unit in units] == [3, 3, 1]  # none is sent again
     assert len(pacs.offered) == 7

@@ -1,4 +1,4 @@
-"""What happens to an upload while it runs: files that change, a destination that falls silent, a disk that fails."""
+"""Faults during an upload: files that change, a destination that stops answering, a disk that fails."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_stopping_does_not_wait_for_a_silent_destination(pacs: EmbeddedPacs, fol
     until = time.monotonic() + 0.5
     with pytest.raises(Cancelled):
         send(node_of(pacs), run, units, cancelled=lambda: time.monotonic() > until)
-    assert not pacs.offered  # the destination is still thinking; nobody waited for it
+    assert not pacs.offered  # the destination still works on it; the upload did not wait
 
 
 def test_an_object_that_is_refused_again_and_again_does_not_fail_the_series(pacs: EmbeddedPacs, folder: Path) -> None:

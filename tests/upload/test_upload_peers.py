@@ -1,4 +1,4 @@
-"""Uploads into real PACS, compared instance by instance with the files they came from."""
+"""Uploads to real PACS, compared with the files instance by instance."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PRIVATE_CLASS = "1.2.826.0.1.3680043.10.543.1"
 
 @pytest.fixture(params=list(KINDS))
 def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
-    """Each peer, empty."""
+    """Start each peer without objects."""
     if line := missing_programs():
         pytest.fail(line)
     started = KINDS[request.param](tmp_path / request.param)
@@ -40,7 +40,7 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
 
 
 def upload(peer: Peer, folder: Path) -> RunAccount:
-    """A whole run; returns its accounts."""
+    """Run an upload; return its account."""
     node, run = read_config(peer.config(folder.parent)), Run.fresh()
     units = steps.prepare(run, UploadRequest(folder, folder.parent / "log"), node)
     with steps.Sending(run, node) as sending:
@@ -53,7 +53,7 @@ def series(patient: str, **attributes: Any) -> list[Dataset]:
 
 
 def build(folder: Path) -> tuple[list[Path], Path]:
-    """A tree as people have them; returns its whole objects, one file each, and a truncated one."""
+    """Make a typical tree; return its complete files, one per object, and a truncated file."""
     whole = write(series("A", n_images=5), folder / "sub-A" / "ses-20180102101500" / "00001-Phantom_CT")
     (folder / "sub-A" / "ses-20180102101500" / "00001-Phantom_CT.csv").write_text("PatientID\nA\n")
     (folder / "sub-A" / "new_id.txt").write_text("sub-17")
