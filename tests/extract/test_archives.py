@@ -59,7 +59,7 @@ def fetched(account: RunAccount) -> dict[str, tuple[str, int]]:
     return {one.series_uid: (one.pacs, one.received + one.present) for one in account.series}
 
 
-def test_a_row_is_asked_at_one_archive_after_the_other_until_it_is_found(archives: Any, tmp_path: Path) -> None:
+def test_archives_are_queried_one_after_the_other_until_a_row_has_series(archives: Any, tmp_path: Path) -> None:
     account = extract(nodes(archives), tmp_path / "out")
     assert [row.state for row in account.rows] == ["found", "found", "found", "empty"]
     # The PACS has a study of P1 and a part of a study of P3, so the VNA is not queried for these.
@@ -70,12 +70,12 @@ def test_a_row_is_asked_at_one_archive_after_the_other_until_it_is_found(archive
     assert account.pacs == "pacs, vna" and account.verdict == "complete"
 
 
-def test_the_order_is_that_of_the_run(archives: Any, tmp_path: Path) -> None:
+def test_archives_are_queried_in_the_order_of_the_run(archives: Any, tmp_path: Path) -> None:
     account = extract(nodes(archives)[::-1], tmp_path / "out")
     assert fetched(account) == {"2.25.101": ("vna", 2), "2.25.301": ("vna", 4), "2.25.201": ("pacs", 3)}
 
 
-def test_all_archives_are_asked_and_what_two_hold_is_fetched_once(archives: Any, tmp_path: Path) -> None:
+def test_all_archives_are_queried_and_a_series_in_two_is_fetched_once(archives: Any, tmp_path: Path) -> None:
     account = extract(nodes(archives), tmp_path / "out", search="all")
     assert fetched(account) == {
         "2.25.201": ("pacs", 3),
@@ -93,13 +93,13 @@ def test_all_archives_are_asked_and_what_two_hold_is_fetched_once(archives: Any,
     assert sum(one.received for one in again.series) == 0 and again.verdict == "complete"
 
 
-def test_an_archive_that_does_not_count_is_asked_for_its_list(archives: Any, tmp_path: Path) -> None:
+def test_an_archive_without_numbers_of_instances_is_queried_for_its_list(archives: Any, tmp_path: Path) -> None:
     archives[1].faults = Faults(unreturned_keys={"NumberOfSeriesRelatedInstances"})
     account = extract(nodes(archives), tmp_path / "out", [{"PatientID": "P3"}], search="all")
     assert fetched(account) == {"2.25.301": ("vna", 4)} and account.verdict == "complete"
 
 
-def test_parts_of_a_series_in_two_archives_are_told(tmp_path: Path) -> None:
+def test_parts_of_a_series_in_two_archives_are_reported(tmp_path: Path) -> None:
     with serving(BOTH[:2], tmp_path / "pacs") as pacs, serving(BOTH[1:], tmp_path / "vna") as vna:
         account = extract(nodes((pacs, vna)), tmp_path / "out", [{"PatientID": "P3"}], search="all")
     (row,) = account.rows
@@ -107,7 +107,7 @@ def test_parts_of_a_series_in_two_archives_are_told(tmp_path: Path) -> None:
     assert fetched(account) == {"2.25.301": ("vna", 3)}
 
 
-def test_a_row_gets_nothing_that_only_another_row_found_there(tmp_path: Path) -> None:
+def test_a_row_gets_no_series_that_only_another_row_found_at_an_archive(tmp_path: Path) -> None:
     here = series("P4", series_uid="2.25.401", study_uid="2.25.40", SeriesDescription="V1", n_images=1)
     there = series("P4", series_uid="2.25.401", study_uid="2.25.40", SeriesDescription="V2", n_images=2)
     rows = [{"PatientID": "P4", "SeriesDescription": text} for text in ("V1", "V2")]
@@ -118,9 +118,7 @@ def test_a_row_gets_nothing_that_only_another_row_found_there(tmp_path: Path) ->
     assert fetched(account) == {"2.25.401": ("pacs", 1)}
 
 
-def test_one_archive_that_cannot_tell_leaves_the_row_undecidable_with_what_the_other_has(
-    archives: Any, tmp_path: Path
-) -> None:
+def test_one_archive_that_cannot_decide_makes_the_row_undecidable(archives: Any, tmp_path: Path) -> None:
     archives[0].faults = Faults(ignored_keys={"StudyDescription"}, unreturned_keys={"StudyDescription"})
     rows = [{"StudyDescription": str(OLD[0].StudyDescription), "PatientID": "P1"}]
     account = extract(nodes(archives), tmp_path / "out", rows)
@@ -178,7 +176,7 @@ def test_the_command_line(archives: Any, tmp_path: Path, capsys: pytest.CaptureF
     assert "--probe work with one PACS" in capsys.readouterr().err
 
 
-def test_names_of_several() -> None:
+def test_node_names_of_several_archives() -> None:
     assert node_names("vna, pacs ,") == node_names(["vna", "pacs"]) == ["vna", "pacs"]
     for wrong in ("", " , ", [], ["a", "a"], "a, a"):
         with pytest.raises(ConfigError):

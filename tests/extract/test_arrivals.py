@@ -54,7 +54,7 @@ def series(
     return images
 
 
-def other(images: list[Dataset], folder: Path, **attributes: str) -> list[Path]:
+def copies(images: list[Dataset], folder: Path, **attributes: str) -> list[Path]:
     """Write the same instances with other pixels and attributes to files."""
     changed = copy.deepcopy(images)
     for image in changed:
@@ -216,7 +216,9 @@ def test_files_of_another_patient_than_the_archive_names(
 
 @METHODS
 @pytest.mark.parametrize("by", ["row", "connection", "run"])
-def test_they_are_accepted_in_words(served: Callable[..., EmbeddedPacs], tmp_path: Path, method: str, by: str) -> None:
+def test_accepted_objects_are_reported(
+    served: Callable[..., EmbeddedPacs], tmp_path: Path, method: str, by: str
+) -> None:
     pacs, out = served(series("1", "1", ["1", "2"], patient="OLD")), tmp_path / "out"
     pacs.faults.corrected = CORRECTED
     word = {"accept_patient_id_of": "archive"}
@@ -229,7 +231,7 @@ def test_they_are_accepted_in_words(served: Callable[..., EmbeddedPacs], tmp_pat
 
 
 @METHODS
-def test_what_the_archive_gives_somebody_else_is_not_accepted(
+def test_objects_of_a_second_patient_of_the_study_are_not_accepted(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, method: str
 ) -> None:
     """The archive has a series under two patients, and returns only the one with the row's PatientID."""
@@ -240,7 +242,7 @@ def test_what_the_archive_gives_somebody_else_is_not_accepted(
     assert {str(image.PatientID) for image in images_in(tmp_path / "out").values()} == {"PA"}
 
 
-def test_they_are_accepted_on_the_command_line(
+def test_other_patients_are_accepted_on_the_command_line(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pacs = served(series("1", "1", ["1", "2"], patient="OLD"))
@@ -260,7 +262,7 @@ def test_they_are_accepted_on_the_command_line(
 
 
 @pytest.mark.parametrize(("told", "in_files", "good"), [("A", "B", False), ("A", "", True), ("", "B", True)])
-def test_issuers_are_compared_where_both_are_told(
+def test_issuers_are_compared_if_both_are_given(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, told: str, in_files: str, good: bool
 ) -> None:
     pacs = served(series("1", "1", ["1"], IssuerOfPatientID=in_files))
@@ -270,7 +272,9 @@ def test_issuers_are_compared_where_both_are_told(
     assert ("IssuerOfPatientID" in one.reason) is not good
 
 
-def test_blanks_and_forms_of_letters_are_no_other_patient(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
+def test_blanks_and_normal_forms_do_not_make_another_patient(
+    served: Callable[..., EmbeddedPacs], tmp_path: Path
+) -> None:
     pacs = served(series("1", "1", ["1"], patient=" Mu\u0308 1 ", SpecificCharacterSet="ISO_IR 192"))
     pacs.faults.corrected = {"PatientID": {"Mu\u0308 1": "M\u00fc 1", " Mu\u0308 1 ": "M\u00fc 1"}}
     one = only(extract(node_of(pacs), [{"StudyInstanceUID": "2.25.1.1"}], tmp_path / "out"))
@@ -287,7 +291,7 @@ def test_two_versions_of_an_instance(
 ) -> None:
     images = series("1", "1", ["1", "2", "3"])
     pacs = served(images)
-    pacs.faults.intruders = other(images[:2], tmp_path / "versions", **attributes)
+    pacs.faults.intruders = copies(images[:2], tmp_path / "versions", **attributes)
     account = extract(node_of(pacs, method=method), [{"PatientID": "P"}], tmp_path / "out")
     one = only(account)
     assert (account.verdict, one.received, one.missing, one.quarantined) == ("incomplete", 1, 2, 4)
@@ -311,14 +315,14 @@ def test_an_instance_that_comes_twice_is_one(
     assert (one.state, one.received, one.quarantined, one.reason) == ("complete", 2, 0, "")
 
 
-def test_what_is_there_stays_when_something_else_comes(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
+def test_a_fetched_object_stays_if_a_different_one_arrives(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
     images = series("1", "1", ["1", "2"])
     pacs, out = served(images), tmp_path / "out"
     extract(node_of(pacs), [{"PatientID": "P"}], out)
     kept, gone = sorted(out.rglob("*.dcm"))
     before = kept.read_bytes()
     gone.unlink()
-    pacs.faults.intruders = other(images[:1], tmp_path / "changed") + write(images[:1], tmp_path / "same")
+    pacs.faults.intruders = copies(images[:1], tmp_path / "changed") + write(images[:1], tmp_path / "same")
     account = extract(node_of(pacs), [{"PatientID": "P"}], out)
     one = only(account)
     assert (one.state, one.present, one.received, one.missing) == ("incomplete", 1, 1, 0)
@@ -326,15 +330,16 @@ def test_what_is_there_stays_when_something_else_comes(served: Callable[..., Emb
     assert quarantined(run_of(account)) == [("not-as-before", "2.25.3.1")]
 
 
-def test_a_stranger_plants_objects_while_the_pacs_sends(
+def test_objects_from_another_sender_while_the_pacs_sends(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another node sends many versions of the requested UIDs, and other UIDs, to the standing receiver."""
     images = series("1", "1", ["1", "2", "3"])
     pacs, out = served(images), tmp_path / "out"
-    files = [path for n in range(4) for path in other(images[:1], tmp_path / f"v{n}", PatientName=f"Evil^{n}")]
+    files = [path for n in range(4) for path in copies(images[:1], tmp_path / f"v{n}", PatientName=f"Evil^{n}")]
     files += write(images[1:2], tmp_path / "copy")  # the same object, from another sender
-    files += other(series("1", "1", ["9"]), tmp_path / "unlisted") + other(series("5", "5", ["5"]), tmp_path / "alien")
+    files += copies(series("1", "1", ["9"]), tmp_path / "unlisted")
+    files += copies(series("5", "5", ["5"]), tmp_path / "alien")
     with standing(pacs, tmp_path) as receiver:
         send(receiver.port, files)
         account = extract(node_of(pacs, method="move"), [{"PatientID": "P"}], out)
@@ -359,7 +364,7 @@ def test_a_stranger_plants_objects_while_the_pacs_sends(
         {"retrieve_status": 0xA702, "retrieve_status_times": 99},
     ],
 )
-def test_what_a_stranger_sent_before_is_not_taken_for_what_the_archive_does_not_send(
+def test_objects_of_another_sender_do_not_replace_missing_ones(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, fault: dict[str, Any]
 ) -> None:
     images = series("1", "1", ["1", "2"])
@@ -367,7 +372,7 @@ def test_what_a_stranger_sent_before_is_not_taken_for_what_the_archive_does_not_
     for name, value in fault.items():
         setattr(pacs.faults, name, value)
     with standing(pacs, tmp_path) as receiver:
-        send(receiver.port, other(images, tmp_path / "planted"))
+        send(receiver.port, copies(images, tmp_path / "planted"))
         account = extract(node_of(pacs, method="move"), [{"PatientID": "P"}], tmp_path / "out")
     one = only(account)
     assert (account.verdict, one.received, one.missing) == ("incomplete", 0, 2)
@@ -375,13 +380,13 @@ def test_what_a_stranger_sent_before_is_not_taken_for_what_the_archive_does_not_
     assert quarantined(run_of(account)) == [("unasked", "2.25.3.1"), ("unasked", "2.25.3.2")]
 
 
-def test_what_comes_while_the_archive_can_send_nothing_is_not_its_own(
+def test_objects_that_arrive_while_the_archive_sends_nothing_are_not_its_own(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = series("1", "1", ["1", "2"])
     pacs = served(images)
     pacs.faults.withhold = {image.SOPInstanceUID for image in images}
-    planted, move = other(images, tmp_path / "planted"), Session.move
+    planted, move = copies(images, tmp_path / "planted"), Session.move
     with standing(pacs, tmp_path) as receiver:
 
         def moved(*arguments: Any) -> RetrieveResult:
@@ -396,7 +401,7 @@ def test_what_comes_while_the_archive_can_send_nothing_is_not_its_own(
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_what_lay_in_the_spool_before_is_compared_with_what_the_archive_sends(
+def test_objects_in_the_spool_are_compared_with_those_that_the_archive_sends(
     served: Callable[..., EmbeddedPacs], tmp_path: Path, same: bool
 ) -> None:
     """Objects in the spool before the request are used only if the archive sends the same ones."""
@@ -404,13 +409,13 @@ def test_what_lay_in_the_spool_before_is_compared_with_what_the_archive_sends(
     pacs = served(images)
     pacs.faults.abort_after = 0
     with standing(pacs, tmp_path) as receiver:
-        send(receiver.port, (write if same else other)(images, tmp_path / "before"))
+        send(receiver.port, (write if same else copies)(images, tmp_path / "before"))
         account = extract(node_of(pacs, method="move"), [{"PatientID": "P"}], tmp_path / "out")
     assert (account.verdict, len(images_in(tmp_path / "out"))) == (("complete", 2) if same else ("incomplete", 0))
     assert {reason for reason, _ in quarantined(run_of(account))} == (set() if same else {"two-versions"})
 
 
-def test_what_is_no_object_in_the_spool_is_left_alone(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
+def test_other_files_in_the_spool_are_ignored(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
     pacs = served(series("1", "1", ["1"]))
     with standing(pacs, tmp_path) as receiver:
         folder = receiver.spool / "2.25.1.1_2.25.2.1"
@@ -496,7 +501,7 @@ def test_one_patient_id_of_two_people(
     assert len(list(tmp_path.rglob("new_id.txt"))) <= (0 if two else 2)
 
 
-def test_one_new_id_for_everybody_whom_a_row_finds(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
+def test_one_new_id_for_several_people_of_a_row(served: Callable[..., EmbeddedPacs], tmp_path: Path) -> None:
     pacs = served(series("1", "1", ["1"], patient="P1"), series("2", "2", ["2"], patient="P2"))
     account = extract(node_of(pacs), [{"PatientID": "P*", "new_ids": "S001"}], tmp_path / "out")
     assert account.rows[0].state == "conflict" and not images_in(tmp_path / "out")
@@ -522,7 +527,7 @@ def test_a_receiver_that_is_just_starting(tmp_path: Path) -> None:
     assert child.exitcode == 0
 
 
-def test_a_slot_without_a_word_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_without_an_owner_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process has created the file of a slot and not yet written its owner, or died in that moment."""
     leases = Leases(tmp_path / "leases")
     with announce(leases, "PACSIFIER", 11113, tmp_path):
@@ -616,7 +621,7 @@ class _World:
                 some = chance.sample(near if len(near) > 1 else images, chance.randint(1, 2))
                 for number, image in enumerate(some):
                     whose = {"PatientID": chance.choice(self.patients)} if chance.random() < 0.5 else {}
-                    kind += other([image], folder / f"{id(kind)}-{number}", **whose)
+                    kind += copies([image], folder / f"{id(kind)}-{number}", **whose)
 
     @staticmethod
     def instance(image: Dataset) -> tuple[str, ...]:

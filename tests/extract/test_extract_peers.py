@@ -287,7 +287,7 @@ def test_unknown_move_destination(fragile_orthanc: tuple[Peer, Truth], tmp_path:
     assert "UNDECLARED" in result.said and str(port) in result.said
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_a_destination_without_a_listener(tmp_path: Path) -> None:
     table = write_table(tmp_path / "table.csv", [{"PatientID": "A-1"}])
     peer = Orthanc(tmp_path / "never started")
     result = extract(peer.config(tmp_path), table, tmp_path / "out").ended(1)
@@ -321,7 +321,7 @@ def test_out_folder_not_writable(archive: Pacs, tmp_path: Path) -> None:
         assert "out_directory" in result.said and "Traceback" not in result.said
 
 
-def test_cohort_larger_than_allowed(archive: Pacs, tmp_path: Path) -> None:
+def test_a_cohort_above_the_limit(archive: Pacs, tmp_path: Path) -> None:
     """Nothing is fetched, and the size is reported; a higher limit for the run lets it continue."""
     table = write_table(tmp_path / "table.csv", [{"PatientID": "TWINS"}])
     config, series = archive.peer.config(tmp_path), archive.truth.series({"PatientID": "TWINS"})

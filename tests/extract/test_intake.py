@@ -38,7 +38,7 @@ def workbook(*rows: list[object]) -> bytes:
     return stream.getvalue()
 
 
-def test_a_good_table_is_kept_as_it_came_and_shown_as_understood(state_root: Path) -> None:
+def test_a_good_table_is_kept_unchanged_and_shown_as_it_was_read(state_root: Path) -> None:
     asks = "007;20200101-20200131;CT;sub7"
     data = f"PatientID;StudyDate;Modality;new_ids\n {asks}\n\n;;MR;\n{asks}\n"
     taken = take(data)
@@ -58,7 +58,7 @@ def test_a_good_table_is_kept_as_it_came_and_shown_as_understood(state_root: Pat
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_how_a_table_is_read_is_kept_with_it(state_root: Path) -> None:
+def test_options_for_reading_a_table_are_kept_with_it(state_root: Path) -> None:
     said = {"date_format": "DD.MM.YYYY", "match": "exact"}
     taken = take("Patient ID;StudyDate\nA*1;12.05.2015\n2;05/12/2015\n", **said, sheet="")
     assert taken["preview"] == [{"line": 2, "keys": {"PatientID": "A*1", "StudyDate": "20150512"}, "new_id": ""}]
@@ -94,7 +94,7 @@ def test_workbooks_keep_their_kind() -> None:
         (b"PatientID,StudyDate\n1,yesterday\n", 2, "StudyDate", "write the date as YYYYMMDD"),
     ],
 )
-def test_what_cannot_be_asked_is_told_and_not_kept(
+def test_a_table_without_usable_rows_is_reported_and_not_kept(
     data: bytes, line: int, column: str, words: str, state_root: Path
 ) -> None:
     taken = take(data)
@@ -112,7 +112,7 @@ def test_long_answers_are_cut_and_counted() -> None:
     assert (taken["repeated_rows"], len(taken["repeats"])) == (100, intake.SHOWN)
 
 
-def test_what_would_take_too_much_memory_is_not_read(state_root: Path) -> None:
+def test_a_too_large_table_is_not_read(state_root: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", bytes(intake.LARGEST_UNPACKED + 1))

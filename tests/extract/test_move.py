@@ -80,7 +80,7 @@ def test_a_series_is_moved_whole_at_series_level(tmp_path: Path, asked: bool) ->
     assert not list((tmp_path / "out").glob("sub-*/**/*.dcm"))
 
 
-def test_what_the_destination_confirmed_is_not_moved_again(tmp_path: Path, asked: bool) -> None:
+def test_confirmed_instances_are_not_moved_again(tmp_path: Path, asked: bool) -> None:
     with two(tmp_path) as (source, second):
         destination = second_node(second) if asked else None
         moved(source_node(source), tmp_path / "out", destination)
@@ -90,7 +90,7 @@ def test_what_the_destination_confirmed_is_not_moved_again(tmp_path: Path, asked
         assert account.verdict == COMPLETE and len(source.retrieves) == 2 and len(second.offered) == 10
 
 
-def test_what_the_destination_lost_is_moved_again(tmp_path: Path) -> None:
+def test_instances_that_the_destination_lost_are_moved_again(tmp_path: Path) -> None:
     with two(tmp_path) as (source, second):
         moved(source_node(source), tmp_path / "out", second_node(second))
         lost = min(uids(second))
@@ -118,7 +118,7 @@ def test_failed_instances_are_asked_for_once_more_and_named(tmp_path: Path, aske
     assert "2 of 5 instances missing: the archive could not send them to ARCHIVE2" in one.reason
 
 
-def test_failures_that_nobody_names_are_found_one_by_one(tmp_path: Path) -> None:
+def test_failures_without_uids_are_found_one_by_one(tmp_path: Path) -> None:
     with two(tmp_path) as (source, second):
         bad = min(uids(source))
         source.faults.withhold, source.faults.failed_list = {bad}, False
@@ -127,7 +127,7 @@ def test_failures_that_nobody_names_are_found_one_by_one(tmp_path: Path) -> None
     assert (one.received, one.missing_uids) == (4, [bad])
 
 
-def test_a_passing_failure_is_mended_by_the_second_round(tmp_path: Path, asked: bool) -> None:
+def test_a_temporary_failure_is_healed_by_the_second_round(tmp_path: Path, asked: bool) -> None:
     with two(tmp_path) as (source, second):
         second.faults.store_status, second.faults.store_status_from = 0xA700, 2
         second.faults.store_status_times = 1
@@ -136,7 +136,7 @@ def test_a_passing_failure_is_mended_by_the_second_round(tmp_path: Path, asked: 
     assert account.verdict == COMPLETE and one.received == 5
 
 
-def test_success_without_suboperations_is_none(tmp_path: Path, asked: bool) -> None:
+def test_success_without_sub_operations_is_no_success(tmp_path: Path, asked: bool) -> None:
     with two(tmp_path) as (source, second):
         source.faults.success_without_suboperations = True
         account, one = moved(source_node(source), tmp_path / "out", second_node(second) if asked else None)
@@ -144,7 +144,7 @@ def test_success_without_suboperations_is_none(tmp_path: Path, asked: bool) -> N
     assert "the archive reported success without sending anything" in one.reason
 
 
-def test_answers_without_counts_are_believed_by_the_answers_before(tmp_path: Path) -> None:
+def test_without_final_counts_the_pending_responses_count(tmp_path: Path) -> None:
     with two(tmp_path) as (source, second):
         source.faults.counts = False
         account, _ = moved(source_node(source), tmp_path / "out")
@@ -152,14 +152,14 @@ def test_answers_without_counts_are_believed_by_the_answers_before(tmp_path: Pat
     assert account.verdict == COMPLETE
 
 
-def test_warnings_of_the_destination_count_as_taken_and_are_told(tmp_path: Path, asked: bool) -> None:
+def test_instances_taken_with_a_warning_count_and_are_reported(tmp_path: Path, asked: bool) -> None:
     with two(tmp_path) as (source, second):
         second.faults.store_status, second.faults.store_status_times = 0xB000, 2
         account, one = moved(source_node(source), tmp_path / "out", second_node(second) if asked else None)
     assert account.verdict == COMPLETE and one.warned == 2 and "2 taken with a warning" in one.reason
 
 
-def test_a_destination_that_loses_what_it_took_is_found_out(tmp_path: Path) -> None:
+def test_objects_that_the_destination_loses_are_detected(tmp_path: Path) -> None:
     with two(tmp_path) as (source, second):
         lost = min(uids(source))
         second.faults.store_unlisted = {lost}
@@ -188,7 +188,7 @@ def test_a_destination_that_refuses_the_sop_class(tmp_path: Path) -> None:
     assert account.verdict == INCOMPLETE and one.missing == 5
 
 
-def test_an_unknown_destination_is_told_at_once(tmp_path: Path) -> None:
+def test_an_unknown_destination_is_reported_at_once(tmp_path: Path) -> None:
     with two(tmp_path) as (source, _):
         source.destinations.clear()
         with pytest.raises(MoveDestinationUnknown, match="does not know the move destination ARCHIVE2"):
@@ -270,9 +270,7 @@ def test_the_log_and_the_accounts_of_a_move(tmp_path: Path) -> None:
     assert bad in (run / "report.html").read_text()
 
 
-def test_instances_of_a_destination_are_listed_after_some_patience(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_destination_that_lists_new_instances_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with two(tmp_path) as (source, second):
         looks: list[int] = []
         listed = move.Mover.listed_at_destination
@@ -287,7 +285,7 @@ def test_instances_of_a_destination_are_listed_after_some_patience(
     assert account.verdict == COMPLETE and len(source.retrieves) == 1
 
 
-def test_moving_again_what_lies_there_already_is_no_proof(tmp_path: Path) -> None:
+def test_instances_that_were_there_before_do_not_prove_a_move(tmp_path: Path) -> None:
     with two(tmp_path) as (source, second):
         moved(source_node(source), tmp_path / "out", second_node(second))
         source.faults.success_without_suboperations = True

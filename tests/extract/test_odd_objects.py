@@ -35,7 +35,7 @@ def referenced(image: Dataset) -> Dataset:
     return image
 
 
-def called(uids: list[str], **attributes: Any) -> list[Dataset]:
+def odd_series(uids: list[str], **attributes: Any) -> list[Dataset]:
     """Make a series of instances with these SOP Instance UIDs."""
     images = series("ODD", n_images=len(uids), **attributes)
     for image, uid in zip(images, uids, strict=True):
@@ -73,7 +73,7 @@ def mixed() -> list[Dataset]:
     return [*images[:3], referenced(images[3])]
 
 
-def test_what_c_get_does_not_carry_comes_by_c_move(
+def test_objects_that_c_get_cannot_transfer_come_by_c_move(
     archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path
 ) -> None:
     pacs = archive(mixed())
@@ -93,7 +93,7 @@ def test_where_c_move_does_not_work_the_others_are_there(
     assert "C-GET did not bring them, nor did C-MOVE: pacs: does not know the move destination" in one.reason
 
 
-def test_a_class_that_c_get_is_refused_for_costs_itself_alone(
+def test_an_sop_class_that_is_refused_for_c_get_does_not_affect_the_others(
     archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path
 ) -> None:
     classes = [CTImageStorage, MRImageStorage]
@@ -110,7 +110,7 @@ def test_uids_that_the_standard_forbids_are_fetched(
     archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path, method: str
 ) -> None:
     uids = [*ODD, "1.2.826.0.1.3680043.10.1234.6"]
-    pacs = archive(called(uids, study_uid=ODD[2], series_uid=ODD[0]))
+    pacs = archive(odd_series(uids, study_uid=ODD[2], series_uid=ODD[0]))
     assert fetched(pacs, tmp_path / "out", method).state == "complete"
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.dcm")) == sorted(f"{uid}.dcm" for uid in uids)
     assert fetched(pacs, tmp_path / "out", method).present == 4 and len(pacs.sent) == 4
@@ -121,8 +121,10 @@ def test_uids_that_the_standard_forbids_are_fetched(
     assert "of the others: " in one.reason
 
 
-def test_it_is_their_uids_and_not_our_port(archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path) -> None:
-    pacs = archive(called(ODD))
+def test_invalid_uids_are_the_reason_and_not_our_port(
+    archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path
+) -> None:
+    pacs = archive(odd_series(ODD))
     for faults in ({"retrieve_status": 0xC000, "retrieve_status_times": 99, "counts": False}, {"withhold": {*ODD}}):
         vars(pacs.faults).update(faults)
         one = fetched(pacs, tmp_path / "out", "move")
@@ -148,12 +150,12 @@ def test_it_is_their_uids_and_not_our_port(archive: Callable[[list[Dataset]], Em
         ("", "with an empty component", False),
     ],
 )
-def test_what_is_wrong_with_a_uid(uid: str, fault: str, kept: bool) -> None:
+def test_faults_of_uids(uid: str, fault: str, kept: bool) -> None:
     assert (fault_of(uid), is_storable_uid(uid)) == (fault, kept)
 
 
 @METHODS
-def test_objects_of_new_instance_uids_are_told_as_what_they_are(
+def test_objects_with_new_instance_uids_are_reported(
     archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path, method: str
 ) -> None:
     pacs = archive(series("ODD", n_images=3))
@@ -175,7 +177,7 @@ def test_objects_of_new_instance_uids_are_told_as_what_they_are(
 
 
 @pytest.mark.parametrize("keyword", ["SeriesInstanceUID", "StudyInstanceUID"])
-def test_objects_of_new_series_and_study_uids_are_told(
+def test_objects_with_new_series_and_study_uids_are_reported(
     archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path, keyword: str
 ) -> None:
     pacs = archive(series("ODD", n_images=2))
@@ -189,7 +191,7 @@ def test_objects_of_new_series_and_study_uids_are_told(
     assert account.unasked == len(list(strays.glob("unasked/*.dcm"))) > 0
 
 
-def test_objects_that_are_announced_as_others_are_told(
+def test_objects_with_another_uid_than_their_request_are_reported(
     archive: Callable[[list[Dataset]], EmbeddedPacs], tmp_path: Path
 ) -> None:
     pacs = archive(series("ODD", n_images=2))

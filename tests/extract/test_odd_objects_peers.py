@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmread
 
 from pacsifier_ops.base.config import PacsNode
-from tests.extract.test_odd_objects import ODD, called, referenced
+from tests.extract.test_odd_objects import ODD, odd_series, referenced
 from tests.support.embedded import extract
 from tests.support.peers import OUR_AET, Dcmqrscp, Orthanc, Peer
 
@@ -25,7 +25,7 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Start an archive with those objects of an odd series that it accepts."""
     folder = tmp_path_factory.mktemp("odd")
     peer: Peer = request.param(folder / "peer", environment={"TCP_NODELAY": "1"})
-    images = called(UIDS)
+    images = odd_series(UIDS)
     referenced(images[-1])
     files = {image.SOPInstanceUID: folder / f"{number}.dcm" for number, image in enumerate(images)}
     for image in images:
@@ -44,7 +44,7 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("method", ["auto", "get", "move"])
-def test_what_it_holds_is_fetched_or_told(peer: Peer, tmp_path: Path, method: str) -> None:
+def test_odd_objects_are_fetched_or_reported(peer: Peer, tmp_path: Path, method: str) -> None:
     held = {str(image.SOPInstanceUID) for image in peer.objects()}
     assert len(held) > 3
     node = PacsNode(peer.name, "127.0.0.1", peer.port, peer.aet, OUR_AET, receiver_port=peer.receiver_port)

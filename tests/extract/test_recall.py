@@ -42,11 +42,11 @@ def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedPa
         yield pacs
 
 
-def patient(pacs: EmbeddedPacs, **fields: Any) -> PacsNode:
+def waiting_node(pacs: EmbeddedPacs, **fields: Any) -> PacsNode:
     return node_of(pacs, **{"recall_wait": 20, "dimse_timeout": 0.5, **fields})
 
 
-def come(pacs: EmbeddedPacs) -> None:
+def end_recall(pacs: EmbeddedPacs) -> None:
     """End the recall: the series are online."""
     pacs._recalled = dict.fromkeys(pacs._recalled, 0.0)
 
@@ -66,11 +66,11 @@ def wait_until(later: Later) -> None:
 
 @METHODS
 @pytest.mark.parametrize("way", ["silent", "refuses", "fails", "nothing", "part"])
-def test_a_series_on_tape_is_put_aside_and_comes_later(
+def test_a_series_on_tape_is_postponed_and_fetched_later(
     pacs: EmbeddedPacs, tmp_path: Path, method: str, way: Any
 ) -> None:
     pacs.faults.recalling = way
-    node = patient(pacs, method=method)
+    node = waiting_node(pacs, method=method)
     run, units = planned_run(node, ROWS, tmp_path / "out")
     waited: list[Later] = []
 
@@ -79,7 +79,7 @@ def test_a_series_on_tape_is_put_aside_and_comes_later(
         assert len(pacs.sent) == (3 if way == "part" else 2)  # the others did not wait
         shared().acquire(f"pacs:{node.key}", limit=1, wait=0).release()
         waited.append(later)
-        come(pacs)
+        end_recall(pacs)
         wait_until(later)
 
     with steps.Retrieval(run, node) as work:
@@ -91,10 +91,10 @@ def test_a_series_on_tape_is_put_aside_and_comes_later(
 
 
 @pytest.mark.parametrize("says", ["NEARLINE", "ONLINE", ""])
-def test_silence_is_no_failure_whatever_the_archive_says(pacs: EmbeddedPacs, tmp_path: Path, says: str) -> None:
+def test_silence_counts_as_a_recall_whatever_the_availability(pacs: EmbeddedPacs, tmp_path: Path, says: str) -> None:
     if says != "NEARLINE":  # some archives do not know what their file system keeps on tape
         pacs.faults.corrected = {"InstanceAvailability": {"": says}}
-    node = patient(pacs, recall_wait=0.3, retry_wait=60)  # a retry at once would wait for a minute
+    node = waiting_node(pacs, recall_wait=0.3, retry_wait=60)  # a retry at once would wait for a minute
     account = extracted(node, ROWS[:1], tmp_path / "out")
     (one,) = account.series
     assert (one.state, one.missing, one.look_at) == (SERIES_RECALLED, 4, "")
@@ -103,31 +103,33 @@ def test_silence_is_no_failure_whatever_the_archive_says(pacs: EmbeddedPacs, tmp
     assert 1 < len(one.recalls) <= LOOKS + 1 and len(pacs.retrieves) == len(one.recalls)
 
 
-def test_what_does_not_come_in_time_is_told_and_a_later_run_fetches_it(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_a_long_recall_is_reported_and_a_later_run_fetches_the_series(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     pacs.faults.recalling = "part"
-    account = extracted(patient(pacs, recall_wait=0.2), ROWS, tmp_path / "out")
+    account = extracted(waiting_node(pacs, recall_wait=0.2), ROWS, tmp_path / "out")
     assert account.verdict == INCOMPLETE and account.summary()["series"] == {"recalled": 1, "complete": 1}
     assert account.totals()["missing"] == account.totals()["received"] == 3
     (line,) = [line for line in log_of(tmp_path / "out") if line["Status"] == "recalled"]
     assert line["Reason"].startswith("recalled, not yet there: 3 of 4") and line["FilesFound"] == "1"
     page = (Run.existing(account.run) or Run.fresh()).report.read_text()
     assert "1 series recalled by the archive, not yet there" in page
-    come(pacs)
-    again = extract(patient(pacs), ROWS, tmp_path / "out")
+    end_recall(pacs)
+    again = extract(waiting_node(pacs), ROWS, tmp_path / "out")
     assert again.verdict == COMPLETE and (again.totals()["present"], again.totals()["received"]) == (3, 3)
 
 
-def test_a_site_that_does_not_wait_is_told_at_once(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_without_recall_wait_a_recall_is_reported_at_once(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     pacs.faults.recalling = "refuses"
-    account = extract(patient(pacs, recall_wait=0), ROWS[:1], tmp_path / "out")
+    account = extract(waiting_node(pacs, recall_wait=0), ROWS[:1], tmp_path / "out")
     assert account.series[0].state == SERIES_RECALLED and len(pacs.retrieves) == 1
     pacs.faults = Faults(nearline=pacs.faults.nearline, recall=3600, corrected={"InstanceAvailability": {"": "ONLINE"}})
     with pytest.raises(PacsSilent):  # no series is on tape, so silence is a failure
-        extract(patient(pacs, recall_wait=0), ROWS[:1], tmp_path / "out")
+        extract(waiting_node(pacs, recall_wait=0), ROWS[:1], tmp_path / "out")
 
 
-def test_what_the_archive_sends_later_is_taken_and_not_asked_for_again(pacs: EmbeddedPacs, tmp_path: Path) -> None:
-    node = patient(pacs, method="move", recall_wait=20)
+def test_objects_that_the_archive_sends_later_are_used_and_not_requested_again(
+    pacs: EmbeddedPacs, tmp_path: Path
+) -> None:
+    node = waiting_node(pacs, method="move", recall_wait=20)
     run, units = planned_run(node, ROWS[:1], tmp_path / "out")
     pacs.faults.withhold = {str(image.SOPInstanceUID) for image in TAPE[:2]}
     asked: list[int] = []
@@ -135,7 +137,7 @@ def test_what_the_archive_sends_later_is_taken_and_not_asked_for_again(pacs: Emb
     def wait(later: Later) -> None:
         asked.append(len(pacs.retrieves))
         if len(asked) == 1:
-            come(pacs)
+            end_recall(pacs)
             while pacs.suboperations.total() < 4:  # sent to the receiver although no run waits for it
                 pause(0.01, lambda: False)
         else:
@@ -150,18 +152,20 @@ def test_what_the_archive_sends_later_is_taken_and_not_asked_for_again(pacs: Emb
     assert account.verdict == COMPLETE and account.totals()["received"] == 4 and not account.totals()["quarantined"]
 
 
-def test_an_archive_that_sends_on_after_an_abort_is_not_asked_again(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_an_archive_that_continues_to_send_after_an_abort_gets_no_second_request(
+    pacs: EmbeddedPacs, tmp_path: Path
+) -> None:
     pacs.faults = Faults(abort_after=1, abort_sends_on=True)
-    account = extract(patient(pacs, method="move"), ROWS[:1], tmp_path / "out")
+    account = extract(waiting_node(pacs, method="move"), ROWS[:1], tmp_path / "out")
     assert account.verdict == COMPLETE and len(pacs.retrieves) == 1 and len(pacs.sent) == 4
 
 
-def test_who_goes_on_looks_only_at_what_is_recalled(
+def test_a_resumed_unit_requests_only_recalled_series(
     pacs: EmbeddedPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pacs.faults.recalling = "nothing"
     pacs.faults.withhold = {str(DISK[0].SOPInstanceUID)}
-    node = patient(pacs)
+    node = waiting_node(pacs)
     run, units = planned_run(node, ROWS, tmp_path / "out")
     parts = [item for unit in units for item in read_jsonl(run.part("units", unit))]
     run.forget(["units"])
@@ -187,7 +191,7 @@ def test_who_goes_on_looks_only_at_what_is_recalled(
         closed.setattr(AtNode, "_check_window", lambda self: (_ for _ in ()).throw(shut))
         steps.retrieve(run, node, 0, resumed=True)
     assert sorted(series.state for series in steps.report(run).series) == ["incomplete", "recalled"]
-    come(pacs)
+    end_recall(pacs)
     assert steps.retrieve(run, node, 0, resumed=True)["missing"] == 1
     assert len(pacs.retrieves) == asked + 1
 
@@ -196,13 +200,13 @@ def test_a_move_to_another_node_waits_for_the_tape_as_well(pacs: EmbeddedPacs, t
     pacs.faults.recalling = "fails"
     with EmbeddedPacs(aet="THERE", folder=tmp_path / "there") as there:
         pacs.destinations["THERE"] = ("127.0.0.1", there.port)
-        node = patient(pacs, move_aet="THERE", recall_wait=6)
+        node = waiting_node(pacs, move_aet="THERE", recall_wait=6)
         run, units = planned_run(node, ROWS, tmp_path / "out", retrieve="move")
         waited: list[Later] = []
 
         def wait(later: Later) -> None:
             waited.append(later)
-            come(pacs)
+            end_recall(pacs)
             wait_until(later)
 
         with steps.Moving(run, node) as work:
@@ -211,7 +215,7 @@ def test_a_move_to_another_node_waits_for_the_tape_as_well(pacs: EmbeddedPacs, t
     assert steps.report(run).verdict == COMPLETE
 
 
-def test_looks_come_later_and_later() -> None:
+def test_looks_come_at_growing_intervals() -> None:
     begin = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
     def minutes(asked: list[float], wait: float = 64) -> float | None:
@@ -226,7 +230,7 @@ def test_looks_come_later_and_later() -> None:
     assert minutes([0], wait=0) is None
 
 
-def test_the_command_says_so_and_takes_its_times_from_file_and_flags(
+def test_the_command_reports_a_recall_and_uses_times_from_file_and_flags(
     pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {"server_address": pacs.host, "port": pacs.port, "server_AET": pacs.aet, "AET": "PACSIFIER"}

@@ -106,10 +106,8 @@ class Archive:
         assert found.keys() == wanted.keys()
         assert all(data_set(path) == data_set(wanted[uid]) for uid, path in found.items())
         assert len(list(out.rglob("*.dcm"))) == len(wanted)
-        strangers = {p for p in out.rglob("*") if p.is_file() and p.suffix not in KNOWN} - {
-            out / ".pacsifier/tree.json"
-        }
-        assert not strangers
+        others = {p for p in out.rglob("*") if p.is_file() and p.suffix not in KNOWN} - {out / ".pacsifier/tree.json"}
+        assert not others
         assert not any((out / ".pacsifier" / "incoming").iterdir())
 
 
@@ -257,7 +255,7 @@ def test_a_pacs_that_is_busy_is_asked_again(archive: Archive, tmp_path: Path) ->
 
 
 @METHODS
-def test_what_nobody_asked_for_is_quarantined(archive: Archive, tmp_path: Path, method: str) -> None:
+def test_objects_that_were_not_requested_are_quarantined(archive: Archive, tmp_path: Path, method: str) -> None:
     archive.pacs.faults.intruders = archive.files["OTHER"]
     run, units = planned_run(archive.node(method=method), [{"PatientID": "CT"}], tmp_path / "out")
     steps.retrieve(run, archive.node(method=method), units[0])
@@ -292,7 +290,7 @@ def test_instances_that_came_in_since_the_plan(archive: Archive, tmp_path: Path)
         assert (one.state, one.expected, one.received) == ("complete", 5, 5)
 
 
-def test_an_object_that_does_not_say_who_it_is_costs_itself_alone(archive: Archive, tmp_path: Path) -> None:
+def test_an_object_without_readable_uids_does_not_affect_the_others(archive: Archive, tmp_path: Path) -> None:
     broken = series("CT", n_images=8)[7]
     broken.StudyInstanceUID = "not a UID"
     path = tmp_path / "broken.dcm"
@@ -320,7 +318,7 @@ def test_an_archive_that_only_counts(archive: Archive, tmp_path: Path, method: s
     assert (one.state, one.expected, one.received, one.missing) == ("incomplete", 4, 3, 1)
 
 
-def test_an_archive_that_tells_nothing_is_unverifiable(archive: Archive, tmp_path: Path) -> None:
+def test_an_archive_without_list_and_number_is_unverifiable(archive: Archive, tmp_path: Path) -> None:
     archive.pacs.faults = Faults(image_level=False, unreturned_keys={"NumberOfSeriesRelatedInstances"})
     account = archive.extract(tmp_path / "out")
     one = only(account)
@@ -347,7 +345,7 @@ def test_what_the_archive_no_longer_lists_is_unverifiable(tmp_path: Path) -> Non
 # Configuration
 
 
-def test_an_unknown_destination_says_what_to_declare(archive: Archive, tmp_path: Path) -> None:
+def test_the_error_about_an_unknown_destination_says_what_to_declare(archive: Archive, tmp_path: Path) -> None:
     port = archive.node().receiver_port
     with pytest.raises(MoveDestinationUnknown, match=f"AE title NOBODY .* port {port}"):
         archive.extract(tmp_path / "out", method="move", receiver_aet="NOBODY")
@@ -355,7 +353,7 @@ def test_an_unknown_destination_says_what_to_declare(archive: Archive, tmp_path:
         archive.extract(tmp_path / "out", method="move", receiver_port=0)
 
 
-def test_a_port_that_is_taken_is_told_before_anything_is_asked(archive: Archive, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_the_first_query(archive: Archive, tmp_path: Path) -> None:
     with socket.socket() as stranger:
         stranger.bind(("0.0.0.0", 0))
         stranger.listen()
@@ -436,7 +434,7 @@ def test_a_ledger_that_is_lost_proves_nothing(archive: Archive, tmp_path: Path, 
     archive.check(tmp_path / "out", "CT")
 
 
-def test_a_stranger_in_the_folder_unbalances_the_books(archive: Archive, tmp_path: Path) -> None:
+def test_an_unknown_file_in_the_folder_makes_the_run_unbalanced(archive: Archive, tmp_path: Path) -> None:
     archive.extract(tmp_path / "out")
     folder = next((tmp_path / "out").rglob("*.dcm")).parent
     (folder / "1.2.3.dcm").write_bytes(b"?")
@@ -467,7 +465,7 @@ def process(run: Run, node: PacsNode, *before: str) -> subprocess.Popen[bytes]:
 
 
 @METHODS
-def test_killed_at_any_moment_it_heals(archive: Archive, tmp_path: Path, method: str) -> None:
+def test_a_kill_at_any_moment_is_healed_by_the_next_run(archive: Archive, tmp_path: Path, method: str) -> None:
     images = series("LONG", n_images=40)
     chance = random.Random(method)
     with serving(images, tmp_path / "archive") as pacs:
@@ -511,7 +509,7 @@ def test_two_processes_at_once(archive: Archive, tmp_path: Path, method: str, fo
         assert pacs.peak_associations == 1 or method == "move"
 
 
-def test_who_stops_is_heard_and_what_arrived_is_kept(archive: Archive, tmp_path: Path) -> None:
+def test_a_stopped_run_keeps_the_objects_that_arrived(archive: Archive, tmp_path: Path) -> None:
     archive.pacs.faults.delay = 0.02
     run, units = planned_run(archive.node(), [{"PatientID": "CT"}], tmp_path / "out")
     with pytest.raises(Cancelled):
@@ -521,7 +519,7 @@ def test_who_stops_is_heard_and_what_arrived_is_kept(archive: Archive, tmp_path:
     assert steps.report(run).verdict == "incomplete"
 
 
-def test_a_receiver_of_another_run_that_goes_away_is_replaced(tmp_path: Path) -> None:
+def test_a_receiver_of_another_run_that_stops_is_replaced(tmp_path: Path) -> None:
     with serving(series("P"), tmp_path / "archive") as pacs:
         node = node_of(pacs, method="move")
         run, units = planned_run(node, [{"PatientID": "P"}], tmp_path / "out")
@@ -537,7 +535,7 @@ def test_a_receiver_of_another_run_that_goes_away_is_replaced(tmp_path: Path) ->
     assert len(pacs.retrieves) == 2
 
 
-def test_a_receiver_that_stands_but_is_not_declared_is_told_at_once(tmp_path: Path) -> None:
+def test_a_running_receiver_that_the_pacs_does_not_know_is_reported_at_once(tmp_path: Path) -> None:
     with serving(series("P"), tmp_path / "archive") as pacs:
         node = node_of(pacs, method="move")
         del pacs.destinations["PACSIFIER"]
@@ -573,7 +571,7 @@ def test_a_full_disk(archive: Archive, tmp_path: Path, method: str) -> None:
         Archive(pacs, {"BIG": list((tmp_path / "archive").iterdir())}).check(out, "BIG")
 
 
-def test_a_file_that_may_not_grow(archive: Archive, tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files(archive: Archive, tmp_path: Path) -> None:
     """With a limit on the size of files, no object is incomplete."""
     images = series("BIG", n_images=3, rows=256, columns=256)
     with serving(images, tmp_path / "archive") as pacs:
@@ -626,7 +624,7 @@ class Stopped:
         return time.monotonic() > self.until
 
 
-def test_the_tree_keeps_out_of_what_is_not_identified(archive: Archive, tmp_path: Path) -> None:
+def test_a_de_identified_tree_is_no_output_folder(archive: Archive, tmp_path: Path) -> None:
     archive.extract(tmp_path / "out")
     (tmp_path / "out" / ".pacsifier" / "tree.json").write_text('{"state":"de-identified"}')
     archive.pacs.sent.clear()

@@ -129,7 +129,7 @@ def test_without_approval_a_large_cohort_ends_the_run(
 
 
 @pytest.mark.parametrize("retrieve", ["save", "move"])
-def test_nothing_moves_before_somebody_has_approved(pacs: EmbeddedPacs, tmp_path: Path, retrieve: str) -> None:
+def test_nothing_is_fetched_before_the_approval(pacs: EmbeddedPacs, tmp_path: Path, retrieve: str) -> None:
     with EmbeddedPacs(aet="ARCHIVE2", folder=tmp_path / "second") as second:
         pacs.destinations["ARCHIVE2"] = (second.host, second.port)
         node = node_of(pacs, max_series=2, max_images=4, move_aet="ARCHIVE2")
@@ -152,7 +152,7 @@ def test_nothing_moves_before_somebody_has_approved(pacs: EmbeddedPacs, tmp_path
     assert steps.report(run).verdict == "complete"
 
 
-def test_approval_holds_for_the_same_plan_alone(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_an_approval_is_valid_for_the_same_plan_only(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     node = node_of(pacs, max_series=1)
     run, units = planned_run(node, ROWS, tmp_path / "out", approval=True)
     asked = steps.question(run)
@@ -160,7 +160,7 @@ def test_approval_holds_for_the_same_plan_alone(pacs: EmbeddedPacs, tmp_path: Pa
     approvals.ask(run, COHORT, asked.digest)
     approvals.decide(run, COHORT, asked.digest, APPROVED, "somebody")
     steps.retrieve(run, node, units[0])
-    _turned_round(run)
+    _reverse_found(run)
     assert steps.plan(run, node).units == units and steps.question(run) is None
     steps.retrieve(run, node, units[0])
     pacs.add(write(series("P4"), tmp_path / "new"))
@@ -175,13 +175,13 @@ def test_approval_holds_for_the_same_plan_alone(pacs: EmbeddedPacs, tmp_path: Pa
         steps.retrieve(run, node, units[0])
 
 
-def _turned_round(run: Run) -> None:
+def _reverse_found(run: Run) -> None:
     """Return the responses in reverse order, as an archive may."""
     head, *found = read_jsonl(run.part("found", 0))
     run.write_part("found", 0, [head, *reversed(found)])
 
 
-def test_what_would_not_fit_on_the_disk_takes_a_word(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_a_cohort_larger_than_the_free_space_needs_approval(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     for approval, exceeds in ((True, 1), (False, 0)):  # an estimate does not end a run
         run, _ = planned_run(node_of(pacs), [{"PatientID": "P1"}], tmp_path / "out", approval=approval)
         head, (study_uid, series_uid, attributes, name) = read_jsonl(run.part("found", 0))
@@ -192,13 +192,13 @@ def test_what_would_not_fit_on_the_disk_takes_a_word(pacs: EmbeddedPacs, tmp_pat
         assert len(sentences) == exceeds and all("300,000,000 GB, more than the" in text for text in sentences)
 
 
-def test_a_cohort_within_the_limits_needs_no_word(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_a_cohort_within_the_limits_needs_no_approval(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     run, units = planned_run(node_of(pacs, max_series=3), ROWS, tmp_path / "out", approval=True)
     assert steps.question(run) is None and read_json(run.folder / "plan.json")["exceeds"] == []
     steps.retrieve(run, node_of(pacs), units[0])
 
 
-def test_what_is_there_does_not_count(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_fetched_instances_do_not_count(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     extract(node_of(pacs), ROWS, tmp_path / "out")
     pacs.add(write(series("P4", n_images=2), tmp_path / "new"))
     account = extract(node_of(pacs, max_series=1, max_images=2), ROWS, tmp_path / "out")

@@ -63,7 +63,7 @@ def test_bad_rows_are_reported_and_the_good_ones_run(pacs: EmbeddedPacs, tmp_pat
     assert "nothing in the archive" in lines["empty"]["Reason"]
 
 
-def test_strict_asks_the_pacs_nothing(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_a_strict_run_with_a_bad_row_does_not_query_the_pacs(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     rows = [{"PatientID": "P1", "StudyDate": "20200231"}, {"PatientID": "P2", "StudyDate": "2020"}]
     with pytest.raises(QueryTableError) as raised:
         extract(node_of(pacs), [*rows, {"PatientID": "P3"}], tmp_path / "out", strict=True)
@@ -73,7 +73,7 @@ def test_strict_asks_the_pacs_nothing(pacs: EmbeddedPacs, tmp_path: Path) -> Non
     assert not pacs.queries and not (tmp_path / "out").exists()
 
 
-def test_notes_and_cells_are_told_to_whoever_handed_the_table_in(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_the_answer_to_a_table_has_notes_and_cells(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     rows = [{"Patient ID": "P1", "MRN": ""}]
     with pytest.raises(QueryTableError, match="there twice"):
         extract(node_of(pacs), rows, tmp_path / "out")
@@ -85,7 +85,7 @@ def test_notes_and_cells_are_told_to_whoever_handed_the_table_in(pacs: EmbeddedP
     assert "[1.23457E+11]" in (run.folder / "problems.txt").read_text()
 
 
-def test_the_same_row_again_is_asked_once(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_a_repeated_row_is_queried_once(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     account = extract(node_of(pacs), [{"PatientID": "P1"}, {"PatientID": "P2"}, {"PatientID": "P1"}], tmp_path / "out")
     assert states(account) == {2: "found", 3: "found", 4: "found"}
     assert account.rows[2].warnings == ["asks the same as line 2"] and account.rows[2].series == 2
@@ -112,7 +112,7 @@ def test_new_ids_reach_the_patients_folder(pacs: EmbeddedPacs, tmp_path: Path) -
     assert {path.parent.name: path.read_text() for path in (tmp_path / "out").rglob("new_id.txt")} == {"sub-P1": "S01"}
 
 
-def test_rows_that_contradict_each_other_leave_the_patient_out(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_a_patient_with_contradicting_rows_is_left_out(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     rows = [
         {"StudyDate": "20200101", "new_ids": "S01"},
         {"Modality": "MR", "PatientID": "P1", "new_ids": "S02"},
@@ -137,7 +137,7 @@ def test_too_many_series_stop_before_any_image(pacs: EmbeddedPacs, tmp_path: Pat
     assert extract(node, rows, tmp_path / "out", max_series=4).verdict == "complete"
 
 
-def test_the_books_of_a_run_that_was_stopped_after_planning(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_the_account_of_a_run_that_was_stopped_after_planning(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     run = Run.fresh()
     node = node_of(pacs, max_series=1)
     steps.prepare(run, Request(write_table(tmp_path / "t.csv", [{"PatientID": "P1"}]), tmp_path / "out"), node)
@@ -205,7 +205,7 @@ def test_the_log_has_the_columns_people_know(pacs: EmbeddedPacs, tmp_path: Path)
     assert [nothing[name] for name in told] == ["0", "False", "0", "0", "empty"]
 
 
-def test_a_column_of_the_query_is_not_there_twice(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_the_log_has_each_column_once(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     uid = str(IMAGES[0].SeriesInstanceUID)
     extract(node_of(pacs), [{"SeriesInstanceUID": uid}, {"SeriesInstanceUID": "1.2.3"}], tmp_path / "out")
     lines = log_of(tmp_path / "out")
@@ -235,7 +235,7 @@ def test_info_dumps_and_hostile_text(pacs: EmbeddedPacs, tmp_path: Path) -> None
         ({"emptied_keys": {"AcquisitionDate"}, "image_level": False}, True, 2, False),
     ],
 )
-def test_the_acquisition_date_of_a_dump_is_asked_of_images_only_where_the_series_tells_none(
+def test_the_acquisition_date_of_a_dump_is_queried_only_if_the_series_has_none(
     pacs: EmbeddedPacs, tmp_path: Path, faults: dict[str, Any], info: bool, asked: int, told: bool | None
 ) -> None:
     for name, value in faults.items():
@@ -252,7 +252,7 @@ def test_the_acquisition_date_of_a_dump_is_asked_of_images_only_where_the_series
         assert line["AcquisitionDate"] == (line["StudyDate"] if told else "")
 
 
-def test_info_alone_and_nothing_at_all(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_only_info_dumps_or_only_a_report(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     rows = [{"PatientID": "P1"}]
     account = extract(node_of(pacs, max_series=1), rows, tmp_path / "info", info=True, retrieve="none")
     assert account.verdict == "complete" and {s.state for s in account.series} == {"listed"}
@@ -292,7 +292,7 @@ def test_every_step_may_be_called_again(pacs: EmbeddedPacs, tmp_path: Path) -> N
     assert len(pacs.sent) == 4, "what was there was fetched again"
 
 
-def test_the_books_balance_whatever_the_run_left(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_the_account_balances_whatever_the_run_left(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     node = node_of(pacs)
     run, units = planned_run(node, [{"PatientID": "P?"}], tmp_path / "out")
     for attempted in range(len(units) + 1):
@@ -320,7 +320,7 @@ def test_prepare_forgets_what_an_earlier_attempt_found(pacs: EmbeddedPacs, tmp_p
     assert states(account) == {2: "failed"} and not account.series and not account.rows[0].series
 
 
-def test_there_are_no_books_before_there_are_rows(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_there_is_no_account_before_there_are_rows(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     run = Run.fresh()
     with pytest.raises(QueryTableError, match="prepare"):
         steps.report(run)

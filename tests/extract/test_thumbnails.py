@@ -93,7 +93,7 @@ def test_grey_levels_follow_the_window_and_the_photometric_interpretation(tmp_pa
     assert shown[48, 5] == 255 and shown[48, -5] == 0
 
 
-def test_what_cannot_be_shown_has_none(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_has_no_thumbnail(tmp_path: Path) -> None:
     assert thumbnail(tmp_path / "not there") is None
     (image,) = phantoms(n_images=1)
     image.Rows = 65000
@@ -127,7 +127,7 @@ def test_a_run_has_them_for_its_first_series(tmp_path: Path, monkeypatch: pytest
     assert thumbnails_of(Run.fresh()) == {}
 
 
-def test_a_decoder_that_crashes_costs_one_thumbnail_and_time_ends_it_all(
+def test_a_decoder_that_crashes_costs_one_thumbnail_and_there_is_a_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, account = a_run(tmp_path / "out", 3)

@@ -102,7 +102,7 @@ def test_a_submission_is_one_run_one_request_and_one_folder_by_one_id(folders: F
     assert night(folders, NEXT) == Collected() and names(folders.claimed) == names(folders.inbox) == []
 
 
-def test_how_a_table_is_read_goes_with_the_table_and_not_through_airflow(folders: Folders) -> None:
+def test_options_for_reading_a_table_are_kept_with_it_and_not_in_airflow(folders: Folders) -> None:
     said = {"date_format": "DD.MM.YYYY", "sheet": "Müller", "hidden_rows": "skip"}
     book = openpyxl.Workbook()
     book.active.title = "Müller"
@@ -124,7 +124,7 @@ def test_how_a_table_is_read_goes_with_the_table_and_not_through_airflow(folders
     assert reasons.read_text().endswith("[24.12.93]\n")  # the reasons may contain cells, as they are beside the table
 
 
-def test_the_same_handed_in_again_is_another_run(folders: Folders) -> None:
+def test_a_second_submission_of_the_same_files_is_another_run(folders: Folders) -> None:
     put(folders.inbox, "a.csv", "b.csv")
     first = night(folders).starts
     put(folders.inbox, "a.csv")
@@ -134,7 +134,7 @@ def test_the_same_handed_in_again_is_another_run(folders: Folders) -> None:
     assert {start.run_id for start in first} < {start.run_id for start in second}
 
 
-def test_what_may_not_be_whole_stays(folders: Folders) -> None:
+def test_files_that_may_be_incomplete_stay(folders: Folders) -> None:
     put(folders.inbox, "copying.csv", age=5)
     put(folders.inbox, "pair.csv")
     put(folders.inbox, "pair.yaml", text="strict: true", age=5)
@@ -195,7 +195,7 @@ REJECTED = {
 
 
 @pytest.mark.parametrize(("files", "reason"), REJECTED.values(), ids=REJECTED.keys())
-def test_what_cannot_be_used_is_put_away_with_the_reasons(
+def test_an_unusable_submission_is_rejected_with_reasons(
     folders: Folders, tmp_path: Path, files: dict[str, str], reason: str
 ) -> None:
     for name, text in files.items():
@@ -210,7 +210,7 @@ def test_what_cannot_be_used_is_put_away_with_the_reasons(
     assert len(names(tmp_path / "state" / "requests")) == 1
 
 
-def test_all_reasons_are_told_at_once(folders: Folders) -> None:
+def test_all_reasons_are_reported_at_once(folders: Folders) -> None:
     put(folders.inbox, "a.csv", text="PatientIDs,Modaliti\n1,2\n")
     put(folders.inbox, "a.yaml", text="infos: true\nmax_series: 0\nout_directory: /etc\n")
     night(folders)
@@ -224,7 +224,7 @@ def test_all_reasons_are_told_at_once(folders: Folders) -> None:
     ]
 
 
-def test_what_others_put_among_the_claims_stays(folders: Folders) -> None:
+def test_other_files_among_the_claims_stay(folders: Folders) -> None:
     put(folders.claimed / "mine", "table.csv")
     put(folders.claimed, ".DS_Store")
     unmade = new_request_id()
@@ -235,7 +235,7 @@ def test_what_others_put_among_the_claims_stays(folders: Folders) -> None:
     assert names(folders.claimed / "mine") == ["table.csv"] and names(folders.claimed / unmade) == ["notes.txt"]
 
 
-def test_names_that_are_no_text_are_no_obstacle(folders: Folders) -> None:
+def test_file_names_that_are_not_text(folders: Folders) -> None:
     for name, text in ((b"M\xfcller.csv", TABLE), (b"M\xf6ller.csv", "x")):
         put(folders.inbox, os.fsdecode(name), text=text)
     collected = night(folders)
@@ -245,7 +245,7 @@ def test_names_that_are_no_text_are_no_obstacle(folders: Folders) -> None:
     assert put_away_started(folders, Runs([collected.starts[0].run_id]), PAGES) == (1, 0)
 
 
-def test_a_night_starts_so_many_at_most_the_oldest_first(folders: Folders) -> None:
+def test_a_night_starts_a_maximum_number_the_oldest_first(folders: Folders) -> None:
     for number in range(5):
         put(folders.inbox, f"{number}.csv", age=600 + number)
     started: list[str] = []
@@ -258,7 +258,7 @@ def test_a_night_starts_so_many_at_most_the_oldest_first(folders: Folders) -> No
     assert len(set(started)) == len(names(folders.done)) == 5
 
 
-def test_a_submission_that_cannot_be_moved_is_told_and_stays(folders: Folders, tmp_path: Path) -> None:
+def test_a_submission_that_cannot_be_moved_is_counted_and_stays(folders: Folders, tmp_path: Path) -> None:
     put(folders.inbox, "a.csv")
     with disk(tmp_path / "elsewhere", "size=1m") as elsewhere:
         folders.claimed.rmdir()
@@ -289,7 +289,7 @@ def killed_at(folders: Folders, number: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-def test_killed_anywhere_the_next_night_goes_on_with_it_once(folders: Folders, tmp_path: Path) -> None:
+def test_a_night_that_is_killed_anywhere_is_completed_once(folders: Folders, tmp_path: Path) -> None:
     number = 0
     died = True
     while died:
@@ -308,7 +308,7 @@ def test_killed_anywhere_the_next_night_goes_on_with_it_once(folders: Folders, t
     assert number > 15
 
 
-def test_of_a_pair_that_was_taken_in_half_the_rest_is_waited_for_or_asked_for(folders: Folders) -> None:
+def test_the_missing_file_of_a_half_claimed_pair_is_waited_for_or_requested(folders: Folders) -> None:
     put(folders.inbox, "a.csv", "b.csv")
     for name in ("a.yaml", "b.yaml"):
         put(folders.inbox, name, text="max_series: 7")
@@ -381,7 +381,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("slug", "options", "reason"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_project_says_why_and_keeps_no_other(folders: Folders, slug: str, options: str, reason: str) -> None:
+def test_a_broken_project_has_reasons_and_does_not_affect_the_others(
+    folders: Folders, slug: str, options: str, reason: str
+) -> None:
     project(folders, "good")
     project(folders, "switched-off", "enabled: false\n")
     (folders.projects / "unfinished").mkdir()
@@ -410,7 +412,7 @@ def test_a_study_runs_once_a_night_by_its_file(folders: Folders) -> None:
     assert projects(folders, runs, NEXT).starts == [], "its run of the night before has not ended"
 
 
-def test_a_broken_study_says_why(folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_broken_study_has_reasons(folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     put(folders.projects / "a", "study.yaml", text="project: a\nreleas: ask\n")
     project(folders, "both")
     put(folders.projects / "both", "study.yaml", text="queryfile: q.csv\n")
@@ -424,7 +426,7 @@ def test_a_broken_study_says_why(folders: Folders, monkeypatch: pytest.MonkeyPat
     assert "a file below the data root" in (folders.projects / "a" / "reasons.txt").read_text()
 
 
-def test_projects_are_not_left_through_links(folders: Folders, tmp_path: Path) -> None:
+def test_links_do_not_lead_out_of_a_project(folders: Folders, tmp_path: Path) -> None:
     put(tmp_path / "requests", "table.csv", text="PatientID\nsecret\n")
     folder = project(folders, "spy")
     (folder / "queries.csv").unlink()
@@ -436,7 +438,7 @@ def test_projects_are_not_left_through_links(folders: Folders, tmp_path: Path) -
     assert not (elsewhere / "result.json").exists()
 
 
-def test_a_project_that_cannot_be_written_to_keeps_no_other(folders: Folders) -> None:
+def test_a_project_that_cannot_be_written_to_does_not_affect_the_others(folders: Folders) -> None:
     (project(folders, "a") / "result.json").mkdir()
     project(folders, "b")
     standing = projects(folders, Runs())

@@ -60,7 +60,7 @@ RICH: dict[str, Any] = {
 }
 
 
-def on(*dates: str, **attributes: Any) -> list[Dataset]:
+def studies_on(*dates: str, **attributes: Any) -> list[Dataset]:
     """Make a study for each of these dates, each of another patient."""
     many = (series(f"P{i}", f"Doe^J{i}", study_date=date, **(RICH | attributes)) for i, date in enumerate(dates))
     return [image for images in many for image in images]
@@ -70,7 +70,7 @@ def days_ago(*days: int) -> list[str]:
     return [(TODAY - dt.timedelta(days=n)).strftime("%Y%m%d") for n in days]
 
 
-COHORT = on(*days_ago(0, 1, 3, 9, 40, 400), "19930207", charset="ISO_IR 100")
+COHORT = studies_on(*days_ago(0, 1, 3, 9, 40, 400), "19930207", charset="ISO_IR 100")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def pacs(running: EmbeddedPacs) -> EmbeddedPacs:
 
 
 @pytest.fixture
-def holding(tmp_path: Path) -> Iterator[Callable[..., EmbeddedPacs]]:
+def archive_with(tmp_path: Path) -> Iterator[Callable[..., EmbeddedPacs]]:
     """Return a function that starts an archive with other images."""
     started: list[EmbeddedPacs] = []
 
@@ -144,7 +144,7 @@ def test_the_settings_are_those_of_a_connection(pacs: EmbeddedPacs) -> None:
     assert again == node
 
 
-def test_it_is_gentle(pacs: EmbeddedPacs) -> None:
+def test_a_probe_puts_little_load_on_the_archive(pacs: EmbeddedPacs) -> None:
     findings = probe(pacs)
     assert findings.queries == len(pacs.queries) < 150
     assert pacs.peak_associations == 1
@@ -156,7 +156,7 @@ def test_it_is_gentle(pacs: EmbeddedPacs) -> None:
     assert len(pacs.sent) == 2 and len(set(pacs.sent)) == 1
 
 
-def test_it_stops_growing_once_it_has_enough(pacs: EmbeddedPacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ranges_end_after_enough_studies(pacs: EmbeddedPacs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pacsifier_ops.probe.sample.ENOUGH", 3)
     findings = probe(pacs)
     assert findings.of("study").value == 3
@@ -164,35 +164,35 @@ def test_it_stops_growing_once_it_has_enough(pacs: EmbeddedPacs, monkeypatch: py
     assert all(str(identifier.get("StudyDate")) for level, identifier in pacs.queries[:4])
 
 
-def test_an_answer_without_end_is_broken_off(holding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_long_answer_is_aborted(archive_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_asking, "LONGEST_ANSWER", 5)
-    findings = probe(holding(on(*["19990101"] * 4, *["20000101"] * 4)))
+    findings = probe(archive_with(studies_on(*["19990101"] * 4, *["20000101"] * 4)))
     assert findings.of("result_limit").state == YES
     assert findings.of("study").value == 4
     assert findings.of("get").state == YES
 
 
 @pytest.mark.parametrize("dates", [days_ago(0, 1, 2, 3, 4, 20), ["20190101"] * 6, ["19930101", "19930104"] * 3])
-def test_a_silent_limit(holding: Any, dates: list[str]) -> None:
+def test_a_silent_limit(archive_with: Any, dates: list[str]) -> None:
     images = [
         image for i, date in enumerate(dates) for image in series(f"P{i}", study_date=date, study_time=f"10150{i}")
     ]
-    findings = probe(holding(images, result_limit=3))
+    findings = probe(archive_with(images, result_limit=3))
     limit = findings.of("result_limit")
     assert (limit.state, limit.value) == (NO, 3)
     assert findings.settings["result_limit"] == 3
     assert any("limit" in text for text in findings.ask_for)
 
 
-def test_a_limit_that_the_archive_tells(holding: Any) -> None:
-    findings = probe(holding(on(*days_ago(0, 1, 2, 3, 20)), result_limit=3, result_limit_status=0xA700))
+def test_a_limit_with_a_status(archive_with: Any) -> None:
+    findings = probe(archive_with(studies_on(*days_ago(0, 1, 2, 3, 20)), result_limit=3, result_limit_status=0xA700))
     limit = findings.of("result_limit")
     assert (limit.state, limit.value) == (PARTLY, 3)
     assert "result_limit" not in findings.settings
     assert findings.usable and findings.of("get").state == YES
 
 
-def test_a_limit_that_is_no_longer(pacs: EmbeddedPacs) -> None:
+def test_a_limit_that_has_been_removed(pacs: EmbeddedPacs) -> None:
     assert "result_limit" not in probe(pacs, result_limit=500).settings
 
 
@@ -238,7 +238,7 @@ def test_an_archive_without_image_level(pacs: EmbeddedPacs) -> None:
     ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_becomes_of_keys(
+def test_verdicts_on_keys(
     pacs: EmbeddedPacs, level: Level, faults: tuple[str, ...], verdict: str, matched: bool | None
 ) -> None:
     keywords = {key.keyword for key in KEYS.values() if key.level is level and key.vr != "UI"}
@@ -274,20 +274,20 @@ def _empty_above_images(answer: Any) -> Any:
     return answered
 
 
-class _Deaf(EmbeddedPacs):
+class _FindsNothing(EmbeddedPacs):
     """Finds nothing for a ProtocolName, although it returns it."""
 
     def _answers(self, level: str, identifier: Dataset) -> Iterator[Dataset]:
         return iter(()) if identifier.get("ProtocolName") else super()._answers(level, identifier)
 
 
-def test_a_key_that_misses_what_is_there(holding: Any) -> None:
-    findings = probe(holding(on("20200101"), kind=_Deaf))
+def test_a_key_whose_own_value_finds_nothing(archive_with: Any) -> None:
+    findings = probe(archive_with(studies_on("20200101"), kind=_FindsNothing))
     assert key(findings, "ProtocolName").verdict == MISSES
     assert any("ProtocolName" in text for text in findings.ask_for)
 
 
-class _Strict(EmbeddedPacs):
+class _FailsQuery(EmbeddedPacs):
     """Fails for a query by ProtocolName (0xC311, unable to process)."""
 
     def _answers(self, level: str, identifier: Dataset) -> Iterator[Dataset]:
@@ -296,8 +296,8 @@ class _Strict(EmbeddedPacs):
         return super()._answers(level, identifier)
 
 
-def test_a_key_whose_question_fails(holding: Any) -> None:
-    findings = probe(holding(on("20200101"), kind=_Strict))
+def test_a_key_whose_query_fails(archive_with: Any) -> None:
+    findings = probe(archive_with(studies_on("20200101"), kind=_FailsQuery))
     assert findings.keys_with(NOT_TESTED) == ["ProtocolName"]
     assert "failed" in key(findings, "ProtocolName").text
     assert findings.of("get").state == YES
@@ -312,7 +312,7 @@ def test_ranges_of_dates_that_are_of_no_use(pacs: EmbeddedPacs, fault: str) -> N
     assert findings.of("get").state == YES
 
 
-def test_an_archive_that_counts_nothing(pacs: EmbeddedPacs) -> None:
+def test_an_archive_without_numbers_of_instances(pacs: EmbeddedPacs) -> None:
     pacs.faults.unindexed_keys = {"NumberOfSeriesRelatedInstances", "SOPClassUID"}
     findings = probe(pacs)
     assert findings.of("count").state == findings.of("sop_classes").state == NO
@@ -385,43 +385,43 @@ def test_an_archive_that_sends_nothing(pacs: EmbeddedPacs, fault: str, monkeypat
     assert any("retrieve" in text for text in findings.ask_for)
 
 
-def test_one_image_that_cannot_be_sent_proves_nothing(pacs: EmbeddedPacs) -> None:
+def test_one_image_that_cannot_be_sent_is_replaced_by_another(pacs: EmbeddedPacs) -> None:
     probe(pacs)
     pacs.faults.withhold = {pacs.sent[0]}
     findings = probe(pacs)
     assert findings.of("get").state == findings.of("move").state == YES
 
 
-def test_an_abort_may_pass(pacs: EmbeddedPacs) -> None:
+def test_an_abort_may_be_temporary(pacs: EmbeddedPacs) -> None:
     pacs.faults.abort_after = 0
     assert probe(pacs).of("get").state == YES
 
 
-def test_an_archive_that_holds_nothing(holding: Any) -> None:
-    findings = probe(holding([]))
+def test_an_archive_that_holds_nothing(archive_with: Any) -> None:
+    findings = probe(archive_with([]))
     assert findings.usable and "no study was found" in findings.of("study").text
     assert {k.verdict for k in findings.keys} == {NOT_TESTED}
     assert findings.of("get").state == findings.of("move").state == findings.of("result_limit").state == NOT_TESTED
     assert "may not see" in to_text(findings)
 
 
-def test_an_archive_of_old_studies(holding: Any) -> None:
-    findings = probe(holding(on(*["19930207"] * 3)))
+def test_an_archive_of_old_studies(archive_with: Any) -> None:
+    findings = probe(archive_with(studies_on(*["19930207"] * 3)))
     assert findings.of("study").value == 3 and findings.of("get").state == YES
     assert not findings.keys_with(NOT_TESTED, UNDECIDABLE)
 
 
 @pytest.mark.parametrize(("charset", "state"), [(None, PARTLY), ("ISO_IR 100", NO)])
-def test_letters_that_are_lost(holding: Any, charset: str | None, state: str) -> None:
+def test_letters_that_are_lost(archive_with: Any, charset: str | None, state: str) -> None:
     images = series("B200", "Люксембург^Роза", charset="ISO_IR 144", study_date="20200301")
-    findings = probe(holding(images, answer_charset=charset))
+    findings = probe(archive_with(images, answer_charset=charset))
     assert findings.of("characters").state == state
     assert findings.settings.get("letters") == ("lost" if state == NO else None)
     assert any("UTF-8" in text for text in findings.ask_for)
 
 
-def test_utf_8(holding: Any) -> None:
-    findings = probe(holding(series("B200", "Люксембург^Роза", charset="ISO_IR 192", study_date="20200301")))
+def test_utf_8(archive_with: Any) -> None:
+    findings = probe(archive_with(series("B200", "Люксембург^Роза", charset="ISO_IR 192", study_date="20200301")))
     assert findings.of("characters").state == YES and "came whole" in findings.of("characters").text
     assert findings.settings["letters"] == "kept"
     assert not findings.ask_for
@@ -434,7 +434,7 @@ def test_an_archive_that_rejects_us(pacs: EmbeddedPacs, reject: Any, capsys: pyt
     assert "Not reachable".lower() in capsys.readouterr().out
 
 
-def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_without_a_listener(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_probe(PacsNode("pacs", "127.0.0.1", free_port(), "PACS", retry_wait=0.01)) == 1
     assert "cannot connect" in capsys.readouterr().out
 
@@ -473,8 +473,8 @@ def test_at_a_terminal(pacs: EmbeddedPacs, capsys: pytest.CaptureFixture[str]) -
     ],
     ids=", ".join,  # names of faults; the order of a set differs in each process
 )
-def test_no_value_of_a_patient_is_in_it(holding: Any, faults: Any, tmp_path: Path, state_root: Path) -> None:
-    pacs = holding(airflow_home.cohort(), **faults)
+def test_no_value_of_a_patient_is_in_it(archive_with: Any, faults: Any, tmp_path: Path, state_root: Path) -> None:
+    pacs = archive_with(airflow_home.cohort(), **faults)
     asked: list[str] = []
     run = Run.fresh()
     findings = probe_into(run, node_of(pacs), progress=asked.append)

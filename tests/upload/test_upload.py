@@ -119,7 +119,7 @@ def test_log_and_report(pacs: EmbeddedPacs, folder: Path) -> None:
     assert run.report.read_text(encoding="utf-8").count("<html")
 
 
-def test_again_sends_nothing(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_a_second_run_sends_nothing(pacs: EmbeddedPacs, folder: Path) -> None:
     write(three_series(), folder)
     upload(node_of(pacs), folder)
     account = upload(node_of(pacs), folder)
@@ -238,7 +238,7 @@ def test_links_that_lead_nowhere_are_bad_and_those_to_no_file_are_passed_over(pa
     assert reasons["dangling"] == "it cannot be read: No such file or directory"
 
 
-def test_what_a_tree_keeps_for_itself_is_left_out_at_any_depth(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_control_folders_of_trees_are_left_out_at_any_depth(pacs: EmbeddedPacs, folder: Path) -> None:
     (image,) = write(series("A"), folder / "project" / "sub-A")
     write(series("B"), folder / "project" / ".pacsifier" / "incoming" / "half")
     account = upload(node_of(pacs), folder)
@@ -296,7 +296,7 @@ def test_a_file_that_vanished_or_changed_after_the_scan(pacs: EmbeddedPacs, fold
     assert "cannot be read" in account.reason and "changed while the upload was running" in account.reason
 
 
-def test_names_that_are_no_text(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_file_names_that_are_not_text(pacs: EmbeddedPacs, folder: Path) -> None:
     (image,) = write(series("A"), folder)
     odd = os.fsencode(folder) + b"/caf\xe9"
     os.mkdir(odd)
@@ -332,7 +332,7 @@ def test_refused_classes_and_syntaxes_are_named(pacs: EmbeddedPacs, folder: Path
         (0xFE00, "0xFE00, not a status of C-STORE"),
     ],
 )
-def test_what_is_refused_for_good_is_tried_once(pacs: EmbeddedPacs, folder: Path, status: int, words: str) -> None:
+def test_a_permanent_refusal_is_not_repeated(pacs: EmbeddedPacs, folder: Path, status: int, words: str) -> None:
     pacs.faults = Faults(store_status=status, store_status_from=1, store_status_times=1)
     files = sorted(write(series("A", n_images=3), folder))
     account = only(upload(node_of(pacs), folder))
@@ -341,14 +341,14 @@ def test_what_is_refused_for_good_is_tried_once(pacs: EmbeddedPacs, folder: Path
     assert only(upload(node_of(pacs), folder)).received == 1
 
 
-def test_an_object_refused_in_passing_is_tried_once_more(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_an_object_that_is_refused_once_is_tried_again(pacs: EmbeddedPacs, folder: Path) -> None:
     """dcmqrscp refuses single objects when it serves several associations."""
     pacs.faults = Faults(store_status=0xC000, store_status_from=1, store_status_times=1)
     write(series("A", n_images=3), folder)
     assert only(upload(node_of(pacs), folder)).received == 3 == len(pacs.offered) - 1
 
 
-def test_a_destination_that_understands_nothing_is_not_asked_twice(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_refused_objects_are_not_all_tried_twice(pacs: EmbeddedPacs, folder: Path) -> None:
     pacs.faults = Faults(store_status=0xC001)
     write(series("A", n_images=50), folder)
     account = only(upload(node_of(pacs), folder))
@@ -364,14 +364,14 @@ def test_a_warning_counts_as_stored(pacs: EmbeddedPacs, folder: Path) -> None:
     assert account.reason == "2 taken with a warning (0xB000, some elements were coerced)"
 
 
-def test_short_of_resources_for_a_while(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_out_of_resources_for_a_while(pacs: EmbeddedPacs, folder: Path) -> None:
     pacs.faults = Faults(store_status=0xA700, store_status_from=3, store_status_times=4)
     files = sorted(write(series("A", n_images=8), folder))
     assert only(upload(node_of(pacs), folder)).received == 8
     assert len(pacs.offered) == 12 and set(pacs.stored) == {path.stem for path in files}
 
 
-def test_short_of_resources_half_way(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_out_of_resources_in_the_middle(pacs: EmbeddedPacs, folder: Path) -> None:
     """The destination is full: stored objects count, the run ends early, and a later one completes it."""
     pacs.faults = Faults(store_status=0xA700, store_status_from=5)
     write([image for number in range(8) for image in series("A", n_images=10, series_number=number)], folder)
@@ -450,7 +450,7 @@ def test_more_kinds_than_an_association_can_carry(pacs: EmbeddedPacs, folder: Pa
     assert account.reason.count("it does not accept this SOP class") == 6
 
 
-def test_batches_and_rests(pacs: EmbeddedPacs, folder: Path, state_root: Path) -> None:
+def test_batches_and_pauses(pacs: EmbeddedPacs, folder: Path, state_root: Path) -> None:
     write(three_series(), folder)
     node = node_of(pacs, batch_size=3, batch_wait_time=600)
     assert upload(node, folder).verdict == COMPLETE
@@ -477,7 +477,7 @@ def test_two_runs_do_not_send_a_series_twice(pacs: EmbeddedPacs, folder: Path) -
     assert sorted(only(account).received for account in accounts) == [0, 20]
 
 
-def test_whoever_waits_for_a_series_holds_no_slot(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_a_worker_that_waits_for_a_series_holds_no_slot(pacs: EmbeddedPacs, folder: Path) -> None:
     write([*series("A"), *series("B")], folder)
     node = node_of(pacs, max_associations=1)
     run, units = prepared(node, folder)
@@ -536,7 +536,7 @@ def test_killed_in_the_middle_and_run_again(pacs: EmbeddedPacs, folder: Path) ->
         (lambda folder: (write(series("A"), folder), (folder.parent / "log").touch()), TreeError),
     ],
 )
-def test_what_cannot_be_uploaded_is_said_at_once(
+def test_a_folder_that_cannot_be_uploaded_is_refused_at_once(
     pacs: EmbeddedPacs, folder: Path, make: Callable[[Path], object], kind: type[Exception]
 ) -> None:
     make(folder)

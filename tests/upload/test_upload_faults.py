@@ -60,7 +60,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_delivered(
     assert pacs.stored == []
 
 
-def test_the_name_of_a_file_breaks_nothing(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_any_name_of_a_file_is_accepted(pacs: EmbeddedPacs, folder: Path) -> None:
     paths = sorted(write(series("A", n_images=4), folder))
     os.rename(paths[0], os.fsencode(folder) + b"/\xff.dcm")
     pacs.faults.store_status, pacs.faults.store_status_from = 0xA900, 3
@@ -68,7 +68,7 @@ def test_the_name_of_a_file_breaks_nothing(pacs: EmbeddedPacs, folder: Path) -> 
     assert account.verdict == INCOMPLETE and (only(account).received, only(account).missing) == (3, 1)
 
 
-def test_a_destination_that_falls_silent_is_called_so(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_a_destination_that_stops_answering_is_reported(pacs: EmbeddedPacs, folder: Path) -> None:
     write(series("A"), folder)
     node = node_of(pacs, dimse_timeout=0.5, retry_wait=0.001)
     run, units = prepared(node, folder)
@@ -99,7 +99,7 @@ def test_an_object_that_is_refused_again_and_again_does_not_fail_the_series(pacs
     assert upload(node_of(pacs), folder).verdict == COMPLETE
 
 
-def test_a_state_root_that_fails_is_no_matter_of_the_files(
+def test_a_failing_state_root_is_not_a_fault_of_the_files(
     pacs: EmbeddedPacs, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(series("A", n_images=4), folder)
@@ -123,7 +123,7 @@ def test_a_state_root_that_fails_is_no_matter_of_the_files(
     assert (only(account).state, only(account).received) == (SERIES_FAILED, 1)
 
 
-def test_what_a_destination_takes_instead_is_named_compressed_or_not(pacs: EmbeddedPacs, folder: Path) -> None:
+def test_the_accepted_transfer_syntaxes_are_named(pacs: EmbeddedPacs, folder: Path) -> None:
     write(series("A"), folder / "plain")
     write(series("A", series_number=2, transfer_syntax=RLELossless), folder / "compressed")
     pacs.faults.refused_syntaxes = {"1.2.840.10008.1.2.1", "1.2.840.10008.1.2"}

@@ -74,7 +74,7 @@ def build(folder: Path) -> tuple[list[Path], Path]:
     return [*whole, bare], cut
 
 
-def test_a_tree_is_there_instance_by_instance(peer: Peer, tmp_path: Path) -> None:
+def test_every_instance_of_a_tree_arrives(peer: Peer, tmp_path: Path) -> None:
     folder = tmp_path / "tree"
     whole, cut = build(folder)
     account = upload(peer, folder)
@@ -109,7 +109,7 @@ def uid_of(path: Path) -> str:
     return str(dcmread(path, stop_before_pixels=True, force=True).SOPInstanceUID)
 
 
-def test_again_sends_only_what_is_missing(peer: Peer, tmp_path: Path) -> None:
+def test_a_second_run_sends_only_what_is_missing(peer: Peer, tmp_path: Path) -> None:
     folder = tmp_path / "tree"
     write([image for number in (1, 2) for image in series("A", n_images=4, series_number=number)], folder)
     cut = sorted(folder.iterdir())[0]
