@@ -60,16 +60,16 @@ def check_projects(
     Raises:
         StorageError: a folder cannot be read or written.
     """
-    found = ProjectRuns()
     with storage_errors("the folder of the projects"):
         projects = [folder for folder in sorted(folders.projects.iterdir()) if _is_project(folder)]
-        ready = complete_files([path for folder in projects for path in _files(folder)], pause)
+        complete = complete_files([path for folder in projects for path in _files(folder)], pause)
+    checks = _Checks(folders, night, connect, runs, page_root, complete)
     for folder in projects:
         try:
-            _check_project(folder, folders, night, connect, runs, ready, found, page_root)
+            checks.check(folder)
         except OSError:  # the folder belongs to another user, and Airflow's user may not read or write it
-            found.broken += 1
-    return found
+            checks.found.broken += 1
+    return checks.found
 
 
 def _is_project(folder: Path) -> bool:
@@ -88,83 +88,99 @@ def _files(folder: Path) -> list[Path]:
         return []
 
 
-def _check_project(
-    folder: Path,
-    folders: Folders,
-    night: str,
-    connect: Connect,
-    runs: Runs,
-    ready: Collection[Path],
-    found: ProjectRuns,
-    page_root: str,
-) -> None:
-    try:
-        start = _start_of(folder, night, connect, runs, ready, found)
-    except Refused as error:
-        folders.write_answer(folder / REASONS, "".join(f"{reason}\n" for reason in error.reasons))
-        found.broken += 1
-        return
-    (folder / REASONS).unlink(missing_ok=True)
-    if start:
-        folders.write_result(folder, start, page_root)
-        found.starts.append(start)
+@dataclass
+class _Checks:
+    """Checks the projects of a night.
 
-
-def _start_of(
-    folder: Path, night: str, connect: Connect, runs: Runs, ready: Collection[Path], found: ProjectRuns
-) -> Start | None:
-    """Return the run of a project in a night; None if it is disabled, or has run.
-
-    Raises:
-        Refused: the project cannot be used; it has the reasons.
+    Attributes:
+        folders, night, connect, runs, page_root: see `check_projects`.
+        complete: the files that are no longer being written.
+        found: the result so far.
     """
-    if not _SLUG.fullmatch(folder.name):
-        raise Refused(["the folder's name: only a to z, 0 to 9 and -, at most 40 characters; rename it"])
-    run_id = f"nightly__{night}__{folder.name}"
-    if (folder / STUDY_FILE).is_file():
-        return _study_start(folder, run_id, runs, ready, found)
-    values = read_nightly_options(_checked_file(folder / PROJECT_FILE, ready), PROJECT, connect)
-    if not values.pop("enabled", True):
-        found.disabled += 1
-        return None
-    if runs.exists(run_id) or runs.is_running(_last_run(folder)):
-        found.already_run += 1
-        return None
-    name = values.pop("queryfile", "queries.csv")
-    if Path(name).name != name or not (folder / name).is_file():
-        raise Refused([f"{PROJECT_FILE}: queryfile: there is no such file; name a query table in the folder"])
-    data = read_table(_checked_file(folder / name, ready), values.get("strict", False), Reading(**given(values)))
-    return Start(run_id, {"out_directory": f"{RESULTS}/{folder.name}", **run_conf(values, data)})
 
+    folders: Folders
+    night: str
+    connect: Connect
+    runs: Runs
+    page_root: str
+    complete: Collection[Path]
+    found: ProjectRuns = field(default_factory=ProjectRuns)
 
-def _study_start(folder: Path, run_id: str, runs: Runs, ready: Collection[Path], found: ProjectRuns) -> Start | None:
-    """Return the run of a study, see `_start_of`. The query table is given in its file."""
-    if (folder / PROJECT_FILE).exists():
-        raise Refused([f"{PROJECT_FILE}: there is {STUDY_FILE} as well; keep one of them"])
-    path = _checked_file(folder / STUDY_FILE, ready)
-    root = settings.data_root().resolve()
-    if root not in path.resolve().parents:
-        raise Refused([f"{STUDY_FILE}: a study is started by a file below the data root, and this folder is not there"])
-    if not read_project(path).get("enabled", True):
-        found.disabled += 1
-        return None
-    if runs.exists(run_id) or runs.is_running(_last_run(folder)):
-        found.already_run += 1
-        return None
-    return Start(run_id, {"project_file": path.resolve().relative_to(root).as_posix()}, STUDY)
+    def check(self, folder: Path) -> None:
+        """Check a project, and write its answer into its folder.
 
+        Raises:
+            OSError: the folder cannot be read or written.
+        """
+        try:
+            start = self._start_of(folder)
+        except Refused as error:
+            self.folders.write_answer(folder / REASONS, "".join(f"{reason}\n" for reason in error.reasons))
+            self.found.broken += 1
+            return
+        (folder / REASONS).unlink(missing_ok=True)
+        if start:
+            self.folders.write_result(folder, start, self.page_root)
+            self.found.starts.append(start)
 
-def _checked_file(path: Path, ready: Collection[Path]) -> Path:
-    """Return the path of a file of a project.
+    def _start_of(self, folder: Path) -> Start | None:
+        """Return the run of a project in the night; None if it is disabled, or has run.
 
-    Raises:
-        Refused: it is a link, or may still be written.
-    """
-    if path.is_symlink():
-        raise Refused([f"{path.name}: is a link; put the file itself there"])
-    if path not in ready:
-        raise Refused([f"{path.name}: changed in the last two minutes, may be incomplete; start the DAG again later"])
-    return path
+        Raises:
+            Refused: the project cannot be used; it has the reasons.
+        """
+        if not _SLUG.fullmatch(folder.name):
+            raise Refused(["the folder's name: only a to z, 0 to 9 and -, at most 40 characters; rename it"])
+        run_id = f"nightly__{self.night}__{folder.name}"
+        if (folder / STUDY_FILE).is_file():
+            return self._study_start(folder, run_id)
+        values = read_nightly_options(self._checked_file(folder / PROJECT_FILE), PROJECT, self.connect)
+        if not self._is_due(folder, run_id, values.pop("enabled", True)):
+            return None
+        name = values.pop("queryfile", "queries.csv")
+        if Path(name).name != name or not (folder / name).is_file():
+            raise Refused([f"{PROJECT_FILE}: queryfile: there is no such file; name a query table in the folder"])
+        table = self._checked_file(folder / name)
+        data = read_table(table, values.get("strict", False), Reading(**given(values)))
+        return Start(run_id, {"out_directory": f"{RESULTS}/{folder.name}", **run_conf(values, data)})
+
+    def _study_start(self, folder: Path, run_id: str) -> Start | None:
+        """Return the run of a study, see `_start_of`. The query table is given in its file."""
+        if (folder / PROJECT_FILE).exists():
+            raise Refused([f"{PROJECT_FILE}: there is {STUDY_FILE} as well; keep one of them"])
+        path = self._checked_file(folder / STUDY_FILE)
+        root = settings.data_root().resolve()
+        if root not in path.resolve().parents:
+            raise Refused(
+                [f"{STUDY_FILE}: a study is started by a file below the data root, and this folder is not there"]
+            )
+        if not self._is_due(folder, run_id, read_project(path).get("enabled", True)):
+            return None
+        return Start(run_id, {"project_file": path.resolve().relative_to(root).as_posix()}, STUDY)
+
+    def _is_due(self, folder: Path, run_id: str, enabled: bool) -> bool:
+        """Return whether a project is to run, and count it otherwise."""
+        if not enabled:
+            self.found.disabled += 1
+            return False
+        if self.runs.exists(run_id) or self.runs.is_running(_last_run(folder)):
+            self.found.already_run += 1
+            return False
+        return True
+
+    def _checked_file(self, path: Path) -> Path:
+        """Return the path of a file of a project.
+
+        Raises:
+            Refused: it is a link, or may still be written.
+        """
+        if path.is_symlink():
+            raise Refused([f"{path.name}: is a link; put the file itself there"])
+        if path not in self.complete:
+            raise Refused(
+                [f"{path.name}: changed in the last two minutes and may be incomplete; start the DAG again later"]
+            )
+        return path
 
 
 def _last_run(folder: Path) -> str:

@@ -69,7 +69,7 @@ def test_through_the_form(up: Up, browser: Browser, picture: Any) -> None:
     browser.open(f"{up.url}/dags/pacsifier_extract")
     browser.click("button", "Trigger", exact=True)
     browser.click("[role=dialog] button", "What", exact=True)
-    browser.wait_for("[role=dialog]", "where a path could identify somebody, give an id")
+    browser.wait_for("[role=dialog]", "if the path could identify a person, give an id")
     browser.fill("[name=element_queryfile]", "queries/example1.csv")
     browser.wait_for("[role=dialog]", "What happens to the images of the series that are found.")
     browser.wait_for("[role=dialog]", "as handed in, else wildcards")
