@@ -41,7 +41,7 @@ from pacsifier_ops.state.ledger import SeriesLedger
 from pacsifier_ops.state.tree import Names, Tree, patient_identity
 
 if TYPE_CHECKING:
-    from pacsifier_ops.query.table import QueryRow
+    from pacsifier_ops.query.table import QueryRow, QueryTable
 
 #: The archive of a run, or several archives in the order in which they are queried.
 Archives = PacsNode | Sequence[PacsNode]
@@ -82,9 +82,6 @@ def prepare(
         ReceiverError: images are to be fetched by C-MOVE, and our receiver cannot be started.
         StorageError: the run's folder cannot be written.
     """
-    from pacsifier_ops.query.problems import TableRefused
-    from pacsifier_ops.query.table import read_query_table
-
     _check_consistent(request, destination)
     nodes = run_nodes(archives, request)
     names = node_names(node.name for node in nodes)
@@ -92,29 +89,7 @@ def prepare(
     if request.retrieve == MOVE:
         request = _with_destination(request, nodes, destination)
     request = begin(run, request, KEPT)
-    table = read_query_table(request.queryfile, request)
-    reasons: dict[int, list[str]] = {}
-    for problem in table.problems:
-        reasons.setdefault(problem.line, []).append(problem.shown())
-        run.note(f"query table: {problem.shown()}")
-    if reasons and (request.strict or not table.rows):
-        why = "a strict run accepts no bad row" if request.strict and table.rows else "no usable row is left"
-        raise TableRefused(table.problems, f"the query table has {len(table.problems)} problem(s), and {why}")
-    if not table.rows:
-        raise QueryTableError("the query table has no row; add at least one below the header")
-    same_as = {again: row.line for row in table.rows for again in row.duplicates}
-    batches = slices(len(table.rows), most)
-    with storage_errors("the state root"):
-        contents = {"columns": table.columns, "same_as": list(same_as.items()), "notes": table.notes}
-        write_json(run.folder / "table.json", contents)
-        expect(run, rows=len(table.rows), bad_rows=len(table.bad_rows), repeated_rows=len(same_as))
-        for number, batch in enumerate(batches):
-            rows = (table.rows[i] for i in batch)
-            lines = ({"line": row.line, "keys": row.keys, "exact": row.exact, **_patient_options(row)} for row in rows)
-            run.write_part("rows", number, lines)
-        accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
-        accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
-        run.write_part("rows", None, map(asdict, accounts))
+    batches = _write_rows(run, _read_table(run, request), most)
     tree = Tree.open(request.out_directory, request.names)
     try:
         with tree.workplace(shared()):
@@ -128,6 +103,47 @@ def prepare(
                 receivers.spool()
     if request.retrieve == MOVE and destination is not None:
         _check_answers(destination)
+    return batches
+
+
+def _read_table(run: Run, request: Request) -> QueryTable:
+    """Return the query table of a run, and note its problems.
+
+    Raises:
+        QueryTableError: see `prepare`.
+    """
+    from pacsifier_ops.query.problems import TableRefused
+    from pacsifier_ops.query.table import read_query_table
+
+    table = read_query_table(request.queryfile, request)
+    for problem in table.problems:
+        run.note(f"query table: {problem.shown()}")
+    if table.problems and (request.strict or not table.rows):
+        why = "a strict run accepts no bad row" if request.strict and table.rows else "no usable row is left"
+        raise TableRefused(table.problems, f"the query table has {len(table.problems)} problem(s), and {why}")
+    if not table.rows:
+        raise QueryTableError("the query table has no row; add at least one below the header")
+    return table
+
+
+def _write_rows(run: Run, table: QueryTable, most: int) -> list[int]:
+    """Write the rows of a query table in at most `most` batches, and return the numbers of the batches."""
+    reasons: dict[int, list[str]] = {}
+    for problem in table.problems:
+        reasons.setdefault(problem.line, []).append(problem.shown())
+    same_as = {again: row.line for row in table.rows for again in row.duplicates}
+    batches = slices(len(table.rows), most)
+    with storage_errors("the state root"):
+        contents = {"columns": table.columns, "same_as": list(same_as.items()), "notes": table.notes}
+        write_json(run.folder / "table.json", contents)
+        expect(run, rows=len(table.rows), bad_rows=len(table.bad_rows), repeated_rows=len(same_as))
+        for number, batch in enumerate(batches):
+            rows = (table.rows[i] for i in batch)
+            lines = ({"line": row.line, "keys": row.keys, "exact": row.exact, **_patient_options(row)} for row in rows)
+            run.write_part("rows", number, lines)
+        accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
+        accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
+        run.write_part("rows", None, map(asdict, accounts))
     return list(range(len(batches)))
 
 
@@ -332,32 +348,53 @@ def plan(run: Run, archives: Archives) -> Plan:
     order = list(chain.from_iterable(parts.values()))
     sizes = {node.name: _size(request, tree, parts[node.name], node) for node in nodes if parts[node.name]}
     exceeds = _exceeded_limits(request, sizes, nodes)
-    with storage_errors("the state root"), shared().acquire(f"names:{tree.key}"):
-        names = tree.load_names()
-        for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
-            # In the order of the UIDs, so that every run assigns the same folders.
-            item.folder = names.series(item.values(), item.study_uid, item.series_uid)
-        tree.save_names(names)
-    units_of: dict[str, list[int]] = {}
+    _assign_folders(tree, order)
     with storage_errors("the state root"):
-        number = first = 0
-        for name, part in parts.items():
-            for unit in slices(len(part)):
-                planned = (_to_planned(first + i + 1, part[i], new_ids, name if len(nodes) > 1 else "") for i in unit)
-                run.write_part("units", number, map(asdict, planned))
-                units_of.setdefault(name, []).append(number)
-                number += 1
-            first += len(part)
+        units_of = _write_units(run, parts, new_ids)
+        units = list(chain.from_iterable(units_of.values()))
         instances = sum(item.instances or 0 for item in order)
-        counts = {"units": number, "series": len(order), "instances": instances}
+        counts = {"units": len(units), "series": len(order), "instances": instances}
         size_values = {name: asdict(size) for name, size in sizes.items()}
         limits = {"sizes": size_values, "exceeds": exceeds, "digest": _digest(request, order)}
         write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **limits})
         expect(run, series=len(order), instances=instances)
     if request.retrieve == NONE and not request.info:
-        units_of = {}
-    units = list(chain.from_iterable(units_of.values()))
+        units, units_of = [], {}
     return Plan(units, len(order), instances, len(conflicts.patients), units_of)
+
+
+def _assign_folders(tree: Tree, items: Iterable[_CohortSeries]) -> None:
+    """Assign the folders of series, in the order of the UIDs, so that every run assigns the same ones."""
+    with storage_errors("the state root"), shared().acquire(f"names:{tree.key}"):
+        names = tree.load_names()
+        for item in sorted(items, key=lambda item: (item.study_uid, item.series_uid)):
+            item.folder = names.series(item.values(), item.study_uid, item.series_uid)
+        tree.save_names(names)
+
+
+def _write_units(
+    run: Run, parts: Mapping[str, Sequence[_CohortSeries]], new_ids: Mapping[str, str]
+) -> dict[str, list[int]]:
+    """Cut series into units, and write them.
+
+    Args:
+        run: the run.
+        parts: the series by the name of the archive that they are fetched from.
+        new_ids: pseudonyms by patient.
+
+    Returns:
+        The numbers of the units by the name of the archive.
+    """
+    units_of: dict[str, list[int]] = {}
+    number = first = 0
+    for name, part in parts.items():
+        for unit in slices(len(part)):
+            planned = (_to_planned(first + i + 1, part[i], new_ids, name if len(parts) > 1 else "") for i in unit)
+            run.write_part("units", number, map(asdict, planned))
+            units_of.setdefault(name, []).append(number)
+            number += 1
+        first += len(part)
+    return units_of
 
 
 def _size(request: Request, tree: Tree, order: Iterable[_CohortSeries], node: PacsNode) -> Size:
