@@ -241,7 +241,7 @@ def _query_requests(findings: Findings) -> Iterable[str]:
     if lost := findings.keys_with(MISSES):
         yield f"Correct the matching on {listed(lost)}: a value that the archive itself returns finds nothing."
     if unknown := findings.keys_with(UNDECIDABLE):
-        yield f"Match on {listed(unknown)}, or at least return it; until then rows with such a key are undecidable."
+        yield f"Match on, or at least return, {listed(unknown)}; until then rows with such a key are undecidable."
     image, count = findings.of("image"), findings.of("count")
     if image.state == NO:
         reason = "" if count.state == YES else " Without it, the completeness of a series cannot be checked."
