@@ -252,6 +252,10 @@ def test_many_contradictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     one, two = folder / "one", folder / "two"
     paths = [*(one / str(n) for n in range(count + 1)), *(two / str(n) for n in range(count))]
 
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
     def seen(path: Path) -> DicomFile:
         size = 100 if path.parent == one else 102
         return DicomFile(path, 0, size, 0, 0, "1.2.840.10008.5.1.4.1.1.2", f"1.2.{path.name}", "1.2", "1.2.3", "1.2.4")
