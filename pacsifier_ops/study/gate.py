@@ -58,6 +58,8 @@ MOST = 1000
 
 #: Characters of a text that is no DICOM file, which are searched at once.
 _PIECE = 1 << 20
+#: Rows of a table that are searched at once.
+_ROWS = 10_000
 
 
 @dataclass
@@ -268,6 +270,8 @@ def _held(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple[Fil
         yield _object(path), _NONE
     elif head[:4] == b"PK\x03\x04":
         yield from ((held, every) for held in _packed(path.read_bytes()))
+    elif head[:4] == b"PAR1":
+        yield from ((held, every) for held in _table(path))
     else:
         yield from ((held, every) for held in _texts(path))
 
@@ -293,6 +297,24 @@ def _packed(data: bytes) -> Iterator[FileContent | str]:
                 yield _object(content) if content[128:132] == b"DICM" else _text(content.decode("utf-8", "replace"))
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
         yield "the zip cannot be read"
+
+
+def _table(path: Path) -> Iterator[FileContent | str]:
+    """Yield what a Parquet file holds: names of columns, notes, and values, many rows at once."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as table:
+            notes = {**(table.metadata.metadata or {})}
+            notes.pop(b"ARROW:schema", None)  # the names of the columns again, as Base64
+            said = [*table.schema_arrow.names, *(str(note, "utf-8", "replace") for note in notes.values())]
+            yield _text("\n".join(said))
+            for batch in table.iter_batches(_ROWS):
+                for column in batch.columns:
+                    yield _text("\n".join(map(str, column.drop_null().to_pylist())))
+    except (pyarrow.ArrowException, OSError):
+        yield "the Parquet file cannot be read"
 
 
 def _texts(path: Path) -> Iterator[FileContent]:

@@ -5,6 +5,7 @@
 | report.html   | for people                                                                 |
 | accounts.json | the same for machines                                                      |
 | series.csv    | a line per series of the data set: folder, modality, new UIDs, and counts  |
+| .parquet      | the same table with types                                                  |
 
 They are written into `handover/` of the run's folder, searched for identifiers of the cohort like the data set
 itself, and only then copied beside the data.
@@ -18,6 +19,7 @@ from typing import Any
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base.files import data_file, data_folder, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import listed, plural
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.deid.told import public_reason
@@ -38,13 +40,21 @@ from pacsifier_ops.study.report import (
     reasons,
     state_bar,
     write_accounts,
-    write_table,
 )
 from pacsifier_ops.study.shown import decided, gate_counts
 
-FILES = ("report.html", "accounts.json", "series.csv")
+FILES = ("report.html", "accounts.json", "series.csv", "series.parquet")
 
-SERIES_COLUMNS = ("number", "folder", "pseudonym", "modality", "series_uid", "instances", "released", *STATES)
+SERIES_COLUMNS = {
+    "number": INTEGER,
+    "folder": TEXT,
+    "pseudonym": TEXT,
+    "modality": TEXT,
+    "series_uid": TEXT,
+    "instances": INTEGER,
+    "released": INTEGER,
+    **dict.fromkeys(STATES, INTEGER),
+}
 
 #: Why instances are missing, as somebody outside may know: not what the archive, or who, said.
 _MISSING = {

@@ -7,11 +7,12 @@
 | series.csv     | likewise         | a line per series                                |
 | report.html    | likewise         | the accounts for people                          |
 | summary.json   | likewise         | how it ended, in counts only                     |
+
+Beside each CSV file lies the same table as Parquet (see `base.tables`).
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base import cells
 from pacsifier_ops.base.files import atomic_stream, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import listed, plural, size
 from pacsifier_ops.deid.outcome import sheets as sheets_of
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
@@ -84,41 +85,41 @@ class Reason(NamedTuple):
     instances: int
 
 
-ROW_COLUMNS = (
-    "line",
-    "state",
-    "series",
-    "studies",
-    "reason",
-    "expected",
-    "received",
-    "deidentified",
-    "released",
-    *STATES,
-)
-SERIES_COLUMNS = (
-    "number",
-    "lines",
-    "patient",
-    "study_uid",
-    "series_uid",
-    "modality",
-    "series_number",
-    "description",
-    "folder",
-    "state",
-    "instances",
-    "expected",
-    "received",
-    "new",
-    "deidentified",
-    "released",
-    *STATES,
-    "reasons",
-    "became",
-    "new_uids",
-    "pseudonyms",
-)
+ROW_COLUMNS = {
+    "line": INTEGER,
+    "state": TEXT,
+    "series": INTEGER,
+    "studies": INTEGER,
+    "reason": TEXT,
+    "expected": INTEGER,
+    "received": INTEGER,
+    "deidentified": INTEGER,
+    "released": INTEGER,
+    **dict.fromkeys(STATES, INTEGER),
+}
+SERIES_COLUMNS = {
+    "number": INTEGER,
+    "lines": TEXT,
+    "patient": TEXT,
+    "study_uid": TEXT,
+    "series_uid": TEXT,
+    "modality": TEXT,
+    "series_number": TEXT,
+    "description": TEXT,
+    "folder": TEXT,
+    "state": TEXT,
+    "instances": INTEGER,
+    "expected": INTEGER,
+    "received": INTEGER,
+    "new": INTEGER,
+    "deidentified": INTEGER,
+    "released": INTEGER,
+    **dict.fromkeys(STATES, INTEGER),
+    "reasons": TEXT,
+    "became": TEXT,
+    "new_uids": TEXT,
+    "pseudonyms": TEXT,
+}
 
 
 def write_books(run: Run, account: StudyAccount) -> None:
@@ -131,7 +132,7 @@ def write_books(run: Run, account: StudyAccount) -> None:
         write_accounts(run.folder / "accounts.json", _head(account), rows=account.rows, series=account.series)
         names = list(dict.fromkeys(name for row in account.rows for name in row.keys))
         rows = ([*map(row.keys.get, names), *map(_cells_of_row(row).get, ROW_COLUMNS)] for row in account.rows)
-        write_table(run.folder / "rows.csv", [*names, *ROW_COLUMNS], rows)
+        write_table(run.folder / "rows.csv", {**dict.fromkeys(names, TEXT), **ROW_COLUMNS}, rows)
         lines = (_cells_of_series(series) for series in account.series)
         write_table(run.folder / "series.csv", SERIES_COLUMNS, lines)
         write_atomic(run.report, render(account, contact_sheets(run)))
@@ -169,15 +170,6 @@ def write_accounts(path: Path, head: Mapping[str, Any], **lists: Iterable[Any]) 
                 stream.write((",\n  " if place else "\n  ").encode() + text.encode(errors="replace"))
             stream.write(b"]")
         stream.write(b"\n}\n")
-
-
-def write_table(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Write a csv file line by line."""
-    with atomic_stream(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="", write_through=True)
-        text.write(cells.line(columns))
-        text.writelines(map(cells.line, lines))
-        text.detach()
 
 
 def _cells_of_row(row: StudyRow) -> dict[str, Any]:
