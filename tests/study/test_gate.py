@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.embedded.phantoms import phantom_series
 from pacsifier_ops.study.gate import Gate, GateFindings
 
@@ -150,3 +151,18 @@ def test_dates_of_a_patient_block_in_the_names_of_what_is_the_patient_s(
 def test_dates_of_anybody_block_in_tables_and_reports(dated: Gate, tmp_path: Path, text: str, blocks: bool) -> None:
     (tmp_path / "manifest.csv").write_text(f"Folder,SOPInstanceUID\n{text}\n")
     assert bool(kinds(dated, tmp_path)[0]) is blocks
+
+
+def test_a_table_is_searched_value_by_value_however_it_is_packed(dated: Gate, tmp_path: Path) -> None:
+    for path, column, values in (
+        ("good.csv", "SOPInstanceUID", ["2.25.4711471147114711", ""]),
+        ("text.csv", "Reason", ["", f"see {NAME.replace('^', ' ')}"]),
+        ("date.csv", "Rows", [1, int(BORN)]),
+        ("name.csv", ID, [""]),
+    ):
+        kind = INTEGER if column == "Rows" else TEXT
+        write_table(tmp_path / path, {column: kind}, [(value,) for value in values * 20_000])
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "good.parquet").read_bytes()[:-9])
+    found = dated.search(tmp_path, [path.name for path in sorted(tmp_path.glob("*.parquet"))])
+    assert {path for path, _ in found.blocking} == {"cut.parquet", "date.parquet", "name.parquet", "text.parquet"}
+    assert ("cut.parquet", "the Parquet file cannot be read") in found.blocking

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_BAD, ROW_FOUND, UNBALANCED
@@ -32,6 +33,7 @@ from tests.runs.test_report_html import HOSTILE, Page
 from tests.study.test_study_accounts import GOOD, IMAGES, WITHHELD, night
 from tests.support.embedded import series, serving
 from tests.support.study import StudyRun
+from tests.support.tables import parquet_as_csv
 
 pytestmark = pytest.mark.archive
 
@@ -97,6 +99,7 @@ def test_the_books_of_the_manager_agree_and_the_report_leads_to_those_of_the_sta
     text = " ".join(page.said)
     assert all(said in text for said in ("ZQX-71830-KW", "screen-save", "Dr. Data Manager", "became sub-P0001"))
     assert "11 instances = 6 delivered + 1 excluded + 3 quarantined + 1 missing" in text
+    assert all(len(parquet_as_csv(folder / name)) for name in ("rows.csv", "series.csv"))
     for path in [folder / name for name in ("accounts.json", "report.html", "series.csv", "rows.csv", "handover")]:
         assert path.stat().st_mode & 0o077 == 0
 
@@ -109,8 +112,10 @@ def test_what_goes_with_the_data_names_nobody(study: StudyRun) -> None:
         for image in IMAGES
         for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
     ]
+    assert parquet_as_csv(folder / "series.csv") == lines(folder / "series.csv")
     for path in folder.iterdir():
-        text = path.read_text(encoding="utf-8")
+        table = path.suffix == ".parquet"
+        text = str(parquet.read_table(path).to_pylist()) if table else path.read_text(encoding="utf-8")
         assert not [word for word in (*TELLING, *uids, str(study.data)) if word.lower() in text.lower()], path.name
     beside = study.folder("released") / HANDOVER
     assert sorted(path.name for path in beside.iterdir()) == sorted(handover.FILES) and not account.held_back
