@@ -32,8 +32,9 @@ from pacsifier_ops.study.accounts import (
     StudyAccount,
 )
 from pacsifier_ops.study.closing import close
-from pacsifier_ops.study.release import stock_of
-from pacsifier_ops.study.run import NOT_RUN, OFF
+from pacsifier_ops.study.release import may_hand_over, stock_of
+from pacsifier_ops.study.report import render
+from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR, DUMPS, NOT_ENDED, NOT_RUN, OFF, PSEUDONYMS, UPLOAD
 from tests.support.embedded import node_of, series, serving
 from tests.support.study import StudyRun
 from tests.support.truth import Truth
@@ -279,10 +280,31 @@ def test_what_was_not_asked_for_is_in_quarantine_beside_what_was_expected(
 
 
 def test_nothing_found_is_nothing_lacking(pacs: EmbeddedPacs, data: Path) -> None:
-    study = night(pacs, data, ROWS[4:])
-    study.fetch()
+    study = night(pacs, data, ROWS[4:], upload="node", dicomdir=True, karnak="gateway", album_name="A")
+    study.make()
+    study.release()
+    with other_node(data.parent / "other") as (_, node):
+        study.upload(node)
+        study.tag_and_send(node)
     account = close(study.run)
     assert (account.verdict, account.rows[0].state, account.totals()["series"]) == (COMPLETE, "empty", 0)
+    assert account.released and not may_hand_over(study.run, DICOMDIR)  # of the manifest alone
+
+
+@pytest.mark.parametrize("stage", [PSEUDONYMS, ANONYMIZE, DUMPS, UPLOAD])
+def test_who_signs_for_nothing_is_told_what_failed(stage: str, pacs: EmbeddedPacs, data: Path) -> None:
+    """With data it would fail again."""
+    study = night(pacs, data, ROWS[4:], upload="node")
+    study.make()
+    study.release()
+    with other_node(data.parent / "other") as (_, node):
+        study.upload(node)
+    for kept, verdict in (("summary", NOT_ENDED), ("request", NOT_RUN)):
+        stage_run(study.run, stage).forget([kept])
+        account = close(study.run)
+        assert (account.verdict, account.stage(stage).verdict) == (INCOMPLETE, verdict)
+        assert [one.stage for one in account.bad_stages] == [stage]
+        assert "not complete" in render(account)
 
 
 def test_without_a_word_on_the_cohort_what_was_fetched_before_counts_and_the_rest_is_missing(

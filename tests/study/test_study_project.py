@@ -14,7 +14,7 @@ from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.project import OPTIONS, Study, read_project, stages_for
 from pacsifier_ops.study.run import stages_of
-from pacsifier_ops.study.steps import going_on, set_up
+from pacsifier_ops.study.steps import other_running, set_up
 from tests.support.places import REPO
 
 EXAMPLE = REPO / "include" / "studies" / "example.yaml"
@@ -100,10 +100,10 @@ def test_stages_that_hand_over_read_what_is_released_alone() -> None:
 def test_one_run_of_a_study_at_a_time() -> None:
     study = Study(queryfile="t.csv", project="p")
     running = {"one"}
-    assert going_on(study, "folder-1", running.__contains__, "one") == ""
-    assert going_on(study, "folder-2", running.__contains__, "two") == "folder-1"
-    assert going_on(study, "folder-1", running.__contains__, "one") == "", "a task that is tried again"
+    assert other_running(study, "folder-1", running.__contains__, "one") == ""
+    assert other_running(study, "folder-2", running.__contains__, "two") == "folder-1"
+    assert other_running(study, "folder-1", running.__contains__, "one") == "", "a task that is tried again"
     running.clear()
-    assert going_on(study, "folder-2", running.__contains__, "two") == ""
+    assert other_running(study, "folder-2", running.__contains__, "two") == ""
     other = Study(queryfile="t.csv", project="p", folder="studies/other")
-    assert going_on(other, "folder-3", {"two"}.__contains__, "three") == ""
+    assert other_running(other, "folder-3", {"two"}.__contains__, "three") == ""
