@@ -70,9 +70,9 @@ def close(run: Run) -> StudyAccount:
     objects = sum(1 for _ in released_objects(run)) if account.released and account.deidentifies else 0
     account.beyond = max(0, objects - sum(series.released for series in account.series))
     unbalanced = [stage.stage for stage in account.stages if stage.verdict == UNBALANCED]
-    account.discrepancies = [f"the books of {stage} do not balance; see its report" for stage in unbalanced]
+    account.discrepancies = [f"the accounts of {stage} do not balance; see its report" for stage in unbalanced]
     if chain.twice:
-        account.discrepancies.append(f"{chain.twice} files of the data set would be made of two instances")
+        account.discrepancies.append(f"{chain.twice} files of the data set are claimed by two instances each")
     return account
 
 

@@ -65,7 +65,7 @@ _MISSING = {
 _NOT_CONFIRMED = "not confirmed by the node that it was sent to"
 
 
-def write_books(run: Run, account: StudyAccount) -> None:
+def write_report(run: Run, account: StudyAccount) -> None:
     """Write the hand-over report, search it for identifiers, and copy it beside the data set if that was released.
 
     A report with an identifier of the cohort is held back, and the account says so.

@@ -123,7 +123,7 @@ SERIES_COLUMNS = {
 }
 
 
-def write_books(run: Run, account: StudyAccount) -> None:
+def write_report(run: Run, account: StudyAccount) -> None:
     """Write account, tables, report and summary into the run's folder.
 
     Raises:
@@ -399,19 +399,19 @@ def _verdict(account: StudyAccount) -> VerdictBox:
         what += f"; {apart}, each for a reason." if apart else ", all that the archive lists."
         todo = "Nothing is left to do."
         if totals["quarantined"]:
-            todo = "Settle the reasons of what is in quarantine, or do without."
+            todo = "Find out why objects are in quarantine, or do without them."
         if not account.series:
-            what, todo = "The archive was asked, and holds nothing of what was asked for.", "See that this is right."
+            what, todo = "The archive was asked, and holds nothing of what was asked for.", "Check that this is right."
     elif account.verdict == INCOMPLETE:
         word = "Incomplete"
-        what = f"The books balance, but not all that was asked for is delivered: {_faults(account)}."
-        todo = "Settle the reasons below and run the study again: only what is missing is done."
+        what = f"The accounts balance, but not all that was asked for is delivered: {_faults(account)}."
+        todo = "Mend what the reasons below name, and run the study again: only what is missing is done."
     else:
         word, what = (
             "Unbalanced",
-            "The books do not balance: instances are in no state, or books contradict each other.",
+            "The accounts do not balance: instances are in no state, or records contradict each other.",
         )
-        todo = "Do not rely on this data set. Run it again; if the verdict stays, have it looked into."
+        todo = "Do not rely on this data set. Run the study again; if the verdict stays, ask for help."
     return VerdictBox(account.verdict, word, (what, todo))
 
 

@@ -344,6 +344,6 @@ def report(run: Run) -> StudyAccount:
     from pacsifier_ops.study import report as manager
 
     account = closing.close(run)
-    handover.write_books(run, account)
-    manager.write_books(run, account)
+    handover.write_report(run, account)
+    manager.write_report(run, account)
     return account

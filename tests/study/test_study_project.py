@@ -1,4 +1,4 @@
-"""The project file of a study: every key, every contradiction, and what the stages are asked for."""
+"""The project file of a study: its keys, contradictions, and the confs of the stages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("given", "reason"), WRONG.values(), ids=WRONG.keys())
-def test_what_does_not_go_together_is_refused(given: dict[str, Any], reason: str) -> None:
+def test_contradicting_options_are_refused(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(reason)):
         Study(**{"queryfile": "table.csv", **given}).check()
 
@@ -85,7 +85,7 @@ def test_a_study_keeps_its_file_and_its_digest(tmp_path: Path) -> None:
     assert on == {stages.EXTRACT, stages.PSEUDONYMS, stages.ANONYMIZE, stages.UPLOAD}
 
 
-def test_stages_that_hand_over_read_what_is_released_alone() -> None:
+def test_stages_that_hand_over_read_only_released_data() -> None:
     study = Study(queryfile="t.csv", project="p", dicomdir=True, upload="a", karnak="b", album_name="A", move="c")
     made = stages_for(study, "run-12345678")
     assert all(params is not None for params in made.values())
