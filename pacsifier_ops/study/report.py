@@ -276,10 +276,12 @@ def both(account: StudyAccount) -> dict[str, Any]:
 
 
 def chain(account: StudyAccount, *, inside: bool = True) -> Flow:
-    """The drawing of the chain.
+    """Return the drawing of the chain.
 
     Args:
-        inside: tell why instances were lost, and by whose word they were released.
+        account: the closed account.
+        inside: the drawing also says why instances were lost, and who approved the release. The hand-over report does
+            not.
     """
     totals, lost = account.totals(), account.losses()
     count = totals["instances"]
