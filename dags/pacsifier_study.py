@@ -8,7 +8,7 @@
    what was approved into `released/`; nothing else leads there, and all that follows reads from there.
 5. **dicomdir**, **upload**, **karnak**, **karnak_upload** and **move** hand over, where a destination is given.
 6. **remove** lists what of the identified copy is verified as delivered, and removes it if that was asked for.
-7. **report** closes the books of the whole chain: one report for the data manager, one that goes with the data.
+7. **report** closes the account of the whole study: one report for the data manager, one that goes with the data.
 
 Run it again and only what is new is fetched, de-identified and handed over, with the same pseudonyms and shifts.
 

@@ -3,7 +3,7 @@
 | file                       | where                                   | holds                                      |
 |----------------------------|-----------------------------------------|--------------------------------------------|
 | manifest.jsonl             | the run's folder                        | what became of each object, no identifiers |
-| manifest.csv               | the data set                            | what may be told of it, see `told`         |
+| manifest.csv, .parquet     | the data set                            | what may be told of it, see `told`         |
 | accounts.json, report.html | the run's folder                        | the accounts; they name files, so patients |
 | mapper.json                | `data_sets/<id>` of the project's folder | PatientID by pseudonym                     |
 | date_offsets.csv           | likewise, where dates are moved         | days by pseudonym                          |
@@ -20,9 +20,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from pacsifier_ops.base import cells
 from pacsifier_ops.base.files import (
     atomic_stream,
     data_file,
@@ -31,6 +30,7 @@ from pacsifier_ops.base.files import (
     storage_errors,
     write_atomic,
 )
+from pacsifier_ops.base.tables import TEXT, parquet_of, write_table
 from pacsifier_ops.deid import leftout
 from pacsifier_ops.deid.rules import ProfileOption, Rules
 from pacsifier_ops.deid.run import (
@@ -54,9 +54,11 @@ from pacsifier_ops.runs.job import NOT_ATTEMPTED, prepared, write_account
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import Tree
 
+#: The manifest of a data set, for people and for programs (see `base.tables`).
 MANIFEST = "manifest.csv"
+MANIFESTS = (MANIFEST, str(parquet_of(Path(MANIFEST))))
 _KEYS = ("Folder", "SOPInstanceUID", "Outcome", "Reason", "Rules", "Profile")
-_COLUMNS = ("Folder", "SOPInstanceUID", "Outcome", "Rule", "Reason", "Rules", "Profile")
+_COLUMNS = dict.fromkeys(("Folder", "SOPInstanceUID", "Outcome", "Rule", "Reason", "Rules", "Profile"), TEXT)
 
 
 @dataclass
@@ -304,24 +306,29 @@ def write(run: Run, account: DeidAccount, tree: Tree, store: Store, linkage: Pat
         stack.enter_context(storage_errors("the state root or out_folder"))
         scratch = stack.enter_context(tree.workplace(shared()))
         own = stack.enter_context(atomic_stream(run.part("manifest")))
-        beside = stack.enter_context(atomic_stream(tree.root / MANIFEST, data_file(), scratch))
-        beside.write(cells.line(_COLUMNS).encode())
-        apart: Counter[tuple[str, str, str]] = Counter()
-        for entry in _manifest(store, rules.digest):
-            own.write(json.dumps(entry).encode() + b"\n")
-            if (outcome := entry["Outcome"]) != DEIDENTIFIED:
-                apart[outcome, *public_reason(outcome, entry["Reason"])] += 1
-                continue
-            # What was left out since the patient was found in it is not told: an empty value would say what it held.
-            used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items() if rule != leftout.RULE)
-            beside.write(
-                cells.line([entry["Folder"], entry["SOPInstanceUID"], outcome, "", "", used, rules.digest]).encode()
-            )
-        # Of what is not there, not even beside what of its patient it was.
-        for (outcome, rule, reason), count in sorted(apart.items()):
-            for _ in range(count):
-                beside.write(cells.line(["", "", outcome, rule, reason, "", rules.digest]).encode())
+        write_table(tree.root / MANIFEST, _COLUMNS, _public(store, rules.digest, own), data_file(), scratch)
     write_account(run, account)
+
+
+def _public(store: Store, digest: str, own: BinaryIO) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the manifest that lies in the data set.
+
+    Args:
+        own: gets the run's own manifest, a line per object.
+    """
+    apart: Counter[tuple[str, str, str]] = Counter()
+    for entry in _manifest(store, digest):
+        own.write(json.dumps(entry).encode() + b"\n")
+        if (outcome := entry["Outcome"]) != DEIDENTIFIED:
+            apart[outcome, *public_reason(outcome, entry["Reason"])] += 1
+            continue
+        # What was left out since the patient was found in it is not told: an empty value would say what it held.
+        used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items() if rule != leftout.RULE)
+        yield entry["Folder"], entry["SOPInstanceUID"], outcome, "", "", used, digest
+    # Of what is not there, not even beside what of its patient it was.
+    for (outcome, rule, reason), count in sorted(apart.items()):
+        for _ in range(count):
+            yield "", "", outcome, rule, reason, "", digest
 
 
 def _manifest(store: Store, digest: str) -> Iterator[dict[str, Any]]:

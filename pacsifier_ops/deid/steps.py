@@ -603,7 +603,7 @@ def _made(store: Store, root: Path) -> Iterator[dict[str, str]]:
                     item = replace(item, sha256=digest(root / item.file))
                     store.settle(source.key, item, durable=False)
                 yield {"path": readable(Path(item.file)), "sha256": item.sha256}
-    yield {"path": books.MANIFEST, "sha256": digest(root / books.MANIFEST)}
+    yield from ({"path": name, "sha256": digest(root / name)} for name in books.MANIFESTS)
 
 
 def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:

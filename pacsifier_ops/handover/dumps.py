@@ -406,7 +406,7 @@ class _Moving:
             return _LOG
         if name.name == "new_id.txt":
             return _NEW_ID
-        if str(name) == "manifest.csv" and marker_of(self._data).get("state") == DEIDENTIFIED:
+        if str(name) in ("manifest.csv", "manifest.parquet") and marker_of(self._data).get("state") == DEIDENTIFIED:
             return _MANIFEST
         return content(path)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -18,7 +18,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base import cells
 from pacsifier_ops.base.errors import Cancelled, InputError
 from pacsifier_ops.base.files import (
     data_file,
@@ -31,6 +30,7 @@ from pacsifier_ops.base.files import (
     unreadable,
     write_atomic,
 )
+from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.handover.request import ReportsRequest
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
@@ -56,7 +56,15 @@ if TYPE_CHECKING:
 
 #: What became of each report, in logs/ of the output folder; without identifiers.
 SUMMARY = "pacsifier_reports.csv"
-_COLUMNS = ("Number", "Kind", "Outcome", "Reason", "Characters", "Title", "Language")
+_COLUMNS = {
+    "Number": INTEGER,
+    "Kind": TEXT,
+    "Outcome": TEXT,
+    "Reason": TEXT,
+    "Characters": INTEGER,
+    "Title": TEXT,
+    "Language": TEXT,
+}
 
 WRITTEN, THERE, LEFT_ALONE, PROBLEM = "written", "already there", "left alone", "problem"
 
@@ -353,7 +361,7 @@ def report(run: Run) -> ToolAccount:
     with storage_errors("out_folder"):
         make(request.out_folder / LOGS)
         with home.workplace(shared()) as scratch:
-            write_atomic(request.out_folder / LOGS / SUMMARY, _summary(results), mode, scratch)
+            write_table(request.out_folder / LOGS / SUMMARY, _COLUMNS, _summary(results), mode, scratch)
     if not marker_of(home.root):  # it is no tree, and needs no folder of a tree
         with suppress(OSError):
             home.incoming.rmdir()
@@ -362,9 +370,7 @@ def report(run: Run) -> ToolAccount:
     return account
 
 
-def _summary(results: list[TakenReport]) -> str:
-    """A line for each report, which says nothing of whose it is."""
-    text = [cells.line(_COLUMNS)]
+def _summary(results: Iterable[TakenReport]) -> Iterator[tuple[object, ...]]:
+    """Yield a row for each report, which says nothing of the patient."""
     for number, r in enumerate(results, 1):
-        text.append(cells.line((number, r.kind, r.outcome, r.reason, r.characters or "", r.title, r.language)))
-    return "".join(text)
+        yield number, r.kind, r.outcome, r.reason, r.characters or None, r.title, r.language

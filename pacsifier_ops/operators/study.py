@@ -89,8 +89,8 @@ class StudySetUpOperator(PacsifierOperator):
         for name in filter(None, (*node_names(study.pacs), study.upload, study.karnak, study.move)):
             connected(name)
         ti = context["ti"]
-        if going_on := steps.going_on(study, run.name, lambda run_id: _goes_on(ti, run_id), context["run_id"]):
-            raise AirflowFailException(f"another run of this study goes on, {going_on}; wait for its end")
+        if other := steps.other_running(study, run.name, lambda run_id: _goes_on(ti, run_id), context["run_id"]):
+            raise AirflowFailException(f"another run of this study goes on, {other}; wait for its end")
         self.log.info("run folder %s", run.folder)
 
 
@@ -151,7 +151,7 @@ class ApproveReleaseOperator(ApproveOperator):
             approvals.RELEASE,
             found.stock.digest,
             "May this data set be released?",
-            found.told,
+            found.summary,
             found.waivable > 0,
             study.approvers,
             study.may_release,

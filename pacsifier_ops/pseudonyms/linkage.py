@@ -164,7 +164,12 @@ class Linkage:
         Raises:
             OSError: it cannot be written.
         """
-        write_atomic(path, text, PRIVATE_FILE if self.is_open() else None)
+        write_atomic(path, text, self.mode)
+
+    @property
+    def mode(self) -> int | None:
+        """Mode of its files: in a folder that is open to other users, the owner alone may read them."""
+        return PRIVATE_FILE if self.is_open() else None
 
     def people(self) -> Keyed[Person]:
         """Return the identities of all patients with a pseudonym and a shift.

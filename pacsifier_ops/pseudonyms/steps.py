@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pacsifier_ops.base import cells
 from pacsifier_ops.base.errors import InputError, PatientsRefused, numbers
 from pacsifier_ops.base.files import read_jsonl, storage_errors
+from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.local import LocalSource
@@ -22,8 +22,7 @@ from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
 from pacsifier_ops.pseudonyms.patients import Cohort, Patient, of_folder, of_table
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import project_secret
-from pacsifier_ops.query.reading import AS_IT_IS, Reading
-from pacsifier_ops.query.table import read_query_table
+from pacsifier_ops.query.table import QueryTable, read_query_table
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
@@ -33,9 +32,9 @@ from pacsifier_ops.runs.pages import VerdictBox, page
 #: What the steps keep in the run's folder; forgotten when the first one begins anew.
 KEPT = (*job.KEPT, "patients")
 
-#: Columns of log_get_pseudonyms.csv after those of the query table.
+#: PACSIFIER's log of pseudonyms; its columns after those of the query table, and their types.
 LOG = "log_get_pseudonyms.csv"
-LOG_COLUMNS = ("NewPseudonym", "DayShift")
+LOG_COLUMNS = {"NewPseudonym": TEXT, "DayShift": INTEGER}
 
 
 class Source(Protocol):
@@ -292,22 +291,28 @@ def report(run: Run) -> Summary:
     )
     with storage_errors("the folder of the linkage"):
         if request.queryfile:
-            linkage.write(linkage.folder / LOG, _log(Path(request.queryfile), people.of, request))
+            write_log(linkage.folder / LOG, read_query_table(Path(request.queryfile), request), people.of, linkage.mode)
     close(run, summary, _page(request, summary))
     return summary
 
 
-def _log(queryfile: Path, person_of: Callable[[str], Person | None], reading: Reading = AS_IT_IS) -> str:
-    """PACSIFIER's log: the query table, with pseudonym and day shift of each row's patient."""
-    table = read_query_table(queryfile, reading)
+def write_log(
+    path: Path, table: QueryTable, person_of: Callable[[str], Person | None], mode: int | None = None
+) -> None:
+    """Write PACSIFIER's log: the query table, with pseudonym and day shift of each row's patient.
+
+    Args:
+        person_of: returns the new identity of a PatientID; None where it has none.
+        mode: see `base.tables.write_table`.
+    """
     lines: dict[int, list[Any]] = {}
     for row in table.rows:
         person = person_of(row.keys["PatientID"]) if row.keys.get("PatientID") else None
-        told = [person.pseudonym, person.shift] if person else ["", ""]
+        new = [person.pseudonym, person.shift] if person else [None, None]
         for line in (row.line, *row.duplicates):
-            lines[line] = [*row.cells.values(), *told]
-    header = cells.line([*table.columns, *LOG_COLUMNS])
-    return header + "".join(cells.line(lines[line]) for line in sorted(lines))
+            lines[line] = [*row.cells.values(), *new]
+    columns = {**dict.fromkeys(table.columns, TEXT), **LOG_COLUMNS}
+    write_table(path, columns, (lines[line] for line in sorted(lines)), mode)
 
 
 def _page(request: PseudonymRequest, summary: Summary) -> str:

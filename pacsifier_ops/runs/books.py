@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base import cells
-from pacsifier_ops.base.files import private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.files import private_folder, storage_errors
+from pacsifier_ops.base.tables import BOOLEAN, INTEGER, TEXT, Columns, write_table
 from pacsifier_ops.runs.accounts import (
     ROW_EMPTY,
     ROWS_ANSWERED,
@@ -22,18 +22,18 @@ from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import close
 from pacsifier_ops.runs.report_html import render
 
-#: Columns of logs/pacsifier_log.csv after those of the query: PACSIFIER's, then ours.
-LOG_COLUMNS = (
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "FilesFound",
-    "Completed",
-    "Expected",
-    "Missing",
-    "Status",
-    "Reason",
-)
+#: Columns of logs/pacsifier_log.csv after those of the query, and their types: PACSIFIER's, then ours.
+LOG_COLUMNS = {
+    "StudyInstanceUID": TEXT,
+    "SeriesInstanceUID": TEXT,
+    "SeriesNumber": TEXT,
+    "FilesFound": INTEGER,
+    "Completed": BOOLEAN,
+    "Expected": INTEGER,
+    "Missing": INTEGER,
+    "Status": TEXT,
+    "Reason": TEXT,
+}
 
 
 def write_books(
@@ -45,6 +45,8 @@ def write_books(
 ) -> None:
     """Write accounts, summary and report into the run's folder, then the log into `log_folder`, made where needed.
 
+    The log is a CSV file, with a Parquet file beside it.
+
     Args:
         account: the closed accounts.
         columns: columns of the log before its own: those of the query, or `Folder` where there is no query.
@@ -54,22 +56,26 @@ def write_books(
         StorageError: log or report cannot be written.
     """
     close(run, account, render(account))
-    log = _log(account, columns)
+    names = _columns(account, columns)
     with scratch() as unfinished, storage_errors("the output folder"):
         private_folder(log_folder / "runs")
         # One log per run, so that a later run into the same folder takes nothing away; the last also as people know it.
         for path in (log_folder / "runs" / f"{run.name}.csv", log_folder / "pacsifier_log.csv"):
-            write_atomic(path, log, scratch=unfinished)
+            rows = ([line.get(name) for name in names] for line in _lines(account))
+            write_table(path, names, rows, scratch=unfinished)
 
 
-def _log(account: RunAccount, columns: Sequence[str]) -> str:
-    """A line per series under the first row that asked for it, per row without any or without a good end, per file."""
-    own = (*LOG_COLUMNS, *(["PACS"] if any(series.pacs for series in account.series) else []))
-    names = [*columns, *(name for name in own if name not in columns)]
-    return cells.line(names) + "".join(cells.line([one.get(name) for name in names]) for one in _lines(account))
+def _columns(account: RunAccount, columns: Sequence[str]) -> Columns:
+    """Return the columns of the log: those before its own, then its own that are not among them."""
+    several = {"PACS": TEXT} if any(series.pacs for series in account.series) else {}
+    own = {**LOG_COLUMNS, **several}
+    return {**{name: own.get(name, TEXT) for name in columns}, **own}
 
 
 def _lines(account: RunAccount) -> Iterable[dict[str, Any]]:
+    """Yield a line per series under the first row that asked for it, per row without any or without a good end, and
+    per file.
+    """
     keys = {row.line: row.keys for row in account.rows}
     asked = {line for series in account.series for line in series.lines}
     lines: list[tuple[int, int, dict[str, Any]]] = []

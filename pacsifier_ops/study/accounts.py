@@ -2,17 +2,17 @@
 
     found -> expected -> received -> de-identified -> released -> delivered
 
-| state        | what                                                                                            |
+| state        | meaning                                                                                         |
 |--------------|-------------------------------------------------------------------------------------------------|
 | delivered    | released, and confirmed by every node that the study sends to                                   |
-| excluded     | by a named rule of the de-identification                                                        |
-| quarantined  | not fit, for a reason                                                                           |
-| missing      | lost on the way, for a reason: not received, not de-identified, not released, not confirmed     |
-| unverifiable | delivered as far as anybody can say: the archive gives no expectation that would cover it       |
+| excluded     | left out by a named rule of the de-identification                                               |
+| quarantined  | unfit for release, with a reason                                                                |
+| missing      | lost on the way, with a reason: not received, not de-identified, not released, not confirmed    |
+| unverifiable | delivered, but the archive gave no list or count that includes it                               |
 
-The books are closed from what the stages have left, whatever that is: a stage may not have run, have been switched
-off, or have failed. What lies in several books is counted by those that are nearest to the data: the ledger of what
-was fetched, what became of each object, the list of files that somebody has approved of, what nodes have confirmed.
+The accounts are closed from whatever the stages left: a stage may have failed, not have run, or be switched off. Where
+several records tell of an instance, the one nearest to the data counts: the ledger of fetched files, the result of each
+object in the de-identification, the approved list of files, the confirmations of nodes.
 """
 
 from __future__ import annotations
@@ -34,16 +34,14 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.study import run as stages
-from pacsifier_ops.study.release import (
-    Released,
-)
-from pacsifier_ops.study.run import NOTHING_NEW, OFF
+from pacsifier_ops.study.release import Released
+from pacsifier_ops.study.run import NOT_RUN, NOTHING_NEW, OFF
 
 #: States of an instance; see above. `excluded` and `quarantined` are those of the de-identification.
 DELIVERED, MISSING, UNVERIFIABLE = "delivered", "missing", "unverifiable"
 STATES = (DELIVERED, EXCLUDED, QUARANTINED, MISSING, UNVERIFIABLE)
 
-#: A place where instances can be lost, beside the stages.
+#: The release: the place, beside the stages, where instances can be lost.
 RELEASED = "release"
 
 #: Stages that send to a node.
@@ -57,8 +55,8 @@ class Loss:
     Attributes:
         state: one of STATES.
         at: the stage where they were lost, or RELEASED.
-        reason: in words, no values.
-        instances: how many.
+        reason: in words, without values.
+        instances: their number.
     """
 
     state: str
@@ -69,23 +67,23 @@ class Loss:
 
 @dataclass(slots=True)
 class StudySeries:
-    """A series of the cohort through the chain; every number counts instances.
+    """A series of the cohort, from the query to the delivery; every number counts instances.
 
     Attributes:
         number: ordinal in the study, from 1; safe to show anywhere.
         lines: lines of the query table that ask for it.
-        patient, study_uid, series_uid, series_number, description, folder: of the original; identifying.
-        expected: instances that the archive lists; None without an expectation.
-        received: instances that were fetched, in this run or before.
-        new: of these, those that were fetched in this run.
-        deidentified, released: how many came so far.
-        delivered, excluded, quarantined, missing, unverifiable: how they ended: these add up to `instances`.
-        instances: how many there are: those expected, and those received beside.
-        confirmed: how many each stage that sends to a node has had confirmed.
-        lost: those that are not delivered, by state, place and reason.
+        patient, study_uid, series_uid, series_number, description, folder: of the original series; identifying.
+        expected: instances that the archive lists; None where it gives neither list nor count.
+        received: instances that were fetched, in this run or an earlier one.
+        new: instances that were fetched in this run.
+        deidentified, released: instances that came as far as this.
+        delivered, excluded, quarantined, missing, unverifiable: instances by final state; the sum is `instances`.
+        instances: all instances: the expected ones, and others that were received.
+        confirmed: instances that a node has confirmed, by the stage that sent them.
+        lost: instances that are not delivered, by state, stage and reason.
         became: folders of the series in the data set; new_uids: its Series Instance UIDs there.
         sources: its numbers in the de-identification.
-        pseudonyms: who its patients became.
+        pseudonyms: pseudonyms of its patients.
     """
 
     number: int
@@ -117,7 +115,7 @@ class StudySeries:
 
     @property
     def series(self) -> SeriesId:
-        """Which series of the archive it is."""
+        """Identity of the series in the archive."""
         return SeriesId(self.study_uid, self.series_uid)
 
     @property
@@ -127,23 +125,23 @@ class StudySeries:
 
     @property
     def state(self) -> str:
-        """complete, incomplete (instances are missing) or unverifiable (the archive gives no expectation)."""
+        """Return complete, incomplete (instances are missing) or unverifiable (the archive gave no list or count)."""
         if self.missing:
             return INCOMPLETE
         return SERIES_UNVERIFIABLE if self.unverifiable or self.expected is None else COMPLETE
 
 
-#: What of a series is summed up over a row, and over the study.
+#: Numbers of a series that are summed up for each row, and for the study.
 COUNTS = ("received", "new", "deidentified", "released", *STATES, "instances")
 
 
 @dataclass
 class StudyRow:
-    """A row of the query table; its instances are those of its series, which other rows may ask for as well.
+    """A row of the query table. Its instances are those of its series; other rows may ask for the same series.
 
     Attributes:
         line, keys, state, series, studies, reason, warnings: see `accounts.RowAccount`; keys are identifying.
-        counts: sums over its series, by the names of COUNTS and `expected`.
+        counts: sums of its series, by the names in COUNTS and `expected`.
     """
 
     line: int
@@ -158,15 +156,15 @@ class StudyRow:
 
 @dataclass
 class StageAccount:
-    """How a stage ended.
+    """The end of a stage.
 
     Attributes:
         stage: its name.
-        verdict: of its own accounts; else OFF, NOT_RUN or NOT_ENDED.
-        started, finished: ISO 8601; empty where nobody knows.
+        verdict: the verdict of its own accounts; otherwise OFF, NOT_RUN, NOT_ENDED or NOTHING_NEW.
+        started, finished: ISO 8601; empty if unknown.
         totals: its counts.
-        connection: of the node that it talks to.
-        report: its report, below the run's folder; empty where there is none.
+        connection: connection of its node.
+        report: path of its report below the run's folder; empty if there is none.
     """
 
     stage: str
@@ -180,14 +178,15 @@ class StageAccount:
 
 @dataclass
 class Removal:
-    """What became of the identified copy.
+    """The removal of the identified copy.
 
     Attributes:
-        asked: keep, list or remove.
-        listed: files that are verified as delivered, so that they may go; `bytes` of them.
-        stay: files that stay, by reason.
-        handed_on: instances whose file went in earlier runs; lost: of these, such that are not released any more.
-        removed, removed_bytes: what went in this run; kept: files that were listed, and had changed.
+        asked: what was asked for: keep, list or remove.
+        listed: number of files that are verified as delivered and may be removed; bytes: their size.
+        stay: number of files that stay, by reason.
+        handed_on: instances whose file was removed in earlier runs; lost: those of them that are no longer released.
+        removed, removed_bytes: number and size of the files that this run removed.
+        kept: listed files that had changed, so that they were not removed.
     """
 
     asked: str
@@ -203,27 +202,28 @@ class Removal:
 
 @dataclass
 class StudyAccount:
-    """A whole study.
+    """The account of a whole study.
 
     Attributes:
         run: opaque id of the run.
-        project, profile, digest: of the study; digest is the SHA-256 of the project file, empty without one.
-        rules: digest of the rules that the data set was de-identified by; method and codes (value, scheme, meaning)
-            of PS3.16 CID 7050, options: the same in words; empty where the profile has changed since.
-        queried: whether the study asks an archive, so that there are rows.
-        deidentifies: whether the study de-identifies; else originals go to a gateway that does.
-        source: where pseudonyms come from, of pseudonyms.run.SOURCES; empty: from the linkage alone.
-        sources: how many patients are known by what: the linkage of the project, a file beside the data.
+        project, profile: names from the study; digest: SHA-256 of the project file, empty without one.
+        started, finished: ISO 8601.
+        rules: digest of the rules of the de-identification; method, codes (value, scheme, meaning; PS3.16 CID 7050) and
+            options describe them, and are empty if the profile has changed since.
+        queried: the study asks an archive, so it has rows.
+        deidentifies: the study de-identifies; otherwise originals go to a gateway that does.
+        source: source of pseudonyms, one of pseudonyms.run.SOURCES; empty: the linkage alone.
+        sources: number of patients by the file that gave their identity: the project's linkage, or one beside the data.
         window: times of day of the transfers; empty: as the connection says.
-        rows, series: their accounts.
-        stages: how each ended.
-        decisions: all that were made, in order; asked: subjects that wait for one.
-        gate: what the search before the release found: `searched`, `patients`, counts, and both lists of findings.
+        folder: path of the study's folder.
+        rows, series, stages: their accounts.
+        decisions: all decisions, in order; asked: subjects that wait for one.
+        gate: findings of the search before the release: `searched`, `patients`, counts, and both lists of findings.
         released: what was released; None: nothing.
-        removal: what became of the identified copy.
-        held_back: identifiers were found in the report that goes with the data, so it is not beside them.
-        beyond: objects of the released data set that this query table does not ask for: they are of earlier ones.
-        discrepancies: contradictions between the books, in words, no values.
+        removal: the removal of the identified copy.
+        held_back: identifiers were found in the hand-over report, so it was not put beside the data.
+        beyond: released objects that this query table does not ask for: earlier ones did.
+        discrepancies: contradictions between records, in words, without values.
     """
 
     run: str
@@ -256,55 +256,57 @@ class StudyAccount:
 
     @property
     def balanced(self) -> bool:
-        """Whether every instance is in exactly one state, and no book contradicts another."""
+        """Whether every instance is in exactly one state, and no record contradicts another."""
         return not self.discrepancies and all(series.balanced for series in self.series)
 
     @property
     def verdict(self) -> str:
-        """`complete`: every instance is delivered, excluded by a rule or quarantined with a reason, every row was
-        answered, and every stage did what was asked for. Else `incomplete`, or `unbalanced`.
+        """Return `complete`, `incomplete` or `unbalanced`.
 
-        Where all that might have been delivered is in quarantine, something else than the objects is wrong.
+        A study is complete if every instance is delivered, excluded by a rule or quarantined with a reason, every row
+        was answered, and every stage did what was asked for. If nothing is delivered and objects are in quarantine, the
+        fault is probably not in the objects, so the study is incomplete.
         """
         if not self.balanced:
             return UNBALANCED
         totals = self.totals()
-        nothing = totals["quarantined"] > totals["delivered"] == 0
-        wanting = totals["missing"] or totals["unverifiable"] or any(s.state != COMPLETE for s in self.series)
-        good = not (wanting or nothing or self.bad_rows or self.bad_stages or self.held_back)
-        return COMPLETE if good else INCOMPLETE
+        all_quarantined = totals["quarantined"] > totals["delivered"] == 0
+        lacking = totals["missing"] or totals["unverifiable"] or any(s.state != COMPLETE for s in self.series)
+        bad = lacking or all_quarantined or self.bad_rows or self.bad_stages or self.held_back
+        return INCOMPLETE if bad else COMPLETE
 
     @property
     def bad_rows(self) -> list[StudyRow]:
-        """Rows that could not be answered."""
+        """Return the rows that could not be answered."""
         return [row for row in self.rows if row.state not in ROWS_ANSWERED]
 
     @property
     def bad_stages(self) -> list[StageAccount]:
-        """Stages that did not do what was asked for; those that have nothing to work on need not run.
+        """Return the stages that did not do what was asked for, also where nothing was found.
 
-        What pseudonymization and de-identification could not do is told by the instances.
+        Every stage runs and ends on an empty folder as well. So one that failed may fail again when there is data, and
+        whoever signs the report has to know. Two things are no fault of a stage: objects that pseudonymization and
+        de-identification left out, which the instances tell; and nothing to hand over, so that it did not run.
         """
-        told = (stages.PSEUDONYMS, stages.ANONYMIZE)
-        idle: tuple[str, ...] = ()
-        if self.deidentifies and not any(series.released for series in self.series):
-            idle = stages.DESTINATIONS
-        if not any(series.received for series in self.series) and self.stage(stages.EXTRACT).verdict == COMPLETE:
-            idle = stages.STAGES[1:]
-        return [
-            stage
-            for stage in self.stages
-            if stage.verdict not in (OFF, COMPLETE, NOTHING_NEW)
-            and not (stage.stage in told and stage.verdict == INCOMPLETE)
-            and stage.stage not in idle
-        ]
+        without_data: tuple[str, ...] = ()
+        if self.deidentifies and self.released is None:
+            without_data = stages.DESTINATIONS
+        elif self.deidentifies and not any(series.released for series in self.series):
+            without_data = (stages.DICOMDIR,)
+
+        def excused(stage: StageAccount) -> bool:
+            if stage.verdict == INCOMPLETE:
+                return stage.stage in (stages.PSEUDONYMS, stages.ANONYMIZE)
+            return stage.verdict == NOT_RUN and stage.stage in without_data
+
+        return [s for s in self.stages if s.verdict not in (OFF, COMPLETE, NOTHING_NEW) and not excused(s)]
 
     def stage(self, name: str) -> StageAccount:
-        """How a stage ended."""
+        """Return the account of a stage."""
         return next(stage for stage in self.stages if stage.stage == name)
 
     def losses(self) -> list[Loss]:
-        """What is not delivered, over the whole study, most first."""
+        """Return the losses of the whole study, the largest first."""
         counts: Counter[tuple[str, str, str]] = Counter()
         for series in self.series:
             for loss in series.lost:
@@ -312,7 +314,7 @@ class StudyAccount:
         return [Loss(*key, instances) for key, instances in counts.most_common()]
 
     def totals(self) -> dict[str, int]:
-        """Sums over the study, without any identifier: fit for XCom and logs."""
+        """Return sums over the study, without identifiers, so that XCom and logs may have them."""
         return {
             "rows": len(self.rows),
             "rows_with_several_studies": sum(row.studies > 1 for row in self.rows),
@@ -324,7 +326,7 @@ class StudyAccount:
         }
 
     def confirmed(self) -> dict[str, int]:
-        """How many instances each stage that sends to a node has had confirmed."""
+        """Return the number of instances that nodes have confirmed, by the stage that sent them."""
         counts = {s.stage: 0 for s in self.stages if s.stage in SENDING and s.verdict != OFF}
         for series in self.series:
             for stage, count in series.confirmed.items():
@@ -332,7 +334,7 @@ class StudyAccount:
         return counts
 
     def summary(self) -> dict[str, Any]:
-        """How the study ended, in counts only: fit for everybody who may see the run."""
+        """Return the result in counts only: everybody who may see the run may read it."""
         return {
             "action": "study",
             "verdict": self.verdict,

@@ -1,4 +1,4 @@
-"""Every instance of a study followed through the chain: from what was fetched to what nodes have confirmed."""
+"""Follows every instance of a study: retrieval, de-identification, release, and the confirmations of nodes."""
 
 from __future__ import annotations
 
@@ -25,44 +25,48 @@ from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, SENDING, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, IDENTIFIED_FOLDER, RELEASED_FOLDER, folder_of
-from pacsifier_ops.study.removal import Manifest
+from pacsifier_ops.study.removal import ReleasedFiles
 from pacsifier_ops.upload import outcome as uploaded
 
 _GONE = "received, and gone before it was de-identified"
 _NOT_REACHED = "not de-identified: the de-identification did not get to it"
-_NOT_APPROVED_OF = "not released: it is no part of what was approved"
+_NOT_APPROVED = "not released: it is no part of what was approved"
 _NOT_ASKED_FOR = "came from the archive, and is not what was asked for"
 _NOT_SENT = "not confirmed: it was not sent"
 _NOT_THERE = "released, and not there any more as it was released"
 
-#: What accounts of series say beside a reason: it counts, and reasons are to be summed up.
+#: Counts that accounts of series add to a reason. Without them, equal reasons can be summed up.
 _COUNTED = re.compile(r"^\d+ of \d+ instances missing: | \(\d+ of them\)|; \d+ taken with a warning.*")
 
 
-# The cohort: the series of a study, as the first stage tells that knows them
+# The cohort: the series of a study, from the accounts of the first stage that knows them
 
 
 def from_archive(run: Run, stage: str, chain: Chain) -> Iterator[StudySeries]:
-    """The series of a study that asks an archive."""
-    for planned, told in extracted.series(Run(stage_folder(run, stage))):
-        if told.reason == NOT_ATTEMPTED:
-            told.reason = chain.not_attempted
+    """Yield the series of a study that asks an archive.
+
+    Args:
+        stage: EXTRACT, or MOVE where the archive sends the series to another node.
+    """
+    for planned, retrieved in extracted.series(Run(stage_folder(run, stage))):
+        if retrieved.reason == NOT_ATTEMPTED:
+            retrieved.reason = chain.not_attempted
         patient = intern(planned.attributes.get("PatientID", "") or f"study {planned.study_uid}")
-        series = _series(told, patient, stage)
+        series = _series(retrieved, patient, stage)
         if stage == stages.EXTRACT:
-            chain.follow(series, chain.fetched(series), told)
+            chain.follow(series, chain.fetched(series), retrieved)
         else:
-            _handed_over(series, told, stage)
+            _add_confirmed(series, retrieved, stage)
         yield series
 
 
 def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
-    """The series of a study that asks no archive: those of the folder that it de-identifies."""
+    """Yield the series of a study that asks no archive: the series of the folder that it de-identifies."""
     parts = deidentified.series(Run(stage_folder(run, stages.ANONYMIZE)))
     planned = Index(run, ((str(part.series), part.files) for part in parts))
     seen: set[SeriesId] = set()
     for source in chain.sources():
-        if source.series in seen:  # that of another patient as well; its parts are counted together
+        if source.series in seen:  # it holds objects of several patients; its parts are counted together
             continue
         seen.add(source.series)
         number = len(seen)
@@ -70,7 +74,7 @@ def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
         series.series_number, series.description = source.series_number, source.description
         series.folder = source.folder
         files = (file for part in planned.of(str(source.series)) for file in part)
-        chain.follow(series, chain.lying(series, files), None)
+        chain.follow(series, chain.in_folder(series, files), None)
         yield series
     if unfit := chain.unfit:
         series = StudySeries(len(seen) + 1, [], "", "", "", description="files of no known series")
@@ -81,33 +85,38 @@ def from_folder(run: Run, chain: Chain) -> Iterator[StudySeries]:
 
 
 def from_gateway(run: Run) -> Iterator[StudySeries]:
-    """The series of a study that neither fetches nor de-identifies: those of the folder that a gateway gets."""
-    for _, told in uploaded.series(Run(stage_folder(run, stages.KARNAK_UPLOAD))):
-        series = _series(told, told.folder.split("/")[0], stages.KARNAK_UPLOAD)
-        _handed_over(series, told, stages.KARNAK_UPLOAD)
+    """Yield the series of a study that neither fetches nor de-identifies: those sent to a gateway."""
+    for _, sent in uploaded.series(Run(stage_folder(run, stages.KARNAK_UPLOAD))):
+        series = _series(sent, sent.folder.split("/")[0], stages.KARNAK_UPLOAD)
+        _add_confirmed(series, sent, stages.KARNAK_UPLOAD)
         yield series
 
 
-def _series(told: SeriesAccount, patient: str, at: str) -> StudySeries:
-    """A series as it came out of the first stage."""
-    series = StudySeries(told.number, told.lines, patient, told.study_uid, told.series_uid, told.modality)
-    series.series_number, series.description, series.folder = told.series_number, told.description, told.folder
-    series.expected, series.received, series.new = told.expected, told.delivered, told.received
-    series.instances = (told.expected or 0) + told.unverifiable + told.quarantined
-    _lose(series, QUARANTINED, at, _NOT_ASKED_FOR, told.quarantined)
-    _lose(series, MISSING, at, f"not received: {_plain(told.reason)}", told.missing)
+def _series(first: SeriesAccount, patient: str, at: str) -> StudySeries:
+    """Return a series as its account in the first stage describes it.
+
+    Args:
+        first: that account.
+        at: the stage.
+    """
+    series = StudySeries(first.number, first.lines, patient, first.study_uid, first.series_uid, first.modality)
+    series.series_number, series.description, series.folder = first.series_number, first.description, first.folder
+    series.expected, series.received, series.new = first.expected, first.delivered, first.received
+    series.instances = (first.expected or 0) + first.unverifiable + first.quarantined
+    _lose(series, QUARANTINED, at, _NOT_ASKED_FOR, first.quarantined)
+    _lose(series, MISSING, at, f"not received: {_plain(first.reason)}", first.missing)
     return series
 
 
-def _handed_over(series: StudySeries, told: SeriesAccount, stage: str) -> None:
-    """Enter what a node has confirmed of a series that goes there straight."""
-    series.released = series.confirmed[stage] = told.delivered
-    series.unverifiable = told.unverifiable
-    series.delivered = told.delivered - told.unverifiable
+def _add_confirmed(series: StudySeries, sent: SeriesAccount, stage: str) -> None:
+    """Add the confirmed instances of a series that went straight to a node."""
+    series.released = series.confirmed[stage] = sent.delivered
+    series.unverifiable = sent.unverifiable
+    series.delivered = sent.delivered - sent.unverifiable
 
 
 def _lose(series: StudySeries, state: str, at: str, reason: str, count: int = 1) -> None:
-    """Enter instances that are not delivered."""
+    """Add instances that are not delivered."""
     if not count:
         return
     setattr(series, state, getattr(series, state) + count)
@@ -118,30 +127,30 @@ def _lose(series: StudySeries, state: str, at: str, reason: str, count: int = 1)
     series.lost.append(Loss(state, at, intern(reason), count))
 
 
-def _turned_up(series: StudySeries, at: str, count: int) -> int:
-    """Take instances out of what counts as missing since a stage; returns how many there were."""
-    taken = 0
+def _find_again(series: StudySeries, at: str, count: int) -> int:
+    """Take up to `count` instances off those that a stage has lost, since they are there. Return their number."""
+    found = 0
     for loss in series.lost:
         if loss.state == MISSING and loss.at == at:
-            some = min(loss.instances, count - taken)
+            some = min(loss.instances, count - found)
             loss.instances -= some
-            taken += some
-    series.missing -= taken
+            found += some
+    series.missing -= found
     series.lost = [loss for loss in series.lost if loss.instances]
-    return taken
+    return found
 
 
 # Through the chain
 
 
-class _Held(NamedTuple):
+class _Fetched(NamedTuple):
     """An instance that was fetched.
 
     Attributes:
         uid: SOP Instance UID.
         source: path of its file below the identified folder.
-        size, mtime_ns: of the file as it was fetched.
-        there: whether it was handed on, or lies there as it was fetched.
+        size, mtime_ns: bytes, and modification time in ns, of the file when it was fetched.
+        there: the file is there as it was fetched, or was handed on and removed.
     """
 
     uid: str
@@ -152,7 +161,7 @@ class _Held(NamedTuple):
 
 
 class _Lost(NamedTuple):
-    """What became of an instance that is not delivered."""
+    """Why an instance is not delivered: state, stage and reason, as in `accounts.Loss`."""
 
     state: str
     at: str
@@ -160,12 +169,12 @@ class _Lost(NamedTuple):
 
 
 class Chain:
-    """What became of instances after they were fetched.
+    """The records of what became of instances after they were fetched.
 
     Attributes:
-        not_attempted: why nobody tried to fetch a series.
-        unfit: state and reason of files that are of no series of the de-identification, by path.
-        twice: files of the data set that two instances would have become.
+        not_attempted: why a series was not fetched, if the retrieval did not try.
+        unfit: state and reason of files that belong to no series of the de-identification, by path.
+        twice: number of files of the data set that two instances claim.
     """
 
     def __init__(self, run: Run, study: Study, account: StudyAccount) -> None:
@@ -174,7 +183,7 @@ class Chain:
         self._identified, made, self._released = (
             folder_of(study, name) for name in (IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER)
         )
-        self._fetched, self._manifest = Tree.existing(self._identified), Manifest(run)
+        self._fetched, self._files = Tree.existing(self._identified), ReleasedFiles(run)
         self._sent = {
             stage: _Confirmed(run, (_moved if stage == stages.MOVE else _sent)(Run(stage_folder(run, stage))))
             for stage in SENDING
@@ -189,45 +198,52 @@ class Chain:
         self.unfit = deidentified.unfit(self._store, MISSING) if self._store else {}
 
     def sources(self) -> Iterator[SourceSeries]:
-        """The series of the de-identification."""
+        """Yield the series of the de-identification."""
         return series_of(self._store) if self._store else iter(())
 
-    def fetched(self, series: StudySeries) -> Iterator[_Held]:
-        """The instances of a series that were fetched, in any run."""
+    def fetched(self, series: StudySeries) -> Iterator[_Fetched]:
+        """Yield the instances of a series that were fetched, in any run."""
         if self._fetched is None:
             return
         folder = self._identified / series.folder
         for uid, entry in SeriesLedger(self._fetched.state, series.series).entries.items():
             there = entry.is_removed(folder) or entry.proven_by(folder)
-            yield _Held(uid, readable(Path(series.folder, entry.file)), entry.size, entry.mtime_ns, there)
+            yield _Fetched(uid, readable(Path(series.folder, entry.file)), entry.size, entry.mtime_ns, there)
 
-    def lying(self, series: StudySeries, files: Iterable[list[Any]]) -> Iterator[_Held]:
-        """The instances of a series that lie in a folder of which nobody keeps a ledger, or lay there before."""
+    def in_folder(self, series: StudySeries, files: Iterable[list[Any]]) -> Iterator[_Fetched]:
+        """Yield the instances of a series in a folder without a ledger, those that were there in earlier runs included.
+
+        Args:
+            files: path, size, modification time and SOP Instance UID of each file of this run.
+        """
         seen = set()
         for name, size, mtime_ns, uid in files:
             seen.add(uid)
-            yield _Held(uid, readable(Path(unpacked(name))), size, mtime_ns, True)
+            yield _Fetched(uid, readable(Path(unpacked(name))), size, mtime_ns, True)
         for uid, items in self._settled(series).items():
             if uid not in seen and (item := items[-1]).outcome == DEIDENTIFIED:
-                yield _Held(uid, item.source, item.size, item.mtime_ns, False)
+                yield _Fetched(uid, item.source, item.size, item.mtime_ns, False)
 
-    def follow(self, series: StudySeries, held: Iterable[_Held], told: SeriesAccount | None) -> None:
-        """Enter what became of the instances of a series.
+    def follow(self, series: StudySeries, fetched: Iterable[_Fetched], retrieved: SeriesAccount | None) -> None:
+        """Complete the account of a series: add the fate of each of its instances.
 
         Args:
-            told: how it came out of the retrieval; None where nothing is retrieved, and what is there is expected.
+            series: its account, as the first stage left it.
+            fetched: its instances.
+            retrieved: its account in the retrieval; None if nothing is retrieved: then the instances that are there are
+                the expected ones.
         """
         settled = self._settled(series)
         parts = self._parts.get(series.series, [])
-        files = {path: file for part in parts for path, file in self._manifest.files(part.target).items()}
+        files = {path: file for part in parts for path, file in self._files.files(part.target).items()}
         if not self._deidentifies:
-            files = dict(self._manifest.files(series.folder))
+            files = dict(self._files.files(series.folder))
         made: set[str] = set()
         count = good = 0
-        for instance in held:
+        for instance in fetched:
             item = self._item(settled.get(instance.uid, ()), instance)
             if item is None and not instance.there:
-                continue  # it was lost, and counts as missing or as fetched again
+                continue  # its file is lost; the retrieval has counted it as missing, or fetched it again
             count += 1
             lost = self._not_deidentified(series, instance, item) if self._deidentifies else None
             if item is not None and lost is None:
@@ -240,23 +256,26 @@ class Chain:
             good += lost is None
             if lost:
                 _lose(series, *lost)
-        self._name(series, parts, settled)
-        if told is None:
+        self._add_new_names(series, parts, settled)
+        if retrieved is None:
             series.expected = series.received = series.instances = count
             series.delivered = good
             return
-        uncovered = told.unverifiable
-        if count < told.delivered:
-            _lose(series, MISSING, stages.EXTRACT, _GONE, told.delivered - count)
-        elif more := count - told.delivered:
-            more -= _turned_up(series, stages.EXTRACT, more)
-            uncovered, series.instances = uncovered + more, series.instances + more
+        unexpected = retrieved.unverifiable
+        if count < retrieved.delivered:
+            _lose(series, MISSING, stages.EXTRACT, _GONE, retrieved.delivered - count)
+        elif more := count - retrieved.delivered:
+            more -= _find_again(series, stages.EXTRACT, more)
+            unexpected, series.instances = unexpected + more, series.instances + more
             series.received = count
-        series.unverifiable = min(uncovered, good)
+        series.unverifiable = min(unexpected, good)
         series.delivered = good - series.unverifiable
 
     def _settled(self, series: StudySeries) -> dict[str, list[Settled]]:
-        """What became of the objects of a series, by SOP Instance UID: it may be in parts, of several patients."""
+        """Return the results of the de-identification for a series, by SOP Instance UID.
+
+        An instance has several if the series has parts, of several patients.
+        """
         found: dict[str, list[Settled]] = {}
         for part in self._parts.get(series.series, ()) if self._store else ():
             for uid, item in self._store.settled(part.key).items():  # type: ignore[union-attr]
@@ -264,32 +283,31 @@ class Chain:
                     found.setdefault(uid, []).append(item)
         return found
 
-    def _item(self, items: Iterable[Settled], instance: _Held) -> Settled | None:
-        """What became of exactly the file that was fetched."""
+    def _item(self, items: Iterable[Settled], instance: _Fetched) -> Settled | None:
+        """Return the result for exactly the file that was fetched; None where there is none."""
         for item in items:
             if item.source != instance.source or item.size != instance.size:
                 continue
             if item.mtime_ns == instance.mtime_ns:
                 return item
-            with suppress(OSError):  # somebody has touched it
+            with suppress(OSError):  # its modification time was changed, but not its content
                 if (self._identified / instance.source).stat().st_mtime_ns == item.mtime_ns:
                     return item
         return None
 
-    def _not_deidentified(self, series: StudySeries, instance: _Held, item: Settled | None) -> _Lost | None:
+    def _not_deidentified(self, series: StudySeries, instance: _Fetched, item: Settled | None) -> _Lost | None:
         if item is None:
             state, reason = self.unfit.get(instance.source, (MISSING, ""))
             parts = self._parts.get(series.series, ())
             why = next((self._reasons[part.number] for part in parts if part.number in self._reasons), "")
-            told = f"not de-identified: {why}" if why else _NOT_REACHED
-            return _Lost(state, stages.ANONYMIZE, reason or told)
+            return _Lost(state, stages.ANONYMIZE, reason or (f"not de-identified: {why}" if why else _NOT_REACHED))
         return None if item.outcome == DEIDENTIFIED else _Lost(item.outcome, stages.ANONYMIZE, item.reason)
 
     def _not_released(self, path: str, files: Mapping[str, Mapping[str, Any]]) -> _Lost | None:
         if self._withheld:
             return _Lost(MISSING, RELEASED, self._withheld)
         if (file := files.get(readable(Path(path)))) is None:
-            return _Lost(MISSING, RELEASED, _NOT_APPROVED_OF)
+            return _Lost(MISSING, RELEASED, _NOT_APPROVED)
         if self._deidentifies:
             try:
                 there = (self._released / path).stat().st_size == file["size"]
@@ -299,24 +317,24 @@ class Chain:
                 return _Lost(MISSING, RELEASED, _NOT_THERE)
         return None
 
-    def _not_confirmed(self, series: StudySeries, instance: _Held, item: Settled | None) -> _Lost | None:
-        """Why an instance does not count as delivered; each node's confirmations are counted."""
+    def _not_confirmed(self, series: StudySeries, instance: _Fetched, item: Settled | None) -> _Lost | None:
+        """Add the confirmations of an instance to its series. Return the first stage that has none, with its reason."""
         first: _Lost | None = None
         for stage, sent in self._sent.items():
             if stage == stages.MOVE:
-                reason = sent.wanting(str(series.series), instance.uid)
+                reason = sent.why_not(str(series.series), instance.uid)
             elif stage == stages.UPLOAD and item is not None:
-                reason = sent.wanting(item.file.rpartition("/")[0], item.new_uid)
+                reason = sent.why_not(item.file.rpartition("/")[0], item.new_uid)
             else:
-                reason = sent.wanting(series.folder, instance.uid)
+                reason = sent.why_not(series.folder, instance.uid)
             if reason:
                 first = first or _Lost(MISSING, stage, reason)
             else:
                 series.confirmed[stage] = series.confirmed.get(stage, 0) + 1
         return first
 
-    def _name(self, series: StudySeries, parts: Iterable[_Part], settled: Mapping[str, list[Settled]]) -> None:
-        """Enter what a series is called in the data set, if anything of it is there."""
+    def _add_new_names(self, series: StudySeries, parts: Iterable[_Part], settled: Mapping[str, list[Settled]]) -> None:
+        """Add folders, UIDs and pseudonyms of a series in the data set, if any of its instances is there."""
         series.sources = [part.number for part in parts]
         if not series.deidentified:
             return
@@ -328,7 +346,7 @@ class Chain:
 
 
 class _Part(NamedTuple):
-    """A series of the de-identification: of the archive's one, that which is one patient's."""
+    """A series of the de-identification: the objects of one patient in a series of the archive."""
 
     number: int
     key: str
@@ -337,7 +355,7 @@ class _Part(NamedTuple):
 
 
 def _not_attempted(account: StudyAccount) -> str:
-    """Why nobody tried to fetch a series."""
+    """Return why series were not fetched, if the retrieval did not try."""
     decided = [decision for decision in account.decisions if decision.subject == COHORT]
     if COHORT in account.asked:
         return "the cohort is above the limits, and nobody has answered"
@@ -347,7 +365,7 @@ def _not_attempted(account: StudyAccount) -> str:
 
 
 def _withheld(account: StudyAccount, study: Study) -> str:
-    """Why nothing was released."""
+    """Return why nothing was released."""
     decided = [decision for decision in account.decisions if decision.subject == RELEASE]
     if study.release == NOBODY:
         why = "nobody releases in this run"
@@ -356,33 +374,40 @@ def _withheld(account: StudyAccount, study: Study) -> str:
     elif RELEASE in account.asked:
         why = "nobody has answered"
     elif decided:
-        good = decided[-1].word == APPROVED
-        why = "the release did not end, or something had changed since it was approved" if good else "it was rejected"
+        approved = decided[-1].word == APPROVED
+        why = "it was rejected"
+        if approved:
+            why = "the release did not end, or something had changed since it was approved"
     else:
         why = "the run ended before anybody was asked"
     return f"not released: {why}"
 
 
 class _Confirmed:
-    """What a node has confirmed of what a stage has sent.
+    """The confirmations of a node for what a stage sent to it.
 
     Args:
-        series: of each series, what it is found by; why instances of it are missing; SOP Instance UIDs of its
-            instances, None for all that anybody asks about; and those of the missing ones, None where nobody can say
-            which they are, so that none counts.
+        series: for each series, its key (folder or identity); why instances are not confirmed; its SOP Instance UIDs,
+            None if it stands for any; the UIDs that are not confirmed, None if they are unknown, so that none counts as
+            confirmed.
     """
 
     def __init__(self, run: Run, series: Iterable[tuple[str, str, list[str] | None, frozenset[str] | None]]) -> None:
-        self._held = Index(
+        self._index = Index(
             run, ((key, [why, uids, None if lost is None else list(lost)]) for key, why, uids, lost in series)
         )
         self._key: str | None = None
         self._series: list[tuple[str, set[str] | None, set[str] | None]] = []
 
-    def wanting(self, key: str, uid: str) -> str:
-        """Why an instance does not count as confirmed; empty where it does."""
+    def why_not(self, key: str, uid: str) -> str:
+        """Return why an instance does not count as confirmed; empty if it does.
+
+        Args:
+            key: key of its series.
+            uid: its SOP Instance UID.
+        """
         if key != self._key:
-            self._key, self._series = key, [(why, _set(uids), _set(lost)) for why, uids, lost in self._held.of(key)]
+            self._key, self._series = key, [(why, _set(uids), _set(lost)) for why, uids, lost in self._index.of(key)]
         for why, uids, lost in self._series:
             if uids is None or uid in uids:
                 return why if lost is None or uid in lost else ""
@@ -394,13 +419,13 @@ def _set(values: list[str] | None) -> set[str] | None:
 
 
 def _sent(run: Run) -> Iterator[tuple[str, str, list[str] | None, frozenset[str] | None]]:
-    """The series of a folder that was sent, by the folder of their files."""
+    """Yield the series of a folder that was sent; the key is the folder of their files. See `_Confirmed`."""
     for account, uids, lost in uploaded.instances(run):
         yield account.folder, _why(account), uids, lost
 
 
 def _moved(run: Run) -> Iterator[tuple[str, str, list[str] | None, frozenset[str] | None]]:
-    """The series that the archive was to send to another node."""
+    """Yield the series that the archive was to send to another node; the key is their identity. See `_Confirmed`."""
     for planned, account in extracted.series(run):
         yield str(planned.series), _why(account), None, extracted.unconfirmed(account)
 
@@ -410,5 +435,5 @@ def _why(account: SeriesAccount) -> str:
 
 
 def _plain(reason: str) -> str:
-    """A reason that an account gives, without its counts."""
+    """Return the reason of an account without its counts."""
     return _COUNTED.sub("", reason)

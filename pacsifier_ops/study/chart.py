@@ -1,4 +1,4 @@
-"""The chain of a study drawn as a flow: how many instances came how far, and where the others were lost, and why."""
+"""Draws the stages of a study as a flow: how many instances reached each, and where and why the others were lost."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 from pacsifier_ops.base.words import listed
 
-#: A column of the drawing, in its own units; the page stretches it to its width.
+#: Width of a column, height of the drawing, width of a bar, in units of the drawing. The page scales it to its width.
 _COLUMN, _HEIGHT, _BAR = 100.0, 134.0, 7.0
-#: The whole of a station, and the least that anything is drawn with, so that one image of a million still shows.
+#: Height of all instances, and least height of a shape: one image of a million is still visible.
 _FULL, _LEAST = 94.0, 3.0
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """What does not come further.
+    """Instances that do not reach a station, in one state.
 
     Attributes:
         kind: gives the colour, as that of a badge does.
-        name: the state, in a word.
-        count: how many.
-        why: reasons, most first.
+        name: the state.
+        count: number of instances.
+        why: reasons, the most frequent first.
     """
 
     kind: str
@@ -32,15 +32,15 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Station:
-    """A place that instances come to.
+    """A point that instances reach.
 
     Attributes:
-        name: what they are there.
-        count: how many came so far; None for a station that counts something else, with its `said`.
-        said: what is told of it, in small print.
-        lost: those that came to the station before, and not to this one.
-        doubt: of those that came, how many are unverifiable.
-        head: the number that is shown; by default the count.
+        name: state of the instances that reach it.
+        count: number of these instances; None for a station that does not count instances.
+        said: remark in small print.
+        lost: instances that reached the station before, and not this one.
+        doubt: number of those that are unverifiable.
+        head: the number that is shown; default: the count.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Station:
 
     @property
     def shown(self) -> str:
-        """Its number."""
+        """The number that is shown."""
         return self.head or f"{self.count or 0:,}"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is drawn: a path of SVG, filled, or as a dashed line."""
+    """A path of SVG, filled or as a dashed line."""
 
     path: str
     kind: str
@@ -68,9 +68,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Flow:
-    """Stations side by side, what goes from one to the next, and below what does not.
+    """A drawing of stations side by side. Ribbons lead from one to the next, and down for lost instances.
 
     Attributes:
+        stations: the stations.
         said: the drawing in words.
         shapes: the drawing, `width` by `height` units.
     """
@@ -83,7 +84,7 @@ class Flow:
 
 
 def flow(stations: Sequence[Station]) -> Flow:
-    """The drawing of the stations."""
+    """Return the drawing of stations."""
     width = f"{len(stations) * _COLUMN:.0f}"
     return Flow(stations, _said(stations), [*_drawn(stations)], width, f"{_HEIGHT:.0f}")
 
@@ -123,14 +124,14 @@ def _drawn(stations: Sequence[Station]) -> Iterator[Shape]:
 
 
 def _ribbons(left: float, station: Station, height: float, high: Callable[[int], float]) -> Iterator[Shape]:
-    """What comes to a station from the one before, and what falls off on the way."""
+    """Yield the ribbon from the station before, and those of the instances that are lost on the way."""
     start, middle = left - _COLUMN + _BAR, left - _COLUMN / 2
     if height:
         yield _box(start, 0, _COLUMN - _BAR, height, "fresh", "0.2")
     top = height
     for place, lost in enumerate(station.lost):
         thick, wide = high(lost.count), 3.0
-        # The lowest turns down first, so that none crosses another.
+        # The lowest ribbon turns down first, so that none crosses another.
         end = left + 1.0 + (len(station.lost) - 1 - place) * (wide + 1.5)
         low = _HEIGHT - 4.0
         curve = (
@@ -143,7 +144,7 @@ def _ribbons(left: float, station: Station, height: float, high: Callable[[int],
 
 
 def _arrow(x: float, height: float) -> Shape:
-    """What has come to its end, on its way out."""
+    """Return the arrow behind the last station."""
     neck, tip = x + 62, x + 74
     shape = f"M{x:.1f} 0H{neck:.1f}L{tip:.1f} {height / 2:.1f}L{neck:.1f} {height:.1f}H{x:.1f}Z"
     return Shape(shape, "good", "0.2")

@@ -1,4 +1,4 @@
-"""Closes the accounts of a study, from whatever its stages have left."""
+"""Closes the account of a study, from whatever its stages have left."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.deid import outcome as deidentified
 from pacsifier_ops.extract import outcome as extracted
 from pacsifier_ops.runs import approvals
-from pacsifier_ops.runs.accounts import (
-    COMPLETE,
-    INCOMPLETE,
-    UNBALANCED,
-)
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED
 from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.runs.folder import Run, now, stage_folder, stage_run
 from pacsifier_ops.runs.job import started, summary_of
@@ -24,19 +20,13 @@ from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import COUNTS, Removal, StageAccount, StudyAccount, StudyRow, StudySeries
 from pacsifier_ops.study.chain import Chain, from_archive, from_folder, from_gateway
 from pacsifier_ops.study.project import Study
-from pacsifier_ops.study.release import (
-    DEIDENTIFIED_FOLDER,
-    HANDOVER,
-    folder_of,
-    listed,
-    released_of,
-)
+from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, folder_of, released_objects, released_of
 from pacsifier_ops.study.removal import Listing
 from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stages_of
 
 
 def close(run: Run) -> StudyAccount:
-    """Close the books of a study, from whatever its stages have left.
+    """Return the account of a study, from whatever its stages have left.
 
     Raises:
         InputError: the study was not set up.
@@ -68,55 +58,48 @@ def close(run: Run) -> StudyAccount:
         file_set.verdict = NOTHING_NEW
     tagging = account.stage(stages.KARNAK)
     if tagging.verdict == INCOMPLETE and all_but_unknown(stage_run(run, stages.KARNAK)):
-        tagging.verdict = COMPLETE  # that they are in quarantine is told by the instances
+        tagging.verdict = COMPLETE  # the accounts of the instances say that they are in quarantine
     _describe_rules(account, run, study)
     chain = Chain(run, study, account)
-    asked = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")
-    if given[stages.EXTRACT] or (asked and not account.deidentifies):
-        account.series, account.queried = list(from_archive(run, asked, chain)), True
-        account.rows = _rows(run, asked, account.series)
+    asking = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")
+    if given[stages.EXTRACT] or (asking and not account.deidentifies):
+        account.series, account.queried = list(from_archive(run, asking, chain)), True
+        account.rows = _rows(run, asking, account.series)
     else:
         account.series = list(from_folder(run, chain) if account.deidentifies else from_gateway(run))
-    account.beyond = max(0, _objects_released(run, account) - sum(series.released for series in account.series))
+    objects = sum(1 for _ in released_objects(run)) if account.released and account.deidentifies else 0
+    account.beyond = max(0, objects - sum(series.released for series in account.series))
     unbalanced = [stage.stage for stage in account.stages if stage.verdict == UNBALANCED]
-    account.discrepancies = [f"the books of {stage} do not balance; see its report" for stage in unbalanced]
+    account.discrepancies = [f"the accounts of {stage} do not balance; see its report" for stage in unbalanced]
     if chain.twice:
-        account.discrepancies.append(f"{chain.twice} files of the data set would be made of two instances")
+        account.discrepancies.append(f"{chain.twice} files of the data set are claimed by two instances each")
     return account
-
-
-def _objects_released(run: Run, account: StudyAccount) -> int:
-    """How many objects there are in the data set that was released."""
-    if account.released is None or not account.deidentifies:
-        return 0
-    paths = (file["path"] for file in listed(run))
-    return sum(path.endswith(".dcm") and not path.startswith(f"{HANDOVER}/") for path in paths)
 
 
 def _stage(run: Run, stage: str, params: Mapping[str, Any] | None) -> StageAccount:
     if params is None:
         return StageAccount(stage, OFF)
     part = Run(stage_folder(run, stage))
-    told, begun = summary_of(part), started(part)
+    summary, begun = summary_of(part), started(part)
     return StageAccount(
         stage,
-        told.get("verdict") or (NOT_RUN if begun is None else NOT_ENDED),
-        told.get("started") or begun or "",
-        told.get("finished", ""),
-        told.get("totals", {}),
+        summary.get("verdict") or (NOT_RUN if begun is None else NOT_ENDED),
+        summary.get("started") or begun or "",
+        summary.get("finished", ""),
+        summary.get("totals", {}),
         " to ".join(filter(None, (params.get("pacs"), params.get("destination")))),
-        part.report.relative_to(run.folder).as_posix() if told and part.report.exists() else "",
+        part.report.relative_to(run.folder).as_posix() if summary and part.report.exists() else "",
     )
 
 
 def _decisions(run: Run) -> list[Decision]:
-    """All decisions of a study, in order: on its cohort, and on its release."""
+    """Return all decisions of a study in order: on its cohort, then on its release."""
     folders = (stage_folder(run, stages.EXTRACT), stage_folder(run, stages.MOVE), run.folder)
     return [decision for folder in folders for decision in approvals.history(Run(folder))]
 
 
 def _asked(run: Run) -> list[str]:
-    """Subjects that were asked about, and nobody has answered."""
+    """Return the subjects of questions that nobody has answered."""
     waiting = []
     for folder in (stage_folder(run, stages.EXTRACT), stage_folder(run, stages.MOVE), run.folder):
         for path in sorted((folder / "decisions").glob("*.asked")):
@@ -127,7 +110,7 @@ def _asked(run: Run) -> list[str]:
 
 
 def _removal(run: Run, study: Study) -> Removal:
-    found, went = Listing.of(run), stages.outcome(run, stages.REMOVAL)
+    found, removed = Listing.of(run), stages.outcome(run, stages.REMOVAL)
     return Removal(
         asked=study.remove_identified,
         listed=found.files,
@@ -135,14 +118,14 @@ def _removal(run: Run, study: Study) -> Removal:
         stay=found.stay,
         handed_on=found.handed_on,
         lost=found.lost,
-        removed=went.get("files", 0),
-        removed_bytes=went.get("bytes", 0),
-        kept=went.get("kept", 0),
+        removed=removed.get("files", 0),
+        removed_bytes=removed.get("bytes", 0),
+        kept=removed.get("kept", 0),
     )
 
 
 def _describe_rules(account: StudyAccount, run: Run, study: Study) -> None:
-    """Say by which rules the data set was made: its own tree tells their digest."""
+    """Add the rules that made the data set, if the profile still has the digest that its tree names."""
     from pacsifier_ops.deid import profile
 
     if not account.deidentifies:
@@ -157,7 +140,7 @@ def _describe_rules(account: StudyAccount, run: Run, study: Study) -> None:
 
 
 def _rows(run: Run, stage: str, series: Iterable[StudySeries]) -> list[StudyRow]:
-    """The rows of the query table, with the sums of their series; none where the table was not read."""
+    """Return the rows of the query table with the sums of their series; none if the table was not read."""
     folder = Run(stage_folder(run, stage))
     if (table := extracted.table(folder)) is None:
         return []

@@ -1,21 +1,23 @@
-"""The last gate before a release: every file of the data set is searched for everybody of the cohort.
+"""The gate: the search of the whole data set for identifiers of the cohort, before a release.
 
-De-identification has searched each object for its own patient. Here each file, with its name, is searched for all
-patients of the study, those who were left out included: an object in a wrong folder, a table that somebody put there.
+De-identification has searched each object for identifiers of its own patient. The gate searches each file and its name
+for those of all patients of the study, also of patients who were left out. It finds an object in a wrong folder, or a
+table that somebody put into the data set.
 
-| what                                                           | then                                          |
+| finding                                                        | consequence                                   |
 |----------------------------------------------------------------|-----------------------------------------------|
-| full names; UIDs that were replaced; PatientIDs and accession  | nobody can release it                         |
+| full names; UIDs that were replaced; PatientIDs and accession  | blocking: the data set cannot be released     |
 | numbers of six characters or more; files that cannot be read;  |                                               |
 | dates of a patient in the names of the patient's folders and   |                                               |
-| files, and of anybody in texts such as the manifest; files     |                                               |
-| that the de-identification has not made, whoever they are of   |                                               |
-| parts of names, names that are everyday words, shorter ids     | it is listed, and released with a waiver only |
+| files; dates of any patient in texts such as the manifest;     |                                               |
+| files that the de-identification did not make                  |                                               |
+| parts of names, names that are everyday words, shorter ids     | waivable: it is listed; a person may waive it |
 
-By the verifier's rules (`deid.verifier`), with one look at each file however large the cohort is. Dates are those of
-birth, and those of studies where the profile does not keep them. In a cohort, somebody's birthday is anybody's day: so
-a day that one of the moved dates falls on says nothing, and in objects de-identification has searched for the dates of
-their own patient.
+The rules are those of the verifier (`deid.verifier`). Each file is read once, however large the cohort is.
+
+Dates are birth dates, and study dates if the profile does not keep them. In a large cohort nearly every day is a date
+of some patient. So a day on which a shifted date falls is no finding, and objects are not searched for dates here: the
+de-identification has searched them for those of their own patient.
 """
 
 from __future__ import annotations
@@ -46,18 +48,20 @@ if TYPE_CHECKING:
     from pacsifier_ops.deid.identifiers import SearchTerms
     from pacsifier_ops.deid.verifier import FileContent
 
-#: Dates (`YYYYMMDD`), with the attribute that they are from.
+#: Dates (`YYYYMMDD`), each with the tag of the attribute that it comes from.
 Dates = Mapping[str, int]
 _NONE: Dates = MappingProxyType({})
 
-#: What a profile does with dates.
-_KEPT, _MOVED, _GONE = "kept", "moved", "gone"
+#: What a profile does with dates of studies.
+_KEPT, _SHIFTED, _REMOVED = "kept", "shifted", "removed"
 
-#: Findings kept of each kind; the rest is counted.
+#: Number of findings of each kind that are kept; further ones are only counted.
 MOST = 1000
 
-#: Characters of a text that is no DICOM file, which are searched at once.
+#: Number of characters of a text that are searched at once.
 _PIECE = 1 << 20
+#: Rows of a table that are searched at once.
+_ROWS = 10_000
 
 
 @dataclass
@@ -65,10 +69,11 @@ class GateFindings:
     """What the gate found.
 
     Attributes:
-        searched: files that were searched.
-        patients: people they were searched for.
-        blocking, waivable: path of the file, what was found, and where in it; no values. At most MOST of each.
-        counts: how many of each there are.
+        searched: number of files that were searched.
+        patients: number of patients whose identifiers were searched for.
+        blocking, waivable: path of the file, and the kind and place of the identifier in it, without its value. At most
+            MOST of each.
+        counts: number of findings of each kind.
     """
 
     searched: int = 0
@@ -77,24 +82,28 @@ class GateFindings:
     waivable: list[tuple[str, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, kind: str, path: str, told: Iterable[str]) -> None:
-        """Keep findings in a file."""
-        for text in told:
+    def add(self, kind: str, path: str, findings: Iterable[str]) -> None:
+        """Add findings in a file.
+
+        Args:
+            kind: `blocking` or `waivable`.
+        """
+        for finding in findings:
             self.counts[kind] += 1
             if self.counts[kind] <= MOST:
-                getattr(self, kind).append((path, text))
+                getattr(self, kind).append((path, finding))
 
 
 class Gate:
-    """Searches for a cohort.
+    """Searches files for identifiers of a cohort.
 
     Args:
         people: names, and ids of any kind, of each patient.
         uids: UIDs that were replaced.
-        pseudonyms: who they become.
-        dates: dates (`YYYYMMDD`) that must not be told of each of these, by the name of their folder.
-        free: dates that say nothing: on which a moved date falls, or the data set was made.
-        made: SHA-256 of the files that the de-identification has made, by path.
+        pseudonyms: pseudonyms of the patients.
+        dates: forbidden dates (`YYYYMMDD`) of each patient, by the name of the patient's folder.
+        free: dates that are no finding: a shifted date falls on them, or the data set was made on them.
+        made: SHA-256 of the files that the de-identification made, by path.
     """
 
     def __init__(
@@ -116,9 +125,10 @@ class Gate:
 
     @classmethod
     def of(cls, run: Run, data_set: Path) -> Gate:
-        """For everybody that a study has asked for, and everybody in its data set.
+        """Return the gate for all patients that a study asked for, and all patients in its data set.
 
         Args:
+            run: the study's run.
             data_set: the de-identified folder.
         """
         from pacsifier_ops.deid.run import series_of, store_of
@@ -130,37 +140,37 @@ class Gate:
         names: dict[str, set[str]] = {}
         ids: dict[str, set[str]] = {}
 
-        def person(patient_id: str, told: Mapping[str, Iterable[str]]) -> None:
-            names.setdefault(patient_id, set()).update(told.get("PatientName", ()))
-            ids.setdefault(patient_id, {identifying(patient_id)}).update(told.get("AccessionNumber", ()))
-            births.setdefault(patient_id, set()).update(told.get("PatientBirthDate", ()))
-            studies.setdefault(patient_id, set()).update(told.get("StudyDate", ()))
+        def add(patient_id: str, known: Mapping[str, Iterable[str]]) -> None:
+            names.setdefault(patient_id, set()).update(known.get("PatientName", ()))
+            ids.setdefault(patient_id, {identifying(patient_id)}).update(known.get("AccessionNumber", ()))
+            births.setdefault(patient_id, set()).update(known.get("PatientBirthDate", ()))
+            studies.setdefault(patient_id, set()).update(known.get("StudyDate", ()))
 
         asked: set[str] = set()
         for item in planned(stage_run(run, EXTRACT)):
-            person(item.attributes.get("PatientID", ""), {key: [value] for key, value in item.attributes.items()})
+            add(item.attributes.get("PatientID", ""), {key: [value] for key, value in item.attributes.items()})
             asked |= {item.study_uid, item.series_uid}
         replaced: dict[str, str] = {}
         pseudonyms: set[str] = set()
-        fate, free = _dates_of_studies(run), _made_on(run)
+        study_dates, free = _study_dates(run), _days_of(run)
         dates: dict[str, set[str]] = {}
         if store := store_of(data_set):
             for source in series_of(store):
-                person(source.patient_id, source.known)
+                add(source.patient_id, source.known)
                 asked |= {source.study_uid, source.series_uid}
                 pseudonyms.add(source.pseudonym)
                 born, examined = births[source.patient_id], studies[source.patient_id]
-                gone = fate == _GONE or (fate == _MOVED and source.shift != 0)
-                dates.setdefault(source.target.split("/")[0], set()).update(born, examined if gone else ())
-                if fate != _GONE:
-                    free |= {shifted_date(day, source.shift if gone else 0) or "" for day in examined}
+                changed = study_dates == _REMOVED or (study_dates == _SHIFTED and source.shift != 0)
+                dates.setdefault(source.target.split("/")[0], set()).update(born, examined if changed else ())
+                if study_dates != _REMOVED:
+                    free |= {shifted_date(day, source.shift if changed else 0) or "" for day in examined}
                 for settled in store.settled(source.key).values():
                     replaced |= settled.uids
-        # A profile may keep UIDs; where it replaces them, those of patients who were left out must not be there either.
+        # A profile may keep UIDs. If it replaces them, those of patients who were left out are forbidden as well.
         uids = (replaced.keys() | (asked if replaced else set())) - set(replaced.values())
-        here = {day for days in dates.values() for day in days}
-        every = [*births.values(), *(studies.values() if fate != _KEPT else ())]
-        left_out = {day for days in every for day in days} - here
+        in_data_set = {day for days in dates.values() for day in days}
+        every = [*births.values(), *(studies.values() if study_dates != _KEPT else ())]
+        left_out = {day for days in every for day in days} - in_data_set
         made = approved_of(data_set)
         people = ((names[key], ids[key]) for key in ids)
         return cls(people, uids, pseudonyms, {**dates, "": left_out}, free, made.files if made else {})
@@ -169,39 +179,40 @@ class Gate:
         """Search files and their names.
 
         Args:
-            root: folder that the paths are below.
+            root: a folder.
+            paths: paths of the files below it.
 
         Raises:
             StorageError: a file cannot be read.
-            Cancelled: `cancelled` said so.
+            Cancelled: `cancelled` returned True.
         """
         found = GateFindings(patients=self.patients)
         with (
             storage_errors("the de-identified data set, or the state root"),
-            Facts(root, "searched", lambda path: self._findings(path, root), version=self._digest()) as findings,
+            Facts(root, "searched", lambda path: self._findings(path, root), version=self._digest()) as findings_of,
         ):
             for path in paths:
                 if cancelled():
                     raise Cancelled("stopped on request")
-                for kind, told in findings(root / path).items():
-                    found.add(kind, path, told)
+                for kind, findings in findings_of(root / path).items():
+                    found.add(kind, path, findings)
                 found.searched += 1
         return found
 
     def _findings(self, path: Path, root: Path) -> dict[str, list[str]]:
-        """Return the findings in a file by kind, no values."""
+        """Return the findings in a file by kind, without values."""
         found: dict[str, list[str]] = {"blocking": [], "waivable": []}
         name = readable(path.relative_to(root))
-        for held, dates in _held(path, name, self._dates.get(name.split("/")[0], {}), self._all_dates):
-            if isinstance(held, str):
-                found["blocking"].append(held)
+        for content, dates in _contents(path, name, self._dates.get(name.split("/")[0], {}), self._all_dates):
+            if isinstance(content, str):
+                found["blocking"].append(content)
             else:
-                found["blocking"] += self._told(held, self._certain, self._uids, dates)
-                found["waivable"] += self._told(held, self._doubtful)
+                found["blocking"] += _hits(content, self._certain, self._uids, dates)
+                found["waivable"] += _hits(content, self._doubtful)
         return found
 
     def _digest(self) -> str:
-        """Return the SHA-256 of all that is searched for, hexadecimal."""
+        """Return the SHA-256 of all terms of the search, hexadecimal."""
         whole = hashlib.sha256()
         for terms in (self._certain, self._doubtful):
             for of_terms in fields(terms):
@@ -210,26 +221,27 @@ class Gate:
         whole.update(repr(sorted((folder, sorted(days.items())) for folder, days in self._dates.items())).encode())
         return whole.hexdigest()
 
-    def refuse_foreign(self, files: Iterable[Mapping[str, Any]], found: GateFindings) -> None:
-        """Add the files that the de-identification has not made: they may be of anybody, in any form.
+    def add_foreign(self, files: Iterable[Mapping[str, Any]], found: GateFindings) -> None:
+        """Add each file that the de-identification did not make to the findings: it may be of any patient.
 
         Args:
-            files: `path` and `sha256` of each.
+            files: `path` and `sha256` of each file of the data set.
         """
         for file in files:
             if self._made.get(file["path"]) != file["sha256"]:
                 found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
 
-    def _told(
-        self, held: FileContent, wanted: SearchTerms, uids: frozenset[str] = frozenset(), dates: Dates = _NONE
-    ) -> list[str]:
-        from pacsifier_ops.deid.verifier import hits
 
-        return sorted(map(str, hits(held, wanted, uids, dates)))
+def _hits(
+    content: FileContent, terms: SearchTerms, uids: frozenset[str] = frozenset(), dates: Dates = _NONE
+) -> list[str]:
+    from pacsifier_ops.deid.verifier import hits
+
+    return sorted(map(str, hits(content, terms, uids, dates)))
 
 
-def _dates_of_studies(run: Run) -> str:
-    """What the profile of a study does with dates of studies."""
+def _study_dates(run: Run) -> str:
+    """Return what the profile of a study does with dates of studies: _KEPT, _SHIFTED or _REMOVED."""
     from pacsifier_ops.deid import profile
     from pacsifier_ops.deid.rules import ProfileOption
     from pacsifier_ops.deid.run import DeidRequest
@@ -237,39 +249,46 @@ def _dates_of_studies(run: Run) -> str:
     try:
         options = profile.load(DeidRequest.of(stage_run(run, ANONYMIZE)).profile).options
     except FileNotFoundError:
-        return _GONE
-    return (
-        _KEPT if ProfileOption.FULL_DATES in options else _MOVED if ProfileOption.MODIFIED_DATES in options else _GONE
-    )
+        return _REMOVED
+    if ProfileOption.FULL_DATES in options:
+        return _KEPT
+    return _SHIFTED if ProfileOption.MODIFIED_DATES in options else _REMOVED
 
 
-def _made_on(run: Run) -> set[str]:
-    """The days on which a data set was made and decided on: its report tells them."""
+def _days_of(run: Run) -> set[str]:
+    """Return the days on which the data set was made and decided on. Its report names them."""
     begun = dt.date.fromisoformat(Study.of(run).started[:10])
     days = (dt.date.today() - begun).days
-    told = {f"{begun + dt.timedelta(days=day):%Y%m%d}" for day in range(days + 1)}
-    return told | {one.when[:10].replace("-", "") for one in approvals.history(run)}
+    made = {f"{begun + dt.timedelta(days=day):%Y%m%d}" for day in range(days + 1)}
+    return made | {one.when[:10].replace("-", "") for one in approvals.history(run)}
 
 
-def _held(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple[FileContent | str, Dates]]:
-    """What a file and its name hold, in pieces, or why it cannot be searched; and the dates that must not be there.
+def _contents(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple[FileContent | str, Dates]]:
+    """Yield the name and the content of a file, in pieces, each with the dates that are forbidden in it.
 
     Args:
-        own: dates of the patient that the file is of.
+        path: the file.
+        name: its path below the data set.
+        own: dates of the patient of its folder.
         every: dates of all patients.
+
+    Yields:
+        The piece, or the reason why the file cannot be searched; and the dates.
     """
     from pacsifier_ops.deid.verifier import content_of
 
-    # A time may go on where a date ends.
+    # In a name, a time may follow a date without a gap.
     yield content_of([name, *name.split("/"), *(run[:8] for run in re.findall(r"\d{8,}", name))]), own
     with path.open("rb") as stream:
         head = stream.read(132)
     if head[128:] == b"DICM":
         yield _object(path), _NONE
     elif head[:4] == b"PK\x03\x04":
-        yield from ((held, every) for held in _packed(path.read_bytes()))
+        yield from ((content, every) for content in _zipped(path.read_bytes()))
+    elif head[:4] == b"PAR1":
+        yield from ((content, every) for content in _table(path))
     else:
-        yield from ((held, every) for held in _texts(path))
+        yield from ((content, every) for content in _texts(path))
 
 
 def _object(source: Path | bytes) -> FileContent | str:
@@ -281,8 +300,8 @@ def _object(source: Path | bytes) -> FileContent | str:
         return str(error)
 
 
-def _packed(data: bytes) -> Iterator[FileContent | str]:
-    """What the files in a zip hold, and what they are called."""
+def _zipped(data: bytes) -> Iterator[FileContent | str]:
+    """Yield names and content of the files in a zip."""
     from pacsifier_ops.deid.verifier import content_of
 
     try:
@@ -295,8 +314,26 @@ def _packed(data: bytes) -> Iterator[FileContent | str]:
         yield "the zip cannot be read"
 
 
+def _table(path: Path) -> Iterator[FileContent | str]:
+    """Yield the content of a Parquet file: names of columns, metadata, and values, _ROWS rows at once."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as table:
+            notes = {**(table.metadata.metadata or {})}
+            notes.pop(b"ARROW:schema", None)  # the names of the columns again, as Base64
+            names = [*table.schema_arrow.names, *(str(note, "utf-8", "replace") for note in notes.values())]
+            yield _text("\n".join(names))
+            for batch in table.iter_batches(_ROWS):
+                for column in batch.columns:
+                    yield _text("\n".join(map(str, column.drop_null().to_pylist())))
+    except (pyarrow.ArrowException, OSError):
+        yield "the Parquet file cannot be read"
+
+
 def _texts(path: Path) -> Iterator[FileContent]:
-    """The text of any other file, in pieces that overlap, so that nothing is cut in two."""
+    """Yield the text of any other file in pieces. They overlap, so that no identifier is cut in two."""
     with path.open(encoding="utf-8", errors="replace", newline="") as stream:
         before = ""
         while text := stream.read(_PIECE):
@@ -305,7 +342,7 @@ def _texts(path: Path) -> Iterator[FileContent]:
 
 
 def _text(text: str) -> FileContent:
-    """A text as a whole, without mark-up, and what of it may be a value of its own."""
+    """Return a text: as it is, without mark-up, and cut into parts that may be values of their own."""
     from pacsifier_ops.deid.verifier import content_of
 
     unmarked = re.sub(r"<[^<>]*>", " ", text)

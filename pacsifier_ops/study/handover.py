@@ -1,13 +1,13 @@
-"""The report that goes with the data set: what is in it, how it was made, what is not in it and why. No identifiers.
+"""The hand-over report: it goes with the data set, and says what is in it, how it was made, what is not in it and why.
 
-| file          | what                                                                       |
-|---------------|----------------------------------------------------------------------------|
-| report.html   | for people                                                                 |
-| accounts.json | the same for machines                                                      |
-| series.csv    | a line per series of the data set: folder, modality, new UIDs, and counts  |
+| file                       | content                                                                   |
+|----------------------------|---------------------------------------------------------------------------|
+| report.html                | the report for people                                                     |
+| accounts.json              | the same for programs                                                     |
+| series.csv, series.parquet | a line per series of the data set: folder, modality, new UIDs, and counts |
 
-They are written into `handover/` of the run's folder, searched for identifiers of the cohort like the data set
-itself, and only then copied beside the data.
+The files hold no identifiers. They are written to `handover/` in the run's folder, and searched for identifiers of the
+cohort like the data set itself. If none is found, they are copied to `report/` beside the data.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base.files import data_file, data_folder, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import listed, plural
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.deid.told import public_reason
@@ -38,15 +39,24 @@ from pacsifier_ops.study.report import (
     reasons,
     state_bar,
     write_accounts,
-    write_table,
 )
 from pacsifier_ops.study.shown import decided, gate_counts
 
-FILES = ("report.html", "accounts.json", "series.csv")
+FILES = ("report.html", "accounts.json", "series.csv", "series.parquet")
 
-SERIES_COLUMNS = ("number", "folder", "pseudonym", "modality", "series_uid", "instances", "released", *STATES)
+#: Columns of series.csv and their types.
+SERIES_COLUMNS = {
+    "number": INTEGER,
+    "folder": TEXT,
+    "pseudonym": TEXT,
+    "modality": TEXT,
+    "series_uid": TEXT,
+    "instances": INTEGER,
+    "released": INTEGER,
+    **dict.fromkeys(STATES, INTEGER),
+}
 
-#: Why instances are missing, as somebody outside may know: not what the archive, or who, said.
+#: Public reasons of missing instances, by stage. What the archive or a person said stays inside.
 _MISSING = {
     stages.EXTRACT: "not received from the archive",
     stages.ANONYMIZE: "not de-identified",
@@ -55,10 +65,10 @@ _MISSING = {
 _NOT_CONFIRMED = "not confirmed by the node that it was sent to"
 
 
-def write_books(run: Run, account: StudyAccount) -> None:
-    """Write what goes with the data, search it for the cohort, and copy it beside the data set if that was released.
+def write_report(run: Run, account: StudyAccount) -> None:
+    """Write the hand-over report, search it for identifiers, and copy it beside the data set if that was released.
 
-    What holds an identifier of the cohort is held back; the account says so then.
+    A report with an identifier of the cohort is held back, and the account says so.
 
     Raises:
         StorageError: something cannot be read or written.
@@ -82,8 +92,8 @@ def write_books(run: Run, account: StudyAccount) -> None:
                 write_atomic(target / name, (folder / name).read_bytes(), data_file() & ~0o222)
 
 
-def told(loss: Loss) -> str:
-    """Why instances are not delivered, from a fixed list: nothing of what others have said, or of the source."""
+def reason_of(loss: Loss) -> str:
+    """Return the public reason of a loss, from a fixed list: it holds nothing of the source, or of what people said."""
     if loss.state == MISSING:
         return _MISSING.get(loss.at, _NOT_CONFIRMED)
     rule, reason = public_reason(loss.state, loss.reason)
@@ -91,14 +101,14 @@ def told(loss: Loss) -> str:
 
 
 def _releases(account: StudyAccount) -> list[Decision]:
-    """The decision on what was released, if anything was."""
+    """Return the decision on what was released, if anything was."""
     released = account.released
     made = [one for one in account.decisions if one.subject == RELEASE and released and one.digest == released.digest]
     return made[-1:]
 
 
 def _series(account: StudyAccount) -> Iterator[StudySeries]:
-    """The series of which something is in the data set."""
+    """Yield the series that have objects in the data set."""
     return (series for series in account.series if series.became and series.released)
 
 
@@ -119,7 +129,7 @@ def _lines(account: StudyAccount) -> Iterator[dict[str, Any]]:
 def _head(account: StudyAccount) -> dict[str, Any]:
     reasons: dict[tuple[str, str], int] = {}
     for loss in account.losses():
-        key = (loss.state, told(loss))
+        key = (loss.state, reason_of(loss))
         reasons[key] = reasons.get(key, 0) + loss.instances
     released = account.released
     return {
@@ -143,12 +153,12 @@ def _head(account: StudyAccount) -> dict[str, Any]:
 
 
 def _profile(account: StudyAccount) -> str:
-    """The name of the profile: where it is a file, that alone."""
+    """Return the name of the profile, without the folder of its file."""
     return Path(account.profile).name
 
 
 def render(account: StudyAccount) -> str:
-    """The report that goes with the data as one HTML page (UTF-8)."""
+    """Return the hand-over report as one HTML page."""
     shown, releases = list(_series(account)), _releases(account)
     return page(
         "study/templates/handover.html",
@@ -159,13 +169,13 @@ def render(account: StudyAccount) -> str:
         chain=chain(account, inside=False),
         state_bars=[state_bar(account)],
         kinds=KINDS,
-        reasons=reasons(account, told),
+        reasons=reasons(account, reason_of),
         how=_how(account),
         releases=releases,
         decisions=decided(releases),
         series=shown,
         left=len(account.series) - len(shown),
-        told=told,
+        reason_of=reason_of,
         plain_modality=plain_modality,
         state_columns=[f"{state.capitalize()}#" for state in STATES],
         counts_of=lambda series: [getattr(series, state) for state in STATES],

@@ -1,4 +1,4 @@
-"""What a study is: which patients, from where, made into what, handed over how; set up once, and run often."""
+"""The options of a study: which patients, from which archive, how de-identified, and where to."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from pacsifier_ops.runs.approvals import LONGEST_PATIENCE
 from pacsifier_ops.runs.folder import Kept
 from pacsifier_ops.study import run as stages
 
-#: Who releases.
+#: Values of `release`: who or what approves the data set.
 ASK, LIMIT, NOBODY = "ask", "limit", "nobody"
-#: Who may release.
+#: Values of `release_by`: who may approve it.
 ANYBODY, ANOTHER = "anybody", "another"
-#: What becomes of the identified copy.
+#: Values of `remove_identified`.
 KEEP, LIST, REMOVE = "keep", "list", "remove"
 
-#: Which files are read to see whether they are as they were.
+#: Values of `verify`: which files are read to see whether they have changed.
 CHANGED, ALL = "changed", "all"
 
-#: What fits into an LO (PS3.5 6.2), as ASCII.
+#: ASCII text that is valid as LO (PS3.5 6.2).
 _TAG_TEXT = re.compile(r"[ -\[\]-~]{1,64}")
 
 
@@ -45,26 +45,27 @@ _TAG_TEXT = re.compile(r"[ -\[\]-~]{1,64}")
 class Study(Reading, Kept):
     """A study, and how its table is read. Paths are below the data root; connections are Airflow's.
 
-    What is not given is empty, or 0. An option of a stage has the stage's name and meaning, so that a stage is asked
-    for what the study says.
+    Options that are not given are empty, or 0. An option of a stage has the same name and meaning here, and the stage
+    gets its value from the study.
 
     Attributes:
-        enabled: the nightly runs start it, where its file is among their projects.
-        started: ISO 8601.
-        started_by: name of the Airflow user who has started the run; empty: nobody did, it was scheduled.
+        enabled: the nightly runs start the study, if its file is among their projects.
+        started: time of the start, ISO 8601.
+        started_by: name of the Airflow user who started the run; empty: it was scheduled.
         file: path of the project file, for people; digest: its SHA-256.
     """
 
     file: str = option(
         "Project file",
-        "Path below the data root of a YAML file that says all that follows; leave the rest as it is then.",
+        "Path below the data root of a YAML file with all options of the study. With it, leave the rest of this form "
+        "as it is.",
         Section.WHAT,
         default="",
         name="project_file",
         stands=(IN_FORM,),
     )
     project: str = same(
-        PseudonymRequest, "project", help="Names the study; a patient has another pseudonym in every project."
+        PseudonymRequest, "project", help="Name of the study. A patient has another pseudonym in every project."
     )
     queryfile: str = same(
         Request,
@@ -80,14 +81,14 @@ class Study(Reading, Kept):
     )
     without: tuple[str, ...] = option(
         "Without",
-        "Steps that the study does without.",
+        "Steps that the study leaves out.",
         Section.WHAT,
         default=(),
         choices=dict.fromkeys(stages.WITHOUT, ""),
     )
     folder: str = option(
         "Folder",
-        "Of all that the study has, a path below the data root. Empty: studies/<project>.",
+        "Folder for all files of the study, a path below the data root. Empty: studies/<project>.",
         Section.WHAT,
         default="",
         path=any_file,
@@ -99,14 +100,15 @@ class Study(Reading, Kept):
     max_series: int = same(
         Request,
         "max_series",
-        help="Series above which a person is asked. Empty: as the connection says, whose other limits hold as well.",
+        help="With more series than this, a person is asked. Empty: as the connection says. Its other limits hold as "
+        "well.",
         section=Section.WHERE_FROM,
     )
     approval: bool = same(
         Request,
         "approval",
         True,
-        help="A larger cohort waits for a person's word. Otherwise it ends the run.",
+        help="A larger cohort waits for a person's approval. Otherwise it ends the run.",
         section=Section.WHERE_FROM,
     )
     source: str = same(PseudonymRequest, "source", section=Section.BECOMES)
@@ -116,55 +118,60 @@ class Study(Reading, Kept):
         DeidRequest,
         "profile",
         "basic",
-        help="Of the de-identification: default, basic, research or pacsifier, options of PS3.15 upon it after plus "
-        "signs, such as pacsifier+device, or the path of a YAML file below the data root.",
+        help="Profile of the de-identification: default, basic, research or pacsifier, with options of PS3.15 after "
+        "plus signs, such as pacsifier+device; or the path of a YAML file below the data root.",
         section=Section.BECOMES,
     )
     devices: str = same(
         DeidRequest,
         "devices",
-        help="Path below the data root of a JSON file of what to black out. Empty: the one that comes with it.",
+        help="Path below the data root of a JSON file with the areas to black out, by device. Empty: the one that "
+        "comes with this package.",
         section=Section.BECOMES,
     )
     identity: str = same(DeidRequest, "identity", section=Section.BECOMES)
     delete_identifiable: bool = same(
         DeidRequest,
         "delete_identifiable",
-        help="Objects that likely show who it is, such as screen saves, are excluded.",
+        help="Objects that probably show the patient's identity, such as screen saves, are excluded.",
         section=Section.BECOMES,
     )
     release: str = option(
         "Release",
-        "Whose word releases the data set.",
+        "Who or what approves the release of the data set.",
         Section.RELEASE,
         default=ASK,
         choices={
             ASK: "a person",
-            LIMIT: "the limits below, and a person beyond them",
+            LIMIT: "the limits below; beyond them, a person",
             NOBODY: "this run ends before the release",
         },
     )
     release_by: str = option(
         "Released by",
-        "Four eyes. A run that was scheduled has been started by nobody.",
+        "Who may approve the release. Nobody has started a scheduled run, so there anybody may.",
         Section.RELEASE,
         default=ANYBODY,
-        choices={ANYBODY: "whoever Airflow lets answer", ANOTHER: "not who has started the run"},
+        choices={ANYBODY: "whoever Airflow lets answer", ANOTHER: "not the person who started the run"},
     )
     approvers: tuple[str, ...] = option(
         "Approvers",
-        "Airflow users who may release, by name. Empty: whoever Airflow lets answer.",
+        "Names of the Airflow users who may approve the release. Empty: whoever Airflow lets answer.",
         Section.RELEASE,
         default=(),
     )
     most_missing: int = option(
-        "Missing objects", "Only with limit: so many at most.", Section.RELEASE, default=0, least=0
+        "Missing objects", "Only with limit: the most that may be missing.", Section.RELEASE, default=0, least=0
     )
     most_quarantined: int = option(
-        "Objects in quarantine", "Only with limit: so many at most.", Section.RELEASE, default=0, least=0
+        "Objects in quarantine",
+        "Only with limit: the most that may be in quarantine.",
+        Section.RELEASE,
+        default=0,
+        least=0,
     )
     patience: float = same(Request, "patience", section=Section.RELEASE)
-    dicomdir: bool = option("DICOMDIR", "Make a DICOM file-set of what is released.", Section.WHERE_TO, default=False)
+    dicomdir: bool = option("DICOMDIR", "Make a DICOM file-set of the released data.", Section.WHERE_TO, default=False)
     zip: bool = same(DicomdirRequest, "zip", title="Zip", help="Only with DICOMDIR: pack the file-set.")
     volume_size: int = same(
         DicomdirRequest,
@@ -173,12 +180,10 @@ class Study(Reading, Kept):
         help="Only with DICOMDIR: MB of each volume. Empty: one volume.",
         least=1,
     )
-    upload: str = option(
-        "Upload", "Connection of the node that what is released is sent to.", Section.WHERE_TO, default=""
-    )
+    upload: str = option("Upload", "Connection of the node that gets the released data.", Section.WHERE_TO, default="")
     karnak: str = option(
         "Karnak gateway",
-        "Connection of a gateway that de-identifies itself: identified copies with Karnak tags are sent there.",
+        "Connection of a gateway that de-identifies. It gets identified copies with Karnak tags.",
         Section.WHERE_TO,
         default="",
     )
@@ -192,19 +197,19 @@ class Study(Reading, Kept):
     )
     move: str = option(
         "Move",
-        "Connection of a node that the PACS sends the originals to, identified as they are.",
+        "Connection of a node to which the PACS sends the identified originals.",
         Section.WHERE_TO,
         default="",
     )
     remove_identified: str = option(
         "Identified copy",
-        "What becomes of it at the end.",
+        "Whether it is removed at the end.",
         Section.HOW,
         default=LIST,
         choices={
             KEEP: "it stays",
-            LIST: "it stays, and the report tells what could go",
-            REMOVE: "what is verified as delivered goes",
+            LIST: "it stays, and the report says how many files could be removed",
+            REMOVE: "files that are verified as delivered are removed",
         },
     )
     verify: str = option(
@@ -222,7 +227,7 @@ class Study(Reading, Kept):
 
     @property
     def root(self) -> str:
-        """Folder of all that the study has, below the data root."""
+        """Folder for all files of the study, below the data root."""
         return self.folder or f"studies/{self.project}"
 
     @property
@@ -232,24 +237,24 @@ class Study(Reading, Kept):
 
     @property
     def deidentified(self) -> str:
-        """Folder of the data set before its release."""
+        """Folder of the de-identified data set before its release."""
         return f"{self.root}/de-identified"
 
     @property
     def released(self) -> str:
-        """Folder of what was released."""
+        """Folder of the released data set."""
         return f"{self.root}/released"
 
     def has(self, stage: str) -> bool:
-        """Whether the study does this stage."""
+        """Return whether the study has a stage."""
         row = stages.TABLE[stage]
         return bool(row.on(self)) if row.on else stage not in self.without
 
     def may_release(self, name: str, user: str = "") -> str:
-        """Why somebody may not release what the study has made; empty where they may.
+        """Return why a person may not release the data set; empty if the person may.
 
         Args:
-            name, user: of the Airflow user, and id.
+            name, user: name and id of the Airflow user.
         """
         if self.release_by == ANOTHER and self.started_by and name == self.started_by:
             return "whoever has started the run may not release it; another person is to answer"
@@ -258,37 +263,41 @@ class Study(Reading, Kept):
         return ""
 
     def check(self) -> None:
-        """Refuse what does not go together.
+        """Check that the options go together.
 
         Raises:
-            ConfigError: with every reason.
+            ConfigError: they do not; names every reason.
         """
         if wrong := [f"{key}: {message}" for key, message in contradictions(vars(self))]:
             raise ConfigError("; ".join(wrong))
 
 
-#: Keys of a project file, and those of them that the form has as well.
+#: Options of a project file by key, and those of them that the form has as well.
 OPTIONS: Mapping[str, Option] = standing(Study, IN_FILE)
 FORM: Mapping[str, Option] = {name: one for name, one in OPTIONS.items() if IN_FORM in one.stands}
 
 
 def read_project(path: Path) -> dict[str, Any]:
-    """Read and check a project file.
+    """Read and check a project file. Return its values by key.
 
     Raises:
-        Refused: with every reason, by line and key, never with a value.
+        Refused: it is invalid; names every reason by line and key, without values.
     """
     return read_options(path, OPTIONS, contradictions)
 
 
 def own_folder(folder: str) -> str:
-    """The folder of a study, where that is one that a study may have: below `studies`, no deeper than its own name."""
+    """Return the folder of a study if it has the form `<folder>/<study>`, such as studies/knee; otherwise empty."""
     parts = PurePosixPath(folder).parts
     return folder if len(parts) == 2 and ".." not in parts else ""
 
 
 def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with values of the right kind: key and message."""
+    """Yield contradictions and invalid values: key and message. The types of the values are checked already.
+
+    Args:
+        given: values by key; options that are not given have their defaults.
+    """
     defaults = {field.name: field.default for field in fields(Study)}
     study: dict[str, Any] = {**defaults, **given}
     without, deidentified = study["without"], stages.ANONYMIZE not in study["without"]
@@ -340,9 +349,10 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:
-    """What each stage is asked for, as the conf of its DAG; None for one that the study does without.
+    """Return the conf of the DAG of each stage; None for a stage that the study does not have.
 
     Args:
+        study: the study.
         run: name of the run's folder.
     """
 

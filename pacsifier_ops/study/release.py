@@ -1,6 +1,6 @@
-"""The release of a data set: stock is taken, somebody decides on exactly that, and nothing else becomes public.
+"""The release of a data set: its files are listed, a person decides on exactly this list, and only these are released.
 
-Only this module writes into `released/`, and all that hands data over reads from there.
+Only this module and the hand-over report write into `released/`. Every step that hands data over reads from there.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR, KARNAK, MOVE, UPLOAD
 #: Folders of a study, below its own.
 IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = FOLDERS = ("identified", "de-identified", "released")
 
-#: Where each run's file-set is, in a folder of its own.
+#: Folder of the DICOM file-sets: each run makes one, in a folder of its own.
 FILE_SETS = "dicomdir"
 
-#: Where files are that do not have their place yet.
+#: Folder of files that are not yet complete.
 _UNFINISHED = f"{CONTROL}/unfinished"
 
 #: Name of what is known of the files of a tree, see `Facts`.
@@ -63,11 +63,11 @@ _STOCK, _RELEASED = "output.jsonl", "released.json"
 
 @dataclass(frozen=True)
 class Stock:
-    """All that is about to be released.
+    """The files that are to be released.
 
     Attributes:
-        digest: SHA-256 of the list of files with their digests, hexadecimal; of originals that are handed over as well.
-        files, bytes: how many, and of what size together.
+        digest: SHA-256, hexadecimal, of the list of files with their digests, and of the originals to be handed over.
+        files, bytes: number and total size of the files.
     """
 
     digest: str
@@ -80,12 +80,12 @@ class Released:
     """What was released.
 
     Attributes:
-        digest: of the stock.
-        by, when: whose word it was, and when it was released, ISO 8601.
+        digest: digest of the stock.
+        by: who approved it; when: time of the release, ISO 8601.
         waived: findings of the search for identifiers were waived.
-        files, bytes: of the data set.
-        new: files that had not been released before, or have changed since.
-        stale: files that were released once and are no part of the data set any more; they stay.
+        files, bytes: number and total size of the files of the data set.
+        new: number of files that were not released before, or have changed since.
+        stale: number of files that were released once and no longer belong to the data set; they stay.
     """
 
     digest: str
@@ -99,7 +99,10 @@ class Released:
 
 
 def folder_of(study: Study, name: str) -> Path:
-    """A folder of a study.
+    """Return a folder of a study.
+
+    Args:
+        name: its path below the study's folder.
 
     Raises:
         PathRefused: it leads outside the data root.
@@ -108,9 +111,9 @@ def folder_of(study: Study, name: str) -> Path:
 
 
 def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
-    """List every file of the data set with its digest, in the run's `output.jsonl`.
+    """List every file of the data set with its digest in the run's `output.jsonl`. Return the sums.
 
-    Of a study without de-identification, these are the identified files: they are what its gateway gets.
+    In a study without de-identification, these are the identified files, which its gateway gets.
 
     Raises:
         TreeError: the data set is half de-identified.
@@ -122,11 +125,11 @@ def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
     refuse_unfinished([root])
     with storage_errors("the state root, or the folder of the study"), atomic_stream(run.folder / _STOCK) as stream:
         stock = _written(_files_of(root, cancelled), stream.write)
-    return _kept(run, stock)
+    return _stored(run, stock)
 
 
-def _kept(run: Run, stock: Stock) -> Stock:
-    """Keep a stock, its digest bound to the originals that are listed: a decision on it is one on these as well."""
+def _stored(run: Run, stock: Stock) -> Stock:
+    """Store a stock. Its digest then covers the listed originals, so a decision on it holds for these as well."""
     with storage_errors("the state root"):
         stock = replace(stock, digest=with_originals(run, stock.digest))
         write_json(run.folder / "stock.json", asdict(stock))
@@ -134,7 +137,7 @@ def _kept(run: Run, stock: Stock) -> Stock:
 
 
 def with_originals(run: Run, files: str) -> str:
-    """The digest of a stock, hexadecimal: of its files, and of the originals that are handed over, if any are.
+    """Return the digest of a stock, hexadecimal: of its files, and of the originals to be handed over, if any.
 
     Args:
         files: digest of the list of files.
@@ -143,7 +146,7 @@ def with_originals(run: Run, files: str) -> str:
         return files
     whole = hashlib.sha256(files.encode())
     for file in read_jsonl(path):
-        if file["instance"]:  # the logs beside them are new in every run
+        if file["instance"]:  # other files, such as logs, are new in every run
             whole.update(f"\n{file['path']}\0{file['sha256']}".encode())
     return whole.hexdigest()
 
@@ -151,8 +154,8 @@ def with_originals(run: Run, files: str) -> str:
 def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
     """List the identified files as they are now, with the instances in them, in the run's `identified.jsonl`.
 
-    Where a gateway gets them, or the archive sends the same to another node, this is what was approved of with the data
-    set: what comes later is not handed over.
+    A study does so if a gateway gets these files, or if the archive sends the same instances to another node. They are
+    approved together with the data set. Files that come later are not handed over.
 
     Raises:
         StorageError: they cannot be read, or the state root not be written.
@@ -168,16 +171,16 @@ def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
         Facts(root, "instances", _instance_in) as instance_in,
     ):
         write_jsonl(originals_of(run), ({**file, "instance": instance_in(root / file["path"])} for file in files))
-    _kept(run, stock_of(run))  # taken before they were listed
+    _stored(run, stock_of(run))  # the stock was taken before the originals were listed
 
 
 def originals_of(run: Run) -> Path:
-    """Where the list of the identified files is, if the study hands any over."""
+    """Return the path of the list of the identified files; it is there if the study hands any over."""
     return run.part("identified")
 
 
 def _instance_in(path: Path) -> list[str]:
-    """Study, Series and SOP Instance UID of a file; empty where it holds no instance."""
+    """Return Study, Series and SOP Instance UID of a file; empty if it holds no instance."""
     try:
         file = inspect(path)
     except ValueError:
@@ -186,10 +189,10 @@ def _instance_in(path: Path) -> list[str]:
 
 
 def stock_of(run: Run) -> Stock:
-    """The stock that was taken last.
+    """Return the stock that was taken last.
 
     Raises:
-        NotApproved: none was.
+        NotApproved: none was taken.
     """
     with suppress(FileNotFoundError):
         return Stock(**read_json(run.folder / "stock.json"))
@@ -197,8 +200,13 @@ def stock_of(run: Run) -> Stock:
 
 
 def listed(run: Run) -> Iterator[dict[str, Any]]:
-    """Path, size and digest of every file of the stock that was taken last."""
+    """Yield path, size and digest of every file of the stock that was taken last."""
     return read_jsonl(run.folder / _STOCK)
+
+
+def released_objects(run: Run) -> Iterator[str]:
+    """Yield the paths of the DICOM objects of the stock that was taken last, without the manifest."""
+    return (file["path"] for file in listed(run) if file["path"].endswith(".dcm"))
 
 
 def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> Stock:
@@ -212,7 +220,7 @@ def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> 
 
 
 def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-    """Path, size and digest of every file, in order of their paths; links are not followed."""
+    """Yield path, size and digest of every file in the order of paths; links are not followed."""
     with Facts(root, _DIGESTS, digest) as digest_of:
         for path in _files(root):
             if cancelled():
@@ -233,13 +241,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
-    """Give the files of the data set their place in `released/`, if what is there now is what was approved.
+    """Copy the files of the data set to `released/`, if they are as they were approved.
 
     Raises:
-        NotApproved: it was not, or has changed since.
+        NotApproved: they are not approved, or have changed since.
         TreeError: the data set is half de-identified.
-        StorageError: something cannot be read or written; what has its place keeps it.
-        Cancelled: `cancelled` said so.
+        StorageError: something cannot be read or written; files that were copied stay.
+        Cancelled: `cancelled` returned True; likewise.
     """
     study = Study.of(run)
     decision = approvals.approved(run, RELEASE, stock_of(run).digest)
@@ -251,7 +259,7 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     new = 0
     with storage_errors("the folder of the study"):
         if not study.has(ANONYMIZE):
-            stock = Stock(stock.digest, 0, 0)  # what is identified goes to a gateway, and is never public
+            stock = Stock(stock.digest, 0, 0)  # identified files go to a gateway, and never to `released/`
         if stock.files:
             _make_ready(target)
         with Facts(target, _DIGESTS, digest) as digest_of:
@@ -278,24 +286,27 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
 
 
 def _make_ready(target: Path) -> None:
-    """Have a folder for what is released, which says so."""
+    """Prepare `released/`: it is marked as released, and has an approved list."""
     refuse_around(target, DEIDENTIFIED, "the folder for what is released", below=False)
-    shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # what a run left that was killed
+    shutil.rmtree(target / _UNFINISHED, ignore_errors=True)  # files of a run that was killed
     data_folder(target)
     if not marker_of(target).get(LISTED):
         begin(target, {"state": DEIDENTIFIED, LISTED: True}, "the folder for what is released")
-        approve(target, ())  # until all have their place, nothing is to be handed over
+        approve(target, ())  # until all files are there, nothing may be handed over
     (target / _UNFINISHED).mkdir()
 
 
 def _place(
     source: Path, target: Path, file: Mapping[str, Any], scratch: Path, digest_of: Callable[[Path], str]
 ) -> bool:
-    """Let a file of its own be in its place, as it was approved; False where it was already.
+    """Copy a file to its place in `released/`. Return False if exactly this file is there already.
 
     Args:
-        scratch: folder for what is unfinished.
-        digest_of: gives the SHA-256 of a released file.
+        source: the approved file.
+        target: its place.
+        file: its size and digest in the approved stock.
+        scratch: folder for the unfinished copy.
+        digest_of: returns the SHA-256 of a released file.
 
     Raises:
         NotApproved: the file has changed since it was approved.
@@ -319,18 +330,18 @@ def _place(
     return True
 
 
-#: ioctl that lets a file share the blocks of another until one of them is written to, where the file system can.
+#: ioctl by which a file shares the blocks of another until one of them is changed, on file systems that can do it.
 _FICLONE = 0x40049409
 _PIECE = 1 << 20
 
 
 def _mode() -> int:
-    """Mode of what is released: nobody is to write to it."""
+    """Return the mode of released files: read-only."""
     return data_file() & ~0o222
 
 
 def _copied(source: Path, target: Path) -> str:
-    """Make a copy that nobody is to write to; returns the SHA-256 of what is in it, hexadecimal."""
+    """Make a read-only copy. Return the SHA-256 of its content, hexadecimal."""
     sha256 = hashlib.sha256()
     with source.open("rb") as stream, target.open("xb+") as copy:
         try:
@@ -349,32 +360,34 @@ def _copied(source: Path, target: Path) -> str:
 
 
 def _stale(run: Run, target: Path) -> int:
+    """Return the number of released files that are not in the stock."""
     stock = {file["path"] for file in listed(run)}
     own = f"{HANDOVER}/"
     names = (readable(path.relative_to(target)) for path in _files(target))
     return sum(name not in stock and not name.startswith(own) for name in names)
 
 
-#: Folder of the report that goes with the data, in `released/`.
+#: Folder of the hand-over report in `released/`.
 HANDOVER = "report"
 
 
 def released_of(run: Run) -> Released | None:
-    """What the run has released; None where it has not."""
+    """Return what the run has released; None if it has not released anything."""
     with suppress(FileNotFoundError):
         return Released(**read_json(run.folder / _RELEASED))
     return None
 
 
 def may_hand_over(run: Run, stage: str) -> bool:
-    """Make sure that somebody has approved of what the run has released: for whatever hands data over.
+    """Check that a stage may hand data over: a person has approved exactly what the run has released.
 
     Returns:
-        False where nobody was to release anything in this run, or a file-set would be empty, or that of an earlier run.
+        False if the run is not to release anything; for a DICOM file-set, also if it would be empty or the same as that
+        of an earlier run.
 
     Raises:
-        NotApproved: nobody has, or nothing was released.
-        TreeError: it was released without a list of what was approved, by an earlier version.
+        NotApproved: nothing was released, or something that nobody approved.
+        TreeError: an earlier version released it, without an approved list.
     """
     study = Study.of(run)
     if study.release == NOBODY:
@@ -387,5 +400,7 @@ def may_hand_over(run: Run, stage: str) -> bool:
         approved_of(folder_of(study, RELEASED_FOLDER))
     if stage != DICOMDIR:
         return True
+    if not released.files or next(released_objects(run), None) is None:  # a manifest makes no file-set
+        return False
     made = folder_of(study, FILE_SETS)
-    return released.files > 0 and (released.new > 0 or not made.is_dir() or (made / run.name[-8:]).exists())
+    return released.new > 0 or not made.is_dir() or (made / run.name[-8:]).exists()

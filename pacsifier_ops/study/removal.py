@@ -1,14 +1,15 @@
-"""The end of the identified copy: what is verified as delivered may go, and nothing else.
+"""Removes files of the identified copy that are verified as delivered, and no others.
 
-An object is verified as delivered when the file that was fetched is as it was, the de-identified object made of exactly
-that file was released and lies in `released/` with the digest that somebody approved of, and, where the study uploads,
-the destination has confirmed that very object.
+A file is verified as delivered if all of this holds:
 
-First a list is made, in the run's `removal.jsonl`: a line per series of the identified copy. Then what is on it goes;
-called again with the same list, that goes on.
-Each file is marked in the ledger as handed on before it is removed (see `ledger`), so that a kill in between leaves a
-file that the next run lists again, and a delta run fetches nothing that was delivered. Nothing goes but files that the
-ledger knows, and the folders of series that are empty then.
+- it is as it was when it was fetched;
+- the object that was made of exactly this file is in `released/`, with the digest that was approved;
+- if the study uploads, the destination has confirmed this object.
+
+First a list is made, in the run's `removal.jsonl`: a line per series of the identified copy. Then the listed files are
+removed. A second call with the same list continues. Each file is marked in the ledger as handed on before it is removed
+(see `ledger`): after a kill in between, the next run lists the file again, and no delta run fetches what was delivered.
+Only files that the ledger knows are removed, and then the empty folders of series.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ UNCONFIRMED = "not confirmed by the destination"
 
 @dataclass(frozen=True)
 class Places:
-    """Where the data of a study are.
+    """The places of the data of a study.
 
     Attributes:
         identified, deidentified, released: its folders.
-        destination: `key` of the node that the released data set is uploaded to; empty: to none.
+        destination: `key` of the node that the released data set is uploaded to; empty: none.
     """
 
     identified: Path
@@ -61,14 +62,14 @@ class Places:
 
 @dataclass
 class Copy:
-    """An identified file that may go, and what was made of it.
+    """An identified file that may be removed, and the released file that was made of it.
 
     Attributes:
         file: its name in the folder of the series.
-        size, mtime_ns: bytes, and when it was fetched, in nanoseconds since the epoch.
-        released: path of the released file, below its folder.
-        sha256: digest of that, hexadecimal.
-        ctime_ns: when its inode was last changed as the digest was taken; no tool can set it.
+        size, mtime_ns: bytes, and modification time in nanoseconds since the epoch.
+        released: path of the released file below `released/`.
+        sha256: digest of the released file, hexadecimal.
+        ctime_ns: time of the last change of the released file's inode when its digest was computed. No tool can set it.
     """
 
     file: str
@@ -81,15 +82,15 @@ class Copy:
 
 @dataclass
 class SeriesListing:
-    """What of a series may go: a line of the list.
+    """The files of a series that may be removed: a line of the list.
 
     Attributes:
-        series_uid, study_uid: as the archive has them; identifying.
-        folder: below the identified copy; identifying.
-        go: files that may go, by SOP Instance UID.
-        stay: files that stay, by reason in words.
-        handed_on: instances whose file went before.
-        lost: of these, such that are not in the released data set any more.
+        series_uid, study_uid: original UIDs; identifying.
+        folder: path below the identified copy; identifying.
+        go: files that may be removed, by SOP Instance UID.
+        stay: number of files that stay, by reason in words.
+        handed_on: number of instances whose file was removed earlier.
+        lost: number of those that are no longer in the released data set.
     """
 
     series_uid: str
@@ -102,20 +103,20 @@ class SeriesListing:
 
     @property
     def series(self) -> SeriesId:
-        """Which series it is."""
+        """Identity of the series in the archive."""
         return SeriesId(self.study_uid, self.series_uid)
 
 
 @dataclass
 class Listing:
-    """What of an identified copy may go, and what stays, in counts only.
+    """The sums of a list.
 
     Attributes:
-        series: of which something may go.
-        files, bytes: that may go.
-        stay: files that stay, by reason in words.
-        handed_on: instances whose file went before.
-        lost: of these, such that are not in the released data set any more: they can be fetched again (refetch).
+        series: number of series with files that may be removed.
+        files, bytes: number and size of these files.
+        stay: number of files that stay, by reason in words.
+        handed_on: number of instances whose file was removed earlier.
+        lost: number of those that are no longer in the released data set; they can be fetched again (`refetch`).
     """
 
     series: int = 0
@@ -127,7 +128,7 @@ class Listing:
 
     @classmethod
     def of(cls, run: Run) -> Listing:
-        """The list that the run has made; an empty one where it has made none."""
+        """Return the sums of the run's list; zeros if it has made none."""
         whole, stay = cls(), Counter[str]()
         for series in series_listed(run):
             whole.series += bool(series.go)
@@ -142,11 +143,11 @@ class Listing:
 
 @dataclass
 class Removed:
-    """What went.
+    """The result of a removal.
 
     Attributes:
-        files, bytes: that went, in earlier attempts of this run as well.
-        kept: files on the list that are not as they were when it was made.
+        files, bytes: number and size of the removed files, those of earlier attempts of this run included.
+        kept: number of listed files that changed after the list was made, and stay.
     """
 
     files: int = 0
@@ -155,20 +156,20 @@ class Removed:
 
 
 def series_listed(run: Run) -> Iterator[SeriesListing]:
-    """The lines of the list that the run has made."""
+    """Yield the lines of the run's list."""
     path = run.part("removal")
     for item in read_jsonl(path) if path.exists() else ():
         yield SeriesListing(**{**item, "go": {uid: Copy(**copy) for uid, copy in item["go"].items()}})
 
 
 def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> Listing:
-    """List what may go. Reads every released file that an identified one is left of; changes nothing.
+    """List the files that may be removed. Each released file with an identified original is read; none is changed.
 
     Args:
-        run: of the study; what it has released counts.
+        run: the run of the study that has released the data set.
 
     Raises:
-        TreeError: the identified copy is none, or the data set is half de-identified.
+        TreeError: the folder of the identified copy holds something else, or the data set is half de-identified.
         StorageError: something cannot be read, or the state root not be written.
         Cancelled: `cancelled` said so.
     """
@@ -181,12 +182,12 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
 
 
 def remove(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> Removed:
-    """Remove what is on the list and still as it was when that was made; the run's `removal.json` says what went.
+    """Remove the listed files that have not changed since. The run's `removal.json` gets the result.
 
     Raises:
-        TreeError: the identified copy is none.
-        StorageError: something cannot be read, marked or removed; what went is marked.
-        Cancelled: `cancelled` said so; likewise.
+        TreeError: the folder of the identified copy holds something else.
+        StorageError: something cannot be read, marked or removed; every removed file is marked.
+        Cancelled: `cancelled` returned True; likewise.
     """
     removed = Removed()
     if (tree := _tree(places)) is None:
@@ -208,7 +209,7 @@ def remove(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> R
 
 
 def _tree(places: Places) -> Tree | None:
-    """The identified copy; None where nothing was ever fetched.
+    """Return the tree of the identified copy; None if nothing was ever fetched.
 
     Raises:
         TreeError: the folder holds something else.
@@ -222,7 +223,7 @@ def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) ->
     for key, folder in sorted(tree.load_names().of_series()):
         entries = SeriesLedger(tree.state, key).entries
         if not entries or (tree.root / folder).resolve() != tree.root / folder:
-            continue  # nothing was fetched; or a link leads elsewhere, and what lies there is none of ours
+            continue  # nothing was fetched, or a link leads to a folder outside of the tree
         series, stay = SeriesListing(key.series_uid, folder, study_uid=key.study_uid), Counter[str]()
         of_series = delivered.series(key)
         for uid, entry in entries.items():
@@ -242,7 +243,7 @@ def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) ->
 
 
 def _remove(tree: Tree, places: Places, series: SeriesListing, removed: Removed) -> None:
-    """Remove the files of a series that are on the list; the caller holds its lease."""
+    """Remove the listed files of a series. The caller holds the lease of the series."""
     folder = tree.root / series.folder
     if folder.resolve() != folder:
         return
@@ -261,13 +262,13 @@ def _remove(tree: Tree, places: Places, series: SeriesListing, removed: Removed)
         path.unlink(missing_ok=True)
         removed.files += 1
         removed.bytes += copy.size
-    with suppress(OSError):  # others lie there, or it is gone
+    with suppress(OSError):  # the folder has other files, or does not exist
         if going or series.handed_on:
             folder.rmdir()
 
 
 def _as_listed(path: Path, places: Places, copy: Copy) -> bool:
-    """Whether an identified file, and the released one, are as they were when the list was made."""
+    """Return whether an identified file and its released one are as they were when the list was made."""
     identified, released = _status(path), places.released / copy.released
     if identified is None or (identified.st_size, identified.st_mtime_ns) != (copy.size, copy.mtime_ns):
         return False
@@ -276,7 +277,7 @@ def _as_listed(path: Path, places: Places, copy: Copy) -> bool:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """Of a file; None where there is none, or something else."""
+    """Return the status of a regular file; None if there is none."""
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -285,44 +286,44 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 class _Delivered:
-    """What the run has released of which series."""
+    """The released files of a run, by series."""
 
     def __init__(self, run: Run, places: Places) -> None:
-        self.places, self.manifest = places, Manifest(run)
+        self.places, self.released = places, ReleasedFiles(run)
         self.store = store_of(places.deidentified)
         self._sources: dict[str, list[SourceSeries]] = {}
         for source in series_of(self.store) if self.store else ():
             self._sources.setdefault(source.series_uid, []).append(source)
 
     def series(self, series: SeriesId) -> _DeliveredSeries:
-        """What was released of a series of the archive."""
+        """Return the released files of a series of the archive."""
         sources = self._sources.get(series.series_uid, [])
         return _DeliveredSeries(self, [s for s in sources if series.study_uid in ("", s.study_uid)])
 
 
 class _DeliveredSeries:
-    """What was released of one series: its objects may be those of several patients."""
+    """The released files of one series. Its objects may belong to several patients, so it may have several sources."""
 
-    def __init__(self, by: _Delivered, sources: list[SourceSeries]) -> None:
-        self._places = by.places
+    def __init__(self, delivered: _Delivered, sources: list[SourceSeries]) -> None:
+        self._places = delivered.places
         self._files: dict[str, Mapping[str, Any]] = {}
         self._settled: dict[str, list[Settled]] = {}
         self._deliveries: dict[SeriesId, Deliveries] = {}
         for source in sources:
-            assert by.store is not None
-            self._files |= by.manifest.files(readable(Path(source.target)))
-            for uid, item in by.store.settled(source.key).items():
+            assert delivered.store is not None
+            self._files |= delivered.released.files(readable(Path(source.target)))
+            for uid, item in delivered.store.settled(source.key).items():
                 self._settled.setdefault(uid, []).append(item)
 
     def is_there(self, uid: str) -> bool:
-        """Whether the released object that an instance became is still there."""
+        """Return whether the released object that was made of an instance is still there."""
         made = (item for item in self._settled.get(uid, ()) if item.outcome == DEIDENTIFIED)
         return any(
             (status := _status(self._places.released / item.file)) and status.st_size == item.written for item in made
         )
 
     def copy(self, root: Path, folder: str, uid: str, entry: Entry) -> Copy | str:
-        """The identified file of an instance, if it may go; else why not."""
+        """Return the identified file of an instance if it may be removed; otherwise the reason why it stays."""
         path = root / folder / entry.file
         status = _status(path)
         if status is None or not entry.proven_by(root / folder):
@@ -345,7 +346,7 @@ class _DeliveredSeries:
         return Copy(entry.file, status.st_size, status.st_mtime_ns, item.file, file["sha256"], there.st_ctime_ns)
 
     def _confirmed(self, path: Path) -> bool:
-        """Whether the destination has confirmed the object as it is in the file."""
+        """Return whether the destination has confirmed the object with the content of the file."""
         try:
             file = inspect(path)
         except ValueError:
@@ -360,15 +361,15 @@ class _DeliveredSeries:
         return (known.size, known.ctime_ns) == (file.size, file.ctime_ns) or known.sha256 == file.digest()
 
 
-class Manifest:
-    """What the run has released: empty unless its stock is that which was released."""
+class ReleasedFiles:
+    """The files that a run has released; none if its stock was taken again after the release, and differs."""
 
     def __init__(self, run: Run) -> None:
         path, released = run.part("output"), released_of(run)
-        good = released and path.exists() and with_originals(run, digest(path)) == released.digest
-        files = ((file["path"].rpartition("/")[0], file) for file in (listed(run) if good else ()))
+        same = released and path.exists() and with_originals(run, digest(path)) == released.digest
+        files = ((file["path"].rpartition("/")[0], file) for file in (listed(run) if same else ()))
         self._files = Index(run, files)
 
     def files(self, folder: str) -> dict[str, Mapping[str, Any]]:
-        """The released files of a folder, by path."""
+        """Return the released files of a folder, by path."""
         return {file["path"]: file for file in self._files.of(folder)}

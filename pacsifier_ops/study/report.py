@@ -1,17 +1,18 @@
-"""The report of a study for who is responsible for the data, and its books. It names patients.
+"""The report of a study for the person who is responsible for the data, and its account as files. They name patients.
 
-| file           | where            | what                                             |
-|----------------|------------------|--------------------------------------------------|
-| accounts.json  | the run's folder | the accounts of the whole chain                  |
-| rows.csv       | likewise         | a line per row of the query table                |
-| series.csv     | likewise         | a line per series                                |
-| report.html    | likewise         | the accounts for people                          |
-| summary.json   | likewise         | how it ended, in counts only                     |
+| file in the run's folder | content                                          |
+|--------------------------|--------------------------------------------------|
+| accounts.json            | the account of the whole study                   |
+| rows.csv                 | a line per row of the query table                |
+| series.csv               | a line per series                                |
+| report.html              | the account for people                           |
+| summary.json             | the result, in counts only                       |
+
+Beside each CSV file lies the same table as Parquet (see `base.tables`).
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base import cells
 from pacsifier_ops.base.files import atomic_stream, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import listed, plural, size
 from pacsifier_ops.deid.outcome import sheets as sheets_of
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
@@ -47,7 +48,7 @@ from pacsifier_ops.study.project import KEEP, LIST
 from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import decided, gate_counts, gate_findings
 
-#: Colour of a state of an instance, and what it means.
+#: Colour and meaning of each state of an instance.
 KINDS = {
     DELIVERED: ("good", "released, and confirmed by every node that the study sends to"),
     EXCLUDED: ("listed", "left out by a named rule"),
@@ -59,14 +60,14 @@ _SERIES_KINDS = {COMPLETE: "good", INCOMPLETE: "bad", SERIES_UNVERIFIABLE: "doub
 _STAGE_KINDS = {COMPLETE: "good", INCOMPLETE: "doubt", OFF: "empty", NOTHING_NEW: "empty"}
 _ROW_KINDS = {ROW_FOUND: "good", ROW_EMPTY: "empty"}
 
-#: What stages do, for people.
+#: Names of the stages, for people.
 STAGES = {RELEASED: "Release", **{name: stage.title for name, stage in stages.TABLE.items()}}
 
 _SOURCES = {DEID: "of the De-ID service", CUSTOM: "of a mapping file", LOCAL: "of the project's secret"}
 
 
 class State(NamedTuple):
-    """How instances ended; the kind gives the colour."""
+    """The number of instances in a state. The kind gives the colour."""
 
     name: str
     kind: str
@@ -75,7 +76,7 @@ class State(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """Why so many instances are not delivered, in which state, and the stage that lost them."""
+    """The number of instances that a stage lost for one reason, and their state. The kind gives the colour."""
 
     why: str
     state: str
@@ -84,45 +85,46 @@ class Reason(NamedTuple):
     instances: int
 
 
-ROW_COLUMNS = (
-    "line",
-    "state",
-    "series",
-    "studies",
-    "reason",
-    "expected",
-    "received",
-    "deidentified",
-    "released",
-    *STATES,
-)
-SERIES_COLUMNS = (
-    "number",
-    "lines",
-    "patient",
-    "study_uid",
-    "series_uid",
-    "modality",
-    "series_number",
-    "description",
-    "folder",
-    "state",
-    "instances",
-    "expected",
-    "received",
-    "new",
-    "deidentified",
-    "released",
-    *STATES,
-    "reasons",
-    "became",
-    "new_uids",
-    "pseudonyms",
-)
+#: Columns of rows.csv after those of the query, and of series.csv, with their types.
+ROW_COLUMNS = {
+    "line": INTEGER,
+    "state": TEXT,
+    "series": INTEGER,
+    "studies": INTEGER,
+    "reason": TEXT,
+    "expected": INTEGER,
+    "received": INTEGER,
+    "deidentified": INTEGER,
+    "released": INTEGER,
+    **dict.fromkeys(STATES, INTEGER),
+}
+SERIES_COLUMNS = {
+    "number": INTEGER,
+    "lines": TEXT,
+    "patient": TEXT,
+    "study_uid": TEXT,
+    "series_uid": TEXT,
+    "modality": TEXT,
+    "series_number": TEXT,
+    "description": TEXT,
+    "folder": TEXT,
+    "state": TEXT,
+    "instances": INTEGER,
+    "expected": INTEGER,
+    "received": INTEGER,
+    "new": INTEGER,
+    "deidentified": INTEGER,
+    "released": INTEGER,
+    **dict.fromkeys(STATES, INTEGER),
+    "reasons": TEXT,
+    "became": TEXT,
+    "new_uids": TEXT,
+    "pseudonyms": TEXT,
+}
 
 
-def write_books(run: Run, account: StudyAccount) -> None:
-    """Write accounts, tables, report and summary into the run's folder.
+def write_report(run: Run, account: StudyAccount) -> None:
+    """Write account, tables, report and summary into the run's folder.
 
     Raises:
         StorageError: one of them cannot be written.
@@ -131,7 +133,7 @@ def write_books(run: Run, account: StudyAccount) -> None:
         write_accounts(run.folder / "accounts.json", _head(account), rows=account.rows, series=account.series)
         names = list(dict.fromkeys(name for row in account.rows for name in row.keys))
         rows = ([*map(row.keys.get, names), *map(_cells_of_row(row).get, ROW_COLUMNS)] for row in account.rows)
-        write_table(run.folder / "rows.csv", [*names, *ROW_COLUMNS], rows)
+        write_table(run.folder / "rows.csv", {**dict.fromkeys(names, TEXT), **ROW_COLUMNS}, rows)
         lines = (_cells_of_series(series) for series in account.series)
         write_table(run.folder / "series.csv", SERIES_COLUMNS, lines)
         write_atomic(run.report, render(account, contact_sheets(run)))
@@ -139,7 +141,7 @@ def write_books(run: Run, account: StudyAccount) -> None:
 
 
 def _head(account: StudyAccount) -> dict[str, Any]:
-    """The accounts without their long lists."""
+    """Return the account without its lists of rows and series."""
     whole = {name: value for name, value in vars(account).items() if name not in ("rows", "series")}
     plain = {
         **whole,
@@ -158,7 +160,12 @@ def _head(account: StudyAccount) -> dict[str, Any]:
 
 
 def write_accounts(path: Path, head: Mapping[str, Any], **lists: Iterable[Any]) -> None:
-    """Write accounts as one JSON object, a line per item of the long lists, which are never in memory as text."""
+    """Write an account as one JSON object, with a line per item of its lists. No list is in memory as text.
+
+    Args:
+        head: the object without the lists.
+        lists: items by key; dataclasses or mappings.
+    """
     with atomic_stream(path) as stream:
         stream.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2].encode(errors="replace"))
         for name, items in lists.items():
@@ -171,19 +178,10 @@ def write_accounts(path: Path, head: Mapping[str, Any], **lists: Iterable[Any]) 
         stream.write(b"\n}\n")
 
 
-def write_table(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Write a csv file line by line."""
-    with atomic_stream(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="", write_through=True)
-        text.write(cells.line(columns))
-        text.writelines(map(cells.line, lines))
-        text.detach()
-
-
 def _cells_of_row(row: StudyRow) -> dict[str, Any]:
     remarks = "; ".join(filter(None, [row.reason, *row.warnings]))
-    told = {"line": row.line, "state": row.state, "series": row.series, "studies": row.studies, "reason": remarks}
-    return {**told, **row.counts}
+    own = {"line": row.line, "state": row.state, "series": row.series, "studies": row.studies, "reason": remarks}
+    return {**own, **row.counts}
 
 
 def _cells_of_series(series: StudySeries) -> list[Any]:
@@ -197,9 +195,11 @@ def _cells_of_series(series: StudySeries) -> list[Any]:
 
 
 def contact_sheets(run: Run) -> list[tuple[int, int, str]]:
-    """The pages with contact sheets of the de-identification: first and last series, and path below the run's folder.
+    """Return the pages with contact sheets of the de-identification.
 
-    Series are numbered by the de-identification.
+    Returns:
+        For each page, the first and the last series on it, as the de-identification numbers them, and its path below
+        the run's folder.
     """
     folder = stage_folder(run, stages.ANONYMIZE)
     place = folder.relative_to(run.folder).as_posix()
@@ -207,9 +207,10 @@ def contact_sheets(run: Run) -> list[tuple[int, int, str]]:
 
 
 def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -> str:
-    """The report of a study as one HTML page (UTF-8), from its closed accounts.
+    """Return the report of a study as one HTML page.
 
     Args:
+        account: the closed account.
         sheets: see `contact_sheets`.
     """
     extract, nodes = account.stage(stages.EXTRACT), list(account.confirmed())
@@ -222,7 +223,7 @@ def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -
         verdict=_verdict(account),
         archive=extract.connection or account.stage(stages.MOVE).connection,
         nodes=[account.stage(stage).connection for stage in SENDING if account.stage(stage).verdict != OFF],
-        # A folder is an absolute path; nothing else becomes a link.
+        # Only an absolute path becomes a link.
         folder=folder.as_uri() if folder.is_absolute() else "",
         chain=chain(account),
         state_bars=[state_bar(account), *_node_bars(account)],
@@ -250,7 +251,7 @@ def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -
 
 
 def _sheets_of(series: StudySeries, sheets: Sequence[tuple[int, int, str]]) -> list[str]:
-    """Addresses of the contact sheets of a series."""
+    """Return the addresses of the contact sheets of a series."""
     return [
         f"{path}#series-{number}"
         for number in series.sources
@@ -259,11 +260,11 @@ def _sheets_of(series: StudySeries, sheets: Sequence[tuple[int, int, str]]) -> l
     ]
 
 
-# What both reports have
+# Parts of both reports
 
 
 def both(account: StudyAccount) -> dict[str, Any]:
-    """Values that both templates want."""
+    """Return the values that the templates of both reports need."""
     totals = account.totals()
     return {
         "account": account,
@@ -275,10 +276,12 @@ def both(account: StudyAccount) -> dict[str, Any]:
 
 
 def chain(account: StudyAccount, *, inside: bool = True) -> Flow:
-    """The drawing of the chain.
+    """Return the drawing of the chain.
 
     Args:
-        inside: tell why instances were lost, and by whose word they were released.
+        account: the closed account.
+        inside: the drawing also says why instances were lost, and who approved the release. The hand-over report does
+            not.
     """
     totals, lost = account.totals(), account.losses()
     count = totals["instances"]
@@ -305,9 +308,9 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Flow:
         empty = sum(row.state == ROW_EMPTY for row in account.rows)
         bad = len(account.bad_rows)
         several = totals["rows_with_several_studies"]
-        told = [f"{empty:,} found nothing" if empty else "", f"{bad:,} not answered" if bad else ""]
-        told.append(f"{several:,} found several studies" if several else "")
-        rows.append(Station("Asked", None, ", ".join(filter(None, told)), head=plural(len(account.rows), "row")))
+        remarks = [f"{empty:,} found nothing" if empty else "", f"{bad:,} not answered" if bad else ""]
+        remarks.append(f"{several:,} found several studies" if several else "")
+        rows.append(Station("Asked", None, ", ".join(filter(None, remarks)), head=plural(len(account.rows), "row")))
     found = Station("Found", None, f"of {plural(totals['patients'], 'patient')}", head=f"{totals['series']:,} series")
     beside_ = totals["instances"] - totals["expected"]
     expected = Station("Expected", count, f"{beside_:,} of them beyond what is listed" if beside_ else "instances")
@@ -334,7 +337,7 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Flow:
 
 
 def balance(account: StudyAccount) -> str:
-    """That the states add up."""
+    """Return the sum of the states as a sentence."""
     totals = account.totals()
     parts = [f"{totals[state]:,} {state}" for state in STATES if totals[state] or state != UNVERIFIABLE]
     sign = "=" if totals["instances"] == sum(totals[state] for state in STATES) else "\u2260"
@@ -345,14 +348,14 @@ def balance(account: StudyAccount) -> str:
 
 
 def state_bar(account: StudyAccount) -> Bar:
-    """How instances ended."""
+    """Return a bar of the instances by state."""
     totals = account.totals()
     parts = [(state, totals[state], KINDS[state][0]) for state in STATES]
     return Bar.of("Instances", f"{totals['instances']:,}", parts)
 
 
 def _node_bars(account: StudyAccount) -> Iterator[Bar]:
-    """What each node has confirmed."""
+    """Yield a bar of confirmed instances for each node."""
     totals = account.totals()
     for stage, count in account.confirmed().items():
         open_ = totals["released"] - count if account.deidentifies else totals["instances"] - count
@@ -361,7 +364,7 @@ def _node_bars(account: StudyAccount) -> Iterator[Bar]:
 
 
 def _modality_bars(account: StudyAccount) -> list[Bar]:
-    """How instances ended, by modality."""
+    """Return a bar of the instances by state for each modality, that with most series first."""
     groups: dict[str, list[StudySeries]] = {}
     for series in account.series:
         groups.setdefault(plain_modality(series.modality) or "not given", []).append(series)
@@ -374,10 +377,10 @@ def _modality_bars(account: StudyAccount) -> list[Bar]:
 
 
 def reasons(account: StudyAccount, say: Callable[[Any], str] = lambda loss: str(loss.reason)) -> list[Reason]:
-    """What is not delivered, by reason.
+    """Return the instances that are not delivered, by reason.
 
     Args:
-        say: the reason of a loss, as this report tells it.
+        say: returns the reason of a loss in the words of this report.
     """
     counts: Counter[tuple[str, str, str]] = Counter()
     for loss in account.losses():
@@ -386,7 +389,7 @@ def reasons(account: StudyAccount, say: Callable[[Any], str] = lambda loss: str(
     return [Reason(why, state, KINDS[state][0], at, count) for (why, state, at), count in ordered]
 
 
-# What stands out
+# Parts of this report
 
 
 def _verdict(account: StudyAccount) -> VerdictBox:
@@ -398,26 +401,27 @@ def _verdict(account: StudyAccount) -> VerdictBox:
         what += f"; {apart}, each for a reason." if apart else ", all that the archive lists."
         todo = "Nothing is left to do."
         if totals["quarantined"]:
-            todo = "Settle the reasons of what is in quarantine, or do without."
+            todo = "Find out why objects are in quarantine, or do without them."
         if not account.series:
-            what, todo = "The archive was asked, and holds nothing of what was asked for.", "See that this is right."
+            what, todo = "The archive was asked, and holds nothing of what was asked for.", "Check that this is right."
     elif account.verdict == INCOMPLETE:
         word = "Incomplete"
-        what = f"The books balance, but not all that was asked for is delivered: {_faults(account)}."
-        todo = "Settle the reasons below and run the study again: only what is missing is done."
+        what = f"The accounts balance, but not all that was asked for is delivered: {_faults(account)}."
+        todo = "Mend what the reasons below name, and run the study again: only what is missing is done."
     else:
         word, what = (
             "Unbalanced",
-            "The books do not balance: instances are in no state, or books contradict each other.",
+            "The accounts do not balance: instances are in no state, or records contradict each other.",
         )
-        todo = "Do not rely on this data set. Run it again; if the verdict stays, have it looked into."
+        todo = "Do not rely on this data set. Run the study again; if the verdict stays, ask for help."
     return VerdictBox(account.verdict, word, (what, todo))
 
 
 def _faults(account: StudyAccount) -> str:
     totals = account.totals()
-    told = (stages.EXTRACT, *SENDING) if totals["missing"] else ()
-    bad = [STAGES[stage.stage].lower() for stage in account.bad_stages if stage.stage not in told]
+    # What these stages did not do is said by the missing instances.
+    said = (stages.EXTRACT, *SENDING) if totals["missing"] else ()
+    bad = [STAGES[stage.stage].lower() for stage in account.bad_stages if stage.stage not in said]
     unlisted = sum(series.expected is None for series in account.series)
     faults = {
         f"{plural(len(account.bad_rows), 'row')} could not be answered": len(account.bad_rows),
@@ -441,13 +445,13 @@ _NAMES = {"deidentified": "de-identified"}
 
 
 def _counts(totals: Mapping[str, float]) -> str:
-    """The counts of a stage that are not zero; bytes are for machines."""
+    """Return the counts of a stage that are not zero, without bytes."""
     shown = {name: count for name, count in totals.items() if count and name not in ("bytes", "verdict")}
     return ", ".join(f"{int(count):,} {_NAMES.get(name, name.replace('_', ' '))}" for name, count in shown.items())
 
 
 def _removal(account: StudyAccount) -> list[tuple[str, int, str]]:
-    """What becomes of the identified copy: in words, files, and their size; nothing where it stays."""
+    """Return lines on the removal of the identified copy: words, number of files, size; none if it is kept."""
     removal = account.removal
     if removal.asked == KEEP:
         return []
@@ -468,7 +472,7 @@ def _removal(account: StudyAccount) -> list[tuple[str, int, str]]:
 
 
 def how_lines(account: StudyAccount) -> list[tuple[str, object]]:
-    """How the data set was de-identified."""
+    """Return lines on the rules of the de-identification: name and value."""
     return [
         ("Profile", account.profile),
         ("Digest of its rules", account.rules or "not known"),
@@ -481,5 +485,5 @@ def how_lines(account: StudyAccount) -> list[tuple[str, object]]:
 
 
 def _head_of(state: str) -> str:
-    """The head of a narrow column of numbers."""
+    """Return the head of a narrow column of numbers for a state."""
     return {QUARANTINED: "Quaran\u00adtined", UNVERIFIABLE: "Unveri\u00adfiable"}.get(state, state.capitalize()) + "#"

@@ -1,19 +1,19 @@
-"""What a study keeps in its run's folder (see `run.Run`).
+"""The stages of a study, and the files that it keeps in its run's folder (see `runs.folder.Run`).
 
-| file                        | written by | what                                                               |
+| file                        | written by | content                                                            |
 |-----------------------------|------------|--------------------------------------------------------------------|
-| request.json                | set_up     | what was asked for, see `project.Study`                             |
-| stages.json                 | set_up     | what each stage is asked for, as the conf of its DAG; null: not     |
-| project.yaml                | set_up     | the project file, as it was                                        |
+| request.json                | set_up     | the study, see `project.Study`                                     |
+| stages.json                 | set_up     | the conf of the DAG of each stage; null: it is switched off        |
+| project.yaml                | set_up     | a copy of the project file                                         |
 | stages/<run>-<stage>/       | the stage  | the run folder of a stage                                          |
 | output.jsonl                | check      | path, size and SHA-256 of every file of the de-identified data set |
-| identified.jsonl            | check      | the same of the identified files, where they go somewhere          |
-| stock.json                  | check      | digest, files and bytes of what is to be released                  |
-| gate.json                   | check      | what the search for identifiers found, see `gate.GateFindings`     |
+| identified.jsonl            | check      | the same of the identified files, if they are handed over          |
+| stock.json                  | check      | digest, number and size of the files to be released                |
+| gate.json                   | check      | findings of the search for identifiers, see `gate.GateFindings`    |
 | decisions/                  | approve    | see `approvals`                                                    |
-| released.json               | release    | what was released, by whose word                                   |
-| removal.jsonl, removal.json | remove     | what of the identified copy may go, and what went                  |
-| handover/                   | report     | what goes with the data: no identifiers                            |
+| released.json               | release    | what was released, and who approved it, see `release.Released`     |
+| removal.jsonl, removal.json | remove     | identified files that may be removed; how many were                |
+| handover/                   | report     | the report that goes with the data, without identifiers            |
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE = "dicomdir", "upload", "karnak", 
 
 @dataclass(frozen=True)
 class StageRow:
-    """A stage of a study: what a DAG of its own does.
+    """A stage of a study: the job of another DAG.
 
     Attributes:
-        name: of its tasks, and of its run; title: what it does, for people.
-        request: what it is asked for. Of its options, the study says those that it has by the same name.
-        asked: the others that are not as in the form of the DAG, from the study and the name of the study's run.
-        on: where data is handed over, which waits for its release: whether the study wants it. None: it is done unless
-            it is among those that the study does `without`.
+        name: name of its tasks and of its run; title: its name for people.
+        request: class of its request. Options that the study has by the same name are taken from the study.
+        asked: returns further options that differ from the defaults, from the study and the name of the study's run.
+        on: for a stage that hands data over, and so waits for the release: returns whether the study has it. None: the
+            study has it unless it is listed in `without`.
     """
 
     name: str
@@ -93,7 +93,7 @@ _STAGES = (
         DICOMDIR,
         "DICOM file-set",
         DicomdirRequest,
-        # Each run makes a file-set of its own.
+        # Each run makes its own file-set.
         lambda study, run: {"in_folder": study.released, "out_folder": f"{study.root}/dicomdir/{run[-8:]}"},
         on=lambda study: study.dicomdir,
     ),
@@ -148,39 +148,39 @@ TABLE = {stage.name: stage for stage in _STAGES}
 
 #: The names of the stages of a study, in order.
 STAGES = tuple(TABLE)
-#: Those that hand data over, and wait for its release; and those that a study may do without.
+#: Stages that hand data over, and wait for the release; and stages that a study may do without.
 DESTINATIONS = tuple(stage.name for stage in _STAGES if stage.on)
 WITHOUT = tuple(stage.name for stage in _STAGES if not stage.on)
 
-#: How a stage can end, beside the verdicts.
+#: Ends of a stage, beside the verdicts.
 OFF, NOT_RUN, NOT_ENDED = "switched off", "did not run", "did not end"
-#: And one that has made all there is to make in an earlier run.
+#: The end of a stage that has no work, since an earlier run has done it.
 NOTHING_NEW = "nothing new"
 
 
-#: What steps leave for whoever tells of a study, see `outcome`: content of the table above, by the names of its files.
+#: Results of steps, see `outcome`: names of files of the table above.
 GATE, STOCK, RELEASED, REMOVAL = "gate", "stock", "released", "removal"
 
 
 def outcome(run: Run, what: str) -> dict[str, Any]:
-    """What a step has left: GATE, STOCK, RELEASED or REMOVAL; empty before. Paths in it may identify."""
+    """Return the result of a step: GATE, STOCK, RELEASED or REMOVAL; empty if there is none yet. Paths may identify."""
     with suppress(FileNotFoundError):
         return dict(read_json(run.folder / f"{what}.json"))
     return {}
 
 
 def handover_report(run: Run) -> Path:
-    """Where the report that goes with the data is, if there is one."""
+    """Return the path of the report that goes with the data; it need not be there."""
     return run.folder / "handover" / "report.html"
 
 
 def keep_stages(run: Run, stages: dict[str, dict[str, Any] | None]) -> None:
-    """Keep what each stage is asked for."""
+    """Store the conf of each stage; None for one that is switched off."""
     write_json(run.folder / "stages.json", stages)
 
 
 def stages_of(run: Run) -> dict[str, dict[str, Any] | None]:
-    """What each stage is asked for; None for one that is switched off.
+    """Return the conf of each stage; None for one that is switched off.
 
     Raises:
         InputError: the study was not set up.

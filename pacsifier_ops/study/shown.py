@@ -1,4 +1,4 @@
-"""What the reports of a study and the page of its run show alike: what was decided, and what the last search found."""
+"""Parts that the reports of a study and the page of its run share: decisions, and findings of the last search."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from pacsifier_ops.runs.approvals import APPROVED, COHORT, LIMITS, RELEASE, Decision
 
-#: What is decided on, for people.
+#: Subjects of decisions, for people.
 SUBJECTS = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set"}
 
 
 class Decided(NamedTuple):
-    """A decision for people; the kind gives the colour of its word."""
+    """A decision for people. The kind gives the colour of its word."""
 
     what: str
     word: str
@@ -24,16 +24,20 @@ class Decided(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A file that the search has found; its path may identify."""
+    """A file with a finding of the search. Its path may identify."""
 
     path: str
-    told: str
+    what: str
     word: str
     kind: str
 
 
 def decided(decisions: Iterable[Decision], asked: Iterable[str] = ()) -> list[Decided]:
-    """Decisions, and after them the subjects that were `asked` about in vain."""
+    """Return decisions, and after them the subjects of questions that nobody answered.
+
+    Args:
+        asked: those subjects.
+    """
     lines = [
         Decided(
             SUBJECTS.get(one.subject, one.subject),
@@ -50,10 +54,13 @@ def decided(decisions: Iterable[Decision], asked: Iterable[str] = ()) -> list[De
 
 
 def gate_counts(gate: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """What the search for identifiers found, in counts; nothing where it was not done.
+    """Return the findings of the search for identifiers in counts; nothing if it was not done.
 
     Args:
         gate: content of the run's gate.json.
+
+    Returns:
+        Name, number and meaning of each count.
     """
     if not gate:
         return []
@@ -67,6 +74,6 @@ def gate_counts(gate: Mapping[str, Any]) -> list[tuple[str, int, str]]:
 
 
 def gate_findings(gate: Mapping[str, Any]) -> list[Finding]:
-    """The files that it found, at most `gate.MOST` of each kind."""
-    found = [Finding(path, told, "blocking", "bad") for path, told in gate.get("blocking", ())]
-    return found + [Finding(path, told, "waiver", "doubt") for path, told in gate.get("waivable", ())]
+    """Return the files with findings, at most `gate.MOST` of each kind."""
+    found = [Finding(path, what, "blocking", "bad") for path, what in gate.get("blocking", ())]
+    return found + [Finding(path, what, "waiver", "doubt") for path, what in gate.get("waivable", ())]

@@ -1,4 +1,7 @@
-"""The steps of a study around its stages: set up, check, ask, release, report. Each may be killed and called again."""
+"""The steps of a study around its stages: set up, check, ask, release, remove, report.
+
+Each may be killed and called again.
+"""
 
 from __future__ import annotations
 
@@ -43,23 +46,26 @@ from pacsifier_ops.study.run import keep_stages
 if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
 
-#: What the steps keep in the run's folder; forgotten when the first one begins anew. Decisions stay.
+#: Files of the steps in the run's folder. The first step removes them when it begins anew; decisions stay.
 KEPT = ("stages", "output", "identified", "stock", "gate", "released", "removal", "accounts", "summary")
 
 
 def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: str = "") -> Study:
-    """Take in what a run was asked for, by a project file or else by a form, and say what each stage is to do.
+    """Read what a study is, from its project file or else from a form, and store what each stage has to do.
 
     Args:
-        given: by the keys of a project file; not used with a file.
-        started_by: name of the Airflow user who has started the run; empty: nobody did.
+        run: the run of the study.
+        given: values of the form, by the keys of a project file; ignored with a file.
+        file: the project file.
+        started_by: name of the Airflow user who started the run; empty: it was scheduled.
 
     Raises:
-        InputError: it cannot be used; with every reason.
+        InputError: file or form is invalid; names every reason.
+        ConfigError: values contradict each other, or the project file of the same study; likewise.
         StorageError: the run's folder cannot be written.
     """
     run.forget(KEPT)
-    told: dict[str, Any] = {"started": now(), "started_by": started_by}
+    own: dict[str, Any] = {"started": now(), "started_by": started_by}
     values = given
     if file is not None:
         try:
@@ -69,13 +75,13 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
         data = read_given(file)
         with storage_errors("the state root"):
             write_atomic(run.folder / "project.yaml", data)
-        told |= {"file": str(file), "digest": hashlib.sha256(data).hexdigest()}
+        own |= {"file": str(file), "digest": hashlib.sha256(data).hexdigest()}
     several: dict[str, Any] = {name: tuple(values.get(name) or ()) for name in ("without", "approvers")}
     if not isinstance(values.get("pacs", ""), str):
         several["pacs"] = ", ".join(node_names(values["pacs"]))
-    study = Study(**{**values, **several}, **told)
+    study = Study(**{**values, **several}, **own)
     study.check()
-    _hold_to_file(study)
+    _check_against_file(study)
     with storage_errors("the state root"):
         study.keep(run)
         keep_stages(run, stages_for(study, run.name))
@@ -85,11 +91,11 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
     return study
 
 
-def _hold_to_file(study: Study) -> None:
-    """Make sure that a form does not let go of who may release, where a project file has said so of the same study.
+def _check_against_file(study: Study) -> None:
+    """Check that a form does not change who may release, if a project file of the same study has restricted it.
 
     Raises:
-        ConfigError: it would.
+        ConfigError: the form changes it.
         StorageError: the state root cannot be written.
     """
     rule = {"release_by": study.release_by, "approvers": list(study.approvers)}
@@ -103,19 +109,23 @@ def _hold_to_file(study: Study) -> None:
             )
 
 
-def going_on(study: Study, run: str, goes_on: Callable[[str], bool], run_id: str) -> str:
-    """Let this be the run of its study, unless the last one goes on; then the name of that run's folder, else empty.
+def other_running(study: Study, run: str, is_running: Callable[[str], bool], run_id: str) -> str:
+    """Register a run as the present one of its study, unless the registered one is still running.
 
     Args:
+        study: the study.
         run: name of this run's folder.
-        goes_on: whether a run of an id goes on.
-        run_id: of this run.
+        is_running: whether the run with an id is still running.
+        run_id: id of this run.
+
+    Returns:
+        The name of the other run's folder if that is still running; otherwise empty.
 
     Raises:
         StorageError: the state root cannot be written.
     """
     with _remembered(study) as last:
-        if last.get("run_id", run_id) != run_id and goes_on(last["run_id"]):
+        if last.get("run_id", run_id) != run_id and is_running(last["run_id"]):
             return str(last["run"])
         last |= {"run_id": run_id, "run": run}
     return ""
@@ -123,17 +133,17 @@ def going_on(study: Study, run: str, goes_on: Callable[[str], bool], run_id: str
 
 @contextmanager
 def _remembered(study: Study) -> Iterator[dict[str, Any]]:
-    """What is kept of a study from run to run, as it is changed in the block: its last run, and its last release.
+    """Yield what a study remembers from run to run: its last run and release. Changes in the block are stored.
 
     Raises:
-        ConfigError: its folder is that of another project's study, whose approvers would not be asked.
+        ConfigError: its folder belongs to another project's study, whose approvers would not be asked.
     """
     folder, home = folder_of(study, ""), project_folder(study.project)
     path = home / "studies" / kept_as(folder)
     with storage_errors("the state root"):
         private_folder(path.parent)
     with shared().acquire(f"study:{path.stem}"):
-        if any(other.parent != path.parent for other in home.parent.glob(f"*/studies/{path.name}")):
+        if any(found.parent != path.parent for found in home.parent.glob(f"*/studies/{path.name}")):
             raise ConfigError("folder: it is that of another project's study; give another project, or another folder")
         before = read_json(path) if path.exists() else {}
         yield (now := dict(before))
@@ -146,22 +156,22 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
     """Take stock of the data set, and search all of it for identifiers of the cohort.
 
     Returns:
-        Counts: files, bytes, findings that block the release, and findings that take a waiver.
+        Counts: files, bytes, findings that block the release, and findings that need a waiver.
 
     Raises:
         TreeError: the data set is half de-identified.
-        StorageError: it cannot be read, or the state root not be written.
-        Cancelled: `cancelled` said so.
+        StorageError: it cannot be read, or the state root cannot be written.
+        Cancelled: `cancelled` returned True.
     """
     run.forget(("output", "identified", "stock", "gate", "released", "removal"))
     study, stock = Study.of(run), take_stock(run, cancelled)
     list_originals(run, cancelled)
-    if not study.has(stages.ANONYMIZE):  # what is identified holds identifiers
+    if not study.has(stages.ANONYMIZE):  # identified files are known to hold identifiers
         return {"files": stock.files, "bytes": stock.bytes}
     root = folder_of(study, DEIDENTIFIED_FOLDER)
     gate = Gate.of(run, root)
     found = gate.search(root, (file["path"] for file in listed(run)), cancelled)
-    gate.refuse_foreign(listed(run), found)
+    gate.add_foreign(listed(run), found)
     with storage_errors("the state root"):
         write_json(run.folder / "gate.json", {**vars(found), "counts": dict(found.counts)})
     return {
@@ -173,19 +183,19 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Obstacles:
-    """What stands between a data set and its release.
+    """What is known of a data set before its release, and may prevent it.
 
     Attributes:
-        stock: what is to be released.
-        told: sentences for who decides, in counts only.
-        blocking: reasons that no word can put aside, in counts only.
-        waivable: findings that take a waiver.
-        rows: rows of the query table that could not be answered.
-        missing, quarantined: objects that are not in the data set.
+        stock: the files that are to be released.
+        summary: sentences for the person who decides, in counts only.
+        blocking: reasons that no approval can overrule, in counts only.
+        waivable: number of findings that need a waiver.
+        rows: number of rows of the query table that could not be answered.
+        missing, quarantined: number of objects that are not in the data set.
     """
 
     stock: Stock
-    told: Sequence[str]
+    summary: Sequence[str]
     blocking: Sequence[str]
     waivable: int
     rows: int
@@ -194,10 +204,10 @@ class Obstacles:
 
 
 def findings(run: Run) -> Obstacles:
-    """What is known of the data set before its release.
+    """Return what is known of the data set before its release.
 
     Raises:
-        NotApproved: nobody has looked at it yet.
+        NotApproved: the step check has not run.
     """
     study, stock = Study.of(run), stock_of(run)
     extraction, deidentification = (summary_of(stage_run(run, stage)) for stage in (stages.EXTRACT, stages.ANONYMIZE))
@@ -206,40 +216,40 @@ def findings(run: Run) -> Obstacles:
     missing = int(extracted.get("missing", 0)) + int(extracted.get("unverifiable", 0))
     missing += int(deidentified.get("missing", 0))
     quarantined = int(deidentified.get("quarantined", 0))
-    told = [
+    summary = [
         f"{plural(stock.files, 'file')} of {stock.bytes / 1e6:,.1f} MB are to be released, digest {stock.digest[:16]}",
         f"{plural(rows, 'row')} of the query table could not be answered",
         f"{extracted.get('expected', 0):,} images were expected, {missing:,} of them are missing",
         f"{deidentified.get('deidentified', 0):,} objects are de-identified, {deidentified.get('excluded', 0):,} "
         f"excluded by rule, {quarantined:,} in quarantine",
     ]
-    told += [f"goes to: {text}" for text in _destinations(study)]
+    summary += [f"goes to: {text}" for text in _destinations(study)]
     gate = stages.outcome(run, stages.GATE) if study.has(stages.ANONYMIZE) else {}
     counts = gate.get("counts", {})
     if waivable := counts.get("waivable", 0):
-        told.append(
+        summary.append(
             f"{plural(waivable, 'finding')} that may be parts of names or short ids of the cohort: the run's page "
             "leads to them; to approve takes a waiver"
         )
     blocking = []
     if certain := counts.get("blocking", 0):
         blocking.append(f"{plural(certain, 'finding')} of identifiers of the cohort; the run's page leads to them")
-    return Obstacles(stock, told, blocking, waivable, rows, missing, quarantined)
+    return Obstacles(stock, summary, blocking, waivable, rows, missing, quarantined)
 
 
 def _destinations(study: Study) -> list[str]:
-    yes = {
+    wanted = {
         "the folder `released`": study.has(stages.ANONYMIZE),
         "a DICOM file-set": study.dicomdir,
         f"the node {study.upload}": study.upload,
         f"the gateway {study.karnak}, IDENTIFIED, with Karnak tags": study.karnak,
         f"the node {study.move}, IDENTIFIED, from the archive": study.move,
     }
-    return [text for text, wanted in yes.items() if wanted]
+    return [text for text, yes in wanted.items() if yes]
 
 
 def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
-    """Release what was approved, see `release.release`, and remember it."""
+    """Release what was approved (see `release.release`), and remember it."""
     from pacsifier_ops.study.release import release
 
     study, released = Study.of(run), release(run, cancelled)
@@ -250,7 +260,10 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
 
 
 def released_before(run: Run, found: Obstacles) -> bool:
-    """Whether exactly this data set was released before, to the same destinations; if so, that decision still holds."""
+    """Return whether exactly this data set was released before, to the same destinations.
+
+    If so, the decision of then is stored as that of this run.
+    """
     study = Study.of(run)
     with _remembered(study) as last:
         before = last.get("released", {})
@@ -262,9 +275,9 @@ def released_before(run: Run, found: Obstacles) -> bool:
 
 
 def within_limits(run: Run, found: Obstacles) -> bool:
-    """Whether the limits that were given beforehand release the data set; if so, that is kept as the decision."""
+    """Return whether the limits of the study release the data set. If so, this is stored as the decision."""
     study = Study.of(run)
-    good = (
+    within = (
         study.release == LIMIT
         and not found.blocking
         and not found.waivable
@@ -272,23 +285,23 @@ def within_limits(run: Run, found: Obstacles) -> bool:
         and found.missing <= study.most_missing
         and found.quarantined <= study.most_quarantined
     )
-    if good:
+    if within:
         decide(run, RELEASE, found.stock.digest, APPROVED, LIMITS, beforehand=True)
-    return good
+    return within
 
 
 def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = never) -> dict[str, int]:
-    """List what of the identified copy is verified as delivered, and remove that if it was asked for.
+    """List the identified files that are verified as delivered, and remove them if the study says so.
 
     Args:
         destination: `key` of the node that the study uploads to, if it does.
 
     Returns:
-        How many files may go, went, and stay.
+        Number of files that may be removed, were removed, and stay; nothing if the study keeps the identified copy.
 
     Raises:
-        StorageError: a folder cannot be read or written; what went stays gone.
-        Cancelled: `cancelled` said so; likewise.
+        StorageError: a folder cannot be read or written; some files may be removed already.
+        Cancelled: `cancelled` returned True; likewise.
     """
     from pacsifier_ops.study import removal
 
@@ -297,7 +310,7 @@ def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = neve
         return {}
     identified, deidentified, released = (folder_of(study, name) for name in FOLDERS)
     places = removal.Places(identified, deidentified, released, destination)
-    if not run.part("removal").exists():  # an attempt before this one may have removed some of what it lists
+    if not run.part("removal").exists():  # an earlier attempt may have removed some of the files that it listed
         removal.plan_removal(run, places, cancelled)
     listing, removed = removal.Listing.of(run), removal.Removed()
     if study.remove_identified == REMOVE and _at_gateway(run, study):
@@ -308,7 +321,7 @@ def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = neve
 
 
 def _at_gateway(run: Run, study: Study) -> bool:
-    """Whether a gateway that is to have identified copies has all of them, but for those of unknown patients."""
+    """Return whether the gateway of the study, if any, has all identified copies, except those of unknown patients."""
     from pacsifier_ops.handover.karnak import all_but_unknown
 
     if not study.karnak:
@@ -318,10 +331,10 @@ def _at_gateway(run: Run, study: Study) -> bool:
 
 
 def report(run: Run) -> StudyAccount:
-    """Close the books of the whole chain, and write both reports. Works on whatever the run left.
+    """Close the account of the whole study, and write both reports, from whatever the run left.
 
     Returns:
-        The accounts; their `verdict` is the study's.
+        The account; its `verdict` is the study's.
 
     Raises:
         InputError: the study was not set up.
@@ -331,6 +344,6 @@ def report(run: Run) -> StudyAccount:
     from pacsifier_ops.study import report as manager
 
     account = closing.close(run)
-    handover.write_books(run, account)
-    manager.write_books(run, account)
+    handover.write_report(run, account)
+    manager.write_report(run, account)
     return account

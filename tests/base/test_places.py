@@ -140,7 +140,7 @@ def test_what_is_on_its_way_or_was_set_apart_is_nobody_s_to_send(data: Path, mon
 def test_a_study_that_lies_elsewhere_keeps_what_it_has_not_released_as_well(data: Path) -> None:
     study = Study(project="p", queryfile="t.csv", folder="knees/p")
     assert refuse_unreleased(data / "knees/p/de-identified", "upload_directory")  # before it has begun
-    assert steps.going_on(study, "run", lambda run_id: False, "id") == ""
+    assert steps.other_running(study, "run", lambda run_id: False, "id") == ""
     for path in ("knees/p", "knees/p/de-identified", "knees/p/identified/sub-1", "knees/p/released/../karnak"):
         with pytest.raises(PathRefused, match="has not released"):
             refuse_unreleased(data / path, "upload_directory")

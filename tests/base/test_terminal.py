@@ -54,7 +54,7 @@ def test_a_pipe_gets_nothing(forced: dict[str, str]) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "one more line\n", "")
 
 
-def test_commands_start_without_what_draws() -> None:
-    code = "import sys, pacsifier_ops.cli.pacsifier; print({'jinja2', 'rich'} & set(sys.modules))"
+def test_commands_start_without_what_draws_or_writes_tables() -> None:
+    code = "import sys, pacsifier_ops.cli.pacsifier; print({'jinja2', 'rich', 'pandas', 'pyarrow'} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "set()\n"

@@ -23,7 +23,7 @@ from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import InputError, PatientsRefused, TreeError, Unfit
 from pacsifier_ops.cli import anonymize
 from pacsifier_ops.deid import outcome, policy, steps
-from pacsifier_ops.deid.books import DeidAccount
+from pacsifier_ops.deid.books import MANIFESTS, DeidAccount
 from pacsifier_ops.deid.inplace import put_apart
 from pacsifier_ops.deid.run import DeidRequest, Settled, Store, series_of
 from pacsifier_ops.dicom.scan import scan
@@ -41,6 +41,7 @@ from pacsifier_ops.upload import steps as upload_steps
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS
 from tests.support.kills import WITH_WRITES, killed
+from tests.support.tables import parquet_as_csv
 
 NAMES = ("Wurzelbacher", "Kunigunde", "Schnürpel", "Zebedäus", "ZQX-71830-KW", "YVJ-55912-ZS", "QACC990171")
 
@@ -175,6 +176,7 @@ def test_manifest_and_report_account_for_every_object(source: Path, out: Path) -
     assert account.verdict == COMPLETE and account.totals().items() >= totals.items()
     with (out / "manifest.csv").open(encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
+    assert parquet_as_csv(out / "manifest.csv") == lines
     assert {line["SOPInstanceUID"] for line in lines} - {""} == {str(i.SOPInstanceUID) for i in images(out).values()}
     assert {line["Profile"] for line in lines} == {account.digest} and len(lines) == 14
     assert all(line["Rules"] if line["Outcome"] == "de-identified" else line["Reason"] for line in lines)
@@ -269,7 +271,7 @@ def test_any_worker_in_any_order_gives_the_same(
     assert account.verdict == COMPLETE and [s.deidentified for s in account.series] in ([5, 2], [2, 5])
     assert (run.folder / "contact-sheets-1.html").read_text().count("data:image/png") == 2
     assert content(tmp_path / "other").keys() == content(out).keys()
-    assert {path: data for path, data in content(out).items() if path != "manifest.csv"}.items() <= content(
+    assert {path: data for path, data in content(out).items() if path not in MANIFESTS}.items() <= content(
         tmp_path / "other"
     ).items()
 
@@ -510,7 +512,7 @@ def test_a_folder_is_replaced_in_place(source: Path, tmp_path: Path) -> None:
     assert marker_of(source)["state"] == DEIDENTIFIED and len(images(source)) == 8
     assert {path.name for path in source.iterdir() if not path.name.startswith("sub-P")} == {
         ".pacsifier",
-        "manifest.csv",
+        *MANIFESTS,
     }
     (apart,) = (project_folder("default") / "apart").iterdir()
     left = {path.relative_to(apart).as_posix(): path.read_bytes() for path in apart.rglob("*") if path.is_file()}

@@ -80,7 +80,7 @@ IMAGES = [
 ]
 METHODS = pytest.mark.parametrize("method", ["get", "move"])
 #: Endings of files in an output folder after a run.
-KNOWN = {".dcm", ".csv"}
+KNOWN = {".dcm", ".csv", ".parquet"}
 
 
 @dataclass

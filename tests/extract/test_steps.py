@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,7 @@ def test_only_info_dumps_or_only_a_report(pacs: EmbeddedPacs, tmp_path: Path) ->
 def test_a_log_per_run_is_kept(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     for patient in ("P1", "P2"):
         extract(node_of(pacs), [{"PatientID": patient}], tmp_path / "out")
-    assert len(list((tmp_path / "out" / "logs" / "runs").iterdir())) == 2
+    assert Counter(path.suffix for path in (tmp_path / "out/logs/runs").iterdir()) == {".csv": 2, ".parquet": 2}
     assert {line["PatientID"] for line in log_of(tmp_path / "out")} == {"P2"}
 
 

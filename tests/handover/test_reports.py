@@ -31,6 +31,7 @@ from pacsifier_ops.state.tree import CONTROL, CONVERTING, DEIDENTIFIED, IDENTIFI
 from tests.support import old_pacsifier
 from tests.support.embedded import extract, node_of, series, serving
 from tests.support.kills import killed
+from tests.support.tables import parquet_as_csv
 
 BASIC_TEXT, COMPREHENSIVE, DOSE = (f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 33, 67))
 PDF, CDA = "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.10008.5.1.4.1.1.104.2"
@@ -167,6 +168,10 @@ def take_out(folder: Path, out: Path | None = None, **request: Any) -> ToolAccou
     for unit in reports.prepare(run, reports.ReportsRequest(folder, out or folder, **request)):
         reports.extract(run, unit)
     return reports.report(run)
+
+
+#: What the tool writes beside the texts.
+LOGS = (f"logs/{reports.SUMMARY}", f"logs/{reports.SUMMARY}".replace(".csv", ".parquet"))
 
 
 def name_of(dataset: Dataset, ending: str = ".txt") -> str:
@@ -400,7 +405,8 @@ def test_reports_lie_beside_their_objects_and_dose_reports_are_left_alone(tmp_pa
         beside = path.with_name(path.stem.removeprefix("Clean_Report_").replace("_", ".") + ".dcm")
         assert beside.exists()
     new = visible(tmp_path / "tree") - before
-    assert len(new) == 7 and f"logs/{reports.SUMMARY}" in new
+    assert len(new) == 8 and f"logs/{reports.SUMMARY}" in new
+    assert len(parquet_as_csv(tmp_path / "tree" / "logs" / reports.SUMMARY)) == 10
 
     assert account.verdict == "incomplete" and account.counts["written"] == 6 and account.counts["left alone"] == 2
     assert account.passed_over["left alone: dose report"] == account.passed_over["no report"] == 1
@@ -453,7 +459,7 @@ def test_texts_may_go_into_a_folder_apart_but_not_among_data_of_another_state(tm
     write([made], source / "sub-1" / "ses-1")
     write_marker(_control(source), {"state": IDENTIFIED})
     assert take_out(source, out).verdict == "complete"
-    assert visible(out) == {f"sub-1/ses-1/{name_of(made)}", f"logs/{reports.SUMMARY}"} and not (out / CONTROL).exists()
+    assert visible(out) == {f"sub-1/ses-1/{name_of(made)}", *LOGS} and not (out / CONTROL).exists()
     assert not (source / "logs").exists() and written(source) == {}
 
     write_marker(_control(tmp_path / "other"), {"state": DEIDENTIFIED})
@@ -509,7 +515,7 @@ def test_texts_do_no_harm_to_what_is_done_with_the_tree_later(tmp_path: Path) ->
     write([made, *series("R1", "Zwetschge^Notburga")], source / "sub-R1" / "ses-1" / "00001-Reports")
     take_out(source)
     found = scan(source)  # as before sending
-    assert found.passed_over["not DICOM"] == 2 and not found.bad_files
+    assert found.passed_over["not DICOM"] == 3 and not found.bad_files
     assert (
         anonymize(["-d", str(source), "-o", str(out), "--profile", "pacsifier+clean_narratives", "--no_contact_sheets"])
         == 0
@@ -543,4 +549,4 @@ def test_killed_at_any_moment_it_leaves_no_half_of_a_text(tmp_path: Path) -> Non
         assert before <= (before := texts()) < 60
     assert before
     assert main(["-d", str(folder)]) == 0
-    assert texts() == 60 and len(visible(folder)) == 60 + 60 + 1  # objects, texts, summary
+    assert texts() == 60 and len(visible(folder)) == 60 + 60 + 2  # objects, texts, summary

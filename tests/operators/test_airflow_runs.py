@@ -71,9 +71,10 @@ def test_a_table_with_a_bad_row(airflow: Airflow, pacs: EmbeddedPacs, files: lis
     tree = airflow_home.tree(airflow.data / "out")
     assert images(airflow) == airflow_home.of_patients(files, KUNIGUNDE, ZEBEDAEUS)
     assert Counter(path.rpartition("/")[0] for path in tree if path.endswith(".dcm")) == folders
-    (run_log,) = (path for path in tree if path.startswith("logs/runs/"))
+    (run_log,) = (path for path in tree if path.startswith("logs/runs/") and path.endswith(".csv"))
     dumps = {f"{folder}.csv" for folder in folders}
-    assert {path for path in tree if not path.endswith(".dcm")} == {*dumps, "logs/pacsifier_log.csv", run_log}
+    logs = {"logs/pacsifier_log.csv", "logs/pacsifier_log.parquet", run_log, f"{run_log.removesuffix('.csv')}.parquet"}
+    assert {path for path in tree if not path.endswith(".dcm")} == dumps | logs
     assert [(line["StudyDate"], line["FilesFound"], line["Status"]) for line in log(airflow)] == [
         ("", "3", "complete"),
         ("", "2", "complete"),

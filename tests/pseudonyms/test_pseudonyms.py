@@ -28,6 +28,7 @@ from pacsifier_ops.pseudonyms.patients import of_folder
 from pacsifier_ops.pseudonyms.secret import Secret, project_secret
 from pacsifier_ops.state.leases import shared
 from tests.support import deid_faults
+from tests.support.tables import parquet_as_csv
 
 PATIENTS = [f"ZQX-{number}" for number in range(6000)]
 
@@ -239,8 +240,9 @@ def test_a_folder_that_is_open_to_others_is_warned_of_and_its_files_are_nobody_e
             monkeypatch.setenv("PACSIFIER_GROUP", gid)
         assert main(arguments) == 0
         assert "warning: the folder of the linkage is open to others, its files are not" in capsys.readouterr().err
-        names = {"new_ids_My Project.json", "day_shift_My Project.json", "log_get_pseudonyms.csv"}
-        assert {path.name for path in Path.cwd().iterdir()} == names
+        names = {"new_ids_My Project.json", "day_shift_My Project.json"}
+        logs = {"log_get_pseudonyms.csv", "log_get_pseudonyms.parquet"}
+        assert {path.name for path in Path.cwd().iterdir()} == names | logs
         assert {stat.S_IMODE(path.stat().st_mode) for path in Path.cwd().iterdir()} == {0o600}
         (tmp_path / "query.csv").write_text("PatientID\nZQX-1\nZQX-2\n")
     Path("new_ids_My Project.json").chmod(0o644)  # as all files are on some file systems
@@ -324,6 +326,7 @@ def test_the_log_is_the_query_table_with_pseudonym_and_shift(tmp_path: Path) -> 
         f"ZQX-1,20200101,{one.pseudonym},{one.shift}",
         f"ZQX-1,20210101,{one.pseudonym},{one.shift}",
     ]
+    assert len(parquet_as_csv(tmp_path / "out" / "log_get_pseudonyms.csv")) == 4
 
 
 @pytest.mark.parametrize(

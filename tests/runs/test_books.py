@@ -15,6 +15,7 @@ from pacsifier_ops.base.files import read_json
 from pacsifier_ops.runs.accounts import MOVE, SAVE, UPLOAD, FileAccount, RowAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.books import LOG_COLUMNS, write_books
 from pacsifier_ops.runs.folder import Run
+from tests.support.tables import parquet_as_csv
 
 
 def a_series(number: int, *lines: int, **values: object) -> SeriesAccount:
@@ -50,6 +51,7 @@ def test_a_line_per_series_under_its_row_and_one_per_row_without_any(action: str
         ("P2", "empty", "0", "0"),
     ]
     assert lines[0]["Completed"] == "True" and lines[1]["Reason"] == "not sent"
+    assert parquet_as_csv(tmp_path / "logs" / "pacsifier_log.csv") == lines
 
 
 def test_upload_names_folders_and_bad_files(run: Run, tmp_path: Path) -> None:
@@ -74,11 +76,13 @@ def test_files_are_whole_and_protected(run: Run, tmp_path: Path) -> None:
 
     account = RunAccount(run.name, "pacs", SAVE, "", "")
     write_books(run, account, logs, ["PatientID"], scratch)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*run.folder.iterdir(), *logs.rglob("*.csv")]}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*run.folder.iterdir(), *logs.rglob("*.*")]}
     private = dict.fromkeys(("accounts.json", "summary.json", "report.html"), 0o600)
-    assert modes == {**private, "one.csv": 0o600, "pacsifier_log.csv": 0o600}
+    logs_of_run = [f"{name}.{kind}" for name in ("one", "pacsifier_log") for kind in ("csv", "parquet")]
+    assert modes == {**private, **dict.fromkeys(logs_of_run, 0o600)}
     assert not list(unfinished.iterdir())
-    assert (logs / "runs" / "one.csv").read_bytes() == (logs / "pacsifier_log.csv").read_bytes()
+    for kind in ("csv", "parquet"):
+        assert (logs / f"runs/one.{kind}").read_bytes() == (logs / f"pacsifier_log.{kind}").read_bytes()
 
 
 def test_accounts_are_kept_where_the_log_cannot_be_written(run: Run, tmp_path: Path) -> None:

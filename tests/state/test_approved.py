@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmread
 
+from pacsifier_ops.base import tables
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import NotApproved, TreeError
 from pacsifier_ops.base.files import read_json
+from pacsifier_ops.deid.books import MANIFESTS
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import steps as extraction
@@ -314,6 +316,8 @@ def test_what_is_put_into_the_manifest_is_not_released(world: World) -> None:
     with (study.folder("de-identified") / "manifest.csv").open("a") as stream:
         stream.write("Fremdermann^Otto,ALIEN-99,19551212\n")
     assert steps.check(study.run)["blocking"] == 1
+    tables.write_table(study.folder("de-identified") / "manifest.csv", {"Name": tables.TEXT}, [("Fremdermann^Otto",)])
+    assert steps.check(study.run)["blocking"] == 2  # and the Parquet file beside it
 
 
 def test_texts_of_reports_that_were_put_there_are_not_taken_out(world: World, tmp_path: Path) -> None:
@@ -333,7 +337,7 @@ def test_a_folder_of_an_earlier_version_gets_its_list_from_the_next_run(world: W
     made = study.folder("de-identified")
     before = approved_of(made)
     assert before and set(before.files) == {
-        "manifest.csv",
+        *MANIFESTS,
         *(path.relative_to(made).as_posix() for path in images(made)),
     }
     (state_folder(made.resolve()) / "approved.jsonl").unlink()

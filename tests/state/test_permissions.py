@@ -96,7 +96,7 @@ def test_released_data_is_as_the_setting_says(tmp_path: Path, monkeypatch: pytes
     for unit in deid.prepare(run, DeidRequest(tmp_path / "in", tmp_path / "out", "default", contact_sheets=False)):
         deid.convert(run, unit)
     deid.report(run)
-    for path in (tmp_path / "out", *(tmp_path / "out").glob("sub-*/**/*"), tmp_path / "out" / "manifest.csv"):
+    for path in (tmp_path / "out", *(tmp_path / "out").glob("sub-*/**/*"), *(tmp_path / "out").glob("manifest.*")):
         assert mode(path) == (0o750 if path.is_dir() else 0o640), path
 
 

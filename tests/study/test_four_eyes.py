@@ -1,4 +1,4 @@
-"""Who may release: not who has started the run, or those whom the project names, where it says so."""
+"""Who may approve a release: another person than the one who started the run, or the approvers of the project."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def decided(run: Run, who: str) -> None:
     approvals.decide(run, RELEASE, digest, APPROVED, who)
 
 
-def test_the_step_release_makes_sure_of_it(data: Path) -> None:
+def test_the_release_checks_who_has_approved(data: Path) -> None:
     run, study = set_up(release_by="another")
     release.folder_of(study, "de-identified").mkdir(parents=True)
     release.take_stock(run)
@@ -65,7 +65,7 @@ def test_the_step_release_makes_sure_of_it(data: Path) -> None:
     assert release.release(run).by == "ben"
 
 
-def test_what_somebody_has_released_before_holds_only_if_it_could_be_said_again(data: Path) -> None:
+def test_an_earlier_approval_holds_only_if_that_person_may_still_approve(data: Path) -> None:
     def found(run: Run) -> steps.Obstacles:
         return steps.Obstacles(release.stock_of(run), (), (), 0, 0, 0, 0)
 
@@ -80,12 +80,12 @@ def test_what_somebody_has_released_before_holds_only_if_it_could_be_said_again(
         assert steps.released_before(again, found(again)) is same
 
 
-def test_limits_cannot_be_the_other_person() -> None:
+def test_limits_cannot_stand_for_another_person() -> None:
     with pytest.raises(ConfigError, match="release_by: asks for another person"):
         set_up(release="limit", release_by="another")
 
 
-def test_a_form_does_not_let_go_of_what_the_file_says(data: Path) -> None:
+def test_a_form_does_not_loosen_the_rule_of_the_project_file(data: Path) -> None:
     file = data / "p.yaml"
     file.write_text("project: p\nqueryfile: table.csv\nrelease_by: another\napprovers: [ben]\n")
     _, study = set_up(file)
@@ -99,7 +99,7 @@ def test_a_form_does_not_let_go_of_what_the_file_says(data: Path) -> None:
 
 
 def test_another_project_does_not_take_the_folder_of_a_study(data: Path) -> None:
-    """It would release what lies there, and not ask the approvers."""
+    """It could release the data set without asking the approvers."""
     file = data / "p.yaml"
     file.write_text("project: p\nqueryfile: table.csv\napprovers: [ben]\n")
     set_up(file)
@@ -115,7 +115,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.airflow
-def test_an_answer_of_the_wrong_person_is_none(airflow: Airflow) -> None:
+def test_the_answer_of_a_person_who_may_not_approve_does_not_count(airflow: Airflow) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     from pacsifier_ops.operators.approval import ApproveOperator, Question
@@ -144,7 +144,7 @@ def test_an_answer_of_the_wrong_person_is_none(airflow: Airflow) -> None:
 
 
 @pytest.mark.airflow
-def test_airflow_gives_the_question_to_those_whom_it_can_tell(
+def test_airflow_assigns_the_question_to_the_approvers_that_it_knows(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pacsifier_ops.operators.approval import assigned

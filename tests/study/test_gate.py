@@ -1,4 +1,4 @@
-"""The gate before a release: what of a cohort it finds wherever it may lie, and what it lets pass."""
+"""The gate before a release: the identifiers that it finds, in files of all kinds, and what it lets pass."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.embedded.phantoms import phantom_series
 from pacsifier_ops.study.gate import Gate, GateFindings
 
@@ -56,7 +57,7 @@ def test_a_clean_data_set_passes(gate: Gate, tmp_path: Path) -> None:
         ("OtherPatientIDs", ID),
     ],
 )
-def test_what_is_certain_blocks_wherever_it_is_in_an_object(
+def test_a_certain_identifier_blocks_wherever_it_is_in_an_object(
     gate: Gate, tmp_path: Path, attribute: str, value: str
 ) -> None:
     clean(**{attribute: value}).save_as(tmp_path / "a.dcm", enforce_file_format=True)
@@ -82,7 +83,7 @@ def test_it_blocks_in_tables_names_of_files_and_packed_files(gate: Gate, tmp_pat
     assert kinds(gate, packed)[0]
 
 
-def test_what_may_be_something_else_takes_a_waiver(gate: Gate, tmp_path: Path) -> None:
+def test_a_doubtful_identifier_needs_a_waiver(gate: Gate, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"Description,Number\nVida Prisma,{SHORT}\nWurzelbacher,1\n")
     blocking, waivable = kinds(gate, tmp_path)
     assert blocking == 0 and waivable
@@ -113,7 +114,7 @@ BORN, EXAMINED = "19370419", "20230117"
 
 @pytest.fixture
 def dated() -> Gate:
-    """P0001 was born and examined on these days; P0002, born on another, was moved to the day of a third's birth."""
+    """P0001 was born and examined on these days. A shifted date of P0002 falls on 9 September 1999."""
     dates = {"sub-P0001": [BORN, EXAMINED], "sub-P0002": ["19610329", "19990909"], "": ["19800506"]}
     return Gate(COHORT, [UID], ["P0001"], dates, {"19990909"})
 
@@ -129,7 +130,7 @@ def dated() -> Gate:
         ("sub-P0002/ses-19990909/00001-CT/a.dcm", False),
     ],
 )
-def test_dates_of_a_patient_block_in_the_names_of_what_is_the_patient_s(
+def test_dates_of_a_patient_block_in_names_of_the_patients_files(
     dated: Gate, tmp_path: Path, name: str, blocks: bool
 ) -> None:
     (tmp_path / name).parent.mkdir(parents=True)
@@ -147,6 +148,21 @@ def test_dates_of_a_patient_block_in_the_names_of_what_is_the_patient_s(
         ("1937", False),
     ],
 )
-def test_dates_of_anybody_block_in_tables_and_reports(dated: Gate, tmp_path: Path, text: str, blocks: bool) -> None:
+def test_dates_of_any_patient_block_in_tables_and_reports(dated: Gate, tmp_path: Path, text: str, blocks: bool) -> None:
     (tmp_path / "manifest.csv").write_text(f"Folder,SOPInstanceUID\n{text}\n")
     assert bool(kinds(dated, tmp_path)[0]) is blocks
+
+
+def test_a_table_is_searched_value_by_value_however_it_is_packed(dated: Gate, tmp_path: Path) -> None:
+    for path, column, values in (
+        ("good.csv", "SOPInstanceUID", ["2.25.4711471147114711", ""]),
+        ("text.csv", "Reason", ["", f"see {NAME.replace('^', ' ')}"]),
+        ("date.csv", "Rows", [1, int(BORN)]),
+        ("name.csv", ID, [""]),
+    ):
+        kind = INTEGER if column == "Rows" else TEXT
+        write_table(tmp_path / path, {column: kind}, [(value,) for value in values * 20_000])
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "good.parquet").read_bytes()[:-9])
+    found = dated.search(tmp_path, [path.name for path in sorted(tmp_path.glob("*.parquet"))])
+    assert {path for path, _ in found.blocking} == {"cut.parquet", "date.parquet", "name.parquet", "text.parquet"}
+    assert ("cut.parquet", "the Parquet file cannot be read") in found.blocking

@@ -1,4 +1,4 @@
-"""The end of the identified copy: what is verified as delivered goes, and the next run fetches only what is new."""
+"""Removal of the identified copy: delivered files are removed, and the next run fetches only what is new."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def night(pacs: EmbeddedPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return Night(node_of(pacs), tmp_path / "data" / "study")
 
 
-def test_only_what_is_delivered_goes_and_the_list_comes_first(night: Night) -> None:
+def test_only_delivered_files_are_removed_and_the_list_comes_first(night: Night) -> None:
     run = night.whole()
     before = night.left()
     listing = removal.plan_removal(run, night.places)
@@ -139,7 +139,9 @@ def test_the_next_night_fetches_only_what_is_new(night: Night, pacs: EmbeddedPac
     totals = account.totals()
     assert (account.verdict, totals["present"], totals["handed_on"], totals["received"]) == (COMPLETE, 7, 6, 0)
     assert not pacs.sent and "delivered before, and removed since" in render(account)
-    *_, late = series("P1", "Wurzelbacher^Kunigunde", study_date="20200101", n_images=4)  # of a series of before
+    *_, late = series(
+        "P1", "Wurzelbacher^Kunigunde", study_date="20200101", n_images=4
+    )  # a new instance of a known series
     new = [late, *series("P1", "Wurzelbacher^Kunigunde", study_date="20210101")]
     pacs.add(write(new, tmp_path / "new"))
     run = night.whole()
@@ -151,7 +153,7 @@ def test_the_next_night_fetches_only_what_is_new(night: Night, pacs: EmbeddedPac
     assert len(released) == 8 and len(set(released)) == 4, "the late image lies beside the others of its series"
 
 
-def test_what_was_not_released_stays(night: Night) -> None:
+def test_a_file_that_was_not_released_stays(night: Night) -> None:
     night.fetch()
     run = Run.fresh()
     Study(folder="study").keep(run)
@@ -166,7 +168,7 @@ def test_what_was_not_released_stays(night: Night) -> None:
     assert removal.plan_removal(run, night.places).files == 0, "it is not the list that somebody approved of"
 
 
-def test_where_the_study_uploads_the_destination_must_have_confirmed(night: Night, tmp_path: Path) -> None:
+def test_if_the_study_uploads_the_destination_must_have_confirmed(night: Night, tmp_path: Path) -> None:
     run = night.whole()
     with EmbeddedPacs(aet="RESEARCH", folder=tmp_path / "research") as research:
         node = PacsNode("research", research.host, research.port, research.aet, retry_wait=0.005)
@@ -183,14 +185,14 @@ def test_where_the_study_uploads_the_destination_must_have_confirmed(night: Nigh
     assert removal.plan_removal(run, places).stay == {removal.NOT_THERE: 1, removal.BY_RULE: 1}
 
 
-def test_what_changed_stays(night: Night) -> None:
+def test_a_file_that_changed_stays(night: Night) -> None:
     run = night.whole()
     one, two, three, *_ = sorted(path for path in night.places.identified.glob("sub-P1/**/*.dcm"))
     one.write_bytes(one.read_bytes() + b"  ")
-    os.utime(two)  # as it was fetched; but nobody knows any more that the output was made of it
+    os.utime(two)  # its content is as it was fetched, but the output cannot be traced to it any more
     listing = removal.plan_removal(run, night.places)
     assert listing.stay == {removal.CHANGED: 1, removal.NOT_DEIDENTIFIED: 1, removal.BY_RULE: 1}
-    # And what changes after the list was made.
+    # A change after the list was made.
     three.write_bytes(three.read_bytes()[:-2] + b"  ")
     made = [path for path in night.places.released.glob("sub-*/**/*.dcm") if "MR" not in path.parent.name]
     for path in made:
@@ -202,7 +204,7 @@ def test_what_changed_stays(night: Night) -> None:
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-def test_what_was_handed_on_and_lost_can_be_fetched_again(night: Night, pacs: EmbeddedPacs) -> None:
+def test_a_removed_file_whose_result_is_lost_can_be_fetched_again(night: Night, pacs: EmbeddedPacs) -> None:
     run = night.whole()
     removal.plan_removal(run, night.places)
     removal.remove(run, night.places)
@@ -279,5 +281,5 @@ def test_killed_anywhere_and_run_again_it_heals(
 
 
 def _folders(night: Night) -> list[Path]:
-    """The folders of series that are left."""
+    """The remaining folders of series."""
     return [path for path in night.places.identified.glob("sub-*/ses-*/*") if path.is_dir()]

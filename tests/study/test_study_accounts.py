@@ -1,4 +1,4 @@
-"""The accounts of a study: every instance of the cohort in exactly one state, whatever happened to it on the way."""
+"""The account of a study: every instance of the cohort is in exactly one state, whatever happened to it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from pacsifier_ops.study.accounts import (
     StudyAccount,
 )
 from pacsifier_ops.study.closing import close
-from pacsifier_ops.study.release import stock_of
-from pacsifier_ops.study.run import NOT_RUN, OFF
+from pacsifier_ops.study.release import may_hand_over, stock_of
+from pacsifier_ops.study.report import render
+from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR, DUMPS, NOT_ENDED, NOT_RUN, OFF, PSEUDONYMS, UPLOAD
 from tests.support.embedded import node_of, series, serving
 from tests.support.study import StudyRun
 from tests.support.truth import Truth
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.archive
 SCREEN: dict[str, Any] = {"secondary_capture": True, "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}
 HALF = series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", n_images=3)
 DAMAGED = series("YVJ-55912-ZS", "Prisma^Vida", study_date="20200102", n_images=2, modality="MR")
-DAMAGED[1].PixelData += b"\1" * len(DAMAGED[1].PixelData)  # twice what there is room for
+DAMAGED[1].PixelData += b"\1" * len(DAMAGED[1].PixelData)  # twice as long as its dimensions allow
 IMAGES = [
     *HALF,
     *series("ZQX-71830-KW", "Wurzelbacher^Kunigunde", study_date="20200101", series_number=2, n_images=2),
@@ -89,7 +90,7 @@ def night(pacs: EmbeddedPacs, data: Path, rows: list[dict[str, str]] = ROWS, **g
 
 
 def counted(account: StudyAccount) -> dict[str, int]:
-    """The states of the account's instances that there are any of; each of them in one."""
+    """The number of instances in each state, without zeros; every instance is in one state."""
     totals = account.totals()
     assert account.balanced and totals["instances"] == sum(totals[state] for state in STATES)
     assert (
@@ -100,7 +101,7 @@ def counted(account: StudyAccount) -> dict[str, int]:
 
 
 def fates(archive: Path, released: Path, confirmed: set[str] | None) -> dict[str, str]:
-    """What became of every instance of the archive by SOP Instance UID, worked out from files alone.
+    """The state of every instance of the archive by SOP Instance UID, found out from files alone.
 
     Args:
         confirmed: UIDs that the destination holds; None: there is none.
@@ -154,7 +155,7 @@ def test_every_instance_is_in_exactly_one_state_by_an_independent_count(
     assert account.rules and account.method and account.codes
 
 
-def test_nothing_lacking_it_is_complete_and_excluded_or_quarantined_is_no_lack(pacs: EmbeddedPacs, data: Path) -> None:
+def test_a_study_with_excluded_and_quarantined_instances_can_be_complete(pacs: EmbeddedPacs, data: Path) -> None:
     pacs.faults.withhold = set()
     study = night(pacs, data)
     study.make()
@@ -166,7 +167,7 @@ def test_nothing_lacking_it_is_complete_and_excluded_or_quarantined_is_no_lack(p
     assert summary["modalities"] == {"CT": 4, "MR": 1} and summary["stages"]["upload"] == OFF
 
 
-def test_on_the_next_night_what_was_handed_on_counts_and_what_is_new_is_told(
+def test_in_the_next_run_removed_files_count_as_received_and_new_ones_as_new(
     pacs: EmbeddedPacs, data: Path, tmp_path: Path
 ) -> None:
     with other_node(tmp_path / "research") as (_, node):
@@ -187,7 +188,7 @@ def test_on_the_next_night_what_was_handed_on_counts_and_what_is_new_is_told(
         assert sorted(pacs.sent) == sorted([WITHHELD, *(str(image.SOPInstanceUID) for image in new)])
         assert account.totals() | {"new": 3, "received": 12, "released": 8} == account.totals()
         assert (account.removal.removed, account.removal.handed_on, account.verdict) == (3, 5, COMPLETE)
-        # And a table that asks for less: the rest of the data set is of earlier ones.
+        # A table that asks for less: the rest of the data set is of earlier tables.
         study = night(pacs, data, ROWS[2:3], upload="research")
         study.make()
         study.release()
@@ -196,7 +197,7 @@ def test_on_the_next_night_what_was_handed_on_counts_and_what_is_new_is_told(
         assert counted(account) == {DELIVERED: 1, EXCLUDED: 1, QUARANTINED: 1} and account.beyond == 7
 
 
-def test_what_is_not_released_is_missing_and_the_reason_is_told(pacs: EmbeddedPacs, data: Path) -> None:
+def test_instances_that_are_not_released_are_missing_with_a_reason(pacs: EmbeddedPacs, data: Path) -> None:
     study = night(pacs, data)
     study.make()
 
@@ -228,7 +229,7 @@ def test_what_is_not_released_is_missing_and_the_reason_is_told(pacs: EmbeddedPa
     assert losses == {"released, and not there any more as it was released": 1}
 
 
-def test_it_closes_whatever_the_stages_have_left(pacs: EmbeddedPacs, data: Path) -> None:
+def test_the_account_closes_whatever_the_stages_have_left(pacs: EmbeddedPacs, data: Path) -> None:
     with pytest.raises(InputError):
         close(Run.fresh())
     study = night(pacs, data)
@@ -244,7 +245,7 @@ def test_it_closes_whatever_the_stages_have_left(pacs: EmbeddedPacs, data: Path)
     assert counted(account) == {QUARANTINED: 2, MISSING: 8} | {
         state: count for state, count in counted(account).items() if state == EXCLUDED
     }
-    # What is gone before anything was made of it.
+    # Files that are removed before they are de-identified.
     (lost,) = (one for one in account.series if one.folder.startswith("sub-UNK"))
     for file in (study.folder("identified") / lost.folder).iterdir():
         file.unlink()
@@ -255,7 +256,7 @@ def test_it_closes_whatever_the_stages_have_left(pacs: EmbeddedPacs, data: Path)
     assert Loss(MISSING, "extract", "received, and gone before it was de-identified", 2) in account.losses()
 
 
-def test_where_the_archive_gives_no_expectation_it_is_unverifiable(pacs: EmbeddedPacs, data: Path) -> None:
+def test_without_a_list_or_count_of_the_archive_instances_are_unverifiable(pacs: EmbeddedPacs, data: Path) -> None:
     pacs.faults.image_level = False
     pacs.faults.unreturned_keys = {"NumberOfSeriesRelatedInstances"}
     pacs.faults.withhold = set()
@@ -267,9 +268,7 @@ def test_where_the_archive_gives_no_expectation_it_is_unverifiable(pacs: Embedde
     assert account.verdict == INCOMPLETE and all(one.expected is None for one in account.series)
 
 
-def test_what_was_not_asked_for_is_in_quarantine_beside_what_was_expected(
-    pacs: EmbeddedPacs, data: Path, tmp_path: Path
-) -> None:
+def test_instances_that_were_not_asked_for_count_as_quarantined(pacs: EmbeddedPacs, data: Path, tmp_path: Path) -> None:
     pacs.faults.intruders = write(series("XTR-1", "Other^Person"), tmp_path / "other")
     study = night(pacs, data, ROWS[:1])
     study.fetch()
@@ -278,20 +277,41 @@ def test_what_was_not_asked_for_is_in_quarantine_beside_what_was_expected(
     assert kept_out and counted(account) == {MISSING: 5, QUARANTINED: kept_out}
 
 
-def test_nothing_found_is_nothing_lacking(pacs: EmbeddedPacs, data: Path) -> None:
-    study = night(pacs, data, ROWS[4:])
-    study.fetch()
+def test_a_study_that_finds_nothing_is_complete(pacs: EmbeddedPacs, data: Path) -> None:
+    study = night(pacs, data, ROWS[4:], upload="node", dicomdir=True, karnak="gateway", album_name="A")
+    study.make()
+    study.release()
+    with other_node(data.parent / "other") as (_, node):
+        study.upload(node)
+        study.tag_and_send(node)
     account = close(study.run)
     assert (account.verdict, account.rows[0].state, account.totals()["series"]) == (COMPLETE, "empty", 0)
+    assert account.released and not may_hand_over(study.run, DICOMDIR)  # a manifest makes no file-set
 
 
-def test_without_a_word_on_the_cohort_what_was_fetched_before_counts_and_the_rest_is_missing(
+@pytest.mark.parametrize("stage", [PSEUDONYMS, ANONYMIZE, DUMPS, UPLOAD])
+def test_a_study_that_finds_nothing_tells_which_stage_failed(stage: str, pacs: EmbeddedPacs, data: Path) -> None:
+    """It may fail again when there is data, and a person signs that all was done."""
+    study = night(pacs, data, ROWS[4:], upload="node")
+    study.make()
+    study.release()
+    with other_node(data.parent / "other") as (_, node):
+        study.upload(node)
+    for kept, verdict in (("summary", NOT_ENDED), ("request", NOT_RUN)):
+        stage_run(study.run, stage).forget([kept])
+        account = close(study.run)
+        assert (account.verdict, account.stage(stage).verdict) == (INCOMPLETE, verdict)
+        assert [one.stage for one in account.bad_stages] == [stage]
+        assert "not complete" in render(account)
+
+
+def test_without_approval_of_the_cohort_earlier_instances_count_and_the_rest_is_missing(
     pacs: EmbeddedPacs, data: Path
 ) -> None:
     study = night(pacs, data)
     study.fetch()
     stage = stage_run(study.run, "extract")
-    stage.forget(["results"])  # as a run leaves it that ends at the question
+    stage.forget(["results"])  # as in a run that ends at the question
     approvals.ask(stage, approvals.COHORT, "d")
     account = close(study.run)
     assert account.totals()["received"] == 9 and account.asked == [approvals.COHORT]
@@ -301,7 +321,7 @@ def test_without_a_word_on_the_cohort_what_was_fetched_before_counts_and_the_res
     assert Loss(MISSING, "extract", f"{reason}was rejected", 1) in close(study.run).losses()
 
 
-def test_without_an_archive_the_folder_is_what_is_expected(pacs: EmbeddedPacs, data: Path) -> None:
+def test_without_an_archive_the_files_of_the_folder_are_expected(pacs: EmbeddedPacs, data: Path) -> None:
     night(pacs, data).fetch()
     study = night(pacs, data, without=("extract", "dumps"))
     study.link()
@@ -329,7 +349,7 @@ def test_without_de_identification_it_ends_at_the_gateway(pacs: EmbeddedPacs, da
         assert counted(close(study.run)) == {DELIVERED: 7, MISSING: 1}
 
 
-def test_books_of_a_stage_that_do_not_balance_make_the_study_unbalanced(pacs: EmbeddedPacs, data: Path) -> None:
+def test_an_unbalanced_stage_makes_the_study_unbalanced(pacs: EmbeddedPacs, data: Path) -> None:
     study = night(pacs, data)
     study.fetch()
     path = stage_run(study.run, "extract").folder / "summary.json"

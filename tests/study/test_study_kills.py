@@ -1,4 +1,4 @@
-"""A study killed at changes of the disk, from the first step to the last, and begun anew: it ends as it would have."""
+"""A study that is killed at changes of the disk and started again ends as if it had never been killed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGES = [
 ]
 
 
-def test_killed_anywhere_and_begun_anew_it_ends_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_anywhere_and_started_again_it_ends_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
     data.mkdir()
     monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(data))
@@ -50,6 +50,6 @@ def test_killed_anywhere_and_begun_anew_it_ends_complete(tmp_path: Path, monkeyp
     released = {path.stem for path in (data / "studies" / "p" / "released").rglob("*.dcm")}
     assert (account.verdict, account.totals()["delivered"], len(released)) == (COMPLETE, len(IMAGES), len(IMAGES))
     assert all(dcmread(path).PixelData for path in (data / "studies" / "p" / "released").rglob("*.dcm"))
-    # One pseudonym a patient, however often it was begun; nothing that is delivered is left identified.
+    # Each patient has one pseudonym however often it was started; no delivered file is left identified.
     assert len(list((data / "studies" / "p" / "released").glob("sub-*"))) == 2
     assert set(sent) == released and not list((data / "studies" / "p" / "identified").rglob("*.dcm"))

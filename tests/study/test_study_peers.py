@@ -52,11 +52,11 @@ class Site:
         return self.airflow.data / "studies" / "knee"
 
     def night(self, **conf: Any) -> DagRun:
-        """A run of the study, by its project file."""
+        """Run the study of the project file."""
         return self.airflow.run_dag(STUDY, project_file="knee.yaml", **conf)
 
     def summary(self) -> dict[str, Any]:
-        """That of the last run."""
+        """The account of the last run."""
         runs = self.airflow.data.parent.glob(f"state/runs/{STUDY}-*/summary.json")
         last: dict[str, Any] = read_json(max(runs, key=lambda path: path.stat().st_mtime))
         return last
@@ -81,7 +81,7 @@ remove_identified: remove
 
 
 def objects() -> list[Dataset]:
-    """A CT with its structure set, a report, an ultrasound loop and a screen save; and what is plain."""
+    """A CT with its structure set, a report, an ultrasound loop, a screen save, and plain images."""
     builder = deid_corpus.Builder()
     with deid_corpus._no_validation():
         patient = builder.patient("latin")
@@ -135,7 +135,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 
 def identifying(files: Iterable[Path]) -> set[str]:
-    """What tells who the patients are, and the UIDs that they had."""
+    """Identifiers of the patients, and their original UIDs."""
     names = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber")
     heads = [dcmread(path, stop_before_pixels=True) for path in files]
     words = {str(head.get(name) or "") for head in heads for name in names}
@@ -174,24 +174,24 @@ def test_a_study_reaches_every_destination_and_the_next_night_brings_what_is_new
     assert THEOBALD["patient_id"] not in {str(image.PatientID) for image in tagged} and tagged
     assert len([path for path in (tmp_path / "other").rglob("*") if path.is_file()]) == len(site.files)
 
-    # References hold among what was released.
+    # References between released objects still hold.
     (structures,) = (image for image in data.values() if image.Modality == "RTSTRUCT")
     (frame,) = structures.ReferencedFrameOfReferenceSequence
     series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
     assert {i.ReferencedSOPInstanceUID for i in series.ContourImageSequence} <= set(data)
     assert series.SeriesInstanceUID in {image.SeriesInstanceUID for image in data.values()}
 
-    # Nobody of the cohort is in what was handed over, nor in Airflow's home.
+    # No identifier of the cohort is in the data that was handed over, nor in Airflow's home.
     words = identifying(site.files)
     for handed_over in (site.folder / "released", site.folder / "dicomdir"):
         assert airflow_home.traces(handed_over, words) == []
     assert airflow_home.traces(site.airflow.home, words | {TOKEN, *linked.values()}) == []
 
-    # The identified copy of what is delivered has gone; the rest stays.
+    # Delivered files are removed from the identified copy; the others stay.
     left = {path.stem for path in (site.folder / "identified").rglob("*.dcm")}
     assert len(left) == totals["instances"] - states["delivered"]
 
-    # The next night: one study more.
+    # The next night finds one more study.
     study: dict[str, Any] = {**KUNIGUNDE, **SMALL, "n_images": 3, "study_date": "19960101", "series_number": 3}
     new = write(phantom_series(**study), tmp_path / "new")
     site.archive.store(new)

@@ -1,4 +1,4 @@
-"""The project file of a study: every key, every contradiction, and what the stages are asked for."""
+"""The project file of a study: its keys, contradictions, and the confs of the stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.project import OPTIONS, Study, read_project, stages_for
 from pacsifier_ops.study.run import stages_of
-from pacsifier_ops.study.steps import going_on, set_up
+from pacsifier_ops.study.steps import other_running, set_up
 from tests.support.places import REPO
 
 EXAMPLE = REPO / "include" / "studies" / "example.yaml"
@@ -54,7 +54,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("given", "reason"), WRONG.values(), ids=WRONG.keys())
-def test_what_does_not_go_together_is_refused(given: dict[str, Any], reason: str) -> None:
+def test_contradicting_options_are_refused(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(reason)):
         Study(**{"queryfile": "table.csv", **given}).check()
 
@@ -85,7 +85,7 @@ def test_a_study_keeps_its_file_and_its_digest(tmp_path: Path) -> None:
     assert on == {stages.EXTRACT, stages.PSEUDONYMS, stages.ANONYMIZE, stages.UPLOAD}
 
 
-def test_stages_that_hand_over_read_what_is_released_alone() -> None:
+def test_stages_that_hand_over_read_only_released_data() -> None:
     study = Study(queryfile="t.csv", project="p", dicomdir=True, upload="a", karnak="b", album_name="A", move="c")
     made = stages_for(study, "run-12345678")
     assert all(params is not None for params in made.values())
@@ -100,10 +100,10 @@ def test_stages_that_hand_over_read_what_is_released_alone() -> None:
 def test_one_run_of_a_study_at_a_time() -> None:
     study = Study(queryfile="t.csv", project="p")
     running = {"one"}
-    assert going_on(study, "folder-1", running.__contains__, "one") == ""
-    assert going_on(study, "folder-2", running.__contains__, "two") == "folder-1"
-    assert going_on(study, "folder-1", running.__contains__, "one") == "", "a task that is tried again"
+    assert other_running(study, "folder-1", running.__contains__, "one") == ""
+    assert other_running(study, "folder-2", running.__contains__, "two") == "folder-1"
+    assert other_running(study, "folder-1", running.__contains__, "one") == "", "a task that is tried again"
     running.clear()
-    assert going_on(study, "folder-2", running.__contains__, "two") == ""
+    assert other_running(study, "folder-2", running.__contains__, "two") == ""
     other = Study(queryfile="t.csv", project="p", folder="studies/other")
-    assert going_on(other, "folder-3", {"two"}.__contains__, "three") == ""
+    assert other_running(other, "folder-3", {"two"}.__contains__, "three") == ""

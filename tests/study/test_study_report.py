@@ -1,4 +1,4 @@
-"""The reports of a study: the manager's says all of it, and the one that goes with the data names nobody."""
+"""The reports of a study: the manager's says everything, and the hand-over report holds no identifiers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_BAD, ROW_FOUND, UNBALANCED
@@ -32,10 +33,11 @@ from tests.runs.test_report_html import HOSTILE, Page
 from tests.study.test_study_accounts import GOOD, IMAGES, WITHHELD, night
 from tests.support.embedded import series, serving
 from tests.support.study import StudyRun
+from tests.support.tables import parquet_as_csv
 
 pytestmark = pytest.mark.archive
 
-#: What nobody outside may read: names, ids, days, and descriptions that quote them.
+#: Identifiers: names, ids, dates, and descriptions that quote them.
 TELLING = (
     *("Wurzelbacher", "Kunigunde", "Prisma", "Vida", "Niemand", "Nina", "QACC990171"),
     *("ZQX-71830-KW", "ZQX_71830_KW", "YVJ-55912-ZS", "YVJ_55912_ZS", "UNK-40404-ZZ", "UNK_40404_ZZ", "NIX-00000-XX"),
@@ -66,10 +68,10 @@ def study(tmp_path: Path, data: Path) -> Iterator[StudyRun]:
         yield run
 
 
-def books(study: StudyRun) -> StudyAccount:
+def written(study: StudyRun) -> StudyAccount:
     account = close(study.run)
-    handover.write_books(study.run, account)
-    report.write_books(study.run, account)
+    handover.write_report(study.run, account)
+    report.write_report(study.run, account)
     return account
 
 
@@ -78,8 +80,8 @@ def lines(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_the_books_of_the_manager_agree_and_the_report_leads_to_those_of_the_stages(study: StudyRun) -> None:
-    account, folder = books(study), study.run.folder
+def test_the_files_of_the_account_agree_and_the_report_links_those_of_the_stages(study: StudyRun) -> None:
+    account, folder = written(study), study.run.folder
     told = read_json(folder / "accounts.json")
     assert told["totals"] == account.totals() == read_json(folder / "summary.json")["totals"]
     assert {state: told["totals"][state] for state in GOOD} == {**GOOD, DELIVERED: 6}
@@ -97,20 +99,23 @@ def test_the_books_of_the_manager_agree_and_the_report_leads_to_those_of_the_sta
     text = " ".join(page.said)
     assert all(said in text for said in ("ZQX-71830-KW", "screen-save", "Dr. Data Manager", "became sub-P0001"))
     assert "11 instances = 6 delivered + 1 excluded + 3 quarantined + 1 missing" in text
+    assert all(len(parquet_as_csv(folder / name)) for name in ("rows.csv", "series.csv"))
     for path in [folder / name for name in ("accounts.json", "report.html", "series.csv", "rows.csv", "handover")]:
         assert path.stat().st_mode & 0o077 == 0
 
 
-def test_what_goes_with_the_data_names_nobody(study: StudyRun) -> None:
-    account = books(study)
+def test_the_hand_over_report_holds_no_identifiers(study: StudyRun) -> None:
+    account = written(study)
     folder = study.run.folder / "handover"
     uids = [
         str(image[name].value)
         for image in IMAGES
         for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
     ]
+    assert parquet_as_csv(folder / "series.csv") == lines(folder / "series.csv")
     for path in folder.iterdir():
-        text = path.read_text(encoding="utf-8")
+        table = path.suffix == ".parquet"
+        text = str(parquet.read_table(path).to_pylist()) if table else path.read_text(encoding="utf-8")
         assert not [word for word in (*TELLING, *uids, str(study.data)) if word.lower() in text.lower()], path.name
     beside = study.folder("released") / HANDOVER
     assert sorted(path.name for path in beside.iterdir()) == sorted(handover.FILES) and not account.held_back
@@ -125,10 +130,10 @@ def test_what_goes_with_the_data_names_nobody(study: StudyRun) -> None:
     assert not [name for name, _ in page.elements if name in ("a", "script", "img", "link")]
 
 
-def test_what_would_name_somebody_is_held_back(study: StudyRun) -> None:
+def test_a_hand_over_report_with_an_identifier_is_held_back(study: StudyRun) -> None:
     account = close(study.run)
     account.project = "of Wurzelbacher, Kunigunde"
-    handover.write_books(study.run, account)
+    handover.write_report(study.run, account)
     assert account.held_back and account.verdict == INCOMPLETE and not (study.folder("released") / HANDOVER).exists()
     assert "found in the report that goes with the data" in report.render(account)
 
@@ -171,7 +176,7 @@ def hostile_study(text: str = HOSTILE) -> StudyAccount:
 
 
 @pytest.mark.parametrize("rendered", [report.render(hostile_study(), [(1, 2, "x")]), handover.render(hostile_study())])
-def test_whatever_comes_from_elsewhere_stays_text(rendered: str) -> None:
+def test_foreign_text_stays_text(rendered: str) -> None:
     page = Page(rendered)
     names = {name for name, _ in page.elements}
     assert not names & {"script", "img", "iframe", "form"}
@@ -180,7 +185,7 @@ def test_whatever_comes_from_elsewhere_stays_text(rendered: str) -> None:
     assert "default-src 'none'" in rendered
 
 
-def test_the_verdict_is_said_in_words() -> None:
+def test_the_verdict_is_explained_in_words() -> None:
     series = [StudySeries(1, [2], "a", "b", "c", expected=2, received=2, instances=2, delivered=2)]
     complete = _account(series=series, rows=[StudyRow(2, {}, ROW_FOUND, 1)], queried=True)
     assert complete.verdict == COMPLETE and "2 instances are delivered, all that the archive lists" in report.render(
@@ -193,10 +198,10 @@ def test_the_verdict_is_said_in_words() -> None:
     assert "2 instances ≠ 1 delivered" in report.render(lost) and "do not rely on it" in handover.render(lost)
 
 
-def test_long_lists_are_cut_and_the_files_have_all(study: StudyRun) -> None:
+def test_long_lists_are_cut_and_the_tables_have_all(study: StudyRun) -> None:
     account = close(study.run)
     account.series = [replace(account.series[0], number=n) for n in range(LONGEST_LIST + 1)]
-    report.write_books(study.run, account)
+    report.write_report(study.run, account)
     assert len(lines(study.run.folder / "series.csv")) == LONGEST_LIST + 1
     assert len(json.loads((study.run.folder / "accounts.json").read_text())["series"]) == LONGEST_LIST + 1
     assert f"The first {LONGEST_LIST:,} of {LONGEST_LIST + 1:,} are shown" in report.render(account)

@@ -116,7 +116,8 @@ class StudyRun:
 
     def upload(self, node: PacsNode, name: str = UPLOAD) -> None:
         stage, params = stage_run(self.run, name), self.params(name)
-        request = UploadRequest(self.data / params["upload_directory"], self.data / params["out_directory"])
+        folder, out = (self.data / params[name] for name in ("upload_directory", "out_directory"))
+        request = UploadRequest(folder, out, allow_empty=True)
         units = upload.prepare(stage, request, node)
         with upload.Sending(stage, node) as sending:
             sending.units(units)
@@ -125,7 +126,11 @@ class StudyRun:
     def tag_and_send(self, gateway: PacsNode) -> None:
         stage, params = stage_run(self.run, KARNAK), self.params(KARNAK)
         request = KarnakRequest(
-            self.data / params["in_folder"], self.data / params["out_folder"], params["album_name"], project="p"
+            self.data / params["in_folder"],
+            self.data / params["out_folder"],
+            params["album_name"],
+            project="p",
+            allow_empty=True,
         )
         for unit in karnak.prepare(stage, request):
             karnak.tag(stage, unit)

@@ -306,7 +306,7 @@ import sys
 from airflow import plugins_manager
 plugins_manager.ensure_plugins_loaded()
 print(sorted(name for name in sys.modules if name.startswith(("pacsifier_ops.plugins", "pacsifier_ops.web"))))
-print({"pydicom", "numpy", "PIL", "openpyxl"} & set(sys.modules))
+print({"pydicom", "numpy", "pandas", "pyarrow", "PIL", "openpyxl"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], env=dict(environment), capture_output=True, text=True)
     loaded, heavy = done.stdout.splitlines()[-2:]

@@ -1,0 +1,98 @@
+"""Tables that users get: each as a CSV file, and beside it the same table as a Parquet file with types.
+
+CSV is for spreadsheets, and a text that looks like a formula is guarded there (see `cells`). Parquet is for programs,
+and has the values themselves. A cell without a value is null there. The type of a column never depends on the rows, so
+the tables of several runs can be read as one, also where a column is empty. Text is UTF-8; what cannot be encoded
+becomes a question mark in both files.
+
+A column is INTEGER or BOOLEAN only if this package makes its values. What an archive or a user has written is TEXT:
+PatientIDs keep their zeros, and a date, a range of dates or a number that is not valid stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.base import cells
+from pacsifier_ops.base.files import atomic_stream
+
+if TYPE_CHECKING:
+    import pyarrow
+
+#: Types of columns, by pandas' names for those that can be null.
+TEXT, INTEGER, BOOLEAN = "string", "Int64", "boolean"
+
+#: Type by name of the column, in the order of the columns.
+Columns = Mapping[str, str]
+
+#: Rows that are in memory at once.
+BATCH = 50_000
+
+
+def parquet_of(path: Path) -> Path:
+    """Return the path of the Parquet file that belongs to a CSV file."""
+    return path.with_suffix(".parquet")
+
+
+def write_table(
+    path: Path,
+    columns: Columns,
+    rows: Iterable[Sequence[object]],
+    mode: int | None = None,
+    scratch: Path | None = None,
+) -> None:
+    """Write a table as a CSV file and as a Parquet file beside it, each as `atomic_stream` does.
+
+    Equal rows give equal bytes with the same versions of pandas and pyarrow, which Parquet files name.
+
+    Args:
+        path: the CSV file.
+        columns: names and types of the columns.
+        rows: a value for each column; None and an empty text are no value. BATCH of them are in memory at once.
+        mode, scratch: see `atomic_stream`.
+
+    Raises:
+        OSError: a file cannot be written; it is as it was before.
+    """
+    from pyarrow.parquet import ParquetWriter
+
+    with ExitStack() as stack:
+        typed = stack.enter_context(atomic_stream(parquet_of(path), mode, scratch))
+        text = stack.enter_context(atomic_stream(path, mode, scratch))
+        writer = stack.enter_context(ParquetWriter(typed, _typed(columns, ()).schema))
+        text.write(_lines([tuple(columns)]))
+        remaining = iter(rows)
+        while batch := list(islice(remaining, BATCH)):
+            text.write(_lines(batch))
+            writer.write_table(_typed(columns, batch))
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> bytes:
+    return "".join(map(cells.line, rows)).encode(errors="replace")
+
+
+def _typed(columns: Columns, rows: Sequence[Sequence[object]]) -> pyarrow.Table:
+    """Return rows as a table of Arrow, with the note from which pandas restores its own types."""
+    import pandas
+    import pyarrow
+
+    arrow = {TEXT: pyarrow.string(), INTEGER: pyarrow.int64(), BOOLEAN: pyarrow.bool_()}
+    values = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+    frame = pandas.DataFrame(
+        {
+            name: pandas.array([_value(value, kind) for value in column], dtype=kind)
+            for (name, kind), column in zip(columns.items(), values, strict=True)
+        }
+    )
+    schema = pyarrow.schema([(name, arrow[kind]) for name, kind in columns.items()])
+    return pyarrow.Table.from_pandas(frame, schema, preserve_index=False)
+
+
+def _value(value: Any, kind: str) -> Any:
+    if value is None or value == "":
+        return None
+    return str(value).encode(errors="replace").decode() if kind == TEXT else value
