@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return carry_out(
         _COMMAND,
         lambda run, stopped: karnak.prepare(run, request, cancelled=stopped),
-        karnak.Tagger,
+        karnak.TaggingWorker,
         karnak.report,
         request.out_folder,
         request.accept_incomplete,

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return carry_out(
         "pacsifier-create-dicomdir",
         lambda run, stopped: steps.prepare(run, request, cancelled=stopped),
-        steps.Copying,
+        steps.CopyWorker,
         steps.report,
         request.out_folder,
         request.accept_incomplete,

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return carry_out(
         _COMMAND,
         lambda run, stopped: dumps.prepare(run, request, cancelled=stopped),
-        dumps.Relocation,
+        dumps.MovingWorker,
         dumps.report,
         request.info_folder,
         request.accept_incomplete,

@@ -99,7 +99,7 @@ def _karnak(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
     run, ids = Run.fresh(), folder.with_name("ids.json")
     ids.write_text(json.dumps({patient: f"P{place}" for place, patient in enumerate(PATIENTS)}))
     karnak.prepare(run, karnak.KarnakRequest(folder, out, "album", new_ids=str(ids)), most=1)
-    return Job(run, karnak.Tagger, lambda stop: karnak.tag(run, 0, stop), lambda: karnak.report(run))
+    return Job(run, karnak.TaggingWorker, lambda stop: karnak.tag(run, 0, stop), lambda: karnak.report(run))
 
 
 def _dicomdir(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
@@ -110,13 +110,13 @@ def _dicomdir(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
         dicomdir.assemble(run)
         return dicomdir.report(run)
 
-    return Job(run, dicomdir.Copying, lambda stop: dicomdir.copy(run, 0, stop), close)
+    return Job(run, dicomdir.CopyWorker, lambda stop: dicomdir.copy(run, 0, stop), close)
 
 
 def _dumps(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
     run = Run.fresh()
     dumps.prepare(run, dumps.DumpsRequest(folder, out), most=1)
-    return Job(run, dumps.Relocation, lambda stop: dumps.move(run, 0, stop), lambda: dumps.report(run))
+    return Job(run, dumps.MovingWorker, lambda stop: dumps.move(run, 0, stop), lambda: dumps.report(run))
 
 
 def _reports(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
