@@ -570,9 +570,7 @@ def test_killed_at_any_moment_and_run_again_no_file_is_lost_or_half_written(sour
     assert not list(out.parent.glob(".*.part"))
 
 
-def test_only_the_report_of_a_run_names_patients(
-    source: Path, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_the_report_of_a_run_names_patients(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(series("Wurzelbacher-1"), source)
     assert command("-d", source, "-o", out) == 0
     said = capsys.readouterr()

@@ -330,7 +330,9 @@ def test_repairing_again_changes_nothing_and_ascii_stays(found: str) -> None:
         ("ISO_IR 192", "latin-1"),  # another one than is given
     ],
 )
-def test_text_is_decoded_with_the_character_sets_that_the_object_names(charset: str, codec: str, tmp_path: Path) -> None:
+def test_text_is_decoded_with_the_character_sets_that_the_object_names(
+    charset: str, codec: str, tmp_path: Path
+) -> None:
     said = {"iso8859_5": "Узлов и выпота нет.", "gb18030": "胸部未见明显异常"}.get(
         codec, "Opéré à côté, sûr, intitulé «\xa0été\xa0»"
     )
@@ -474,7 +476,9 @@ def _control(folder: Path) -> Path:
     return folder
 
 
-def test_texts_equal_those_of_pacsifier_1_0_0_where_those_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_equal_those_of_pacsifier_1_0_0_where_those_are_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     programs = old_pacsifier.installed()
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     right = [
