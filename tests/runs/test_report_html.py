@@ -158,7 +158,7 @@ def test_links() -> None:
             [a_series(state=SERIES_INCOMPLETE, received=17, missing=3)],
             [],
             "Incomplete",
-            "1 row did not end well, 1 of 1 series are not complete and 3 instances missing",
+            "1 row without a usable answer, 1 of 1 series are not complete and 3 instances missing",
         ),
         (
             [FOUND],
@@ -301,6 +301,6 @@ def test_missing_instances_and_warnings_are_named(action: str) -> None:
     assert "more, see accounts.json" not in Page(render(a_run([], [half], action=action))).text
     warned = a_series(2, warned=3, reason="taken with a warning (0xB000)", description="coerced")
     page = Page(render(a_run([], [warned], action=action)))
-    assert "Complete" in page.said and "took 3 instances with a warning" in page.text
+    assert "Complete" in page.said and "accepted 3 instances with a warning" in page.text
     part = page.text[page.text.index("Needs attention") : page.text.index("Per modality")]
     assert "coerced" in part and "0xB000" in part
