@@ -1,4 +1,4 @@
-"""`pacsifier-extract-carestream-report`: the text of structured reports, of Carestream's and any other."""
+"""`pacsifier-extract-carestream-report`: extract the text of structured reports of any manufacturer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _COMMAND = "pacsifier-extract-carestream-report"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments: PACSIFIER's, and a few more."""
+    """Return the parser of the arguments: those of PACSIFIER, and a few more."""
     p = argparse.ArgumentParser(
         prog=_COMMAND,
-        description="Write the text of structured reports, and the documents that objects hold, beside their objects. "
-        "A text is as identified as its object is.",
+        description="Write the text of structured reports, and encapsulated documents, beside their objects. A text "
+        "identifies patients if its object does.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
     add_flags(p, p.add_argument_group("beyond PACSIFIER"), ReportsRequest)
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
     request = asked(ReportsRequest, args)
     return carry_out(
