@@ -12,7 +12,7 @@ on the run's page, and behind *Run and report* on each of its tasks.
 from airflow.sdk import DAG
 
 from pacsifier_ops.handover.request import DumpsRequest
-from pacsifier_ops.operators.groups import relocation
+from pacsifier_ops.operators.groups import moving_dumps
 from pacsifier_ops.operators.params import RETRIES, form
 
 with DAG(
@@ -24,4 +24,4 @@ with DAG(
     tags=["pacsifier"],
     default_args=RETRIES,
 ):
-    relocation()
+    moving_dumps()

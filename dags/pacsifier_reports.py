@@ -13,7 +13,7 @@ A text is as identified as its object is: take it out of de-identified objects w
 from airflow.sdk import DAG
 
 from pacsifier_ops.handover.request import ReportsRequest
-from pacsifier_ops.operators.groups import reporting
+from pacsifier_ops.operators.groups import report_extraction
 from pacsifier_ops.operators.params import RETRIES, form
 
 with DAG(
@@ -25,4 +25,4 @@ with DAG(
     tags=["pacsifier", "dicom"],
     default_args=RETRIES,
 ):
-    reporting()
+    report_extraction()

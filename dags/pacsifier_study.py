@@ -23,8 +23,8 @@ from pacsifier_ops.operators.groups import (
     extraction,
     file_set,
     karnak_tagging,
+    moving_dumps,
     pseudonymization,
-    relocation,
     sending,
 )
 from pacsifier_ops.operators.params import RETRIES, form
@@ -59,7 +59,7 @@ with DAG(
     with TaskGroup("anonymize") as anonymize:
         deidentification(StudyStage.ANONYMIZE)
     with TaskGroup("dumps") as dumps:
-        relocation(StudyStage.DUMPS)
+        moving_dumps(StudyStage.DUMPS)
     check = StudyCheckOperator(task_id="check", trigger_rule="none_failed")
     approve = ApproveReleaseOperator(task_id="approve")
     release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS)])
