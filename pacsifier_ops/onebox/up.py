@@ -1,8 +1,8 @@
-"""The whole of Airflow on this machine, in the foreground, until Ctrl-C: what `make up` runs.
+"""`make up`: all of Airflow on this machine, in the foreground, until Ctrl-C.
 
-One supervisor starts the standing receiver, an embedded PACS to try things on, and Airflow's four parts. All
-of them listen on 127.0.0.1 only (the receiver elsewhere when told so). When one ends, or Ctrl-C or SIGTERM
-comes, all are stopped and waited for; where the supervisor itself is killed, Linux tells the others to stop.
+One supervisor starts the standing receiver, an embedded PACS and De-ID service, and the four components of Airflow. All
+of them listen on 127.0.0.1 only; the receiver may have another address. When one ends, or after Ctrl-C or SIGTERM, all
+are stopped. If the supervisor itself is killed, Linux stops the others.
 """
 
 from __future__ import annotations

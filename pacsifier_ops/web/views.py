@@ -53,7 +53,7 @@ class OpenQuestion:
     Attributes:
         task_id: of the task that asks.
         headline: subject of the question.
-        told: facts for the answer, one line each, in counts.
+        facts: facts for the answer, one line each, in counts.
         options: the possible answers.
         state: OPEN, ANSWERED, EXPIRED or MARKED_BY_HAND.
         asked: time of the question, ISO 8601.
@@ -62,7 +62,7 @@ class OpenQuestion:
 
     task_id: str
     headline: str
-    told: Sequence[str]
+    facts: Sequence[str]
     options: Sequence[str]
     state: str
     asked: str
@@ -72,6 +72,23 @@ class OpenQuestion:
     def stage(self) -> str:
         """Return the stage of a study that asks; empty for the study itself, and for other runs."""
         return self.task_id.rpartition(".")[0]
+
+    def as_json(self, answer: str) -> dict[str, Any]:
+        """Return the question as plain data.
+
+        Args:
+            answer: address at which it is answered.
+        """
+        return {
+            "task_id": self.task_id,
+            "headline": self.headline,
+            "told": self.facts,
+            "options": self.options,
+            "state": self.state,
+            "asked": self.asked,
+            "until": self.until,
+            "answer": answer if self.state == OPEN else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -184,10 +201,7 @@ class RunView:
             "state": self.state,
             "progress": self.progress and self.progress.as_json(),
             "summary": self.summary,
-            "questions": [
-                {**asdict(one), "answer": f"{airflow}/{self.answer_path(one)}" if one.state == OPEN else None}
-                for one in self.questions
-            ],
+            "questions": [one.as_json(f"{airflow}/{self.answer_path(one)}") for one in self.questions],
             "decisions": [asdict(decision) for decision in self.decisions],
             "report": f"{there}/report" if self.report and self.readable else None,
             "contact_sheets": self._pages(there, self.sheets),

@@ -408,7 +408,7 @@ def test_reports_lie_beside_their_objects_and_dose_reports_are_left_alone(tmp_pa
     assert account.passed_over["left alone: dose report"] == account.passed_over["no report"] == 1
     assert account.passed_over[f"left alone: {reports.NO_TEXT}"] == 1
     assert {reason for _, reason in account.problems} == {
-        "it holds no document of the kind that it says",
+        "it holds no document of the kind that its SOP class names",
         "the document in it is cut off",
     }
     told = (tmp_path / "tree" / "logs" / reports.SUMMARY).read_text()

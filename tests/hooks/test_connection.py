@@ -197,7 +197,7 @@ def test_runs_may_hold_all_associations(pacs: EmbeddedPacs) -> None:
     check(node)
 
 
-def test_nobody_there() -> None:
+def test_a_port_without_a_listener() -> None:
     node = node_at(free_port())
     with pytest.raises(PacsUnreachable, match=f"cannot connect to 127.0.0.1 port {node.port}: nothing listens there"):
         check(node)
@@ -250,7 +250,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.airflow
-def test_the_hook_says_it_in_words(
+def test_the_hook_returns_the_result_of_the_test_as_a_sentence(
     airflow: Airflow, pacs: EmbeddedPacs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from pacsifier_ops.hooks.dicom import DicomHook
@@ -395,7 +395,7 @@ def test_a_config_becomes_a_connection_with_a_pool(
 
 
 @pytest.mark.airflow
-def test_what_the_command_refuses(
+def test_the_command_refuses_wrong_names_and_existing_connections(
     database: Any, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def complaint(*arguments: str) -> str:

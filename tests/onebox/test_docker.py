@@ -91,7 +91,7 @@ def test_compose_file_follows_the_specification() -> None:
     assert not errors
 
 
-def test_compose_takes_the_file_once_it_is_set_up_and_not_before(project: Path) -> None:
+def test_compose_accepts_the_file_only_after_setup(project: Path) -> None:
     def works(command: list[str]) -> bool:
         found = shutil.which(command[0])
         return found is not None and subprocess.run([*command, "version"], capture_output=True).returncode == 0
@@ -114,7 +114,7 @@ def test_compose_takes_the_file_once_it_is_set_up_and_not_before(project: Path) 
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_service_is_fenced_in(name: str) -> None:
+def test_service_has_no_needless_rights(name: str) -> None:
     service = SERVICES[name]
     assert service["user"].partition(":")[0] in ("postgres", "redis", "${PACSIFIER_UID")
     assert service["read_only"] is True
@@ -165,7 +165,7 @@ def test_secrets_come_from_files_that_setup_makes_and_from_nowhere_else(project:
                 assert re.fullmatch(r"(cat )?/run/secrets/\w+", value), variable
 
 
-def test_every_path_in_the_containers_is_there() -> None:
+def test_every_path_in_the_containers_exists() -> None:
     copied = {target: source for source, target in re.findall(r"^COPY (\w+) (/opt/\S+)$", DOCKERFILE, re.MULTILINE)}
     assert copied.pop("/opt/airflow/dags") == "dags"
     assert copied == {f"/opt/pacsifier/{name}": name for name in ("include", "docker")}
@@ -312,7 +312,7 @@ def test_script_can_be_read_by_its_shell(script: Path) -> None:
         run(checker, script)
 
 
-def test_setup_makes_what_is_not_there_and_leaves_what_is(project: Path) -> None:
+def test_setup_makes_missing_files_and_leaves_existing_ones(project: Path) -> None:
     def content() -> dict[str, bytes]:
         files = [project / ".env", *sorted((project / "docker" / "secrets").iterdir())]
         return {path.name: path.read_bytes() for path in files}
@@ -430,7 +430,7 @@ def test_demo_pacs_is_loaded_and_sends_to_the_receiver(airflow: dict[str, str], 
 # The installation page.
 
 
-def test_installation_page_names_what_there_is() -> None:
+def test_installation_page_names_existing_services_and_commands() -> None:
     page = (REPO / "docs" / "installation.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"^(?:.*&& )?make ((?:[\w-]+ ?)+)", page, re.MULTILINE))

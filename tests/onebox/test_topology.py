@@ -75,7 +75,7 @@ def check_nothing_is_left(topology: Topology, truth: Truth, folder: Path) -> Non
     holders = [process for process in map(psutil.Process, filter(psutil.pid_exists, owners)) if runs(process)]
     assert holders == topology.part("cli.receiver")[:1]
     words = airflow_home.identifiers(instance.path for instance in truth.instances)
-    assert airflow_home.traces(topology.home / "state" / "runs", words)  # the search finds them where they may be
+    assert airflow_home.traces(topology.home / "state" / "runs", words)  # the search does find them in the state root
     for place in (topology.holdings(folder), topology.home / "airflow", topology.home / "logs"):
         assert airflow_home.traces(place, words) == []
 
@@ -160,7 +160,7 @@ def test_a_worker_killed_in_the_middle_of_a_retrieval(topology: Topology, truth:
     check_nothing_is_left(topology, truth, tmp_path / "held")
 
 
-def test_what_a_killed_worker_had_taken_and_not_begun_is_not_lost(topology: Topology, truth: Truth) -> None:
+def test_tasks_that_a_killed_worker_had_not_begun_are_not_lost(topology: Topology, truth: Truth) -> None:
     """Its processes stand still, so it has tasks that they have not begun; the other worker takes none meanwhile."""
     other, (worker, *rest) = topology.part(WORKERS[0]), topology.part(WORKERS[1])
     for process in [*other, *rest]:

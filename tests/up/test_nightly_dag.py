@@ -129,7 +129,7 @@ def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) ->
     assert reasons.read_text().startswith("Schnuerpel.csv: line 3: ")
 
     words = {*airflow_home.identifiers(shared.files), "Schnuerpel", "Zebedaeus", "Theobald"}
-    assert airflow_home.traces(home / "state", words)  # the search finds them where they may be
+    assert airflow_home.traces(home / "state", words)  # the search does find them in the state root
     assert airflow_home.traces(home / "airflow", words) == []
 
 

@@ -154,7 +154,7 @@ def run(up: Up, ursula: Visitor) -> str:
     return address
 
 
-def test_nobody_sees_anything_without_logging_in(nobody: Visitor, run: str) -> None:
+def test_nothing_is_shown_without_a_login(nobody: Visitor, run: str) -> None:
     paths = ["", "static/page.css", *(run.removeprefix("pacsifier/") + end for end in ("", "/report", "/summary"))]
     for path in paths:
         assert nobody.ask(f"pacsifier/{path}").status == 401
@@ -167,7 +167,7 @@ def test_nobody_sees_anything_without_logging_in(nobody: Visitor, run: str) -> N
     assert Visitor(nobody.url, "forged").ask(run).status in (401, 403)
 
 
-def test_who_may_see_the_run_sees_its_counts(viola: Visitor, run: str) -> None:
+def test_users_who_may_read_the_run_see_its_counts(viola: Visitor, run: str) -> None:
     told = viola.ask(run).json()
     assert told["state"] == "success" and told["summary"] == viola.ask(f"{run}/summary").json()
     assert told["progress"]["rows"] == {"found": 2} and told["progress"]["series"] == {"complete": 3}
@@ -182,7 +182,7 @@ def test_who_may_see_the_run_sees_its_counts(viola: Visitor, run: str) -> None:
         assert words.encode() not in page.body and words not in json.dumps(told)
 
 
-def test_what_identifies_patients_needs_more(viola: Visitor, ursula: Visitor, run: str) -> None:
+def test_pages_that_identify_patients_need_another_permission(viola: Visitor, ursula: Visitor, run: str) -> None:
     for path in ("report", "thumbnails/1.png", "contact-sheets-1.html"):
         assert viola.ask(f"{run}/{path}").status == 403
     told = ursula.ask(run).json()
@@ -222,7 +222,7 @@ def test_only_runs_of_ours_have_pages_and_no_path_leads_elsewhere(up: Up, ursula
         assert ursula.ask(path).status in (400, 404, 422), path
 
 
-def test_tables_are_checked_and_told_by_line_and_column(up: Up, ursula: Visitor, viola: Visitor) -> None:
+def test_errors_of_tables_name_line_and_column(up: Up, ursula: Visitor, viola: Visitor) -> None:
     assert viola.send(TABLE.encode()).status == 403 and viola.ask("pacsifier/", **HTML).status == 403
     before = len(list((up.home / "state" / "requests").iterdir()))
     taken = ursula.send(b"PatientID,StudyDate\n1,20200101\n2,2020\n")
@@ -238,7 +238,7 @@ def test_tables_are_checked_and_told_by_line_and_column(up: Up, ursula: Visitor,
     assert len(list((up.home / "state" / "requests").iterdir())) == before + 2
 
 
-def test_what_is_no_table_is_refused(ursula: Visitor) -> None:
+def test_requests_without_a_usable_table_are_refused(ursula: Visitor) -> None:
     table = TABLE.encode()
     assert ursula.begin(b"Content-Length: 1000000000\r\n\r\n") == 413  # before any of it is read
     head = b'--edge\r\nContent-Disposition: form-data; name="table"; filename="x"\r\n\r\n'
@@ -251,7 +251,7 @@ def test_what_is_no_table_is_refused(ursula: Visitor) -> None:
     assert ursula.ask("pacsifier/requests", table, Content_Type="multipart/form-data").status == 400
 
 
-def test_pages_of_other_sites_send_nothing(up: Up, ursula: Visitor) -> None:
+def test_requests_from_pages_of_other_sites_are_refused(up: Up, ursula: Visitor) -> None:
     table = TABLE.encode()
     assert ursula.send(table, Sec_Fetch_Site="cross-site", Origin="https://elsewhere.example").status == 403
     assert ursula.send(table, Sec_Fetch_Site="same-site").status == 403
@@ -261,7 +261,7 @@ def test_pages_of_other_sites_send_nothing(up: Up, ursula: Visitor) -> None:
     assert ursula.send(table).status == 201  # a program
 
 
-def test_the_intake_page_offers_the_connections_that_one_may_see(up: Up, ursula: Visitor) -> None:
+def test_the_intake_page_offers_the_connections_that_the_user_may_see(up: Up, ursula: Visitor) -> None:
     page = ursula.ask("pacsifier/", **HTML).body.decode()
     assert '<input type="text" id="pacs" name="pacs" value="pacs_default"' in page
     admin = Visitor(up.url, up.token("admin")).ask("pacsifier/", **HTML).body.decode()
@@ -273,7 +273,7 @@ def test_the_intake_page_offers_the_connections_that_one_may_see(up: Up, ursula:
         assert ursula.ask(f"pacsifier/static/{name}").headers["content-type"].startswith(kind)
 
 
-def test_an_unexpected_error_says_nothing_of_its_cause(up: Up, ursula: Visitor, run: str) -> None:
+def test_an_unexpected_error_reveals_nothing_of_its_cause(up: Up, ursula: Visitor, run: str) -> None:
     name = dag_run_name(DAG_ID, urllib.parse.unquote(run.rpartition("/")[2]))
     summary = up.home / "state" / "runs" / name / "summary.json"
     good = summary.read_bytes()
@@ -287,7 +287,7 @@ def test_an_unexpected_error_says_nothing_of_its_cause(up: Up, ursula: Visitor, 
     up.wait_for(lambda: "unexpected JSONDecodeError in a page of PACSIFIER" in log.read_text(encoding="utf-8"))
 
 
-def test_neither_airflow_nor_its_logs_learn_what_was_handed_in(up: Up, run: str) -> None:
+def test_neither_airflow_nor_its_logs_contain_the_table(up: Up, run: str) -> None:
     words = {word for value in (*KUNIGUNDE.values(), *THEOBALD.values(), TABLE_NAME) for word in words_of(value)}
     assert traces(up.home / "airflow", words) == [] and traces(up.home / "logs", words) == []
 
@@ -372,7 +372,7 @@ def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
         up.wait_for(lambda: bool(up._call(study)["decisions"]))
 
 
-def test_before_a_release_there_is_all_to_look_at(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
+def test_before_a_release_all_its_pages_are_there(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
     assert up.question(_run_id(study), STUDY)["task_instance"]["task_id"] == "approve"
     told, counted = ursula.ask(study).json(), viola.ask(study).json()
     (cohort,) = told["decisions"]
@@ -409,7 +409,9 @@ def test_before_a_release_there_is_all_to_look_at(up: Up, viola: Visitor, ursula
     assert _names_nobody(plain) and b"<dt>Findings to be waived</dt><dd>1</dd>" in plain.body
 
 
-def test_a_study_that_has_ended_leads_to_all_its_reports(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
+def test_the_page_of_an_ended_study_links_to_all_its_reports(
+    up: Up, viola: Visitor, ursula: Visitor, study: str
+) -> None:
     run = _run_id(study)
     answered = f"dags/{STUDY}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
     up.patch(answered, {"chosen_options": ["Approve"], "params_input": {}})
@@ -431,7 +433,7 @@ def test_a_study_that_has_ended_leads_to_all_its_reports(up: Up, viola: Visitor,
     assert not _names_nobody(report) and _names_nobody(viola.ask(study, **HTML))
 
 
-def test_reports_of_stages_are_found_where_they_are_and_nowhere_else(ursula: Visitor, study: str) -> None:
+def test_reports_of_stages_have_one_address_and_no_other(ursula: Visitor, study: str) -> None:
     name = dag_run_name(STUDY, _run_id(study))
     assert ursula.ask(f"{study}/stages/{name}-anonymize/contact-sheets-1.html").status == 200
     for path in (
@@ -454,7 +456,7 @@ def test_reports_of_stages_are_found_where_they_are_and_nowhere_else(ursula: Vis
         assert ursula.ask(f"{study}/{urllib.parse.quote(path, safe='/%')}").status in (404, 422), path
 
 
-def test_a_question_that_nobody_answered_is_told(up: Up, viola: Visitor) -> None:
+def test_the_page_shows_an_unanswered_question(up: Up, viola: Visitor) -> None:
     address = _asking(up, "hip")
     run = _run_id(address)
     up.patch(f"dags/{STUDY}/dagRuns/{run}/taskInstances/extract.approve", {"new_state": "success"})
@@ -492,7 +494,7 @@ def test_runs_of_the_tools_have_pages(up: Up, viola: Visitor, ursula: Visitor) -
         assert (b"7 tagged" in page.body) == (dag == "pacsifier_karnak")
 
 
-def test_where_users_and_roles_are_fabs_reports_are_a_permission_of_their_own(
+def test_with_fab_reports_need_a_permission_of_their_own(
     tmp_path: Path,
 ) -> None:
     fab = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
