@@ -1,4 +1,4 @@
-"""The pages in Airflow's user interface, asked from a running API server: who sees what, and what they answer."""
+"""The pages in Airflow's user interface, from a running API server: access, content and errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 @dataclass
 class Visitor:
-    """Somebody who asks for pages; a browser's cookie says who it is."""
+    """A user who requests pages; the cookie identifies the user, as in a browser."""
 
     url: str
     token: str = ""
@@ -80,7 +80,7 @@ class Visitor:
         return answer
 
     def send(self, *tables: bytes, name: str = "table", options: str = "", **headers: str) -> Answer:
-        """Hand tables in, as a form does."""
+        """Send tables, as a form does."""
         edge = uuid.uuid4().hex
         parts = (
             f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="{TABLE_NAME}.csv"\r\n'
@@ -97,7 +97,7 @@ class Visitor:
         return self.ask("pacsifier/requests", body, Content_Type=f"multipart/form-data; boundary={edge}", **headers)
 
     def begin(self, rest: bytes) -> int:
-        """Begin to send a table, and never end; returns the status."""
+        """Begin to send a table without ending, and return the status."""
         place = urllib.parse.urlsplit(self.url)
         with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
             head = (
@@ -120,19 +120,19 @@ def nobody(up: Up) -> Visitor:
 
 @pytest.fixture(scope="module")
 def viola(up: Up) -> Visitor:
-    """Who may look at runs."""
+    """Return a user who may read runs."""
     return Visitor(up.url, up.token(VIEWER))
 
 
 @pytest.fixture(scope="module")
 def ursula(up: Up) -> Visitor:
-    """Who may start them."""
+    """Return a user who may start runs."""
     return Visitor(up.url, up.token(USER))
 
 
 @pytest.fixture(scope="module")
 def run(up: Up, ursula: Visitor) -> str:
-    """Address of a run, below that of the pages, that a page's request was started for and that has ended."""
+    """Return the address, relative to the pages, of an ended run that was started from the intake page."""
     taken = ursula.send(TABLE.encode(), Sec_Fetch_Site="same-origin", Origin=up.url)
     assert taken.status == 201
     conf = {"queryfile": taken.json()["request"], "out_directory": OUT, "strict": False}
@@ -160,7 +160,7 @@ def test_nothing_is_shown_without_a_login(nobody: Visitor, run: str) -> None:
         assert nobody.ask(f"pacsifier/{path}").status == 401
         led = nobody.ask(f"pacsifier/{path}", **HTML)
         assert led.status == 303 and urllib.parse.urlsplit(led.headers["location"]).path == "/auth/login"
-        # Back to where it was wanted to go, once logged in.
+        # The login leads back to the requested page.
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(led.headers["location"]).query)
         assert urllib.parse.unquote(query["next"][0]) == urllib.parse.unquote(f"/pacsifier/{path}")
     assert nobody.send(TABLE.encode()).status == 401
@@ -240,10 +240,12 @@ def test_errors_of_tables_name_line_and_column(up: Up, ursula: Visitor, viola: V
 
 def test_requests_without_a_usable_table_are_refused(ursula: Visitor) -> None:
     table = TABLE.encode()
-    assert ursula.begin(b"Content-Length: 1000000000\r\n\r\n") == 413  # before any of it is read
+    assert ursula.begin(b"Content-Length: 1000000000\r\n\r\n") == 413  # before the body is read
     head = b'--edge\r\nContent-Disposition: form-data; name="table"; filename="x"\r\n\r\n'
     body = head + bytes(intake.LARGEST + 2**16)
-    assert ursula.begin(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body) == 413  # once it is too much
+    assert (
+        ursula.begin(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body) == 413
+    )  # as soon as it is too large
     assert ursula.send(table, table).status == 400
     assert ursula.send().status == 400
     assert ursula.send(table, name="elsewhere").status == 400
@@ -283,7 +285,7 @@ def test_an_unexpected_error_reveals_nothing_of_its_cause(up: Up, ursula: Visito
     finally:
         summary.write_bytes(good)
     assert (answer.status, answer.body) == (500, b"Internal Server Error")
-    log = up.home / "logs" / "api-server.log"  # written by and by
+    log = up.home / "logs" / "api-server.log"  # it is written with a delay
     up.wait_for(lambda: "unexpected JSONDecodeError in a page of PACSIFIER" in log.read_text(encoding="utf-8"))
 
 
@@ -318,12 +320,12 @@ print({"pydicom", "numpy", "PIL", "openpyxl"} & set(sys.modules))
 
 @pytest.fixture(scope="module")
 def study(up: Up) -> str:
-    """Address of a study's run that waits for a person's word on its cohort."""
+    """Return the address of a study's run that waits for the approval of its cohort."""
     return _asking(up, "knee")
 
 
 def _asking(up: Up, project: str) -> str:
-    """Start a study that has to ask; returns its run's address once it has asked."""
+    """Start a study that needs an approval, and return the address of its run once it has asked."""
     (up.home / "data" / "all.csv").write_text("AccessionNumber\nQACC990*\n")
     run = up.start(STUDY, project=project, queryfile="all.csv", source="local", max_series=1)
     up.question(run, STUDY)
@@ -360,7 +362,9 @@ def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
         browser.fill("[name=username]", local.USER)
         browser.fill("[name=password]", local.password(up.home))
         browser.click("button", "Sign in")
-        browser.wait_for("p", "Answer at Required Actions above")  # within Airflow, which is in no frame of a frame
+        browser.wait_for(
+            "p", "Answer at Required Actions above"
+        )  # within Airflow, whose own pages are not in the frame
         assert not browser.sees("a", "Answer in Airflow")
         browser.screenshot(tmp_path / "framed.png")
         browser.open(f"{up.url}/{study}")
@@ -396,7 +400,7 @@ def test_before_a_release_all_its_pages_are_there(up: Up, viola: Visitor, ursula
     assert counted["search"]["findings"] is None and counted["stages"]["extract"]["report"] is None
     for path in ("report", "handover"):
         assert ursula.ask(f"{study}/{path}").status == 404
-    # What was found is told in counts; where, to who may read reports.
+    # All users see the counts of findings; only those who may read reports see the places.
     gate = up.home / "state" / "runs" / dag_run_name(STUDY, _run_id(study)) / "gate.json"
     good = gate.read_bytes()
     gate.write_text(json.dumps({**json.loads(good), "waivable": [["<b>Zwerchfell", "x"]], "counts": {"waivable": 1}}))
@@ -481,7 +485,7 @@ TOOLS: dict[str, dict[str, Any]] = {
 def test_runs_of_the_tools_have_pages(up: Up, viola: Visitor, ursula: Visitor) -> None:
     ids = {patient["patient_id"]: f"P{n}" for n, patient in enumerate((KUNIGUNDE, THEOBALD))}
     (up.home / "data" / "ids.json").write_text(json.dumps(ids))
-    for dag, conf in TOOLS.items():  # one after the other: they work on the same folder
+    for dag, conf in TOOLS.items():  # one after the other, because they work on the same folder
         run = up.start(dag, **conf)
         assert up.outcome(run, dag) == "success", dag
         address = f"pacsifier/runs/{dag}/{urllib.parse.quote(run, safe='')}"
