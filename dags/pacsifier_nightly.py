@@ -21,7 +21,7 @@ from pacsifier_ops.operators.nightly import (
     NightlyFinishOperator,
     NightlyProjectsOperator,
     NightlyStartOperator,
-    evening,
+    timetable,
 )
 from pacsifier_ops.operators.params import RETRIES
 
@@ -31,7 +31,7 @@ with DAG(
     "pacsifier_nightly",
     description="Start the extractions that wait in the inbox, and the standing projects",
     doc_md=__doc__,
-    schedule=evening(),
+    schedule=timetable(),
     catchup=False,
     max_active_runs=1,
     tags=["pacsifier", "dicom"],

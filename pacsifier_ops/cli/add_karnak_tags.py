@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from pacsifier_ops import __version__
-from pacsifier_ops.cli.options import add_flags, asked
+from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import karnak
 from pacsifier_ops.handover.request import KarnakRequest
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.new_ids and not args.day_shift:
         print(f"{_COMMAND}: no --day_shift is given: all day shifts are 0, and dates stay as they are", file=sys.stderr)
-    request = asked(KarnakRequest, args)
+    request = request_from(KarnakRequest, args)
     return carry_out(
         _COMMAND,
         lambda run, stopped: karnak.prepare(run, request, cancelled=stopped),

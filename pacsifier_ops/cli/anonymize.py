@@ -22,7 +22,7 @@ from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.cli.crew import carry_out, stoppable
-from pacsifier_ops.cli.options import add_flags, asked
+from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.deid.whose import FOLDER, STUDY
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
-    request = asked(DeidRequest, args)
+    request = request_from(DeidRequest, args)
     try:
         return anonymize(request)
     except PacsifierError as error:

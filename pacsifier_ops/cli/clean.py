@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import PacsifierError
-from pacsifier_ops.cli.options import bounded
+from pacsifier_ops.cli.options import number_type
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--days",
-        type=bounded(1, 36_600, int),
+        type=number_type(1, 36_600, int),
         default=90,
         help="age in days, since the last change, from which a leftover is old (default: %(default)s)",
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from pacsifier_ops.base.config import EXTRA_FIELDS, PacsNode, read_config
 from pacsifier_ops.base.errors import ConfigError, PacsifierError
-from pacsifier_ops.cli.options import given
+from pacsifier_ops.cli.options import path_type
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="pacsifier-connection",
         description="Add an Airflow connection of type dicom made from a PACSIFIER config.json, and its pool.",
     )
-    parser.add_argument("-c", "--config", type=given, required=True, help="configuration of the PACS (config.json)")
+    parser.add_argument("-c", "--config", type=path_type, required=True, help="configuration of the PACS (config.json)")
     parser.add_argument("--name", default="pacs_default", help="id of the connection (default: %(default)s)")
     parser.add_argument("--description", default="", help="description in Airflow's list of connections")
     parser.add_argument(

@@ -160,7 +160,7 @@ def carry_out(
     run: Run,
     work: Callable[[], None],
     close: Callable[[Run], A],
-    tell: Callable[[A, Exception | None], None],
+    show: Callable[[A, Exception | None], None],
     accept_incomplete: bool,
     stopped: Callable[[], bool],
     decides: type[PacsifierError] | tuple[()] = InputError,
@@ -168,7 +168,7 @@ def carry_out(
     """Do the work of a run, close its account also after an error, print the result, and return the exit code.
 
     Args:
-        tell: prints the account, and the error that ended the work, if any.
+        show: prints the account, and the error that ended the work, if any.
         accept_incomplete: return 0 whatever the verdict is.
         decides: types of errors whose exit code counts; for all others, the verdict counts.
 
@@ -182,7 +182,7 @@ def carry_out(
         error = problem
     account = close(run)
     with suppress(BrokenPipeError):  # as in `pacsifier ... | head`
-        tell(account, error)
+        show(account, error)
     if error is not None and not isinstance(error, PacsifierError):
         raise error
     if stopped():
@@ -197,7 +197,7 @@ def _name(series: SeriesAccount) -> str:
     return f"series {series.number}" if series.folder in ("", ".") else series.folder
 
 
-def tell(run: Run, log_folder: Path, account: RunAccount, error: Exception | None) -> None:
+def print_result(run: Run, log_folder: Path, account: RunAccount, error: Exception | None) -> None:
     """Print the result of a transfer, and the paths of its log and report."""
     totals = account.totals()
     for note in account.notes:

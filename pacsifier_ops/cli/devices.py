@@ -12,7 +12,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base.errors import PacsifierError, PathRefused
 from pacsifier_ops.base.files import private_file, private_folder, storage_errors, write_atomic
 from pacsifier_ops.base.places import refuse_reserved
-from pacsifier_ops.cli.options import given
+from pacsifier_ops.cli.options import path_type
 from pacsifier_ops.deid import propose
 
 #: Name of the file with the proposed entries.
@@ -32,12 +32,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--in_folder",
         "-d",
-        type=given,
+        type=path_type,
         required=True,
         help="folder with images of several patients, not de-identified",
     )
     p.add_argument(
-        "--out_folder", "-o", type=given, required=True, help="folder for the proposals, created if necessary"
+        "--out_folder", "-o", type=path_type, required=True, help="folder for the proposals, created if necessary"
     )
     p.add_argument("--version", action="version", version=__version__)
     return p

@@ -8,7 +8,7 @@ from functools import partial
 
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Cancelled
-from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable, tell
+from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, print_result, stoppable
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.fetching import Fetching
 from pacsifier_ops.extract.run import Request
@@ -34,7 +34,7 @@ def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNod
             run,
             lambda: _work(run, archives, destination, batches, stopped, verbose),
             steps.report,
-            partial(tell, run, request.out_directory),
+            partial(print_result, run, request.out_directory),
             request.accept_incomplete,
             stopped,
         )

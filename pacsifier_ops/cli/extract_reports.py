@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from pacsifier_ops import __version__
-from pacsifier_ops.cli.options import add_flags, asked
+from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import reports
 from pacsifier_ops.handover.request import ReportsRequest
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
-    request = asked(ReportsRequest, args)
+    request = request_from(ReportsRequest, args)
     return carry_out(
         _COMMAND,
         lambda run, stopped: reports.prepare(run, request, cancelled=stopped),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_flags, asked, bounded, given
+from pacsifier_ops.cli.options import add_flags, number_type, path_type, request_from
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
 from pacsifier_ops.pseudonyms.linkage import Linkage
@@ -31,18 +31,20 @@ def parser() -> argparse.ArgumentParser:
     )
     more = p.add_argument_group("beyond PACSIFIER")
     add_flags(p, more, PseudonymRequest)
-    p.add_argument("--config", "-c", type=given, help="configuration of the De-ID service (deid_URL and deid_token)")
+    p.add_argument(
+        "--config", "-c", type=path_type, help="configuration of the De-ID service (deid_URL and deid_token)"
+    )
     p.add_argument("--verbose", "-v", action="store_true", help="print a line for every batch")
     more.add_argument("--ca", default="", metavar="FILE", help="certificate authorities of the De-ID service")
     more.add_argument(
         "--timeout",
-        type=bounded(0.001, 7 * 24 * 3600),
+        type=number_type(0.001, 7 * 24 * 3600),
         default=DeidService.read_timeout,
         help="maximum seconds for an answer of the De-ID service",
     )
     more.add_argument(
         "--retry_wait",
-        type=bounded(0, 7 * 24 * 3600),
+        type=number_type(0, 7 * 24 * 3600),
         default=DeidService.retry_wait,
         help="seconds before a failed call is repeated; doubles each time",
     )
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    request = asked(PseudonymRequest, args)
+    request = request_from(PseudonymRequest, args)
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
         request.check()

@@ -19,7 +19,7 @@ PASSWORD = "PACSIFIER_TLS_PASSWORD"
 R = TypeVar("R")
 
 
-def given(text: str) -> Path:
+def path_type(text: str) -> Path:
     """Return a path, as a type of argparse. The path must be valid, and need not exist."""
     try:
         resolved(text, "")
@@ -28,7 +28,7 @@ def given(text: str) -> Path:
     return Path(text)
 
 
-def bounded(least: float, most: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:
+def number_type(least: float, most: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:
     """Return a type of argparse for numbers from `least` to `most`, without NaN."""
 
     def parse(text: str) -> float:
@@ -63,9 +63,9 @@ def _add_flag(parser: argparse._ActionsContainer, one: Option) -> None:
     default = one.initial if flag.default is NOT_GIVEN else flag.default
     arguments: dict[str, Any] = {"action": "store_false" if flag.off else "store_true"}
     if one.kind is not bool:
-        kind: Callable[[str], Any] = given if one.is_path else one.kind
+        kind: Callable[[str], Any] = path_type if one.is_path else one.kind
         if one.kind is not str and not flag.free:
-            kind = bounded(one.least, one.most, one.kind)
+            kind = number_type(one.least, one.most, one.kind)
         arguments = {
             "type": kind,
             "choices": [*one.choices] or None,
@@ -78,7 +78,7 @@ def _add_flag(parser: argparse._ActionsContainer, one: Option) -> None:
     parser.add_argument(*names, dest=one.attribute, help=flag.help, **arguments)
 
 
-def asked(request: type[R], args: argparse.Namespace, **more: Any) -> R:
+def request_from(request: type[R], args: argparse.Namespace, **more: Any) -> R:
     """Return a request, made of the flags of its options. Paths in it are absolute.
 
     Args:

@@ -13,7 +13,7 @@ from pacsifier_ops.base.config import PacsNode, read_config, with_overrides
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_flags, add_tls, asked, bounded, given, tls_of
+from pacsifier_ops.cli.options import add_flags, add_tls, number_type, path_type, request_from, tls_of
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query import reading
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--config",
         "-c",
-        type=given,
+        type=path_type,
         action="append",
         required=True,
         help="configuration of the PACS (config.json); for several, one -c each, in the order of the queries",
@@ -56,12 +56,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--version", action="version", version=__version__)
     more.add_argument(
         "--destination",
-        type=given,
+        type=path_type,
         metavar="FILE",
         help="config.json of the node that --move sends to; it is then queried for its images before and after",
     )
     for name, text in _TIMES.items():
-        more.add_argument(f"--{name}", type=bounded(0, 7 * 24 * 3600), metavar="SECONDS", help=text)
+        more.add_argument(f"--{name}", type=number_type(0, 7 * 24 * 3600), metavar="SECONDS", help=text)
     tls = add_tls(p)
     tls.add_argument("--tls", action="store_true", help="use TLS to the PACS (and to the destination)")
     tls.add_argument("--receiver_tls", action="store_true", help="the PACS sends to us over TLS")
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     arguments = parser()
     args = arguments.parse_args(argv)
-    if wrong := _wrong(args):
+    if wrong := _usage_error(args):
         arguments.error(wrong)
     try:
         return _run(args)
@@ -82,27 +82,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _wrong(args: argparse.Namespace) -> str:
+def _usage_error(args: argparse.Namespace) -> str:
     """Return what is wrong with the combination of arguments; empty if they fit."""
     if len(args.config) > 1 and (args.upload or args.probe):
         return "--upload and --probe work with one PACS; give --config once"
     if args.info and (args.upload or args.probe):
-        return "--info goes with --save or --move, or stands alone"
+        return "--info is only for --save and --move, or for use alone"
     extraction = args.save or args.move or args.info
     if not (extraction or args.upload or args.probe):
         return "nothing to do: give --save, --move, --upload, --probe or --info"
     if extraction and args.queryfile is None:
         return "--queryfile is missing: the table of the series to find"
     if not extraction and (choices := reading.given(vars(args))):
-        return f"--{next(iter(choices))} goes with --queryfile"
+        return f"--{next(iter(choices))} needs --queryfile"
     if args.destination is not None and not args.move:
-        return "--destination goes with --move"
+        return "--destination needs --move"
     if args.refetch and not args.save:
-        return "--refetch goes with --save"
+        return "--refetch needs --save"
     if args.names and not extraction:
-        return "--names goes with --save, --move and --info"
+        return "--names needs --save, --move or --info"
     if args.accept_patient_id_of and not args.save:
-        return "--accept_patient_id_of goes with --save"
+        return "--accept_patient_id_of needs --save"
     return ""
 
 
@@ -132,11 +132,11 @@ def _run(args: argparse.Namespace) -> int:
     if args.upload:
         from pacsifier_ops.cli.upload import upload
 
-        sending = asked(UploadRequest, args)
+        sending = request_from(UploadRequest, args)
         return upload(sending, node, args.verbose)
     from pacsifier_ops.cli.extract import extract
 
-    request = asked(Request, args, retrieve=SAVE if args.save else MOVE if args.move else NONE)
+    request = request_from(Request, args, retrieve=SAVE if args.save else MOVE if args.move else NONE)
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, archives, destination, args.verbose)
 

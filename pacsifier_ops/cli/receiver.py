@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import address_of, check_ae_title, plain_host, read_config
 from pacsifier_ops.base.errors import ConfigError, PacsifierError, ReceiverError
-from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
+from pacsifier_ops.cli.options import add_tls, number_type, path_type, tls_of
 from pacsifier_ops.state.leases import LeaseBusy, Leases
 
 #: Bytes of a gigabyte, and largest number of gigabytes in an option.
@@ -26,11 +26,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Receive objects that a PACS sends (C-STORE), and keep them in a spool until their run collects "
         "them.",
     )
-    parser.add_argument("-c", "--config", type=given, help="PACSIFIER config.json that names AET and move_port")
+    parser.add_argument("-c", "--config", type=path_type, help="PACSIFIER config.json that names AET and move_port")
     parser.add_argument("--aet", help="our AE title, as declared on the PACS")
     parser.add_argument("--port", type=int, help="TCP port, as declared on the PACS")
     parser.add_argument("--host", default="", help="address to listen at (default: all, of IPv4 and IPv6)")
-    parser.add_argument("--spool", type=given, help="folder of the spool (default: that of the settings)")
+    parser.add_argument("--spool", type=path_type, help="folder of the spool (default: that of the settings)")
     parser.add_argument(
         "--allow-aet",
         action="append",
@@ -44,17 +44,17 @@ def _parser() -> argparse.ArgumentParser:
         help="IP addresses or networks that may connect, separated by commas; may be repeated (default: all)",
     )
     parser.add_argument(
-        "--quota-gb", type=bounded(0, _MOST_GB), help="size of the spool above which objects are refused"
+        "--quota-gb", type=number_type(0, _MOST_GB), help="size of the spool above which objects are refused"
     )
     parser.add_argument(
         "--min-free-gb",
-        type=bounded(0, _MOST_GB),
+        type=number_type(0, _MOST_GB),
         default=2.0,
         help="free disk space below which objects are refused (default: %(default)s)",
     )
     parser.add_argument(
         "--quarantine-hours",
-        type=bounded(0, 24 * 366),
+        type=number_type(0, 24 * 366),
         default=24.0,
         help="age at which uncollected series are moved to .quarantine in the spool (default: %(default)s)",
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from pacsifier_ops.base.config import PacsNode
-from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable, tell
+from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, print_result, stoppable
 from pacsifier_ops.runs.folder import Run, noted_warnings
 from pacsifier_ops.runs.job import prepared
 from pacsifier_ops.upload import steps
@@ -40,5 +40,5 @@ def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
             if errors:
                 raise errors[0]
 
-        show = partial(tell, run, request.out_directory)
+        show = partial(print_result, run, request.out_directory)
         return carry_out(run, work, steps.report, show, request.accept_incomplete, stopped)

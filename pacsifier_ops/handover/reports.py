@@ -74,7 +74,7 @@ _MEASUREMENTS = {
 _PDF, _CDA = "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.10008.5.1.4.1.1.104.2"
 _DOCUMENTS = {_PDF: ("PDF", ".pdf"), _CDA: ("CDA", ".xml")}
 _TEXT = ("SR", ".txt")
-NO_TEXT = "no text that somebody wrote"
+NO_TEXT = "only measurements, codes or references"
 
 
 @dataclass

@@ -9,11 +9,11 @@ from pacsifier_ops.base.options import Flag, Section, option, result_folder, sam
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.runs import options as common
-from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.runs.folder import KeptRequest
 
 
 @dataclass(frozen=True)
-class KarnakRequest(Kept):
+class KarnakRequest(KeptRequest):
     """Request of a tagging run. Paths that are not given are empty. The options describe the other fields.
 
     Attributes:
@@ -87,7 +87,7 @@ class KarnakRequest(Kept):
 
 
 @dataclass(frozen=True)
-class DicomdirRequest(Kept):
+class DicomdirRequest(KeptRequest):
     """Request of a DICOMDIR run. The options describe the other fields.
 
     Attributes:
@@ -136,7 +136,7 @@ class DicomdirRequest(Kept):
 
 
 @dataclass(frozen=True)
-class DumpsRequest(Kept):
+class DumpsRequest(KeptRequest):
     """Request of a run that moves info dumps. The options describe the other fields.
 
     Attributes:
@@ -164,7 +164,7 @@ class DumpsRequest(Kept):
 
 
 @dataclass(frozen=True)
-class ReportsRequest(Kept):
+class ReportsRequest(KeptRequest):
     """Request of an extraction of reports. The options describe the other fields.
 
     Attributes:

@@ -157,14 +157,14 @@ class _Search:
             requests = [_json_of(part, "request.json") for part in (path, *_stages(path))]
             self._outputs |= {Path(request["out_directory"]) for request in requests if "out_directory" in request}
             run = self._look("run", path)
-            if self._may_go(run):
+            if self._is_removable(run):
                 self.found.leftovers.append(run)
             else:
                 self._kept |= {Path(request.get("queryfile", "")).parent.name for request in requests}
                 self._kept.add(_json_of(path, "awaited.json").get("request", ""))
 
-    def _may_go(self, run: Leftover) -> bool:
-        if not self._old(run):
+    def _is_removable(self, run: Leftover) -> bool:
+        if not self._is_old(run):
             return False
         if run.path.name.startswith(_REMOVING):
             return True
@@ -201,10 +201,10 @@ class _Search:
     def _add(self, kind: str, path: Path, place: str = "", lease: str = "") -> None:
         """Add a leftover if it is old, and no process works there."""
         leftover = self._look(kind, path, place, lease)
-        if self._old(leftover) and not (lease and self._leases.holder(lease) is not None):
+        if self._is_old(leftover) and not (lease and self._leases.holder(lease) is not None):
             self.found.leftovers.append(leftover)
 
-    def _old(self, leftover: Leftover) -> bool:
+    def _is_old(self, leftover: Leftover) -> bool:
         return leftover.age >= self._days or leftover.path.name.startswith(_REMOVING)
 
     def _look(self, kind: str, path: Path, place: str = "", lease: str = "") -> Leftover:

@@ -232,14 +232,14 @@ class Parts:
             psutil.wait_procs(family, timeout=0.5)
 
 
-def answers(port: int) -> bool:
+def is_listening(port: int) -> bool:
     """Whether a program listens at a port of this machine."""
     with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
         return True
     return False
 
 
-def healthy(port: int) -> bool:
+def is_healthy(port: int) -> bool:
     """Whether the API answers that database, scheduler and DAG processor are healthy."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -272,7 +272,7 @@ def _check_free(ports: Mapping[str, int]) -> None:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def _locked(home: Path) -> Iterator[None]:
     """Lock `home` for this process. The system releases the lock when the process ends.
 
     Raises:
@@ -366,9 +366,9 @@ def up(
         parts.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
         parts.start("triggerer", "airflow", "triggerer", "--skip-serve-logs")
         parts.start("dag-processor", "airflow", "dag-processor")
-        parts.wait_until("the receiver", lambda: answers(receiver_port))
-        parts.wait_until("the embedded PACS", lambda: answers(pacs_port))
-        parts.wait_until("Airflow", lambda: healthy(port))
+        parts.wait_until("the receiver", lambda: is_listening(receiver_port))
+        parts.wait_until("the embedded PACS", lambda: is_listening(pacs_port))
+        parts.wait_until("Airflow", lambda: is_healthy(port))
         deid = pacs = "as you set it"
         if _is_own(environment, home, "pacs_default", EMBEDDED):
             pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}"
@@ -411,7 +411,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     home = Path(os.environ.get("PACSIFIER_HOME") or REPO / "run").expanduser().absolute()
-    with _alone(home):
+    with _locked(home):
         up(home, **vars(arguments))
 
 

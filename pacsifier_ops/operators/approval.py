@@ -45,7 +45,7 @@ class Question:
     why_not: Callable[[str, str], str] = lambda name, user: ""
 
 
-def assigned(approvers: Sequence[str]) -> list[HITLUser] | None:
+def assignees(approvers: Sequence[str]) -> list[HITLUser] | None:
     """Return the users to whom Airflow assigns the question; None: Airflow lets all answer, and we check who did.
 
     Airflow compares ids. In the simple auth manager these are the names. In others, such as FAB's, they are numbers.
@@ -77,13 +77,13 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         """Ask, and defer until there is an answer."""
         question = self.question(run, params := context["params"])
         if question is None:
-            self.log.info("nobody needs to be asked")
+            self.log.info("there is nothing to ask")
             return None
         approvals.ask(run, question.subject, question.digest)
         page = page_of_run(context["dag_run"].dag_id, context["dag_run"].run_id)
         self.subject = question.headline
         self.body = "\n".join([*(f"- {line}" for line in question.facts), "", f"[Report and results]({page})"])
-        self.assigned_users = assigned(question.approvers)
+        self.assigned_users = assignees(question.approvers)
         self.response_timeout = _patience(params)
         return HITLOperator.execute(self, context)
 
@@ -95,9 +95,9 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         """
         run = run_of(context)
         with boundary(run):
-            return self.answered(*self.staged(run, context), event)
+            return self.keep_answer(*self.staged(run, context), event)
 
-    def answered(self, run: Run, context: Any, event: dict[str, Any]) -> Any:
+    def keep_answer(self, run: Run, context: Any, event: dict[str, Any]) -> Any:
         """Keep the answer of an event, see `execute_complete`."""
         if "error" in event:
             raise AirflowFailException(

@@ -8,7 +8,7 @@ from pacsifier_ops.base.options import request_of
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
-from pacsifier_ops.operators.pseudonyms import kept_secret
+from pacsifier_ops.operators.pseudonyms import secret_of
 from pacsifier_ops.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class DeidentifyPrepareOperator(PrepareOperator):
 
     def prepare(self, run: Run, request: DeidRequest, params: Any) -> list[int]:
         """See `deid.steps.prepare`."""
-        return steps.prepare(run, request, secret=kept_secret(request.project), cancelled=self.cancelled)
+        return steps.prepare(run, request, secret=secret_of(request.project), cancelled=self.cancelled)
 
 
 class DeidentifyOperator(UnitOperator):
@@ -37,7 +37,7 @@ class DeidentifyOperator(UnitOperator):
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
         """Return sums over the series of the unit."""
-        return steps.convert(run, self.unit, kept_secret(params["project"]), self.cancelled)
+        return steps.convert(run, self.unit, secret_of(params["project"]), self.cancelled)
 
 
 class DeidentifyReportOperator(ReportOperator):
@@ -47,4 +47,4 @@ class DeidentifyReportOperator(ReportOperator):
 
     def close(self, run: Run, params: Any) -> DeidAccount:
         """See `deid.steps.report`."""
-        return steps.report(run, kept_secret(params["project"]))
+        return steps.report(run, secret_of(params["project"]))

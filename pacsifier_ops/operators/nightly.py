@@ -18,7 +18,7 @@ from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs.folder import Run
 
 
-def evening() -> CronTriggerTimetable | None:
+def timetable() -> CronTriggerTimetable | None:
     """Return the schedule of the nightly DAG, in the hospital's time zone; None: it is started only by hand.
 
     Raises:

@@ -19,7 +19,7 @@ from pacsifier_ops.runs.folder import Run
 SECRET_CONNECTION = "pacsifier_project_"
 
 
-def kept_secret(project: str) -> str:
+def secret_of(project: str) -> str:
     """Return the secret of a project from a connection of Airflow or its secrets backend; empty: there is none.
 
     The id of a connection cannot contain blanks, so a colon stands for a blank. Names of projects have no colons.
@@ -32,7 +32,7 @@ def kept_secret(project: str) -> str:
 
 def _source(request: PseudonymRequest, params: Any) -> job.Source:
     if request.source != DEID:
-        return job.own_source(request, kept_secret(request.project))
+        return job.own_source(request, secret_of(request.project))
     from pacsifier_ops.hooks.deid_api import DeidApiHook
 
     return DeidApiHook(params["deid"]).get_conn()

@@ -146,8 +146,8 @@ def stage_run(run: Run, stage: str) -> Run:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Base of requests: dataclasses that are kept in request.json. Their fields are paths and plain values."""
+class KeptRequest:
+    """Base of the requests of jobs: dataclasses with paths and plain values, which are kept in request.json."""
 
     def keep(self, run: Run) -> None:
         """Write request.json."""

@@ -97,15 +97,15 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
         airflow=airflow,
         view=view,
         verdict=_verdict(view),
-        amounts=_amounts(view),
+        amounts=_transfer_facts(view),
         heading_of=_heading,
         run_kinds=_RUN_STATES,
         questions=_questions(view),
-        looks=[*_looks(base, view)],
+        release_links=[*_release_links(base, view)],
         permission=REPORTS,
-        holds=_holds(view),
-        progress=[*_counted(view.progress, view.summary or {})] if view.progress else [],
-        counted_of=_counted,
+        report_content=_report_content(view),
+        progress=[*_progress_bars(view.progress, view.summary or {})] if view.progress else [],
+        bars_of=_progress_bars,
         stage_kinds=_STAGE_STATES,
         off=OFF,
         without=[_heading(name) for name, stage in stages.items() if stage.state == OFF],
@@ -129,7 +129,7 @@ def _verdict(view: RunView) -> VerdictBox | None:
     return VerdictBox(word, word.capitalize(), (meanings[word],))
 
 
-def _amounts(view: RunView) -> Iterator[tuple[str, str]]:
+def _transfer_facts(view: RunView) -> Iterator[tuple[str, str]]:
     progress = view.progress
     if progress and progress.bytes and not progress.images.keys() & set(DEIDENTIFICATION.values()):
         yield "Transferred", f"{progress.bytes / 1e6:,.1f} MB"
@@ -142,7 +142,7 @@ def _questions(view: RunView) -> list[tuple[OpenQuestion, str]]:
     return [(one, _UNANSWERED.get(one.state, "").format(task=one.task_id)) for one in shown]
 
 
-def _looks(base: str, view: RunView) -> Iterator[tuple[str, str]]:
+def _release_links(base: str, view: RunView) -> Iterator[tuple[str, str]]:
     """Yield text and address of the links to look at before a release, if the user may read reports."""
     if view.study is None or not view.readable:
         return
@@ -188,7 +188,7 @@ def _release(view: RunView, study: StudyView) -> Release:
     return Release(*state, facts)
 
 
-def _counted(progress: Progress, summary: Mapping[str, Any]) -> Iterator[Bar | str]:
+def _progress_bars(progress: Progress, summary: Mapping[str, Any]) -> Iterator[Bar | str]:
     """Yield the bars of a progress, and remarks on them.
 
     Args:
@@ -217,7 +217,7 @@ def _parts(counts: Mapping[str, int]) -> Iterator[tuple[str, int, str]]:
     return ((name, count, _KINDS.get(name, "bad")) for name, count in counts.items())
 
 
-def _holds(view: RunView) -> str:
+def _report_content(view: RunView) -> str:
     """Return what the report of a run contains."""
     if view.study:
         return "the whole chain, all rows and series; it names patients"

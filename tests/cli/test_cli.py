@@ -148,9 +148,9 @@ def test_flags_say_how_a_table_is_read_and_errors_show_the_cells(
         (("--move", "--upload"), "not allowed with argument"),
         (("--upload", "--upload_directory", "x", "--info"), "--info goes with"),
         (("--probe", "--info"), "--info goes with"),
-        (("--save", "--destination", "x"), "--destination goes with --move"),
-        (("--move", "--refetch"), "--refetch goes with --save"),
-        (("--probe", "--match", "exact"), "--match goes with --queryfile"),
+        (("--save", "--destination", "x"), "--destination needs --move"),
+        (("--move", "--refetch"), "--refetch needs --save"),
+        (("--probe", "--match", "exact"), "--match needs --queryfile"),
     ],
 )
 def test_wrong_combinations_of_flags_are_refused_with_a_sentence(

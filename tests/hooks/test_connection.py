@@ -402,7 +402,7 @@ def test_the_command_refuses_wrong_names_and_existing_connections(
         assert connection.main(["--config", str(config), *arguments]) == 2
         return capsys.readouterr().err
 
-    assert "--name is no id of a connection" in complaint("--name", "a b")
+    assert "--name is not valid as the id of a connection" in complaint("--name", "a b")
     monkeypatch.setenv("AIRFLOW_CONN_PACS_DEFAULT", "dicom://elsewhere")
     assert "AIRFLOW_CONN_PACS_DEFAULT hides a connection pacs_default" in complaint()
     config.write_text("{}")

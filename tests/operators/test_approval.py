@@ -34,7 +34,7 @@ def answer(run: Run, word: str, waiver: bool = False, digest: str = "d1") -> Non
             return Question(RELEASE, digest, "May it?", ["1 file"], waiver)
 
     event = {"chosen_options": [word], "responded_by_user": {"id": "1", "name": "Dr. Somebody"}}
-    Asking(task_id="approve").answered(run, {"params": {}}, event)
+    Asking(task_id="approve").keep_answer(run, {"params": {}}, event)
 
 
 def test_an_answer_is_kept_and_is_valid_only_for_what_was_shown(airflow: Airflow) -> None:
@@ -70,7 +70,7 @@ def test_findings_that_need_a_waiver_are_not_approved_without_one(airflow: Airfl
 
     run = Run.fresh()
     approvals.ask(run, RELEASE, "d1")
-    with pytest.raises(AirflowFailException, match="take a waiver"):
+    with pytest.raises(AirflowFailException, match="need a waiver"):
         answer(run, "Approve", waiver=True)
     with pytest.raises(NotApproved):
         approvals.approved(run, RELEASE, "d1")
