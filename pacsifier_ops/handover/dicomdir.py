@@ -48,8 +48,9 @@ from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
-from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_released_below
+from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_changed, refuse_released_below
 from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
 
 if TYPE_CHECKING:
@@ -127,23 +128,13 @@ def describe_all(found: Scan, cancelled: Question = never) -> Iterator[Directory
             name = readable(file.path.relative_to(found.trees[0]))
             try:
                 described = describe(file)
-                _refuse_changed(file)
+                if file.sha256:
+                    refuse_changed(file.path, file.ctime_ns, file.sha256)
                 yield described
             except ValueError as error:
                 found.bad_files.append(FileAccount(name, str(error)))
             except OSError as error:
                 found.bad_files.append(FileAccount(name, unreadable(error)))
-
-
-def _refuse_changed(file: DicomFile) -> None:
-    """Refuse a file that is not the approved one, or was changed since its values were read.
-
-    Raises:
-        ValueError: it is not the approved file.
-        OSError: the file cannot be read.
-    """
-    if file.sha256 and (_digest(file.path) != file.sha256 or file.path.stat().st_ctime_ns != file.ctime_ns):
-        raise ValueError(DIFFERS)
 
 
 def _patientless(found: Scan, approved: Approved | None) -> list[DirectoryObject]:
@@ -160,12 +151,13 @@ def _patientless(found: Scan, approved: Approved | None) -> list[DirectoryObject
             continue
         described = replace(described, file=replace(described.file, sha256=sha256))
         try:
-            _refuse_changed(described.file)
+            if sha256:
+                refuse_changed(path, described.file.ctime_ns, sha256)
         except ValueError as error:
             found.bad_files[found.bad_files.index(bad)] = replace(bad, reason=str(error))
             continue
         first = taken.setdefault(described.file.sop_instance_uid, described)
-        if first is described or _digest(first.file.path) == _digest(path):
+        if first is described or digest(first.file.path) == digest(path):
             found.bad_files.remove(bad)
             found.passed_over[SECOND_COPY] += first is not described
     return list(taken.values())
@@ -454,7 +446,7 @@ def _copy(source: Path, target: Path, size: int, mtime: int, approved: str, mode
         StorageError: the copy differs from what was written.
     """
     if target.is_file() and target.stat().st_size == size:
-        there = _digest(target)
+        there = digest(target)
         if there == (approved or _source_digest(source, size, mtime)):
             return there
     (data_folder if mode == data_file() else private_folder)(target.parent)
@@ -465,7 +457,7 @@ def _copy(source: Path, target: Path, size: int, mtime: int, approved: str, mode
             stream.write(piece)
         if approved and sha256.hexdigest() != approved:
             raise FileUnreadable(DIFFERS)
-    if _digest(target) != sha256.hexdigest():
+    if digest(target) != sha256.hexdigest():
         target.unlink()
         raise StorageError("a copy in out_folder differs from what was written; check the disk, then run again")
     return sha256.hexdigest()
@@ -495,11 +487,6 @@ def _source_digest(source: Path, size: int, mtime: int) -> str:
     for piece in _pieces(source, size, mtime):
         sha256.update(piece)
     return sha256.hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb", buffering=0) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
@@ -538,7 +525,7 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
             with atomic_stream(folder / DICOMDIR, _mode(request)) as stream:
                 stream.writelines(directory(records))
             if request.zip:
-                packed = {DICOMDIR: _digest(folder / DICOMDIR), **{name: digests[root + name] for name in sorted(here)}}
+                packed = {DICOMDIR: digest(folder / DICOMDIR), **{name: digests[root + name] for name in sorted(here)}}
                 _pack(zips(request, found["roots"])[number], folder, packed, _mode(request), cancelled)
         written += 1
     with storage_errors("the state root"):

@@ -24,6 +24,7 @@ from pathlib import Path
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.errors import Cancelled, InputError, TreeError
 from pacsifier_ops.base.files import (
+    CHANGED,
     below,
     fsync_folder,
     packed,
@@ -72,7 +73,6 @@ _DAMAGED, _INNER_LINK = "damaged DICOM", "link to something in the folder"
 _OTHER_FILE = "info_folder has another file of this name; remove the wrong one, then run again"
 _BEHIND_LINK = "its path here or in info_folder contains a link; links are not followed"
 _ONE_FILE = "both folders show the same file, as through a mount; it was not removed"
-_CHANGED = "the file changed while the run was looking at it"
 _GONE = "the file was removed after the run began"
 
 
@@ -165,18 +165,13 @@ def _check_folders(data: Path, info: Path) -> None:
     refuse_unfinished([data, info])
     refuse_around(info, IDENTIFIED, "info_folder")
     for folder in (data, info):
-        if (tree := _tree_of(folder)) is not None and tree.in_use(shared()):
+        if (tree := Tree.around(folder)) is not None and tree.in_use(shared()):
             raise TreeError("another run is at work in data_folder or info_folder; wait until it has ended")
 
 
 def _within(folder: Path, other: Path) -> bool:
     """Whether a folder is another one or lies below it. Links and mounts may give a folder several names."""
     return other.exists() and any(above.exists() and above.samefile(other) for above in (folder, *folder.parents))
-
-
-def _tree_of(folder: Path) -> Tree | None:
-    """Return the data set that a folder is or is part of."""
-    return next((tree for above in (folder, *folder.parents) if (tree := Tree.existing(above))), None)
 
 
 def _places(root: Path, cancelled: Question = never) -> Iterator[tuple[Path, Iterable[Path]]]:
@@ -251,7 +246,7 @@ class MovingWorker(Worker[Place, MovedFiles]):
 @contextmanager
 def _workplace(request: DumpsRequest) -> Iterator[Path]:
     """Yield a folder in info_folder for unfinished files. Meanwhile the data set of the images counts as in use."""
-    tree, info = _tree_of(request.data_folder), request.info_folder
+    tree, info = Tree.around(request.data_folder), request.info_folder
     with ExitStack() as stack:
         if tree is not None:
             stack.enter_context(tree.workplace(shared()))
@@ -302,7 +297,7 @@ class _Moving:
                     if _same((self._data / name).lstat(), before):
                         (self._data / name).unlink()
                     else:
-                        self._result.problems.append((readable(name), _CHANGED))
+                        self._result.problems.append((readable(name), CHANGED))
 
     def _transfer(self, name: Path) -> os.stat_result | None:
         """Link or copy a file to info_folder.
@@ -356,7 +351,7 @@ class _Moving:
         with ready.open("rb") as stream:
             os.fsync(stream.fileno())
         if digest(ready) != sha256:
-            raise ValueError(_CHANGED)
+            raise ValueError(CHANGED)
         if _linked(ready, target):
             ready.unlink()
             return True

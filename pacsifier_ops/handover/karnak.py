@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pacsifier_ops.base.errors import Cancelled, InputError, PatientsRefused, TreeError
 from pacsifier_ops.base.files import (
+    CHANGED,
     fsync_folder,
     packed,
     private_file,
@@ -49,7 +50,7 @@ from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.runs.progress import NOT_TAGGED, TAGGED, UNCHANGED
-from pacsifier_ops.state.approved import DIFFERS, approve, approved_of
+from pacsifier_ops.state.approved import approve, approved_of, refuse_changed
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger, digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
@@ -72,7 +73,6 @@ _NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
 _SEVERAL_IDS = "it has several values in PatientID"
 NOT_LINKED = "its patient has no pseudonym"
 _OTHER_FILE = "out_folder has another file of this name; move that file away, or give another out_folder"
-_CHANGED = "the file changed while the run was looking at it"
 _LINK = "link to a file of the folder"
 
 
@@ -205,7 +205,7 @@ def _check_trees(trees: Iterable[Path]) -> None:
 def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[Path, SeriesId], list[DicomFile]]:
     """Return the objects by data set and series. Those without one PatientID are added to the bad files."""
     trees = set(found.trees)
-    home_of = {folder: _root_of(folder) for folder in trees}
+    home_of = {folder: tree.root if (tree := Tree.around(folder)) else folder for folder in trees}
     series: dict[tuple[Path, SeriesId], list[DicomFile]] = {}
     for file in (file for files in found.series.values() for file in files):
         if file.path.is_symlink():
@@ -216,11 +216,6 @@ def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[P
             nearest = next(folder for folder in file.path.parents if folder in trees)
             series.setdefault((home_of[nearest], file.series), []).append(file)
     return series
-
-
-def _root_of(folder: Path) -> Path:
-    """Return the root of the data set that a folder is part of; the folder itself if it is part of none."""
-    return next((above for above in (folder, *folder.parents) if Tree.existing(above)), folder)
 
 
 def _without_unknown(
@@ -427,14 +422,14 @@ class _Tagging:
         source, target = self._request.in_folder / name, self._request.out_folder / name
         file = inspect(source)
         if file is None or file.patient_id not in self._series.people:
-            raise ValueError(_CHANGED)
+            raise ValueError(CHANGED)
         pseudonym, shift = self._series.people[file.patient_id]
         values = {PATIENT_CODE: pseudonym, ALBUM_NAME: self._request.album_name, DAY_SHIFT: str(shift)}
         changed = change(file, GROUP, CREATOR, values)
         self._elsewhere += changed.block != USUAL_BLOCK
         if not changed.needed if self._request.in_place else _has_content(target, file, pieces(file, changed)):
             if approved:
-                self._refuse_changed(file, approved)
+                refuse_changed(file.path, file.ctime_ns, approved)
                 self._made[readable(name)] = digest(target)
             return UNCHANGED
         mode = stat.S_IMODE(source.stat().st_mode) if self._request.in_place else private_file()
@@ -445,7 +440,7 @@ class _Tagging:
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
         if approved:
-            self._refuse_changed(file, approved)
+            refuse_changed(file.path, file.ctime_ns, approved)
             self._made[readable(name)] = digest(ready)
         self._ready.append((ready, target))
         entry = self._ledger.entries.get(file.sop_instance_uid)
@@ -456,16 +451,6 @@ class _Tagging:
             )
             self._ledger_changed = True
         return TAGGED
-
-    def _refuse_changed(self, file: DicomFile, approved: str) -> None:
-        """Refuse a file that is not the approved one, or was changed since it was read.
-
-        Raises:
-            ValueError: it is not the approved file.
-            OSError: the file cannot be read.
-        """
-        if digest(file.path) != approved or file.path.stat().st_ctime_ns != file.ctime_ns:
-            raise ValueError(DIFFERS)
 
     def _publish(self) -> None:
         """Save the ledger, then move the tagged files to their names."""

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from pydicom.uid import ExplicitVRLittleEndian
 
+from pacsifier_ops.base.files import CHANGED
 from pacsifier_ops.dicom.encoding import deflated, element
 from pacsifier_ops.dicom.files import DicomFile, Layout, layout
 from pacsifier_ops.dicom.uids import DEFLATED
@@ -25,7 +26,6 @@ from pacsifier_ops.dicom.uids import DEFLATED
 _MOST_INFLATED = 2**30
 #: Bytes that are read at once.
 _PIECE = 1 << 20
-_CHANGED = "the file changed while the run was looking at it"
 
 
 def check_value(text: str) -> str:
@@ -104,7 +104,7 @@ def _opened(file: DicomFile) -> BinaryIO:
     status = os.fstat(stream.fileno())
     if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
         stream.close()
-        raise ValueError(_CHANGED)
+        raise ValueError(CHANGED)
     return stream
 
 
@@ -113,7 +113,7 @@ def _range(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     while start < end:
         piece = stream.read(min(_PIECE, end - start))
         if not piece:
-            raise ValueError(_CHANGED)
+            raise ValueError(CHANGED)
         start += len(piece)
         yield piece
 

@@ -213,8 +213,7 @@ class ReportsWorker(Worker[Outgoing, ExtractedReports]):
 
 def _tree_of(folder: Path) -> Tree:
     """Return the data set that a folder belongs to. In a folder that belongs to none, it holds unfinished files."""
-    above = (tree for place in (folder, *folder.parents) if (tree := Tree.existing(place)))
-    return next(above, Tree(folder, folder))
+    return Tree.around(folder) or Tree(folder, folder)
 
 
 def _modes(request: ReportsRequest) -> tuple[Callable[[Path], Path], int]:
