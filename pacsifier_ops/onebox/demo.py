@@ -75,7 +75,7 @@ def _connection(pacs: EmbeddedPacs) -> str:
 
 
 def _set_up_database(environment: dict[str, str], log: Any) -> None:
-    """Make Airflow's tables, unless this version of Airflow has made them: to look for them takes it seconds."""
+    """Create Airflow's tables, unless this version of Airflow has created them: even a check takes it seconds."""
     database, made = HOME / "airflow" / "airflow.db", HOME / "airflow" / "made-by"
     version = metadata.version("apache-airflow")
     if database.exists() and made.exists() and made.read_text(encoding="utf-8") == version:

@@ -153,7 +153,7 @@ def test_a_de_id_service_is_described_and_tested_by_hand(up: Up, browser: Browse
         browser.click("button", "Batches")
         browser.fill("[name=element_batch_size]", "50")
         browser.click("button", "Timeouts")
-        browser.wait_for("[role=dialog]", "Seconds until an answer is there as a whole. Default: 120.")
+        browser.wait_for("[role=dialog]", "Seconds for a whole answer. Default: 120.")
         browser.screenshot(tmp_path / "form.png")
         browser.click("button", "Save")
         browser.wait_for("td", "deid_by_hand")

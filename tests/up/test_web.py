@@ -201,7 +201,7 @@ def test_pages_that_identify_patients_need_another_permission(viola: Visitor, ur
 def test_only_runs_of_ours_have_pages_and_no_path_leads_elsewhere(up: Up, ursula: Visitor, run: str) -> None:
     started = up._call(f"api/v2/dags/{FOREIGN}/dagRuns", {"logical_date": None})["dag_run_id"]
     foreign = ursula.ask(f"pacsifier/runs/{FOREIGN}/{urllib.parse.quote(started)}", **HTML)
-    assert foreign.status == 404 and b"This run is not PACSIFIER" in foreign.body
+    assert foreign.status == 404 and b"This run has no job of PACSIFIER" in foreign.body
     name = dag_run_name(DAG_ID, urllib.parse.unquote(run.rpartition("/")[2]))
     assert (up.home / "state" / "runs" / name / "report.html").exists()
     for path in (
@@ -469,7 +469,7 @@ def test_the_page_shows_an_unanswered_question(up: Up, viola: Visitor) -> None:
     assert told["questions"][0]["state"] == "marked as success by hand" and not told["decisions"]
     assert told["stages"]["extract"]["state"] == "incomplete"
     page = viola.ask(address, **HTML).body
-    assert b"The task extract.approve was marked as success by hand, and that approves nothing" in page
+    assert b"The task extract.approve was marked as success by hand. That is no approval" in page
     assert b"extract.approve/required_actions" not in page
 
 
