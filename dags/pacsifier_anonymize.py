@@ -1,14 +1,14 @@
 """### Anonymize: de-identify a folder of DICOM files (PS3.15 Annex E)
 
-1. **prepare** looks at every file of the folder and finds out who becomes whom. Sources that disagree end the run here,
-   before anything is touched.
-2. **deidentify** does it, series by series: each object is read, judged, de-identified and written, and the result
-   searched for what it must not hold. What is not certain goes to quarantine with a reason.
-3. **report** closes the books: every object is de-identified, excluded by a rule, or in quarantine. It writes the
-   manifest, the HTML report with contact sheets to look for burned-in text, and, apart from the data set, who became
-   whom.
+1. **prepare** inspects every file of the folder and finds the pseudonym of every patient. If the sources contradict
+   each other, the run ends here, before any file is changed.
+2. **deidentify** treats the objects series by series: each is read, judged, de-identified and written, and the result
+   is searched for identifiers. An object that is not certain goes to quarantine with a reason.
+3. **report** closes the account: every object is de-identified, excluded by a rule, or in quarantine. It writes the
+   manifest, the HTML report with contact sheets to find burned-in text, and, outside of the data set, the linkage of
+   patients and pseudonyms.
 
-Run it again and only what is not settled is done.
+A second run treats only the objects that are not finished.
 
 **Results.** Progress and report are at *Results* on the run's page, and behind *Run and report* on each of its tasks.
 """

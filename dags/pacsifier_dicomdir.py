@@ -1,12 +1,12 @@
 """### DICOMDIR: a file-set for CDs, DVDs, and other media (PS3.10 8)
 
-1. **prepare** looks at every file of the folder and gives each DICOM file its name, such as
-   `P0000001/ST000001/SE000001/IM000001`, and its directory records. Nothing is written before all of that is known.
-2. **copy** copies the files series by series, as they are, and reads each copy again.
-3. **assemble** writes the `DICOMDIR` that lists them, and packs the file-set into a zip file where that is wanted.
-4. **report** closes the books; what was outside of the standard, and what could not be copied, is in the report.
+1. **prepare** inspects every file of the folder, and plans the name of each DICOM file, such as
+   `P0000001/ST000001/SE000001/IM000001`, and its directory records.
+2. **copy** copies the files series by series, without changes, and reads each copy again.
+3. **assemble** writes the `DICOMDIR` that lists them, and packs the file-set into a zip file if that was asked for.
+4. **report** closes the account. The report lists deviations from the standard, and files that could not be copied.
 
-Run it again and only what is not there yet is copied. A folder that holds something else is refused.
+A second run copies only the files that are missing. An output folder with other files is refused.
 
 **Results.** The report is at *Results* on the run's page, and behind *Run and report* on each of its tasks.
 """

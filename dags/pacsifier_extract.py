@@ -1,19 +1,19 @@
 """### Extract: from a query table to verified DICOM series on disk, or at another node
 
-1. **prepare** reads and checks the whole query table, and makes sure that the PACS answers.
-2. **find** asks the PACS for the series of each row, and filters its answers again.
-3. **plan** merges them without duplicates. A cohort above the limits of the connection stops here, before any image is
-   fetched, or waits in **approve** for a person's word.
-4. **retrieve** fetches each series and compares it with what the PACS lists; missing images are asked for once more.
-   Or **move** has the PACS send each series to another node, and accounts for what that node took.
-5. **report** closes the books: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
+1. **prepare** reads and checks the whole query table, and checks that the PACS answers.
+2. **find** queries the PACS for the series of each row, and filters its answers again.
+3. **plan** merges the series without duplicates. A cohort above the limits of the connection stops here, before any
+   image is fetched, or waits in **approve** for a person's approval.
+4. **retrieve** fetches each series and compares it with the list of the PACS. Missing images are requested once more.
+   Or **move** lets the PACS send each series to another node, and counts the images that the node accepted.
+5. **report** closes the account: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
 
-**To start one**, hand the query table in at *Extract* in the menu: it is checked at once, and neither its name
-nor its content reaches Airflow. Or trigger this DAG with the path of a table below the data root.
+**To start a run**, choose the query table at *Extract* in the menu. It is checked at once, and neither its name nor its
+content reaches Airflow. Or trigger this DAG with the path of a table below the data root.
 
 **Results.** Images and `logs/pacsifier_log.csv` are in the output folder. Progress and report are at *Results* on the
 run's page, and behind *Run and report* on each of its tasks. The run fails unless everything was found and fetched, or
-incomplete was accepted. Run it again over the same output folder and only what is missing or damaged is fetched.
+*Accept incomplete* is set. A second run into the same output folder fetches only missing and damaged images.
 """
 
 from airflow.sdk import DAG
@@ -27,8 +27,8 @@ with DAG(
     description="Find and retrieve the series of a query table from a PACS",
     doc_md=__doc__,
     schedule=None,
-    # Runs that wait for a retrieval window count, and must not keep others from starting. What runs costs is bounded by
-    # pools and leases.
+    # Runs that wait for a retrieval window count as active, and must not prevent others from starting. Pools and leases
+    # limit the load of all runs.
     max_active_runs=100,
     params=form(Request),
     tags=["pacsifier", "dicom"],

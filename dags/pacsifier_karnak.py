@@ -1,13 +1,13 @@
-"""### Karnak tags: tell a Karnak gateway who the patients of a folder are to become
+"""### Karnak tags: give a Karnak gateway the pseudonyms of the patients of a folder
 
-1. **prepare** looks at every file of the folder, and at who every patient becomes. A patient of whom that is not said
-   ends the run here, before anything is touched.
-2. **tag** writes pseudonym, album and day shift into private tags of each object, in place or into a folder apart.
+1. **prepare** inspects every file of the folder, and finds the pseudonym of every patient. If a patient has none, the
+   run ends here, before any file is changed.
+2. **tag** writes pseudonym, album and day shift into private tags of each object, in place or in an output folder.
    Nothing else of the object changes.
-3. **report** closes the books: an HTML report in the run's folder.
+3. **report** closes the account: an HTML report in the run's folder.
 
-The objects stay identified: it is Karnak that de-identifies them. Send them there with the DAG *pacsifier_upload*. Run
-it again, and nothing that is right is touched.
+The objects stay identified; Karnak de-identifies them. Send them to it with the DAG *pacsifier_upload*. A second run
+does not change objects that have the right tags.
 
 **Results.** Progress and report are at *Results* on the run's page, and behind *Run and report* on each of its tasks.
 """

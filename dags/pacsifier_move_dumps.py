@@ -1,18 +1,18 @@
-"""### Move dumps: what tells who the images are of goes to a folder of its own
+"""### Move dumps: move the text files that identify patients out of a folder of images
 
 1. **prepare** lists the info dumps of the patients, and `mapper.json` and `date_offsets.csv` beside their folders.
-2. **move** moves them to the same paths below the info folder, patient by patient, and looks at every file that is
-   left. Nothing is ever overwritten: where another file lies, both stay.
-3. **report** lists what was moved, and tells whether anything but DICOM is left in the data folder.
+2. **move** moves them to the same paths below the info folder, patient by patient, and inspects every other file. No
+   file is overwritten: if there is another file of the same name, both stay.
+3. **report** lists the moved files, and the files in the data folder that are not DICOM.
 
-**Results.** The info folder, with `moved.csv`, the list of what was moved there. The report is at *Results*
-on the run's page, and behind *Run and report* on each of its tasks.
+**Results.** The info folder, with `moved.csv`, the list of the moved files. The report is at *Results* on the run's
+page, and behind *Run and report* on each of its tasks.
 """
 
 from airflow.sdk import DAG
 
 from pacsifier_ops.handover.request import DumpsRequest
-from pacsifier_ops.operators.groups import relocation
+from pacsifier_ops.operators.groups import moving_dumps
 from pacsifier_ops.operators.params import RETRIES, form
 
 with DAG(
@@ -24,4 +24,4 @@ with DAG(
     tags=["pacsifier"],
     default_args=RETRIES,
 ):
-    relocation()
+    moving_dumps()

@@ -1,17 +1,17 @@
-"""### Nightly: what lies in the inbox in the evening becomes runs of `pacsifier_extract`
+"""### Nightly: run the query tables in the inbox, and the standing projects
 
-1. **collect** takes the query tables out of `inbox/`, each with its options file if it has one. What is still being
-   copied stays there for the next night; what cannot be used goes to `rejected/`, with `reasons.txt`.
-2. **start** starts one run of `pacsifier_extract` for each. A submission is never run twice.
+1. **collect** takes the query tables out of `inbox/`, each with its options file if it has one. Files that are still
+   being copied stay there for the next night. Files that cannot be used go to `rejected/`, with `reasons.txt`.
+2. **start** starts one run of `pacsifier_extract` for each table. A submission is never run twice.
 3. **projects** reads the standing projects, and **start_projects** starts one run of each that is switched on: of
-   `pacsifier_extract`, or of `pacsifier_study` where the folder holds a `study.yaml`.
-4. **finish** moves what was started to `done/`, with `result.json`, which tells where images and report are. It fails
-   if a project cannot be used or something could not be started; everything else has started all the same.
+   `pacsifier_extract`, or of `pacsifier_study` if the folder has a `study.yaml`.
+4. **finish** moves the started submissions to `done/`, with `result.json`, which has the paths of images and report. It
+   fails if a project cannot be used, or a run could not be started; all others have started.
 
 **Results.** The folders are those in `nightly/` below the data root; images go to `results/`, unless the options say
 otherwise. Each run of `pacsifier_extract` has a report of its own.
 
-**To start a night now**, trigger this DAG. A project that has had its run since noon does not get another.
+**To start a night now**, trigger this DAG. A project that has run since noon is not started again.
 """
 
 from airflow.sdk import DAG
@@ -21,7 +21,7 @@ from pacsifier_ops.operators.nightly import (
     NightlyFinishOperator,
     NightlyProjectsOperator,
     NightlyStartOperator,
-    evening,
+    timetable,
 )
 from pacsifier_ops.operators.params import RETRIES
 
@@ -31,7 +31,7 @@ with DAG(
     "pacsifier_nightly",
     description="Start the extractions that wait in the inbox, and the standing projects",
     doc_md=__doc__,
-    schedule=evening(),
+    schedule=timetable(),
     catchup=False,
     max_active_runs=1,
     tags=["pacsifier", "dicom"],

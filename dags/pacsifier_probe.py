@@ -1,10 +1,11 @@
 """### Probe: what a PACS can do
 
-Asks one archive over one association, with narrow questions: which levels and keys it can be queried by, where it
-cuts answers off, in which character sets it answers, whether one small image comes by C-GET and by C-MOVE to us.
+The probe queries one archive over one association, with few narrow queries. It finds out which levels and keys the
+archive supports, how many matches it returns at most, which character sets it uses, and whether C-GET and C-MOVE to us
+deliver one small image.
 
-The answers are in the task's log and, as a page, in the run's folder, with the settings to put on the connection and
-what to ask the PACS team for. Nothing in them identifies a patient; what was fetched is removed at once.
+The results are in the task's log and, as a page, in the run's folder, with proposed settings of the connection and
+questions for the PACS team. They do not identify patients. The fetched image is removed at once.
 """
 
 from datetime import timedelta

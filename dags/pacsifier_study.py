@@ -1,16 +1,16 @@
 """### Study: from a query table to a data set that may be shared, in one accountable run
 
-1. **set_up** reads the project file, or this form, and checks all of it.
-2. **extract**, **pseudonyms**, **anonymize** and **dumps** do what the DAGs of these names do. A cohort above the
-   limits of its connection waits for a person's word before anything is fetched.
-3. **check** lists every file of the data set with its digest, and searches all of it for identifiers of the cohort.
-4. **approve** asks a person, unless limits that were given beforehand release the data set. **release** puts exactly
-   what was approved into `released/`; nothing else leads there, and all that follows reads from there.
-5. **dicomdir**, **upload**, **karnak**, **karnak_upload** and **move** hand over, where a destination is given.
-6. **remove** lists what of the identified copy is verified as delivered, and removes it if that was asked for.
-7. **report** closes the account of the whole study: one report for the data manager, one that goes with the data.
+1. **set_up** reads and checks the project file, or this form.
+2. **extract**, **pseudonyms**, **anonymize** and **dumps** run the jobs of the DAGs of these names. A cohort above the
+   limits of its connection waits for a person's approval before any image is fetched.
+3. **check** lists every file of the data set with its digest, and searches all files for identifiers of the cohort.
+4. **approve** asks a person, unless the limits of the study allow the release. **release** puts exactly the approved
+   files into `released/`. All later steps read only from there.
+5. **dicomdir**, **upload**, **karnak**, **karnak_upload** and **move** hand over, if a destination is given.
+6. **remove** lists the identified files that are verified as delivered, and removes them if that was asked for.
+7. **report** closes the account of the whole chain: one report for the data manager, one that goes with the data.
 
-Run it again and only what is new is fetched, de-identified and handed over, with the same pseudonyms and shifts.
+A second run fetches, de-identifies and hands over only what is new, with the same pseudonyms and shifts.
 
 **Results.** Progress, questions and reports are at *Results* on the run's page. The data set is in `released/` of the
 study's folder. Each release is an event of the asset `pacsifier_<project>`, so that other DAGs can start from it.
@@ -23,8 +23,8 @@ from pacsifier_ops.operators.groups import (
     extraction,
     file_set,
     karnak_tagging,
+    moving_dumps,
     pseudonymization,
-    relocation,
     sending,
 )
 from pacsifier_ops.operators.params import RETRIES, form
@@ -45,7 +45,7 @@ with DAG(
     description="From a query table to a de-identified, checked and released data set",
     doc_md=__doc__,
     schedule=None,
-    # As in pacsifier_extract: runs that wait must not keep others from starting.
+    # As in pacsifier_extract: waiting runs must not prevent others from starting.
     max_active_runs=100,
     params=form(Study),
     tags=["pacsifier", "dicom", "de-identification"],
@@ -59,7 +59,7 @@ with DAG(
     with TaskGroup("anonymize") as anonymize:
         deidentification(StudyStage.ANONYMIZE)
     with TaskGroup("dumps") as dumps:
-        relocation(StudyStage.DUMPS)
+        moving_dumps(StudyStage.DUMPS)
     check = StudyCheckOperator(task_id="check", trigger_rule="none_failed")
     approve = ApproveReleaseOperator(task_id="approve")
     release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS)])

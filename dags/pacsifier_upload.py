@@ -1,11 +1,11 @@
 """### Upload: from a folder of DICOM files to a PACS
 
-1. **prepare** makes sure that the destination answers, looks at every file of the folder, and groups what is DICOM by
-   series. Any folder will do; what is not DICOM is passed over and counted.
-2. **store** sends each series by C-STORE, files as they are, and judges every answer.
-3. **report** closes the books: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
+1. **prepare** checks that the destination answers, inspects every file of the folder, and groups DICOM files by series.
+   Other files are passed over and counted.
+2. **store** sends each series by C-STORE, without changes, and evaluates every response.
+3. **report** closes the account: `logs/pacsifier_log.csv` in the output folder, an HTML report in the run's folder.
 
-Run it again and only what the destination has not confirmed yet is sent.
+A second run sends only the instances that the destination has not confirmed.
 
 **Results.** Progress and report are at *Results* on the run's page, and behind *Run and report* on each of its tasks.
 """

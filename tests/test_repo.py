@@ -126,9 +126,9 @@ def test_a_taken_port_is_named_with_its_flag() -> None:
 
 
 def test_a_home_has_one_supervisor(home: Path) -> None:
-    with local._alone(home), pytest.raises(SystemExit, match="running already"), local._alone(home):
+    with local._locked(home), pytest.raises(SystemExit, match="running already"), local._locked(home):
         pass
-    with local._alone(home):
+    with local._locked(home):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Jobs for DAGs of your own: each function makes a task group in the DAG, or the task group, that is open.
+"""Jobs for DAGs of your own: each function makes a task group in the open DAG or task group.
 
     from pacsifier_ops.airflow import deidentify, extract
 
@@ -7,12 +7,12 @@
         made = deidentify(in_folder=fetched.output["folder"], out_folder="chest/de-identified", project="chest")
         convert(made.output["folder"])  # a task of yours
 
-A function takes the options of the job as arguments: those of the form of the job's own DAG, by the same names. A value
-may be a template, or the output of another task. An option that is not given is that of the DAG run's params if it has
-one of that name, and else the default of the form. Arguments are paths below the data root, ids, and names of
-connections: Airflow shows and keeps them, so nothing that identifies a patient belongs there.
+The arguments of a function are the options of the job, with the names of the form of its own DAG. A value may be a
+template, or the output of another task. An option that is not given is taken from the params of the DAG run if they
+have its name, else the default of the form is used. Arguments are paths below the data root, ids, and names of
+connections. Airflow shows and keeps them, so they must not identify a patient.
 
-Each group has a run of its own: the same job may occur several times in one DAG, with other arguments. Tasks that talk
+Each group has a run of its own, so one DAG may have the same job several times, with other arguments. Tasks that talk
 to a node run in the pool of its connection.
 """
 
@@ -49,8 +49,8 @@ class Job(TaskGroup):
     """The task group of a job. `>>` and `<<` order it.
 
     Attributes:
-        output: the result, small values by name for other tasks: `output["verdict"]` (complete, incomplete or
-            unbalanced), counts, `output["report"]` (path of the HTML report) and, where the job writes data,
+        output: the result for other tasks, small values by name: `output["verdict"]` (complete, incomplete or
+            unbalanced), counts, `output["report"]` (path of the HTML report) and, if the job writes data,
             `output["folder"]` (path of the folder). A job that is not complete fails, unless `accept_incomplete` is
             given.
     """
@@ -72,14 +72,14 @@ def _job(
 
 
 def extract(group_id: str = "extract", **arguments: Any) -> Job:
-    """From a query table to verified series on disk, or at another node: the DAG pacsifier_extract.
+    """Retrieve or move the series of a query table, as the DAG pacsifier_extract does.
 
     Args:
         group_id: id of the task group.
         arguments: options of the job, such as `queryfile`, `pacs`, `out_directory`.
 
     Raises:
-        InputError: one of the arguments is no option of the job.
+        InputError: an argument is not an option of the job.
     """
     from pacsifier_ops.extract.run import Request
 
@@ -87,49 +87,49 @@ def extract(group_id: str = "extract", **arguments: Any) -> Job:
 
 
 def pseudonymize(group_id: str = "pseudonymize", **arguments: Any) -> Job:
-    """Pseudonyms and day shifts: the DAG pacsifier_pseudonymize. See `extract`."""
+    """Give patients pseudonyms and day shifts, as the DAG pacsifier_pseudonymize does. See `extract`."""
     from pacsifier_ops.pseudonyms.run import PseudonymRequest
 
     return _job(groups.pseudonymization, PseudonymRequest, group_id, arguments)
 
 
 def deidentify(group_id: str = "deidentify", **arguments: Any) -> Job:
-    """De-identify a folder of DICOM files: the DAG pacsifier_anonymize. See `extract`."""
+    """De-identify a folder of DICOM files, as the DAG pacsifier_anonymize does. See `extract`."""
     from pacsifier_ops.deid.run import DeidRequest
 
     return _job(groups.deidentification, DeidRequest, group_id, arguments)
 
 
 def upload(group_id: str = "upload", **arguments: Any) -> Job:
-    """Send the DICOM files of a folder to a node: the DAG pacsifier_upload. See `extract`."""
+    """Send the DICOM files of a folder to a node, as the DAG pacsifier_upload does. See `extract`."""
     from pacsifier_ops.upload.run import UploadRequest
 
     return _job(groups.sending, UploadRequest, group_id, arguments)
 
 
 def make_dicomdir(group_id: str = "dicomdir", **arguments: Any) -> Job:
-    """Make a file-set with a DICOMDIR: the DAG pacsifier_dicomdir. See `extract`."""
+    """Make a file-set with a DICOMDIR, as the DAG pacsifier_dicomdir does. See `extract`."""
     from pacsifier_ops.handover.request import DicomdirRequest
 
     return _job(groups.file_set, DicomdirRequest, group_id, arguments)
 
 
 def tag_for_karnak(group_id: str = "karnak", **arguments: Any) -> Job:
-    """Tag the objects of a folder for a Karnak gateway: the DAG pacsifier_karnak. See `extract`."""
+    """Tag the objects of a folder for a Karnak gateway, as the DAG pacsifier_karnak does. See `extract`."""
     from pacsifier_ops.handover.request import KarnakRequest
 
     return _job(groups.karnak_tagging, KarnakRequest, group_id, arguments)
 
 
 def extract_reports(group_id: str = "reports", **arguments: Any) -> Job:
-    """Write the text of the reports in a folder: the DAG pacsifier_reports. See `extract`."""
+    """Write the text of the reports in a folder, as the DAG pacsifier_reports does. See `extract`."""
     from pacsifier_ops.handover.request import ReportsRequest
 
-    return _job(groups.reporting, ReportsRequest, group_id, arguments)
+    return _job(groups.report_extraction, ReportsRequest, group_id, arguments)
 
 
 def move_dumps(group_id: str = "dumps", **arguments: Any) -> Job:
-    """Move info dumps out of a data folder: the DAG pacsifier_move_dumps. See `extract`."""
+    """Move info dumps out of a data folder, as the DAG pacsifier_move_dumps does. See `extract`."""
     from pacsifier_ops.handover.request import DumpsRequest
 
-    return _job(groups.relocation, DumpsRequest, group_id, arguments)
+    return _job(groups.moving_dumps, DumpsRequest, group_id, arguments)

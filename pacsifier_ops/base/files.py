@@ -255,6 +255,8 @@ def readable(path: Path) -> str:
 
 #: Beginning of the reasons of files that could be valid, but cannot be read.
 UNREADABLE = "it cannot be read"
+#: Reason of a file that a run has not treated, because it changed meanwhile.
+CHANGED = "the file changed while the run was looking at it"
 
 
 def packed(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""The commands, one module each: arguments in, the same steps as the DAGs, an exit code out."""
+"""The commands, one module each. They run the same steps as the DAGs, and return an exit code."""

@@ -22,7 +22,7 @@ from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.cli.crew import carry_out, stoppable
-from pacsifier_ops.cli.options import add_flags, asked
+from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.deid.whose import FOLDER, STUDY
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments: PACSIFIER's, and a few more."""
+    """Return the parser of the arguments: those of PACSIFIER, and a few more."""
     p = argparse.ArgumentParser(
         prog="pacsifier-anonymize",
-        description="De-identify the DICOM files of a folder (PS3.15 Annex E). Flags remove "
-        "more than the profile does, never less.",
-        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
+        description="De-identify the DICOM files of a folder (PS3.15 Annex E). Flags remove more than the profile "
+        "does, never less.",
+        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced account, 130 interrupted.",
     )
     add_flags(p, p.add_argument_group("beyond PACSIFIER"), DeidRequest)
     p.add_argument("--version", action="version", version=__version__)
@@ -47,9 +47,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
-    request = asked(DeidRequest, args)
+    request = request_from(DeidRequest, args)
     try:
         return anonymize(request)
     except PacsifierError as error:
@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def anonymize(request: DeidRequest) -> int:
-    """Run a de-identification; returns the exit code.
+    """Run a de-identification, and return the exit code.
 
     Raises:
-        PacsifierError: it could not begin, or its books could not be closed.
+        PacsifierError: the run could not begin, or its account could not be closed.
     """
     run = Run.fresh()
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
@@ -71,7 +71,7 @@ def anonymize(request: DeidRequest) -> int:
             run,
             lambda: _convert(run, units, stopped),
             lambda run: steps.report(run, _secret()),
-            lambda account, error: _tell(account, run, error),
+            lambda account, error: _show(account, run, error),
             request.accept_incomplete,
             stopped,
             decides=(),
@@ -79,22 +79,22 @@ def anonymize(request: DeidRequest) -> int:
 
 
 def _secret() -> str:
-    """The project's secret, where somebody else keeps it; processes that convert have the same environment."""
+    """Return the project's secret if the environment has it. The converting processes have the same environment."""
     return os.environ.get(VARIABLE, "")
 
 
 def _cores() -> int:
-    """How many processes can work at once."""
+    """Return the number of processor cores that this process may use."""
     with suppress(AttributeError):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _convert(run: Run, units: Sequence[int], stopped: Callable[[], bool]) -> None:
-    """Convert units, in as many processes as there are cores.
+    """Convert units, in one process for each core.
 
     Raises:
-        PacsifierError: what kept one of them from being converted; the others were tried.
+        PacsifierError: the error of a unit. All other units were tried.
     """
     size = min(_cores(), len(units))
     with Meter(len(units)) as meter:
@@ -108,29 +108,29 @@ def _convert(run: Run, units: Sequence[int], stopped: Callable[[], bool]) -> Non
         stop = context.Event()
         pool = ProcessPoolExecutor(size, context, _begin, (run.folder, stop))
         try:
-            _shared_out(pool, units, meter, stopped)
+            _convert_in(pool, units, meter, stopped)
         except BrokenProcessPool as error:
-            raise WorkerLost("a process that converts objects died, for want of memory maybe; run it again") from error
+            raise WorkerLost("a converting process died, maybe for lack of memory; run it again") from error
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
 
 
-def _shared_out(pool: ProcessPoolExecutor, units: Sequence[int], meter: Meter, stopped: Callable[[], bool]) -> None:
+def _convert_in(pool: ProcessPoolExecutor, units: Sequence[int], meter: Meter, stopped: Callable[[], bool]) -> None:
     failed: BaseException | None = None
-    left = {pool.submit(_unit, unit) for unit in units}
-    while left:
+    pending = {pool.submit(_unit, unit) for unit in units}
+    while pending:
         if stopped():
             raise Cancelled("stopped on request")
-        ended, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-        meter.show(len(units) - len(left))
+        ended, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+        meter.show(len(units) - len(pending))
         for future in ended:
             failed = future.exception() or failed
     if failed is not None:
         raise failed
 
 
-# In a process that converts
+# In a converting process
 
 
 _run: Run
@@ -139,7 +139,7 @@ _converting: steps.Converting | None = None
 
 
 def _begin(folder: Path, stop: Event) -> None:
-    """Get ready; the process ends with its parent, and leaves Ctrl-C to it."""
+    """Prepare the process. It ignores Ctrl-C, which the parent handles, and ends with its parent."""
     global _run, _stop
     _run, _stop = Run(folder), stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -162,12 +162,13 @@ def _unit(number: int) -> None:
         _converting.unit(number)
 
 
-def _tell(account: DeidAccount, run: Run, error: Exception | None) -> None:
+def _show(account: DeidAccount, run: Run, error: Exception | None) -> None:
+    """Print the result of a run."""
     totals = account.totals()
-    apart: dict[tuple[str, str], list[str]] = {}
+    paths_by_reason: dict[tuple[str, str], list[str]] = {}
     for path, outcome, reason in account.set_apart:
-        apart.setdefault((outcome, reason), []).append(path)
-    for (outcome, reason), paths in apart.items():
+        paths_by_reason.setdefault((outcome, reason), []).append(path)
+    for (outcome, reason), paths in paths_by_reason.items():
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         print(f"{outcome}: {reason}: {paths[0]}{more}", file=sys.stderr)
     for series in account.series:
@@ -186,12 +187,12 @@ def _tell(account: DeidAccount, run: Run, error: Exception | None) -> None:
     )
     print(f"dates:     {account.dates}")
     for name, count in account.strangers.items():
-        print(f"{name}: {count} of its keys name nobody of this folder; see that none is mistyped")
+        print(f"{name}: {count} of its keys match no patient of this folder; check them for typing errors")
     for identity in (FOLDER, STUDY):
         if identity in account.told_by:
             print(
-                f"without PatientID: {account.told_by[identity]} patient(s) are told apart by their {identity} alone; "
-                "look at them before you hand anything over"
+                f"without PatientID: {account.told_by[identity]} patient(s) are identified only by their {identity}; "
+                "check them before you hand anything over"
             )
     if account.nameless:
         print(f"without PatientID: {account.nameless} object(s) in all, of these and of patients with a PatientID")

@@ -1,4 +1,4 @@
-"""`pacsifier-clean`: what old runs left behind; a list, unless it is told to remove it."""
+"""`pacsifier-clean`: list what old runs left behind, or remove it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from collections.abc import Sequence
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import PacsifierError
-from pacsifier_ops.cli.options import bounded
+from pacsifier_ops.cli.options import number_type
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pacsifier-clean",
-        description="List old run folders, requests, spool and other leftovers, or remove them. Data sets, what is "
-        "known of them, and what destinations have confirmed are never touched.",
-        epilog="Exit codes: 0 all well, 1 something could not be read or removed, 2 bad arguments.",
+        description="List old run folders, requests, spool and other leftovers, or remove them. Data sets, their "
+        "ledgers, and records of deliveries are never changed.",
+        epilog="Exit codes: 0 success, 1 something could not be read or removed, 2 bad arguments.",
     )
     parser.add_argument(
         "--days",
-        type=bounded(1, 36_600, int),
+        type=number_type(1, 36_600, int),
         default=90,
-        help="what has not changed for so many days is old (default: %(default)s)",
+        help="age in days, since the last change, from which a leftover is old (default: %(default)s)",
     )
-    parser.add_argument("--quarantine", action="store_true", help="objects in quarantine as well")
-    parser.add_argument("--remove", action="store_true", help="remove; without, nothing is changed")
+    parser.add_argument("--quarantine", action="store_true", help="include objects in quarantine")
+    parser.add_argument(
+        "--remove", action="store_true", help="remove the leftovers; without this flag, nothing is changed"
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
     try:
@@ -52,7 +54,7 @@ def _clean(args: argparse.Namespace) -> int:
         print(f"{leftover.kind:15} {leftover.age:5.0f} days {_shown(leftover.size):>10}  {leftover.place}")
         try:
             if args.remove and not cleanup.remove(leftover):
-                print(f"{'':15} kept: it is in use, or was just now")
+                print(f"{'':15} kept: it is in use, or has changed")
                 continue
         except PacsifierError as error:
             print(f"pacsifier-clean: {error}", file=sys.stderr)
@@ -62,7 +64,7 @@ def _clean(args: argparse.Namespace) -> int:
         size[leftover.kind] += leftover.size
     if found.unfinished:
         print(
-            f"kept: {found.unfinished} run(s) that may go on: they did not close their books, and changed within "
+            f"kept: {found.unfinished} run(s) that may go on: they have no final account, and changed within the last "
             f"{cleanup.UNFINISHED:g} days"
         )
     if found.quarantined:
@@ -75,7 +77,7 @@ def _clean(args: argparse.Namespace) -> int:
 
 
 def _shown(size: int) -> str:
-    """A number of bytes as people read it."""
+    """Return a number of bytes with a unit."""
     value, unit = float(size), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:

@@ -1,4 +1,4 @@
-"""`pacsifier-connection`: an Airflow connection made from a PACSIFIER config.json."""
+"""`pacsifier-connection`: create an Airflow connection from a PACSIFIER config.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from pacsifier_ops.base.config import EXTRA_FIELDS, PacsNode, read_config
 from pacsifier_ops.base.errors import ConfigError, PacsifierError
-from pacsifier_ops.cli.options import given
+from pacsifier_ops.cli.options import path_type
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -20,38 +20,39 @@ def _parser() -> argparse.ArgumentParser:
         prog="pacsifier-connection",
         description="Add an Airflow connection of type dicom made from a PACSIFIER config.json, and its pool.",
     )
-    parser.add_argument("-c", "--config", type=given, required=True, help="configuration of the PACS (config.json)")
+    parser.add_argument("-c", "--config", type=path_type, required=True, help="configuration of the PACS (config.json)")
     parser.add_argument("--name", default="pacs_default", help="id of the connection (default: %(default)s)")
-    parser.add_argument("--description", default="", help="what Airflow's list of connections says about it")
+    parser.add_argument("--description", default="", help="description in Airflow's list of connections")
     parser.add_argument(
-        "--replace", action="store_true", help="replace a connection of that name; its TLS settings stay"
+        "--replace", action="store_true", help="replace a connection of that name, except its TLS settings"
     )
     parser.add_argument(
         "--print",
         action="store_true",
-        help="change nothing; print it as JSON that `airflow connections import` reads",
+        help="change nothing; print the connection as JSON for `airflow connections import`",
     )
     return parser
 
 
 def described(node: PacsNode, description: str) -> dict[str, Any]:
-    """A node as Airflow's import files describe a connection.
+    """Return a node in the form of Airflow's import files of connections.
 
-    All fields are there, also those that have their defaults: Airflow's form shows of a connection only the fields
-    that its extra holds.
+    It has all fields, also those with default values: for an existing connection, Airflow's form shows only the fields
+    in its extra.
     """
     extra = {name: getattr(node, name) for name in EXTRA_FIELDS}
     return {"conn_type": "dicom", "description": description, "host": node.host, "port": node.port, "extra": extra}
 
 
 def add(name: str, node: PacsNode, description: str, replace: bool) -> int:
-    """Write the connection to Airflow's database, and make its pool.
+    """Write the connection to Airflow's database, and create its pool.
 
     Returns:
-        The slots of the pool.
+        The number of slots of the pool.
 
     Raises:
-        ConfigError: Airflow takes no such name, or there is a connection of that name that is not to be replaced.
+        ConfigError: the name is invalid or hidden by an environment variable, or the connection exists and `replace` is
+            not given.
     """
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
@@ -60,7 +61,7 @@ def add(name: str, node: PacsNode, description: str, replace: bool) -> int:
     from pacsifier_ops.hooks.pools import make_pools
 
     if not re.fullmatch(r"[\w.-]{1,200}", name, re.ASCII):
-        raise ConfigError("--name is no id of a connection; give letters, digits, and any of - _ .")
+        raise ConfigError("--name is not valid as the id of a connection; give letters, digits, and any of - _ .")
     variable = f"AIRFLOW_CONN_{name.upper()}"
     if variable in os.environ:
         raise ConfigError(f"the environment variable {variable} hides a connection {name}; unset it, or another --name")
@@ -70,7 +71,7 @@ def add(name: str, node: PacsNode, description: str, replace: bool) -> int:
             raise ConfigError(f"there is a connection {name} already; give --replace, or another --name")
         connection = described(node, description)
         if present:
-            # A config.json says nothing of TLS; what the connection knows of it stays.
+            # A config.json has no TLS settings, so those of the connection stay.
             connection["extra"] |= {key: value for key, value in present.extra_dejson.items() if "tls" in key}
             connection["password"] = present.password
             session.delete(present)
@@ -81,7 +82,7 @@ def add(name: str, node: PacsNode, description: str, replace: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
         node = read_config(arguments.config)

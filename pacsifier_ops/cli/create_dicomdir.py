@@ -1,4 +1,4 @@
-"""`pacsifier-create-dicomdir`: a file-set with a DICOMDIR of the DICOM files of a folder."""
+"""`pacsifier-create-dicomdir`: make a file-set with a DICOMDIR of the DICOM files of a folder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from pacsifier_ops import __version__
-from pacsifier_ops.cli.options import add_flags, asked
+from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import dicomdir as steps
 from pacsifier_ops.handover.request import DicomdirRequest
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments: PACSIFIER's, and a few more."""
+    """Return the parser of the arguments: those of PACSIFIER, and a few more."""
     p = argparse.ArgumentParser(
         prog="pacsifier-create-dicomdir",
         description="Copy the DICOM files of a folder into a file-set with a DICOMDIR (PS3.10 8).",
@@ -26,13 +26,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
-    request = asked(DicomdirRequest, args)
+    request = request_from(DicomdirRequest, args)
     return carry_out(
         "pacsifier-create-dicomdir",
         lambda run, stopped: steps.prepare(run, request, cancelled=stopped),
-        steps.Copying,
+        steps.CopyWorker,
         steps.report,
         request.out_folder,
         request.accept_incomplete,

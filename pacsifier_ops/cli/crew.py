@@ -1,4 +1,4 @@
-"""What commands with many series share: workers, a way to stop them, what is shown meanwhile and at the end."""
+"""Common parts of the commands: worker threads, stopping, the progress line, and the messages at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from pacsifier_ops.runs.job import Account
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C (or SIGTERM) asks to stop: what is whole is kept, the books are closed. A second one ends at once."""
+    """Yield a function that returns whether Ctrl-C or SIGTERM asked to stop. A second signal ends the program at once.
+
+    A stopped run keeps whole files, and closes its account.
+    """
     event = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -40,32 +43,32 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
 
 class Crew:
-    """Workers that share out numbers among them, in order.
+    """Worker threads that share a list of numbers.
 
     Args:
-        size: how many work at once.
-        stopped: whether somebody wants all to end.
+        size: maximum number of threads.
+        stopped: whether the user wants the run to stop.
     """
 
     def __init__(self, size: int, stopped: Callable[[], bool]) -> None:
         self._size, self._stopped = size, stopped
         self._broken = threading.Event()
-        self._told: set[dt.datetime] = set()
-        self._telling = threading.Lock()
+        self._announced: set[dt.datetime] = set()
+        self._announcing = threading.Lock()
 
     def cancelled(self) -> bool:
-        """Whether workers are to end: somebody wants it, or one of them cannot go on."""
+        """Whether the workers must end: the user stops the run, or an error concerns all of them."""
         return self._broken.is_set() or self._stopped()
 
     def wait(self, later: Later) -> None:
-        """Wait until the work goes on, as when a node's window opens; the first that has to says so.
+        """Wait until the work can go on, for example until the retrieval window opens. Print the reason once.
 
         Raises:
-            Cancelled: workers are to end.
+            Cancelled: the workers must end.
         """
-        with self._telling:
-            if later.at not in self._told:
-                self._told.add(later.at)
+        with self._announcing:
+            if later.at not in self._announced:
+                self._announced.add(later.at)
                 print(f"\npacsifier: {later}; waiting", file=sys.stderr, flush=True)
         while dt.datetime.now(dt.UTC) < later.at:
             if self.cancelled():
@@ -73,10 +76,14 @@ class Crew:
             time.sleep(0.2)
 
     def work(self, numbers: Sequence[int], worker: Callable[[Iterator[int]], object]) -> list[Exception]:
-        """Let workers take numbers until there are none; each is called once, with an iterator over its share.
+        """Run the workers until all numbers are taken.
+
+        Args:
+            numbers: given out in order.
+            worker: called once in each thread, with an iterator that takes the next number.
 
         Returns:
-            What they raised, in order. An error that is not one of a single series ends the others too.
+            The errors of the workers, in order. An error that concerns more than one series ends all workers.
         """
         left = iter(numbers)
         lock = threading.Lock()
@@ -102,14 +109,14 @@ class Crew:
         for thread in threads:
             thread.start()
         for thread in threads:
-            # In pieces, for a signal is handled between two waits only.
+            # Short waits: Python handles a signal only between two of them.
             while thread.is_alive():
                 thread.join(0.2)
         return errors
 
 
 class ProgressLine:
-    """A line that shows series, images and MB/s as they come or go; on a terminal only, unless verbose."""
+    """A progress line with series, images and MB/s, on a terminal only; with `verbose`, a line for every series."""
 
     def __init__(self, series: int, verbose: bool) -> None:
         self._meter, self._verbose = Meter(series, "series"), verbose
@@ -126,14 +133,14 @@ class ProgressLine:
         self._meter.__exit__()
 
     def arrived(self, size: int) -> None:
-        """An object of `size` bytes arrived where it was to go."""
+        """Count an object of `size` bytes that was received or sent."""
         with self._lock:
             self._arrived += 1
             self._bytes += size
             self._show()
 
     def done(self, account: SeriesAccount) -> None:
-        """A series ended."""
+        """Count a series that ended."""
         with self._lock:
             self._ended += not account.look_at
             if self._verbose:
@@ -142,7 +149,7 @@ class ProgressLine:
 
     def _show(self) -> None:
         rate = self._bytes / 1e6 / max(0.001, time.monotonic() - self._started)
-        # A C-MOVE passes us by.
+        # With C-MOVE to another node, no bytes pass here.
         self._meter.show(self._ended, f"{self._arrived} images  {rate:.1f} MB/s" if self._bytes else "")
 
 
@@ -153,16 +160,20 @@ def carry_out(
     run: Run,
     work: Callable[[], None],
     close: Callable[[Run], A],
-    tell: Callable[[A, Exception | None], None],
+    show: Callable[[A, Exception | None], None],
     accept_incomplete: bool,
     stopped: Callable[[], bool],
     decides: type[PacsifierError] | tuple[()] = InputError,
 ) -> int:
-    """Do the work of a run, close its account whatever happened, and tell how it ended; returns the exit code.
+    """Do the work of a run, close its account also after an error, print the result, and return the exit code.
 
     Args:
-        tell: told the account, and what ended the work early.
-        decides: errors that decide on the exit code, where they ended the work; else the verdict does.
+        show: prints the account, and the error that ended the work, if any.
+        accept_incomplete: return 0 whatever the verdict is.
+        decides: types of errors whose exit code counts; for all others, the verdict counts.
+
+    Raises:
+        Exception: the error of the work, if it is not a PacsifierError.
     """
     error: Exception | None = None
     try:
@@ -171,7 +182,7 @@ def carry_out(
         error = problem
     account = close(run)
     with suppress(BrokenPipeError):  # as in `pacsifier ... | head`
-        tell(account, error)
+        show(account, error)
     if error is not None and not isinstance(error, PacsifierError):
         raise error
     if stopped():
@@ -182,12 +193,12 @@ def carry_out(
 
 
 def _name(series: SeriesAccount) -> str:
-    """A series by its folder, or by its number where many lie in one."""
+    """Return the folder of a series, or its number if it has no folder of its own."""
     return f"series {series.number}" if series.folder in ("", ".") else series.folder
 
 
-def tell(run: Run, log_folder: Path, account: RunAccount, error: Exception | None) -> None:
-    """Tell how a transfer ended, and where its log and report are."""
+def print_result(run: Run, log_folder: Path, account: RunAccount, error: Exception | None) -> None:
+    """Print the result of a transfer, and the paths of its log and report."""
     totals = account.totals()
     for note in account.notes:
         print(f"query table: {note}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`pacsifier-devices`: proposals for the device catalogue, from a site's own ultrasound images."""
+"""`pacsifier-devices`: propose entries of the device catalogue, from a site's own ultrasound images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base.errors import PacsifierError, PathRefused
 from pacsifier_ops.base.files import private_file, private_folder, storage_errors, write_atomic
 from pacsifier_ops.base.places import refuse_reserved
-from pacsifier_ops.cli.options import given
+from pacsifier_ops.cli.options import path_type
 from pacsifier_ops.deid import propose
 
 #: Name of the file with the proposed entries.
@@ -20,39 +20,41 @@ PROPOSALS = "devices.json"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Return the parser of the arguments."""
     p = argparse.ArgumentParser(
         prog="pacsifier-devices",
-        description="Look for writing on the ultrasound images of a folder, and propose an entry of the device "
-        "catalogue for each device and size of image. A proposal holds areas, and nothing of a patient; the sheet "
-        "beside it shows patients.",
-        epilog="Look at the sheet, say in the entry's approved who did and when, and give the file to "
-        "pacsifier-anonymize --devices. Exit codes: 0 proposed, 1 error, 2 bad input, 3 nothing to propose.",
+        description="Look for burned-in text on the ultrasound images of a folder, and propose an entry of the device "
+        "catalogue for each device and image size. A proposal contains areas, and no data of patients. The sheet "
+        "beside it shows images of patients.",
+        epilog="Look at the sheet, enter your name and the date in the field approved of the entry, and give the file "
+        "to pacsifier-anonymize --devices. Exit codes: 0 proposed, 1 error, 2 bad input, 3 nothing to propose.",
     )
     p.add_argument(
         "--in_folder",
         "-d",
-        type=given,
+        type=path_type,
         required=True,
-        help="folder of the images, of several patients, not de-identified",
+        help="folder with images of several patients, not de-identified",
     )
-    p.add_argument("--out_folder", "-o", type=given, required=True, help="where the proposals go, made if need be")
+    p.add_argument(
+        "--out_folder", "-o", type=path_type, required=True, help="folder for the proposals, created if necessary"
+    )
     p.add_argument("--version", action="version", version=__version__)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
     try:
-        return _proposed(args.in_folder.absolute(), args.out_folder.absolute())
+        return _propose(args.in_folder.absolute(), args.out_folder.absolute())
     except PacsifierError as error:
         print(f"pacsifier-devices: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _proposed(images: Path, out: Path) -> int:
-    """Write a proposal for each device.
+def _propose(images: Path, out: Path) -> int:
+    """Write a proposal for each device, and return the exit code.
 
     Raises:
         PathRefused: one of the folders cannot be used.
@@ -62,9 +64,9 @@ def _proposed(images: Path, out: Path) -> int:
         raise PathRefused("--in_folder: is not a folder; give the folder with the images")
     refuse_reserved(out, "--out_folder")
     if out == images or images in out.parents or out in images.parents:
-        raise PathRefused("--out_folder: is the folder with the images, or within it; give another one")
+        raise PathRefused("--out_folder: overlaps the folder with the images; give another one")
     if (out / PROPOSALS).exists():
-        raise PathRefused(f"--out_folder: holds a {PROPOSALS} already, maybe with approvals; give another folder")
+        raise PathRefused(f"--out_folder: has a {PROPOSALS} already, maybe with approvals; give another folder")
     entries = []
     for model, found in sorted(propose.devices_in(images).items()):
         name = f"{model.manufacturer} {model.model}, {model.columns}x{model.rows}"

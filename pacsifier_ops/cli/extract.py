@@ -1,4 +1,4 @@
-"""`pacsifier --save`, `--move` and `--info`: from a table of queries to series here, or at another node."""
+"""`pacsifier --save`, `--move` and `--info`: retrieve, move or list the series of a query table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Cancelled
-from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable, tell
+from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, print_result, stoppable
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.fetching import Fetching
 from pacsifier_ops.extract.run import Request
@@ -17,15 +17,15 @@ from pacsifier_ops.runs.folder import Run, noted_warnings
 
 
 def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNode | None, verbose: bool) -> int:
-    """Run an extraction; returns the exit code.
+    """Run an extraction, and return the exit code.
 
     Args:
-        archives: in the order in which they are asked.
+        archives: in the order in which they are queried.
         destination: see `steps.prepare`.
-        verbose: tell of every series.
+        verbose: print a line for every series.
 
     Raises:
-        PacsifierError: it could not begin.
+        PacsifierError: the run could not begin.
     """
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
@@ -34,7 +34,7 @@ def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNod
             run,
             lambda: _work(run, archives, destination, batches, stopped, verbose),
             steps.report,
-            partial(tell, run, request.out_directory),
+            partial(print_result, run, request.out_directory),
             request.accept_incomplete,
             stopped,
         )
@@ -48,10 +48,10 @@ def _work(
     stopped: Callable[[], bool],
     verbose: bool,
 ) -> None:
-    """Find, plan, retrieve or move, with as many workers as each PACS grants associations.
+    """Find, plan, and retrieve or move, with one worker for each association that a PACS allows.
 
     Raises:
-        PacsifierError: what ended it all, or else the first that kept something from being found or fetched.
+        PacsifierError: the error that ended the work, else the first error of a row or a series.
     """
     crew = Crew(archives[0].max_associations, stopped)
     errors = crew.work(batches, lambda take: [steps.find(run, archives, batch, crew.cancelled) for batch in take])
@@ -67,7 +67,7 @@ def _work(
                 node = busy[number]
                 errors.extend(_fetch(run, node, destination, plan.units_of[node.name], stopped, bar))
 
-        # One PACS does not wait for another.
+        # All archives are worked on at once.
         errors += Crew(len(busy), stopped).work(range(len(busy)), fetch)
     if errors:
         raise errors[0]
@@ -81,7 +81,7 @@ def _fetch(
     stopped: Callable[[], bool],
     bar: ProgressLine,
 ) -> list[Exception]:
-    """Retrieve or move the units of one archive; returns what kept something from it."""
+    """Retrieve or move the units of one archive, and return the errors."""
     crew = Crew(node.max_associations, stopped)
     with closing(steps.open_receivers(run, node)) as receivers:
 

@@ -1,4 +1,4 @@
-"""`pacsifier-extract-carestream-report`: the text of structured reports, of Carestream's and any other."""
+"""`pacsifier-extract-carestream-report`: extract the text of structured reports of any manufacturer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from pacsifier_ops import __version__
-from pacsifier_ops.cli.options import add_flags, asked
+from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import reports
 from pacsifier_ops.handover.request import ReportsRequest
@@ -16,11 +16,11 @@ _COMMAND = "pacsifier-extract-carestream-report"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments: PACSIFIER's, and a few more."""
+    """Return the parser of the arguments: those of PACSIFIER, and a few more."""
     p = argparse.ArgumentParser(
         prog=_COMMAND,
-        description="Write the text of structured reports, and the documents that objects hold, beside their objects. "
-        "A text is as identified as its object is.",
+        description="Write the text of structured reports, and encapsulated documents, beside their objects. A text "
+        "identifies patients if its object does.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
     add_flags(p, p.add_argument_group("beyond PACSIFIER"), ReportsRequest)
@@ -29,9 +29,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
-    request = asked(ReportsRequest, args)
+    request = request_from(ReportsRequest, args)
     return carry_out(
         _COMMAND,
         lambda run, stopped: reports.prepare(run, request, cancelled=stopped),

@@ -1,4 +1,4 @@
-"""`pacsifier-get-pseudonyms`: pseudonyms and day shifts, from the De-ID service, a mapping file, or nobody else."""
+"""`pacsifier-get-pseudonyms`: give patients pseudonyms and day shifts, from a service, a file, or a secret."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_flags, asked, bounded, given
+from pacsifier_ops.cli.options import add_flags, number_type, path_type, request_from
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
 from pacsifier_ops.pseudonyms.linkage import Linkage
@@ -21,35 +21,38 @@ from pacsifier_ops.runs.folder import Run, noted_warnings
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments: PACSIFIER's, and a few more."""
+    """Return the parser of the arguments: those of PACSIFIER, and a few more."""
     p = argparse.ArgumentParser(
         prog="pacsifier-get-pseudonyms",
-        description="Give patients pseudonyms and day shifts. Who is linked already keeps them, and is not asked for "
-        "again.",
-        epilog="Exit codes: 0 everybody is linked, 1 error, 2 bad input, 3 somebody is not linked, 130 interrupted.",
+        description="Give patients pseudonyms and day shifts. Patients of the linkage keep theirs, and are not asked "
+        "for again.",
+        epilog="Exit codes: 0 all patients are linked, 1 error, 2 bad input, 3 a patient is not linked, "
+        "130 interrupted.",
     )
     more = p.add_argument_group("beyond PACSIFIER")
     add_flags(p, more, PseudonymRequest)
-    p.add_argument("--config", "-c", type=given, help="configuration of the De-ID service (deid_URL and deid_token)")
-    p.add_argument("--verbose", "-v", action="store_true", help="tell of every batch")
-    more.add_argument("--ca", default="", metavar="FILE", help="authorities of the De-ID service's certificate")
+    p.add_argument(
+        "--config", "-c", type=path_type, help="configuration of the De-ID service (deid_URL and deid_token)"
+    )
+    p.add_argument("--verbose", "-v", action="store_true", help="print a line for every batch")
+    more.add_argument("--ca", default="", metavar="FILE", help="certificate authorities of the De-ID service")
     more.add_argument(
         "--timeout",
-        type=bounded(0.001, 7 * 24 * 3600),
+        type=number_type(0.001, 7 * 24 * 3600),
         default=DeidService.read_timeout,
-        help="seconds for an answer of the De-ID service",
+        help="maximum seconds for an answer of the De-ID service",
     )
     more.add_argument(
         "--retry_wait",
-        type=bounded(0, 7 * 24 * 3600),
+        type=number_type(0, 7 * 24 * 3600),
         default=DeidService.retry_wait,
-        help="seconds before a call is repeated that may yet succeed; doubles each time",
+        help="seconds before a failed call is repeated; doubles each time",
     )
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     arguments = parser()
     args = arguments.parse_args(argv)
     if args.source == DEID and args.config is None:
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    request = asked(PseudonymRequest, args)
+    request = request_from(PseudonymRequest, args)
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
         request.check()

@@ -1,4 +1,4 @@
-"""`pacsifier-init`: make what runs and pages need and cannot make: the folders, Airflow's pools, a permission."""
+"""`pacsifier-init`: create what runs and pages need beforehand: the folders, Airflow's pools, a permission."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pacsifier_ops.hooks.constants import REPORTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code. Safe to repeat."""
+    """Run the command, and return its exit code. It may be repeated."""
     argparse.ArgumentParser(prog="pacsifier-init", description=__doc__).parse_args(argv)
     from airflow.utils.session import create_session
 
@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_permission() -> bool:
-    """Let roles be given the permission to see reports, where users and roles are those of FAB; whether they are.
+    """Create the permission to see reports if Airflow's auth manager is FAB's. Return whether it is.
 
-    Its role Admin has all permissions. Other auth managers need not be told of a permission before it is given.
+    The role Admin gets it. Other auth managers need no such step.
     """
     from airflow.configuration import conf
 

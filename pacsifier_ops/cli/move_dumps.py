@@ -1,4 +1,4 @@
-"""`pacsifier-move-csv`, also called `pacsifier-move-dumps`: move info dumps out of a data folder."""
+"""`pacsifier-move-csv`, also named `pacsifier-move-dumps`: move info dumps out of a data folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from pacsifier_ops import __version__
-from pacsifier_ops.cli.options import add_flags, asked
+from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.cli.tools import carry_out
 from pacsifier_ops.handover import dumps
 from pacsifier_ops.handover.request import DumpsRequest
@@ -16,11 +16,11 @@ _COMMAND = "pacsifier-move-csv"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments: PACSIFIER's, and one more."""
+    """Return the parser of the arguments: those of PACSIFIER, and one more."""
     p = argparse.ArgumentParser(
         prog=_COMMAND,
-        description="Move the info dumps of an output folder, its mapper.json and its date_offsets.csv into the same "
-        "tree in another folder, and tell whether anything but DICOM is left. Nothing is overwritten.",
+        description="Move the info dumps of an output folder, its mapper.json and its date_offsets.csv to the same "
+        "paths in another folder, and report the files that are left and are not DICOM. Nothing is overwritten.",
         epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 130 interrupted.",
     )
     add_flags(p, p.add_argument_group("beyond PACSIFIER"), DumpsRequest)
@@ -29,13 +29,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
-    request = asked(DumpsRequest, args)
+    request = request_from(DumpsRequest, args)
     return carry_out(
         _COMMAND,
         lambda run, stopped: dumps.prepare(run, request, cancelled=stopped),
-        dumps.Relocation,
+        dumps.MovingWorker,
         dumps.report,
         request.info_folder,
         request.accept_incomplete,

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Flags that several commands share, and the requests that are made of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pacsifier_ops.base.errors import PathRefused
 from pacsifier_ops.base.files import resolved
 from pacsifier_ops.base.options import NOT_GIVEN, Flag, Option, options
 
-#: Environment variable with the passphrase of the TLS key: on a command line everybody could read it.
+#: Environment variable with the passphrase of the TLS key. Every user of a machine can read its command lines.
 PASSWORD = "PACSIFIER_TLS_PASSWORD"
 
 R = TypeVar("R")
 
 
-def given(text: str) -> Path:
-    """What argparse makes a path of: one that can be used, whatever is there."""
+def path_type(text: str) -> Path:
+    """Return a path, as a type of argparse. The path must be valid, and need not exist."""
     try:
         resolved(text, "")
     except PathRefused as error:
@@ -28,8 +28,8 @@ def given(text: str) -> Path:
     return Path(text)
 
 
-def bounded(least: float, most: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:
-    """What argparse makes a number of: neither NaN nor endless, and within bounds."""
+def number_type(least: float, most: float, kind: type[int] | type[float] = float) -> Callable[[str], float]:
+    """Return a type of argparse for numbers from `least` to `most`, without NaN."""
 
     def parse(text: str) -> float:
         try:
@@ -44,16 +44,16 @@ def bounded(least: float, most: float, kind: type[int] | type[float] = float) ->
 
 
 def add_flags(parser: argparse._ActionsContainer, more: argparse._ActionsContainer, *requests: type) -> None:
-    """Add the flags of jobs' options.
+    """Add the flags of the options of jobs.
 
     Args:
-        more: the group of those that PACSIFIER has not.
-        requests: classes of the jobs' requests; a flag that several have is there once.
+        more: group of the flags that PACSIFIER does not have.
+        requests: classes of the requests; a flag that several have is added once.
     """
-    there: set[str] = set()
+    added: set[str] = set()
     for one in (one for request in requests for one in options(request).values() if one.flag):
-        if one.attribute not in there:
-            there.add(one.attribute)
+        if one.attribute not in added:
+            added.add(one.attribute)
             _add_flag(more if one.flag and one.flag.extra else parser, one)
 
 
@@ -61,27 +61,28 @@ def _add_flag(parser: argparse._ActionsContainer, one: Option) -> None:
     flag = one.flag or Flag()
     name = flag.name or one.name
     default = one.initial if flag.default is NOT_GIVEN else flag.default
-    how: dict[str, Any] = {"action": "store_false" if flag.off else "store_true"}
+    arguments: dict[str, Any] = {"action": "store_false" if flag.off else "store_true"}
     if one.kind is not bool:
-        kind: Callable[[str], Any] = given if one.is_path else one.kind
+        kind: Callable[[str], Any] = path_type if one.is_path else one.kind
         if one.kind is not str and not flag.free:
-            kind = bounded(one.least, one.most, one.kind)
-        how = {
+            kind = number_type(one.least, one.most, one.kind)
+        arguments = {
             "type": kind,
             "choices": [*one.choices] or None,
             "metavar": flag.metavar or (None if one.choices else name.upper()),
             "required": flag.required or (default is NOT_GIVEN and not one.like),
-            # Text that is empty by itself is none: argparse would make a path of it.
+            # Not an empty text: argparse would convert it to a path.
             "default": None if default in ("", NOT_GIVEN) else default,
         }
-    parser.add_argument(f"--{name}", *[flag.short] * bool(flag.short), dest=one.attribute, help=flag.help, **how)
+    names = (f"--{name}", *[flag.short] * bool(flag.short))
+    parser.add_argument(*names, dest=one.attribute, help=flag.help, **arguments)
 
 
-def asked(request: type[R], args: argparse.Namespace, **more: Any) -> R:
-    """The request of a run, from the flags of its options; paths in it are absolute.
+def request_from(request: type[R], args: argparse.Namespace, **more: Any) -> R:
+    """Return a request, made of the flags of its options. Paths in it are absolute.
 
     Args:
-        more: fields of the request that the caller knows.
+        more: further fields of the request.
     """
     values: dict[str, Any] = {}
     for one in options(request).values():
@@ -96,15 +97,17 @@ def asked(request: type[R], args: argparse.Namespace, **more: Any) -> R:
 
 
 def add_tls(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that `tls_of` reads; returns their group."""
+    """Add the flags that `tls_of` reads, and return their group."""
     group = parser.add_argument_group("TLS", f"Files are in PEM format. The key's passphrase is read from {PASSWORD}.")
-    group.add_argument("--tls_ca", default="", metavar="FILE", help="authorities of the peer's certificate (system's)")
+    group.add_argument(
+        "--tls_ca", default="", metavar="FILE", help="certificate authorities of the peer (those of the system)"
+    )
     group.add_argument("--tls_certificate", default="", metavar="FILE", help="our certificate, with its chain")
-    group.add_argument("--tls_key", default="", metavar="FILE", help="our key, unless it is in the certificate's file")
+    group.add_argument("--tls_key", default="", metavar="FILE", help="our key, if it is not in the certificate's file")
     return group
 
 
 def tls_of(args: argparse.Namespace, check_host: bool = True) -> Tls:
-    """What the options say."""
+    """Return the TLS settings of the flags of `add_tls`."""
     password = os.environ.get(PASSWORD, "")
     return Tls(args.tls_ca, args.tls_certificate, args.tls_key, password, check_host)

@@ -1,4 +1,4 @@
-"""`pacsifier`: find, save, move and upload series, from a config.json and a table of queries or a folder."""
+"""`pacsifier`: find, save, move and upload series, with a config.json and a query table or a folder."""
 
 from __future__ import annotations
 
@@ -13,67 +13,67 @@ from pacsifier_ops.base.config import PacsNode, read_config, with_overrides
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.cli.crew import stoppable
-from pacsifier_ops.cli.options import add_flags, add_tls, asked, bounded, given, tls_of
+from pacsifier_ops.cli.options import add_flags, add_tls, number_type, path_type, request_from, tls_of
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query import reading
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE
 from pacsifier_ops.upload.run import UploadRequest
 
-#: Times of the node, see `PacsNode`; they go before those of config.json.
+#: Times of `PacsNode` in seconds, with help texts. They override those of config.json.
 _TIMES = {
-    "connect_timeout": "for the TCP connection to the PACS (10)",
-    "acse_timeout": "for the PACS to accept an association (30)",
-    "dimse_timeout": "of silence within a query or a retrieval (120)",
-    "recall_wait": "for which a series that the PACS recalls from slow storage is looked at again (3600; 0: not)",
+    "connect_timeout": "maximum time for the TCP connection to the PACS (10)",
+    "acse_timeout": "maximum time for the PACS to accept an association (30)",
+    "dimse_timeout": "maximum time without a message within a query or a retrieval (120)",
+    "recall_wait": "time for which a series that the PACS recalls from slow storage is asked for again (3600; 0: not)",
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments: PACSIFIER's, and a few more."""
+    """Return the parser of the arguments: those of PACSIFIER, and a few more."""
     p = argparse.ArgumentParser(
         prog="pacsifier",
-        description="Find series in a PACS by a table of queries; save them, move them to another node, or describe "
+        description="Find the series of a query table in a PACS, and save them, move them to another node, or list "
         "them. Upload a folder to a PACS. Find out what a PACS can do.",
-        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced books, 130 interrupted.",
+        epilog="Exit codes: 0 complete, 1 error, 2 bad input, 3 incomplete, 4 unbalanced account, 130 interrupted.",
     )
     p.add_argument(
         "--config",
         "-c",
-        type=given,
+        type=path_type,
         action="append",
         required=True,
-        help="configuration of the PACS (config.json); of several, in the order in which they are asked, one -c each",
+        help="configuration of the PACS (config.json); for several, one -c each, in the order of the queries",
     )
     what = p.add_mutually_exclusive_group()
     what.add_argument("--save", "-s", action="store_true", help="retrieve the images of the series found")
-    what.add_argument("--move", "-m", action="store_true", help="have the PACS send them to move_AET")
+    what.add_argument("--move", "-m", action="store_true", help="let the PACS send the series to move_AET")
     what.add_argument("--upload", "-u", action="store_true", help="send the images of --upload_directory to the PACS")
-    what.add_argument("--probe", action="store_true", help="find out what the PACS can do, and which settings suit it")
+    what.add_argument("--probe", action="store_true", help="find out what the PACS can do, and propose settings")
     more = p.add_argument_group("beyond PACSIFIER")
     add_flags(p, more, Request, UploadRequest)
-    p.add_argument("--resume", action="store_true", help="accepted as before: what is there is always skipped")
-    p.add_argument("--verbose", "-v", action="store_true", help="tell of every series")
+    p.add_argument("--resume", action="store_true", help="has no effect: images that are there are always skipped")
+    p.add_argument("--verbose", "-v", action="store_true", help="print a line for every series")
     p.add_argument("--version", action="version", version=__version__)
     more.add_argument(
         "--destination",
-        type=given,
+        type=path_type,
         metavar="FILE",
-        help="config.json of the node that --move sends to, which is then asked what it holds before and after",
+        help="config.json of the node that --move sends to; it is then queried for its images before and after",
     )
-    for name, told in _TIMES.items():
-        more.add_argument(f"--{name}", type=bounded(0, 7 * 24 * 3600), metavar="SECONDS", help=told)
+    for name, text in _TIMES.items():
+        more.add_argument(f"--{name}", type=number_type(0, 7 * 24 * 3600), metavar="SECONDS", help=text)
     tls = add_tls(p)
-    tls.add_argument("--tls", action="store_true", help="talk TLS to the PACS (and to the destination)")
+    tls.add_argument("--tls", action="store_true", help="use TLS to the PACS (and to the destination)")
     tls.add_argument("--receiver_tls", action="store_true", help="the PACS sends to us over TLS")
     tls.add_argument("--tls_any_host", action="store_true", help="the PACS's certificate need not name its host")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     arguments = parser()
     args = arguments.parse_args(argv)
-    if wrong := _wrong(args):
+    if wrong := _usage_error(args):
         arguments.error(wrong)
     try:
         return _run(args)
@@ -82,27 +82,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _wrong(args: argparse.Namespace) -> str:
-    """What is wrong with the combination of arguments; empty where nothing is."""
+def _usage_error(args: argparse.Namespace) -> str:
+    """Return what is wrong with the combination of arguments; empty if they fit."""
     if len(args.config) > 1 and (args.upload or args.probe):
         return "--upload and --probe work with one PACS; give --config once"
     if args.info and (args.upload or args.probe):
-        return "--info goes with --save or --move, or stands alone"
+        return "--info is only for --save and --move, or for use alone"
     extraction = args.save or args.move or args.info
     if not (extraction or args.upload or args.probe):
         return "nothing to do: give --save, --move, --upload, --probe or --info"
     if extraction and args.queryfile is None:
-        return "--queryfile is missing: the table that says which series"
-    if not extraction and (how := reading.given(vars(args))):
-        return f"--{next(iter(how))} goes with --queryfile"
+        return "--queryfile is missing: the table of the series to find"
+    if not extraction and (choices := reading.given(vars(args))):
+        return f"--{next(iter(choices))} needs --queryfile"
     if args.destination is not None and not args.move:
-        return "--destination goes with --move"
+        return "--destination needs --move"
     if args.refetch and not args.save:
-        return "--refetch goes with --save"
+        return "--refetch needs --save"
     if args.names and not extraction:
-        return "--names goes with --save, --move and --info"
+        return "--names needs --save, --move or --info"
     if args.accept_patient_id_of and not args.save:
-        return "--accept_patient_id_of goes with --save"
+        return "--accept_patient_id_of needs --save"
     return ""
 
 
@@ -132,11 +132,11 @@ def _run(args: argparse.Namespace) -> int:
     if args.upload:
         from pacsifier_ops.cli.upload import upload
 
-        sending = asked(UploadRequest, args)
+        sending = request_from(UploadRequest, args)
         return upload(sending, node, args.verbose)
     from pacsifier_ops.cli.extract import extract
 
-    request = asked(Request, args, retrieve=SAVE if args.save else MOVE if args.move else NONE)
+    request = request_from(Request, args, retrieve=SAVE if args.save else MOVE if args.move else NONE)
     destination = _node(args, args.destination) if args.destination else None
     return extract(request, archives, destination, args.verbose)
 

@@ -1,4 +1,4 @@
-"""`pacsifier-receiver`: the standing storage receiver, in the foreground."""
+"""`pacsifier-receiver`: run the standing storage receiver in the foreground."""
 
 from __future__ import annotations
 
@@ -11,55 +11,63 @@ from collections.abc import Sequence
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import address_of, check_ae_title, plain_host, read_config
 from pacsifier_ops.base.errors import ConfigError, PacsifierError, ReceiverError
-from pacsifier_ops.cli.options import add_tls, bounded, given, tls_of
+from pacsifier_ops.cli.options import add_tls, number_type, path_type, tls_of
 from pacsifier_ops.state.leases import LeaseBusy, Leases
 
+#: Bytes of a gigabyte, and largest number of gigabytes in an option.
 _GIB, _MOST_GB = 1024**3, 10**6
+#: Seconds between two searches of the spool for old series.
 _JANITOR_SECONDS = 120.0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pacsifier-receiver",
-        description="Receives what a PACS sends (C-STORE) and spools it until whoever asked collects it.",
+        description="Receive objects that a PACS sends (C-STORE), and keep them in a spool until their run collects "
+        "them.",
     )
-    parser.add_argument("-c", "--config", type=given, help="PACSIFIER config.json that names AET and move_port")
+    parser.add_argument("-c", "--config", type=path_type, help="PACSIFIER config.json that names AET and move_port")
     parser.add_argument("--aet", help="our AE title, as declared on the PACS")
     parser.add_argument("--port", type=int, help="TCP port, as declared on the PACS")
     parser.add_argument("--host", default="", help="address to listen at (default: all, of IPv4 and IPv6)")
-    parser.add_argument("--spool", type=given, help="folder of the spool (default: that of the settings)")
+    parser.add_argument("--spool", type=path_type, help="folder of the spool (default: that of the settings)")
     parser.add_argument(
         "--allow-aet",
         action="append",
         metavar="AET",
-        help="AE titles that may send, divided by commas; may be repeated (default: all)",
+        help="AE titles that may send, separated by commas; may be repeated (default: all)",
     )
     parser.add_argument(
         "--allow-address",
         action="append",
         metavar="IP",
-        help="IP addresses or networks that may connect, divided by commas; may be repeated (default: all)",
+        help="IP addresses or networks that may connect, separated by commas; may be repeated (default: all)",
     )
     parser.add_argument(
-        "--quota-gb", type=bounded(0, _MOST_GB), help="size of the spool beyond which objects are refused"
+        "--quota-gb", type=number_type(0, _MOST_GB), help="size of the spool above which objects are refused"
     )
     parser.add_argument(
         "--min-free-gb",
-        type=bounded(0, _MOST_GB),
+        type=number_type(0, _MOST_GB),
         default=2.0,
-        help="free space of the disk below which objects are refused (default: %(default)s)",
+        help="free disk space below which objects are refused (default: %(default)s)",
     )
     parser.add_argument(
         "--quarantine-hours",
-        type=bounded(0, 24 * 366),
+        type=number_type(0, 24 * 366),
         default=24.0,
-        help="series that nobody took for so long go to .quarantine in the spool (default: %(default)s)",
+        help="age at which uncollected series are moved to .quarantine in the spool (default: %(default)s)",
     )
     add_tls(parser).add_argument("--tls", action="store_true", help="receive over TLS only")
     return parser
 
 
 def _identity(arguments: argparse.Namespace) -> tuple[str, int]:
+    """Return AE title and port of the receiver.
+
+    Raises:
+        ConfigError: one of them is missing or invalid.
+    """
     aet, port = arguments.aet, arguments.port
     if arguments.config is not None:
         node = read_config(arguments.config)
@@ -73,16 +81,16 @@ def _identity(arguments: argparse.Namespace) -> tuple[str, int]:
 
 
 def _listed(given: list[str] | None, name: str) -> list[str] | None:
-    """What is listed, also several in one; None where nothing was asked for.
+    """Return the values of a repeated option, each of which may be a list with commas; None: it was not given.
 
     Raises:
-        ConfigError: the list is empty, and would let all in.
+        ConfigError: the list is empty (it would allow all), or a value is no AE title.
     """
     if given is None:
         return None
     listed = [part.strip() for text in given for part in text.split(",") if part.strip()]
     if not listed:
-        raise ConfigError(f"{name} is empty; name who may send, or leave it out to let all")
+        raise ConfigError(f"{name} is empty; name those who may send, or leave the option out to allow all")
     if name == "--allow-aet":
         for title in listed:
             check_ae_title(title, name)
@@ -93,7 +101,7 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
     """Receive until `stop` is set.
 
     Raises:
-        PacsifierError: a setting is wrong, the port is taken, or such a receiver runs already.
+        PacsifierError: an option is wrong, the port is taken, or a receiver with this AE title and port runs already.
         OSError: the spool cannot be written.
     """
     from pacsifier_ops.dimse.receiver import QUARANTINE, StorageReceiver, quarantine_unasked
@@ -132,10 +140,10 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
                 moved = 0
                 try:
                     moved = quarantine_unasked(spool, spool / QUARANTINE, arguments.quarantine_hours * 3600)
-                except OSError as error:  # the PACS is not to be shut out for that
+                except OSError as error:  # the receiver must go on for the PACS
                     _say(f"the quarantine cannot be written ({error.strerror})")
                 if moved:
-                    _say(f"{moved} series that nobody took went to .quarantine")
+                    _say(f"{moved} uncollected series moved to .quarantine")
                 refused, receiver.error = receiver.error, None
                 if refused is not None:
                     _say(f"objects were refused: {getattr(refused, 'strerror', None) or type(refused).__name__}")
@@ -146,7 +154,7 @@ def _say(text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command, and return its exit code."""
     arguments = _parser().parse_args(argv)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

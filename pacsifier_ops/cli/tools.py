@@ -1,4 +1,4 @@
-"""What the commands of the tools for handing over share: a run of their own, and how it ended."""
+"""Common parts of the hand-over commands: they run the steps, and print the result."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def carry_out(
     accept_incomplete: bool = False,
     last: Callable[[Run, Question], object] = lambda run, stopped: None,
 ) -> int:
-    """Run the steps of a tool one after the other, and tell how it ended; returns the exit code.
+    """Run the steps of a job one after the other, print the result, and return the exit code.
 
     Args:
-        command: name of the command, begins its messages.
-        prepare: gives the numbers of the units; what it raises ends it all, and nothing was touched.
+        command: name of the command; its messages begin with it.
+        prepare: the first step; returns the numbers of the units. Its errors end the run.
         worker: works on the units.
-        close: closes the account, whatever happened.
-        out: the folder for the results, which is to be nobody else's.
-        last: comes after the units.
+        close: closes the account, also after an error.
+        out: folder for the results; it must not be reserved for others.
+        accept_incomplete: return 0 whatever the verdict is.
+        last: a step after the units.
     """
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
@@ -43,19 +44,20 @@ def carry_out(
                 busy.units(units)
             last(run, stopped)
 
-        def tell(account: ToolAccount, error: Exception | None) -> None:
-            _tell(command, account, run, error)
+        def show(account: ToolAccount, error: Exception | None) -> None:
+            _show(command, account, run, error)
 
         try:
             refuse_reserved(out, "the folder for the results", alone=True)
             units = prepare(run, stopped)
-            return crew.carry_out(run, work, close, tell, accept_incomplete, stopped, PacsifierError)
+            return crew.carry_out(run, work, close, show, accept_incomplete, stopped, PacsifierError)
         except PacsifierError as problem:
             print(f"{command}: {problem}", file=sys.stderr)
             return problem.exit_code
 
 
-def _tell(command: str, account: ToolAccount, run: Run, error: Exception | None) -> None:
+def _show(command: str, account: ToolAccount, run: Run, error: Exception | None) -> None:
+    """Print the result of a run."""
     for name, reason in account.problems:
         print(f"{name}: {reason}", file=sys.stderr)
     if error is not None:

@@ -1,4 +1,4 @@
-"""`pacsifier --upload`: the DICOM files of a folder to a PACS."""
+"""`pacsifier --upload`: send the DICOM files of a folder to a PACS."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from pacsifier_ops.base.config import PacsNode
-from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, stoppable, tell
+from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, print_result, stoppable
 from pacsifier_ops.runs.folder import Run, noted_warnings
 from pacsifier_ops.runs.job import prepared
 from pacsifier_ops.upload import steps
@@ -14,13 +14,13 @@ from pacsifier_ops.upload.run import UploadRequest
 
 
 def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
-    """Run an upload; returns the exit code.
+    """Run an upload, and return the exit code.
 
     Args:
-        verbose: tell of every series.
+        verbose: print a line for every series.
 
     Raises:
-        PacsifierError: it could not begin.
+        PacsifierError: the run could not begin.
     """
     run = Run.fresh()
     with stoppable() as stopped, noted_warnings(run):
@@ -40,5 +40,5 @@ def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
             if errors:
                 raise errors[0]
 
-        told = partial(tell, run, request.out_directory)
-        return carry_out(run, work, steps.report, told, request.accept_incomplete, stopped)
+        show = partial(print_result, run, request.out_directory)
+        return carry_out(run, work, steps.report, show, request.accept_incomplete, stopped)

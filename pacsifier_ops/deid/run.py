@@ -39,7 +39,7 @@ from pacsifier_ops.pseudonyms.run import PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import INCOMPLETE
-from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.runs.folder import KeptRequest
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL, Tree, marker_of
 
@@ -61,7 +61,7 @@ def _profile(value: str, name: str, study: str) -> str:
 
 
 @dataclass(frozen=True)
-class DeidRequest(Kept):
+class DeidRequest(KeptRequest):
     """What a run was asked for. Paths that are not given are empty; of the rest, the options tell.
 
     Attributes:

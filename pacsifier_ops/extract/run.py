@@ -25,7 +25,7 @@ from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE, SeriesAccount
 from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
-from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.runs.folder import KeptRequest
 from pacsifier_ops.state.tree import BY_UID, PACSIFIER
 
 #: Values of `retrieve`: what happens to the images of the series that are found.
@@ -51,7 +51,7 @@ SEVERAL_PEOPLE = (
 
 
 @dataclass(frozen=True)
-class Request(Reading, Kept):
+class Request(Reading, KeptRequest):
     """What an extract run is asked for, and how its query table is read. The options describe themselves.
 
     Attributes:

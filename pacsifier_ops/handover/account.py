@@ -1,4 +1,4 @@
-"""What a tool did with a folder: counts for everybody, and for who may read the report, what it could not do."""
+"""The account of a run of a hand-over job: counts for everybody, and paths and reasons for the report."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pacsifier_ops.runs.pages import VerdictBox, page
 
 @dataclass
 class ToolAccount:
-    """The account of a run of a tool.
+    """The account of a run of a hand-over job.
 
     Attributes:
         run: opaque id of the run.
-        action: what the tool does, in a word or two, for people.
+        action: what the job does, in a word or two, for people.
         started, finished: ISO 8601.
-        folder: what it worked on.
-        out_folder: where the results are.
-        counts: how many of what; the names are shown to people.
-        done: path and remark of each thing that was done, where that is worth a list; identifying.
-        problems: path, or what else names the thing, and reason of what could not be done; paths may identify.
-        passed_over: files that are none of the tool's business, reason in words to count.
+        folder: folder that the job worked on.
+        out_folder: folder of the results.
+        counts: counts by name; the names are shown to people.
+        done: path and remark of each result that the report lists; paths identify patients.
+        problems: path or other name, and reason, of each file that failed; paths may identify patients.
+        passed_over: number of files that the job does not treat, by reason in words.
     """
 
     run: str
@@ -43,16 +43,16 @@ class ToolAccount:
 
     @property
     def verdict(self) -> str:
-        """`complete`, or `incomplete` where something could not be done."""
+        """Return `complete`, or `incomplete` if there are problems."""
         return INCOMPLETE if self.problems else COMPLETE
 
     def totals(self) -> dict[str, int]:
-        """Counts without any identifier: fit for XCom and logs."""
-        apart = {"problems": len(self.problems), "passed_over": sum(self.passed_over.values())}
-        return {name.replace(" ", "_").replace("-", "_"): count for name, count in {**self.counts, **apart}.items()}
+        """Return counts without identifiers, for XCom and logs."""
+        others = {"problems": len(self.problems), "passed_over": sum(self.passed_over.values())}
+        return {name.replace(" ", "_").replace("-", "_"): count for name, count in {**self.counts, **others}.items()}
 
     def summary(self) -> dict[str, Any]:
-        """How the run ended, in counts only: fit for everybody who may see the run."""
+        """Return the account in counts only, for everybody who may see the run."""
         return {
             "action": self.action,
             "verdict": self.verdict,
@@ -62,31 +62,31 @@ class ToolAccount:
         }
 
 
-def write_books(run: Run, account: ToolAccount, title: str, *told: str) -> None:
-    """Write accounts, report and summary into the run's folder.
+def write_books(run: Run, account: ToolAccount, title: str, *sentences: str) -> None:
+    """Write account, report and summary into the run's folder.
 
     Args:
         title: heading of the report.
-        told: sentences on how it ended; by default, how many problems there are.
+        sentences: how the run ended; default: the number of problems.
 
     Raises:
-        StorageError: one of them cannot be written.
+        StorageError: a file cannot be written.
     """
-    close(run, account, _page(account, title, told))
+    close(run, account, _page(account, title, sentences))
 
 
-def _page(account: ToolAccount, title: str, told: Sequence[str]) -> str:
+def _page(account: ToolAccount, title: str, sentences: Sequence[str]) -> str:
     word = "Complete" if account.verdict == COMPLETE else "Incomplete"
     return page(
         "handover/templates/report.html",
         account=account,
         title=title,
-        verdict=VerdictBox(account.verdict, word, tuple(told or [_told(account)])),
+        verdict=VerdictBox(account.verdict, word, tuple(sentences or [_problems(account)])),
         reasons=Counter(reason for _, reason in account.problems).most_common(),
     )
 
 
-def _told(account: ToolAccount) -> str:
+def _problems(account: ToolAccount) -> str:
     if account.problems:
         return f"{plural(len(account.problems), 'thing')} could not be done; the list below says what and why."
     return "All that was asked for is done."

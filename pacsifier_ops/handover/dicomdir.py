@@ -1,14 +1,14 @@
 """The steps of a DICOMDIR run: prepare → copy → assemble → report.
 
-Each is one function over the run's folder; the DAG's operators and the command line call the same ones. Each may be
-killed and called again. A DICOMDIR is there only while all the files that it lists are.
+Each is one function over the run's folder. The DAG's operators and the command line call the same functions. Each may
+be killed and called again. A DICOMDIR exists only while all the files that it lists exist.
 
-The items of a unit are series, see ToCopy. Beside the files of every job (see `runs.job`):
+The items of a unit are series, see SeriesToCopy. The run's folder has the files of every job (see `runs.job`), and:
 
-| file                 | written by | what                                                      |
+| file                 | written by | content                                                   |
 |----------------------|------------|-----------------------------------------------------------|
 | index/<volume>.jsonl | prepare    | the directory records of a volume                         |
-| written.json         | assemble   | how many file-sets have their DICOMDIR                    |
+| written.json         | assemble   | number of file-sets with a DICOMDIR                       |
 """
 
 from __future__ import annotations
@@ -48,38 +48,42 @@ from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
-from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_released_below
+from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_changed, refuse_released_below
 from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.dicom.scan import Scan
     from pacsifier_ops.handover.layout import FileSet, FileSetSeries
-    from pacsifier_ops.handover.records import Described
+    from pacsifier_ops.handover.records import DirectoryObject
 
-#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+#: Files and folders in the run's folder that the first step removes before it begins.
 KEPT = (*job.KEPT, "index", "written")
 
-#: Bytes of a megabyte, as media are sold; and megabytes of a volume at most.
+#: Bytes of a megabyte; largest size of a volume, in megabytes.
 MEGABYTE, LARGEST_VOLUME = 10**6, 10**9
 
-_LEFT_OVER = re.compile(r"\.([A-Z0-9.]+)\.[0-9a-f]{8}\.part", re.ASCII)
+#: Name of an unfinished file, which a killed run may leave (see `atomic_stream`).
+_UNFINISHED = re.compile(r"\.([A-Z0-9.]+)\.[0-9a-f]{8}\.part", re.ASCII)
 _NOT_COPIED = "not copied: the run ended before"
 _CHANGED = "the file changed while it was being copied; run it again"
+#: Bytes that are read at once.
 _PIECE = 1 << 20
-#: What a zip file says that its entries were made; it cannot say nothing.
+#: Time of the entries of a zip file, which must have one: the earliest of the format.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass
-class ToCopy:
+class SeriesToCopy:
     """A series to be copied: a line of a unit.
 
     Attributes:
         number: ordinal in the run, from 1.
-        files: path below in_folder (see `packed`), size, mtime_ns, path below out_folder, and SHA-256 as it was
-            approved of each.
+        modality: Modality (0008,0060).
+        files: for each file, path below in_folder (text of `packed`), size in bytes, mtime_ns, path below out_folder,
+            and approved SHA-256, empty if nobody has approved it.
     """
 
     number: int
@@ -94,22 +98,25 @@ class ToCopy:
 
 @dataclass
 class CopiedFiles:
-    """What became of the files of a series.
+    """The result for a series.
 
     Attributes:
-        number: of the series.
-        files: path below out_folder, why it is not there, or empty, and mtime_ns and SHA-256 of the copy of each.
+        number: number of the series.
+        files: for each file, path below out_folder, why it was not copied (else empty), and mtime_ns and SHA-256 of
+            the copy.
     """
 
     number: int
     files: list[list[Any]]
 
 
-def catalogue(found: Scan, cancelled: Question = never) -> Iterator[Described]:
-    """Read what the directory records of objects hold; those that are damaged are added to the bad files.
+def describe_all(found: Scan, cancelled: Question = never) -> Iterator[DirectoryObject]:
+    """Yield the objects of a scan with the values for their directory records.
+
+    Damaged files are added to the bad files of the scan.
 
     Raises:
-        Cancelled: `cancelled` said so.
+        Cancelled: `cancelled` returned True.
     """
     from pacsifier_ops.handover.records import describe
     from pacsifier_ops.runs.accounts import FileAccount
@@ -121,7 +128,8 @@ def catalogue(found: Scan, cancelled: Question = never) -> Iterator[Described]:
             name = readable(file.path.relative_to(found.trees[0]))
             try:
                 described = describe(file)
-                _refuse_other(file)
+                if file.sha256:
+                    refuse_changed(file.path, file.ctime_ns, file.sha256)
                 yield described
             except ValueError as error:
                 found.bad_files.append(FileAccount(name, str(error)))
@@ -129,23 +137,12 @@ def catalogue(found: Scan, cancelled: Question = never) -> Iterator[Described]:
                 found.bad_files.append(FileAccount(name, unreadable(error)))
 
 
-def _refuse_other(file: DicomFile) -> None:
-    """Make sure that what was read of a file, for records that others share, is of what was approved.
-
-    Raises:
-        ValueError: it is not.
-        OSError: it cannot be read.
-    """
-    if file.sha256 and (_digest(file.path) != file.sha256 or file.path.stat().st_ctime_ns != file.ctime_ns):
-        raise ValueError(DIFFERS)
-
-
-def _patientless(found: Scan, approved: Approved | None) -> list[Described]:
-    """The objects that belong to no patient, taken out of the bad files; no SOP Instance UID twice."""
+def _patientless(found: Scan, approved: Approved | None) -> list[DirectoryObject]:
+    """Remove the objects that belong to no patient from the bad files, and return them. No UID occurs twice."""
     from pacsifier_ops.dicom.scan import SECOND_COPY
     from pacsifier_ops.handover.records import describe_patientless
 
-    taken: dict[str, Described] = {}
+    taken: dict[str, DirectoryObject] = {}
     for bad in list(found.bad_files):
         path = found.trees[0] / bad.path
         sha256 = approved.sha256(path) if approved else ""
@@ -154,31 +151,32 @@ def _patientless(found: Scan, approved: Approved | None) -> list[Described]:
             continue
         described = replace(described, file=replace(described.file, sha256=sha256))
         try:
-            _refuse_other(described.file)
+            if sha256:
+                refuse_changed(path, described.file.ctime_ns, sha256)
         except ValueError as error:
             found.bad_files[found.bad_files.index(bad)] = replace(bad, reason=str(error))
             continue
         first = taken.setdefault(described.file.sop_instance_uid, described)
-        if first is described or _digest(first.file.path) == _digest(path):
+        if first is described or digest(first.file.path) == digest(path):
             found.bad_files.remove(bad)
             found.passed_over[SECOND_COPY] += first is not described
     return list(taken.values())
 
 
 def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Question = never) -> list[int]:
-    """Look at every file of the folder, give each its place and its records, and cut the series into units.
+    """Inspect every file of the folder, plan the file-sets, and divide the series into units.
 
     Args:
-        most: units to be made at most.
+        most: largest number of units.
 
     Returns:
-        Numbers of the units to be copied.
+        Numbers of the units.
 
     Raises:
-        InputError: the folder cannot be read, holds nothing to be handed over, or a file is larger than a volume.
-        TreeError: it is half de-identified, or being written; or the out folder holds something else.
+        InputError: the folder cannot be read or holds no object, or a file is larger than a volume.
+        TreeError: the folder is half de-identified or in use, or the out folder holds other files.
         StorageError: the run's folder cannot be written.
-        Cancelled: `cancelled` said so.
+        Cancelled: `cancelled` returned True.
     """
     from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.handover.layout import lay_out, volumes
@@ -194,45 +192,45 @@ def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Que
     _check_trees(found.trees)
     if approved is None:
         refuse_released_below(found.trees)
-    layout = lay_out(catalogue(found, cancelled), _patientless(found, approved))
+    layout = lay_out(describe_all(found, cancelled), _patientless(found, approved))
     if not (layout.studies or found.bad_files):
         raise InputError("in_folder holds no DICOM file that could be handed over")
     plan = FileSetPlan.of(volumes(layout, request.volume_size * MEGABYTE), bool(request.volume_size))
-    left_over = _check_target(request, plan)
+    stale = _check_target(request, plan)
     units = _write_plan(run, source, layout, found, plan, most)
     with storage_errors("out_folder"):
-        for path in left_over:
+        for path in stale:
             path.unlink(missing_ok=True)
     return units
 
 
 @dataclass(frozen=True)
 class FileSetPlan:
-    """What is to be in the out folder.
+    """The planned content of the out folder.
 
     Attributes:
-        volumes: each file-set's folder below the out folder, empty or ending in a slash, and what is in it.
-        files: every object, by its path below the out folder.
+        volumes: folder of each file-set below the out folder, empty or with a slash at its end, and its series.
+        files: every object by its path below the out folder.
     """
 
     volumes: list[tuple[str, list[FileSetSeries]]]
     files: dict[str, DicomFile]
 
     @classmethod
-    def of(cls, cut: list[list[FileSetSeries]], apart: bool) -> FileSetPlan:
-        """The plan of volumes, each in a folder of its own where they are to be `apart`."""
-        named = [(f"VOL{number:03d}/" if apart else "", volume) for number, volume in enumerate(cut, 1)]
+    def of(cls, volumes: list[list[FileSetSeries]], folders: bool) -> FileSetPlan:
+        """Return the plan of volumes, with a folder for each if `folders`."""
+        named = [(f"VOL{number:03d}/" if folders else "", volume) for number, volume in enumerate(volumes, 1)]
         return cls(
             named, {f"{root}{p.path}": p.object.file for root, volume in named for one in volume for p in one.objects}
         )
 
     @property
     def roots(self) -> list[str]:
-        """The folders of the file-sets."""
+        """Return the folders of the file-sets below the out folder."""
         return [root for root, _ in self.volumes]
 
     def names(self, request: DicomdirRequest) -> set[str]:
-        """All names that may be below the out folder."""
+        """Return all paths that may be below the out folder."""
         from pacsifier_ops.handover.fileset import DICOMDIR
 
         packed = {path.name for path in zips(request, self.roots) if path.parent == request.out_folder}
@@ -244,11 +242,11 @@ def _check_folders(request: DicomdirRequest) -> None:
     if not source.is_dir():
         raise InputError("in_folder is not a folder; give the folder whose DICOM files are to be handed over")
     if source == target or source in target.parents or target in source.parents:
-        raise InputError("in_folder and out_folder overlap; give an out_folder of its own")
+        raise InputError("in_folder and out_folder overlap; give two separate folders")
     if not 0 <= request.volume_size <= LARGEST_VOLUME:
         raise InputError(f"volume_size is negative or above {LARGEST_VOLUME:,}; give the megabytes of a volume")
     if any(marker_of(folder) for folder in (target, *target.parents)):
-        raise TreeError("out_folder lies in another data set; give a folder of its own")
+        raise TreeError("out_folder is part of another data set; give a separate folder")
     _check_trees([source])
 
 
@@ -262,33 +260,33 @@ def _check_trees(trees: Sequence[Path]) -> None:
 
 
 def _check_target(request: DicomdirRequest, plan: FileSetPlan) -> list[Path]:
-    """Make sure that the out folder holds nothing but what a run for the same files has left.
+    """Refuse an out folder that holds other files than those of a run for the same files.
 
     Returns:
-        Files there that are to go first: DICOMDIRs, their zip files, and what a killed run left half written.
+        Files of earlier runs that must be removed before any copy: DICOMDIRs, zip files, and unfinished files.
 
     Raises:
-        TreeError: there is something else.
+        TreeError: there are other files.
     """
     target, known = request.out_folder, plan.names(request)
-    going = []
-    for path, name, half in _files_of(target):
+    stale = []
+    for path, name, unfinished in _files_of(target):
         if name not in known:
-            raise _something_else()
-        if half or name not in plan.files:
-            going.append(path)
+            raise _other_content()
+        if unfinished or name not in plan.files:
+            stale.append(path)
         elif _instance(path) != plan.files[name].sop_instance_uid:
-            raise _something_else()
+            raise _other_content()
     for path in zips(request, plan.roots) if request.zip else ():
         if path.exists() and target not in path.parents:
             if not _is_packed(path):
-                raise TreeError("the name of the zip file is taken by something else; give another out_folder")
-            going.append(path)
-    return going
+                raise TreeError("another file has the name of the zip file; give another out_folder")
+            stale.append(path)
+    return stale
 
 
 def _instance(path: Path) -> str:
-    """SOP Instance UID of a file; empty where it is no object."""
+    """Return the SOP Instance UID of a file; empty if it is no object."""
     from pacsifier_ops.dicom.files import inspect
     from pacsifier_ops.handover.records import describe_patientless
 
@@ -303,10 +301,12 @@ def _instance(path: Path) -> str:
 
 
 def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
-    """The files below the out folder: path, name below it, and whether it is a half written one of that name.
+    """Yield the files below the out folder: path, path below the folder, and whether it is an unfinished file.
+
+    For an unfinished file, the second is the path that the finished file would have.
 
     Raises:
-        TreeError: there are links, or it cannot be read.
+        TreeError: there are links, or the folder cannot be read.
     """
     if target.exists() and not target.is_dir():
         raise TreeError("out_folder is not a folder; give another one")
@@ -315,29 +315,30 @@ def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
             if problem is not None:
                 raise problem
             if entry.is_symlink():
-                raise _something_else()
+                raise _other_content()
             if not entry.is_dir():
-                half = _LEFT_OVER.fullmatch(entry.name)
+                unfinished = _UNFINISHED.fullmatch(entry.name)
                 path = Path(entry.path)
-                name = path.with_name(half[1] if half else entry.name).relative_to(target).as_posix()
-                yield path, name, half is not None
+                name = path.with_name(unfinished[1] if unfinished else entry.name).relative_to(target).as_posix()
+                yield path, name, unfinished is not None
     except OSError as error:
         raise TreeError(f"out_folder cannot be read: {error.strerror}") from error
 
 
-def _something_else() -> TreeError:
+def _other_content() -> TreeError:
     return TreeError(
-        "out_folder holds something else than what was begun there with the same files; give an empty folder, or one "
-        "that is not there yet"
+        "out_folder holds something else than a file-set of the same files; give an empty folder, or one that does not "
+        "exist"
     )
 
 
 def _write_plan(run: Run, source: Path, layout: FileSet, found: Scan, plan: FileSetPlan, most: int) -> list[int]:
+    """Write the directory records and the units into the run's folder; return the numbers of the units."""
     from pacsifier_ops.handover.layout import index
 
     series = [(root, one) for root, volume in plan.volumes for one in volume]
     remarks = Counter((file.series_uid, remark) for file, remark in layout.remarks)
-    named = {
+    example = {
         (file.series_uid, remark): readable(file.path.relative_to(source)) for file, remark in reversed(layout.remarks)
     }
     with storage_errors("the state root"):
@@ -353,46 +354,47 @@ def _write_plan(run: Run, source: Path, layout: FileSet, found: Scan, plan: File
         "outside of the media profiles": layout.outside,
         "records with keys made up": layout.made_up,
     }
-    told = [
-        (named[key], f"{key[1]} ({plural(count, 'object')})" if count > 1 else key[1]) for key, count in remarks.items()
+    lines = [
+        (example[key], f"{key[1]} ({plural(count, 'object')})" if count > 1 else key[1])
+        for key, count in remarks.items()
     ]
     bad = [asdict(file) for file in found.bad_files]
-    plain = {"roots": plan.roots, "counts": counts, "remarks": told}
+    plain = {"roots": plan.roots, "counts": counts, "remarks": lines}
 
-    def line(number: int, root: str, one: FileSetSeries) -> ToCopy:
+    def item(number: int, root: str, one: FileSetSeries) -> SeriesToCopy:
         files = [(p.object.file, root + p.path) for p in one.objects]
         values = [[packed(f.path.relative_to(source)), f.size, f.mtime_ns, path, f.sha256] for f, path in files]
-        return ToCopy(number, files[0][0].modality, values)
+        return SeriesToCopy(number, files[0][0].modality, values)
 
-    units = [(line(i + 1, *series[i]) for i in unit) for unit in slices(len(series), most)]
+    units = [(item(i + 1, *series[i]) for i in unit) for unit in slices(len(series), most)]
     return cut(run, units, {**plain, "passed_over": found.passed_over, "bad_files": bad})
 
 
 def copy(run: Run, unit: int, cancelled: Question = never) -> dict[str, int | float]:
-    """Copy the files of a unit into the file-set, those that are not there already.
+    """Copy the files of a unit that are not in the file-set already.
 
     Returns:
-        How many are there, and how many could not be copied.
+        The number of files that are there, and of files that could not be copied.
 
     Raises:
-        StorageError: the out folder cannot be written, or does not give back what was written.
-        Cancelled: `cancelled` said so; what is copied stays.
+        StorageError: the out folder cannot be written, or a copy differs from what was written.
+        Cancelled: `cancelled` returned True; the copies stay.
     """
-    with Copying(run, cancelled) as copying:
-        return copying.unit(unit)
+    with CopyWorker(run, cancelled) as worker:
+        return worker.unit(unit)
 
 
-class Copying(Worker[ToCopy, CopiedFiles]):
+class CopyWorker(Worker[SeriesToCopy, CopiedFiles]):
     """Copies the files of units of a run."""
 
-    item, result = ToCopy, CopiedFiles
+    item, result = SeriesToCopy, CopiedFiles
 
     def open(self, stack: ExitStack) -> None:
-        """Find out for whom the file-set is."""
+        """Read the request, and set the mode of the copies."""
         self._request = DicomdirRequest.of(self._run)
         self._mode = _mode(self._request)
 
-    def work(self, series: ToCopy, result: CopiedFiles) -> CopiedFiles:
+    def work(self, series: SeriesToCopy, result: CopiedFiles) -> CopiedFiles:
         """Copy the files of a series."""
         request = self._request
         for place, (name, size, mtime, path, sha256) in enumerate(_as_approved(series)):
@@ -408,22 +410,22 @@ class Copying(Worker[ToCopy, CopiedFiles]):
         return result
 
     def totals(self, results: Sequence[CopiedFiles]) -> dict[str, int | float]:
-        """Return the number of copied and of failed files."""
+        """Return the numbers of copied and of failed files."""
         problems = [problem for result in results for _, problem, *_ in result.files]
         failed = sum(map(bool, problems))
         return {"copied": len(problems) - failed, "failed": failed}
 
 
 def _mode(request: DicomdirRequest) -> int:
-    """Mode of the files of a file-set: it is as identified as the objects in it."""
+    """Return the mode of the files of a file-set: that of identifying files if its objects identify patients."""
     return private_file() if state_of(request.in_folder) == IDENTIFIED else data_file()
 
 
-def _as_approved(series: ToCopy) -> Iterator[list[Any]]:
-    """The files of a series.
+def _as_approved(series: SeriesToCopy) -> Iterator[list[Any]]:
+    """Yield the files of a series.
 
     Raises:
-        InputError: an earlier version has listed them, and could not say what they must be like.
+        InputError: an earlier version of the package listed them, without their approved SHA-256.
     """
     for values in series.files:
         if len(values) != 5:
@@ -432,17 +434,19 @@ def _as_approved(series: ToCopy) -> Iterator[list[Any]]:
 
 
 def _copy(source: Path, target: Path, size: int, mtime: int, approved: str, mode: int) -> str:
-    """Copy a file, unless it is there; the copy is read again and compared. Returns its SHA-256.
+    """Copy a file unless it is there, read the copy, compare it, and return its SHA-256.
 
     Args:
-        approved: what that must be, hexadecimal; empty where nobody has said so.
+        size, mtime: of the file as it was found, in bytes and ns.
+        approved: required SHA-256, hexadecimal; empty: none.
         mode: of the copy.
 
     Raises:
-        FileUnreadable: the file cannot be read, or is another one.
+        FileUnreadable: the file cannot be read, or was changed since.
+        StorageError: the copy differs from what was written.
     """
     if target.is_file() and target.stat().st_size == size:
-        there = _digest(target)
+        there = digest(target)
         if there == (approved or _source_digest(source, size, mtime)):
             return there
     (data_folder if mode == data_file() else private_folder)(target.parent)
@@ -453,17 +457,17 @@ def _copy(source: Path, target: Path, size: int, mtime: int, approved: str, mode
             stream.write(piece)
         if approved and sha256.hexdigest() != approved:
             raise FileUnreadable(DIFFERS)
-    if _digest(target) != sha256.hexdigest():
+    if digest(target) != sha256.hexdigest():
         target.unlink()
-        raise StorageError("out_folder does not give back what was written; check the disk, then run again")
+        raise StorageError("a copy in out_folder differs from what was written; check the disk, then run again")
     return sha256.hexdigest()
 
 
 def _pieces(source: Path, size: int, mtime: int) -> Iterator[bytes]:
-    """The content of a file that is still as it was seen.
+    """Yield the content of a file.
 
     Raises:
-        FileUnreadable: it cannot be read, or is another one.
+        FileUnreadable: the file cannot be read, or no longer has this size (bytes) and mtime (ns).
     """
     try:
         with source.open("rb", buffering=0) as stream:
@@ -485,27 +489,22 @@ def _source_digest(source: Path, size: int, mtime: int) -> str:
     return sha256.hexdigest()
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb", buffering=0) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
-    """Write the DICOMDIR of every file-set, and its zip file where that is wanted.
+    """Write the DICOMDIR of every file-set, and its zip file if the request says so.
 
     Returns:
-        How many files and how many file-sets.
+        The numbers of files and of file-sets.
 
     Raises:
-        InputError: the files are not all copied, or too many for a DICOMDIR.
-        TreeError: somebody else has changed the out folder.
+        InputError: not all files are copied, or there are too many for a DICOMDIR.
+        TreeError: the out folder was changed meanwhile.
         StorageError: the out folder cannot be written.
-        Cancelled: `cancelled` said so.
+        Cancelled: `cancelled` returned True.
     """
-    from pacsifier_ops.handover.fileset import DICOMDIR, DirectoryRecord, directory, populated
+    from pacsifier_ops.handover.fileset import DICOMDIR, DirectoryRecord, directory, records_of
 
     found, request = prepared(run), DicomdirRequest.of(run)
-    results = [file for _, result in Copying.outcomes(run) for file in result.files]
+    results = [file for _, result in CopyWorker.outcomes(run) for file in result.files]
     if any(problem == _NOT_COPIED for _, problem, *_ in results):
         raise InputError("the run ended before all files were copied; see the error of the step copy")
     copied = {path: mtime for path, problem, mtime, _ in results if not problem}
@@ -517,7 +516,8 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
             raise Cancelled("stopped on request")
         here = {path.removeprefix(root) for path in copied if path.startswith(root)}
         lines = read_jsonl(run.part("index", number))
-        records = populated([DirectoryRecord(depth, path, body.encode("latin-1")) for depth, path, body in lines], here)
+        planned = [DirectoryRecord(depth, path, body.encode("latin-1")) for depth, path, body in lines]
+        records = records_of(planned, here)
         if not records:
             continue
         folder = request.out_folder / root
@@ -525,7 +525,7 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
             with atomic_stream(folder / DICOMDIR, _mode(request)) as stream:
                 stream.writelines(directory(records))
             if request.zip:
-                packed = {DICOMDIR: _digest(folder / DICOMDIR), **{name: digests[root + name] for name in sorted(here)}}
+                packed = {DICOMDIR: digest(folder / DICOMDIR), **{name: digests[root + name] for name in sorted(here)}}
                 _pack(zips(request, found["roots"])[number], folder, packed, _mode(request), cancelled)
         written += 1
     with storage_errors("the state root"):
@@ -534,7 +534,14 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
 
 
 def _check_copies(request: DicomdirRequest, roots: Sequence[str], copied: dict[str, int]) -> None:
-    """Make sure that the out folder holds the copies and nothing else; what a killed attempt left half written goes."""
+    """Make sure that the out folder holds the copies and no other files. Remove unfinished files of a killed attempt.
+
+    Args:
+        copied: mtime_ns of each copy, by path below the out folder.
+
+    Raises:
+        TreeError: there are other files, or copies are missing or changed.
+    """
     from pacsifier_ops.handover.fileset import DICOMDIR
 
     target, packed = request.out_folder, zips(request, roots)
@@ -542,31 +549,32 @@ def _check_copies(request: DicomdirRequest, roots: Sequence[str], copied: dict[s
     known |= {path.name for path in packed if path.parent == target}
     missing = dict(copied)
     with storage_errors("out_folder"):
-        for path, name, half in _files_of(target):
+        for path, name, unfinished in _files_of(target):
             if name not in known:
                 raise _changed()
-            if half:
+            if unfinished:
                 path.unlink()
             elif name in copied and path.stat().st_mtime_ns == copied[name]:
                 del missing[name]
         for path in packed:
-            for left in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
-                left.unlink()
+            for unfinished_zip in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+                unfinished_zip.unlink()
     if missing:
         raise _changed()
 
 
 def _changed() -> TreeError:
-    return TreeError("out_folder was changed while the run was going on; run it again, with nobody else at it")
+    return TreeError("out_folder was changed during the run; make sure that nobody else writes to it, then run again")
 
 
 def zips(request: DicomdirRequest, roots: Sequence[str]) -> list[Path]:
-    """The zip files of the file-sets: beside the out folder, or those of volumes inside it beside theirs."""
+    """Return the paths of the zip files: in the out folder for volumes, else one beside the out folder."""
     folder = request.out_folder
     return [folder / f"{root.rstrip('/')}.zip" if root else folder.with_name(f"{folder.name}.zip") for root in roots]
 
 
 def _is_packed(path: Path) -> bool:
+    """Whether a file is a zip file of a file-set."""
     from pacsifier_ops.handover.fileset import DICOMDIR
 
     try:
@@ -577,13 +585,15 @@ def _is_packed(path: Path) -> bool:
 
 
 def _pack(path: Path, folder: Path, names: Mapping[str, str], mode: int, cancelled: Question) -> None:
-    """Pack files as they are: images hardly get smaller, and the same files give the same bytes.
+    """Write files into a zip file, without compression: images hardly shrink, and equal files give equal bytes.
 
     Args:
-        names: of the files, below the folder, and the SHA-256 of each, which is looked at while they are packed.
+        path: of the zip file.
+        names: SHA-256 of each file, hexadecimal, by path below the folder; they are checked while the files are read.
+        mode: of the zip file.
 
     Raises:
-        TreeError: one of them has been changed since it was copied; there is no zip file then.
+        TreeError: a file was changed since it was copied. No zip file is written.
     """
     with atomic_stream(path, mode) as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, sha256 in names.items():
@@ -601,16 +611,16 @@ def _pack(path: Path, folder: Path, names: Mapping[str, str], mode: int, cancell
 
 
 def report(run: Run) -> ToolAccount:
-    """Close the books. Works on whatever the run left.
+    """Close the account, and write the report. An unfinished run is closed as well.
 
     Raises:
-        InputError: the run ended before the folder was looked at.
+        InputError: the run ended before the step prepare had inspected the folder.
         StorageError: the report cannot be written.
     """
     found, request = prepared(run), DicomdirRequest.of(run)
     problems = [(item["path"], item["reason"]) for item in found["bad_files"]]
     copied = 0
-    for series, result in Copying.outcomes(run):
+    for series, result in CopyWorker.outcomes(run):
         for (name, *_), (_, problem, *_) in zip(series.files, result.files, strict=True):
             if problem:
                 problems.append((readable(Path(unpacked(name))), problem))

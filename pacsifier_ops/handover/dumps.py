@@ -1,11 +1,11 @@
-"""The steps of moving what identifies patients out of a folder of images: prepare → move → report.
+"""The steps that move identifying text files out of a folder of images: prepare → move → report.
 
-These are the info dumps beside the series, and what PACSIFIER's anonymization leaves: `mapper.json` and
-`date_offsets.csv`. They go into the same folders below another one. Then every file that is left is looked at: is it
-DICOM? Each step is one function over the run's folder; the DAG's operators and the command line call the same ones.
-Each may be killed and called again.
+These files are the info dumps beside the series, and `mapper.json` and `date_offsets.csv`, which PACSIFIER's
+anonymization writes. They keep their paths below another folder. Every other file is then inspected, and listed if it
+is not DICOM. Each step is one function over the run's folder. The DAG's operators and the command line call the same
+functions. Each may be killed and called again.
 
-Its files are those of every job (see `runs.job`): the items of a unit are folders, see Place.
+Its files are those of every job (see `runs.job`): the items of a unit are folders of patients, see Place.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.errors import Cancelled, InputError, TreeError
 from pacsifier_ops.base.files import (
+    CHANGED,
     below,
     fsync_folder,
     packed,
@@ -54,36 +55,35 @@ from pacsifier_ops.state.tree import (
     refuse_unfinished,
 )
 
-#: Begins the names of patients' folders; what is moved out of these, wherever it lies, and from beside them.
+#: Prefix of patients' folders; suffix of the files that are moved out of them; files beside them that are moved.
 _PATIENT, _DUMP, _LINKAGE = "sub-", ".csv", ("mapper.json", "date_offsets.csv")
 
-#: The list of what was moved, in info_folder.
+#: The list of moved files, in info_folder.
 LISTING = "moved.csv"
 _COLUMNS = ("File", "Bytes", "SHA256", "Listed", "DataFolder")
 
 MOVED, THERE, LEFT = "moved", "already there", "left"
 
-#: Why a file that is no DICOM is left.
+#: Why a file that is not DICOM is left.
 _LOG, _NEW_ID = "left: a log of runs", "left: a de-identification reads it"
 _MANIFEST, _LINK, _NOT_DICOM = "left: manifest of the data set", "left: a link that leads outside, or nowhere", "left"
-#: What is left, and no more than that.
+#: Kinds of other files that are left; the report counts them.
 _DAMAGED, _INNER_LINK = "damaged DICOM", "link to something in the folder"
 
-_OTHER_FILE = "another file has its place in info_folder; keep the one that is right, then run again"
-_BEHIND_LINK = "it lies behind a link, or its place in info_folder does; links are not followed"
-_ONE_FILE = "both folders show one and the same file, as through a mount; it was not removed"
-_CHANGED = "it changed while the run was looking at it"
-_GONE = "it was there when the run began, and is gone"
+_OTHER_FILE = "info_folder has another file of this name; remove the wrong one, then run again"
+_BEHIND_LINK = "its path here or in info_folder contains a link; links are not followed"
+_ONE_FILE = "both folders show the same file, as through a mount; it was not removed"
+_GONE = "the file was removed after the run began"
 
 
 @dataclass
 class Place:
-    """A folder that files are moved out of: a line of a unit.
+    """A folder whose files are moved, and these files: a line of a unit.
 
     Attributes:
-        number: ordinal of a patient in the run, from 1; 0 for what lies beside the patients' folders.
-        folder: the patient's, below data_folder (see `packed`).
-        files: paths below data_folder, likewise.
+        number: ordinal of the patient in the run, from 1; 0 for the files beside the patients' folders.
+        folder: folder of the patient, below data_folder, as text of `packed`.
+        files: paths of the files, below data_folder, as texts of `packed`.
     """
 
     number: int
@@ -98,15 +98,15 @@ class Place:
 
 @dataclass
 class MovedFiles:
-    """What became of the files of a place.
+    """The result for a Place.
 
     Attributes:
-        number: of the place.
-        done: path below the folder, and MOVED or THERE: the same file was in info_folder already.
-        problems: path, and why it could not be moved, or looked at.
-        left: path and why, of what is no DICOM.
-        dicom: files that are DICOM.
-        passed_over: how many others there are, by what they are.
+        number: number of the Place.
+        done: path below data_folder, and MOVED, or THERE if the same file was in info_folder already.
+        problems: path, and why the file could not be moved or inspected.
+        left: path and reason of each file that is not DICOM and is left.
+        dicom: number of DICOM files.
+        passed_over: number of other files, by their kind.
     """
 
     number: int
@@ -121,19 +121,21 @@ class MovedFiles:
 
 
 def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Question = never) -> list[int]:
-    """List what is to be moved, and cut the patients' folders into units.
+    """List the files to be moved, and divide the patients' folders into units.
 
     Args:
-        most: units to be made at most.
+        most: largest number of units.
+        cancelled: asked before every folder; True ends the step.
 
     Returns:
         Numbers of the units.
 
     Raises:
-        InputError: the folders cannot be used, or lie one within the other. Nothing was touched.
-        TreeError: one of them is half de-identified, or in use; or info_folder is for de-identified data. Likewise.
+        InputError: the folders cannot be used, or one contains the other. No file was moved.
+        TreeError: a folder is half de-identified or in use, or info_folder is for de-identified data. No file was
+            moved.
         StorageError: the state root or info_folder cannot be written.
-        Cancelled: `cancelled` said so.
+        Cancelled: `cancelled` returned True.
     """
     data, info = request.data_folder.resolve(), request.info_folder.resolve()
     begin(run, replace(request, data_folder=data, info_folder=info))
@@ -147,7 +149,7 @@ def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Questi
             private_folder(info)
             fsync_folder(info.parent)
     patients = slices(len(found) - 1, most) or [range(0)]
-    # What lies beside the patients' folders goes with the first of them.
+    # The files beside the patients' folders go with the first patient.
     places = [[*([] if unit.start else [0]), *(i + 1 for i in unit)] for unit in patients]
     counts = {"patients": len(found) - 1, "files": sum(len(names) for _, names in found)}
     return cut(run, [(Place(i, *found[i]) for i in unit) for unit in places], counts)
@@ -157,28 +159,23 @@ def _check_folders(data: Path, info: Path) -> None:
     if not data.is_dir():
         raise InputError("data_folder is not a folder; give the folder of the images")
     if info.exists() and not info.is_dir():
-        raise InputError("info_folder is not a folder; give one, or a name that is free")
+        raise InputError("info_folder is not a folder; give a folder, or a name that is free")
     if _within(data, info) or _within(info, data):
-        raise InputError("data_folder and info_folder lie one within the other; give folders apart")
+        raise InputError("data_folder and info_folder overlap; give two separate folders")
     refuse_unfinished([data, info])
     refuse_around(info, IDENTIFIED, "info_folder")
     for folder in (data, info):
-        if (tree := _home(folder)) is not None and tree.in_use(shared()):
-            raise TreeError("somebody is at work in data_folder or info_folder; wait until that has ended")
+        if (tree := Tree.around(folder)) is not None and tree.in_use(shared()):
+            raise TreeError("another run is at work in data_folder or info_folder; wait until it has ended")
 
 
 def _within(folder: Path, other: Path) -> bool:
-    """Whether a folder is another one or lies below it, by whatever names."""
+    """Whether a folder is another one or lies below it. Links and mounts may give a folder several names."""
     return other.exists() and any(above.exists() and above.samefile(other) for above in (folder, *folder.parents))
 
 
-def _home(folder: Path) -> Tree | None:
-    """The tree that a folder is, or is part of."""
-    return next((tree for above in (folder, *folder.parents) if (tree := Tree.existing(above))), None)
-
-
 def _places(root: Path, cancelled: Question = never) -> Iterator[tuple[Path, Iterable[Path]]]:
-    """The patients' folders, and the files of each that are to be moved; first `.`, for what lies beside them.
+    """Yield `.` and the files beside the patients' folders, then each of these folders and its files to be moved.
 
     Paths are below the root, in order. Links are left out.
     """
@@ -203,35 +200,35 @@ def _is_file(path: Path) -> bool:
 
 
 def move(run: Run, unit: int, cancelled: Question = never) -> dict[str, int | float]:
-    """Move the files of one unit, and look at what is left; one that cannot be moved is no other's harm.
+    """Move the files of one unit, and inspect the others. A file that cannot be moved does not stop the rest.
 
     Returns:
-        How many were moved or there already, are left and no DICOM, or are problems.
+        The number of files that were moved, were there already, are left, or are problems.
 
     Raises:
-        Cancelled: `cancelled` said so; every file is whole, in one of the folders or in both.
-        TreeError: data_folder is being de-identified meanwhile.
-        StorageError: a folder cannot be written; likewise.
+        Cancelled: `cancelled` returned True; every file is whole, in one of the folders or in both.
+        TreeError: data_folder is being de-identified.
+        StorageError: a folder cannot be written; every file is whole.
     """
-    with Relocation(run, cancelled) as relocation:
-        return relocation.unit(unit)
+    with MovingWorker(run, cancelled) as worker:
+        return worker.unit(unit)
 
 
-class Relocation(Worker[Place, MovedFiles]):
+class MovingWorker(Worker[Place, MovedFiles]):
     """Moves the files of units of a run."""
 
     item, result = Place, MovedFiles
 
     def open(self, stack: ExitStack) -> None:
-        """Make room for unfinished files."""
+        """Make a folder for unfinished files."""
         self._request = DumpsRequest.of(self._run)
         self._scratch = stack.enter_context(_workplace(self._request))
 
     def work(self, place: Place, result: MovedFiles) -> MovedFiles:
-        """Move the files of a place, and look at what is left."""
+        """Move the files of a place, and inspect the others."""
         folders = packed(self._request.data_folder), packed(self._request.info_folder)
         with ExitStack() as stack:
-            # In the same order for everybody: somebody may be moving them back.
+            # All runs take the leases in one order: another run may move files in the opposite direction.
             for folder in sorted(folders):
                 stack.enter_context(shared().acquire(f"dumps:{folder}/{place.folder}", cancelled=self._cancelled))
             return _Moving(self._request, place, self._scratch, self._cancelled).run()
@@ -248,8 +245,8 @@ class Relocation(Worker[Place, MovedFiles]):
 
 @contextmanager
 def _workplace(request: DumpsRequest) -> Iterator[Path]:
-    """A folder in info_folder for unfinished files; the tree of the images knows meanwhile that somebody is at work."""
-    tree, info = _home(request.data_folder), request.info_folder
+    """Yield a folder in info_folder for unfinished files. Meanwhile the data set of the images counts as in use."""
+    tree, info = Tree.around(request.data_folder), request.info_folder
     with ExitStack() as stack:
         if tree is not None:
             stack.enter_context(tree.workplace(shared()))
@@ -262,10 +259,10 @@ def _count(results: Iterable[MovedFiles], outcome: str) -> int:
 
 
 class _Moving:
-    """The moving of the files of one place, under its leases.
+    """Moves the files of one place. The caller holds its leases.
 
-    Every file is put into info_folder first; once these are on the disk, the others are removed. A kill in between
-    leaves both, and the next run finds that they are the same.
+    All files are copied or linked to info_folder first. Once these are on the disk, the files in data_folder are
+    removed. A kill in between leaves both, and the next run finds that they are equal.
     """
 
     def __init__(self, request: DumpsRequest, place: Place, scratch: Path, cancelled: Question) -> None:
@@ -274,47 +271,48 @@ class _Moving:
         self._result, self._passed_over = MovedFiles(place.number), Counter[str]()
 
     def run(self) -> MovedFiles:
-        """Move the files, look at what is left, and tell what became of them."""
-
+        """Move the files, inspect the others, and return the result."""
         self._move([Path(unpacked(name)) for name in self._place.files])
-        self._check(self._data / unpacked(self._place.folder))
+        self._inspect(self._data / unpacked(self._place.folder))
         return replace(self._result, passed_over=dict(self._passed_over))
 
     def _move(self, names: Iterable[Path]) -> None:
-
-        put: list[tuple[Path, os.stat_result]] = []
+        transferred: list[tuple[Path, os.stat_result]] = []
         for name in names:
             if self._cancelled():
                 raise Cancelled("stopped on request")
             try:
-                if (before := self._put(name)) is not None:
-                    put.append((name, before))
+                if (before := self._transfer(name)) is not None:
+                    transferred.append((name, before))
             except ValueError as error:
                 self._result.problems.append((readable(name), str(error)))
             except OSError as error:
                 self._result.problems.append((readable(name), unreadable(error)))
         with storage_errors("info_folder"):
-            for folder in {above for name, _ in put for above in name.parents}:
+            for folder in {above for name, _ in transferred for above in name.parents}:
                 fsync_folder(self._info / folder)
         with storage_errors("data_folder"):
-            for name, before in put:
+            for name, before in transferred:
                 with suppress(FileNotFoundError):
                     if _same((self._data / name).lstat(), before):
                         (self._data / name).unlink()
                     else:
-                        self._result.problems.append((readable(name), _CHANGED))
+                        self._result.problems.append((readable(name), CHANGED))
 
-    def _put(self, name: Path) -> os.stat_result | None:
-        """Have a file in info_folder as well; returns the status of the one that can go, None where it went before.
+    def _transfer(self, name: Path) -> os.stat_result | None:
+        """Link or copy a file to info_folder.
+
+        Returns:
+            The status of the file in data_folder, which can now be removed; None if an earlier attempt removed it.
 
         Raises:
-            ValueError: it cannot be moved; the reason in words.
-            OSError: it cannot be read.
+            ValueError: the file cannot be moved; the reason in words.
+            OSError: the file cannot be read.
             StorageError: info_folder cannot be written.
         """
         source, target = self._data / name, self._info / name
         if not os.path.lexists(source) and _is_file(target):
-            self._tell(name, MOVED)  # by an earlier attempt
+            self._result.done.append((readable(name), MOVED))  # by an earlier attempt
             return None
         if not os.path.lexists(source):
             raise ValueError(_GONE)
@@ -328,18 +326,22 @@ class _Moving:
                 if folder.exists() and not folder.is_dir():
                     raise ValueError(_OTHER_FILE)
                 private_folder(folder)
-            outcome = MOVED if self._link(source, target, sha256) else THERE
+            outcome = MOVED if self._create(target, source, sha256) else THERE
             if not _is_file(target):
                 raise ValueError(_OTHER_FILE)
             if target.samefile(source) and target.stat().st_nlink == 1:
                 raise ValueError(_ONE_FILE)
             if digest(target) != sha256:
                 raise ValueError(_OTHER_FILE)
-        self._tell(name, outcome)
+        self._result.done.append((readable(name), outcome))
         return before
 
-    def _link(self, source: Path, target: Path, sha256: str) -> bool:
-        """Have a file at `target`, and never in place of another; False where there is one."""
+    def _create(self, target: Path, source: Path, sha256: str) -> bool:
+        """Link or copy `source` to `target`. Return False if there is a file already; it stays as it is.
+
+        Raises:
+            ValueError: the copy does not have this SHA-256.
+        """
         if _linked(source, target):
             return True
         if os.path.lexists(target):
@@ -349,7 +351,7 @@ class _Moving:
         with ready.open("rb") as stream:
             os.fsync(stream.fileno())
         if digest(ready) != sha256:
-            raise ValueError(_CHANGED)
+            raise ValueError(CHANGED)
         if _linked(ready, target):
             ready.unlink()
             return True
@@ -358,21 +360,16 @@ class _Moving:
         os.rename(ready, target)
         return True
 
-    def _tell(self, name: Path, outcome: str) -> None:
-
-        self._result.done.append((readable(name), outcome))
-
-    def _check(self, folder: Path) -> None:
-        """Look at every file that is left in the place."""
-
-        told = {path for path, _ in self._result.problems}
-        # Several tasks look at places of one tree.
+    def _inspect(self, folder: Path) -> None:
+        """Inspect every file that is left in the place, and enter it into the result."""
+        reported = {path for path, _ in self._result.problems}
+        # Several tasks inspect places of one tree at the same time, so each place has its own file of facts.
         with Facts(self._data, f"kinds/{digest_of(self._place.folder)}", _kind_of_content) as content:
             for path in _files(folder, without=_PATIENT if folder == self._data else ""):
                 if self._cancelled():
                     raise Cancelled("stopped on request")
                 name = readable(path.relative_to(self._data))
-                if name in told:
+                if name in reported:
                     continue
                 try:
                     kind = self._kind(path, content)
@@ -387,13 +384,13 @@ class _Moving:
                     self._result.dicom += 1
 
     def _kind(self, path: Path, content: Callable[[Path], str]) -> str:
-        """Return what a file is; empty where it is DICOM.
+        """Return the kind of a file, or the reason why it is left; empty for a DICOM file.
 
         Args:
-            content: returns what a file is by its content.
+            content: returns the same by the content of the file alone.
 
         Raises:
-            OSError: it cannot be read, or the folder that it is cannot.
+            OSError: the file or folder cannot be read.
         """
         name = path.relative_to(self._data)
         if path.is_symlink():
@@ -401,7 +398,7 @@ class _Moving:
         if path.is_dir():
             os.listdir(path)
         if not path.is_file():
-            return _NOT_DICOM  # a pipe, a socket or a device: to open it may never end
+            return _NOT_DICOM  # opening a pipe, a socket or a device may block for ever
         if name.parts[0] == LOGS:
             return _LOG
         if name.name == "new_id.txt":
@@ -424,7 +421,7 @@ def _kind_of_content(path: Path) -> str:
 
 
 def _linked(path: Path, name: Path) -> bool:
-    """Give a file a second name; False where the name is taken, or on another file system, or one without links."""
+    """Give a file a second name. Return False if the name is taken, or the file systems do not allow it."""
     try:
         os.link(path, name)
     except OSError:
@@ -445,18 +442,18 @@ def _leads_into(link: Path, folder: Path) -> bool:
 
 
 def _files(folder: Path, without: str = "") -> Iterator[Path]:
-    """All that is no folder below a folder, links among it, and folders that cannot be read; in order.
+    """Yield all files and links below a folder, and the folders that cannot be read; in order.
 
     Args:
-        without: leave out folders in it whose name begins like this.
+        without: prefix of the names of folders to leave out; empty: none.
     """
 
-    def left_out(entry: os.DirEntry[str]) -> bool:
+    def leave_out(entry: os.DirEntry[str]) -> bool:
         named = entry.name == CONTROL or (without != "" and entry.name.startswith(without))
         return named and entry.is_dir(follow_symlinks=False)
 
     try:
-        for entry, problem in below(folder, left_out):
+        for entry, problem in below(folder, leave_out):
             if problem is not None or not entry.is_dir(follow_symlinks=False):
                 yield Path(entry.path)
     except OSError:
@@ -467,20 +464,20 @@ def _files(folder: Path, without: str = "") -> Iterator[Path]:
 
 
 def report(run: Run) -> ToolAccount:
-    """Close the books: the listing in info_folder, accounts, the report. Works on whatever the run left.
+    """Close the account, and write the listing in info_folder and the report. An unfinished run is closed as well.
 
     Returns:
-        The account; its `verdict` is the run's.
+        The account; its `verdict` is that of the run.
 
     Raises:
-        InputError: the run ended before it was known what is to be moved.
+        InputError: the run ended before the step prepare had listed the files.
         StorageError: listing or report cannot be written.
     """
-    found, request = prepared(run, "it was known what is to be moved"), DumpsRequest.of(run)
-    results = [result for _, result in Relocation.outcomes(run)]
+    found, request = prepared(run, "the files to be moved were listed"), DumpsRequest.of(run)
+    results = [result for _, result in MovingWorker.outcomes(run)]
     done = [(path, how) for result in results for path, how in result.done]
     left = [(path, why) for result in results for path, why in result.left]
-    _list(request, {path for path, _ in done})
+    _write_listing(request, {path for path, _ in done})
     account = ToolAccount(
         run=run.name,
         action="dumps moved",
@@ -498,31 +495,34 @@ def report(run: Run) -> ToolAccount:
         problems=[(path, why) for result in results for path, why in result.problems],
         passed_over=dict(sum((Counter(result.passed_over) for result in results), Counter[str]())),
     )
-    write_books(run, account, "Dumps moved", *_told(account))
+    write_books(run, account, "Dumps moved", *_outcome(account))
     return account
 
 
-def _told(account: ToolAccount) -> Iterator[str]:
+def _outcome(account: ToolAccount) -> Iterator[str]:
+    """Yield the sentences of the verdict."""
     if account.problems:
         yield f"{plural(len(account.problems), 'thing')} could not be done; the list below says what and why."
     if left := account.counts[LEFT]:
-        which = "file that is no DICOM is" if left == 1 else "files that are no DICOM are"
-        yield f"{left} {which} left in the data folder: see what was done."
+        which = "file that is not DICOM is" if left == 1 else "files that are not DICOM are"
+        yield f"{left} {which} left in the data folder; the list below names them."
     elif not account.problems:
         yield "Nothing but DICOM is left in the data folder."
 
 
-def _list(request: DumpsRequest, moved: Collection[str]) -> None:
-    """Have the listing name every file that was moved to info_folder; what it says already stays as it is.
+def _write_listing(request: DumpsRequest, moved: Collection[str]) -> None:
+    """Add every file in info_folder that the listing does not name. Lines that it has stay.
 
-    A run that was killed could not list what it had moved: such files are found where they are.
+    A killed run may have moved files without listing them, so the folder is searched.
+
+    Args:
+        moved: paths below the folder of the files that this run moved.
     """
-
     path = request.info_folder / LISTING
     with storage_errors("info_folder"), shared().acquire(f"dumps:{packed(path)}"):
-        said = path.read_bytes() if path.exists() else _line(_COLUMNS)
-        known = {cells.plain(line[0]) for line in csv.reader(io.StringIO(said.decode("utf-8", "replace"))) if line}
-        lines = [said if said.endswith(b"\n") else said + b"\n"]
+        before = path.read_bytes() if path.exists() else _line(_COLUMNS)
+        known = {cells.plain(line[0]) for line in csv.reader(io.StringIO(before.decode("utf-8", "replace"))) if line}
+        lines = [before if before.endswith(b"\n") else before + b"\n"]
         for _, files in _places(request.info_folder):
             for name in files:
                 if (shown := readable(name)) not in known:
@@ -531,7 +531,7 @@ def _list(request: DumpsRequest, moved: Collection[str]) -> None:
                     lines.append(_line((shown, file.stat().st_size, digest(file), now(), readable(Path(source)))))
         if len(lines) > 1:
             write_atomic(path, b"".join(lines))
-    if not marker_of(request.info_folder):  # it is no tree, and needs no folder of a tree
+    if not marker_of(request.info_folder):  # a folder that is no data set keeps no control folder
         with suppress(OSError):
             (request.info_folder / CONTROL / "incoming").rmdir()
             (request.info_folder / CONTROL).rmdir()

@@ -1,10 +1,12 @@
 """The steps of tagging objects for a Karnak gateway: prepare → tag → report.
 
-Karnak de-identifies what it gets, and reads in the objects themselves who they are to become. The tags are those of
-PACSIFIER, private and of VR LO: (000B,xx01) the patient's code, which is the pseudonym, (000B,xx02) the album,
-(000B,xx03) the days by which dates are moved. Each step is one function over the run's folder; the DAG's operators and
-the command line call the same ones. Each may be killed and called again. Its files are those of every job (see
-`runs.job`): the items of a unit are series, see Tagged.
+Karnak de-identifies the objects that it receives, and reads the pseudonym from the objects themselves. The tags are
+those of PACSIFIER, private and of VR LO: (000B,xx01) is the code of the patient, which is the pseudonym, (000B,xx02)
+the album, and (000B,xx03) the number of days by which dates are moved.
+
+Each step is one function over the run's folder. The DAG's operators and the command line call the same functions. Each
+may be killed and called again. Its files are those of every job (see `runs.job`): the items of a unit are series, see
+SeriesToTag.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pacsifier_ops.base.errors import Cancelled, InputError, PatientsRefused, TreeError
 from pacsifier_ops.base.files import (
+    CHANGED,
     fsync_folder,
     packed,
     private_file,
@@ -47,7 +50,7 @@ from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.runs.progress import NOT_TAGGED, TAGGED, UNCHANGED
-from pacsifier_ops.state.approved import DIFFERS, approve, approved_of
+from pacsifier_ops.state.approved import approve, approved_of, refuse_changed
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger, digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
@@ -56,11 +59,12 @@ if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.dicom.scan import Scan
 
-#: The private block, and the last two digits of the tags in it.
+#: Group and private creator of the block, and the last two hexadecimal digits of the tags in it.
 GROUP, CREATOR = 0x000B, "CHUV_DEV_TML"
 PATIENT_CODE, ALBUM_NAME, DAY_SHIFT = 0x01, 0x02, 0x03
 
-#: The block where nobody else was first. Gateways are told full tags, and find them there only.
+#: The block of the tags, unless another creator has reserved it. A gateway that is configured with full tags finds them
+#: only there.
 USUAL_BLOCK = 0x10
 
 ELSEWHERE = "with tags in another block"
@@ -68,21 +72,23 @@ ELSEWHERE = "with tags in another block"
 _NO_PATIENT = "it has no PatientID, so nobody can say whose it is"
 _SEVERAL_IDS = "it has several values in PatientID"
 NOT_LINKED = "its patient has no pseudonym"
-_OTHER_FILE = "another file has its place in out_folder; move that away, or give another out_folder"
-_CHANGED = "the file changed while the run was looking at it"
+_OTHER_FILE = "out_folder has another file of this name; move that file away, or give another out_folder"
 _LINK = "link to a file of the folder"
 
 
 @dataclass
-class Tagged:
+class SeriesToTag:
     """A series to be tagged: a line of a unit.
 
     Attributes:
         number: ordinal in the run, from 1.
-        home: the tree that its files belong to (see `packed`), or the folder itself.
-        files: paths below the folder, likewise.
-        people: pseudonym and day shift by PatientID.
-        approved: SHA-256 of each of the files as it was approved; empty where nobody has decided on it.
+        modality: Modality (0008,0060).
+        series_uid: SeriesInstanceUID.
+        home: root of the data set of the files, or the folder itself if they are in none, as text of `packed`.
+        files: paths below the folder, as texts of `packed`.
+        people: pseudonym and day shift in days, by PatientID.
+        approved: approved SHA-256 of each file, hexadecimal; empty if the folder has no list of approved files.
+        study_uid: StudyInstanceUID.
     """
 
     number: int
@@ -96,7 +102,7 @@ class Tagged:
 
     @property
     def series(self) -> SeriesId:
-        """Which series it is."""
+        """Return the identity of the series."""
         return SeriesId(self.study_uid, self.series_uid)
 
     def account(self) -> TaggedFiles:
@@ -107,14 +113,15 @@ class Tagged:
 
 @dataclass
 class TaggedFiles:
-    """What became of the files of a series.
+    """The result for a series.
 
     Attributes:
-        number: of the series.
-        state: complete, or incomplete: there are problems.
-        counts: how many were TAGGED, or UNCHANGED: they had the right tags already; of these, how many ELSEWHERE.
-        problems: path below the folder, and why it could not be tagged.
-        made: SHA-256 of the tagged files by path below out_folder, where the files were approved.
+        number: number of the series.
+        state: COMPLETE, or INCOMPLETE if there are problems.
+        counts: the numbers of files that were TAGGED, that had the right tags already (UNCHANGED), and, among both,
+            that have them in another block (ELSEWHERE).
+        problems: path below the folder, and why the file could not be tagged.
+        made: SHA-256 of the tagged files by path below out_folder, if the files were approved.
     """
 
     number: int
@@ -128,18 +135,18 @@ class TaggedFiles:
 
 
 def prepare(run: Run, request: KarnakRequest, most: int = MOST, cancelled: Question = never) -> list[int]:
-    """Look at every file of the folder, find out who every patient becomes, and cut the series into units.
+    """Inspect every file of the folder, find the pseudonym of every patient, and divide the series into units.
 
     Args:
-        most: units to be made at most.
+        most: largest number of units.
 
     Returns:
         Numbers of the units.
 
     Raises:
-        InputError: what was asked for cannot be done; or it is not said of every patient who they become. Nothing was
-            touched.
-        TreeError: one of the folders is not what it should be.
+        InputError: the request cannot be met, or a patient has no pseudonym. No file was changed.
+        PatientsRefused: patients cannot be told apart, or pseudonyms are not unique. No file was changed.
+        TreeError: a folder is half de-identified, de-identified, in use, or part of another data set.
         StorageError: the state root or out_folder cannot be written.
     """
     from pacsifier_ops.dicom.scan import scan
@@ -162,11 +169,11 @@ def prepare(run: Run, request: KarnakRequest, most: int = MOST, cancelled: Quest
     if not (series or bad or request.allow_empty):
         raise InputError("in_folder holds no DICOM file")
     if request.leave_out:
-        series = _known(request, series, bad)
+        series = _without_unknown(request, series, bad)
     people = _people(run, request, [file for files in series.values() for file in files])
     if not request.in_place:
         Tree.open(target)
-    return _planned(run, request, found, series, people, bad, most)
+    return _write_units(run, request, found, series, people, bad, most)
 
 
 def _check_folders(request: KarnakRequest) -> None:
@@ -177,33 +184,32 @@ def _check_folders(request: KarnakRequest) -> None:
     if request.in_place:
         return
     if source in target.parents or target in source.parents:
-        raise InputError("in_folder and out_folder lie one within the other; give folders apart, or the same one")
+        raise InputError("in_folder and out_folder overlap; give two separate folders, or the same one for both")
     if any(marker_of(folder) for folder in target.parents):
-        raise TreeError("out_folder lies within a data set; give a folder apart")
+        raise TreeError("out_folder is part of another data set; give a separate folder")
 
 
 def _check_trees(trees: Iterable[Path]) -> None:
-    """Only what is identified, and what nobody is at work in, is tagged."""
+    """Refuse folders that are not identified, or that another run is at work in."""
     for folder in trees:
         refuse_unfinished([folder])
         if marker_of(folder).get("state", IDENTIFIED) != IDENTIFIED:
             raise TreeError(
-                "in_folder, or a folder above or below it, holds data that is de-identified: its patients have become "
-                "who they are to be, and its books tell every byte; tag the identified data"
+                "in_folder, or a folder above or below it, holds data that is de-identified: its patients have their "
+                "pseudonyms already, and its manifest lists the digest of every file; tag the identified data"
             )
         if (tree := Tree.existing(folder)) is not None and tree.in_use(shared()):
-            raise TreeError("somebody is at work in in_folder; wait until that has ended, then run again")
+            raise TreeError("another run is at work in in_folder; wait until it has ended, then run again")
 
 
 def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[Path, SeriesId], list[DicomFile]]:
-    """The objects by the tree that they belong to and their series; those of nobody go to the bad ones."""
-
+    """Return the objects by data set and series. Those without one PatientID are added to the bad files."""
     trees = set(found.trees)
-    home_of = {folder: _home(folder) for folder in trees}
+    home_of = {folder: tree.root if (tree := Tree.around(folder)) else folder for folder in trees}
     series: dict[tuple[Path, SeriesId], list[DicomFile]] = {}
     for file in (file for files in found.series.values() for file in files):
         if file.path.is_symlink():
-            found.passed_over[_LINK] += 1  # the file itself is looked at where it is
+            found.passed_over[_LINK] += 1  # the target of the link is in the folder, and is tagged there
         elif not file.patient_id or "\\" in file.patient_id:
             bad.append((readable(file.path.relative_to(root)), _SEVERAL_IDS if file.patient_id else _NO_PATIENT))
         else:
@@ -212,16 +218,10 @@ def _series(found: Scan, root: Path, bad: list[tuple[str, str]]) -> dict[tuple[P
     return series
 
 
-def _home(folder: Path) -> Path:
-    """The tree that a folder is, or is part of; else the folder itself."""
-    return next((above for above in (folder, *folder.parents) if Tree.existing(above)), folder)
-
-
-def _known(
+def _without_unknown(
     request: KarnakRequest, series: Mapping[tuple[Path, SeriesId], list[DicomFile]], bad: list[tuple[str, str]]
 ) -> dict[tuple[Path, SeriesId], list[DicomFile]]:
-    """The objects of patients of whom it is said who they become; the others go to the bad ones."""
-
+    """Return the objects of patients with pseudonym and day shift. The others are added to the bad files."""
     codes, days = _sources(request, {file.patient_id for files in series.values() for file in files})
     unknown = {patient for patient in codes if codes[patient] is None or days[patient] is None}
     bad += [
@@ -230,17 +230,18 @@ def _known(
         for file in files
         if file.patient_id in unknown
     ]
-    left = {key: [file for file in files if file.patient_id not in unknown] for key, files in series.items()}
-    return {key: files for key, files in left.items() if files}
+    known = {key: [file for file in files if file.patient_id not in unknown] for key, files in series.items()}
+    return {key: files for key, files in known.items() if files}
 
 
 def _people(run: Run, request: KarnakRequest, files: Sequence[DicomFile]) -> dict[str, Person]:
-    """Who every patient becomes.
+    """Return pseudonym and day shift by PatientID.
 
     Raises:
-        InputError: it is not said of all of them; problems.txt names the others. Or a file cannot be used.
-        PatientsRefused: two patients have one PatientID, or would have one code. Patients are told by their number, in
-            order of their PatientIDs.
+        InputError: a patient has no pseudonym or day shift (problems.txt lists these PatientIDs), or a file of them
+            cannot be used.
+        PatientsRefused: two patients have one PatientID, or would have one pseudonym. The error names patients by their
+            ordinal in the order of PatientIDs.
     """
     patients = sorted({file.patient_id for file in files})
     issuers: dict[str, set[str]] = {}
@@ -249,13 +250,13 @@ def _people(run: Run, request: KarnakRequest, files: Sequence[DicomFile]) -> dic
     if two := [place for place, patient in enumerate(patients) if len(issuers[patient]) > 1]:
         raise PatientsRefused("objects with one PatientID have two IssuerOfPatientIDs: these are two patients", two)
     codes, days = _sources(request, patients)
-    told = []
+    reasons = []
     for what, given in (("pseudonym", codes), ("day shift", days)):
         if missing := [patient for patient in patients if given[patient] is None]:
-            told.append(f"{len(missing)} of {len(patients)} patients have no {what}")
+            reasons.append(f"{len(missing)} of {len(patients)} patients have no {what}")
             run.note("\n".join((f"patients without a {what}:", *missing)))
-    if told:
-        raise InputError(f"{', '.join(told)}; nothing was touched; {run.folder / 'problems.txt'} names them")
+    if reasons:
+        raise InputError(f"{', '.join(reasons)}; nothing was touched; {run.folder / 'problems.txt'} names them")
     people = {p: Person(codes[p] or "", days[p] or 0) for p in patients}
     twice = taken_twice({patient: person.pseudonym for patient, person in people.items()})
     if places := [place for place, patient in enumerate(patients) if patient in twice]:
@@ -266,12 +267,12 @@ def _people(run: Run, request: KarnakRequest, files: Sequence[DicomFile]) -> dic
 
 
 def _sources(request: KarnakRequest, patients: Iterable[str]) -> tuple[dict[str, str | None], dict[str, int | None]]:
-    """Pseudonyms and day shifts; None where nothing is said of a patient."""
+    """Return pseudonyms and day shifts by PatientID; None for a patient without one."""
     if request.new_ids:
         names = read_new_ids(Path(request.new_ids))
         shifts = read_day_shifts(Path(request.day_shift)) if request.day_shift else None
     elif request.day_shift:
-        raise InputError("day_shift goes with new_ids; without, the project's linkage says both")
+        raise InputError("day_shift needs new_ids; without both, the project's linkage has the day shifts as well")
     else:
         linked = Linkage(request.project).people().given
         names = Keyed({key: person.pseudonym for key, person in linked.items()})
@@ -279,7 +280,7 @@ def _sources(request: KarnakRequest, patients: Iterable[str]) -> tuple[dict[str,
     return {p: names.of(p) for p in patients}, {p: shifts.of(p) if shifts else 0 for p in patients}
 
 
-def _planned(
+def _write_units(
     run: Run,
     request: KarnakRequest,
     found: Scan,
@@ -288,58 +289,66 @@ def _planned(
     bad: list[tuple[str, str]],
     most: int,
 ) -> list[int]:
-    def line(number: int, home: Path, key: SeriesId, files: Sequence[DicomFile]) -> Tagged:
-        whose = {file.patient_id: people[file.patient_id] for file in files}
-        paths = [packed(file.path.relative_to(request.in_folder)) for file in files]
-        become = {patient: (person.pseudonym, person.shift) for patient, person in whose.items()}
-        approved = [file.sha256 for file in files] if files[0].sha256 else []
-        return Tagged(number, files[0].modality, key.series_uid, packed(home), paths, become, approved, key.study_uid)
+    """Write the units into the run's folder; return their numbers."""
+
+    def item(number: int, home: Path, key: SeriesId, files: Sequence[DicomFile]) -> SeriesToTag:
+        patients = {file.patient_id: people[file.patient_id] for file in files}
+        return SeriesToTag(
+            number=number,
+            modality=files[0].modality,
+            series_uid=key.series_uid,
+            home=packed(home),
+            files=[packed(file.path.relative_to(request.in_folder)) for file in files],
+            people={patient: (person.pseudonym, person.shift) for patient, person in patients.items()},
+            approved=[file.sha256 for file in files] if files[0].sha256 else [],
+            study_uid=key.study_uid,
+        )
 
     order = list(series.items())
     counts = {"series": len(order), "instances": sum(map(len, series.values())), "patients": len(people)}
-    lines = [(line(i + 1, *order[i][0], order[i][1]) for i in unit) for unit in slices(len(order), most)]
-    return cut(run, lines, {"passed_over": found.passed_over, "bad_files": bad, **counts})
+    units = [(item(i + 1, *order[i][0], order[i][1]) for i in unit) for unit in slices(len(order), most)]
+    return cut(run, units, {"passed_over": found.passed_over, "bad_files": bad, **counts})
 
 
 # tag
 
 
 def tag(run: Run, unit: int, cancelled: Question = never) -> dict[str, int | float]:
-    """Tag the objects of one unit; one that cannot be tagged is no other's harm.
+    """Tag the objects of one unit. An object that cannot be tagged does not stop the others.
 
     Returns:
-        How many were tagged, had the right tags already, or could not be tagged.
+        The numbers of objects that were tagged, that had the right tags already, and that could not be tagged.
 
     Raises:
-        Cancelled: `cancelled` said so; every file is whole, as it was or tagged.
-        StorageError: a folder cannot be written; likewise.
+        Cancelled: `cancelled` returned True; every file is whole, with or without the tags.
+        StorageError: a folder cannot be written; every file is whole.
     """
-    with Tagger(run, cancelled) as tagger:
-        return tagger.unit(unit)
+    with TaggingWorker(run, cancelled) as worker:
+        return worker.unit(unit)
 
 
-class Tagger(Worker[Tagged, TaggedFiles]):
+class TaggingWorker(Worker[SeriesToTag, TaggedFiles]):
     """Tags the objects of units of a run."""
 
-    item, result = Tagged, TaggedFiles
+    item, result = SeriesToTag, TaggedFiles
 
     def open(self, stack: ExitStack) -> None:
-        """Get ready to tag."""
+        """Read the request."""
         self._request = KarnakRequest.of(self._run)
-        self._places: dict[str, tuple[Tree, Path]] = {}
+        self._workplaces: dict[str, tuple[Tree, Path]] = {}
 
-    def work(self, series: Tagged, result: TaggedFiles) -> TaggedFiles:
+    def work(self, series: SeriesToTag, result: TaggedFiles) -> TaggedFiles:
         """Tag the objects of a series."""
         from pacsifier_ops.extract.receiving import series_lease
 
-        if series.home not in self._places:
-            tree = _tree_of(self._request, series)
-            self._places[series.home] = tree, self._stack.enter_context(tree.workplace(shared()))
+        if series.home not in self._workplaces:
+            tree = _output_tree(self._request, series)
+            self._workplaces[series.home] = tree, self._stack.enter_context(tree.workplace(shared()))
         with shared().acquire(series_lease(series.series), cancelled=self._cancelled):
-            return _Tagging(self._request, series, *self._places[series.home], self._cancelled).run()
+            return _Tagging(self._request, series, *self._workplaces[series.home], self._cancelled).run()
 
     def counts(self, result: TaggedFiles) -> dict[str, int | float]:
-        """Return state and images."""
+        """Return the state of the series and its images by result."""
         images = {f"images {name}": result.counts.get(name, 0) for name in (TAGGED, UNCHANGED)}
         return {f"series {result.state}": 1, **images, f"images {NOT_TAGGED}": len(result.problems)}
 
@@ -349,31 +358,33 @@ class Tagger(Worker[Tagged, TaggedFiles]):
         return {TAGGED: total[TAGGED], UNCHANGED: total[UNCHANGED], "problems": sum(len(r.problems) for r in results)}
 
 
-def _tree_of(request: KarnakRequest, series: Tagged) -> Tree:
-    """The tree that tagged objects are written to; of a folder that is none, its own folder holds unfinished files."""
-
+def _output_tree(request: KarnakRequest, series: SeriesToTag) -> Tree:
+    """Return the data set that tagged objects are written to. In a folder that is none, it holds unfinished files."""
     folder = Path(unpacked(series.home)) if request.in_place else request.out_folder
     return Tree.existing(folder) or Tree(folder, folder)
 
 
 class _Tagging:
-    """The tagging of one series: its files are made ready, entered in the tree's ledger, and then get their names.
+    """Tags one series. The caller holds its lease.
 
-    A file that the tree's ledger knew as it was, it knows tagged as well: an extraction would else fetch it again, and
-    undo the tags. A kill in between leaves entries that no file proves; these files are tagged, or fetched, once more.
+    The tagged files are written to a scratch folder, entered in the ledger of the data set, and then moved to their
+    names. The ledger must know a tagged file if it knew the file before: else an extraction would fetch the file again,
+    and undo the tags. A kill in between leaves entries that do not match their files. Such files are tagged, or
+    fetched, once more.
     """
 
-    def __init__(self, request: KarnakRequest, series: Tagged, tree: Tree, scratch: Path, cancelled: Question) -> None:
+    def __init__(
+        self, request: KarnakRequest, series: SeriesToTag, tree: Tree, scratch: Path, cancelled: Question
+    ) -> None:
         self._request, self._series, self._scratch, self._cancelled = request, series, scratch, cancelled
         self._ledger = SeriesLedger(tree.state, series.series)
-        self._known = False
+        self._ledger_changed = False
         self._elsewhere = 0
         self._ready: list[tuple[Path, Path]] = []
         self._made: dict[str, str] = {}
 
     def run(self) -> TaggedFiles:
-        """Tag the files, and tell what became of them; under the series' lease."""
-
+        """Tag the files, and return the result."""
         result, counts = TaggedFiles(self._series.number), Counter[str]()
         approved = self._series.approved or [""] * len(self._series.files)
         for name, sha256 in zip((Path(unpacked(name)) for name in self._series.files), approved, strict=True):
@@ -391,14 +402,18 @@ class _Tagging:
         return replace(result, counts=dict(counts), state=state, made=self._made)
 
     def _tag(self, name: Path, approved: str) -> str:
-        """Make the tagged file ready, unless it is where it is to be already.
+        """Write the tagged file to the scratch folder, unless the output folder has it already.
 
         Args:
-            approved: SHA-256 that the file must have, hexadecimal; empty where nobody has said so.
+            name: path below in_folder.
+            approved: required SHA-256, hexadecimal; empty: none.
+
+        Returns:
+            TAGGED or UNCHANGED.
 
         Raises:
-            ValueError: it cannot be tagged; the reason in words.
-            OSError: it cannot be read.
+            ValueError: the file cannot be tagged; the reason in words.
+            OSError: the file cannot be read.
             StorageError: the tagged file cannot be written.
         """
         from pacsifier_ops.dicom.files import inspect
@@ -407,14 +422,14 @@ class _Tagging:
         source, target = self._request.in_folder / name, self._request.out_folder / name
         file = inspect(source)
         if file is None or file.patient_id not in self._series.people:
-            raise ValueError(_CHANGED)
+            raise ValueError(CHANGED)
         pseudonym, shift = self._series.people[file.patient_id]
         values = {PATIENT_CODE: pseudonym, ALBUM_NAME: self._request.album_name, DAY_SHIFT: str(shift)}
         changed = change(file, GROUP, CREATOR, values)
         self._elsewhere += changed.block != USUAL_BLOCK
-        if not changed.needed if self._request.in_place else _holds(target, file, pieces(file, changed)):
+        if not changed.needed if self._request.in_place else _has_content(target, file, pieces(file, changed)):
             if approved:
-                self._refuse_other(file, approved)
+                refuse_changed(file.path, file.ctime_ns, approved)
                 self._made[readable(name)] = digest(target)
             return UNCHANGED
         mode = stat.S_IMODE(source.stat().st_mode) if self._request.in_place else private_file()
@@ -425,7 +440,7 @@ class _Tagging:
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
         if approved:
-            self._refuse_other(file, approved)
+            refuse_changed(file.path, file.ctime_ns, approved)
             self._made[readable(name)] = digest(ready)
         self._ready.append((ready, target))
         entry = self._ledger.entries.get(file.sop_instance_uid)
@@ -434,22 +449,12 @@ class _Tagging:
             self._ledger.entries[file.sop_instance_uid] = replace(
                 entry, size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=digest(ready)
             )
-            self._known = True
+            self._ledger_changed = True
         return TAGGED
 
-    def _refuse_other(self, file: DicomFile, approved: str) -> None:
-        """Make sure that what was read of a file is what was approved: it is that, and nobody has touched it since.
-
-        Raises:
-            ValueError: it is not.
-            OSError: it cannot be read.
-        """
-        if digest(file.path) != approved or file.path.stat().st_ctime_ns != file.ctime_ns:
-            raise ValueError(DIFFERS)
-
     def _publish(self) -> None:
-        """Give the tagged files their names: the ledger comes first, as when they were fetched."""
-        if self._known:
+        """Save the ledger, then move the tagged files to their names."""
+        if self._ledger_changed:
             with storage_errors("the state root"):
                 self._ledger.save()
         with storage_errors("the output folder"):
@@ -460,12 +465,12 @@ class _Tagging:
                 fsync_folder(folder)
 
 
-def _holds(target: Path, file: DicomFile, content: Iterator[bytes]) -> bool:
-    """Whether a file of the output folder has this content; False where it is not there, or of an earlier run.
+def _has_content(target: Path, file: DicomFile, content: Iterator[bytes]) -> bool:
+    """Whether a file of the output folder has this content. False: it does not exist, or an earlier run made it.
 
     Raises:
-        ValueError: it is of no earlier run.
-        OSError: it cannot be read.
+        ValueError: the file there is another object, or no object.
+        OSError: the file cannot be read.
     """
     from pacsifier_ops.dicom.files import inspect
 
@@ -489,17 +494,17 @@ def _holds(target: Path, file: DicomFile, content: Iterator[bytes]) -> bool:
 
 
 def report(run: Run) -> ToolAccount:
-    """Close the books: accounts, the report. Works on whatever the run left.
+    """Close the account, and write the report. An unfinished run is closed as well.
 
     Returns:
-        The account; its `verdict` is the run's.
+        The account; its `verdict` is that of the run.
 
     Raises:
-        InputError: the run ended before the folder was looked at.
+        InputError: the run ended before the step prepare had found the pseudonym of every patient.
         StorageError: the report cannot be written.
     """
-    found, request = prepared(run, "every patient was found"), KarnakRequest.of(run)
-    results = [result for _, result in Tagger.outcomes(run)]
+    found, request = prepared(run, "the pseudonym of every patient was found"), KarnakRequest.of(run)
+    results = [result for _, result in TaggingWorker.outcomes(run)]
     total = sum((Counter(result.counts) for result in results), Counter[str]())
     account = ToolAccount(
         run=run.name,
@@ -518,7 +523,7 @@ def report(run: Run) -> ToolAccount:
         passed_over=found["passed_over"],
     )
     if not request.in_place and approved_of(request.in_folder) is not None:
-        # What of them goes to the gateway: these files, as they were written, beside those of earlier runs, whose
+        # The tagged files count as approved, so that they can be sent. Those of earlier runs stay on the list: their
         # originals may have been removed since.
         before = approved_of(request.out_folder)
         made = dict(before.files) if before else {}
@@ -526,11 +531,12 @@ def report(run: Run) -> ToolAccount:
             made.update(result.made)
         with storage_errors("the state root"):
             approve(request.out_folder, ({"path": path, "sha256": sha256} for path, sha256 in made.items()))
-    write_books(run, account, "Karnak tags", *_told(request, account))
+    write_books(run, account, "Karnak tags", *_outcome(request, account))
     return account
 
 
-def _told(request: KarnakRequest, account: ToolAccount) -> Iterator[str]:
+def _outcome(request: KarnakRequest, account: ToolAccount) -> Iterator[str]:
+    """Yield the sentences of the verdict."""
     if account.problems:
         yield f"{plural(len(account.problems), 'file')} could not be tagged; the list below says which and why."
     else:
@@ -538,13 +544,13 @@ def _told(request: KarnakRequest, account: ToolAccount) -> Iterator[str]:
     if elsewhere := account.counts.get(ELSEWHERE):
         yield (
             f"In {plural(elsewhere, 'object')} another creator has the block ({GROUP:04X},{USUAL_BLOCK:02X}xx), so "
-            "the tags are in a later one: a gateway that is told full tags does not find them."
+            "the tags are in a later one. A gateway that is configured with full tags does not find them."
         )
     if request.new_ids and not request.day_shift:
-        yield "No day shifts were given: everybody's is 0, and dates stay as they are."
+        yield "No day shifts were given: the shift of every patient is 0, and dates stay as they are."
 
 
 def all_but_unknown(run: Run) -> bool:
-    """Whether a run has ended and tagged everything, but for objects of patients whom nobody knows."""
+    """Whether a run has ended and tagged every object, except those of patients without a pseudonym."""
     path = run.folder / "accounts.json"
     return path.exists() and all(reason == NOT_LINKED for _, reason in read_json(path)["problems"])

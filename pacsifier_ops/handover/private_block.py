@@ -1,6 +1,6 @@
-"""A private block of an object, found or reserved, with its elements set (PS3.5 7.8.1).
+"""Sets elements in a private block of an object, which is reserved if necessary (PS3.5 7.8.1).
 
-The data set is not encoded anew: what stands before the block's group and behind it stays as it is, byte by byte.
+The data set is not encoded anew: the elements before and after the group of the block keep every byte.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from typing import BinaryIO
 
 from pydicom.uid import ExplicitVRLittleEndian
 
+from pacsifier_ops.base.files import CHANGED
 from pacsifier_ops.dicom.encoding import deflated, element
 from pacsifier_ops.dicom.files import DicomFile, Layout, layout
 from pacsifier_ops.dicom.uids import DEFLATED
 
-#: Bytes that a deflated data set may have.
+#: Largest size of a data set after inflation, in bytes.
 _MOST_INFLATED = 2**30
+#: Bytes that are read at once.
 _PIECE = 1 << 20
 
 
 def check_value(text: str) -> str:
-    """Refuse what is no value of LO in every character set (PS3.5 6.2). Returns it, without blanks around it.
+    """Return a text without blanks around it, if it is a value of VR LO in every character set (PS3.5 6.2).
 
     Raises:
-        ValueError: says what is wrong, without the text.
+        ValueError: it is none. The message does not contain the text.
     """
     text = text.strip(" ")
     if not re.fullmatch(r"[ -\[\]-~]{1,64}", text):
@@ -40,11 +42,13 @@ def check_value(text: str) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be changed in a file: the bytes from `start` to before `end` become `new`.
+    """A change of a file: `new` replaces the bytes from `start` up to `end`.
 
     Attributes:
+        start, end: offsets in the file, in bytes; `end` is exclusive.
+        new: the new bytes.
         block: number of the private block, from 0x10 to 0xFF.
-        needed: whether they are not so already.
+        needed: whether the new bytes differ from those in the file.
     """
 
     start: int
@@ -55,17 +59,18 @@ class Change:
 
 
 def change(file: DicomFile, group: int, creator: str, values: Mapping[int, str]) -> Change:
-    """What has to be changed in a file so that the block of a creator holds these values, and no other of these.
+    """Return the change of a file after which one private block has these values.
+
+    The same elements in other blocks of the creator are removed.
 
     Args:
-        group: of the block; an odd number.
-        creator: whose block it is; reserved where there is none yet.
-        values: of VR LO (see `check_value`) by the last two digits of their tags.
+        group: group of the block; an odd number.
+        creator: private creator of the block; a block is reserved if there is none.
+        values: values of VR LO (see `check_value`), by the last two hexadecimal digits of their tags.
 
     Raises:
-        ValueError: the file is damaged or was changed since it was looked at, or has no room for the block; says
-            which.
-        OSError: it cannot be read.
+        ValueError: the file is damaged, was changed since it was inspected, or has no free block; the reason in words.
+        OSError: the file cannot be read.
     """
     with _opened(file) as stream:
         if file.transfer_syntax_uid not in DEFLATED:
@@ -80,17 +85,17 @@ def change(file: DicomFile, group: int, creator: str, values: Mapping[int, str])
 
 
 def pieces(file: DicomFile, changed: Change) -> Iterator[bytes]:
-    """The content of a file with the change made.
+    """Yield the content of a file after the change.
 
     Raises:
-        ValueError: it cannot be read, or was changed since it was looked at.
+        ValueError: the file cannot be read, or was changed since it was inspected.
     """
     try:
         with _opened(file) as stream:
             yield from _range(stream, 0, changed.start)
             yield changed.new
             yield from _range(stream, changed.end, file.size)
-    except OSError as error:  # so that it is not taken for one of writing
+    except OSError as error:  # the caller takes an OSError for a failure to write
         raise ValueError(f"it cannot be read: {error.strerror or type(error).__name__}") from error
 
 
@@ -99,7 +104,7 @@ def _opened(file: DicomFile) -> BinaryIO:
     status = os.fstat(stream.fileno())
     if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
         stream.close()
-        raise ValueError("the file changed while the run was looking at it")
+        raise ValueError(CHANGED)
     return stream
 
 
@@ -108,7 +113,7 @@ def _range(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     while start < end:
         piece = stream.read(min(_PIECE, end - start))
         if not piece:
-            raise ValueError("the file changed while the run was looking at it")
+            raise ValueError(CHANGED)
         start += len(piece)
         yield piece
 
@@ -119,7 +124,7 @@ def _change(
     whole = layout(stream, start, size, syntax)
     tags = [element.tag for element in whole.elements]
     if any(one >= other for one, other in pairwise(tags)):
-        raise ValueError("its elements are not in order, or one is there twice")
+        raise ValueError("its elements are not in order of tags, or a tag occurs twice")
     inside = [element for element in whole.elements if element.tag >> 16 == group]
     behind = next((element.start for element in whole.elements if element.tag >> 16 > group), size)
     begin = inside[0].start if inside else behind
@@ -132,23 +137,24 @@ def _change(
         if 0x10 <= element.tag & 0xFFFF <= 0xFF
     }
     ours = {number for number, name in creators.items() if name == creator.encode("ascii")}
-    # What nobody has reserved may hold elements all the same; to reserve it would make them ours.
+    # A block that no creator has reserved may still have elements. Reserving it would make them ours.
     taken = {*creators, *(number >> 8 for number in encoded)}
     block = min(ours) if ours else next((number for number in range(0x10, 0x100) if number not in taken), 0)
     if not block:
         raise ValueError(f"all blocks of group {group:04X} are reserved by others")
-    left = {n: element for n, element in encoded.items() if n >> 8 not in ours or n & 0xFF not in values}
+    others = {n: element for n, element in encoded.items() if n >> 8 not in ours or n & 0xFF not in values}
     if not ours:
-        left[block] = _text(whole, group, block, creator)
-    new = _group(left, block, whole, group, values)
+        others[block] = _text(whole, group, block, creator)
+    new = _group(others, block, whole, group, values)
     return Change(begin, behind, new, block, new != old)
 
 
 def _group(elements: dict[int, bytes], block: int, whole: Layout, group: int, values: Mapping[int, str]) -> bytes:
-    """The elements of the group, with these values in a block.
+    """Return the encoded group with these values in a block.
 
     Args:
-        elements: the others, by number.
+        elements: the encoded elements that stay, by element number; the values are added to it.
+        values: by the last two hexadecimal digits of their tags.
     """
     for last, value in values.items():
         elements[block << 8 | last] = _text(whole, group, block << 8 | last, value)
@@ -172,7 +178,7 @@ def _inflated(packed: bytes) -> bytes:
     try:
         plain = inflater.decompress(packed, _MOST_INFLATED)
     except zlib.error:
-        raise ValueError("what was deflated cannot be inflated") from None
+        raise ValueError("its deflated data set cannot be inflated") from None
     if not inflater.eof or inflater.unused_data.strip(b"\0"):
         raise ValueError("its deflated data set is too large or ends too early, or bytes follow it")
     return plain

@@ -1,7 +1,7 @@
-"""Directory records: which kind an object gets, and with which keys (PS3.3 F.4, F.5).
+"""Directory records of objects: their types and keys (PS3.3 F.4, F.5).
 
-Values are copied as they are encoded in the object, with its Specific Character Set. What the standard wants and the
-object does not have is made up in the record, never in the object, and told.
+Values are copied from the object without a change of their encoding, with its Specific Character Set. A key of type 1
+that the object does not have gets a made-up value in the record. The object is not changed, and the report names it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from pacsifier_ops.dicom.encoding import element, item
 from pacsifier_ops.dicom.files import DicomFile, attributes
 from pacsifier_ops.dicom.uids import is_uid
 
-#: Levels of the hierarchy above the objects (PS3.3 F.4).
+#: Record types of the levels above the objects (PS3.3 F.4).
 PATIENT, STUDY, SERIES = "PATIENT", "STUDY", "SERIES"
-#: The record of an object whose SOP class is none of the standard's (PS3.3 F.6.1).
+#: Record type for objects whose SOP class has no record type of its own (PS3.3 F.6.1).
 PRIVATE = "PRIVATE"
 
 _CHARACTER_SET, _INSTANCE_NUMBER, _CONTENT_SEQUENCE = 0x00080005, 0x00200013, 0x0040A730
 _OBSERVERS, _VERIFIED, _VERIFICATION = 0x0040A073, 0x0040A030, 0x0040A493
 _HL7_IDENTIFIER, _CDA = 0x0040E001, "1.2.840.10008.5.1.4.1.1.104.2"
-#: VRs whose values depend on the transfer syntax; all others are text, the same in every one.
+#: VRs of keys whose encoding depends on the transfer syntax. All other keys are text.
 _ENCODED = ("SQ", "UL", "US", "UV")
-#: VRs whose values may need Specific Character Set (PS3.5 6.1.2.3), or hold such.
+#: VRs that Specific Character Set applies to (PS3.5 6.1.2.3), and sequences, whose elements may have such VRs.
 _TEXT = ("LO", "LT", "PN", "SH", "SQ", "ST")
 
 
@@ -44,10 +44,10 @@ class RecordKey:
     """A key of a record.
 
     Attributes:
-        tag, vr: the attribute.
-        keyword: its name.
-        optional: of type 1C or 3: left out where the object does not have it.
-        made_up: value of a key of type 1 where the object has none, `#` being the record's ordinal; empty for type 2.
+        tag, vr, keyword: of the attribute.
+        optional: the key is of type 1C or 3: a record has it only if the object has it.
+        made_up: value of a key of type 1 that the object does not have; `#` stands for the ordinal of the record.
+            Empty for type 2.
     """
 
     tag: int
@@ -57,10 +57,10 @@ class RecordKey:
     made_up: str = ""
 
 
-def _keys(*told: str) -> tuple[RecordKey, ...]:
-    """Keys as words: `Keyword=made up` is of type 1, `Keyword` of type 2, `Keyword?` of type 1C or 3."""
+def _keys(*words: str) -> tuple[RecordKey, ...]:
+    """Return keys: `Keyword=made-up value` is of type 1, `Keyword` of type 2, `Keyword?` of type 1C or 3."""
     keys = []
-    for word in told:
+    for word in words:
         keyword, _, made_up = word.partition("=")
         optional = keyword.endswith("?")
         keyword = keyword.rstrip("?")
@@ -77,7 +77,7 @@ _IDENTIFIED = (*_NUMBER, "ContentLabel=UNKNOWN", "ContentDescription", "ContentC
 _TITLED = (*_NUMBER, *_CONTENT, "ConceptNameCodeSequence=#", "ContentSequence?")
 _PRESENTED = (f"PresentationCreationDate={_DATE}", f"PresentationCreationTime={_TIME}", *_IDENTIFIED)
 
-#: The keys of every kind of record (PS3.3 F.5.1 to F.5.49), but Specific Character Set, which each may have.
+#: The keys of each record type (PS3.3 F.5.1 to F.5.49). Every record may have Specific Character Set as well.
 KEYS: dict[str, tuple[RecordKey, ...]] = {
     PATIENT: _keys("PatientName", "PatientID=NO_ID_#"),
     STUDY: _keys(
@@ -140,9 +140,9 @@ KEYS: dict[str, tuple[RecordKey, ...]] = {
 }
 
 _STANDARD = "1.2.840.10008.5.1.4."
-#: The record of the SOP classes whose UID begins so, after _STANDARD; the longest beginning decides, and of the rest,
-#: what is in PS3.4 B.5 is an image.
-_KINDS = {
+#: Record type by the part of the SOP Class UID after _STANDARD. A key that ends in a dot is a prefix; the longest match
+#: counts. Storage SOP classes without another match are images.
+_RECORD_TYPES = {
     "1.1.": "IMAGE",
     "1.1.4.2": "SPECTROSCOPY",
     "1.1.8": "OVERLAY",
@@ -188,7 +188,7 @@ _KINDS = {
     **{f"1.1.481.{number}": "RADIOTHERAPY" for number in (*range(10, 23), 25)},
     "34.": "PLAN",
 }
-#: SOP classes whose objects are nobody's: their records stand beside those of patients (PS3.3 F.4).
+#: Record types of SOP classes whose objects belong to no patient: they are at the level of patients (PS3.3 F.4).
 _PATIENTLESS = {
     f"{_STANDARD}38.1": "HANGING PROTOCOL",
     f"{_STANDARD}39.1": "PALETTE",
@@ -200,29 +200,29 @@ _PATIENTLESS = {
 
 
 @cache
-def kind_of(sop_class_uid: str) -> str:
-    """The kind of record for objects of a SOP class (PS3.3 F.5); a key of KEYS."""
+def record_type(sop_class_uid: str) -> str:
+    """Return the type of the records of a SOP class's objects (PS3.3 F.5), a key of KEYS."""
     if not sop_class_uid.startswith(_STANDARD):
         return PRIVATE
     name = sop_class_uid.removeprefix(_STANDARD)
     for length in range(len(name), 0, -1):
         start = name[:length]
-        # A beginning without a dot at its end stands for one class.
-        if start in _KINDS and (length == len(name) or start.endswith(".")):
-            return _KINDS[start]
+        # A key without a dot at its end stands for one class.
+        if start in _RECORD_TYPES and (length == len(name) or start.endswith(".")):
+            return _RECORD_TYPES[start]
     return PRIVATE
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """What the records of an object hold.
+class DirectoryObject:
+    """An object with the values for its directory records.
 
     Attributes:
         file: the object.
-        kind: of its record, a key of KEYS.
-        values: of the keys of this record and of those above, as they are encoded in explicit VR little endian, and
-            Specific Character Set; only those that the object has.
-        part10: whether the file begins as PS3.10 7.1 says.
+        kind: type of its record, a key of KEYS.
+        values: values of Specific Character Set and of the keys of this record and the records above, by tag, encoded
+            in explicit VR little endian; only those that the object has.
+        part10: whether the file has preamble and prefix (PS3.10 7.1).
     """
 
     file: DicomFile
@@ -232,33 +232,33 @@ class Described:
 
     @property
     def character_set(self) -> bytes:
-        """Specific Character Set, as it is encoded."""
+        """Return the encoded value of Specific Character Set."""
         return self.values.get(_CHARACTER_SET, b"")
 
     @property
     def number(self) -> tuple[float, str]:
-        """What objects of a series are put in order by: Instance Number, where there is one, and UID."""
+        """Return the sort key of objects in a series: Instance Number (infinite if there is none), SOP Instance UID."""
         return ordinal(self.values.get(_INSTANCE_NUMBER, b"").decode("ascii", "replace")), self.file.sop_instance_uid
 
 
 def ordinal(text: str) -> float:
-    """The number that a text says; infinite where it says none, so that it comes last."""
+    """Return the integer of a text; infinite if it is none, so that it is sorted to the end."""
     try:
         return int(text.strip("\0 "))
     except ValueError:
         return float("inf")
 
 
-def describe(file: DicomFile) -> Described:
-    """Read what the records of an object hold; reads no further than their keys.
+def describe(file: DicomFile) -> DirectoryObject:
+    """Read the values for the records of an object, no further than the last of their tags.
 
     Raises:
-        ValueError: it is damaged; the reason in words.
-        OSError: it cannot be read.
+        ValueError: the file is damaged; the reason in words.
+        OSError: the file cannot be read.
     """
-    kind = kind_of(file.sop_class_uid)
-    plain, encoded, last = _wanted(kind)
-    values = {tag: value for tag, value in attributes(file, plain, last).items() if _sound(tag, value)}
+    kind = record_type(file.sop_class_uid)
+    plain, encoded, last = _tags_of(kind)
+    values = {tag: value for tag, value in attributes(file, plain, last).items() if _is_valid(tag, value)}
     with file.path.open("rb") as stream:
         part10 = stream.read(132)[128:] == b"DICM"
     if encoded:
@@ -267,39 +267,39 @@ def describe(file: DicomFile) -> Described:
         values.pop(_HL7_IDENTIFIER, None)
     if values.get(_VERIFICATION, b"").strip() != b"VERIFIED":
         values.pop(_VERIFIED, None)
-    return Described(file, kind, values, part10)
+    return DirectoryObject(file, kind, values, part10)
 
 
-def describe_patientless(path: Path) -> Described | None:
-    """Read what the record of an object holds that belongs to no patient, such as a hanging protocol.
+def describe_patientless(path: Path) -> DirectoryObject | None:
+    """Read the values for the record of an object that belongs to no patient, such as a hanging protocol.
 
     Returns:
-        None where it is no such object.
+        None if the file is no such object.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values
+        warnings.simplefilter("ignore")  # warnings of pydicom quote values
         try:
             head = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"])
             sop_class, uid = str(head.SOPClassUID), str(head.SOPInstanceUID)
             syntax = str(head.file_meta.TransferSyntaxUID)
         except OSError:
             raise
-        except Exception:  # whatever is wrong inside
+        except Exception:  # pydicom raises errors of many types for damaged files
             return None
     kind, status = _PATIENTLESS.get(sop_class), path.stat()
     if kind is None or not is_uid(uid):
         return None
     times = status.st_mtime_ns, status.st_ctime_ns
     file = DicomFile(path, 0, status.st_size, *times, sop_class, uid, syntax, study_uid="", series_uid="")
-    return Described(file, kind, _encoded(file, KEYS[kind]))
+    return DirectoryObject(file, kind, _encoded(file, KEYS[kind]))
 
 
 @cache
-def _wanted(kind: str) -> tuple[frozenset[int], tuple[RecordKey, ...], int]:
-    """The tags of the text that records hold, the other keys, and the last of these tags."""
+def _tags_of(kind: str) -> tuple[frozenset[int], tuple[RecordKey, ...], int]:
+    """Return the tags of the keys that are text, the other keys, and the largest of these tags."""
     keys = [key for name in (PATIENT, STUDY, SERIES, kind) for key in KEYS[name]]
     plain = frozenset((_CHARACTER_SET, *(key.tag for key in keys if key.vr not in _ENCODED)))
     encoded = tuple(key for key in keys if key.vr in _ENCODED or key.tag == _VERIFIED)
@@ -307,10 +307,10 @@ def _wanted(kind: str) -> tuple[frozenset[int], tuple[RecordKey, ...], int]:
 
 
 def _encoded(file: DicomFile, keys: tuple[RecordKey, ...]) -> dict[int, bytes]:
-    """The values of keys that are no text."""
+    """Return the values of these keys, encoded in explicit VR little endian; only the valid ones."""
     tags = [key.tag for key in keys]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values
+        warnings.simplefilter("ignore")  # warnings of pydicom quote values
         try:
             dataset = dcmread(file.path, force=True, stop_before_pixels=True, specific_tags=[*tags, _OBSERVERS])
             found = {tag: dataset[tag] for tag in tags if tag in dataset}
@@ -323,26 +323,27 @@ def _encoded(file: DicomFile, keys: tuple[RecordKey, ...]) -> dict[int, bytes]:
             if _VERIFIED in tags:
                 times = [str(item.get("VerificationDateTime") or "") for item in dataset.get(_OBSERVERS, ())]
                 values[_VERIFIED] = max(times, default="").encode("ascii", "replace")
-            return {tag: value for tag, value in values.items() if value and _sound(tag, value)}
+            return {tag: value for tag, value in values.items() if value and _is_valid(tag, value)}
         except OSError:
             raise
-        except Exception:  # whatever is wrong inside: the object has no such keys
+        except Exception:  # pydicom raises errors of many types: a damaged object counts as one without these keys
             return {}
 
 
-#: What values of these VRs look like (PS3.5 6.2), also in older editions; of other text, what it never holds.
+#: Valid values by VR (PS3.5 6.2), in the forms of older editions as well.
 _FORMS = {
     "DA": re.compile(rb"\d{8}|\d{4}\.\d\d\.\d\d"),
     "TM": re.compile(rb"\d\d[\d:]*(\.\d+)?"),
     "IS": re.compile(rb"[+-]?\d{1,12}"),
 }
+#: Control characters that text of other VRs must not contain.
 _NO_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
-#: Bytes of a key that is text, at most.
+#: Longest value of a key that is text, in bytes.
 _LONGEST = 4096
 
 
-def _sound(tag: int, value: bytes) -> bool:
-    """Whether a value can be a key: one that is no value of its VR is none."""
+def _is_valid(tag: int, value: bytes) -> bool:
+    """Whether a value is one of the VR of its attribute."""
     vr = _vr(tag)
     if vr in _ENCODED:
         return vr != "SQ" or _well_formed(value)
@@ -357,13 +358,13 @@ _vr = cache(dictionary_VR)
 
 
 def _modifiers(dataset: Dataset) -> DataElement:
-    """The content items that modify the title of a document (PS3.3 F.5.25)."""
+    """Return the content items that modify the title of a document (PS3.3 F.5.25)."""
     items = [item for item in dataset.ContentSequence if item.get("RelationshipType") == "HAS CONCEPT MOD"]
     return DataElement(_CONTENT_SEQUENCE, "SQ", items)
 
 
 def _value(element: DataElement, encodings: list[str]) -> bytes:
-    """A value in explicit VR little endian, with the length of everything in it."""
+    """Return a value encoded in explicit VR little endian, its sequences and items with explicit lengths."""
     stream = DicomBytesIO()
     stream.is_little_endian, stream.is_implicit_VR = True, False
     _with_lengths(element)
@@ -382,7 +383,7 @@ def _with_lengths(element: DataElement) -> None:
 
 
 def _well_formed(sequence: bytes) -> bool:
-    """Whether a sequence is nothing but items, and these nothing but elements, to the last byte."""
+    """Whether the encoded value of a sequence consists of whole items, and these of whole elements."""
     at = 0
     while at < len(sequence):
         head, at = sequence[at : at + 8], at + 8
@@ -420,36 +421,37 @@ def _elements_well_formed(content: bytes) -> bool:
 def record(
     kind: str, values: Mapping[int, bytes], number: int, references: Mapping[int, str] | None = None
 ) -> tuple[bytes, list[str]]:
-    """A record from Directory Record Type on, what comes before being a matter of its place in the file.
+    """Return the elements of a record from Directory Record Type (0004,1430) on. `fileset` writes those before.
 
     Args:
-        kind: a key of KEYS.
-        values: see Described.
-        number: ordinal among its like below the same record, from 1: what stands in for names that are missing.
-        references: to the file, by tag: group 0004 from 0004,1432 on.
+        kind: record type, a key of KEYS.
+        values: see DirectoryObject.
+        number: ordinal among the records of its kind below the same record, from 1; it is part of made-up values.
+        references: values that refer to the file, by tag: those of group 0004 from (0004,1432) on.
 
     Returns:
-        The elements, and the keywords of the keys that were made up.
+        The encoded elements, and the keywords of the made-up keys.
     """
     elements = {0x00041430: element(0x00041430, "CS", kind.encode())}
     elements |= {tag: element(tag, dictionary_VR(tag), text.encode()) for tag, text in (references or {}).items()}
-    invented = []
+    made_up = []
     extended = False
     for key in KEYS[kind]:
         value = values.get(key.tag, b"")
         if not value and key.optional:
             continue
         if not value and key.made_up:
-            invented.append(key.keyword)
+            made_up.append(key.keyword)
             value = _made_up(key, number)
         elements[key.tag] = element(key.tag, key.vr, value)
         extended |= key.vr in _TEXT and not (value.isascii() and b"\x1b" not in value)
     if extended and _CHARACTER_SET in values:
         elements[_CHARACTER_SET] = element(_CHARACTER_SET, "CS", values[_CHARACTER_SET])
-    return b"".join(elements[tag] for tag in sorted(elements)), invented
+    return b"".join(elements[tag] for tag in sorted(elements)), made_up
 
 
 def _made_up(key: RecordKey, number: int) -> bytes:
+    """Return the encoded made-up value of a key; `number` is the ordinal of the record."""
     text = key.made_up.replace("#", str(number))
     match key.vr:
         case "SQ":
@@ -463,7 +465,7 @@ def _made_up(key: RecordKey, number: int) -> bytes:
     return text.encode()
 
 
-#: Items that are made up: a code, and for what a hanging protocol is meant.
+#: Made-up items: of a code sequence, and of Hanging Protocol Definition Sequence.
 _NO_CODE = (
     element(0x00080100, "SH", b"UNKNOWN")
     + element(0x00080102, "SH", b"99PACSIFIER")

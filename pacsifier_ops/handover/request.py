@@ -1,4 +1,4 @@
-"""What runs of the tools for handing over are asked for."""
+"""Requests of the hand-over jobs: Karnak tags, DICOMDIR, info dumps, texts of reports."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pacsifier_ops.base.options import Flag, Section, option, result_folder, sam
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.runs import options as common
-from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.runs.folder import KeptRequest
 
 
 @dataclass(frozen=True)
-class KarnakRequest(Kept):
-    """What a tagging was asked for. Paths that are not given are empty; of the rest, the options tell.
+class KarnakRequest(KeptRequest):
+    """Request of a tagging run. Paths that are not given are empty. The options describe the other fields.
 
     Attributes:
-        allow_empty: it is no error if there is no object.
+        allow_empty: a folder without any object is no error.
         started: ISO 8601.
     """
 
@@ -31,27 +31,28 @@ class KarnakRequest(Kept):
     )
     out_folder: Path = option(
         "Output folder",
-        "Where tagged copies go, as a path below the data root. It is made if need be. Without: in place.",
+        "Folder for tagged copies, as a path below the data root. It is created if necessary. If it is not given, the "
+        "objects are tagged in place.",
         Section.WHERE_TO,
         form=None,
         path=result_folder,
         like="in_folder",
-        flag=Flag("where tagged copies go, made if need be (in place)", "-o", extra=True),
+        flag=Flag("folder for tagged copies, created if necessary (in place)", "-o", extra=True),
     )
     album_name: str = option(
         "Album",
-        "Name of the Kheops album that Karnak is to put them into; ASCII, no backslash.",
+        "Name of the Kheops album that Karnak puts the objects into; ASCII, no backslash.",
         Section.WHAT,
         longest=64,
         pattern=r"^[ -\[\]-~]+$",
-        flag=Flag("album of all of them", "-a", metavar="NAME"),
+        flag=Flag("album of all objects", "-a", metavar="NAME"),
     )
     project: str = same(
         DeidRequest,
         "project",
-        help="Its linkage says who becomes whom, unless a file of pseudonyms is given.",
+        help="Its linkage has pseudonyms and day shifts, unless a file of pseudonyms is given.",
         flag=Flag(
-            f"whose linkage says who becomes whom where no --new_ids are given ({DEFAULT_PROJECT})",
+            f"project whose linkage has pseudonyms and day shifts, without --new_ids ({DEFAULT_PROJECT})",
             metavar="NAME",
             extra=True,
         ),
@@ -64,14 +65,14 @@ class KarnakRequest(Kept):
     day_shift: str = same(
         DeidRequest,
         "day_shift",
-        help="Path below the data root of a JSON file of days by PatientID; with a file of pseudonyms only. Without, "
-        "the day shift of everybody in that file is 0.",
+        help="Path below the data root of a JSON file of days by PatientID; only with a file of pseudonyms. If it is "
+        "not given, the day shift of every patient in that file is 0.",
         flag=Flag("JSON file of days by PatientID; with --new_ids only (0)", "-s", metavar="FILE"),
     )
     leave_out: bool = option(
-        "Leave out who is unknown",
-        "Objects of patients of whom nobody says who they become are left out, and the run is incomplete. Otherwise "
-        "one such patient ends the run before anything is touched.",
+        "Leave out unknown patients",
+        "Objects of patients without a pseudonym are left out, and the run is incomplete. Otherwise one such patient "
+        "ends the run before any file is changed.",
         Section.WHO,
         default=False,
     )
@@ -81,13 +82,13 @@ class KarnakRequest(Kept):
 
     @property
     def in_place(self) -> bool:
-        """Whether the objects are tagged where they are."""
+        """Whether the objects are tagged in their own folder."""
         return self.in_folder == self.out_folder
 
 
 @dataclass(frozen=True)
-class DicomdirRequest(Kept):
-    """What a file-set was asked for; of the rest, the options tell.
+class DicomdirRequest(KeptRequest):
+    """Request of a DICOMDIR run. The options describe the other fields.
 
     Attributes:
         started: ISO 8601.
@@ -95,7 +96,7 @@ class DicomdirRequest(Kept):
 
     in_folder: Path = option(
         "Folder",
-        "The folder to be handed over, with all below it, as a path below the data root.",
+        "The folder to hand over, with all below it, as a path below the data root.",
         Section.WHAT,
         form="out",
         path=source_folder,
@@ -103,11 +104,11 @@ class DicomdirRequest(Kept):
     )
     out_folder: Path = option(
         "Folder for the file-set",
-        "A path below the data root. It is made if need be; what it holds must be of the same files.",
+        "A path below the data root. It is created if necessary. It may only hold what a run for the same files left.",
         Section.WHERE_TO,
         form="dicomdir",
         path=result_folder,
-        flag=Flag("where the file-set goes, made if need be", "-o"),
+        flag=Flag("folder for the file-set, created if necessary", "-o"),
     )
     zip: bool = option(
         "Zip file",
@@ -118,13 +119,13 @@ class DicomdirRequest(Kept):
     )
     volume_size: int = option(
         "Size of a volume",
-        "Megabytes (10^6 bytes), such as 700 for CDs or 4700 for DVDs: the files are cut into volumes VOL001, VOL002, "
-        "… of that size at most, each a file-set of its own. 0 makes a single one.",
+        "Maximum in megabytes (10^6 bytes), such as 700 for CDs or 4700 for DVDs. The files are divided into volumes "
+        "VOL001, VOL002, …, each a file-set of its own. 0 makes a single file-set.",
         Section.WHERE_TO,
         default=0,
         least=0,
         flag=Flag(
-            "cut it into volumes of so many megabytes at most, such as 700 or 4700, each a file-set of its own",
+            "divide it into volumes of at most so many megabytes, such as 700 or 4700, each a file-set of its own",
             metavar="MB",
             extra=True,
             free=True,
@@ -135,8 +136,8 @@ class DicomdirRequest(Kept):
 
 
 @dataclass(frozen=True)
-class DumpsRequest(Kept):
-    """What a moving of dumps was asked for; of the rest, the options tell.
+class DumpsRequest(KeptRequest):
+    """Request of a run that moves info dumps. The options describe the other fields.
 
     Attributes:
         started: ISO 8601.
@@ -144,7 +145,7 @@ class DumpsRequest(Kept):
 
     data_folder: Path = option(
         "Data folder",
-        "The folder of the images, as an extraction made it, as a path below the data root.",
+        "The folder of the images that an extraction made, as a path below the data root.",
         Section.WHAT,
         form="out",
         path=source_folder,
@@ -152,19 +153,19 @@ class DumpsRequest(Kept):
     )
     info_folder: Path = option(
         "Info folder",
-        "Where they go, a path below the data root. It is made if need be, for its owner only.",
+        "Folder for the dumps, as a path below the data root. It is created if necessary, for its owner only.",
         Section.WHERE_TO,
         form="info",
         path=result_folder,
-        flag=Flag("where they go; made if need be", "-o"),
+        flag=Flag("folder for the dumps, created if necessary", "-o"),
     )
     accept_incomplete: bool = common.accept_incomplete()
     started: str = ""
 
 
 @dataclass(frozen=True)
-class ReportsRequest(Kept):
-    """What an extraction of reports was asked for; of the rest, the options tell.
+class ReportsRequest(KeptRequest):
+    """Request of an extraction of reports. The options describe the other fields.
 
     Attributes:
         started: ISO 8601.
@@ -172,7 +173,7 @@ class ReportsRequest(Kept):
 
     folder: Path = option(
         "Folder",
-        "The folder whose reports are wanted, with all below it, as a path below the data root.",
+        "The folder whose reports are extracted, with all below it, as a path below the data root.",
         Section.WHAT,
         name="data_folder",
         form="out",
@@ -181,19 +182,19 @@ class ReportsRequest(Kept):
     )
     out_folder: Path = option(
         "Folder for the texts",
-        "A path below the data root. It is made if need be. Without it, texts lie beside their objects.",
+        "A path below the data root. It is created if necessary. If it is not given, texts go beside their objects.",
         Section.WHERE_TO,
         form=None,
         path=result_folder,
         like="data_folder",
-        flag=Flag("where the texts go, made if need be", "-o", extra=True),
+        flag=Flag("folder for the texts, created if necessary", "-o", extra=True),
     )
     overwrite: bool = option(
         "Overwrite",
-        "Replace files that have the name of a text and hold something else.",
+        "Replace files that have the name of a text and other content.",
         Section.WHERE_TO,
         default=False,
-        flag=Flag("replace files of the same name that differ", extra=True),
+        flag=Flag("replace files that have the same name and other content", extra=True),
     )
     accept_incomplete: bool = common.accept_incomplete()
     started: str = ""

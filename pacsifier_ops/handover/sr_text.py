@@ -1,7 +1,7 @@
-"""The text of a structured report (PS3.3 C.17.3), of any template: its content tree from top to bottom.
+"""The text of a structured report of any template: its content tree (PS3.3 C.17.3) from top to bottom.
 
-Three things keep such texts from being readable, and each is undone by a rule: HTML in text, UTF-8 that was taken for
-Latin-1 and encoded once more, and characters of Windows where Latin-1 has control characters.
+Three faults of such texts are repaired: HTML in text, UTF-8 that was taken for Latin-1 and encoded once more, and
+characters of Windows-1252 where Latin-1 has control characters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHARSET, _VALUE_TYPE, _RELATIONSHIP = 0x00080005, 0x0040A040, 0x0040A010
 _NAME, _CONTENT, _CODE, _MEASURED = 0x0040A043, 0x0040A730, 0x0040A168, 0x0040A300
 _QUALIFIER, _NUMBER, _UNITS = 0x0040A301, 0x0040A30A, 0x004008EA
 _CODE_VALUES, _SCHEME, _MEANING = (0x00080100, 0x00080119, 0x00080120), 0x00080102, 0x00080104
-#: Where content items have a value that is a string, by value type.
+#: Element of a value that is a string, by Value Type.
 _VALUES = {
     "DATE": 0x0040A121,
     "DATETIME": 0x0040A120,
@@ -30,7 +30,7 @@ _VALUES = {
     "TEXT": 0x0040A160,
     "TIME": 0x0040A122,
 }
-#: What a reader is told of content that is no text.
+#: Text for content items that refer to other objects, by Value Type.
 _REFERENCES = {
     "COMPOSITE": "see object",
     "IMAGE": "see image",
@@ -39,10 +39,10 @@ _REFERENCES = {
     "TCOORD": "see marked time",
     "WAVEFORM": "see waveform",
 }
-#: Relationships of items that say of whom, by whom and how something is observed, not what.
+#: Relationship types of items that describe the circumstances of an observation: patient, observer, acquisition.
 _CONTEXT = ("HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD")
 _LANGUAGE = ("121049", "DCM")
-#: Codes that look like those of DICOM, LOINC and SNOMED.
+#: Codes in the form of those of DICOM, LOINC and SNOMED.
 _STANDARD = re.compile(r"[0-9]{6} DCM|[0-9]{1,7}-[0-9] LN|[0-9]{6,18} SCT|[A-Z][0-9]?-[0-9A-F]{4,5} SRT")
 
 
@@ -51,9 +51,9 @@ class Narrative:
     """The text of a report.
 
     Attributes:
-        text: lines in order, without one at the end.
-        title: value and scheme of the code of its title, where the code is a standard one; else empty.
-        language: code of the language it says it is in (RFC 5646); else empty.
+        text: the lines, without a line break at the end.
+        title: code value and coding scheme of its title if the code is a standard one; else empty.
+        language: language tag (RFC 5646) of its content item Language; else empty.
     """
 
     text: str
@@ -63,7 +63,17 @@ class Narrative:
 
 @dataclass(frozen=True)
 class _Item:
-    """A content item, its text decoded."""
+    """A content item, with decoded text.
+
+    Attributes:
+        kind: Value Type.
+        context: whether its relationship is one of _CONTEXT.
+        code: code value and coding scheme of its concept name.
+        name: meaning of its concept name.
+        value: its value as text.
+        value_code: code value of a coded value.
+        below: the content items below.
+    """
 
     kind: str
     context: bool
@@ -75,26 +85,26 @@ class _Item:
 
 
 def narrative_of(dataset: Dataset) -> Narrative | None:
-    """The text of a structured report; None where nobody wrote any, but only measured, coded or referred to objects.
+    """Return the text of a structured report; None if it only has measurements, codes and references.
 
-    A report of which the fourth item holds the only text, as in those of Carestream, is that text alone. All others
-    begin with their title; sections have their heading, and what is below something is indented.
+    If the only text is in the fourth content item, as in reports of Carestream, the result is this text alone. All
+    others begin with their title. Sections have headings, and lower levels are indented.
 
     Args:
-        dataset: as it was read from a file, its text still encoded.
+        dataset: as read from a file, with encoded text.
 
     Raises:
-        Exception: whatever pydicom raises where the data set is damaged.
+        Exception: of any type that pydicom raises for a damaged data set.
     """
     root = _item(dataset, DEFAULT)
-    if not any(item.kind == "TEXT" for item in _said(root)):
+    if not any(item.kind == "TEXT" for item in _observed(root)):
         return None
-    text = _alone(root)
+    text = _only_text(root)
     if text is None:
         text = "\n".join([root.name, *_lines(root)])
     language = next((item.value_code for item in root.below if item.code == _LANGUAGE), "")
     return Narrative(
-        text=tidy(repaired(text)),
+        text=_without_blanks(repaired(text)),
         title=" ".join(root.code) if _STANDARD.fullmatch(" ".join(root.code)) else "",
         language=language if re.fullmatch(r"[A-Za-z]{2,3}(?:-[A-Za-z]{2})?", language) else "",
     )
@@ -137,7 +147,7 @@ def _items(dataset: Dataset, tag: int) -> list[Dataset]:
 
 
 def _bytes(dataset: Dataset, tag: int) -> bytes:
-    """The value of an element as it is encoded; what pydicom would make of it depends on its character sets."""
+    """Return the encoded value of an element. Decoded by pydicom, it would depend on pydicom's character sets."""
     element = dataset.get_item(tag) if tag in dataset else None
     if isinstance(element, RawDataElement):
         value = element.value or b""
@@ -155,7 +165,7 @@ def _ascii(dataset: Dataset, tag: int) -> str:
 
 
 def _text(dataset: Dataset, tag: int, charset: Charset) -> str:
-    """Text in its character sets (PS3.5 6.1); where it is none in them, UTF-8, or else Latin-1."""
+    """Return the text of an element, decoded with its character sets (PS3.5 6.1), else as UTF-8, else as Latin-1."""
     value = _bytes(dataset, tag).rstrip(b" \0")
     text = charset.decode(value)
     if text is None:
@@ -167,11 +177,12 @@ def _text(dataset: Dataset, tag: int, charset: Charset) -> str:
 
 
 def _code(item: Dataset) -> tuple[str, str]:
+    """Return code value and coding scheme of an item of a code sequence."""
     return next((code for tag in _CODE_VALUES if (code := _ascii(item, tag))), ""), _ascii(item, _SCHEME)
 
 
 def _measured(dataset: Dataset, charset: Charset) -> str:
-    """Value and unit (PS3.3 C.18.1), or why there is none."""
+    """Return value and unit of a measurement (PS3.3 C.18.1), or the qualifier that says why there is none."""
     for measured in _items(dataset, _MEASURED)[:1]:
         number, unit = _ascii(measured, _NUMBER), ""
         for code in _items(measured, _UNITS)[:1]:
@@ -209,25 +220,25 @@ def _person(value: str) -> str:
 # Layout
 
 
-def _said(item: _Item) -> Iterator[_Item]:
-    """The items below one that say what was observed."""
+def _observed(item: _Item) -> Iterator[_Item]:
+    """Yield the items with values below an item, without references and circumstances."""
     for below in item.below:
         if not below.context:
             if below.value and below.kind not in _REFERENCES:
                 yield below
-            yield from _said(below)
+            yield from _observed(below)
 
 
-def _alone(root: _Item) -> str | None:
-    """The text that a report of Carestream's consists of; None where there is more, or where it stands elsewhere."""
-    texts = [item for item in _said(root) if item.kind == "TEXT"]
-    if texts == list(_said(replace(root, below=root.below[3:]))) and len(texts) == 1:
+def _only_text(root: _Item) -> str | None:
+    """Return the text of a report of Carestream; None if the report has another form, or more content."""
+    texts = [item for item in _observed(root) if item.kind == "TEXT"]
+    if texts == list(_observed(replace(root, below=root.below[3:]))) and len(texts) == 1:
         return texts[0].value if texts[0] in root.below[3].below else None
     return None
 
 
 def _lines(parent: _Item, indent: str = "") -> Iterator[str]:
-    """What is below an item, line by line; an empty line before and after each section of the first level."""
+    """Yield the lines of the items below an item. Sections of the first level have empty lines around them."""
     for item in parent.below:
         if item.code == _LANGUAGE:
             continue
@@ -236,7 +247,7 @@ def _lines(parent: _Item, indent: str = "") -> Iterator[str]:
             yield from (*heading, *_lines(item, indent + "  ")) if indent else ("", *heading, *_lines(item, "  "), "")
             continue
         if item.value:
-            name = "" if item.kind == "TEXT" and _says_it(parent.name, item.name) else item.name
+            name = "" if item.kind == "TEXT" and _repeats(parent.name, item.name) else item.name
             lines = item.value.split("\n")
             if name and len(lines) > 1:
                 yield f"{indent}{name}:"
@@ -247,13 +258,13 @@ def _lines(parent: _Item, indent: str = "") -> Iterator[str]:
         yield from _lines(item, indent + "  ")
 
 
-def _says_it(heading: str, name: str) -> bool:
-    """Whether a name adds nothing to its heading, as Finding to Findings."""
+def _repeats(heading: str, name: str) -> bool:
+    """Whether a name repeats its heading, such as Finding below Findings."""
     return heading.casefold().startswith(name.casefold())
 
 
-def tidy(text: str) -> str:
-    """Text without blanks at the ends of its lines, without control characters, and never two empty lines on end."""
+def _without_blanks(text: str) -> str:
+    """Return a text without control characters, blanks at ends of lines, and repeated empty lines."""
     lines = [line.rstrip(" \t") for line in _CONTROLS.sub("", text).split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
@@ -262,13 +273,13 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 # HTML
 
-#: Elements that begin a line, those that are cells of one, and those that are nothing to a reader.
+#: Elements that begin a line, cells of a line, and elements without text.
 _LINES = (
     "address|article|aside|blockquote|body|br|caption|center|dd|div|dl|dt|fieldset|figure|footer|form|h[1-6]|head|"
     "header|hr|html|li|main|nav|ol|p|pre|section|table|tbody|tfoot|thead|title|tr|ul"
 )
 _CELLS, _VOID = "td|th", "area|base|col|img|input|link|meta|wbr|(?:o|st1|v|w):[a-z]+"
-#: Elements within a line, and those whose content is not shown; they are none unless they are ended.
+#: Elements within a line, and elements whose content is not shown. Each needs an end tag.
 _INLINE = (
     "a|abbr|acronym|b|bdi|bdo|big|cite|code|colgroup|del|dfn|em|font|i|ins|kbd|label|mark|nobr|q|s|samp|small|span|"
     "strike|strong|sub|sup|time|tt|u|var"
@@ -284,10 +295,10 @@ _REFERENCE = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0
 
 
 def plain(text: str) -> str:
-    """Text without the markup of HTML: elements that begin a line do so, character references are resolved.
+    """Return a text without HTML markup: some elements become line breaks, and character references are resolved.
 
-    What is no element of HTML is text, and so is `<` where none begins: `a < b`, `<mueller@example.org>`. Line breaks
-    stay, though HTML would fill its lines: senders wrap what was typed as lines in a few tags. Empty lines go.
+    Anything that is not an HTML element stays text, as in `a < b` or `<mueller@example.org>`. Line breaks stay, though
+    HTML would ignore them: senders put a few tags around lines that a person typed. Empty lines are removed.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
     tags = list(_TAG.finditer(text))
@@ -310,16 +321,21 @@ def plain(text: str) -> str:
 
 
 def _name(tag: re.Match[str]) -> str:
-    """Name of a paired element."""
+    """Return the name of an element that needs an end tag; `!--` for a comment."""
     return "!--" if tag["comment"] or tag["comment_end"] else (tag["paired"] or "").lower()
 
 
 def _ends(tag: re.Match[str]) -> bool:
+    """Whether a tag is an end tag, or the end of a comment."""
     return bool(tag["end"] or tag["comment_end"])
 
 
 def _is_markup(tag: re.Match[str], last_end: int) -> bool:
-    """Whether what looks like a tag is one: attributes have values, and what must be ended is."""
+    """Whether a match is a tag: its attributes have values, and an element that needs an end tag has one.
+
+    Args:
+        last_end: position of the last end tag of the element in the text; -1: there is none.
+    """
     if tag["comment_end"]:
         return False
     rest = (tag["rest"] or "").strip(" \t\n/")
@@ -332,72 +348,78 @@ _FORMS = {"DATE": _date, "DATETIME": _moment, "PNAME": _person, "TEXT": plain, "
 
 # UTF-8 that was encoded once more
 
-#: What the bytes from 0x80 to 0xBF are taken for in Latin-1 and in Windows-1252.
+#: Byte of each character that Latin-1 or Windows-1252 gives for the bytes from 0x80 on.
 _BYTES = {chr(byte): byte for byte in range(0x80, 0x100)} | {
     bytes([byte]).decode("cp1252"): byte for byte in range(0x80, 0xA0) if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
 }
 _TAILS = "".join(char for char, byte in _BYTES.items() if byte < 0xC0)
 _SEQUENCE = re.compile(f"[\xc2-\xdf][{_TAILS}]|[\xe0-\xef][{_TAILS}]{{2}}|[\xf0-\xf4][{_TAILS}]{{3}}")
-#: What may stand behind a letter in text that is right: before something of any kind, within a word, or at its end.
+#: Characters that may follow a letter in correct text: those that end a word, those within a word, those at its end.
 _APART, _WITHIN, _AT_END = frozenset("\xa0•·…–—"), frozenset("\xad‘’´ŠšŽžŒ"), frozenset("«»“”‹›™®†‡¹²³")
-#: What may stand behind a multiplication or a diameter.
+#: Characters that may follow the signs of multiplication and diameter in correct text.
 _AFTER_SIGNS = frozenset("±¼½¾°µ¹²³")
+#: The letters that begin the UTF-8 bytes of every character of Latin-1.
 _LATIN = frozenset("ÂÃ")
 
 
 def repaired(text: str) -> str:
-    """Text in which UTF-8 that was taken for Latin-1 or Windows-1252, and encoded once more, is what it was.
+    """Return a text whose doubly encoded parts are decoded: UTF-8 that was taken for Latin-1 or Windows-1252.
 
-    A letter from Â to ô with signs behind it that are together the bytes of one character in UTF-8 (RFC 3629) may be
-    right: `CAFÉ»` ends a quotation. So it counts only where it cannot be: no text has such a sign behind a letter, as
-    in `Ã©`, or such a capital behind a small letter, as in `dÃ»`. Text without such a place stays as it is. In a line
-    with one, others that begin with the same letter count as well; where that is Â or Ã, as it is for all of Latin-1,
-    those with either do in the whole text. In a line or text that has nothing but ASCII beside them, all count.
+    A sequence is a letter from Â to ô with characters behind it that together are the UTF-8 bytes of one character
+    (RFC 3629). Such a sequence may be correct text: `CAFÉ»` ends a quotation. It is certainly wrong if correct text
+    never has these characters behind a letter, as in `Ã©`, or a capital behind a small letter, as in `dÃ»`.
 
-    What Windows-1252 has in place of control characters becomes that.
+    - A text without a sequence that is certainly wrong stays as it is.
+    - In a line with one, all sequences that begin with the same letter are decoded.
+    - If that letter is Â or Ã, sequences that begin with either are decoded in the whole text: these two letters begin
+      the bytes of all characters of Latin-1.
+    - In a line or text with one that is ASCII apart from sequences, all are decoded.
+
+    Control characters of Latin-1 become the characters that Windows-1252 has in their places.
     """
-    while (better := _once(text)) != text:
-        text = better
+    while (decoded := _decoded_once(text)) != text:
+        text = decoded
     return _C1.sub(_windows, text)
 
 
-def _once(text: str) -> str:
-    letters = _certain(text)
+def _decoded_once(text: str) -> str:
+    letters = _wrong_letters(text)
     if not letters:
         return text
-    pieces = [text] if _all_of_it(text) else text.split("\n")
+    pieces = [text] if _is_ascii_apart(text) else text.split("\n")
     return "\n".join(_decoded(piece, _LATIN if letters & _LATIN else frozenset()) for piece in pieces)
 
 
-def _certain(text: str) -> set[str]:
-    """The letters that begin sequences in a text that cannot be right."""
+def _wrong_letters(text: str) -> set[str]:
+    """Return the first letters of the sequences that are certainly wrong."""
     found = (sequence for sequence in _SEQUENCE.finditer(text) if _character(sequence))
-    return {sequence[0][0] for sequence in found if not _could_be_right(sequence)}
+    return {sequence[0][0] for sequence in found if not _may_be_correct(sequence)}
 
 
-def _all_of_it(piece: str) -> bool:
-    """Whether there is nothing but ASCII beside the sequences."""
+def _is_ascii_apart(piece: str) -> bool:
+    """Whether a text is ASCII apart from its sequences."""
     return _SEQUENCE.sub(lambda sequence: "" if _character(sequence) else sequence[0], piece).isascii()
 
 
 def _decoded(piece: str, letters: frozenset[str]) -> str:
-    """A piece in which the sequences are decoded that begin with these letters, or with one that is certain in it."""
-    here = _certain(piece)
-    every = bool(here) and _all_of_it(piece)
+    """Decode the sequences that begin with these letters, or with the letter of one that is certainly wrong."""
+    wrong = _wrong_letters(piece)
+    every = bool(wrong) and _is_ascii_apart(piece)
 
-    def better(sequence: re.Match[str]) -> str:
-        counts = every or sequence[0][0] in here | letters
+    def decoded(sequence: re.Match[str]) -> str:
+        counts = every or sequence[0][0] in wrong | letters
         return (counts and _character(sequence)) or sequence[0]
 
-    return _SEQUENCE.sub(better, piece)
+    return _SEQUENCE.sub(decoded, piece)
 
 
 def _character(sequence: re.Match[str]) -> str:
-    """The character of which these are the bytes in UTF-8; empty where they are none."""
+    """Return the character whose UTF-8 bytes a sequence stands for; empty if these are no character."""
     return bytes(map(_BYTES.__getitem__, sequence[0])).decode("utf-8", "ignore")
 
 
-def _could_be_right(sequence: re.Match[str]) -> bool:
+def _may_be_correct(sequence: re.Match[str]) -> bool:
+    """Whether correct text can contain a sequence here."""
     letter, signs = sequence[0][0], sequence[0][1:]
     start, end = sequence.span()
     before, after = sequence.string[max(0, start - 1) : start], sequence.string[end : end + 1]

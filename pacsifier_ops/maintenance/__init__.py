@@ -1,1 +1,1 @@
-"""Clean-up of what old runs leave."""
+"""Clean-up of the leftovers of old runs."""

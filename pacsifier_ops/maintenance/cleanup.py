@@ -36,7 +36,7 @@ from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.tree import CONTROL, Tree
 
-#: Age in days after which a run without a final account counts as abandoned: none waits so long.
+#: Age in days after which a run without a final account counts as abandoned. No run waits for so long.
 UNFINISHED = 30.0
 
 _DAY = 24 * 3600.0
@@ -55,7 +55,7 @@ class Leftover:
         size: size in bytes.
         changed: time of the last change of any of its files, in seconds since the epoch.
         age: age in days.
-        lease: name of the lease to hold during removal, so that no process works there; empty where none could.
+        lease: name of the lease to hold during removal, so that no process works there; empty: no process uses it.
     """
 
     kind: str
@@ -157,24 +157,24 @@ class _Search:
             requests = [_json_of(part, "request.json") for part in (path, *_stages(path))]
             self._outputs |= {Path(request["out_directory"]) for request in requests if "out_directory" in request}
             run = self._look("run", path)
-            if self._may_go(run):
+            if self._is_removable(run):
                 self.found.leftovers.append(run)
             else:
                 self._kept |= {Path(request.get("queryfile", "")).parent.name for request in requests}
                 self._kept.add(_json_of(path, "awaited.json").get("request", ""))
 
-    def _may_go(self, run: Leftover) -> bool:
-        if not self._old(run):
+    def _is_removable(self, run: Leftover) -> bool:
+        if not self._is_old(run):
             return False
         if run.path.name.startswith(_REMOVING):
             return True
-        # A run of somebody's own DAG consists of jobs alone.
+        # A run of a DAG of the user has no request of its own, only those of its jobs.
         parts = [run.path] if (run.path / "request.json").exists() else [*_stages(run.path)]
         if not all(map(_is_closed, parts)) and run.age < UNFINISHED:
             self.found.unfinished += 1
             return False
-        apart = (part / "quarantine" for part in (run.path, *_stages(run.path)))
-        if not self._quarantine and any(next(_entries(folder), None) for folder in apart):
+        quarantines = (part / "quarantine" for part in (run.path, *_stages(run.path)))
+        if not self._quarantine and any(next(_entries(folder), None) for folder in quarantines):
             self.found.quarantined += 1
             return False
         return True
@@ -201,10 +201,10 @@ class _Search:
     def _add(self, kind: str, path: Path, place: str = "", lease: str = "") -> None:
         """Add a leftover if it is old, and no process works there."""
         leftover = self._look(kind, path, place, lease)
-        if self._old(leftover) and not (lease and self._leases.holder(lease) is not None):
+        if self._is_old(leftover) and not (lease and self._leases.holder(lease) is not None):
             self.found.leftovers.append(leftover)
 
-    def _old(self, leftover: Leftover) -> bool:
+    def _is_old(self, leftover: Leftover) -> bool:
         return leftover.age >= self._days or leftover.path.name.startswith(_REMOVING)
 
     def _look(self, kind: str, path: Path, place: str = "", lease: str = "") -> Leftover:
@@ -213,15 +213,15 @@ class _Search:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """Yield the entries of a folder in order, without links; none where it does not exist."""
+    """Yield the entries of a folder in order, without links; none if it does not exist."""
     with suppress(FileNotFoundError):
         yield from (path for path in sorted(folder.iterdir()) if not path.is_symlink())
 
 
 def _is_closed(run: Path) -> bool:
-    """Return whether a run has its account. Runs of nights and sensors have none."""
-    asked = _json_of(run, "request.json")
-    return not asked.keys() & {"out_directory", "without"} or (run / "accounts.json").exists()
+    """Return whether a run has its final account. Runs of nights and sensors need none."""
+    request = _json_of(run, "request.json")
+    return not request.keys() & {"out_directory", "without"} or (run / "accounts.json").exists()
 
 
 def _stages(run: Path) -> Iterator[Path]:
@@ -248,10 +248,10 @@ def _all(path: Path) -> Iterator[Path]:
 
 
 def _json_of(run: Path, name: str) -> dict[str, Any]:
-    """Return a JSON file of a run; empty where it is missing or invalid."""
+    """Return a JSON file of a run; empty if it is missing or invalid."""
     with suppress(OSError, ValueError):
-        kept: dict[str, Any] = read_json(run / name)
-        return kept
+        content: dict[str, Any] = read_json(run / name)
+        return content
     return {}
 
 

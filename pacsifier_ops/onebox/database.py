@@ -1,6 +1,6 @@
-"""Airflow's database as `make up` needs it before the rest starts: its tables, connections, pools.
+"""Prepares Airflow's database for `make up`: its tables, connections and pools.
 
-A program of its own, and one, since every start of Airflow's costs seconds. Safe to repeat.
+All of it is done in one process, because each start of Airflow takes seconds. It may be repeated.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from pacsifier_ops.cli import init
 
 
 def connect(own: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write connections that are ours to change, as Airflow's import files describe them, by id.
+    """Write the connections to our embedded services.
 
-    One that is there already is ours while its description stands; then it is written anew. One that an environment
-    variable hides is left alone.
+    An existing connection is replaced only if it has our description. A connection that an environment variable hides
+    is left alone.
+
+    Args:
+        own: connections by id, in the form of Airflow's import files.
     """
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
@@ -40,10 +43,14 @@ def connect(own: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point; the arguments are files of connections that are ours."""
+    """Prepare the database, and return the exit code.
+
+    Args:
+        argv: paths of JSON files of connections, see `connect`.
+    """
     from airflow.__main__ import main as airflow
 
-    # The command itself: it also writes Airflow's configuration, with the keys that all parts must share.
+    # The command also writes Airflow's configuration, with the keys that all components must share.
     sys.argv = ["airflow", "db", "migrate"]
     airflow()
     for path in argv:

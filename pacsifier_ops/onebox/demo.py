@@ -1,6 +1,6 @@
-"""`make demo`: from a sample table to a released data set, against two embedded PACS, in one folder.
+"""`make demo`: a study from a sample table to a released data set, with two embedded PACS, in one folder.
 
-Needs no server and no root. Run twice, the second time finds everything there already.
+It needs no server and no root. A second run finds that everything is there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ HOME = REPO / "demo"
 PROJECT = "demo"
 STUDY = HOME / "studies" / PROJECT
 
-#: The study: pseudonyms from a secret of the project, and what is complete is released without asking anybody.
+#: The project file of the study. Pseudonyms come from a secret of the project; a complete data set is released without
+#: a question.
 PROJECT_FILE = f"""\
 project: {PROJECT}
 queryfile: queries/demo.csv
@@ -39,7 +40,7 @@ upload: research_node
 
 
 def main() -> int:
-    """Run the demo; returns its exit code."""
+    """Run the demonstration, and return the exit code."""
     queries, projects = HOME / "queries", HOME / "projects"
     for folder in (queries, projects):
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def _connection(pacs: EmbeddedPacs) -> str:
 
 
 def _set_up_database(environment: dict[str, str], log: Any) -> None:
-    """Make Airflow's tables, unless this version of Airflow has made them: to look for them takes it seconds."""
+    """Create Airflow's tables, unless this version of Airflow has created them: even a check takes it seconds."""
     database, made = HOME / "airflow" / "airflow.db", HOME / "airflow" / "made-by"
     version = metadata.version("apache-airflow")
     if database.exists() and made.exists() and made.read_text(encoding="utf-8") == version:
@@ -90,25 +91,29 @@ def _airflow(arguments: list[str], environment: dict[str, str], log: Any) -> sub
 
 
 def _study(conf: dict[str, Any], environment: dict[str, str], log: Any) -> Path | None:
-    """Run the study to its end, and show which stages have begun; returns its folder, None if it left no summary."""
+    """Run the study to its end, and print each stage when it begins.
+
+    Returns:
+        The run's folder; None if the run has no summary.
+    """
     started = time.time()
     process = _airflow(["dags", "test", "pacsifier_study", "--conf", json.dumps(conf)], environment, log)
-    told: list[str] = []
+    printed: list[str] = []
     while True:
         ended = process.poll() is not None
         folders = [f for f in (HOME / "state" / "runs").glob("pacsifier_study-*") if f.stat().st_mtime >= started - 1]
         run = max(folders, key=lambda f: f.stat().st_mtime, default=None)
         for stage in _begun(run):
-            if stage not in told:
+            if stage not in printed:
                 print(f"   {stage}", flush=True)
-                told.append(stage)
+                printed.append(stage)
         if ended:
             return run if run is not None and (run / "summary.json").exists() else None
         time.sleep(0.2)
 
 
 def _begun(run: Path | None) -> list[str]:
-    """The stages, and what lies between them, that a run has come to."""
+    """Return the stages that a run has begun, with approval and release between them."""
     if run is None:
         return []
     from pacsifier_ops.runs.folder import Run
@@ -128,11 +133,11 @@ def _show(run: Path) -> None:
     for session in sorted(path for path in released.glob("sub-*/*") if path.is_dir())[:4]:
         print(f"  {session.relative_to(released)}/")
     print(f"  ... {len(list(released.glob('sub-*')))} patients, {sum(1 for _ in released.rglob('*.dcm'))} images")
-    print(f"\nThe accounts: {summary['verdict']}")
+    print(f"\nThe account: {summary['verdict']}")
     for name, count in summary["totals"].items():
         print(f"  {name.replace('_', ' '):<16} {count}")
     print(f"\nreleased  {released.relative_to(REPO)}, with the report that goes with it in report/")
-    print(f"identified {(STUDY / 'identified').relative_to(REPO)}, kept apart")
+    print(f"identified {(STUDY / 'identified').relative_to(REPO)}, which is not shared")
     print(f"report    {(run / 'report.html').relative_to(REPO)}")
 
 

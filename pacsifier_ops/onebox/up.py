@@ -1,8 +1,8 @@
-"""The whole of Airflow on this machine, in the foreground, until Ctrl-C: what `make up` runs.
+"""`make up`: all of Airflow on this machine, in the foreground, until Ctrl-C.
 
-One supervisor starts the standing receiver, an embedded PACS to try things on, and Airflow's four parts. All
-of them listen on 127.0.0.1 only (the receiver elsewhere when told so). When one ends, or Ctrl-C or SIGTERM
-comes, all are stopped and waited for; where the supervisor itself is killed, Linux tells the others to stop.
+One supervisor starts the standing receiver, an embedded PACS and De-ID service, and the four components of Airflow. All
+of them listen on 127.0.0.1 only; the receiver may have another address. When one ends, or after Ctrl-C or SIGTERM, all
+are stopped. If the supervisor itself is killed, Linux stops the others.
 """
 
 from __future__ import annotations
@@ -36,32 +36,33 @@ from pacsifier_ops.cli.connection import described
 
 REPO = Path(__file__).resolve().parents[2]
 HOST, USER, PACS_AET = "127.0.0.1", "admin", "DEMOPACS"
-#: Description of the connection to the embedded PACS; while it stands, the connection is ours to change.
+#: Descriptions of the connections to the embedded services. A connection with this description may be replaced.
 EMBEDDED_DEID = "The embedded De-ID service; change this description with the rest, or the next start restores it"
 EMBEDDED = "The embedded PACS; change this description with the rest, or the next start restores it"
-STARTING, STOPPING, CLOSING = 120.0, 15.0, 6.0  # seconds granted
+#: Maximum seconds for the start of a component, for running tasks after Ctrl-C, and for all components to stop.
+STARTING, STOPPING, CLOSING = 120.0, 15.0, 6.0
 
 
 def airflow_settings() -> dict[str, str]:
-    """Read include/airflow.env; what the environment sets already is taken from there."""
+    """Return the settings of include/airflow.env. Variables of the environment override them."""
     lines = (REPO / "include" / "airflow.env").read_text(encoding="utf-8").splitlines()
     pairs = (line.split("=", 1) for line in lines if line.strip() and not line.startswith("#"))
     return {name.strip(): os.environ.get(name.strip(), value.strip()) for name, value in pairs}
 
 
 def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
-    """Environment variables of an Airflow that lives in `home` alone and listens on 127.0.0.1:`port` only.
+    """Return the environment variables of an Airflow whose files are all in `home`. Create its folders if necessary.
 
-    To be laid over the environment: it replaces whatever leads to another Airflow's home or database. Makes
-    the folders and, once, the password of the user `admin` (see `password`).
+    They override all variables that lead to the home or database of another Airflow. It listens on 127.0.0.1:`port`
+    only. The first call also creates the password of the user `admin` (see `password`).
     """
     home = home.absolute()
     airflow = private_folder(home / "airflow")
     passwords = airflow / "passwords.json"
     if not passwords.exists():
         write_json(passwords, {USER: secrets.token_urlsafe(12)})
-    around = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
-    direct = ",".join(dict.fromkeys([*filter(None, around), HOST, "localhost"]))
+    without_proxy = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
+    no_proxy = ",".join(dict.fromkeys([*filter(None, without_proxy), HOST, "localhost"]))
     return {
         **airflow_settings(),
         "AIRFLOW_HOME": str(airflow),
@@ -86,19 +87,19 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
         "PACSIFIER_STATE_ROOT": str(home / "state"),
         "PACSIFIER_SPOOL": str(home / "data" / ".spool"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
-        # Tasks talk to the API server of this machine, never by way of a proxy.
-        "NO_PROXY": direct,
-        "no_proxy": direct,
+        # Tasks reach the API server of this machine without a proxy.
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
     }
 
 
 def password(home: Path, user: str = USER) -> str:
-    """Password of a user of the Airflow in `home`; Airflow makes those of others than `admin` when it starts."""
+    """Return the password of a user of the Airflow in `home`. Airflow creates those of users other than `admin`."""
     return str(read_json(home / "airflow" / "passwords.json")[user])
 
 
 def _is_own(environment: Mapping[str, str], home: Path, name: str, description: str) -> bool:
-    """Whether Airflow uses the connection `name` as it was written for our own service."""
+    """Whether the connection `name` in Airflow leads to our embedded service."""
     if f"AIRFLOW_CONN_{name.upper()}" in environment:
         return False
     with closing(sqlite3.connect(home / "airflow" / "airflow.db")) as database:
@@ -107,9 +108,12 @@ def _is_own(environment: Mapping[str, str], home: Path, name: str, description: 
 
 
 def _own_connections(home: Path, aet: str, pacs_port: int, receiver_port: int) -> Mapping[str, Mapping[str, Any]]:
-    """`pacs_default`, the embedded PACS, with the standing receiver `aet` as its destination; `deid_default` likewise.
+    """Return the connections to the embedded PACS (`pacs_default`) and the embedded De-ID service (`deid_default`).
 
-    In the database, not the environment: there they are seen, and a person can change them to those of the hospital.
+    They are written to the database, where people can see them and change them to those of the hospital.
+
+    Args:
+        aet: AE title of the receiver, to which the PACS sends.
     """
     pacs = PacsNode("pacs_default", HOST, pacs_port, PACS_AET, aet, receiver_port=receiver_port)
     deid = read_json(home / "deid" / "config.json")
@@ -119,7 +123,7 @@ def _own_connections(home: Path, aet: str, pacs_port: int, receiver_port: int) -
             "conn_type": "deid_api",
             "description": EMBEDDED_DEID,
             "host": deid["deid_URL"],
-            "port": urlsplit(deid["deid_URL"]).port,  # Airflow's Test button wants one
+            "port": urlsplit(deid["deid_URL"]).port,  # Airflow's Test button needs one
             "password": deid["deid_token"],
             "extra": {"ca": str(home / "deid" / "ca.pem")},
         },
@@ -136,12 +140,12 @@ def _stop_with_parent() -> None:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of whatever a part of Airflow leaves behind, so that it can be found and stopped."""
+    """Become the parent of processes that a component leaves behind, so that `stop` finds them."""
     _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
 class Parts:
-    """The processes that run side by side, each with a log file of its own."""
+    """The component processes, each with its own log file."""
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         self.logs = private_folder(logs)
@@ -149,7 +153,7 @@ class Parts:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *arguments: str) -> None:
-        """Start `python -m arguments` in a session of its own, out of reach of the terminal's Ctrl-C."""
+        """Start `python -m arguments` in a new session, which Ctrl-C in the terminal does not reach."""
         log = os.open(self.log(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
         try:
             self.running[name] = subprocess.Popen(
@@ -166,32 +170,40 @@ class Parts:
             os.close(log)
 
     def run(self, name: str, *arguments: str) -> None:
-        """Run `python -m arguments` to its end.
+        """Run `python -m arguments`, and wait for its end.
 
         Raises:
-            SystemExit: it failed; shows the end of its log.
+            SystemExit: it failed; with the end of its log.
         """
         self.start(name, *arguments)
         if self.running.pop(name).wait():
             raise SystemExit(self.failure(name))
 
     def check(self) -> None:
-        """Raise SystemExit with the end of its log where a part has ended."""
+        """Check that all components run.
+
+        Raises:
+            SystemExit: a component has ended; with the end of its log.
+        """
         for name, process in self.running.items():
             if process.poll() is not None:
                 raise SystemExit(self.failure(name))
 
     def log(self, name: str) -> Path:
-        """Log file of a part."""
+        """Return the path of a component's log file."""
         return self.logs / f"{name}.log"
 
     def failure(self, name: str) -> str:
-        """What to say when a part has ended by itself."""
+        """Return the message for a component that has ended by itself, with the end of its log."""
         tail = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        return "\n".join([*tail, f"{name} ended by itself; all of it is in {self.log(name)}"])
+        return "\n".join([*tail, f"{name} ended by itself; the whole log is {self.log(name)}"])
 
     def wait_until(self, what: str, ready: Callable[[], bool]) -> None:
-        """Wait for `ready`, as long as every part runs."""
+        """Wait until `ready` returns True.
+
+        Raises:
+            SystemExit: a component has ended, or the time STARTING is over.
+        """
         until = time.monotonic() + STARTING
         while not ready():
             self.check()
@@ -200,10 +212,10 @@ class Parts:
             time.sleep(0.3)
 
     def stop(self) -> None:
-        """Stop every part; returns when no process is left.
+        """Stop all components, and return when no process is left.
 
-        First the scheduler, which waits for running tasks: those that end within STOPPING can still say so.
-        Then the rest. What is there after CLOSING is killed; tasks among it start anew next time.
+        The scheduler stops first: it waits for running tasks, and those that end within STOPPING can report their
+        results. Processes that still run after CLOSING are killed; killed tasks start again next time.
         """
         if scheduler := self.running.get("scheduler"):
             scheduler.terminate()
@@ -220,15 +232,15 @@ class Parts:
             psutil.wait_procs(family, timeout=0.5)
 
 
-def answers(port: int) -> bool:
-    """Whether somebody listens at a port of this machine."""
+def is_listening(port: int) -> bool:
+    """Whether a program listens at a port of this machine."""
     with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
         return True
     return False
 
 
-def healthy(port: int) -> bool:
-    """Whether the API answers and says that scheduler and DAG processor are well."""
+def is_healthy(port: int) -> bool:
+    """Whether the API answers that database, scheduler and DAG processor are healthy."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(f"http://{HOST}:{port}/api/v2/monitor/health", timeout=5) as answer:
@@ -239,7 +251,14 @@ def healthy(port: int) -> bool:
 
 
 def _check_free(ports: Mapping[str, int]) -> None:
-    """Raise SystemExit, naming every port that somebody else listens on and the flag that moves it."""
+    """Check that the ports are free.
+
+    Args:
+        ports: by the flag that sets them.
+
+    Raises:
+        SystemExit: names every port that cannot be used, and its flag.
+    """
     taken = []
     for flag, port in ports.items():
         with socket.socket() as probe:
@@ -253,8 +272,12 @@ def _check_free(ports: Mapping[str, int]) -> None:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Hold `home` for one supervisor; the lock goes with the process, however it ends."""
+def _locked(home: Path) -> Iterator[None]:
+    """Lock `home` for this process. The system releases the lock when the process ends.
+
+    Raises:
+        SystemExit: another process has the lock.
+    """
     with (private_folder(home) / ".up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,7 +287,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 def _sample_queries(data: Path) -> None:
-    """Put the sample tables where a DAG run may read them; what lies there already is left alone."""
+    """Copy the sample tables to a folder that DAG runs may read. Existing files stay."""
     target = private_folder(data / "queries")
     for table in (REPO / "include" / "queries").iterdir():
         if table.is_file() and not (target / table.name).exists():
@@ -277,7 +300,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 @contextmanager
 def supervised(logs: Path, environment: Mapping[str, str]) -> Iterator[Parts]:
-    """Parts that are stopped and waited for when the block ends, also by Ctrl-C or SIGTERM."""
+    """Yield the components. They are stopped when the block ends, also by Ctrl-C, SIGTERM or SIGHUP."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     _adopt_orphans()
     parts = Parts(logs, environment)
@@ -304,15 +327,19 @@ def up(
     receiver_host: str = HOST,
     receiver_port: int,
 ) -> None:
-    """Run everything in `home` until Ctrl-C or SIGTERM; the receiver is called `aet`.
+    """Run Airflow, the receiver and the embedded services in `home` until Ctrl-C or SIGTERM.
+
+    Args:
+        aet: AE title of the receiver.
 
     Raises:
-        SystemExit: a port is taken, something did not start or has ended by itself; says what and where.
+        SystemExit: a port is taken, or a component did not start or has ended by itself; names the component and its
+            log.
     """
     chosen = {name: value for name, value in os.environ.items() if name.startswith("PACSIFIER_")}
     environment = {**os.environ, **airflow_environment(home, port), **chosen}
     data = Path(environment["PACSIFIER_DATA_ROOT"])
-    # On the file system of the data, wherever that is, unless somebody says otherwise.
+    # By default, the spool is on the file system of the data.
     environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))
     _check_free({"--port": port, "--pacs-port": pacs_port, "--deid-port": deid_port, "--receiver-port": receiver_port})
     _sample_queries(data)
@@ -335,13 +362,13 @@ def up(
             *("--destination", f"{aet}={HOST}:{receiver_port}"),
         )
         parts.start("api-server", "airflow", "api-server")
-        # Everybody here reads the log files themselves: no log servers, which would listen on all addresses.
+        # No log servers: all components read the log files directly, and log servers would listen on all addresses.
         parts.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
         parts.start("triggerer", "airflow", "triggerer", "--skip-serve-logs")
         parts.start("dag-processor", "airflow", "dag-processor")
-        parts.wait_until("the receiver", lambda: answers(receiver_port))
-        parts.wait_until("the embedded PACS", lambda: answers(pacs_port))
-        parts.wait_until("Airflow", lambda: healthy(port))
+        parts.wait_until("the receiver", lambda: is_listening(receiver_port))
+        parts.wait_until("the embedded PACS", lambda: is_listening(pacs_port))
+        parts.wait_until("Airflow", lambda: is_healthy(port))
         deid = pacs = "as you set it"
         if _is_own(environment, home, "pacs_default", EMBEDDED):
             pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}"
@@ -367,7 +394,7 @@ def up(
 
 
 def main() -> None:
-    """Entry point of `make up`."""
+    """Run `make up`."""
     parser = argparse.ArgumentParser(
         prog="python -m pacsifier_ops.onebox.up",
         description="Airflow with its user interface on this machine, until Ctrl-C.",
@@ -380,11 +407,11 @@ def main() -> None:
     parser.add_argument(
         "--receiver-host",
         default=HOST,
-        help="where the receiver listens (%(default)s); :: where a PACS elsewhere is to send to it",
+        help="address of the receiver (%(default)s); :: if a PACS on another machine sends to it",
     )
     arguments = parser.parse_args()
     home = Path(os.environ.get("PACSIFIER_HOME") or REPO / "run").expanduser().absolute()
-    with _alone(home):
+    with _locked(home):
         up(home, **vars(arguments))
 
 

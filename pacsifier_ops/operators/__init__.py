@@ -1,1 +1,1 @@
-"""Operators and task groups, thin: each calls a step and says in Airflow how it went."""
+"""Operators and task groups. Each operator calls one step of a job, and gives Airflow the result."""

@@ -1,4 +1,4 @@
-"""The operators that ask a person. What was decided is kept in the run's folder, where the step that acts looks."""
+"""The operators that ask a person. The decision is kept in the run's folder, and checked by the step that needs it."""
 
 from __future__ import annotations
 
@@ -24,66 +24,66 @@ APPROVE, WAIVE, REJECT = "Approve", "Approve and waive", "Reject"
 
 @dataclass(frozen=True)
 class Question:
-    """What a person is asked.
+    """A question to a person.
 
     Attributes:
-        subject: see `approvals`.
-        digest: of exactly what is decided on.
-        headline: what it is about, in a line.
-        told: what there is to know, a line each, in counts only: Airflow keeps it.
-        waiver: approving takes a waiver.
-        approvers: users who may answer, by name or id; empty: all whom Airflow lets.
-        why_not: why a user of a name and an id may not approve; empty where they may.
+        subject: COHORT or RELEASE, see `approvals`.
+        digest: of exactly what is decided on, hexadecimal.
+        headline: the question in one line.
+        facts: facts for the answer, one line each, in counts only: Airflow keeps them.
+        waiver: whether an approval needs a waiver.
+        approvers: users who may answer, by name or id; empty: all users whom Airflow allows.
+        why_not: returns why a user (name, id) may not approve; empty if they may.
     """
 
     subject: str
     digest: str
     headline: str
-    told: Sequence[str]
+    facts: Sequence[str]
     waiver: bool = False
     approvers: Sequence[str] = ()
     why_not: Callable[[str, str], str] = lambda name, user: ""
 
 
-def assigned(approvers: Sequence[str]) -> list[HITLUser] | None:
-    """The users to whom Airflow is to give the question; None where it cannot tell them, and we look at who answers.
+def assignees(approvers: Sequence[str]) -> list[HITLUser] | None:
+    """Return the users to whom Airflow assigns the question; None: Airflow lets all answer, and we check who did.
 
-    Airflow compares ids. In the simple auth manager these are the names; in others, such as FAB's, they are numbers.
+    Airflow compares ids. In the simple auth manager these are the names. In others, such as FAB's, they are numbers.
     """
-    named = conf.get("core", "auth_manager", fallback="").endswith("SimpleAuthManager")
-    if not approvers or not (named or all(one.isdigit() for one in approvers)):
+    ids_are_names = conf.get("core", "auth_manager", fallback="").endswith("SimpleAuthManager")
+    if not approvers or not (ids_are_names or all(one.isdigit() for one in approvers)):
         return None
     return [HITLUser(id=one, name=one) for one in approvers]
 
 
 class ApproveOperator(PacsifierOperator, HITLOperator):
-    """Ask a person, in the web interface or over the API, unless there is nothing to ask.
+    """Ask a person, in the web interface or over the API, if there is a question.
 
-    The task waits without a worker. No answer in time is none: the run ends there, and nothing is done.
+    The task waits without a worker. Without an answer in time, the task fails, and nothing is done.
     """
 
     template_fields = ()
     ui_color = "#fdf0c8"
 
     def __init__(self, **kwargs: Any) -> None:
-        # Asked once: a rejection, or no answer, is no error that passes by itself.
+        # No retries: a rejection, or no answer, is not a temporary error.
         super().__init__(subject="PACSIFIER", options=[APPROVE, WAIVE, REJECT], **{**kwargs, "retries": 0})
 
     @abstractmethod
     def question(self, run: Run, params: Any) -> Question | None:
-        """What is to be asked; None where nothing is, or limits that were given beforehand decide."""
+        """Return the question; None: there is nothing to ask, or the limits of the request decide."""
 
     def work(self, run: Run, context: Any) -> Any:
-        """Ask, and wait."""
+        """Ask, and defer until there is an answer."""
         question = self.question(run, params := context["params"])
         if question is None:
-            self.log.info("nobody needs to be asked")
+            self.log.info("there is nothing to ask")
             return None
         approvals.ask(run, question.subject, question.digest)
         page = page_of_run(context["dag_run"].dag_id, context["dag_run"].run_id)
         self.subject = question.headline
-        self.body = "\n".join([*(f"- {line}" for line in question.told), "", f"[Report and results]({page})"])
-        self.assigned_users = assigned(question.approvers)
+        self.body = "\n".join([*(f"- {line}" for line in question.facts), "", f"[Report and results]({page})"])
+        self.assigned_users = assignees(question.approvers)
         self.response_timeout = _patience(params)
         return HITLOperator.execute(self, context)
 
@@ -91,14 +91,14 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         """Keep the answer.
 
         Raises:
-            AirflowFailException: it was rejected, nobody answered in time, or what was asked about has changed since.
+            AirflowFailException: the answer is a rejection, nobody answered in time, or the digest has changed since.
         """
         run = run_of(context)
         with boundary(run):
-            return self.answered(*self.staged(run, context), event)
+            return self.keep_answer(*self.staged(run, context), event)
 
-    def answered(self, run: Run, context: Any, event: dict[str, Any]) -> Any:
-        """See `execute_complete`."""
+    def keep_answer(self, run: Run, context: Any, event: dict[str, Any]) -> Any:
+        """Keep the answer of an event, see `execute_complete`."""
         if "error" in event:
             raise AirflowFailException(
                 "nobody answered in time, so nothing was done; clear this task to be asked again"
@@ -107,7 +107,7 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         if question is None:
             return None
         (word,) = event["chosen_options"]
-        good = word == WAIVE or (word == APPROVE and not question.waiver)
+        approved = word == WAIVE or (word == APPROVE and not question.waiver)
         user = event["responded_by_user"] or {}
         name, identity = user.get("name") or "unknown", str(user.get("id") or "")
         if word != REJECT and (why := question.why_not(name, identity)):
@@ -116,26 +116,26 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
             run,
             question.subject,
             question.digest,
-            approvals.APPROVED if good else approvals.REJECTED,
+            approvals.APPROVED if approved else approvals.REJECTED,
             who=name,
             waived=word == WAIVE and question.waiver,
             user=identity,
         )
         if word == REJECT:
             raise AirflowFailException("it was rejected")
-        if not good:
+        if not approved:
             raise AirflowFailException(
-                f"there are findings that take a waiver; clear this task, and answer {WAIVE!r} or {REJECT!r}"
+                f"there are findings that need a waiver; clear this task, and answer {WAIVE!r} or {REJECT!r}"
             )
         self.log.info("approved")
         return {"approved": question.subject}
 
 
 def _patience(params: Any) -> timedelta:
-    """How long an answer is waited for.
+    """Return the time to wait for an answer.
 
     Raises:
-        ConfigError: it is no number of hours, or beyond all measure.
+        ConfigError: it is not a number of hours, or longer than a year.
     """
     hours = params.get("patience") or PATIENCE
     if not isinstance(hours, int | float) or not 0 < hours <= LONGEST_PATIENCE:
@@ -144,10 +144,10 @@ def _patience(params: Any) -> timedelta:
 
 
 class ApproveCohortOperator(ApproveOperator):
-    """Ask before a cohort is fetched that is larger than its connection allows without a person's word."""
+    """Ask before a cohort above the limits of its connection is retrieved."""
 
     def question(self, run: Run, params: Any) -> Question | None:
-        """What exceeds which limit."""
+        """Return the question, with the limits and the sizes above them."""
         from pacsifier_ops.extract import steps
 
         asked = steps.question(run)

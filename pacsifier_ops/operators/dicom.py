@@ -1,4 +1,4 @@
-"""The operators that talk to a PACS. The pool of its connection bounds them (see plugins.policy)."""
+"""The operators that query and retrieve. They run in the pool of their connection (see plugins.policy)."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from pacsifier_ops.runs.folder import Run
 
 
 class DicomFindOperator(TalksToNode, UnitOperator):
-    """Find the series of one batch of query rows: the unit."""
+    """Find the series of one batch of query rows."""
 
     ui_color = "#d7e8f4"
 
     def labelled(self, run: Run) -> str:
-        """The rows of the batch."""
+        """Return the label of the batch: the lines of its rows."""
         return labels.of_rows(run, self.unit)
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """How many rows ended in which state, and how many series they found."""
+        """Return the number of rows by state, and the number of series."""
         return {**steps.find(run, nodes_of(params), self.unit, self.cancelled)}
 
 
 class DicomRetrieveOperator(TalksToNode, UnitOperator):
-    """Retrieve the series of one unit, by C-GET or C-MOVE, verified against what the archive lists."""
+    """Retrieve the series of one unit by C-GET or C-MOVE, and compare them with the archive's lists of instances."""
 
     ui_color = "#d5efe0"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """Sums over the unit's series."""
+        """Return sums over the series of the unit."""
         return steps.retrieve(run, nodes_of(params), self.unit, self.cancelled, self.resumed)
 
 
 class DicomMoveOperator(TalksToNode, UnitOperator):
-    """Have the series of one unit moved to another node by C-MOVE, and compare what was sent with what was expected."""
+    """Move the series of one unit to another node by C-MOVE, and compare the sent instances with the expected ones."""
 
     ui_color = "#f4ead7"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """Sums over the unit's series."""
+        """Return sums over the series of the unit."""
         return steps.move(run, nodes_of(params), self.unit, destination_of(params), self.cancelled, self.resumed)

@@ -1,4 +1,4 @@
-"""The operators of a DICOMDIR: files are copied by series, the directory is written when all of them are there."""
+"""The operators of a DICOMDIR. The files are copied by series; the directory is written after all copies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pacsifier_ops.runs.folder import Run
 
 
 class DicomdirPrepareOperator(PrepareOperator):
-    """Look at every file of the folder, and give each its name and its directory records."""
+    """Inspect every file of the folder, and plan its name and its directory records."""
 
     asks = DicomdirRequest
     steps = dicomdir
@@ -24,20 +24,20 @@ class DicomdirPrepareOperator(PrepareOperator):
 
 
 class DicomdirOperator(UnitOperator):
-    """Copy the files of one unit of series under their names in the file-set."""
+    """Copy the files of one unit of series into the file-set."""
 
     ui_color = "#dcecf2"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """How many files are there."""
+        """Return the numbers of copied and of failed files."""
         return dicomdir.copy(run, self.unit, self.cancelled)
 
 
 class DicomdirAssembleOperator(PacsifierOperator):
-    """Write the DICOMDIR of every file-set, and its zip file where that is wanted."""
+    """Write the DICOMDIR of every file-set, and its zip file if the request says so."""
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns how many files are listed, in how many file-sets."""
+        """Return the numbers of listed files and of file-sets."""
         totals = dicomdir.assemble(run, self.cancelled)
         self.log.info("%s", totals)
         return totals

@@ -12,7 +12,7 @@ from pacsifier_ops.runs.folder import Run
 
 
 class MoveDumpsPrepareOperator(PrepareOperator):
-    """List what is to be moved, and cut the patients' folders into units."""
+    """List the files to be moved, and divide the patients' folders into units."""
 
     asks = DumpsRequest
     steps = dumps
@@ -20,21 +20,21 @@ class MoveDumpsPrepareOperator(PrepareOperator):
 
 
 class MoveDumpsOperator(UnitOperator):
-    """Move the dumps of one unit of patients, and look at what else is there."""
+    """Move the dumps of one unit of patients, and inspect the files that stay."""
 
     ui_color = "#efe8d8"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """How many files ended how, and are left."""
+        """Return the number of files by result."""
         return dumps.move(run, self.unit, self.cancelled)
 
     def labelled(self, run: Run) -> str:
-        """The patients of the unit, by number."""
+        """Return the label of the unit: the numbers of its patients."""
         return labels.of_patients(run, self.unit)
 
 
 class MoveDumpsReportOperator(ReportOperator):
-    """Write the list of what was moved, and the report."""
+    """Write the list of moved files, and the report."""
 
     result = "info_folder"
     steps = dumps

@@ -1,4 +1,4 @@
-"""The operators around those that talk to the PACS: take the table in, plan, report."""
+"""The operators of an extraction that do not retrieve: prepare, route, plan, report."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from pacsifier_ops.runs.folder import Run
 
 
 class ExtractPrepareOperator(PrepareOperator):
-    """Read and check the whole query table, and make sure that the PACS answers."""
+    """Read and check the whole query table, and check that the PACS answers."""
 
     asks = Request
     kept = steps.KEPT
     units_of = "rows"
 
     def request(self, params: Any) -> Request:
-        """What is wanted of the archive, and where it goes."""
+        """Return the request of the run."""
         return request_of(
             Request,
             params,
@@ -45,7 +45,7 @@ class ExtractPrepareOperator(PrepareOperator):
         )
 
     def nodes(self, params: Any) -> list[str]:
-        """See `base.connections_of`; what has none runs in the common pool."""
+        """Return the connections for the pools of the tasks; the common pool without a connection."""
         return connections_of(params) or [COMMON_POOL]
 
     def prepare(self, run: Run, request: Request, params: Any) -> list[int]:
@@ -54,24 +54,24 @@ class ExtractPrepareOperator(PrepareOperator):
 
 
 class ExtractRouteOperator(PacsifierOperator, BranchMixIn):
-    """Where the images go: to the output folder (the task retrieve), or to another node (the task move)."""
+    """Skip the task retrieve if images go to another node, else the task move."""
 
     def work(self, run: Run, context: Any) -> None:
-        """Skips the task that has nothing to do."""
+        """Skip the task that has nothing to do."""
         group = self.task_id.removesuffix("route")
         self.do_branch(context, group + ("move" if context["params"]["retrieve"] == MOVE else "retrieve"))
 
 
 class ExtractPlanOperator(PacsifierOperator):
-    """Merge what the rows found, stop a cohort that is too large, give folders, cut it into units."""
+    """Merge the series of all rows, stop a cohort that is too large, name the folders, and divide it into units."""
 
     def work(self, run: Run, context: Any) -> list[int]:
-        """Returns the numbers of the units."""
+        """Return the numbers of the units."""
         archives = nodes_of(context["params"])
         plan = steps.plan(run, archives)
         self.log.info("%d series, about %d images, in %d unit(s)", plan.series, plan.instances, len(plan.units))
         if len(archives) > 1:
-            # For the pools of the tasks that follow: the units of each archive begin at its first one.
+            # The cluster policy chooses the pools of the next tasks by the first unit of each archive.
             context["ti"].xcom_push(ARCHIVES, {name: units[0] for name, units in plan.units_of.items()})
         return plan.units
 
@@ -87,12 +87,12 @@ class ExtractReportOperator(ReportOperator):
         if account.action == SAVE:
             try:
                 self.log.info("%d thumbnail(s)", make_thumbnails(run, account))
-            except StorageError as error:  # no reason not to give the verdict
+            except StorageError as error:  # the run does not need thumbnails
                 self.log.warning("no thumbnails: %s", error)
         return account
 
     def judge(self, run: Run) -> None:
-        """Fail where the run ended before it had a plan, or the cohort was not approved."""
+        """Fail if the run ended before it had a plan, or the cohort was not approved."""
         if not steps.is_planned(run):
             raise AirflowFailException(
                 f"the run ended before anything was fetched; see the steps before, and {run.report}"

@@ -1,7 +1,7 @@
-"""The tasks of each job, in order, in one place: as a DAG of its own, or as a stage of a study.
+"""The tasks of each job, in order, for the DAG of the job, for a stage of a study, and for DAGs of users.
 
-Each function makes the tasks in the DAG, or the task group, that is open where it is called, and returns the last one.
-For `stage` and `arguments` see `base.PrepareOperator`.
+Each function makes the tasks in the open DAG or task group, and returns the last task. For `stage` and `arguments` see
+`base.PrepareOperator`.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from pacsifier_ops.operators.upload import DicomStoreOperator, UploadPrepareOper
 
 
 def _begin(stage: Stage | str | None) -> dict[str, Any]:
-    """How the first task begins."""
+    """Return the arguments of the first task."""
     return {"task_id": "prepare", "trigger_rule": stage_of(stage).begins}
 
 
-#: The last task tells how it went, also if tasks before it failed.
+#: Arguments of the last task. It reports also if tasks before it failed.
 _END: dict[str, Any] = {"task_id": "report", "trigger_rule": "all_done"}
 
 
 def extraction(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
-    """From a query table to series on disk, or at another node."""
+    """Retrieve or move the series of a query table."""
     prepare = ExtractPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
     find = DicomFindOperator.partial(task_id="find", stage=stage, map_index_template=LABEL).expand(unit=prepare.output)
     plan = ExtractPlanOperator(task_id="plan", stage=stage, trigger_rule="all_done_min_one_success")
@@ -78,10 +78,12 @@ def _in_units(
     task_id: str,
     **more: Any,
 ) -> ReportOperator:
-    """A job of three steps, the second one a task for each unit.
+    """Make a job of three steps, the second of which is mapped over the units.
 
     Args:
-        task_id: of the second step; more: what else it takes.
+        first, each, last: operators of the steps.
+        task_id: of the second step.
+        more: further arguments of the second step.
     """
     prepare = first(stage=stage, arguments=arguments, **_begin(stage))
     units = each.partial(task_id=task_id, stage=stage, map_index_template=LABEL, **more).expand(unit=prepare.output)
@@ -92,7 +94,7 @@ def _in_units(
 
 
 def pseudonymization(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
-    """Who becomes whom, and by how many days dates are moved."""
+    """Give patients pseudonyms and day shifts."""
     return _in_units(
         stage,
         arguments,
@@ -132,13 +134,13 @@ def karnak_tagging(stage: Stage | str | None = None, arguments: Mapping[str, Any
     return _in_units(stage, arguments, KarnakPrepareOperator, KarnakTagOperator, KarnakReportOperator, "tag")
 
 
-def reporting(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
-    """The text of the reports in a folder."""
+def report_extraction(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
+    """Extract the reports of a folder."""
     return _in_units(
         stage, arguments, ExtractReportsPrepareOperator, ExtractReportsOperator, ExtractReportsReportOperator, "extract"
     )
 
 
-def relocation(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
+def moving_dumps(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
     """Move info dumps out of a data folder."""
     return _in_units(stage, arguments, MoveDumpsPrepareOperator, MoveDumpsOperator, MoveDumpsReportOperator, "move")

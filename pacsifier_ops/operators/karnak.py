@@ -1,4 +1,4 @@
-"""The operators that tag objects for a Karnak gateway. Neither identifiers nor pseudonyms leave the run's folder."""
+"""The operators that tag objects for a Karnak gateway. Airflow gets no identifiers and no pseudonyms from them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pacsifier_ops.runs.folder import Run
 
 
 class KarnakPrepareOperator(PrepareOperator):
-    """Look at every file of the folder, and find out who every patient becomes; one that is missing ends the run."""
+    """Inspect every file of the folder, and find the pseudonym of every patient. Without one, the run ends."""
 
     asks = KarnakRequest
     steps = karnak
 
     def request(self, params: Any) -> KarnakRequest:
-        """What is tagged, and with what."""
-        return request_of(KarnakRequest, params, allow_empty=self.stage.may_be_empty)  # a night without anything new
+        """Return the request of the run. In a stage, the folder may be empty: a night may have nothing new."""
+        return request_of(KarnakRequest, params, allow_empty=self.stage.may_be_empty)
 
 
 class KarnakTagOperator(UnitOperator):
@@ -28,7 +28,7 @@ class KarnakTagOperator(UnitOperator):
     ui_color = "#f2dcdc"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """How many ended how."""
+        """Return the number of objects by result."""
         return karnak.tag(run, self.unit, self.cancelled)
 
 

@@ -1,4 +1,4 @@
-"""The operators of the nightly runs: what lies in the inbox and in the projects becomes runs."""
+"""The operators of the nightly DAG: they start a run for each submission in the inbox and each standing project."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs.folder import Run
 
 
-def evening() -> CronTriggerTimetable | None:
-    """When the nights begin, where the hospital is; None: only by hand.
+def timetable() -> CronTriggerTimetable | None:
+    """Return the schedule of the nightly DAG, in the hospital's time zone; None: it is started only by hand.
 
     Raises:
-        ConfigError: the setting `timezone` names none.
+        ConfigError: the setting `timezone` is not a time zone.
     """
     zone = settings.timezone()
     cron = settings.nightly_schedule()
@@ -30,7 +30,7 @@ def evening() -> CronTriggerTimetable | None:
 
 
 class _Runs:
-    """Asks Airflow, on behalf of a task."""
+    """Answers questions on runs of the extract and study DAGs, with the task's access to Airflow."""
 
     def __init__(self, ti: Any) -> None:
         self._count = ti.get_dr_count
@@ -44,22 +44,22 @@ class _Runs:
 
 
 class _NightlyOperator(PacsifierOperator):
-    """What the steps of a night share. Its run has no accounts: those of the runs that it starts have."""
+    """Base of the operators of a night. A nightly run has no account; the runs that it starts have."""
 
     operator_extra_links = ()
 
     def prepared(self, run: Run, context: Any, kept: str) -> tuple[Folders, str]:
-        """The folders, and the date of the night; what an earlier attempt kept is forgotten."""
+        """Remove the file `kept` of an earlier attempt. Return the folders, and the date of the night."""
         run.forget([kept])
         check_conf(context)
         return Folders(settings.nightly()), night_of(context["dag_run"].run_after)
 
 
 class NightlyCollectOperator(_NightlyOperator):
-    """Take the submissions out of the inbox, and put those away that cannot be used."""
+    """Take the submissions out of the inbox, and reject those that cannot be used."""
 
     def work(self, run: Run, context: Any) -> list[dict[str, Any]]:
-        """Returns what to start: arguments of the operator that triggers."""
+        """Return the arguments of NightlyStartOperator for each run to start."""
         from pacsifier_ops.nightly.inbox import collect
 
         folders, night = self.prepared(run, context, "inbox")
@@ -77,10 +77,10 @@ class NightlyCollectOperator(_NightlyOperator):
 
 
 class NightlyProjectsOperator(_NightlyOperator):
-    """Look which standing projects are to run tonight."""
+    """Find the standing projects that are to run this night."""
 
     def work(self, run: Run, context: Any) -> list[dict[str, Any]]:
-        """Returns what to start: arguments of the operator that triggers."""
+        """Return the arguments of NightlyStartOperator for each run to start."""
         from pacsifier_ops.nightly.projects import check_projects
 
         folders, night = self.prepared(run, context, "projects")
@@ -95,24 +95,24 @@ class NightlyProjectsOperator(_NightlyOperator):
 
 
 class NightlyStartOperator(TriggerDagRunOperator):
-    """Start a run of the extract DAG or of the study DAG; skipped where there is one of its id."""
+    """Start a run of the extract or the study DAG. The task is skipped if a run with this id exists."""
 
-    #: What people write into options is no template. Mapped arguments would be rendered else.
+    #: No templates: mapped arguments would be rendered, and they contain text of users.
     template_fields = ()
 
     def __init__(self, **kwargs: Any) -> None:
-        # Without a logical date, which no two runs of a DAG may share.
+        # Two runs of a DAG must not have the same logical date, so these have none.
         super().__init__(logical_date=None, skip_when_already_exists=True, **kwargs)
 
 
 class NightlyFinishOperator(_NightlyOperator):
-    """Put the submissions away that were started, each with the place of its results."""
+    """Move the started submissions to the folder `done`, each with the paths of its results."""
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns how many were started.
+        """Return the numbers of submissions and projects that were started.
 
         Raises:
-            AirflowFailException: somebody has to look after something; says what. Whatever could start has started.
+            AirflowFailException: a person has to correct something, which the error names. All other runs have started.
         """
         from pacsifier_ops.nightly.inbox import put_away_started
 
@@ -120,9 +120,9 @@ class NightlyFinishOperator(_NightlyOperator):
         done, waiting = put_away_started(Folders(settings.nightly()), runs, _page_root())
         inbox, projects = (_kept(run, name) for name in ("inbox", "projects"))
         if inbox is None or projects is None:
-            raise AirflowFailException("the inbox or the projects could not be looked at; see the steps before")
+            raise AirflowFailException("the inbox or the projects could not be read; see the steps before")
         started = sum(map(runs.exists, projects["runs"]))
-        troubles = {
+        problems = {
             "project(s) cannot be used; see reasons.txt in their folders": projects["broken"],
             "submission(s) cannot be moved out of the inbox; all folders of the nightly runs must be writable for "
             "Airflow, and on one file system": inbox["stuck"],
@@ -131,8 +131,8 @@ class NightlyFinishOperator(_NightlyOperator):
             ),
         }
         self.log.info("%d submission(s) and %d project(s) started", done, started)
-        if any(troubles.values()):
-            raise AirflowFailException("; ".join(f"{count} {what}" for what, count in troubles.items() if count))
+        if any(problems.values()):
+            raise AirflowFailException("; ".join(f"{count} {what}" for what, count in problems.items() if count))
         return {"submissions": done, "projects": started}
 
 

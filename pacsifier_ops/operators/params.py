@@ -1,4 +1,4 @@
-"""The trigger forms of the DAGs, made of the options of their requests (see `base.options`)."""
+"""The params and trigger forms of the DAGs, made of the options of their requests (see `base.options`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from airflow.sdk import Param
 from pacsifier_ops.base.errors import InputError, not_known
 from pacsifier_ops.base.options import IN_FORM, NOT_GIVEN, Option, Section, standing
 
-#: How tasks are tried again by Airflow, where the error is one that may pass.
+#: Default arguments of tasks: how Airflow tries a task again after a temporary error.
 RETRIES: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True}
 
 
-#: `map_index_template` of mapped tasks: rendered when a task begins, and again when it has ended.
+#: `map_index_template` of mapped tasks. Airflow renders it when a task begins, and again when it ends.
 LABEL = "{{ task.map_label(dag_run) }}"
 
 #: Draft of JSON Schema. Airflow checks the schema of each param several times in each task, which takes three times as
@@ -26,10 +26,14 @@ _TYPES: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", 
 
 
 def form(request: type) -> dict[str, Param]:
-    """What a DAG asks for, section by section. Made anew for each DAG: a run may write into its params."""
+    """Return the params of a DAG, in the order of sections. Each DAG needs its own: runs may change their params.
+
+    Args:
+        request: class of the request of the job.
+    """
     order = list(Section)
-    asked = sorted(standing(request, IN_FORM).items(), key=lambda item: order.index(item[1].section))
-    return {name: _param(one) for name, one in asked}
+    shown = sorted(standing(request, IN_FORM).items(), key=lambda item: order.index(item[1].section))
+    return {name: _param(one) for name, one in shown}
 
 
 def _param(one: Option) -> Param:
@@ -40,12 +44,12 @@ def _param(one: Option) -> Param:
 
 
 def _kind(one: Option) -> dict[str, Any]:
-    """What may be given, as JSON schema."""
+    """Return the JSON Schema of an option's values."""
     if one.several:
         items = {"type": _TYPES[one.kind], **({"enum": [*one.choices]} if one.choices else {})}
         return {"type": "array", "items": items, **({"examples": [*one.choices]} if one.choices else {})}
     if one.choices:
-        shown = {value: f"{value}: {told}" if told else value for value, told in one.choices.items()}
+        shown = {value: f"{value}: {text}" if text else value for value, text in one.choices.items()}
         if not one.optional:
             return {"enum": [*one.choices], "values_display": shown}
         return {"enum": [None, *one.choices], "values_display": {"null": one.unsaid, **shown}}
@@ -63,10 +67,10 @@ def _bounds(one: Option) -> dict[str, Any]:
 
 
 def check_conf(context: Any) -> None:
-    """Refuse what a run was triggered with and its DAG does not know; Airflow itself lets it pass.
+    """Refuse keys in the conf of a run that are not params of its DAG. Airflow itself accepts them.
 
     Raises:
-        InputError: names the keys, with the one that was probably meant.
+        InputError: names the keys, and for each the param that was probably meant.
     """
     known = set(context["dag"].params)
     unknown = [key for key in context["dag_run"].conf or {} if key not in known]

@@ -13,15 +13,15 @@ from pacsifier_ops.runs.folder import Run
 
 
 class DicomProbeOperator(TalksToNode, PacsifierOperator):
-    """Ask a PACS, gently, what it can do: levels, keys, limits, C-GET, C-MOVE to us; write a page on it."""
+    """Find out what a PACS can do (levels, keys, limits, C-GET, C-MOVE to us) with few narrow queries; write a page."""
 
     ui_color = "#e8dff2"
 
     def work(self, run: Run, context: Any) -> dict[str, int | str]:
-        """Returns how many questions and keys ended how, and where the page is.
+        """Return the number of questions and keys by result, and the path of the page.
 
         Raises:
-            AirflowFailException: studies cannot be searched for.
+            AirflowFailException: the PACS cannot be queried for studies.
         """
         from pacsifier_ops.probe.page import to_text
 

@@ -15,14 +15,14 @@ from pacsifier_ops.pseudonyms import steps as job
 from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
 from pacsifier_ops.runs.folder import Run
 
-#: Begins the id of the connection whose password is a project's secret, where an administrator keeps it in Airflow.
+#: Prefix of the id of a connection whose password is the secret of a project.
 SECRET_CONNECTION = "pacsifier_project_"
 
 
-def kept_secret(project: str) -> str:
-    """The secret of a project as a connection or secrets backend of Airflow has it; empty where none has.
+def secret_of(project: str) -> str:
+    """Return the secret of a project from a connection of Airflow or its secrets backend; empty: there is none.
 
-    The id of a connection cannot hold blanks: a colon, which no project's name has, stands for one.
+    The id of a connection cannot contain blanks, so a colon stands for a blank. Names of projects have no colons.
     """
     try:
         return BaseHook.get_connection(SECRET_CONNECTION + project.replace(" ", ":")).password or ""
@@ -32,26 +32,26 @@ def kept_secret(project: str) -> str:
 
 def _source(request: PseudonymRequest, params: Any) -> job.Source:
     if request.source != DEID:
-        return job.own_source(request, kept_secret(request.project))
+        return job.own_source(request, secret_of(request.project))
     from pacsifier_ops.hooks.deid_api import DeidApiHook
 
     return DeidApiHook(params["deid"]).get_conn()
 
 
 class PseudonymizePrepareOperator(PrepareOperator):
-    """Find out whose pseudonyms are wanted, and who of them is linked already."""
+    """Find the patients of the table or the folder, and those of them who are not linked yet."""
 
     asks = PseudonymRequest
     kept = job.KEPT
     units_of = "patients"
 
     def request(self, params: Any) -> PseudonymRequest:
-        """Whose pseudonyms are wanted, and where they come from."""
+        """Return the request of the run."""
         return request_of(
             PseudonymRequest,
             params,
             queryfile=str(table_path(params["queryfile"])) if params["queryfile"] else "",
-            allow_empty=self.stage.may_be_empty,  # a night without anything new
+            allow_empty=self.stage.may_be_empty,  # in a stage: a night may have nothing new
             **reading_options(params["queryfile"] or "", params),
         )
 
@@ -61,16 +61,16 @@ class PseudonymizePrepareOperator(PrepareOperator):
 
 
 class PseudonymizeOperator(UnitOperator):
-    """Have the source say who the patients of one batch become, and keep it in the linkage store."""
+    """Ask the source for the pseudonyms of one batch of patients, and keep them in the linkage store."""
 
     ui_color = "#dcefe4"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """How many were asked for, and how many are new."""
+        """Return the number of patients asked for, and of new ones."""
         return job.ask(run, _source(PseudonymRequest.of(run), params), self.unit, self.cancelled)
 
     def labelled(self, run: Run) -> str:
-        """How many patients the batch has."""
+        """Return the label of the unit: the number of patients of each batch."""
         return "; ".join(
             f"batch {batch.number}: {plural(len(batch.patients), 'patient')}"
             for batch in job.PseudonymWorker.items(run, self.unit)
@@ -78,6 +78,6 @@ class PseudonymizeOperator(UnitOperator):
 
 
 class PseudonymizeReportOperator(ReportOperator):
-    """Tell who of the cohort is linked now, and write the log beside the linkage store."""
+    """Count the linked patients of the cohort, and write the log beside the linkage store."""
 
     steps = job

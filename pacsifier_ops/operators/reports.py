@@ -1,4 +1,4 @@
-"""The operators that take reports out of their objects. No text of a report leaves its folder through them."""
+"""The operators that extract reports from their objects. Airflow gets no text of a report from them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pacsifier_ops.runs.folder import Run
 
 
 class ExtractReportsPrepareOperator(PrepareOperator):
-    """Look at every file of the folder, and find the reports."""
+    """Inspect every file of the folder, and find the reports."""
 
     asks = ReportsRequest
     steps = reports
 
 
 class ExtractReportsOperator(UnitOperator):
-    """Take out the reports of one unit of series."""
+    """Extract the reports of one unit of series."""
 
     ui_color = "#dfe8d2"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """How many ended how."""
+        """Return the number of reports by outcome."""
         return reports.extract(run, self.unit, self.cancelled)
 
 

@@ -1,4 +1,4 @@
-"""Where a job stands in its DAG run: it is the whole run, a stage of a study, or a task group of somebody's own DAG."""
+"""The place of a job in its DAG run: the whole run, a stage of a study, or a task group in a DAG of the user."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Stage:
     """The place of a job in its DAG run.
 
     Attributes:
-        may_be_empty: the folder of the job may hold nothing, as after a night without anything new.
+        may_be_empty: the folder of the job may be empty, as after a night with nothing new.
         begins: trigger rule of its first task.
         single_values: its last task gives each value as an XCom of its own.
     """
 
     may_be_empty = True
-    begins = "none_failed"  # also after a stage that the study does without
+    begins = "none_failed"  # also after a skipped stage
     single_values = False
 
     def begin(self, run: Run, context: Any, asks: type[Any], arguments: Mapping[str, Any]) -> None:
-        """Keep what the tasks of the job need to know; called before its first task.
+        """Keep the params for the tasks of the job; called before the work of its first task.
 
         Args:
             run: the run of the DAG run.
@@ -44,7 +44,7 @@ class Stage:
         """
 
     def check_conf(self, context: Any) -> None:
-        """Check, in the first task, what the DAG run was triggered with; see `params.check_conf`."""
+        """Check the conf of the DAG run, in the first task; see `params.check_conf`."""
         check_conf(context)
 
     def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
@@ -54,7 +54,7 @@ class Stage:
             run, params: those of the DAG run.
 
         Raises:
-            AirflowSkipException: the DAG run does without the job.
+            AirflowSkipException: the job is switched off in this DAG run.
         """
         return run, params
 
@@ -68,14 +68,14 @@ class Stage:
 
 
 class WholeRun(Stage):
-    """The job is all that the DAG run does."""
+    """The DAG run consists of the job alone."""
 
     may_be_empty = False
 
 
 @dataclass(frozen=True)
 class GroupStage(Stage):
-    """A job in a task group of somebody's own DAG: it has a run of its own, and the params that its first task keeps.
+    """A job in a task group of a DAG of the user. It has a run of its own; its first task keeps its params.
 
     Attributes:
         group: id of the task group.
@@ -92,7 +92,7 @@ class GroupStage(Stage):
             InputError: see `Stage.begin`.
             StorageError: the state root cannot be written.
         """
-        # Of a conf, what the DAG declares as its params: whoever may start it does not change the rest.
+        # Only params that the DAG declares count: the conf of a run must not change other options.
         of_run = {name: context["params"].get(name) for name in context["dag"].params}
         params = options.checked_params(asks, of_run, arguments)
         part = stage_run(run, self.group)
@@ -100,7 +100,7 @@ class GroupStage(Stage):
             write_json(part.folder / _PARAMS, params)
 
     def check_conf(self, context: Any) -> None:
-        """Check nothing: the conf is the DAG's, which may take more than the job knows."""
+        """Check nothing: the DAG of the user may have params that the job does not know."""
 
     def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
         """See `Stage.of`.
@@ -115,7 +115,7 @@ class GroupStage(Stage):
             raise InputError(f"{self.group} did not begin; see the error of its step prepare") from None
 
     def check_begun(self, context: Any) -> None:
-        """See `Stage.check_begun`. What an earlier attempt has left is no result of this one."""
+        """See `Stage.check_begun`. Files of an earlier attempt are no result of this one."""
         task, run_id = f"{self.group}.prepare", context["run_id"]
         states = context["ti"].get_task_states(dag_id=context["dag"].dag_id, task_ids=[task], run_ids=[run_id])
         state = states.get(run_id, {}).get(task)

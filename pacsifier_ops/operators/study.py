@@ -1,4 +1,4 @@
-"""The operators of a study around its stages, see `study.steps`."""
+"""The operators of a study, and its stages. See `study.steps`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from pacsifier_ops.study import run as stages
 if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
 
-#: The name under which other DAGs find what studies release: an alias of the assets of all projects.
+#: Asset alias of the released data sets of all projects. Other DAGs can be scheduled by it.
 DATA_SETS = "pacsifier_data_sets"
 
 
 class StudyStage(Stage, StrEnum):
-    """A stage of a study: its job has a run of its own, and the params that the study gives it.
+    """A stage of a study. Its job has a run of its own, and its params come from the study.
 
-    It is text as well: Airflow keeps its value, like other arguments of operators.
+    It is also text: Airflow keeps its value, as those of other arguments of operators.
     """
 
     EXTRACT = stages.EXTRACT
@@ -50,10 +50,10 @@ class StudyStage(Stage, StrEnum):
     MOVE = stages.MOVE
 
     def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
-        """The run and the params of the stage.
+        """Return the run and the params of the stage.
 
         Raises:
-            AirflowSkipException: the study does without it.
+            AirflowSkipException: the stage is switched off.
         """
         from pacsifier_ops.study.project import Study
         from pacsifier_ops.study.release import may_hand_over, originals_of
@@ -68,13 +68,13 @@ class StudyStage(Stage, StrEnum):
 
 
 class StudySetUpOperator(PacsifierOperator):
-    """Read the project file or the form, check all of it, and say what each stage is to do."""
+    """Read and check the project file or the form, and write the requests of the stages."""
 
     def work(self, run: Run, context: Any) -> None:
-        """Set the study up.
+        """Set up the study.
 
         Raises:
-            AirflowFailException: another run of the same study goes on.
+            AirflowFailException: another run of the same study has not ended.
         """
         from pacsifier_ops.study import steps
         from pacsifier_ops.study.project import FORM
@@ -99,14 +99,18 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse_both(params: Mapping[str, Any], form: Any) -> None:
-    """With a project file, the form is left as it is: one of them says what the study is."""
+    """Refuse a form with changed values beside a project file.
+
+    Raises:
+        ConfigError: names the changed keys.
+    """
     from pacsifier_ops.study.project import FORM
 
     defaults = form.dump() if hasattr(form, "dump") else dict(form)
     if changed := [key for key in FORM if params[key] != defaults[key]]:
         raise ConfigError(
-            f"project_file says what the study is, and {', '.join(changed)} would contradict it; change it there, or "
-            "leave project_file empty"
+            f"project_file defines the study, so {', '.join(changed)} must not be given as well; change it in that "
+            "file, or leave project_file empty"
         )
 
 
@@ -115,10 +119,10 @@ def _goes_on(ti: Any, run_id: str) -> bool:
 
 
 class StudyCheckOperator(PacsifierOperator):
-    """Take stock of the data set, and search all of it for identifiers of the cohort."""
+    """List the files of the data set with their digests, and search all of them for identifiers of the cohort."""
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns counts of files, and of findings."""
+        """Return counts of files and of findings."""
         from pacsifier_ops.study import steps
 
         counts = steps.check(run, self.cancelled)
@@ -127,14 +131,14 @@ class StudyCheckOperator(PacsifierOperator):
 
 
 class ApproveReleaseOperator(ApproveOperator):
-    """Ask before the data set is released, unless limits release it, or somebody has released exactly this before."""
+    """Ask a person for the release, unless limits allow it, or the same data set was released before."""
 
     def question(self, run: Run, params: Any) -> Question | None:
-        """What is in the data set, what is not, and what was found.
+        """Return the question, with the content of the data set and the findings of the search.
 
         Raises:
-            AirflowSkipException: nobody releases in this run.
-            NotApproved: no word can release it.
+            AirflowSkipException: the study does not release.
+            NotApproved: there are findings that nobody may waive.
         """
         from pacsifier_ops.study import steps
         from pacsifier_ops.study.project import NOBODY, Study
@@ -159,12 +163,12 @@ class ApproveReleaseOperator(ApproveOperator):
 
 
 class StudyReleaseOperator(PacsifierOperator):
-    """Release exactly what was approved: only then is it there for whoever it is for."""
+    """Release exactly the approved files."""
 
     ui_color = "#d5efe0"
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns counts of files; tells who waits for the data set."""
+        """Return counts of files, and trigger the DAGs that wait for the data set."""
         from pacsifier_ops.study import steps
         from pacsifier_ops.study.project import Study
 
@@ -178,10 +182,10 @@ class StudyReleaseOperator(PacsifierOperator):
 
 
 class StudyRemoveOperator(PacsifierOperator):
-    """List what of the identified copy is verified as delivered; remove it where that was asked for."""
+    """List the identified files that are verified as delivered, and remove them if the study says so."""
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Returns counts of files that may go, went, and stay."""
+        """Return counts of files that may be removed, that were removed, and that stay."""
         from pacsifier_ops.study import steps
         from pacsifier_ops.study.project import Study
 
@@ -203,7 +207,7 @@ class StudyReportOperator(ReportOperator):
         return steps.report(run)
 
     def accepts_incomplete(self, run: Run, params: Any) -> bool:
-        """Whether the study accepts it, by its project file or its form."""
+        """Whether the project file or the form accepts an incomplete study."""
         from pacsifier_ops.study.project import Study
 
         return Study.of(run).accept_incomplete

@@ -1,4 +1,4 @@
-"""The operators of an upload. The pool of the destination's connection bounds the sending (see plugins.policy)."""
+"""The operators of an upload. The sending tasks run in the pool of their connection (see plugins.policy)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pacsifier_ops.upload.run import UploadRequest
 
 
 class UploadPrepareOperator(PrepareOperator):
-    """Make sure that the destination answers, and find out what the folder holds."""
+    """Check that the destination answers, and inspect every file of the folder."""
 
     asks = UploadRequest
 
     def request(self, params: Any) -> UploadRequest:
-        """What is sent."""
-        return request_of(UploadRequest, params, allow_empty=self.stage.may_be_empty)  # a night without anything new
+        """Return the request of the run. In a stage, the folder may be empty: a night may have nothing new."""
+        return request_of(UploadRequest, params, allow_empty=self.stage.may_be_empty)
 
     def nodes(self, params: Any) -> list[str]:
-        """See `base.connections_of`; what has none runs in the common pool."""
+        """Return the connections for the pools of the tasks; the common pool without a connection."""
         return connections_of(params) or [COMMON_POOL]
 
     def prepare(self, run: Run, request: UploadRequest, params: Any) -> list[int]:
@@ -38,12 +38,12 @@ class UploadPrepareOperator(PrepareOperator):
 
 
 class DicomStoreOperator(TalksToNode, UnitOperator):
-    """Send the series of one unit by C-STORE, and judge every answer."""
+    """Send the series of one unit by C-STORE, and evaluate every response."""
 
     ui_color = "#f4e3d7"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
-        """Sums over the unit's series."""
+        """Return sums over the series of the unit."""
         return job.send(run, node_of(params), self.unit, self.cancelled)
 
 

@@ -1,1 +1,1 @@
-"""What Airflow loads by itself. Nothing here may import Airflow: it imports this while it starts."""
+"""Modules that Airflow loads by itself. This one must not import Airflow, which loads it during its start."""

@@ -1,7 +1,7 @@
 """The package's Airflow plugin: pools when a scheduler starts, and pages in the user interface.
 
-Every part of Airflow imports this when it starts, command lines and tasks too, so nothing here imports the pages: the
-API server does, with the first request for one.
+Every component of Airflow imports this module when it starts, also commands and tasks. So the pages are not imported
+here; the API server imports them at the first request.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pacsifier_ops.hooks.pools import OnStart
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-# Airflow puts ids in for {DAG_ID} and {RUN_ID}; addresses are relative to its own, which may have a path. The tab of a
-# DAG run is there for all DAGs; the page says kindly where a run is none of ours.
+# Airflow replaces {DAG_ID} and {RUN_ID}. Addresses are relative to that of Airflow, which may have a path. All DAGs
+# have the tab; the page says if a run has no job of ours.
 _INTAKE = {
     "name": "Extract",
     "href": f"{PREFIX}/",

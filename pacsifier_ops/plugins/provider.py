@@ -1,4 +1,4 @@
-"""What Airflow learns of this package without importing it: the entry point `apache_airflow_provider`."""
+"""The provider info of this package: connection types and their forms (entry point `apache_airflow_provider`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE, LETTERS_KEPT, LETTERS_LOST, METHODS, PacsNode
 from pacsifier_ops.pseudonyms.deid_api import DeidService
 
-#: The form of a connection: its sections, and in each the fields of the connection's extra in the order of need,
-#: with a label, a help text and, beyond the type, what a value must be (JSON Schema).
+#: The form of a connection: sections, and in each the fields of the connection's extra, with label, help text and
+#: further constraints of the JSON Schema.
 _Sections = dict[str, dict[str, tuple[str, str, dict[str, Any]]]]
 _AE_TITLE = {"minLength": 1, "maxLength": 16}
 _PORT = {"minimum": 0, "maximum": 65535}
@@ -18,7 +18,7 @@ _PACS: _Sections = {
         "called_aet": ("Called AE title", "AE title of the PACS. Required.", _AE_TITLE),
         "calling_aet": (
             "Calling AE title",
-            "Our own AE title; the PACS must know it and allow it to query and to retrieve.",
+            "Our own AE title. The PACS must know it and allow it to query and retrieve.",
             _AE_TITLE,
         ),
     },
@@ -37,7 +37,7 @@ _PACS: _Sections = {
         ),
         "receiver_port": (
             "Receiver port",
-            "TCP port of our storage receiver, as declared on the PACS for this machine; needed for C-MOVE to us. "
+            "TCP port of our storage receiver, as declared on the PACS for this machine. Required for C-MOVE to us. "
             "0: there is no receiver.",
             _PORT,
         ),
@@ -48,74 +48,74 @@ _PACS: _Sections = {
         ),
         "accept_patient_id_of": (
             "Whose PatientID counts",
-            "Of images that hold another PatientID than the PACS gives for their series, as where a patient was "
-            "corrected and the files were not. Empty: they are not used.",
-            {"enum": ["", ACCEPT_ARCHIVE], "values_display": {ACCEPT_ARCHIVE: "archive: what the PACS answers"}},
+            "For images with another PatientID than the PACS gives for their series, as after a correction that did "
+            "not reach the files. Empty: such images are not used.",
+            {"enum": ["", ACCEPT_ARCHIVE], "values_display": {ACCEPT_ARCHIVE: "archive: that of the PACS"}},
         ),
         "move_aet": (
             "Move destination AE title",
-            "AE title of the node that series are sent to when a run is to move instead of save. Empty: none.",
+            "AE title of the node that a run with retrieve = move sends series to. Empty: none.",
             _AE_TITLE,
         ),
     },
     "Limits and pacing": {
         "max_associations": (
             "Associations at most",
-            "Associations held at this PACS at once, all runs and command lines together.",
+            "Maximum number of simultaneous associations with this PACS, of all runs and command lines together.",
             {"minimum": 1},
         ),
         "max_series": (
             "Series at most",
-            "A run that finds more series stops before any image is fetched, or waits for a person's word. 0 is the "
+            "A run that finds more series stops before any image is fetched, or waits for a person's approval. 0: the "
             "limit of the settings.",
             {"minimum": 0},
         ),
-        "max_images": ("Images at most", "Likewise, by images. 0: no limit.", {"minimum": 0}),
-        "max_gigabytes": ("GB at most", "Likewise, by estimated gigabytes. 0: no limit.", {"minimum": 0}),
+        "max_images": ("Images at most", "The same for images. 0: no limit.", {"minimum": 0}),
+        "max_gigabytes": ("GB at most", "The same for estimated gigabytes. 0: no limit.", {"minimum": 0}),
         "max_hours": (
             "Hours at most",
-            "Likewise, by the hours that it takes, estimated, with pauses and closed hours. 0: no limit.",
+            "The same for the estimated hours, with pauses and closed hours. 0: no limit.",
             {"minimum": 0},
         ),
         "max_share": (
             "Share of the archive at most",
-            "Likewise, by percent of the images of the archive, which must be known. 0: no limit.",
+            "The same for the percentage of the images of the archive, which must be given. 0: no limit.",
             {"minimum": 0, "maximum": 100},
         ),
         "archive_images": (
             "Images of the archive",
-            "How many images the archive has, about. 0: not known.",
+            "Approximate number of images in the archive. 0: not known.",
             {"minimum": 0},
         ),
         "result_limit": (
             "Result limit",
-            "Number of matches at which the PACS cuts an answer off; queries are then split. 0: it does not.",
+            "Maximum number of matches that the PACS returns for a query; larger queries are split. 0: no limit.",
             {"minimum": 0},
         ),
         "letters": (
             "Letters of names",
-            "Whether answers hold all letters of a name. Lost: names that lack some are checked with the PACS, and a "
-            "row that they leave open is undecidable. Empty: each run finds out; the probe tells.",
+            "Whether answers of the PACS contain all letters of a name. Lost: names that lack letters are checked with "
+            "the PACS, and a row without a clear result is undecidable. Empty: each run finds out. The probe tells it.",
             {"enum": ["", LETTERS_KEPT, LETTERS_LOST], "values_display": {LETTERS_KEPT: "kept", LETTERS_LOST: "lost"}},
         ),
         "batch_size": (
             "Batch size",
-            "After so many series nobody starts another for the batch wait. 0: no pause.",
+            "Number of series after which the transfer pauses for the batch wait. 0: no pause.",
             {"minimum": 0},
         ),
-        "batch_wait_time": ("Batch wait", "Seconds between two batches. 0: no pause.", {"minimum": 0}),
+        "batch_wait_time": ("Batch wait", "Seconds of a pause. 0: no pause.", {"minimum": 0}),
     },
     "Hours": {
         "window": (
             "Retrieval window",
             "Times of day at which images may be transferred, such as 20:00-06:00; several separated by commas. "
-            "Outside of them a run waits. Empty: as the setting window says, or always.",
+            "Outside of them a run waits. Empty: that of the setting window, or always.",
             {},
         ),
         "window_weekends": ("Open at weekends", "With a retrieval window: Saturdays and Sundays are open all day.", {}),
         "timezone": (
             "Time zone",
-            "Whose clock, such as Europe/Zurich. Empty: as the setting timezone says, or the system's.",
+            "Time zone of the window, such as Europe/Zurich. Empty: that of the setting timezone, or of the system.",
             {},
         ),
     },
@@ -125,51 +125,51 @@ _PACS: _Sections = {
         "dimse_timeout": ("Answer timeout", "Seconds of silence within a query or a retrieval.", {"minimum": 0.1}),
         "retry_wait": (
             "Wait before a retry",
-            "Seconds before what may pass by itself is tried again; doubles each time.",
+            "Seconds before another try after a temporary error; doubles each time.",
             {"minimum": 0},
         ),
         "recall_wait": (
             "Wait for a recall",
-            "Seconds for which a series that the PACS recalls from slow storage is looked at again. 0: not at all.",
+            "Seconds for which a series that the PACS recalls from slow storage is asked for again. 0: not at all.",
             {"minimum": 0},
         ),
     },
     "TLS": {
-        "tls": ("TLS to the PACS", "Talk DICOM over TLS; the port is then the TLS port of the PACS.", {}),
+        "tls": ("TLS to the PACS", "Use DICOM over TLS; the port is then the TLS port of the PACS.", {}),
         "tls_check_host": ("Check the host name", "The certificate of the PACS must name the host.", {}),
         "tls_ca": (
             "CA file",
-            "PEM file of the authorities that the certificate of the PACS must come from, where the workers run. "
-            "Empty: those of the system.",
+            "PEM file, on the workers, of the authorities that may sign the certificate of the PACS. Empty: those of "
+            "the system.",
             {},
         ),
         "tls_certificate": (
             "Our certificate",
-            "PEM file of the certificate (chain) that we show, where the workers run. Empty: we show none.",
+            "PEM file, on the workers, of our certificate with its chain. Empty: none.",
             {},
         ),
-        "tls_key": ("Our key", "PEM file of the key of that certificate; its passphrase is a standard field.", {}),
-        "receiver_tls": ("TLS to our receiver", "The PACS sends to our receiver over TLS, same certificate.", {}),
+        "tls_key": ("Our key", "PEM file of the certificate's key. The passphrase is a standard field.", {}),
+        "receiver_tls": ("TLS to our receiver", "The PACS sends to our receiver over TLS; same certificate.", {}),
     },
 }
 _DEID: _Sections = {
     "TLS": {
         "ca": (
             "CA file",
-            "PEM file of the authorities that the certificate of the service must come from, where the workers run. "
-            "Empty: those of the system.",
+            "PEM file, on the workers, of the authorities that may sign the certificate of the service. Empty: those "
+            "of the system.",
             {},
         ),
     },
     "Batches": {
-        "batch_size": ("Batch size", "Patients that are asked for at once.", {"minimum": 1}),
+        "batch_size": ("Batch size", "Number of patients in one request.", {"minimum": 1}),
     },
     "Timeouts": {
         "connect_timeout": ("Connect timeout", "Seconds for the connection.", {"minimum": 0.1}),
-        "read_timeout": ("Answer timeout", "Seconds until an answer is there as a whole.", {"minimum": 0.1}),
+        "read_timeout": ("Answer timeout", "Seconds for a whole answer.", {"minimum": 0.1}),
         "retry_wait": (
             "Wait before a retry",
-            "Seconds before what may pass by itself is tried again; doubles each time.",
+            "Seconds before another try after a temporary error; doubles each time.",
             {"minimum": 0},
         ),
     },
@@ -194,7 +194,7 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {
                         "host": "pacs.hospital.example",
                         "port": "104",
-                        "password": "only where the key has one",
+                        "password": "only if the key has one",
                     },
                 },
                 "conn-fields": _conn_fields(_PACS, PacsNode, required="called_aet"),
@@ -218,9 +218,13 @@ def get_provider_info() -> dict[str, Any]:
 
 
 def _conn_fields(sections: _Sections, of: type, required: str = "") -> dict[str, Any]:
-    """The fields of a connection's extra; types and defaults are those of a data class, so that they cannot differ.
+    """Return the form fields of a connection's extra.
 
-    The defaults are filled in, for Airflow shows of an existing connection only what its extra holds.
+    The defaults are filled in: for an existing connection, Airflow's form shows only the fields in its extra.
+
+    Args:
+        of: dataclass with the fields; types and defaults are taken from it.
+        required: name of the required field; empty: none.
     """
     by_name = {field.name: field for field in fields(of)}
     described = {}
@@ -237,7 +241,7 @@ def _conn_fields(sections: _Sections, of: type, required: str = "") -> dict[str,
 
 
 def _shown(default: Any) -> str:
-    """A default as a person writes it."""
+    """Return a default as text for people."""
     if isinstance(default, bool):
         return "on" if default else "off"
     return f"{default:g}" if isinstance(default, float) else str(default)

@@ -18,7 +18,7 @@ from pacsifier_ops.pseudonyms.local import ALPHABET, Style
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT, PROJECT_PATTERN
 from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.runs import options as common
-from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.runs.folder import KeptRequest
 
 #: Where pseudonyms come from: the De-ID service, a mapping file, or the project's secret.
 DEID, CUSTOM, LOCAL = "de-id", "custom", "local"
@@ -30,7 +30,7 @@ SOURCES = {
 
 
 @dataclass(frozen=True)
-class PseudonymRequest(Reading, Kept):
+class PseudonymRequest(Reading, KeptRequest):
     """What a run was asked for, and how its table is read. Paths that are not given are empty; of the rest, the options
     tell.
 

@@ -1,6 +1,6 @@
-"""The accounts of a run: what was asked, found, expected, delivered; and the verdict.
+"""The account of a run: rows asked, series found, instances expected and delivered, and the verdict.
 
-Instances count once, under their series; query rows only refer to series.
+Each instance counts once, under its series. Query rows only refer to series.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any
 COMPLETE, INCOMPLETE, UNBALANCED = "complete", "incomplete", "unbalanced"
 EXIT_CODES = {COMPLETE: 0, INCOMPLETE: 3, UNBALANCED: 4}
 
-#: What a run does with the images: saves them, only lists them, has the archive move them, uploads a folder of them.
+#: What a run does with the images: it saves them, only lists them, lets the archive move them, or uploads a folder.
 SAVE, NONE, MOVE, UPLOAD = "save", "none", "move", "upload"
 
-#: States of a query row. Only `found` and `empty` are good ends.
+#: States of a query row.
 ROW_FOUND, ROW_EMPTY, ROW_BAD = "found", "empty", "bad"
 ROW_UNDECIDABLE, ROW_FAILED, ROW_CONFLICT = "undecidable", "failed", "conflict"
-#: Of these, a good end: the archive has answered.
+#: States of a row that the archive has answered. All others make the run incomplete.
 ROWS_ANSWERED = (ROW_FOUND, ROW_EMPTY)
 
-#: States of a series. `listed` is the end of a series that was to be described, not fetched.
+#: States of a series. `listed`: the run lists series without fetching them.
 SERIES_COMPLETE, SERIES_LISTED = "complete", "listed"
 SERIES_INCOMPLETE, SERIES_UNVERIFIABLE, SERIES_FAILED = "incomplete", "unverifiable", "failed"
-#: The archive recalls it from slow storage, and it is not yet there.
+#: The archive is recalling the series from slow storage; it is not yet there.
 SERIES_RECALLED = "recalled"
 
-#: States of images in a series, each the name of their count in its account.
+#: States of the instances of a series. Each is the name of a count in SeriesAccount.
 IMAGES = ("present", "received", "missing", "unverifiable", "quarantined")
 
 _MODALITY = re.compile(r"[A-Z0-9]{2,6}")
 
 
 def plain_modality(text: str) -> str:
-    """Modality (0008,0060) where it looks like one (PS3.3 C.7.3.1.1.1), else empty: an archive may say anything."""
+    """Return a text if it has the form of a modality (PS3.3 C.7.3.1.1.1), else empty: archives may send any text."""
     return text if _MODALITY.fullmatch(text) else ""
 
 
@@ -45,13 +45,13 @@ class RowAccount:
     """One row of the query table.
 
     Attributes:
-        line: line in the user's file, counted from 1 with the header.
-        keys: the row's own cells (column to text); identifying.
+        line: line in the user's file, from 1, the header included.
+        keys: the cells of the row, column to text; identifying.
         state: one of the ROW_ constants.
-        series: how many series answer this row.
-        studies: how many studies they are of: one accession may have several, and all of them are taken.
-        reason: why the row did not end well, in words, no values.
-        warnings: remarks, no values.
+        series: number of series that match the row.
+        studies: number of studies of these series. One accession number may have several studies; all are taken.
+        reason: why the row was not answered, in words, without values.
+        warnings: remarks, without values.
     """
 
     line: int
@@ -65,32 +65,32 @@ class RowAccount:
 
 @dataclass
 class SeriesAccount:
-    """One series; every number counts instances unless it says otherwise.
+    """One series. Numbers count instances unless stated otherwise.
 
-    Where the instances belong at the end is the series' folder (save) or the destination (move, upload).
+    The target is the folder of the series (save) or the destination (move, upload).
 
     Attributes:
-        number: ordinal of the series in the run, from 1; safe to show anywhere.
-        lines: lines of the query table that asked for it; none where nothing was asked.
-        folder: path of the series folder, below the output folder (save) or the uploaded one (upload).
-        pacs: name of the archive that it is fetched from, where the run asks several.
-        expected: instances the archive lists, or that the uploaded folder holds; None without an expectation.
-        present: expected instances that were there before: whole in the folder, handed on from there and removed, or
-            confirmed by the destination.
-        handed_on: instances that count as present or unverifiable and lie no more in the folder: they were handed on.
-        received: expected instances that arrived there in this run.
-        missing: expected instances that are not there at the end.
-        unverifiable: instances there that no expectation covers.
-        quarantined: objects received that are not what was asked for, and are kept apart; where they stand for expected
-            instances, these are missing.
-        warned: instances that the destination took with a warning status (PS3.4 B.2.3).
+        number: ordinal of the series in the run, from 1; not identifying.
+        lines: lines of the query table that asked for it; none for an upload.
+        folder: path of the series folder, below the output folder (save) or the uploaded folder (upload).
+        pacs: name of the archive of the series if the run asks several.
+        expected: instances that the archive lists, or that the uploaded folder holds; None: unknown.
+        present: expected instances that the target had before: whole in the folder, handed on from there and removed
+            since, or confirmed by the destination.
+        handed_on: those among the present and unverifiable instances that were handed on and removed from the folder.
+        received: expected instances that reached the target in this run.
+        missing: expected instances that the target does not have at the end.
+        unverifiable: instances at the target that cannot be compared with an expectation.
+        quarantined: received objects that were not asked for, and are kept in quarantine. An expected instance that was
+            received in this form is missing.
+        warned: instances that the destination accepted with a warning status (PS3.4 B.2.3).
         bytes: bytes received or sent in this run.
         seconds: wall time spent on the series in this run.
-        method: get, move, `get and move`, store, or empty where nothing was transferred.
-        missing_uids: SOP Instance UIDs known to be missing, as far as anybody can say; identifying.
-        recalls: when the archive was asked for it in this run and had to recall it; ISO 8601.
-        sending: the archive, when it was last asked, did not say that it had done, and may still be sending.
-        look_at: when a series that is being recalled is looked at again; ISO 8601, empty where it is not.
+        method: get, move, `get and move`, store, or empty if nothing was transferred.
+        missing_uids: SOP Instance UIDs of the missing instances that are known; identifying.
+        recalls: times at which the archive was asked in this run and had to recall the series; ISO 8601.
+        sending: the archive gave no final response to the last request, and may still be sending.
+        look_at: time of the next look at a recalled series; ISO 8601, or empty.
     """
 
     number: int
@@ -121,7 +121,7 @@ class SeriesAccount:
     look_at: str = ""
 
     def add_earlier(self, look: SeriesAccount) -> None:
-        """Count what an earlier look at the series brought in this run as received, not as there before."""
+        """Count instances that an earlier look at the series received in this run as received, not as present."""
         there = min(look.received, self.present)
         self.present -= there
         self.received += there
@@ -131,7 +131,7 @@ class SeriesAccount:
 
     @property
     def delivered(self) -> int:
-        """Instances of the series that are where they should be at the end."""
+        """Return the number of instances that the target has at the end."""
         return self.present + self.received + self.unverifiable
 
     @property
@@ -146,7 +146,7 @@ class FileAccount:
 
     Attributes:
         path: below the uploaded folder, with forward slashes; identifying.
-        reason: why, in words, no values.
+        reason: why it cannot be sent, in words, without values.
     """
 
     path: str
@@ -159,17 +159,17 @@ class RunAccount:
 
     Attributes:
         run: opaque id of the run.
-        pacs: name of the connection or configuration of the archive asked; empty for upload.
+        pacs: name of the connection or configuration of the archive; empty for upload.
         action: save, none, move or upload.
         started, finished: ISO 8601 with zone.
-        rows, series: the accounts below this one.
-        discrepancies: contradictions found when the books were closed, in words, no values.
+        rows, series: accounts of the query rows and of the series.
+        discrepancies: contradictions found when the account was closed, in words, without values.
         destination: name of the node that images were moved or uploaded to.
-        folder: path of the output folder (save, none) or of the uploaded one (upload).
-        passed_over: files of the uploaded folder that are not to be sent, reason in words to count.
+        folder: path of the output folder (save, none) or of the uploaded folder (upload).
+        passed_over: number of files of the uploaded folder that are not to be sent, by reason in words.
         bad_files: files of the uploaded folder that are to be sent and cannot be.
-        unasked: objects that our receiver got and that are of no series of the run; they are in its quarantine.
-        notes: how the query table was read, where that was not as it is written, in words, no values.
+        unasked: objects of other series that our receiver got; they are in its quarantine.
+        notes: cells of the query table that were read in another way than they are written, in words, without values.
     """
 
     run: str
@@ -189,7 +189,7 @@ class RunAccount:
 
     @property
     def verdict(self) -> str:
-        """`complete`, `incomplete` or `unbalanced`."""
+        """Return `complete`, `incomplete` or `unbalanced`."""
         if self.discrepancies or not all(s.balanced for s in self.series):
             return UNBALANCED
         rows_good = all(r.state in ROWS_ANSWERED for r in self.rows)
@@ -197,7 +197,7 @@ class RunAccount:
         return COMPLETE if rows_good and series_good and not self.bad_files else INCOMPLETE
 
     def totals(self) -> dict[str, int | float]:
-        """Sums over the run, without any identifier: fit for XCom and logs."""
+        """Return sums over the run without identifiers, for XCom and logs."""
 
         def total(name: str) -> int:
             return sum(getattr(s, name) or 0 for s in self.series)
@@ -223,7 +223,7 @@ class RunAccount:
         return {**totals, "quarantined": totals["quarantined"] + self.unasked}
 
     def summary(self) -> dict[str, Any]:
-        """How the run ended, in counts only: fit for everybody who may see the run."""
+        """Return the account in counts only, for everybody who may see the run."""
         return {
             "action": self.action,
             "verdict": self.verdict,
@@ -237,7 +237,7 @@ class RunAccount:
 
 
 def count_by(items: Iterable[Any], attribute: str) -> dict[str, int]:
-    """How many items hold each value of an attribute, most frequent first."""
+    """Return the number of items with each value of an attribute, most frequent first."""
     counts: dict[str, int] = {}
     for item in items:
         value = str(getattr(item, attribute))

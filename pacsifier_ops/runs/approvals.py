@@ -1,13 +1,13 @@
-"""A person's word where it counts, kept so that the step which acts on it can make sure of it.
+"""Decisions of people on a run. They are kept in files, so that a later step can check them.
 
-| file                         | what                                                     |
+| file in the run's folder     | content                                                  |
 |------------------------------|----------------------------------------------------------|
-| decisions/<subject>.asked    | digest of what was asked about                           |
-| decisions/<subject>.json     | the decision that was made last                          |
+| decisions/<subject>.asked    | digest of the question                                   |
+| decisions/<subject>.json     | the last decision                                        |
 | decisions/history.jsonl      | every decision, in order                                 |
 
-They lie in the run's folder. A task of a graph can be marked a success by hand; that leaves no decision. And a decision
-is one on exactly what was shown: when that has changed since, it holds no more.
+Anybody can mark a task of Airflow as a success by hand; this makes no decision. A decision is valid only for exactly
+what was shown: its digest must be that of the data at hand.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.runs.folder import Run, now
 
-#: What is decided on: the retrieval of a cohort, and the release of a data set.
+#: Subjects of decisions: the retrieval of a cohort, and the release of a data set.
 COHORT, RELEASE = "cohort", "release"
 
 APPROVED, REJECTED = "approved", "rejected"
 
-#: Who decides where nobody was asked: the limits that were given beforehand.
+#: Stands for a person in decisions that follow from the limits of the request, without a question.
 LIMITS = "limits"
 
-#: Hours that an answer is waited for, where the run does not say, and at most: a year.
+#: Default and maximum of the option patience: hours to wait for an answer. The maximum is a year.
 PATIENCE, LONGEST_PATIENCE = 72, 366 * 24
 
 
@@ -52,7 +52,7 @@ class Decision:
         word: APPROVED or REJECTED.
         who: name of the Airflow user, or LIMITS.
         when: ISO 8601.
-        waived: findings that need a waiver were waived.
+        waived: whether findings that need a waiver were waived.
         user: id of the Airflow user.
     """
 
@@ -66,7 +66,7 @@ class Decision:
 
 
 def ask(run: Run, subject: str, digest: str) -> None:
-    """Keep what is asked about; an earlier decision on something else holds no more.
+    """Keep the digest of a question. Only decisions on this digest can then be kept.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -85,13 +85,13 @@ def decide(
     beforehand: bool = False,
     user: str = "",
 ) -> Decision:
-    """Keep a decision.
+    """Keep a decision, and return it.
 
     Args:
-        beforehand: nobody was asked: limits decide, or what somebody has said of the same before.
+        beforehand: nobody was asked: the limits decide, or an earlier decision on the same digest.
 
     Raises:
-        NotApproved: something else was asked about.
+        NotApproved: the question had another digest.
         StorageError: the run's folder cannot be written.
     """
     asked = _path(run, subject).with_suffix(".asked")
@@ -108,7 +108,7 @@ def decide(
 
 
 def decision_on(run: Run, subject: str) -> Decision | None:
-    """The decision that was made last on a subject; None where there is none."""
+    """Return the last decision on a subject; None: there is none."""
     try:
         return Decision(**read_json(_path(run, subject)))
     except (FileNotFoundError, ValueError, TypeError):
@@ -116,7 +116,7 @@ def decision_on(run: Run, subject: str) -> Decision | None:
 
 
 def history(run: Run) -> list[Decision]:
-    """Every decision that was made, in order."""
+    """Return every decision, in order."""
     made = []
     with suppress(FileNotFoundError, ValueError, TypeError):  # a kill may have left half a line
         for line in read_jsonl(run.folder / "decisions" / "history.jsonl"):
@@ -125,17 +125,20 @@ def history(run: Run) -> list[Decision]:
 
 
 def approved(run: Run, subject: str, digest: str) -> Decision:
-    """Make sure that what is about to be done was approved.
+    """Return the approval of a subject.
 
     Args:
-        digest: of what is there now.
+        digest: of the data that is there now.
 
     Raises:
-        NotApproved: it was not, or something else was.
+        NotApproved: nobody decided, the subject was rejected, or the approval was for another digest.
     """
     decision = decision_on(run, subject)
     if decision is None:
-        raise NotApproved(f"nobody has approved the {subject}, whatever the tasks before say; run the step that asks")
+        raise NotApproved(
+            f"nobody has approved the {subject}; a task that was marked as a success does not count; run the step that "
+            "asks"
+        )
     if decision.word != APPROVED:
         raise NotApproved(f"the {subject} was rejected")
     if decision.digest != digest:

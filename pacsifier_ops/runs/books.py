@@ -1,4 +1,4 @@
-"""The books of a run, written: its accounts for machines, the report for people, and PACSIFIER's log."""
+"""Writes the results of a closed run: accounts.json, summary.json, the report, and PACSIFIER's log."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ def write_books(
     columns: Sequence[str],
     scratch: Callable[[], AbstractContextManager[Path | None]] = nullcontext,
 ) -> None:
-    """Write accounts, summary and report into the run's folder, then the log into `log_folder`, made where needed.
+    """Write account, summary and report into the run's folder, then the log into `log_folder`.
 
     The log is a CSV file, with a Parquet file beside it.
 
     Args:
-        account: the closed accounts.
-        columns: columns of the log before its own: those of the query, or `Folder` where there is no query.
-        scratch: makes a folder for unfinished files, on the file system of `log_folder`; by default they lie there.
+        account: the closed account.
+        log_folder: folder of the log; it is created if necessary.
+        columns: first columns of the log: those of the query, or `Folder` without a query.
+        scratch: yields a folder for unfinished files, on the file system of `log_folder`; default: `log_folder`.
 
     Raises:
         StorageError: log or report cannot be written.
@@ -59,7 +60,7 @@ def write_books(
     names = _columns(account, columns)
     with scratch() as unfinished, storage_errors("the output folder"):
         private_folder(log_folder / "runs")
-        # One log per run, so that a later run into the same folder takes nothing away; the last also as people know it.
+        # Each run has its own log, so that no run overwrites another's. The newest one also has the name in PACSIFIER.
         for path in (log_folder / "runs" / f"{run.name}.csv", log_folder / "pacsifier_log.csv"):
             rows = ([line.get(name) for name in names] for line in _lines(account))
             write_table(path, names, rows, scratch=unfinished)
@@ -73,8 +74,10 @@ def _columns(account: RunAccount, columns: Sequence[str]) -> Columns:
 
 
 def _lines(account: RunAccount) -> Iterable[dict[str, Any]]:
-    """Yield a line per series under the first row that asked for it, per row without any or without a good end, and
-    per file.
+    """Yield the lines of the log, column to value, in the order of the query table.
+
+    There is a line for each series, each row without series or without an answer, and each bad file. A series has the
+    cells of the first row that asked for it.
     """
     keys = {row.line: row.keys for row in account.rows}
     asked = {line for series in account.series for line in series.lines}
@@ -82,8 +85,8 @@ def _lines(account: RunAccount) -> Iterable[dict[str, Any]]:
     for series in account.series:
         first = series.lines[0] if series.lines else 0
         lines.append((first, series.number, {**keys.get(first, {}), **_of_series(series)}))
-    told = [row for row in account.rows if row.line not in asked or row.state not in ROWS_ANSWERED]
-    lines += [(row.line, 0, _of_row(row)) for row in told]
+    rows = [row for row in account.rows if row.line not in asked or row.state not in ROWS_ANSWERED]
+    lines += [(row.line, 0, _of_row(row)) for row in rows]
     yield from (line for _, _, line in sorted(lines, key=lambda item: item[:2]))
     yield from map(_of_file, account.bad_files)
 
@@ -106,11 +109,11 @@ def _of_series(series: SeriesAccount) -> dict[str, Any]:
 
 def _of_row(row: RowAccount) -> dict[str, Any]:
     reason = row.reason or ("nothing in the archive answers this row" if row.state == ROW_EMPTY else "")
-    return {**row.keys, **_NOTHING, "Expected": 0, "Status": row.state, "Reason": reason or "; ".join(row.warnings)}
+    return {**row.keys, **_NO_FILES, "Expected": 0, "Status": row.state, "Reason": reason or "; ".join(row.warnings)}
 
 
 def _of_file(file: FileAccount) -> dict[str, Any]:
-    return {**_NOTHING, "Folder": file.path, "Status": "bad", "Reason": file.reason}
+    return {**_NO_FILES, "Folder": file.path, "Status": "bad", "Reason": file.reason}
 
 
-_NOTHING = {"FilesFound": 0, "Completed": False, "Missing": 0}
+_NO_FILES = {"FilesFound": 0, "Completed": False, "Missing": 0}

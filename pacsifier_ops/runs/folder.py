@@ -1,7 +1,6 @@
-"""The folder of one run: what its steps hand to each other, protected, outside every data set.
+"""The protected folder of one run, outside every data set. The steps of the run exchange files there.
 
-What every job keeps there is told in `job`. Whatever the run, problems.txt has the errors and warnings with the values
-that logs must not hold.
+`job` describes the files of every job. problems.txt has errors and warnings with values that logs must not contain.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from pacsifier_ops.base.files import (
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """Return False: the default of `cancelled` arguments."""
     return False
 
 
 def now() -> str:
-    """The time now, ISO 8601 with zone, to the second."""
+    """Return the current time, ISO 8601 with zone, to the second."""
     return dt.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def dag_run_name(dag_id: str, run_id: str) -> str:
-    """Opaque name of a DAG run's folder, the same for all its tasks; it tells nothing that a user typed."""
+    """Return the opaque name of a DAG run's folder. It is the same for all tasks, and reveals no text of a user."""
     return f"{dag_id}-{hashlib.sha256(run_id.encode()).hexdigest()[:16]}"
 
 
@@ -56,7 +55,7 @@ class Run:
 
     @classmethod
     def named(cls, name: str) -> Run:
-        """The run of an opaque name, its folder made where needed.
+        """Return the run with an opaque name. Its folder is created if necessary.
 
         Raises:
             StorageError: the state root cannot be written.
@@ -66,38 +65,38 @@ class Run:
 
     @classmethod
     def existing(cls, name: str) -> Run | None:
-        """The run of an opaque name; None if it has no folder (yet). Writes nothing."""
+        """Return the run with an opaque name; None if it has no folder. Nothing is written."""
         folder = settings.state_root() / "runs" / name
         return cls(folder) if folder.is_dir() else None
 
     @classmethod
     def fresh(cls) -> Run:
-        """A run with a name of its own."""
+        """Return a new run with a unique name."""
         return cls.named(f"{dt.datetime.now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}")
 
     @property
     def name(self) -> str:
-        """Opaque id of the run."""
+        """Return the opaque id of the run."""
         return self.folder.name
 
     @property
     def report(self) -> Path:
-        """Where the HTML report lies."""
+        """Return the path of the HTML report."""
         return self.folder / "report.html"
 
     @property
     def quarantine(self) -> Path:
-        """Folder for what arrived and is not used."""
+        """Return the folder for received objects that are not used."""
         return self.folder / "quarantine"
 
     def part(self, kind: str, number: int | None = None) -> Path:
-        """Path of `<kind>.jsonl`, or of `<kind>/<number>.jsonl`."""
+        """Return the path of `<kind>.jsonl`, or of `<kind>/<number>.jsonl`."""
         if number is None:
             return self.folder / f"{kind}.jsonl"
         return self.folder / kind / f"{number:05d}.jsonl"
 
     def write_part(self, kind: str, number: int | None, lines: Iterable[Any]) -> None:
-        """Write the lines of a part (see `part`), its folder made where needed."""
+        """Write the lines of a part (see `part`). Its folder is created if necessary."""
         path = self.part(kind, number)
         private_folder(path.parent)
         write_jsonl(path, lines)
@@ -107,36 +106,37 @@ class Run:
         append_jsonl(self.part(kind, number), line)
 
     def parts(self, kind: str) -> list[Path]:
-        """The existing numbered parts of a kind, in order."""
+        """Return the paths of the existing numbered parts of a kind, in order."""
         return sorted((self.folder / kind).glob("*.jsonl"))
 
     def forget(self, kinds: Iterable[str]) -> None:
-        """Remove what an earlier attempt of a step left, so that nothing stale is counted."""
+        """Remove all files of these kinds, so that no result of an earlier attempt is counted."""
         for kind in kinds:
             for path in [*self.parts(kind), self.folder / f"{kind}.jsonl", self.folder / f"{kind}.json"]:
                 path.unlink(missing_ok=True)
 
     def note(self, text: str) -> None:
-        """Append to problems.txt what may hold values and therefore must not reach a log."""
+        """Append a text to problems.txt. It may contain values that must not reach a log."""
         handle = private_handle(self.folder / "problems.txt", os.O_WRONLY | os.O_APPEND)
-        with os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace") as stream:  # names of files
+        # Names of files need not be valid UTF-8.
+        with os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(f"{now()} {text.rstrip()}\n")
 
 
 def stage_folder(run: Run, stage: str) -> Path:
-    """Return where the run folder of a stage of a larger run is, or would be."""
+    """Return the path of the run folder of a stage of a larger run; it need not exist."""
     return run.folder / "stages" / f"{run.name}-{stage}"
 
 
 def stages_in(run: Run) -> list[str]:
-    """Return the names of the stages that have a run folder, in the order in which they were asked for."""
-    found = (run.folder / "stages").glob(f"{run.name}-*/request.json")
-    asked = sorted(found, key=lambda path: path.stat().st_mtime_ns)
-    return [path.parent.name.removeprefix(f"{run.name}-") for path in asked]
+    """Return the names of the stages with a request, in the order of the requests."""
+    requests = (run.folder / "stages").glob(f"{run.name}-*/request.json")
+    ordered = sorted(requests, key=lambda path: path.stat().st_mtime_ns)
+    return [path.parent.name.removeprefix(f"{run.name}-") for path in ordered]
 
 
 def stage_run(run: Run, stage: str) -> Run:
-    """Return the run of a stage, its folder made where needed.
+    """Return the run of a stage. Its folder is created if necessary.
 
     Raises:
         StorageError: the state root cannot be written.
@@ -146,17 +146,17 @@ def stage_run(run: Run, stage: str) -> Run:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Base of a dataclass that is kept as a run's request.json. Its fields are paths and plain values."""
+class KeptRequest:
+    """Base of the requests of jobs: dataclasses with paths and plain values, which are kept in request.json."""
 
     def keep(self, run: Run) -> None:
-        """Write it into the run's folder."""
+        """Write request.json."""
         values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
         write_json(run.folder / "request.json", values)
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """Read the one that the run keeps."""
+        """Return the request of a run, from request.json."""
         values = read_json(run.folder / "request.json")
         kinds = {field.name: field.type for field in fields(cls)}
         return cls(**{key: Path(value) if kinds[key] == "Path" else value for key, value in values.items()})
@@ -164,17 +164,17 @@ class Kept:
 
 @contextmanager
 def noted_warnings(run: Run) -> Iterator[None]:
-    """Write warnings to the run's problems.txt: those of pydicom quote values."""
+    """Write warnings to problems.txt instead of the log: warnings of pydicom quote values."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, kind, *where: run.note(f"{kind.__name__}: {message}")
         yield
 
 
-#: Batches of rows, or units of series, at most: Airflow maps over no more than 1,024 items, and each costs 0.2 s.
+#: Maximum number of units of a run: Airflow maps a task over at most 1,024 items, and each takes 0.2 s.
 MOST = 500
 
 
 def slices(count: int, most: int = MOST) -> list[range]:
-    """Cut 0…count-1 into at most `most` consecutive ranges of equal size, of one each while there are few."""
+    """Divide 0…count-1 into at most `most` consecutive ranges of equal size, the last of which may be shorter."""
     size = max(1, -(-count // most))
     return [range(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,4 +1,4 @@
-"""An index on disk, for joins over a cohort that is too large for memory."""
+"""A key-value index on disk, for cohorts that are too large for memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pacsifier_ops.runs.folder import Run
 
 
 class Index:
-    """Maps a key to values, in the order in which they came. SQLite keeps them in a file without a name.
+    """Maps each key to its values, in the order in which they were given. SQLite keeps them in an unlinked file.
 
     Args:
-        run: the run whose folder holds the file.
-        values: key and value, which is plain JSON data.
+        run: run whose folder gets the file.
+        values: pairs of key and value; values are plain JSON data.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -30,14 +30,14 @@ class Index:
         with storage_errors("the state root"):
             path.unlink(missing_ok=True)
             os.close(private_handle(path, os.O_RDWR))
-            # No other process opens the file: it needs no locks, which some file systems lack. Without a name, it goes
-            # when it is closed, also by a kill.
+            # No other process opens the file, so it needs no locks, which some file systems lack. The system removes a
+            # file without a name when it is closed, also after a kill.
             self._values = sqlite3.connect(f"file:{quote(str(path))}?nolock=1", uri=True, isolation_level=None)
             self._values.execute("PRAGMA journal_mode=OFF")
             self._values.execute("PRAGMA synchronous=OFF")
             path.unlink()
         try:
-            # The index is made first. Made at the end, SQLite would sort the keys in the system's temporary folder.
+            # The index is made first: later, SQLite would sort the keys in the system's temporary folder.
             self._values.executescript("CREATE TABLE held (key TEXT, value TEXT); CREATE INDEX by_key ON held (key)")
             self._values.execute("BEGIN")
             lines = ((key, json.dumps(value)) for key, value in values)

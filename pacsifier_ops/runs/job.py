@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pacsifier_ops.base.errors import InputError, Later, PacsifierError, Recalling, WindowClosed
 from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_atomic, write_json
-from pacsifier_ops.runs.folder import Kept, Run, never, now
+from pacsifier_ops.runs.folder import KeptRequest, Run, never, now
 
 #: Files and folders of every job that the first step removes before it begins.
 KEPT = ("scan", "expected", "units", "results", "accounts", "summary")
@@ -43,7 +43,7 @@ COUNTED = "counted"
 
 Question = Callable[[], bool]
 
-R = TypeVar("R", bound=Kept)
+R = TypeVar("R", bound=KeptRequest)
 
 
 def begin(run: Run, request: R, kept: Sequence[str] = KEPT) -> R:

@@ -1,4 +1,4 @@
-"""What a mapped task is called where people look at it: rows and series by number, and modalities, nothing else."""
+"""Labels of mapped tasks in Airflow: numbers of rows, series and patients, and modalities, nothing else."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pacsifier_ops.runs.folder import Run
 
 
 def of_rows(run: Run, batch: int) -> str:
-    """The rows of a batch, by the lines of the query table: "row 2", "rows 2–21"."""
+    """Return the label of a batch of rows, with their lines in the query table: "row 2", "rows 2–21"."""
     return _numbered("row", "rows", (row["line"] for row in read_jsonl(run.part("rows", batch))))
 
 
 def of_series(run: Run, unit: int) -> str:
-    """The series of a unit, by their ordinals in the run, and the rows that asked: "row 2: series 1, CT"."""
+    """Return the label of a unit, with rows, ordinals of series, and modalities: "row 2: series 1, CT"."""
     items = list(read_jsonl(run.part("units", unit)))
     rows = _numbered("row", "rows", (line for item in items for line in item.get("lines", ())))
     series = _numbered("series", "series", (item["number"] for item in items))
@@ -26,14 +26,14 @@ def of_series(run: Run, unit: int) -> str:
 
 
 def of_patients(run: Run, unit: int) -> str:
-    """The patients of a unit, by their ordinals in the run: "patient 1", "patients 2–21"."""
+    """Return the label of a unit, with ordinals of patients: "patient 1", "patients 2–21"."""
     return _numbered(
         "patient", "patients", (item["number"] for item in read_jsonl(run.part("units", unit)) if item["number"])
     )
 
 
 def _numbered(one: str, several: str, numbers: Iterable[int]) -> str:
-    """Few numbers one by one, many as the range from the lowest to the highest; empty where there is none."""
+    """Return up to three numbers with gaps one by one, any others as a range; empty without numbers."""
     known = sorted(set(numbers))
     if len(known) < 2:
         return f"{one} {known[0]}" if known else ""

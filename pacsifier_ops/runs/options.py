@@ -6,7 +6,7 @@ from typing import Any
 
 from pacsifier_ops.base.options import IN_FORM, Flag, Section, option
 
-#: Connection of a run that names none.
+#: Default connection.
 DEFAULT_NODE = "pacs_default"
 
 
@@ -16,12 +16,16 @@ def node(
     section: Section = Section.WHERE_FROM,
     joined: bool = False,
 ) -> Any:
-    """The connection of a node, or of several of them (see `operators.base.nodes_of`)."""
+    """Return the option for the connection of a node, or of several (see `operators.base.nodes_of`).
+
+    Args:
+        joined: several connections are allowed.
+    """
     return option(title, help, section, default="", form=DEFAULT_NODE, joined=joined)
 
 
 def configuration(section: Section = Section.WHERE_FROM) -> Any:
-    """A file instead of that connection."""
+    """Return the option for a configuration file of PACSIFIER."""
     return option(
         "PACSIFIER configuration",
         "Instead of the connection: path of a PACSIFIER config.json below the data root.",
@@ -32,10 +36,10 @@ def configuration(section: Section = Section.WHERE_FROM) -> Any:
 
 
 def accept_incomplete(flag: Flag | None = Flag("end with exit code 0 if something is missing", extra=True)) -> Any:
-    """Whether a run that is not complete is a success."""
+    """Return the option that makes an incomplete run a success."""
     return option(
         "Accept incomplete",
-        "The run counts as a success even if something is missing; the report tells what.",
+        "The run counts as a success even if something is missing. The report says what.",
         Section.HOW,
         default=False,
         flag=flag,

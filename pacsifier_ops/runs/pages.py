@@ -1,12 +1,12 @@
-"""Pages from templates: one HTML file each, which needs no network and runs no script.
+"""HTML pages from templates. Each page is one file that needs no network and runs no script.
 
-The templates are files of Jinja2 in the folder `templates` of the room whose page they make. `runs/templates` has what
-all share: `page.html` is the frame, `parts.html` the building blocks, `style.css` the one stylesheet. A template is
-named by its path in the package. Python gives it values; how they look is the template's alone.
+Templates are files of Jinja2 in the folder `templates` of each room. `runs/templates` has the common ones: `page.html`
+is the frame, `parts.html` has the building blocks, and `style.css` is the stylesheet of all pages. A template is named
+by its path in the package. Python gives a template values; only the template decides how they look.
 
-Every value is escaped where it is put in. Integers get their thousands apart there; in an address or an id, templates
-join them to text with `~`, which leaves them as they are. A line break of a template beside an element, or beside a tag
-of Jinja2, is for its readers: the page has none there, and no blank.
+Every value is escaped when it is inserted, and integers get thousands separators. In an address or an id, templates
+join integers to text with `~`, which adds no separators. Line breaks and blanks of a template beside an element or a
+tag of Jinja2 are removed from the page.
 """
 
 from __future__ import annotations
@@ -23,21 +23,27 @@ from pacsifier_ops.base import words
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-#: Lines shown of a list; accounts.json beside the page has them all.
+#: Maximum number of lines of a list in a page; accounts.json beside the page has all.
 LONGEST_LIST = 2000
 
 _PACKAGE = Path(__file__).parents[1]
-#: What neither HTML nor UTF-8 can hold.
+#: Characters that HTML or UTF-8 does not allow.
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 #: Line breaks of a template beside an element or a tag of Jinja2, with the blanks around them.
 _LAYOUT = re.compile(r"(?:\A|(?<=>))\s*\n\s*|\s*\n\s*(?=<|\Z)")
-#: Width of a bar, and the least width of a part: one missing image of a million still shows.
+#: Width of a bar, and least width of a part, in pixels. One missing image of a million must be visible.
 _BAR, _LEAST = 480.0, 4.0
 
 
 @dataclass(frozen=True)
 class VerdictBox:
-    """The outcome: `kind` is complete (all well), incomplete or unbalanced (worst); then a word, and sentences."""
+    """The verdict of a run, as pages show it.
+
+    Attributes:
+        kind: complete, incomplete or unbalanced; it gives the colour.
+        word: the verdict in one word.
+        sentences: what it means, and what to do.
+    """
 
     kind: str
     word: str
@@ -46,7 +52,7 @@ class VerdictBox:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a bar: its kind gives the colour, as that of a badge does."""
+    """A part of a bar; `kind` gives the colour, as for badges."""
 
     name: str
     count: int
@@ -55,7 +61,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of parts; `head` is the text at its right above, such as the sum."""
+    """A bar of parts; `head` is the text above its right end, such as the sum."""
 
     label: str
     head: str
@@ -63,15 +69,15 @@ class Bar:
 
     @classmethod
     def of(cls, label: str, head: str, parts: Iterable[tuple[str, int, str]]) -> Bar:
-        """A bar of the parts that are not empty: name, count and kind of each."""
+        """Return a bar of the parts (name, count, kind) whose count is above 0."""
         return cls(label, head, tuple(Part(*part) for part in parts if part[1] > 0))
 
-    def said(self) -> str:
-        """The bar in words."""
+    def as_text(self) -> str:
+        """Return the bar in words, for screen readers."""
         return words.listed([f"{part.count:,} {part.name}" for part in self.parts]) or "none"
 
-    def drawn(self) -> Iterator[tuple[str, str, str]]:
-        """Kind, left edge and width of each part, which fill the bar together."""
+    def rectangles(self) -> Iterator[tuple[str, str, str]]:
+        """Yield kind, left edge and width (pixels) of each part. Together they fill the bar."""
         total = sum(part.count for part in self.parts)
         widths = [max(_LEAST, _BAR * part.count / total) for part in self.parts]
         left = 0.0
@@ -82,23 +88,23 @@ class Bar:
 
 
 def page(template: str, **values: object) -> str:
-    """A page (UTF-8); what HTML or UTF-8 cannot hold becomes U+FFFD.
+    """Return a page as HTML. Characters that HTML or UTF-8 does not allow become U+FFFD.
 
     Args:
-        template: its path in the package, such as `runs/templates/report.html`.
-        values: what it is given.
+        template: path of the template in the package, such as `runs/templates/report.html`.
+        values: variables of the template.
     """
     return _UNFIT.sub("\ufffd", environment().get_template(template).render(values))
 
 
 def style() -> str:
-    """The stylesheet of all pages."""
+    """Return the stylesheet of all pages."""
     return (_PACKAGE / "runs/templates/style.css").read_text(encoding="utf-8")
 
 
 @cache
 def environment() -> Environment:
-    """Jinja2, made for our templates. Loaded late: commands that make no page start without it."""
+    """Return the Jinja2 environment of all templates. Jinja2 is imported here: most commands make no page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from jinja2.ext import Extension
     from jinja2.lexer import Token, TokenStream
@@ -108,7 +114,7 @@ def environment() -> Environment:
             for token in stream:
                 yield Token(token.lineno, "data", _LAYOUT.sub("", token.value)) if token.type == "data" else token
 
-    made = Environment(
+    jinja = Environment(
         loader=FileSystemLoader(_PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
@@ -116,7 +122,7 @@ def environment() -> Environment:
         finalize=lambda value: f"{value:,}" if isinstance(value, int) else value,
         auto_reload=False,
     )
-    made.filters |= {
+    jinja.filters |= {
         "clock": words.clock,
         "column_kind": lambda heading: "number" if heading.endswith("#") else "text",
         "duration": words.duration,
@@ -125,12 +131,12 @@ def environment() -> Environment:
         "size": words.size,
         "some": some,
     }
-    made.globals["LONGEST_LIST"] = LONGEST_LIST
-    made.tests["web_or_file"] = lambda address: re.match("(https?|file)://", address) is not None
-    return made
+    jinja.globals["LONGEST_LIST"] = LONGEST_LIST
+    jinja.tests["web_or_file"] = lambda address: re.match("(https?|file)://", address) is not None
+    return jinja
 
 
 def some(numbers: Iterable[int], most: int = 20) -> str:
-    """Numbers with commas, the first `most` of them."""
+    """Return the first `most` numbers, with commas between them, and how many more there are."""
     known = [str(number) for number in numbers]
     return ", ".join(known[:most]) + (f" and {len(known) - most:,} more" if len(known) > most else "")

@@ -1,4 +1,4 @@
-"""The report of a run as one HTML file that stands alone. It names patients and belongs to the identified data."""
+"""The report of a run as one self-contained HTML file. It names patients and belongs to the identified data."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 
-#: UIDs shown of a series; accounts.json has them all.
+#: Maximum number of UIDs shown for a series; accounts.json has all.
 MOST_UIDS = 20
 
 
 class _State(NamedTuple):
-    """A state for people: the kind of its badge, and what it means."""
+    """How the report shows a state: the kind of its badge, which gives the colour, and its meaning."""
 
     kind: str
     meaning: str
@@ -49,13 +49,13 @@ _ROW_STATES = {
     ROW_FOUND: _State("good", "series match the row"),
     ROW_EMPTY: _State("empty", "the archive answered: nothing matches the row"),
     ROW_BAD: _State("bad", "the row cannot be used as it is written"),
-    ROW_UNDECIDABLE: _State("bad", "what the archive answers does not tell all that the row asks for"),
+    ROW_UNDECIDABLE: _State("bad", "the answers of the archive do not show whether they match the row"),
     ROW_CONFLICT: _State("bad", "the row contradicts another source or row"),
     ROW_FAILED: _State("bad", "asking the archive failed"),
 }
 _SERIES_STATES = {
     SERIES_COMPLETE: _State("good", "every expected instance is where it should be"),
-    SERIES_LISTED: _State("listed", "described, not to be fetched"),
+    SERIES_LISTED: _State("listed", "listed, not to be fetched"),
     SERIES_UNVERIFIABLE: _State("doubt", "the archive gives no expectation to compare with"),
     SERIES_RECALLED: _State("doubt", "the archive recalls it from slow storage, and it is not yet there"),
     SERIES_INCOMPLETE: _State("bad", "expected instances are missing"),
@@ -67,17 +67,18 @@ _SERVICES = {"get": "C-GET", "move": "C-MOVE", "store": "C-STORE"}
 
 @dataclass(frozen=True)
 class _Words:
-    """How the report of an action speaks.
+    """The words of the report for an action.
 
     Attributes:
-        name, heading: what the run is.
+        name, heading: of the run.
         arrived: what happened to instances in this run.
-        place: where they belong; `column` heads their number there.
-        expected: what the expectation is.
-        complete: what that verdict says.
-        again: what to do about an incomplete run.
-        beware: what not to do after an unbalanced one.
-        more: counts of a series beyond those of the balance.
+        place: the target of the instances.
+        column: heading of the number of instances at the target.
+        expected: meaning of the expected number.
+        complete: sentence of the verdict `complete`.
+        again: what to do after an incomplete run.
+        beware: what not to do after an unbalanced run.
+        more: further counts of a series, keys of _MORE.
         sizes: whether bytes are known.
     """
 
@@ -110,7 +111,7 @@ _WORDS = {
         again="run the same query table again: only what is not confirmed at the destination is sent",
         beware="Do not rely on what is at the destination.",
         more=("unverifiable", "warned"),
-        sizes=False,  # what goes from node to node does not pass here
+        sizes=False,  # the archive sends the objects to the destination directly
     ),
     UPLOAD: _Words(
         name="Upload",
@@ -128,7 +129,7 @@ _WORDS = {
 
 
 class _Count(NamedTuple):
-    """A count of a series: its name, the same in the narrow head of a column, and what it counts."""
+    """A count of a series: its name, its name in a narrow heading, and its meaning."""
 
     name: str
     column: str
@@ -138,12 +139,12 @@ class _Count(NamedTuple):
 _MORE = {
     "unverifiable": _Count("Unverifiable", "Unverifi\u00adable#", "instances that no expectation covers"),
     "quarantined": _Count("Quarantined", "Quaran\u00adtined#", "instances kept out of the data set"),
-    "warned": _Count("With a warning", "With a warning#", "instances that the destination took with a warning"),
+    "warned": _Count("With a warning", "With a warning#", "instances that the destination accepted with a warning"),
 }
 
 
 def render(account: RunAccount) -> str:
-    """The report of a run as one HTML page (UTF-8), from its closed accounts."""
+    """Return the report of a run as HTML, from its closed account."""
     words, folder = _WORDS[account.action], Path(account.folder)
     return page(
         "runs/templates/report.html",
@@ -152,7 +153,7 @@ def render(account: RunAccount) -> str:
         arrived=words.arrived.capitalize(),
         asked=account.action != UPLOAD,
         verdict=_verdict(account, words),
-        # A folder is an absolute path; nothing else becomes a link.
+        # Only an absolute path becomes a link.
         folder=folder.as_uri() if folder.is_absolute() else "",
         places=_places(account),
         seconds=_seconds(account),
@@ -187,7 +188,7 @@ def _series_state(name: str) -> _State:
 
 
 def _seconds(account: RunAccount) -> float | None:
-    """Wall time of the run in seconds; None if its two times cannot be compared."""
+    """Return the wall time of the run in seconds; None if its two times cannot be compared."""
     start, end = moment(account.started), moment(account.finished)
     if start is None or end is None or (start.tzinfo is None) != (end.tzinfo is None):
         return None
@@ -203,14 +204,14 @@ def _series_good(series: SeriesAccount) -> bool:
 
 
 def _faults(account: RunAccount) -> str:
-    """What keeps the run from being complete."""
+    """Return what makes the run incomplete, in words; empty if nothing does."""
     totals = account.totals()
     rows = sum(not _row_good(row) for row in account.rows)
     series = sum(not _series_good(s) for s in account.series)
     recalled = sum(s.state == SERIES_RECALLED for s in account.series)
     missing, unverifiable = int(totals["missing"]), int(totals["unverifiable"])
     faults = {
-        f"{plural(rows, 'row')} did not end well": rows,
+        f"{plural(rows, 'row')} without a usable answer": rows,
         f"{series:,} of {len(account.series):,} series are not complete": series,
         f"{recalled:,} series recalled by the archive, not yet there": recalled,
         f"{plural(missing, 'instance')} missing": missing,
@@ -221,33 +222,33 @@ def _faults(account: RunAccount) -> str:
 
 
 def _verdict(account: RunAccount, words: _Words) -> VerdictBox:
-    """The verdict in words: what it means and what to do."""
+    """Return the verdict, its meaning, and what to do."""
     faults, totals = _faults(account), account.totals()
     empty, passed_over = sum(row.state == ROW_EMPTY for row in account.rows), sum(account.passed_over.values())
     if account.verdict == COMPLETE:
         word, what, todo = "Complete", words.complete, "Nothing is left to do."
         if empty:
-            todo = f"Make sure that the {plural(empty, 'row')} that found nothing should be empty."
+            todo = f"Check that the {plural(empty, 'row')} that found nothing should be empty."
         if account.action == UPLOAD and not account.series:
             what, todo = "The folder holds no instance to send.", "Make sure that it is the right folder."
     elif account.verdict == INCOMPLETE:
         word = "Incomplete"
-        what = f"The books balance, but not all that was asked for is proved to be there: {faults}."
+        what = f"Every instance is in one state, but not all that was asked for is proved to be there: {faults}."
         todo = f"Settle the reasons below and {words.again}."
     else:
-        word, what = "Unbalanced", "The books do not balance: some instances are in no state, or in more than one."
+        word, what = "Unbalanced", "The account does not balance: some instances are in no state, or in more than one."
         if faults:
             what += f" Also: {faults}."
         todo = f"{words.beware} Run it again; if the verdict stays, keep the run folder and have it looked into."
     if totals["warned"]:
-        what += f" The destination took {plural(int(totals['warned']), 'instance')} with a warning, see below."
+        what += f" The destination accepted {plural(int(totals['warned']), 'instance')} with a warning, see below."
     if passed_over:
         what += f" {plural(passed_over, 'file was', 'files were')} passed over, see below."
     return VerdictBox(account.verdict, word, (what, todo))
 
 
 def _places(account: RunAccount) -> list[tuple[str, str]]:
-    """Where from and where to."""
+    """Return source and destination, as names and values."""
     folder, pacs, destination = account.folder, account.pacs, account.destination
     return {
         SAVE: [("Source", pacs), ("Destination", folder)],
@@ -258,7 +259,7 @@ def _places(account: RunAccount) -> list[tuple[str, str]]:
 
 
 def _counts(account: RunAccount, words: _Words) -> list[tuple[object, object, object]]:
-    """Lines of the accounts: name, count, what it counts."""
+    """Return the lines of the account: name, count, meaning."""
     totals = account.totals()
     without = sum(s.expected is None for s in account.series)
     handed_on = int(totals["handed_on"])
@@ -295,7 +296,7 @@ def _counts(account: RunAccount, words: _Words) -> list[tuple[object, object, ob
 
 
 def _balance(account: RunAccount, words: _Words) -> str:
-    # Series for which there is no expectation stand outside the balance.
+    # Series without an expectation do not count.
     counted = [s for s in account.series if s.expected is not None]
     expected = sum(s.expected or 0 for s in counted)
     parts = [sum(getattr(s, name) for s in counted) for name in ("present", "received", "missing")]
@@ -304,7 +305,7 @@ def _balance(account: RunAccount, words: _Words) -> str:
 
 
 def _bars(account: RunAccount, words: _Words) -> list[Bar]:
-    """Bars that add up: rows (or files), series by state, instances by where they ended."""
+    """Return the bars: rows by state (or files), series by state, instances by state."""
     totals = {name: int(count) for name, count in account.totals().items()}
     if account.action == UPLOAD:
         passed_over, bad = sum(account.passed_over.values()), len(account.bad_files)

@@ -1,4 +1,4 @@
-"""Sensors of an archive."""
+"""The sensor for the arrival of studies and series in an archive."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from pacsifier_ops.extract import arrival
 from pacsifier_ops.operators.base import boundary, run_of
 from pacsifier_ops.triggers.dicom import ARRIVED, FAILED, LATE, DicomArrivalTrigger
 
-#: What Airflow grants beyond `timeout`: by then the trigger has ended by itself, with words, unless none runs.
+#: Airflow ends the task this long after `timeout`. By then the trigger has sent its event, unless no triggerer runs.
 _GRACE = timedelta(minutes=10)
 
 
 class DicomArrivalSensor(BaseSensorOperator):
-    """Wait until the studies or series that a request asks for have arrived in an archive.
+    """Wait until the studies or series of a request have arrived in an archive.
 
-    Always deferred: it checks its parameters and then waits in the triggerer, without worker or pool slot. It is told
-    what to wait for by request and row, never by a key or a UID, so that nothing identifying lands in Airflow.
+    The sensor checks its parameters and then waits in the triggerer, without worker and pool slot. Request and row say
+    what to wait for. Keys and UIDs are no parameters, so that Airflow gets no identifiers.
 
     Args:
-        request: id of a request that was taken in; anything else is refused.
-        row: line of the request's table, as reports name it: the header is line 1. None: every row of the table.
+        request: id of a request that was taken in, for example by the intake page; anything else is refused.
+        row: line of the request's table, as in reports: the header is line 1. None: all rows of the table.
         pacs: id of the connection of the archive.
-        minimum: series that a row must find.
-        settle: seconds for which the number of series and instances of the rows must not have changed, because an
-            archive that is still receiving a study is not done; 0 takes the first sight.
+        minimum: number of series that a row must find.
+        settle: seconds for which the numbers of series and instances must stay the same, because the archive may still
+            be receiving a study; 0: the first look counts.
         poke_interval: seconds between two looks.
         timeout: seconds after which the sensor fails.
+
+    Raises:
+        ConfigError: a parameter is invalid.
     """
 
     template_fields = ("request", "row")
@@ -52,9 +55,9 @@ class DicomArrivalSensor(BaseSensorOperator):
         if isinstance(request, str) and "{" not in request:
             arrival.check_request(request)
         if minimum < 1:
-            raise ConfigError("minimum is below 1; a row that need not find anything is not worth waiting for")
+            raise ConfigError("minimum is below 1; give the number of series that a row must find")
         if settle < 0:
-            raise ConfigError("settle is below 0; give seconds, or 0 to take the first sight")
+            raise ConfigError("settle is below 0; give seconds, or 0 to accept the first look")
         self.request = request
         self.row = row
         self.pacs = pacs
@@ -62,12 +65,12 @@ class DicomArrivalSensor(BaseSensorOperator):
         self.settle = settle
 
     def execute(self, context: Any) -> None:
-        """Check what is waited for, and defer."""
+        """Check the request and the row, and defer."""
         run = run_of(context)
         with boundary(run):
             row = _line(self.row)
             arrival.rows_of(self.request, row)
-            write_json(run.folder / "awaited.json", {"request": self.request})  # not to be cleaned up meanwhile
+            write_json(run.folder / "awaited.json", {"request": self.request})  # the clean-up keeps it
         self.defer(
             trigger=DicomArrivalTrigger(
                 request=self.request,
@@ -84,13 +87,13 @@ class DicomArrivalSensor(BaseSensorOperator):
         )
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, int]:
-        """Returns how many rows, series and instances have arrived.
+        """Return the numbers of rows, series and instances that have arrived.
 
         Raises:
             AirflowSensorTimeout: not all has arrived in time.
-            AirflowFailException: it cannot be waited for; says why.
-            AirflowSkipException: any of these, where the sensor is soft.
-            AirflowException: something unforeseen happened; it may go well when tried again.
+            AirflowFailException: a final error, such as an archive that cannot be queried.
+            AirflowSkipException: any of these, if the sensor is soft.
+            AirflowException: an unexpected error; Airflow may try again.
         """
         state = event["state"]
         if state == ARRIVED:
@@ -98,16 +101,16 @@ class DicomArrivalSensor(BaseSensorOperator):
             self.log.info("arrived: %s", counts)
             return counts
         if self.soft_fail or self.never_fail:
-            raise AirflowSkipException(event["message"])  # Airflow would skip it without saying why
+            raise AirflowSkipException(event["message"])  # Airflow would skip it without the reason
         kinds = {LATE: AirflowSensorTimeout, FAILED: AirflowFailException}
         raise kinds.get(state, AirflowException)(event["message"])
 
 
 def _line(row: int | str | None) -> int | None:
-    """A row as given, or as a template makes text of it.
+    """Return the line number of a row, which a template may have made text; None: all rows.
 
     Raises:
-        ConfigError: it is no line number.
+        ConfigError: it is not a line number.
     """
     text = "" if row is None else str(row).strip()
     if text in ("", "None"):

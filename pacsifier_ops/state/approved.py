@@ -17,6 +17,7 @@ from typing import Any
 from pacsifier_ops.base.errors import TreeError
 from pacsifier_ops.base.files import private_folder, read_jsonl, readable, write_jsonl
 from pacsifier_ops.base.places import is_released
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import APPROVED, DEIDENTIFIED, marker_of, state_folder
 
 #: Key in the marker of a released tree, which therefore has an approved list.
@@ -30,6 +31,21 @@ FORMER = "released once, and no part of the data set any more"
 TAKEN_AWAY = "taken away since it was de-identified"
 #: The same for a file whose content was read.
 DIFFERS = "it differs from what was approved; it is not handed over"
+
+
+def refuse_changed(path: Path, ctime_ns: int, sha256: str) -> None:
+    """Refuse a file that is not the approved one, or was changed since it was read.
+
+    Args:
+        ctime_ns: time of its last change when it was read, in ns.
+        sha256: of the approved file, hexadecimal.
+
+    Raises:
+        ValueError: it is another file.
+        OSError: it cannot be read.
+    """
+    if digest(path) != sha256 or path.stat().st_ctime_ns != ctime_ns:
+        raise ValueError(DIFFERS)
 
 
 @dataclass(frozen=True)

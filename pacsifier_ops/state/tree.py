@@ -366,6 +366,11 @@ class Tree:
         return cls(root, state_folder(root)) if there else None
 
     @classmethod
+    def around(cls, folder: Path) -> Tree | None:
+        """Return the tree that a folder is, or is part of; None otherwise. Writes nothing."""
+        return next((tree for above in (folder, *folder.parents) if (tree := cls.existing(above))), None)
+
+    @classmethod
     def convert(cls, root: Path, stamp: Mapping[str, str], in_place: bool, run: str) -> Tree:
         """Open a folder for writing de-identified data, and mark it as being converted.
 

@@ -24,7 +24,7 @@ from pacsifier_ops.query.options import read_options
 from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.approvals import LONGEST_PATIENCE
-from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.runs.folder import KeptRequest
 from pacsifier_ops.study import run as stages
 
 #: Values of `release`: who or what approves the data set.
@@ -42,7 +42,7 @@ _TAG_TEXT = re.compile(r"[ -\[\]-~]{1,64}")
 
 
 @dataclass(frozen=True)
-class Study(Reading, Kept):
+class Study(Reading, KeptRequest):
     """A study, and how its table is read. Paths are below the data root; connections are Airflow's.
 
     Options that are not given are empty, or 0. An option of a stage has the same name and meaning here, and the stage

@@ -1,4 +1,4 @@
-"""The trigger behind `DicomArrivalSensor`. Many triggers share one process, so what blocks does so in a thread."""
+"""The trigger of `DicomArrivalSensor`. Many triggers share one process, so blocking calls run in a thread."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pacsifier_ops.hooks.dicom import DicomHook
 from pacsifier_ops.operators.base import adopt_settings
 from pacsifier_ops.runs.folder import Run
 
-#: The state that an event tells.
-ARRIVED, LATE, FAILED, UNFORESEEN = "arrived", "late", "failed", "unforeseen"
+#: States of an event.
+ARRIVED, LATE, FAILED, UNEXPECTED = "arrived", "late", "failed", "unforeseen"
 
 
 class DicomArrivalTrigger(BaseTrigger):
-    """Looks into an archive until the series of a request's rows have arrived.
+    """Queries an archive until the series of a request's rows have arrived.
 
-    Fires one event: its `state`, with counts when all has arrived, else with a `message`. A triggerer that starts
-    anew looks anew; only what `settle` waits for begins again.
+    It sends one event with its `state`, and with counts if all has arrived, else with a `message`. After a restart of
+    the triggerer, it queries again, and the time of `settle` begins again.
 
     Args:
         request, row, pacs, minimum, settle, poke_interval, timeout: see `DicomArrivalSensor`.
-        run: name of the run folder for details of what was not foreseen.
-        since: when the waiting began, in seconds since the epoch; now where it is not given.
+        run: name of the run folder, for details of unexpected errors.
+        since: time at which the waiting began, in seconds since the epoch; default: now.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class DicomArrivalTrigger(BaseTrigger):
         self._stopped = threading.Event()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """What the triggerer makes it from again: ids, numbers and times."""
+        """Return the class and its arguments: ids, numbers and times."""
         return f"{type(self).__module__}.{type(self).__qualname__}", {
             "request": self.request,
             "row": self.row,
@@ -75,7 +75,7 @@ class DicomArrivalTrigger(BaseTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, then tell how it ended; nothing else leaves, since whatever is raised here would be logged whole."""
+        """Yield the event. No exception leaves: the triggerer would log its values."""
         try:
             yield TriggerEvent(await self._outcome())
         finally:
@@ -90,7 +90,7 @@ class DicomArrivalTrigger(BaseTrigger):
             run = Run.named(self.run_name)
             run.note("".join(traceback.format_exception(error)))
             message = f"unexpected {type(error).__name__}; the details are in {run.folder}/problems.txt"
-            return {"state": UNFORESEEN, "message": message}
+            return {"state": UNEXPECTED, "message": message}
 
     async def _wait(self) -> dict[str, Any]:
         rows, look = await asyncio.to_thread(self._prepare)
@@ -121,7 +121,7 @@ class DicomArrivalTrigger(BaseTrigger):
             await asyncio.sleep(min(pause, left))
 
     def _prepare(self) -> tuple[int, Callable[[], Arrived]]:
-        """How many rows are waited for, and the look at them."""
+        """Return the number of rows, and a function that queries the archive for them."""
         adopt_settings()
         rows = arrival.rows_of(self.request, self.row)
         node = DicomHook(self.pacs).get_conn()

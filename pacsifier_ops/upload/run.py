@@ -18,14 +18,14 @@ from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.options import Flag, Section, option, result_folder, source_folder
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import SeriesAccount
-from pacsifier_ops.runs.folder import Kept
+from pacsifier_ops.runs.folder import KeptRequest
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
 
 
 @dataclass(frozen=True)
-class UploadRequest(Kept):
+class UploadRequest(KeptRequest):
     """What an upload run is asked for. The options describe themselves.
 
     Attributes:

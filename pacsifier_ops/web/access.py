@@ -1,10 +1,11 @@
-"""Who may see and do what on the pages. Airflow's auth manager decides; a plugin's routes are open without this.
+"""Access control of the pages. Airflow's auth manager decides. Without these checks, a plugin's routes are open.
 
-| what                         | who                                                                                 |
-|------------------------------|-------------------------------------------------------------------------------------|
-| counts, questions, decisions | whoever may read runs of the DAG                                                    |
-| reports, findings, pictures  | besides, whoever has the permission `PACSIFIER reports`, for they identify patients |
-| intake                       | whoever may start runs of `pacsifier_extract`                                       |
+| content                              | needs the permission to                               |
+|--------------------------------------|-------------------------------------------------------|
+| counts, questions, decisions         | read runs of the DAG                                  |
+| reports, findings, pictures: they    | read runs of the DAG, and also the permission         |
+| identify patients                    | `PACSIFIER reports`                                   |
+| intake of query tables               | start runs of `pacsifier_extract`                     |
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from sqlalchemy import select
 from pacsifier_ops.hooks.constants import REPORTS
 from pacsifier_ops.runs.folder import Run, dag_run_name
 
-#: DAGs whose runs have pages begin so; and the one that requests are for.
-OURS, EXTRACT = "pacsifier_", "pacsifier_extract"
+#: Prefix of our DAGs, whose runs all have pages; and the DAG that the intake page starts.
+OUR_PREFIX, EXTRACT = "pacsifier_", "pacsifier_extract"
 
 
 def may(user: BaseUser, method: Literal["GET", "POST"], dag_id: str) -> bool:
@@ -42,32 +43,32 @@ def may(user: BaseUser, method: Literal["GET", "POST"], dag_id: str) -> bool:
 
 
 def may_read_reports(user: BaseUser, dag_id: str) -> bool:
-    """Whether a user who may read runs of a DAG may see what identifies patients in them."""
+    """Whether a user who may read runs of a DAG may also see content that identifies patients."""
     manager = get_auth_manager()
-    if isinstance(manager, SimpleAuthManager):  # it has no permissions that could be given
+    if isinstance(manager, SimpleAuthManager):  # it has roles only, no single permissions
         return may(user, "POST", dag_id)
     return manager.is_authorized_custom_view(method="GET", resource_name=REPORTS, user=user)
 
 
 def may_see_connection(user: BaseUser, name: str, team: str | None) -> bool:
-    """Whether a user may know of a connection."""
+    """Whether a user may see a connection."""
     details = ConnectionDetails(conn_id=name, team_name=team)
     return get_auth_manager().is_authorized_connection(method="GET", details=details, user=user)
 
 
 def _may_start(user: GetUserDep) -> BaseUser:
     if not may(user, "POST", EXTRACT):
-        raise HTTPException(403, "You may not start extractions; ask an administrator for the permission to.")
+        raise HTTPException(403, "You may not start extractions; ask an administrator for this permission.")
     return user
 
 
 def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) -> DagRun:
     if not may(user, "GET", dag_id):
-        raise HTTPException(403, "You may not see runs of this DAG; ask an administrator for the permission to.")
+        raise HTTPException(403, "You may not see runs of this DAG; ask an administrator for this permission.")
     run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
-    # Jobs in somebody's own DAG leave a run folder as well.
-    if not dag_id.startswith(OURS) and (run is None or Run.existing(dag_run_name(dag_id, run_id)) is None):
-        raise HTTPException(404, "This run is not PACSIFIER's, so there are no results of it here.")
+    # Our jobs in a DAG of the user have a run folder as well.
+    if not dag_id.startswith(OUR_PREFIX) and (run is None or Run.existing(dag_run_name(dag_id, run_id)) is None):
+        raise HTTPException(404, "This run has no job of PACSIFIER, so it has no results here.")
     if run is None:
         raise HTTPException(404, "There is no such run.")
     return run
@@ -80,7 +81,7 @@ def _our_run_identified(run: Annotated[DagRun, Depends(_our_run)], user: GetUser
 
 
 def same_origin(request: Request) -> None:
-    """Refuse what a page of another site sends with the user's cookie. Programs send neither of these headers.
+    """Refuse requests that a page of another site sends with the user's cookie. Programs send neither header.
 
     Raises:
         HTTPException: 403.
@@ -88,15 +89,15 @@ def same_origin(request: Request) -> None:
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         good = site == "same-origin"
-    else:  # browsers tell it over HTTPS only; a proxy may have changed the host
+    else:  # browsers send Sec-Fetch-Site only over HTTPS; a proxy may have changed the host
         own = {request.headers.get("host"), urlsplit(conf.get("api", "base_url", fallback="")).netloc} - {""}
         good = origin is None or urlsplit(origin).netloc in own
     if not good:
-        raise HTTPException(403, "This came from a page of another site.")
+        raise HTTPException(403, "This request came from a page of another site.")
 
 
-#: The user, who may start extractions.
+#: A user who may start extractions.
 StarterDep = Annotated[BaseUser, Depends(_may_start)]
-#: The run of the address, which the user may read; and whose report.
+#: The run of the address, for users who may read it, and for those who may also read its reports.
 RunDep = Annotated[DagRun, Depends(_our_run)]
 IdentifiedRunDep = Annotated[DagRun, Depends(_our_run_identified)]

@@ -1,4 +1,4 @@
-"""The FastAPI application: its routes, and the boundary around them all."""
+"""The FastAPI application: its routes, and the boundary around them, which lets no exception out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from pacsifier_ops.web.views import gate_of, handover_of, report_of, view_of
 
 log = logging.getLogger(__name__)
 
-#: What every answer says to the browser, unless it says something else itself.
+#: Headers of every response that does not set them itself.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
@@ -51,18 +51,18 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-#: A report brings its own style, and nothing else.
+#: A report contains its style and its images, and loads nothing.
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'self'"
 )
 _STATIC = Path(__file__).parent / "static"
-#: Bytes around the table in the body of a request.
+#: Maximum size of a request's body without the table, in bytes.
 _ENVELOPE = 2**16
 
 
 def _adopt_settings() -> None:
-    """Let the settings of the Airflow variable hold, as they do for tasks."""
+    """Use the settings of the Airflow variable, as tasks do."""
     try:
         settings.use(Variable.get(settings.VARIABLE, default_var={}, deserialize_json=True))
     except ValueError:
@@ -75,10 +75,14 @@ app = FastAPI(
 
 
 async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-    """The application within its boundary: headers on every answer, and no exception leaves, for it may hold values."""
+    """Run the application with its boundary. Every response gets the headers. No exception leaves: it may hold values.
+
+    Args:
+        scope, receive, send: of ASGI.
+    """
     begun = False
 
-    async def sending(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         nonlocal begun
         if message["type"] == "http.response.start":
             begun = True
@@ -88,15 +92,15 @@ async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         await send(message)
 
     try:
-        await app(scope, receive, sending)
+        await app(scope, receive, send_with_headers)
     except Exception as error:
         log.error("unexpected %s in a page of PACSIFIER", type(error).__name__)
         if not begun:
-            await PlainTextResponse("unexpected error", 500)(scope, receive, sending)
+            await PlainTextResponse("unexpected error", 500)(scope, receive, send_with_headers)
 
 
 def _base(request: Request) -> tuple[str, str]:
-    """Addresses of the pages and of Airflow."""
+    """Return the addresses of the pages and of Airflow, without a slash at the end."""
     base = str(request.scope["root_path"])
     return base, base.removesuffix(f"/{PREFIX}")
 
@@ -107,7 +111,7 @@ def _wants_html(request: Request) -> bool:
 
 @app.exception_handler(AnyHTTPException)
 def refused(request: Request, error: AnyHTTPException) -> Response:
-    """An error for people as a page (who is not logged in is led there), for programs as JSON."""
+    """Return an error as a page for browsers, as JSON for programs. A browser without a login is sent to the login."""
     if not (_wants_html(request) and request.method == "GET"):
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
     if error.status_code == 401:
@@ -117,7 +121,7 @@ def refused(request: Request, error: AnyHTTPException) -> Response:
 
 @app.exception_handler(PacsifierError)
 def failed(request: Request, error: PacsifierError) -> Response:
-    """A typed error holds no values."""
+    """Return a typed error as a response. Its message contains no values."""
     return refused(request, HTTPException(503 if error.retryable else 500, str(error)))
 
 
@@ -126,7 +130,7 @@ def failed(request: Request, error: PacsifierError) -> Response:
 
 @app.get("/")
 def intake_page(request: Request, user: StarterDep, session: SessionDep) -> HTMLResponse:
-    """The page on which a query table is handed in."""
+    """Return the page on which a user sends a query table."""
     every = [(str(item.conn_id), item.team_name) for item in dicom_connections(session)]
     known = [name for name, team in every if may_see_connection(user, name, team)]
     base, airflow = _base(request)
@@ -136,9 +140,12 @@ def intake_page(request: Request, user: StarterDep, session: SessionDep) -> HTML
 
 @app.post("/requests", dependencies=[Depends(same_origin)])
 async def take_in(request: Request, user: StarterDep) -> JSONResponse:
-    """Check a query table, the multipart field `table`, and keep it under an opaque id: see `intake.Intake.as_json`.
+    """Check a query table, and keep it under an opaque id.
 
-    The options of reading it are fields beside it, see `query.reading.Reading`.
+    The table is the multipart field `table`. The other fields are options of reading it, see `query.reading.Reading`.
+
+    Returns:
+        `intake.Intake.as_json`, with status 201, or 422 if the table cannot be used.
     """
     data, options = await _table(request)
     try:
@@ -149,13 +156,17 @@ async def take_in(request: Request, user: StarterDep) -> JSONResponse:
 
 
 class _InMemory(MultiPartParser):
-    """Never writes what it reads into a temporary file."""
+    """Parses forms without temporary files."""
 
     spool_max_size = intake.LARGEST + _ENVELOPE
 
 
 async def _table(request: Request) -> tuple[bytes, dict[str, str]]:
-    """The one file of a multipart body, and the options beside it."""
+    """Return the file of a multipart body, and the other fields.
+
+    Raises:
+        HTTPException: the body is not one file in the field `table` with known options.
+    """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise HTTPException(415, "Send the query table as multipart/form-data, in a field called table.")
     try:
@@ -177,16 +188,19 @@ async def _table(request: Request) -> tuple[bytes, dict[str, str]]:
 
 
 async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body as it comes, refused as soon as it is too large."""
-    most, told = intake.LARGEST + _ENVELOPE, request.headers.get("content-length", "0")
-    come = int(told) if told.isdecimal() else 0
-    too_large = HTTPException(413, f"A query table has at most {intake.LARGEST // 2**20} MB; cut it into several.")
-    if come > most:
+    """Yield the body in chunks.
+
+    Raises:
+        HTTPException: 413, as soon as the body is too large.
+    """
+    limit, length = intake.LARGEST + _ENVELOPE, request.headers.get("content-length", "0")
+    too_large = HTTPException(413, f"A query table has at most {intake.LARGEST // 2**20} MB; divide it into several.")
+    if length.isdecimal() and int(length) > limit:
         raise too_large
-    come = 0
+    received = 0
     async for chunk in request.stream():
-        come += len(chunk)
-        if come > most:
+        received += len(chunk)
+        if received > limit:
             raise too_large
         yield chunk
 
@@ -195,19 +209,19 @@ async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
 
 
 def _folder(run: DagRun) -> Run:
-    """The run's folder.
+    """Return the folder of a run.
 
     Raises:
         HTTPException: 404, there is none.
     """
     if folder := Run.existing(dag_run_name(run.dag_id, run.run_id)):
         return folder
-    raise HTTPException(404, "This run has left nothing (yet).")
+    raise HTTPException(404, "This run has no results (yet).")
 
 
 @app.get("/runs/{dag_id}/{run_id}")
 def show_run(request: Request, run: RunDep, user: GetUserDep, session: SessionDep) -> Response:
-    """How far a run has come, in counts: a page for browsers, JSON for programs."""
+    """Return progress and results of a run in counts: a page for browsers, JSON for programs."""
     view = view_of(run, session, may_read_reports(user, run.dag_id))
     base, airflow = _base(request)
     if _wants_html(request):
@@ -217,7 +231,7 @@ def show_run(request: Request, run: RunDep, user: GetUserDep, session: SessionDe
 
 @app.get("/runs/{dag_id}/{run_id}/summary")
 def show_summary(run: RunDep) -> JSONResponse:
-    """How a run ended, in counts: see `job.Account.summary`."""
+    """Return the summary of an ended run, in counts (see `job.Account.summary`)."""
     if summary := summary_of(_folder(run)):
         return JSONResponse(summary)
     raise HTTPException(404, "This run has no summary (yet).")
@@ -225,19 +239,19 @@ def show_summary(run: RunDep) -> JSONResponse:
 
 @app.get("/runs/{dag_id}/{run_id}/report")
 def show_report(run: IdentifiedRunDep) -> FileResponse:
-    """The report of a run. It identifies patients."""
+    """Return the report of a run. It identifies patients."""
     return _page(report_of(_folder(run)))
 
 
 @app.get("/runs/{dag_id}/{run_id}/contact-sheets-{number}.html")
 def show_sheets(run: IdentifiedRunDep, number: int) -> FileResponse:
-    """Contact sheets of a de-identification, which its report leads to. What is burned in may identify a patient."""
+    """Return a page of contact sheets of a de-identification. Burned-in text may identify patients."""
     return _page(_folder(run).folder / f"contact-sheets-{number}.html")
 
 
 @app.get("/runs/{dag_id}/{run_id}/stages/{name}/{page}.html")
 def show_stage(run: IdentifiedRunDep, name: str, page: str) -> FileResponse:
-    """The report of a stage, or its contact sheets, where the page of the run and the report of a study lead to."""
+    """Return the report of a stage, or a page of its contact sheets. The study's report links to these addresses."""
     folder = _folder(run)
     stage = next((stage for stage in stages_in(folder) if stage_folder(folder, stage).name == name), None)
     if stage is None or not re.fullmatch(r"report|contact-sheets-[1-9]\d*", page, re.ASCII):
@@ -248,20 +262,20 @@ def show_stage(run: IdentifiedRunDep, name: str, page: str) -> FileResponse:
 
 @app.get("/runs/{dag_id}/{run_id}/findings")
 def show_findings(request: Request, run: IdentifiedRunDep) -> HTMLResponse:
-    """What the search before a release found, and where. Names of files may identify a patient."""
+    """Return the page with the findings of the search before a release. Names of files may identify patients."""
     if gate := gate_of(_folder(run)):
         return HTMLResponse(pages.findings_page(_base(request)[0], gate))
-    raise HTTPException(404, "Nothing was searched in this run (yet).")
+    raise HTTPException(404, "This run has not searched for identifiers (yet).")
 
 
 @app.get("/runs/{dag_id}/{run_id}/handover")
 def show_handover(run: IdentifiedRunDep) -> FileResponse:
-    """The report that goes with the data of a study, also where it was held back."""
+    """Return the report that goes with the data of a study, even if the release was held back."""
     return _page(handover_of(_folder(run)))
 
 
 def _page(path: Path | None) -> FileResponse:
-    """A page that a run has left.
+    """Return a page from a run's folder.
 
     Raises:
         HTTPException: 404, there is none.
@@ -273,7 +287,7 @@ def _page(path: Path | None) -> FileResponse:
 
 @app.get("/runs/{dag_id}/{run_id}/thumbnails/{number}.png")
 def show_thumbnail(run: IdentifiedRunDep, number: int) -> FileResponse:
-    """One image of a series, small. It identifies a patient."""
+    """Return a small image of a series. It may identify a patient."""
     folder = _folder(run)
     path = folder.folder / "thumbnails" / f"{number}.png"
     if number not in thumbnails_of(folder) or not path.exists():
@@ -281,12 +295,12 @@ def show_thumbnail(run: IdentifiedRunDep, number: int) -> FileResponse:
     return FileResponse(path, media_type="image/png")
 
 
-# What the pages load
+# Files of the pages
 
 
 @app.get("/static/{name}")
 def static(name: str) -> Response:
-    """Style and scripts."""
+    """Return the stylesheet or a script."""
     if name == "page.css":
         return Response(style(), media_type="text/css")
     if name in ("frame.js", "intake.js", "run.js"):

@@ -1,4 +1,4 @@
-"""The pages as HTML: taking a request in, a run and its results, refusals."""
+"""The HTML of the pages: the intake of query tables, a run and its results, refusals."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from pacsifier_ops.web.views import (
     AHEAD,
     ASKING,
     EXPIRED,
+    MARKED_BY_HAND,
     OPEN,
-    PASSED_BY,
     UNDER_WAY,
     OpenQuestion,
     RunView,
     StudyView,
 )
 
-#: States that give their part of a bar another colour than that of a failure.
+#: Kind (colour) of the parts of a bar, by state. Other states are failures.
 _KINDS = {
     **dict.fromkeys((ROW_FOUND, SERIES_COMPLETE, "present"), "good"),
     **dict.fromkeys((ROW_EMPTY, REPEATED), "empty"),
@@ -46,17 +46,17 @@ _KINDS = {
     **dict.fromkeys(("excluded", "in quarantine"), "listed"),
     WAITING: "apart",
 }
-_BOOKS = "The books do not balance. Run it again; if it stays so, have it looked into."
-#: What a verdict means: of what asks for rows and series, of a study, and of what works on a folder.
+_UNBALANCED = "The account does not balance. Run it again; if the verdict stays, have it looked into."
+#: Meaning of a verdict: for jobs with series, for studies, and for other jobs on a folder.
 _VERDICTS = {
     COMPLETE: "All that was asked for is there, and accounted for.",
     INCOMPLETE: "Something that was asked for is missing or could not be asked; the report says what and why.",
-    UNBALANCED: _BOOKS,
+    UNBALANCED: _UNBALANCED,
 }
 _STUDY_VERDICTS = {
     COMPLETE: "All that was asked for is delivered, excluded by a rule, or in quarantine for a reason.",
     INCOMPLETE: "Not all that was asked for is delivered; the report says what is missing, and why.",
-    UNBALANCED: _BOOKS,
+    UNBALANCED: _UNBALANCED,
 }
 _TOOL_VERDICTS = {
     COMPLETE: "All that was asked for is done.",
@@ -68,16 +68,16 @@ _STAGE_STATES = {
     UNDER_WAY: "fresh",
     **dict.fromkeys((AHEAD, OFF), "empty"),
 }
-#: What to do about a question that nobody has answered.
+#: What to do about an unanswered question.
 _UNANSWERED = {
     EXPIRED: "Nobody answered in time, so nothing was done. Clear the task {task} in Airflow to be asked again.",
-    PASSED_BY: "The task {task} was marked as success by hand, and that approves nothing. Clear it to be asked again.",
+    MARKED_BY_HAND: "The task {task} was marked as success by hand. That is no approval. Clear it to be asked again.",
 }
 _RUN_STATES = {"queued": "listed", "running": "fresh", "success": "good"}
 
 
 def refusal(base: str, sentence: str) -> str:
-    """A page that says why there is nothing to see."""
+    """Return a page that says why the user gets no content."""
     return page("web/templates/refusal.html", base=base, sentence=sentence)
 
 
@@ -85,7 +85,7 @@ def refusal(base: str, sentence: str) -> str:
 
 
 def run_page(base: str, airflow: str, view: RunView) -> str:
-    """The page of a run.
+    """Return the page of a run.
 
     Args:
         base, airflow: addresses of the pages and of Airflow, without a slash at the end.
@@ -97,15 +97,15 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
         airflow=airflow,
         view=view,
         verdict=_verdict(view),
-        amounts=_amounts(view),
+        amounts=_transfer_facts(view),
         heading_of=_heading,
         run_kinds=_RUN_STATES,
         questions=_questions(view),
-        looks=[*_looks(base, view)],
+        release_links=[*_release_links(base, view)],
         permission=REPORTS,
-        holds=_holds(view),
-        progress=[*_counted(view.progress, view.summary or {})] if view.progress else [],
-        counted_of=_counted,
+        report_content=_report_content(view),
+        progress=[*_progress_bars(view.progress, view.summary or {})] if view.progress else [],
+        bars_of=_progress_bars,
         stage_kinds=_STAGE_STATES,
         off=OFF,
         without=[_heading(name) for name, stage in stages.items() if stage.state == OFF],
@@ -121,7 +121,7 @@ def _heading(dag_id: str) -> str:
 
 
 def _verdict(view: RunView) -> VerdictBox | None:
-    """How the run ended, if it has."""
+    """Return the verdict of an ended run; None before."""
     if not view.summary:
         return None
     meanings = _STUDY_VERDICTS if view.study else _VERDICTS if "series" in view.summary else _TOOL_VERDICTS
@@ -129,7 +129,7 @@ def _verdict(view: RunView) -> VerdictBox | None:
     return VerdictBox(word, word.capitalize(), (meanings[word],))
 
 
-def _amounts(view: RunView) -> Iterator[tuple[str, str]]:
+def _transfer_facts(view: RunView) -> Iterator[tuple[str, str]]:
     progress = view.progress
     if progress and progress.bytes and not progress.images.keys() & set(DEIDENTIFICATION.values()):
         yield "Transferred", f"{progress.bytes / 1e6:,.1f} MB"
@@ -137,13 +137,13 @@ def _amounts(view: RunView) -> Iterator[tuple[str, str]]:
 
 
 def _questions(view: RunView) -> list[tuple[OpenQuestion, str]]:
-    """The questions to people that are open, and those that nobody has answered, with what to do about these."""
+    """Return the open questions, and the unanswered ones with what to do about them."""
     shown = [one for one in view.questions if one.state == OPEN or one.state in _UNANSWERED]
     return [(one, _UNANSWERED.get(one.state, "").format(task=one.task_id)) for one in shown]
 
 
-def _looks(base: str, view: RunView) -> Iterator[tuple[str, str]]:
-    """What to look at before a data set is released, for those who may: words and address."""
+def _release_links(base: str, view: RunView) -> Iterator[tuple[str, str]]:
+    """Yield text and address of the links to look at before a release, if the user may read reports."""
     if view.study is None or not view.readable:
         return
     if view.study.gate:
@@ -158,7 +158,7 @@ def _looks(base: str, view: RunView) -> Iterator[tuple[str, str]]:
 
 
 class Release(NamedTuple):
-    """How far the release has come: a word, its kind, and names and values."""
+    """The state of the release: a word, the kind of its badge, and facts as names and values."""
 
     word: str
     kind: str
@@ -172,24 +172,28 @@ def _release(view: RunView, study: StudyView) -> Release:
         state = (ASKING, "doubt")
     else:
         state = (AHEAD, "empty") if view.going_on else ("not released", "bad")
-    told: list[tuple[str, object]] = []
+    facts: list[tuple[str, object]] = []
     if study.gate:
         counts = study.gate.get("counts", {})
-        told += [
+        facts += [
             ("Files searched for identifiers", study.gate.get("searched", 0)),
             ("Findings that block the release", counts.get("blocking", 0)),
             ("Findings to be waived", counts.get("waivable", 0)),
         ]
     if study.released:
-        told += [("Files released", study.released["files"]), ("New", study.released["new"])]
-        told += [("Size", size(study.released["bytes"]))]
+        facts += [("Files released", study.released["files"]), ("New", study.released["new"])]
+        facts += [("Size", size(study.released["bytes"]))]
     elif study.stock:
-        told += [("Files to be released", study.stock["files"]), ("Size", size(study.stock["bytes"]))]
-    return Release(*state, told)
+        facts += [("Files to be released", study.stock["files"]), ("Size", size(study.stock["bytes"]))]
+    return Release(*state, facts)
 
 
-def _counted(progress: Progress, summary: Mapping[str, Any]) -> Iterator[Bar | str]:
-    """How far something has come: bars, and remarks on them."""
+def _progress_bars(progress: Progress, summary: Mapping[str, Any]) -> Iterator[Bar | str]:
+    """Yield the bars of a progress, and remarks on them.
+
+    Args:
+        summary: of the ended job; empty before. Its counts are preferred.
+    """
     rows: Mapping[str, int] = summary.get("rows", progress.rows)
     series: Mapping[str, int] = summary.get("series", progress.series)
     if rows:
@@ -200,11 +204,11 @@ def _counted(progress: Progress, summary: Mapping[str, Any]) -> Iterator[Bar | s
         so_far = "" if progress.planned or summary else " so far"
         yield Bar.of("Series", f"{sum(series.values()):,}{so_far}", _parts(series))
     images = {name: count for name, count in progress.images.items() if name != "quarantined"}
-    left = 0 if summary else max(0, progress.expected - sum(images.values()))
-    if progress.planned and (whole := sum(images.values()) + left):
-        yield Bar.of("Images", f"{whole:,}", _parts({**images, WAITING: left}))
-    if apart := progress.images.get("quarantined"):
-        yield f"{plural(apart, 'image')} that nobody asked for came as well, and was put apart."
+    waiting = 0 if summary else max(0, progress.expected - sum(images.values()))
+    if progress.planned and (whole := sum(images.values()) + waiting):
+        yield Bar.of("Images", f"{whole:,}", _parts({**images, WAITING: waiting}))
+    if quarantined := progress.images.get("quarantined"):
+        yield f"In quarantine: {plural(quarantined, 'received image')} that nobody asked for."
     if progress.parts and not summary:
         yield Bar.of("Parts of the work", f"{sum(progress.parts.values()):,}", _parts(progress.parts))
 
@@ -213,17 +217,17 @@ def _parts(counts: Mapping[str, int]) -> Iterator[tuple[str, int, str]]:
     return ((name, count, _KINDS.get(name, "bad")) for name, count in counts.items())
 
 
-def _holds(view: RunView) -> str:
-    """What is in the report of a run."""
+def _report_content(view: RunView) -> str:
+    """Return what the report of a run contains."""
     if view.study:
         return "the whole chain, all rows and series; it names patients"
     if view.summary and "series" not in view.summary:
-        return "what was done, and what could not be"
+        return "what was done, and what could not be done"
     return "all rows and series; it names patients"
 
 
 def findings_page(base: str, gate: Mapping[str, Any]) -> str:
-    """The page of what the search before a release found.
+    """Return the page with the findings of the search before a release.
 
     Args:
         base: address of the pages, without a slash at the end.
@@ -236,15 +240,15 @@ def findings_page(base: str, gate: Mapping[str, Any]) -> str:
 
 
 def intake_page(base: str, airflow: str, dag_id: str, connections: Sequence[str] | None, largest: int) -> str:
-    """The page on which a query table is handed in, checked, and started.
+    """Return the page on which a user sends a query table, sees how it is understood, and starts a run.
 
     Args:
         base, airflow: addresses of the pages and of Airflow, without a slash at the end.
-        dag_id: what is started.
-        connections: ids of the connections of type dicom; None where the user may not know them.
-        largest: bytes of a table at most.
+        dag_id: the DAG that is started.
+        connections: ids of the connections of type dicom; None if the user may not see them.
+        largest: maximum size of a table, in bytes.
     """
-    # What there is first; pacs_default is there even if the page does not know of it.
+    # A connection may be defined in a place that the page does not see, so the default is always offered.
     first = "pacs_default"
     names = [first, *sorted(set(connections or ()) - {first})]
     return page(

@@ -1,6 +1,6 @@
-"""What a page tells of a run: read off its folder, while others write there, and off Airflow's database.
+"""The content of the page of a run, read from its folder and from Airflow's database while the run goes on.
 
-Counts, states and names of users; whatever else there is, is behind the links for those who may read reports.
+It has counts, states and names of users. All else is behind links, for users who may read reports.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from pacsifier_ops.study.run import (
 #: States of a stage that has not ended, while the run goes on.
 UNDER_WAY, AHEAD, ASKING = "under way", "waiting", "waiting for an answer"
 
-#: What became of a question to a person.
-OPEN, ANSWERED, EXPIRED, PASSED_BY = "open", "answered", "not answered in time", "marked as success by hand"
+#: States of a question.
+OPEN, ANSWERED, EXPIRED, MARKED_BY_HAND = "open", "answered", "not answered in time", "marked as success by hand"
 
 
 @dataclass(frozen=True)
 class OpenQuestion:
-    """A question to a person.
+    """A question to people, which a task of Airflow asks.
 
     Attributes:
         task_id: of the task that asks.
-        headline: what it is about.
-        told: what there is to know, a line each, in counts.
-        options: the answers there are.
-        state: OPEN, ANSWERED, EXPIRED or PASSED_BY.
-        asked: when, ISO 8601.
-        until: when it expires, ISO 8601 or empty.
+        headline: subject of the question.
+        facts: facts for the answer, one line each, in counts.
+        options: the possible answers.
+        state: OPEN, ANSWERED, EXPIRED or MARKED_BY_HAND.
+        asked: time of the question, ISO 8601.
+        until: time at which it expires, ISO 8601 or empty.
     """
 
     task_id: str
     headline: str
-    told: Sequence[str]
+    facts: Sequence[str]
     options: Sequence[str]
     state: str
     asked: str
@@ -70,20 +70,37 @@ class OpenQuestion:
 
     @property
     def stage(self) -> str:
-        """The stage of a study that asks; empty for the study itself, and in any other run."""
+        """Return the stage of a study that asks; empty for the study itself, and for other runs."""
         return self.task_id.rpartition(".")[0]
+
+    def as_json(self, answer: str) -> dict[str, Any]:
+        """Return the question as plain data.
+
+        Args:
+            answer: address at which it is answered.
+        """
+        return {
+            "task_id": self.task_id,
+            "headline": self.headline,
+            "told": self.facts,
+            "options": self.options,
+            "state": self.state,
+            "asked": self.asked,
+            "until": self.until,
+            "answer": answer if self.state == OPEN else None,
+        }
 
 
 @dataclass(frozen=True)
 class StageView:
-    """A stage of a study, or a job in a task group of somebody's own DAG.
+    """A stage of a study, or a job in a task group of a DAG of the user.
 
     Attributes:
         state: its verdict, or why it has none.
         progress: None before it has begun.
-        summary: how it ended; None before.
-        report: whether there is one.
-        sheets: how many pages of contact sheets there are.
+        summary: see `job.Account.summary`; None before its end.
+        report: whether it has a report.
+        sheets: number of pages of contact sheets.
     """
 
     state: str
@@ -95,12 +112,12 @@ class StageView:
 
 @dataclass(frozen=True)
 class StudyView:
-    """What a study has besides.
+    """The additional content of the page of a study.
 
     Attributes:
-        gate: what the search for identifiers found, in counts; empty before.
-        stock: what was looked at before the release, in counts; empty before.
-        released: what was released, by whose word; empty before.
+        gate: findings of the search for identifiers, in counts; empty before it.
+        stock: the data set before its release, in counts; empty before the search.
+        released: the released data set and who approved it; empty before the release.
         handover: whether there is a report that goes with the data.
     """
 
@@ -112,22 +129,23 @@ class StudyView:
 
 @dataclass(frozen=True)
 class RunView:
-    """What a page tells of a run.
+    """The content of the page of a run.
 
     Attributes:
-        state: of the DAG run; `going_on` while that is not its last.
+        dag_id, run_id: of the DAG run.
+        state: of the DAG run.
         started, ended: of the DAG run, ISO 8601 or empty.
-        progress: None where the run keeps no counts (yet).
-        summary: how it ended, see `RunAccount.summary`; None before.
-        report: whether there is one.
-        sheets: how many pages of contact sheets there are.
+        progress: None if the run has no counts, or none yet.
+        summary: see `job.Account.summary`; None before its end.
+        report: whether the run has a report.
+        sheets: number of pages of contact sheets.
         thumbnails: modality by number of the series.
-        readable: whether the user may see what identifies patients.
-        questions: that people were asked, in order.
-        decisions: that were made, in order.
+        readable: whether the user may see content that identifies patients.
+        questions: all questions, in order.
+        decisions: all decisions, in order.
         folder: name of the run's folder; empty: it has none.
-        stages: by their names, in order.
-        study: None where the run is none of a study.
+        stages: stages by name, in order.
+        study: None if the run is not one of a study.
     """
 
     dag_id: str
@@ -149,57 +167,54 @@ class RunView:
 
     @property
     def going_on(self) -> bool:
-        """Whether the run has yet to end."""
+        """Whether the run has not ended."""
         return self.state in ("queued", "running")
 
     @property
     def path(self) -> str:
-        """Its address, below that of the pages."""
+        """Return the address of the run, relative to that of the pages."""
         return f"runs/{quote(self.dag_id, safe='')}/{quote(self.run_id, safe='')}"
 
     @property
     def in_airflow(self) -> str:
-        """Its address, below that of Airflow."""
+        """Return the address of the run in Airflow, relative to that of Airflow."""
         return f"dags/{quote(self.dag_id, safe='')}/runs/{quote(self.run_id, safe='')}"
 
     def stage_path(self, stage: str) -> str:
-        """Address of the reports of a stage, below that of the pages; the same as in the report of a study."""
+        """Return the address of a stage's reports, relative to that of the pages. The study's report uses the same."""
         return f"{self.path}/stages/{self.folder}-{stage}"
 
     def answer_path(self, question: OpenQuestion) -> str:
-        """Where a question is answered, below the address of Airflow."""
+        """Return the address at which a question is answered, relative to that of Airflow."""
         return f"{self.in_airflow}/tasks/{quote(question.task_id, safe='')}/required_actions?map_index=-1"
 
     def as_json(self, base: str, airflow: str) -> dict[str, Any]:
-        """The same as plain data, in counts only.
+        """Return the content as plain data, in counts only.
 
         Args:
             base, airflow: addresses of the pages and of Airflow, without a slash at the end.
         """
         there = f"{base}/{self.path}"
-        told = {
+        content = {
             "dag_id": self.dag_id,
             "run_id": self.run_id,
             "state": self.state,
             "progress": self.progress and self.progress.as_json(),
             "summary": self.summary,
-            "questions": [
-                {**asdict(one), "answer": f"{airflow}/{self.answer_path(one)}" if one.state == OPEN else None}
-                for one in self.questions
-            ],
+            "questions": [one.as_json(f"{airflow}/{self.answer_path(one)}") for one in self.questions],
             "decisions": [asdict(decision) for decision in self.decisions],
             "report": f"{there}/report" if self.report and self.readable else None,
             "contact_sheets": self._pages(there, self.sheets),
             "thumbnails": [f"{there}/thumbnails/{n}.png" for n in self.thumbnails] if self.readable else [],
         }
         if self.stages:
-            told["stages"] = {name: self._stage_as_json(base, name, stage) for name, stage in self.stages.items()}
+            content["stages"] = {name: self._stage_as_json(base, name, stage) for name, stage in self.stages.items()}
         if self.study is None:
-            return told
+            return content
         study = self.study
         search = {**study.gate, "findings": f"{there}/findings" if self.readable else None}
         return {
-            **told,
+            **content,
             "search": search if study.gate else None,
             "stock": study.stock or None,
             "released": study.released or None,
@@ -221,10 +236,11 @@ class RunView:
 
 
 def view_of(run: DagRun, session: Session, readable: bool) -> RunView:
-    """What there is to tell of a run.
+    """Return the content of the page of a run.
 
     Args:
-        readable: whether the user may see what identifies patients.
+        session: of Airflow's database.
+        readable: whether the user may see content that identifies patients.
     """
     questions = list(_questions(run, session))
     view = RunView(
@@ -246,9 +262,9 @@ def view_of(run: DagRun, session: Session, readable: bool) -> RunView:
     view = replace(view, folder=folder.name)
     try:
         wanted = stages_of(folder)
-    except InputError:  # it is no study
+    except InputError:  # the run is not one of a study
         return _with_stages(view, folder, {stage: {} for stage in stages_in(folder)})
-    if view.going_on:  # its report is the last step: what is there is of an earlier attempt
+    if view.going_on:  # the last step writes the report, so this one is of an earlier attempt
         view = replace(view, summary=None, report=False)
     study = StudyView(
         {name: value for name, value in gate_of(folder).items() if name in ("searched", "patients", "counts")},
@@ -260,20 +276,23 @@ def view_of(run: DagRun, session: Session, readable: bool) -> RunView:
 
 
 def report_of(folder: Run) -> Path | None:
-    """The report of an ended run; an earlier one stays where it is until the next is written."""
+    """Return the path of the report of an ended run, or of the page of a probe; None: there is none.
+
+    A report of an earlier attempt stays in the folder, so the summary is looked for as well.
+    """
     if summary_of(folder) and folder.report.exists():
         return folder.report
     return page_of(folder) if page_of(folder).exists() else None
 
 
 def handover_of(folder: Run) -> Path | None:
-    """The report that goes with the data of an ended study."""
+    """Return the path of the report that goes with the data of an ended study; None: there is none."""
     path = handover_report(folder)
     return path if summary_of(folder) and path.exists() else None
 
 
 def gate_of(folder: Run) -> dict[str, Any]:
-    """What the search for identifiers found; empty before. Paths may identify."""
+    """Return the findings of the search for identifiers; empty before it. Paths in them may identify patients."""
     return outcome(folder, GATE)
 
 
@@ -281,7 +300,7 @@ def _with_stages(view: RunView, folder: Run, wanted: Mapping[str, Any]) -> RunVi
     """Return the view with its stages.
 
     Args:
-        wanted: what each is asked for, in order; None: it is switched off.
+        wanted: request of each stage, in order; None: the stage is switched off.
     """
     parts = {stage: Run(stage_folder(folder, stage)) for stage in wanted}
     stages = {stage: _stage(view, stage, part, wanted[stage] is not None) for stage, part in parts.items()}
@@ -294,7 +313,7 @@ def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
         return StageView(OFF)
     summary = summary_of(part) or None
     begun = summary is not None or started(part) is not None
-    if view.study and view.summary:  # the study looks at its stages with regard to each other
+    if view.study and view.summary:  # the study judges its stages together
         state = view.summary["stages"][stage]
     elif summary:
         state = str(summary["verdict"])
@@ -310,7 +329,7 @@ def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
 
 
 def _questions(run: DagRun, session: Session) -> Iterator[OpenQuestion]:
-    """What people were asked, as Airflow keeps it (see `operators.approval`)."""
+    """Yield the questions that Airflow keeps for a run (see `operators.approval`)."""
     asked = (
         select(HITLDetail, TaskInstance)
         .join(TaskInstance, HITLDetail.ti_id == TaskInstance.id)
@@ -323,7 +342,7 @@ def _questions(run: DagRun, session: Session) -> Iterator[OpenQuestion]:
         elif task.state in (TaskInstanceState.AWAITING_INPUT, TaskInstanceState.DEFERRED):
             state = OPEN
         elif task.state in State.finished:
-            state = PASSED_BY if task.state == TaskInstanceState.SUCCESS else EXPIRED
+            state = MARKED_BY_HAND if task.state == TaskInstanceState.SUCCESS else EXPIRED
         else:  # the task is about to ask
             continue
         yield OpenQuestion(

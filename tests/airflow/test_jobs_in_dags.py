@@ -1,4 +1,4 @@
-"""Jobs in somebody's own DAG: their arguments, what they leave to the run, and what other tasks get of them."""
+"""Jobs in a DAG of the user: their arguments, the params of the run, and their results for other tasks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_jobs_take_arguments_and_leave_the_rest_to_the_run(airflow: Airflow, fil
     assert run.returned["told"] == [{"folder": str(clean), "verdict": "complete", "series": 2}]
     assert len(list((airflow.data / "1" / "one").glob("sub-*/*/*/*.dcm"))) == 5
     assert not list((airflow.data / "1" / "one").glob("sub-*/**/*.csv"))
-    assert len(list((airflow.data / "shared").glob("sub-*/*/*/*.dcm"))) == 4  # the folder is the run's
+    assert len(list((airflow.data / "shared").glob("sub-*/*/*/*.dcm"))) == 4  # the folder is a param of the run
     assert list((airflow.data / "shared").glob("sub-*/**/*.csv"))  # a conf that is no param of the DAG changes nothing
     assert len(list(clean.rglob("*.dcm"))) == 5
     whole = Run.named(dag_run_name(DAG_ID, run.run_id))
@@ -109,12 +109,12 @@ with DAG("own", schedule=None):
         ("ValueError('broken')", {"fetch": "failed", "prepare": "upstream_failed", "report": "failed"}),
     ],
 )
-def test_what_an_earlier_attempt_has_left_is_no_result(
+def test_the_report_of_an_earlier_attempt_is_no_result(
     airflow: Airflow, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, states: dict[str, str]
 ) -> None:
     from pacsifier_ops.operators import base
 
-    monkeypatch.setattr(base, "dag_run_name", lambda *_: "own-cleared")  # both attempts are of one run
+    monkeypatch.setattr(base, "dag_run_name", lambda *_: "own-cleared")  # both attempts belong to one run
     airflow_home.build(airflow.data / "raw")
     file.write_text(SKIPPED.format(flag=tmp_path / "flag", error=error))
     first = airflow_home.run_dag(DAG_ID, file)
@@ -133,13 +133,13 @@ def test_an_argument_that_is_no_option_is_an_error_of_the_file(airflow: Airflow,
     assert "one: query_file is not known (did you mean queryfile?)" in error
 
 
-def test_an_option_that_is_needed_is_asked_for(airflow: Airflow, file: Path, capfd: Any) -> None:
+def test_a_missing_required_option_is_an_error(airflow: Airflow, file: Path, capfd: Any) -> None:
     file.write_text(CODE.replace('queryfile=found["first"], ', ""))
     assert airflow_home.run_dag(DAG_ID, file).states["one.prepare"] == ["failed"]
     assert "queryfile is empty; give a path below the data root" in "".join(capfd.readouterr())
 
 
-def test_the_way_to_the_scheduler_and_the_page(airflow: Airflow, file: Path) -> None:
+def test_a_dag_with_jobs_can_be_serialized_and_has_pages(airflow: Airflow, file: Path) -> None:
     import msgspec
     from airflow.dag_processing.dagbag import DagBag
     from airflow.serialization.serialized_objects import DagSerialization

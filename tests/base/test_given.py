@@ -35,7 +35,7 @@ from pacsifier_ops.cli import (
     pacsifier,
     receiver,
 )
-from pacsifier_ops.cli.options import bounded
+from pacsifier_ops.cli.options import number_type
 from pacsifier_ops.deid import devices, profile
 from pacsifier_ops.dicom import scan
 from pacsifier_ops.extract.requests import table_path, take_in
@@ -439,8 +439,8 @@ def test_tables_that_are_none(data: bytes) -> None:
 
 
 def test_numbers_of_commands_have_bounds() -> None:
-    parse = bounded(0, 10)
-    assert parse("10") == 10 and bounded(1, 5, int)("5") == 5
+    parse = number_type(0, 10)
+    assert parse("10") == 10 and number_type(1, 5, int)("5") == 5
     for text in ("nan", "inf", "-inf", "1e308", "-1", "x", ""):
         with pytest.raises(argparse.ArgumentTypeError):
             parse(text)

@@ -26,7 +26,7 @@ from pacsifier_ops.base.options import (
     source_folder,
     standing,
 )
-from pacsifier_ops.cli.options import add_flags, asked
+from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query.options import Refused, read_options
@@ -109,7 +109,7 @@ def test_a_study_may_write_to_its_own_folder() -> None:
 def parsed(*arguments: str) -> Bread:
     parser = argparse.ArgumentParser()
     add_flags(parser, parser.add_argument_group("more"), Bread)
-    return asked(Bread, parser.parse_args(arguments), baker="anna")
+    return request_from(Bread, parser.parse_args(arguments), baker="anna")
 
 
 def test_a_request_is_made_of_flags() -> None:

@@ -66,7 +66,7 @@ def test_info_alone_writes_dumps_and_fetches_nothing(
     assert "4 series found" in capsys.readouterr().out
 
 
-def test_all_flags_of_old_are_taken(
+def test_all_flags_of_pacsifier_are_accepted(
     config: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--save", "--info", "--resume", "--verbose")
@@ -78,7 +78,7 @@ def test_all_flags_of_old_are_taken(
     assert "7 were there, 0 received" in capsys.readouterr().out
 
 
-def test_an_accession_of_several_studies_is_fetched_whole_and_told(
+def test_an_accession_of_several_studies_is_fetched_whole_and_reported(
     tmp_path: Path, state_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     several = [
@@ -120,7 +120,7 @@ def test_exit_codes(config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Pat
     assert main(arguments(tmp_path / "missing.json", table, tmp_path / "out", "--save")) == 2
 
 
-def test_a_table_is_read_as_the_flags_say_and_its_owner_sees_the_cells(
+def test_flags_say_how_a_table_is_read_and_errors_show_the_cells(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "table.csv"
@@ -146,14 +146,14 @@ def test_a_table_is_read_as_the_flags_say_and_its_owner_sees_the_cells(
         (("--save", "--move"), "not allowed with argument"),
         (("--save", "--upload"), "not allowed with argument"),
         (("--move", "--upload"), "not allowed with argument"),
-        (("--upload", "--upload_directory", "x", "--info"), "--info goes with"),
-        (("--probe", "--info"), "--info goes with"),
-        (("--save", "--destination", "x"), "--destination goes with --move"),
-        (("--move", "--refetch"), "--refetch goes with --save"),
-        (("--probe", "--match", "exact"), "--match goes with --queryfile"),
+        (("--upload", "--upload_directory", "x", "--info"), "--info is only for"),
+        (("--probe", "--info"), "--info is only for"),
+        (("--save", "--destination", "x"), "--destination needs --move"),
+        (("--move", "--refetch"), "--refetch needs --save"),
+        (("--probe", "--match", "exact"), "--match needs --queryfile"),
     ],
 )
-def test_wrong_use_is_refused_with_a_sentence(
+def test_wrong_combinations_of_flags_are_refused_with_a_sentence(
     flags: tuple[str, ...],
     words: str,
     config: Path,
@@ -176,7 +176,7 @@ def test_without_a_query_table_nothing_is_found(flag: str, config: Path, capsys:
 
 
 def rewritten(config: Path, name: str, **changes: object) -> Path:
-    """Another config.json beside the first."""
+    """Write another config.json beside the first."""
     path = config.with_name(name)
     path.write_text(json.dumps(json.loads(config.read_text()) | changes))
     return path
@@ -282,7 +282,7 @@ def test_a_series_that_fails_does_not_end_the_others(
     assert "3 of 3 instances missing" in capsys.readouterr().err
 
 
-def test_interrupted_it_keeps_what_came_and_goes_on_next_time(
+def test_an_interrupted_extraction_keeps_its_images_and_goes_on_next_time(
     config: Path, table: Path, pacs: EmbeddedPacs, tmp_path: Path
 ) -> None:
     pacs.faults.delay = 0.5

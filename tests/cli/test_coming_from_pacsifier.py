@@ -1,4 +1,4 @@
-"""Scripts of PACSIFIER's users go on: the lines of its manual, word for word, but for the path of the programs."""
+"""Scripts of PACSIFIER's users still work: the lines of its manual, word for word, except the path of the programs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.embedded import series, serving
 from tests.support.places import REPO
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
-#: A Python that knows nothing of us.
+#: A Python without this package.
 PYTHON = f"{sys.base_prefix}/bin/python3"
 SCRIPTS = [REPO / name for name in PROJECT["tool"]["setuptools"]["script-files"]]
 
-#: As the manual has them: https://github.com/TranslationalML/pacsifier, README.md of version 1.0.
+#: Lines of the manual: https://github.com/TranslationalML/pacsifier, README.md of version 1.0.
 MANUAL = """
 python pacsifier.py --save --info --queryfile my_query.csv --config my_config.json --out_directory data
 python get_pseudonyms.py --config my_config_deid.json --queryfile my_query.csv --project_name "My Project" \
@@ -64,7 +64,7 @@ def config_of(pacs: EmbeddedPacs, **changed: object) -> str:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """Where they are installed: the scripts beside the commands."""
+    """Return the folder in which scripts and commands are installed."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for script in SCRIPTS:
@@ -75,7 +75,7 @@ def programs(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], folder: Path, **environment: str) -> str:
-    """What a command says, in a folder; it must end well."""
+    """Run a command in a folder, and return its output; it must succeed."""
     env = {**os.environ, "PYTHONPATH": str(REPO), **environment}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -85,7 +85,7 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
 def test_every_script_is_installed_and_calls_a_command(programs: Path, tmp_path: Path) -> None:
     assert sorted(SCRIPTS) == sorted((REPO / "scripts").glob("*.py"))
     for name in (script.name for script in SCRIPTS):
-        (tmp_path / name).symlink_to(programs / name)  # as a user's old folder may have it
+        (tmp_path / name).symlink_to(programs / name)  # as in an old folder of a user
         said = run([PYTHON, name, "--help"], tmp_path)
         assert said.startswith("usage: pacsifier")
         image = ["sh", str(REPO / "docker" / "entrypoint.sh"), name, "--help"]
@@ -124,12 +124,12 @@ def test_the_lines_of_the_manual(programs: Path, tmp_path: Path) -> None:
     assert len(other.stored) == 3
 
 
-#: Descriptions and numbers whose folders are not called the same by default.
+#: Descriptions and numbers for which PACSIFIER and the default here give different folder names.
 HOSTILE = ["t1 mprage (sag)", "Schädel", "A/B", "O'Neil [a] b", "a[b", "", "x" * 64, "-.-"]
 
 
 def listed(out: Path) -> dict[str, str]:
-    """The files of an output folder; of dumps, what they say, without blanks and letters beyond ASCII."""
+    """Return the files of an output folder, and the text of dumps, without blanks and non-ASCII letters."""
     found = {str(path.relative_to(out)): path for path in out.glob("sub-*/**/*") if path.is_file()}
     plain = str.maketrans("", "", " ")
     return {
@@ -161,7 +161,7 @@ def test_names_and_dumps_are_those_of_pacsifier(tmp_path: Path, capsys: pytest.C
         old, new = listed(tmp_path / "old"), listed(tmp_path / "new")
         assert new.keys() == old.keys() and len(old) == 28
         for name in old:
-            # Its dumps lose what is behind a bracket and all slashes.
+            # PACSIFIER's dumps lose text behind a bracket, and all slashes.
             assert new[name] == old[name] or re.search("/0000[1-8]-", name), name
             assert new[name].partition("\n")[0] == old[name].partition("\n")[0]
 

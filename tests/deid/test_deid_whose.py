@@ -73,7 +73,7 @@ def test_folder_or_study_tells_whose_it_is_and_the_report_says_so(
         arguments = ["-d", str(source), "-o", str(out), "--profile", "default", "--identity", identity]
         assert anonymize.main([*arguments, "--no_contact_sheets"]) == 0
         told = capsys.readouterr().out
-        assert f"2 patient(s) are told apart by their {identity} alone" in told
+        assert f"2 patient(s) are identified only by their {identity}" in told
         assert "without PatientID: 6 object(s)" in told
     assert len(people(out)) == 3
     report = next(Path(line.split()[-1]) for line in told.splitlines() if line.startswith("report:"))

@@ -1,4 +1,4 @@
-"""File-sets and their DICOMDIR, beside DCMTK, dciodvfy, pydicom and PACSIFIER; healed, and refused."""
+"""File-sets and their DICOMDIR, checked with DCMTK, dciodvfy, pydicom and PACSIFIER; second runs, kills, refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.handover import dicomdir as steps
 from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.handover.dicomdir import DicomdirRequest
-from pacsifier_ops.handover.records import KEYS, kind_of
+from pacsifier_ops.handover.records import KEYS, record_type
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import shared
@@ -105,7 +105,7 @@ def check_file_set(folder: Path, source: Path) -> None:
 
 
 def judged(directory: Path) -> str:
-    """What dciodvfy and dcmdump have against a DICOMDIR."""
+    """Return the errors that dciodvfy and dcmdump report for a DICOMDIR."""
     verifier = subprocess.run(["dciodvfy", directory], capture_output=True, text=True, errors="replace")
     dump = subprocess.run(["dcmdump", directory], capture_output=True, text=True, errors="replace")
     assert "BasicDirectory" in verifier.stderr + verifier.stdout and dump.returncode == 0
@@ -137,7 +137,7 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_dcmmkdir_lists_the_same_records_and_no_verifier_objects(corpus: Path, out: Path, tmp_path: Path) -> None:
+def test_dcmmkdir_lists_the_same_records_and_verifiers_find_no_errors(corpus: Path, out: Path, tmp_path: Path) -> None:
     account = create(corpus, out)
     assert account.verdict == COMPLETE and account.counts["objects"] == account.counts["copied"]
     assert account.counts["outside of the media profiles"] > 10
@@ -170,7 +170,7 @@ def test_dcmmkdir_lists_the_same_records_and_no_verifier_objects(corpus: Path, o
     }
 
 
-def test_it_holds_what_pacsifier_hands_over(tmp_path: Path) -> None:
+def test_the_file_set_holds_the_files_that_pacsifier_hands_over(tmp_path: Path) -> None:
     images = [
         *series("A-1", StudyDescription="Schädel"),
         *series("A-1", 2, modality="MR", n_images=3, StudyDescription="Schädel"),
@@ -201,7 +201,7 @@ def test_it_holds_what_pacsifier_hands_over(tmp_path: Path) -> None:
 
 
 def bare(sop_class: str, number: int, **more: Any) -> Dataset:
-    """An object with hardly more than its UIDs."""
+    """Return an object with UIDs and little else."""
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, f"1.2.3.{number}"
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", f"1.2.3.0.{number}"
@@ -225,7 +225,7 @@ def storage_classes() -> Iterator[str]:
             yield uid
 
 
-def test_every_kind_has_its_record_and_what_it_lacks_is_made_up_and_told(source: Path, out: Path) -> None:
+def test_every_sop_class_has_its_record_and_missing_keys_are_made_up_and_reported(source: Path, out: Path) -> None:
     classes = [*storage_classes(), "1.3.12.2.1107.5.9.1"]
     for number, uid in enumerate(classes, 1):
         put(bare(uid, number), source / f"{number}")
@@ -235,14 +235,14 @@ def test_every_kind_has_its_record_and_what_it_lacks_is_made_up_and_told(source:
     records = {records[-1].ReferencedSOPClassUIDInFile: records for records in listed(out / "DICOMDIR").values()}
     assert records.keys() == set(classes)
     for uid, above in records.items():
-        assert above[-1].DirectoryRecordType == kind_of(uid)
+        assert above[-1].DirectoryRecordType == record_type(uid)
         for record in above:
             for key in KEYS[record.DirectoryRecordType]:
                 assert key.tag in record or key.optional
                 assert record.get(key.keyword) or not key.made_up
     for uid, kind in _FOUR_LEVEL_SOP_CLASSES.items():
-        assert kind_of(uid) == kind
-    # dciodvfy is older than some kinds of records; what refers to other objects is not made up.
+        assert record_type(uid) == kind
+    # dciodvfy does not know newer record types. Keys that refer to other objects are not made up.
     known = ("Unrecognized enumerated value", "Referenced", "BlendingSequence", "HL7InstanceIdentifier")
     said = judged(out / "DICOMDIR").splitlines()
     assert [line for line in said if not any(word in line for word in known)] == []
@@ -250,15 +250,15 @@ def test_every_kind_has_its_record_and_what_it_lacks_is_made_up_and_told(source:
     assert "made up in its IMAGE record: InstanceNumber" in told
     assert any(remark.startswith("made up in its PATIENT record: PatientID") for remark in told)
     assert any("private one" in remark for remark in told)
-    for path in source.iterdir():  # of which pydicom's file-sets know nothing
-        if "ANNOTATION" in kind_of(dcmread(path).SOPClassUID):
+    for path in source.iterdir():  # pydicom's file-sets do not know this record type
+        if "ANNOTATION" in record_type(dcmread(path).SOPClassUID):
             path.unlink()
     shutil.rmtree(out)
     create(source, out)
     check_file_set(out, source)
 
 
-def test_values_that_are_none_of_their_kind_are_no_keys(source: Path, out: Path) -> None:
+def test_values_that_are_invalid_for_their_vr_are_not_copied_into_records(source: Path, out: Path) -> None:
     with deid_corpus._no_validation():
         odd = bare("1.2.840.10008.5.1.4.1.1.2", 1, PatientID="7", StudyDate="yesterday", StudyTime="10:15:00")
         odd.SeriesNumber, odd.StudyID = 3, "A\x01B"
@@ -273,7 +273,7 @@ def test_values_that_are_none_of_their_kind_are_no_keys(source: Path, out: Path)
     assert (one_series.SeriesNumber, image.InstanceNumber) == (3, 1)
 
 
-def test_documents_carry_what_tells_them_apart(source: Path, out: Path) -> None:
+def test_records_of_documents_have_the_keys_that_tell_them_apart(source: Path, out: Path) -> None:
     def modifier(kind: str) -> Dataset:
         item = deid_corpus.item(RelationshipType=kind, ValueType="TEXT", TextValue="Jörg")
         item.ConceptNameCodeSequence = deid_corpus.code("121049", "DCM", "Language")
@@ -322,7 +322,7 @@ def test_documents_carry_what_tells_them_apart(source: Path, out: Path) -> None:
     assert judged(out / "DICOMDIR") == ""
 
 
-def test_objects_of_nobody_stand_beside_the_patients(source: Path, out: Path) -> None:
+def test_objects_without_a_patient_have_records_at_the_level_of_patients(source: Path, out: Path) -> None:
     write(series(), source)
     for number, uid in enumerate(_SINGLE_LEVEL_SOP_CLASSES, 1):
         dataset = bare(uid, number, ContentLabel="HOT", Manufacturer="Phantom")
@@ -344,7 +344,7 @@ def test_objects_of_nobody_stand_beside_the_patients(source: Path, out: Path) ->
 # Names
 
 
-def test_the_same_files_get_the_same_names_wherever_they_lie(source: Path, tmp_path: Path) -> None:
+def test_the_same_files_get_the_same_names_in_any_folder(source: Path, tmp_path: Path) -> None:
     files = write([*series("A-1"), *series("A.1", 3), *series("A-1", 2, n_images=12)], source)
     create(source, tmp_path / "one")
     elsewhere = tmp_path / "elsewhere"
@@ -360,7 +360,7 @@ def test_the_same_files_get_the_same_names_wherever_they_lie(source: Path, tmp_p
     assert last.InstanceNumber == 12
 
 
-def test_mixed_ids_are_placed_by_the_object_and_told(source: Path, out: Path) -> None:
+def test_mixed_ids_are_placed_by_the_attributes_of_the_object_and_reported(source: Path, out: Path) -> None:
     mixed = series("A-1", n_images=4)
     mixed[1].PatientID, mixed[2].StudyInstanceUID = "B-2", "1.2.3.4"
     mixed[3].PatientName = "Other^Name"
@@ -379,7 +379,7 @@ def test_mixed_ids_are_placed_by_the_object_and_told(source: Path, out: Path) ->
     check_file_set(out, source)
 
 
-def test_what_is_no_object_is_passed_over_and_what_is_broken_is_a_problem(
+def test_files_that_are_no_objects_are_passed_over_and_damaged_ones_are_problems(
     source: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = write(series(), source)
@@ -399,7 +399,7 @@ def test_what_is_no_object_is_passed_over_and_what_is_broken_is_a_problem(
 # Volumes and zip files
 
 
-def test_volumes_are_file_sets_of_their_own_that_fit(source: Path, out: Path) -> None:
+def test_each_volume_is_a_file_set_of_at_most_the_given_size(source: Path, out: Path) -> None:
     for patient in ("A-1", "B-2", "C-3"):
         write([*series(patient, n_images=3, rows=256, columns=512), *series(patient, 2)], source)
     account = create(source, out, volume_size=2, zip=True)
@@ -444,7 +444,7 @@ def test_a_zip_file_is_the_same_every_time(source: Path, out: Path) -> None:
 # Again, refused, killed
 
 
-def test_run_again_it_heals_and_names_stay(source: Path, out: Path) -> None:
+def test_a_second_run_heals_the_file_set_and_names_stay(source: Path, out: Path) -> None:
     files = write([*series("A-1"), *series("B-2")], source)
     create(source, out)
     before, times = contents(out), {path: path.stat().st_mtime_ns for path in out.rglob("IM*")}
@@ -458,7 +458,7 @@ def test_run_again_it_heals_and_names_stay(source: Path, out: Path) -> None:
     assert contents(out) == before
     assert all(path.stat().st_mtime_ns == times[path] for path in times if path not in (torn, lost))
 
-    write(series("C-3"), source)  # what comes behind the others changes no name
+    write(series("C-3"), source)  # a patient behind the others changes no name
     create(source, out)
     assert before.items() - {("DICOMDIR", before["DICOMDIR"])} <= contents(out).items()
     check_file_set(out, source)
@@ -467,7 +467,7 @@ def test_run_again_it_heals_and_names_stay(source: Path, out: Path) -> None:
         create(source, out)
 
 
-def test_what_must_not_be_handed_over_or_overwritten_is_refused(source: Path, out: Path, tmp_path: Path) -> None:
+def test_unfit_sources_and_targets_are_refused(source: Path, out: Path, tmp_path: Path) -> None:
     write(series(), source)
 
     def refused(match: str, source: Path = source, target: Path = out) -> None:
@@ -492,7 +492,7 @@ def test_what_must_not_be_handed_over_or_overwritten_is_refused(source: Path, ou
         write_marker(tmp_path / "mixed" / name, {"state": state})
         write(series(name), tmp_path / "mixed" / name)
     refused("both identified and de-identified", source=tmp_path / "mixed")
-    refused("lies in another data set", target=tmp_path / "mixed" / "b" / "disc")
+    refused("part of another data set", target=tmp_path / "mixed" / "b" / "disc")
     assert not out.exists()
 
     for name in ("notes.txt", "P0000001/ST000001/SE000001/IM000009"):
@@ -511,7 +511,7 @@ def test_what_must_not_be_handed_over_or_overwritten_is_refused(source: Path, ou
     refused("something else")
 
 
-def test_a_directory_is_written_only_for_files_that_are_all_there(source: Path, out: Path) -> None:
+def test_a_dicomdir_is_written_only_for_files_that_all_exist(source: Path, out: Path) -> None:
     paths = write(series(n_images=3), source)
     run = Run.fresh()
     units = steps.prepare(run, DicomdirRequest(source, out))
@@ -527,7 +527,7 @@ def test_a_directory_is_written_only_for_files_that_are_all_there(source: Path, 
     victim = next(out.rglob("IM*"))
     victim.write_bytes(victim.read_bytes())
     os.utime(victim, (1, 1))
-    with pytest.raises(TreeError, match="changed while"):
+    with pytest.raises(TreeError, match="changed during"):
         steps.assemble(run)
 
 
@@ -570,9 +570,7 @@ def test_killed_at_any_moment_and_run_again_no_file_is_lost_or_half_written(sour
     assert not list(out.parent.glob(".*.part"))
 
 
-def test_nothing_that_names_a_patient_is_said_of_a_run_but_in_its_report(
-    source: Path, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_the_report_of_a_run_names_patients(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(series("Wurzelbacher-1"), source)
     assert command("-d", source, "-o", out) == 0
     said = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Karnak tags: only the block changes, every patient is known beforehand; beside PACSIFIER's, and killed."""
+"""Karnak tags: only the private block changes, and all patients are known first; against PACSIFIER, and killed."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_real_objects_are_as_good_as_before_for_other_programs(tmp_path: Path) -
 
 
 def said(program: str, path: Path) -> str:
-    """What another program says of a file; nothing where it is not installed."""
+    """Return the output of another program for a file; empty if the program is not installed."""
     if shutil.which(program) is None:
         return ""
     done = subprocess.run([program, str(path)], capture_output=True)
@@ -199,7 +199,7 @@ def private(*elements: tuple[int, str, Any]) -> list[DataElement]:
 
 
 OTHER, OURS = (0x0010, "LO", "SOMEBODY"), (0x0020, "LO", f"{CREATOR} ")
-#: What group 000B holds, the block that ours is then, and which elements are still there.
+#: Content of group 000B before, the block that gets the tags, and the elements that stay.
 BLOCKS: dict[str, tuple[list[DataElement], int, set[int]]] = {
     "nothing": ([], 0x10, set()),
     "another creator": (private(OTHER, (0x1001, "LO", "theirs")), 0x11, {0x10, 0x1001}),
@@ -269,7 +269,7 @@ def test_a_group_length_stays_right(syntax: str, tmp_path: Path) -> None:
     assert dcmread(path)[GROUP, 0x1001].value in ("theirs", b"theirs") and tags_of(path) == ("P1", ALBUM, "1")
 
 
-def test_where_no_block_is_left_the_file_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_file_without_a_free_block_is_not_changed(tmp_path: Path) -> None:
     link({"A-1": Person("P1", 1)})
     full, free = series("A-1", n_images=2)
     for element in private(*((number, "LO", f"C{number}") for number in range(0x10, 0x100))):
@@ -285,7 +285,7 @@ def test_where_no_block_is_left_the_file_stays_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_extracted_trees_become_what_pacsifier_makes_of_them_and_stay_whole_where_it_cuts_files(
+def test_extracted_trees_get_the_tags_of_pacsifier_and_files_that_it_truncates_stay_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = tmp_path / "tree"
@@ -310,14 +310,14 @@ def test_extracted_trees_become_what_pacsifier_makes_of_them_and_stay_whole_wher
     assert main(["-d", str(tree), "-n", str(ids), "-s", str(number), "-a", ALBUM]) == 0
     assert "complete: 2 patients, 7 series, 9 tagged, 0 unchanged\n" in capsys.readouterr().out
     ours, wanted = contents(tree), contents(theirs)
-    # They leave out what lies in no ses- folder.
+    # PACSIFIER leaves out files that are in no ses- folder.
     (only_ours,) = {path for path in ours if ours[path] != wanted[path]}
     assert wanted[only_ours] == before[only_ours] and tags_of(tree / only_ours) == ("P-0002", ALBUM, "17")
-    assert sum(ours[path] != content for path, content in before.items()) == 9  # dumps and logs are as they were
+    assert sum(ours[path] != content for path, content in before.items()) == 9  # dumps and logs did not change
 
     assert theirs_of(cut, number) != 0
     assert any(len(content) < len(before[path]) for path, content in contents(cut).items())
-    # What they cut is told, and the rest is tagged.
+    # The files that PACSIFIER truncated are reported, and the rest is tagged.
     assert main(["-d", str(cut), "-n", str(ids), "-s", str(number), "-a", ALBUM]) == 3
     assert "8 tagged" in capsys.readouterr().out
 
@@ -325,7 +325,7 @@ def test_extracted_trees_become_what_pacsifier_makes_of_them_and_stay_whole_wher
 # Who becomes whom
 
 
-def test_whoever_is_missing_is_told_before_anything_is_touched(
+def test_patients_without_a_pseudonym_are_reported_before_any_file_changes(
     folder: Path, ids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(series("Wurzelbacher"), folder / "elsewhere")
@@ -340,7 +340,7 @@ def test_whoever_is_missing_is_told_before_anything_is_touched(
     assert not (folder / CONTROL).exists()
 
 
-def test_without_files_the_linkage_of_the_project_says_it(folder: Path) -> None:
+def test_without_files_the_linkage_of_the_project_gives_the_pseudonyms(folder: Path) -> None:
     with pytest.raises(InputError, match="2 of 2 patients have no pseudonym"):
         tagging(folder)
     link(PEOPLE)
@@ -348,15 +348,15 @@ def test_without_files_the_linkage_of_the_project_says_it(folder: Path) -> None:
     assert {tags_of(path) for path in folder.rglob("*.dcm")} == {("P0001", ALBUM, "-3"), ("P0002", ALBUM, "17")}
 
 
-def test_without_day_shifts_dates_stay_and_that_is_told(folder: Path, ids: Path, shifts: Path) -> None:
+def test_without_day_shifts_dates_stay_and_the_report_says_so(folder: Path, ids: Path, shifts: Path) -> None:
     run, _ = run_of(folder, new_ids=ids)
     assert {tags_of(path)[2] for path in folder.rglob("*.dcm")} == {"0"}
     assert "No day shifts were given" in run.report.read_text()
-    with pytest.raises(InputError, match="day_shift goes with new_ids"):
+    with pytest.raises(InputError, match="day_shift needs new_ids"):
         tagging(folder, day_shift=shifts)
 
 
-def test_people_that_would_be_mixed_up_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_patients_that_would_be_mixed_up_are_refused(folder: Path, tmp_path: Path) -> None:
     before = state_of(folder)
     for names, what in (
         ({"A-1": "P1", "B2": "p1"}, "several patients would have one pseudonym: patient 1, 2"),
@@ -383,7 +383,7 @@ def test_values_that_no_tag_can_hold_are_refused(folder: Path, ids: Path, tmp_pa
 # Again, elsewhere
 
 
-def test_twice_is_once_and_other_values_take_the_place_of_old_ones(folder: Path, ids: Path, shifts: Path) -> None:
+def test_a_second_run_changes_nothing_and_other_values_replace_old_ones(folder: Path, ids: Path, shifts: Path) -> None:
     tagging(folder, new_ids=ids, day_shift=shifts)
     once = state_of(folder)
     assert tagging(folder, new_ids=ids, day_shift=shifts).counts["unchanged"] == 20
@@ -394,7 +394,7 @@ def test_twice_is_once_and_other_values_take_the_place_of_old_ones(folder: Path,
     assert contents(folder) == {path: content for path, (content, *_) in once.items()}
 
 
-def test_into_a_folder_apart_the_originals_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
+def test_with_an_output_folder_the_originals_are_not_changed(folder: Path, tmp_path: Path) -> None:
     link(PEOPLE)
     (folder / "sub-B2" / "note.txt").write_text("none of ours")
     out, before = tmp_path / "new" / "out", state_of(folder)
@@ -405,7 +405,7 @@ def test_into_a_folder_apart_the_originals_stay_as_they_are(folder: Path, tmp_pa
     in_place = contents(out)
     made = state_of(out)
     assert tagging(folder, out).counts["unchanged"] == 20 and state_of(out) == made
-    # Made anew are those of an earlier run, not what somebody else has put there.
+    # Files of an earlier run are replaced; files of others are not.
     first, second, *_ = sorted(path for path in out.rglob("*.dcm"))
     first.write_bytes(b"notes")
     second.write_bytes(second.read_bytes()[:-10])
@@ -418,7 +418,7 @@ def test_into_a_folder_apart_the_originals_stay_as_they_are(folder: Path, tmp_pa
     assert {path: content for path, content in contents(folder).items() if path.suffix == ".dcm"} == in_place
 
 
-def test_folders_that_are_not_to_be_written_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_unfit_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     link(PEOPLE)
     before = state_of(folder)
 
@@ -427,23 +427,23 @@ def test_folders_that_are_not_to_be_written_are_refused(folder: Path, tmp_path: 
             tagging(in_folder, out)
         assert state_of(folder) == before
 
-    refused(folder, folder / "out", InputError, "one within the other")
-    refused(folder / "sub-B2", folder, InputError, "one within the other")
+    refused(folder, folder / "out", InputError, "overlap")
+    refused(folder / "sub-B2", folder, InputError, "overlap")
     refused(tmp_path / "nowhere", None, InputError, "not a folder")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", None, InputError, "no DICOM file")
     write_marker(Tree.open(tmp_path / "deid").root, {"state": DEIDENTIFIED})
     refused(folder, tmp_path / "deid", TreeError, "de-identified")
     Tree.open(tmp_path / "other")
-    refused(folder, tmp_path / "other" / "out", TreeError, "within a data set")
+    refused(folder, tmp_path / "other" / "out", TreeError, "part of another data set")
     busy = Tree.open(folder)
     with busy.workplace(shared()):
-        refused(folder, None, TreeError, "somebody is at work")
+        refused(folder, None, TreeError, "another run is at work")
     write_marker(folder, {"state": CONVERTING})
     refused(folder / "sub-B2", None, TreeError, "half de-identified")
 
 
-def test_de_identified_data_are_refused_and_their_books_hold(folder: Path, tmp_path: Path) -> None:
+def test_de_identified_data_is_refused_and_its_manifest_stays_valid(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "deid"
     command = ["-d", str(folder), "-o", str(out), "--no_contact_sheets", "--project", "study"]
     assert anonymize(command) == 0
@@ -455,7 +455,7 @@ def test_de_identified_data_are_refused_and_their_books_hold(folder: Path, tmp_p
     assert state_of(out) == before
     tagging(folder)  # the linkage that the de-identification has left
     assert {tags_of(path)[0] for path in folder.rglob("*.dcm")} == {dcmread(p).PatientID for p in out.rglob("*.dcm")}
-    # A later de-identification finds no tag in its way.
+    # The tags do not prevent a later de-identification.
     assert anonymize(["-d", str(folder), "-o", str(tmp_path / "again"), *command[4:]]) == 0
     assert not any(GROUP in {e.tag.group for e in dcmread(p)} for p in (tmp_path / "again").rglob("*.dcm"))
 
@@ -463,7 +463,7 @@ def test_de_identified_data_are_refused_and_their_books_hold(folder: Path, tmp_p
 # Files of every kind
 
 
-def test_a_bad_file_is_told_and_no_others_harm(folder: Path, tmp_path: Path) -> None:
+def test_a_bad_file_is_reported_and_the_others_are_tagged(folder: Path, tmp_path: Path) -> None:
     link(PEOPLE)
     here = folder / "sub-B2" / "ses-20180102" / "00001-CT"
     good = sorted(here.iterdir())[0]
@@ -485,7 +485,7 @@ def test_a_bad_file_is_told_and_no_others_harm(folder: Path, tmp_path: Path) -> 
     assert {path.rpartition("/")[2]: reason for path, reason in account.problems} == {
         "cut.dcm": "the file is truncated",
         "nobody.dcm": "it has no PatientID, so nobody can say whose it is",
-        "disorder.dcm": "its elements are not in order, or one is there twice",
+        "disorder.dcm": "its elements are not in order of tags, or a tag occurs twice",
     }
     assert account.passed_over == {"not DICOM": 1, "link to a file of the folder": 1, "link that leads outside": 1}
     assert account.counts["tagged"] == 23
@@ -495,7 +495,7 @@ def test_a_bad_file_is_told_and_no_others_harm(folder: Path, tmp_path: Path) -> 
     assert all((here / name).read_bytes() == content for name, content in bad.items())
 
 
-def test_a_file_that_changes_meanwhile_is_left_alone(folder: Path) -> None:
+def test_a_file_that_changes_during_the_run_is_left_alone(folder: Path) -> None:
     link(PEOPLE)
     run = Run.fresh()
     units = karnak.prepare(run, karnak.KarnakRequest(folder, folder, ALBUM, project="study"))
@@ -512,7 +512,7 @@ def test_a_file_that_changes_meanwhile_is_left_alone(folder: Path) -> None:
     assert reasons.count("not attempted: the run ended before") == 2 and account.counts["tagged"] == 17
 
 
-def test_a_run_that_is_stopped_tells_what_it_has_done(folder: Path) -> None:
+def test_a_stopped_run_reports_what_it_has_done(folder: Path) -> None:
     link(PEOPLE)
     run, asked = Run.fresh(), iter(range(100))
     (unit,) = karnak.prepare(run, karnak.KarnakRequest(folder, folder, ALBUM, project="study"), most=1)
@@ -541,7 +541,7 @@ def test_an_extraction_fetches_nothing_again_and_leaves_the_tags(tmp_path: Path)
         tagged = state_of(tree)
         account = extract(node, rows, tree)
         assert (account.totals()["present"], account.totals()["received"]) == (4, 1)
-        # What was not as it had been fetched before is not so with tags either.
+        # A file that did not match its ledger entry before does not match it with tags either.
         after = state_of(tree)
         name = changed.relative_to(tree)
         assert after[name][0] != tagged[name][0] and dcmread(changed).PatientName == "Phantom^Patient"
@@ -571,7 +571,7 @@ def test_killed_at_any_moment_every_file_is_whole(tmp_path: Path, apart: bool) -
         command = ["-d", str(folder), "-a", ALBUM, "--project", "study", *(["-o", str(out)] if apart else [])]
 
         def tagged() -> int:
-            """How many are; all of them whole."""
+            """Return the number of tagged files; all files are whole."""
             count = 0
             for path in target.rglob("*.dcm"):
                 if CONTROL not in path.parts:
@@ -590,13 +590,13 @@ def test_killed_at_any_moment_every_file_is_whole(tmp_path: Path, apart: bool) -
         assert main(command) == 0
         assert tagged() == len(pixels) == 360
         assert not list(target.glob(f"{CONTROL}/incoming/*"))
-        # Nothing is fetched again: where the kill came between ledger and name, the file became what was entered.
+        # Nothing is fetched again. If the kill came between ledger and rename, the file now matches its entry.
         found = extract(node_of(pacs), rows, folder).totals()
         assert (found["present"], found["received"], found["missing"]) == (360, 0, 0)
         assert tagged() == 360
 
 
-def test_who_is_unknown_may_be_left_out(folder: Path, tmp_path: Path) -> None:
+def test_objects_of_unknown_patients_may_be_left_out(folder: Path, tmp_path: Path) -> None:
     link({"A-1": PEOPLE["A-1"]})
     with pytest.raises(InputError, match="1 of 2 patients have no pseudonym"):
         tagging(folder)

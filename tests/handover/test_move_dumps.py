@@ -1,4 +1,4 @@
-"""What identifies patients beside the images moves out: whole, never over another file; killed; beside PACSIFIER."""
+"""Info dumps move out of the images: whole, never over another file; killed, and against PACSIFIER."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DATED, UNDATED = "sub-A_1/ses-20180102081500/00001-Phantom_CT.csv", "sub-C/00001
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree made by our extract: three patients, a study without a date, a pseudonym."""
+    """Return a tree of an extraction: three patients, a study without a date, a pseudonym."""
     folder = tmp_path_factory.mktemp("extracted")
     when = {"study_date": "20180102", "study_time": "081500"}
     images = [
@@ -50,7 +50,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tree(extracted: Path, tmp_path: Path) -> Path:
-    """A copy of it, with what PACSIFIER's anonymization leaves."""
+    """Return a copy of it, with the files that PACSIFIER's anonymization writes."""
     folder = tmp_path / "tree"
     shutil.copytree(extracted, folder)
     (folder / "mapper.json").write_text('{"P1": "A-1"}')
@@ -89,7 +89,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def identifying(folder: Path) -> dict[str, bytes]:
-    """What is to be moved."""
+    """Return the files to be moved."""
     every, names = contents(folder), ("mapper.json", "date_offsets.csv")
     return {name: data for name, data in every.items() if name in names or ("sub-" in name and name.endswith(".csv"))}
 
@@ -106,7 +106,7 @@ def left_of(account: ToolAccount) -> dict[str, str]:
 # What is moved, and what is left
 
 
-def test_dumps_of_all_levels_move_and_what_is_left_is_told(tree: Path, info: Path) -> None:
+def test_dumps_of_all_levels_move_and_files_that_stay_are_reported(tree: Path, info: Path) -> None:
     wanted, before = identifying(tree), contents(tree)
     assert len(wanted) == 6 and {DATED, UNDATED} < wanted.keys()
     times = {name: (tree / name).stat().st_mtime_ns for name in wanted}
@@ -135,7 +135,7 @@ def test_dumps_of_all_levels_move_and_what_is_left_is_told(tree: Path, info: Pat
     assert contents(info) == wanted
 
 
-def test_every_file_that_is_left_is_looked_at(tree: Path, tmp_path: Path) -> None:
+def test_every_file_that_stays_is_inspected(tree: Path, tmp_path: Path) -> None:
     here = tree / "sub-B2" / "ses-20180102081500"
     image = next(here.glob("*/*.dcm"))
     (here / "00001-Phantom_CT" / "bare").write_bytes(image.read_bytes()[132:])
@@ -182,7 +182,7 @@ def test_the_files_that_pacsifier_moves_are_the_same(tree: Path, tmp_path: Path)
     program = old_pacsifier.installed() / "pacsifier-move-csv"
     subprocess.run([program, "-d", copy, "-o", theirs], check=True, capture_output=True, timeout=120)
     assert main(["-d", str(tree), "-o", str(ours)]) == 0
-    # It leaves the dumps of studies without a date, and the shifts of dates.
+    # PACSIFIER does not move dumps of studies without a date, and the file of date shifts.
     more = {UNDATED, "date_offsets.csv"}
     assert contents(theirs) == {name: data for name, data in contents(ours).items() if name not in more}
     assert contents(copy) == contents(tree) | {name: contents(ours)[name] for name in more}
@@ -191,7 +191,7 @@ def test_the_files_that_pacsifier_moves_are_the_same(tree: Path, tmp_path: Path)
 # Again
 
 
-def test_dumps_that_are_written_again_go_and_one_that_has_changed_is_told(tmp_path: Path, info: Path) -> None:
+def test_dumps_that_are_written_again_move_and_a_changed_one_is_reported(tmp_path: Path, info: Path) -> None:
     tree = tmp_path / "tree"
     when = {"study_date": "20180102", "study_time": "081500"}
     for name, changed in (("one", {}), ("two", {}), ("three", {"StudyDescription": "corrected"})):
@@ -212,7 +212,7 @@ def test_dumps_that_are_written_again_go_and_one_that_has_changed_is_told(tmp_pa
     assert len(listed(info)) == 1
 
 
-def test_whatever_has_the_place_of_a_file_stays_and_keeps_no_other_from_moving(tree: Path, info: Path) -> None:
+def test_an_existing_file_is_not_replaced_and_the_others_move(tree: Path, info: Path) -> None:
     wanted = identifying(tree)
     one, two, three, *rest = sorted(name for name in wanted if name.startswith("sub-"))
     (info / one).parent.mkdir(parents=True)
@@ -226,7 +226,7 @@ def test_whatever_has_the_place_of_a_file_stays_and_keeps_no_other_from_moving(t
     assert all((info / name).read_bytes() == wanted[name] for name in (*rest, "mapper.json"))
 
 
-# Links, mounts, folders that will not do
+# Links, mounts, unfit folders
 
 
 def test_links_are_not_followed(tree: Path, tmp_path: Path) -> None:
@@ -247,14 +247,14 @@ def test_links_are_not_followed(tree: Path, tmp_path: Path) -> None:
     assert (info / UNDATED).is_file()
 
 
-def test_a_file_that_both_folders_show_is_not_lost(tree: Path, tmp_path: Path) -> None:
+def test_a_file_that_both_folders_contain_is_not_removed(tree: Path, tmp_path: Path) -> None:
     before, place = contents(tree), tmp_path / "info" / "sub-B2"
     place.mkdir(parents=True)
     if subprocess.run(["mount", "--bind", tree / "sub-B2", place], capture_output=True).returncode:
         pytest.skip("only root may mount a folder for the test")
     try:
         account = moving(tree, tmp_path / "info")
-        with pytest.raises(InputError, match="lie one within the other"):
+        with pytest.raises(InputError, match="overlap"):
             moving(tree / "sub-B2", place / "ses-20180102081500")
     finally:
         unmount(place)
@@ -262,7 +262,7 @@ def test_a_file_that_both_folders_show_is_not_lost(tree: Path, tmp_path: Path) -
     assert reason == dumps._ONE_FILE and contents(tree)[path] == before[path]
 
 
-def test_folders_that_will_not_do_are_refused_before_anything_moves(tree: Path, tmp_path: Path) -> None:
+def test_unfit_folders_are_refused_before_any_file_moves(tree: Path, tmp_path: Path) -> None:
     before = contents(tree)
 
     def refused(data: Path, info: Path, kind: type[PacsifierError], why: str) -> None:
@@ -272,20 +272,20 @@ def test_folders_that_will_not_do_are_refused_before_anything_moves(tree: Path, 
 
     (tmp_path / "alias").symlink_to(tree)
     for info in (tree, tree / "info", tree.parent, tmp_path / "alias" / "info"):
-        refused(tree, info, InputError, "lie one within the other")
+        refused(tree, info, InputError, "overlap")
     refused(tmp_path / "nowhere", tmp_path / "info", InputError, "data_folder is not a folder")
     refused(tree, tree / "mapper.json", InputError, "info_folder is not a folder")
     write_marker(Tree.open(tmp_path / "deid").root, {"state": DEIDENTIFIED})
     refused(tree, tmp_path / "deid" / "info", TreeError, "data that is de-identified")
     with Tree.open(tree).workplace(shared()):
-        refused(tree, tmp_path / "info", TreeError, "somebody is at work")
-        refused(tree / "sub-B2", tmp_path / "info", TreeError, "somebody is at work")
+        refused(tree, tmp_path / "info", TreeError, "another run is at work")
+        refused(tree / "sub-B2", tmp_path / "info", TreeError, "another run is at work")
     write_marker(tree, {"state": CONVERTING})
     refused(tree, tmp_path / "info", TreeError, "half de-identified")
     assert not (tmp_path / "info").exists()
 
 
-def test_a_full_disk_loses_nothing_and_later_the_rest_follows(tree: Path, tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing_and_a_later_run_moves_the_rest(tree: Path, tmp_path: Path) -> None:
     (tree / "sub-C" / "zz.csv").write_bytes(b"too large for what is left" * 4000)
     wanted = identifying(tree)
     with disk(tmp_path / "small", "size=64k") as small:

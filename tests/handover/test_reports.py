@@ -1,4 +1,4 @@
-"""Reports: the text of structured reports of any template, beside their objects; against PACSIFIER's, and killed."""
+"""Reports: texts of structured reports of any template, and documents; against PACSIFIER, and killed."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def name_of(dataset: Dataset, ending: str = ".txt") -> str:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """What the files of reports hold, by their names."""
+    """Return the contents of the files of reports, by name."""
     return {path.name: path.read_bytes() for path in folder.rglob("Clean_Report_*")}
 
 
@@ -232,11 +232,11 @@ def test_no_text_of_real_reports_is_lost(name: str) -> None:
         ("<div><b>cut off", "<b>cut off"),
     ],
 )
-def test_html_is_stripped_and_what_is_none_stays(marked: str, shown: str) -> None:
+def test_html_is_removed_and_other_text_stays(marked: str, shown: str) -> None:
     assert plain(marked) == shown
 
 
-#: Right text in many languages, with the signs that may follow a letter at the end of a word.
+#: Correct text in many languages, with the signs that may follow a letter at the end of a word.
 LANGUAGES = {
     "French": "L’échographie « d’une qualité\xa0» arrêtée… RÉSUMÉ\xa0: CAFÉ\xa0» l’été…\xa0» PRÉŒSOPHAGIEN, 5\xa0°C",
     "French, cited": "intitulé\xa0§\xa03, à\xa0«\xa0», montré\xa0®, d’É’s BEYONCÉ’S É–B É—A FIANCÉ™ CAFÉ®, CLÉ²",
@@ -285,7 +285,7 @@ def test_right_text_stays_and_doubly_encoded_text_is_repaired(language: str) -> 
 
 
 def test_text_of_real_translations_stays_and_is_repaired() -> None:
-    """Airflow's own, in a score of languages."""
+    """The texts are the translations of Airflow."""
     spec = importlib.util.find_spec("airflow")
     assert spec is not None and spec.submodule_search_locations
     (locales,) = Path(spec.submodule_search_locations[0]).glob("ui/**/i18n/locales")
@@ -297,9 +297,9 @@ def test_text_of_real_translations_stays_and_is_repaired() -> None:
         assert repaired(taken_for(right, windows=True)) == right
 
 
-#: Letters of Latin scripts, but those that are never behind a letter from Â to ß.
+#: Letters of Latin scripts, without those that never follow a letter from Â to ß.
 LETTERS = "".join(chr(number) for number in range(0xC0, 0x180) if chr(number) not in "ÿŸœ×")
-#: What may follow a word in text that is right.
+#: Signs that may follow a word in correct text.
 AFTER = ["", ".", "\xa0»", "»", "”", "’", "…", "…»", "\xa0:", "\xa0§\xa03", "™", "®", "²", "’s", "–"]
 WORDS = st.builds(
     lambda word, case: case(word),
@@ -309,7 +309,7 @@ WORDS = st.builds(
 
 
 @given(st.lists(st.tuples(WORDS, st.sampled_from(AFTER))))
-def test_words_of_any_letters_stay_whatever_ends_them(words: list[tuple[str, str]]) -> None:
+def test_words_of_any_letters_stay_with_any_sign_behind_them(words: list[tuple[str, str]]) -> None:
     right = " ".join(word + after for word, after in words)
     assert repaired(right) == right
 
@@ -329,13 +329,15 @@ def test_repairing_again_changes_nothing_and_ascii_stays(found: str) -> None:
         ("ISO_IR 144", "iso8859_5"),
         ("ISO_IR 192", "utf-8"),
         ("GB18030", "gb18030"),
-        ("", "utf-8"),  # says nothing, and is UTF-8
-        ("", "latin-1"),  # says nothing, and is what most take it for
+        ("", "utf-8"),  # no character set is given, and it is UTF-8
+        ("", "latin-1"),  # no character set is given, and it is the usual one
         ("ISO_IR 100", "utf-8"),
-        ("ISO_IR 192", "latin-1"),  # is not what it says
+        ("ISO_IR 192", "latin-1"),  # another one than is given
     ],
 )
-def test_character_sets_are_those_that_the_object_names(charset: str, codec: str, tmp_path: Path) -> None:
+def test_text_is_decoded_with_the_character_sets_that_the_object_names(
+    charset: str, codec: str, tmp_path: Path
+) -> None:
     said = {"iso8859_5": "Узлов и выпота нет.", "gb18030": "胸部未见明显异常"}.get(
         codec, "Opéré à côté, sûr, intitulé «\xa0été\xa0»"
     )
@@ -412,7 +414,7 @@ def test_reports_lie_beside_their_objects_and_dose_reports_are_left_alone(tmp_pa
     assert account.passed_over["left alone: dose report"] == account.passed_over["no report"] == 1
     assert account.passed_over[f"left alone: {reports.NO_TEXT}"] == 1
     assert {reason for _, reason in account.problems} == {
-        "it holds no document of the kind that it says",
+        "it holds no document of the kind that its SOP class names",
         "the document in it is cut off",
     }
     told = (tmp_path / "tree" / "logs" / reports.SUMMARY).read_text()
@@ -422,7 +424,7 @@ def test_reports_lie_beside_their_objects_and_dose_reports_are_left_alone(tmp_pa
     assert {"Kind": "SR", "Characters": "27", "Title": "18748-4 LN", "Language": "fr"}.items() <= lines[0].items()
 
 
-def test_run_again_nothing_is_written_and_what_differs_is_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_a_second_run_writes_nothing_and_overwrites_other_files_only_if_asked(tmp_path: Path) -> None:
     one, two = report(1, *carestream("One.")), report(2, *carestream("Two."))
     write([one, two], tmp_path)
     take_out(tmp_path)
@@ -453,7 +455,7 @@ def test_one_bad_object_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert [reason for _, reason in account.problems] == ["the file is truncated", damaged, damaged]
 
 
-def test_texts_may_go_into_a_folder_apart_but_not_among_data_of_another_state(tmp_path: Path) -> None:
+def test_texts_may_go_into_another_folder_but_not_among_data_of_another_state(tmp_path: Path) -> None:
     source, out = tmp_path / "tree", tmp_path / "texts"
     made = report(1, *carestream("One."))
     write([made], source / "sub-1" / "ses-1")
@@ -480,7 +482,9 @@ def _control(folder: Path) -> Path:
     return folder
 
 
-def test_as_pacsifier_1_0_0_where_that_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_equal_those_of_pacsifier_1_0_0_where_those_are_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     programs = old_pacsifier.installed()
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     right = [
@@ -509,7 +513,7 @@ def test_as_pacsifier_1_0_0_where_that_is_right(tmp_path: Path, capsys: pytest.C
     assert sorted(new[path] for path in new if new[path] != old[path]) == sorted(map(str.encode, wrong.values()))
 
 
-def test_texts_do_no_harm_to_what_is_done_with_the_tree_later(tmp_path: Path) -> None:
+def test_texts_do_not_disturb_later_steps_on_the_tree(tmp_path: Path) -> None:
     source, out = tmp_path / "tree", tmp_path / "deidentified"
     made = report(1, *carestream("Seen with Mrs Zwetschge. Normal heart."), PatientName="Zwetschge^Notburga")
     write([made, *series("R1", "Zwetschge^Notburga")], source / "sub-R1" / "ses-1" / "00001-Reports")
@@ -533,12 +537,12 @@ def test_texts_do_no_harm_to_what_is_done_with_the_tree_later(tmp_path: Path) ->
     assert written(source) == {} and not (source / "logs").exists()
 
 
-def test_killed_at_any_moment_it_leaves_no_half_of_a_text(tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_leaves_no_unfinished_text(tmp_path: Path) -> None:
     folder, said = tmp_path / "tree", "A line of a long report.\n" * 4000
     write([report(number, *carestream(f"{said}{number}")) for number in range(1, 61)], folder)
 
     def texts() -> int:
-        """How many there are; all of them whole."""
+        """Return the number of texts; all of them are whole."""
         found = [path.read_text() for path in folder.glob("Clean_Report_*")]
         assert all(text.startswith(said) and text[len(said) :].isdigit() for text in found)
         return len(found)

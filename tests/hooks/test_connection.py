@@ -1,4 +1,4 @@
-"""Connections of type dicom: their form, their test, and the command that makes one of a config.json."""
+"""Connections of type dicom: their form, their test, and the command that makes one from a config.json."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_form_left_as_it_is_means_the_defaults() -> None:
 
 
 def test_the_form_refuses_what_a_node_would_refuse() -> None:
-    node = with_overrides(node_at(104), archive_images=1)  # without, there is no share of them
+    node = with_overrides(node_at(104), archive_images=1)  # the share needs the number of images
     for name, described in FORM.items():
         low, high = (described["schema"].get(key) for key in ("minimum", "maximum"))
         if low is not None:
@@ -125,11 +125,11 @@ def test_a_real_pacs(kind: type[Peer], peer: Callable[[type[Peer]], Peer]) -> No
 @pytest.mark.peers
 def test_a_real_pacs_that_does_not_know_us(peer: Callable[[type[Peer]], Peer]) -> None:
     there = peer(Dcmqrscp)
-    # It gives the same reason for either title; the message names both. It hangs up at once, often before we look.
+    # It gives the same reason for both titles, so the message names both. It often closes before we read.
     for called, calling in [("WRONG", OUR_AET), (there.aet, "STRANGER")] * 10:
         with pytest.raises(AssociationRejected, match=f"called AE title {called}.*calling AE title {calling}"):
             check(node_at(there.port, called, calling_aet=calling))
-    # It echoes to anybody, whatever it is called, and hangs up on whom it does not know when asked.
+    # It answers a C-ECHO of any node under any title, and closes the connection at a query of an unknown node.
     there = peer(Orthanc)
     assert "offers C-FIND" in check(node_at(there.port, "WRONG"))
     with pytest.raises(AssociationAborted, match="calling AE title STRANGER is probably not declared on the PACS"):
@@ -197,7 +197,7 @@ def test_runs_may_hold_all_associations(pacs: EmbeddedPacs) -> None:
     check(node)
 
 
-def test_nobody_there() -> None:
+def test_a_port_without_a_listener() -> None:
     node = node_at(free_port())
     with pytest.raises(PacsUnreachable, match=f"cannot connect to 127.0.0.1 port {node.port}: nothing listens there"):
         check(node)
@@ -207,7 +207,7 @@ def test_nobody_there() -> None:
 
 @contextmanager
 def listener(answer: bytes) -> Iterator[int]:
-    """Something that is no DICOM node: answers the first bytes with these, and hangs up; with none, stays silent."""
+    """Listen as a program that is no DICOM node: it sends an answer and closes; without an answer, it waits."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         held = []
 
@@ -250,12 +250,12 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.airflow
-def test_the_hook_says_it_in_words(
+def test_the_hook_returns_the_result_of_the_test_as_a_sentence(
     airflow: Airflow, pacs: EmbeddedPacs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from pacsifier_ops.hooks.dicom import DicomHook
 
-    # Airflow tests a connection under an id that it makes up, so that is not to be read anywhere.
+    # Airflow tests a connection under an id that it makes up, so this id must not be in the message.
     hook = DicomHook("qXzWv")
 
     def said(**extra: Any) -> tuple[bool, str]:
@@ -313,7 +313,7 @@ def test_the_hook_over_tls(airflow: Airflow, monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.fixture
 def database(airflow: Airflow) -> Iterator[Any]:
-    """Airflow's connections and our pools; there are none before and after."""
+    """Yield a maker of sessions of a database without connections and our pools; both are removed afterwards."""
     from airflow.models.connection import Connection
     from airflow.models.pool import Pool
     from airflow.utils.session import create_session
@@ -330,7 +330,7 @@ def database(airflow: Airflow) -> Iterator[Any]:
 
 
 def stored(database: Any) -> dict[str, Any]:
-    """The connections in the database: description and node."""
+    """Return description and node of the connections in the database."""
     from airflow.models.connection import Connection
     from sqlalchemy import select
 
@@ -344,7 +344,7 @@ def stored(database: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A config.json of which no value is a default."""
+    """Write a config.json without any default value."""
     path = tmp_path / "config.json"
     path.write_text(
         json.dumps(
@@ -382,7 +382,7 @@ def test_a_config_becomes_a_connection_with_a_pool(
             "pacsifier",
             "pacs_default",
         }
-    # A second one does not replace the first unless told to.
+    # A second one replaces the first only with --replace.
     changed = json.loads(config.read_text()) | {"port": 104}
     config.write_text(json.dumps(changed))
     assert connection.main(["--config", str(config)]) == 2
@@ -395,14 +395,14 @@ def test_a_config_becomes_a_connection_with_a_pool(
 
 
 @pytest.mark.airflow
-def test_what_the_command_refuses(
+def test_the_command_refuses_wrong_names_and_existing_connections(
     database: Any, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def complaint(*arguments: str) -> str:
         assert connection.main(["--config", str(config), *arguments]) == 2
         return capsys.readouterr().err
 
-    assert "--name is no id of a connection" in complaint("--name", "a b")
+    assert "--name is not valid as the id of a connection" in complaint("--name", "a b")
     monkeypatch.setenv("AIRFLOW_CONN_PACS_DEFAULT", "dicom://elsewhere")
     assert "AIRFLOW_CONN_PACS_DEFAULT hides a connection pacs_default" in complaint()
     config.write_text("{}")

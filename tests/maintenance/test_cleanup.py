@@ -1,4 +1,4 @@
-"""The clean-up: what is old and nobody's goes when told so, and nothing else."""
+"""The clean-up removes old leftovers that are not in use, only on request, and nothing else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def put(path: Path, text: str = "x") -> Path:
 
 
 def aged(days: float, *paths: Path) -> None:
-    """Let everything there have changed so many days ago."""
+    """Set the times of all files in a folder to so many days ago."""
     then = time.time() - days * 86400
     for path in paths:
         for item in [*path.rglob("*"), path]:
@@ -54,7 +54,7 @@ def aged(days: float, *paths: Path) -> None:
 
 
 def run_of(pacs: EmbeddedPacs, out: Path, report: bool = True) -> tuple[Run, str]:
-    """An extraction of a request, and the id of that."""
+    """Run an extraction of a request; return the run and the id of the request."""
     request = requests.take_in(b"PatientID\nP\n")
     run, node = Run.fresh(), node_of(pacs)
     for batch in steps.prepare(run, Request(requests.table_path(request), out), node):
@@ -67,17 +67,17 @@ def run_of(pacs: EmbeddedPacs, out: Path, report: bool = True) -> tuple[Run, str
 
 
 def everything(*roots: Path) -> set[Path]:
-    """All that is in some folders; but for the leases' clock."""
+    """Return all files of some folders, without the clock of the leases."""
     return {path for root in roots for path in root.rglob("*") if path.name != "clock"}
 
 
 def kinds(days: float = 90, quarantine: bool = False) -> dict[str, int]:
-    """How many of each kind may go."""
+    """Return the number of leftovers by kind."""
     found = [leftover.kind for leftover in cleanup.find(days, quarantine).leftovers]
     return {kind: found.count(kind) for kind in found}
 
 
-def test_old_runs_and_their_requests_go_and_data_stays(
+def test_old_runs_and_their_requests_are_removed_and_data_stays(
     pacs: EmbeddedPacs, tmp_path: Path, state_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -99,7 +99,7 @@ def test_old_runs_and_their_requests_go_and_data_stays(
     assert gone == {path for path in before if any(path == place or place in path.parents for place in places)}
     assert main(["--days", "5", "--remove"]) == 0
     assert not everything(state_root / "runs", state_root / "requests")
-    # What is known of the data set is still there: nothing of it is fetched again.
+    # The ledger of the data set is still there: nothing is fetched again.
     sent = len(pacs.sent)
     assert steps.report(run_of(pacs, out)[0]).totals()["present"] == 1 and len(pacs.sent) == sent
 
@@ -122,13 +122,13 @@ def test_runs_that_may_go_on_stay(pacs: EmbeddedPacs, tmp_path: Path, capsys: py
     aged(31, run.folder)
     assert kinds(7) == {"run": 1, "request": 1}
     assert kinds(32) == {}
-    # Somebody goes on just now.
+    # The run goes on just now.
     found = {leftover.kind: leftover for leftover in cleanup.find(7).leftovers}
     put(run.folder / "results" / "00009.jsonl", "")
     assert not cleanup.remove(found["run"]) and run.folder.is_dir()
 
 
-def test_a_run_of_somebodys_own_dag_stays_while_one_of_its_jobs_may_go_on(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_a_run_of_a_users_dag_stays_while_one_of_its_jobs_may_go_on(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     (job, _), whole = run_of(pacs, tmp_path / "out", report=False), Run.fresh()
     stage = stage_folder(whole, "extract")
     stage.parent.mkdir()
@@ -140,7 +140,7 @@ def test_a_run_of_somebodys_own_dag_stays_while_one_of_its_jobs_may_go_on(pacs: 
     assert kinds(7) == {"run": 1, "request": 1}
 
 
-def test_quarantine_goes_only_where_that_is_wanted(
+def test_quarantine_is_removed_only_on_request(
     pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, _ = run_of(pacs, tmp_path / "out")
@@ -152,10 +152,10 @@ def test_quarantine_goes_only_where_that_is_wanted(
     assert kinds(quarantine=True) == {"run": 1, "request": 1, "quarantine": 1}
     assert main(["--quarantine", "--remove"]) == 0
     assert not run.folder.exists() and not unasked.exists()
-    assert UID not in capsys.readouterr().out  # a series is somebody's
+    assert UID not in capsys.readouterr().out  # a series identifies a patient
 
 
-def test_spool_and_workplaces_go_unless_somebody_works_there(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_spool_and_workplaces_are_removed_unless_they_are_in_use(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_of(pacs, out)
     spooled = put(settings.spool() / UID / "1.2.3.ab").parent
@@ -180,13 +180,13 @@ def test_spool_and_workplaces_go_unless_somebody_works_there(pacs: EmbeddedPacs,
     assert fresh.exists() and len(list(out.glob("sub-*/**/*.dcm"))) == 1
 
 
-def test_submissions_of_past_nights_go(tmp_path: Path) -> None:
+def test_submissions_of_past_nights_are_removed(tmp_path: Path) -> None:
     nightly = settings.nightly()
     places = [
         put(nightly / name / f"2024-01-01-req-{n}" / "t.csv").parent for n, name in enumerate(("done", "rejected"))
     ]
     waiting = [put(nightly / name / "t.csv") for name in ("inbox", "projects/one", "claimed/req-9")]
-    claimed = put(settings.state_root() / "requests" / "req-9" / "table.csv")  # its run is still to come
+    claimed = put(settings.state_root() / "requests" / "req-9" / "table.csv")  # its run has not begun
     link = nightly / "done" / "link"
     link.symlink_to(tmp_path)
     aged(100, nightly, claimed.parent)
@@ -196,7 +196,7 @@ def test_submissions_of_past_nights_go(tmp_path: Path) -> None:
     assert all(path.exists() for path in waiting)
 
 
-def test_leases_of_the_dead_go(state_root: Path) -> None:
+def test_leases_without_a_holder_are_removed(state_root: Path) -> None:
     code = "import os; from pacsifier_ops.state.leases import shared; shared().acquire('x'); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     aged(100, *(path for path in (state_root / "leases").iterdir() if path.is_dir()))
@@ -206,7 +206,7 @@ def test_leases_of_the_dead_go(state_root: Path) -> None:
         assert shared().holder("y") is not None and shared().holder("x") is None and kinds() == {}
 
 
-def test_killed_in_the_middle_it_heals(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_a_killed_removal_is_finished_by_the_next(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     run, _ = run_of(pacs, tmp_path / "out")
     half = run.folder.rename(run.folder.with_name(f".gone-{run.name}"))
     (half / "accounts.json").unlink()
@@ -215,7 +215,7 @@ def test_killed_in_the_middle_it_heals(pacs: EmbeddedPacs, tmp_path: Path) -> No
     assert not everything(settings.state_root() / "runs")
 
 
-def test_what_cannot_be_removed_is_told_and_the_rest_goes(
+def test_leftovers_that_cannot_be_removed_are_reported_and_the_rest_is_removed(
     pacs: EmbeddedPacs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [run_of(pacs, tmp_path / "out")[0] for _ in range(2)]

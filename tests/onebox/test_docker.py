@@ -1,4 +1,4 @@
-"""Image, compose file and scripts: against the Compose Specification, Airflow's own settings, and what the project has.
+"""Image, compose file and scripts, checked with the Compose Specification, Airflow's settings, and the project's files.
 
 No Docker engine is needed. Where Docker Compose is at hand it has to take the file too.
 """
@@ -37,7 +37,7 @@ COMPOSE = yaml.safe_load((REPO / "docker-compose.yml").read_text(encoding="utf-8
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ONE_SHOT = {name for name, service in SERVICES.items() if service["restart"] == "no"}
 OURS = {name for name, service in SERVICES.items() if service["image"].startswith("pacsifier-airflow")}
-#: Those that have nothing to say to anybody outside.
+#: Services that are not in the network of the hospital.
 INSIDE = ("postgres", "redis", "init", "scheduler", "dag-processor")
 SCRIPTS = sorted((REPO / "docker").glob("*.sh"))
 DOCKERFILE = (REPO / "Dockerfile").read_text(encoding="utf-8")
@@ -47,17 +47,17 @@ KNOWN = set(re.findall(r"^\| (PACSIFIER_\w+)", settings.__doc__ or "", re.MULTIL
 
 
 def variables(text: str) -> dict[str, tuple[str, str]]:
-    """The variables of a text: what follows the name (`:-` a default, `:?` a refusal), and that."""
+    """Return the variables of a text, each with its operator (`:-` default, `:?` required) and the operator's text."""
     return {name: (kind, rest) for name, kind, rest in re.findall(r"\$\{(\w+)(:-|:\?)?([^}]*)\}", text)}
 
 
 def env_file(path: Path) -> dict[str, str]:
-    """NAME=VALUE, one a line."""
+    """Return the values of lines NAME=VALUE."""
     return dict(re.findall(r"^(\w+)=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its good end, with nobody at the keyboard."""
+    """Run a command without input; it must succeed."""
     options = {"stdin": subprocess.DEVNULL, "start_new_session": True, "timeout": 300, **options}
     done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -65,7 +65,7 @@ def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str
 
 
 def write_config(folder: Path, port: int, called: str, calling: str, move_port: int) -> Path:
-    """Describe a PACS of this machine in a config.json."""
+    """Write a config.json of a PACS on this machine."""
     config = {"server_address": "127.0.0.1", "port": port, "server_AET": called, "AET": calling, "move_AET": ""}
     path = folder / "config.json"
     path.write_text(json.dumps(config | {"move_port": move_port, "batch_size": 0, "batch_wait_time": 0}))
@@ -74,7 +74,7 @@ def write_config(folder: Path, port: int, called: str, calling: str, move_port: 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what Compose needs of the project, set up."""
+    """Return a copy of the project's files for Compose, after setup."""
     for name in ("docker", "include"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("secrets"))
     shutil.copy(REPO / "docker-compose.yml", tmp_path)
@@ -91,7 +91,7 @@ def test_compose_file_follows_the_specification() -> None:
     assert not errors
 
 
-def test_compose_takes_the_file_once_it_is_set_up_and_not_before(project: Path) -> None:
+def test_compose_accepts_the_file_only_after_setup(project: Path) -> None:
     def works(command: list[str]) -> bool:
         found = shutil.which(command[0])
         return found is not None and subprocess.run([*command, "version"], capture_output=True).returncode == 0
@@ -114,7 +114,7 @@ def test_compose_takes_the_file_once_it_is_set_up_and_not_before(project: Path) 
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_service_is_fenced_in(name: str) -> None:
+def test_service_has_no_needless_rights(name: str) -> None:
     service = SERVICES[name]
     assert service["user"].partition(":")[0] in ("postgres", "redis", "${PACSIFIER_UID")
     assert service["read_only"] is True
@@ -154,7 +154,7 @@ def test_secrets_come_from_files_that_setup_makes_and_from_nowhere_else(project:
     made = {path.name for path in (project / "docker" / "secrets").iterdir()}
     declared = COMPOSE["secrets"]
     assert {name: {"file": f"docker/secrets/{name}"} for name in declared} == declared
-    assert made == declared.keys() | {"redis_password"}  # of which two others are made
+    assert made == declared.keys() | {"redis_password"}  # other secrets are made of it
     for name, service in SERVICES.items():
         given = set(service.get("secrets", ()))
         used = set(re.findall(r"/run/secrets/(\w+)", json.dumps(service)))
@@ -165,7 +165,7 @@ def test_secrets_come_from_files_that_setup_makes_and_from_nowhere_else(project:
                 assert re.fullmatch(r"(cat )?/run/secrets/\w+", value), variable
 
 
-def test_every_path_in_the_containers_is_there() -> None:
+def test_every_path_in_the_containers_exists() -> None:
     copied = {target: source for source, target in re.findall(r"^COPY (\w+) (/opt/\S+)$", DOCKERFILE, re.MULTILINE)}
     assert copied.pop("/opt/airflow/dags") == "dags"
     assert copied == {f"/opt/pacsifier/{name}": name for name in ("include", "docker")}
@@ -210,7 +210,7 @@ def test_receiver_understands_its_command() -> None:
     assert command[0] in tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
     arguments = receiver._parser().parse_args(command[1:])
     assert (arguments.aet, arguments.port) == ("PACSIFIER", 11113)
-    # Who may send has to be said; nothing starts without.
+    # The senders are required; without them, nothing starts.
     assert all(given[0].startswith("${PACSIFIER_ALLOWED_") for given in (arguments.allow_aet, arguments.allow_address))
 
 
@@ -289,7 +289,7 @@ def test_only_what_the_image_lacks_is_installed(tmp_path: Path) -> None:
     def missing(lock: Path) -> str:
         return run(sys.executable, REPO / "docker" / "missing.py", lock).stdout
 
-    # Here all is installed, but for what is for other systems; those entries' markers keep them out.
+    # Everything is installed here, except packages for other systems, which have markers.
     entries = re.findall(r"^(\S+)==\S+( ; )?", missing(REPO / "requirements.lock"), re.MULTILINE)
     assert all(marker for _, marker in entries)
     lock = tmp_path / "lock"
@@ -312,7 +312,7 @@ def test_script_can_be_read_by_its_shell(script: Path) -> None:
         run(checker, script)
 
 
-def test_setup_makes_what_is_not_there_and_leaves_what_is(project: Path) -> None:
+def test_setup_makes_missing_files_and_leaves_existing_ones(project: Path) -> None:
     def content() -> dict[str, bytes]:
         files = [project / ".env", *sorted((project / "docker" / "secrets").iterdir())]
         return {path.name: path.read_bytes() for path in files}
@@ -323,7 +323,7 @@ def test_setup_makes_what_is_not_there_and_leaves_what_is(project: Path) -> None
     assert b":" + made["database_password"] + b"@postgres/" in made["database_url"]
     assert b":" + made["redis_password"] + b"@redis:" in made["broker_url"]
     assert made["redis_conf"] == b"requirepass " + made["redis_password"] + b"\n"
-    # The containers' users, who are several, read them; on this machine nobody else does.
+    # The users of the containers can read them; no other user of this machine can.
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets.iterdir()} == {0o444}
 
@@ -361,7 +361,7 @@ def test_single_command_needs_the_folder_it_is_started_in_and_nothing_else(tmp_p
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of an Airflow with the image's users and roles, to which the service `init` has been twice."""
+    """Return the environment of an Airflow with the image's users and roles, after two runs of the service `init`."""
     home = tmp_path_factory.mktemp("airflow")
     (home / "password").write_text("of the admin")
     environment = {
@@ -377,7 +377,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def rows(environment: dict[str, str], query: str) -> list[tuple[Any, ...]]:
-    """What the database answers."""
+    """Return the result of a query of the database."""
     path = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path)) as database:
         return database.execute(query).fetchall()
@@ -401,7 +401,7 @@ class DemoOrthanc(Orthanc):
     """Debian's Orthanc with the configuration of the service `orthanc`, at free ports."""
 
     def command(self) -> list[str]:
-        """Write the configuration; return what to start."""
+        """Write the configuration, and return the command."""
         text = (REPO / "docker" / "orthanc.json").read_text(encoding="utf-8")
         changed = {"DicomPort": self.port, "StorageDirectory": str(self.folder), "IndexDirectory": str(self.folder)}
         path = self.folder / "orthanc.json"
@@ -430,7 +430,7 @@ def test_demo_pacs_is_loaded_and_sends_to_the_receiver(airflow: dict[str, str], 
 # The installation page.
 
 
-def test_installation_page_names_what_there_is() -> None:
+def test_installation_page_names_existing_services_and_commands() -> None:
     page = (REPO / "docs" / "installation.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"^(?:.*&& )?make ((?:[\w-]+ ?)+)", page, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Two Celery workers, PostgreSQL, Redis, the standing receiver and Orthanc: complete, also when a worker is killed."""
+"""Two Celery workers, PostgreSQL, Redis, the standing receiver and Orthanc: runs are complete, also after kills."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def table(*patients: str) -> str:
 
 
 def check_run(topology: Topology, truth: Truth, run: str, out: Path, *patients: str) -> None:
-    """A run is a success, its accounts are complete, and its images are those of these patients, whole."""
+    """Check that a run succeeded and is complete, and that its images are those of these patients, and whole."""
     assert topology.outcome(run) == "success"
     path = f"dags/{DAG_ID}/dagRuns/{quote(run)}/taskInstances/report/xcomEntries/return_value"
     result: dict[str, Any] = topology.get(path)["value"]
@@ -68,20 +68,22 @@ def check_run(topology: Topology, truth: Truth, run: str, out: Path, *patients: 
 
 
 def check_nothing_is_left(topology: Topology, truth: Truth, folder: Path) -> None:
-    """No object waits in the spool, nobody but the receiver holds a lease, and nothing tells who a patient is."""
+    """Check that the spool is empty, only the receiver holds a lease, and no patient is in Airflow."""
     assert not [path for path in (topology.home / "data" / ".spool").rglob("*") if path.is_file()]
     slots = (topology.home / "state" / "leases").rglob("slot-*")
-    owners = [read_json(path)["owner"]["pid"] for path in slots]  # a dead one's slot is there until somebody needs it
+    owners = [
+        read_json(path)["owner"]["pid"] for path in slots
+    ]  # the slot of a killed process stays until another needs it
     holders = [process for process in map(psutil.Process, filter(psutil.pid_exists, owners)) if runs(process)]
     assert holders == topology.part("cli.receiver")[:1]
     words = airflow_home.identifiers(instance.path for instance in truth.instances)
-    assert airflow_home.traces(topology.home / "state" / "runs", words)  # the search finds them where they may be
+    assert airflow_home.traces(topology.home / "state" / "runs", words)  # the search does find them in the state root
     for place in (topology.holdings(folder), topology.home / "airflow", topology.home / "logs"):
         assert airflow_home.traces(place, words) == []
 
 
 def associations(port: int) -> int:
-    """How many connections there are from this machine to a port of it."""
+    """Return the number of connections from this machine to one of its ports."""
     lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     ends = ((remote, state) for _, _, remote, state, *_ in map(str.split, lines))
     return sum(remote.endswith(f":{port:04X}") and state == "01" for remote, state in ends)
@@ -89,7 +91,7 @@ def associations(port: int) -> int:
 
 @contextmanager
 def few_associations(port: int) -> Iterator[None]:
-    """Meanwhile, there are never more associations with a PACS than it grants, and at some moment as many."""
+    """Check that meanwhile the associations with a PACS reach its limit, and never exceed it."""
     counts, over = [0], threading.Event()
 
     def watch() -> None:
@@ -160,8 +162,8 @@ def test_a_worker_killed_in_the_middle_of_a_retrieval(topology: Topology, truth:
     check_nothing_is_left(topology, truth, tmp_path / "held")
 
 
-def test_what_a_killed_worker_had_taken_and_not_begun_is_not_lost(topology: Topology, truth: Truth) -> None:
-    """Its processes stand still, so it has tasks that they have not begun; the other worker takes none meanwhile."""
+def test_tasks_that_a_killed_worker_had_not_begun_are_not_lost(topology: Topology, truth: Truth) -> None:
+    """The processes of the worker are stopped, so it has tasks that have not begun; the other worker takes none."""
     other, (worker, *rest) = topology.part(WORKERS[0]), topology.part(WORKERS[1])
     for process in [*other, *rest]:
         process.suspend()
@@ -179,12 +181,12 @@ def test_what_a_killed_worker_had_taken_and_not_begun_is_not_lost(topology: Topo
 
 
 def arrived(spool: Path, series: str) -> int:
-    """How many objects of a series lie in the spool."""
+    """Return the number of objects of a series in the spool."""
     return len(list(spool.glob(f"*_{series}/*")))
 
 
 def series_of(run: str, unit: int) -> list[str]:
-    """Series Instance UIDs of a unit of a DAG run."""
+    """Return the Series Instance UIDs of a unit of a DAG run."""
     folder = Run.existing(dag_run_name(DAG_ID, run))
     assert folder
     return [item["series_uid"] for item in read_jsonl(folder.part("units", unit))]

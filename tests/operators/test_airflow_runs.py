@@ -82,7 +82,7 @@ def test_a_table_with_a_bad_row(airflow: Airflow, pacs: EmbeddedPacs, files: lis
         ("20150231", "0", "bad"),
         ("", "0", "empty"),
     ]
-    # A bad row makes the run incomplete; everything before the verdict went well, row by row, series by series.
+    # A bad row makes the run incomplete. All tasks before the verdict succeed.
     assert run.state == "failed"
     assert run.states == {
         "prepare": ["success"],
@@ -105,7 +105,7 @@ def test_a_table_with_a_bad_row(airflow: Airflow, pacs: EmbeddedPacs, files: lis
     assert all(airflow_home.simple(value) for task in run.xcoms.values() for value in task.values())
 
 
-def test_again_over_the_same_folder_fetches_nothing(airflow: Airflow, pacs: EmbeddedPacs) -> None:
+def test_a_second_run_into_the_same_folder_fetches_nothing(airflow: Airflow, pacs: EmbeddedPacs) -> None:
     airflow.table("PatientID\nZQX-71830-KW\n")
     first = airflow.run()
     sent, before = len(pacs.sent), airflow_home.tree(airflow.data / "out")
@@ -117,7 +117,7 @@ def test_again_over_the_same_folder_fetches_nothing(airflow: Airflow, pacs: Embe
     assert {path for path in after - before if not path.startswith("logs/runs/")} == set()
 
 
-def test_strict_stops_at_a_bad_row_before_the_pacs_is_asked(airflow: Airflow, pacs: EmbeddedPacs) -> None:
+def test_a_strict_run_stops_at_a_bad_row_before_the_first_query(airflow: Airflow, pacs: EmbeddedPacs) -> None:
     airflow.table(TABLE)
     run = airflow.run(strict=True)
     assert run.state == "failed"
@@ -127,7 +127,7 @@ def test_strict_stops_at_a_bad_row_before_the_pacs_is_asked(airflow: Airflow, pa
     assert not (airflow.data / "out").exists()
 
 
-def test_a_table_is_read_as_the_params_say_and_only_the_run_folder_learns_its_cells(
+def test_params_say_how_a_table_is_read_and_only_the_run_folder_has_its_cells(
     airflow: Airflow, pacs: EmbeddedPacs, capfd: pytest.CaptureFixture[str], state_root: Path
 ) -> None:
     airflow.table("patient id,Study Date\nZQX-71830-KW,24.12.1993\n")
@@ -170,7 +170,7 @@ def test_settings_may_come_from_an_airflow_variable(
     assert airflow.run().states["plan"] == ["failed"]
     assert "finds 2 series (about 5 images), more than the 1" in capfd.readouterr().out
     monkeypatch.setenv("PACSIFIER_MAX_SERIES", "2")
-    assert airflow.run().state == "success"  # the environment comes first
+    assert airflow.run().state == "success"  # the environment overrides the variable
     for refused in ('{"max_serie": 1}', '{"data_root": "/"}', '{"window": null}', "[]"):
         monkeypatch.setenv("AIRFLOW_VAR_PACSIFIER", refused)
         assert airflow.run().states["prepare"] == ["failed"]
@@ -224,7 +224,7 @@ def test_config_json_in_place_of_a_connection(
     assert {service for service, _, _ in pacs.retrieves} == {"C-MOVE" if method == "move" else "C-GET"}
 
 
-def test_a_request_taken_in(airflow: Airflow, files: list[Path], tmp_path: Path) -> None:
+def test_a_request_of_the_intake(airflow: Airflow, files: list[Path], tmp_path: Path) -> None:
     table = tmp_path / "Zebedaeus.csv"
     table.write_text("PatientName\nSchnürpel^Zebedäus\n", encoding="utf-8")
     request = take_in(table)
@@ -261,7 +261,7 @@ def test_a_refused_path_stops_the_run(airflow: Airflow, pacs: EmbeddedPacs, capf
     assert pacs.peak_associations == 0
 
 
-def test_a_connection_that_is_not_there_is_named(airflow: Airflow, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_connection_is_named(airflow: Airflow, capfd: pytest.CaptureFixture[str]) -> None:
     airflow.table("PatientID\nZQX-71830-KW\n")
     assert airflow.run(pacs="pacs_nowhere").states["prepare"] == ["failed"]
     assert "AirflowFailException: there is no connection pacs_nowhere; make one of type dicom" in capfd.readouterr().out
@@ -292,7 +292,7 @@ def test_a_cohort_that_is_too_large_stops_after_planning(
 ) -> None:
     airflow.connect(pacs, max_series=1)
     airflow.table("PatientID\nZQX-71830-KW\n")
-    run = airflow.run(accept_incomplete=True)  # that speaks of what is missing in the end
+    run = airflow.run(accept_incomplete=True)  # this param is about instances that are missing at the end
     assert run.state == "failed"
     assert run.states["plan"] == ["failed"] and run.states["retrieve"] == ["upstream_failed"]
     assert "finds 2 series (about 5 images), more than the 1 that pacs_default allows" in capfd.readouterr().out
@@ -333,7 +333,7 @@ def test_a_move_that_is_not_complete_fails(airflow: Airflow, pacs: EmbeddedPacs,
 
 
 class Fussy(EmbeddedPacs):
-    """Aborts the association when it is asked for one patient."""
+    """Aborts the association at a query for one patient."""
 
     def _on_find(self, event: Any) -> Iterator[Any]:
         if event.identifier.get("PatientID") == THEOBALD["patient_id"]:
@@ -342,7 +342,7 @@ class Fussy(EmbeddedPacs):
             yield from super()._on_find(event)
 
 
-def test_rows_that_cannot_be_asked_do_not_keep_the_others_back(
+def test_failed_queries_of_rows_do_not_stop_the_others(
     airflow: Airflow, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "BACK_OFF", ())
@@ -359,7 +359,7 @@ def test_rows_that_cannot_be_asked_do_not_keep_the_others_back(
     assert line["PatientID"] == "WPL-20477-TQ" and "not attempted" in line["Reason"]
 
 
-def test_the_report_is_written_though_no_row_could_be_asked(
+def test_the_report_is_written_if_all_queries_failed(
     airflow: Airflow, pacs: EmbeddedPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "BACK_OFF", ())
@@ -379,7 +379,7 @@ def test_nothing_of_the_cohort_is_in_airflows_home(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever goes wrong; what went wrong is told in the run's folder."""
+    """No error reveals a patient in Airflow; the run's folder has the details."""
     monkeypatch.setattr(attempts, "BACK_OFF", ())
 
     def run(cells: str, *states: str, **conf: Any) -> None:
@@ -413,11 +413,11 @@ def test_nothing_of_the_cohort_is_in_airflows_home(
         assert told in problems
     (airflow.home / "said.txt").write_text("".join(capfd.readouterr()))
     words = airflow_home.identifiers(files) | {"Kunigunde Wurzelbacher"}
-    assert airflow_home.traces(tmp_path / "state" / "runs", words)  # the search finds them where they may be
+    assert airflow_home.traces(tmp_path / "state" / "runs", words)  # the search does find them in the run folders
     assert airflow_home.traces(airflow.home, words) == []
 
 
-def test_the_boundary_keeps_foreign_words_to_itself(airflow: Airflow, state_root: Path) -> None:
+def test_the_boundary_hides_the_texts_of_foreign_exceptions(airflow: Airflow, state_root: Path) -> None:
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     from pacsifier_ops.operators.base import boundary

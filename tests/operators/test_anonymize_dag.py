@@ -30,7 +30,7 @@ def run(**conf: Any) -> tuple[str, dict[str, list[str]], dict[str, list[Any]]]:
     return done.state, done.states, done.returned
 
 
-def test_a_folder_is_deidentified_and_nobody_is_in_airflows_home(airflow: Airflow, tmp_path: Path) -> None:
+def test_a_folder_is_deidentified_and_no_patient_is_in_airflows_home(airflow: Airflow, tmp_path: Path) -> None:
     files = airflow_home.build(airflow.data / "tree" / "sub-Wurzelbacher")
     (airflow.data / "ids.json").write_text(json.dumps({airflow_home.THEOBALD["patient_id"]: PSEUDONYM}))
     files[-1].write_bytes(files[-1].read_bytes()[:-2])
@@ -49,14 +49,14 @@ def test_a_folder_is_deidentified_and_nobody_is_in_airflows_home(airflow: Airflo
     }
     words = airflow_home.identifiers(files) | {PSEUDONYM, *(person.pseudonym for person in people.values())}
     words |= {str(image.SOPInstanceUID) for image in results} | {project_secret("study")._key.hex()}
-    assert airflow_home.traces(tmp_path / "state", words)  # the search finds them where they may be
+    assert airflow_home.traces(tmp_path / "state", words)  # the search does find them in the state root
     assert airflow_home.traces(airflow.home, words) == []
 
     state, _, again = run(new_ids="ids.json", project="study")
     assert state == "success" and sum(unit["present"] for unit in again["deidentify"]) == len(files) - 1
 
 
-def test_sources_that_disagree_end_it_at_the_first_task(
+def test_contradicting_sources_end_the_run_at_the_first_task(
     airflow: Airflow, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     files = airflow_home.build(airflow.data / "tree")
@@ -69,7 +69,9 @@ def test_sources_that_disagree_end_it_at_the_first_task(
     assert airflow_home.traces(airflow.home, words) == []
 
 
-def test_what_leads_outside_or_is_not_known_is_refused(airflow: Airflow, capfd: pytest.CaptureFixture[str]) -> None:
+def test_paths_that_lead_outside_and_unknown_params_are_refused(
+    airflow: Airflow, capfd: pytest.CaptureFixture[str]
+) -> None:
     airflow_home.build(airflow.data / "tree")
     for conf, said in (
         ({"out_folder": "../elsewhere"}, "out_folder: the path leads outside the data root"),

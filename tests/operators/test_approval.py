@@ -1,4 +1,4 @@
-"""What becomes of a person's answer: kept with who, when and on what; refused where it does not fit."""
+"""Answers of people: kept with user, time and subject; refused if they do not fit the question."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 def answer(run: Run, word: str, waiver: bool = False, digest: str = "d1") -> None:
-    """Let somebody answer the question about `digest`; an AirflowFailException where that ends the run."""
+    """Answer the question about `digest`; an AirflowFailException ends the run."""
     from pacsifier_ops.operators.approval import ApproveOperator, Question
 
     class Asking(ApproveOperator):
-        """Asks about something."""
+        """Return a question."""
 
         def question(self, run: Run, params: Any) -> Question:
             return Question(RELEASE, digest, "May it?", ["1 file"], waiver)
 
     event = {"chosen_options": [word], "responded_by_user": {"id": "1", "name": "Dr. Somebody"}}
-    Asking(task_id="approve").answered(run, {"params": {}}, event)
+    Asking(task_id="approve").keep_answer(run, {"params": {}}, event)
 
 
-def test_an_answer_is_kept_and_holds_for_what_was_shown(airflow: Airflow) -> None:
+def test_an_answer_is_kept_and_is_valid_only_for_what_was_shown(airflow: Airflow) -> None:
     run = Run.fresh()
     with pytest.raises(NotApproved, match="nobody has approved the release"):
         approvals.approved(run, RELEASE, "d1")
@@ -65,12 +65,12 @@ def test_a_rejection_is_kept_and_may_be_followed_by_an_approval(airflow: Airflow
     assert words == [REJECTED, APPROVED] and approvals.approved(run, RELEASE, "d1")
 
 
-def test_findings_that_take_a_waiver_are_not_approved_without_one(airflow: Airflow) -> None:
+def test_findings_that_need_a_waiver_are_not_approved_without_one(airflow: Airflow) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     run = Run.fresh()
     approvals.ask(run, RELEASE, "d1")
-    with pytest.raises(AirflowFailException, match="take a waiver"):
+    with pytest.raises(AirflowFailException, match="need a waiver"):
         answer(run, "Approve", waiver=True)
     with pytest.raises(NotApproved):
         approvals.approved(run, RELEASE, "d1")

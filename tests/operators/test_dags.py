@@ -1,4 +1,4 @@
-"""The DAG files: that they can be read, quickly, and tell the user what there is to choose."""
+"""The DAG files: they can be read quickly, and their forms describe every param."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_file_holds_the_dag_of_its_name(dags: dict[str, Any]) -> None:
     assert {Path(dag.fileloc).stem for dag in dags.values()} == set(dags) == {path.stem for path in FILES}
 
 
-#: Prints what each file imports that Airflow has not; forks, since Airflow itself takes long to import.
+#: Prints the modules that each file imports and Airflow does not. It forks, because importing Airflow takes long.
 _READING = """
 import json, os, runpy, sys
 import airflow.sdk, airflow.sdk.definitions.dag, airflow.sdk.definitions.param
@@ -56,7 +56,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def imports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """What reading each file imports."""
+    """Return the modules that each file imports."""
     environment = {**os.environ, **airflow_home.migrated(tmp_path_factory.getbasetemp())[1]}
     command = [sys.executable, "-c", _READING, *map(str, FILES)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -69,7 +69,7 @@ def test_reading_a_file_imports_nothing_heavy(imports: dict[str, set[str]], name
     brought = imports[name]
     assert "pacsifier_ops" in brought
     if name == "pacsifier_nightly":
-        brought.discard("sqlalchemy")  # by Airflow's own operator; where tasks are forked it is loaded already
+        brought.discard("sqlalchemy")  # imported by an operator of Airflow; forked tasks have it loaded
     heavy = {"pandas", "pyarrow", "numpy", "pynetdicom", "pydicom", "openpyxl", "sqlalchemy", "fastapi"}
     assert brought.isdisjoint(heavy)
 
@@ -83,11 +83,11 @@ def test_dags_and_params_explain_themselves(dags: dict[str, Any]) -> None:
             assert param.schema["title"] and param.schema["section"] and param.description, name
             shown = {None if value == "null" else value for value in param.schema.get("values_display", {})}
             assert shown == set(param.schema.get("enum", ())), name
-            if name not in ("queryfile", "album_name"):  # nobody else can say these
+            if name not in ("queryfile", "album_name"):  # these have no default
                 param.resolve()  # the default is one of those allowed
 
 
-def test_the_form_of_a_study_asks_for_what_its_file_may_say(dags: dict[str, Any]) -> None:
+def test_the_form_of_a_study_has_the_keys_of_its_file(dags: dict[str, Any]) -> None:
     from pacsifier_ops.study.project import FORM, Study
 
     params = dags["pacsifier_study"].params
@@ -110,19 +110,19 @@ def test_numbers_in_forms_have_bounds(dags: dict[str, Any]) -> None:
     assert found
 
 
-def test_dags_survive_the_way_to_the_scheduler(dags: dict[str, Any]) -> None:
+def test_dags_can_be_serialized_for_the_scheduler(dags: dict[str, Any]) -> None:
     import msgspec
     from airflow.serialization.serialized_objects import DagSerialization
 
     for dag in dags.values():
         kept = DagSerialization.serialize_dag(dag)
-        assert msgspec.msgpack.encode(kept)  # what the processor of DAG files tells
+        assert msgspec.msgpack.encode(kept)  # the DAG processor sends this
         again = DagSerialization.deserialize_dag(kept)
         assert again.task_dict.keys() == dag.task_dict.keys()
 
 
 def test_only_numbers_are_rendered(dags: dict[str, Any]) -> None:
-    """What is rendered is kept in the database and shown in the user interface."""
+    """Rendered fields are kept in the database, and shown in the user interface."""
     from pacsifier_ops import operators as package
     from pacsifier_ops.operators import nightly
     from pacsifier_ops.operators.base import PacsifierOperator
@@ -135,7 +135,7 @@ def test_only_numbers_are_rendered(dags: dict[str, Any]) -> None:
         if isinstance(value, type) and issubclass(value, PacsifierOperator)
     ]
     for operator in operators:
-        # What somebody's own DAG gives a job is shown there anyway.
+        # The arguments of a job in a user's DAG are in the DAG file anyway.
         for name in set(operator.template_fields) - {"arguments"}:
             assert operator.__init__.__annotations__[name] == "int", f"{operator.__name__}.{name}"
     used = {task.operator_class if task.is_mapped else type(task) for dag in dags.values() for task in dag.tasks}

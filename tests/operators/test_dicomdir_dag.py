@@ -35,11 +35,11 @@ def test_a_folder_becomes_a_file_set_and_nothing_of_it_is_in_airflows_home(airfl
     assert all(airflow_home.simple(value) for values in returned.values() for value in values)
     assert returned["report"][0]["verdict"] == "complete" and returned["report"][0]["copied"] == len(files)
     words = airflow_home.identifiers(files)
-    assert airflow_home.traces(tmp_path / "state" / "runs", words)  # the search finds them where they may be
+    assert airflow_home.traces(tmp_path / "state" / "runs", words)  # the search does find them in the state root
     assert airflow_home.traces(airflow.home, words) == []
 
 
-def test_what_is_missing_fails_the_run_and_a_folder_outside_the_data_root_is_refused(airflow: Airflow) -> None:
+def test_missing_files_fail_the_run_and_a_folder_outside_the_data_root_is_refused(airflow: Airflow) -> None:
     cut = airflow_home.build(airflow.data / "tree")[0]
     cut.write_bytes(cut.read_bytes()[:300])
     state, states, _ = run()

@@ -25,7 +25,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
 
 
-def test_a_folder_is_tagged_and_nobody_is_named_in_airflows_home(airflow: Airflow, tmp_path: Path) -> None:
+def test_a_folder_is_tagged_and_no_patient_is_in_airflows_home(airflow: Airflow, tmp_path: Path) -> None:
     files = airflow_home.build(airflow.data / "tree" / "sub-Wurzelbacher")
     conf = {"in_folder": "tree", "out_folder": "tagged", "album_name": "Knee", "project": "knees"}
     Linkage("knees").add({patient: person for patient, person in PEOPLE.items() if patient != THEOBALD["patient_id"]})
@@ -48,11 +48,11 @@ def test_a_folder_is_tagged_and_nobody_is_named_in_airflows_home(airflow: Airflo
 
     assert all(airflow_home.simple(value) for values in run.xcoms.values() for value in values.values())
     words = airflow_home.identifiers(files) | {person.pseudonym for person in PEOPLE.values()}
-    assert airflow_home.traces(tmp_path / "state", words)  # the search finds them where they may be
+    assert airflow_home.traces(tmp_path / "state", words)  # the search does find them in the state root
     assert airflow_home.traces(airflow.home, words) == []
 
 
-def test_what_could_not_be_tagged_fails_the_run_unless_that_was_accepted(airflow: Airflow) -> None:
+def test_files_without_tags_fail_the_run_unless_incomplete_is_accepted(airflow: Airflow) -> None:
     cut = airflow_home.build(airflow.data / "tree")[0]
     cut.write_bytes(cut.read_bytes()[:-2])
     for name, values in (

@@ -57,7 +57,7 @@ def test_a_probe_leaves_a_page_and_no_trace_of_a_patient(
     assert airflow_home.traces(state_root, words) == []
 
 
-def test_a_pacs_that_is_not_there_fails_the_run(airflow: Airflow, pacs: EmbeddedPacs, state_root: Path) -> None:
+def test_a_pacs_that_does_not_answer_fails_the_run(airflow: Airflow, pacs: EmbeddedPacs, state_root: Path) -> None:
     pacs.stop()
     assert run() == ("failed", None)
     (page,) = state_root.glob("runs/*/probe.html")

@@ -19,7 +19,7 @@ from tests.support.airflow_home import Airflow
 
 pytestmark = pytest.mark.airflow
 
-#: Nowhere else in the home that is searched for them.
+#: These values occur nowhere else in the searched home.
 PATIENTS = [f"HJK-4471{number:02d}-QW" for number in range(12)]
 TABLE = "PatientID,StudyDate\n" + "".join(f"{patient},20200101\n" for patient in PATIENTS)
 TOKEN = "vN7-token-of-the-De-ID-service-x4Lq"
@@ -60,12 +60,12 @@ def run(**conf: Any) -> tuple[str, dict[str, list[str]]]:
 
 
 def leaked(home: Path, project: str, *more: str) -> list[str]:
-    """Where in Airflow's home a patient, a pseudonym or a secret of a project is."""
+    """Return the places in Airflow's home with a patient, a pseudonym or a secret of a project."""
     people = Linkage(project).people().given
     return airflow_home.traces(home, [TOKEN, *more, *PATIENTS, *(person.pseudonym for person in people.values())])
 
 
-def test_everybody_is_asked_for_once_and_linked(airflow: Airflow, service: DeidServer) -> None:
+def test_every_patient_is_asked_for_once_and_linked(airflow: Airflow, service: DeidServer) -> None:
     state, tasks = run(project="study")
     assert state == "success" and tasks["pseudonymize"] == ["success"] * 3  # batches of 5
     assert [call.path.endswith("_shift") for call in service.calls] == [False, True] * 3
@@ -84,12 +84,12 @@ def test_everybody_is_asked_for_once_and_linked(airflow: Airflow, service: DeidS
         and {call.patients for call in service.calls[6:]} == {("HJK-447199-QW",)}
     )
     before = len(service.calls)
-    state, tasks = run(project="study")  # everybody is known: nobody is asked
+    state, tasks = run(project="study")  # all patients are linked: no request is sent
     assert state == "success" and tasks["pseudonymize"] == ["skipped"] and len(service.calls) == before
 
 
 @pytest.mark.parametrize("faults", deid_faults.faults(PATIENTS).values(), ids=deid_faults.faults(PATIENTS))
-def test_whatever_the_service_does_wrong_costs_neither_data_nor_privacy(
+def test_errors_of_the_service_lose_no_data_and_reveal_no_patient(
     airflow: Airflow, service: DeidServer, faults: dict[str, Any]
 ) -> None:
     for name, value in faults.items():
@@ -98,7 +98,7 @@ def test_whatever_the_service_does_wrong_costs_neither_data_nor_privacy(
     assert state == "failed" and "failed" in tasks["pseudonymize"]
     assert leaked(airflow.home, "faulty") == []
     kept = dict(Linkage("faulty").people().given)
-    assert set(kept) <= set(PATIENTS[:10])  # of batches that were well
+    assert set(kept) <= set(PATIENTS[:10])  # of batches without an error
 
     service.faults = type(service.faults)()
     state, _ = run(project="faulty")
@@ -111,7 +111,7 @@ def test_a_changed_answer_is_an_error_and_changes_nothing(airflow: Airflow, serv
     assert run(project="study")[0] == "success"
     linkage = Linkage("study")
     kept = linkage.new_ids.read_bytes()
-    linkage.day_shifts.unlink()  # as a restored backup of half of it: everybody is asked for again
+    linkage.day_shifts.unlink()  # like a backup that was restored in part: all patients are asked for again
     service.faults.pseudonyms = {PATIENTS[3]: "D999999999999"}
     state, tasks = run(project="study")
     assert state == "failed" and tasks["pseudonymize"] == ["failed", "success", "success"]
@@ -150,7 +150,7 @@ def test_a_mapping_file_gives_pseudonyms_and_its_errors_name_lines(airflow: Airf
     "conf",
     [{"in_folder": "x"}, {"queryfile": None}, {"mappingfile": "m.csv"}, {"source": "custom"}, {"projekt": "study"}],
 )
-def test_what_does_not_go_together_is_refused_before_anybody_is_asked(
+def test_wrong_combinations_of_params_are_refused_before_any_request(
     airflow: Airflow, service: DeidServer, conf: dict[str, Any]
 ) -> None:
     state, tasks = run(**conf)

@@ -48,7 +48,7 @@ def test_a_folder_is_sent_and_nothing_of_it_is_in_airflows_home(
     assert returned["report"][0]["verdict"] == "complete" and returned["report"][0]["received"] == len(files)
     assert (airflow.data / "upload" / "logs" / "pacsifier_log.csv").exists()
     words = airflow_home.identifiers(files)
-    assert airflow_home.traces(tmp_path / "state" / "runs", words)  # the search finds them where they may be
+    assert airflow_home.traces(tmp_path / "state" / "runs", words)  # the search does find them in the state root
     assert airflow_home.traces(airflow.home, words) == []
 
     state, _, returned = run()

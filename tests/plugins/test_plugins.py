@@ -1,4 +1,4 @@
-"""What Airflow finds of the package by itself: provider, connection type, pools, policy."""
+"""Parts of the package that Airflow loads by itself: provider, connection type, pools, policy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def session(airflow: Airflow) -> Iterator[Any]:
-    """A session with the database in which there are no pools of ours and no connections, before and after."""
+    """Yield a session of a database without our pools and without connections; they are removed afterwards."""
     from airflow.models.connection import Connection
     from airflow.models.pool import Pool
     from airflow.utils.session import create_session
@@ -47,7 +47,7 @@ def session(airflow: Airflow) -> Iterator[Any]:
 
 
 def pools(session: Any) -> dict[str, int]:
-    """Slots of the pools that are not Airflow's own."""
+    """Return the slots of our pools."""
     from airflow.models.pool import Pool
 
     session.commit()
@@ -55,7 +55,7 @@ def pools(session: Any) -> dict[str, int]:
 
 
 def dicom(**extra: Any) -> str:
-    """A connection of type dicom, as an environment variable holds it."""
+    """Return a connection of type dicom in the form of an environment variable."""
     return json.dumps({"conn_type": "dicom", "host": "pacs", "port": 104, "extra": extra})
 
 
@@ -130,7 +130,7 @@ def test_init_makes_pools_and_folders(
 def test_a_scheduler_that_starts_makes_pools(session: Any, airflow: Airflow) -> None:
     environment = {**os.environ, "AIRFLOW_CONN_PACS_DEFAULT": dicom(called_aet="PACS")}
     said = run_airflow(environment, "scheduler", "--num-runs", "1", "--skip-serve-logs")
-    # Asked by another process: tests that read this database as a file have taken its locks from ours.
+    # Another process reads the database: tests that open it as a file have released the locks of this one.
     listed = json.loads(run_airflow(environment, "pools", "list", "--output", "json"))
     found = {pool["pool"]: int(pool["slots"]) for pool in listed if pool["pool"] != "default_pool"}
     assert found == {"pacsifier": 4, "pacs_default": 4}, said
@@ -152,7 +152,7 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
     dag_run = session.scalar(select(DagRun).where(DagRun.run_id == run_id))
     (find,) = (ti for ti in dag_run.task_instances if ti.task_id == "find")
     (prepare,) = (ti for ti in dag_run.task_instances if ti.task_id == "prepare")
-    assert find.pool == "default_pool"  # there is no other: a task in a pool that is not there never starts
+    assert find.pool == "default_pool"  # no other pool exists, and a task in a missing pool never starts
     make_pools(session)
     session.commit()
 
@@ -167,10 +167,10 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
 
     assert pool(find, "pacs_default") == "pacs_default"
     assert pool(find, "made_later") == "pacsifier"
-    assert pool(find, "pacs_default", pacs="another") == "pacs_default"  # what the first step has found holds
+    assert pool(find, "pacs_default", pacs="another") == "pacs_default"  # the XCom of the first step overrides the conf
     assert pool(find, COMMON_POOL) == "pacsifier"
     assert pool(prepare, "pacs_default") == "default_pool"
-    # As of a probe, which has no first step.
+    # As for a probe, which has no first step.
     assert pool(find) == "pacs_default"
     assert pool(find, pacs="made_later") == "pacsifier"
     assert pool(find, pacs="pacs_default", config="config.json") == "pacsifier"
@@ -186,7 +186,7 @@ def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
     assert {operator.__name__ for operator in TalksToNode.__subclasses__()} == set(_POOLED)
 
 
-def test_the_page_of_a_run_tells_of_rows_with_several_studies(airflow: Airflow) -> None:
+def test_the_page_of_a_run_mentions_rows_with_several_studies(airflow: Airflow) -> None:
     from pacsifier_ops.runs.progress import Progress
     from pacsifier_ops.web import pages
     from pacsifier_ops.web.views import RunView

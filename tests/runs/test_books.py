@@ -1,4 +1,4 @@
-"""The books as files: accounts, report, and PACSIFIER's log with and without a query."""
+"""The result files of a run: accounts, report, and PACSIFIER's log with and without a query."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(state_root: Path) -> Run:
 
 
 @pytest.mark.parametrize("action", [SAVE, MOVE])
-def test_a_line_per_series_under_its_row_and_one_per_row_without_any(action: str, run: Run, tmp_path: Path) -> None:
+def test_the_log_has_a_line_per_series_and_per_row_without_series(action: str, run: Run, tmp_path: Path) -> None:
     rows = [
         RowAccount(2, {"PatientID": "P1"}, "found", 2),
         RowAccount(3, {"PatientID": "P2"}, "empty"),
@@ -54,7 +54,7 @@ def test_a_line_per_series_under_its_row_and_one_per_row_without_any(action: str
     assert parquet_as_csv(tmp_path / "logs" / "pacsifier_log.csv") == lines
 
 
-def test_upload_names_folders_and_bad_files(run: Run, tmp_path: Path) -> None:
+def test_the_log_of_an_upload_names_folders_and_bad_files(run: Run, tmp_path: Path) -> None:
     bad = [FileAccount("sub-1/cut.dcm", "the file is cut off")]
     account = RunAccount(run.name, "", UPLOAD, "", "", [], [a_series(1)], destination="pacs", bad_files=bad)
     write_books(run, account, tmp_path / "out" / "logs", ("Folder",))
@@ -85,7 +85,7 @@ def test_files_are_whole_and_protected(run: Run, tmp_path: Path) -> None:
         assert (logs / f"runs/one.{kind}").read_bytes() == (logs / f"pacsifier_log.{kind}").read_bytes()
 
 
-def test_accounts_are_kept_where_the_log_cannot_be_written(run: Run, tmp_path: Path) -> None:
+def test_accounts_are_kept_if_the_log_cannot_be_written(run: Run, tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="the output folder"):
         write_books(run, RunAccount(run.name, "", UPLOAD, "", ""), tmp_path / "logs", ("Folder",))

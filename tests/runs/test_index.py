@@ -1,4 +1,4 @@
-"""Values by a key on a disk: all of them, in order, and nothing is left."""
+"""The index on disk: all values of a key, in order, and no file is left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.index import Index
 
 
-def test_values_come_back_in_order_and_no_file_stays() -> None:
+def test_values_are_returned_in_order_and_no_file_stays() -> None:
     run = Run.fresh()
     values = [(f"sub-{number % 7}", [number, "x" * 2000, None]) for number in range(5000)]
     one, other = Index(run, iter(values)), Index(run, [("sub-0", {"a": 1})])

@@ -1,4 +1,4 @@
-"""Every job: a task that is stopped or killed keeps what it had done, and the next one goes on from there."""
+"""Every job: a stopped or killed task keeps its results, and the next one goes on from there."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Job:
     close: Callable[[], Any]
 
     def done(self) -> set[Any]:
-        """Items that somebody got to, by their keys."""
+        """Return the keys of the items that have a result."""
         told = self.worker.outcomes(self.run)
         return {self.worker.key(item) for item, result in told if result != self.worker.account(item)}
 
@@ -99,7 +99,7 @@ def _karnak(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
     run, ids = Run.fresh(), folder.with_name("ids.json")
     ids.write_text(json.dumps({patient: f"P{place}" for place, patient in enumerate(PATIENTS)}))
     karnak.prepare(run, karnak.KarnakRequest(folder, out, "album", new_ids=str(ids)), most=1)
-    return Job(run, karnak.Tagger, lambda stop: karnak.tag(run, 0, stop), lambda: karnak.report(run))
+    return Job(run, karnak.TaggingWorker, lambda stop: karnak.tag(run, 0, stop), lambda: karnak.report(run))
 
 
 def _dicomdir(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
@@ -110,13 +110,13 @@ def _dicomdir(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
         dicomdir.assemble(run)
         return dicomdir.report(run)
 
-    return Job(run, dicomdir.Copying, lambda stop: dicomdir.copy(run, 0, stop), close)
+    return Job(run, dicomdir.CopyWorker, lambda stop: dicomdir.copy(run, 0, stop), close)
 
 
 def _dumps(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
     run = Run.fresh()
     dumps.prepare(run, dumps.DumpsRequest(folder, out), most=1)
-    return Job(run, dumps.Relocation, lambda stop: dumps.move(run, 0, stop), lambda: dumps.report(run))
+    return Job(run, dumps.MovingWorker, lambda stop: dumps.move(run, 0, stop), lambda: dumps.report(run))
 
 
 def _reports(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
@@ -138,7 +138,7 @@ def job(request: pytest.FixtureRequest, folder: Path, tmp_path: Path, pacs: Embe
     return made
 
 
-def test_a_task_that_is_stopped_keeps_what_it_had_done(job: Job) -> None:
+def test_a_stopped_task_keeps_its_results(job: Job) -> None:
     whole, stops = 4, 0
     for patience in range(0, 200, 3):
         asked, before = count(), job.done()
@@ -150,14 +150,14 @@ def test_a_task_that_is_stopped_keeps_what_it_had_done(job: Job) -> None:
         else:
             break
     assert stops and len(job.done()) >= whole
-    # One more that is stopped soon takes nothing away.
+    # Another task that is stopped soon removes no result.
     asked = count()
     with suppress(Cancelled):
         job.work(lambda: next(asked) > 1)
     assert len(job.done()) >= whole and job.close().verdict == COMPLETE
 
 
-def test_a_task_that_is_killed_keeps_what_it_had_done(job: Job) -> None:
+def test_a_killed_task_keeps_its_results(job: Job) -> None:
     partly = 0
     for after in range(3, 1000, 7):
         before = job.done()

@@ -1,4 +1,4 @@
-"""How values come into templates: escaped in every place, and never missing in silence."""
+"""Values in templates: escaped in every place; a missing value is an error."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def test_values_are_escaped_in_attributes_as_in_text() -> None:
         assert "<script" not in one and "\"'>" not in one and one.count("&lt;script&gt;") >= 2
 
 
-def test_a_value_that_is_missing_is_an_error() -> None:
+def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(UndefinedError):
         pages.page("web/templates/refusal.html", base="/pacsifier")
 
 
-def test_integers_get_their_thousands_apart_but_not_in_addresses() -> None:
+def test_integers_get_thousands_separators_but_not_in_addresses() -> None:
     shown = environment().from_string('<a id="{{ "n-" ~ count }}">{{ count }}</a>').render(count=1234567)
     assert shown == '<a id="n-1234567">1,234,567</a>'
 
 
-def test_line_breaks_between_elements_are_no_part_of_the_page() -> None:
+def test_line_breaks_between_elements_are_not_in_the_page() -> None:
     shown = environment().from_string("<p>\n  {{ one }}\n  <b>two</b> three\n  four\n</p>\n").render(one="a\nb")
     assert shown == "<p>a\nb<b>two</b> three\n  four</p>"
 
 
-def test_what_utf_8_or_html_cannot_hold_is_replaced() -> None:
+def test_characters_that_utf_8_or_html_cannot_hold_are_replaced() -> None:
     page = pages.page("web/templates/refusal.html", base="", sentence="a\x00\ud800\x9f\tb")
     assert page.encode() and "a\ufffd\ufffd\ufffd\tb" in page
 

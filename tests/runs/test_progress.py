@@ -1,4 +1,4 @@
-"""How far a run has come, read while it is made: counts only, whatever there is."""
+"""The progress of a run, in counts only, read while the run goes on."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
 
 
 def told(run: Run) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Rows, series and images so far; nothing else is told of the run but sums."""
+    """Return rows, series and images so far; the progress contains nothing but sums."""
     progress = progress_of(run)
     assert "ZQX" not in json.dumps(progress.as_json())
     return progress.rows, progress.series, {name: count for name, count in progress.images.items() if count}
 
 
-def test_every_step_shows(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_progress_shows_every_step_of_an_extraction(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     run, node = Run.fresh(), node_of(pacs)
     assert progress_of(run) == Progress(images=dict.fromkeys(progress_of(run).images, 0))
     table = write_table(tmp_path / "table.csv", ROWS)
@@ -70,7 +70,7 @@ def test_every_step_shows(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     progress = progress_of(run)
     assert progress.bytes > 1000
     took = sum(item["seconds"] for part in run.parts("results") for item in read_jsonl(part))
-    assert progress.seconds == pytest.approx(took)  # of the series, not of what was waited for between them
+    assert progress.seconds == pytest.approx(took)  # of the series, without the waits between them
     account = steps.report(run)
     summary = read_json(run.folder / "summary.json")
     assert summary == json.loads(json.dumps(account.summary())) and summary["totals"]["received"] == 4
@@ -81,7 +81,7 @@ def test_every_step_shows(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     assert not (run.folder / "summary.json").exists() and told(run)[1:] == ({}, {})
 
 
-def test_an_upload_shows_too(tmp_path: Path) -> None:
+def test_progress_shows_an_upload(tmp_path: Path) -> None:
     write(series("ZQX-1", n_images=3) + series("ZQX-1", series_number=2), tmp_path / "images")
     run, request = Run.fresh(), UploadRequest(tmp_path / "images", tmp_path / "log")
     with EmbeddedPacs(folder=tmp_path / "pacs") as pacs:
@@ -92,7 +92,7 @@ def test_an_upload_shows_too(tmp_path: Path) -> None:
     assert told(run) == ({}, {"complete": 2}, {"received": 4})
 
 
-def test_the_tools_for_handing_over_show_too(tmp_path: Path) -> None:
+def test_progress_shows_the_hand_over_jobs(tmp_path: Path) -> None:
     images, tagged = tmp_path / "images", tmp_path / "tagged"
     write(series("ZQX-1", n_images=3) + series("ZQX-1", series_number=2), images)
     write_json(ids := tmp_path / "ids.json", {"ZQX-1": "P1"})
@@ -113,7 +113,7 @@ def test_the_tools_for_handing_over_show_too(tmp_path: Path) -> None:
     assert progress_of(run).parts == {"done": 1, "waiting": 1}
 
 
-def test_of_a_large_cohort_only_what_changed_is_read_again() -> None:
+def test_only_changed_files_of_a_large_cohort_are_read_again() -> None:
     run = Run.fresh()
     expect(run, series=2000, instances=4000)
     for unit in range(20):

@@ -1,4 +1,4 @@
-"""The HTML report: stands alone, escapes everything, says what the accounts say."""
+"""The HTML report: self-contained, escaped, and equal to the account."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ACTIONS = (SAVE, NONE, MOVE, UPLOAD)
 
 
 class Page(HTMLParser):
-    """Elements in order, text, and whether all that was opened was closed in order."""
+    """Collects elements in order and text, and checks that elements are closed in order."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def test_links() -> None:
             [a_series(state=SERIES_INCOMPLETE, received=17, missing=3)],
             [],
             "Incomplete",
-            "1 row did not end well, 1 of 1 series are not complete and 3 instances missing",
+            "1 row without a usable answer, 1 of 1 series are not complete and 3 instances missing",
         ),
         (
             [FOUND],
@@ -193,7 +193,7 @@ def test_accounts_add_up() -> None:
     assert "40 expected \u2260 5 present + 31 received + 3 missing" in Page(render(a_run([FOUND], series))).text
 
 
-def test_failed_items_come_first_and_empty_rows_are_told_apart() -> None:
+def test_failed_items_come_first_and_empty_rows_are_shown_separately() -> None:
     rows = [
         RowAccount(2, {"PatientID": "123421"}, ROW_FOUND, 2),
         RowAccount(3, {"AccessionNumber": "A1"}, ROW_EMPTY),
@@ -225,7 +225,7 @@ def test_accessible() -> None:
     assert len(names) == len(set(names))
 
 
-def test_one_missing_instance_of_a_million_shows() -> None:
+def test_one_missing_instance_of_a_million_is_visible() -> None:
     series = a_series(expected=1_000_000, received=999_999, missing=1, state=SERIES_INCOMPLETE)
     page = Page(render(a_run([FOUND], [series])))
     widths = [float(a["width"] or 0) for _, a in page.elements if a.get("class") == "fill bad"]
@@ -256,7 +256,7 @@ def test_an_empty_run_renders(action: str) -> None:
         (UPLOAD, "Upload to a PACS", ("Source", "/data/out", "Destination", "third"), "5 sent"),
     ],
 )
-def test_each_action_speaks_of_itself(action: str, heading: str, facts: tuple[str, ...], balance: str) -> None:
+def test_each_action_has_its_own_words(action: str, heading: str, facts: tuple[str, ...], balance: str) -> None:
     rows = [] if action == UPLOAD else [FOUND]
     series = a_series(expected=6, present=1, received=5, method="store" if action == UPLOAD else "move")
     page = Page(render(a_run(rows, [series], action=action, destination="third", folder="/data/out")))
@@ -268,7 +268,7 @@ def test_each_action_speaks_of_itself(action: str, heading: str, facts: tuple[st
     assert ("files passed over" in text) == (action == UPLOAD)
     assert ("at the destination" in text) == (action in (MOVE, UPLOAD)) == ("in the output folder" not in text)
     assert ("fetch" in text) == (action == NONE)
-    assert ("mb/s" in text) == (action != MOVE)  # what goes from node to node does not pass here
+    assert ("mb/s" in text) == (action != MOVE)  # a move to another node does not pass here
     assert ("C-STORE" if action == UPLOAD else "C-MOVE") in page.said
 
 
@@ -301,6 +301,6 @@ def test_missing_instances_and_warnings_are_named(action: str) -> None:
     assert "more, see accounts.json" not in Page(render(a_run([], [half], action=action))).text
     warned = a_series(2, warned=3, reason="taken with a warning (0xB000)", description="coerced")
     page = Page(render(a_run([], [warned], action=action)))
-    assert "Complete" in page.said and "took 3 instances with a warning" in page.text
+    assert "Complete" in page.said and "accepted 3 instances with a warning" in page.text
     part = page.text[page.text.index("Needs attention") : page.text.index("Per modality")]
     assert "coerced" in part and "0xB000" in part

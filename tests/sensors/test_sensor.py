@@ -1,4 +1,4 @@
-"""Waiting for images to arrive: the look, the trigger, and the sensor in Airflow."""
+"""Waiting for the arrival of images: one look, the trigger, and the sensor in Airflow."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ PATIENT, OTHER = "ZQX-71830-KW", "YVJ-55912-ZS"
 
 
 def request_of(folder: Path, cells: str) -> str:
-    """Take a query table in; returns its id."""
+    """Take in a query table, and return its id."""
     table = folder / "table.csv"
     table.write_text(cells, encoding="utf-8")
     return take_in(table)
 
 
 def no_slot_is_held(node: PacsNode) -> bool:
-    """Whether nobody has an association with the PACS."""
+    """Whether the PACS has no association."""
     with shared().acquire(f"pacs:{node.key}", wait=0):
         return True
 
@@ -64,7 +64,7 @@ def pacs() -> Iterator[EmbeddedPacs]:
 
 @pytest.fixture
 def arrive(pacs: EmbeddedPacs, tmp_path: Path) -> Callable[..., list[Path]]:
-    """Let series arrive in the PACS."""
+    """Add series to the PACS."""
 
     def store(*images: list[Dataset]) -> list[Path]:
         files = write([image for one in images for image in one], tmp_path / "images")
@@ -100,7 +100,7 @@ def test_a_look_counts_rows_series_and_instances(
 @pytest.mark.parametrize(
     "word", ["", "table.csv", PATIENT, "1.2.3", "req-0123456789ABCDEF01234567", "req-/../0123456789012345678"]
 )
-def test_only_the_id_of_a_request_is_taken(word: str) -> None:
+def test_only_the_id_of_a_request_is_accepted(word: str) -> None:
     with pytest.raises(InputError, match="request is not the id of a request") as raised:
         rows_of(word, None)
     assert not word or word not in str(raised.value)
@@ -123,7 +123,7 @@ def test_rows_are_found_by_their_lines(tmp_path: Path) -> None:
         rows_of(request_of(tmp_path, f"PatientIdd\n{PATIENT}\n"), None)
 
 
-def test_a_look_says_whether_to_look_again(
+def test_errors_of_a_look_say_whether_to_look_again(
     pacs: EmbeddedPacs, arrive: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     arrive(series(PATIENT, ProtocolName="Kopf"))
@@ -149,8 +149,8 @@ def test_a_look_says_whether_to_look_again(
     assert no_slot_is_held(node)
 
 
-def test_what_pydicom_warns_of_is_not_heard_from_any_thread(tmp_path: Path) -> None:
-    """Warnings quote values, and threads undo what others do about them with `catch_warnings`."""
+def test_warnings_of_pydicom_are_suppressed_in_all_threads(tmp_path: Path) -> None:
+    """Warnings quote values, and `catch_warnings` in one thread undoes that of another."""
     rows = rows_of(request_of(tmp_path, f"PatientID\n{PATIENT}\n"), None)
     seen: list[Arrived] = []
     with Crooked(SeriesNumber="Wurzelbacher") as crooked, warnings.catch_warnings(record=True) as heard:
@@ -180,7 +180,7 @@ def airflow(
 
 
 def trigger(request: str, **arguments: Any) -> Any:
-    """A trigger that has been to the database and back; impatient."""
+    """Return a trigger with short times, serialized and made again."""
     from pacsifier_ops.triggers.dicom import DicomArrivalTrigger
 
     usual = {"row": None, "pacs": "pacs_default", "minimum": 1, "settle": 0, "poke_interval": 0.05, "timeout": 60}
@@ -193,7 +193,7 @@ def trigger(request: str, **arguments: Any) -> Any:
 
 
 def outcome(waiting: Any, meanwhile: Callable[[asyncio.Task[Any]], Awaitable[None]] | None = None) -> dict[str, Any]:
-    """What a trigger tells, after something has happened meanwhile."""
+    """Return the event of a trigger, after a function has run meanwhile."""
 
     async def wait() -> dict[str, Any]:
         task: asyncio.Task[Any] = asyncio.ensure_future(anext(waiting.run()))
@@ -206,14 +206,14 @@ def outcome(waiting: Any, meanwhile: Callable[[asyncio.Task[Any]], Awaitable[Non
 
 
 async def looks(pacs: EmbeddedPacs, count: int = 3) -> None:
-    """Let so many looks pass (a look is one query here at least)."""
+    """Wait for a number of looks (each has at least one query here)."""
     enough = len(pacs.queries) + 3 * count
     while len(pacs.queries) < enough:
         await asyncio.sleep(0.02)
 
 
 @pytest.mark.airflow
-def test_it_waits_until_something_arrives_and_settles(
+def test_the_trigger_waits_until_series_arrive_and_settle(
     airflow: Airflow, pacs: EmbeddedPacs, arrive: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     waiting = trigger(request_of(tmp_path, f"PatientID\n{PATIENT}\n"), settle=3600)
@@ -222,9 +222,9 @@ def test_it_waits_until_something_arrives_and_settles(
         await looks(pacs)
         arrive(series(PATIENT, n_images=2))
         await looks(pacs)
-        assert not task.done()  # it is there, but may yet grow
+        assert not task.done()  # it is there, but the archive may still be receiving
         waiting.settle = 1.5
-        for number in range(2, 22):  # for longer than that, a series every now and then
+        for number in range(2, 22):  # series arrive one after the other, for longer than that
             arrive(series(PATIENT, series_number=number))
             await asyncio.sleep(0.1)
 
@@ -232,7 +232,7 @@ def test_it_waits_until_something_arrives_and_settles(
 
 
 @pytest.mark.airflow
-def test_it_looks_again_after_what_passes(
+def test_the_trigger_looks_again_after_a_temporary_error(
     airflow: Airflow, pacs: EmbeddedPacs, arrive: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     arrive(series(PATIENT))
@@ -248,7 +248,7 @@ def test_it_looks_again_after_what_passes(
 
 
 @pytest.mark.airflow
-def test_it_tells_in_words_how_else_it_ends(
+def test_the_trigger_gives_the_reason_of_every_other_end(
     airflow: Airflow,
     pacs: EmbeddedPacs,
     arrive: Callable[..., list[Path]],
@@ -279,7 +279,7 @@ def test_it_tells_in_words_how_else_it_ends(
 
 
 @pytest.mark.airflow
-def test_it_stops_when_cancelled(airflow: Airflow, pacs: EmbeddedPacs, tmp_path: Path) -> None:
+def test_the_trigger_stops_when_cancelled(airflow: Airflow, pacs: EmbeddedPacs, tmp_path: Path) -> None:
     async def cancel() -> None:
         task = asyncio.ensure_future(anext(waiting.run()))
         await looks(pacs, 1)
@@ -312,7 +312,7 @@ def test_files_stored_into_a_real_archive_meanwhile(
     node = PacsNode(kind, "127.0.0.1", peer.port, peer.aet, OUR_AET)
 
     async def meanwhile(task: asyncio.Task[Any]) -> None:
-        await asyncio.sleep(0.3)  # nobody listens yet
+        await asyncio.sleep(0.3)  # no archive listens yet
         await asyncio.to_thread(peer.start)
         await asyncio.to_thread(peer.store, first)
         assert await asyncio.to_thread(count_arrived, node, rows_of(request, None)) == Arrived(1, 1, 2)
@@ -353,7 +353,7 @@ with DAG("waiting", schedule=None, params={"request": "", "row": None, "timeout"
 
 @pytest.fixture
 def waiting_dag(airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Run a DAG that waits and then goes on; returns states, results, and what is rendered."""
+    """Run a DAG that waits and then goes on. Return states, results and rendered fields."""
     folder = tmp_path / "dags"
     folder.mkdir()
     bundles = airflow_home.bundles({"tests": folder})
@@ -406,7 +406,7 @@ def test_a_dag_waits_and_goes_on(
 
 
 @pytest.mark.airflow
-def test_a_sensor_refuses_what_it_must_not_be_told(airflow: Airflow) -> None:
+def test_a_sensor_refuses_wrong_parameters(airflow: Airflow) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
 
     from pacsifier_ops.sensors.dicom import DicomArrivalSensor
@@ -414,7 +414,7 @@ def test_a_sensor_refuses_what_it_must_not_be_told(airflow: Airflow) -> None:
     request = "req-" + "0" * 24
     assert DicomArrivalSensor.template_fields == ("request", "row")
     assert DicomArrivalSensor(task_id="t", request=request, row=0).row == 0
-    with pytest.raises(AirflowSkipException, match="too late"):  # with words, which Airflow alone would not give
+    with pytest.raises(AirflowSkipException, match="too late"):  # with the reason, which Airflow alone would not give
         DicomArrivalSensor(task_id="t", request=request, soft_fail=True).execute_complete(
             {}, {"state": "late", "message": "too late"}
         )
@@ -470,7 +470,7 @@ def test_the_documented_chain_waits_through_a_restart_without_worker_and_pool_sl
             (home / "data" / "queries" / "tonight.csv").write_text(
                 f"PatientID,AccessionNumber\n{airflow_home.KUNIGUNDE['patient_id']},\n,QACC990288\n"
             )
-            # Made by hand, so that the triggerer has it from Airflow's database.
+            # The connection is in Airflow's database, and the triggerer reads it there.
             connection = {"connection_id": "pacs_night", "conn_type": "dicom", "host": pacs.host, "port": pacs.port}
             up._call("api/v2/connections", {**connection, "extra": json.dumps({"called_aet": pacs.aet})})
             up._call("api/v2/dags/nightly/dagRuns", {"logical_date": None})

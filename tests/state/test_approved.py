@@ -366,7 +366,7 @@ def test_a_file_set_holds_what_was_approved_and_no_name_of_anything_else(world: 
     victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / "disc.zip").unlink()
-    with pytest.raises(TreeError, match="was changed while the run"):
+    with pytest.raises(TreeError, match="was changed during the run"):
         dicomdir.assemble(run)
     assert not (tmp_path / "disc.zip").exists()
 

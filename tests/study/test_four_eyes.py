@@ -130,7 +130,7 @@ def test_the_answer_of_a_person_who_may_not_approve_does_not_count(airflow: Airf
 
     def answer(word: str, who: str) -> None:
         event = {"chosen_options": [word], "responded_by_user": {"id": who, "name": who}}
-        Asking(task_id="approve").answered(run, {"params": {}}, event)
+        Asking(task_id="approve").keep_answer(run, {"params": {}}, event)
 
     approvals.ask(run, RELEASE, "d1")
     with pytest.raises(AirflowFailException, match="may not release it; another person"):
@@ -147,12 +147,15 @@ def test_the_answer_of_a_person_who_may_not_approve_does_not_count(airflow: Airf
 def test_airflow_assigns_the_question_to_the_approvers_that_it_knows(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pacsifier_ops.operators.approval import assigned
+    from pacsifier_ops.operators.approval import assignees
 
     simple = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
     monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", simple)
-    assert assigned(()) is None and [user["id"] for user in assigned(("anna", "ben")) or ()] == ["anna", "ben"]
+    assert assignees(()) is None and [user["id"] for user in assignees(("anna", "ben")) or ()] == [
+        "anna",
+        "ben",
+    ]
     monkeypatch.setenv(
         "AIRFLOW__CORE__AUTH_MANAGER", "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
     )
-    assert assigned(("anna",)) is None and [user["id"] for user in assigned(("7",)) or ()] == ["7"]
+    assert assignees(("anna",)) is None and [user["id"] for user in assignees(("7",)) or ()] == ["7"]

@@ -250,8 +250,8 @@ def main() -> None:
         parts.start("dag-processor", "airflow", "dag-processor")
         for worker in WORKERS:
             _start_worker(parts, worker)
-        parts.wait_until("the receiver", lambda: local.answers(int(receiver_port)))
-        parts.wait_until("Airflow", lambda: local.healthy(port))
+        parts.wait_until("the receiver", lambda: local.is_listening(int(receiver_port)))
+        parts.wait_until("Airflow", lambda: local.is_healthy(port))
         parts.wait_until("a worker", lambda: all(b" ready." in parts.log(name).read_bytes() for name in WORKERS))
         print("Ctrl-C stops everything", flush=True)
         while True:

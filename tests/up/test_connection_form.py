@@ -1,4 +1,4 @@
-"""Connections as an administrator makes them: in Airflow's user interface, with a real browser."""
+"""Connections that an administrator makes in Airflow's user interface, with a real browser."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def up(shared: SharedAirflow) -> Up:
 
 @pytest.fixture
 def browser(up: Up, request: pytest.FixtureRequest) -> Iterator[Browser]:
-    """A browser that is logged in and shows the connections of a name in Airflow's list of them."""
+    """Return a browser that is logged in, and shows the connections of a name in Airflow's list."""
     with Browser() as page:
         page.open(f"{up.url}/connections?name_pattern={request.param}")
         page.fill("[name=username]", local.USER)
@@ -83,7 +83,7 @@ def test_a_connection_is_made_and_tested_by_hand(
     browser.fill("[name=host]", "127.0.0.1")
     browser.fill("[name=port]", str(pacs.port))
     assert not browser.sees("[name=login]") and not browser.sees("[name=schema]")
-    assert not browser.sees("button", "Save")  # not before there is a called AE title
+    assert not browser.sees("button", "Save")  # only after a called AE title is given
     browser.click("button", "AE titles")
     assert browser.value("[name=element_calling_aet]") == "PACSIFIER"
     browser.fill("[name=element_called_aet]", pacs.aet)
@@ -127,7 +127,7 @@ def test_a_connection_is_made_and_tested_by_hand(
     assert (node.window, node.window_weekends, node.timezone) == ("20:00-06:00", False, "Europe/Zurich")
     assert (node.tls, node.tls_ca, node.tls_check_host) == (False, "/etc/pacsifier/hospital-ca.pem", False)
 
-    # What is there can be changed: the form shows all of it again.
+    # An existing connection can be changed: the form shows all its fields.
     browser.click("button[aria-label='Edit Connection']")
     browser.click("button", "Limits and pacing")
     assert browser.value("[name=element_max_series]") == "20000"
@@ -153,7 +153,7 @@ def test_a_de_id_service_is_described_and_tested_by_hand(up: Up, browser: Browse
         browser.click("button", "Batches")
         browser.fill("[name=element_batch_size]", "50")
         browser.click("button", "Timeouts")
-        browser.wait_for("[role=dialog]", "Seconds until an answer is there as a whole. Default: 120.")
+        browser.wait_for("[role=dialog]", "Seconds for a whole answer. Default: 120.")
         browser.screenshot(tmp_path / "form.png")
         browser.click("button", "Save")
         browser.wait_for("td", "deid_by_hand")
@@ -172,7 +172,7 @@ def test_a_de_id_service_is_described_and_tested_by_hand(up: Up, browser: Browse
 def hooked(
     stored: dict[str, Any], factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Any:
-    """What DicomHook makes of a connection that the API told."""
+    """Return the node that DicomHook makes of a connection from the API."""
     airflow_home.enter(factory, monkeypatch, tmp_path / "data")
     from pacsifier_ops.hooks.dicom import DicomHook
 

@@ -1,4 +1,4 @@
-"""The nightly DAG: two nights of an Airflow as `make up` starts it, and what the DAG file says."""
+"""The nightly DAG: two nights of an Airflow as `make up` starts it, and the schedule and params of the DAGs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NIGHTS = {"2024-03-30": "2024-03-30T19:00:00Z", "2024-03-31": "2024-04-01T00:30:
 
 
 def put(folder: Path, name: str, text: str, age: float = 600) -> None:
-    """Put a file there that was written `age` seconds ago."""
+    """Write a file with a modification time of `age` seconds ago."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text, encoding="utf-8")
     os.utime(folder / name, (time.time() - age,) * 2)
 
 
 def a_night(up: Up, run_after: str) -> tuple[str, dict[str, list[str]]]:
-    """Start the nightly DAG and wait for its end; its state and those of its tasks."""
+    """Run the nightly DAG to its end; return its state and those of its tasks."""
     body: dict[str, Any] = {"dag_run_id": secrets.token_hex(4), "logical_date": None, "run_after": run_after}
     path = f"dags/{NIGHTLY}/dagRuns/{up._call(f'api/v2/dags/{NIGHTLY}/dagRuns', body)['dag_run_id']}"
     up.wait_for(lambda: up.get(path)["state"] in ("success", "failed"))
@@ -45,7 +45,7 @@ def a_night(up: Up, run_after: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def runs(up: Up) -> dict[str, dict[str, Any]]:
-    """The runs of the extract DAG, once all have ended."""
+    """Wait for the end of all runs of the extract DAG, and return them."""
 
     def found() -> dict[str, dict[str, Any]]:
         path = f"dags/{DAG_ID}/dagRuns?limit=100&run_id_pattern=nightly__%25"
@@ -63,7 +63,7 @@ def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) ->
     up, home = shared.up, shared.up.home
     nightly, results = home / "data" / "nightly", home / "data" / "results"
     first, second = NIGHTS
-    assert a_night(up, NIGHTS[first])[0] == "success"  # with nothing to do; makes the folders
+    assert a_night(up, NIGHTS[first])[0] == "success"  # it has nothing to do, and creates the folders
     inbox = nightly / "inbox"
     put(inbox, "Wurzelbacher.csv", "PatientID\nZQX-71830-KW\n")
     put(inbox, "Zebedaeus.csv", "PatientID\nYVJ-55912-ZS\n")
@@ -76,7 +76,7 @@ def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) ->
     put(nightly / "projects" / "broken", "project.yaml", "enabled: perhaps\n")
 
     state, tasks = a_night(up, NIGHTS[first])
-    assert state == "failed"  # for the broken project, and only at the end
+    assert state == "failed"  # because of the broken project, and only at the end
     assert tasks == {
         "collect": ["success"],
         "start": ["success"] * 2,
@@ -129,7 +129,7 @@ def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) ->
     assert reasons.read_text().startswith("Schnuerpel.csv: line 3: ")
 
     words = {*airflow_home.identifiers(shared.files), "Schnuerpel", "Zebedaeus", "Theobald"}
-    assert airflow_home.traces(home / "state", words)  # the search finds them where they may be
+    assert airflow_home.traces(home / "state", words)  # the search does find them in the state root
     assert airflow_home.traces(home / "airflow", words) == []
 
 

@@ -1,4 +1,4 @@
-"""The examples of DAGs of one's own, through the scheduler."""
+"""The examples of users' DAGs, under the scheduler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
 
 def _page(up: Up, path: str) -> str:
-    """A page of the user interface, as a browser gets it."""
+    """Return a page of the user interface."""
     headers = {"Accept": "text/html", "Cookie": f"_token={up.token('admin')}"}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(urllib.request.Request(f"{up.url}/{path}", headers=headers), timeout=60) as answer:

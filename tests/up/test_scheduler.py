@@ -1,4 +1,4 @@
-"""What the real scheduler makes of extractions, by C-GET and C-MOVE and ones that go wrong."""
+"""Extractions under the real scheduler, by C-GET and C-MOVE, with failing ones among them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
 @dataclass
 class Record:
-    """What came of an hour of the real scheduler."""
+    """The results of the runs under the real scheduler."""
 
     home: Path
     pacs: EmbeddedPacs
@@ -38,7 +38,7 @@ class Record:
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory, shared: SharedAirflow) -> Record:
-    """DAG runs by C-GET and C-MOVE and ones that go wrong, and the command line, all at once at one PACS."""
+    """Run DAGs by C-GET and C-MOVE, failing ones, and the command line at once against one PACS."""
     folder, pacs, up, home = tmp_path_factory.mktemp("scheduler"), shared.busy, shared.up, shared.up.home
     patients = {"ours": "LQD-90551-AB", "theirs": "LQD-90552-CD"}
     busy = [p for who in patients.values() for p in airflow_home.build_busy(folder / who, who)]
@@ -109,7 +109,7 @@ def test_the_scheduler_runs_it_by_c_get_and_c_move(record: Record, shared: Share
     moved = {str(i.SeriesInstanceUID) for service, _, i in record.pacs.retrieves if service == "C-MOVE"}
     assert moved == {dcmread(p).SeriesInstanceUID for p in shared.files if p.stem in wanted}
     assert [t["map_index"] for t in record.runs["get"] if t["task_id"] == "retrieve"] == list(range(8))
-    assert not list((out / ".spool").glob("[0-9]*/*"))  # the standing receiver's
+    assert not list((out / ".spool").glob("[0-9]*/*"))  # the spool of the standing receiver
 
 
 def test_pacs_and_leases_bound_dag_runs_and_command_line_together(record: Record) -> None:
@@ -124,7 +124,7 @@ def test_tasks_wait_in_the_pool_of_their_connection(record: Record) -> None:
     for name, pool in {"get": "pacs_busy", "crooked": "pacs_crooked"}.items():
         for task in record.runs[name]:
             assert task["pool"] == (pool if task["task_id"] in ("find", "retrieve") else "default_pool"), task
-    # Each series in that of the archive that it comes from.
+    # Each series is fetched in the pool of its archive.
     both = {task["map_index"]: task["pool"] for task in record.runs["both"] if task["task_id"] == "retrieve"}
     assert set(both.values()) == {"pacs_crooked", "pacs_busy"}
     assert [both[index] for index in sorted(both)] == sorted(both.values(), reverse=True)

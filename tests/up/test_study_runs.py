@@ -1,4 +1,4 @@
-"""Studies under the real scheduler: a person's word by the API, in every way it may go, and who learns what of it."""
+"""Studies under the real scheduler: approvals over the API, with all outcomes, and no patient data in Airflow."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ APPROVE, REJECT = "Approve", "Reject"
 
 
 class Person:
-    """Somebody who answers over the API."""
+    """A user who answers over the API."""
 
     def __init__(self, up: Up) -> None:
         self._up = up
 
     def answer(self, run: str, word: str) -> dict[str, Any]:
-        """Answer it."""
+        """Answer the question."""
         question = self._up.question(run, STUDY)
         task = question["task_instance"]["task_id"]
         body = {"chosen_options": [word], "params_input": {}}
@@ -33,7 +33,7 @@ class Person:
         return question
 
     def mark_success(self, run: str) -> None:
-        """Mark the waiting task a success by hand, as the graph lets one."""
+        """Mark the waiting task as a success, as users can in the graph."""
         task = self._up.question(run, STUDY)["task_instance"]["task_id"]
         self._up.patch(f"dags/{STUDY}/dagRuns/{run}/taskInstances/{task}", {"new_state": "success"})
 
@@ -68,7 +68,7 @@ def test_a_person_releases_a_cohort_and_a_data_set(shared: SharedAirflow) -> Non
         "research",
         "default_pool",
     )
-    # Again: nothing is new, so nobody is asked.
+    # A second run has nothing new, so there is no question.
     again = start(airflow, "approved", max_series=1, upload="research")
     assert airflow.outcome(again, STUDY) == "success"
     decided, undecided = (
@@ -84,7 +84,7 @@ def test_a_person_releases_a_cohort_and_a_data_set(shared: SharedAirflow) -> Non
 
 @pytest.fixture(scope="module")
 def unapproved(shared: SharedAirflow) -> dict[str, str]:
-    """Runs that nobody approves, by their projects: all at once, each of one small series."""
+    """Return runs without an approval, by their projects; all run at once, each with one small series."""
     conf: dict[str, dict[str, Any]] = {
         "rejected-cohort": {"max_series": 1, "accession": "QACC990171"},
         "rejected": {"accession": "QACC990399"},

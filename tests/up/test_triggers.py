@@ -24,7 +24,7 @@ from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
-#: Pictures of the documentation are taken by these tests, where a folder for them is given.
+#: Folder for the pictures of the documentation; these tests take them if it is given.
 PICTURES = os.environ.get("PACSIFIER_PICTURES")
 
 GOOD = "PatientID,StudyDate\n123421,20150512\n124588,20150512-20150612\n"
@@ -60,7 +60,7 @@ def picture(browser: Browser, tmp_path: Path) -> Any:
 
 
 def images(up: Up, out: str) -> int:
-    """How many images are in an output folder."""
+    """Return the number of images in an output folder."""
     return sum(path.endswith(".dcm") for path in tree(up.home / "data" / out))
 
 
@@ -104,9 +104,9 @@ def test_through_the_intake_page(up: Up, browser: Browser, picture: Any, tmp_pat
     picture("intake")
     table.write_text("Patient ID;StudyDate\n1;12.05.2015\n")
     browser.choose("#table", table)
-    browser.wait_for("#problems td", "12.05.2015")  # the cell, to whoever handed it in
+    browser.wait_for("#problems td", "12.05.2015")  # the cell, shown to the user who sent it
     browser.select("#date_format", "DD.MM.YYYY")
-    browser.wait_for("#said", "1 row can be asked.")  # read again, as was said
+    browser.wait_for("#said", "1 row can be asked.")  # read again with the option
     browser.wait_for("#preview td", "20150512")
     browser.wait_for("#preview", "column 1 was read as PatientID")
     browser.select("#date_format", "")
@@ -125,7 +125,7 @@ def test_through_the_intake_page(up: Up, browser: Browser, picture: Any, tmp_pat
 
 
 def newest(up: Up) -> str:
-    """Id of the latest run; empty where there is none."""
+    """Return the id of the latest run; empty if there is none."""
     runs = up.get("dags/pacsifier_extract/dagRuns?order_by=-start_date&limit=1")["dag_runs"]
     return str(runs[0]["dag_run_id"]) if runs else ""
 
@@ -149,7 +149,7 @@ def test_the_lines_of_the_documentation_on_the_api_work(up: Up, tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^line 2 StudyDate: ", done.stdout, re.MULTILINE)
     assert re.search(r"^(queued|running)$", done.stdout, re.MULTILINE)
-    assert re.search(r"^failed$", done.stdout, re.MULTILINE)  # a row with a problem is no complete run
+    assert re.search(r"^failed$", done.stdout, re.MULTILINE)  # a row with a problem makes the run incomplete
     assert '"verdict": "incomplete"' in done.stdout
     assert "124588" in (tmp_path / "report.html").read_text() and "124588" not in done.stdout
     assert images(up, "heart-study") > 0

@@ -1,4 +1,4 @@
-"""The pages in Airflow's user interface, asked from a running API server: who sees what, and what they answer."""
+"""The pages in Airflow's user interface, from a running API server: access, content and errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 @dataclass
 class Visitor:
-    """Somebody who asks for pages; a browser's cookie says who it is."""
+    """A user who requests pages; the cookie identifies the user, as in a browser."""
 
     url: str
     token: str = ""
@@ -80,7 +80,7 @@ class Visitor:
         return answer
 
     def send(self, *tables: bytes, name: str = "table", options: str = "", **headers: str) -> Answer:
-        """Hand tables in, as a form does."""
+        """Send tables, as a form does."""
         edge = uuid.uuid4().hex
         parts = (
             f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="{TABLE_NAME}.csv"\r\n'
@@ -97,7 +97,7 @@ class Visitor:
         return self.ask("pacsifier/requests", body, Content_Type=f"multipart/form-data; boundary={edge}", **headers)
 
     def begin(self, rest: bytes) -> int:
-        """Begin to send a table, and never end; returns the status."""
+        """Begin to send a table without ending, and return the status."""
         place = urllib.parse.urlsplit(self.url)
         with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
             head = (
@@ -120,19 +120,19 @@ def nobody(up: Up) -> Visitor:
 
 @pytest.fixture(scope="module")
 def viola(up: Up) -> Visitor:
-    """Who may look at runs."""
+    """Return a user who may read runs."""
     return Visitor(up.url, up.token(VIEWER))
 
 
 @pytest.fixture(scope="module")
 def ursula(up: Up) -> Visitor:
-    """Who may start them."""
+    """Return a user who may start runs."""
     return Visitor(up.url, up.token(USER))
 
 
 @pytest.fixture(scope="module")
 def run(up: Up, ursula: Visitor) -> str:
-    """Address of a run, below that of the pages, that a page's request was started for and that has ended."""
+    """Return the address, relative to the pages, of an ended run that was started from the intake page."""
     taken = ursula.send(TABLE.encode(), Sec_Fetch_Site="same-origin", Origin=up.url)
     assert taken.status == 201
     conf = {"queryfile": taken.json()["request"], "out_directory": OUT, "strict": False}
@@ -154,20 +154,20 @@ def run(up: Up, ursula: Visitor) -> str:
     return address
 
 
-def test_nobody_sees_anything_without_logging_in(nobody: Visitor, run: str) -> None:
+def test_nothing_is_shown_without_a_login(nobody: Visitor, run: str) -> None:
     paths = ["", "static/page.css", *(run.removeprefix("pacsifier/") + end for end in ("", "/report", "/summary"))]
     for path in paths:
         assert nobody.ask(f"pacsifier/{path}").status == 401
         led = nobody.ask(f"pacsifier/{path}", **HTML)
         assert led.status == 303 and urllib.parse.urlsplit(led.headers["location"]).path == "/auth/login"
-        # Back to where it was wanted to go, once logged in.
+        # The login leads back to the requested page.
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(led.headers["location"]).query)
         assert urllib.parse.unquote(query["next"][0]) == urllib.parse.unquote(f"/pacsifier/{path}")
     assert nobody.send(TABLE.encode()).status == 401
     assert Visitor(nobody.url, "forged").ask(run).status in (401, 403)
 
 
-def test_who_may_see_the_run_sees_its_counts(viola: Visitor, run: str) -> None:
+def test_users_who_may_read_the_run_see_its_counts(viola: Visitor, run: str) -> None:
     told = viola.ask(run).json()
     assert told["state"] == "success" and told["summary"] == viola.ask(f"{run}/summary").json()
     assert told["progress"]["rows"] == {"found": 2} and told["progress"]["series"] == {"complete": 3}
@@ -182,7 +182,7 @@ def test_who_may_see_the_run_sees_its_counts(viola: Visitor, run: str) -> None:
         assert words.encode() not in page.body and words not in json.dumps(told)
 
 
-def test_what_identifies_patients_needs_more(viola: Visitor, ursula: Visitor, run: str) -> None:
+def test_pages_that_identify_patients_need_another_permission(viola: Visitor, ursula: Visitor, run: str) -> None:
     for path in ("report", "thumbnails/1.png", "contact-sheets-1.html"):
         assert viola.ask(f"{run}/{path}").status == 403
     told = ursula.ask(run).json()
@@ -201,7 +201,7 @@ def test_what_identifies_patients_needs_more(viola: Visitor, ursula: Visitor, ru
 def test_only_runs_of_ours_have_pages_and_no_path_leads_elsewhere(up: Up, ursula: Visitor, run: str) -> None:
     started = up._call(f"api/v2/dags/{FOREIGN}/dagRuns", {"logical_date": None})["dag_run_id"]
     foreign = ursula.ask(f"pacsifier/runs/{FOREIGN}/{urllib.parse.quote(started)}", **HTML)
-    assert foreign.status == 404 and b"This run is not PACSIFIER" in foreign.body
+    assert foreign.status == 404 and b"This run has no job of PACSIFIER" in foreign.body
     name = dag_run_name(DAG_ID, urllib.parse.unquote(run.rpartition("/")[2]))
     assert (up.home / "state" / "runs" / name / "report.html").exists()
     for path in (
@@ -222,7 +222,7 @@ def test_only_runs_of_ours_have_pages_and_no_path_leads_elsewhere(up: Up, ursula
         assert ursula.ask(path).status in (400, 404, 422), path
 
 
-def test_tables_are_checked_and_told_by_line_and_column(up: Up, ursula: Visitor, viola: Visitor) -> None:
+def test_errors_of_tables_name_line_and_column(up: Up, ursula: Visitor, viola: Visitor) -> None:
     assert viola.send(TABLE.encode()).status == 403 and viola.ask("pacsifier/", **HTML).status == 403
     before = len(list((up.home / "state" / "requests").iterdir()))
     taken = ursula.send(b"PatientID,StudyDate\n1,20200101\n2,2020\n")
@@ -238,12 +238,14 @@ def test_tables_are_checked_and_told_by_line_and_column(up: Up, ursula: Visitor,
     assert len(list((up.home / "state" / "requests").iterdir())) == before + 2
 
 
-def test_what_is_no_table_is_refused(ursula: Visitor) -> None:
+def test_requests_without_a_usable_table_are_refused(ursula: Visitor) -> None:
     table = TABLE.encode()
-    assert ursula.begin(b"Content-Length: 1000000000\r\n\r\n") == 413  # before any of it is read
+    assert ursula.begin(b"Content-Length: 1000000000\r\n\r\n") == 413  # before the body is read
     head = b'--edge\r\nContent-Disposition: form-data; name="table"; filename="x"\r\n\r\n'
     body = head + bytes(intake.LARGEST + 2**16)
-    assert ursula.begin(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body) == 413  # once it is too much
+    assert (
+        ursula.begin(b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body) == 413
+    )  # as soon as it is too large
     assert ursula.send(table, table).status == 400
     assert ursula.send().status == 400
     assert ursula.send(table, name="elsewhere").status == 400
@@ -251,7 +253,7 @@ def test_what_is_no_table_is_refused(ursula: Visitor) -> None:
     assert ursula.ask("pacsifier/requests", table, Content_Type="multipart/form-data").status == 400
 
 
-def test_pages_of_other_sites_send_nothing(up: Up, ursula: Visitor) -> None:
+def test_requests_from_pages_of_other_sites_are_refused(up: Up, ursula: Visitor) -> None:
     table = TABLE.encode()
     assert ursula.send(table, Sec_Fetch_Site="cross-site", Origin="https://elsewhere.example").status == 403
     assert ursula.send(table, Sec_Fetch_Site="same-site").status == 403
@@ -261,7 +263,7 @@ def test_pages_of_other_sites_send_nothing(up: Up, ursula: Visitor) -> None:
     assert ursula.send(table).status == 201  # a program
 
 
-def test_the_intake_page_offers_the_connections_that_one_may_see(up: Up, ursula: Visitor) -> None:
+def test_the_intake_page_offers_the_connections_that_the_user_may_see(up: Up, ursula: Visitor) -> None:
     page = ursula.ask("pacsifier/", **HTML).body.decode()
     assert '<input type="text" id="pacs" name="pacs" value="pacs_default"' in page
     admin = Visitor(up.url, up.token("admin")).ask("pacsifier/", **HTML).body.decode()
@@ -273,7 +275,7 @@ def test_the_intake_page_offers_the_connections_that_one_may_see(up: Up, ursula:
         assert ursula.ask(f"pacsifier/static/{name}").headers["content-type"].startswith(kind)
 
 
-def test_an_unexpected_error_says_nothing_of_its_cause(up: Up, ursula: Visitor, run: str) -> None:
+def test_an_unexpected_error_reveals_nothing_of_its_cause(up: Up, ursula: Visitor, run: str) -> None:
     name = dag_run_name(DAG_ID, urllib.parse.unquote(run.rpartition("/")[2]))
     summary = up.home / "state" / "runs" / name / "summary.json"
     good = summary.read_bytes()
@@ -283,11 +285,11 @@ def test_an_unexpected_error_says_nothing_of_its_cause(up: Up, ursula: Visitor, 
     finally:
         summary.write_bytes(good)
     assert (answer.status, answer.body) == (500, b"Internal Server Error")
-    log = up.home / "logs" / "api-server.log"  # written by and by
+    log = up.home / "logs" / "api-server.log"  # it is written with a delay
     up.wait_for(lambda: "unexpected JSONDecodeError in a page of PACSIFIER" in log.read_text(encoding="utf-8"))
 
 
-def test_neither_airflow_nor_its_logs_learn_what_was_handed_in(up: Up, run: str) -> None:
+def test_neither_airflow_nor_its_logs_contain_the_table(up: Up, run: str) -> None:
     words = {word for value in (*KUNIGUNDE.values(), *THEOBALD.values(), TABLE_NAME) for word in words_of(value)}
     assert traces(up.home / "airflow", words) == [] and traces(up.home / "logs", words) == []
 
@@ -318,12 +320,12 @@ print({"pydicom", "numpy", "pandas", "pyarrow", "PIL", "openpyxl"} & set(sys.mod
 
 @pytest.fixture(scope="module")
 def study(up: Up) -> str:
-    """Address of a study's run that waits for a person's word on its cohort."""
+    """Return the address of a study's run that waits for the approval of its cohort."""
     return _asking(up, "knee")
 
 
 def _asking(up: Up, project: str) -> str:
-    """Start a study that has to ask; returns its run's address once it has asked."""
+    """Start a study that needs an approval, and return the address of its run once it has asked."""
     (up.home / "data" / "all.csv").write_text("AccessionNumber\nQACC990*\n")
     run = up.start(STUDY, project=project, queryfile="all.csv", source="local", max_series=1)
     up.question(run, STUDY)
@@ -360,7 +362,9 @@ def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
         browser.fill("[name=username]", local.USER)
         browser.fill("[name=password]", local.password(up.home))
         browser.click("button", "Sign in")
-        browser.wait_for("p", "Answer at Required Actions above")  # within Airflow, which is in no frame of a frame
+        browser.wait_for(
+            "p", "Answer at Required Actions above"
+        )  # within Airflow, whose own pages are not in the frame
         assert not browser.sees("a", "Answer in Airflow")
         browser.screenshot(tmp_path / "framed.png")
         browser.open(f"{up.url}/{study}")
@@ -372,7 +376,7 @@ def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
         up.wait_for(lambda: bool(up._call(study)["decisions"]))
 
 
-def test_before_a_release_there_is_all_to_look_at(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
+def test_before_a_release_all_its_pages_are_there(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
     assert up.question(_run_id(study), STUDY)["task_instance"]["task_id"] == "approve"
     told, counted = ursula.ask(study).json(), viola.ask(study).json()
     (cohort,) = told["decisions"]
@@ -396,7 +400,7 @@ def test_before_a_release_there_is_all_to_look_at(up: Up, viola: Visitor, ursula
     assert counted["search"]["findings"] is None and counted["stages"]["extract"]["report"] is None
     for path in ("report", "handover"):
         assert ursula.ask(f"{study}/{path}").status == 404
-    # What was found is told in counts; where, to who may read reports.
+    # All users see the counts of findings; only those who may read reports see the places.
     gate = up.home / "state" / "runs" / dag_run_name(STUDY, _run_id(study)) / "gate.json"
     good = gate.read_bytes()
     gate.write_text(json.dumps({**json.loads(good), "waivable": [["<b>Zwerchfell", "x"]], "counts": {"waivable": 1}}))
@@ -409,7 +413,9 @@ def test_before_a_release_there_is_all_to_look_at(up: Up, viola: Visitor, ursula
     assert _names_nobody(plain) and b"<dt>Findings to be waived</dt><dd>1</dd>" in plain.body
 
 
-def test_a_study_that_has_ended_leads_to_all_its_reports(up: Up, viola: Visitor, ursula: Visitor, study: str) -> None:
+def test_the_page_of_an_ended_study_links_to_all_its_reports(
+    up: Up, viola: Visitor, ursula: Visitor, study: str
+) -> None:
     run = _run_id(study)
     answered = f"dags/{STUDY}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
     up.patch(answered, {"chosen_options": ["Approve"], "params_input": {}})
@@ -431,7 +437,7 @@ def test_a_study_that_has_ended_leads_to_all_its_reports(up: Up, viola: Visitor,
     assert not _names_nobody(report) and _names_nobody(viola.ask(study, **HTML))
 
 
-def test_reports_of_stages_are_found_where_they_are_and_nowhere_else(ursula: Visitor, study: str) -> None:
+def test_reports_of_stages_have_one_address_and_no_other(ursula: Visitor, study: str) -> None:
     name = dag_run_name(STUDY, _run_id(study))
     assert ursula.ask(f"{study}/stages/{name}-anonymize/contact-sheets-1.html").status == 200
     for path in (
@@ -454,7 +460,7 @@ def test_reports_of_stages_are_found_where_they_are_and_nowhere_else(ursula: Vis
         assert ursula.ask(f"{study}/{urllib.parse.quote(path, safe='/%')}").status in (404, 422), path
 
 
-def test_a_question_that_nobody_answered_is_told(up: Up, viola: Visitor) -> None:
+def test_the_page_shows_an_unanswered_question(up: Up, viola: Visitor) -> None:
     address = _asking(up, "hip")
     run = _run_id(address)
     up.patch(f"dags/{STUDY}/dagRuns/{run}/taskInstances/extract.approve", {"new_state": "success"})
@@ -463,7 +469,7 @@ def test_a_question_that_nobody_answered_is_told(up: Up, viola: Visitor) -> None
     assert told["questions"][0]["state"] == "marked as success by hand" and not told["decisions"]
     assert told["stages"]["extract"]["state"] == "incomplete"
     page = viola.ask(address, **HTML).body
-    assert b"The task extract.approve was marked as success by hand, and that approves nothing" in page
+    assert b"The task extract.approve was marked as success by hand. That is no approval" in page
     assert b"extract.approve/required_actions" not in page
 
 
@@ -479,7 +485,7 @@ TOOLS: dict[str, dict[str, Any]] = {
 def test_runs_of_the_tools_have_pages(up: Up, viola: Visitor, ursula: Visitor) -> None:
     ids = {patient["patient_id"]: f"P{n}" for n, patient in enumerate((KUNIGUNDE, THEOBALD))}
     (up.home / "data" / "ids.json").write_text(json.dumps(ids))
-    for dag, conf in TOOLS.items():  # one after the other: they work on the same folder
+    for dag, conf in TOOLS.items():  # one after the other, because they work on the same folder
         run = up.start(dag, **conf)
         assert up.outcome(run, dag) == "success", dag
         address = f"pacsifier/runs/{dag}/{urllib.parse.quote(run, safe='')}"
@@ -492,7 +498,7 @@ def test_runs_of_the_tools_have_pages(up: Up, viola: Visitor, ursula: Visitor) -
         assert (b"7 tagged" in page.body) == (dag == "pacsifier_karnak")
 
 
-def test_where_users_and_roles_are_fabs_reports_are_a_permission_of_their_own(
+def test_with_fab_reports_need_a_permission_of_their_own(
     tmp_path: Path,
 ) -> None:
     fab = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"

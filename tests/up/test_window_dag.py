@@ -1,4 +1,4 @@
-"""The retrieval window in a running Airflow: tasks defer until it opens, and go on where they were."""
+"""The retrieval window in a running Airflow: tasks defer until it opens, and then go on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOTH = f"{ONE}{ZEBEDAEUS['patient_id']}\n"
 
 
 def opening(seconds: float) -> str:
-    """A window that opens in so many seconds, and stays open for some hours."""
+    """Return a window that opens after a number of seconds, and stays open for some hours."""
     begin = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
     return f"{begin:%H:%M:%S}-{begin + dt.timedelta(hours=6):%H:%M:%S}"
 
@@ -35,7 +35,7 @@ def connect(up: Up, pacs: EmbeddedPacs, name: str, window: str) -> None:
 
 
 def states(up: Up, run: str) -> Counter[str]:
-    """The states of the tasks that retrieve."""
+    """Return the states of the retrieve tasks."""
     return Counter(str(task["state"]) for task in up.tasks(run, "retrieve"))
 
 
@@ -44,7 +44,7 @@ def test_a_run_outside_the_window_waits_for_it(shared: SharedAirflow, tmp_path: 
     with EmbeddedPacs() as pacs:
         pacs.add(airflow_home.build(tmp_path))
         connect(up, pacs, "open", opening(-60))
-        for seconds in (15, 30, 60, 120):  # longer, where a machine is too slow to get there before
+        for seconds in (15, 30, 60, 120):  # longer windows for slow machines
             name, out = f"opens_in_{seconds}", f"window{seconds}"
             assert up.outcome(up.trigger(ONE, pacs="open", out_directory=out)) == "success"
             before = len(pacs.sent)
@@ -53,7 +53,7 @@ def test_a_run_outside_the_window_waits_for_it(shared: SharedAirflow, tmp_path: 
             if waits(up, run):
                 break
         assert up.outcome(run) == "success"
-        # What was there did not have to wait; what was not there is the same try, and nothing was fetched twice.
+        # The present series did not wait. The others went on in the same try, and nothing was fetched twice.
         tasks = up.tasks(run, "retrieve")
         assert [(task["state"], task["try_number"]) for task in tasks] == [("success", 1)] * 3
         new = pacs.sent[before:]
@@ -62,7 +62,7 @@ def test_a_run_outside_the_window_waits_for_it(shared: SharedAirflow, tmp_path: 
 
 
 def waits(up: Up, run: str) -> bool:
-    """Whether a run was seen to wait for its window; then it holds no slot of the pool."""
+    """Whether a run waited for its window; it must then hold no slot of the pool."""
     waiting = Counter(success=2, deferred=1)
     up.wait_for(lambda: states(up, run) == waiting or states(up, run)["success"] == 3)
     pool = up.get(f"pools/{COMMON_POOL}")

@@ -1,4 +1,4 @@
-"""No page is wider than the screen of a phone, whatever is in it: wide tables scroll in their own box."""
+"""No page is wider than the screen of a phone: wide tables scroll in their own box."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.browser import Browser
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
-#: Words that no line holds, and some that one does.
+#: A word that is too long for a line, and short ones.
 LONG = "W" * 150 + " and " + "1.2.840.113619." * 4 + " and more of it, as people write"
 WHEN = "2026-03-04T22:00:00+01:00"
 
@@ -53,7 +53,7 @@ def of_a_probe() -> str:
 
 
 def of_the_server() -> Iterator[tuple[str, str]]:
-    """Pages of the server, with the style that it would send."""
+    """Return pages of the server, with the stylesheet in them."""
     from pacsifier_ops.study.run import STAGES
     from pacsifier_ops.web import pages, views
 

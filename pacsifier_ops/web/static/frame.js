@@ -1,3 +1,3 @@
 "use strict";
-// Airflow shows the pages in a frame, which must not lead elsewhere; page.css hides what would.
+// Airflow shows the pages in a frame. Links to Airflow must not open inside it; page.css hides them there.
 if (window.top !== window) document.documentElement.classList.add("framed");

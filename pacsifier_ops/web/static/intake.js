@@ -1,10 +1,10 @@
 "use strict";
-// A query table is sent as soon as it is chosen, and what was understood is shown; then a run can be started on it.
+// The page sends a query table as soon as it is chosen, shows how it is understood, and can then start a run.
 const $ = (id) => document.getElementById(id);
 const form = $("extraction");
 const reading = ["date_format", "match", "sheet", "hidden_rows"];
 let taken = null;
-let handed = null; // the file, to be read again as is said next
+let handed = null; // the chosen file; it is sent again when an option of reading changes
 
 function element(name, text, ...children) {
   const made = document.createElement(name);
@@ -37,7 +37,7 @@ function table(caption, columns, rows) {
 const count = (number, one, many) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 const note = (text) => Object.assign(element("p", text), { className: "note" });
 
-// What an answer says where it is an error: ours are sentences, Airflow's may be lists.
+// The message of an error response. Ours are sentences; those of Airflow may be lists.
 async function reason(answer) {
   if (answer.status === 401) return "You are logged in no more. Log in to Airflow again, then reload this page.";
   try {
@@ -57,7 +57,7 @@ async function take(file) {
   }
   $("said").textContent = `Checking ${file.name} …`;
   const body = new FormData();
-  body.append("table", file, "table"); // its name stays here
+  body.append("table", file, "table"); // the name of the file is not sent
   for (const name of reading) if ($(name).value.trim()) body.append(name, $(name).value.trim());
   try {
     const answer = await fetch(form.dataset.requests, { method: "POST", body });
@@ -156,11 +156,11 @@ async function start(event) {
 function chosen() {
   const [file] = $("table").files;
   if (file) take((handed = file));
-  $("table").value = ""; // so that the same file, mended, can be chosen again
+  $("table").value = ""; // else the same file could not be chosen again after a correction
 }
 
 $("table").addEventListener("change", chosen);
-chosen(); // what was chosen while this script was still on its way
+chosen(); // a file may have been chosen before this script was loaded
 for (const kind of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(kind, (event) => {
     event.preventDefault();

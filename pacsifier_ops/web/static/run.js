@@ -1,5 +1,5 @@
 "use strict";
-// A run's page fetches itself again while the run goes on, and shows what has changed.
+// The page of a run loads itself again while the run goes on, and shows the changes.
 document.querySelector("header").setAttribute("aria-live", "polite");
 
 async function refresh() {
@@ -15,7 +15,7 @@ async function refresh() {
       document.title = page.title;
     }
   } catch {
-    // The server is away; it may come back.
+    // The server does not answer; it may come back.
   }
   again();
 }
