@@ -3,7 +3,7 @@
 pynetdicom collects an object in memory (or in the default temporary folder) before it reports it. `attach` intercepts
 the messages of an association before that: when the connection opens, the association gets a DIMSE provider that writes
 the fragments of each data set to a file as they arrive, and sends the response. All messages other than C-STORE
-requests go on to pynetdicom. Of a data set only identifying attributes are decoded, and nothing is changed.
+requests go on. Of a data set only identifying attributes are decoded, and nothing is changed.
 (EVT_C_STORE of pynetdicom is not triggered.)
 """
 
@@ -13,21 +13,33 @@ import contextlib
 import hashlib
 import os
 import secrets
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import evt
 from pynetdicom._globals import STATUS_FAILURE
-from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.status import code_to_category
 
 from pacsifier_ops.base.files import PRIVATE_FILE
 from pacsifier_ops.dicom.heads import file_head, read_identity
 from pacsifier_ops.dicom.uids import is_storable_uid
-from pacsifier_ops.dimse.transport import Dimse
+from pacsifier_ops.dimse.messages import (
+    FIELD,
+    SOP_CLASS,
+    SOP_INSTANCE,
+    STORE_REQUEST,
+    WHOLE_COMMAND,
+    Collector,
+    Command,
+    Dimse,
+    has_data_set,
+    number,
+    store_response,
+)
+from pacsifier_ops.dimse.upper import UpperLayer, p_data_tf
 
 #: Status of a C-STORE response (PS3.4 B.2.3).
 SUCCESS = 0x0000
@@ -35,10 +47,6 @@ OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
-
-_STORE_REQUEST, _STORE_RESPONSE, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
-#: Maximum size in bytes of a command set, and of a data set that is not stored: both are kept in memory.
-_LARGEST_COMMAND, _LARGEST_PASSED_ON = 64 * 1024, 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -69,57 +77,6 @@ class ReceivedObject:
     def name(self) -> str:
         """Name of the object in spool and quarantine; different files have different names."""
         return f"{self.sop_instance_uid}.{self.sha256}"
-
-
-def _read_command(encoded: bytes) -> dict[int, bytes]:
-    """Return elements of a command set by element number (PS3.7 6.3.1: group 0000, implicit VR little endian)."""
-    elements, at = {}, 0
-    while at < len(encoded):
-        number, length = struct.unpack_from("<2xHL", encoded, at)
-        elements[number] = encoded[at + 8 : at + 8 + length]
-        at += 8 + length
-    return elements
-
-
-def _command(elements: dict[int, bytes]) -> bytes:
-    """Encode a command set from elements by element number (PS3.7 6.3.1)."""
-    body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in sorted(elements.items()))
-    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
-
-
-def _store_response(request: dict[int, bytes], status: int) -> bytes:
-    """Encode the command set of a C-STORE response (PS3.7 9.3.1.2)."""
-    return _command(
-        {
-            0x0002: request[0x0002],
-            0x0100: struct.pack("<H", _STORE_RESPONSE),
-            0x0120: request[0x0110],
-            0x0800: struct.pack("<H", _NO_DATA_SET),
-            0x0900: struct.pack("<H", status),
-            0x1000: request[0x1000],
-        }
-    )
-
-
-def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """Encode the command set of a C-STORE request of medium priority (PS3.7 9.3.1.1)."""
-    class_uid, instance_uid = (uid.encode() + b"\0" * (len(uid) % 2) for uid in (sop_class_uid, sop_instance_uid))
-    return _command(
-        {
-            0x0002: class_uid,
-            0x0100: struct.pack("<H", _STORE_REQUEST),
-            0x0110: struct.pack("<H", message_id),
-            0x0700: struct.pack("<H", 0),
-            0x0800: struct.pack("<H", 0),
-            0x1000: instance_uid,
-        }
-    )
-
-
-def _primitive(context_id: int, fragment: bytes) -> P_DATA:
-    primitive = P_DATA()
-    primitive.presentation_data_value_list.append((context_id, fragment))
-    return primitive
 
 
 @dataclass(frozen=True)
@@ -169,77 +126,43 @@ class _StoreProvider(Dimse):
     def __init__(self, assoc: Any, sink: _Sink) -> None:
         super().__init__(assoc)
         self.sink = sink
-        self.encoded_command = b""
-        self.passed_on = 0
-        self.incoming: _Incoming | None = None
 
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Handle the fragments of a C-STORE request; pass all others to pynetdicom."""
-        try:
-            for context_id, fragment in primitive.presentation_data_value_list:
-                self._receive(context_id, fragment)
-        except Exception:
-            # Not a message (PS3.8 9.2.2 Evt19: invalid PDU): the association is aborted, and nothing is logged.
-            self.dul.event_queue.put("Evt19")
-
-    def _receive(self, context_id: int, fragment: bytes) -> None:
-        command, last = fragment[0] & 1, fragment[0] & 2  # message control header (PS3.8 E.2)
-        if self.incoming is not None:
-            if command:
-                raise ValueError("a command inside a data set")
-            self.incoming.write(memoryview(fragment)[1:])
-            if last:
-                incoming, self.incoming = self.incoming, None
-                self._answer(context_id, incoming.request, incoming.finish())
-        elif command:
-            self.encoded_command += fragment[1:]
-            if len(self.encoded_command) > _LARGEST_COMMAND:
-                raise ValueError("a command set that is too large")
-            if last:
-                encoded, self.encoded_command = self.encoded_command, b""
-                self._begin(context_id, encoded)
-        else:
-            self.passed_on = 0 if last else self.passed_on + len(fragment)
-            if self.passed_on > _LARGEST_PASSED_ON:
-                raise ValueError("a data set that is too large for its message")
-            self._pass_on(context_id, fragment)
-
-    def _begin(self, context_id: int, encoded: bytes) -> None:
-        request = _read_command(encoded)
-        with_data = request[0x0800] != struct.pack("<H", _NO_DATA_SET)
-        if request[0x0100] != struct.pack("<H", _STORE_REQUEST) or not with_data:
-            self._pass_on(context_id, b"\x03" + encoded)
-            return
+    def collector(self, context_id: int, command: Command) -> Collector | None:
+        """Return what writes the data set of a C-STORE request; None for what pynetdicom takes."""
+        if number(command, FIELD) != STORE_REQUEST or not has_data_set(command):
+            return super().collector(context_id, command)
         context = self.assoc._accepted_cx[context_id]
         peer = self.assoc.acceptor if self.assoc.is_requestor else self.assoc.requestor
-        self.incoming = _Incoming(self.sink, request, context, peer.ae_title.strip())
 
-    def _answer(self, context_id: int, request: dict[int, bytes], status: int) -> None:
-        self.dul.send_pdu(_primitive(context_id, b"\x03" + _store_response(request, status)))
+        def answer(status: int) -> None:
+            response = p_data_tf(context_id, WHOLE_COMMAND, store_response(command, status))
+            cast(UpperLayer, self.dul).answer(response)
 
-    def _pass_on(self, context_id: int, fragment: bytes) -> None:
-        super().receive_primitive(_primitive(context_id, fragment))
+        return _Incoming(self.sink, command, context, peer.ae_title.strip(), answer)
 
     def drop(self) -> None:
         """Remove the incomplete object of an association that ended."""
-        incoming, self.incoming = self.incoming, None
-        if incoming is not None:
+        incoming, self.open = self.open, None
+        if isinstance(incoming, _Incoming):
             incoming.drop()
 
 
 class _Incoming:
-    """One object that is being received. An error is kept until the data set ends, and then returned as status."""
+    """One object that is being received: a `Collector`. An error is kept until the data set ends, and then answered."""
 
-    def __init__(self, sink: _Sink, request: dict[int, bytes], context: Any, source_aet: str) -> None:
-        self.sink, self.request = sink, request
-        self.sop_class_uid = request[0x0002].rstrip(b"\0 ").decode("ascii")
-        self.sop_instance_uid = request[0x1000].rstrip(b"\0 ").decode("ascii")
+    def __init__(
+        self, sink: _Sink, request: Command, context: Any, source_aet: str, answer: Callable[[int], None]
+    ) -> None:
+        self.sink, self.answer = sink, answer
+        self.sop_class_uid = request[SOP_CLASS].rstrip(b"\0 ").decode("ascii")
+        self.sop_instance_uid = request[SOP_INSTANCE].rstrip(b"\0 ").decode("ascii")
         self.transfer_syntax_uid = str(context.transfer_syntax[0])
         self.digest = hashlib.sha256()
         self.size = 0
         self.path = sink.folder / f"{secrets.token_hex(8)}.part"
-        self.stream: Any = None
+        self.stream: FileIO | None = None
         self.status = SUCCESS
+        self.pieces: list[bytes | memoryview] = []
         if self.sop_class_uid != context.abstract_syntax or not context.as_scp:
             self.status = _SOP_CLASS_NOT_SUPPORTED
         elif not is_storable_uid(self.sop_instance_uid):
@@ -247,26 +170,32 @@ class _Incoming:
         else:
             head = file_head(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, source_aet)
             self.head_size = len(head)
-            self.write(head)
+            self.pieces.append(head)
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append to the file; after the first error, discard the data."""
-        if self.status != SUCCESS:
+    def take(self) -> None:
+        """Append the pieces to the file; after the first error, discard them."""
+        pieces, self.pieces = self.pieces, []
+        if self.status != SUCCESS or not pieces:
             return
+        # One piece costs one call of the system and one of the digest, both without the interpreter's lock.
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         try:
             self.sink.make_room(len(data))
             if self.stream is None:
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-                self.stream = os.fdopen(os.open(self.path, flags, PRIVATE_FILE), "w+b", buffering=1 << 17)
-            self.stream.write(data)
+                self.stream = FileIO(os.open(self.path, flags, PRIVATE_FILE), "w+b")
+            left = memoryview(data)
+            while left:
+                left = left[self.stream.write(left) :]
         except OSError as error:
             self._fail(OUT_OF_RESOURCES, error)
             return
         self.digest.update(data)
         self.size += len(data)
 
-    def finish(self) -> int:
-        """Check the object and pass it to `on_object`; return the status of the response."""
+    def finish(self) -> None:
+        """Check the object, pass it to `on_object`, and send the response."""
+        self.take()
         if self.status == SUCCESS:
             try:
                 self.status = self._deliver()
@@ -276,13 +205,13 @@ class _Incoming:
                 self._fail(CANNOT_UNDERSTAND, error)
         if code_to_category(self.status) == STATUS_FAILURE:
             self.drop()
-        return self.status
+        self.answer(self.status)
 
     def _deliver(self) -> int:
-        self.stream.flush()
+        assert self.stream is not None
         self.stream.seek(self.head_size)
-        identity = read_identity(self.stream, self.transfer_syntax_uid)
-        self.stream.close()
+        with BufferedReader(self.stream) as reader:
+            identity = read_identity(reader, self.transfer_syntax_uid)
         if identity.sop_instance_uid != self.sop_instance_uid:
             self.sink.on_error(ValueError("the data set is another instance than the command announces"))
             return DOES_NOT_MATCH
@@ -310,6 +239,6 @@ class _Incoming:
     def drop(self) -> None:
         """Close the file, and remove it unless it was moved."""
         if self.stream is not None:
-            with contextlib.suppress(OSError):  # the buffered rest may not fit on the disk either
+            with contextlib.suppress(OSError):  # a disk over the network tells of an error only now
                 self.stream.close()
             self.path.unlink(missing_ok=True)
