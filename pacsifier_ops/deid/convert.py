@@ -35,6 +35,7 @@ class Converted:
         reason: the rule that excluded it, or why it is not fit; no values.
         path: the finished file; of a de-identified object only.
         new_uid: its SOP Instance UID.
+        sha256: SHA-256 of the finished file, hexadecimal.
         rules: how often each rule was applied.
         uids: UIDs by the ones that they replace.
     """
@@ -43,6 +44,7 @@ class Converted:
     reason: str = ""
     path: Path = Path()
     new_uid: str = ""
+    sha256: str = ""
     rules: dict[str, int] = field(default_factory=dict)
     uids: dict[str, str] = field(default_factory=dict)
 
@@ -107,17 +109,17 @@ class Converter:
         calendar = self._calendar(identifiers, source)
         if not calendar:
             identifiers = replace(identifiers, days=frozenset())
-        outcome = self._written(dataset, source, target, calendar, verdict.blackout)
+        outcome, sha256 = self._written(dataset, source, target, calendar, verdict.blackout)
         found = verifier.search(target, identifiers)
         if found and (without := leftout.of(found)):
-            outcome = self._written(dataset, source, target, calendar, verdict.blackout, without)
+            outcome, sha256 = self._written(dataset, source, target, calendar, verdict.blackout, without)
             found = verifier.search(target, identifiers)
         if found:
             raise Unfit(f"the result still tells who it is: {'; '.join(found[:5])}")
         with _room():
             _sync(target)
         counts = {**outcome.counts, **dataset.mended}
-        return Converted(DEIDENTIFIED, "", target, str(outcome.dataset.SOPInstanceUID), counts, dict(outcome.uids))
+        return Converted(DEIDENTIFIED, "", target, outcome.uid, sha256, counts, outcome.uids)
 
     def _calendar(self, identifiers: Identifiers, source: SourceSeries) -> Calendar:
         """The dates that must not stay in numbers; empty where dates stay."""
@@ -133,16 +135,16 @@ class Converter:
         calendar: Calendar,
         blackout: Blackout | None,
         without: frozenset[int] = frozenset(),
-    ) -> Deidentified:
-        """De-identify an object and write it."""
+    ) -> tuple[Deidentified, str]:
+        """De-identify an object and write it; return it, and the SHA-256 of the file."""
         outcome = self._engine.deidentify(
             dataset, source.person, calendar, without, source.known.get("PatientName", ())
         )
         if blackout is not None:
             outcome.counts.update(dict.fromkeys(pixels.blackout(outcome.dataset, blackout), 1))
         with _room():
-            writing.write(outcome.dataset, target)
-        return outcome
+            sha256 = writing.write(outcome if blackout is None else outcome.dataset, target)
+        return outcome, sha256
 
     def _known(self, source: SourceSeries) -> Identifiers:
         """What other objects of the patient tell: it must not be in this one either."""

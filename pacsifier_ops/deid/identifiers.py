@@ -26,7 +26,7 @@ from pacsifier_ops.deid.reading import Parsed, sequence
 from pacsifier_ops.deid.rules import Action, ProfileOption, Rules
 from pacsifier_ops.deid.sr import VALUES, rule_of, text_of
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
-from pacsifier_ops.dicom.encoding import Elements
+from pacsifier_ops.dicom.encoding import Elements, Stretch
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.query.names import fold
 
@@ -154,9 +154,9 @@ class Identifiers:
         """
         collector = _Collector(ds, rules)
         collector.walk(ds, DEFAULT)
-        meta = getattr(ds, "file_meta", None)
-        if meta and _INSTANCE in meta and not collector.stays(_SOP_INSTANCE, "UI", ds):
-            collector.keep("uid", _INSTANCE, _encoded(meta.get_item(_INSTANCE).value), DEFAULT)
+        instance = _instance_of_file(ds)
+        if instance and not collector.stays(_SOP_INSTANCE, "UI", ds):
+            collector.keep("uid", _INSTANCE, instance, DEFAULT)
         births = _births(collector.found) - collector.examined
         collector.dates -= births
         collector.moved = {date for date in collector.moved if date.text not in births}
@@ -225,6 +225,8 @@ class _Collector:
                 continue  # a version is no date of the patient, and a date of the patient there is still found
             if tag == CHARACTER_SET and isinstance(value, bytes):
                 charset = charset_of(value)
+            elif isinstance(value, Stretch):
+                continue  # pixel data
             elif not isinstance(value, bytes):
                 for item in value:
                     self.walk(item, charset)
@@ -303,6 +305,14 @@ def _first(ds: Dataset, tag: int) -> str:
     if isinstance(ds, Parsed):
         return text_of(ds.elements, tag)
     return str(ds[tag].value) if tag in ds else ""
+
+
+def _instance_of_file(ds: Dataset) -> bytes:
+    """Return MediaStorageSOPInstanceUID (0002,0003) of the file meta information; empty where there is none."""
+    if isinstance(ds, Parsed):
+        return ds.meta.get(_INSTANCE, b"")
+    meta = getattr(ds, "file_meta", None)
+    return _encoded(meta.get_item(_INSTANCE).value) if meta and _INSTANCE in meta else b""
 
 
 def _shifted(date: str, days: int) -> str:

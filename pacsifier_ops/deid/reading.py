@@ -10,17 +10,18 @@ interpreted, or not copied. Each correction is counted (see MENDED), and the res
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from pydicom.datadict import DicomDictionary, dictionary_VR, private_dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR, private_dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 
@@ -28,12 +29,14 @@ from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import tables
 from pacsifier_ops.dicom import vrs
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset, corrected
-from pacsifier_ops.dicom.encoding import PIXEL_DATA, UNDEFINED, Elements, Fragments, Syntax, Value
+from pacsifier_ops.dicom.encoding import PIXEL_DATA, UNDEFINED, Elements, Fragments, Stretch, Syntax, Value, pieces
 
 #: Maximum depth of nested sequences. An object with deeper ones is refused.
 MOST_DEEP = 64
 #: Maximum size of an inflated data set in bytes.
 MOST_INFLATED = 2**30
+#: Larger files (bytes) are mapped instead of read into memory. Pixel data above the second size are not copied.
+_MAPPED, _STRETCH = 1 << 24, 1 << 14
 
 #: Corrections, by the id under which they are counted.
 MENDED = {
@@ -86,12 +89,39 @@ class Parsed(Dataset):
     Attributes:
         elements: all elements of the file, as they were encoded.
         syntax: transfer syntax of the elements.
+        meta: values of the file meta information, by tag.
         mended: number of corrections, by id (MENDED).
     """
 
     elements: Elements
     syntax: Syntax
+    meta: dict[int, bytes]
     mended: dict[str, int]
+
+    def __init__(self, reader: _Reader, form: _Form) -> None:
+        super().__init__()
+        self._reader, self._form = reader, form
+        object.__delattr__(self, "_dict")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_dict":  # few objects are looked at as a pydicom data set: its elements are made then
+            self._dict = self._reader.raw(self.elements, self._form)
+            return self._dict
+        if name == "file_meta":
+            self.file_meta = FileMetaDataset(
+                {
+                    BaseTag(tag): RawDataElement(BaseTag(tag), None, len(value), value, 0, False, True)
+                    for tag, value in self.meta.items()
+                }
+            )
+            return self.file_meta
+        return super().__getattr__(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        if isinstance(found, DataElement) and isinstance(found.value, Stretch):
+            found.value = bytes(found.value)
+        return found
 
 
 def read(path: Path) -> Parsed:
@@ -101,15 +131,18 @@ def read(path: Path) -> Parsed:
         Unfit: it is not DICOM, or not encoded as the standard says.
         OSError: it cannot be read at all.
     """
-    return parse(path.read_bytes())
+    if path.stat().st_size < _MAPPED:
+        return parse(path.read_bytes())
+    with path.open("rb") as stream:
+        return parse(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 #: Attributes that identify the object and its patient. They must be text: other VRs could be read in two ways.
 _IDENTIFYING = (0x00080016, 0x00080018, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E)
 
 
-def parse(data: bytes) -> Parsed:
-    """Read the bytes of a file.
+def parse(data: bytes | mmap.mmap) -> Parsed:
+    """Read the bytes of a file. Native pixel data refer to them (see `Stretch`).
 
     Raises:
         Unfit: see `read`.
@@ -131,14 +164,8 @@ def parse(data: bytes) -> Parsed:
         _resolve_signedness(elements)
     if any(elements[tag][0] not in (*vrs.STRINGS, "UN") for tag in _IDENTIFYING if tag in elements):
         raise Unfit("its UIDs, PatientID or Modality have another value representation than the standard's")
-    parsed = Parsed(reader.raw)
-    parsed.elements, parsed.syntax, parsed.mended = elements, syntax, dict(mended)
-    parsed.file_meta = FileMetaDataset(
-        {
-            BaseTag(tag): RawDataElement(BaseTag(tag), None, len(value), value, 0, False, True)
-            for tag, value in meta.items()
-        }
-    )
+    parsed = Parsed(reader, form)
+    parsed.elements, parsed.syntax, parsed.meta, parsed.mended = elements, syntax, meta, dict(mended)
     found = elements.get(_CHARACTER_SET)
     charset = Charset.of(found[1]) if found and isinstance(found[1], bytes) else DEFAULT
     codecs = [codec if codec != "ascii" else "iso8859" for codec in charset.codecs]
@@ -157,7 +184,7 @@ def sequence(value: bytes, depth: int = 0) -> list[Elements]:
     return items
 
 
-def _start_offset(data: bytes, mended: Counter[str]) -> int:
+def _start_offset(data: bytes | mmap.mmap, mended: Counter[str]) -> int:
     """Return the offset of the file meta information, or of the data set where there is none."""
     if data[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return _PREAMBLE + 4
@@ -168,7 +195,7 @@ def _start_offset(data: bytes, mended: Counter[str]) -> int:
     return 0
 
 
-def _likely_syntax(data: bytes, start: int, mended: Counter[str]) -> str:
+def _likely_syntax(data: bytes | mmap.mmap, start: int, mended: Counter[str]) -> str:
     """Return the transfer syntax of a data set that declares none: the uncompressed one that it looks like."""
     mended["mended/file-meta"] += 1
     if data[start : start + 2] == b"\0\x08":
@@ -176,7 +203,7 @@ def _likely_syntax(data: bytes, start: int, mended: Counter[str]) -> str:
     return _EXPLICIT_SYNTAX if data[start + 4 : start + 6] in _NAMES else _IMPLICIT_SYNTAX
 
 
-def _meta(data: bytes, position: int, mended: Counter[str]) -> tuple[dict[int, bytes], int]:
+def _meta(data: bytes | mmap.mmap, position: int, mended: Counter[str]) -> tuple[dict[int, bytes], int]:
     """Return file meta information, and the offset of the data set. The group length is ignored."""
     found: dict[int, bytes] = {}
     implicit = data[position : position + 2] == b"\2\0" and data[position + 4 : position + 6] not in _NAMES
@@ -251,11 +278,6 @@ def private_vr(tag: int, creator: str) -> str:
         return ""
 
 
-@cache
-def _tags() -> dict[int, BaseTag]:
-    return {tag: BaseTag(tag) for tag in DicomDictionary}
-
-
 @dataclass(frozen=True)
 class _Form:
     """Encoding of elements: implicit or explicit VR, and byte order."""
@@ -276,11 +298,12 @@ class _Form:
 
 
 class _Reader:
-    """Reads elements from bytes. `raw` keeps those of the top level in pydicom's form."""
+    """Reads elements from bytes."""
 
-    def __init__(self, data: bytes, encapsulated: bool, form: _Form, mended: Counter[str]) -> None:
+    def __init__(self, data: bytes | mmap.mmap, encapsulated: bool, form: _Form, mended: Counter[str]) -> None:
         self._data, self._encapsulated, self._form, self._mended = data, encapsulated, form, mended
-        self.raw: dict[BaseTag, RawDataElement] = {}
+        #: Sequences of the top level: start, end and encoding of their items.
+        self._sequences: dict[int, tuple[int, int, _Form]] = {}
 
     def elements(
         self, position: int, end: int, form: _Form, depth: int, *, delimited: bool = False
@@ -344,6 +367,8 @@ class _Reader:
                     vr, value = self._value_of_defined_length(
                         start, stop, form, depth + 1, guessed=implicit and bool(group & 1)
                     )
+                elif tag == PIXEL_DATA and length > _STRETCH and not (depth or length & 1 or self._encapsulated):
+                    value = Stretch(data, start, stop)
                 else:
                     value = data[start:stop]
                     if length & 1:
@@ -363,8 +388,8 @@ class _Reader:
                 self._mended["mended/twice"] += 1
                 continue
             found[tag] = (vr, value)
-            if not depth:
-                self._keep_raw(tag, vr, value, data[start:stop] if type(value) is list else value, start, within)
+            if not depth and type(value) is list:
+                self._sequences[tag] = start, stop, within
         if delimited:
             raise Unfit("its encoding is damaged: an item has no end")
         return found if ordered else _sorted(found), position
@@ -387,10 +412,13 @@ class _Reader:
 
     def _zeros(self, position: int, end: int) -> bool:
         """Return whether only zeros follow, as in a file that was padded to a sector."""
-        if self._data.count(0, position, end) < end - position:
+        if not self._only_zeros(position, end):
             return False
         self._mended["mended/zeros"] += 1
         return True
+
+    def _only_zeros(self, position: int, end: int) -> bool:
+        return not any(map(any, pieces(Stretch(self._data, position, end))))
 
     def _end_of_item(self, tag: int, position: int, form: _Form) -> int:
         """Return the end of an item of undefined length: after its delimiter, or before that of its sequence."""
@@ -454,10 +482,18 @@ class _Reader:
             stop += self._element_follows(tag, stop + 1, end, form)
         return value if vr in _NUMBERS else vrs.padded(value, vr if vr in vrs.STRINGS else "UN"), stop
 
-    def _keep_raw(self, tag: int, vr: str, value: Value, encoded: Any, start: int, form: _Form) -> None:
-        name = _tags().get(tag) or BaseTag(tag)
-        length = UNDEFINED if type(value) is Fragments else len(encoded)
-        self.raw[name] = RawDataElement(name, vr, length, encoded, start, form.implicit, form.little)
+    def raw(self, elements: Elements, form: _Form) -> dict[BaseTag, RawDataElement]:
+        """Return the elements of the top level in pydicom's form."""
+        found = {}
+        for tag, (vr, value) in elements.items():
+            within, encoded = form, value
+            if isinstance(value, list):
+                start, stop, within = self._sequences[tag]
+                encoded = self._data[start:stop]
+            name = BaseTag(tag)
+            length = UNDEFINED if type(value) is Fragments else len(encoded)
+            found[name] = RawDataElement(name, vr, length, encoded, 0, within.implicit, within.little)
+        return found
 
     def _vr(self, tag: int, group: int, creators: dict[int, str]) -> str:
         """Return the VR of an element in implicit VR."""
@@ -579,7 +615,7 @@ class _Reader:
             position = stop
         # All frames are there and nothing follows: the writer omitted the delimiter.
         if len([part for part in found if part]) > max(frames, 1) and (
-            position == end or self._data.count(0, position, end) == end - position
+            position == end or self._only_zeros(position, end)
         ):
             self._mended["mended/delimiter"] += 1
             return _joined(found, starts), position, end

@@ -482,7 +482,7 @@ class Converting(Worker[SourceSeries, Counts]):
         if made.outcome == DEIDENTIFIED:
             item.new_uid, item.rules, item.file = made.new_uid, made.rules, f"{source.target}/{made.new_uid}.dcm"
             status = made.path.stat()
-            item.written, item.written_ns, item.sha256 = status.st_size, status.st_mtime_ns, digest(made.path)
+            item.written, item.written_ns, item.sha256 = status.st_size, status.st_mtime_ns, made.sha256
         if before and before.file:
             with storage_errors("out_folder"):
                 (self._base / before.file).unlink(missing_ok=True)
