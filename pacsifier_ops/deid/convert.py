@@ -18,12 +18,12 @@ from pacsifier_ops.base.errors import FileUnreadable, PacsifierError, StorageErr
 from pacsifier_ops.deid import leftout, pixels, reading, verifier, writing
 from pacsifier_ops.deid.devices import Blackout
 from pacsifier_ops.deid.engine import Deidentified, Engine
-from pacsifier_ops.deid.exclusion import Kind, judge
+from pacsifier_ops.deid.exclusion import Judge, Kind
 from pacsifier_ops.deid.numbers import Calendar, shift_of
 from pacsifier_ops.deid.policy import Policy
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, SourceSeries
 from pacsifier_ops.deid.sr import text_of
-from pacsifier_ops.deid.verifier import Identifiers
+from pacsifier_ops.deid.verifier import Identifiers, Searched
 
 
 @dataclass
@@ -56,12 +56,16 @@ class Converter:
         how: what is done to them.
         scratch: folder for unfinished files.
         note: told what is unexpected, with values.
+        remembers: remember what is the same in many objects. The results are the same without.
     """
 
-    def __init__(self, how: Policy, scratch: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, how: Policy, scratch: Path, note: Callable[[str], None], *, remembers: bool = True) -> None:
         self._how, self._scratch, self._note = how, scratch, note
         self._of, self._others = "", Identifiers()
-        self._engine = Engine(how.rules, how.secret)
+        self._joined = (Identifiers(), Identifiers()), Identifiers()
+        self._engine = Engine(how.rules, how.secret, remembers=remembers)
+        self._judge = Judge(how.delete_identifiable, how.catalogue, how.rules.options, remembers=remembers)
+        self._searched = Searched() if remembers else None
         logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it remarks on every oddity, with its value
 
     def convert(self, path: Path, source: SourceSeries, uid: str) -> Converted:
@@ -96,24 +100,18 @@ class Converter:
         except OSError as error:
             raise FileUnreadable(f"it cannot be read: {error.strerror or type(error).__name__}") from error
         _check(dataset, source, uid)
-        how = self._how
-        verdict = judge(
-            dataset,
-            delete_identifiable=how.delete_identifiable,
-            catalogue=how.catalogue,
-            options=how.rules.options,
-        )
+        verdict = self._judge.verdict(dataset)
         if verdict.kind is not Kind.PASS:
             return Converted(EXCLUDED if verdict.kind is Kind.EXCLUDE else QUARANTINED, verdict.rule)
-        identifiers = Identifiers.of(dataset, source.person, how.rules) | self._known(source)
+        identifiers = self._identifiers(dataset, source)
         calendar = self._calendar(identifiers, source)
         if not calendar:
             identifiers = replace(identifiers, days=frozenset())
         outcome, sha256 = self._written(dataset, source, target, calendar, verdict.blackout)
-        found = verifier.search(target, identifiers)
+        found = verifier.search(target, identifiers, self._searched)
         if found and (without := leftout.of(found)):
             outcome, sha256 = self._written(dataset, source, target, calendar, verdict.blackout, without)
-            found = verifier.search(target, identifiers)
+            found = verifier.search(target, identifiers, self._searched)
         if found:
             raise Unfit(f"the result still tells who it is: {'; '.join(found[:5])}")
         with _room():
@@ -146,6 +144,14 @@ class Converter:
             sha256 = writing.write(outcome if blackout is None else outcome.dataset, target)
         return outcome, sha256
 
+    def _identifiers(self, dataset: reading.Parsed, source: SourceSeries) -> Identifiers:
+        """The identifiers of an object, and what other objects of the patient tell."""
+        own, others = Identifiers.of(dataset, source.person, self._how.rules), self._known(source)
+        without = replace(own, uids=frozenset())
+        if (without, others) != self._joined[0]:
+            self._joined = (without, others), without | others
+        return replace(self._joined[1], uids=own.uids | others.uids)
+
     def _known(self, source: SourceSeries) -> Identifiers:
         """What other objects of the patient tell: it must not be in this one either."""
         if self._of != source.key:
@@ -172,13 +178,19 @@ def patient_id_of(dataset: Dataset) -> str:
 
 def _check(dataset: reading.Parsed, source: SourceSeries, uid: str) -> None:
     """Make sure that the object is the one that was planned: who it becomes depends on it."""
-    found = [patient_id_of(dataset), *(text_of(dataset.elements, tag) for tag in _UIDS)]
+    vr, value = dataset.elements.get(_PATIENT_ID, ("", b""))
+    plain = vr == "LO" and isinstance(value, bytes) and not value.translate(None, _PLAIN)
+    patient_id = text_of(dataset.elements, _PATIENT_ID) if plain else patient_id_of(dataset)
+    found = [patient_id, *(text_of(dataset.elements, tag) for tag in _UIDS)]
     if found != ["" if uid in source.nameless else source.patient_id, source.study_uid, source.series_uid, uid]:
         raise Unfit("its PatientID or its UIDs are read in two ways, or the file changed meanwhile")
 
 
 #: StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID.
 _UIDS = (0x0020000D, 0x0020000E, 0x00080018)
+_PATIENT_ID = 0x00100020
+#: Characters of a text that is the same however it is decoded.
+_PLAIN = bytes({*range(0x20, 0x7F)} - {ord("\\")})
 
 
 @contextmanager

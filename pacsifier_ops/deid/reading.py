@@ -91,6 +91,7 @@ class Parsed(Dataset):
         syntax: transfer syntax of the elements.
         meta: values of the file meta information, by tag.
         mended: number of corrections, by id (MENDED).
+        looked_at: tags of the elements whose values were asked for, as of a pydicom data set.
     """
 
     elements: Elements
@@ -101,6 +102,7 @@ class Parsed(Dataset):
     def __init__(self, reader: _Reader, form: _Form) -> None:
         super().__init__()
         self._reader, self._form = reader, form
+        self.looked_at: set[int] = set()
         object.__delattr__(self, "_dict")
 
     def __getattr__(self, name: str) -> Any:
@@ -119,6 +121,7 @@ class Parsed(Dataset):
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
+        self.looked_at.add(int(getattr(found, "tag", 0)))
         if isinstance(found, DataElement) and isinstance(found.value, Stretch):
             found.value = bytes(found.value)
         return found
