@@ -148,14 +148,12 @@ class _Decision(NamedTuple):
     Attributes:
         rule: id of the rule that was applied.
         element: VR and new value; None: the element is removed.
-        counts, uids, dates: see `_Deidentifier`; None where nothing is added.
+        more: counts, uids and dates (see `_Deidentifier`); None where nothing is added.
     """
 
     rule: str
     element: tuple[str, Value] | None
-    counts: Counter[str] | None = None
-    uids: dict[str, str] | None = None
-    dates: set[str] | None = None
+    more: tuple[Counter[str], dict[str, str], set[str]] | None = None
 
 
 #: Decisions by tag, VR, value and private creator.
@@ -497,13 +495,12 @@ class _Deidentifier:
                         decisions[key] = decision
             else:
                 decision = self._decide(self._plan(tag, vr, creator, own, rules), value, tag, charset)
-            rule, element, counts, uids, dates = decision
+            rule, element, more = decision
             applied.append(rule)
-            if counts:
+            if more is not None:
+                counts, uids, dates = more
                 self.counts.update(counts)
-            if uids:
                 self.uids.update(uids)
-            if dates:
                 self.dates |= dates
             if element is not None:
                 found[tag] = element
@@ -527,8 +524,8 @@ class _Deidentifier:
         self.counts, self.uids, self.dates = before
         if isinstance(new, list):
             self._alone = False  # other objects must not share its items
-        element = None if new is None else (plan.vr, new)
-        return _Decision(plan.rule.id, element, counts or None, uids or None, dates or None)
+        more = (counts, uids, dates) if counts or uids or dates else None
+        return _Decision(plan.rule.id, None if new is None else (plan.vr, new), more)
 
     def _plan(self, tag: int, vr: str, creator: str, own: Mapping[int, Rule], rules: ObjectRules) -> _Plan:
         """Return the plan for an element."""

@@ -218,15 +218,12 @@ class _Collector:
         self.values: list[_FoundValue] = []
 
     def walk(self, ds: Dataset | Elements, charset: Charset) -> None:
-        kinds = _kinds()
         for tag, vr, value in _elements(ds):
-            kind = _KINDS.get(vr) or kinds.get(tag)
+            kind = _kind(tag, vr)
             if kind == "date" and tables.dates()[0].get(tag) == "kept":
                 continue  # a version is no date of the patient, and a date of the patient there is still found
             if tag == CHARACTER_SET and isinstance(value, bytes):
                 charset = charset_of(value)
-            elif isinstance(value, Stretch):
-                continue  # pixel data
             elif not isinstance(value, bytes):
                 for item in value:
                     self.walk(item, charset)
@@ -333,6 +330,15 @@ def _kinds() -> Mapping[int, str]:
     return kinds
 
 
+@lru_cache(maxsize=1 << 15)
+def _kind(tag: int, vr: str) -> str | None:
+    """Return the kind of the identifiers in an element; an empty text where only the items of a sequence may have any;
+    None for all other elements.
+    """
+    kind = _KINDS.get(vr) or _kinds().get(tag)
+    return kind or ("" if vr in ("SQ", "UN") or tag == CHARACTER_SET else None)
+
+
 def _births(found: Iterable[FoundIdentifier]) -> frozenset[str]:
     return frozenset(one.text.replace(".", "")[:8] for one in found if one.kind == "birth")
 
@@ -359,12 +365,13 @@ def _shifted(date: str, days: int) -> str:
 
 
 def _elements(ds: Dataset | Elements) -> Iterator[tuple[int, str, bytes | Iterable[Dataset | Elements]]]:
-    """Yield tag, VR and value of the elements of a data set or an item."""
+    """Yield tag, VR and value of the elements of a data set or an item, those that may have identifiers."""
     if isinstance(ds, Parsed):
         ds = ds.elements
     if isinstance(ds, dict):
         for tag, (vr, value) in ds.items():
-            yield tag, vr, value
+            if _kind(tag, vr) is not None and not isinstance(value, Stretch):
+                yield tag, vr, value
         return
     for element in ds:
         yield int(element.tag), str(element.VR), element.value if element.VR == "SQ" else _encoded(element.value)

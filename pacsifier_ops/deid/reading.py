@@ -14,8 +14,8 @@ import mmap
 import struct
 import zlib
 from collections import Counter
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from pacsifier_ops.dicom.encoding import PIXEL_DATA, UNDEFINED, Elements, Fragme
 MOST_DEEP = 64
 #: Maximum size of an inflated data set in bytes.
 MOST_INFLATED = 2**30
+#: Maximum number of headers that are kept.
+_MOST_HEADERS = 20_000
 #: Larger files (bytes) are mapped instead of read into memory. Pixel data above the second size are not copied.
 _MAPPED, _STRETCH = 1 << 24, 1 << 14
 
@@ -61,6 +63,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _ENDS = frozenset((_ITEM_END, _SEQUENCE_END))
 _CHARACTER_SET, _TRANSFER_SYNTAX = 0x00080005, 0x00020010
 _FIRST_GROUP = 0x00080000
+_SPECIAL = frozenset((_CHARACTER_SET, PIXEL_DATA))
 _FRAMES, _REPRESENTATION = 0x00280008, 0x00280103
 _SHORT = frozenset(vr.encode() for vr in vrs.SHORT)
 _LONG = frozenset(vr.encode() for vr in vrs.LONG)
@@ -156,8 +159,8 @@ def parse(data: bytes | mmap.mmap) -> Parsed:
     syntax = Syntax.of(named or _likely_syntax(data, start, mended))
     if syntax.deflated:
         data, start = _inflate(data[start:], mended), 0
-    reader = _Reader(data, syntax.encapsulated, _Form(syntax.implicit, syntax.little), mended)
-    form = reader.form_of(start, len(data), _Form(syntax.implicit, syntax.little))
+    reader = _Reader(data, syntax.encapsulated, _form(syntax.implicit, syntax.little), mended)
+    form = reader.form_of(start, len(data), _form(syntax.implicit, syntax.little))
     if form.implicit != syntax.implicit:
         mended["mended/transfer-syntax"] += 1
         if not (syntax.encapsulated or syntax.deflated):
@@ -182,7 +185,7 @@ def sequence(value: bytes, depth: int = 0) -> list[Elements]:
     Raises:
         Unfit: the value is no sequence.
     """
-    form = _Form(True, True)
+    form = _form(True, True)
     items, _ = _Reader(value, False, form, Counter()).items(0, len(value), form, depth, delimited=False)
     return items
 
@@ -298,6 +301,20 @@ class _Form:
     header: Any = None
     item: Any = None
     long: Any = None
+    #: Headers of 8 bytes that were read before: tag, VR and length. Whatever needs a closer look is not among them:
+    #: private creators, private elements of implicit VR, sequences, odd lengths, character sets, pixel data.
+    ordinary: dict[bytes, tuple[int, str, int]] = field(default_factory=dict, compare=False, repr=False)
+
+    def keep(self, header: bytes, tag: int, vr: str, length: int) -> None:
+        """Keep an ordinary header."""
+        if len(self.ordinary) >= _MOST_HEADERS:
+            self.ordinary.clear()
+        self.ordinary[header] = tag, vr, length
+
+
+@cache
+def _form(implicit: bool, little: bool) -> _Form:
+    return _Form(implicit, little)
 
 
 class _Reader:
@@ -317,7 +334,16 @@ class _Reader:
         creators: dict[int, str] = {}
         last = -1
         ordered = True
+        ordinary = form.ordinary
         while position < end:
+            head = ordinary.get(data[position : position + 8])
+            if head is not None and head[0] > last:
+                tag, vr, length = head
+                start, position, last = position + 8, position + 8 + length, tag
+                if position > end:
+                    raise Unfit(_LENGTH_PAST_END)
+                found[tag] = vr, data[start:position]
+                continue
             if position + 8 > end:
                 if not depth and self._zeros(position, end):
                     position = end
@@ -339,6 +365,7 @@ class _Reader:
                 ordered = False
             else:
                 last = tag
+            at = position
             position += 8
             if implicit:
                 vr = self._vr(tag, group, creators)
@@ -381,6 +408,8 @@ class _Reader:
                     elif tag == _CHARACTER_SET and value != (right := corrected(value)):
                         self._mended["mended/character-set"] += 1
                         value = right
+                    elif (not group & 1 if implicit else code in _SHORT) and not length & 1 and tag not in _SPECIAL:
+                        form.keep(data[at : at + 8], tag, vr, length)
                 if tag == PIXEL_DATA and ((self._encapsulated and not depth) or vr == "UN"):
                     raise Unfit("its pixel data are not encoded as its transfer syntax says")
                 if vr == "UN" and length and not form.little and not group & 1:
@@ -530,7 +559,7 @@ class _Reader:
             raise Unfit("its encoding is damaged: an element without a length is no sequence")
         if not form.little:
             raise Unfit("it has a sequence of VR UN, little endian, in a data set that is big endian")
-        return "SQ", form if form.implicit else _Form(True, True)
+        return "SQ", form if form.implicit else _form(True, True)
 
     def items(self, position: int, end: int, form: _Form, depth: int, *, delimited: bool) -> tuple[list[Elements], int]:
         """Return the items of a sequence up to its end or its delimiter, and the offset after them."""
@@ -625,7 +654,7 @@ class _Reader:
         raise Unfit("its pixel data are not encapsulated as PS3.5 A.4 says")
 
 
-_IMPLICIT, _EXPLICIT = _Form(True, True), _Form(False, True)
+_IMPLICIT, _EXPLICIT = _form(True, True), _form(False, True)
 
 
 def _joined(items: list[bytes], starts: list[int]) -> Fragments:

@@ -26,7 +26,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -358,7 +358,7 @@ class Store:
         handle = private_handle(self._path(key), os.O_WRONLY | os.O_APPEND)
         try:
             # The line's end comes first: a line that was torn spoils no other.
-            line = b"\n" + json.dumps(asdict(item), separators=(",", ":")).encode()
+            line = b"\n" + json.dumps(vars(item), separators=(",", ":")).encode()
             if os.write(handle, line) < len(line):  # what a disk does that is about to be full
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if durable:

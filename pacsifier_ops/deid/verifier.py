@@ -405,6 +405,9 @@ class _Form(NamedTuple):
         return int.from_bytes(data, "little" if self.little else "big")
 
 
+_EXPLICIT = _Form(False, True)
+
+
 def _read(data: bytes | mmap.mmap, clean: dict[tuple[_Form, Charset], _Clean] | None) -> FileContent:
     """Read a file element by element. Of repeated elements, all are read.
 
@@ -415,11 +418,7 @@ def _read(data: bytes | mmap.mmap, clean: dict[tuple[_Form, Charset], _Clean] | 
     if data[128:132] != b"DICM":
         raise Unreadable("the file is not a DICOM file")
     content = FileContent()
-    stream: Any = BytesIO(data) if isinstance(data, bytes) else data
-    stream.seek(132)
-    meta = {element.tag: element for element in data_element_generator(stream, False, True, _behind_meta)}
-    start = stream.tell()
-    syntax = UID(meta[_TRANSFER_SYNTAX].value.decode("ascii").rstrip("\0 "))
+    start, syntax = _file_meta(data)
     _sort_binary(content, 0, data[:128])
     content.binary.append((0, data[132:start]))
     content.pieces.append(data[:start])
@@ -502,8 +501,22 @@ def _read_regular(
     return at, charset
 
 
-def _behind_meta(tag: int, vr: str | None, length: int) -> bool:
-    return tag >> 16 != 2
+def _file_meta(data: bytes | mmap.mmap) -> tuple[int, UID]:
+    """Return the end of the file meta information, and the transfer syntax."""
+    at, syntax = 132, b""
+    header, long = _EXPLICIT.header, _EXPLICIT.long
+    while data[at : at + 2] == b"\2\0":
+        _, number, vr, length = header(data, at)
+        at += 8
+        if vr in _LONG_VRS:
+            (length,) = long(data, at)
+            at += 4
+        if vr not in _SHORT_VRS | _LONG_VRS or at + length > len(data):
+            raise Unreadable("the file meta information cannot be read again")
+        if number == _TRANSFER_SYNTAX & 0xFFFF:
+            syntax = data[at : at + length]
+        at += length
+    return at, UID(syntax.decode("ascii").rstrip("\0 "))
 
 
 def _without_bulk(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _MOST = 0xFFFFFFFE
 #: Length in bytes from which a part of a file is written by itself.
 _LONG = 1 << 16
+#: Maximum length in bytes of values whose encoding is cached.
+_SHORT = 256
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _META = Syntax("", implicit=False, little=True, deflated=False, encapsulated=False)
 
@@ -83,7 +86,12 @@ def write(made: Deidentified | Dataset, path: Path) -> str:
     else:
         syntax = made.syntax
         uids = text_of(made.elements, _SOP_CLASS), text_of(made.elements, _SOP_INSTANCE)
-        body = [part for tag in sorted(made.elements) for part in _element(tag, *made.elements[tag], syntax)]
+        body = []
+        for tag, (vr, value) in sorted(made.elements.items()):
+            if type(value) is bytes and len(value) <= _SHORT:
+                body.append(_short_element(tag, vr, value, syntax.implicit, syntax.little))
+            else:
+                body.extend(_element(tag, vr, value, syntax))
     if syntax.deflated:
         body = [deflated(b"".join(map(bytes, body)))]
     head = file_head(*uids, syntax.uid)
@@ -131,6 +139,12 @@ def encode(elements: Elements, syntax: Syntax) -> bytes:
     """Encode the elements of a data set or an item."""
     parts = (part for tag, (vr, value) in elements.items() for part in _element(tag, vr, value, syntax))
     return b"".join(map(bytes, parts))
+
+
+@lru_cache(maxsize=1 << 15)
+def _short_element(tag: int, vr: str, value: bytes, implicit: bool, little: bool) -> bytes:
+    """Encode an element, with a cache: most elements of a series are the same."""
+    return header(tag, vr, len(value), implicit=implicit, little=little) + value
 
 
 def _element(tag: int, vr: str, value: Value, syntax: Syntax, *, undefined: bool = False) -> Iterable[bytes | Stretch]:
