@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -133,7 +133,8 @@ class _Processes:
     def pool(self) -> ProcessPoolExecutor:
         """Start the processes, if they have not been."""
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(_cores(), self._context, _begin, (self._run.folder, self._stop))
+            given = self._run.folder, self._stop, dict(os.environ)
+            self._pool = ProcessPoolExecutor(_cores(), self._context, _begin, given)
             for _ in range(_cores()):
                 self._pool.submit(int)
         return self._pool
@@ -182,8 +183,16 @@ _stop: Event
 _converting: steps.Converting | None = None
 
 
-def _begin(folder: Path, stop: Event) -> None:
-    """Get ready; the process ends with its parent, and leaves Ctrl-C to it."""
+def _begin(folder: Path, stop: Event, environment: Mapping[str, str]) -> None:
+    """Get ready; the process ends with its parent, and leaves Ctrl-C to it.
+
+    Args:
+        folder: of the run.
+        stop: set where somebody wants all to end.
+        environment: the parent's; the process that this one is forked from may be older.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     global _run, _stop
     _run, _stop = Run(folder), stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)

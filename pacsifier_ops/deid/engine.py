@@ -559,15 +559,14 @@ class _Deidentifier:
 
     def items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """De-identify each item of a sequence."""
-        if isinstance(source, bytes):
-            source = reading.sequence(source)
+        items = _items(source)
         found: list[Elements] = []
-        for number, item in enumerate(source[:1] if self._in_dummy else source, 1):
+        for number, item in enumerate(items[:1] if self._in_dummy else items, 1):
             new = self._item(item, charset, number if tag == sr.CONTENT else 0)
             if new is not None:
                 found.append(new)
         # Without any item, the element is removed: an empty ContentSequence is not allowed (PS3.3 C.17.3).
-        return None if source and not found and tag == sr.CONTENT else found
+        return None if items and not found and tag == sr.CONTENT else found
 
     def _item(self, item: Elements, charset: Charset, number: int) -> Elements | None:
         """De-identify an item. Return None where a content item is removed as a whole."""
@@ -596,7 +595,7 @@ class _Deidentifier:
 
     def dummy_items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return one item with the elements of the first one and dummies as values."""
-        items = reading.sequence(source) if isinstance(source, bytes) else source
+        items = _items(source)
         bare, self._in_dummy = self._in_dummy, True
         found = [self.elements(items[0], charset)] if items else []
         self._in_dummy = bare
@@ -692,8 +691,7 @@ class _Deidentifier:
 
     def schemes(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the coding schemes (PS3.3 C.12.1.1.11) that are public; those of sites are removed."""
-        items = reading.sequence(value) if isinstance(value, bytes) else value
-        public = [item for item in items if codes.is_public("", sr.code_in(item)[1])]
+        public = [item for item in _items(value) if codes.is_public("", sr.code_in(item)[1])]
         return self.items(public, vr, tag, rule, charset) if public else None
 
     def kept_uids(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
@@ -897,6 +895,11 @@ def _fit_for_imaging(creator: str) -> _Treatment:
 def _block(tag: int) -> int:
     """Return group and block that a private creator element reserves."""
     return tag >> 16 << 8 | tag & 0xFF
+
+
+def _items(value: Value) -> list[Elements]:
+    """Return the items of a sequence, which may be of VR UN."""
+    return value if isinstance(value, list) else reading.sequence(bytes(value))
 
 
 def _texts(value: Value, vr: str, charset: Charset) -> list[str]:

@@ -62,6 +62,10 @@ def pieces(value: bytes | Stretch, start: int = 0) -> Iterator[memoryview]:
     view = memoryview(value.data)
     for at in range(value.start + start, value.stop, _PIECE):
         yield view[at : min(at + _PIECE, value.stop)]
+        if isinstance(value.data, mmap.mmap):  # what was read of a mapped file need not stay in memory
+            first = max(0, at - _PIECE)  # pages before the piece are mapped with it
+            first -= first % mmap.PAGESIZE
+            value.data.madvise(mmap.MADV_DONTNEED, first, min(at + _PIECE, value.stop) - first)
 
 
 #: Value of an element; for a sequence, its items.
