@@ -1,4 +1,4 @@
-"""One file: read, judged, de-identified, written, searched for what it must not hold. Or not fit, with a reason."""
+"""Converts one file: reads, judges and de-identifies the object, writes it, and searches the result for identifiers."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from pacsifier_ops.deid.verifier import Identifiers, Searched
 
 @dataclass
 class Converted:
-    """What became of an object.
+    """The outcome of an object.
 
     Attributes:
         outcome: de-identified, excluded or quarantined.
-        reason: the rule that excluded it, or why it is not fit; no values.
+        reason: the rule that excluded it, or why it is in quarantine, without values.
         path: the finished file; of a de-identified object only.
         new_uid: its SOP Instance UID.
         sha256: SHA-256 of the finished file, hexadecimal.
-        rules: how often each rule was applied.
-        uids: UIDs by the ones that they replace.
+        rules: number of elements by rule id.
+        uids: replacement UIDs by original UID.
     """
 
     outcome: str
@@ -50,12 +50,12 @@ class Converted:
 
 
 class Converter:
-    """De-identifies files, one after the other. Whatever it is not sure of is quarantined.
+    """De-identifies files, one after the other. An object whose result is not certain is quarantined.
 
     Args:
-        how: what is done to them.
+        how: the policy of the run.
         scratch: folder for unfinished files.
-        note: told what is unexpected, with values.
+        note: called with unexpected errors, which may contain values.
         remembers: remember what is the same in many objects. The results are the same without.
     """
 
@@ -66,14 +66,15 @@ class Converter:
         self._engine = Engine(how.rules, how.secret, remembers=remembers)
         self._judge = Judge(how.delete_identifiable, how.catalogue, how.rules.options, remembers=remembers)
         self._searched = Searched() if remembers else None
-        logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it remarks on every oddity, with its value
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings contain values
 
     def convert(self, path: Path, source: SourceSeries, uid: str) -> Converted:
         """De-identify the object of a file.
 
         Args:
-            source: the series that it is of.
-            uid: SOP Instance UID that it was planned with.
+            path: the file.
+            source: series of the object.
+            uid: SOP Instance UID of the object when the folder was scanned.
 
         Raises:
             FileUnreadable: the file cannot be read at all.
@@ -120,7 +121,7 @@ class Converter:
         return Converted(DEIDENTIFIED, "", target, outcome.uid, sha256, counts, outcome.uids)
 
     def _calendar(self, identifiers: Identifiers, source: SourceSeries) -> Calendar:
-        """The dates that must not stay in numbers; empty where dates stay."""
+        """Return the dates that must not stay in numbers; none where dates stay."""
         shift = shift_of(self._how.rules, source.person, self._how.secret, source.study_uid)
         births, taken = identifiers.births, frozenset(identifiers.terms.numbers)
         return Calendar.of(identifiers.days - births, shift, births, taken, source.counted)
@@ -145,7 +146,7 @@ class Converter:
         return outcome, sha256
 
     def _identifiers(self, dataset: reading.Parsed, source: SourceSeries) -> Identifiers:
-        """The identifiers of an object, and what other objects of the patient tell."""
+        """Return the identifiers of an object and of the patient's other objects."""
         own, others = Identifiers.of(dataset, source.person, self._how.rules), self._known(source)
         without = replace(own, uids=frozenset())
         if (without, others) != self._joined[0]:
@@ -153,7 +154,7 @@ class Converter:
         return replace(self._joined[1], uids=own.uids | others.uids)
 
     def _known(self, source: SourceSeries) -> Identifiers:
-        """What other objects of the patient tell: it must not be in this one either."""
+        """Return the identifiers of the patient's other objects: they must not be in this one either."""
         if self._of != source.key:
             self._of, self._others = source.key, Identifiers()
             for keyword, values in source.known.items():
@@ -165,10 +166,10 @@ class Converter:
 
 
 def patient_id_of(dataset: Dataset) -> str:
-    """PatientID (0010,0020) without blanks around it.
+    """Return PatientID (0010,0020) without surrounding blanks.
 
     Raises:
-        Unfit: there are several.
+        Unfit: it has several values.
     """
     value = dataset.get("PatientID")
     if isinstance(value, MultiValue):
@@ -177,7 +178,11 @@ def patient_id_of(dataset: Dataset) -> str:
 
 
 def _check(dataset: reading.Parsed, source: SourceSeries, uid: str) -> None:
-    """Make sure that the object is the one that was planned: who it becomes depends on it."""
+    """Check that the object is the one that was scanned: its pseudonym depends on that.
+
+    Raises:
+        Unfit: its PatientID or a UID differs.
+    """
     vr, value = dataset.elements.get(_PATIENT_ID, ("", b""))
     plain = vr == "LO" and isinstance(value, bytes) and not value.translate(None, _PLAIN)
     patient_id = text_of(dataset.elements, _PATIENT_ID) if plain else patient_id_of(dataset)
@@ -195,7 +200,7 @@ _PLAIN = bytes({*range(0x20, 0x7F)} - {ord("\\")})
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """Say of what goes wrong with the disk what to do."""
+    """Turn errors of the disk into one that says what to do."""
     try:
         yield
     except OSError as error:
@@ -205,7 +210,7 @@ def _room() -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Have a file on the disk before anything relies on it."""
+    """Flush a file to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
