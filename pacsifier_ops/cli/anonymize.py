@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.synchronize import Event
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
@@ -65,11 +66,11 @@ def anonymize(request: DeidRequest) -> int:
     """
     run = Run.fresh()
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
-    with stoppable() as stopped, noted_warnings(run):
-        units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
+    with stoppable() as stopped, noted_warnings(run), _Processes(run) as processes:
+        units = steps.prepare(run, request, secret=_secret(), cancelled=processes.asked_before_each_file(stopped))
         return carry_out(
             run,
-            lambda: _convert(run, units, stopped),
+            lambda: _convert(run, units, processes, stopped),
             lambda run: steps.report(run, _secret()),
             lambda account, error: _show(account, run, error),
             request.accept_incomplete,
@@ -90,30 +91,74 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _convert(run: Run, units: Sequence[int], stopped: Callable[[], bool]) -> None:
-    """Convert units, in one process for each core.
+class _Processes:
+    """Processes that convert, as many as there are cores.
+
+    They begin while files are still looked at, where these are too many for one unit: to start takes half a second.
+
+    Args:
+        run: whose units.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pacsifier_ops.deid.convert", "pacsifier_ops.deid.contact"])
+        self._context, self._stop = context, context.Event()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the processes, with what they are at. Harmless when repeated."""
+        self._stop.set()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def asked_before_each_file(self, stopped: Callable[[], bool]) -> Callable[[], bool]:
+        """Return the same question, which also starts the processes when it has been asked for enough files."""
+        files = itertools.count(1)
+
+        def asked() -> bool:
+            if next(files) == steps.PART + 1 and _cores() > 1:
+                self.pool()
+            return stopped()
+
+        return asked
+
+    def pool(self) -> ProcessPoolExecutor:
+        """Start the processes, if they have not been."""
+        if self._pool is None:
+            given = self._run.folder, self._stop, dict(os.environ)
+            self._pool = ProcessPoolExecutor(_cores(), self._context, _begin, given)
+            for _ in range(_cores()):
+                self._pool.submit(int)
+        return self._pool
+
+
+def _convert(run: Run, units: Sequence[int], processes: _Processes, stopped: Callable[[], bool]) -> None:
+    """Convert units, in as many processes as there are cores.
 
     Raises:
         PacsifierError: the error of a unit. All other units were tried.
     """
-    size = min(_cores(), len(units))
     with Meter(len(units)) as meter:
-        if size < 2:
+        if min(_cores(), len(units)) < 2:
             with steps.Converting(run, _secret(), stopped) as converting:
                 for done, unit in enumerate(units, 1):
                     converting.unit(unit)
                     meter.show(done)
             return
-        context = multiprocessing.get_context("spawn")
-        stop = context.Event()
-        pool = ProcessPoolExecutor(size, context, _begin, (run.folder, stop))
         try:
-            _convert_in(pool, units, meter, stopped)
+            _convert_in(processes.pool(), units, meter, stopped)
         except BrokenProcessPool as error:
             raise WorkerLost("a converting process died, maybe for lack of memory; run it again") from error
         finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            processes.end()
 
 
 def _convert_in(pool: ProcessPoolExecutor, units: Sequence[int], meter: Meter, stopped: Callable[[], bool]) -> None:
@@ -138,8 +183,16 @@ _stop: Event
 _converting: steps.Converting | None = None
 
 
-def _begin(folder: Path, stop: Event) -> None:
-    """Prepare the process. It ignores Ctrl-C, which the parent handles, and ends with its parent."""
+def _begin(folder: Path, stop: Event, environment: Mapping[str, str]) -> None:
+    """Prepare the process. It ignores Ctrl-C, which the parent handles, and ends with its parent.
+
+    Args:
+        folder: of the run.
+        stop: set where somebody wants all to end.
+        environment: the parent's; the process that this one is forked from may be older.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     global _run, _stop
     _run, _stop = Run(folder), stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)

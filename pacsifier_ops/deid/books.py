@@ -1,10 +1,10 @@
-"""The books of a de-identification: every object in exactly one state, the manifest, the linkage.
+"""Closes the account of a de-identification: each object has exactly one state. Writes manifest and linkage.
 
-| file                       | where                                   | holds                                      |
+| file                       | where                                   | content                                    |
 |----------------------------|-----------------------------------------|--------------------------------------------|
 | manifest.jsonl             | the run's folder                        | what became of each object, no identifiers |
-| manifest.csv, .parquet     | the data set                            | what may be told of it, see `told`         |
-| accounts.json, report.html | the run's folder                        | the accounts; they name files, so patients |
+| manifest.csv, .parquet     | the data set                            | the public part of it, see `told`          |
+| accounts.json, report.html | the run's folder                        | the account, with names of source files    |
 | mapper.json                | `data_sets/<id>` of the project's folder | PatientID by pseudonym                     |
 | date_offsets.csv           | likewise, where dates are moved         | days by pseudonym                          |
 | uid_map.csv                | likewise                                | every UID, and the one that replaced it    |
@@ -63,13 +63,13 @@ _COLUMNS = dict.fromkeys(("Folder", "SOPInstanceUID", "Outcome", "Rule", "Reason
 
 @dataclass
 class DeidSeries:
-    """A series; every number counts objects.
+    """The account of a series. Counts are numbers of objects.
 
     Attributes:
-        number: ordinal in the output tree, from 1; safe to show anywhere.
-        folder: below the output folder.
-        source: below the input folder; identifying.
-        reason: why objects are missing; no values.
+        number: ordinal in the output tree, from 1; not identifying.
+        folder: path below the output folder.
+        source: path below the input folder; identifying.
+        reason: why objects are missing, without values.
     """
 
     number: int
@@ -84,29 +84,32 @@ class DeidSeries:
 
     @property
     def state(self) -> str:
-        """complete, or incomplete: objects are missing."""
+        """`incomplete` where objects are missing, else `complete`."""
         return INCOMPLETE if self.missing else COMPLETE
 
 
 @dataclass
 class DeidAccount:
-    """A whole run, with what earlier ones into the same folder have left.
+    """The account of a run, and of earlier runs into the same folder.
 
     Attributes:
         run: opaque id of the run.
-        in_folder, out_folder: the same where it was done in place.
-        profile, digest, method: what was done; `dates`: what became of dates, in words.
-        linkage: folder of who became whom.
-        apart: folder of what left the input folder; in place only.
-        patients: how many; `told_by`: how many of them each of `whose.IDENTITIES` tells; `sources`: how many
-            pseudonyms each source gave; `strangers`: how many keys of each file name nobody of the folder.
-        nameless: objects of this run without a PatientID of which the folder or the study tells whose they are.
-        series: their accounts.
-        rules: how often each rule was applied.
-        set_apart: path below the input folder, outcome and reason of what is not in the data set; identifying.
-        unreadable: of these, files that are not known to be of a series, quarantined or missing.
-        passed_over: files that are no objects, reason in words to count.
-        discrepancies: contradictions between the books and the disk, in words, no values.
+        in_folder, out_folder: the folders; equal for a conversion in place.
+        profile, digest, method: profile of the run, digest of its rules, and its method as text.
+        dates: treatment of dates, in words.
+        linkage: folder of the linkage files.
+        apart: folder of the files that left the input folder; in place only.
+        patients: number of patients.
+        told_by: number of patients by what identifies them (`whose.IDENTITIES`).
+        sources: number of pseudonyms by source.
+        strangers: number of keys of each file that match no patient of the folder.
+        nameless: number of objects of this run without PatientID whose patient the folder or the study identifies.
+        series: accounts of the series.
+        rules: number of elements by rule id.
+        set_apart: path below the input folder, outcome and reason of objects outside the data set; identifying.
+        unreadable: number of files of no known series by outcome, quarantined or missing; `set_apart` has them too.
+        passed_over: number of files that are no objects, by reason.
+        discrepancies: contradictions between account and disk in words, without values.
     """
 
     run: str
@@ -134,15 +137,15 @@ class DeidAccount:
 
     @property
     def missing(self) -> int:
-        """Objects that are in no other state."""
+        """Number of objects that are in no other state."""
         return sum(series.missing for series in self.series) + self.unreadable.get("missing", 0)
 
     @property
     def verdict(self) -> str:
-        """`complete`: every object is de-identified, excluded by a rule, or quarantined with a reason. Else
-        `incomplete`, or `unbalanced`: the disk contradicts the books.
+        """`complete` where each object is de-identified, excluded by a rule, or quarantined with a reason; else
+        `incomplete`; `unbalanced` where the disk contradicts the account.
 
-        Where all that might have been de-identified is in quarantine, something else than the objects is wrong.
+        A run that quarantines objects and de-identifies none is incomplete: the cause is probably not in the objects.
         """
         if self.discrepancies:
             return UNBALANCED
@@ -150,7 +153,7 @@ class DeidAccount:
         return INCOMPLETE if self.missing or totals["quarantined"] > totals["deidentified"] == 0 else COMPLETE
 
     def totals(self) -> dict[str, int]:
-        """Sums over the run, without any identifier: fit for XCom and logs."""
+        """Return sums over the run without identifiers, for XCom and logs."""
         counts = {name: sum(getattr(s, name) for s in self.series) for name in ("deidentified", "excluded")}
         quarantined = sum(s.quarantined for s in self.series) + self.unreadable.get(QUARANTINED, 0)
         objects = sum(counts.values()) + quarantined + self.missing
@@ -165,7 +168,7 @@ class DeidAccount:
         }
 
     def summary(self) -> dict[str, Any]:
-        """How the run ended, in counts only: fit for everybody who may see the run."""
+        """Return the result of the run in counts only, for everybody who may see the run."""
         return {
             "action": "de-identify",
             "verdict": self.verdict,
@@ -181,10 +184,14 @@ class DeidAccount:
 def close(
     run: Run, request: DeidRequest, store: Store, rules: Rules, outcomes: Iterable[tuple[SourceSeries, Counts]]
 ) -> DeidAccount:
-    """Count every object: those of this run, and those that earlier ones have settled in the same output tree.
+    """Count all objects: those of this run, and those of earlier runs into the same output tree.
 
     Args:
-        outcomes: the series of this run, and how far each is.
+        run: the run.
+        request: its request.
+        store: what is known of the output tree.
+        rules: the compiled profile.
+        outcomes: the series of this run with their counts.
     """
     scan = prepared(run)
     account = DeidAccount(
@@ -225,7 +232,7 @@ def close(
         if series.missing:
             series.reason = reasons.get(source.number) or NOT_ATTEMPTED
         if not (series.deidentified or series.excluded or series.quarantined or series.missing):
-            continue  # all of it was taken back
+            continue  # all its objects were withdrawn
         account.series.append(series)
         patients.add(source.patient_id)
     for item in read_jsonl(store.unreadable):
@@ -246,13 +253,13 @@ def _dates(rules: Rules) -> str:
 def _counted(
     request: DeidRequest, settled: dict[str, Settled], files: dict[str, tuple[int, int]]
 ) -> Iterator[Settled | None]:
-    """What became of the objects of a series; None for one that is missing.
+    """Yield the outcome of each object of a series; None for a missing one.
 
     Args:
         files: size and mtime_ns of the files of this run, by SOP Instance UID.
     """
     for uid, item in settled.items():
-        # What is not in the input folder any more counts if it is in the data set, or was put apart by us.
+        # An object that has left the input folder counts if it is in the data set, or was moved apart by this job.
         if (uid in files and files[uid] == (item.size, item.mtime_ns)) or (
             uid not in files and (request.in_place or item.outcome == DEIDENTIFIED)
         ):
@@ -263,10 +270,12 @@ def _counted(
 
 
 def check_outputs(account: DeidAccount, store: Store, base: Path) -> None:
-    """Note in the account where the disk contradicts the books.
+    """Add contradictions between the account and the disk to the account.
 
     Args:
-        base: the folder that the outputs lie in.
+        account: the account.
+        store: what is known of the output tree.
+        base: folder of the outputs.
     """
     gone = 0
     for source in series_of(store):
@@ -277,7 +286,7 @@ def check_outputs(account: DeidAccount, store: Store, base: Path) -> None:
 
 
 def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
-    """Write who became whom, apart from the data set; returns the folder."""
+    """Write the linkage files outside the data set. Return their folder."""
     folder = private_folder(project_folder(request.project) / "data_sets" / store.id)
     people = {source.pseudonym: source for source in series_of(store)}
     write_atomic(folder / "mapper.json", json.dumps({new: s.patient_id for new, s in people.items()}, indent=4))
@@ -296,7 +305,7 @@ def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
 
 
 def write(run: Run, account: DeidAccount, tree: Tree, store: Store, linkage: Path, rules: Rules) -> None:
-    """Write manifest and accounts.
+    """Write manifest and account.
 
     Raises:
         StorageError: one of them cannot be written.
@@ -322,17 +331,17 @@ def _public(store: Store, digest: str, own: BinaryIO) -> Iterator[tuple[str, ...
         if (outcome := entry["Outcome"]) != DEIDENTIFIED:
             apart[outcome, *public_reason(outcome, entry["Reason"])] += 1
             continue
-        # What was left out since the patient was found in it is not told: an empty value would say what it held.
+        # Attributes that were emptied because they identified the patient are not listed: the list would say so.
         used = " ".join(f"{rule}:{count}" for rule, count in entry["Rules"].items() if rule != leftout.RULE)
         yield entry["Folder"], entry["SOPInstanceUID"], outcome, "", "", used, digest
-    # Of what is not there, not even beside what of its patient it was.
+    # Objects outside the data set are listed without folder, sorted, so that nothing links them to a patient.
     for (outcome, rule, reason), count in sorted(apart.items()):
         for _ in range(count):
             yield "", "", outcome, rule, reason, "", digest
 
 
 def _manifest(store: Store, digest: str) -> Iterator[dict[str, Any]]:
-    """A line per object."""
+    """Yield one line per object."""
     for source in series_of(store):
         for item in store.settled(source.key).values():
             if item.reason == WITHDRAWN:

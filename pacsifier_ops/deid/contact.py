@@ -34,6 +34,8 @@ MOST, SIDE = 9, 512
 #: Limits for one sheet: seconds, and bytes of memory.
 _SECONDS, _MEMORY = 120.0, 4 * 2**30
 _ACROSS, _GAP = 3, 4
+#: NumberOfFrames, Rows.
+_FRAMES, _ROWS = 0x00280008, 0x00280010
 #: Number of bytes of a sheet's length field.
 _PREFIX = 8
 
@@ -137,14 +139,16 @@ def _sheet(files: Sequence[Path]) -> bytes | None:
 
 def _spread(files: Sequence[Path]) -> list[tuple[Path, int]]:
     """Choose frames spread evenly over those of a series, from the first to the last."""
-    from pydicom import dcmread
+    from pacsifier_ops.dicom.files import attributes, inspect
 
     images = []
     for place, path in enumerate(files):
-        with suppress(Exception):  # the reader raises many types of exception on damaged files
-            head = dcmread(path, specific_tags=["InstanceNumber", "NumberOfFrames", "Rows"], stop_before_pixels=True)
-            if "Rows" in head:
-                images.append((int(head.get("InstanceNumber") or 0), place, int(head.get("NumberOfFrames") or 1)))
+        with suppress(ValueError, OSError):  # damaged files are not shown
+            if file := inspect(path):
+                found = attributes(file, (_FRAMES, _ROWS), _ROWS)
+                if _ROWS in found:
+                    frames = found.get(_FRAMES, b"").decode("latin-1")
+                    images.append((_whole(file.instance_number, 0), place, _whole(frames, 1)))
     images.sort()
     ends = list(accumulate(max(1, frames) for _, _, frames in images))
     if not ends:
@@ -154,6 +158,13 @@ def _spread(files: Sequence[Path]) -> list[tuple[Path, int]]:
         image = bisect(ends, number)
         chosen.append((files[images[image][1]], number - (ends[image - 1] if image else 0)))
     return chosen
+
+
+def _whole(text: str, otherwise: int) -> int:
+    """Return the number that a text contains."""
+    with suppress(ValueError, OverflowError):
+        return int(float(text.strip("\0 "))) or otherwise
+    return otherwise
 
 
 def _tile(path: Path, frame: int) -> Image:

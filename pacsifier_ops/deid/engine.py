@@ -29,6 +29,10 @@ UIDs
 - Each UID is replaced by one that is computed from the project's secret, the same in every object. Registered UIDs of
   PS3.6 stay. An unregistered UID that merely begins like a registered one is replaced. So is a value that is no UID.
 
+Memory
+- What an element becomes is remembered with all that decides it, because most elements of a series are the same in
+  every image (see `Engine`). An element whose treatment looks at the elements beside it is decided anew.
+
 Text and pixels
 - Text stays in the character sets that its data set, or its item, declares. Text that they cannot decode is invalid.
 - The meaning of a code is the standard's where the code is; else it is what the vocabulary leaves.
@@ -44,8 +48,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TypeAlias
+from functools import cached_property, lru_cache
+from typing import NamedTuple, TypeAlias
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
@@ -70,7 +74,7 @@ from pacsifier_ops.deid.numbers import BirthDateFound, Calendar, numbers_in
 from pacsifier_ops.deid.rules import PRIVATE, Action, ObjectRules, ProfileOption, Rule, Rules
 from pacsifier_ops.dicom import vrs
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
-from pacsifier_ops.dicom.encoding import PIXEL_DATA, Elements, Fragments, Syntax, Value
+from pacsifier_ops.dicom.encoding import PIXEL_DATA, Elements, Fragments, Stretch, Syntax, Value, pieces
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
 
@@ -101,35 +105,76 @@ _COLOUR_PROFILE = 0x00282000
 _BINARY = frozenset(vrs.SIZES) | {"OB"}
 #: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
 _DIMENSIONS, _FRAMES = (0x00280002, 0x00280010, 0x00280011, 0x00280100), 0x00280008
-#: Maximum number of cached plans and UIDs, so that no file can exhaust the memory.
+#: Maximum number of cached plans, UIDs, and decisions of one kind of data set, so that no file can exhaust the memory.
 _MOST = 100_000
+#: Maximum number of patients, or of their calendars, whose decisions are remembered.
+_MOST_PATIENTS = 64
+#: Maximum length in bytes of values whose decision is remembered.
+_SHORT = 256
 
 
 @dataclass(frozen=True)
 class Deidentified:
-    """A de-identified object.
+    """A de-identified object, ready for `writing.write`.
 
     Attributes:
-        dataset: the object, ready for `writing.write`.
+        elements: its elements.
+        syntax: their transfer syntax.
+        charset: names of their character sets, as pydicom calls them.
         counts: number of elements by rule id.
         uids: replacement UIDs by original UID.
     """
 
-    dataset: Dataset
+    elements: Elements
+    syntax: Syntax
+    charset: str | list[str]
     counts: dict[str, int]
     uids: dict[str, str]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The object as a data set of pydicom. Changes of it do not change `elements`."""
+        return writing.dataset_of(self.elements, self.syntax, self.charset)
+
+    @property
+    def uid(self) -> str:
+        """SOP Instance UID."""
+        return sr.text_of(self.elements, _SOP_INSTANCE)
+
+
+class _Decision(NamedTuple):
+    """What an element becomes, and what that adds to the account of the object.
+
+    Attributes:
+        rule: id of the rule that was applied.
+        element: VR and new value; None: the element is removed.
+        more: counts, uids and dates (see `_Deidentifier`); None where nothing is added.
+    """
+
+    rule: str
+    element: tuple[str, Value] | None
+    more: tuple[Counter[str], dict[str, str], set[str]] | None = None
+
+
+#: Decisions by tag, VR, value and private creator.
+_Decisions: TypeAlias = "dict[tuple[int, str, Value, str], _Decision]"
 
 
 class Engine:
     """De-identifies objects.
 
+    It remembers decisions on elements. The key of a decision is all that it depends on, in three levels: the patient
+    and the object; the data set or item; the element (see `_Deidentifier.elements`).
+
     Args:
         rules: the compiled profile.
         secret: secret of the project; UIDs and tokens are computed with it.
+        remembers: remember decisions. The result is the same without.
     """
 
-    def __init__(self, rules: Rules, secret: Secret) -> None:
-        self.rules, self.secret = rules, secret
+    def __init__(self, rules: Rules, secret: Secret, *, remembers: bool = True) -> None:
+        self.rules, self.secret, self.remembers = rules, secret, remembers
+        self.decisions: dict[_Whose, dict[_Where, _Decisions]] = {}
         self.narratives = ProfileOption.CLEAN_NARRATIVES in rules.options
         self.uids: dict[str, str] = {}
         self.plans: dict[ObjectRules, dict[tuple[int, str], _Plan]] = {}
@@ -167,8 +212,8 @@ class Engine:
         if not parsed.syntax.encapsulated and _remove_data_after_pixels(elements, parsed.syntax):
             deidentifier.counts["mended/behind-pixels"] += 1
         markers.mark(elements, self.rules.method, self.rules.codes, deidentifier.date_status())
-        made = writing.dataset_of(elements, parsed.syntax, parsed.original_character_set)
-        return Deidentified(made, dict(deidentifier.counts), deidentifier.uids)
+        charset = parsed.original_character_set
+        return Deidentified(elements, parsed.syntax, charset, dict(deidentifier.counts), deidentifier.uids)
 
     def uid(self, uid: str) -> str:
         """Return the UID that replaces another."""
@@ -178,6 +223,15 @@ class Engine:
                 self.uids.clear()
             new = self.uids[uid] = self.secret.uid(uid)
         return new
+
+    def decided(self, whose: _Whose) -> dict[_Where, _Decisions]:
+        """Return the decisions on elements of a patient so far, by the kind of data set."""
+        found = self.decisions.get(whose) if self.remembers else {}
+        if found is None:
+            if len(self.decisions) >= _MOST_PATIENTS:
+                self.decisions.clear()
+            found = self.decisions[whose] = {}
+        return found
 
     def plan(self, rules: ObjectRules, tag: int, vr: str) -> _Plan:
         """Return the plan for a public element, from the cache where possible."""
@@ -207,13 +261,13 @@ def _remove_data_after_pixels(elements: Elements, syntax: Syntax) -> bool:
         numbers.append(int.from_bytes(value, "little" if syntax.little else "big"))
     frames = sr.text_of(elements, _FRAMES) or "1"
     vr, pixels = elements.get(PIXEL_DATA, ("", b""))
-    if not isinstance(pixels, bytes) or not frames.isdecimal():
+    if not isinstance(pixels, bytes | Stretch) or not frames.isdecimal():
         return False
     frame = math.prod(numbers)
     length = (frame * int(frames) + 7) // 8
     if not syntax.little:
         length += length & 1  # bytes are swapped within words: the last one is a pixel, the one before it the padding
-    if len(pixels) <= length or not any(pixels[length:]):
+    if len(pixels) <= length or not any(map(any, pieces(pixels, length))):
         return False
     if (len(pixels) - length) * 8 >= frame > 8:
         raise Unfit("its pixel data are longer than its description says, and what follows is not zero")
@@ -234,6 +288,11 @@ def _parsed(ds: Dataset) -> reading.Parsed:
 _NUMBERS = frozenset(["AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"])
 #: Root of every UID that the standard registers (PS3.5 9.3, PS3.6 Annex A).
 _ROOT = "1.2.840.10008."
+
+#: What a decision depends on beside the element: the patient and the object (rules, pseudonym and shift, dates,
+#: names, byte order, attributes to be emptied); the data set or item (rules, character sets, whether it is in a dummy).
+_Whose: TypeAlias = tuple[ObjectRules, Person, Calendar, str, bool, frozenset[int]]
+_Where: TypeAlias = tuple[ObjectRules, Charset, bool]
 
 #: Applies a rule to a value. Arguments: value, VR, tag, rule and character set. Returns None where the element is
 #: removed.
@@ -344,7 +403,13 @@ def _plan_for_vr(rule: Rule, vr: str) -> _Plan:
 
 
 class _Deidentifier:
-    """De-identifies one object, element by element. Methods that a plan names have the signature of `_Treatment`."""
+    """De-identifies one object, element by element. Methods that a plan names have the signature of `_Treatment`.
+
+    Attributes:
+        counts: number of elements by rule id, and of corrections.
+        uids: replacement UIDs by original UID.
+        dates: `markers.MODIFIED` and `markers.UNMODIFIED`, where dates are left that are.
+    """
 
     def __init__(
         self, engine: Engine, rules: ObjectRules, person: Person, calendar: Calendar, *, big_endian: bool
@@ -358,9 +423,11 @@ class _Deidentifier:
         self._positions = sr.Positions()
         self._place: tuple[int, ...] = (1,)
         self._source: Elements = {}
+        self._alone = False  # the treatment has looked at no other element so far
         self._patient = ""  # names of the patient
         self._in_dummy = False  # inside a dummy: only code strings, which structure the object, and new UIDs stay
-        self._kept_dates = self._moved_dates = False
+        self.dates: set[str] = set()
+        self._decided: dict[_Where, _Decisions] = {}
 
     def data_set(self, source: Elements) -> Elements:
         """De-identify the data set of the object."""
@@ -368,6 +435,8 @@ class _Deidentifier:
         if isinstance(letters, bytes):
             own = {Charset.of(letters).decode(name) or "" for name in names if isinstance(name, bytes) and name}
             self._patient = vocabulary.names_of(self.names | own)
+        whose = self._rules, self._person, self._calendar, self._patient, self.big_endian, self.without
+        self._decided = self._engine.decided(whose)
         elements = self.elements(source, DEFAULT, rules=self._rules)
         if sr.CONTENT in elements:
             self._positions.rewrite_references(elements, self.big_endian)
@@ -375,7 +444,14 @@ class _Deidentifier:
 
     def date_status(self) -> str:
         """Return the value of LongitudinalTemporalInformationModified (0028,0303); removed where no date is left."""
-        return markers.MODIFIED if self._moved_dates else markers.UNMODIFIED if self._kept_dates else markers.REMOVED
+        found = (status for status in (markers.MODIFIED, markers.UNMODIFIED) if status in self.dates)
+        return next(found, markers.REMOVED)
+
+    @property
+    def _beside(self) -> Elements:
+        """The elements of the same data set or item. A decision that depends on them is not remembered."""
+        self._alone = False
+        return self._source
 
     def elements(
         self, source: Elements, charset: Charset, own: Mapping[int, Rule] = {}, rules: ObjectRules | None = None
@@ -391,50 +467,87 @@ class _Deidentifier:
         if _CHARACTER_SET in source:
             value = source[_CHARACTER_SET][1]
             charset = Charset.of(value if isinstance(value, bytes) else b"?")
-        engine, counts = self._engine, self.counts
         rules = rules or self._rules.nested
-        plans = engine.plans.setdefault(rules, {})
+        decisions: _Decisions = {}
+        if not own:  # those depend on the content item
+            decisions = self._decided.setdefault((rules, charset, self._in_dummy), decisions)
         found: Elements = {}
+        applied: list[str] = []
         creators: dict[int, str] = {}
         kept: set[int] = set()
         above, self._source = self._source, source
         for tag, (vr, value) in source.items():
+            creator = ""
             if tag & 0x10000:
-                plan = self._private(tag, vr, value, creators)
-            elif tag in self.without:
-                plan = _plan_to_empty(tag)
-            elif own and tag in own:
-                plan = _plan_for_tag(own[tag], tag, _known_vr(tag, vr))
+                if 0x10 <= tag & 0xFFFF <= 0xFF:
+                    creator = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
+                    creators[_block(tag)] = creator
+                else:
+                    creator = creators.get(tag >> 8, "")
+            if type(value) is bytes and len(value) <= _SHORT:
+                key = tag, vr, value, creator
+                decision = decisions.get(key)
+                if decision is None:
+                    decision = self._decide(self._plan(tag, vr, creator, own, rules), value, tag, charset)
+                    if self._alone and self._engine.remembers:
+                        if len(decisions) >= _MOST:
+                            decisions.clear()
+                        decisions[key] = decision
             else:
-                plan = plans.get((tag, vr)) or engine.plan(rules, tag, vr)
-            counts[plan.rule.id] += 1
-            if plan.treat is None:
-                continue
-            new = plan.treat(self, value, plan.vr, tag, plan.rule, charset)
-            if new is not None:
-                found[tag] = (plan.vr, new)
+                decision = self._decide(self._plan(tag, vr, creator, own, rules), value, tag, charset)
+            rule, element, more = decision
+            applied.append(rule)
+            if more is not None:
+                counts, uids, dates = more
+                self.counts.update(counts)
+                self.uids.update(uids)
+                self.dates |= dates
+            if element is not None:
+                found[tag] = element
                 if tag & 0x10000 and tag & 0xFF00:
                     kept.add(tag >> 8)
+        self.counts.update(applied)
         self._source = above
+        self._alone = False  # for an element whose value this data set is
         for tag in [tag for tag in found if tag & 0x10000 and not tag & 0xFF00 and _block(tag) not in kept]:
             del found[tag]
         return found
 
-    def _private(self, tag: int, vr: str, value: Value, creators: dict[int, str]) -> _Plan:
-        """Return the plan for a private element (PS3.5 7.8)."""
+    def _decide(self, plan: _Plan, value: Value, tag: int, charset: Charset) -> _Decision:
+        """Decide what an element becomes. `_alone` says afterwards whether nothing beside it mattered."""
+        self._alone = True
+        if plan.treat is None:
+            return _Decision(plan.rule.id, None)
+        before = self.counts, self.uids, self.dates
+        counts, uids, dates = self.counts, self.uids, self.dates = Counter[str](), dict[str, str](), set[str]()
+        new = plan.treat(self, value, plan.vr, tag, plan.rule, charset)
+        self.counts, self.uids, self.dates = before
+        if isinstance(new, list):
+            self._alone = False  # other objects must not share its items
+        more = (counts, uids, dates) if counts or uids or dates else None
+        return _Decision(plan.rule.id, None if new is None else (plan.vr, new), more)
+
+    def _plan(self, tag: int, vr: str, creator: str, own: Mapping[int, Rule], rules: ObjectRules) -> _Plan:
+        """Return the plan for an element."""
+        if tag & 0x10000:
+            return self._private(tag, vr, creator)
+        if tag in self.without:
+            return _plan_to_empty(tag)
+        if tag in own:
+            return _plan_for_tag(own[tag], tag, _known_vr(tag, vr))
+        return self._engine.plan(rules, tag, vr)
+
+    def _private(self, tag: int, vr: str, creator: str) -> _Plan:
+        """Return the plan for a private element (PS3.5 7.8), or for a private creator element."""
         if tag < 0x00090000 or tag >= 0xFFFF0000 or not tag & 0xFFFF:
             return _REMOVED_GROUP
         if self._in_dummy:
             return _PRIVATE
         if 0x10 <= tag & 0xFFFF <= 0xFF:
-            creator = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
-            creators[_block(tag)] = creator
             vr = "LO"
-        else:
-            creator = creators.get(tag >> 8, "")
-            if vr == "UN" and not self.big_endian:
-                known = reading.private_vr(tag, creator)
-                vr = known if known in _BINARY or known in vrs.STRINGS else vr
+        elif vr == "UN" and not self.big_endian:
+            known = reading.private_vr(tag, creator)
+            vr = known if known in _BINARY or known in vrs.STRINGS else vr
         if tag in self.without:
             return _LEFT_OUT
         rule = self._rules.find(tag, vr, creator)
@@ -446,15 +559,14 @@ class _Deidentifier:
 
     def items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """De-identify each item of a sequence."""
-        if isinstance(source, bytes):
-            source = reading.sequence(source)
+        items = _items(source)
         found: list[Elements] = []
-        for number, item in enumerate(source[:1] if self._in_dummy else source, 1):
+        for number, item in enumerate(items[:1] if self._in_dummy else items, 1):
             new = self._item(item, charset, number if tag == sr.CONTENT else 0)
             if new is not None:
                 found.append(new)
         # Without any item, the element is removed: an empty ContentSequence is not allowed (PS3.3 C.17.3).
-        return None if source and not found and tag == sr.CONTENT else found
+        return None if items and not found and tag == sr.CONTENT else found
 
     def _item(self, item: Elements, charset: Charset, number: int) -> Elements | None:
         """De-identify an item. Return None where a content item is removed as a whole."""
@@ -483,7 +595,7 @@ class _Deidentifier:
 
     def dummy_items(self, source: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return one item with the elements of the first one and dummies as values."""
-        items = reading.sequence(source) if isinstance(source, bytes) else source
+        items = _items(source)
         bare, self._in_dummy = self._in_dummy, True
         found = [self.elements(items[0], charset)] if items else []
         self._in_dummy = bare
@@ -525,7 +637,7 @@ class _Deidentifier:
         if vr in ("DA", "DT") and value:
             if not rule.id.startswith("site/") and any(map(self._calendar.is_birth, _texts(value, vr, charset))):
                 return self._fall_back(value, vr, tag, rule, charset)
-            self._kept_dates = True
+            self.dates.add(markers.UNMODIFIED)
         return _valid(value, vr, charset)
 
     def known(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
@@ -563,7 +675,7 @@ class _Deidentifier:
             return self.dummy(value, vr, tag, rule, charset)
         if not isinstance(value, bytes) or not value.strip(b" \0"):
             return b""
-        code, scheme = sr.code_in(self._source)
+        code, scheme = sr.code_in(self._beside)
         if codes.is_public(code, scheme):
             return _valid(value, vr, charset) if tag != _VERSION else self.known(value, vr, tag, rule, charset)
         if tag == _VERSION:
@@ -579,8 +691,7 @@ class _Deidentifier:
 
     def schemes(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the coding schemes (PS3.3 C.12.1.1.11) that are public; those of sites are removed."""
-        items = reading.sequence(value) if isinstance(value, bytes) else value
-        public = [item for item in items if codes.is_public("", sr.code_in(item)[1])]
+        public = [item for item in _items(value) if codes.is_public("", sr.code_in(item)[1])]
         return self.items(public, vr, tag, rule, charset) if public else None
 
     def kept_uids(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
@@ -606,7 +717,7 @@ class _Deidentifier:
         kept = self.kept_binary(value, vr, tag, rule, charset)
         if type(kept) is not Fragments:
             return kept
-        frames = sr.text_of(self._source, _FRAMES)
+        frames = sr.text_of(self._beside, _FRAMES)
         new = remarks.cleaned(kept, int(frames) if frames.isdecimal() and len(frames) < 10 else 1)
         if new is not kept:
             self.counts["mended/beside-pixels"] += 1
@@ -644,7 +755,7 @@ class _Deidentifier:
         """Return the required meaning of a code (PS3.3 8.8): the standard's, or what the vocabulary leaves of it."""
         new = b"" if self._in_dummy or not isinstance(value, bytes) else _cleaned(value, vr, charset, self._patient)
         if not self._in_dummy and isinstance(value, bytes) and new.strip() != value.strip(b" \0"):
-            known = values.fitting(vr, codes.meaning(*sr.code_in(self._source)))
+            known = values.fitting(vr, codes.meaning(*sr.code_in(self._beside)))
             new = charset.encode(known) or new
         return vrs.padded(new, vr) if new else self.dummy(value, vr, tag, rule, charset)
 
@@ -656,10 +767,7 @@ class _Deidentifier:
         moved = [None if still else move(text, self._person.shift) if text else "" for text in texts]
         if self._in_dummy or not any(texts) or None in moved:
             return self._fall_back(value, vr, tag, rule, charset) if any(texts) or self._in_dummy else b""
-        if self._person.shift:
-            self._moved_dates = True
-        else:
-            self._kept_dates = True
+        self.dates.add(markers.MODIFIED if self._person.shift else markers.UNMODIFIED)
         return vrs.padded("\\".join(map(str, moved)).encode("ascii"), vr)
 
     def context_version(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
@@ -714,7 +822,7 @@ class _Deidentifier:
 
     def event_offset(self, value: Value, vr: str, tag: int, rule: Rule, charset: Charset) -> Value | None:
         """Return the time since an event and its type, where the event belongs to the patient alone."""
-        if sr.text_of(self._source, _EVENT) not in _OWN_EVENTS:
+        if sr.text_of(self._beside, _EVENT) not in _OWN_EVENTS:
             return self._fall_back(value, vr, tag, rule, charset)
         return (self.number if vr == "FD" else self.kept_text)(value, vr, tag, rule, charset)
 
@@ -789,6 +897,11 @@ def _block(tag: int) -> int:
     return tag >> 16 << 8 | tag & 0xFF
 
 
+def _items(value: Value) -> list[Elements]:
+    """Return the items of a sequence, which may be of VR UN."""
+    return value if isinstance(value, list) else reading.sequence(bytes(value))
+
+
 def _texts(value: Value, vr: str, charset: Charset) -> list[str]:
     """Return the values of an element. Where the text cannot be decoded, each byte becomes one character."""
     if not isinstance(value, bytes):
@@ -844,8 +957,6 @@ def _known_any(value: bytes, vr: str, charset: Charset, patient: str) -> bytes:
     return vrs.padded(charset.encode("\\".join(left)) or b"", vr) if any(left) else b""
 
 
-#: Maximum length in bytes of cached values: these are the same in most objects of a series.
-_SHORT = 256
 _valid_short, _cleaned_short, _known_short = (
     lru_cache(maxsize=16384)(function) for function in (_valid_any, _cleaned_any, _known_any)
 )

@@ -8,7 +8,7 @@ object of an unknown kind is held back as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -17,7 +17,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from pacsifier_ops.deid.devices import Blackout, Catalogue, values
+from pacsifier_ops.deid.reading import Parsed
 from pacsifier_ops.deid.sr import is_narrative
+from pacsifier_ops.dicom.encoding import Value
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -493,6 +495,62 @@ RULES: tuple[ExclusionRule, ...] = (
         Cure.BLACKOUT,
     ),
 )
+
+
+#: Attributes that matter to whoever decodes others: SpecificCharacterSet, PixelRepresentation.
+_OF_DECODING = frozenset({0x00080005, 0x00280103})
+#: Group length and MediaStorageSOPInstanceUID: no rule looks at them, and they differ between files.
+_OF_ONE_FILE = frozenset({0x00020000, 0x00020003})
+#: Maximum numbers of remembered decisions: by what was looked at, and of each such kind; maximum length of values.
+_MOST_KINDS, _MOST, _SHORT = 256, 1000, 256
+
+
+class Judge:
+    """Decides on objects, and remembers its decisions.
+
+    A decision holds for all objects that have the same tags, and the same values where it looked (`Parsed.looked_at`).
+
+    Args:
+        delete_identifiable, catalogue, options: see `judge`.
+        remembers: remember decisions. They are the same without.
+    """
+
+    def __init__(
+        self, delete_identifiable: bool, catalogue: Catalogue, options: Collection[str], *, remembers: bool = True
+    ) -> None:
+        self._delete_identifiable, self._catalogue, self._options = delete_identifiable, catalogue, options
+        self._remembers = remembers
+        self._decided: dict[Hashable, dict[tuple[int, ...], dict[Hashable, Verdict]]] = {}
+
+    def verdict(self, ds: Parsed) -> Verdict:
+        """Return the decision on an object."""
+        meta = tuple((tag, value) for tag, value in ds.meta.items() if tag not in _OF_ONE_FILE)
+        kind = ds.syntax, meta, tuple(ds.elements)
+        for tags, verdicts in self._decided.get(kind, {}).items():
+            if (verdict := verdicts.get(_values_of(ds, tags))) is not None:
+                return verdict
+        ds.looked_at.clear()
+        verdict = judge(
+            ds, delete_identifiable=self._delete_identifiable, catalogue=self._catalogue, options=self._options
+        )
+        tags = tuple(sorted(_OF_DECODING | ds.looked_at))
+        key = _values_of(ds, tags)
+        if self._remembers and key is not None:
+            if len(self._decided) >= _MOST_KINDS:
+                self._decided.clear()
+            verdicts = self._decided.setdefault(kind, {}).setdefault(tags, {})
+            if len(verdicts) >= _MOST:
+                verdicts.clear()
+            verdicts[key] = verdict
+        return verdict
+
+
+def _values_of(ds: Parsed, tags: Iterable[int]) -> tuple[tuple[str, Value] | None, ...] | None:
+    """Return VRs and values of elements; None where one of them is a sequence, or long."""
+    found = tuple(ds.elements.get(tag) for tag in tags)
+    if any(one is not None and not (isinstance(one[1], bytes) and len(one[1]) <= _SHORT) for one in found):
+        return None
+    return found
 
 
 def judge(

@@ -11,10 +11,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom import Dataset
 from pydicom.datadict import DicomDictionary
@@ -26,7 +26,7 @@ from pacsifier_ops.deid.reading import Parsed, sequence
 from pacsifier_ops.deid.rules import Action, ProfileOption, Rules
 from pacsifier_ops.deid.sr import VALUES, rule_of, text_of
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
-from pacsifier_ops.dicom.encoding import Elements
+from pacsifier_ops.dicom.encoding import Elements, Stretch
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.query.names import fold
 
@@ -104,8 +104,7 @@ _PLACEHOLDERS = words_of(
 _BESIDE = words_of("by ctp tcia rsna de identified no name id not available patient study na n a")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundIdentifier:
+class FoundIdentifier(NamedTuple):
     """One identifier, as the object had it.
 
     Attributes:
@@ -154,23 +153,11 @@ class Identifiers:
         """
         collector = _Collector(ds, rules)
         collector.walk(ds, DEFAULT)
-        meta = getattr(ds, "file_meta", None)
-        if meta and _INSTANCE in meta and not collector.stays(_SOP_INSTANCE, "UI", ds):
-            collector.keep("uid", _INSTANCE, _encoded(meta.get_item(_INSTANCE).value), DEFAULT)
-        births = _births(collector.found) - collector.examined
-        collector.dates -= births
-        collector.moved = {date for date in collector.moved if date.text not in births}
-        if rules is not None and person.shift and ProfileOption.FULL_DATES not in rules.options:
-            collector.found |= {date for date in collector.moved if date.text not in collector.stay}
-        return cls(
-            frozenset(collector.found),
-            frozenset(collector.uids),
-            frozenset(filter(None, (_shifted(date, person.shift) for date in collector.dates))),
-            frozenset(date.text for date in collector.moved) - collector.stay,
-            frozenset({normal(person.pseudonym)}),
-            frozenset(collector.places),
-            frozenset(collector.examined),
-        )
+        instance = _instance_of_file(ds)
+        if instance and not collector.stays(_SOP_INSTANCE, "UI", ds):
+            collector.uids.update(_uids_in(instance, DEFAULT))
+        shifted = rules is not None and person.shift and ProfileOption.FULL_DATES not in rules.options
+        return replace(_identifiers(tuple(collector.values), person, bool(shifted)), uids=frozenset(collector.uids))
 
     @classmethod
     def of_dates(cls, dates: Iterable[str]) -> Identifiers:
@@ -202,25 +189,37 @@ class Identifiers:
 # Collecting
 
 
+class _FoundValue(NamedTuple):
+    """The value of an element with identifiers.
+
+    Attributes:
+        kind: `name`, `id`, `contact`, `birth`, `date` or `place`.
+        tag: tag of the attribute.
+        value: its value.
+        charset: its character sets.
+        stays: the profile leaves this date unchanged.
+    """
+
+    kind: str
+    tag: int
+    value: bytes
+    charset: Charset
+    stays: bool
+
+
 class _Collector:
-    """Traverses an object and collects identifiers."""
+    """Traverses an object and collects values with identifiers."""
 
     def __init__(self, ds: Dataset, rules: Rules | None) -> None:
         self._rules = rules
         if rules is not None:
             self._object_rules = rules.of(*(_first(ds, tag) for tag in (_SOP_CLASS, _MODALITY)))
-        self.found: set[FoundIdentifier] = set()
         self.uids: set[str] = set()
-        self.dates: set[str] = set()
-        self.moved: set[FoundIdentifier] = set()
-        self.stay: set[str] = set()
-        self.places: set[str] = set()
-        self.examined: set[str] = set()
+        self.values: list[_FoundValue] = []
 
     def walk(self, ds: Dataset | Elements, charset: Charset) -> None:
-        kinds = _kinds()
         for tag, vr, value in _elements(ds):
-            kind = _KINDS.get(vr) or kinds.get(tag)
+            kind = _kind(tag, vr)
             if kind == "date" and tables.dates()[0].get(tag) == "kept":
                 continue  # a version is no date of the patient, and a date of the patient there is still found
             if tag == CHARACTER_SET and isinstance(value, bytes):
@@ -233,7 +232,11 @@ class _Collector:
                     for item in sequence(value):
                         self.walk(item, charset)
             elif kind and value and self.stays(tag, vr, ds) == (kind == "place"):
-                self.keep(kind, tag, value, charset, stays=kind == "date" and self._is_left(tag, vr))
+                if kind == "uid":
+                    self.uids.update(_uids_in(value, charset))
+                else:
+                    stays = kind == "date" and self._is_left(tag, vr)
+                    self.values.append(_FoundValue(kind, tag, value, charset, stays))
 
     def _is_left(self, tag: int, vr: str) -> bool:
         """Return whether the profile leaves a public attribute unchanged."""
@@ -245,26 +248,6 @@ class _Collector:
             self._rules is not None and isinstance(item, dict) and rule_of(item, self._rules)[0].action is Action.KEEP
         )
 
-    def keep(self, kind: str, tag: int, value: bytes, charset: Charset, stays: bool = False) -> None:
-        """Collect the identifiers in a value. `stays`: the profile leaves this date unchanged."""
-        for reading in readings(value, charset):
-            texts = [text for one in reading.split("\\") if (text := one.strip("\0 "))]
-            if kind == "uid":
-                self.uids.update(text for text in texts if text not in tables.registered_uids())
-            elif kind == "date":
-                days = {text.replace(".", "")[:8] for text in texts}
-                self.dates |= days
-                if tag in _EXAMINED:
-                    self.examined |= days
-                if stays:
-                    self.stay |= days
-                else:
-                    self.moved.update(FoundIdentifier(kind, tag, day) for day in days if len(day) == 8)
-            elif kind == "place":
-                self.places.update(word for text in texts for form in forms_of(text) for word in form.split())
-            else:
-                self.found.update(FoundIdentifier(kind, tag, text) for text in texts)
-
     def stays(self, tag: int, vr: str, ds: Dataset | Elements) -> bool:
         """Return whether the profile leaves an attribute of a data set or an item unchanged, whatever its value."""
         if tag == _UID_VALUE and self._is_kept(ds):
@@ -272,6 +255,58 @@ class _Collector:
         if self._rules is not None and not tag & 0x10000:
             return vr not in ("DA", "DT") and self._is_left(tag, vr)
         return vr == "UI" and tables.uids().get(tag, False)
+
+
+@lru_cache(maxsize=256)
+def _identifiers(found_values: tuple[_FoundValue, ...], person: Person, shifted: bool) -> Identifiers:
+    """Return the identifiers in values, without UIDs; cached, because most objects of a series have the same.
+
+    Args:
+        found_values: the values.
+        person: pseudonym and date shift of the patient.
+        shifted: dates are shifted, so that an original one must not stay.
+    """
+    found, moved = set[FoundIdentifier](), set[FoundIdentifier]()
+    dates, stay, places, examined = set[str](), set[str](), set[str](), set[str]()
+    for kind, tag, value, charset, stays in found_values:
+        for texts in _values_in(value, charset):
+            if kind == "date":
+                days = {text.replace(".", "")[:8] for text in texts}
+                dates |= days
+                if tag in _EXAMINED:
+                    examined |= days
+                if stays:
+                    stay |= days
+                else:
+                    moved.update(FoundIdentifier(kind, tag, day) for day in days if len(day) == 8)
+            elif kind == "place":
+                places.update(word for text in texts for form in forms_of(text) for word in form.split())
+            else:
+                found.update(FoundIdentifier(kind, tag, text) for text in texts)
+    births = _births(found) - examined
+    moved = {date for date in moved if date.text not in births}
+    if shifted:
+        found |= {date for date in moved if date.text not in stay}
+    return Identifiers(
+        found=frozenset(found),
+        dates=frozenset(filter(None, (_shifted(date, person.shift) for date in dates - births))),
+        days=frozenset(date.text for date in moved) - stay,
+        pseudonyms=frozenset({normal(person.pseudonym)}),
+        places=frozenset(places),
+        examined=frozenset(examined),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _uids_in(value: bytes, charset: Charset) -> frozenset[str]:
+    """Return the UIDs of a value that must be replaced."""
+    return frozenset(uid for texts in _values_in(value, charset) for uid in texts) - tables.registered_uids()
+
+
+def _values_in(value: bytes, charset: Charset) -> Iterator[list[str]]:
+    """Yield the texts of an element, for each way to decode them."""
+    for reading in readings(value, charset):
+        yield [text for one in reading.split("\\") if (text := one.strip("\0 "))]
 
 
 #: Kinds of identifiers, by VR.
@@ -295,6 +330,15 @@ def _kinds() -> Mapping[int, str]:
     return kinds
 
 
+@lru_cache(maxsize=1 << 15)
+def _kind(tag: int, vr: str) -> str | None:
+    """Return the kind of the identifiers in an element; an empty text where only the items of a sequence may have any;
+    None for all other elements.
+    """
+    kind = _KINDS.get(vr) or _kinds().get(tag)
+    return kind or ("" if vr in ("SQ", "UN") or tag == CHARACTER_SET else None)
+
+
 def _births(found: Iterable[FoundIdentifier]) -> frozenset[str]:
     return frozenset(one.text.replace(".", "")[:8] for one in found if one.kind == "birth")
 
@@ -305,6 +349,14 @@ def _first(ds: Dataset, tag: int) -> str:
     return str(ds[tag].value) if tag in ds else ""
 
 
+def _instance_of_file(ds: Dataset) -> bytes:
+    """Return MediaStorageSOPInstanceUID (0002,0003) of the file meta information; empty where there is none."""
+    if isinstance(ds, Parsed):
+        return ds.meta.get(_INSTANCE, b"")
+    meta = getattr(ds, "file_meta", None)
+    return _encoded(meta.get_item(_INSTANCE).value) if meta and _INSTANCE in meta else b""
+
+
 def _shifted(date: str, days: int) -> str:
     try:
         return (dt.datetime.strptime(date, "%Y%m%d") + dt.timedelta(days)).strftime("%Y%m%d")
@@ -313,12 +365,13 @@ def _shifted(date: str, days: int) -> str:
 
 
 def _elements(ds: Dataset | Elements) -> Iterator[tuple[int, str, bytes | Iterable[Dataset | Elements]]]:
-    """Yield tag, VR and value of the elements of a data set or an item."""
+    """Yield tag, VR and value of the elements of a data set or an item, those that may have identifiers."""
     if isinstance(ds, Parsed):
         ds = ds.elements
     if isinstance(ds, dict):
         for tag, (vr, value) in ds.items():
-            yield tag, vr, value
+            if _kind(tag, vr) is not None and not isinstance(value, Stretch):
+                yield tag, vr, value
         return
     for element in ds:
         yield int(element.tag), str(element.VR), element.value if element.VR == "SQ" else _encoded(element.value)

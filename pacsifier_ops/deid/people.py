@@ -1,4 +1,4 @@
-"""Who becomes whom: one answer from all sources, found before the first file is touched.
+"""Assigns a pseudonym and a day shift to each patient, before any file is changed. All sources must agree.
 
 | source                 | pseudonym | day shift |
 |------------------------|-----------|-----------|
@@ -7,11 +7,11 @@
 | the file `day_shift`   |           | yes       |
 | the project's linkage  | yes       | yes       |
 | `out_folder`           | yes       | yes       |
-| the project's secret   | for whom no other source says anything, unless it is to be left out |
+| the project's secret   | for patients whom no other source has, unless `linked_only` is set |
 
-Of a patient who is in `out_folder` by an earlier run, it says who that is there.
-A patient is a PatientID, as it is in the objects; what their folders are called does not matter. Of patients who have
-none, and whom a folder or a study stands for (see `whose`), the files name the folder or the Study Instance UID.
+The source `out_folder` has the patients of earlier runs into that folder. A patient is identified by the PatientID of
+the objects, whatever the folders are called. For a patient without PatientID, the files have the name of the folder or
+the Study Instance UID instead (see `whose`).
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class SourcePatient:
     """A patient of the folder.
 
     Attributes:
-        patient_id: PatientID (0010,0020), without blanks around it, or what stands for it.
-        issuers: what is told of its IssuerOfPatientID (0010,0021), without the empty one.
+        patient_id: PatientID (0010,0020) without surrounding blanks, or its substitute (see `whose`).
+        issuers: values of IssuerOfPatientID (0010,0021), without the empty one.
         folders: folders with objects of the patient.
-        names, numbers: PatientNames; and birth dates and accession numbers.
+        names: values of PatientName.
+        numbers: birth dates and accession numbers.
     """
 
     patient_id: str
@@ -57,16 +58,16 @@ class SourcePatient:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the answers come from.
+    """The sources of pseudonyms and day shifts.
 
     Attributes:
-        root: the folder with the objects, which may hold `new_id.txt`.
+        root: folder with the objects, which may contain `new_id.txt`.
         new_ids, day_shift: PACSIFIER's files; None where none is given.
-        linkage: the project's.
-        secret: likewise.
-        before: who patients became in earlier runs into the same folder, by PatientID.
+        linkage: linkage of the project.
+        secret: secret of the project.
+        before: patients of earlier runs into the same folder, by PatientID.
         linked_only: the secret gives no pseudonyms.
-        moving: dates are moved, so not all shifts may be 0.
+        moving: dates are shifted, so not all shifts may be 0.
     """
 
     root: Path
@@ -81,12 +82,12 @@ class Sources:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who becomes whom.
+    """The new identities of patients.
 
     Attributes:
-        people: by PatientID, in order; without those of whom no source says anything, where the secret does not.
-        sources: how many pseudonyms each source gave.
-        strangers: how many keys of each file name nobody of the folder: of other folders, or typed wrongly.
+        people: new identity by PatientID, in order. With `linked_only`, patients without a source are left out.
+        sources: number of pseudonyms by source.
+        strangers: number of keys of each file that match no patient of the folder: other folders, or mistyped.
     """
 
     people: dict[str, Person]
@@ -95,11 +96,11 @@ class Assignment:
 
 
 def who_becomes_whom(patients: Iterable[SourcePatient], sources: Sources) -> Assignment:
-    """Ask all sources, and keep the answer in the project's linkage.
+    """Assign pseudonyms and day shifts by all sources, and store them in the project's linkage.
 
     Raises:
         PatientsRefused: sources disagree, one PatientID has two issuers, or two patients would get one pseudonym.
-            Patients are told by their number, in order of their PatientIDs.
+            Patients are named by their number, in order of their PatientIDs.
         InputError: a file cannot be used, or all shifts are 0.
         StorageError: the linkage cannot be written.
     """
@@ -130,7 +131,7 @@ def who_becomes_whom(patients: Iterable[SourcePatient], sources: Sources) -> Ass
             local.shift(sources.secret, key) if shift is None else shift,
         )
         counts[source or "the project's secret"] += 1
-    # What is once in the linkage stays, so nothing that is refused may get there.
+    # Entries of the linkage are never removed, so all checks come before.
     _refuse_ambiguous(people, sources.before)
     given = {key: person.pseudonym for key, person in people.items()}
     if telling := [place for place, one in enumerate(ordered) if _tells(given.get(one.patient_id, ""), one)]:
@@ -149,7 +150,7 @@ def who_becomes_whom(patients: Iterable[SourcePatient], sources: Sources) -> Ass
 
 
 def _agreed(place: int, told: Mapping[str, T | None], what: str) -> tuple[str, T | None]:
-    """What the sources say that say anything, and the first of them."""
+    """Return the first source that has a value, and the value. All sources that have one must agree."""
     said = {source: value for source, value in told.items() if value is not None}
     if len(set(said.values())) > 1:
         raise PatientsRefused(f"the sources {' and '.join(said)} give different {what}; correct one", [place])
@@ -165,7 +166,7 @@ def _refuse_ambiguous(people: Mapping[str, Person], before: Mapping[str, Person]
 
 
 def _tells(pseudonym: str, patient: SourcePatient) -> bool:
-    """Whether a pseudonym tells whose it is: all of a name, or a number of six characters or more, is in it."""
+    """Return whether a pseudonym contains a whole name of the patient, or a number of six characters or more."""
     letters = _letters(pseudonym)
     numbers = map(_letters, (identifying(patient.patient_id), *patient.numbers))
     names = ({_letters(part) for part in re.split(r"[\^= _-]+", name)} - {""} for name in patient.names)
@@ -187,7 +188,7 @@ def _refuse_unmoved(people: Mapping[str, Person]) -> None:
 
 
 def _new_ids_of_folders(root: Path, patients: Sequence[SourcePatient]) -> dict[str, str]:
-    """Pseudonyms from `new_id.txt` by PatientID: that of the folder nearest to an object speaks for its patient."""
+    """Return pseudonyms from `new_id.txt` by PatientID. The file nearest to an object applies to its patient."""
     nearest: dict[Path, Path | None] = {}
     inside: dict[Path, set[str]] = {}
     for patient in patients:
@@ -197,7 +198,7 @@ def _new_ids_of_folders(root: Path, patients: Sequence[SourcePatient]) -> dict[s
     found: dict[str, str] = {}
     for number, home in enumerate(sorted(inside), 1):
         whose = inside[home]
-        if len(whose) > 1:  # a stray object of somebody else: the folder's name tells who is meant
+        if len(whose) > 1:  # objects of another patient lie there as well; the folder's name decides
             whose = {
                 key
                 for key in whose
@@ -217,7 +218,7 @@ def _new_ids_of_folders(root: Path, patients: Sequence[SourcePatient]) -> dict[s
 
 
 def _nearest(folder: Path, root: Path, known: dict[Path, Path | None]) -> Path | None:
-    """The folder that holds `new_id.txt`: this one, or the nearest above it below `root`."""
+    """Return the folder with `new_id.txt`: this one, or the nearest above it, up to `root`."""
     if folder not in known:
         if (folder / NEW_ID).is_file():
             known[folder] = folder

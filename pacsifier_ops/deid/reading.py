@@ -10,17 +10,18 @@ interpreted, or not copied. Each correction is counted (see MENDED), and the res
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from pydicom.datadict import DicomDictionary, dictionary_VR, private_dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR, private_dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 
@@ -28,12 +29,16 @@ from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import tables
 from pacsifier_ops.dicom import vrs
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset, corrected
-from pacsifier_ops.dicom.encoding import PIXEL_DATA, UNDEFINED, Elements, Fragments, Syntax, Value
+from pacsifier_ops.dicom.encoding import PIXEL_DATA, UNDEFINED, Elements, Fragments, Stretch, Syntax, Value, pieces
 
 #: Maximum depth of nested sequences. An object with deeper ones is refused.
 MOST_DEEP = 64
 #: Maximum size of an inflated data set in bytes.
 MOST_INFLATED = 2**30
+#: Maximum number of headers that are kept.
+_MOST_HEADERS = 20_000
+#: Larger files (bytes) are mapped instead of read into memory. Pixel data above the second size are not copied.
+_MAPPED, _STRETCH = 1 << 24, 1 << 14
 
 #: Corrections, by the id under which they are counted.
 MENDED = {
@@ -58,6 +63,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _ENDS = frozenset((_ITEM_END, _SEQUENCE_END))
 _CHARACTER_SET, _TRANSFER_SYNTAX = 0x00080005, 0x00020010
 _FIRST_GROUP = 0x00080000
+_SPECIAL = frozenset((_CHARACTER_SET, PIXEL_DATA))
 _FRAMES, _REPRESENTATION = 0x00280008, 0x00280103
 _SHORT = frozenset(vr.encode() for vr in vrs.SHORT)
 _LONG = frozenset(vr.encode() for vr in vrs.LONG)
@@ -86,12 +92,42 @@ class Parsed(Dataset):
     Attributes:
         elements: all elements of the file, as they were encoded.
         syntax: transfer syntax of the elements.
+        meta: values of the file meta information, by tag.
         mended: number of corrections, by id (MENDED).
+        looked_at: tags of the elements whose values were asked for, as of a pydicom data set.
     """
 
     elements: Elements
     syntax: Syntax
+    meta: dict[int, bytes]
     mended: dict[str, int]
+
+    def __init__(self, reader: _Reader, form: _Form) -> None:
+        super().__init__()
+        self._reader, self._form = reader, form
+        self.looked_at: set[int] = set()
+        object.__delattr__(self, "_dict")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_dict":  # few objects are looked at as a pydicom data set: its elements are made then
+            self._dict = self._reader.raw(self.elements, self._form)
+            return self._dict
+        if name == "file_meta":
+            self.file_meta = FileMetaDataset(
+                {
+                    BaseTag(tag): RawDataElement(BaseTag(tag), None, len(value), value, 0, False, True)
+                    for tag, value in self.meta.items()
+                }
+            )
+            return self.file_meta
+        return super().__getattr__(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        self.looked_at.add(int(getattr(found, "tag", 0)))
+        if isinstance(found, DataElement) and isinstance(found.value, Stretch):
+            found.value = bytes(found.value)
+        return found
 
 
 def read(path: Path) -> Parsed:
@@ -101,15 +137,18 @@ def read(path: Path) -> Parsed:
         Unfit: it is not DICOM, or not encoded as the standard says.
         OSError: it cannot be read at all.
     """
-    return parse(path.read_bytes())
+    if path.stat().st_size < _MAPPED:
+        return parse(path.read_bytes())
+    with path.open("rb") as stream:
+        return parse(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 #: Attributes that identify the object and its patient. They must be text: other VRs could be read in two ways.
 _IDENTIFYING = (0x00080016, 0x00080018, 0x00080060, 0x00100020, 0x0020000D, 0x0020000E)
 
 
-def parse(data: bytes) -> Parsed:
-    """Read the bytes of a file.
+def parse(data: bytes | mmap.mmap) -> Parsed:
+    """Read the bytes of a file. Native pixel data refer to them (see `Stretch`).
 
     Raises:
         Unfit: see `read`.
@@ -120,8 +159,8 @@ def parse(data: bytes) -> Parsed:
     syntax = Syntax.of(named or _likely_syntax(data, start, mended))
     if syntax.deflated:
         data, start = _inflate(data[start:], mended), 0
-    reader = _Reader(data, syntax.encapsulated, _Form(syntax.implicit, syntax.little), mended)
-    form = reader.form_of(start, len(data), _Form(syntax.implicit, syntax.little))
+    reader = _Reader(data, syntax.encapsulated, _form(syntax.implicit, syntax.little), mended)
+    form = reader.form_of(start, len(data), _form(syntax.implicit, syntax.little))
     if form.implicit != syntax.implicit:
         mended["mended/transfer-syntax"] += 1
         if not (syntax.encapsulated or syntax.deflated):
@@ -131,14 +170,8 @@ def parse(data: bytes) -> Parsed:
         _resolve_signedness(elements)
     if any(elements[tag][0] not in (*vrs.STRINGS, "UN") for tag in _IDENTIFYING if tag in elements):
         raise Unfit("its UIDs, PatientID or Modality have another value representation than the standard's")
-    parsed = Parsed(reader.raw)
-    parsed.elements, parsed.syntax, parsed.mended = elements, syntax, dict(mended)
-    parsed.file_meta = FileMetaDataset(
-        {
-            BaseTag(tag): RawDataElement(BaseTag(tag), None, len(value), value, 0, False, True)
-            for tag, value in meta.items()
-        }
-    )
+    parsed = Parsed(reader, form)
+    parsed.elements, parsed.syntax, parsed.meta, parsed.mended = elements, syntax, meta, dict(mended)
     found = elements.get(_CHARACTER_SET)
     charset = Charset.of(found[1]) if found and isinstance(found[1], bytes) else DEFAULT
     codecs = [codec if codec != "ascii" else "iso8859" for codec in charset.codecs]
@@ -152,12 +185,12 @@ def sequence(value: bytes, depth: int = 0) -> list[Elements]:
     Raises:
         Unfit: the value is no sequence.
     """
-    form = _Form(True, True)
+    form = _form(True, True)
     items, _ = _Reader(value, False, form, Counter()).items(0, len(value), form, depth, delimited=False)
     return items
 
 
-def _start_offset(data: bytes, mended: Counter[str]) -> int:
+def _start_offset(data: bytes | mmap.mmap, mended: Counter[str]) -> int:
     """Return the offset of the file meta information, or of the data set where there is none."""
     if data[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return _PREAMBLE + 4
@@ -168,7 +201,7 @@ def _start_offset(data: bytes, mended: Counter[str]) -> int:
     return 0
 
 
-def _likely_syntax(data: bytes, start: int, mended: Counter[str]) -> str:
+def _likely_syntax(data: bytes | mmap.mmap, start: int, mended: Counter[str]) -> str:
     """Return the transfer syntax of a data set that declares none: the uncompressed one that it looks like."""
     mended["mended/file-meta"] += 1
     if data[start : start + 2] == b"\0\x08":
@@ -176,7 +209,7 @@ def _likely_syntax(data: bytes, start: int, mended: Counter[str]) -> str:
     return _EXPLICIT_SYNTAX if data[start + 4 : start + 6] in _NAMES else _IMPLICIT_SYNTAX
 
 
-def _meta(data: bytes, position: int, mended: Counter[str]) -> tuple[dict[int, bytes], int]:
+def _meta(data: bytes | mmap.mmap, position: int, mended: Counter[str]) -> tuple[dict[int, bytes], int]:
     """Return file meta information, and the offset of the data set. The group length is ignored."""
     found: dict[int, bytes] = {}
     implicit = data[position : position + 2] == b"\2\0" and data[position + 4 : position + 6] not in _NAMES
@@ -251,11 +284,6 @@ def private_vr(tag: int, creator: str) -> str:
         return ""
 
 
-@cache
-def _tags() -> dict[int, BaseTag]:
-    return {tag: BaseTag(tag) for tag in DicomDictionary}
-
-
 @dataclass(frozen=True)
 class _Form:
     """Encoding of elements: implicit or explicit VR, and byte order."""
@@ -273,14 +301,29 @@ class _Form:
     header: Any = None
     item: Any = None
     long: Any = None
+    #: Headers of 8 bytes that were read before: tag, VR and length. Whatever needs a closer look is not among them:
+    #: private creators, private elements of implicit VR, sequences, odd lengths, character sets, pixel data.
+    ordinary: dict[bytes, tuple[int, str, int]] = field(default_factory=dict, compare=False, repr=False)
+
+    def keep(self, header: bytes, tag: int, vr: str, length: int) -> None:
+        """Keep an ordinary header."""
+        if len(self.ordinary) >= _MOST_HEADERS:
+            self.ordinary.clear()
+        self.ordinary[header] = tag, vr, length
+
+
+@cache
+def _form(implicit: bool, little: bool) -> _Form:
+    return _Form(implicit, little)
 
 
 class _Reader:
-    """Reads elements from bytes. `raw` keeps those of the top level in pydicom's form."""
+    """Reads elements from bytes."""
 
-    def __init__(self, data: bytes, encapsulated: bool, form: _Form, mended: Counter[str]) -> None:
+    def __init__(self, data: bytes | mmap.mmap, encapsulated: bool, form: _Form, mended: Counter[str]) -> None:
         self._data, self._encapsulated, self._form, self._mended = data, encapsulated, form, mended
-        self.raw: dict[BaseTag, RawDataElement] = {}
+        #: Sequences of the top level: start, end and encoding of their items.
+        self._sequences: dict[int, tuple[int, int, _Form]] = {}
 
     def elements(
         self, position: int, end: int, form: _Form, depth: int, *, delimited: bool = False
@@ -291,7 +334,16 @@ class _Reader:
         creators: dict[int, str] = {}
         last = -1
         ordered = True
+        ordinary = form.ordinary
         while position < end:
+            head = ordinary.get(data[position : position + 8])
+            if head is not None and head[0] > last:
+                tag, vr, length = head
+                start, position, last = position + 8, position + 8 + length, tag
+                if position > end:
+                    raise Unfit(_LENGTH_PAST_END)
+                found[tag] = vr, data[start:position]
+                continue
             if position + 8 > end:
                 if not depth and self._zeros(position, end):
                     position = end
@@ -313,6 +365,7 @@ class _Reader:
                 ordered = False
             else:
                 last = tag
+            at = position
             position += 8
             if implicit:
                 vr = self._vr(tag, group, creators)
@@ -344,6 +397,8 @@ class _Reader:
                     vr, value = self._value_of_defined_length(
                         start, stop, form, depth + 1, guessed=implicit and bool(group & 1)
                     )
+                elif tag == PIXEL_DATA and length > _STRETCH and not (depth or length & 1 or self._encapsulated):
+                    value = Stretch(data, start, stop)
                 else:
                     value = data[start:stop]
                     if length & 1:
@@ -353,6 +408,8 @@ class _Reader:
                     elif tag == _CHARACTER_SET and value != (right := corrected(value)):
                         self._mended["mended/character-set"] += 1
                         value = right
+                    elif (not group & 1 if implicit else code in _SHORT) and not length & 1 and tag not in _SPECIAL:
+                        form.keep(data[at : at + 8], tag, vr, length)
                 if tag == PIXEL_DATA and ((self._encapsulated and not depth) or vr == "UN"):
                     raise Unfit("its pixel data are not encoded as its transfer syntax says")
                 if vr == "UN" and length and not form.little and not group & 1:
@@ -363,8 +420,8 @@ class _Reader:
                 self._mended["mended/twice"] += 1
                 continue
             found[tag] = (vr, value)
-            if not depth:
-                self._keep_raw(tag, vr, value, data[start:stop] if type(value) is list else value, start, within)
+            if not depth and type(value) is list:
+                self._sequences[tag] = start, stop, within
         if delimited:
             raise Unfit("its encoding is damaged: an item has no end")
         return found if ordered else _sorted(found), position
@@ -387,10 +444,13 @@ class _Reader:
 
     def _zeros(self, position: int, end: int) -> bool:
         """Return whether only zeros follow, as in a file that was padded to a sector."""
-        if self._data.count(0, position, end) < end - position:
+        if not self._only_zeros(position, end):
             return False
         self._mended["mended/zeros"] += 1
         return True
+
+    def _only_zeros(self, position: int, end: int) -> bool:
+        return not any(map(any, pieces(Stretch(self._data, position, end))))
 
     def _end_of_item(self, tag: int, position: int, form: _Form) -> int:
         """Return the end of an item of undefined length: after its delimiter, or before that of its sequence."""
@@ -454,10 +514,18 @@ class _Reader:
             stop += self._element_follows(tag, stop + 1, end, form)
         return value if vr in _NUMBERS else vrs.padded(value, vr if vr in vrs.STRINGS else "UN"), stop
 
-    def _keep_raw(self, tag: int, vr: str, value: Value, encoded: Any, start: int, form: _Form) -> None:
-        name = _tags().get(tag) or BaseTag(tag)
-        length = UNDEFINED if type(value) is Fragments else len(encoded)
-        self.raw[name] = RawDataElement(name, vr, length, encoded, start, form.implicit, form.little)
+    def raw(self, elements: Elements, form: _Form) -> dict[BaseTag, RawDataElement]:
+        """Return the elements of the top level in pydicom's form."""
+        found = {}
+        for tag, (vr, value) in elements.items():
+            within, encoded = form, value
+            if isinstance(value, list):
+                start, stop, within = self._sequences[tag]
+                encoded = self._data[start:stop]
+            name = BaseTag(tag)
+            length = UNDEFINED if type(value) is Fragments else len(encoded)
+            found[name] = RawDataElement(name, vr, length, encoded, 0, within.implicit, within.little)
+        return found
 
     def _vr(self, tag: int, group: int, creators: dict[int, str]) -> str:
         """Return the VR of an element in implicit VR."""
@@ -491,7 +559,7 @@ class _Reader:
             raise Unfit("its encoding is damaged: an element without a length is no sequence")
         if not form.little:
             raise Unfit("it has a sequence of VR UN, little endian, in a data set that is big endian")
-        return "SQ", form if form.implicit else _Form(True, True)
+        return "SQ", form if form.implicit else _form(True, True)
 
     def items(self, position: int, end: int, form: _Form, depth: int, *, delimited: bool) -> tuple[list[Elements], int]:
         """Return the items of a sequence up to its end or its delimiter, and the offset after them."""
@@ -579,14 +647,14 @@ class _Reader:
             position = stop
         # All frames are there and nothing follows: the writer omitted the delimiter.
         if len([part for part in found if part]) > max(frames, 1) and (
-            position == end or self._data.count(0, position, end) == end - position
+            position == end or self._only_zeros(position, end)
         ):
             self._mended["mended/delimiter"] += 1
             return _joined(found, starts), position, end
         raise Unfit("its pixel data are not encapsulated as PS3.5 A.4 says")
 
 
-_IMPLICIT, _EXPLICIT = _Form(True, True), _Form(False, True)
+_IMPLICIT, _EXPLICIT = _form(True, True), _form(False, True)
 
 
 def _joined(items: list[bytes], starts: list[int]) -> Fragments:

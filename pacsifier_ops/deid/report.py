@@ -1,4 +1,6 @@
-"""The report of a de-identification as one HTML file that stands alone. It names files, and so patients."""
+"""Writes the report of a de-identification as one self-contained HTML file. It contains file names, which may identify
+patients.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run, slices
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 
-#: Series per page of contact sheets.
+#: Number of series per page of contact sheets.
 SHEETS = 50
 
 _KINDS = {COMPLETE: "good", INCOMPLETE: "bad", EXCLUDED: "doubt", QUARANTINED: "apart"}
 
 
 def write(run: Run, account: DeidAccount, store: Store) -> None:
-    """Write the report, and pages with the contact sheets.
+    """Write the report, and the pages with contact sheets.
 
     Raises:
         StorageError: one of them cannot be written.
@@ -34,7 +36,7 @@ def write(run: Run, account: DeidAccount, store: Store) -> None:
 
 
 def write_sheets(run: Run, account: DeidAccount, store: Store) -> dict[int, str]:
-    """Write the contact sheets of a run as pages of fifty series; returns the page by the series' number."""
+    """Write the contact sheets of a run as pages of fifty series. Return the page by number of the series."""
     for old in run.folder.glob("contact-sheets-*.html"):
         old.unlink()
     looked_at = [s for s in account.series if (path := store.sheet(s.number)).exists() and path.stat().st_size]
@@ -58,10 +60,11 @@ def write_sheets(run: Run, account: DeidAccount, store: Store) -> dict[int, str]
 
 
 def render(account: DeidAccount, sheets: Mapping[int, str]) -> str:
-    """The report of a run as one HTML page (UTF-8), from its closed accounts.
+    """Return the report of a run as one HTML page (UTF-8).
 
     Args:
-        sheets: page with the contact sheet, by the series' number.
+        account: the closed account.
+        sheets: page with the contact sheet, by number of the series.
     """
     from pacsifier_ops.deid.exclusion import RULES
 
@@ -91,7 +94,7 @@ def render(account: DeidAccount, sheets: Mapping[int, str]) -> str:
         bar=Bar.of("Objects", f"{totals['objects']:,}", parts),
         kinds=_KINDS,
         reasons=sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])),
-        # What each rule that keeps objects back is for, and what lets such objects pass.
+        # Purpose of each rule that keeps objects back, and how to let such objects pass.
         meanings={rule.name: f"{rule.why[:1].upper()}{rule.why[1:]}. {rule.todo}".strip() for rule in RULES},
         sources=_sources(account),
     )
@@ -120,7 +123,7 @@ def _verdict(account: DeidAccount) -> VerdictBox:
 
 
 def _counts(totals: Mapping[str, int]) -> list[tuple[str, int, str]]:
-    """Lines of the accounts: name, count, what it counts."""
+    """Return the lines of the account: name, count, and what is counted."""
     return [
         ("Patients", totals["patients"], "each under one pseudonym"),
         ("Series", totals["series"], "each counted once"),

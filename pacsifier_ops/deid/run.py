@@ -1,6 +1,6 @@
-"""What a de-identification is asked for, and what its steps keep.
+"""The request of a de-identification, and the files of its steps.
 
-In the run's folder, beside the files of every job (see `runs.job`; the items of a unit are series, see SourceSeries):
+Files in the run's folder, beside those of every job (see `runs.job`; the items of a unit are series, see SourceSeries):
 
 | file                    | written by | what                                                                      |
 |-------------------------|------------|---------------------------------------------------------------------------|
@@ -8,15 +8,15 @@ In the run's folder, beside the files of every job (see `runs.job`; the items of
 | contact-sheets-<n>.html | report     | the contact sheets of fifty series                                        |
 | sheets.json             | report     | first and last series of each of these, and its name                      |
 
-Beside the state of the output tree, below `deid/<id>/`, for what is to outlive a run:
+Files that outlive a run, beside the state of the output tree below `deid/<id>/`:
 
 | file                    | written by | what                                                                      |
 |-------------------------|------------|---------------------------------------------------------------------------|
 | names.json              | prepare    | folder names given so far                                                 |
-| series.jsonl            | prepare    | every series so far, see SourceSeries                                     |
-| homes.json              | prepare    | in place: what folders or studies said of their patients, see `whose.Home`|
-| unreadable.jsonl        | prepare    | files that cannot be taken for an object, with the reason                 |
-| settled/<key>.jsonl     | convert    | what became of each object of a series, see Settled; lines are only added |
+| series.jsonl            | prepare    | all series so far, see SourceSeries                                       |
+| homes.json              | prepare    | in place: patients of folders or studies, see `whose.Home`                |
+| unreadable.jsonl        | prepare    | files that are no usable object, with the reason                          |
+| settled/<key>.jsonl     | convert    | outcome of each object of a series, see Settled; lines are only added     |
 | sheets/<number>.png     | convert    | contact sheet of a series, as it is in the data set                       |
 """
 
@@ -26,7 +26,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,13 @@ from pacsifier_ops.runs.folder import KeptRequest
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL, Tree, marker_of
 
-#: What becomes of an object. Whatever has none of these is missing.
+#: Outcomes of objects. An object without one is missing.
 DEIDENTIFIED, EXCLUDED, QUARANTINED = "de-identified", "excluded", "quarantined"
 
-#: Why an object is in quarantine whose file is accounted for elsewhere.
+#: Reason of a quarantined object whose file is counted elsewhere.
 WITHDRAWN = "it is of another patient or series by now, or another file contradicts it"
 
-#: Where outputs lie while a folder is converted in place, below the folder.
+#: Folder of the outputs during a conversion in place, below the converted folder.
 STAGED = f"{CONTROL}/{DEIDENTIFIED}"
 
 
@@ -62,12 +62,12 @@ def _profile(value: str, name: str, study: str) -> str:
 
 @dataclass(frozen=True)
 class DeidRequest(KeptRequest):
-    """What a run was asked for. Paths that are not given are empty; of the rest, the options tell.
+    """The request of a run. A path that is not given is empty. The options describe themselves.
 
     Attributes:
-        allow_empty: a folder without any object is no error.
-        contact_sheets: make a contact sheet of every series.
-        started: ISO 8601.
+        allow_empty: a folder without objects is no error.
+        contact_sheets: make a contact sheet of each series.
+        started: time of the start, ISO 8601.
     """
 
     in_folder: Path = option(
@@ -193,28 +193,29 @@ class DeidRequest(KeptRequest):
 
     @property
     def in_place(self) -> bool:
-        """Whether the objects are replaced where they are."""
+        """Whether the results replace the objects in their folder."""
         return self.in_folder == self.out_folder
 
 
 @dataclass
 class SourceSeries:
-    """A series to be de-identified, or a part of a large one: a line of a unit.
+    """A series to be de-identified, or a part of a large one. One line of a unit.
 
     Attributes:
         number: ordinal among the series of the output tree, from 1.
         key: opaque name of the series.
-        patient_id, study_uid, series_uid: whose and which it is; of a patient without a PatientID, what stands for
-            one (see `whose`).
-        pseudonym, shift: who the patient becomes.
-        folder: of the objects, below the input folder, for people.
-        target: of the series below the output folder.
-        known: values that tell who the patient is, of all objects of the patient so far, by keyword.
+        patient_id, study_uid, series_uid: identifiers of the series; a patient without PatientID has a substitute (see
+            `whose`).
+        pseudonym, shift: new identity of the patient.
+        folder: folder of the objects below the input folder, for display.
+        target: folder of the series below the output folder.
+        known: values that identify the patient, by keyword, from all objects of the patient so far.
         counted: whether its images are counted with six or seven digits (see `numbers.Calendar`).
-        parts: how many parts the series is in; part: which of them this is, from 0; only in units.
-        files: path below the input folder (see `upload.run`), size, mtime_ns and SOP Instance UID of each; only in
+        parts: number of parts of the series; only in units.
+        files: path below the input folder (see `upload.run`), size, mtime_ns and SOP Instance UID of each file; only in
             units.
-        nameless: SOP Instance UIDs of those without a PatientID; only in units.
+        nameless: SOP Instance UIDs of objects without PatientID; only in units.
+        part: ordinal of this part, from 0; only in units.
     """
 
     number: int
@@ -238,26 +239,28 @@ class SourceSeries:
 
     @property
     def series(self) -> SeriesId:
-        """Which series of the archive it is; of one patient, where it is several's."""
+        """The series in the archive. It may have objects of several patients; this is the part of one."""
         return SeriesId(self.study_uid, self.series_uid)
 
     @property
     def person(self) -> Person:
-        """Who the patient becomes."""
+        """The new identity of the patient."""
         return Person(self.pseudonym, self.shift)
 
 
 @dataclass
 class Counts:
-    """How far a series is.
+    """The counts of a series, or of a part of one.
 
     Attributes:
-        number: of the series; part: of it, from 0.
-        state: complete, or incomplete: objects are missing.
-        present: objects that an earlier run, or an earlier attempt, has de-identified.
-        missing: objects whose files cannot be read.
-        bytes, seconds: of files read, and spent on them, in this run.
-        reason: why objects are missing; no values.
+        number: number of the series.
+        state: `incomplete` where objects are missing, else `complete`.
+        present: number of objects that an earlier run or attempt de-identified.
+        missing: number of objects whose files cannot be read.
+        bytes: size of the files of this run.
+        seconds: time spent on them.
+        reason: why objects are missing, without values.
+        part: ordinal of the part, from 0.
     """
 
     number: int
@@ -276,19 +279,20 @@ class Counts:
 
 @dataclass
 class Settled:
-    """What became of an object.
+    """The outcome of an object. De-identified objects alone have a new UID and a file.
 
     Attributes:
-        uid: SOP Instance UID that it had.
-        source: path of its file below the input folder, as text for people.
-        size, mtime_ns: of that file.
+        uid: original SOP Instance UID.
+        source: path of the source file below the input folder, for display.
+        size, mtime_ns: size and modification time of that file.
         outcome: one of the constants above.
-        reason: the rule that excluded it, or why it is in quarantine; no values.
-        new_uid, file, written, written_ns, sha256: SOP Instance UID that it has now, path of the file below the output
-            folder, its size, when it was last modified, and the SHA-256 of its content, hexadecimal; of de-identified
-            objects only. The last two are empty where an earlier version made it.
-        rules: how often each rule was applied.
-        uids: UIDs by the ones that they replace, those that the series had not before.
+        reason: the rule that excluded the object, or why it is in quarantine, without values.
+        new_uid: new SOP Instance UID.
+        file: path of the result below the output folder.
+        written, written_ns: its size and modification time; the time is 0 in results of earlier versions.
+        sha256: SHA-256 of its content, hexadecimal; empty in results of earlier versions.
+        rules: number of elements by rule id.
+        uids: replacement UIDs by original UID, without those that the series had before.
     """
 
     uid: str
@@ -306,10 +310,10 @@ class Settled:
     uids: dict[str, str] = field(default_factory=dict)
 
     def stands_in(self, base: Path) -> bool:
-        """Whether the result is where it was put, as it was; it is read only where it was touched since.
+        """Return whether the result is unchanged in its place. It is read only where its time of modification changed.
 
         Args:
-            base: the folder that results lie in.
+            base: folder of the results.
         """
         path = base / self.file
         try:
@@ -321,11 +325,11 @@ class Settled:
 
 
 class Store:
-    """What is known of an output tree, see the table above.
+    """The files that outlive a run (see the second table above).
 
     Args:
         tree: the output tree.
-        identity: the `id` that the tree says of itself.
+        identity: the `id` in the marker of the tree.
     """
 
     def __init__(self, tree: Tree, identity: str) -> None:
@@ -335,31 +339,33 @@ class Store:
         self.unreadable, self.homes = self.folder / "unreadable.jsonl", self.folder / "homes.json"
 
     def sheet(self, number: int) -> Path:
-        """Where the contact sheet of a series lies, if it has one."""
+        """Return the path of the contact sheet of a series."""
         return private_folder(self.folder / "sheets") / f"{number}.png"
 
     def settled(self, key: str) -> dict[str, Settled]:
-        """What became of the objects of a series so far, by SOP Instance UID; the last word on each holds."""
+        """Return the outcomes of the objects of a series so far, by SOP Instance UID; the last line of each counts."""
         return {item["uid"]: Settled(**item) for item in _lines(self._path(key))}
 
     def uids(self, key: str) -> Iterator[tuple[str, str]]:
-        """Every UID of a series that was ever replaced, and the one that it became."""
+        """Yield original and new UID of all replacements in a series, also former ones."""
         return (pair for item in _lines(self._path(key)) for pair in item["uids"].items())
 
     def settle(self, key: str, item: Settled, durable: bool) -> None:
-        """Keep what became of an object.
+        """Store the outcome of an object.
 
         Args:
-            durable: it is kept even if the machine fails the moment after.
+            key: key of the series.
+            item: the outcome.
+            durable: flush it to disk, so that it survives a power failure.
 
         Raises:
-            OSError: it cannot be kept.
+            OSError: it cannot be written.
         """
         handle = private_handle(self._path(key), os.O_WRONLY | os.O_APPEND)
         try:
-            # The line's end comes first: a line that was torn spoils no other.
-            line = b"\n" + json.dumps(asdict(item), separators=(",", ":")).encode()
-            if os.write(handle, line) < len(line):  # what a disk does that is about to be full
+            # The newline comes first, so that a line that was cut off does not damage the next one.
+            line = b"\n" + json.dumps(vars(item), separators=(",", ":")).encode()
+            if os.write(handle, line) < len(line):  # the disk is almost full
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if durable:
                 os.fsync(handle)
@@ -371,18 +377,18 @@ class Store:
 
 
 def store_of(root: Path) -> Store | None:
-    """What is known of an output tree; None where nothing was de-identified into the folder."""
+    """Return the store of an output tree; None where nothing was de-identified into the folder."""
     tree, marker = Tree.existing(root), marker_of(root)
     return Store(tree, marker["id"]) if tree and "id" in marker else None
 
 
 def series_of(store: Store) -> Iterator[SourceSeries]:
-    """The series of an output tree."""
+    """Yield the series of an output tree."""
     return (SourceSeries(**item) for item in read_jsonl(store.series)) if store.series.exists() else iter(())
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file that is only added to; nothing where it is not there."""
+    """Yield the complete lines of a file to which lines are added; none where it does not exist."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

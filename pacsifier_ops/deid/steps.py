@@ -1,7 +1,7 @@
-"""The steps of a de-identification: prepare → convert → report.
+"""The steps of a de-identification: prepare, convert, report.
 
-Each is one function over the run's folder; the DAG's operators and the command line call the same ones. Each may be
-killed and called again: an object that is settled is not converted again, and any worker gives the same answer.
+Each step is one function over the run's folder, for the operators of the DAG and for the command. A step may be killed
+and called again: an object with an outcome is not converted again, and all workers have the same result.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.dicom.scan import Scan
 
-#: Objects that are converted together: a large series is shared out among several workers.
+#: Maximum number of objects in a part of a series. Several workers share a larger series.
 PART = 200
 
-#: What the steps keep in the run's folder; forgotten when the first one begins anew.
+#: Files and folders of the steps in the run's folder. The first step removes them before it begins.
 KEPT = (*job.KEPT, "manifest", "sheets")
 
 _AT_WORK = "somebody is at work in the folder; wait until that has ended, then run again"
@@ -89,18 +89,21 @@ _SEVERAL_IDS = "it has several values in PatientID"
 def prepare(
     run: Run, request: DeidRequest, most: int = MOST, secret: str = "", cancelled: Question = never
 ) -> list[int]:
-    """Look at every file of the folder, find out who becomes whom, give folders their names, cut the series into units.
+    """Scan the folder, assign pseudonyms and names of folders, and cut the series into units.
 
     Args:
-        most: units to be made at most.
-        secret: the project's, where somebody else keeps it (see `project_secret`).
+        run: the run.
+        request: its request.
+        most: maximum number of units.
+        secret: secret of the project, where it is stored elsewhere (see `project_secret`).
+        cancelled: called for each file; True stops the scan.
 
     Returns:
         Numbers of the units to be converted.
 
     Raises:
-        InputError: what was asked for cannot be done; or sources disagree about who becomes whom. Nothing was touched.
-        TreeError: one of the folders is not what it should be.
+        InputError: the request cannot be carried out, or sources of pseudonyms disagree. No file was changed.
+        TreeError: one of the folders is in another state than it should be.
         StorageError: output folder or state root cannot be written.
     """
     from pacsifier_ops.deid.look import look
@@ -164,7 +167,11 @@ def _check_folders(request: DeidRequest) -> None:
 
 
 def _check_trees(trees: Iterable[Path], request: DeidRequest) -> None:
-    """Only what is identified is de-identified; the folder that is converted in place may be half done."""
+    """Check that folders have identified data. A folder that is converted in place may be half done.
+
+    Raises:
+        TreeError: they have other data, or another job uses them.
+    """
     for folder in (*trees, *request.in_folder.parents):
         state = marker_of(folder).get("state", IDENTIFIED)
         going_on = request.in_place and folder == request.in_folder and state == CONVERTING
@@ -175,7 +182,7 @@ def _check_trees(trees: Iterable[Path], request: DeidRequest) -> None:
 
 
 def _homes_before(request: DeidRequest) -> dict[str, Home]:
-    """In place: what folders or studies said of their patients, before objects of theirs were converted."""
+    """Return the patients of folders or studies as they were before a conversion in place began."""
     store = store_of(request.out_folder)
     if not (request.in_place and store and store.homes.exists()):
         return {}
@@ -185,8 +192,8 @@ def _homes_before(request: DeidRequest) -> dict[str, Home]:
 def _grouped(
     found: Scan, homes: Homes, root: Path
 ) -> tuple[dict[tuple[str, str, str], list[DicomFile]], list[dict[str, Any]], set[Path]]:
-    """The objects by patient, study and series; the files that cannot be taken for one, with the reason; and those
-    that have no PatientID.
+    """Return the objects by patient, study and series; the unusable files with the reason; and the files of objects
+    without PatientID.
     """
     from pacsifier_ops.dicom.scan import SECOND_COPY
 
@@ -203,7 +210,7 @@ def _grouped(
             bad[readable(file.path.relative_to(root))] = reason
         else:
             groups.setdefault((patient, file.study_uid, file.series_uid), []).append(file)
-    for file in found.copies:  # of what nobody can tell whose it is, none is better than the other
+    for file in found.copies:  # where the patient is unknown, a copy is as good as the other
         if not file.patient_id and homes.scattered(file):
             bad[readable(file.path.relative_to(root))] = homes.whose(file)[1]
             found.passed_over -= Counter([SECOND_COPY])
@@ -244,8 +251,7 @@ def _sources(request: DeidRequest, how: Policy) -> Sources:
 def _unlinked(
     groups: dict[tuple[str, str, str], list[DicomFile]], people: Mapping[str, Person], root: Path
 ) -> list[dict[str, Any]]:
-    """Take out the objects of patients of whom nobody says who they become; they go to quarantine."""
-
+    """Remove the objects of patients without pseudonym from `groups`, and return them; they go to quarantine."""
     left = [files for group in [*groups] if group[0] not in people for files in groups.pop(group)]
     return [{"path": readable(f.path.relative_to(root)), "reason": _NOT_LINKED, "missing": False} for f in left]
 
@@ -257,10 +263,14 @@ def _catalogued(
     people: Mapping[str, Person],
     namer: Namer,
 ) -> list[SourceSeries]:
-    """The series of this run in parts, with the folders they get; those that are new are added to the store's.
+    """Return the series of this run in parts, with their target folders. Add the new ones to the store.
 
     Args:
-        nameless: files of objects without a PatientID.
+        store: the store of the output tree.
+        groups: the objects by patient, study and series.
+        nameless: files of objects without PatientID.
+        people: new identity by PatientID.
+        namer: gives folders their names.
     """
     from pacsifier_ops.deid.numbers import are_counted
 
@@ -292,7 +302,7 @@ def _catalogued(
         )
         lines = [[packed(p), f.size, f.mtime_ns, f.sop_instance_uid] for p, f in zip(paths, files, strict=True)]
         without = {line[-1] for line, file in zip(lines, files, strict=True) if file.path in nameless}
-        if without and (text := identifying(group[0])):  # the objects do not tell it, and must not all the same
+        if without and (text := identifying(group[0])):  # it is in no object, and must not be in a result
             source.known["PatientID"] = [text]
         parts = slices(len(lines), -(-len(lines) // PART))
         for number, part in enumerate(parts):
@@ -303,7 +313,7 @@ def _catalogued(
     return chosen
 
 
-#: Attributes that tell who a patient is wherever their values are, and what `DicomFile` calls them.
+#: Attributes whose values identify a patient wherever they are, with the fields of `DicomFile`.
 _TELLING = {
     "PatientName": "patient_name",
     "PatientBirthDate": "birth_date",
@@ -314,14 +324,14 @@ _TELLING = {
 
 
 def days_of(telling: Mapping[str, Iterable[str]]) -> frozenset[str]:
-    """A patient's days (`YYYYMMDD`) among what tells who it is."""
+    """Return the dates (`YYYYMMDD`) among the identifying values of a patient."""
     return frozenset(day.replace(".", "") for name in ("StudyDate", "AcquisitionDate") for day in telling.get(name, ()))
 
 
 def _telling(
     before: Iterable[SourceSeries], groups: Mapping[tuple[str, str, str], list[DicomFile]]
 ) -> dict[str, dict[str, set[str]]]:
-    """What tells who each patient is, by PatientID and keyword: an object may lack what another one tells."""
+    """Return identifying values by PatientID and keyword, from all objects: one object may lack those of another."""
     found: dict[str, dict[str, set[str]]] = {}
     for source in before:
         values = found.setdefault(source.patient_id, {name: set() for name in _TELLING})
@@ -333,7 +343,7 @@ def _telling(
             values[name] |= {getattr(file, attribute) for file in files} - {""}
         values["AcquisitionDate"] = set("\\".join(values["AcquisitionDate"]).split("\\")) - {""}
     for patient_id, values in found.items():
-        if told_by(patient_id)[0] == FOLDER:  # folders are called by names, too
+        if told_by(patient_id)[0] == FOLDER:  # the name of a folder may be that of a person
             values["PatientName"].add(identifying(patient_id))
     return found
 
@@ -341,7 +351,7 @@ def _telling(
 def _moved_before(
     store: Store, groups: Mapping[tuple[str, str, str], list[DicomFile]], request: DeidRequest
 ) -> Iterable[dict[str, Any]]:
-    """In place: the files that an earlier run could not take for an object, and which it put apart."""
+    """Return the unusable files that an earlier run moved apart; in place only."""
     if not (request.in_place and store.unreadable.exists()):
         return []
 
@@ -368,10 +378,10 @@ class Converting(Worker[SourceSeries, Counts]):
     """Converts units of a run.
 
     Args:
-        run: whose units.
-        secret: the project's, where somebody else keeps it.
-        cancelled: asked before every object; True ends the work, what is settled stays so.
-        done: told how far a series is when it ends.
+        run: the run.
+        secret: secret of the project, where it is stored elsewhere.
+        cancelled: called before each object; True ends the work. Outcomes so far stay.
+        done: called with the counts of each series.
     """
 
     item, result = SourceSeries, Counts
@@ -387,10 +397,10 @@ class Converting(Worker[SourceSeries, Counts]):
         self._secret = secret
 
     def open(self, stack: ExitStack) -> None:
-        """Get ready to convert.
+        """Prepare the conversion.
 
         Raises:
-            TreeError: out_folder is not being converted by this run any more.
+            TreeError: this run does not convert into out_folder any more.
         """
         from pacsifier_ops.deid.contact import ContactSheets
         from pacsifier_ops.deid.convert import Converter
@@ -410,7 +420,7 @@ class Converting(Worker[SourceSeries, Counts]):
 
     @staticmethod
     def key(line: SourceSeries | Counts) -> tuple[int, int]:
-        """The series, and the part of it."""
+        """Return number of the series, and of the part."""
         return line.number, line.part
 
     @classmethod
@@ -433,7 +443,7 @@ class Converting(Worker[SourceSeries, Counts]):
         return {"series": len(results), **{name: sum(getattr(one, name) for one in results) for name in _TOTALS}}
 
     def work(self, source: SourceSeries, counts: Counts) -> Counts:
-        """De-identify the objects of a series, or of a part of one, that are not settled yet."""
+        """De-identify the objects of a series, or of a part of one, that have no outcome yet."""
         started = time.monotonic()
         try:
             self._series(source, counts)
@@ -478,11 +488,11 @@ class Converting(Worker[SourceSeries, Counts]):
             counts.state, counts.reason = COMPLETE, ""
 
     def _settle(self, source: SourceSeries, item: Settled, made: Converted, before: Settled | None) -> None:
-        """Keep what became of an object, then let the result have its name: no file is there that no book knows."""
+        """Store the outcome of an object, then move the result to its place: no file there lacks an outcome."""
         if made.outcome == DEIDENTIFIED:
             item.new_uid, item.rules, item.file = made.new_uid, made.rules, f"{source.target}/{made.new_uid}.dcm"
             status = made.path.stat()
-            item.written, item.written_ns, item.sha256 = status.st_size, status.st_mtime_ns, digest(made.path)
+            item.written, item.written_ns, item.sha256 = status.st_size, status.st_mtime_ns, made.sha256
         if before and before.file:
             with storage_errors("out_folder"):
                 (self._base / before.file).unlink(missing_ok=True)
@@ -497,11 +507,11 @@ class Converting(Worker[SourceSeries, Counts]):
                 fsync_folder(target.parent)
 
     def _stands(self, item: Settled) -> bool:
-        """Whether an object is de-identified, and the result where it was put."""
+        """Return whether an object is de-identified, and its result unchanged in its place."""
         return item.outcome == DEIDENTIFIED and item.stands_in(self._base)
 
     def _take_away(self, path: Path, item: Settled) -> None:
-        """In place: remove the original of a verified output; put any other apart."""
+        """Remove the original of a verified output, or move it apart where there is no output; in place only."""
         if item.outcome != DEIDENTIFIED:
             put_apart(path, self._apart / item.outcome / path.relative_to(self._request.in_folder))
             return
@@ -513,7 +523,7 @@ _TOTALS = ("present", "deidentified", "excluded", "in_quarantine", "missing", "b
 
 
 def make_sheet(sheets: ContactSheets, store: Store, base: Path, source: SourceSeries, fresh: bool) -> None:
-    """Make the contact sheet of a series, unless there is one of the objects as they are."""
+    """Make the contact sheet of a series, unless it exists and the objects are the same."""
     path = store.sheet(source.number)
     if fresh or not path.exists():
         sheet = sheets.of(sorted((base / source.target).glob("*.dcm")))
@@ -522,13 +532,13 @@ def make_sheet(sheets: ContactSheets, store: Store, base: Path, source: SourceSe
 
 
 def _base(request: DeidRequest) -> Path:
-    """Where the outputs of a run lie by now."""
+    """Return the folder of the outputs of a run at this time."""
     root = request.out_folder
     return root / STAGED if request.in_place and not marker_of(root).get(CLEARED) else root
 
 
 def apart_of(run: Run, request: DeidRequest) -> Path:
-    """Protected folder for what leaves a folder that is converted in place."""
+    """Return the protected folder for files that leave a folder that is converted in place."""
     return project_folder(request.project) / "apart" / run.name
 
 
@@ -536,21 +546,23 @@ def apart_of(run: Run, request: DeidRequest) -> Path:
 
 
 def report(run: Run, secret: str = "") -> DeidAccount:
-    """Close the books: every object in one state; manifest, linkage and report; the tree says what it is.
+    """Close the account, write manifest, linkage and report, and mark the output tree as de-identified.
 
-    Works on whatever the run left. A folder that is converted in place is cleared of what is left once all is settled.
+    It works on the results of an interrupted run as well. A folder that is converted in place is cleared when all
+    objects have an outcome.
 
     Args:
-        secret: the project's, where somebody else keeps it.
+        run: the run.
+        secret: secret of the project, where it is stored elsewhere.
 
     Returns:
-        The accounts; their `verdict` is the run's.
+        The account, with the verdict of the run.
 
     Raises:
-        InputError: the run ended before the folder was looked at.
-        TreeError: the output folder is not what this run left.
-        StorageError: something cannot be written, or moved.
-        LeaseBusy: another run still converts into the output folder, so nobody can say yet that it is done.
+        InputError: the run ended before the folder was scanned.
+        TreeError: the output folder is not that of this run.
+        StorageError: a file cannot be written or moved.
+        LeaseBusy: another run still converts into the output folder, so it is not finished.
     """
     from pacsifier_ops.deid import books
     from pacsifier_ops.deid import report as pages
@@ -583,7 +595,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     write_summary(run, account)
     with shared().acquire(f"deid:{tree.root}"):
         marker = marker_of(tree.root)
-        if account.verdict == COMPLETE and marker.get("run") == run.name:  # else who began after us says it
+        if account.verdict == COMPLETE and marker.get("run") == run.name:  # a later run marks the tree itself
             if tree.in_use(shared()):
                 raise LeaseBusy("others still convert into out_folder; close the books again when they have ended")
             with storage_errors("the state root or out_folder"):
@@ -593,7 +605,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
 
 
 def _made(store: Store, root: Path) -> Iterator[dict[str, str]]:
-    """Path and SHA-256 of every file of a data set that is finished."""
+    """Yield path and SHA-256 of each file of a finished data set."""
     from pacsifier_ops.deid import books
 
     for source in series_of(store):
@@ -607,7 +619,7 @@ def _made(store: Store, root: Path) -> Iterator[dict[str, str]]:
 
 
 def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:
-    """Take back results of objects that are of another patient or series by now, or that another file contradicts."""
+    """Remove results of objects whose patient or series has changed, or that another file contradicts."""
     planned = {line[-1]: source.key for source, _ in Converting.outcomes(run) for line in source.files}
     unfit = {item["path"] for item in read_jsonl(store.unreadable) if not item["missing"]}
     for source in series_of(store):
@@ -623,7 +635,7 @@ def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:
 
 
 def _same_file(request: DeidRequest, item: Settled) -> bool:
-    """Whether the file that an object came from is there, as it was."""
+    """Return whether the source file of an object is unchanged in its place."""
     try:
         status = (request.in_folder / item.source).stat()
     except OSError:
@@ -632,5 +644,5 @@ def _same_file(request: DeidRequest, item: Settled) -> bool:
 
 
 def _in_parts(run: Run) -> Iterable[SourceSeries]:
-    """The series of a run that no worker has seen as a whole."""
+    """Return the series of a run that were converted in parts."""
     return {source.key: source for source, _ in Converting.outcomes(run) if source.parts > 1}.values()

@@ -21,22 +21,26 @@ The method of comparison for each kind of identifier, chosen so that a hit is me
 Text is compared without case and accents; ä equals a as well as ae. Everyday words are those that the cleaning of
 descriptions keeps, and names of devices, departments and placeholders. Times are ignored. Pixels and samples are not
 searched, but other data in compressed pixel streams are.
+
+Bytes are searched element by element. Most elements of a series are the same in every file: `Searched` remembers the
+bytes of those that are clean. It shares nothing with the engine, which remembers other things.
 """
 
 from __future__ import annotations
 
 import mmap
 import re
+import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataelem import RawDataElement
@@ -62,10 +66,11 @@ from pacsifier_ops.deid.identifiers import (
     written,
 )
 from pacsifier_ops.deid.numbers import is_one_of, numbers_in
+from pacsifier_ops.dicom import vrs
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
 from pacsifier_ops.query.names import fold
 
-__all__ = ["Identifiers", "search"]
+__all__ = ["Identifiers", "Searched", "search"]
 
 _UNDEFINED = 0xFFFFFFFF
 _NONE: Mapping[str, int] = {}
@@ -74,7 +79,9 @@ _TRANSFER_SYNTAX, _PIXEL_DATA, _FRAMES = 0x00020010, 0x7FE00010, 0x00280008
 #: SamplesPerPixel, NumberOfFrames, Rows, Columns and BitsAllocated: they determine the size of native pixels.
 _DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100})
 #: Larger values (bytes) are copied only when their VR is known; larger files are mapped instead of read into memory.
-_LARGE, _MAPPED = 1 << 16, 1 << 22
+_LARGE, _MAPPED = 1 << 16, 1 << 16
+#: Maximum length in bytes of elements that are remembered as clean, and maximum numbers of them, and of patients.
+_SHORT, _MOST, _MOST_PATIENTS = 1 << 12, 20_000, 64
 #: Markers of comments and application data, by the first bytes of a stream: JPEG and JPEG-LS; JPEG 2000.
 _NON_PIXEL_MARKERS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
 #: Markers that precede the pixels: start of scan, start of tile-part, end of image.
@@ -83,12 +90,13 @@ _FIRST_PIXELS = (0xDA, 0x90, 0xD9)
 _BULK = tags_of("PixelData FloatPixelData DoubleFloatPixelData WaveformData SpectroscopyData")
 
 
-def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
+def search(source: Path | bytes, identifiers: Identifiers, searched: Searched | None = None) -> list[str]:
     """Search a file for identifiers.
 
     Args:
         source: the file, or its bytes.
         identifiers: identifiers of the original object.
+        searched: what was found clean in other files, and need not be searched again.
 
     Returns:
         The hits in words: which attribute's value was found where, without the value. Or why the file cannot be
@@ -98,7 +106,7 @@ def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
         OSError: the file cannot be read at all.
     """
     try:
-        content = read(source)
+        content = read(source, None if searched is None else searched.for_terms_of(identifiers))
     except Unreadable as error:
         return [str(error)]
     terms = identifiers.terms
@@ -106,7 +114,36 @@ def search(source: Path | bytes, identifiers: Identifiers) -> list[str]:
     found = hits(content, terms, identifiers.uids, dates)
     places = set(map(_place, _dates_in_numbers(content, identifiers.days - identifiers.dates)))
     found |= {Hit("a date", place) for place in places - {hit.where for hit in found}}
+    if not found:
+        for clean, element, uids in content.new:
+            if len(clean) >= _MOST:
+                clean.clear()
+            clean[element] = uids
     return [str(hit) for hit in sorted(found)]
+
+
+#: UIDs in elements that are clean, by the bytes of the element with its header. The tag is 0 for UIDs in its bytes.
+_Clean: TypeAlias = "dict[bytes, tuple[tuple[int, str], ...]]"
+
+
+class Searched:
+    """Elements that are clean: no identifier is in them apart from UIDs, which differ between objects.
+
+    Whether an element is clean depends on its bytes, its encoding and character sets, and on what is searched for.
+    """
+
+    def __init__(self) -> None:
+        self._clean: dict[Hashable, dict[tuple[_Form, Charset], _Clean]] = {}
+
+    def for_terms_of(self, identifiers: Identifiers) -> dict[tuple[_Form, Charset], _Clean]:
+        """Return the elements that are clean of these identifiers, by their encoding and character sets."""
+        key = replace(identifiers, uids=frozenset())
+        found = self._clean.get(key)
+        if found is None:
+            if len(self._clean) >= _MOST_PATIENTS:
+                self._clean.clear()
+            found = self._clean[key] = {}
+        return found
 
 
 class Hit(NamedTuple):
@@ -140,19 +177,23 @@ def hits(
     return every | {Hit("a UID that had to be replaced", _place(tag)) for tag in _old_uids(content, uids)}
 
 
-def read(source: Path | bytes) -> FileContent:
+def read(source: Path | bytes, clean: dict[tuple[_Form, Charset], _Clean] | None = None) -> FileContent:
     """Read the content of a DICOM file for `hits`.
+
+    Args:
+        source: the file, or its bytes.
+        clean: elements to leave out, apart from their UIDs (see `Searched`).
 
     Raises:
         Unreadable: it cannot be searched; the text gives the reason.
         OSError: the file cannot be read at all.
     """
     if isinstance(source, bytes):
-        return _read_checked(source)
+        return _read_checked(source, clean)
     if source.stat().st_size < _MAPPED:
-        return _read_checked(source.read_bytes())
+        return _read_checked(source.read_bytes(), clean)
     with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _read_checked(data)
+        return _read_checked(data, clean)
 
 
 def content_of(texts: Iterable[str]) -> FileContent:
@@ -183,7 +224,9 @@ class FileContent:
         uids: values of UI.
         measures: numbers of any VR that is wide enough for a date: tag, VR, value, little endian.
         binary: values of other VRs.
-        pieces: the bytes of the file without pixels and samples.
+        pieces: the bytes of the file without pixels and samples, element by element.
+        clean_uids: tag and UID of elements that are left out, because they are clean otherwise.
+        new: elements that are not: where to keep each if it is clean, its bytes, its UIDs.
     """
 
     texts: list[tuple[int, bytes | str]] = field(default_factory=list)
@@ -195,15 +238,17 @@ class FileContent:
     measures: list[tuple[int, str, bytes, bool]] = field(default_factory=list)
     binary: list[tuple[int, bytes]] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
+    clean_uids: list[tuple[int, str]] = field(default_factory=list)
+    new: list[tuple[_Clean, bytes, tuple[tuple[int, str], ...]]] = field(default_factory=list)
 
 
 class Unreadable(Exception):
     """The file is not valid; the text gives the reason."""
 
 
-def _read_checked(data: bytes | mmap.mmap) -> FileContent:
+def _read_checked(data: bytes | mmap.mmap, clean: dict[tuple[_Form, Charset], _Clean] | None) -> FileContent:
     try:
-        return _read(data)
+        return _read(data, clean)
     except Unreadable:
         raise
     except Exception as error:
@@ -294,9 +339,10 @@ def _in_bytes(content: FileContent, terms: SearchTerms, dates: Mapping[str, int]
         for tag, value in content.binary:
             for source in _found_in(value, opaque):
                 yield source, tag
-    for piece in content.pieces:
-        for source in _found_in(piece, [terms.in_all]):
-            yield source, 0
+    if any(_found_in(b"\0\0".join(content.pieces), [terms.in_all])):
+        for piece in content.pieces:
+            for source in _found_in(piece, [terms.in_all]):
+                yield source, 0
 
 
 def _found_in(data: bytes, terms: Iterable[ByPrefix]) -> Iterator[int]:
@@ -321,15 +367,22 @@ def _continues_word(beside: bytes, end: bytes) -> bool:
 
 def _old_uids(content: FileContent, uids: AbstractSet[str]) -> Iterator[int]:
     """Yield tags of attributes with UIDs that had to be replaced."""
-    for tag, data in content.uids:
-        if not uids.isdisjoint(one.strip("\0 ") for one in data.decode("latin-1").split("\\")):
-            yield tag
-    for piece in content.pieces:
-        if not uids.isdisjoint(found.decode() for found in _UID.findall(piece)):
-            yield 0
+    yield from (tag for tag, uid in content.clean_uids if uid in uids)
+    yield from (tag for tag, uid in _uids_in(content.uids, content.pieces) if uid in uids)
+
+
+def _uids_in(values: Iterable[tuple[int, bytes]], pieces: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """Yield the UIDs of values of UI, and those in bytes, with tag 0."""
+    for tag, data in values:
+        yield from ((tag, one.strip("\0 ")) for one in data.decode("latin-1").split("\\"))
+    for piece in pieces:
+        yield from ((0, found.decode()) for found in _UID.findall(piece))
 
 
 # The content of a file
+
+
+_SHORT_VRS, _LONG_VRS = ({vr.encode() for vr in of} for of in (vrs.SHORT, vrs.LONG))
 
 
 class _Form(NamedTuple):
@@ -338,11 +391,24 @@ class _Form(NamedTuple):
     implicit: bool
     little: bool
 
+    @property
+    def header(self) -> Callable[[bytes | mmap.mmap, int], tuple[Any, ...]]:
+        """Read group, number, VR if it is explicit, and length of an element; the length may be in `long`."""
+        return struct.Struct(("<" if self.little else ">") + ("HHL" if self.implicit else "HH2sH")).unpack_from
+
+    @property
+    def long(self) -> Callable[[bytes | mmap.mmap, int], tuple[Any, ...]]:
+        """Read a length of 32 bits."""
+        return struct.Struct("<L" if self.little else ">L").unpack_from
+
     def number(self, data: bytes) -> int:
         return int.from_bytes(data, "little" if self.little else "big")
 
 
-def _read(data: bytes | mmap.mmap) -> FileContent:
+_EXPLICIT = _Form(False, True)
+
+
+def _read(data: bytes | mmap.mmap, clean: dict[tuple[_Form, Charset], _Clean] | None) -> FileContent:
     """Read a file element by element. Of repeated elements, all are read.
 
     Raises:
@@ -352,33 +418,112 @@ def _read(data: bytes | mmap.mmap) -> FileContent:
     if data[128:132] != b"DICM":
         raise Unreadable("the file is not a DICOM file")
     content = FileContent()
-    stream: Any = BytesIO(data) if isinstance(data, bytes) else data
-    stream.seek(132)
-    meta = {element.tag: element for element in data_element_generator(stream, False, True, _behind_meta)}
-    start = stream.tell()
-    syntax = UID(meta[_TRANSFER_SYNTAX].value.decode("ascii").rstrip("\0 "))
+    start, syntax = _file_meta(data)
     _sort_binary(content, 0, data[:128])
     content.binary.append((0, data[132:start]))
+    content.pieces.append(data[:start])
     if syntax.is_deflated:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        content.pieces.append(data[:start])
-        data = inflater.decompress(data[start:])
+        data, start = inflater.decompress(data[start:]), 0
         content.pieces.append(inflater.unused_data)
-        stream = BytesIO(data)
     form = _Form(syntax.is_implicit_VR, syntax.is_little_endian)
-    _sort(content, _without_bulk(content, data, stream, form), form, DEFAULT)
+    described = dict[int, bytes]()
+    at, charset = _read_regular(content, data, start, form, described, {} if clean is None else clean)
+    stream = BytesIO(data) if isinstance(data, bytes) else data
+    stream.seek(at)
+    _sort(content, _without_bulk(content, data, stream, form, described), form, charset)
     if stream.tell() != len(data):
         raise Unreadable("the file holds more than can be read, or ends within a value")
     return content
 
 
-def _behind_meta(tag: int, vr: str | None, length: int) -> bool:
-    return tag >> 16 != 2
+def _read_regular(
+    content: FileContent,
+    data: bytes | mmap.mmap,
+    at: int,
+    form: _Form,
+    described: dict[int, bytes],
+    clean: dict[tuple[_Form, Charset], _Clean],
+) -> tuple[int, Charset]:
+    """Read elements of a data set up to one that is irregular: of undefined length, of another VR, or cut off.
+
+    Args:
+        content: where the elements go that are not clean.
+        data: the bytes of the file.
+        at: offset of the first element.
+        form: encoding of the data set.
+        described: where attributes of the pixels are kept.
+        clean: see `Searched`.
+
+    Returns:
+        Offset of the irregular element, or of the end; character sets there.
+    """
+    charset = DEFAULT
+    here = clean.setdefault((form, charset), {})
+    header, long = form.header, form.long
+    while at + 12 <= len(data):
+        if form.implicit:
+            group, number, length = header(data, at)
+            value = at + 8
+        else:
+            group, number, vr, length = header(data, at)
+            value = at + 8
+            if vr in _LONG_VRS:
+                (length,) = long(data, value)
+                value += 4
+            elif vr not in _SHORT_VRS:
+                break
+        tag, end = group << 16 | number, value + length
+        if length == _UNDEFINED or end > len(data) or group == 0xFFFE:
+            break
+        if tag in _BULK:
+            content.pieces.append(data[at:value])
+            pixels_end = value + min(length, _size_of_pixels(described, form) if tag == _PIXEL_DATA else length)
+            content.pieces.append(data[pixels_end:end])
+            at = end
+            continue
+        element = data[at:end]
+        uids = here.get(element)
+        if uids is not None:
+            content.clean_uids.extend(uids)
+        else:
+            before = len(content.uids)
+            _sort(content, data_element_generator(BytesIO(element), *form), form, charset)
+            content.pieces.append(element)
+            if length <= _SHORT:
+                content.new.append((here, element, tuple(_uids_in(content.uids[before:], [element]))))
+        if tag in _DIMENSIONS:
+            described[tag] = data[value:end]
+        elif tag == CHARACTER_SET:
+            charset = charset_of(data[value:end])
+            here = clean.setdefault((form, charset), {})
+        at = end
+    return at, charset
 
 
-def _without_bulk(content: FileContent, data: bytes | mmap.mmap, stream: Any, form: _Form) -> Iterator[Any]:
+def _file_meta(data: bytes | mmap.mmap) -> tuple[int, UID]:
+    """Return the end of the file meta information, and the transfer syntax."""
+    at, syntax = 132, b""
+    header, long = _EXPLICIT.header, _EXPLICIT.long
+    while data[at : at + 2] == b"\2\0":
+        _, number, vr, length = header(data, at)
+        at += 8
+        if vr in _LONG_VRS:
+            (length,) = long(data, at)
+            at += 4
+        if vr not in _SHORT_VRS | _LONG_VRS or at + length > len(data):
+            raise Unreadable("the file meta information cannot be read again")
+        if number == _TRANSFER_SYNTAX & 0xFFFF:
+            syntax = data[at : at + length]
+        at += length
+    return at, UID(syntax.decode("ascii").rstrip("\0 "))
+
+
+def _without_bulk(
+    content: FileContent, data: bytes | mmap.mmap, stream: Any, form: _Form, described: dict[int, bytes]
+) -> Iterator[Any]:
     """Yield the elements of a data set without pixels and samples, and collect the other bytes in `content.pieces`."""
-    begin, described = 0, dict[int, bytes]()
+    begin = stream.tell()
     for element in data_element_generator(stream, *form, defer_size=_LARGE):
         if element.tag in _BULK:
             content.pieces.append(data[begin : element.value_tell])
@@ -441,11 +586,11 @@ def _size_of_pixels(described: Mapping[int, bytes], form: _Form) -> int:
 
 def _sort(content: FileContent, elements: Iterable[Any], form: _Form, charset: Charset) -> None:
     """Sort the elements of a data set or an item by method of search, recursively."""
-    vrs = _usual_vrs()
+    usual = _usual_vrs()
     for element in elements:
         tag, vr, value = int(element.tag), element.VR, element.value
         if vr is None or vr == "UN":
-            vr = vrs.get(tag, "UN")
+            vr = usual.get(tag, "UN")
         if vr == "SQ":
             within = form if element.VR != "UN" else _Form(True, True)
             for item in _items(value, within):

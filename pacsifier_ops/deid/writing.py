@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydicom.charset import default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
@@ -13,21 +16,32 @@ from pydicom.filewriter import write_data_element
 from pydicom.tag import BaseTag
 
 from pacsifier_ops.base.errors import Unfit
+from pacsifier_ops.deid.sr import text_of
 from pacsifier_ops.dicom.encoding import (
     END_OF_SEQUENCE,
     UNDEFINED,
     Elements,
     Fragments,
+    Stretch,
     Syntax,
     Value,
     deflated,
     header,
     item,
+    pieces,
 )
 from pacsifier_ops.dicom.heads import file_head
 from pacsifier_ops.dicom.vrs import padded
 
+if TYPE_CHECKING:
+    from pacsifier_ops.deid.engine import Deidentified
+
 _MOST = 0xFFFFFFFE
+#: Length in bytes from which a part of a file is written by itself.
+_LONG = 1 << 16
+#: Maximum length in bytes of values whose encoding is cached.
+_SHORT = 256
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _META = Syntax("", implicit=False, little=True, deflated=False, encapsulated=False)
 
 
@@ -45,29 +59,64 @@ def dataset_of(elements: Elements, syntax: Syntax, charset: str | list[str]) -> 
 
 
 def _raw(tag: BaseTag, vr: str, value: Value, syntax: Syntax) -> RawDataElement:
-    encoded = items(value, syntax) if isinstance(value, list) else value
+    encoded = items(value, syntax) if isinstance(value, list) else bytes(value) if type(value) is Stretch else value
     length = UNDEFINED if type(encoded) is Fragments else len(encoded)
     return RawDataElement(tag, vr, length, encoded, 0, syntax.implicit, syntax.little)
 
 
-def write(dataset: Dataset, path: Path) -> None:
-    """Write an object as a file (PS3.10 7), in the transfer syntax that its file meta information names.
+def write(made: Deidentified | Dataset, path: Path) -> str:
+    """Write an object as a file (PS3.10 7), in its transfer syntax.
+
+    Args:
+        made: the object; its data set where that was changed.
+        path: the file.
+
+    Returns:
+        SHA-256 of what was written, hexadecimal.
 
     Raises:
         Unfit: an element cannot be encoded.
         OSError: the disk is full or the folder is not writable.
     """
-    syntax = Syntax.of(str(dataset.file_meta.get("TransferSyntaxUID", "")))
-    elements = sorted(dataset.values(), key=lambda element: int(element.tag))
-    body = [part for element in elements for part in _encoded(element, dataset, syntax)]
+    if isinstance(made, Dataset):
+        syntax = Syntax.of(str(made.file_meta.get("TransferSyntaxUID", "")))
+        uids = str(made.SOPClassUID), str(made.SOPInstanceUID)
+        elements = sorted(made.values(), key=lambda element: int(element.tag))
+        body = [part for element in elements for part in _encoded(element, made, syntax)]
+    else:
+        syntax = made.syntax
+        uids = text_of(made.elements, _SOP_CLASS), text_of(made.elements, _SOP_INSTANCE)
+        body = []
+        for tag, (vr, value) in sorted(made.elements.items()):
+            if type(value) is bytes and len(value) <= _SHORT:
+                body.append(_short_element(tag, vr, value, syntax.implicit, syntax.little))
+            else:
+                body.extend(_element(tag, vr, value, syntax))
     if syntax.deflated:
-        body = [deflated(b"".join(body))]
-    head = file_head(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), syntax.uid)
+        body = [deflated(b"".join(map(bytes, body)))]
+    head = file_head(*uids, syntax.uid)
+    digest = hashlib.sha256()
     with path.open("wb") as stream:
-        stream.writelines([head, *body])
+        for part in _runs([head, *body]):
+            digest.update(part)
+            stream.write(part)
+    return digest.hexdigest()
 
 
-def _encoded(element: DataElement | RawDataElement, dataset: Dataset, syntax: Syntax) -> Iterable[bytes]:
+def _runs(parts: Iterable[bytes | Stretch]) -> Iterator[bytes | memoryview]:
+    """Yield parts of a file: short ones joined, long ones in pieces."""
+    short: list[bytes] = []
+    for part in parts:
+        if isinstance(part, bytes) and len(part) < _LONG:
+            short.append(part)
+        else:
+            yield b"".join(short)
+            short.clear()
+            yield from pieces(part)
+    yield b"".join(short)
+
+
+def _encoded(element: DataElement | RawDataElement, dataset: Dataset, syntax: Syntax) -> Iterable[bytes | Stretch]:
     """Encode an element: an element of the engine as it is, an element that was set later as pydicom encodes it."""
     if isinstance(element, RawDataElement) and element.VR and element.value is not None:
         undefined = element.length == UNDEFINED
@@ -88,10 +137,17 @@ def items(found: list[Elements], syntax: Syntax) -> bytes:
 
 def encode(elements: Elements, syntax: Syntax) -> bytes:
     """Encode the elements of a data set or an item."""
-    return b"".join(part for tag, (vr, value) in elements.items() for part in _element(tag, vr, value, syntax))
+    parts = (part for tag, (vr, value) in elements.items() for part in _element(tag, vr, value, syntax))
+    return b"".join(map(bytes, parts))
 
 
-def _element(tag: int, vr: str, value: Value, syntax: Syntax, *, undefined: bool = False) -> Iterable[bytes]:
+@lru_cache(maxsize=1 << 15)
+def _short_element(tag: int, vr: str, value: bytes, implicit: bool, little: bool) -> bytes:
+    """Encode an element, with a cache: most elements of a series are the same."""
+    return header(tag, vr, len(value), implicit=implicit, little=little) + value
+
+
+def _element(tag: int, vr: str, value: Value, syntax: Syntax, *, undefined: bool = False) -> Iterable[bytes | Stretch]:
     """Encode an element, with an explicit length wherever the standard allows one."""
     encoded = items(value, syntax) if isinstance(value, list) else value
     undefined = undefined or type(encoded) is Fragments

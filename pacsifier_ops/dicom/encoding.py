@@ -5,8 +5,10 @@ Values are decoded only where necessary, so that unchanged values keep their byt
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias, Union
@@ -21,8 +23,53 @@ class Fragments(bytes):
     """The items of encapsulated pixel data, without the sequence delimiter (PS3.5 A.4)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A long value that is not copied: bytes `start` to `stop` of a file, which is in memory or mapped."""
+
+    data: bytes | mmap.mmap
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __bytes__(self) -> bytes:
+        return self.data[self.start : self.stop]
+
+    def __getitem__(self, places: slice) -> bytes:
+        """Return a copy of a part; steps are not supported."""
+        start, stop, _ = places.indices(len(self))
+        return self.data[self.start + start : self.start + max(start, stop)]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stretch):
+            return NotImplemented
+        return len(self) == len(other) and all(one == two for one, two in zip(pieces(self), pieces(other), strict=True))
+
+    def __hash__(self) -> int:
+        return hash((len(self), self[:_PIECE]))
+
+
+#: Maximum number of bytes that are taken from a long value at once.
+_PIECE = 1 << 20
+
+
+def pieces(value: bytes | Stretch, start: int = 0) -> Iterator[memoryview]:
+    """Yield the bytes of a value from an offset on, in pieces that are not copied."""
+    if isinstance(value, bytes):
+        value = Stretch(value, 0, len(value))
+    view = memoryview(value.data)
+    for at in range(value.start + start, value.stop, _PIECE):
+        yield view[at : min(at + _PIECE, value.stop)]
+        if isinstance(value.data, mmap.mmap):  # what was read of a mapped file need not stay in memory
+            first = max(0, at - _PIECE)  # pages before the piece are mapped with it
+            first -= first % mmap.PAGESIZE
+            value.data.madvise(mmap.MADV_DONTNEED, first, min(at + _PIECE, value.stop) - first)
+
+
 #: Value of an element; for a sequence, its items.
-Value: TypeAlias = Union[bytes, Fragments, "list[Elements]"]
+Value: TypeAlias = Union[bytes, Fragments, Stretch, "list[Elements]"]
 #: VR and value by tag, in order.
 Elements: TypeAlias = dict[int, tuple[str, Value]]
 

@@ -54,7 +54,8 @@ _NAMES = frozenset(
 )
 #: Maximum length of an identifying value in bytes; longer values are skipped.
 _LONGEST = 4096
-_PIECE = 1 << 16
+#: Number of bytes that are inflated, and read of a file, at once.
+_PIECE, _READ = 1 << 16, 1 << 13
 
 
 class Directory(ValueError):
@@ -344,12 +345,16 @@ class _Plain:
 
     def __init__(self, stream: BinaryIO, size: int, at: int = 0) -> None:
         self.stream, self._size, self.at = stream, size, at
+        self._ready, self._begin = b"", 0  # bytes that were read, and their offset
 
     def take(self, count: int) -> bytes:
-        start = self.at
+        start = self.at - self._begin
         self.skip(count)
-        self.stream.seek(start)
-        data = self.stream.read(count)
+        if not 0 <= start <= len(self._ready) - count:
+            self._begin, start = self.at - count, 0
+            self.stream.seek(self._begin)
+            self._ready = self.stream.read(max(count, _READ))
+        data = self._ready[start : start + count]
         if len(data) < count:
             raise _truncated()
         return data
@@ -405,6 +410,18 @@ class _Inflated:
             if not (packed or self._ready or self._inflater.eof):
                 raise _truncated()
         return bool(self._ready)
+
+
+class _Form:
+    """Unpacks headers of elements in one byte order (PS3.5 7.1)."""
+
+    def __init__(self, order: str) -> None:
+        self.implicit = struct.Struct(f"{order}HHL").unpack
+        self.explicit = struct.Struct(f"{order}HH2sH").unpack
+        self.long = struct.Struct(f"{order}L").unpack
+
+
+_LITTLE_ENDIAN, _BIG_ENDIAN = _Form("<"), _Form(">")
 
 
 def _truncated() -> ValueError:
@@ -493,16 +510,17 @@ def _elements(
 def _header(source: _Source, encoding: _Encoding) -> tuple[int, bytes, int]:
     """Return tag, VR (empty for implicit VR) and length of the next element or item."""
     head = source.take(8)
-    order = "<" if encoding.little else ">"
-    group, element, length = struct.unpack(order + "HHL", head)
-    tag, vr = group << 16 | element, head[4:6]
+    form = _LITTLE_ENDIAN if encoding.little else _BIG_ENDIAN
+    group, element, length = form.implicit(head)
+    tag = group << 16 | element
     if encoding.implicit or group == 0xFFFE:
         return tag, b"", length
+    _, _, vr, length = form.explicit(head)
     if vr in _SHORT:
-        return tag, vr, struct.unpack(order + "H", head[6:])[0]
+        return tag, vr, length
     if not _is_vr(vr):
         raise _damaged()
-    return tag, vr, struct.unpack(order + "L", source.take(4))[0]
+    return tag, vr, form.long(source.take(4))[0]
 
 
 def _skip_items(source: _Source, encoding: _Encoding, vr: bytes) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,8 @@ def shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
         return (pixels >> 8 if pixels.dtype.itemsize > 1 else pixels).astype(np.uint8)
     values = apply_modality_lut(pixels, head).astype(np.float32)
     shades = np.zeros_like(values)
-    for low, high in (*_window(head, frame), np.percentile(values, (1, 99)), (values.min(), values.max())):
+    ranges = lambda: np.percentile(values, (1, 99)), lambda: (values.min(), values.max())  # taken where needed
+    for low, high in chain(_window(head, frame), (limits() for limits in ranges)):
         shades = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
         if shades.std() > 0.02:
             break

@@ -607,7 +607,7 @@ def test_what_is_unexpected_ends_in_quarantine(source: Path, out: Path, monkeypa
     fill(source)
     found: Iterator[Any] = iter([["PatientName found in (0020,000D)"], RuntimeError("Wurzelbacher")])
 
-    def search(path: Path, identifiers: Any) -> list[str]:
+    def search(path: Path, identifiers: Any, searched: Any) -> list[str]:
         result: Any = next(found, [])
         if isinstance(result, Exception):
             raise result
