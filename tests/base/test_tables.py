@@ -1,4 +1,4 @@
-"""Tables as CSV and Parquet. Each case is one that went wrong for others, as the issue named with it tells."""
+"""Tables as CSV and Parquet. Most cases went wrong for others: project and number of the public report are given."""
 
 from __future__ import annotations
 
