@@ -14,20 +14,20 @@ import hashlib
 import os
 import secrets
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import evt
 from pynetdicom._globals import STATUS_FAILURE
-from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.status import code_to_category
 
 from pacsifier_ops.base.files import PRIVATE_FILE
 from pacsifier_ops.dicom.heads import file_head, read_identity
 from pacsifier_ops.dicom.uids import is_storable_uid
-from pacsifier_ops.dimse.transport import Dimse
+from pacsifier_ops.dimse.upper import Dimse, Fragment, UpperLayer, p_data_tf
 
 #: Status of a C-STORE response (PS3.4 B.2.3).
 SUCCESS = 0x0000
@@ -116,12 +116,6 @@ def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) ->
     )
 
 
-def _primitive(context_id: int, fragment: bytes) -> P_DATA:
-    primitive = P_DATA()
-    primitive.presentation_data_value_list.append((context_id, fragment))
-    return primitive
-
-
 @dataclass(frozen=True)
 class _Sink:
     folder: Path
@@ -173,52 +167,47 @@ class _StoreProvider(Dimse):
         self.passed_on = 0
         self.incoming: _Incoming | None = None
 
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Handle the fragments of a C-STORE request; pass all others to pynetdicom."""
-        try:
-            for context_id, fragment in primitive.presentation_data_value_list:
-                self._receive(context_id, fragment)
-        except Exception:
-            # Not a message (PS3.8 9.2.2 Evt19: invalid PDU): the association is aborted, and nothing is logged.
-            self.dul.event_queue.put("Evt19")
+    def receive(self, fragments: Iterable[Fragment]) -> None:
+        """Receive fragments; those of one data set are written at once."""
+        super().receive(fragments)
+        if self.incoming is not None:
+            self.incoming.write()
 
-    def _receive(self, context_id: int, fragment: bytes) -> None:
-        command, last = fragment[0] & 1, fragment[0] & 2  # message control header (PS3.8 E.2)
+    def take(self, context_id: int, control: int, data: memoryview) -> None:
+        """Handle a fragment of a C-STORE request; pass all others to pynetdicom."""
+        command, last = control & 1, control & 2  # message control header (PS3.8 E.2)
         if self.incoming is not None:
             if command:
                 raise ValueError("a command inside a data set")
-            self.incoming.write(memoryview(fragment)[1:])
+            self.incoming.pieces.append(data)
             if last:
                 incoming, self.incoming = self.incoming, None
                 self._answer(context_id, incoming.request, incoming.finish())
         elif command:
-            self.encoded_command += fragment[1:]
+            self.encoded_command += data
             if len(self.encoded_command) > _LARGEST_COMMAND:
                 raise ValueError("a command set that is too large")
             if last:
                 encoded, self.encoded_command = self.encoded_command, b""
                 self._begin(context_id, encoded)
         else:
-            self.passed_on = 0 if last else self.passed_on + len(fragment)
+            self.passed_on = 0 if last else self.passed_on + len(data)
             if self.passed_on > _LARGEST_PASSED_ON:
                 raise ValueError("a data set that is too large for its message")
-            self._pass_on(context_id, fragment)
+            super().take(context_id, control, data)
 
     def _begin(self, context_id: int, encoded: bytes) -> None:
         request = _read_command(encoded)
         with_data = request[0x0800] != struct.pack("<H", _NO_DATA_SET)
         if request[0x0100] != struct.pack("<H", _STORE_REQUEST) or not with_data:
-            self._pass_on(context_id, b"\x03" + encoded)
+            self.pass_on(context_id, b"\x03" + encoded)
             return
         context = self.assoc._accepted_cx[context_id]
         peer = self.assoc.acceptor if self.assoc.is_requestor else self.assoc.requestor
         self.incoming = _Incoming(self.sink, request, context, peer.ae_title.strip())
 
     def _answer(self, context_id: int, request: dict[int, bytes], status: int) -> None:
-        self.dul.send_pdu(_primitive(context_id, b"\x03" + _store_response(request, status)))
-
-    def _pass_on(self, context_id: int, fragment: bytes) -> None:
-        super().receive_primitive(_primitive(context_id, fragment))
+        cast(UpperLayer, self.dul).answer(p_data_tf(context_id, 0x03, _store_response(request, status)))
 
     def drop(self) -> None:
         """Remove the incomplete object of an association that ended."""
@@ -228,7 +217,11 @@ class _StoreProvider(Dimse):
 
 
 class _Incoming:
-    """One object that is being received. An error is kept until the data set ends, and then returned as status."""
+    """One object that is being received. An error is kept until the data set ends, and then returned as status.
+
+    Attributes:
+        pieces: what has come and is not written yet: views that are valid until the next read.
+    """
 
     def __init__(self, sink: _Sink, request: dict[int, bytes], context: Any, source_aet: str) -> None:
         self.sink, self.request = sink, request
@@ -238,8 +231,9 @@ class _Incoming:
         self.digest = hashlib.sha256()
         self.size = 0
         self.path = sink.folder / f"{secrets.token_hex(8)}.part"
-        self.stream: Any = None
+        self.stream: FileIO | None = None
         self.status = SUCCESS
+        self.pieces: list[bytes | memoryview] = []
         if self.sop_class_uid != context.abstract_syntax or not context.as_scp:
             self.status = _SOP_CLASS_NOT_SUPPORTED
         elif not is_storable_uid(self.sop_instance_uid):
@@ -247,18 +241,23 @@ class _Incoming:
         else:
             head = file_head(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, source_aet)
             self.head_size = len(head)
-            self.write(head)
+            self.pieces.append(head)
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append to the file; after the first error, discard the data."""
-        if self.status != SUCCESS:
+    def write(self) -> None:
+        """Append the pieces to the file; after the first error, discard them."""
+        pieces, self.pieces = self.pieces, []
+        if self.status != SUCCESS or not pieces:
             return
+        # One piece costs one call of the system and one of the digest, both without the interpreter's lock.
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         try:
             self.sink.make_room(len(data))
             if self.stream is None:
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-                self.stream = os.fdopen(os.open(self.path, flags, PRIVATE_FILE), "w+b", buffering=1 << 17)
-            self.stream.write(data)
+                self.stream = FileIO(os.open(self.path, flags, PRIVATE_FILE), "w+b")
+            left = memoryview(data)
+            while left:
+                left = left[self.stream.write(left) :]
         except OSError as error:
             self._fail(OUT_OF_RESOURCES, error)
             return
@@ -267,6 +266,7 @@ class _Incoming:
 
     def finish(self) -> int:
         """Check the object and pass it to `on_object`; return the status of the response."""
+        self.write()
         if self.status == SUCCESS:
             try:
                 self.status = self._deliver()
@@ -279,9 +279,9 @@ class _Incoming:
         return self.status
 
     def _deliver(self) -> int:
-        self.stream.flush()
+        assert self.stream is not None
         self.stream.seek(self.head_size)
-        identity = read_identity(self.stream, self.transfer_syntax_uid)
+        identity = read_identity(BufferedReader(self.stream), self.transfer_syntax_uid)
         self.stream.close()
         if identity.sop_instance_uid != self.sop_instance_uid:
             self.sink.on_error(ValueError("the data set is another instance than the command announces"))
@@ -310,6 +310,6 @@ class _Incoming:
     def drop(self) -> None:
         """Close the file, and remove it unless it was moved."""
         if self.stream is not None:
-            with contextlib.suppress(OSError):  # the buffered rest may not fit on the disk either
+            with contextlib.suppress(OSError):  # a disk over the network tells of an error only now
                 self.stream.close()
             self.path.unlink(missing_ok=True)

@@ -22,11 +22,8 @@ import contextlib
 import ipaddress
 import logging
 import os
-import queue
-import select
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections import Counter
@@ -36,22 +33,15 @@ from typing import Any, cast
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dul import DULServiceProvider
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from pacsifier_ops.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from pacsifier_ops.dimse.upper import Block, Dimse, Stream, UpperLayer, p_data_tf
 
 #: Maximum length of a P-DATA-TF PDU that a peer may send, in bytes (PS3.8 D.1). DCMTK sends no longer ones, Orthanc
 #: none above 16 KiB; larger values brought no gain.
 MAX_PDU = 131_072
 
-#: Maximum length of a PDU, and of one before an association is established: 128 presentation contexts with every
-#: transfer syntax take less. The length field alone would allow 4 GB.
-_PDU_LIMIT, _REQUEST_LIMIT = 16 * 1024 * 1024, 1024 * 1024
-_IDLE_WAIT = 0.05
-#: After a minute of silence, probe every 20 s; give up after four probes.
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
 #: Seconds. A peer sends an A-ASSOCIATE-RQ at once; a connection without one after this time may be closed for a new
 #: one.
 _NEGOTIATION_GRACE = 1.0
@@ -59,7 +49,6 @@ _NEGOTIATION_GRACE = 1.0
 _TO_REFUSE = 8
 #: Seconds to wait where no connection can be accepted because the limit on open files is reached.
 _PAUSE = 0.1
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
 def _silence() -> None:
@@ -73,190 +62,6 @@ def _silence() -> None:
 
 
 _silence()
-
-
-class _Socket(AssociationSocket):
-    """Waits for data from the peer or for something to send; reads and acknowledges without delay."""
-
-    def tune(self, silence: float | None, errors: list[OSError]) -> None:
-        """Configure the connected socket.
-
-        Args:
-            silence: seconds that a read or a write may block.
-            errors: list to which TLS errors are added.
-        """
-        self.errors = errors
-        assert self.socket is not None
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer without power is as silent as a busy one; keep-alive probes distinguish them.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE.items():
-            if hasattr(socket, name):
-                self.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self.socket.settimeout(silence)
-        self.heard = time.monotonic()
-        self._bell, self._ear = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ear.setblocking(False)
-        self._poll = select.poll()
-        self._poll.register(self.socket, select.POLLIN)
-        self._poll.register(self._ear, select.POLLIN)
-        self._ahead = b""
-
-    def wake(self) -> None:
-        """End the wait in `ready`: there is something to send. Thread-safe."""
-        # A full buffer wakes the thread anyway; a closed one has no thread waiting.
-        with contextlib.suppress(OSError):
-            self._bell.send(b"\0")
-
-    @property
-    def ready(self) -> bool:
-        """Wait for data for a short time; return whether there is some."""
-        if self.socket is None or not self._is_connected:
-            return False
-        if self._ahead or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
-            return True
-        found = [handle for handle, _ in self._poll.poll(_IDLE_WAIT * 1000)]
-        own = self._ear.fileno()
-        if own in found:
-            with contextlib.suppress(OSError):
-                self._ear.recv(64)
-        return any(handle != own for handle in found) and self._holds_data()
-
-    def _holds_data(self) -> bool:
-        """Return whether the received bytes are data.
-
-        A TLS record may contain none. A blocking read would then delay sending.
-        """
-        if not isinstance(self.socket, ssl.SSLSocket):
-            return True
-        silence = self.socket.gettimeout()
-        self.socket.settimeout(0)
-        try:
-            self._ahead = self.socket.recv(1)
-        except ssl.SSLWantReadError:
-            return False
-        except OSError as error:
-            self.errors.append(error)  # such as the peer's rejection of our certificate
-        finally:
-            self.socket.settimeout(silence)
-        return True  # or the end of the connection, which the next read shows
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read `nr_bytes`; fewer where the connection ends before.
-
-        Raises:
-            OSError: the connection is broken, the PDU takes too long, or exceeds the maximum length.
-        """
-        stream = self._open_socket()
-        negotiating = self.assoc.is_acceptor and not self.assoc.is_established
-        if nr_bytes > (_REQUEST_LIMIT if negotiating else _PDU_LIMIT):
-            # The following bytes would be read as the next PDU.
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
-            raise OSError("the peer announces a PDU beyond the maximum length")
-        silence, begun = stream.gettimeout(), time.monotonic()
-        data = bytearray(nr_bytes)
-        view, got = memoryview(data), len(self._ahead)
-        data[:got], self._ahead = self._ahead, b""
-        while got < nr_bytes:
-            if _QUICKACK is not None:
-                stream.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            count = stream.recv_into(view[got:])
-            if not count:
-                break
-            got += count
-            if silence is not None and time.monotonic() - begun > silence and got < nr_bytes:
-                raise TimeoutError("the peer sends a PDU too slowly")
-        self.heard = time.monotonic()
-        view.release()
-        del data[got:]
-        return data
-
-    def _open_socket(self) -> socket.socket:
-        """Return the socket; raise OSError where another thread has closed it."""
-        if self.socket is None:
-            raise OSError("the connection is closed")
-        stream: socket.socket = self.socket
-        return stream
-
-    def send(self, bytestream: bytes) -> None:
-        """Send all bytes."""
-        try:
-            self._open_socket().sendall(bytestream)
-        except OSError:
-            self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
-
-    def _shutdown_socket(self) -> None:
-        super()._shutdown_socket()
-        # pynetdicom leaves the socket open where the peer closed first.
-        for stream in (self.socket, self._bell, self._ear):
-            if stream is not None:
-                stream.close()
-
-
-@dataclass
-class _Block:
-    """Prepared P-DATA-TF PDUs that wait to be sent."""
-
-    data: bytes
-    sent: threading.Event = field(default_factory=threading.Event)
-
-
-class _UpperLayer(DULServiceProvider):
-    """An upper layer whose wait ends when there is something to send, and that accepts prepared PDUs."""
-
-    def _process_recv_primitive(self) -> bool:
-        try:
-            first = self.to_provider_queue.queue[0]
-        except IndexError:
-            return False
-        if not isinstance(first, _Block):
-            return super()._process_recv_primitive()
-        self.to_provider_queue.get()
-        if self.state_machine.current_state == "Sta6" and self.socket is not None:  # established
-            self.socket.send(first.data)
-        first.sent.set()
-        return True
-
-    def send_pdu(self, primitive: Any) -> None:
-        super().send_pdu(primitive)
-        if threading.current_thread() is not self and isinstance(self.socket, _Socket):
-            self.socket.wake()
-
-
-class Dimse(DIMSEServiceProvider):
-    """A DIMSE provider whose time-out counts silence instead of the time since the last message.
-
-    Attributes:
-        cancelled: called regularly while nothing arrives; True ends the wait.
-    """
-
-    def __init__(self, assoc: Association) -> None:
-        super().__init__(assoc)
-        self.cancelled: Callable[[], bool] = lambda: False
-
-    def get_msg(self, block: bool = False) -> Any:
-        """Return the next message; (None, None) where there is none, the peer is silent or the association ended."""
-        if not block and self.assoc.is_requestor:
-            # This is the association's own thread, which looks for requests of the peer. There are none, and before it
-            # is paused it could take the response for which another thread waits.
-            return None, None
-        if not block or self.dimse_timeout is None:
-            return super().get_msg(block)
-        wait = self.dimse_timeout
-        while wait > 0:
-            with contextlib.suppress(queue.Empty):
-                message = self.msg_queue.get(timeout=min(wait, 0.5))
-                if message[1] is None:  # the association ended; the next call must see this as well
-                    self.msg_queue.put(message)
-                return message
-            if self.cancelled():
-                break
-            stream = self.assoc.dul.socket
-            heard = stream.heard if isinstance(stream, _Socket) else float("-inf")
-            wait = heard + self.dimse_timeout - time.monotonic()
-        return None, None
 
 
 @dataclass(frozen=True)
@@ -308,10 +113,10 @@ def tuned(secure: Secure | None = None) -> list[Any]:
                 raise
         # This runs inside connect, where the objects are already in use. So they change their class instead of being
         # replaced.
-        stream.__class__ = _Socket
+        stream.__class__ = Stream
         requestor = secure is not None and secure.host is not None
-        cast(_Socket, stream).tune(assoc.dimse_timeout, secure.errors if secure and requestor else [])
-        assoc.dul.__class__ = _UpperLayer
+        cast(Stream, stream).tune(assoc.dimse_timeout, secure.errors if secure and requestor else [])
+        assoc.dul.__class__ = UpperLayer
         assoc.dul._run_loop_delay = 0.0001
         assoc.dimse = Dimse(assoc)
 
@@ -345,13 +150,13 @@ def send_data(association: Association, context_id: int, command: bytes, data: I
     """
     longest = association.acceptor.maximum_length or _BLOCK
     room = max(2, min(longest, _BLOCK) - 6) & ~1  # fragments have even length (PS3.7 F.1)
-    ready = [_pdu(context_id, 0x03, command)]
+    ready = [p_data_tf(context_id, 0x03, command)]
     size, before = len(ready[0]), None
 
-    def flush() -> _Block:
-        block = _Block(b"".join(ready))
+    def flush() -> Block:
+        block = Block(b"".join(ready))
         association.dul.to_provider_queue.put(block)
-        cast(_Socket, association.dul.socket).wake()
+        cast(Stream, association.dul.socket).wake()
         ready.clear()
         return block
 
@@ -360,7 +165,7 @@ def send_data(association: Association, context_id: int, command: bytes, data: I
         rest = memoryview(bytes(rest) + piece) if rest else memoryview(piece)
         # The last fragment has a flag, so each one is kept until there is a next one.
         while len(rest) > room:
-            ready.append(_pdu(context_id, 0x00, rest[:room]))
+            ready.append(p_data_tf(context_id, 0x00, rest[:room]))
             rest = rest[room:]
             size += room
             if size >= _BLOCK:
@@ -369,18 +174,12 @@ def send_data(association: Association, context_id: int, command: bytes, data: I
                 if before is not None and not _sent(before, association):
                     return False
                 before = after
-    ready.append(_pdu(context_id, 0x02, rest))
+    ready.append(p_data_tf(context_id, 0x02, rest))
     last = flush()
     return all(_sent(block, association) for block in (before, last) if block is not None)
 
 
-def _pdu(context_id: int, control: int, fragment: bytes | memoryview) -> bytes:
-    """Encode a P-DATA-TF PDU with one presentation data value; `control` is the message control header (PS3.8 E.2)."""
-    length = len(fragment)
-    return struct.pack(">BBLLBB", 0x04, 0, length + 6, length + 2, context_id, control) + fragment
-
-
-def _sent(block: _Block, association: Association) -> bool:
+def _sent(block: Block, association: Association) -> bool:
     while not block.sent.wait(0.5):
         if not association.is_established or association.dimse.cancelled():
             return False
