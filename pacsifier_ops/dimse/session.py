@@ -497,6 +497,8 @@ class Session:
             final, failed = status, identifier or Dataset()
             counts = [max(int(final.get(name) or 0), count) for name, count in zip(_COUNTS, counts, strict=True)]
             remaining = int(final.get("NumberOfRemainingSuboperations") or 0)
+        counts = [max(pair) for pair in zip(counts, association.dimse.pending or counts, strict=True)]
+        association.dimse.pending = None
         errors, self._errors[:] = list(self._errors), []
         refuse_full_disk(errors)
         if final.Status == 0 and final.get(_COUNTS[0]) is None:
@@ -536,7 +538,7 @@ class Session:
         if timed_out:
             return PacsSilent(f"{self.node.name}: no answer within {self.node.dimse_timeout:g} s")
         hint = ""
-        if not self._answered:
+        if not self._answered and association.dimse.pending is None:
             hint = (
                 f" before it answered anything; if that stays so, our calling AE title {self.node.calling_aet} is "
                 "probably not declared on the PACS"

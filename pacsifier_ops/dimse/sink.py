@@ -2,8 +2,9 @@
 
 pynetdicom collects an object in memory (or in the default temporary folder) before it reports it. `attach` intercepts
 the messages of an association before that: when the connection opens, the association gets a DIMSE provider that writes
-the fragments of each data set to a file as they arrive, and sends the response. All messages other than C-STORE
-requests go on to pynetdicom. Of a data set only identifying attributes are decoded, and nothing is changed.
+the fragments of each data set to a file as they arrive, and sends the response. Of the pending responses of a retrieval,
+one for every object, it keeps the counts. All other messages go on to pynetdicom. Of a data set only identifying attributes
+are decoded, and nothing is changed.
 (EVT_C_STORE of pynetdicom is not triggered.)
 """
 
@@ -37,6 +38,9 @@ CANNOT_UNDERSTAND = 0xC000
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6
 
 _STORE_REQUEST, _STORE_RESPONSE, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
+#: Command fields of C-GET and C-MOVE responses, the status of one that is not the last, and its elements with the counts
+#: of completed, failed and warning sub-operations (PS3.7 9.3.3.2, 9.3.4.2).
+_RETRIEVE_RESPONSES, _PENDING, _COUNTS = (0x8010, 0x8021), 0xFF00, (0x1021, 0x1022, 0x1023)
 #: Maximum size in bytes of a command set, and of a data set that is not stored: both are kept in memory.
 _LARGEST_COMMAND, _LARGEST_PASSED_ON = 64 * 1024, 64 * 1024 * 1024
 
@@ -79,6 +83,11 @@ def _read_command(encoded: bytes) -> dict[int, bytes]:
         elements[number] = encoded[at + 8 : at + 8 + length]
         at += 8 + length
     return elements
+
+
+def _number(command: dict[int, bytes], element: int) -> int:
+    """Return the number that an element of a command set holds; 0 where there is none."""
+    return int.from_bytes(command.get(element, b""), "little")
 
 
 def _command(elements: dict[int, bytes]) -> bytes:
@@ -198,8 +207,12 @@ class _StoreProvider(Dimse):
 
     def _begin(self, context_id: int, encoded: bytes) -> None:
         request = _read_command(encoded)
-        with_data = request[0x0800] != struct.pack("<H", _NO_DATA_SET)
-        if request[0x0100] != struct.pack("<H", _STORE_REQUEST) or not with_data:
+        kind, with_data = _number(request, 0x0100), _number(request, 0x0800) != _NO_DATA_SET
+        if kind in _RETRIEVE_RESPONSES and _number(request, 0x0900) == _PENDING and not with_data:
+            counts = [_number(request, element) for element in _COUNTS]
+            self.pending = [max(pair) for pair in zip(counts, self.pending or counts, strict=True)]
+            return
+        if kind != _STORE_REQUEST or not with_data:
             self.pass_on(context_id, b"\x03" + encoded)
             return
         context = self.assoc._accepted_cx[context_id]

@@ -266,11 +266,14 @@ class Dimse(DIMSEServiceProvider):
 
     Attributes:
         cancelled: called regularly while nothing arrives; True ends the wait.
+        pending: highest counts of completed, failed and warning sub-operations in the pending responses of a retrieval
+            that `get_msg` does not return; None where there was none.
     """
 
     def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
         self.cancelled: Callable[[], bool] = lambda: False
+        self.pending: list[int] | None = None
 
     def receive(self, fragments: Iterable[Fragment]) -> None:
         """Receive fragments that have come at once. What is no message ends the association, and nothing is logged."""
