@@ -34,6 +34,8 @@ _SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES, _CHARACTER_SET = (
 )
 #: Maximum number of inflated bytes of a deflated data set to search for its UIDs.
 _DEFLATED_HEAD = 4 * 1024 * 1024
+#: Number of bytes of a data set that are read at once. Most hold its identifying attributes in them.
+_HEAD = 16 * 1024
 _COMPARED_AT_ONCE = 1024 * 1024
 
 
@@ -60,19 +62,15 @@ def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
     """
     if transfer_syntax_uid in DEFLATED:
         stream = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_DEFLATED_HEAD), _DEFLATED_HEAD))
-    implicit = transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT)
-
-    def past_series(tag: BaseTag, vr: str | None, length: int) -> bool:
-        return bool(tag > _SERIES)
-
     try:
-        head = read_dataset(
-            stream,
-            implicit,
-            transfer_syntax_uid != ExplicitVRBigEndian,
-            stop_when=past_series,
-            specific_tags=[_CHARACTER_SET, _SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES],
-        )
+        start = stream.tell()
+        # pydicom asks for the position at every element, which costs a call of the system where it reads from a file.
+        begin = stream.read(_HEAD)
+        head = _identifying(BytesIO(begin), transfer_syntax_uid, whole=len(begin) < _HEAD)
+        if head is None:
+            stream.seek(start)
+            head = _identifying(stream, transfer_syntax_uid)
+            assert head is not None
         uids = [_raw(head, tag).rstrip(b"\0 ").decode("ascii") for tag in (_SOP_INSTANCE, _STUDY, _SERIES)]
         patient_id, issuer = _text(head, _PATIENT_ID), _text(head, _ISSUER)
     except Exception:
@@ -80,6 +78,30 @@ def read_identity(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
     if not all(map(is_storable_uid, uids)):
         raise ValueError("a UID of the data set is missing or malformed")
     return Identity(uids[0], uids[1], uids[2], patient_id, issuer)
+
+
+def _identifying(stream: BinaryIO, transfer_syntax_uid: str, whole: bool = True) -> Dataset | None:
+    """Read the attributes of `Identity`; return None where the stream is not the whole data set, and may lack some."""
+    past = False
+
+    def past_series(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal past
+        past = bool(tag > _SERIES)
+        return past
+
+    try:
+        head = read_dataset(
+            stream,
+            transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT),
+            transfer_syntax_uid != ExplicitVRBigEndian,
+            stop_when=past_series,
+            specific_tags=[_CHARACTER_SET, _SOP_INSTANCE, _PATIENT_ID, _ISSUER, _STUDY, _SERIES],
+        )
+    except Exception:
+        if whole:
+            raise
+        return None
+    return head if past or whole else None
 
 
 def _raw(head: Dataset, tag: int) -> bytes:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +19,6 @@ from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_FIND_RSP
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ABORT
 from pynetdicom.presentation import PresentationContext
@@ -50,7 +48,8 @@ from pacsifier_ops.base.errors import (
 )
 from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.dimse import tls
-from pacsifier_ops.dimse.sink import ReceivedObject, attach, store_request
+from pacsifier_ops.dimse.messages import PENDING, PENDING_KEYS_UNSUPPORTED, store_request
+from pacsifier_ops.dimse.sink import ReceivedObject, attach
 from pacsifier_ops.dimse.transport import Secure, make_ae, send_data, tuned
 from pacsifier_ops.state.approved import DIFFERS
 
@@ -114,8 +113,6 @@ _READ_AT_ONCE = 1024 * 1024
 
 #: Maximum number of further matches after a C-CANCEL.
 _WHILE_CANCELLING = 100
-
-PENDING, PENDING_KEYS_UNSUPPORTED = 0xFF00, 0xFF01
 
 #: Reasons of PS3.8 Table 9-21 in words, by source and reason of an A-ASSOCIATE-RJ.
 _REJECTIONS = {
@@ -220,15 +217,6 @@ def values_of(identifier: Dataset, keyword: str) -> list[str]:
         return []
     items: Iterable[Any] = element if isinstance(element, (MultiValue, list)) else [element]
     return [text for text in (str(item).strip(" \0") for item in items) if text]
-
-
-def _empty_truncated_match(event: evt.Event) -> None:
-    """Empty a C-FIND match that ends within an element. pydicom would accept the truncated value as a complete one."""
-    from pacsifier_ops.dicom.files import is_truncated
-
-    message = event.message
-    if isinstance(message, C_FIND_RSP) and is_truncated(message.data_set.getvalue()):
-        message.data_set = BytesIO()
 
 
 class Session:
@@ -593,7 +581,6 @@ class Session:
             *(attach(self._incoming, self._keep, on_error=self._errors.append) if self._incoming else ()),
             (evt.EVT_ACSE_RECV, lambda event: replies.append(event.primitive)),
             (evt.EVT_ACSE_SENT, on_sent),
-            (evt.EVT_DIMSE_RECV, _empty_truncated_match),
         ]
         ae: AE = make_ae(
             node.calling_aet,

@@ -36,7 +36,8 @@ from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from pacsifier_ops.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
-from pacsifier_ops.dimse.upper import Block, Dimse, Stream, UpperLayer, p_data_tf
+from pacsifier_ops.dimse.messages import Dimse
+from pacsifier_ops.dimse.upper import Block, Stream, UpperLayer, p_data_tf
 
 #: Maximum length of a P-DATA-TF PDU that a peer may send, in bytes (PS3.8 D.1). DCMTK sends no longer ones, Orthanc
 #: none above 16 KiB; larger values brought no gain.

@@ -9,21 +9,17 @@ provider, as views of the buffer. All other PDUs stay in the buffer for pynetdic
 from __future__ import annotations
 
 import contextlib
-import queue
 import select
 import socket
 import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
 #: Maximum length of a PDU, and of one before an association is established: 128 presentation contexts with every
@@ -259,60 +255,3 @@ class UpperLayer(DULServiceProvider):
             self.socket.send(data)
         else:
             self.to_provider_queue.put(Block(data))
-
-
-class Dimse(DIMSEServiceProvider):
-    """A DIMSE provider whose time-out counts silence instead of the time since the last message.
-
-    Attributes:
-        cancelled: called regularly while nothing arrives; True ends the wait.
-        pending: highest counts of completed, failed and warning sub-operations in the pending responses of a retrieval
-            that `get_msg` does not return; None where there was none.
-    """
-
-    def __init__(self, assoc: Association) -> None:
-        super().__init__(assoc)
-        self.cancelled: Callable[[], bool] = lambda: False
-        self.pending: list[int] | None = None
-
-    def receive(self, fragments: Iterable[Fragment]) -> None:
-        """Receive fragments that have come at once. What is no message ends the association, and nothing is logged."""
-        try:
-            for context_id, control, data in fragments:
-                self.take(context_id, control, data)
-                if not self.dul.event_queue.empty():
-                    return  # the association ends
-        except Exception:
-            self.dul.event_queue.put("Evt19")  # PS3.8 9.2.2: invalid PDU
-
-    def take(self, context_id: int, control: int, data: memoryview) -> None:
-        """Receive a fragment: pass it to pynetdicom."""
-        self.pass_on(context_id, bytes((control,)) + data)
-
-    def pass_on(self, context_id: int, fragment: bytes) -> None:
-        """Pass a fragment with its message control header to pynetdicom."""
-        primitive = P_DATA()
-        primitive.presentation_data_value_list.append((context_id, fragment))
-        self.receive_primitive(primitive)
-
-    def get_msg(self, block: bool = False) -> Any:
-        """Return the next message; (None, None) where there is none, the peer is silent or the association ended."""
-        if not block and self.assoc.is_requestor:
-            # This is the association's own thread, which looks for requests of the peer. There are none, and before it
-            # is paused it could take the response for which another thread waits.
-            return None, None
-        if not block or self.dimse_timeout is None:
-            return super().get_msg(block)
-        wait = self.dimse_timeout
-        while wait > 0:
-            with contextlib.suppress(queue.Empty):
-                message = self.msg_queue.get(timeout=min(wait, 0.5))
-                if message[1] is None:  # the association ended; the next call must see this as well
-                    self.msg_queue.put(message)
-                return message
-            if self.cancelled():
-                break
-            stream = self.assoc.dul.socket
-            heard = stream.heard if isinstance(stream, Stream) else float("-inf")
-            wait = heard + self.dimse_timeout - time.monotonic()
-        return None, None
