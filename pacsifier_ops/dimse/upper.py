@@ -220,16 +220,20 @@ class UpperLayer(DULServiceProvider):
         stream = self.socket
         if self.state_machine.current_state != _ESTABLISHED or not isinstance(stream, Stream):
             return super()._is_transport_event()
-        if not stream.ready:
-            return False
-        try:
-            if stream.wait_for_data():
-                self.assoc.dimse.receive(stream.fragments())
-            else:
-                self._read_pdu_data()
-        except OSError:
-            self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
-        return True
+        came = False
+        while stream.ready:
+            came = True
+            self._idle_timer.restart()
+            try:
+                if stream.wait_for_data():
+                    self.assoc.dimse.receive(stream.fragments())
+                else:
+                    self._read_pdu_data()
+            except OSError:
+                self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
+            if self._kill_thread or self.to_provider_queue.queue or self.event_queue.queue:
+                break
+        return came
 
     def _process_recv_primitive(self) -> bool:
         try:
