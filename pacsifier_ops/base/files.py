@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ os.umask(_UMASK)
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 #: Maximum depth of folders. Python's recursion and the system's paths have limits as well.
 LEVELS = 200
+_FSYNCS_AT_ONCE = 8
 #: Modes of data that a group may read: new files in its folders get the group of the folder.
 _GROUP_FILE, _GROUP_FOLDER = 0o640, 0o2750
 
@@ -103,7 +105,24 @@ def storage_errors(what: str) -> Iterator[None]:
 
 def fsync_folder(folder: Path) -> None:
     """Make renames in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+    _fsync(folder)
+
+
+def fsync_files(paths: Iterable[Path]) -> None:
+    """Make the contents of files durable.
+
+    Several wait at once: a file system with a journal then writes the journal once for all of them.
+
+    Raises:
+        OSError: the content of one of them could not be written.
+    """
+    with ThreadPoolExecutor(_FSYNCS_AT_ONCE) as threads:
+        for _ in threads.map(_fsync, paths):
+            pass
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

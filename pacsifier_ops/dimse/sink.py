@@ -210,8 +210,8 @@ class _Incoming:
     def _deliver(self) -> int:
         assert self.stream is not None
         self.stream.seek(self.head_size)
-        identity = read_identity(BufferedReader(self.stream), self.transfer_syntax_uid)
-        self.stream.close()
+        with BufferedReader(self.stream) as reader:
+            identity = read_identity(reader, self.transfer_syntax_uid)
         if identity.sop_instance_uid != self.sop_instance_uid:
             self.sink.on_error(ValueError("the data set is another instance than the command announces"))
             return DOES_NOT_MATCH

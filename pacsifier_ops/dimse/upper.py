@@ -1,9 +1,10 @@
 """The upper layer of an association (PS3.8): reads ahead, and passes P-DATA-TF PDUs on without a detour.
 
-pynetdicom reads PDU by PDU, makes objects of each one, and passes them through a queue and its state machine. An image of
-512×512 pixels has 33 PDUs of 16 KiB, so most of the time of a retrieval went there. Here a read takes as many bytes as
-have come. While the association is established, the PDVs of all whole P-DATA-TF PDUs among them go directly to the DIMSE
-provider, as views of the buffer. All other PDUs stay in the buffer for pynetdicom, which reads from it as from a socket.
+pynetdicom reads PDU by PDU, makes objects of each one, and passes them through a queue and its state machine. An image
+of 512×512 pixels has 33 PDUs of 16 KiB, so most of the time of a retrieval went there. Here a read takes as many bytes
+as have come. While the association is established, the fragments of all whole P-DATA-TF PDUs among them go directly to
+the DIMSE provider, as views of the buffer. All other PDUs stay in the buffer for pynetdicom, which reads from it as
+from a socket.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ _ESTABLISHED = "Sta6"  # PS3.8 9.2.1
 _P_DATA_TF = 0x04
 _PDU_HEAD, _PDV_HEAD = struct.Struct(">BxL"), struct.Struct(">LBB")
 
-#: A presentation data value: presentation context id, message control header (PS3.8 E.2), and the fragment. The fragment
-#: is a view that is valid until the next read.
+#: A presentation data value: presentation context id, message control header (PS3.8 E.2), and the fragment: a view that
+#: is valid until the next read.
 Fragment = tuple[int, int, memoryview]
 
 

@@ -28,7 +28,14 @@ from pacsifier_ops.base.errors import (
     ReceiverGone,
     Unsupported,
 )
-from pacsifier_ops.base.files import fsync_folder, private_file, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.files import (
+    fsync_files,
+    fsync_folder,
+    private_file,
+    private_folder,
+    storage_errors,
+    write_atomic,
+)
 from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dicom.heads import same_object
 from pacsifier_ops.dicom.uids import fault_of
@@ -223,13 +230,10 @@ class Retriever(AtNode):
             return
         with storage_errors("the output folder"):
             private_folder(folder)
-            for uid, item in received.items():
+            for item in received.values():
                 item.path.chmod(private_file())
-                handle = os.open(item.path, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+            fsync_files(item.path for item in received.values())
+            for uid, item in received.items():
                 ledger.entries[uid] = Entry(
                     file=file_name(self.tree.naming, item.sop_class_uid, uid),
                     size=item.size,

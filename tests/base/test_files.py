@@ -14,6 +14,7 @@ from pacsifier_ops.base.files import (
     atomic_stream,
     confined,
     data_file,
+    fsync_files,
     private_folder,
     read_json,
     read_jsonl,
@@ -49,6 +50,23 @@ def test_a_failing_generator_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write_jsonl(path, (1 // n for n in (1, 0)))
     assert list(read_jsonl(path)) == [1, 2] and os.listdir(tmp_path) == ["lines.jsonl"]
+
+
+def test_contents_of_files_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = list[int](), os.fsync
+
+    def note(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    paths = [tmp_path / str(number) for number in range(20)]
+    for path in paths:
+        path.write_text("x")
+    fsync_files(paths)
+    assert sorted(synced) == sorted(path.stat().st_ino for path in paths)
+    with pytest.raises(FileNotFoundError):
+        fsync_files([*paths, tmp_path / "gone"])
 
 
 def test_modes(tmp_path: Path) -> None:
