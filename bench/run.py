@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,13 @@ sys.path.insert(0, str(ROOT))
 
 from bench import deid, dicomdir, planning, upload  # noqa: E402
 from bench.dag import DagTimes, time_dag  # noqa: E402
-from bench.timing import COHORTS, OUT, Cohort, Runs, installed, report, run, spread  # noqa: E402
+from bench.timing import COHORTS, OUT, STEADY, Cohort, Runs, installed, report, run, spread  # noqa: E402
 from pacsifier_ops.embedded.phantoms import phantom_series, write  # noqa: E402
 from tests.support.peers import OUR_AET, Orthanc, missing_programs  # noqa: E402
 
 PUBLISHED = "pacsifier==1.0.0"
+#: DCMTK's programs, and Orthanc, which is built on it, leave Nagle's algorithm on unless this variable is set.
+NO_DELAY = {"TCP_NODELAY": "1"}
 
 
 # Who retrieves: each writes the patient's series below `out`
@@ -117,14 +121,21 @@ def compare(server: Orthanc, cohort: Cohort, files: list[Path], tools: dict[str,
                 continue
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                 job = Job(server, cohort.patient, series, Path(folder))
-                started = time.perf_counter()
+                started, before = time.perf_counter(), processor_time()
                 tool(job)
                 results[name].seconds.append(time.perf_counter() - started)
+                results[name].cpu.append(processor_time() - before)
                 got = sorted(instances(job.out))
             results[name].files = len(got)
             results[name].exact &= got == expected
             print(f"  {cohort.name}: {name}: {results[name].seconds[-1]:.2f} s", file=sys.stderr)
     return results
+
+
+def processor_time() -> float:
+    """Seconds of processor time of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def instances(folder: Path) -> Iterator[str]:
@@ -225,6 +236,22 @@ def orthanc(folder: Path, files: list[Path], **environment: str) -> Iterator[Ort
         server.stop()
 
 
+def steady(folder: Path, rounds: int) -> tuple[dict[str, Any], list[str]]:
+    """Retrieve large cohorts with our command and with DCMTK's without delay; return every time, and the tables."""
+    results, tables = {}, []
+    files = {cohort: cohort.write(folder / cohort.patient) for cohort in STEADY}
+    everything = [path for paths in files.values() for path in paths]
+    for title, environment in (("Orthanc out of the box", {}), ("Orthanc with TCP_NODELAY=1", NO_DELAY)):
+        with orthanc(folder / title, everything, **environment) as server:
+            for cohort, (method, program) in product(STEADY, (("get", "getscu"), ("move", "movescu"))):
+                tools = {"ours": ours(method), f"DCMTK {program}, TCP_NODELAY=1": dcmtk(program, **NO_DELAY)}
+                runs = compare(server, cohort, files[cohort], {name: (tool, rounds) for name, tool in tools.items()})
+                name = f"C-{method.upper()} of {cohort.name}, {title}"
+                results[name] = {tool: asdict(r) for tool, r in runs.items()}
+                tables.append(report(name, len(files[cohort]), runs))
+    return results, tables
+
+
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -253,6 +280,7 @@ def main() -> int:
     arguments.add_argument("--rounds", type=int, default=5, help="runs of every tool (5)")
     arguments.add_argument("--published-rounds", type=int, default=1, help=f"runs of {PUBLISHED}, minutes each (1)")
     arguments.add_argument("--largest", type=int, default=1000, help="megabytes of the largest object (1000)")
+    arguments.add_argument("--steady", action="store_true", help="retrieve the large cohorts, and nothing else")
     args = arguments.parse_args()
     if line := missing_programs():
         print(line, file=sys.stderr)
@@ -261,14 +289,17 @@ def main() -> int:
     facts = machine()
     results: dict[str, Any] = {"machine": facts, "retrieval": {}, "upload": {}, "memory": [], "planning": []}
     page = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        results["steady"], tables = steady(Path(name), args.rounds)
+    page += tables
+    if args.steady:
+        return kept(results, page)
     us = {"ours, C-GET": ours("get"), "ours, C-MOVE": ours("move")}
-    # DCMTK's programs and Orthanc, which is built on it, leave Nagle's algorithm on unless this variable is set.
-    no_delay = {"TCP_NODELAY": "1"}
     shipped = {**us, "DCMTK movescu": dcmtk("movescu"), "DCMTK getscu": dcmtk("getscu")}
     if args.published_rounds:
         shipped[PUBLISHED] = published()
     tuned = {**us, "DCMTK movescu": dcmtk("movescu"), "DCMTK getscu": dcmtk("getscu")}
-    tuned |= {f"DCMTK {name}, TCP_NODELAY=1 as well": dcmtk(name, **no_delay) for name in ("movescu", "getscu")}
+    tuned |= {f"DCMTK {name}, TCP_NODELAY=1 as well": dcmtk(name, **NO_DELAY) for name in ("movescu", "getscu")}
     rounds = {PUBLISHED: args.published_rounds}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -276,7 +307,7 @@ def main() -> int:
         everything = [path for paths in files.values() for path in paths]
         for title, contenders, environment in (
             ("Orthanc out of the box", shipped, {}),
-            ("Orthanc with TCP_NODELAY=1", tuned, no_delay),
+            ("Orthanc with TCP_NODELAY=1", tuned, NO_DELAY),
         ):
             with orthanc(folder / title, everything, **environment) as server:
                 for cohort in COHORTS:
@@ -312,6 +343,11 @@ def main() -> int:
     page += ["", *tables]
     results["dicomdir"], tables = dicomdir.measure(args.rounds)
     page += ["", *tables]
+    return kept(results, page)
+
+
+def kept(results: dict[str, Any], page: list[str]) -> int:
+    """Print the tables and keep every single time; return the exit code."""
     path = OUT / f"results-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps(results, indent=1))
     print("\n".join(page))

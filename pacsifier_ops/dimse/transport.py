@@ -7,7 +7,7 @@ tune an association of either role when its connection opens:
 
 * `TCP_NODELAY`, and on Linux `TCP_QUICKACK` before every read (the kernel resets it after each);
 * the upper layer waits for the socket, or for something to send, instead of sleeping;
-* reads take as many bytes as the PDU still needs;
+* reads take as many bytes as have come, and P-DATA-TF PDUs take a short way (`upper`, `messages`);
 * with TLS, the handshake comes first, in the association's own thread;
 * whole messages can be sent as prepared PDUs (`send_data`);
 * `dimse_timeout` counts silence: it restarts with every PDU, so that a large object over a slow line does not count as
