@@ -153,11 +153,9 @@ class Dimse(DIMSEServiceProvider):
 
     def collector(self, context_id: int, command: Command) -> Collector | None:
         """Return what takes the data set of a message; None: pynetdicom takes the message."""
-        match = number(command, FIELD) == _FIND_RESPONSE and number(command, STATUS) in (
-            PENDING,
-            PENDING_KEYS_UNSUPPORTED,
-        )
-        return _Match(self, context_id, command) if match and has_data_set(command) else None
+        pending = number(command, STATUS) in (PENDING, PENDING_KEYS_UNSUPPORTED) and RESPONDED_TO in command
+        match = number(command, FIELD) == _FIND_RESPONSE and pending and has_data_set(command)
+        return _Match(self, context_id, command) if match else None
 
     def _take_command(self, context_id: int, control: int, data: memoryview) -> None:
         if self.open is not None:
@@ -223,8 +221,8 @@ def has_data_set(command: Command) -> bool:
 
 def _is_pending(command: Command) -> bool:
     """Return whether a message is a response of a retrieval that goes on."""
-    kind, status = number(command, FIELD), number(command, STATUS)
-    return kind in _RETRIEVE_RESPONSES and status == PENDING and not has_data_set(command)
+    pending = number(command, STATUS) == PENDING and RESPONDED_TO in command
+    return number(command, FIELD) in _RETRIEVE_RESPONSES and pending and not has_data_set(command)
 
 
 class _Match:
