@@ -144,7 +144,7 @@ class Dimse(DIMSEServiceProvider):
                     self._take_command(context_id, control, data)
                 else:
                     self._take_data(context_id, control, data)
-                if not self.dul.event_queue.empty():
+                if self.dul.event_queue.queue:
                     break  # the association ends
             if self.open is not None:
                 self.open.take()

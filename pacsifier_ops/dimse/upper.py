@@ -27,7 +27,7 @@ from pynetdicom.transport import AssociationSocket
 #: transfer syntax take less. The length field alone would allow 4 GB.
 _PDU_LIMIT, _REQUEST_LIMIT = 16 * 1024 * 1024, 1024 * 1024
 #: Bytes of a read, at most.
-_AHEAD = 512 * 1024
+_AHEAD = 256 * 1024
 _IDLE_WAIT = 0.05
 #: After a minute of silence, probe every 20 s; give up after four probes.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
@@ -165,7 +165,7 @@ class Stream(AssociationSocket):
         """Take all whole P-DATA-TF PDUs from the buffer, up to any other PDU; yield their fragments (PS3.8 9.3.5).
 
         Raises:
-            ValueError: the lengths of a PDU contradict each other.
+            ValueError, struct.error: the lengths of a PDU contradict each other.
         """
         while self._end - self._start >= _PDU_HEAD.size:
             kind, length = _PDU_HEAD.unpack_from(self._buffer, self._start)
@@ -175,8 +175,6 @@ class Stream(AssociationSocket):
                 return
             self._start, self.heard = end, time.monotonic()
             while at < end:
-                if end - at < _PDV_HEAD.size:
-                    raise ValueError("a presentation data value without a header")
                 length, context_id, control = _PDV_HEAD.unpack_from(self._buffer, at)
                 begin, at = at + _PDV_HEAD.size, at + 4 + length
                 if not begin <= at <= end:
