@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import statistics
 import sys
@@ -29,10 +30,40 @@ from tests.support.deid_key import Category, Policy
 ROOT = Path(__file__).resolve().parents[1]
 #: In memory where there is such a folder, so that no disk is measured.
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+
+
+class Scanned(Cohort):
+    """Images with the header of a scanner: pydicom's small CT image, with more pixels."""
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the files of the cohort."""
+        from pydicom import dcmread
+        from pydicom.data import get_testdata_file
+        from pydicom.uid import generate_uid
+
+        image = dcmread(str(get_testdata_file("CT_small.dcm")))
+        image.PatientID, image.Rows, image.Columns = self.patient, self.pixels, self.pixels
+        pixels = random.Random(1).randbytes(2 * self.pixels**2)
+        paths = []
+        for series in range(1, self.series + 1):
+            image.SeriesNumber, image.SeriesInstanceUID = series, generate_uid()
+            (folder / str(series)).mkdir(parents=True)
+            for number in range(1, self.images + 1):
+                image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+                image.InstanceNumber, image.SliceLocation = number, f"{0.625 * number:.4f}"
+                image.ImagePositionPatient = ["-158.135803", "-179.035797", f"{0.625 * number:.4f}"]
+                image.AcquisitionTime = image.ContentTime = f"{112000 + number // 50:06d}.{number % 50:02d}"
+                image.PixelData = pixels[2 * number :] + pixels[: 2 * number]
+                paths.append(folder / str(series) / f"{number:05d}.dcm")
+                image.save_as(paths[-1])
+        return paths
+
+
 COHORTS = (
     Cohort("one image of 64×64: start-up", "ONE", 1, 1, 64),
     Cohort("100 series × 20 images of 64×64", "SMALL", 100, 20, 64),
     Cohort("10 series × 50 images of 512×512", "LARGE", 10, 50, 512),
+    Scanned("10 series × 200 images of 512×512 with the header of a scanner", "REAL", 10, 200, 512),
 )
 CORES = os.cpu_count() or 1
 
@@ -149,21 +180,22 @@ def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, w
     from pacsifier_ops.deid import devices, pixels, profile, reading, writing
     from pacsifier_ops.deid import verifier as search
     from pacsifier_ops.deid.engine import Engine
-    from pacsifier_ops.deid.exclusion import Kind, judge
+    from pacsifier_ops.deid.exclusion import Judge, Kind
     from pacsifier_ops.deid.numbers import Calendar
     from pacsifier_ops.deid.rules import ProfileOption
-    from pacsifier_ops.deid.verifier import Identifiers
+    from pacsifier_ops.deid.verifier import Identifiers, Searched
     from pacsifier_ops.pseudonyms.linkage import Person
     from pacsifier_ops.pseudonyms.secret import Secret
 
     options = (ProfileOption.MODIFIED_DATES, ProfileOption.CLEAN_DESCRIPTORS) if name == "default" else ()
     rules = profile.compile(profile.load("basic", add=options))
-    engine, catalogue = Engine(rules, Secret(b"the secret of the benchmark ....")), devices.load()
+    engine, searched = Engine(rules, Secret(b"the secret of the benchmark ....")), Searched()
+    judge = Judge(True, devices.load(), rules.options)
     for path, new in zip(paths, names, strict=True):
         target = out / new
         try:
             dataset = reading.read(path)
-            verdict = judge(dataset, delete_identifiable=True, catalogue=catalogue, options=rules.options)
+            verdict = judge.verdict(dataset)
             if verdict.kind is not Kind.PASS and without != "rules":
                 continue
             person = Person(f"P{crc32(str(dataset.PatientID).encode())}", -17)
@@ -172,8 +204,8 @@ def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, w
             outcome = engine.deidentify(dataset, person, calendar)
             if verdict.blackout is not None:
                 pixels.blackout(outcome.dataset, verdict.blackout)
-            writing.write(outcome.dataset, target)
-            if without != "verifier" and search.search(target, identifiers):
+            writing.write(outcome if verdict.blackout is None else outcome.dataset, target)
+            if without != "verifier" and search.search(target, identifiers, searched):
                 target.unlink()
         except Unfit:
             target.unlink(missing_ok=True)

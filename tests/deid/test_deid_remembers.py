@@ -144,7 +144,9 @@ def _number(order: Literal["little", "big"]) -> Dataset:
 def _within(sequence: str) -> Dataset:
     item = Dataset()
     item.SliceThickness = 5
-    return _image(**{sequence: [item]})
+    made = _image()
+    setattr(made, sequence, [item])
+    return made
 
 
 def _private(creator: str) -> Dataset:
