@@ -105,10 +105,11 @@ _COLOUR_PROFILE = 0x00282000
 _BINARY = frozenset(vrs.SIZES) | {"OB"}
 #: SamplesPerPixel, Rows, Columns and BitsAllocated; NumberOfFrames.
 _DIMENSIONS, _FRAMES = (0x00280002, 0x00280010, 0x00280011, 0x00280100), 0x00280008
-#: Maximum number of cached plans, UIDs, and decisions of one kind of data set, so that no file can exhaust the memory.
+#: Maximum number of cached plans and UIDs, so that no file can exhaust the memory.
 _MOST = 100_000
-#: Maximum number of patients, or of their calendars, whose decisions are remembered.
-_MOST_PATIENTS = 64
+#: Maximum number of decisions of one kind of data set, and of patients (or calendars) that have any: series come one
+#: after the other, so few are needed.
+_MOST_DECISIONS, _MOST_PATIENTS = 20_000, 8
 #: Maximum length in bytes of values whose decision is remembered.
 _SHORT = 256
 
@@ -490,7 +491,7 @@ class _Deidentifier:
                 if decision is None:
                     decision = self._decide(self._plan(tag, vr, creator, own, rules), value, tag, charset)
                     if self._alone and self._engine.remembers:
-                        if len(decisions) >= _MOST:
+                        if len(decisions) >= _MOST_DECISIONS:
                             decisions.clear()
                         decisions[key] = decision
             else:

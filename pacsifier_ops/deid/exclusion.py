@@ -502,7 +502,7 @@ _OF_DECODING = frozenset({0x00080005, 0x00280103})
 #: Group length and MediaStorageSOPInstanceUID: no rule looks at them, and they differ between files.
 _OF_ONE_FILE = frozenset({0x00020000, 0x00020003})
 #: Maximum numbers of remembered decisions: by what was looked at, and of each such kind; maximum length of values.
-_MOST_KINDS, _MOST, _SHORT = 256, 1000, 256
+_MOST_KINDS, _MOST, _SHORT = 64, 100, 256
 
 
 class Judge:

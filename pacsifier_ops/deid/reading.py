@@ -38,7 +38,7 @@ MOST_INFLATED = 2**30
 #: Maximum number of headers that are kept.
 _MOST_HEADERS = 20_000
 #: Larger files (bytes) are mapped instead of read into memory. Pixel data above the second size are not copied.
-_MAPPED, _STRETCH = 1 << 24, 1 << 14
+_MAPPED, _STRETCH = 1 << 26, 1 << 14
 
 #: Corrections, by the id under which they are counted.
 MENDED = {
@@ -127,6 +127,11 @@ class Parsed(Dataset):
         self.looked_at.add(int(getattr(found, "tag", 0)))
         if isinstance(found, DataElement) and isinstance(found.value, Stretch):
             found.value = bytes(found.value)
+        return found
+
+    def get_item(self, key: Any, *more: Any, **options: Any) -> Any:
+        found = super().get_item(key, *more, **options)
+        self.looked_at.add(int(getattr(found, "tag", 0)))
         return found
 
 

@@ -81,7 +81,7 @@ _DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100
 #: Larger values (bytes) are copied only when their VR is known; larger files are mapped instead of read into memory.
 _LARGE, _MAPPED = 1 << 16, 1 << 16
 #: Maximum length in bytes of elements that are remembered as clean, and maximum numbers of them, and of patients.
-_SHORT, _MOST, _MOST_PATIENTS = 1 << 12, 20_000, 64
+_SHORT, _MOST, _MOST_PATIENTS = 1 << 10, 20_000, 8
 #: Markers of comments and application data, by the first bytes of a stream: JPEG and JPEG-LS; JPEG 2000.
 _NON_PIXEL_MARKERS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
 #: Markers that precede the pixels: start of scan, start of tile-part, end of image.
