@@ -46,6 +46,9 @@ class Facts(Generic[T]):
         pack: makes a JSON value of what was read.
         unpack: undoes this, for the path of the file.
         version: of what `read` depends on beside the file. Facts of another version are not used.
+
+    Attributes:
+        files_read: number of files that were read.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Facts(Generic[T]):
         self._root, self._file, self._read, self._pack, self._unpack = root, _file(root, name), read, pack, unpack
         self._before: dict[str, list[Any]] = {}
         self._now: dict[str, list[Any]] = {}
-        self._settled = 0
+        self._settled = self.files_read = 0
         self._since, self._version = time.time(), f"{__version__} {version}"
 
     def __enter__(self) -> Self:
@@ -101,6 +104,7 @@ class Facts(Generic[T]):
             self._now[name] = kept
             return self._unpack(kept[1], path)
         fact = self._read(path)
+        self.files_read += 1
         if identity[-1] < self._settled and _identity(path) == identity:
             self._now[name] = [identity, self._pack(fact)]
         return fact

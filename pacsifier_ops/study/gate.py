@@ -70,6 +70,7 @@ class GateFindings:
 
     Attributes:
         searched: number of files that were searched.
+        read: number of files that were read for it: new and changed ones, or all if there is more to search for.
         patients: number of patients whose identifiers were searched for.
         blocking, waivable: path of the file, and the kind and place of the identifier in it, without its value. At most
             MOST of each.
@@ -77,6 +78,7 @@ class GateFindings:
     """
 
     searched: int = 0
+    read: int = 0
     patients: int = 0
     blocking: list[tuple[str, str]] = field(default_factory=list)
     waivable: list[tuple[str, str]] = field(default_factory=list)
@@ -197,6 +199,7 @@ class Gate:
                 for kind, findings in findings_of(root / path).items():
                     found.add(kind, path, findings)
                 found.searched += 1
+            found.read = findings_of.files_read
         return found
 
     def _findings(self, path: Path, root: Path) -> dict[str, list[str]]:

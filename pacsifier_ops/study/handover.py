@@ -189,9 +189,10 @@ def _how(account: StudyAccount) -> list[tuple[str, object]]:
 def _verdict(account: StudyAccount) -> VerdictBox:
     totals = account.totals()
     there = f"{plural(totals['released'], 'instance is', 'instances are')} in the data set"
-    apart = f"{totals[EXCLUDED]:,} are excluded by rule, {totals[QUARANTINED]:,} set apart as not fit"
+    excluded, unfit = totals[EXCLUDED], totals[QUARANTINED]
+    apart = f"{plural(excluded, 'was', 'were')} excluded by a rule, and {plural(unfit, 'was', 'were')} not fit"
     if account.verdict == COMPLETE:
-        what = f"{there}: all that was asked for and found, but that {apart}."
+        what = f"{there}. Of what was asked for and found, {apart}; nothing else is left out."
         return VerdictBox(COMPLETE, "Complete", (what,))
     if account.verdict == INCOMPLETE:
         wanting = listed([f"{totals[state]:,} {state}" for state in (MISSING, UNVERIFIABLE) if totals[state]])

@@ -170,7 +170,12 @@ class Study(Reading, KeptRequest):
         default=0,
         least=0,
     )
-    patience: float = same(Request, "patience", section=Section.RELEASE)
+    patience: float = same(
+        Request,
+        "patience",
+        help="Hours to wait for a person's answer; after that the run ends, and nothing is fetched or released.",
+        section=Section.RELEASE,
+    )
     dicomdir: bool = option("DICOMDIR", "Make a DICOM file-set of the released data.", Section.WHERE_TO, default=False)
     zip: bool = same(DicomdirRequest, "zip", title="Zip", help="Only with DICOMDIR: pack the file-set.")
     volume_size: int = same(

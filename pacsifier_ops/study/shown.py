@@ -67,6 +67,11 @@ def gate_counts(gate: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     counts = gate.get("counts", {})
     return [
         ("Files searched", gate.get("searched", 0), "contents and names, whatever they are"),
+        (
+            "Files read",
+            gate.get("read", 0),
+            "for this search; the others are as they were in an equal search",
+        ),
         ("Patients", gate.get("patients", 0), "whose identifiers were searched for"),
         ("Blocking", counts.get("blocking", 0), "certain: nobody can release it"),
         ("To be waived", counts.get("waivable", 0), "may be something else: released with a waiver only"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.base.errors import NotApproved
+from pacsifier_ops.base.files import read_json
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs import approvals
@@ -63,6 +64,12 @@ def research(tmp_path: Path) -> Iterator[EmbeddedPacs]:
         yield running
 
 
+def gate_of(run: StudyRun) -> tuple[int, int]:
+    """Files that were searched before the release, and files that were read for it."""
+    found = read_json(run.run.folder / "gate.json")
+    return found["searched"], found["read"]
+
+
 def night(pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, **given: Any) -> StudyRun:
     rows = [{"PatientID": "ZQX-1"}, {"PatientID": "ZQX-2"}]
     given = {"upload": "research", "karnak": "gateway", "album_name": "a", "remove_identified": "keep", **given}
@@ -80,6 +87,7 @@ def test_a_night_without_anything_new_reads_no_image(pacs: EmbeddedPacs, researc
     runs: list[StudyRun] = []
     assert images_read(lambda: runs.append(night(pacs, research, root))) == []
     assert release.stock_of(runs[0].run) == release.stock_of(first.run)
+    assert [gate_of(one) for one in (first, runs[0])] == [(7, 7), (7, 2)]  # the manifest, in two forms, is new every night
     # All are read when somebody asks for it.
     again = images_read(lambda: night(pacs, research, root, verify="all"))
     assert {path for path in again if "released" in path.parts} == set(first.folder("released").rglob("*.dcm"))
