@@ -346,7 +346,7 @@ class _Reader:
                 tag, vr, length = head
                 start, position, last = position + 8, position + 8 + length, tag
                 if position > end:
-                    raise Unfit(_LENGTH_PAST_END)
+                    raise Unfit(_TRUNCATED if start > end else _LENGTH_PAST_END)
                 found[tag] = vr, data[start:position]
                 continue
             if position + 8 > end:

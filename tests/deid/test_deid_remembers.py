@@ -17,6 +17,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
+from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.base.files import read_jsonl, unpacked
 from pacsifier_ops.deid import identifiers, reading, steps, writing
 from pacsifier_ops.deid import profile as profiles
@@ -288,3 +289,22 @@ def _outcome(converter: Converter, path: Path, source: SourceSeries, uid: str) -
         made.path.unlink()
         made.path = Path()
     return astuple(made)
+
+
+def test_what_is_wrong_with_an_encoding_is_told_alike_after_other_objects() -> None:
+    """The header of the last element in an item is longer than the item; another object has the same header."""
+    stream = BytesIO()
+    _within("ReferencedImageSequence").save_as(stream, enforce_file_format=True)
+    whole = stream.getvalue()
+    at = whole.index(b"\x18\0\x50\0DS")
+    header = whole[at : at + 8]
+    body = whole[:at].rindex(b"\xfe\xff\0\xe0")
+    cut = whole[: body + 4] + (4).to_bytes(4, "little") + header + whole[at + 8 :]
+    reading._form(False, True).ordinary.clear()
+    told = []
+    for _ in range(2):
+        with pytest.raises(Unfit) as error:
+            reading.parse(cut)
+        told.append(str(error.value))
+        reading.parse(whole)
+    assert told[0] == told[1]
