@@ -4,6 +4,10 @@ A file is known by its inode, size, and times of change. The system sets the cha
 content or its attributes change, and no tool can set it back. A restored backup therefore is read once as a whole.
 Numbers of devices are no part of it: they change when a file system is mounted anew.
 
+There are two exceptions. A program that has mapped a file into its memory may change it again within half a minute, and
+the time stays. File systems without a change time of their own, such as sshfs, show the time that tools can set. So a
+file is read once more when it is copied to `released/`, and only what was approved is released.
+
 The time has a granularity. A file that has changed within the last seconds may change again, and keep its time, so that
 it is read again in the next run.
 
@@ -30,6 +34,8 @@ from pacsifier_ops.state.tree import state_folder
 
 #: Largest granularity of times of file systems, in nanoseconds: that of FAT.
 _GRANULARITY = 2 * 10**9
+#: Folder of the facts of a tree, in its state.
+FACTS = "facts"
 
 T = TypeVar("T")
 
@@ -116,7 +122,7 @@ def _identity(path: Path) -> list[int]:
 
 
 def _file(root: Path, name: str) -> Path:
-    return state_folder(root.resolve()) / "facts" / f"{name}.jsonl"
+    return state_folder(root.resolve()) / FACTS / f"{name}.jsonl"
 
 
 def forget_facts(root: Path) -> None:
@@ -125,5 +131,6 @@ def forget_facts(root: Path) -> None:
     Raises:
         OSError: the state root cannot be written.
     """
-    for path in _file(root, "").parent.rglob("*.jsonl"):
-        path.unlink(missing_ok=True)
+    for path in _file(root, "").parent.rglob("*"):
+        if path.suffix in (".jsonl", ".part"):  # the latter were left by a process that was killed
+            path.unlink(missing_ok=True)

@@ -142,7 +142,11 @@ def test_everything_is_read_again_from_time_to_time(root: Path, monkeypatch: pyt
 
 def test_facts_can_be_forgotten(root: Path) -> None:
     read(root)
+    kept = facts._file(root, "content")
+    left = kept.with_name(".content.jsonl.0123abcd.part")
+    left.write_bytes(kept.read_bytes())  # by a process that was killed
     forget_facts(root)
+    assert list(kept.parent.iterdir()) == []
     assert read(root)[1] == ["a", "b"]
 
 
