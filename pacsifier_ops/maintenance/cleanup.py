@@ -9,6 +9,7 @@
 | workplace       | `.pacsifier/incoming/<id>/` of output folders   | its lease has no holder                         |
 | submission      | `done/` and `rejected/` of the nightly runs     |                                                 |
 | unfinished file | `trees/` of the state root                      |                                                 |
+| facts           | `trees/<id>/facts/` of the state root           | none: the files are read again                  |
 | lease           | `leases/` of the state root                     | it has no holder                                |
 
 A run with objects in quarantine is removed only on request. Data sets, their ledgers and names, and records of
@@ -33,6 +34,7 @@ from pacsifier_ops.base.errors import StorageError, TreeError
 from pacsifier_ops.base.files import below, read_json, storage_errors
 from pacsifier_ops.dimse.receiver import INCOMING, QUARANTINE, is_series
 from pacsifier_ops.extract.receiving import series_lease
+from pacsifier_ops.state.facts import FACTS
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.tree import CONTROL, Tree
 
@@ -149,6 +151,8 @@ class _Search:
                 self._add("submission", path)
         for path in _unfinished_files(state / "trees"):
             self._add("unfinished file", path)
+        for path in sorted((state / "trees").glob(f"*/{FACTS}/**/*.jsonl")):
+            self._add("facts", path)
         for path in self._leases.forgotten():
             self._add("lease", path)
 

@@ -180,6 +180,17 @@ def test_spool_and_workplaces_are_removed_unless_they_are_in_use(pacs: EmbeddedP
     assert fresh.exists() and len(list(out.glob("sub-*/**/*.dcm"))) == 1
 
 
+def test_facts_of_a_tree_that_nobody_uses_are_removed(tmp_path: Path) -> None:
+    """They have names of patients, also when somebody has removed the folder itself."""
+    state = Tree.open(tmp_path / "out").state
+    old, of_a_place = put(state / "facts" / "heads-files.jsonl"), put(state / "facts" / "kinds" / "0123.jsonl")
+    fresh, ledger = put(state / "facts" / "digests.jsonl"), put(state / "approved.jsonl")
+    aged(100, old, of_a_place, ledger)
+    assert kinds() == {"facts": 2}
+    assert main(["--remove"]) == 0
+    assert [path.exists() for path in (old, of_a_place, fresh, ledger)] == [False, False, True, True]
+
+
 def test_submissions_of_past_nights_are_removed(tmp_path: Path) -> None:
     nightly = settings.nightly()
     places = [
