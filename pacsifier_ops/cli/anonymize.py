@@ -156,7 +156,9 @@ def _convert(run: Run, units: Sequence[int], processes: _Processes, stopped: Cal
         try:
             _convert_in(processes.pool(), units, meter, stopped)
         except BrokenProcessPool as error:
-            raise WorkerLost("a converting process died, maybe for lack of memory; run it again") from error
+            raise WorkerLost(
+                "a converting process died: the memory was too small, or a large file was cut short meanwhile; run it again"
+            ) from error
         finally:
             processes.end()
 

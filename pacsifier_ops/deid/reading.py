@@ -145,6 +145,9 @@ def read(path: Path) -> Parsed:
     if path.stat().st_size < _MAPPED:
         return parse(path.read_bytes())
     with path.open("rb") as stream:
+        # What cannot be read is an error here; in a mapping, it would end the process.
+        while stream.read(_PIECE):
+            pass
         return parse(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
