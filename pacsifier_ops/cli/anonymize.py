@@ -157,7 +157,7 @@ def _convert(run: Run, units: Sequence[int], processes: _Processes, stopped: Cal
             _convert_in(processes.pool(), units, meter, stopped)
         except BrokenProcessPool as error:
             raise WorkerLost(
-                "a converting process died: the memory was too small, or a large file was cut short meanwhile; run it again"
+                "a converting process died: too little memory, or a large file was cut short; run it again"
             ) from error
         finally:
             processes.end()

@@ -39,6 +39,8 @@ MOST_INFLATED = 2**30
 _MOST_HEADERS = 20_000
 #: Larger files (bytes) are mapped instead of read into memory. Pixel data above the second size are not copied.
 _MAPPED, _STRETCH = 1 << 26, 1 << 14
+#: Bytes that are read at once.
+_PIECE = 1 << 20
 
 #: Corrections, by the id under which they are counted.
 MENDED = {
