@@ -231,7 +231,7 @@ class _Match:
     def __init__(self, provider: Dimse, context_id: int, command: Command) -> None:
         self.pieces: list[bytes | memoryview] = []
         self._provider, self._context_id, self._command = provider, context_id, command
-        self._identifier = b""
+        self._identifier = bytearray()
 
     def take(self) -> None:
         self._identifier += b"".join(self.pieces)
@@ -247,5 +247,6 @@ class _Match:
         match.MessageIDBeingRespondedTo = number(self._command, RESPONDED_TO)
         match.Status = number(self._command, STATUS)
         # pydicom would accept a value that is cut off as a complete one. A match that is empty counts as unreadable.
-        match.Identifier = BytesIO(b"" if is_truncated(self._identifier) else self._identifier)
+        encoded = bytes(self._identifier)
+        match.Identifier = BytesIO(b"" if is_truncated(encoded) else encoded)
         self._provider.msg_queue.put((self._context_id, match))

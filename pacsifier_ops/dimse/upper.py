@@ -158,6 +158,7 @@ class Stream(AssociationSocket):
         head = self._wait_for(_PDU_HEAD.size)
         if len(head) < _PDU_HEAD.size or head[0] != _P_DATA_TF:
             return False
+        self.heard = time.monotonic()  # a PDU that has begun is no silence; it has a time-out of its own
         size = _PDU_HEAD.size + _PDU_HEAD.unpack(head)[1]
         return len(self._wait_for(size)) == size
 

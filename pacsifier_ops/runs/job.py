@@ -19,7 +19,6 @@ Each step may be killed and called again. These files in the run's folder are co
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
@@ -37,9 +36,11 @@ KEPT = ("scan", "expected", "units", "results", "accounts", "summary")
 NOT_ATTEMPTED = "not attempted: the run ended before"
 
 #: Key of a line of results, or of rows found, with its counts for `progress`: numbers by names such as
-#: `series complete`, `images received`, `rows empty`, `bytes`, `seconds`. A second line of an item holds the
-#: difference, so that the sum over all lines is right at any time.
+#: `series complete`, `images received`, `rows empty`, `bytes`, `seconds`.
 COUNTED = "counted"
+#: Key of a line of results with the name of its item. Of several lines of an item the last holds: also where a task
+#: that was given up still works beside the one that replaces it.
+ITEM = "item"
 
 Question = Callable[[], bool]
 
@@ -289,7 +290,9 @@ class Worker(Generic[Item, Result]):
         path = run.part("results", unit)
         lines = read_jsonl(path) if path.exists() else ()
         try:
-            results = [cls.result(**{name: line[name] for name in line if name != COUNTED}) for line in lines]
+            results = [
+                cls.result(**{name: line[name] for name in line if name not in (COUNTED, ITEM)}) for line in lines
+            ]
         except TypeError:
             raise InputError("the run was begun by an earlier version; begin it anew with the step prepare") from None
         return {cls.key(result): result for result in results}
@@ -302,12 +305,9 @@ class Worker(Generic[Item, Result]):
             for item in cls.items(run, int(part.stem)):
                 yield item, results.get(cls.key(item)) or cls.account(item)
 
-    def _line(self, result: Result, counted: Mapping[str, int | float] | None = None) -> dict[str, Any]:
-        """Return the line of a result; `counted` are the counts of an earlier line of the same item."""
-        counts = Counter[str](self.counts(result))
-        if counted is not None:
-            counts.subtract({"items": 1, **counted})
-        return {**asdict(result), COUNTED: counts}  # type: ignore[call-overload]
+    def _line(self, result: Result) -> dict[str, Any]:
+        line: dict[str, Any] = asdict(result)  # type: ignore[call-overload]
+        return {**line, COUNTED: self.counts(result), ITEM: str(self.key(result))}
 
     def unit(self, number: int, resumed: bool = False) -> dict[str, int | float]:
         """Work on the items of one unit.
@@ -327,7 +327,6 @@ class Worker(Generic[Item, Result]):
         """
         before = self._results(self._run, number)
         results = {key: result for key, result in before.items() if self.stays(result, resumed)}
-        counted = {key: self.counts(result) for key, result in results.items()}
         with storage_errors("the state root"):
             self._run.write_part("results", number, (self._line(results[key]) for key in sorted(results)))
         failed: PacsifierError | None = None
@@ -355,7 +354,7 @@ class Worker(Generic[Item, Result]):
                     results |= {} if kept is None else {key: kept}
                 else:
                     with storage_errors("the state root"):
-                        self._run.append_to_part("results", number, self._line(ended, counted.get(key)))
+                        self._run.append_to_part("results", number, self._line(ended))
                     self._done(ended)
         self.end(list(results.values()))
         if failed is not None:

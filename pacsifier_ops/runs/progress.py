@@ -17,7 +17,7 @@ from typing import Any
 
 from pacsifier_ops.runs.accounts import IMAGES, ROW_BAD
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.job import COUNTED, expected
+from pacsifier_ops.runs.job import COUNTED, ITEM, expected
 
 #: State of a row or a series that has no other one yet.
 WAITING = "waiting"
@@ -116,15 +116,18 @@ def _sum(parts: Iterable[tuple[str, int, int]]) -> Counter[str]:
 
 @lru_cache(16384)
 def _counted(path: str, mtime_ns: int, size: int) -> Counter[str]:
-    """The counts of the lines of a part (see `job.COUNTED`).
+    """The counts of the lines of a part (see `job.COUNTED`), of each item those of its last line.
 
     A part is replaced as a whole or gets longer, so its path, time and size tell its content. What is kept is small:
     the parts of eight runs of the largest size.
     """
-    counts: Counter[str] = Counter()
+    last: dict[str | int, dict[str, int | float]] = {}
     with open(path, encoding="utf-8", newline="\n") as lines:
-        for line in lines:
+        for number, line in enumerate(lines):
             if line.startswith("{") and line.endswith("\n"):
-                counts["items"] += 1
-                counts.update(json.loads(line).get(COUNTED, {}))
+                value = json.loads(line)
+                last[value.get(ITEM, number)] = {"items": 1, **value.get(COUNTED, {})}
+    counts: Counter[str] = Counter()
+    for counted in last.values():
+        counts.update(counted)
     return counts

@@ -45,6 +45,8 @@ from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from pacsifier_ops.deid.identifiers import SearchTerms
     from pacsifier_ops.deid.verifier import FileContent
 
@@ -319,20 +321,54 @@ def _zipped(data: bytes) -> Iterator[FileContent | str]:
 
 def _table(path: Path) -> Iterator[FileContent | str]:
     """Yield the content of a Parquet file: names of columns, metadata, and values, _ROWS rows at once."""
-    import pyarrow
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as table:
             notes = {**(table.metadata.metadata or {})}
-            notes.pop(b"ARROW:schema", None)  # the names of the columns again, as Base64
-            names = [*table.schema_arrow.names, *(str(note, "utf-8", "replace") for note in notes.values())]
-            yield _text("\n".join(names))
+            notes.pop(b"ARROW:schema", None)  # the columns again, as Base64
+            yield _text("\n".join([*_names(table.schema_arrow), *map(_decoded, notes.values())]))
             for batch in table.iter_batches(_ROWS):
                 for column in batch.columns:
-                    yield _text("\n".join(map(str, column.drop_null().to_pylist())))
-    except (pyarrow.ArrowException, OSError):
+                    for values in _values(column):
+                        yield _text("\n".join(map(_decoded, values)))
+    except Exception:  # reading foreign files raises many types of exception
         yield "the Parquet file cannot be read"
+
+
+def _names(fields: Iterable[pyarrow.Field]) -> Iterator[str]:
+    """Yield the names of columns and of the columns within them, and their metadata."""
+    for one in fields:
+        yield one.name
+        for pair in (one.metadata or {}).items():
+            yield from map(_decoded, pair)
+        inner = getattr(one.type, "storage_type", one.type)
+        yield from _names(map(inner.field, range(inner.num_fields)))
+
+
+def _values(column: pyarrow.Array) -> Iterator[list[Any]]:
+    """Yield the values of a column, also those of a dictionary that no row refers to: pandas keeps such categories."""
+    import pyarrow
+
+    if isinstance(column, pyarrow.ExtensionArray):
+        inner = [column.storage]
+    elif isinstance(column, pyarrow.DictionaryArray):
+        inner = [column.dictionary]
+    elif isinstance(column, pyarrow.MapArray):
+        inner = [column.keys, column.items]
+    elif isinstance(column, pyarrow.StructArray):
+        inner = column.flatten()
+    elif pyarrow.types.is_nested(column.type):
+        inner = [column.flatten()]
+    else:
+        yield column.drop_null().to_pylist()
+        return
+    for one in inner:
+        yield from _values(one)
+
+
+def _decoded(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _texts(path: Path) -> Iterator[FileContent]:

@@ -301,6 +301,15 @@ def test_a_pdu_may_be_longer_than_a_read(ours: Receiving, tmp_path: Path) -> Non
     assert ours.bodies() == [data] * 2
 
 
+def test_a_pdu_that_has_begun_is_no_silence(ours: Receiving, stored: tuple[bytes, bytes]) -> None:
+    """A peer may pause, and then send a PDU over a slow line: both together may take longer than the time-out."""
+    with Raw(ours.port) as peer:
+        (association,) = ours.server.active_associations
+        before = association.dul.socket.heard
+        peer.send(pdu(pdv(COMMAND | LAST, stored[0]))[:20])
+        assert until(lambda: association.dul.socket.heard > before)
+
+
 @pytest.mark.archive
 @pytest.mark.parametrize("counts", [True, False], ids=["counts", "no counts in the last response"])
 def test_counts_of_pending_responses_are_kept(tmp_path: Path, counts: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pacsifier_ops.handover.dicomdir import DicomdirRequest
 from pacsifier_ops.handover.karnak import KarnakRequest
 from pacsifier_ops.runs.accounts import SERIES_COMPLETE, SeriesAccount
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.job import COUNTED, expect
+from pacsifier_ops.runs.job import COUNTED, Worker, cut, expect
 from pacsifier_ops.runs.progress import Progress, _counted, progress_of
 from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.upload import steps as upload_steps
@@ -122,6 +123,42 @@ def test_only_changed_files_of_a_large_cohort_are_read_again() -> None:
     before = _counted.cache_info().misses
     run.write_part("results", 7, [line(700)])
     assert told(run)[1] == {"complete": 1901, "waiting": 99} and _counted.cache_info().misses == before + 1
+
+
+@dataclass
+class Count:
+    """An item of `Counting`, and its result."""
+
+    number: int
+    done: int = 0
+
+    def account(self) -> Count:
+        return Count(self.number)
+
+
+class Counting(Worker[Count, Count]):
+    """Works on items, and asks before each."""
+
+    item = result = Count
+
+    def work(self, item: Count, result: Count) -> Count:
+        self._cancelled()
+        return Count(result.number, result.done + 1)
+
+    def counts(self, result: Count) -> dict[str, int | float]:
+        return {"series complete": 1, "images received": result.done}
+
+    def totals(self, results: Sequence[Count]) -> dict[str, int | float]:
+        return {"done": len(results)}
+
+
+def test_a_task_that_was_given_up_and_the_next_one_count_an_item_once() -> None:
+    run = Run.fresh()
+    cut(run, [[Count(number) for number in range(3)]], {"series": 3})
+
+    next_one = iter([lambda: Counting(run).unit(0)])
+    Counting(run, lambda: bool([start() for start in next_one])).unit(0)
+    assert told(run) == ({}, {"complete": 3}, {"received": 3})
 
 
 def line(number: int) -> dict[str, Any]:

@@ -6,7 +6,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.embedded.phantoms import phantom_series
@@ -166,3 +169,23 @@ def test_a_table_is_searched_value_by_value_however_it_is_packed(dated: Gate, tm
     found = dated.search(tmp_path, [path.name for path in sorted(tmp_path.glob("*.parquet"))])
     assert {path for path, _ in found.blocking} == {"cut.parquet", "date.parquet", "name.parquet", "text.parquet"}
     assert ("cut.parquet", "the Parquet file cannot be read") in found.blocking
+
+
+def test_what_a_foreign_table_keeps_aside_is_searched(dated: Gate, tmp_path: Path) -> None:
+    """pandas keeps the categories of rows that were left out; names are also in columns within columns, and notes."""
+    chosen = pandas.DataFrame({"name": pandas.Categorical([NAME, "x"])}).iloc[1:]
+    field = pyarrow.field("n", pyarrow.int64())
+    for name, table in {
+        "category": pyarrow.Table.from_pandas(chosen),
+        "bytes": pyarrow.table({"n": [NAME.encode()]}),
+        "list": pyarrow.table({"n": [[{"m": NAME}]]}),
+        "map": pyarrow.table({"n": pyarrow.array([[("x", NAME)]], pyarrow.map_(pyarrow.string(), pyarrow.string()))}),
+        "inner": pyarrow.table({"n": pyarrow.array([None], pyarrow.struct([field.with_name(NAME)]))}),
+        "note": pyarrow.table([[1]], schema=pyarrow.schema([field.with_metadata({"of": NAME})])),
+        "unreadable": pyarrow.table({"n": pyarrow.array([2**30], pyarrow.int32()).cast(pyarrow.date32())}),
+        "good": pyarrow.table({"n": [[{"m": "x"}]]}),
+    }.items():
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    names = sorted(path.name for path in tmp_path.glob("*.parquet"))
+    found = dated.search(tmp_path, names)
+    assert {path for path, _ in found.blocking} == {*names} - {"good.parquet"}

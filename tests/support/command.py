@@ -156,7 +156,7 @@ def _belongs(path: Path, killed: bool) -> bool:
     if path.parts[0] == ".pacsifier":
         return killed or ("incoming" not in path.parts and "spool" not in path.parts)
     if path.parts[0] == "logs":
-        return path.suffix == ".csv"
+        return path.suffix in (".csv", ".parquet")
     return path.suffix in (".dcm", ".csv") or path.name == "new_id.txt"
 
 
