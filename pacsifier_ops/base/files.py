@@ -236,13 +236,21 @@ def append_jsonl(path: Path, value: Any) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
+    """Yield the values of a file of `write_jsonl`."""
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            yield json.loads(line)
+
+
+def read_appended(path: Path) -> Iterator[Any]:
     """Yield the values of a file of `write_jsonl` and `append_jsonl`.
 
-    A last line without an end is left out: a process was killed while it appended.
+    A line that is not whole is left out: a process was killed, or had no space, while it appended. Where another one
+    has appended meanwhile, such a line is not the last one, and may hold the beginning of another.
     """
-    with path.open(encoding="utf-8", newline="\n") as stream:
+    with path.open("rb") as stream:
         for line in stream:
-            if line.endswith("\n"):
+            with suppress(ValueError):
                 yield json.loads(line)
 
 

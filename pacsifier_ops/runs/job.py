@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pacsifier_ops.base.errors import InputError, Later, PacsifierError, Recalling, WindowClosed
-from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.files import read_appended, read_json, read_jsonl, storage_errors, write_atomic, write_json
 from pacsifier_ops.runs.folder import KeptRequest, Run, never, now
 
 #: Files and folders of every job that the first step removes before it begins.
@@ -288,7 +288,7 @@ class Worker(Generic[Item, Result]):
     @classmethod
     def _results(cls, run: Run, unit: int) -> dict[Any, Result]:
         path = run.part("results", unit)
-        lines = read_jsonl(path) if path.exists() else ()
+        lines = read_appended(path) if path.exists() else ()
         try:
             results = [
                 cls.result(**{name: line[name] for name in line if name not in (COUNTED, ITEM)}) for line in lines

@@ -122,9 +122,11 @@ def _counted(path: str, mtime_ns: int, size: int) -> Counter[str]:
     the parts of eight runs of the largest size.
     """
     last: dict[str | int, dict[str, int | float]] = {}
-    with open(path, encoding="utf-8", newline="\n") as lines:
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines):
-            if line.startswith("{") and line.endswith("\n"):
+            if not line.startswith(b"{"):
+                continue
+            with suppress(ValueError):  # see `read_appended`
                 value = json.loads(line)
                 last[value.get(ITEM, number)] = {"items": 1, **value.get(COUNTED, {})}
     counts: Counter[str] = Counter()
