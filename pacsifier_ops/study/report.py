@@ -400,6 +400,8 @@ def _verdict(account: StudyAccount) -> VerdictBox:
         what = f"Every row was answered, and {plural(totals['delivered'], 'instance is', 'instances are')} delivered"
         what += f"; {apart}, each for a reason." if apart else ", all that the archive lists."
         todo = "Nothing is left to do."
+        if empty := sum(row.state == ROW_EMPTY for row in account.rows):
+            todo = f"Check that the {plural(empty, 'row')} that found nothing should be empty."
         if totals["quarantined"]:
             todo = "Find out why objects are in quarantine, or do without them."
         if not account.series:
