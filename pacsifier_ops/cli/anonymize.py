@@ -25,8 +25,8 @@ from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.cli.crew import carry_out, stoppable
 from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.deid import steps
+from pacsifier_ops.deid.identity import FOLDER, STUDY
 from pacsifier_ops.deid.run import DeidRequest
-from pacsifier_ops.deid.whose import FOLDER, STUDY
 from pacsifier_ops.pseudonyms.secret import VARIABLE
 from pacsifier_ops.runs.folder import Run, noted_warnings
 

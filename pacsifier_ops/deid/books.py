@@ -32,6 +32,7 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.base.tables import TEXT, parquet_of, write_table
 from pacsifier_ops.deid import leftout
+from pacsifier_ops.deid.identity import split_key
 from pacsifier_ops.deid.rules import ProfileOption, Rules
 from pacsifier_ops.deid.run import (
     DEIDENTIFIED,
@@ -46,7 +47,6 @@ from pacsifier_ops.deid.run import (
     series_of,
 )
 from pacsifier_ops.deid.told import public_reason
-from pacsifier_ops.deid.whose import told_by
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.runs.folder import Run, now
@@ -100,7 +100,7 @@ class DeidAccount:
         linkage: folder of the linkage files.
         apart: folder of the files that left the input folder; in place only.
         patients: number of patients.
-        told_by: number of patients by what identifies them (`whose.IDENTITIES`).
+        told_by: number of patients by what identifies them (`identity.IDENTITIES`).
         sources: number of pseudonyms by source.
         strangers: number of keys of each file that match no patient of the folder.
         nameless: number of objects of this run without PatientID whose patient the folder or the study identifies.
@@ -240,7 +240,7 @@ def close(
         account.unreadable[outcome] = account.unreadable.get(outcome, 0) + 1
         account.set_apart.append((item["path"], outcome, item["reason"]))
     account.patients, account.rules = len(patients), dict(used.most_common())
-    account.told_by = dict(Counter(told_by(patient)[0] for patient in patients))
+    account.told_by = dict(Counter(split_key(patient)[0] for patient in patients))
     return account
 
 

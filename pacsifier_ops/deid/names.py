@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops.base.files import read_json, readable
+from pacsifier_ops.deid.identity import FOLDER, identifying, split_key
 from pacsifier_ops.deid.run import DeidRequest, Store
-from pacsifier_ops.deid.whose import FOLDER, identifying, told_by
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.secret import Secret
 from pacsifier_ops.state.tree import Names, series_folder, study_folder
@@ -109,7 +109,7 @@ class Namer:
         one = Dataset()
         one.SOPClassUID, one.Modality, one.PatientID = file.sop_class_uid, file.modality, identifying(file.patient_id)
         one.PatientName, one.PatientBirthDate = file.patient_name, file.birth_date
-        if told_by(file.patient_id)[0] == FOLDER:
+        if split_key(file.patient_id)[0] == FOLDER:
             one.OtherPatientNames = identifying(file.patient_id)  # a folder may be named after the patient
         one.AccessionNumber, one.StudyDate = file.accession, file.study_date
         found = Identifiers.of(one, person, self._rules)

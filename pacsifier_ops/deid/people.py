@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from pacsifier_ops.base.errors import InputError, PatientsRefused
 from pacsifier_ops.base.given import Unusable, read_given, text_of
-from pacsifier_ops.deid.whose import FOLDER, identifying, told_by
+from pacsifier_ops.deid.identity import FOLDER, identifying, split_key
 from pacsifier_ops.pseudonyms import local
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person, own_names, read_day_shifts, read_new_ids, taken_twice
 from pacsifier_ops.pseudonyms.secret import Secret
@@ -115,7 +115,7 @@ def who_becomes_whom(patients: Iterable[SourcePatient], sources: Sources) -> Ass
     counts: Counter[str] = Counter()
     for place, patient in enumerate(ordered):
         key = patient.patient_id
-        _, called = told_by(key)
+        _, called = split_key(key)
         pseudonyms = {NEW_ID: by_folder.get(key), **{name: given.of(called) for name, given in named.items()}}
         shifts = {name: given.of(called) for name, given in moved.items()}
         if person := linked.of(key):
@@ -143,7 +143,7 @@ def who_becomes_whom(patients: Iterable[SourcePatient], sources: Sources) -> Ass
         _refuse_unmoved(people)
     issuers = {patient.patient_id: "".join(patient.issuers) for patient in ordered if patient.patient_id in people}
     sources.linkage.add(people, issuers)
-    here = [told_by(patient.patient_id)[1] for patient in ordered]
+    here = [split_key(patient.patient_id)[1] for patient in ordered]
     strangers = {name: file.strangers(here) for name, file in named.items()}
     strangers |= {name: file.strangers(here) for name, file in moved.items()}
     return Assignment(people, dict(counts.most_common()), {name: count for name, count in strangers.items() if count})
@@ -202,7 +202,7 @@ def _new_ids_of_folders(root: Path, patients: Sequence[SourcePatient]) -> dict[s
             whose = {
                 key
                 for key in whose
-                if home.name == patient_folder({"PatientID": key}) or told_by(key) == (FOLDER, home.name)
+                if home.name == patient_folder({"PatientID": key}) or split_key(key) == (FOLDER, home.name)
             }
         if len(whose) != 1:
             raise InputError(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pacsifier_ops.deid.identity import PATIENT_ID
 from pacsifier_ops.deid.run import DeidRequest
-from pacsifier_ops.deid.whose import PATIENT_ID
 from pacsifier_ops.pseudonyms.secret import Secret, project_secret
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pathlib import Path
 from pacsifier_ops.base.files import storage_errors, write_atomic, write_json
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.deid.books import DeidAccount
+from pacsifier_ops.deid.identity import FOLDER, STUDY
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED, Store
-from pacsifier_ops.deid.whose import FOLDER, STUDY
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run, slices
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page

@@ -14,7 +14,7 @@ Files that outlive a run, beside the state of the output tree below `deid/<id>/`
 |-------------------------|------------|---------------------------------------------------------------------------|
 | names.json              | prepare    | folder names given so far                                                 |
 | series.jsonl            | prepare    | all series so far, see SourceSeries                                       |
-| homes.json              | prepare    | in place: patients of folders or studies, see `whose.Home`                |
+| homes.json              | prepare    | in place: patients of folders or studies, see identity.ObjectGroup        |
 | unreadable.jsonl        | prepare    | files that are no usable object, with the reason                          |
 | settled/<key>.jsonl     | convert    | outcome of each object of a series, see Settled; lines are only added     |
 | sheets/<number>.png     | convert    | contact sheet of a series, as it is in the data set                       |
@@ -33,7 +33,7 @@ from typing import Any
 from pacsifier_ops.base.files import private_folder, private_handle, read_jsonl
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.options import Flag, Section, any_file, flag_only, option, result_folder, same, source_folder
-from pacsifier_ops.deid.whose import IDENTITIES, PATIENT_ID
+from pacsifier_ops.deid.identity import IDENTITIES, PATIENT_ID
 from pacsifier_ops.pseudonyms.linkage import Person
 from pacsifier_ops.pseudonyms.run import PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT

@@ -33,6 +33,7 @@ from pacsifier_ops.base.files import (
     write_json,
     write_jsonl,
 )
+from pacsifier_ops.deid.identity import FOLDER, FolderRecords, ObjectGroup, PatientAssigner, identifying, split_key
 from pacsifier_ops.deid.inplace import CLEARED, clear, put_apart, take_place
 from pacsifier_ops.deid.names import Namer
 from pacsifier_ops.deid.people import SourcePatient, Sources, who_becomes_whom
@@ -51,7 +52,6 @@ from pacsifier_ops.deid.run import (
     series_of,
     store_of,
 )
-from pacsifier_ops.deid.whose import FOLDER, Home, Homes, Remembered, identifying, told_by
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs import job
@@ -127,16 +127,16 @@ def prepare(
     _check_trees(found.trees, request)
     kept = project_folder(request.project) / "folders.json"
     with shared().acquire(f"folders:{kept}", cancelled=cancelled) as lease, storage_errors("the state root"):
-        remembered = Remembered(kept, how.secret)
+        records = FolderRecords(kept, how.secret)
         files = (f for files in (*found.series.values(), found.copies) for f in files)
-        homes = Homes(files, request, _homes_before(request), remembered)
-        groups, unreadable, nameless = _grouped(found, homes, request.in_folder)
+        assigner = PatientAssigner(files, request, _groups_before(request), records)
+        groups, unreadable, nameless = _grouped(found, assigner, request.in_folder)
         if not (groups or unreadable or begun or request.allow_empty):
             raise InputError("in_folder holds no DICOM file")
         answer = who_becomes_whom(_patients(groups), _sources(request, how))
         lease.check()
-        names = [name for identity, name in map(told_by, answer.people) if identity == FOLDER]
-        remembered.keep({name: homes.homes[name] for name in names})
+        names = [name for identity, name in map(split_key, answer.people) if identity == FOLDER]
+        records.keep({name: assigner.groups[name] for name in names})
     unreadable += _unlinked(groups, answer.people, request.in_folder)
     with shared().acquire(f"deid:{request.out_folder}", cancelled=cancelled), storage_errors("the state root"):
         tree = Tree.convert(request.out_folder, how.stamp, request.in_place, run.name)
@@ -144,7 +144,7 @@ def prepare(
             raise TreeError(_AT_WORK)
         store = Store(tree, marker_of(tree.root)["id"])
         if request.in_place:
-            write_json(store.homes, homes.as_kept())
+            write_json(store.homes, assigner.as_kept())
         sources = _catalogued(store, groups, nameless, answer.people, Namer(store, request, how.rules, how.secret))
         unreadable = [*_moved_before(store, groups, request), *unreadable]
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
@@ -181,16 +181,16 @@ def _check_trees(trees: Iterable[Path], request: DeidRequest) -> None:
             raise TreeError(_AT_WORK)
 
 
-def _homes_before(request: DeidRequest) -> dict[str, Home]:
+def _groups_before(request: DeidRequest) -> dict[str, ObjectGroup]:
     """Return the patients of folders or studies as they were before a conversion in place began."""
     store = store_of(request.out_folder)
     if not (request.in_place and store and store.homes.exists()):
         return {}
-    return {name: Home(*map(set, said)) for name, said in read_json(store.homes).items()}
+    return {name: ObjectGroup(*map(set, said)) for name, said in read_json(store.homes).items()}
 
 
 def _grouped(
-    found: Scan, homes: Homes, root: Path
+    found: Scan, assigner: PatientAssigner, root: Path
 ) -> tuple[dict[tuple[str, str, str], list[DicomFile]], list[dict[str, Any]], set[Path]]:
     """Return the objects by patient, study and series; the unusable files with the reason; and the files of objects
     without PatientID.
@@ -203,7 +203,7 @@ def _grouped(
     for file in (file for files in found.series.values() for file in files):
         patient, reason = file.patient_id, _SEVERAL_IDS if "\\" in file.patient_id else ""
         if not patient:
-            patient, reason = homes.whose(file)
+            patient, reason = assigner.patient_of(file)
             file = replace(file, patient_id=patient)
             nameless.add(file.path)
         if reason:
@@ -211,8 +211,8 @@ def _grouped(
         else:
             groups.setdefault((patient, file.study_uid, file.series_uid), []).append(file)
     for file in found.copies:  # where the patient is unknown, a copy is as good as the other
-        if not file.patient_id and homes.scattered(file):
-            bad[readable(file.path.relative_to(root))] = homes.whose(file)[1]
+        if not file.patient_id and assigner.scattered(file):
+            bad[readable(file.path.relative_to(root))] = assigner.patient_of(file)[1]
             found.passed_over -= Counter([SECOND_COPY])
     return groups, [{"path": p, "reason": r, "missing": r.startswith(UNREADABLE)} for p, r in bad.items()], nameless
 
@@ -221,7 +221,7 @@ def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Ite
     patients: dict[str, SourcePatient] = {}
     for (patient_id, *_), files in groups.items():
         patient = patients.setdefault(patient_id, SourcePatient(patient_id))
-        if told_by(patient_id)[0] == FOLDER:
+        if split_key(patient_id)[0] == FOLDER:
             patient.names.add(identifying(patient_id))
         patient.issuers |= {file.issuer for file in files} - {""}
         patient.folders |= {file.path.parent for file in files}
@@ -343,7 +343,7 @@ def _telling(
             values[name] |= {getattr(file, attribute) for file in files} - {""}
         values["AcquisitionDate"] = set("\\".join(values["AcquisitionDate"]).split("\\")) - {""}
     for patient_id, values in found.items():
-        if told_by(patient_id)[0] == FOLDER:  # the name of a folder may be that of a person
+        if split_key(patient_id)[0] == FOLDER:  # the name of a folder may be that of a person
             values["PatientName"].add(identifying(patient_id))
     return found
 

@@ -265,7 +265,7 @@ def _is_open(path: Path) -> bool:
 def alike(name: str) -> str:
     """Return the form in which PatientIDs and pseudonyms are compared: without case and without `sub-`.
 
-    For the key of a patient without a PatientID (see `deid.whose`), this is the name of the folder or study.
+    For the key of a patient without a PatientID (see `deid.identity`), this is the name of the folder or study.
     """
     return name.rpartition("\\")[2].casefold().removeprefix("sub-")
 

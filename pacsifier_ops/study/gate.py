@@ -135,9 +135,9 @@ class Gate:
             run: the study's run.
             data_set: the de-identified folder.
         """
+        from pacsifier_ops.deid.identity import identifying
         from pacsifier_ops.deid.run import series_of, store_of
         from pacsifier_ops.deid.values import shifted_date
-        from pacsifier_ops.deid.whose import identifying
 
         births: dict[str, set[str]] = {}
         studies: dict[str, set[str]] = {}

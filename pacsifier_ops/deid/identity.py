@@ -51,7 +51,7 @@ _OTHER_RUN = (
 
 
 @dataclass
-class Home:
+class ObjectGroup:
     """Attribute values that the objects of a folder, or of a study, have for their patient.
 
     Attributes:
@@ -80,7 +80,7 @@ def key_of(identity: str, name: str) -> str:
     return f"{identity}\\{name}"
 
 
-def told_by(patient: str) -> tuple[str, str]:
+def split_key(patient: str) -> tuple[str, str]:
     """Split a patient's key into the kind of identity (`IDENTITIES`) and the PatientID, folder name or study UID."""
     identity, divided, name = patient.partition("\\")
     return (identity, name) if divided else (PATIENT_ID, patient)
@@ -92,11 +92,11 @@ def identifying(patient: str) -> str:
     This is the PatientID, or the name of the folder without `sub-`. It is empty for a study: its UID is checked as a
     UID.
     """
-    identity, name = told_by(patient)
+    identity, name = split_key(patient)
     return "" if identity == STUDY else name.removeprefix("sub-") if identity == FOLDER else name
 
 
-class Remembered:
+class FolderRecords:
     """What earlier runs of a project knew of the folders that represent patients.
 
     The values are digests by the project's secret.
@@ -113,36 +113,36 @@ class Remembered:
         self._path, self._secret = path, secret
         self._kept: dict[str, list[list[str]]] = read_json(path) if path.exists() else {}
 
-    def same(self, name: str, home: Home) -> bool:
+    def same(self, name: str, group: ObjectGroup) -> bool:
         """Return whether a folder may represent the same patient as the recorded folder of that name."""
         if name not in self._kept:
             return True
-        pairs = [(set(kept), set(now)) for kept, now in zip(self._kept[name], self._digests(home), strict=True)]
+        pairs = [(set(kept), set(now)) for kept, now in zip(self._kept[name], self._digests(group), strict=True)]
         names, births, studies = pairs
         contradictory = any(len(kept | now) > 1 for kept, now in (names, births))
         return not contradictory and any(kept & now for kept, now in (names, studies))
 
-    def keep(self, homes: dict[str, Home]) -> None:
+    def keep(self, groups: dict[str, ObjectGroup]) -> None:
         """Add the values of these folders, by name, to the records.
 
         Raises:
             OSError: the file cannot be written.
         """
-        for name, home in homes.items():
-            said = self._digests(home)
+        for name, group in groups.items():
+            said = self._digests(group)
             kept = self._kept.get(name, [[] for _ in said])
             self._kept[name] = [sorted({*old, *new}) for old, new in zip(kept, said, strict=True)]
-        if homes:
+        if groups:
             write_json(self._path, self._kept)
 
-    def _digests(self, home: Home) -> list[list[str]]:
+    def _digests(self, group: ObjectGroup) -> list[list[str]]:
         return [
             [self._secret.digest("folder", value).hex()[:32] for value in values]
-            for values in (home.names, home.births, home.studies)
+            for values in (group.names, group.births, group.studies)
         ]
 
 
-class Homes:
+class PatientAssigner:
     """Assigns objects without a PatientID to patients.
 
     Args:
@@ -150,33 +150,33 @@ class Homes:
         request: has the input folder and the kind of identity.
         before: values from an earlier run, by name of the folder or study. A conversion in place has removed those
             objects since.
-        remembered: records of earlier runs of the project.
+        records: those of earlier runs of the project.
     """
 
     def __init__(
-        self, files: Iterable[DicomFile], request: DeidRequest, before: dict[str, Home], remembered: Remembered
+        self, files: Iterable[DicomFile], request: DeidRequest, before: dict[str, ObjectGroup], records: FolderRecords
     ) -> None:
-        self.homes = before
+        self.groups = before
         self._root, self._identity = request.in_folder, (identity := request.identity)
         for file in files if identity != PATIENT_ID else ():
-            home = self.homes.setdefault(self._place(file), Home())
-            home.ids |= {*file.patient_id.split("\\")} - {""}
-            home.names |= {_compared(file.patient_name)} - {""}
-            home.births |= {file.birth_date} - {""}
-            home.studies.add(file.study_uid)
-        counts = Counter(study for home in self.homes.values() for study in home.studies)
+            group = self.groups.setdefault(self._place(file), ObjectGroup())
+            group.ids |= {*file.patient_id.split("\\")} - {""}
+            group.names |= {_compared(file.patient_name)} - {""}
+            group.births |= {file.birth_date} - {""}
+            group.studies.add(file.study_uid)
+        counts = Counter(study for group in self.groups.values() for study in group.studies)
         self._scattered = {study for study, count in counts.items() if count > 1}
-        self._same = cache(lambda name: identity != FOLDER or remembered.same(name, self.homes[name]))
+        self._same = cache(lambda name: identity != FOLDER or records.same(name, self.groups[name]))
 
     def as_kept(self) -> dict[str, list[list[str]]]:
         """Return the values of all folders or studies, fit for JSON."""
-        return {name: [*map(sorted, (h.ids, h.names, h.births, h.studies))] for name, h in self.homes.items()}
+        return {name: [*map(sorted, (h.ids, h.names, h.births, h.studies))] for name, h in self.groups.items()}
 
     def scattered(self, file: DicomFile) -> bool:
         """Return whether the study of an object lies in several folders while folders determine the patient."""
         return file.study_uid in self._scattered
 
-    def whose(self, file: DicomFile) -> tuple[str, str]:
+    def patient_of(self, file: DicomFile) -> tuple[str, str]:
         """Return the key of the patient of an object without a PatientID.
 
         Returns:
@@ -187,11 +187,11 @@ class Homes:
         name = self._place(file)
         if name in ("", patient_folder({})) or (self._identity == FOLDER and "\ufffd" in name):
             return "", _NO_FOLDER
-        home = self.homes[name]
-        if fault := home.fault(self._identity) or (_TWO_FOLDERS if self.scattered(file) else ""):
+        group = self.groups[name]
+        if fault := group.fault(self._identity) or (_TWO_FOLDERS if self.scattered(file) else ""):
             return "", fault
-        if home.ids:
-            return next(iter(home.ids)), ""
+        if group.ids:
+            return next(iter(group.ids)), ""
         return (key_of(self._identity, name), "") if self._same(name) else ("", _OTHER_RUN)
 
     def _place(self, file: DicomFile) -> str:
