@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.files import private_folder, storage_errors
-from pacsifier_ops.base.tables import BOOLEAN, INTEGER, TEXT, Columns, write_table
+from pacsifier_ops.base.files import private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.tables import BOOLEAN, INTEGER, TEXT, Columns, parquet_of, write_table
 from pacsifier_ops.runs.accounts import (
     ROW_EMPTY,
     ROWS_ANSWERED,
@@ -61,9 +61,10 @@ def write_books(
     with scratch() as unfinished, storage_errors("the output folder"):
         private_folder(log_folder / "runs")
         # Each run has its own log, so that no run overwrites another's. The newest one also has the name in PACSIFIER.
-        for path in (log_folder / "runs" / f"{run.name}.csv", log_folder / "pacsifier_log.csv"):
-            rows = ([line.get(name) for name in names] for line in _lines(account))
-            write_table(path, names, rows, scratch=unfinished)
+        own, newest = log_folder / "runs" / f"{run.name}.csv", log_folder / "pacsifier_log.csv"
+        write_table(own, names, ([line.get(name) for name in names] for line in _lines(account)), scratch=unfinished)
+        for written, copy in ((own, newest), (parquet_of(own), parquet_of(newest))):
+            write_atomic(copy, written.read_bytes(), scratch=unfinished)
 
 
 def _columns(account: RunAccount, columns: Sequence[str]) -> Columns:
