@@ -392,6 +392,8 @@ class _Moving:
         Raises:
             OSError: the file or folder cannot be read.
         """
+        from pacsifier_ops.deid.books import MANIFESTS
+
         name = path.relative_to(self._data)
         if path.is_symlink():
             return _INNER_LINK if _leads_into(path, self._data) else _LINK
@@ -403,7 +405,7 @@ class _Moving:
             return _LOG
         if name.name == "new_id.txt":
             return _NEW_ID
-        if str(name) in ("manifest.csv", "manifest.parquet") and marker_of(self._data).get("state") == DEIDENTIFIED:
+        if str(name) in MANIFESTS and marker_of(self._data).get("state") == DEIDENTIFIED:
             return _MANIFEST
         return content(path)
 
