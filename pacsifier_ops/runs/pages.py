@@ -50,6 +50,17 @@ class VerdictBox:
     sentences: tuple[str, ...]
 
 
+def left_to_do(empty: int) -> str:
+    """Return what to do after a complete run, for its `VerdictBox`.
+
+    Args:
+        empty: number of rows of the query table that found nothing.
+    """
+    if not empty:
+        return "Nothing is left to do."
+    return f"Check that the {words.plural(empty, 'row')} that found nothing should be empty."
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of a bar; `kind` gives the colour, as for badges."""

@@ -32,7 +32,7 @@ from pacsifier_ops.runs.accounts import (
     SeriesAccount,
     count_by,
 )
-from pacsifier_ops.runs.pages import Bar, VerdictBox, page
+from pacsifier_ops.runs.pages import Bar, VerdictBox, left_to_do, page
 
 #: Maximum number of UIDs shown for a series; accounts.json has all.
 MOST_UIDS = 20
@@ -226,9 +226,7 @@ def _verdict(account: RunAccount, words: _Words) -> VerdictBox:
     faults, totals = _faults(account), account.totals()
     empty, passed_over = sum(row.state == ROW_EMPTY for row in account.rows), sum(account.passed_over.values())
     if account.verdict == COMPLETE:
-        word, what, todo = "Complete", words.complete, "Nothing is left to do."
-        if empty:
-            todo = f"Check that the {plural(empty, 'row')} that found nothing should be empty."
+        word, what, todo = "Complete", words.complete, left_to_do(empty)
         if account.action == UPLOAD and not account.series:
             what, todo = "The folder holds no instance to send.", "Make sure that it is the right folder."
     elif account.verdict == INCOMPLETE:

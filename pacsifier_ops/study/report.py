@@ -29,7 +29,7 @@ from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
 from pacsifier_ops.runs.folder import Run, stage_folder
-from pacsifier_ops.runs.pages import Bar, VerdictBox, page
+from pacsifier_ops.runs.pages import Bar, VerdictBox, left_to_do, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
     DELIVERED,
@@ -399,9 +399,7 @@ def _verdict(account: StudyAccount) -> VerdictBox:
         word = "Complete"
         what = f"Every row was answered, and {plural(totals['delivered'], 'instance is', 'instances are')} delivered"
         what += f"; {apart}, each for a reason." if apart else ", all that the archive lists."
-        todo = "Nothing is left to do."
-        if empty := sum(row.state == ROW_EMPTY for row in account.rows):
-            todo = f"Check that the {plural(empty, 'row')} that found nothing should be empty."
+        todo = left_to_do(sum(row.state == ROW_EMPTY for row in account.rows))
         if totals["quarantined"]:
             todo = "Find out why objects are in quarantine, or do without them."
         if not account.series:
