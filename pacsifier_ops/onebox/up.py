@@ -41,6 +41,9 @@ EMBEDDED_DEID = "The embedded De-ID service; change this description with the re
 EMBEDDED = "The embedded PACS; change this description with the rest, or the next start restores it"
 #: Maximum seconds for the start of a component, for running tasks after Ctrl-C, and for all components to stop.
 STARTING, STOPPING, CLOSING = 120.0, 15.0, 6.0
+#: Maximum seconds that a component waits while another one writes to the database. SQLite has one writer at a time, and
+#: its default of 5 s is short for a busy scheduler.
+WRITE_WAIT = 20.0
 
 
 def airflow_settings() -> dict[str, str]:
@@ -69,7 +72,7 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
         "AIRFLOW_CONFIG": str(airflow / "airflow.cfg"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow / 'airflow.db'}?timeout={WRITE_WAIT:.0f}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(airflow / "logs"),
         "AIRFLOW__API__HOST": HOST,
         "AIRFLOW__API__PORT": str(port),
@@ -250,6 +253,12 @@ def is_healthy(port: int) -> bool:
     return all(health[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
 
 
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind((HOST, 0))
+        return int(found.getsockname()[1])
+
+
 def _check_free(ports: Mapping[str, int]) -> None:
     """Check that the ports are free.
 
@@ -338,6 +347,8 @@ def up(
     """
     chosen = {name: value for name, value in os.environ.items() if name.startswith("PACSIFIER_")}
     environment = {**os.environ, **airflow_environment(home, port), **chosen}
+    task_port = _free_port()
+    environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"http://{HOST}:{task_port}/execution/"
     data = Path(environment["PACSIFIER_DATA_ROOT"])
     # By default, the spool is on the file system of the data.
     environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))
@@ -361,13 +372,17 @@ def up(
             *("pacsifier_ops.embedded", "--port", str(pacs_port), "--aet", PACS_AET),
             *("--destination", f"{aet}={HOST}:{receiver_port}"),
         )
-        parts.start("api-server", "airflow", "api-server")
+        # Tasks have a server of their own. Airflow logs a user's request on the event loop, and the loop waits for the
+        # database meanwhile; if a task's request in the same process has the database, it waits for the loop.
+        parts.start("api-server", "airflow", "api-server", "--apps", "core")
+        parts.start("task-server", "airflow", "api-server", "--apps", "execution", "--port", str(task_port))
         # No log servers: all components read the log files directly, and log servers would listen on all addresses.
         parts.start("scheduler", "airflow", "scheduler", "--skip-serve-logs")
         parts.start("triggerer", "airflow", "triggerer", "--skip-serve-logs")
         parts.start("dag-processor", "airflow", "dag-processor")
         parts.wait_until("the receiver", lambda: is_listening(receiver_port))
         parts.wait_until("the embedded PACS", lambda: is_listening(pacs_port))
+        parts.wait_until("the server of the tasks", lambda: is_listening(task_port))
         parts.wait_until("Airflow", lambda: is_healthy(port))
         deid = pacs = "as you set it"
         if _is_own(environment, home, "pacs_default", EMBEDDED):

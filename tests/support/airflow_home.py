@@ -411,10 +411,14 @@ class Up:
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
-        with self._opener.open(
-            urllib.request.Request(f"{self.url}/{path}", data, headers, method=method), timeout=30
-        ) as answer:
-            return json.load(answer)
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
+        try:
+            with self._opener.open(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            error.add_note(error.read().decode(errors="replace"))
+            error.add_note((self.home / "logs" / "api-server.log").read_text(errors="replace")[-3000:])
+            raise
 
     def token(self, user: str) -> str:
         """What a user shows to the API, as a bearer or as a cookie."""

@@ -169,4 +169,4 @@ def test_a_bad_conf_is_refused_by_the_api_with_the_reason(up: Up, conf: dict[str
     with pytest.raises(urllib.error.HTTPError) as refused:
         conf = {"queryfile": "queries/example1.csv", **conf}
         up._call("api/v2/dags/pacsifier_extract/dagRuns", {"logical_date": None, "conf": conf})
-    assert refused.value.code == 400 and said in refused.value.read().decode()
+    assert refused.value.code == 400 and said in refused.value.__notes__[0]
