@@ -196,3 +196,11 @@ def test_tables_are_known_without_what_writes_them() -> None:
         "print({'pandas', 'pyarrow'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_table_is_written_without_pandas(path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pacsifier_ops.base.tables import TEXT, write_table\n"
+        f"write_table(Path({str(path)!r}), {{'name': TEXT}}, [('x',)]); print('pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
