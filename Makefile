@@ -1,6 +1,6 @@
 # `make` or `make help` says what there is. Needs python3 (3.11 or newer) and make; everything else is fetched.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast lint bench up setup-docker build-docker lock clean
+.PHONY: help setup setup-dev demo test test-fast lint bench bench-quick up setup-docker build-docker lock clean
 
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 RUN := .venv/bin/python
@@ -35,7 +35,8 @@ help:
 	@echo "make test           all tests (TESTS=tests/deid for some)"
 	@echo "make test-fast      those that need no archive, no scheduler, no browser"
 	@echo "make lint           ruff, mypy, and which room may use which"
-	@echo "make bench          side by side with PACSIFIER 1.0 and DCMTK"
+	@echo "make bench          side by side with PACSIFIER 1.0, DCMTK and others: one table, in half an hour"
+	@echo "make bench-quick    a few of these comparisons, in two minutes"
 	@echo "make lock           resolve the lock files anew from requirements*.txt"
 	@echo "make clean          remove .venv and what the targets above left"
 
@@ -70,7 +71,10 @@ lint: setup-dev
 	@.venv/bin/lint-imports
 
 bench: setup-dev
-	@$(RUN) bench/run.py
+	@$(RUN) bench/run.py $(ARGS)
+
+bench-quick: setup-dev
+	@$(RUN) bench/run.py --quick
 
 lock: setup-dev
 	@$(COMPILE) requirements.txt --output-file requirements.lock

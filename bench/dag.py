@@ -1,4 +1,7 @@
-"""The extract DAG through the real scheduler (LocalExecutor), with what Airflow itself adds shown apart."""
+"""The extract DAG through the real scheduler (LocalExecutor), with what Airflow itself adds shown apart.
+
+python -m bench.dag [ROUNDS]
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from pacsifier_ops.base.files import read_json  # noqa: E402
-from pacsifier_ops.embedded.pacs import EmbeddedPacs  # noqa: E402
-from tests.support.airflow_home import DAG_ID, Up  # noqa: E402
-from tests.support.peers import Orthanc  # noqa: E402
+from bench.retrieve import orthanc
+from bench.timing import SMALL, STEADY, spread
+from pacsifier_ops.base.files import read_json
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from tests.support.airflow_home import DAG_ID, Up
+from tests.support.peers import Orthanc
 
 
 @dataclass
@@ -71,3 +73,22 @@ def _busy(tasks: list[dict[str, Any]], accounts: dict[str, Any]) -> float:
 
 def _seconds(start: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def main() -> None:
+    """Print a table."""
+    print("| cohort | tasks | seconds | of it retrieving | Airflow's share, per task | complete |")
+    print("|---|---:|---:|---:|---:|---|")
+    cohorts = (SMALL, STEADY[1])
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        files = [path for cohort in cohorts for path in cohort.write(Path(name) / cohort.patient)]
+        with orthanc(Path(name) / "orthanc", files) as server:
+            dag = time_dag(server, [cohort.patient for cohort in cohorts], int(sys.argv[1]) if sys.argv[1:] else 3)
+    for cohort, times in zip(cohorts, dag.values(), strict=True):
+        shares = [(total - busy) / times.tasks for total, busy in zip(times.total, times.busy, strict=True)]
+        cells = [cohort.name, str(times.tasks), spread(times.total), spread(times.busy), spread(shares)]
+        print(f"| {' | '.join(cells)} | {'yes' if times.exact else 'no'} |")
+
+
+if __name__ == "__main__":
+    main()

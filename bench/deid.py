@@ -1,7 +1,4 @@
-"""De-identification beside other tools, on tmpfs: how fast, and what is left of the identifiers planted in a corpus.
-
-python -m bench.deid [ROUNDS]
-"""
+"""De-identification beside other tools, on tmpfs: images with the header of a scanner, each tool as whole commands."""
 
 from __future__ import annotations
 
@@ -9,27 +6,20 @@ import json
 import os
 import random
 import shutil
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from bench.timing import Cohort, Runs, installed, run, spread
-from tests.support import deid_corpus, deid_score
-from tests.support.deid_corpus import Source
-from tests.support.deid_key import Category, Policy
+from bench.timing import ROOT, Cohort, Tool, Work, installed, run
 
-ROOT = Path(__file__).resolve().parents[1]
 #: In memory where there is such a folder, so that no disk is measured.
 MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+#: Reads the first folder, writes the second one, has the third one for whatever else it needs.
+Program = Callable[[Path, Path, Path], None]
 
 
 class Scanned(Cohort):
@@ -59,26 +49,15 @@ class Scanned(Cohort):
         return paths
 
 
-COHORTS = (
-    Cohort("one image of 64×64: start-up", "ONE", 1, 1, 64),
-    Cohort("100 series × 20 images of 64×64", "SMALL", 100, 20, 64),
-    Cohort("10 series × 50 images of 512×512", "LARGE", 10, 50, 512),
-    Scanned("10 series × 200 images of 512×512 with the header of a scanner", "REAL", 10, 200, 512),
-)
-CORES = os.cpu_count() or 1
+def command(*options: str) -> Program:
+    """Our command: plan, books and report as well, and contact sheets unless it is told otherwise."""
 
+    def call(folder: Path, out: Path, scratch: Path) -> None:
+        words = [sys.executable, "-m", "pacsifier_ops.cli.anonymize", "-d", str(folder), "-o", str(out), "-i"]
+        words += ["--profile", "default", "--accept_incomplete", *options]
+        run(words, scratch, PACSIFIER_STATE_ROOT=str(scratch / "state"), PYTHONPATH=str(ROOT))
 
-@dataclass(frozen=True)
-class Tool:
-    """A tool, and how it is called.
-
-    Attributes:
-        call: reads one folder, writes another one, has a third one for whatever else it needs.
-        cores: how many it works on.
-    """
-
-    call: Callable[[Path, Path, Path], None]
-    cores: int = 1
+    return call
 
 
 def copied(folder: Path, out: Path, _: Path) -> None:
@@ -124,245 +103,60 @@ def _certificate(certificate: Path, key: Path) -> None:
     shutil.copy(identity.key, key)
 
 
-def command(*options: str) -> Callable[[Path, Path, Path], None]:
-    """Our command: plan, books and report as well, and contact sheets unless it is told otherwise."""
+#: Programs that other people wrote, and how they are called.
+PEERS: dict[str, Program] = {
+    "gdcmanon (C++)": gdcmanon,
+    "dicom-anonymizer 2.1.0": dicom_anonymizer,
+    "dicognito 0.19.0": dicognito,
+    "PACSIFIER 1.0.0": pacsifier,
+}
 
-    def call(folder: Path, out: Path, scratch: Path) -> None:
-        words = [sys.executable, "-m", "pacsifier_ops.cli.anonymize", "-d", str(folder), "-o", str(out), "-i"]
-        words += ["--profile", "default", "--accept_incomplete", *options]
-        run(words, scratch, PACSIFIER_STATE_ROOT=str(scratch / "state"), PYTHONPATH=str(ROOT))
+
+def _tool(program: Program, folder: Path) -> Tool:
+    def call(place: Path, _: Any) -> None:
+        out, scratch = place / "out", place / "scratch"
+        out.mkdir(exist_ok=True)
+        scratch.mkdir(exist_ok=True)
+        program(folder, out, scratch)
 
     return call
 
 
-def ours(cores: int = 1, *, profile: str = "default", without: str = "") -> Callable[[Path, Path, Path], None]:
-    """All that is done to a file, without the books of a run.
-
-    Args:
-        without: "verifier", or "rules": every object goes out, also those that a run keeps back.
-    """
-
-    def call(folder: Path, out: Path, scratch: Path) -> None:
-        words = [sys.executable, "-m", "bench.deid", "convert", str(folder), str(out), str(cores), profile, without]
-        run(words, scratch, PYTHONPATH=str(ROOT))
-
-    return call
-
-
-TOOLS = {
-    "ours, one process": Tool(ours()),
-    "ours, one process, no verifier": Tool(ours(without="verifier")),
-    f"ours, {CORES} processes": Tool(ours(CORES), CORES),
-    "ours, the whole command": Tool(command(), CORES),
-    "ours, the whole command, no contact sheets": Tool(command("--no_contact_sheets"), CORES),
-    "cp": Tool(copied),
-    "PACSIFIER 1.0.0": Tool(pacsifier),
-    "dicognito 0.19.0": Tool(dicognito),
-    "dicom-anonymizer 2.1.0": Tool(dicom_anonymizer),
-    "gdcmanon (python-gdcm)": Tool(gdcmanon),
-}
-#: The tools that other people wrote to de-identify, in Python.
-PEERS = ("PACSIFIER 1.0.0", "dicognito 0.19.0", "dicom-anonymizer 2.1.0")
-#: Those whose results are scored, all by the Basic Profile.
-SCORED = {
-    "ours, every object": Tool(ours(profile="basic", without="rules")),
-    "ours, what a run lets out": Tool(ours(profile="basic")),
-    **{name: TOOLS[name] for name in (*PEERS, "gdcmanon (python-gdcm)", "cp")},
-}
-
-
-# Ours, as a program
-
-
-def convert(paths: Sequence[Path], names: Sequence[str], out: Path, name: str, without: str) -> None:
-    """De-identify files: read, judged, de-identified, blacked out, written, searched."""
-    from pacsifier_ops.base.errors import Unfit
-    from pacsifier_ops.deid import devices, pixels, profile, reading, writing
-    from pacsifier_ops.deid import verifier as search
-    from pacsifier_ops.deid.engine import Engine
-    from pacsifier_ops.deid.exclusion import Judge, Kind
-    from pacsifier_ops.deid.numbers import Calendar
-    from pacsifier_ops.deid.rules import ProfileOption
-    from pacsifier_ops.deid.verifier import Identifiers, Searched
-    from pacsifier_ops.pseudonyms.linkage import Person
-    from pacsifier_ops.pseudonyms.secret import Secret
-
-    options = (ProfileOption.MODIFIED_DATES, ProfileOption.CLEAN_DESCRIPTORS) if name == "default" else ()
-    rules = profile.compile(profile.load("basic", add=options))
-    engine, searched = Engine(rules, Secret(b"the secret of the benchmark ....")), Searched()
-    judge = Judge(True, devices.load(), rules.options)
-    for path, new in zip(paths, names, strict=True):
-        target = out / new
-        try:
-            dataset = reading.read(path)
-            verdict = judge.verdict(dataset)
-            if verdict.kind is not Kind.PASS and without != "rules":
-                continue
-            person = Person(f"P{crc32(str(dataset.PatientID).encode())}", -17)
-            identifiers = Identifiers.of(dataset, person)
-            calendar = Calendar.of(identifiers.days, -17, frozenset(), frozenset(identifiers.terms.numbers))
-            outcome = engine.deidentify(dataset, person, calendar)
-            if verdict.blackout is not None:
-                pixels.blackout(outcome.dataset, verdict.blackout)
-            writing.write(outcome if verdict.blackout is None else outcome.dataset, target)
-            if without != "verifier" and search.search(target, identifiers, searched):
-                target.unlink()
-        except Unfit:
-            target.unlink(missing_ok=True)
-
-
-def _program(folder: Path, out: Path, cores: int, profile: str, without: str) -> None:
-    paths = sorted(folder.rglob("*.dcm"))
-    names = [f"{number:06d}.dcm" for number in range(len(paths))]
-    if cores == 1:
-        convert(paths, names, out, profile, without)
-        return
-    convert([], [], out, profile, without)  # what is loaded before they fork, they share
-    with ProcessPoolExecutor(cores, get_context("fork")) as pool:
-        parts = [
-            pool.submit(convert, paths[first::cores], names[first::cores], out, profile, without)
-            for first in range(cores)
-        ]
-        for part in parts:
-            part.result()
-
-
-# Speed
-
-
-def compare(folder: Path, rounds: int) -> dict[str, Runs]:
-    """Let every tool de-identify a folder, in rounds."""
-    expected = sum(1 for _ in folder.rglob("*.dcm"))
-    results = {name: Runs() for name in TOOLS}
-    for _ in range(rounds):
-        for name, tool in TOOLS.items():
-            with tempfile.TemporaryDirectory(dir=MEMORY, prefix="bench-") as place:
-                out, scratch = Path(place) / "out", Path(place) / "scratch"
-                out.mkdir()
-                scratch.mkdir()
-                started = time.perf_counter()
-                tool.call(folder, out, scratch)
-                results[name].seconds.append(time.perf_counter() - started)
-                results[name].files = sum(1 for path in out.rglob("*") if path.is_file() and path.suffix != ".json")
-                results[name].exact &= results[name].files >= expected
-    return results
-
-
-def speeds(title: str, files: int, results: dict[str, Runs]) -> list[str]:
-    """The runs as a Markdown table: ratios are per core and taken within a round, against the fastest of PEERS."""
-    fastest = min(PEERS, key=lambda name: statistics.median(results[name].seconds))
-    lines = [
-        f"### {title}",
-        "",
-        f"| tool | runs | seconds: median (min to max) | files/s per core | times {fastest} per core | times cp |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for name, runs in results.items():
-        cores = TOOLS[name].cores
-        median = statistics.median(runs.seconds)
-        ratios = [theirs / (our * cores) for theirs, our in zip(results[fastest].seconds, runs.seconds, strict=True)]
-        times = [our / copy for our, copy in zip(runs.seconds, results["cp"].seconds, strict=True)]
-        lines.append(
-            f"| {name} | {len(runs.seconds)} | {spread(runs.seconds)} | {files / median / cores:.0f} "
-            f"| {spread(ratios)} | {statistics.median(times):.0f} |"
-        )
-    return [*lines, ""]
-
-
-# What is left
-
-
-def leaks(folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Planted values that survive each tool, and its scores by the Basic Profile, as Markdown and as numbers."""
-    sources = deid_corpus.build(folder / "in")
-    policy = Policy(frozenset())
-    plain = [source for source in sources if not source.stuffed]
-    scores: dict[str, deid_score.Score] = {}
-    usual: dict[str, deid_score.Score] = {}
-    for name, tool in SCORED.items():
-        out, scratch = folder / f"out {name}", folder / f"scratch {name}"
-        out.mkdir()
-        scratch.mkdir()
-        _apply(tool, sources, folder / "in", out, scratch)
-        scores[name] = deid_score.score(sources, out, policy)
-        usual[name] = deid_score.score(plain, out, policy)
-    lines = [
-        "### Planted identifiers that survive",
-        "",
-        "| tool | objects that came out | in one CT object | in objects as their kinds are | with stuffed ones |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    ct = next(source for source in plain if source.kind == "CT")
-    planted = len({needle for value in ct.planted for needle in value.needles})
-    for name, score in scores.items():
-        came = len(sources) - len(score.lost) - len(score.kept_back)
-        left = sum(number == ct.number for number, _ in score.survivors)
-        lines.append(
-            f"| {name} | {came} of {len(sources)} | {'–' if ct.number in score.lost else f'{left} of {planted}'} "
-            f"| {_share(usual[name])} | {_share(score)} |"
-        )
-    numbers = {
-        name: {
-            "survivors": len(score.survivors),
-            "planted": score.planted,
-            "lost": len(score.lost),
-            "kept_back": len(score.kept_back),
-            **{str(category): score.of(category) for category in Category if score.asked[category]},
-        }
-        for name, score in scores.items()
-    }
-    return [*lines, "", "### Scores by category", "", *deid_score.table(scores), ""], numbers
-
-
-def _share(score: deid_score.Score) -> str:
-    share = 100 * len(score.survivors) / max(score.planted, 1)
-    return f"{len(score.survivors):,} of {score.planted:,} ({share:.1f} %)"
-
-
-def _apply(tool: Tool, sources: list[Source], folder: Path, out: Path, scratch: Path) -> None:
-    """Have a tool do the corpus; where it stops at a file, one by one what has not come out."""
-    whole = False
-    with suppress(RuntimeError):
-        tool.call(folder, out, scratch)
-        whole = True
-    done = deid_score.outputs(out)
-    if whole and done:
-        return
-    for source in sources:
-        if source.number in done:
-            continue
-        alone, result = scratch / f"in{source.number}", out / str(source.number)
-        (alone / source.path.relative_to(folder)).parent.mkdir(parents=True)
-        result.mkdir()
-        shutil.copy(source.path, alone / source.path.relative_to(folder))
-        with suppress(RuntimeError):
-            tool.call(alone, result, scratch)
-
-
-# The whole
-
-
-def measure(rounds: int) -> tuple[dict[str, Any], list[str]]:
-    """All of it: numbers, and Markdown."""
-    numbers: dict[str, Any] = {"speed": {}}
-    page = ["## De-identification", ""]
+def works(folder: Path, quick: bool) -> Iterator[Work]:
+    """Yield the comparisons; if `quick`, a fifth of the images, and neither contact sheets nor the slow tools."""
+    # Ours needs the tree of an extraction to call a patient by its folder; to the others it is a folder.
     with tempfile.TemporaryDirectory(dir=MEMORY, prefix="bench-") as name:
-        folder = Path(name)
-        for cohort in COHORTS:
-            tree = folder / cohort.patient
-            files = cohort.write(tree / f"sub-{cohort.patient}" / "ses-20180102101500" / "00001-Phantom_CT")
-            results = compare(tree, rounds)
-            numbers["speed"][cohort.name] = {tool: asdict(runs) for tool, runs in results.items()}
-            page += speeds(cohort.name, len(files), results)
-        lines, numbers["leaks"] = leaks(folder / "corpus")
-        page += lines
-    return numbers, page
+        series = 2 if quick else 10
+        cohort = Scanned(f"{series} series × 200 images of 512×512", "REAL", series, 200, 512)
+        tree = Path(name) / "in"
+        cohort.write(tree / f"sub-{cohort.patient}" / "ses-20180102101500" / "00001-Phantom_CT")
+        plain = command("--no_contact_sheets")
+        programs = {"ours": plain, "gdcmanon (C++)": gdcmanon, "cp": copied}
+        if not quick:
+            programs |= {"ours, with contact sheets": command(), **PEERS}
 
+        def exact(place: Path, _: Any) -> bool:
+            return sum(1 for path in (place / "out").rglob("*") if path.suffix == ".dcm") == cohort.size
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["convert"]:
-        _program(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:7])
-    else:
-        found, lines = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
-        print("\n".join(lines))
-        print(json.dumps(found), file=sys.stderr)
+        def counted(place: Path, _: Any) -> bool:
+            # Some tools give their files other names.
+            kept = (path for path in (place / "out").rglob("*") if path.is_file() and path.suffix != ".json")
+            return sum(1 for _ in kept) >= cohort.size
+
+        tools = {name: _tool(program, tree) for name, program in programs.items()}
+        slow = frozenset(PEERS) - {"gdcmanon (C++)"}
+        yield Work(f"de-identify {cohort.name}", cohort.size, tools, counted, once=slow, place=Path(name))
+
+        @contextmanager
+        def before(place: Path) -> Iterator[None]:
+            tools["ours"](place, None)
+            yield
+
+        yield Work(
+            f"de-identify {cohort.name} again, nothing new",
+            cohort.size,
+            {"ours": tools["ours"], "cp": lambda place, _: copied(tree, place / "scratch", place)},
+            exact,
+            before,
+            place=Path(name),
+        )

@@ -1,19 +1,31 @@
-"""What all comparisons share: the cohorts, how a command is run, what is kept of its runs, and how they are told."""
+"""What all comparisons share: the cohorts, how a command is run, what is kept of its runs, and the table."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import platform
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pacsifier_ops.embedded.phantoms import phantom_series, write
+from tests.support.peers import Orthanc
 from tools.bootstrap import uv_environment
 
-OUT = Path(__file__).resolve().parents[1] / "bench" / "out"
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "bench" / "out"
+#: DCMTK's programs, and Orthanc, which is built on it, leave Nagle's algorithm on unless this variable is set.
+NO_DELAY = {"TCP_NODELAY": "1"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,11 @@ class Cohort:
     images: int
     pixels: int
 
+    @property
+    def size(self) -> int:
+        """Number of its images."""
+        return self.series * self.images
+
     def write(self, folder: Path) -> list[Path]:
         """Write the files of the cohort."""
         paths = []
@@ -50,13 +67,9 @@ class Cohort:
         return paths
 
 
-COHORTS = (
-    Cohort("10 series × 20 images of 64×64", "SMALL", 10, 20, 64),
-    Cohort("5 series × 50 images of 512×512", "LARGE", 5, 50, 512),
-)
-#: Large enough that the start of a command counts for little, and one that shows what it takes.
+#: The start of a command counts for most of the first, and for little of the others.
+SMALL = Cohort("10 series × 20 images of 64×64", "SMALL", 10, 20, 64)
 STEADY = (
-    Cohort("1 image of 64×64", "ONE", 1, 1, 64),
     Cohort("20 series × 100 images of 128×128", "STEADY128", 20, 100, 128),
     Cohort("10 series × 100 images of 512×512", "STEADY512", 10, 100, 512),
 )
@@ -106,45 +119,118 @@ def installed(package: str) -> Path:
     return place / "bin"
 
 
+#: Works in a fresh folder, with what `Work.around` gave.
+Tool = Callable[[Path, Any], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that several tools do, each as whole commands in a folder of its own.
+
+    Attributes:
+        name: what the table calls it.
+        items: images of it.
+        tools: who does it; the first is ours.
+        exact: whether a run in a folder brought what it should, each once and nothing else.
+        around: what has to be there during a run and is not timed.
+        once: tools that take part in the first round alone, since a run of theirs takes minutes.
+        place: folder of the runs' folders.
+    """
+
+    name: str
+    items: int
+    tools: Mapping[str, Tool]
+    exact: Callable[[Path, Any], bool]
+    around: Callable[[Path], AbstractContextManager[Any]] = nullcontext
+    once: frozenset[str] = frozenset()
+    place: Path | None = None
+
+
 @dataclass
 class Runs:
-    """All runs of one tool on one cohort.
+    """All runs of one tool.
 
     Attributes:
         seconds: wall time of each run.
-        cpu: processor time of the tool's processes in each run, in seconds, where it was measured.
-        files: DICOM objects that came out of it, in the last run.
-        exact: every run brought each instance once and nothing else.
+        cpu: seconds of processor time, user and system, of the tool's processes in each run.
+        exact: see `Work.exact`; of all runs.
     """
 
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    files: int = 0
     exact: bool = True
 
 
-def report(title: str, instances: int, results: dict[str, Runs]) -> str:
-    """The runs as a Markdown table; ratios are taken within a round, against the first tool, which is ours."""
-    ours = next(iter(results.values()))
+def compare(work: Work, rounds: int) -> dict[str, Runs]:
+    """Let the tools do a work in turns (A B C, A B C, …): what else the machine does falls on all of them."""
+    results = {tool: Runs() for tool in work.tools}
+    for round_ in range(rounds):
+        for name, tool in work.tools.items():
+            if round_ and name in work.once:
+                continue
+            runs = results[name]
+            with tempfile.TemporaryDirectory(prefix="bench-", dir=work.place) as place:
+                folder = Path(place)
+                with work.around(folder) as given:
+                    started, before = time.perf_counter(), processor_time()
+                    tool(folder, given)
+                    runs.seconds.append(time.perf_counter() - started)
+                    runs.cpu.append(processor_time() - before)
+                    runs.exact &= work.exact(folder, given)
+            print(f"  {work.name}: {name}: {runs.seconds[-1]:.2f} s", file=sys.stderr)
+    return results
+
+
+def processor_time() -> float:
+    """Seconds of processor time of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def table(works: Iterable[tuple[Work, Mapping[str, Runs]]]) -> str:
+    """All runs as one Markdown table. A ratio is taken within a round: our time as a multiple of the tool's."""
     lines = [
-        f"### {title}",
-        "",
-        "| tool | runs | seconds: median (min to max) | images/s | CPU per image, ms | times ours: median (min to max) "
-        "| files | exact |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        "| work | tool | runs | seconds: median (min to max) | CPU per image, ms | times the tool's time | exact |",
+        "|---|---|---:|---:|---:|---:|---|",
     ]
-    for name, runs in results.items():
-        if runs.seconds:
-            ratios = [theirs / our for theirs, our in zip(runs.seconds, ours.seconds, strict=False)]
-            rate = instances / statistics.median(runs.seconds)
-            cpu = f"{1000 * statistics.median(runs.cpu) / instances:.2f}" if runs.cpu else ""
+    for work, results in works:
+        ours = next(iter(results.values()))
+        title = work.name
+        for name, runs in results.items():
+            ratios = [our / theirs for our, theirs in zip(ours.seconds, runs.seconds, strict=False)]
+            ratio = "" if runs is ours else spread(ratios)
+            cpu = 1000 * statistics.median(runs.cpu) / work.items
             lines.append(
-                f"| {name} | {len(runs.seconds)} | {spread(runs.seconds)} | {rate:.0f} | {cpu} | {spread(ratios)} "
-                f"| {runs.files} | {'yes' if runs.exact else 'no'} |"
+                f"| {title} | {name} | {len(runs.seconds)} | {spread(runs.seconds)} | {cpu:.2f} | {ratio} "
+                f"| {'yes' if runs.exact else 'no'} |"
             )
-    return "\n".join([*lines, ""])
+            title = ""
+    return "\n".join(lines)
 
 
 def spread(values: list[float]) -> str:
-    """Median, smallest and largest."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    """Median, smallest and largest; a single value alone."""
+    median = f"{statistics.median(values):.2f}"
+    return median if len(values) == 1 else f"{median} ({min(values):.2f} to {max(values):.2f})"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+
+    def told(program: str | None, *arguments: str) -> str:
+        done = subprocess.run([str(program), *arguments], capture_output=True, text=True)
+        return Path(done.stdout.strip().partition("\n")[0].strip("$ ")).name
+
+    return {
+        "system": platform.platform(),
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "pydicom": version("pydicom"),
+        "pynetdicom": version("pynetdicom"),
+        "orthanc": told(Orthanc.find_program(), "--version"),
+        "dcmtk": told("movescu", "--version"),
+    }

@@ -54,7 +54,7 @@ def test_locks_cover_what_is_asked_for_and_agree() -> None:
 def test_make_says_what_there_is_from_anywhere(tmp_path: Path) -> None:
     command = ["make", "--no-print-directory", "-C", str(REPO)]
     text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    for target in ("setup", "demo", "up", "test", "lint", "bench", "clean"):
+    for target in ("setup", "demo", "up", "test", "lint", "bench", "bench-quick", "clean"):
         assert f"make {target} " in text
 
 
