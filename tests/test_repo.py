@@ -149,7 +149,8 @@ def test_up_extracts_listens_here_only_and_leaves_nothing(home: Path) -> None:
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):  # the scheduler's come and go
                 listening |= {c.laddr for c in process.net_connections("tcp") if c.status == "LISTEN"}
-        assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", port) for port in up.ports}
+        # One more: the server of the tasks, at any free port.
+        assert {a.ip for a in listening} == {"127.0.0.1"} and {a.port for a in listening} > set(up.ports)
         assert up.outcome(run) == "success"
         assert list((home / "data" / "out").rglob("*.dcm"))
         family += up.family()
