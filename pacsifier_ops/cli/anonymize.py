@@ -67,7 +67,10 @@ def anonymize(request: DeidRequest) -> int:
     run = Run.fresh()
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
     with stoppable() as stopped, noted_warnings(run), _Processes(run) as processes:
-        units = steps.prepare(run, request, secret=_secret(), cancelled=processes.asked_before_each_file(stopped))
+        # They load their libraries while this process loads its own and looks at the files.
+        if _cores() > 1 and _has_more_files(request.in_folder, steps.PART):
+            processes.pool()
+        units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
         return carry_out(
             run,
             lambda: _convert(run, units, processes, stopped),
@@ -91,10 +94,13 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-class _Processes:
-    """Processes that convert, as many as there are cores.
+def _has_more_files(folder: Path, number: int) -> bool:
+    files = (name for _, _, names in os.walk(folder) for name in names)
+    return next(itertools.islice(files, number, None), None) is not None
 
-    They begin while files are still looked at, where these are too many for one unit: to start takes half a second.
+
+class _Processes:
+    """Processes that convert, as many as there are cores. To start takes half a second.
 
     Args:
         run: whose units.
@@ -118,17 +124,6 @@ class _Processes:
         self._stop.set()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-    def asked_before_each_file(self, stopped: Callable[[], bool]) -> Callable[[], bool]:
-        """Return the same question, which also starts the processes when it has been asked for enough files."""
-        files = itertools.count(1)
-
-        def asked() -> bool:
-            if next(files) == steps.PART + 1 and _cores() > 1:
-                self.pool()
-            return stopped()
-
-        return asked
 
     def pool(self) -> ProcessPoolExecutor:
         """Start the processes, if they have not been."""
