@@ -80,8 +80,8 @@ def _lines(rows: Iterable[Sequence[object]]) -> bytes:
 def _schema(columns: Columns) -> pyarrow.Schema:
     """Return the schema of Arrow, with the note from which pandas restores the same types.
 
-    pandas itself takes three times as long to import as all that writes a short table. The note is its published format:
-    https://pandas.pydata.org/docs/development/developer.html
+    pandas itself takes three times as long to import as all that writes a short table. The format of the note is
+    public: https://pandas.pydata.org/docs/development/developer.html
     """
     import pyarrow
 

@@ -214,6 +214,7 @@ class Request(Reading, KeptRequest):
         flag=Flag("end the run before the PACS is queried if any row of the table is bad", extra=True),
     )
     accept_incomplete: bool = common.accept_incomplete()
+    urgency: str = common.urgency()
     move_aet: str = ""
     started: str = ""
     only: str = ""

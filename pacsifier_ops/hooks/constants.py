@@ -5,8 +5,9 @@ This module imports no Airflow, because Airflow imports it during its start.
 
 #: Pool of tasks whose PACS has no pool of its own.
 COMMON_POOL = "pacsifier"
-#: XCom of the first step of a job: the connections of the nodes that it talks to.
+#: XCom of the first step of a job, and its keys: the connections of the nodes that it talks to, and its urgency.
 NODES = "nodes"
+URGENCY = "urgency"
 #: XCom of the step plan, where a run queries several archives: the first unit of each, by name.
 ARCHIVES = "archives"
 #: Permission to see data that identify patients.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _COMMON_SLOTS = 4
+_DESCRIPTION = "Associations with this PACS"
 
 
 def make_pools(session: Session) -> dict[str, int]:
@@ -41,9 +42,26 @@ def make_pools(session: Session) -> dict[str, int]:
     for node in _nodes(session):
         slots[node.name] = node.max_associations
     for name, count in slots.items():
-        description = "PACS without a pool of their own" if name == COMMON_POOL else "Associations with this PACS"
+        description = "PACS without a pool of their own" if name == COMMON_POOL else _DESCRIPTION
         Pool.create_or_update_pool(name, count, description, False, session=session)
     return slots
+
+
+def pool_for(name: str, session: Session) -> str | None:
+    """Return the pool of a connection, which is made if it is missing, or the common pool; None if neither exists.
+
+    A task in a pool that does not exist never starts.
+    """
+    from airflow.models.pool import Pool
+    from sqlalchemy import select
+
+    there = set(session.scalars(select(Pool.pool).where(Pool.pool.in_((name, COMMON_POOL)))))
+    if name not in there:
+        for node in _nodes(session):
+            if node.name == name:
+                Pool.create_or_update_pool(name, node.max_associations, _DESCRIPTION, False, session=session)
+                return name
+    return name if name in there else COMMON_POOL if COMMON_POOL in there else None
 
 
 def _nodes(session: Session) -> list[PacsNode]:

@@ -19,7 +19,7 @@ from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
 from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
 from pacsifier_ops.base.files import read_json
-from pacsifier_ops.hooks.constants import NODES
+from pacsifier_ops.hooks.constants import NODES, URGENCY
 from pacsifier_ops.operators.stages import Stage, stage_of
 from pacsifier_ops.runs import labels
 from pacsifier_ops.runs.accounts import COMPLETE
@@ -155,7 +155,8 @@ class PrepareOperator(PacsifierOperator):
         params = context["params"]
         units = self.prepare(run, self.request(params), params)
         if names := self.nodes(params):
-            context["ti"].xcom_push(NODES, names)  # for the pools of the steps that follow
+            # For pools and weights of the steps that follow, see `plugins.policy`.
+            context["ti"].xcom_push(NODES, {NODES: names, URGENCY: params.get(URGENCY)})
         self.log.info("%d unit(s) of %s; run folder %s", len(units), self.units_of, run.folder)
         return units
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pacsifier_ops.base.options import IN_FORM, Flag, Section, option
 
 #: Default connection.
 DEFAULT_NODE = "pacs_default"
+
+#: Values of `urgency`.
+URGENT, NORMAL, BULK = "urgent", "normal", "bulk"
 
 
 def node(
@@ -32,6 +36,22 @@ def configuration(section: Section = Section.WHERE_FROM) -> Any:
         section,
         default="",
         stands=(IN_FORM,),
+    )
+
+
+def urgency(stands: Sequence[str] = (IN_FORM,)) -> Any:
+    """Return the option for the place of a run among others at the same PACS; `stands`: see `option`."""
+    return option(
+        "Urgency",
+        "Which of several runs a free association with the PACS goes to. Transfers that have begun are finished first.",
+        Section.HOW,
+        default=NORMAL,
+        choices={
+            URGENT: "before all others",
+            NORMAL: "in turn with others, those first of which least was done",
+            BULK: "when nobody else waits",
+        },
+        stands=stands,
     )
 
 

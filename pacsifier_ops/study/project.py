@@ -12,7 +12,18 @@ from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import node_names
 from pacsifier_ops.base.errors import ConfigError, PathRefused
 from pacsifier_ops.base.files import confined
-from pacsifier_ops.base.options import IN_FILE, IN_FORM, Option, Section, any_file, option, params_of, same, standing
+from pacsifier_ops.base.options import (
+    EVERYWHERE,
+    IN_FILE,
+    IN_FORM,
+    Option,
+    Section,
+    any_file,
+    option,
+    params_of,
+    same,
+    standing,
+)
 from pacsifier_ops.base.places import reserved
 from pacsifier_ops.base.window import Window
 from pacsifier_ops.deid.run import DeidRequest
@@ -225,6 +236,7 @@ class Study(Reading, KeptRequest):
         choices={CHANGED: "new and changed files, and all of them from time to time", ALL: "all files"},
     )
     accept_incomplete: bool = common.accept_incomplete()
+    urgency: str = common.urgency(stands=EVERYWHERE)
     enabled: bool = option(default=True, stands=(IN_FILE,))
     started: str = ""
     started_by: str = ""

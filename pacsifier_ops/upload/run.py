@@ -64,6 +64,7 @@ class UploadRequest(KeptRequest):
     )
     config: str = common.configuration(Section.WHERE_TO)
     accept_incomplete: bool = common.accept_incomplete()
+    urgency: str = common.urgency()
     allow_empty: bool = False
     started: str = ""
 

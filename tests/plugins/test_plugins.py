@@ -137,11 +137,12 @@ def test_a_scheduler_that_starts_makes_pools(session: Any, airflow: Airflow) -> 
 
 
 def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) -> None:
+    from airflow.models.connection import Connection
     from airflow.models.dagrun import DagRun
     from airflow.models.xcom import XComModel
     from sqlalchemy import select
 
-    from pacsifier_ops.hooks.constants import COMMON_POOL, NODES
+    from pacsifier_ops.hooks.constants import COMMON_POOL, NODES, URGENCY
     from pacsifier_ops.hooks.pools import make_pools
     from pacsifier_ops.plugins.policy import task_instance_mutation_hook
 
@@ -152,7 +153,7 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
     dag_run = session.scalar(select(DagRun).where(DagRun.run_id == run_id))
     (find,) = (ti for ti in dag_run.task_instances if ti.task_id == "find")
     (prepare,) = (ti for ti in dag_run.task_instances if ti.task_id == "prepare")
-    assert find.pool == "default_pool"  # no other pool exists, and a task in a missing pool never starts
+    assert find.pool == "pacs_default"  # which did not exist; a task in a missing pool never starts
     make_pools(session)
     session.commit()
 
@@ -161,19 +162,51 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
         whose = {"dag_id": dag_run.dag_id, "run_id": run_id, "task_id": "prepare"}
         XComModel.clear(**whose, map_index=-1, session=session)
         if told:
-            XComModel.set(NODES, list(told), **whose, session=session)
+            XComModel.set(NODES, {NODES: list(told), URGENCY: "normal"}, **whose, session=session)
         task_instance_mutation_hook(task_instance, dag_run)
         return str(task_instance.pool)
 
     assert pool(find, "pacs_default") == "pacs_default"
-    assert pool(find, "made_later") == "pacsifier"
+    assert pool(find, "never_made") == "pacsifier"
     assert pool(find, "pacs_default", pacs="another") == "pacs_default"  # the XCom of the first step overrides the conf
     assert pool(find, COMMON_POOL) == "pacsifier"
     assert pool(prepare, "pacs_default") == "default_pool"
+    # A connection that is made while Airflow runs gets its pool with its first task.
+    session.add(Connection("made_later", "dicom", host="pacs", port=104, extra='{"called_aet": "P"}'))
+    session.commit()
+    assert pool(find, "made_later") == "made_later" and pools(session)["made_later"] == 4
     # As for a probe, which has no first step.
     assert pool(find) == "pacs_default"
-    assert pool(find, pacs="made_later") == "pacsifier"
+    assert pool(find, pacs="never_made") == "pacsifier"
     assert pool(find, pacs="pacs_default", config="config.json") == "pacsifier"
+
+
+def test_runs_take_turns(airflow: Airflow, session: Any) -> None:
+    from airflow.models.dagbag import DBDagBag
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import select
+
+    from pacsifier_ops.plugins.policy import task_instance_mutation_hook
+
+    airflow.table("PatientID\nNOBODY\n")
+    with EmbeddedPacs() as pacs:
+        airflow.connect(pacs)
+        run_id = airflow.run(retrieve="none").run_id
+    dag_run = session.scalar(select(DagRun).where(DagRun.run_id == run_id))
+    dag = DBDagBag().get_dag_for_run(dag_run, session)
+    assert dag is not None
+
+    def weight(task: str, unit: int = -1, urgency: str = "normal") -> int:
+        dag_run.conf = {"urgency": urgency}
+        version = dag_run.created_dag_version_id
+        instance = TaskInstance(dag.get_task(task), dag_version_id=version, run_id=run_id, map_index=unit)
+        task_instance_mutation_hook(instance, dag_run)
+        return int(instance.priority_weight or 0)
+
+    # It is not the step that counts, but how much of a run was done.
+    assert weight("find", 7) == weight("retrieve", 7) < weight("find", 6) < weight("prepare") == weight("report")
+    assert weight("plan", 499, "urgent") > weight("plan") > weight("plan", 499) > weight("plan", -1, "bulk")
 
 
 def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
