@@ -14,6 +14,7 @@ from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_flags, add_tls, number_type, path_type, request_from, tls_of
+from pacsifier_ops.cli.start import start_light
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query import reading
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE
@@ -71,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
+    if argv is None:
+        start_light()
     arguments = parser()
     args = arguments.parse_args(argv)
     if wrong := _usage_error(args):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +78,18 @@ def test_all_flags_of_pacsifier_are_accepted(
     assert images(tmp_path / "out") == 7
     assert main(["-s", "-i", "-v", *arguments(config, table, tmp_path / "out")]) == 0
     assert "7 were there, 0 received" in capsys.readouterr().out
+
+
+def test_the_command_loads_nothing_that_decodes_pixels(config: Path, table: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "pacsifier_ops.cli.pacsifier", "--save"]
+    done = subprocess.run(
+        [*command, *map(str, arguments(config, table, tmp_path / "out"))], capture_output=True, text=True
+    )
+    assert (done.returncode, images(tmp_path / "out")) == (0, 7)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    packages = {name.partition(".")[0] for name in loaded if "." in name}  # an import that failed has no modules below
+    assert {"pydicom", "pynetdicom", "pyarrow"} <= packages
+    assert not packages & {"numpy", "PIL", "requests", "pandas"}
 
 
 def test_an_accession_of_several_studies_is_fetched_whole_and_reported(
