@@ -541,5 +541,16 @@ def _skip_items(source: _Source, encoding: _Encoding, vr: bytes) -> None:
             stack.append((not in_sequence, _IMPLICIT if vr == b"UN" else encoding))
 
 
+def end_of_items(data: bytes, at: int, implicit: bool, vr: bytes) -> int:
+    """Return the offset behind a sequence of undefined length in little endian, whose first item is at `at`.
+
+    Raises:
+        ValueError: the data end before, or its items cannot be followed.
+    """
+    source = _Plain(BytesIO(data), len(data), at)
+    _skip_items(source, _IMPLICIT if implicit else _EXPLICIT, vr)
+    return source.at
+
+
 def _damaged() -> ValueError:
     return ValueError("its elements cannot be followed: it is damaged, or not encoded as its Transfer Syntax UID says")

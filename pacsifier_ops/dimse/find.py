@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain, islice, product
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -126,7 +127,7 @@ def _by_patient(answers: Iterable[Dataset], attributes: Mapping[str, str]) -> li
     return people
 
 
-def _belongs_to(image: Dataset, series: FoundSeries) -> bool:
+def _belongs_to(image: Dataset | Mapping[str, str], series: FoundSeries) -> bool:
     """Return whether a response at IMAGE level belongs to a series. Archives need not return the keys of the query."""
     wanted = zip(("StudyInstanceUID", "SeriesInstanceUID"), series.series, strict=True)
     return all(str(image.get(keyword) or uid) == uid for keyword, uid in wanted)
@@ -251,15 +252,16 @@ class Finder:
         """
         series = FoundSeries(study_uid, series_uid, {})
         try:
-            answer, cut = self._ask("IMAGE", self._image_query(series, {"SOPClassUID": ""}), may_be_undecodable=True)
+            answer = self.session.find_uids(self._image_query(series, {"SOPClassUID": ""}))
+            cut = self._is_truncated("IMAGE", answer)
         except Unsupported:
             return Expectation(None, self._count(series, count))
         listed = {
-            str(i.SOPInstanceUID): str(i.get("SOPClassUID", ""))
+            i["SOPInstanceUID"]: i["SOPClassUID"]
             for i in answer.identifiers
-            if i.get("SOPInstanceUID") and _belongs_to(i, series)
+            if i["SOPInstanceUID"] and _belongs_to(i, series)
         }
-        with_series = all(image.get("SeriesInstanceUID") for image in answer.identifiers)
+        with_series = all(image["SeriesInstanceUID"] for image in answer.identifiers)
         if cut or answer.unreadable or not listed or len(listed) < (count or 0) or not with_series:
             # Where images do not return their series, the response may contain those of the whole study.
             count = self._count(series, count)
@@ -417,7 +419,7 @@ class Finder:
 
     # Querying
 
-    def _ask(self, level: str, identifier: Dataset, may_be_undecodable: bool = False) -> tuple[Matches, bool]:
+    def _ask(self, level: str, identifier: Dataset, may_be_undecodable: bool = False) -> tuple[Matches[Dataset], bool]:
         """Send one C-FIND. The second value is whether the archive truncated its responses.
 
         0xA7xx and 0xFE00 (which we did not request) count as truncated: archives refuse a query with too many matches
@@ -433,16 +435,18 @@ class Finder:
             AnswerUnreadable: a match cannot be decoded.
         """
         answer = self.session.find(identifier)
-        node, count = self.session.node, len(answer.identifiers)
         if answer.unreadable and not may_be_undecodable:
             raise self._unreadable(level)
-        if _is_cut_off(answer.status):
-            return answer, True
-        if answer.status != 0x0000:
-            raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{answer.status:04X})")
-        return answer, 0 < node.result_limit <= count
+        return answer, self._is_truncated(level, answer)
 
-    def _fetch_undecodable(self, level: str, identifier: Dataset, answer: Matches) -> None:
+    def _is_truncated(self, level: str, answer: Matches[Any]) -> bool:
+        """Return whether the archive truncated its responses. Raise Unsupported as `_ask` does."""
+        node, status = self.session.node, answer.status
+        if status != 0x0000 and not _is_cut_off(status):
+            raise Unsupported(f"{node.name}: refuses a C-FIND at {level} level (0x{status:04X})")
+        return status != 0x0000 or 0 < node.result_limit <= len(answer.identifiers)
+
+    def _fetch_undecodable(self, level: str, identifier: Dataset, answer: Matches[Dataset]) -> None:
         """Add the matches that could not be decoded: query their UIDs alone, then each of them by its UID.
 
         Raises:

@@ -1,8 +1,8 @@
 """DIMSE messages (PS3.7): command sets, and a provider that handles those that come once for every object by itself.
 
 pynetdicom decodes a command set as a data set and makes several objects of each message. That takes as much time as the
-writing of a small image. So the matches of a C-FIND become primitives of pynetdicom on a short way, and of the pending
-responses of a retrieval only the counts are kept. All other messages go on to pynetdicom.
+writing of a small image. So the matches of a C-FIND are kept as they are encoded, and of the pending responses of a
+retrieval only the counts. All other messages go on to pynetdicom, also the last response.
 """
 
 from __future__ import annotations
@@ -125,6 +125,8 @@ class Dimse(DIMSEServiceProvider):
         cancelled: called regularly while nothing arrives; True ends the wait.
         pending: highest counts of completed, failed and warning sub-operations in the pending responses of a retrieval,
             which `get_msg` does not return; None where there was none.
+        matches: statuses and encoded identifiers of the pending responses of a C-FIND. `get_msg` does not return these.
+        most: from this number of matches on, it returns a response without identifier for each of them; 0: never.
         open: takes the data set that is arriving; None where pynetdicom does, or none is arriving.
     """
 
@@ -132,6 +134,8 @@ class Dimse(DIMSEServiceProvider):
         super().__init__(assoc)
         self.cancelled: Callable[[], bool] = lambda: False
         self.pending: list[int] | None = None
+        self.matches: list[tuple[int, bytes]] = []
+        self.most = 0
         self.open: Collector | None = None
         self._command = b""
         self._passed_on = 0
@@ -226,12 +230,12 @@ def _is_pending(command: Command) -> bool:
 
 
 class _Match:
-    """Makes the primitive of a match of a C-FIND (PS3.7 9.1.2.1)."""
+    """Keeps a match of a C-FIND (PS3.7 9.1.2.1)."""
 
     def __init__(self, provider: Dimse, context_id: int, command: Command) -> None:
         self.pieces: list[bytes | memoryview] = []
         self._provider, self._context_id, self._command = provider, context_id, command
-        self._identifier = bytearray()
+        self._identifier = b""
 
     def take(self) -> None:
         self._identifier += b"".join(self.pieces)
@@ -240,13 +244,12 @@ class _Match:
             raise ValueError("a data set that is too large for its message")
 
     def finish(self) -> None:
-        from pacsifier_ops.dicom.files import is_truncated
-
         self.take()
-        match = C_FIND()
-        match.MessageIDBeingRespondedTo = number(self._command, RESPONDED_TO)
-        match.Status = number(self._command, STATUS)
-        # pydicom would accept a value that is cut off as a complete one. A match that is empty counts as unreadable.
-        encoded = bytes(self._identifier)
-        match.Identifier = BytesIO(b"" if is_truncated(encoded) else encoded)
-        self._provider.msg_queue.put((self._context_id, match))
+        provider, status = self._provider, number(self._command, STATUS)
+        provider.matches.append((status, self._identifier))
+        if 0 < provider.most <= len(provider.matches):
+            match = C_FIND()
+            match.MessageIDBeingRespondedTo = number(self._command, RESPONDED_TO)
+            match.Status = status
+            match.Identifier = BytesIO()
+            provider.msg_queue.put((self._context_id, match))

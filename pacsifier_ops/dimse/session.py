@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import decode
 from pynetdicom.pdu_primitives import A_ABORT
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (
@@ -47,6 +49,8 @@ from pacsifier_ops.base.errors import (
     Unsupported,
 )
 from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.dicom.files import is_truncated
+from pacsifier_ops.dicom.heads import UIDS, quick_uids
 from pacsifier_ops.dimse import tls
 from pacsifier_ops.dimse.messages import PENDING, PENDING_KEYS_UNSUPPORTED, store_request
 from pacsifier_ops.dimse.sink import ReceivedObject, attach
@@ -127,19 +131,21 @@ _REJECTIONS = {
     (3, 2): "its limit of associations is reached",
 }
 
+T = TypeVar("T")
+
 
 @dataclass
-class Matches:
+class Matches(Generic[T]):
     """The result of a C-FIND (PS3.4 C.4.1).
 
     Attributes:
-        identifiers: the matches.
+        identifiers: the matches, as they were read.
         status: the final status.
         keys_unsupported: the archive returned 0xFF01: it did not match on some optional key.
         unreadable: there are more matches, which cannot be decoded.
     """
 
-    identifiers: list[Dataset] = field(default_factory=list)
+    identifiers: list[T] = field(default_factory=list)
     status: int = 0
     keys_unsupported: bool = False
     unreadable: bool = False
@@ -308,7 +314,7 @@ class Session:
             frozenset(str(cx.abstract_syntax) for cx in association.accepted_contexts),
         )
 
-    def find(self, identifier: Dataset, most: int = 0) -> Matches:
+    def find(self, identifier: Dataset, most: int = 0) -> Matches[Dataset]:
         """Send a C-FIND in the Study Root model (PS3.4 C.4.1). The caller evaluates the final status.
 
         Args:
@@ -319,25 +325,40 @@ class Session:
         Raises:
             PacsError: the association failed, or the PACS offers no Study Root C-FIND.
         """
+        return self._find(identifier, _decoded, most)
+
+    def find_uids(self, identifier: Dataset) -> Matches[dict[str, str]]:
+        """Send a C-FIND as `find` does; of the matches read only UIDs, as text by keyword, empty where not returned.
+
+        Raises:
+            PacsError: see `find`.
+        """
+        return self._find(identifier, _uids, 0)
+
+    def _find(self, identifier: Dataset, read: Callable[[bytes, UID], T], most: int) -> Matches[T]:
         association = self._open()
         model = StudyRootQueryRetrieveInformationModelFind
         self._require(association, model, "C-FIND")
-        answer, came = Matches(), 0
-        for status, match in association.send_c_find(identifier, model, msg_id=1):
+        provider = association.dimse
+        provider.matches, provider.most = [], most
+        answer, came = Matches[T](), 0
+        for status, _ in association.send_c_find(identifier, model, msg_id=1):
             self._check(association, status)
             answer.status = status.Status
-            if status.Status in (PENDING, PENDING_KEYS_UNSUPPORTED):
-                answer.keys_unsupported |= status.Status == PENDING_KEYS_UNSUPPORTED
-                if match:
-                    answer.identifiers.append(match)
-                else:
-                    answer.unreadable = True
+            if status.Status in (PENDING, PENDING_KEYS_UNSUPPORTED):  # there are as many as `most`
                 came += 1
-                if came == most:
+                if came == 1:
                     association.send_c_cancel(1, query_model=model)
-                elif most and came > most + _WHILE_CANCELLING:
+                elif came > _WHILE_CANCELLING + 1:
                     self.close(abort=True)
                     break
+        syntax = next(cx.transfer_syntax[0] for cx in association.accepted_contexts if cx.abstract_syntax == model)
+        for pending, encoded in provider.matches:
+            answer.keys_unsupported |= pending == PENDING_KEYS_UNSUPPORTED
+            try:
+                answer.identifiers.append(read(encoded, syntax))
+            except Exception:  # pydicom raises many types
+                answer.unreadable = True
         return answer
 
     def get(self, identifier: Dataset, classes: Iterable[str]) -> RetrieveResult:
@@ -646,6 +667,27 @@ class Session:
         self._received.append(item)
         self._progress(item.size)
         return 0x0000
+
+
+def _decoded(encoded: bytes, syntax: UID) -> Dataset:
+    """Decode a match.
+
+    Raises:
+        ValueError: it is empty, or cut off: pydicom would accept the rest of the last value as the whole one.
+        Exception: it cannot be decoded.
+    """
+    if not encoded or is_truncated(encoded):
+        raise ValueError("the match is not whole")
+    return decode(BytesIO(encoded), syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+
+
+def _uids(encoded: bytes, syntax: UID) -> dict[str, str]:
+    """Return the UIDs of a match by keyword. Raise what `_decoded` does."""
+    found = quick_uids(encoded, syntax.is_implicit_VR)
+    if found is None:
+        match = _decoded(encoded, syntax)
+        found = {keyword: str(match.get(keyword) or "") for keyword in UIDS}
+    return found
 
 
 def _addresses(node: PacsNode) -> list[str | tuple[str, int, int]]:

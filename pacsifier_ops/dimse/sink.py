@@ -13,9 +13,9 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
-from io import BufferedReader, FileIO
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from pynetdicom._globals import STATUS_FAILURE
 from pynetdicom.status import code_to_category
 
 from pacsifier_ops.base.files import PRIVATE_FILE
-from pacsifier_ops.dicom.heads import file_head, read_identity
+from pacsifier_ops.dicom.heads import HEAD, Identity, file_head, quick_identity, read_identity
 from pacsifier_ops.dicom.uids import is_storable_uid
 from pacsifier_ops.dimse.messages import (
     FIELD,
@@ -85,6 +85,13 @@ class _Sink:
     on_object: Callable[[ReceivedObject], int]
     on_error: Callable[[Exception], None]
     make_room: Callable[[int], None]
+    # Random, since several sinks may share the folder; the number of the object follows.
+    _prefix: str = field(default_factory=lambda: secrets.token_hex(8))
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def place(self) -> str:
+        """Return the path of a new file, without suffix. Thread-safe."""
+        return f"{self.folder}/{self._prefix}-{next(self._numbers)}"
 
 
 def attach(
@@ -159,8 +166,10 @@ class _Incoming:
         self.transfer_syntax_uid = str(context.transfer_syntax[0])
         self.digest = hashlib.sha256()
         self.size = 0
-        self.path = sink.folder / f"{secrets.token_hex(8)}.part"
-        self.stream: FileIO | None = None
+        self.begin = b""
+        self.place = sink.place()
+        self.path = f"{self.place}.part"
+        self.handle: int | None = None
         self.status = SUCCESS
         self.pieces: list[bytes | memoryview] = []
         if self.sop_class_uid != context.abstract_syntax or not context.as_scp:
@@ -181,15 +190,16 @@ class _Incoming:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         try:
             self.sink.make_room(len(data))
-            if self.stream is None:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-                self.stream = FileIO(os.open(self.path, flags, PRIVATE_FILE), "w+b")
+            if self.handle is None:
+                self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
             left = memoryview(data)
             while left:
-                left = left[self.stream.write(left) :]
+                left = left[os.write(self.handle, left) :]
         except OSError as error:
             self._fail(OUT_OF_RESOURCES, error)
             return
+        if (missing := self.head_size + HEAD - self.size) > 0:
+            self.begin += data[:missing]
         self.digest.update(data)
         self.size += len(data)
 
@@ -208,17 +218,17 @@ class _Incoming:
         self.answer(self.status)
 
     def _deliver(self) -> int:
-        assert self.stream is not None
-        self.stream.seek(self.head_size)
-        with BufferedReader(self.stream) as reader:
-            identity = read_identity(reader, self.transfer_syntax_uid)
+        identity = self._identity()
+        self._close()
         if identity.sop_instance_uid != self.sop_instance_uid:
             self.sink.on_error(ValueError("the data set is another instance than the command announces"))
             return DOES_NOT_MATCH
-        self.path = self.path.rename(self.path.with_suffix(".dcm"))
+        whole = f"{self.place}.dcm"
+        os.rename(self.path, whole)
+        self.path = whole
         return self.sink.on_object(
             ReceivedObject(
-                path=self.path,
+                path=Path(self.path),
                 sop_class_uid=self.sop_class_uid,
                 sop_instance_uid=self.sop_instance_uid,
                 transfer_syntax_uid=self.transfer_syntax_uid,
@@ -231,6 +241,15 @@ class _Incoming:
             )
         )
 
+    def _identity(self) -> Identity:
+        """Return the identifying attributes, from the begin of the data set if they are there."""
+        identity = quick_identity(self.begin[self.head_size :], self.transfer_syntax_uid)
+        if identity is None:
+            with open(self.path, "rb") as stream:
+                stream.seek(self.head_size)
+                identity = read_identity(stream, self.transfer_syntax_uid)
+        return identity
+
     def _fail(self, status: int, error: Exception) -> None:
         self.status = status
         self.drop()
@@ -238,7 +257,12 @@ class _Incoming:
 
     def drop(self) -> None:
         """Close the file, and remove it unless it was moved."""
-        if self.stream is not None:
-            with contextlib.suppress(OSError):  # a disk over the network tells of an error only now
-                self.stream.close()
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk over the network tells of an error only now
+            self._close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def _close(self) -> None:
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            os.close(handle)

@@ -10,6 +10,7 @@ from a socket.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -149,7 +150,7 @@ class Stream(AssociationSocket):
         self._buffer, self._start, self._end = buffer, 0, len(held)
         if _QUICKACK is not None:
             stream.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)  # the kernel resets it after each read
-        got = stream.recv_into(buffer[self._end :])
+        got = _receive(stream, buffer[self._end :])
         self._end += got
         return got
 
@@ -187,7 +188,7 @@ class Stream(AssociationSocket):
         try:
             if self.socket is None:
                 raise OSError("the connection is closed")
-            self.socket.sendall(bytestream)
+            _send(self.socket, bytestream)
         except OSError:
             self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
 
@@ -197,6 +198,27 @@ class Stream(AssociationSocket):
         for stream in (self.socket, self._bell, self._ear):
             if stream is not None:
                 stream.close()
+
+
+def _receive(stream: socket.socket, room: memoryview) -> int:
+    """Read what has come, up to `room`, else wait for it as `recv_into` does; return the number of bytes.
+
+    A socket with a time-out asks the system whether there is something before every call.
+    """
+    if not isinstance(stream, ssl.SSLSocket):
+        with contextlib.suppress(BlockingIOError):
+            return os.readv(stream.fileno(), [room])
+    return stream.recv_into(room)
+
+
+def _send(stream: socket.socket, data: bytes) -> None:
+    """Send all bytes; wait as `sendall` does only where the system does not take them at once."""
+    sent = 0
+    if not isinstance(stream, ssl.SSLSocket):
+        with contextlib.suppress(BlockingIOError):
+            sent = os.write(stream.fileno(), data)
+    if sent < len(data):
+        stream.sendall(memoryview(data)[sent:])
 
 
 @dataclass

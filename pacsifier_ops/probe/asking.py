@@ -40,7 +40,7 @@ class QueryRefused(Unsupported):
         answer: the status, and the matches before it.
     """
 
-    def __init__(self, text: str, answer: Matches) -> None:
+    def __init__(self, text: str, answer: Matches[Dataset]) -> None:
         super().__init__(text)
         self.answer = answer
 
@@ -124,7 +124,7 @@ class Archive:
                 f"{self.node.name}: more than {LONGEST_ANSWER} matches; the association was aborted"
             ) from None
 
-    def find(self, identifier: Dataset) -> Matches:
+    def find(self, identifier: Dataset) -> Matches[Dataset]:
         """Send a C-FIND request, and return its matches.
 
         Raises:
@@ -133,7 +133,7 @@ class Archive:
         """
         self.queries += 1
 
-        def timed() -> Matches:
+        def timed() -> Matches[Dataset]:
             started = time.perf_counter()
             answer = self.session.find(identifier)
             self._seconds.append(time.perf_counter() - started)
