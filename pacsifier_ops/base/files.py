@@ -116,9 +116,15 @@ def fsync_files(paths: Iterable[Path]) -> None:
     Raises:
         OSError: the content of one of them could not be written.
     """
+    todo = list(paths)
     with ThreadPoolExecutor(_FSYNCS_AT_ONCE) as threads:
-        for _ in threads.map(_fsync, paths):
+        for _ in threads.map(_fsync_all, (todo[start::_FSYNCS_AT_ONCE] for start in range(_FSYNCS_AT_ONCE))):
             pass
+
+
+def _fsync_all(paths: Iterable[Path]) -> None:
+    for path in paths:
+        _fsync(path)
 
 
 def _fsync(path: Path) -> None:

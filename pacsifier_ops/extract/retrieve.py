@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from stat import S_IMODE
 
 from pydicom.dataset import Dataset
 from pynetdicom import AllStoragePresentationContexts, sop_class
@@ -251,14 +252,15 @@ class Retriever(AtNode):
             return
         with storage_errors("the output folder"):
             private_folder(folder)
-            for item in received.values():
-                item.path.chmod(private_file())
             fsync_files(item.path for item in received.values())
             for uid, item in received.items():
+                status = item.path.stat()
+                if S_IMODE(status.st_mode) != private_file():
+                    item.path.chmod(private_file())
                 ledger.entries[uid] = Entry(
                     file=file_name(self.tree.naming, item.sop_class_uid, uid),
                     size=item.size,
-                    mtime_ns=item.path.stat().st_mtime_ns,
+                    mtime_ns=status.st_mtime_ns,
                     sha256=item.sha256,
                     sop_class_uid=item.sop_class_uid,
                     transfer_syntax_uid=item.transfer_syntax_uid,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pacsifier_ops.base.files import private_folder, read_json, write_json
@@ -90,7 +90,7 @@ class SeriesLedger:
     def save(self) -> None:
         """Store the entries durably."""
         private_folder(self._path.parent)
-        instances = {uid: asdict(entry) for uid, entry in self.entries.items()}
+        instances = {uid: vars(entry) for uid, entry in self.entries.items()}
         write_json(
             self._path, {"study": self._series.study_uid, "series": self._series.series_uid, "instances": instances}
         )
