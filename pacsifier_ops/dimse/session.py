@@ -353,7 +353,8 @@ class Session:
                     self.close(abort=True)
                     break
         syntax = next(cx.transfer_syntax[0] for cx in association.accepted_contexts if cx.abstract_syntax == model)
-        for pending, encoded in provider.matches:
+        matches, provider.matches = provider.matches, []
+        for pending, encoded in matches:
             answer.keys_unsupported |= pending == PENDING_KEYS_UNSUPPORTED
             try:
                 answer.identifiers.append(read(encoded, syntax))
