@@ -143,13 +143,16 @@ def make(folder: Path, patient: int, images: int, series: int = SERIES) -> list[
 def serving(folder: Path, aet: str) -> Iterator[PacsNode]:
     """Yield the node of an embedded PACS that serves a folder, in a process of its own."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pacsifier_ops.embedded", "--aet", aet, "--port", "0", "--folder", str(folder)]
+    port = folder.with_suffix(".port")  # a node at another port is another node, and has confirmed nothing
+    command = [sys.executable, "-m", "pacsifier_ops.embedded", "--aet", aet, "--folder", str(folder)]
+    command += ["--port", port.read_text() if port.exists() else "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         said = server.stdout.readline()
-        (port,) = re.findall(r":(\d+) with", said)
-        yield PacsNode(aet.lower(), "127.0.0.1", int(port), aet)
+        (number,) = re.findall(r":(\d+) with", said)
+        port.write_text(number)
+        yield PacsNode(aet.lower(), "127.0.0.1", int(number), aet)
     finally:
         server.terminate()
         server.wait()
@@ -188,7 +191,9 @@ def _table(files: int, meters: dict[str, Meter]) -> str:
     for stage in next(iter(meters.values())).costs:
         costs = [meter.costs[stage] for meter in meters.values()]
         lines.append(f"| {stage} |" + "".join(f" {cost.seconds:.2f} | {cost.images:,} |" for cost in costs))
-    sums = [(sum(c.seconds for c in m.costs.values()), sum(c.images for c in m.costs.values())) for m in meters.values()]
+    sums = [
+        (sum(c.seconds for c in m.costs.values()), sum(c.images for c in m.costs.values())) for m in meters.values()
+    ]
     lines.append("| all |" + "".join(f" {seconds:.2f} | {images:,} |" for seconds, images in sums))
     return "\n".join([*lines, ""])
 

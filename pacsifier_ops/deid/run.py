@@ -315,11 +315,12 @@ class Settled:
         Args:
             base: folder of the results.
         """
-        path = base / self.file
+        path = f"{base}/{self.file}"
         try:
-            status = path.stat()
+            status = os.stat(path)
             same = status.st_size == self.written
-            return same and (not self.sha256 or status.st_mtime_ns == self.written_ns or digest(path) == self.sha256)
+            as_written = not self.sha256 or status.st_mtime_ns == self.written_ns
+            return same and (as_written or digest(Path(path)) == self.sha256)
         except OSError:
             return False
 

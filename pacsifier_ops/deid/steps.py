@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ PART = 200
 KEPT = (*job.KEPT, "manifest", "sheets")
 
 _AT_WORK = "somebody is at work in the folder; wait until that has ended, then run again"
+_NOT_CONVERTING = "out_folder is not being converted by this run any more; begin with the step prepare"
 _NOT_LINKED = "its patient has no pseudonym"
 _SEVERAL_IDS = "it has several values in PatientID"
 
@@ -403,20 +405,31 @@ class Converting(Worker[SourceSeries, Counts]):
             TreeError: this run does not convert into out_folder any more.
         """
         from pacsifier_ops.deid.contact import ContactSheets
-        from pacsifier_ops.deid.convert import Converter
 
         self._request = request = DeidRequest.of(self._run)
-        how = Policy.of(request, self._secret)
-        root = request.out_folder
-        tree, marker = Tree.existing(root), marker_of(root)
-        if tree is None or marker.get("state") != CONVERTING or marker.get("stamp") != how.stamp:
-            raise TreeError("out_folder is not being converted by this run any more; begin with the step prepare")
-        self._store = Store(tree, marker["id"])
+        self._tree, marker = self._converting()
+        self._store = Store(self._tree, marker["id"])
         self._base = _base(request)
         self._apart = apart_of(self._run, request)
-        scratch = stack.enter_context(tree.workplace(shared()))
-        self._converter = Converter(how, scratch, self._run.note)
         self._sheets = stack.enter_context(ContactSheets())
+
+    def _converting(self) -> tuple[Tree, dict[str, Any]]:
+        root = self._request.out_folder
+        tree, marker = Tree.existing(root), marker_of(root)
+        if tree is None or marker.get("state") != CONVERTING:
+            raise TreeError(_NOT_CONVERTING)
+        return tree, marker
+
+    @cached_property
+    def _converter(self) -> Converter:
+        """The converter. In most nights most units have no new object, and need none of what takes time to prepare."""
+        from pacsifier_ops.deid.convert import Converter
+
+        how = Policy.of(self._request, self._secret)
+        tree, marker = self._converting()
+        if marker.get("stamp") != how.stamp:
+            raise TreeError(_NOT_CONVERTING)
+        return Converter(how, self._stack.enter_context(tree.workplace(shared())), self._run.note)
 
     @staticmethod
     def key(line: SourceSeries | Counts) -> tuple[int, int]:
@@ -458,13 +471,13 @@ class Converting(Worker[SourceSeries, Counts]):
         for name, size, mtime, uid in source.files:
             if self._cancelled():
                 raise Cancelled("stopped on request")
-            path = self._request.in_folder / unpacked(name)
             before = settled.get(uid)
             if before and (before.size, before.mtime_ns) == (size, mtime) and self._stands(before):
                 counts.present += 1
                 if self._request.in_place:
-                    self._take_away(path, before)
+                    self._take_away(self._request.in_folder / unpacked(name), before)
                 continue
+            path = self._request.in_folder / unpacked(name)
             try:
                 made = self._converter.convert(path, source, uid)
             except FileUnreadable as error:

@@ -13,7 +13,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain, islice, product
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 
 from pacsifier_ops.base.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.base.identity import SeriesId, two_people
@@ -40,6 +42,8 @@ _LEFT_TO_ARCHIVE = "{} was left to the archive's own matching: its answers do no
 #: The unique key of each level (PS3.4 C.6.2.1).
 UID_OF_LEVEL = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _PATIENT = ("PatientID", "IssuerOfPatientID")
+#: SOPInstanceUID, SOPClassUID, StudyInstanceUID, SeriesInstanceUID.
+_UID_TAGS = tuple(BaseTag(tag) for tag in (0x00080018, 0x00080016, 0x0020000D, 0x0020000E))
 #: Patterns before and after a word of a name (PS3.5 6.2.1).
 _BEFORE = ("", "*^", "*=", "* ")
 _BEHIND = ("", "^*", "=*", " *")
@@ -124,6 +128,21 @@ def _by_patient(answers: Iterable[Dataset], attributes: Mapping[str, str]) -> li
         if not two_people(own, attributes) and all(two_people(own, _texts(other)) for other in people):
             people.append(answer)
     return people
+
+
+def _uids_of(image: Dataset) -> list[str]:
+    """Return SOP Instance, SOP Class, Study and Series Instance UID of a response; empty where it lacks one.
+
+    A series may have thousands of images: the encoded values are taken as they are, which pydicom would convert.
+    """
+    found = []
+    for tag in _UID_TAGS:
+        element = image.get_item(tag) if tag in image else None
+        if isinstance(element, RawDataElement) and isinstance(element.value, bytes) and b"\\" not in element.value:
+            found.append(element.value.decode("ascii", "replace").strip("\0 "))
+        else:
+            found.append("" if element is None else str(image[tag].value or ""))
+    return found
 
 
 def _belongs_to(image: Dataset, series: FoundSeries) -> bool:
@@ -254,12 +273,13 @@ class Finder:
             answer, cut = self._ask("IMAGE", self._image_query(series, {"SOPClassUID": ""}), may_be_undecodable=True)
         except Unsupported:
             return Expectation(None, self._count(series, count))
+        images = [_uids_of(image) for image in answer.identifiers]
         listed = {
-            str(i.SOPInstanceUID): str(i.get("SOPClassUID", ""))
-            for i in answer.identifiers
-            if i.get("SOPInstanceUID") and _belongs_to(i, series)
+            uid: sop_class
+            for uid, sop_class, *of in images
+            if uid and all(mine in ("", wanted) for mine, wanted in zip(of, series.series, strict=True))
         }
-        with_series = all(image.get("SeriesInstanceUID") for image in answer.identifiers)
+        with_series = all(of_series for *_, of_series in images)
         if cut or answer.unreadable or not listed or len(listed) < (count or 0) or not with_series:
             # Where images do not return their series, the response may contain those of the whole study.
             count = self._count(series, count)

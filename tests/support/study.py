@@ -21,7 +21,17 @@ from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.study import steps
 from pacsifier_ops.study.release import release, stock_of
-from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR, DUMPS, EXTRACT, KARNAK, KARNAK_UPLOAD, PSEUDONYMS, UPLOAD, stages_of
+from pacsifier_ops.study.run import (
+    ANONYMIZE,
+    DICOMDIR,
+    DUMPS,
+    EXTRACT,
+    KARNAK,
+    KARNAK_UPLOAD,
+    PSEUDONYMS,
+    UPLOAD,
+    stages_of,
+)
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.command import write_table
