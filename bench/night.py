@@ -102,11 +102,16 @@ def night(meter: Meter, home: Path, archive: PacsNode, research: PacsNode, patie
     meter("info dumps", run.move_dumps)
     meter("check (stock, gate)", lambda: steps.check(run.run))
     meter("release", run.approve_and_release)
-    meter("DICOM file-set", lambda: may_hand_over(run.run, DICOMDIR) and run.make_file_set())
+    meter("DICOM file-set", lambda: _make_file_set(run))
     meter("upload", lambda: run.upload(research))
     meter("removal (list)", lambda: run.remove(research))
     meter("report", lambda: steps.report(run.run))
     return run
+
+
+def _make_file_set(run: StudyRun) -> None:
+    if may_hand_over(run.run, DICOMDIR):
+        run.make_file_set()
 
 
 def name_of(patient: int) -> str:

@@ -282,7 +282,7 @@ def readable(path: Path | str) -> str:
 
 
 def name_below(path: Path, root: Path) -> str:
-    """Return `path.relative_to(root)` as text: pathlib takes twenty times as long, and a folder may hold a million files.
+    """Return `path.relative_to(root)` as text. pathlib takes ten times as long, and a folder may hold a million files.
 
     Raises:
         ValueError: the path is not below the folder.

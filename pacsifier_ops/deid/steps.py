@@ -7,6 +7,7 @@ and called again: an object with an outcome is not converted again, and all work
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import Cancelled, FileUnreadable, InputError, TreeError
 from pacsifier_ops.base.files import (
     UNREADABLE,
+    atomic_stream,
     data_file,
     data_folder,
     fsync_folder,
@@ -58,18 +60,18 @@ from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
-from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_summary
+from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_account, write_summary
 from pacsifier_ops.runs.progress import DEIDENTIFICATION
 from pacsifier_ops.state.approved import approve
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.ledger import digest
-from pacsifier_ops.state.tree import CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
+from pacsifier_ops.state.tree import APPROVED, CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
 from pacsifier_ops.state.tree import DEIDENTIFIED as FINISHED
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.books import DeidAccount
     from pacsifier_ops.deid.contact import ContactSheets
-    from pacsifier_ops.deid.convert import Converted
+    from pacsifier_ops.deid.convert import Converted, Converter
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.dicom.scan import Scan
 
@@ -601,9 +603,18 @@ def report(run: Run, secret: str = "") -> DeidAccount:
             clear(tree.root, apart_of(run, request) / "left")
         take_place(tree.root)
     books.check_outputs(account, store, _base(request))
-    with storage_errors("the state root"):
-        linkage = books.write_linkage(request, store, how.rules)
-    books.write(run, account, tree, store, linkage, how.rules)
+    linkage = books.linkage_files(request, store, how.rules)
+    account.linkage = str(linkage[0].parent)
+    with storage_errors("the state root or out_folder"):
+        files = [*linkage, *(tree.root / name for name in books.MANIFESTS), tree.state / APPROVED]
+        standing = books.Standing(tree, store, how.rules, files)
+        hold = standing.hold()
+        if not hold:
+            books.write_linkage(request, store, how.rules)
+            books.write(run, tree, store, how.rules)
+        with store.manifest.open("rb") as manifest, atomic_stream(run.part("manifest")) as own:
+            shutil.copyfileobj(manifest, own)
+    write_account(run, account)
     pages.write(run, account, store)
     write_summary(run, account)
     with shared().acquire(f"deid:{tree.root}"):
@@ -612,7 +623,9 @@ def report(run: Run, secret: str = "") -> DeidAccount:
             if tree.in_use(shared()):
                 raise LeaseBusy("others still convert into out_folder; close the books again when they have ended")
             with storage_errors("the state root or out_folder"):
-                approve(tree.root, _made(store, tree.root), keep_former=False)
+                if not hold:
+                    approve(tree.root, _made(store, tree.root), keep_former=False)
+                    standing.keep()
                 write_marker(tree.root, {**marker, "state": FINISHED})
     return account
 

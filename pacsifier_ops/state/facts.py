@@ -95,14 +95,17 @@ class Facts(Generic[T]):
             with suppress(OSError), tempfile.TemporaryFile(dir=self._root) as probe:
                 self._settled = os.fstat(probe.fileno()).st_ctime_ns - _GRANULARITY
         # What is damaged is no fact, and another version may read files in another way.
-        with storage_errors("the state root"), suppress(FileNotFoundError, ValueError, TypeError):
-            with self._file.open("rb") as stream:
-                version, since = json.loads(stream.readline())
-                if version == self._version and 0 <= time.time() - since < settings.verify_days() * 86400:
-                    self._since = since
-                    for line in stream:
-                        folder, _, facts = line.rstrip(b"\n").partition(b"\t")
-                        self._before[json.loads(folder)] = facts
+        with (
+            storage_errors("the state root"),
+            suppress(FileNotFoundError, ValueError, TypeError),
+            self._file.open("rb") as stream,
+        ):
+            version, since = json.loads(stream.readline())
+            if version == self._version and 0 <= time.time() - since < settings.verify_days() * 86400:
+                self._since = since
+                for line in stream:
+                    folder, _, facts = line.rstrip(b"\n").partition(b"\t")
+                    self._before[json.loads(folder)] = facts
         return self
 
     def __exit__(

@@ -178,14 +178,14 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
     """
     tree = _tree(places)
     refuse_unfinished([places.deidentified])
-    with storage_errors("the state root, or the folder of the study"):
-        with (
-            Facts(places.released, DIGESTS, digest, whole=False) as digest_of,
-            heads(places.released, whole=False) as head_of,
-        ):
-            delivered = _Delivered(run, places, digest if read else digest_of, inspect if read else head_of)
-            lines = _listed(tree, delivered, cancelled) if tree else iter(())
-            run.write_part("removal", None, map(asdict, lines))
+    with (
+        storage_errors("the state root, or the folder of the study"),
+        Facts(places.released, DIGESTS, digest, whole=False) as digest_of,
+        heads(places.released, whole=False) as head_of,
+    ):
+        delivered = _Delivered(run, places, digest if read else digest_of, inspect if read else head_of)
+        lines = _listed(tree, delivered, cancelled) if tree else iter(())
+        run.write_part("removal", None, map(asdict, lines))
     return Listing.of(run)
 
 

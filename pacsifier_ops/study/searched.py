@@ -2,8 +2,8 @@
 
 A file that has not changed is not read again, also if there is more to search for than the last time. An identifier is
 found in a value of a file, whatever its other values are. So the values that the files of a folder have in common are
-kept once, without pixels, and the new terms are searched in all of them together. A folder whose values are clean of the
-new terms has only files that are clean of them. If they are not clean, its files are read.
+kept once, without pixels, and the new terms are searched in all of them together. Where these are clean of the new
+terms, each of the files is. Where they are not, the files are read.
 
 Contents are kept of DICOM objects without findings. All other files, such as the manifest, are read again whenever the
 search is for something else. So are objects that have more than MOST bytes of their own.

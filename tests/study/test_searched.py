@@ -1,4 +1,4 @@
-"""New terms are searched in what is kept of a data set: they are found as in its files, and clean files are not read."""
+"""New terms are found in what is kept of a data set as in its files, and clean files are not read."""
 
 from __future__ import annotations
 
