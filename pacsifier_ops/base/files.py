@@ -300,6 +300,11 @@ UNREADABLE = "it cannot be read"
 CHANGED = "the file changed while the run was looking at it"
 
 
+def folder_of_all(names: Iterable[str]) -> str:
+    """Return the innermost folder of files, from their paths below another one, as text for people; `.`: that one."""
+    return readable(os.path.commonpath({os.path.dirname(name) for name in names}) or ".")
+
+
 def packed(path: Path | str) -> str:
     """Return a path as text for JSON. Names need not be UTF-8, so each byte becomes one letter."""
     text = str(path)

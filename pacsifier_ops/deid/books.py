@@ -340,7 +340,7 @@ class Standing:
 
     def __init__(self, tree: Tree, store: Store, rules: Rules, files: Iterable[Path]) -> None:
         self._path, self._files = facts_folder(tree.root) / "books.json", [*files, store.manifest]
-        self._of = f"{__version__} {rules.digest} {store.digest()}"
+        self._of = f"{__version__} {rules.digest} {store.digest()} {data_file():o}"
 
     def hold(self) -> bool:
         """Return whether nothing has changed since the books were written: neither in the store nor in their files."""

@@ -25,7 +25,9 @@ from pacsifier_ops.base.files import (
     atomic_stream,
     data_file,
     data_folder,
+    folder_of_all,
     fsync_folder,
+    name_below,
     packed,
     read_json,
     read_jsonl,
@@ -228,7 +230,7 @@ def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Ite
         if split_key(patient_id)[0] == FOLDER:
             patient.names.add(identifying(patient_id))
         patient.issuers |= {file.issuer for file in files} - {""}
-        patient.folders |= {file.path.parent for file in files}
+        patient.folders |= {Path(folder) for folder in {os.path.dirname(file.path) for file in files}}
         patient.names |= {file.patient_name for file in files} - {""}
         patient.numbers |= {value for file in files for value in (file.birth_date, file.accession)} - {""}
     return patients.values()
@@ -285,7 +287,7 @@ def _catalogued(
     chosen = []
     for group in ordered:
         files, key, person = groups[group], keys[group], people[group[0]]
-        paths = [file.path.relative_to(namer.root) for file in files]
+        paths = [name_below(file.path, namer.root) for file in files]
         if key in known and known[key].person != person:
             raise InputError("a patient would become somebody else than in an earlier run into the same folder")
         source = known[key] = SourceSeries(
@@ -299,7 +301,7 @@ def _catalogued(
             description=files[0].description,
             pseudonym=person.pseudonym,
             shift=person.shift,
-            folder=readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
+            folder=folder_of_all(paths),
             target=namer.folder(files[0], person, days_of(telling[group[0]]), telling[group[0]].get("PatientName", ())),
             known={name: sorted(values) for name, values in telling[group[0]].items()},
             counted=are_counted((file.instance_number for file in files), days_of(telling[group[0]])),

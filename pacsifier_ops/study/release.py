@@ -271,7 +271,7 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             for file in listed(run) if stock.files else ():
                 if cancelled():
                     raise Cancelled("stopped on request")
-                new += _place(root / file["path"], target / file["path"], file, target / _UNFINISHED, digest_of)
+                new += _place(root, target, file, digest_of)
         if study.has(ANONYMIZE):
             approve(target, listed(run))
         if study.has(KARNAK):
@@ -301,19 +301,19 @@ def _make_ready(target: Path) -> None:
     (target / _UNFINISHED).mkdir()
 
 
-def _place(source: Path, target: Path, file: Mapping[str, Any], scratch: Path, digest_of: Facts[str]) -> bool:
+def _place(root: Path, released: Path, file: Mapping[str, Any], digest_of: Facts[str]) -> bool:
     """Copy a file to its place in `released/`. Return False if exactly this file is there already.
 
     Args:
-        source: the approved file.
-        target: its place.
-        file: its size and digest in the approved stock.
-        scratch: folder for the unfinished copy.
+        root: the data set.
+        released: the folder `released/`.
+        file: path, size and digest of the file in the approved stock.
         digest_of: returns the SHA-256 of a released file.
 
     Raises:
         NotApproved: the file has changed since it was approved.
     """
+    target = released / file["path"]
     with suppress(FileNotFoundError):
         status = target.lstat()
         own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1  # earlier versions made hard links
@@ -322,9 +322,9 @@ def _place(source: Path, target: Path, file: Mapping[str, Any], scratch: Path, d
                 target.chmod(_mode())
             return False
     data_folder(target.parent)
-    temporary = scratch / secrets.token_hex(8)
+    temporary = released / _UNFINISHED / secrets.token_hex(8)
     try:
-        if _copied(source, temporary) != file["sha256"]:
+        if _copied(root / file["path"], temporary) != file["sha256"]:
             raise NotApproved("the release has changed since it was approved; run the step that asks again")
         os.replace(temporary, target)
     finally:

@@ -284,10 +284,10 @@ def _as_listed(path: Path, places: Places, copy: Copy) -> bool:
     return status is not None and (status.st_ctime_ns == copy.ctime_ns or digest(released) == copy.sha256)
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _status(path: Path | str) -> os.stat_result | None:
     """Return the status of a regular file; None if there is none."""
     try:
-        status = path.lstat()
+        status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status if stat.S_ISREG(status.st_mode) else None
@@ -343,22 +343,21 @@ class _DeliveredSeries:
 
     def copy(self, root: Path, folder: str, uid: str, entry: Entry) -> Copy | str:
         """Return the identified file of an instance if it may be removed; otherwise the reason why it stays."""
-        path = root / folder / entry.file
-        status = _status(path)
+        status = _status(f"{root}/{folder}/{entry.file}")
         if status is None or not entry.proven_by(root / folder):
             return CHANGED
-        made_of = (readable(path.relative_to(root)), status.st_size, status.st_mtime_ns)
+        made_of = (readable(f"{folder}/{entry.file}"), status.st_size, status.st_mtime_ns)
         item = next((i for i in self._settled.get(uid, ()) if (i.source, i.size, i.mtime_ns) == made_of), None)
         if item is None:
             return NOT_DEIDENTIFIED
         if item.outcome != DEIDENTIFIED:
             return BY_RULE if item.outcome == EXCLUDED else IN_QUARANTINE
-        file = self._files.get(readable(Path(item.file)))
+        file = self._files.get(readable(item.file))
         if file is None or file["size"] != item.written:
             return NOT_RELEASED
-        working, released = self._places.deidentified / item.file, self._places.released / item.file
-        there = _status(released)
-        if there is None or _status(working) is None or self._digest_of(released) != file["sha256"]:
+        released = self._places.released / item.file
+        there, working = _status(released), _status(f"{self._places.deidentified}/{item.file}")
+        if there is None or working is None or self._digest_of(released) != file["sha256"]:
             return NOT_THERE
         if self._places.destination and not self._confirmed(released):
             return UNCONFIRMED
