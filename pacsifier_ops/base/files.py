@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -207,7 +208,14 @@ def write_atomic(path: Path, data: str | bytes, mode: int | None = None, scratch
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_fields)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON does it: unlike `asdict`, without a copy of each of its values."""
+    if not is_dataclass(value):
+        raise TypeError(f"{type(value).__name__} is no JSON value")
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -221,7 +229,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
-    """Write one JSON value per line, atomically, with the mode of a file that identifies patients."""
+    """Write one JSON value, or dataclass, per line, atomically, with the mode of a file that identifies patients."""
     with atomic_stream(path) as stream:
         for value in values:
             stream.write(_json(value).encode() + b"\n")

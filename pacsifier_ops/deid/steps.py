@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -315,7 +315,7 @@ def _catalogued(
             chosen.append(replace(source, parts=len(parts), part=number, files=[lines[place] for place in part]))
             chosen[-1].nameless = [line[-1] for line in chosen[-1].files if line[-1] in without]
     write_json(store.names, namer.names.given)
-    write_jsonl(store.series, map(asdict, known.values()))
+    write_jsonl(store.series, known.values())
     return chosen
 
 

@@ -185,7 +185,7 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
     ):
         delivered = _Delivered(run, places, digest if read else digest_of, inspect if read else head_of)
         lines = _listed(tree, delivered, cancelled) if tree else iter(())
-        run.write_part("removal", None, map(asdict, lines))
+        run.write_part("removal", None, lines)
     return Listing.of(run)
 
 
