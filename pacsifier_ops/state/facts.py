@@ -29,6 +29,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import StorageError
 from pacsifier_ops.base.files import atomic_stream, packed, private_folder, storage_errors
 from pacsifier_ops.state.tree import state_folder
 
@@ -43,7 +44,7 @@ T = TypeVar("T")
 
 
 class Facts(Generic[T]):
-    """What was read from the files of a tree. A context manager, which keeps what was asked in it if it ends well.
+    """What was read from the files of a tree. A context manager, which keeps what was asked in it.
 
     A folder that is no tree of ours, or cannot be written to, has nothing kept of it: each file is read.
 
@@ -111,12 +112,19 @@ class Facts(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None or not self._settled:
+        if not self._settled:
             return
+        if error is None:
+            self._keep(self._whole)
+        else:  # what was read so far need not be read again
+            with suppress(OSError, StorageError):
+                self._keep(whole=False)
+
+    def _keep(self, whole: bool) -> None:
         known = {name: folder for name, folder in self._now.items() if folder.asked}
-        lines = {name: self._before.get(name, b"{}") for name in known} | ({} if self._whole else self._before)
+        lines = {name: self._before.get(name, b"{}") for name in known} | ({} if whole else self._before)
         for name, folder in known.items():
-            if not self._whole:
+            if not whole:
                 folder.asked = folder.kept | folder.asked
             if folder.asked != folder.kept:
                 lines[name] = _json(folder.asked)
@@ -160,7 +168,8 @@ class Facts(Generic[T]):
         if folder is None:
             folder = self._now[name] = _Folder()
             with suppress(ValueError):  # a damaged line is no fact
-                folder.kept = json.loads(self._before.get(name, b"{}"))
+                kept = json.loads(self._before.get(name, b"{}"))
+                folder.kept = kept if isinstance(kept, dict) else {}
         return folder
 
 

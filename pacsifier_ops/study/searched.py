@@ -34,6 +34,7 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.state.facts import AGAIN, Facts, facts_folder, identity_of
+from pacsifier_ops.state.tree import state_folder
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.identifiers import SearchTerms
@@ -151,7 +152,8 @@ class Search:
     ) -> None:
         self._root, self._terms, self._pieces, self._names = root, terms, pieces, names
         self._home = facts_folder(root) / "contents"
-        self._digest = hashlib.sha256(f"{terms.digest()} {dates}".encode()).hexdigest()
+        self._kept = state_folder(root.resolve()).is_dir()  # nothing is kept of a folder that is no tree, see `Facts`
+        self._digest = hashlib.sha256(f"{terms.digest()} {dates}".encode()).hexdigest() if self._kept else ""
         self._facts = Facts(root, "searched", self._read, self._packed, self._unpacked, renew=self._renew)
         self._folder: Contents | None = None  # the one at hand
         self._clean = False
@@ -174,7 +176,7 @@ class Search:
         if error is None:
             with storage_errors("the state root"):
                 self._leave()
-                if self._before != self._digest:
+                if self._kept and self._before != self._digest:
                     # Before the facts: without them, what was found with other terms is read again.
                     terms = {"digest": self._digest, "terms": sorted(self._terms.hashes())}
                     write_json(private_folder(self._home) / "terms.json", terms)
@@ -211,7 +213,7 @@ class Search:
                 found[kind] += findings
             if number and dates is NO_DATES:
                 objects.append(content)
-        if len(objects) == 1 and not any(found.values()):
+        if self._kept and len(objects) == 1 and not any(found.values()):
             self._contents_of(path).add(path.name, identity, objects[0])
         return found
 

@@ -116,6 +116,10 @@ def test_what_ends_badly_leaves_what_was_known(root: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(root, "a", "missing")
     assert read(root)[1] == []
+    (root / "c").write_text("new")
+    with pytest.raises(FileNotFoundError):
+        read(root, "c", "missing")
+    assert read(root, "a", "b", "c")[1] == []
 
 
 @pytest.mark.parametrize("content", ["", "[", "[1]\n", '["x", 2]\n', '{"a": 1}\n', '[1,2]\n"x"\n', "\0\0\0\n"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pacsifier_ops.base.errors import StorageError
 from pacsifier_ops.deid.identifiers import terms_of_cohort
 from pacsifier_ops.deid.verifier import content_of
 from pacsifier_ops.embedded.phantoms import phantom_series
@@ -181,6 +183,21 @@ def test_where_something_is_lost_all_is_read(root: Path, loss: Callable[[Path], 
     search(gate(), root)
     loss(facts.facts_folder(root) / "contents")
     assert [search(NEW, root).read for _ in range(2)] == [5, 0]
+
+
+def test_of_a_folder_that_is_no_tree_nothing_is_kept(root: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(root, plain, ignore=shutil.ignore_patterns(".pacsifier"))
+    assert [search(gate(), plain).read for _ in range(2)] == [5, 5]
+    assert not facts.facts_folder(plain).exists()
+
+
+def test_a_search_that_ends_early_need_not_begin_anew(root: Path) -> None:
+    search(gate(), root)
+    files = [f"sub-{number}/a/{place}.dcm" for number in (1, 2) for place in (0, 1)]
+    with pytest.raises(StorageError):
+        NEW.search(root, [*files, "missing.dcm"])
+    assert search(NEW, root).read == 1
 
 
 WORDS = st.sampled_from(
