@@ -22,6 +22,7 @@ from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import searched
 from pacsifier_ops.study.gate import Gate, GateFindings
 from pacsifier_ops.study.searched import Contents, Terms
+from tests.support.kills import killed
 
 NAME, UMLAUT, HAN = "Wurzelbacher^Kunigunde", "Größmüller^Änne", "山田^太郎"
 ID, DIGITS, UID = "ZQX-71830-KW", "71830555", "1.2.826.0.1.3680043.8.498.4711.1"
@@ -198,6 +199,20 @@ def test_a_search_that_ends_early_need_not_begin_anew(root: Path) -> None:
     with pytest.raises(StorageError):
         NEW.search(root, [*files, "missing.dcm"])
     assert search(NEW, root).read == 1
+
+
+def test_killed_anywhere_and_searched_again_it_finds_the_same(root: Path) -> None:
+    _attribute("StudyID", ID)(root / "sub-2" / "a" / "1.dcm")
+    expected, after = search(NEW, root).blocking, 0
+    while True:
+        forget_facts(root)
+        search(gate(), root)
+        was_killed = killed(lambda: search(NEW, root), after)
+        assert [search(NEW, root).blocking for _ in range(2)] == [expected] * 2
+        if not was_killed:
+            break
+        after += 1
+    assert after > 5
 
 
 WORDS = st.sampled_from(
