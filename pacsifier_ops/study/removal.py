@@ -229,19 +229,19 @@ def _tree(places: Places) -> Tree | None:
 
 def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) -> Iterator[SeriesListing]:
     for key, folder in sorted(tree.load_names().of_series()):
-        entries = SeriesLedger(tree.state, key).entries
-        if not entries or (tree.root / folder).resolve() != tree.root / folder:
+        entries, at = SeriesLedger(tree.state, key).entries, tree.root / folder
+        if not entries or at.resolve() != at:
             continue  # nothing was fetched, or a link leads to a folder outside of the tree
         series, stay = SeriesListing(key.series_uid, folder, study_uid=key.study_uid), Counter[str]()
         of_series = delivered.series(key)
         for uid, entry in entries.items():
             if cancelled():
                 raise Cancelled("stopped on request")
-            if entry.is_removed(tree.root / folder):
+            if entry.is_removed(at):
                 series.handed_on += 1
                 series.lost += not of_series.is_there(uid)
-            elif os.path.lexists(tree.root / folder / entry.file):
-                verdict = of_series.copy(tree.root, folder, uid, entry)
+            elif os.path.lexists(f"{at}/{entry.file}"):
+                verdict = of_series.copy(at, folder, uid, entry)
                 if isinstance(verdict, Copy):
                     series.go[uid] = verdict
                 else:
@@ -341,10 +341,17 @@ class _DeliveredSeries:
             (status := _status(self._places.released / item.file)) and status.st_size == item.written for item in made
         )
 
-    def copy(self, root: Path, folder: str, uid: str, entry: Entry) -> Copy | str:
-        """Return the identified file of an instance if it may be removed; otherwise the reason why it stays."""
-        status = _status(f"{root}/{folder}/{entry.file}")
-        if status is None or not entry.proven_by(root / folder):
+    def copy(self, at: Path, folder: str, uid: str, entry: Entry) -> Copy | str:
+        """Return the identified file of an instance if it may be removed; otherwise the reason why it stays.
+
+        Args:
+            at: folder of the series.
+            folder: its path below the identified copy.
+            uid: SOP Instance UID of the instance.
+            entry: its entry in the ledger.
+        """
+        status = _status(f"{at}/{entry.file}")
+        if status is None or not entry.proven_by(at):
             return CHANGED
         made_of = (readable(f"{folder}/{entry.file}"), status.st_size, status.st_mtime_ns)
         item = next((i for i in self._settled.get(uid, ()) if (i.source, i.size, i.mtime_ns) == made_of), None)
