@@ -30,6 +30,8 @@ from tests.support.study import StudyRun
 
 #: Images in a series, and series of a patient.
 IMAGES, SERIES = 100, 10
+#: The night with a new patient.
+NEWS = "10 new images"
 #: Seconds after which files count as settled: what has just changed is read again (see `state.facts`).
 SETTLING = 4
 
@@ -167,26 +169,30 @@ def measure(files: int, keep: Path | None = None, profiles: Path | None = None) 
     """Return the table for a study of this number of files.
 
     Args:
-        keep: folder of the study, which stays; if it is there, its nights of before are not repeated. None: a temporary
+        keep: folder of the study, which stays; if it is there, the first two nights are not repeated. None: a temporary
             one.
-        profiles: folder for a profile of each stage of the last night.
+        profiles: folder for a profile of each stage of the night without anything new.
     """
     with ExitStack() as stack:
         home = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="night-")))
-        names, patients = ["first night", "second night", "nothing new"], max(1, files // (IMAGES * SERIES))
+        names = ["first night", "second night", "nothing new", NEWS]
         if (home / "archive").exists():
             del names[:2]
         else:
-            for patient in range(patients):
+            for patient in range(max(1, files // (IMAGES * SERIES))):
                 make(home / "archive", patient, IMAGES)
         os.environ.update(PACSIFIER_HOME=str(home), PACSIFIER_DATA_ROOT=str(home / "data"))
-        archive, research = (stack.enter_context(serving(home / aet.lower(), aet)) for aet in ("ARCHIVE", "RESEARCH"))
         meters = {}
         for name in names:
             time.sleep(SETTLING)
-            meters[name] = meter = Meter(str(home / "data"), profiles=profiles if name == names[-1] else None)
+            patients = len({path.name.partition("-")[0] for path in (home / "archive").iterdir()})
+            if name == NEWS:
+                make(home / "archive", patients, images=10, series=1)
+                patients += 1
+            meters[name] = meter = Meter(str(home / "data"), profiles=profiles if name == "nothing new" else None)
             sys.addaudithook(meter.heard)
-            night(meter, home, archive, research, patients)
+            with serving(home / "archive", "ARCHIVE") as archive, serving(home / "research", "RESEARCH") as research:
+                night(meter, home, archive, research, patients)
     return _table(files, meters)
 
 
@@ -207,8 +213,10 @@ def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.night", description=__doc__)
     parser.add_argument("files", type=int, nargs="+", help="numbers of files")
-    parser.add_argument("--keep", type=Path, help="folder of the study; it stays, and its next night is measured then")
-    parser.add_argument("--profiles", type=Path, help="folder for a profile of each stage of the last night")
+    parser.add_argument(
+        "--keep", type=Path, help="folder of the study; it stays, and the nights go on there"
+    )
+    parser.add_argument("--profiles", type=Path, help="folder for profiles of the night without anything new")
     arguments = parser.parse_args()
     for files in arguments.files:
         print(measure(files, arguments.keep, arguments.profiles), flush=True)
