@@ -213,9 +213,7 @@ def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.night", description=__doc__)
     parser.add_argument("files", type=int, nargs="+", help="numbers of files")
-    parser.add_argument(
-        "--keep", type=Path, help="folder of the study; it stays, and the nights go on there"
-    )
+    parser.add_argument("--keep", type=Path, help="folder of the study; it stays, and the nights go on there")
     parser.add_argument("--profiles", type=Path, help="folder for profiles of the night without anything new")
     arguments = parser.parse_args()
     for files in arguments.files:
