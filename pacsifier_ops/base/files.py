@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -213,7 +214,14 @@ def write_atomic(path: Path, data: str | bytes, mode: int | None = None, scratch
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_fields)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON does it: unlike `asdict`, without a copy of each of its values."""
+    if not is_dataclass(value):
+        raise TypeError(f"{type(value).__name__} is no JSON value")
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -227,7 +235,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
-    """Write one JSON value per line, atomically, with the mode of a file that identifies patients."""
+    """Write one JSON value, or dataclass, per line, atomically, with the mode of a file that identifies patients."""
     with atomic_stream(path) as stream:
         for value in values:
             stream.write(_json(value).encode() + b"\n")
@@ -281,9 +289,23 @@ def resolved(path: str | os.PathLike[str], what: str) -> Path:
     return found
 
 
-def readable(path: Path) -> str:
+def readable(path: Path | str) -> str:
     """Return a path as text that any file and page can contain, with forward slashes."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
+    text = str(path)
+    return text if text.isascii() else os.fsencode(text).decode("utf-8", "replace")
+
+
+def name_below(path: Path, root: Path) -> str:
+    """Return `path.relative_to(root)` as text. pathlib takes ten times as long, and a folder may hold a million files.
+
+    Raises:
+        ValueError: the path is not below the folder.
+    """
+    text, above = str(path), str(root)
+    above = "" if above == "." else f"{above.rstrip('/')}/"
+    if not text.startswith(above):
+        raise ValueError("the path is not below the folder")
+    return text[len(above) :]
 
 
 #: Beginning of the reasons of files that could be valid, but cannot be read.
@@ -292,9 +314,15 @@ UNREADABLE = "it cannot be read"
 CHANGED = "the file changed while the run was looking at it"
 
 
-def packed(path: Path) -> str:
+def folder_of_all(names: Iterable[str]) -> str:
+    """Return the innermost folder of files, from their paths below another one, as text for people; `.`: that one."""
+    return readable(os.path.commonpath({os.path.dirname(name) for name in names}) or ".")
+
+
+def packed(path: Path | str) -> str:
     """Return a path as text for JSON. Names need not be UTF-8, so each byte becomes one letter."""
-    return os.fsencode(path).decode("latin-1")
+    text = str(path)
+    return text if text.isascii() else os.fsencode(text).decode("latin-1")
 
 
 def unpacked(text: str) -> str:

@@ -15,20 +15,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pacsifier_ops import __version__
+from pacsifier_ops.base import settings
 from pacsifier_ops.base.files import (
     atomic_stream,
     data_file,
     private_folder,
+    read_json,
     read_jsonl,
     storage_errors,
     write_atomic,
+    write_json,
 )
 from pacsifier_ops.base.tables import TEXT, parquet_of, write_table
 from pacsifier_ops.deid import leftout
@@ -50,7 +55,8 @@ from pacsifier_ops.deid.told import public_reason
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.runs.folder import Run, now
-from pacsifier_ops.runs.job import NOT_ATTEMPTED, prepared, write_account
+from pacsifier_ops.runs.job import NOT_ATTEMPTED, prepared
+from pacsifier_ops.state.facts import facts_folder, identity_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import Tree
 
@@ -285,15 +291,22 @@ def check_outputs(account: DeidAccount, store: Store, base: Path) -> None:
         account.discrepancies.append(f"{gone} de-identified objects are not where they were written, or changed since")
 
 
-def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
-    """Write the linkage files outside the data set. Return their folder."""
+def linkage_files(request: DeidRequest, store: Store, rules: Rules) -> list[Path]:
+    """Return the paths of the linkage files."""
     folder = private_folder(project_folder(request.project) / "data_sets" / store.id)
+    moved = ["date_offsets.csv"] if ProfileOption.MODIFIED_DATES in rules.options else []
+    return [folder / name for name in ("mapper.json", *moved, "uid_map.csv")]
+
+
+def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> None:
+    """Write the linkage files outside the data set."""
+    mapper, *moved, uid_map = linkage_files(request, store, rules)
     people = {source.pseudonym: source for source in series_of(store)}
-    write_atomic(folder / "mapper.json", json.dumps({new: s.patient_id for new, s in people.items()}, indent=4))
-    if ProfileOption.MODIFIED_DATES in rules.options:
+    write_atomic(mapper, json.dumps({new: s.patient_id for new, s in people.items()}, indent=4))
+    for offsets in moved:
         lines = [("PatientID", "DayShift"), *((new, source.shift) for new, source in sorted(people.items()))]
-        write_atomic(folder / "date_offsets.csv", "".join(_line(line) for line in lines))
-    with atomic_stream(folder / "uid_map.csv") as stream:
+        write_atomic(offsets, "".join(_line(line) for line in lines))
+    with atomic_stream(uid_map) as stream:
         stream.write(b"new,old\n")
         seen: set[str] = set()
         for source in series_of(store):
@@ -301,29 +314,60 @@ def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> Path:
                 if old not in seen:
                     seen.add(old)
                     stream.write(_line((new, old)).encode())
-    return folder
 
 
-def write(run: Run, account: DeidAccount, tree: Tree, store: Store, linkage: Path, rules: Rules) -> None:
-    """Write manifest and account.
+def write(run: Run, tree: Tree, store: Store, rules: Rules) -> None:
+    """Write the manifest.
 
     Raises:
-        StorageError: one of them cannot be written.
+        StorageError: it cannot be written.
     """
-    account.linkage = str(linkage)
     with ExitStack() as stack:
         stack.enter_context(storage_errors("the state root or out_folder"))
         scratch = stack.enter_context(tree.workplace(shared()))
-        own = stack.enter_context(atomic_stream(run.part("manifest")))
+        own = stack.enter_context(atomic_stream(store.manifest))
         write_table(tree.root / MANIFEST, _COLUMNS, _public(store, rules.digest, own), data_file(), scratch)
-    write_account(run, account)
+
+
+class Standing:
+    """What is known of the books of a data set: whether those of an earlier run stand as they would be written now.
+
+    Args:
+        store: the store of the data set.
+        rules: the compiled profile.
+        files: the files of the books.
+    """
+
+    def __init__(self, tree: Tree, store: Store, rules: Rules, files: Iterable[Path]) -> None:
+        self._path, self._files = facts_folder(tree.root) / "books.json", [*files, store.manifest]
+        self._of = f"{__version__} {rules.digest} {store.digest()} {data_file():o}"
+
+    def hold(self) -> bool:
+        """Return whether nothing has changed since the books were written: neither in the store nor in their files."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            kept = read_json(self._path)
+            same = kept["of"] == self._of and 0 <= time.time() - kept["since"] < settings.verify_days() * 86400
+            return same and kept["files"] == self._identities()
+        return False
+
+    def keep(self) -> None:
+        """Note that the books were written.
+
+        Raises:
+            OSError: the state root cannot be written.
+        """
+        private_folder(self._path.parent)
+        write_json(self._path, {"of": self._of, "since": time.time(), "files": self._identities()})
+
+    def _identities(self) -> list[list[int]]:
+        return [identity_of(path.stat()) for path in self._files]
 
 
 def _public(store: Store, digest: str, own: BinaryIO) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the manifest that lies in the data set.
 
     Args:
-        own: gets the run's own manifest, a line per object.
+        own: gets the manifest of the state root, a line per object.
     """
     apart: Counter[tuple[str, str, str]] = Counter()
     for entry in _manifest(store, digest):

@@ -16,6 +16,7 @@ Files that outlive a run, beside the state of the output tree below `deid/<id>/`
 | series.jsonl            | prepare    | all series so far, see SourceSeries                                       |
 | homes.json              | prepare    | in place: patients of folders or studies, see identity.ObjectGroup        |
 | unreadable.jsonl        | prepare    | files that are no usable object, with the reason                          |
+| manifest.jsonl          | report     | what became of every object, without identifiers                          |
 | settled/<key>.jsonl     | convert    | outcome of each object of a series, see Settled; lines are only added     |
 | sheets/<number>.png     | convert    | contact sheet of a series, as it is in the data set                       |
 """
@@ -23,6 +24,7 @@ Files that outlive a run, beside the state of the output tree below `deid/<id>/`
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -40,6 +42,7 @@ from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import INCOMPLETE
 from pacsifier_ops.runs.folder import KeptRequest
+from pacsifier_ops.state.facts import identity_of
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL, Tree, marker_of
 
@@ -315,11 +318,12 @@ class Settled:
         Args:
             base: folder of the results.
         """
-        path = base / self.file
+        path = f"{base}/{self.file}"
         try:
-            status = path.stat()
+            status = os.stat(path)
             same = status.st_size == self.written
-            return same and (not self.sha256 or status.st_mtime_ns == self.written_ns or digest(path) == self.sha256)
+            as_written = not self.sha256 or status.st_mtime_ns == self.written_ns
+            return same and (as_written or digest(Path(path)) == self.sha256)
         except OSError:
             return False
 
@@ -337,6 +341,7 @@ class Store:
         self.folder = private_folder(tree.state / "deid" / identity)
         self.names, self.series = self.folder / "names.json", self.folder / "series.jsonl"
         self.unreadable, self.homes = self.folder / "unreadable.jsonl", self.folder / "homes.json"
+        self.manifest = self.folder / "manifest.jsonl"
 
     def sheet(self, number: int) -> Path:
         """Return the path of the contact sheet of a series."""
@@ -349,6 +354,19 @@ class Store:
     def uids(self, key: str) -> Iterator[tuple[str, str]]:
         """Yield original and new UID of all replacements in a series, also former ones."""
         return (pair for item in _lines(self._path(key)) for pair in item["uids"].items())
+
+    def digest(self) -> str:
+        """Return a SHA-256, hexadecimal, that changes with the series, the unusable files, and every outcome.
+
+        Files of outcomes are looked at, and not read: lines are only added to them.
+        """
+        whole = hashlib.sha256()
+        for path in (self.series, self.unreadable):
+            whole.update(f"{digest(path) if path.exists() else ''}\n".encode())
+        with os.scandir(private_folder(self.folder / "settled")) as entries:
+            for name, status in sorted((entry.name, entry.stat()) for entry in entries):
+                whole.update(f"{name} {identity_of(status)}\n".encode())
+        return whole.hexdigest()
 
     def settle(self, key: str, item: Settled, durable: bool) -> None:
         """Store the outcome of an object.

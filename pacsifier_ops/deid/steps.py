@@ -7,12 +7,14 @@ and called again: an object with an outcome is not converted again, and all work
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +22,12 @@ from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import Cancelled, FileUnreadable, InputError, TreeError
 from pacsifier_ops.base.files import (
     UNREADABLE,
+    atomic_stream,
     data_file,
     data_folder,
+    folder_of_all,
     fsync_folder,
+    name_below,
     packed,
     read_json,
     read_jsonl,
@@ -57,18 +62,18 @@ from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
-from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_summary
+from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_account, write_summary
 from pacsifier_ops.runs.progress import DEIDENTIFICATION
 from pacsifier_ops.state.approved import approve
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.ledger import digest
-from pacsifier_ops.state.tree import CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
+from pacsifier_ops.state.tree import APPROVED, CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
 from pacsifier_ops.state.tree import DEIDENTIFIED as FINISHED
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.books import DeidAccount
     from pacsifier_ops.deid.contact import ContactSheets
-    from pacsifier_ops.deid.convert import Converted
+    from pacsifier_ops.deid.convert import Converted, Converter
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.dicom.scan import Scan
 
@@ -79,6 +84,7 @@ PART = 200
 KEPT = (*job.KEPT, "manifest", "sheets")
 
 _AT_WORK = "somebody is at work in the folder; wait until that has ended, then run again"
+_NOT_CONVERTING = "out_folder is not being converted by this run any more; begin with the step prepare"
 _NOT_LINKED = "its patient has no pseudonym"
 _SEVERAL_IDS = "it has several values in PatientID"
 
@@ -224,7 +230,7 @@ def _patients(groups: Mapping[tuple[str, str, str], Sequence[DicomFile]]) -> Ite
         if split_key(patient_id)[0] == FOLDER:
             patient.names.add(identifying(patient_id))
         patient.issuers |= {file.issuer for file in files} - {""}
-        patient.folders |= {file.path.parent for file in files}
+        patient.folders |= {Path(folder) for folder in {os.path.dirname(file.path) for file in files}}
         patient.names |= {file.patient_name for file in files} - {""}
         patient.numbers |= {value for file in files for value in (file.birth_date, file.accession)} - {""}
     return patients.values()
@@ -281,7 +287,7 @@ def _catalogued(
     chosen = []
     for group in ordered:
         files, key, person = groups[group], keys[group], people[group[0]]
-        paths = [file.path.relative_to(namer.root) for file in files]
+        paths = [name_below(file.path, namer.root) for file in files]
         if key in known and known[key].person != person:
             raise InputError("a patient would become somebody else than in an earlier run into the same folder")
         source = known[key] = SourceSeries(
@@ -295,7 +301,7 @@ def _catalogued(
             description=files[0].description,
             pseudonym=person.pseudonym,
             shift=person.shift,
-            folder=readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
+            folder=folder_of_all(paths),
             target=namer.folder(files[0], person, days_of(telling[group[0]]), telling[group[0]].get("PatientName", ())),
             known={name: sorted(values) for name, values in telling[group[0]].items()},
             counted=are_counted((file.instance_number for file in files), days_of(telling[group[0]])),
@@ -309,7 +315,7 @@ def _catalogued(
             chosen.append(replace(source, parts=len(parts), part=number, files=[lines[place] for place in part]))
             chosen[-1].nameless = [line[-1] for line in chosen[-1].files if line[-1] in without]
     write_json(store.names, namer.names.given)
-    write_jsonl(store.series, map(asdict, known.values()))
+    write_jsonl(store.series, known.values())
     return chosen
 
 
@@ -403,20 +409,31 @@ class Converting(Worker[SourceSeries, Counts]):
             TreeError: this run does not convert into out_folder any more.
         """
         from pacsifier_ops.deid.contact import ContactSheets
-        from pacsifier_ops.deid.convert import Converter
 
         self._request = request = DeidRequest.of(self._run)
-        how = Policy.of(request, self._secret)
-        root = request.out_folder
-        tree, marker = Tree.existing(root), marker_of(root)
-        if tree is None or marker.get("state") != CONVERTING or marker.get("stamp") != how.stamp:
-            raise TreeError("out_folder is not being converted by this run any more; begin with the step prepare")
-        self._store = Store(tree, marker["id"])
+        self._tree, marker = self._converting()
+        self._store = Store(self._tree, marker["id"])
         self._base = _base(request)
         self._apart = apart_of(self._run, request)
-        scratch = stack.enter_context(tree.workplace(shared()))
-        self._converter = Converter(how, scratch, self._run.note)
         self._sheets = stack.enter_context(ContactSheets())
+
+    def _converting(self) -> tuple[Tree, dict[str, Any]]:
+        root = self._request.out_folder
+        tree, marker = Tree.existing(root), marker_of(root)
+        if tree is None or marker.get("state") != CONVERTING:
+            raise TreeError(_NOT_CONVERTING)
+        return tree, marker
+
+    @cached_property
+    def _converter(self) -> Converter:
+        """The converter. In most nights most units have no new object, and need none of what takes time to prepare."""
+        from pacsifier_ops.deid.convert import Converter
+
+        how = Policy.of(self._request, self._secret)
+        tree, marker = self._converting()
+        if marker.get("stamp") != how.stamp:
+            raise TreeError(_NOT_CONVERTING)
+        return Converter(how, self._stack.enter_context(tree.workplace(shared())), self._run.note)
 
     @staticmethod
     def key(line: SourceSeries | Counts) -> tuple[int, int]:
@@ -458,13 +475,13 @@ class Converting(Worker[SourceSeries, Counts]):
         for name, size, mtime, uid in source.files:
             if self._cancelled():
                 raise Cancelled("stopped on request")
-            path = self._request.in_folder / unpacked(name)
             before = settled.get(uid)
             if before and (before.size, before.mtime_ns) == (size, mtime) and self._stands(before):
                 counts.present += 1
                 if self._request.in_place:
-                    self._take_away(path, before)
+                    self._take_away(self._request.in_folder / unpacked(name), before)
                 continue
+            path = self._request.in_folder / unpacked(name)
             try:
                 made = self._converter.convert(path, source, uid)
             except FileUnreadable as error:
@@ -588,9 +605,18 @@ def report(run: Run, secret: str = "") -> DeidAccount:
             clear(tree.root, apart_of(run, request) / "left")
         take_place(tree.root)
     books.check_outputs(account, store, _base(request))
-    with storage_errors("the state root"):
-        linkage = books.write_linkage(request, store, how.rules)
-    books.write(run, account, tree, store, linkage, how.rules)
+    linkage = books.linkage_files(request, store, how.rules)
+    account.linkage = str(linkage[0].parent)
+    with storage_errors("the state root or out_folder"):
+        files = [*linkage, *(tree.root / name for name in books.MANIFESTS), tree.state / APPROVED]
+        standing = books.Standing(tree, store, how.rules, files)
+        hold = standing.hold()
+        if not hold:
+            books.write_linkage(request, store, how.rules)
+            books.write(run, tree, store, how.rules)
+        with store.manifest.open("rb") as manifest, atomic_stream(run.part("manifest")) as own:
+            shutil.copyfileobj(manifest, own)
+    write_account(run, account)
     pages.write(run, account, store)
     write_summary(run, account)
     with shared().acquire(f"deid:{tree.root}"):
@@ -599,7 +625,9 @@ def report(run: Run, secret: str = "") -> DeidAccount:
             if tree.in_use(shared()):
                 raise LeaseBusy("others still convert into out_folder; close the books again when they have ended")
             with storage_errors("the state root or out_folder"):
-                approve(tree.root, _made(store, tree.root), keep_former=False)
+                if not hold:
+                    approve(tree.root, _made(store, tree.root), keep_former=False)
+                    standing.keep()
                 write_marker(tree.root, {**marker, "state": FINISHED})
     return account
 

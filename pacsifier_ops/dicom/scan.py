@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -23,6 +24,10 @@ from pacsifier_ops.state.tree import CONTROL
 
 #: What is kept of a file: all but the path, and the digest that a caller requires.
 _KEPT = [field.name for field in fields(DicomFile)][1:-1]
+_values_of = attrgetter(*_KEPT)
+#: Those that differ from file to file. Texts that many files have in common are shared: there may be a million files.
+_OWN = {_KEPT.index(name) for name in ("offset", "size", "mtime_ns", "ctime_ns", "sop_instance_uid", "instance_number")}
+_SHARED = [place for place in range(len(_KEPT)) if place not in _OWN]
 
 #: Reason for a folder that is not scanned.
 TOO_DEEP = f"more than {LEVELS} folders lie in each other, and what is in this one was not looked at"
@@ -78,17 +83,34 @@ def scan(
         Cancelled: `cancelled` returned True.
         OSError: `root` cannot be read.
     """
-    # The ways of looking accept different files.
-    with Facts(root, f"heads-{look.__module__.rpartition('.')[2]}", look, _packed, _unpacked) as read:
+    with heads(root, look) as read:
         return _scan(root, cancelled, every, approved, read)
 
 
+def heads(
+    root: Path, look: Callable[[Path], DicomFile | None] = inspect, whole: bool = True
+) -> Facts[DicomFile | None]:
+    """Return what is known of the identifying attributes of the files of a tree.
+
+    Args:
+        root: the tree.
+        look: see `scan`.
+        whole: see `Facts`.
+    """
+    # The ways of looking accept different files.
+    return Facts(root, f"heads-{look.__module__.rpartition('.')[2]}", look, _packed, _unpacked, whole=whole)
+
+
 def _packed(item: DicomFile | None) -> list[Any] | None:
-    return None if item is None else [getattr(item, name) for name in _KEPT]
+    return None if item is None else list(_values_of(item))
 
 
 def _unpacked(values: list[Any] | None, path: Path) -> DicomFile | None:
-    return None if values is None else DicomFile(path, *values)
+    if values is None:
+        return None
+    for place in _SHARED:
+        values[place] = intern(values[place])
+    return DicomFile(path, *values)
 
 
 def _scan(
@@ -102,10 +124,10 @@ def _scan(
     first: dict[tuple[SeriesId, str], DicomFile] = {}
     contradicting: set[tuple[SeriesId, str]] = set()
 
-    handled: set[Path] = set()
+    handled: set[str] = set()
 
     def bad(path: Path, reason: str) -> None:
-        handled.add(path)
+        handled.add(str(path))
         found.bad_files.append(FileAccount(readable(path.relative_to(root)), reason))
 
     for path in _files(root, found, bad):
@@ -123,26 +145,25 @@ def _scan(
                     else:
                         bad(path, reason)
                     continue
-                handled.add(path)
+                handled.add(str(path))
                 item = replace(item, sha256=sha256)
             instance = item.series, item.sop_instance_uid
             other = first.get(instance)
             if every:
-                found.series.setdefault(item.series, []).append(_compact(item))
+                found.series.setdefault(item.series, []).append(item)
             elif approved is not None and other is not None and digest(path) != item.sha256:
                 bad(path, DIFFERS)  # otherwise the good one might be skipped as its copy
             elif approved is not None and other is not None and digest(other.path) != other.sha256:
                 bad(other.path, DIFFERS)
                 files = found.series[item.series]
-                files[files.index(other)] = first[instance] = _compact(item)
+                files[files.index(other)] = first[instance] = item
             elif instance in contradicting:
                 bad(path, _CONTRADICTION)
             elif other is None:
-                item = _compact(item)
                 first[instance] = item
                 found.series.setdefault(item.series, []).append(item)
             elif _same(item, other):
-                found.copies.append(_compact(item))
+                found.copies.append(item)
                 found.passed_over[SECOND_COPY] += 1
             else:
                 contradicting.add(instance)
@@ -156,14 +177,16 @@ def _scan(
         except OSError as error:
             bad(path, unreadable(error))
     if approved is not None:
-        for path in approved.listed(root):
-            if not os.path.lexists(path):
+        for name in approved.listed(root):
+            if name in handled:
+                continue
+            if not os.path.lexists(name):
                 if approved.released:
-                    bad(path, NOT_THERE)
+                    bad(Path(name), NOT_THERE)
                 else:
                     found.passed_over[TAKEN_AWAY] += 1
-            elif path not in handled and path.suffix == ".dcm":  # it is no object any more, or a link to the outside
-                bad(path, DIFFERS)
+            elif name.endswith(".dcm"):  # it is no object any more, or a link to the outside
+                bad(Path(name), DIFFERS)
     if contradicting:
         left = {
             series: [file for file in files if (series, file.sop_instance_uid) not in contradicting]
@@ -221,28 +244,6 @@ def _files(root: Path, found: Scan, bad: Callable[[Path, str], None]) -> Iterato
                 continue
             yield path
         folders += reversed(below)
-
-
-def _compact(item: DicomFile) -> DicomFile:
-    """Share texts that many files have in common: there may be a million files."""
-    return replace(
-        item,
-        sop_class_uid=intern(item.sop_class_uid),
-        transfer_syntax_uid=intern(item.transfer_syntax_uid),
-        study_uid=intern(item.study_uid),
-        series_uid=intern(item.series_uid),
-        modality=intern(item.modality),
-        series_number=intern(item.series_number),
-        description=intern(item.description),
-        study_date=intern(item.study_date),
-        study_time=intern(item.study_time),
-        patient_id=intern(item.patient_id),
-        issuer=intern(item.issuer),
-        patient_name=intern(item.patient_name),
-        birth_date=intern(item.birth_date),
-        accession=intern(item.accession),
-        dates=intern(item.dates),
-    )
 
 
 def _same(one: DicomFile, other: DicomFile) -> bool:

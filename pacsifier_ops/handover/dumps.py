@@ -15,8 +15,9 @@ import io
 import os
 import secrets
 import shutil
+import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from pacsifier_ops.base.files import (
     CHANGED,
     below,
     fsync_folder,
+    name_below,
     packed,
     private_folder,
     readable,
@@ -368,11 +370,11 @@ class _Moving:
             for path in _files(folder, without=_PATIENT if folder == self._data else ""):
                 if self._cancelled():
                     raise Cancelled("stopped on request")
-                name = readable(path.relative_to(self._data))
+                name = readable(name_below(path, self._data))
                 if name in reported:
                     continue
                 try:
-                    kind = self._kind(path, content)
+                    kind = self._kind(path, name, content)
                 except OSError as error:
                     self._result.problems.append((name, unreadable(error)))
                     continue
@@ -383,10 +385,11 @@ class _Moving:
                 else:
                     self._result.dicom += 1
 
-    def _kind(self, path: Path, content: Callable[[Path], str]) -> str:
+    def _kind(self, path: Path, name: str, content: Facts[str]) -> str:
         """Return the kind of a file, or the reason why it is left; empty for a DICOM file.
 
         Args:
+            name: its path below the folder of the data.
             content: returns the same by the content of the file alone.
 
         Raises:
@@ -394,20 +397,23 @@ class _Moving:
         """
         from pacsifier_ops.deid.books import MANIFESTS
 
-        name = path.relative_to(self._data)
-        if path.is_symlink():
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return _NOT_DICOM
+        if stat.S_ISLNK(status.st_mode):
             return _INNER_LINK if _leads_into(path, self._data) else _LINK
-        if path.is_dir():
+        if stat.S_ISDIR(status.st_mode):
             os.listdir(path)
-        if not path.is_file():
+        if not stat.S_ISREG(status.st_mode):
             return _NOT_DICOM  # opening a pipe, a socket or a device may block for ever
-        if name.parts[0] == LOGS:
+        if name.startswith(f"{LOGS}/"):
             return _LOG
-        if name.name == "new_id.txt":
+        if path.name == "new_id.txt":
             return _NEW_ID
-        if str(name) in MANIFESTS and marker_of(self._data).get("state") == DEIDENTIFIED:
+        if name in MANIFESTS and marker_of(self._data).get("state") == DEIDENTIFIED:
             return _MANIFEST
-        return content(path)
+        return content(path, status)
 
 
 def _kind_of_content(path: Path) -> str:

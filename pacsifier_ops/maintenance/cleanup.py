@@ -151,8 +151,9 @@ class _Search:
                 self._add("submission", path)
         for path in _unfinished_files(state / "trees"):
             self._add("unfinished file", path)
-        for path in sorted((state / "trees").glob(f"*/{FACTS}/**/*.jsonl")):
-            self._add("facts", path)
+        for path in sorted((state / "trees").glob(f"*/{FACTS}/**/*")):
+            if path.is_file():
+                self._add("facts", path)
         for path in self._leases.forgotten():
             self._add("lease", path)
 

@@ -76,7 +76,7 @@ def cut(run: Run, units: Sequence[Iterable[Any]], found: Mapping[str, Any]) -> l
 
     with storage_errors("the state root"):
         for number, items in enumerate(units):
-            lines = [asdict(item) for item in items]
+            lines = list(items)
             run.write_part("units", number, lines)
             count += len(lines)
         write_json(run.folder / "scan.json", found)

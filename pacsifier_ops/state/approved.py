@@ -9,13 +9,13 @@ to the data set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base.errors import TreeError
-from pacsifier_ops.base.files import private_folder, read_jsonl, readable, write_jsonl
+from pacsifier_ops.base.files import name_below, private_folder, read_jsonl, readable, write_jsonl
 from pacsifier_ops.base.places import is_released
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import APPROVED, DEIDENTIFIED, marker_of, state_folder
@@ -66,15 +66,19 @@ class Approved:
 
     def sha256(self, path: Path) -> str:
         """Return the required digest of a file, hexadecimal; empty where it is not on the list."""
-        return self.files.get(readable(path.relative_to(self.root)), "")
+        return self.files.get(self._name(path), "")
 
     def why_not(self, path: Path) -> str:
         """Return why a file that is not on the list is not released."""
-        return FORMER if readable(path.relative_to(self.root)) in self.former else NOT_APPROVED
+        return FORMER if self._name(path) in self.former else NOT_APPROVED
 
-    def listed(self, folder: Path) -> list[Path]:
-        """Return the listed files in a folder."""
-        return [path for name in self.files if folder in (path := self.root / name).parents]
+    def listed(self, folder: Path) -> Iterator[str]:
+        """Yield the paths of the listed files in a folder."""
+        root, above = f"{self.root / 'x'}"[:-1], f"{folder / 'x'}"[:-1]
+        return (path for name in self.files if (path := root + name).startswith(above))
+
+    def _name(self, path: Path) -> str:
+        return readable(name_below(path, self.root))
 
 
 def approve(root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool = True) -> None:

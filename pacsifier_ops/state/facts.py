@@ -17,33 +17,38 @@ A disk may also lose what it holds, and tell nobody. So all files are read again
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.files import packed, private_folder, read_jsonl, storage_errors, write_jsonl
+from pacsifier_ops.base.errors import StorageError
+from pacsifier_ops.base.files import atomic_stream, packed, private_folder, storage_errors
 from pacsifier_ops.state.tree import state_folder
 
 #: Largest granularity of times of file systems, in nanoseconds: that of FAT.
 _GRANULARITY = 2 * 10**9
 #: Folder of the facts of a tree, in its state.
 FACTS = "facts"
+#: Says that a file has to be read again, though it has not changed.
+AGAIN: Any = object()
 
 T = TypeVar("T")
 
 
 class Facts(Generic[T]):
-    """What was read from the files of a tree. A context manager, which keeps what was asked in it if it ends well.
+    """What was read from the files of a tree. A context manager, which keeps what was asked in it.
 
     A folder that is no tree of ours, or cannot be written to, has nothing kept of it: each file is read.
+
+    The facts of a folder are one line. It is written again as it is where no file of the folder is new.
 
     Args:
         root: the tree.
@@ -52,6 +57,9 @@ class Facts(Generic[T]):
         pack: makes a JSON value of what was read.
         unpack: undoes this, for the path of the file.
         version: of what `read` depends on beside the file. Facts of another version are not used.
+        whole: all files are asked for, and what is known of others is forgotten.
+        renew: returns the JSON value of an unchanged file as it is to be kept now, from the kept one, the path and the
+            identity of the file; AGAIN if the file has to be read again.
 
     Attributes:
         files_read: number of files that were read.
@@ -65,10 +73,14 @@ class Facts(Generic[T]):
         pack: Callable[[T], Any] = lambda fact: fact,
         unpack: Callable[[Any, Path], T] = lambda value, path: value,
         version: str = "",
+        whole: bool = True,
+        renew: Callable[[Any, Path, list[int]], Any] = lambda value, path, identity: value,
     ) -> None:
+        self._whole, self._renew = whole, renew
         self._root, self._file, self._read, self._pack, self._unpack = root, _file(root, name), read, pack, unpack
-        self._before: dict[str, list[Any]] = {}
-        self._now: dict[str, list[Any]] = {}
+        self._start = len(str(root / "x")) - 1
+        self._before: dict[str, bytes] = {}
+        self._now: dict[str, _Folder] = {}
         self._settled = self.files_read = 0
         self._since, self._version = time.time(), f"{__version__} {version}"
 
@@ -84,45 +96,114 @@ class Facts(Generic[T]):
             with suppress(OSError), tempfile.TemporaryFile(dir=self._root) as probe:
                 self._settled = os.fstat(probe.fileno()).st_ctime_ns - _GRANULARITY
         # What is damaged is no fact, and another version may read files in another way.
-        with storage_errors("the state root"), suppress(FileNotFoundError, ValueError, TypeError):
-            (version, since), *lines = read_jsonl(self._file)
+        with (
+            storage_errors("the state root"),
+            suppress(FileNotFoundError, ValueError, TypeError),
+            self._file.open("rb") as stream,
+        ):
+            version, since = json.loads(stream.readline())
             if version == self._version and 0 <= time.time() - since < settings.verify_days() * 86400:
-                self._since, self._before = since, {path: rest for path, *rest in lines}
+                self._since = since
+                for line in stream:
+                    folder, _, facts = line.rstrip(b"\n").partition(b"\t")
+                    self._before[json.loads(folder)] = facts
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and self._settled and self._now != self._before:
-            head, lines = [self._version, self._since], ([path, *rest] for path, rest in self._now.items())
-            with storage_errors("the state root"):
-                write_jsonl(private_folder(self._file.parent) / self._file.name, chain([head], lines))
+        if not self._settled:
+            return
+        if error is None:
+            self._keep(self._whole)
+        else:  # what was read so far need not be read again
+            with suppress(OSError, StorageError):
+                self._keep(whole=False)
 
-    def __call__(self, path: Path) -> T:
+    def _keep(self, whole: bool) -> None:
+        known = {name: folder for name, folder in self._now.items() if folder.asked}
+        lines = {name: self._before.get(name, b"{}") for name in known} | ({} if whole else self._before)
+        for name, folder in known.items():
+            if not whole:
+                folder.asked = folder.kept | folder.asked
+            if folder.asked != folder.kept:
+                lines[name] = _json(folder.asked)
+        if lines == self._before:
+            return
+        with (
+            storage_errors("the state root"),
+            atomic_stream(private_folder(self._file.parent) / self._file.name) as stream,
+        ):
+            stream.write(_json([self._version, self._since]) + b"\n")
+            for name, line in lines.items():
+                stream.write(_json(name) + b"\t" + line + b"\n")
+
+    def __call__(self, path: Path, status: os.stat_result | None = None) -> T:
         """Return what a file holds, read again only where it may have changed.
+
+        Args:
+            path: the file, below the tree.
+            status: its status as it is now; None: it is looked at.
 
         Raises:
             OSError: it cannot be read; or what `read` raises.
         """
-        name, identity = packed(path.relative_to(self._root)), _identity(path)
-        kept = self._before.get(name)
-        if kept is not None and kept[0] == identity:
-            self._now[name] = kept
-            return self._unpack(kept[1], path)
+        above, _, name = str(path)[self._start :].rpartition("/")
+        identity = identity_of(status or os.stat(path))
+        folder = self._folder(above)
+        name = packed(name)
+        kept = folder.kept.get(name)
+        if kept is not None and kept[0] == identity and (value := self._renew(kept[1], path, identity)) is not AGAIN:
+            folder.asked[name] = kept if value is kept[1] else [identity, value]
+            return self._unpack(value, path)
         fact = self._read(path)
         self.files_read += 1
-        if identity[-1] < self._settled and _identity(path) == identity:
-            self._now[name] = [identity, self._pack(fact)]
+        if identity[-1] < self._settled and identity_of(os.stat(path)) == identity:
+            folder.asked[name] = [identity, self._pack(fact)]
         return fact
 
+    def _folder(self, name: str) -> _Folder:
+        name = packed(name)
+        folder = self._now.get(name)
+        if folder is None:
+            folder = self._now[name] = _Folder()
+            with suppress(ValueError):  # a damaged line is no fact
+                kept = json.loads(self._before.get(name, b"{}"))
+                folder.kept = kept if isinstance(kept, dict) else {}
+        return folder
 
-def _identity(path: Path) -> list[int]:
-    status = path.stat()
+
+class _Folder:
+    """The facts of the files in a folder.
+
+    Attributes:
+        kept: identity and fact by name, as they were kept.
+        asked: those that were asked for, as they are now.
+    """
+
+    __slots__ = ("asked", "kept")
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[Any]] = {}
+        self.asked: dict[str, list[Any]] = {}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def identity_of(status: os.stat_result) -> list[int]:
+    """Return what a file is known by: inode, size, and times of change in ns."""
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _file(root: Path, name: str) -> Path:
-    return state_folder(root.resolve()) / FACTS / f"{name}.jsonl"
+    return facts_folder(root) / f"{name}.jsonl"
+
+
+def facts_folder(root: Path) -> Path:
+    """Return the folder for what is known of the files of a tree; it need not exist."""
+    return state_folder(root.resolve()) / FACTS
 
 
 def forget_facts(root: Path) -> None:
@@ -131,6 +212,6 @@ def forget_facts(root: Path) -> None:
     Raises:
         OSError: the state root cannot be written.
     """
-    for path in _file(root, "").parent.rglob("*"):
-        if path.suffix in (".jsonl", ".part"):  # the latter were left by a process that was killed
+    for path in facts_folder(root).rglob("*"):
+        if path.is_file():  # also what was left by a process that was killed
             path.unlink(missing_ok=True)

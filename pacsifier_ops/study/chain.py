@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -208,7 +209,7 @@ class Chain:
         folder = self._identified / series.folder
         for uid, entry in SeriesLedger(self._fetched.state, series.series).entries.items():
             there = entry.is_removed(folder) or entry.proven_by(folder)
-            yield _Fetched(uid, readable(Path(series.folder, entry.file)), entry.size, entry.mtime_ns, there)
+            yield _Fetched(uid, readable(f"{series.folder}/{entry.file}"), entry.size, entry.mtime_ns, there)
 
     def in_folder(self, series: StudySeries, files: Iterable[list[Any]]) -> Iterator[_Fetched]:
         """Yield the instances of a series in a folder without a ledger, those that were there in earlier runs included.
@@ -306,11 +307,11 @@ class Chain:
     def _not_released(self, path: str, files: Mapping[str, Mapping[str, Any]]) -> _Lost | None:
         if self._withheld:
             return _Lost(MISSING, RELEASED, self._withheld)
-        if (file := files.get(readable(Path(path)))) is None:
+        if (file := files.get(readable(path))) is None:
             return _Lost(MISSING, RELEASED, _NOT_APPROVED)
         if self._deidentifies:
             try:
-                there = (self._released / path).stat().st_size == file["size"]
+                there = os.stat(f"{self._released}/{path}").st_size == file["size"]
             except OSError:
                 there = False
             if not there:

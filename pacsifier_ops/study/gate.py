@@ -28,31 +28,26 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import Cancelled
-from pacsifier_ops.base.files import readable, storage_errors
+from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, never, stage_run
 from pacsifier_ops.state.approved import approved_of
-from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT
+from pacsifier_ops.study.searched import NO_DATES, Dates, Search, Terms
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from pacsifier_ops.deid.identifiers import SearchTerms
     from pacsifier_ops.deid.verifier import FileContent
-
-#: Dates (`YYYYMMDD`), each with the tag of the attribute that it comes from.
-Dates = Mapping[str, int]
-_NONE: Dates = MappingProxyType({})
 
 #: What a profile does with dates of studies.
 _KEPT, _SHIFTED, _REMOVED = "kept", "shifted", "removed"
@@ -72,7 +67,7 @@ class GateFindings:
 
     Attributes:
         searched: number of files that were searched.
-        read: number of files that were read for it: new and changed ones, or all if there is more to search for.
+        read: number of files that were read for it, see `searched`.
         patients: number of patients whose identifiers were searched for.
         blocking, waivable: path of the file, and the kind and place of the identifier in it, without its value. At most
             MOST of each.
@@ -122,8 +117,9 @@ class Gate:
         from pacsifier_ops.deid.identifiers import dates_of, normal, terms_of_cohort
 
         every = [(set(names) - {""}, set(ids) - {""}) for names, ids in people]
-        self.patients, self._uids, self._made = len(every), frozenset(uids), made
-        self._certain, self._doubtful = terms_of_cohort(every, frozenset(map(normal, pseudonyms)))
+        self.patients, self._made = len(every), made
+        certain, doubtful = terms_of_cohort(every, frozenset(map(normal, pseudonyms)))
+        self._terms = Terms(certain, doubtful, frozenset(uids))
         self._dates = {folder: dates_of(frozenset(days) - set(free)) for folder, days in dates.items()}
         self._all_dates = {day: tag for days in self._dates.values() for day, tag in days.items()}
 
@@ -193,38 +189,31 @@ class Gate:
         found = GateFindings(patients=self.patients)
         with (
             storage_errors("the de-identified data set, or the state root"),
-            Facts(root, "searched", lambda path: self._findings(path, root), version=self._digest()) as findings_of,
+            Search(root, self._terms, self._digest_of_dates(), self._pieces, self._names) as search,
         ):
             for path in paths:
                 if cancelled():
                     raise Cancelled("stopped on request")
-                for kind, findings in findings_of(root / path).items():
+                for kind, findings in search(path).items():
                     found.add(kind, path, findings)
                 found.searched += 1
-            found.read = findings_of.files_read
+            found.read = search.files_read
         return found
 
-    def _findings(self, path: Path, root: Path) -> dict[str, list[str]]:
-        """Return the findings in a file by kind, without values."""
-        found: dict[str, list[str]] = {"blocking": [], "waivable": []}
-        name = readable(path.relative_to(root))
-        for content, dates in _contents(path, name, self._dates.get(name.split("/")[0], {}), self._all_dates):
-            if isinstance(content, str):
-                found["blocking"].append(content)
-            else:
-                found["blocking"] += _hits(content, self._certain, self._uids, dates)
-                found["waivable"] += _hits(content, self._doubtful)
-        return found
+    def _pieces(self, path: Path, name: str) -> Iterator[tuple[FileContent | str, Dates]]:
+        yield from _contents(path, name, self._dates.get(name.split("/")[0], NO_DATES), self._all_dates)
 
-    def _digest(self) -> str:
-        """Return the SHA-256 of all terms of the search, hexadecimal."""
-        whole = hashlib.sha256()
-        for terms in (self._certain, self._doubtful):
-            for of_terms in fields(terms):
-                whole.update(repr(sorted(getattr(terms, of_terms.name).items())).encode())
-        whole.update(repr(sorted(self._uids)).encode())
-        whole.update(repr(sorted((folder, sorted(days.items())) for folder, days in self._dates.items())).encode())
-        return whole.hexdigest()
+    def _names(self, names: list[str]) -> tuple[FileContent, Dates]:
+        """Return the content of the names of files of one folder, and the dates that are forbidden in them."""
+        from pacsifier_ops.deid.verifier import content_of
+
+        texts = dict.fromkeys(text for name in names for text in _texts_of_name(name))
+        return content_of(texts), self._dates.get(names[0].split("/")[0], NO_DATES) if names else NO_DATES
+
+    def _digest_of_dates(self) -> str:
+        """Return the SHA-256 of the dates of the search, hexadecimal."""
+        dates = sorted((folder, sorted(days.items())) for folder, days in self._dates.items())
+        return hashlib.sha256(repr(dates).encode()).hexdigest()
 
     def add_foreign(self, files: Iterable[Mapping[str, Any]], found: GateFindings) -> None:
         """Add each file that the de-identification did not make to the findings: it may be of any patient.
@@ -235,14 +224,6 @@ class Gate:
         for file in files:
             if self._made.get(file["path"]) != file["sha256"]:
                 found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
-
-
-def _hits(
-    content: FileContent, terms: SearchTerms, uids: frozenset[str] = frozenset(), dates: Dates = _NONE
-) -> list[str]:
-    from pacsifier_ops.deid.verifier import hits
-
-    return sorted(map(str, hits(content, terms, uids, dates)))
 
 
 def _study_dates(run: Run) -> str:
@@ -282,18 +263,22 @@ def _contents(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple
     """
     from pacsifier_ops.deid.verifier import content_of
 
-    # In a name, a time may follow a date without a gap.
-    yield content_of([name, *name.split("/"), *(run[:8] for run in re.findall(r"\d{8,}", name))]), own
+    yield content_of(_texts_of_name(name)), own
     with path.open("rb") as stream:
         head = stream.read(132)
     if head[128:] == b"DICM":
-        yield _object(path), _NONE
+        yield _object(path), NO_DATES
     elif head[:4] == b"PK\x03\x04":
         yield from ((content, every) for content in _zipped(path.read_bytes()))
     elif head[:4] == b"PAR1":
         yield from ((content, every) for content in _table(path))
     else:
         yield from ((content, every) for content in _texts(path))
+
+
+def _texts_of_name(name: str) -> list[str]:
+    # In a name, a time may follow a date without a gap.
+    return [name, *name.split("/"), *(run[:8] for run in re.findall(r"\d{8,}", name))]
 
 
 def _object(source: Path | bytes) -> FileContent | str:

@@ -28,6 +28,7 @@ from pacsifier_ops.base.files import (
     data_file,
     data_folder,
     fsync_folder,
+    name_below,
     read_json,
     read_jsonl,
     readable,
@@ -56,7 +57,7 @@ FILE_SETS = "dicomdir"
 _UNFINISHED = f"{CONTROL}/unfinished"
 
 #: Name of what is known of the files of a tree, see `Facts`.
-_DIGESTS = "digests"
+DIGESTS = "digests"
 
 _STOCK, _RELEASED = "output.jsonl", "released.json"
 
@@ -221,12 +222,16 @@ def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> 
 
 def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """Yield path, size and digest of every file in the order of paths; links are not followed."""
-    with Facts(root, _DIGESTS, digest) as digest_of:
+    with Facts(root, DIGESTS, digest) as digest_of:
         for path in _files(root):
             if cancelled():
                 raise Cancelled("stopped on request")
-            name = path.relative_to(root)
-            yield {"path": readable(name), "size": path.stat().st_size, "sha256": digest_of(path)}
+            status = os.stat(path)
+            yield {
+                "path": readable(name_below(path, root)),
+                "size": status.st_size,
+                "sha256": digest_of(path, status),
+            }
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -262,11 +267,11 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             stock = Stock(stock.digest, 0, 0)  # identified files go to a gateway, and never to `released/`
         if stock.files:
             _make_ready(target)
-        with Facts(target, _DIGESTS, digest) as digest_of:
+        with Facts(target, DIGESTS, digest) as digest_of:
             for file in listed(run) if stock.files else ():
                 if cancelled():
                     raise Cancelled("stopped on request")
-                new += _place(root / file["path"], target / file["path"], file, target / _UNFINISHED, digest_of)
+                new += _place(root, target, file, digest_of)
         if study.has(ANONYMIZE):
             approve(target, listed(run))
         if study.has(KARNAK):
@@ -296,32 +301,30 @@ def _make_ready(target: Path) -> None:
     (target / _UNFINISHED).mkdir()
 
 
-def _place(
-    source: Path, target: Path, file: Mapping[str, Any], scratch: Path, digest_of: Callable[[Path], str]
-) -> bool:
+def _place(root: Path, released: Path, file: Mapping[str, Any], digest_of: Facts[str]) -> bool:
     """Copy a file to its place in `released/`. Return False if exactly this file is there already.
 
     Args:
-        source: the approved file.
-        target: its place.
-        file: its size and digest in the approved stock.
-        scratch: folder for the unfinished copy.
+        root: the data set.
+        released: the folder `released/`.
+        file: path, size and digest of the file in the approved stock.
         digest_of: returns the SHA-256 of a released file.
 
     Raises:
         NotApproved: the file has changed since it was approved.
     """
+    target = released / file["path"]
     with suppress(FileNotFoundError):
         status = target.lstat()
         own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1  # earlier versions made hard links
-        if own and status.st_size == file["size"] and digest_of(target) == file["sha256"]:
+        if own and status.st_size == file["size"] and digest_of(target, status) == file["sha256"]:
             if stat.S_IMODE(status.st_mode) != _mode():
                 target.chmod(_mode())
             return False
     data_folder(target.parent)
-    temporary = scratch / secrets.token_hex(8)
+    temporary = released / _UNFINISHED / secrets.token_hex(8)
     try:
-        if _copied(source, temporary) != file["sha256"]:
+        if _copied(root / file["path"], temporary) != file["sha256"]:
             raise NotApproved("the release has changed since it was approved; run the step that asks again")
         os.replace(temporary, target)
     finally:
@@ -363,7 +366,7 @@ def _stale(run: Run, target: Path) -> int:
     """Return the number of released files that are not in the stock."""
     stock = {file["path"] for file in listed(run)}
     own = f"{HANDOVER}/"
-    names = (readable(path.relative_to(target)) for path in _files(target))
+    names = (readable(name_below(path, target)) for path in _files(target))
     return sum(name not in stock and not name.startswith(own) for name in names)
 
 

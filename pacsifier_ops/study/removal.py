@@ -27,16 +27,17 @@ from pacsifier_ops.base.errors import Cancelled, TreeError
 from pacsifier_ops.base.files import read_jsonl, readable, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, Settled, SourceSeries, series_of, store_of
-from pacsifier_ops.dicom.files import inspect
+from pacsifier_ops.dicom.files import DicomFile, inspect
+from pacsifier_ops.dicom.scan import heads
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.runs.folder import Run, never, now
 from pacsifier_ops.runs.index import Index
 from pacsifier_ops.state.deliveries import Deliveries
-from pacsifier_ops.state.facts import forget_facts
+from pacsifier_ops.state.facts import Facts, forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
-from pacsifier_ops.study.release import listed, released_of, with_originals
+from pacsifier_ops.study.release import DIGESTS, listed, released_of, with_originals
 
 #: Why a file stays.
 BY_RULE, IN_QUARANTINE = "excluded by a rule", "in quarantine"
@@ -162,11 +163,13 @@ def series_listed(run: Run) -> Iterator[SeriesListing]:
         yield SeriesListing(**{**item, "go": {uid: Copy(**copy) for uid, copy in item["go"].items()}})
 
 
-def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> Listing:
+def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never, read: bool = True) -> Listing:
     """List the files that may be removed. Each released file with an identified original is read; none is changed.
 
     Args:
         run: the run of the study that has released the data set.
+        read: False: a released file that has not changed since it was read counts as read. So a list is made that
+            nothing is removed by.
 
     Raises:
         TreeError: the folder of the identified copy holds something else, or the data set is half de-identified.
@@ -175,9 +178,14 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
     """
     tree = _tree(places)
     refuse_unfinished([places.deidentified])
-    with storage_errors("the state root, or the folder of the study"):
-        lines = _listed(tree, _Delivered(run, places), cancelled) if tree else iter(())
-        run.write_part("removal", None, map(asdict, lines))
+    with (
+        storage_errors("the state root, or the folder of the study"),
+        Facts(places.released, DIGESTS, digest, whole=False) as digest_of,
+        heads(places.released, whole=False) as head_of,
+    ):
+        delivered = _Delivered(run, places, digest if read else digest_of, inspect if read else head_of)
+        lines = _listed(tree, delivered, cancelled) if tree else iter(())
+        run.write_part("removal", None, lines)
     return Listing.of(run)
 
 
@@ -221,19 +229,19 @@ def _tree(places: Places) -> Tree | None:
 
 def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) -> Iterator[SeriesListing]:
     for key, folder in sorted(tree.load_names().of_series()):
-        entries = SeriesLedger(tree.state, key).entries
-        if not entries or (tree.root / folder).resolve() != tree.root / folder:
+        entries, at = SeriesLedger(tree.state, key).entries, tree.root / folder
+        if not entries or at.resolve() != at:
             continue  # nothing was fetched, or a link leads to a folder outside of the tree
         series, stay = SeriesListing(key.series_uid, folder, study_uid=key.study_uid), Counter[str]()
         of_series = delivered.series(key)
         for uid, entry in entries.items():
             if cancelled():
                 raise Cancelled("stopped on request")
-            if entry.is_removed(tree.root / folder):
+            if entry.is_removed(at):
                 series.handed_on += 1
                 series.lost += not of_series.is_there(uid)
-            elif os.path.lexists(tree.root / folder / entry.file):
-                verdict = of_series.copy(tree.root, folder, uid, entry)
+            elif os.path.lexists(f"{at}/{entry.file}"):
+                verdict = of_series.copy(at, folder, uid, entry)
                 if isinstance(verdict, Copy):
                     series.go[uid] = verdict
                 else:
@@ -276,20 +284,31 @@ def _as_listed(path: Path, places: Places, copy: Copy) -> bool:
     return status is not None and (status.st_ctime_ns == copy.ctime_ns or digest(released) == copy.sha256)
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _status(path: Path | str) -> os.stat_result | None:
     """Return the status of a regular file; None if there is none."""
     try:
-        status = path.lstat()
+        status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status if stat.S_ISREG(status.st_mode) else None
 
 
 class _Delivered:
-    """The released files of a run, by series."""
+    """The released files of a run, by series.
 
-    def __init__(self, run: Run, places: Places) -> None:
+    Args:
+        digest_of, head_of: return the SHA-256 and the identifying attributes of a released file.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        places: Places,
+        digest_of: Callable[[Path], str],
+        head_of: Callable[[Path], DicomFile | None],
+    ) -> None:
         self.places, self.released = places, ReleasedFiles(run)
+        self.digest_of, self.head_of = digest_of, head_of
         self.store = store_of(places.deidentified)
         self._sources: dict[str, list[SourceSeries]] = {}
         for source in series_of(self.store) if self.store else ():
@@ -305,7 +324,7 @@ class _DeliveredSeries:
     """The released files of one series. Its objects may belong to several patients, so it may have several sources."""
 
     def __init__(self, delivered: _Delivered, sources: list[SourceSeries]) -> None:
-        self._places = delivered.places
+        self._places, self._digest_of, self._head_of = delivered.places, delivered.digest_of, delivered.head_of
         self._files: dict[str, Mapping[str, Any]] = {}
         self._settled: dict[str, list[Settled]] = {}
         self._deliveries: dict[SeriesId, Deliveries] = {}
@@ -322,24 +341,30 @@ class _DeliveredSeries:
             (status := _status(self._places.released / item.file)) and status.st_size == item.written for item in made
         )
 
-    def copy(self, root: Path, folder: str, uid: str, entry: Entry) -> Copy | str:
-        """Return the identified file of an instance if it may be removed; otherwise the reason why it stays."""
-        path = root / folder / entry.file
-        status = _status(path)
-        if status is None or not entry.proven_by(root / folder):
+    def copy(self, at: Path, folder: str, uid: str, entry: Entry) -> Copy | str:
+        """Return the identified file of an instance if it may be removed; otherwise the reason why it stays.
+
+        Args:
+            at: folder of the series.
+            folder: its path below the identified copy.
+            uid: SOP Instance UID of the instance.
+            entry: its entry in the ledger.
+        """
+        status = _status(f"{at}/{entry.file}")
+        if status is None or not entry.proven_by(at):
             return CHANGED
-        made_of = (readable(path.relative_to(root)), status.st_size, status.st_mtime_ns)
+        made_of = (readable(f"{folder}/{entry.file}"), status.st_size, status.st_mtime_ns)
         item = next((i for i in self._settled.get(uid, ()) if (i.source, i.size, i.mtime_ns) == made_of), None)
         if item is None:
             return NOT_DEIDENTIFIED
         if item.outcome != DEIDENTIFIED:
             return BY_RULE if item.outcome == EXCLUDED else IN_QUARANTINE
-        file = self._files.get(readable(Path(item.file)))
+        file = self._files.get(readable(item.file))
         if file is None or file["size"] != item.written:
             return NOT_RELEASED
-        working, released = self._places.deidentified / item.file, self._places.released / item.file
-        there = _status(released)
-        if there is None or _status(working) is None or digest(released) != file["sha256"]:
+        released = self._places.released / item.file
+        there, working = _status(released), _status(f"{self._places.deidentified}/{item.file}")
+        if there is None or working is None or self._digest_of(released) != file["sha256"]:
             return NOT_THERE
         if self._places.destination and not self._confirmed(released):
             return UNCONFIRMED
@@ -348,7 +373,7 @@ class _DeliveredSeries:
     def _confirmed(self, path: Path) -> bool:
         """Return whether the destination has confirmed the object with the content of the file."""
         try:
-            file = inspect(path)
+            file = self._head_of(path)
         except ValueError:
             return False
         if file is None:

@@ -311,7 +311,7 @@ def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = neve
     identified, deidentified, released = (folder_of(study, name) for name in FOLDERS)
     places = removal.Places(identified, deidentified, released, destination)
     if not run.part("removal").exists():  # an earlier attempt may have removed some of the files that it listed
-        removal.plan_removal(run, places, cancelled)
+        removal.plan_removal(run, places, cancelled, read=study.remove_identified == REMOVE)
     listing, removed = removal.Listing.of(run), removal.Removed()
     if study.remove_identified == REMOVE and _at_gateway(run, study):
         removed = removal.remove(run, places, cancelled)

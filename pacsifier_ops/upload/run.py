@@ -6,14 +6,13 @@ are accounts of series.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import InputError
-from pacsifier_ops.base.files import packed, readable, unpacked
+from pacsifier_ops.base.files import folder_of_all, name_below, packed, unpacked
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.options import Flag, Section, option, result_folder, source_folder
 from pacsifier_ops.runs import options as common
@@ -105,7 +104,7 @@ class Outgoing:
             files: its files, at least one.
         """
         first = files[0]
-        paths = [file.path.relative_to(root) for file in files]
+        paths = [name_below(file.path, root) for file in files]
         rest = [
             [
                 *(f.offset, f.size, f.mtime_ns, f.ctime_ns),
@@ -120,7 +119,7 @@ class Outgoing:
             first.modality,
             first.series_number,
             first.description,
-            readable(Path(os.path.commonpath([path.parent for path in paths]) or ".")),
+            folder_of_all(paths),
             [[packed(path), *values] for path, values in zip(paths, rest, strict=True)],
         )
 

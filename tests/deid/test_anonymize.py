@@ -35,6 +35,7 @@ from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.progress import progress_of
 from pacsifier_ops.state import tree
+from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.tree import CONVERTING, DEIDENTIFIED, Tree, marker_of, refuse_unfinished
 from pacsifier_ops.upload import steps as upload_steps
@@ -213,6 +214,34 @@ def test_again_does_nothing_and_what_is_new_or_gone_is_done(source: Path, out: P
     assert account.verdict == COMPLETE and account.totals()["deidentified"] == 10
     assert gone.exists() and sum(image.InstanceNumber == 77 for image in images(out).values()) == 1
     assert before.keys() < content(out).keys()
+
+
+def test_books_are_written_again_only_where_they_would_differ(source: Path, out: Path) -> None:
+    fill(source)
+    deidentify(source, out)
+    books = [*(out / name for name in MANIFESTS), *(project_folder("default") / "data_sets").rglob("*.*")]
+    assert {path.suffix for path in books} == {".csv", ".parquet", ".json"}
+
+    def written_again() -> set[str]:
+        before = {path: path.stat().st_ino if path.exists() else 0 for path in books}
+        run, account = deidentify(source, out)
+        assert (
+            account.verdict == COMPLETE
+            and len(run.part("manifest").read_text().splitlines()) == account.totals()["objects"]
+        )
+        return {path.name for path in books if path.stat().st_ino != before[path]}
+
+    names = {path.name for path in books}
+    contents = {path: path.read_bytes() for path in books}
+    assert written_again() == set()
+    # One that was changed or lost is mended, with all others.
+    for spoil in (lambda: books[0].write_bytes(contents[books[0]][:-1]), books[-1].unlink, lambda: forget_facts(out)):
+        spoil()
+        assert (written_again(), written_again()) == (names, set())
+        assert {path: path.read_bytes() for path in books} == contents
+    put(source, series(ZEBEDAEUS, 2))
+    assert (written_again(), written_again()) == (names, set())
+    assert contents[books[0]] != books[0].read_bytes()
 
 
 def test_the_result_of_what_is_somebody_elses_by_now_is_taken_back(source: Path, out: Path) -> None:

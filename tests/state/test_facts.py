@@ -47,6 +47,16 @@ def test_only_what_has_changed_is_read_again(root: Path) -> None:
     assert read(root, "a", "b", "c")[1] == ["b"]
 
 
+def test_what_few_ask_for_is_added_to_what_is_kept(root: Path) -> None:
+    read(root)
+    (root / "below").mkdir()
+    (root / "below" / "c").write_text("new")
+    with Facts(root, "content", Path.read_text, whole=False) as known:
+        assert [known(root / name) for name in ("b", "below/c")] == ["two", "new"]
+        assert known.files_read == 1
+    assert read(root, "a", "b", "below/c")[1] == []
+
+
 def _same_size_and_time(root: Path) -> None:
     before = (root / "a").stat()
     (root / "a").write_text("ONE")
@@ -106,6 +116,10 @@ def test_what_ends_badly_leaves_what_was_known(root: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(root, "a", "missing")
     assert read(root)[1] == []
+    (root / "c").write_text("new")
+    with pytest.raises(FileNotFoundError):
+        read(root, "c", "missing")
+    assert read(root, "a", "b", "c")[1] == []
 
 
 @pytest.mark.parametrize("content", ["", "[", "[1]\n", '["x", 2]\n', '{"a": 1}\n', '[1,2]\n"x"\n', "\0\0\0\n"])

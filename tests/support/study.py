@@ -11,7 +11,8 @@ from pacsifier_ops.deid import steps as deid
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract import steps as extraction
 from pacsifier_ops.extract.run import Request
-from pacsifier_ops.handover import dumps, karnak
+from pacsifier_ops.handover import dicomdir, dumps, karnak
+from pacsifier_ops.handover.dicomdir import DicomdirRequest
 from pacsifier_ops.handover.dumps import DumpsRequest
 from pacsifier_ops.handover.karnak import KarnakRequest
 from pacsifier_ops.pseudonyms import steps as pseudonyms
@@ -20,7 +21,17 @@ from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.study import steps
 from pacsifier_ops.study.release import release, stock_of
-from pacsifier_ops.study.run import ANONYMIZE, DUMPS, EXTRACT, KARNAK, KARNAK_UPLOAD, PSEUDONYMS, UPLOAD, stages_of
+from pacsifier_ops.study.run import (
+    ANONYMIZE,
+    DICOMDIR,
+    DUMPS,
+    EXTRACT,
+    KARNAK,
+    KARNAK_UPLOAD,
+    PSEUDONYMS,
+    UPLOAD,
+    stages_of,
+)
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.command import write_table
@@ -106,10 +117,20 @@ class StudyRun:
 
     def release(self) -> None:
         steps.check(self.run)
+        self.approve_and_release()
+
+    def approve_and_release(self) -> None:
         digest = stock_of(self.run).digest
         approvals.ask(self.run, approvals.RELEASE, digest)
         approvals.decide(self.run, approvals.RELEASE, digest, approvals.APPROVED, "Dr. Data Manager")
         release(self.run)
+
+    def make_file_set(self) -> None:
+        stage, params = stage_run(self.run, DICOMDIR), self.params(DICOMDIR)
+        request = DicomdirRequest(self.data / params["in_folder"], self.data / params["out_folder"])
+        for unit in dicomdir.prepare(stage, request):
+            dicomdir.copy(stage, unit)
+        dicomdir.assemble(stage)
 
     def remove(self, destination: PacsNode) -> None:
         steps.remove(self.run, destination.key)
