@@ -15,7 +15,7 @@ from typing import TypeVar
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.base.config import PacsNode
-from pacsifier_ops.base.errors import Cancelled, PacsError, PacsifierError, PacsTimeout, Unsupported
+from pacsifier_ops.base.errors import PacsError, PacsifierError, PacsTimeout, Unsupported
 from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dimse.attempts import open_session
 from pacsifier_ops.dimse.session import Matches
@@ -23,7 +23,7 @@ from pacsifier_ops.state.leases import Leases
 
 T = TypeVar("T")
 
-#: Maximum number of matches of a query. At the next one, the association is aborted.
+#: Maximum number of matches of a query. At the next one, it is cancelled.
 LONGEST_ANSWER = 2_500
 #: After this many questions in a row with a failure of network or archive, the archive is not queried any more.
 FAILURES_IN_A_ROW = 3
@@ -73,15 +73,10 @@ class Archive:
     character_sets: set[str] = field(default_factory=set)
     queries: int = 0
     _seconds: list[float] = field(default_factory=list)
-    _messages: int = 0
     _failures: int = 0
 
     def __post_init__(self) -> None:
-        self.session = open_session(self.node, self.leases, self.incoming, self._must_stop)
-
-    def _must_stop(self) -> bool:
-        self._messages += 1
-        return self._messages > LONGEST_ANSWER or self.cancelled()
+        self.session = open_session(self.node, self.leases, self.incoming, self.cancelled)
 
     def with_retry(self, action: Callable[[], T]) -> T:
         """Call an action, and repeat it once if the error may be temporary.
@@ -95,13 +90,13 @@ class Archive:
             raise ArchiveFailing("not asked: the archive failed several times in a row, and is not queried any more")
         try:
             try:
-                value = self._bounded(action)
+                value = action()
             except PacsifierError as error:
                 if not error.retryable or isinstance(error, PacsTimeout):
                     raise
                 self.session.close(abort=True)
                 pause(self.node.retry_wait, self.cancelled)
-                value = self._bounded(action)
+                value = action()
         except (Unsupported, TooManyMatches):
             self._failures = 0
             raise
@@ -111,18 +106,6 @@ class Archive:
             raise
         self._failures = 0
         return value
-
-    def _bounded(self, action: Callable[[], T]) -> T:
-        self._messages = 0
-        try:
-            return action()
-        except Cancelled:
-            self.session.close(abort=True)
-            if self.cancelled():
-                raise
-            raise TooManyMatches(
-                f"{self.node.name}: more than {LONGEST_ANSWER} matches; the association was aborted"
-            ) from None
 
     def find(self, identifier: Dataset) -> Matches[Dataset]:
         """Send a C-FIND request, and return its matches.
@@ -135,8 +118,11 @@ class Archive:
 
         def timed() -> Matches[Dataset]:
             started = time.perf_counter()
-            answer = self.session.find(identifier)
+            answer = self.session.find(identifier, most=LONGEST_ANSWER + 1)
             self._seconds.append(time.perf_counter() - started)
+            if len(answer.identifiers) > LONGEST_ANSWER:
+                self.session.close(abort=True)
+                raise TooManyMatches(f"{self.node.name}: more than {LONGEST_ANSWER} matches; the query was cancelled")
             return answer
 
         answer = self.with_retry(timed)
