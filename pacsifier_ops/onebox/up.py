@@ -2,8 +2,8 @@
 
 One supervisor starts the database, the standing receiver, an embedded PACS and De-ID service, and the components of
 Airflow. All of them listen on 127.0.0.1 only; the receiver may have another address. One that ends by itself is started
-again. After Ctrl-C or SIGTERM, or when one keeps ending, all are stopped. If the supervisor itself is killed, Linux stops
-the others.
+again. After Ctrl-C or SIGTERM, or when one keeps ending, all are stopped. If the supervisor itself is killed, Linux
+stops the others.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from pacsifier_ops.onebox import postgres
 
 REPO = Path(__file__).resolve().parents[2]
 HOST, USER, PACS_AET = "127.0.0.1", "admin", "DEMOPACS"
-#: Users by name, with their role: the administrator, the data manager, who starts runs and answers questions, and one who
-#: looks on.
+#: Users by name, with their role: the administrator, the data manager, who starts runs and answers questions, and one
+#: who looks on.
 USERS = {USER: "admin", "manager": "user", "viewer": "viewer"}
 #: Name of the part that all others need.
 DATABASE = "postgres"
@@ -47,8 +47,8 @@ EMBEDDED_DEID = "The embedded De-ID service; change this description with the re
 EMBEDDED = "The embedded PACS; change this description with the rest, or the next start restores it"
 #: Maximum seconds for the start of a component, for running tasks after Ctrl-C, and for all components to stop.
 STARTING, STOPPING, CLOSING = 120.0, 15.0, 6.0
-#: Seconds until a component that has ended by itself starts again: after its first end within FORGIVEN seconds, its second,
-#: and so on. When it ends once more, all are stopped.
+#: Seconds until a component that has ended by itself starts again, after its first end within FORGIVEN seconds, its
+#: second, and so on. When it ends once more, all are stopped.
 PAUSES, FORGIVEN = (1, 2, 4, 8, 16), 300.0
 #: Maximum seconds that a component waits while another one writes to the database. SQLite has one writer at a time, and
 #: its default of 5 s is short for a busy scheduler.
@@ -293,12 +293,13 @@ class Parts:
 
 
 def _kill(process: psutil.Process) -> None:
-    """Kill a process and its descendants. Where it is a child of ours, forget it."""
+    """Kill a process and its descendants, and wait for their end, which makes those go that we have adopted."""
     with suppress(psutil.NoSuchProcess):
-        for member in [*process.children(recursive=True), process]:
+        family = [*process.children(recursive=True), process]
+        for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
-    psutil.wait_procs([process], timeout=1)
+        psutil.wait_procs(family, timeout=1)
 
 
 def is_listening(port: int) -> bool:
@@ -415,13 +416,10 @@ def up(
     environment = {**os.environ, **airflow_environment(home, port), **chosen}
     task_port = _free_port()
     environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"http://{HOST}:{task_port}/execution/"
-    server = postgres.of_home(Path(environment["AIRFLOW_HOME"]))
-    if isinstance(server, postgres.Postgres):
-        database = f"PostgreSQL in {server.data}"
+    server, database = postgres.of_home(Path(environment["AIRFLOW_HOME"]))
+    if server:
         for name in ("SQL_ALCHEMY_CONN", "SQL_ALCHEMY_CONN_ASYNC"):
             environment[f"AIRFLOW__DATABASE__{name}"] = server.url
-    else:
-        database = f"SQLite, which is slow in a burst of runs: {server}"
     data = Path(environment["PACSIFIER_DATA_ROOT"])
     # By default, the spool is on the file system of the data.
     environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))
@@ -429,7 +427,7 @@ def up(
     _sample_queries(data)
     with supervised(home / "logs", environment) as parts:
         print(f"starting Airflow in {home} ...", flush=True)
-        if isinstance(server, postgres.Postgres):
+        if server:
             server.clear()
             parts.start_program(DATABASE, server.command)
         (home / "deid" / "config.json").unlink(missing_ok=True)
@@ -438,10 +436,10 @@ def up(
         parts.wait_until("the embedded De-ID service", (home / "deid" / "config.json").exists)
         connections = home / "connections.json"
         write_json(connections, _own_connections(home, aet, pacs_port, receiver_port))
-        if isinstance(server, postgres.Postgres):
+        if server:
             parts.wait_until("the database", server.is_ready)
         parts.run("database", "pacsifier_ops.onebox.database", str(connections))
-        if isinstance(server, postgres.Postgres):
+        if server:
             postgres.remember(Path(environment["AIRFLOW_CONFIG"]), server.url)
         parts.start(
             "receiver",
