@@ -1,0 +1,40 @@
+"""Many runs at once, while the database and components of Airflow are killed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from pacsifier_ops.onebox import up as local
+from tests.support.airflow_home import DAG_ID, Up
+from tests.support.shared import SharedAirflow
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow]
+
+
+def parts(up: Up, words: str) -> list[psutil.Process]:
+    """Return the components of `make up` that have these words in their command line."""
+    children = psutil.Process(up._process.pid).children()
+    return [c for c in children if c.status() != psutil.STATUS_ZOMBIE and words in " ".join(c.cmdline())]
+
+
+def kill(up: Up, words: str) -> None:
+    """Kill such a component, and wait until there is another."""
+    (killed,) = parts(up, words)
+    killed.kill()
+    up.wait_for(lambda: any(part.pid != killed.pid for part in parts(up, words)))
+
+
+def test_many_triggers_are_taken_and_their_runs_complete_whatever_is_killed(shared: SharedAirflow) -> None:
+    up, data = shared.up, shared.up.home / "data"
+    (data / "burst.csv").write_text("AccessionNumber\nQACC990171\n")
+    outs = [f"burst-{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as people:
+        ids = list(people.map(lambda out: up.start(DAG_ID, queryfile="burst.csv", out_directory=out), outs))
+    for words in ("airflow scheduler", "airflow triggerer", "postgres -D"):
+        kill(up, words)
+    up.wait_for(lambda: local.is_healthy(up.ports[0]))
+    assert {up.outcome(run) for run in ids} == {"success"}
+    assert [len(list((data / out).rglob("*.dcm"))) for out in outs] == [5] * len(outs)
