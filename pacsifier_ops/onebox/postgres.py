@@ -50,27 +50,30 @@ class Postgres:
         """Where it is, for SQLAlchemy. The driver psycopg serves Airflow's synchronous and asynchronous sessions."""
         return f"postgresql+psycopg://{quote(_user())}@/postgres?host={quote(str(self.data))}"
 
-    @property
     def command(self) -> list[str]:
-        """What starts it, in the foreground. It listens at no port."""
+        """Return what starts it, in the foreground, once the server of an earlier start has ended.
+
+        It listens at no port.
+        """
         # Airflow's processes keep up to 15 connections each, and the API servers as many again.
         settings = {"listen_addresses": "", "unix_socket_directories": self.data, "max_connections": 200}
         flags = [f"--{name}={value}" for name, value in settings.items()]
-        return [*_unprivileged(), str(self.programs / "postgres"), "-D", str(self.data), *flags]
+        # PostgreSQL does not start where its mark has the number of another process, which any program may have by
+        # now, unless that is said to be an ancestor.
+        stranger = [f"PG_GRANDPARENT_PID={self._killed()}"]
+        return ["env", *stranger, *_unprivileged(), str(self.programs / "postgres"), "-D", str(self.data), *flags]
 
-    def clear(self) -> None:
-        """Wait for the server of an earlier start that still ends, and remove the mark of one that was killed.
-
-        PostgreSQL does not start where a process has the number in that mark. After a restart of the machine any other
-        program may have it.
-        """
-        mark = self.data / "postmaster.pid"
-        with suppress(OSError, ValueError, IndexError, psutil.Error):
-            old = psutil.Process(int(mark.read_text(encoding="utf-8").split()[0]))
-            if old.name() == "postgres":
-                old.wait(ENDING)
-            else:
-                mark.unlink()
+    def _killed(self) -> int:
+        """Return the number of an earlier server that was killed; 0 if there was none. Wait for one that still ends."""
+        try:
+            number = int((self.data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+        except (OSError, ValueError, IndexError):
+            return 0
+        with suppress(psutil.Error):
+            earlier = psutil.Process(number)
+            if earlier.name() == "postgres":
+                earlier.wait(ENDING)
+        return number
 
     def is_ready(self) -> bool:
         """Whether it takes connections."""

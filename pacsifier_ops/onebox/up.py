@@ -428,8 +428,7 @@ def up(
     with supervised(home / "logs", environment) as parts:
         print(f"starting Airflow in {home} ...", flush=True)
         if server:
-            server.clear()
-            parts.start_program(DATABASE, server.command)
+            parts.start_program(DATABASE, server.command())
         (home / "deid" / "config.json").unlink(missing_ok=True)
         own = ("--port", str(deid_port), "--folder", str(home / "deid"))
         parts.start("deid", "pacsifier_ops.embedded.deid_server", *own)
