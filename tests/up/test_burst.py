@@ -30,11 +30,16 @@ def kill(up: Up, words: str) -> None:
 def test_many_triggers_are_taken_and_their_runs_complete_whatever_is_killed(shared: SharedAirflow) -> None:
     up, data = shared.up, shared.up.home / "data"
     (data / "burst.csv").write_text("AccessionNumber\nQACC990171\n")
-    outs = [f"burst-{number}" for number in range(40)]
+    whole = [f"burst-{number}" for number in range(4)]  # the others search only
+
+    def start(out: str) -> str:
+        retrieve = "save" if out in whole else "none"
+        return up.start(DAG_ID, queryfile="burst.csv", out_directory=out, retrieve=retrieve)
+
     with ThreadPoolExecutor(8) as people:
-        ids = list(people.map(lambda out: up.start(DAG_ID, queryfile="burst.csv", out_directory=out), outs))
+        runs = list(people.map(start, [*whole, *("burst" for _ in range(36))]))
     for words in ("airflow scheduler", "airflow triggerer", "postgres -D"):
         kill(up, words)
     up.wait_for(lambda: local.is_healthy(up.ports[0]))
-    assert {up.outcome(run) for run in ids} == {"success"}
-    assert [len(list((data / out).rglob("*.dcm"))) for out in outs] == [5] * len(outs)
+    assert {up.outcome(run) for run in runs} == {"success"}
+    assert [len(list((data / out).rglob("*.dcm"))) for out in whole] == [5] * len(whole)

@@ -138,6 +138,7 @@ def test_a_full_inbox_is_taken_in_completely(shared: SharedAirflow) -> None:
     before, done = runs(up), set(nightly.glob("done/*"))
     for number in range(20):
         put(nightly / "inbox", f"burst-{number}.csv", "AccessionNumber\nQACC990171\n")
+        put(nightly / "inbox", f"burst-{number}.yaml", "retrieve: none\n")
     state, tasks = a_night(up, "2024-05-01T19:00:00Z")
     assert (state, tasks["start"]) == ("success", ["success"] * 20)
     assert not list((nightly / "inbox").iterdir()) and len(set(nightly.glob("done/*")) - done) == 20
