@@ -21,8 +21,6 @@ from urllib.parse import quote
 
 import psutil
 
-from pacsifier_ops.base.files import write_atomic
-
 #: The oldest major version that is used.
 OLDEST = 14
 #: Maximum length of the path of a socket, in bytes.
@@ -131,16 +129,6 @@ def of_home(airflow: Path) -> tuple[Postgres | None, str]:
             if not reason:
                 return made, f"PostgreSQL in {data}"
     return None, f"SQLite, since PostgreSQL cannot be used: {reason}"
-
-
-def remember(config: Path, url: str) -> None:
-    """Write the address of the database to airflow.cfg, for commands that are given AIRFLOW_HOME and nothing else."""
-    text = config.read_text(encoding="utf-8")
-    for name in ("sql_alchemy_conn", "sql_alchemy_conn_async"):
-        line = f"{name} = {url}".replace("%", "%%")  # as configparser reads it
-        before, _, after = re.split(rf"^((?:# )?{name} =.*)$", text, maxsplit=1, flags=re.MULTILINE)
-        text = before + line + after
-    write_atomic(config, text)
 
 
 def _installed() -> Iterator[tuple[int, Path]]:

@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -31,7 +32,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from pacsifier_ops.base.config import PacsNode, address_of
-from pacsifier_ops.base.files import PRIVATE_FILE, private_folder, read_json, write_json
+from pacsifier_ops.base.files import PRIVATE_FILE, private_folder, read_json, write_atomic, write_json
 from pacsifier_ops.cli.connection import described
 from pacsifier_ops.onebox import postgres
 
@@ -40,6 +41,8 @@ HOST, USER, PACS_AET = "127.0.0.1", "admin", "DEMOPACS"
 #: Users by name, with their role: the administrator, the data manager, who starts runs and answers questions, and one
 #: who looks on.
 USERS = {USER: "admin", "manager": "user", "viewer": "viewer"}
+#: Variables with the address of the database.
+ADDRESSES = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC")
 #: Name of the part that all others need.
 DATABASE = "postgres"
 #: Descriptions of the connections to the embedded services. A connection with this description may be replaced.
@@ -73,6 +76,7 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
     users = os.environ.get("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS") or ",".join(map(":".join, USERS.items()))
     passwords = airflow / "passwords.json"
     _make_passwords(passwords, users)
+    sqlite = f"{airflow / 'airflow.db'}?timeout={WRITE_WAIT:.0f}"
     without_proxy = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
     no_proxy = ",".join(dict.fromkeys([*filter(None, without_proxy), HOST, "localhost"]))
     return {
@@ -81,7 +85,8 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
         "AIRFLOW_CONFIG": str(airflow / "airflow.cfg"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow / 'airflow.db'}?timeout={WRITE_WAIT:.0f}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{sqlite}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": f"sqlite+aiosqlite:///{sqlite}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(airflow / "logs"),
         "AIRFLOW__API__HOST": HOST,
         "AIRFLOW__API__PORT": str(port),
@@ -370,6 +375,17 @@ def _sample_queries(data: Path) -> None:
             shutil.copyfile(table, target / table.name)
 
 
+def _remember_database(environment: Mapping[str, str]) -> None:
+    """Write the address of the database to airflow.cfg, for commands that are given AIRFLOW_HOME and nothing else."""
+    path = Path(environment["AIRFLOW_CONFIG"])
+    text = path.read_text(encoding="utf-8")
+    for variable in ADDRESSES:
+        option = variable.rpartition("__")[2].lower()
+        line = f"{option} = {environment[variable]}".replace("%", "%%")  # as configparser reads it
+        text = re.sub(rf"^(# )?{option} =.*$", line.replace("\\", r"\\"), text, count=1, flags=re.MULTILINE)
+    write_atomic(path, text)
+
+
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -418,8 +434,7 @@ def up(
     environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"http://{HOST}:{task_port}/execution/"
     server, database = postgres.of_home(Path(environment["AIRFLOW_HOME"]))
     if server:
-        for name in ("SQL_ALCHEMY_CONN", "SQL_ALCHEMY_CONN_ASYNC"):
-            environment[f"AIRFLOW__DATABASE__{name}"] = server.url
+        environment.update(dict.fromkeys(ADDRESSES, server.url))
     data = Path(environment["PACSIFIER_DATA_ROOT"])
     # By default, the spool is on the file system of the data.
     environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))
@@ -438,8 +453,7 @@ def up(
         if server:
             parts.wait_until("the database", server.is_ready)
         parts.run("database", "pacsifier_ops.onebox.database", str(connections))
-        if server:
-            postgres.remember(Path(environment["AIRFLOW_CONFIG"]), server.url)
+        _remember_database(environment)
         parts.start(
             "receiver",
             *("pacsifier_ops.cli.receiver", "--aet", aet, "--host", receiver_host),

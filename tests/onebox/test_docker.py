@@ -295,7 +295,8 @@ def test_only_what_the_image_lacks_is_installed(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     absent = "No_such.thing==1.0 \\\n    --hash=sha256:00\n    # via us"
     present = "PyDICOM==3.0.1 \\\n    --hash=sha256:11\n"
-    lock.write_text(f"# Head\n#   of it\n{present}{absent}\npynetdicom==3.0.0 \\\n    --hash=sha256:22\n")
+    local_only = "no-server==1.0 \\\n    --hash=sha256:00\n    # via -r requirements-up.txt\n"
+    lock.write_text(f"# Head\n#   of it\n{present}{local_only}{absent}\npynetdicom==3.0.0 \\\n    --hash=sha256:22\n")
     assert missing(lock).strip() == absent
 
 
