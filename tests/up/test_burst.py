@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -16,8 +17,12 @@ pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
 def parts(up: Up, words: str) -> list[psutil.Process]:
     """Return the components of `make up` that have these words in their command line."""
-    children = psutil.Process(up._process.pid).children()
-    return [c for c in children if c.status() != psutil.STATUS_ZOMBIE and words in " ".join(c.cmdline())]
+    found = []
+    for child in psutil.Process(up._process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            if words in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def kill(up: Up, words: str) -> None:
