@@ -41,7 +41,7 @@ HOST, USER, PACS_AET = "127.0.0.1", "admin", "DEMOPACS"
 #: Users by name, with their role: the administrator, the data manager, who starts runs and answers questions, and one
 #: who looks on.
 USERS = {USER: "admin", "manager": "user", "viewer": "viewer"}
-#: Variables with the address of the database.
+#: Variables with the address of the database, for Airflow's synchronous and asynchronous sessions.
 ADDRESSES = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC")
 #: Name of the part that all others need.
 DATABASE = "postgres"
@@ -76,7 +76,6 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
     users = os.environ.get("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS") or ",".join(map(":".join, USERS.items()))
     passwords = airflow / "passwords.json"
     _make_passwords(passwords, users)
-    sqlite = f"{airflow / 'airflow.db'}?timeout={WRITE_WAIT:.0f}"
     without_proxy = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
     no_proxy = ",".join(dict.fromkeys([*filter(None, without_proxy), HOST, "localhost"]))
     return {
@@ -85,8 +84,7 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
         "AIRFLOW_CONFIG": str(airflow / "airflow.cfg"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags"),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{sqlite}",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": f"sqlite+aiosqlite:///{sqlite}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{airflow / 'airflow.db'}?timeout={WRITE_WAIT:.0f}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(airflow / "logs"),
         "AIRFLOW__API__HOST": HOST,
         "AIRFLOW__API__PORT": str(port),
@@ -433,8 +431,9 @@ def up(
     task_port = _free_port()
     environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"http://{HOST}:{task_port}/execution/"
     server, database = postgres.of_home(Path(environment["AIRFLOW_HOME"]))
-    if server:
-        environment.update(dict.fromkeys(ADDRESSES, server.url))
+    sqlite = environment[ADDRESSES[0]]
+    addresses = (server.url, server.url) if server else (sqlite, sqlite.replace("sqlite", "sqlite+aiosqlite", 1))
+    environment.update(zip(ADDRESSES, addresses, strict=True))
     data = Path(environment["PACSIFIER_DATA_ROOT"])
     # By default, the spool is on the file system of the data.
     environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))

@@ -379,7 +379,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def rows(environment: dict[str, str], query: str) -> list[tuple[Any, ...]]:
     """Return the result of a query of the database."""
-    path = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
+    path, _, _ = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///").partition("?")
     with contextlib.closing(sqlite3.connect(path)) as database:
         return database.execute(query).fetchall()
 
