@@ -77,8 +77,8 @@ bench-quick: setup-dev
 	@$(RUN) bench/run.py --quick
 
 lock: setup-dev
-	@$(COMPILE) requirements.txt --output-file requirements.lock
-	@$(COMPILE) requirements.txt requirements-cluster.txt requirements-dev.txt --constraint requirements.lock --output-file requirements-dev.lock
+	@$(COMPILE) requirements.txt requirements-up.txt --output-file requirements.lock
+	@$(COMPILE) requirements.txt requirements-up.txt requirements-cluster.txt requirements-dev.txt --constraint requirements.lock --output-file requirements-dev.lock
 
 # Made again in seconds, except run/: it may hold series that took a night to fetch.
 clean:

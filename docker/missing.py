@@ -1,4 +1,7 @@
-"""Print those entries of a lock file that are of distributions which are not installed here, with their hashes."""
+"""Print those entries of a lock file that are of distributions which are not installed here, with their hashes.
+
+What only `make up` has is left out.
+"""
 
 import re
 import sys
@@ -14,5 +17,5 @@ def plain(name: str) -> str:
 installed = {plain(distribution.name) for distribution in distributions()}
 for entry in re.split(r"\n(?=[A-Za-z0-9])", Path(sys.argv[1]).read_text(encoding="utf-8")):
     name = re.match(r"[A-Za-z0-9._-]+(?===)", entry)
-    if name and plain(name[0]) not in installed:
+    if name and plain(name[0]) not in installed and "# via -r requirements-up.txt" not in entry:
         print(entry)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import tomllib
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def test_every_locked_file_has_hashes_and_names_no_registry(name: str) -> None:
 def test_locks_cover_what_is_asked_for_and_agree() -> None:
     # Without markers: what is needed on some systems only may be needed on more of them for tests.
     run, dev = ({n.partition(";")[0]: v for n, v in requirements(name).items()} for name in LOCKS)
-    assert set().union(*(requirements(f"requirements{part}.txt") for part in ("", "-cluster", "-dev"))) <= dev.keys()
+    assert (
+        set().union(*(requirements(f"requirements{part}.txt") for part in ("", "-up", "-cluster", "-dev")))
+        <= dev.keys()
+    )
     assert dev.items() >= run.items()
 
 
@@ -141,18 +145,35 @@ def test_a_part_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
 
 @pytest.mark.airflow
 @pytest.mark.slow
-def test_up_extracts_listens_here_only_and_leaves_nothing(home: Path) -> None:
+@pytest.mark.parametrize("database", ["PostgreSQL", "SQLite"])
+def test_up_extracts_listens_here_only_and_leaves_nothing(home: Path, database: str) -> None:
+    if database == "SQLite":
+        local.airflow_environment(home)
+        (home / "airflow" / "airflow.db").touch()
     with Up(home, {}) as up:
         assert up.url in up.said and local.password(home) not in up.said
+        assert f"database      {database}" in up.said and "admin: admin, manager: user, viewer: viewer" in up.said
+        up.log_in("viewer")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            up.start(DAG_ID, queryfile="queries/example1.csv", out_directory="out")
+        up.log_in("manager")
         run = up.start(DAG_ID, queryfile="queries/example1.csv", out_directory="out")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            up.get("connections")
         family, listening = up.family(), set()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):  # the scheduler's come and go
                 listening |= {c.laddr for c in process.net_connections("tcp") if c.status == "LISTEN"}
+        assert {a.ip for a in listening} == {"127.0.0.1"}
         # One more: the server of the tasks, at any free port.
-        assert {a.ip for a in listening} == {"127.0.0.1"} and {a.port for a in listening} > set(up.ports)
+        assert {a.port for a in listening} > set(up.ports) and len(listening) == len(up.ports) + 1
         assert up.outcome(run) == "success"
         assert list((home / "data" / "out").rglob("*.dcm"))
+        # Commands find the database by AIRFLOW_HOME alone.
+        only = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+        command = [sys.executable, "-m", "airflow", "connections", "get", "pacs_default", "--output", "json"]
+        environment = {**only, "AIRFLOW_HOME": str(home / "airflow")}
+        assert "DEMOPACS" in subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         family += up.family()
     assert not [process for process in family if process.is_running()]
 

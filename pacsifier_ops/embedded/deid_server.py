@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pacsifier_ops.base.files import PRIVATE_FILE, write_atomic
+from pacsifier_ops.base.files import PRIVATE_FILE, read_json, write_atomic
 from pacsifier_ops.embedded.authority import Authority
 from pacsifier_ops.query.pseudonym import MOST_DAYS
 
@@ -247,6 +247,12 @@ def _call(path: str, token: str, body: bytes) -> Call:
     return Call(path, token) if patients is None else Call(path, token, json.loads(body)["project"], patients)
 
 
+def _token(folder: Path) -> str:
+    """Return the token of the service that had the folder before, so that its clients can go on; else a new one."""
+    path = folder / "config.json"
+    return str(read_json(path)["deid_token"]) if path.exists() else secrets.token_urlsafe(24)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the De-ID API over HTTPS until Ctrl-C or SIGTERM. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pacsifier_ops.embedded.deid_server", description=main.__doc__)
@@ -266,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         authority = Authority(folder, "ca")
         hosts = dict.fromkeys((arguments.host, "127.0.0.1", "localhost"))
         tls = authority.issue("server", *hosts).context(ssl.Purpose.CLIENT_AUTH)
-        with DeidServer(tls, secrets.token_urlsafe(24), arguments.host, arguments.port) as server:
+        with DeidServer(tls, _token(folder), arguments.host, arguments.port) as server:
             config = {"deid_URL": server.url, "deid_token": server.token}
             write_atomic(folder / "config.json", json.dumps(config, indent=4), PRIVATE_FILE)
             print(f"the De-ID service listens on {server.url}; {authority.path}, {folder / 'config.json'}", flush=True)

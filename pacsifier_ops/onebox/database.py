@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.files import read_json
+from pacsifier_ops.base.files import read_json, write_json
 from pacsifier_ops.cli import init
 
 
-def connect(own: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the connections to our embedded services.
+def connect(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Write the connections to our embedded services. Return those that are in use.
 
     An existing connection is replaced only if it has our description. A connection that an environment variable hides
     is left alone.
@@ -29,6 +29,7 @@ def connect(own: Mapping[str, Mapping[str, Any]]) -> None:
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
+    used = {}
     with create_session() as session:
         for name, described in own.items():
             present = session.scalar(select(Connection).where(Connection.conn_id == name))
@@ -40,13 +41,15 @@ def connect(own: Mapping[str, Mapping[str, Any]]) -> None:
                 session.delete(present)
                 session.flush()
             session.add(Connection(name, **{**described, "extra": json.dumps(described["extra"])}))
+            used[name] = described
+    return used
 
 
 def main(argv: Sequence[str]) -> int:
     """Prepare the database, and return the exit code.
 
     Args:
-        argv: paths of JSON files of connections, see `connect`.
+        argv: paths of JSON files of connections, see `connect`. Each is left with those that are in use.
     """
     from airflow.__main__ import main as airflow
 
@@ -54,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     sys.argv = ["airflow", "db", "migrate"]
     airflow()
     for path in argv:
-        connect(read_json(Path(path)))
+        write_json(Path(path), connect(read_json(Path(path))))
     return init.main([])
 
 

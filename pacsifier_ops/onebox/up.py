@@ -1,8 +1,9 @@
 """`make up`: all of Airflow on this machine, in the foreground, until Ctrl-C.
 
-One supervisor starts the standing receiver, an embedded PACS and De-ID service, and the four components of Airflow. All
-of them listen on 127.0.0.1 only; the receiver may have another address. When one ends, or after Ctrl-C or SIGTERM, all
-are stopped. If the supervisor itself is killed, Linux stops the others.
+One supervisor starts the database, the standing receiver, an embedded PACS and De-ID service, and the components of
+Airflow. All of them listen on 127.0.0.1 only; the receiver may have another address. One that ends by itself is started
+again. After Ctrl-C or SIGTERM, or when one keeps ending, all are stopped. If the supervisor itself is killed, Linux
+stops the others.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,16 +32,27 @@ from urllib.parse import urlsplit
 import psutil
 
 from pacsifier_ops.base.config import PacsNode, address_of
-from pacsifier_ops.base.files import PRIVATE_FILE, private_folder, read_json, write_json
+from pacsifier_ops.base.files import PRIVATE_FILE, private_folder, read_json, write_atomic, write_json
 from pacsifier_ops.cli.connection import described
+from pacsifier_ops.onebox import postgres
 
 REPO = Path(__file__).resolve().parents[2]
 HOST, USER, PACS_AET = "127.0.0.1", "admin", "DEMOPACS"
+#: Users by name, with their role: the administrator, the data manager, who starts runs and answers questions, and one
+#: who looks on.
+USERS = {USER: "admin", "manager": "user", "viewer": "viewer"}
+#: Variables with the address of the database, for Airflow's synchronous and asynchronous sessions.
+ADDRESSES = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC")
+#: Name of the part that all others need.
+DATABASE = "postgres"
 #: Descriptions of the connections to the embedded services. A connection with this description may be replaced.
 EMBEDDED_DEID = "The embedded De-ID service; change this description with the rest, or the next start restores it"
 EMBEDDED = "The embedded PACS; change this description with the rest, or the next start restores it"
 #: Maximum seconds for the start of a component, for running tasks after Ctrl-C, and for all components to stop.
 STARTING, STOPPING, CLOSING = 120.0, 15.0, 6.0
+#: Seconds until a component that has ended by itself starts again, after its first end within FORGIVEN seconds, its
+#: second, and so on. When it ends once more, all are stopped.
+PAUSES, FORGIVEN = (1, 2, 4, 8, 16), 300.0
 #: Maximum seconds that a component waits while another one writes to the database. SQLite has one writer at a time, and
 #: its default of 5 s is short for a busy scheduler.
 WRITE_WAIT = 20.0
@@ -57,13 +69,13 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
     """Return the environment variables of an Airflow whose files are all in `home`. Create its folders if necessary.
 
     They override all variables that lead to the home or database of another Airflow. It listens on 127.0.0.1:`port`
-    only. The first call also creates the password of the user `admin` (see `password`).
+    only. Users that have no password get one (see `password`). Its database is SQLite.
     """
     home = home.absolute()
     airflow = private_folder(home / "airflow")
+    users = os.environ.get("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS") or ",".join(map(":".join, USERS.items()))
     passwords = airflow / "passwords.json"
-    if not passwords.exists():
-        write_json(passwords, {USER: secrets.token_urlsafe(12)})
+    _make_passwords(passwords, users)
     without_proxy = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
     no_proxy = ",".join(dict.fromkeys([*filter(None, without_proxy), HOST, "localhost"]))
     return {
@@ -81,9 +93,7 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
         "AIRFLOW__CORE__AUTH_MANAGER": (
             "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
         ),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": os.environ.get(
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", f"{USER}:admin"
-        ),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": users,
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "PACSIFIER_HOME": str(home),
         "PACSIFIER_DATA_ROOT": str(home / "data"),
@@ -96,18 +106,17 @@ def airflow_environment(home: Path, port: int = 8080) -> dict[str, str]:
     }
 
 
+def _make_passwords(path: Path, users: str) -> None:
+    """Give those users a password that have none. Airflow would print it to its log."""
+    made = read_json(path) if path.exists() else {}
+    names = [user.split(":")[0].strip() for user in users.split(",")]
+    if missing := [name for name in names if name not in made]:
+        write_json(path, made | {name: secrets.token_urlsafe(12) for name in missing})
+
+
 def password(home: Path, user: str = USER) -> str:
-    """Return the password of a user of the Airflow in `home`. Airflow creates those of users other than `admin`."""
+    """Return the password of a user of the Airflow in `home`."""
     return str(read_json(home / "airflow" / "passwords.json")[user])
-
-
-def _is_own(environment: Mapping[str, str], home: Path, name: str, description: str) -> bool:
-    """Whether the connection `name` in Airflow leads to our embedded service."""
-    if f"AIRFLOW_CONN_{name.upper()}" in environment:
-        return False
-    with closing(sqlite3.connect(home / "airflow" / "airflow.db")) as database:
-        found = database.execute("select description from connection where conn_id = ?", (name,)).fetchone()
-    return bool(found) and found[0] == description
 
 
 def _own_connections(home: Path, aet: str, pacs_port: int, receiver_port: int) -> Mapping[str, Mapping[str, Any]]:
@@ -154,13 +163,26 @@ class Parts:
         self.logs = private_folder(logs)
         self.environment = dict(environment)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, list[str]] = {}
+        #: By component: when it ended by itself, and when it starts again (by the monotonic clock, in seconds).
+        self._ends: dict[str, list[float]] = {}
+        self._due: dict[str, float] = {}
 
     def start(self, name: str, *arguments: str) -> None:
-        """Start `python -m arguments` in a new session, which Ctrl-C in the terminal does not reach."""
-        log = os.open(self.log(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+        """Start `python -m arguments` (see `start_program`)."""
+        self.start_program(name, [sys.executable, "-m", *arguments])
+
+    def start_program(self, name: str, command: list[str]) -> None:
+        """Start a program in a new session, which Ctrl-C in the terminal does not reach."""
+        self._commands[name] = command
+        self.log(name).unlink(missing_ok=True)
+        self._launch(name)
+
+    def _launch(self, name: str) -> None:
+        log = os.open(self.log(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         try:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                self._commands[name],
                 env=self.environment,
                 cwd=REPO,
                 stdin=subprocess.DEVNULL,
@@ -192,6 +214,35 @@ class Parts:
             if process.poll() is not None:
                 raise SystemExit(self.failure(name))
 
+    def mend(self) -> None:
+        """Start components again that have ended by themselves, each after the pause of PAUSES. Say so.
+
+        Raises:
+            SystemExit: a component keeps ending; with the end of its log.
+        """
+        now = time.monotonic()
+        for name, process in self.running.items():
+            if process.poll() is None:
+                continue
+            if name not in self._due:
+                ends = self._ends[name] = [*(end for end in self._ends.get(name, ()) if end > now - FORGIVEN), now]
+                if len(ends) > len(PAUSES):
+                    raise SystemExit(self.failure(name))
+                pause = PAUSES[len(ends) - 1]
+                self._due[name] = now + pause
+                print(f"{name} ended by itself and starts again in {pause} s; its log is {self.log(name)}", flush=True)
+            elif now >= self._due[name]:
+                del self._due[name]
+                self._kill_orphans()
+                self._launch(name)
+
+    def _kill_orphans(self) -> None:
+        """Kill what ended components have left behind. Nobody would hear of the results; killed tasks start again."""
+        own = {process.pid for process in self.running.values()}
+        for orphan in psutil.Process().children():
+            if orphan.pid not in own:
+                _kill(orphan)
+
     def log(self, name: str) -> Path:
         """Return the path of a component's log file."""
         return self.logs / f"{name}.log"
@@ -218,21 +269,40 @@ class Parts:
         """Stop all components, and return when no process is left.
 
         The scheduler stops first: it waits for running tasks, and those that end within STOPPING can report their
-        results. Processes that still run after CLOSING are killed; killed tasks start again next time.
+        results. Processes that still run after CLOSING are killed; killed tasks start again next time. The database
+        stops last.
         """
         if scheduler := self.running.get("scheduler"):
             scheduler.terminate()
             with suppress(subprocess.TimeoutExpired):
                 scheduler.wait(STOPPING)
+        database = self.running.get(DATABASE)
         for process in self.running.values():
-            process.terminate()
+            if process is not database:
+                process.terminate()
+        self._await_end(database)
+        if database:
+            database.send_signal(signal.SIGINT)  # PostgreSQL then waits for no connection
+            self._await_end()
+
+    def _await_end(self, spared: subprocess.Popen[bytes] | None = None) -> None:
+        """Return when no process is left but `spared` and its children. Kill those that run longer than CLOSING."""
         until = time.monotonic() + CLOSING
-        while family := psutil.Process().children(recursive=True):
+        while family := [process for process in psutil.Process().children() if not spared or process.pid != spared.pid]:
             if time.monotonic() > until:
                 for member in family:
-                    with suppress(psutil.NoSuchProcess):
-                        member.kill()
+                    _kill(member)
             psutil.wait_procs(family, timeout=0.5)
+
+
+def _kill(process: psutil.Process) -> None:
+    """Kill a process and its descendants, and wait for their end, which makes those go that we have adopted."""
+    with suppress(psutil.NoSuchProcess):
+        family = [*process.children(recursive=True), process]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, timeout=1)
 
 
 def is_listening(port: int) -> bool:
@@ -303,6 +373,17 @@ def _sample_queries(data: Path) -> None:
             shutil.copyfile(table, target / table.name)
 
 
+def _remember_database(environment: Mapping[str, str]) -> None:
+    """Write the address of the database to airflow.cfg, for commands that are given AIRFLOW_HOME and nothing else."""
+    path = Path(environment["AIRFLOW_CONFIG"])
+    text = path.read_text(encoding="utf-8")
+    for variable in ADDRESSES:
+        option = variable.rpartition("__")[2].lower()
+        line = f"{option} = {environment[variable]}".replace("%", "%%")  # as configparser reads it
+        text = re.sub(rf"^(# )?{option} =.*$", line.replace("\\", r"\\"), text, count=1, flags=re.MULTILINE)
+    write_atomic(path, text)
+
+
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -342,13 +423,17 @@ def up(
         aet: AE title of the receiver.
 
     Raises:
-        SystemExit: a port is taken, or a component did not start or has ended by itself; names the component and its
-            log.
+        SystemExit: a port is taken, the database cannot be used, or a component did not start or keeps ending; names
+            the component and its log.
     """
     chosen = {name: value for name, value in os.environ.items() if name.startswith("PACSIFIER_")}
     environment = {**os.environ, **airflow_environment(home, port), **chosen}
     task_port = _free_port()
     environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] = f"http://{HOST}:{task_port}/execution/"
+    server, database = postgres.of_home(Path(environment["AIRFLOW_HOME"]))
+    sqlite = environment[ADDRESSES[0]]
+    addresses = (server.url, server.url) if server else (sqlite, sqlite.replace("sqlite", "sqlite+aiosqlite", 1))
+    environment.update(zip(ADDRESSES, addresses, strict=True))
     data = Path(environment["PACSIFIER_DATA_ROOT"])
     # By default, the spool is on the file system of the data.
     environment["PACSIFIER_SPOOL"] = chosen.get("PACSIFIER_SPOOL", str(data / ".spool"))
@@ -356,12 +441,18 @@ def up(
     _sample_queries(data)
     with supervised(home / "logs", environment) as parts:
         print(f"starting Airflow in {home} ...", flush=True)
+        if server:
+            parts.start_program(DATABASE, server.command())
         (home / "deid" / "config.json").unlink(missing_ok=True)
         own = ("--port", str(deid_port), "--folder", str(home / "deid"))
         parts.start("deid", "pacsifier_ops.embedded.deid_server", *own)
         parts.wait_until("the embedded De-ID service", (home / "deid" / "config.json").exists)
-        write_json(home / "connections.json", _own_connections(home, aet, pacs_port, receiver_port))
-        parts.run("database", "pacsifier_ops.onebox.database", str(home / "connections.json"))
+        connections = home / "connections.json"
+        write_json(connections, _own_connections(home, aet, pacs_port, receiver_port))
+        if server:
+            parts.wait_until("the database", server.is_ready)
+        parts.run("database", "pacsifier_ops.onebox.database", str(connections))
+        _remember_database(environment)
         parts.start(
             "receiver",
             *("pacsifier_ops.cli.receiver", "--aet", aet, "--host", receiver_host),
@@ -384,19 +475,22 @@ def up(
         parts.wait_until("the embedded PACS", lambda: is_listening(pacs_port))
         parts.wait_until("the server of the tasks", lambda: is_listening(task_port))
         parts.wait_until("Airflow", lambda: is_healthy(port))
+        own_ones = read_json(connections)
         deid = pacs = "as you set it"
-        if _is_own(environment, home, "pacs_default", EMBEDDED):
+        if "pacs_default" in own_ones:
             pacs = f"the embedded PACS, {PACS_AET} at {HOST}:{pacs_port}"
-        if _is_own(environment, home, "deid_default", EMBEDDED_DEID):
+        if "deid_default" in own_ones:
             deid = f"the embedded De-ID service, {HOST}:{deid_port}"
+        users = environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"].replace(":", ": ").split(",")
         print(
             f"\nAirflow is ready: http://{HOST}:{port}\n"
-            f"  user          {USER}\n"
-            f"  password      in {environment['AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE']}\n"
+            f"  users         {', '.join(user.strip() for user in users)}\n"
+            f"  passwords     in {environment['AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE']}\n"
             f"  pacs_default  {pacs}\n"
             f"  deid_default  {deid}\n"
             f"  receiver      {aet} at {address_of(receiver_host, receiver_port)}\n"
             f"  query tables  {data / 'queries'}\n"
+            f"  database      {database}\n"
             f"  AIRFLOW_HOME  {environment['AIRFLOW_HOME']}\n"
             f"  state root    {environment['PACSIFIER_STATE_ROOT']}\n"
             f"  logs          {parts.logs}\n"
@@ -404,7 +498,7 @@ def up(
             flush=True,
         )
         while True:
-            parts.check()
+            parts.mend()
             time.sleep(1)
 
 

@@ -295,7 +295,8 @@ def test_only_what_the_image_lacks_is_installed(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     absent = "No_such.thing==1.0 \\\n    --hash=sha256:00\n    # via us"
     present = "PyDICOM==3.0.1 \\\n    --hash=sha256:11\n"
-    lock.write_text(f"# Head\n#   of it\n{present}{absent}\npynetdicom==3.0.0 \\\n    --hash=sha256:22\n")
+    local_only = "no-server==1.0 \\\n    --hash=sha256:00\n    # via -r requirements-up.txt\n"
+    lock.write_text(f"# Head\n#   of it\n{present}{local_only}{absent}\npynetdicom==3.0.0 \\\n    --hash=sha256:22\n")
     assert missing(lock).strip() == absent
 
 
@@ -378,7 +379,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def rows(environment: dict[str, str], query: str) -> list[tuple[Any, ...]]:
     """Return the result of a query of the database."""
-    path = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
+    path, _, _ = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///").partition("?")
     with contextlib.closing(sqlite3.connect(path)) as database:
         return database.execute(query).fetchall()
 

@@ -12,7 +12,8 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ from pydicom.dataset import Dataset
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.extract.requests import take_in
+from pacsifier_ops.onebox import postgres
 from pacsifier_ops.onebox import up as local
 from tests.support.command import Result, extract
 from tests.support.peers import end_with_parent, free_port
@@ -130,7 +132,10 @@ def words_of(value: str) -> set[str]:
 
 
 def traces(home: Path, words: Iterable[str]) -> list[str]:
-    """Where in the files below `home` (their names included) one of the words occurs, in any case or encoding."""
+    """Where in the files below `home` (their names included) one of the words occurs, in any case or encoding.
+
+    A PostgreSQL there has to run; its values are looked through as well as its files.
+    """
     spellings = {
         spelling.lower().encode(encoding)
         for word in words
@@ -139,15 +144,33 @@ def traces(home: Path, words: Iterable[str]) -> list[str]:
     } | {word.lower().encode("latin-1", "ignore") for word in words}
     wanted = re.compile(b"|".join(re.escape(spelling) for spelling in sorted(spellings)))
     found = []
-    for path in home.rglob("*"):
-        texts = [str(path.relative_to(home)).lower().encode()]
-        if path.is_file():
-            texts.append(_content(path).lower())
-        for text in texts:
+    for name, content in _holdings(home):
+        for text in (name.lower().encode(), content.lower()):
+            if not any(word in text for word in spellings):
+                continue
             for match in wanted.finditer(text):
                 around = text[max(0, match.start() - 120) : match.end() + 60]
-                found.append(f"{path.relative_to(home)}: {around!r}")
+                found.append(f"{name}: {around!r}")
     return found
+
+
+def _holdings(home: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and content of all that is below `home`; of a PostgreSQL what it holds, and the log of what was written."""
+    for path in home.rglob("*"):
+        if path.name == "postgres" and (path / "PG_VERSION").exists():
+            server, _ = postgres.of_home(path.parent)
+            assert server
+            command = [str(server.programs / "pg_dump"), f"--dbname={server.url.replace('+psycopg', '')}"]
+            dump = subprocess.run(command, capture_output=True, check=True).stdout
+            yield "pg_dump", b"\n".join([dump, *binary_values(dump.decode())])
+        packed = "postgres" in path.parts and "pg_wal" not in path.parts
+        with suppress(FileNotFoundError):  # PostgreSQL has taken it away
+            yield str(path.relative_to(home)), _content(path) if path.is_file() and not packed else b""
+
+
+def binary_values(dump: str) -> list[bytes]:
+    """What is binary in a dump of PostgreSQL."""
+    return [bytes.fromhex(found) for found in re.findall(r"\\\\x((?:[0-9a-f]{2})+)", dump)]
 
 
 def _content(path: Path) -> bytes:
@@ -326,7 +349,7 @@ class Up:
         home: its home.
         connections: PACS by the connections that are there from the start.
         dags: folder of more DAGs than the repository's.
-        users: role by name of users beside `admin`.
+        users: role by name of users beside `admin`; by themselves, those that `make up` makes.
 
     Attributes:
         url: of the user interface and the API.
@@ -345,7 +368,7 @@ class Up:
         self.url = self.said = ""
         self._connections = connections
         self._dags = dags
-        self._users = {local.USER: "admin", **(users or {})}
+        self._users = users
         self.ports = [free_port() for _ in range(4)]
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._token = ""
@@ -358,8 +381,9 @@ class Up:
         environment["AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL"] = "600"  # the files do not change meanwhile
         # Looking ten times a second, it takes a third of a core while something runs.
         environment["AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME"] = "0.3"
-        users = ",".join(f"{name}:{role}" for name, role in self._users.items())
-        environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] = users
+        if self._users:
+            users = {local.USER: "admin", **self._users}
+            environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] = ",".join(map(":".join, users.items()))
         environment["AIRFLOW_CONN_PACS_BROKEN"] = '{"conn_type": "dicom", "host": "127.0.0.1", "port": 104}'
         for name, node in self._connections.items():
             node.destinations["PACSIFIER"] = ("127.0.0.1", receiver)
@@ -389,7 +413,7 @@ class Up:
             assert line, self.said
             self.said += line
         self.url = f"http://127.0.0.1:{port}"
-        self._token = self.token(local.USER)
+        self.log_in(local.USER)
         wanted = {DAG_ID, "pacsifier_study"}
         self.wait_for(lambda: wanted <= {dag["dag_id"] for dag in self.get("dags?limit=100")["dags"]})
 
@@ -424,6 +448,10 @@ class Up:
         """What a user shows to the API, as a bearer or as a cookie."""
         login = {"username": user, "password": local.password(self.home, user)}
         return str(self._call("auth/token", login)["access_token"])
+
+    def log_in(self, user: str) -> None:
+        """Be this user in all calls that follow."""
+        self._token = self.token(user)
 
     def get(self, path: str) -> Any:
         """What the public API answers."""

@@ -26,7 +26,7 @@ import redis
 
 from pacsifier_ops.onebox import up as local
 from pacsifier_ops.onebox.up import HOST, Parts
-from tests.support.airflow_home import Up
+from tests.support.airflow_home import Up, binary_values
 from tests.support.peers import OUR_AET, Orthanc, Peer, free_port
 
 WORKERS = ("worker-1", "worker-2")
@@ -207,9 +207,8 @@ class Topology(Up):
         commands = b"".join(path.read_bytes() for path in sorted(self.redis.folder.rglob("*.aof")))
         (folder / "redis").write_bytes(commands)
         # What is binary in the database, and what Celery packs.
-        hexadecimal = (bytes.fromhex(found) for found in re.findall(r"\\\\x((?:[0-9a-f]{2})+)", text))
         packed = (base64.b64decode(found) for found in re.findall(rb'"body": ?\\?"([\w+/=]+)', commands))
-        (folder / "unpacked").write_bytes(b"\n".join([*hexadecimal, *packed]))
+        (folder / "unpacked").write_bytes(b"\n".join([*binary_values(text), *packed]))
         return folder
 
 

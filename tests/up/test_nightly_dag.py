@@ -133,6 +133,19 @@ def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) ->
     assert airflow_home.traces(home / "airflow", words) == []
 
 
+def test_a_full_inbox_is_taken_in_completely(shared: SharedAirflow) -> None:
+    up, nightly = shared.up, shared.up.home / "data" / "nightly"
+    before, done = runs(up), set(nightly.glob("done/*"))
+    for number in range(12):
+        put(nightly / "inbox", f"burst-{number}.csv", "AccessionNumber\nQACC990171\n")
+        put(nightly / "inbox", f"burst-{number}.yaml", "retrieve: none\n")
+    state, tasks = a_night(up, NIGHTS["2024-03-31"])  # projects have run in that night
+    assert (state, tasks["start"]) == ("success", ["success"] * 12)
+    assert not list((nightly / "inbox").iterdir()) and len(set(nightly.glob("done/*")) - done) == 12
+    ended = {name: run["state"] for name, run in runs(up).items() if name not in before}
+    assert list(ended.values()) == ["success"] * 12
+
+
 def test_the_evening_is_the_hospitals(tmp_path_factory: pytest.TempPathFactory) -> None:
     code = """
 import json, os, sys, time
