@@ -16,12 +16,13 @@ A second run fetches, de-identifies and hands over only what is new, with the sa
 study's folder. Each release is an event of the asset `pacsifier_<project>`, so that other DAGs can start from it.
 """
 
-from airflow.sdk import DAG, AssetAlias, TaskGroup, chain
+from airflow.sdk import DAG, AssetAlias, TaskGroup
 
 from pacsifier_ops.operators.groups import (
     deidentification,
     extraction,
     file_set,
+    in_turn,
     karnak_tagging,
     moving_dumps,
     pseudonymization,
@@ -74,8 +75,8 @@ with DAG(
     with TaskGroup("move") as move:
         extraction(StudyStage.MOVE)
     remove = StudyRemoveOperator(task_id="remove", trigger_rule="all_done")
-    report = StudyReportOperator(task_id="report", trigger_rule="all_done")
+    report = StudyReportOperator(task_id="report")
 
-    chain(set_up, extract, pseudonyms, anonymize, dumps, check, approve, release)
+    in_turn(set_up, extract, pseudonyms, anonymize, dumps, check, approve, release)
     release >> [dicomdir, upload, karnak, move] >> remove
-    karnak >> karnak_upload >> remove >> report
+    in_turn(karnak, karnak_upload, remove, report)

@@ -53,7 +53,8 @@ from pacsifier_ops.deid.run import (
 )
 from pacsifier_ops.deid.told import public_reason
 from pacsifier_ops.pseudonyms.secret import project_folder
-from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, incomplete, plain_modality
+from pacsifier_ops.runs.approvals import Decision, ended_by
 from pacsifier_ops.runs.folder import Run, now
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, prepared
 from pacsifier_ops.state.facts import facts_folder, identity_of
@@ -116,6 +117,7 @@ class DeidAccount:
         unreadable: number of files of no known series by outcome, quarantined or missing; `set_apart` has them too.
         passed_over: number of files that are no objects, by reason.
         discrepancies: contradictions between account and disk in words, without values.
+        ended: the decision of a person that ended the run.
     """
 
     run: str
@@ -140,6 +142,7 @@ class DeidAccount:
     unreadable: dict[str, int] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
     discrepancies: list[str] = field(default_factory=list)
+    ended: Decision | None = None
 
     @property
     def missing(self) -> int:
@@ -151,12 +154,15 @@ class DeidAccount:
         """`complete` where each object is de-identified, excluded by a rule, or quarantined with a reason; else
         `incomplete`; `unbalanced` where the disk contradicts the account.
 
+        Where a person ended the run, it is `cancelled` or `rejected` instead of incomplete.
+
         A run that quarantines objects and de-identifies none is incomplete: the cause is probably not in the objects.
         """
         if self.discrepancies:
             return UNBALANCED
         totals = self.totals()
-        return INCOMPLETE if self.missing or totals["quarantined"] > totals["deidentified"] == 0 else COMPLETE
+        lacking = self.missing or totals["quarantined"] > totals["deidentified"] == 0
+        return incomplete(self.ended) if lacking else COMPLETE
 
     def totals(self) -> dict[str, int]:
         """Return sums over the run without identifiers, for XCom and logs."""
@@ -214,6 +220,7 @@ def close(
         sources=scan["sources"],
         strangers=scan["strangers"],
         nameless=scan["nameless"],
+        ended=ended_by(run),
     )
     planned: dict[str, list[Any]] = {}
     reasons: dict[int, str] = {}

@@ -14,7 +14,7 @@ from pacsifier_ops.base.words import plural
 from pacsifier_ops.deid.books import DeidAccount
 from pacsifier_ops.deid.identity import FOLDER, STUDY
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED, Store
-from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, headline
 from pacsifier_ops.runs.folder import Run, slices
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 
@@ -111,8 +111,11 @@ def _verdict(account: DeidAccount) -> VerdictBox:
         todo = "Look at the contact sheets for burned-in text before the data set is handed over."
         if totals["quarantined"]:
             todo = "Settle the reasons of what is in quarantine, or do without. " + todo
-    elif account.verdict == INCOMPLETE:
-        word, what = "Incomplete", f"{plural(totals['missing'], 'object')} could not be looked at, see below; {apart}."
+    elif account.verdict != UNBALANCED:
+        word, what = (
+            headline(account),
+            f"{plural(totals['missing'], 'object')} could not be looked at, see below; {apart}.",
+        )
         if not totals["missing"]:
             what = "No object is de-identified: all that might have been are in quarantine, see below."
         todo = "The folder counts as half de-identified and must not be handed over. Run it again into the same folder."

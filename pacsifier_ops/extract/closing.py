@@ -18,6 +18,7 @@ from pacsifier_ops.runs.accounts import (
     RunAccount,
     SeriesAccount,
 )
+from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.books import write_books
 from pacsifier_ops.runs.folder import Run, now
 from pacsifier_ops.state.leases import Leases
@@ -50,6 +51,7 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
         folder=str(request.out_directory),
         unasked=Quarantine(run.quarantine).counts().total(),
         notes=table.notes,
+        ended=ended_by(run),
     )
     if request.retrieve == SAVE:
         account.discrepancies = _compare_with_disk(request.out_directory, series)

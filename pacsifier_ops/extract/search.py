@@ -117,7 +117,11 @@ class RowSearch:
 
 
 def search(
-    rows: Iterable[dict[str, Any]], archives: Sequence[PacsNode], mode: str, cancelled: Callable[[], bool] = never
+    rows: Iterable[dict[str, Any]],
+    archives: Sequence[PacsNode],
+    mode: str,
+    cancelled: Callable[[], bool] = never,
+    before_query: Callable[[], object] = never,
 ) -> list[RowSearch]:
     """Query the archives for each row, in order.
 
@@ -126,6 +130,7 @@ def search(
         archives: the archives.
         mode: `first`: query until one archive has series for the row; `all`: query all archives.
         cancelled: called regularly; True ends the work.
+        before_query: called before every query; an error of it ends the work.
 
     Raises:
         PacsError: an archive could not be queried.
@@ -141,6 +146,7 @@ def search(
         with open_session(node, shared(), cancelled=cancelled) as session:
             finder = Finder(session)
             for row in left:
+                before_query()
                 row.query(finder, lambda action, session=session: retrying(action, session, cancelled))
     listed = _listed_instances(searches, archives, cancelled)
     for row in searches:

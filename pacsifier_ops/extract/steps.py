@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from sys import intern
 from typing import TYPE_CHECKING
@@ -229,13 +230,15 @@ def find(run: Run, archives: Archives, batch: int, cancelled: Question = never) 
 
     Raises:
         PacsError: an archive could not be queried.
+        Cancelled: the run was cancelled. Nothing is kept of the batch.
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.extract.search import search
 
     request = Request.of(run)
     rows = list(read_jsonl(run.part("rows", batch)))
-    searches = search(rows, run_nodes(archives, request), request.search, cancelled)
+    go_on = partial(approvals.stop_if_cancelled, run)
+    searches = search(rows, run_nodes(archives, request), request.search, cancelled, go_on)
     with storage_errors("the state root"):
         run.write_part("found", batch, chain.from_iterable(row.lines() for row in searches))
     return dict(Counter(row.state for row in searches)) | {"series": sum(len(row.found) for row in searches)}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pacsifier_ops.base.words import plural
-from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.runs.accounts import COMPLETE, headline, incomplete
+from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import close
 from pacsifier_ops.runs.pages import VerdictBox, page
@@ -28,6 +29,7 @@ class ToolAccount:
         done: path and remark of each result that the report lists; paths identify patients.
         problems: path or other name, and reason, of each file that failed; paths may identify patients.
         passed_over: number of files that the job does not treat, by reason in words.
+        ended: the decision of a person that ended the run.
     """
 
     run: str
@@ -40,11 +42,12 @@ class ToolAccount:
     done: list[tuple[str, str]] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
+    ended: Decision | None = None
 
     @property
     def verdict(self) -> str:
-        """Return `complete`, or `incomplete` if there are problems."""
-        return INCOMPLETE if self.problems else COMPLETE
+        """Return `complete`, or, if there are problems, `incomplete` or how a person ended the run."""
+        return incomplete(self.ended) if self.problems else COMPLETE
 
     def totals(self) -> dict[str, int]:
         """Return counts without identifiers, for XCom and logs."""
@@ -76,7 +79,7 @@ def write_books(run: Run, account: ToolAccount, title: str, *sentences: str) -> 
 
 
 def _page(account: ToolAccount, title: str, sentences: Sequence[str]) -> str:
-    word = "Complete" if account.verdict == COMPLETE else "Incomplete"
+    word = headline(account)
     return page(
         "handover/templates/report.html",
         account=account,

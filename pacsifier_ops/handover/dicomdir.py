@@ -46,6 +46,7 @@ from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.runs import job
+from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_changed, refuse_released_below
@@ -635,6 +636,7 @@ def report(run: Run) -> ToolAccount:
         action="DICOMDIR",
         started=request.started,
         finished=now(),
+        ended=ended_by(run),
         folder=str(request.in_folder),
         out_folder=str(request.out_folder),
         counts={**found["counts"], "copied": copied, "file-sets": written},

@@ -41,6 +41,7 @@ from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.handover.request import DumpsRequest
+from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.facts import Facts
@@ -491,6 +492,7 @@ def report(run: Run) -> ToolAccount:
         action="dumps moved",
         started=request.started,
         finished=now(),
+        ended=ended_by(run),
         folder=str(request.data_folder),
         out_folder=str(request.info_folder),
         counts={

@@ -47,6 +47,7 @@ from pacsifier_ops.pseudonyms.linkage import (
     taken_twice,
 )
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.runs.progress import NOT_TAGGED, TAGGED, UNCHANGED
@@ -511,6 +512,7 @@ def report(run: Run) -> ToolAccount:
         action="Karnak tags",
         started=request.started,
         finished=now(),
+        ended=ended_by(run),
         folder=str(request.in_folder),
         out_folder=str(request.out_folder),
         counts={

@@ -33,6 +33,7 @@ from pacsifier_ops.base.files import (
 from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.handover.request import ReportsRequest
+from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.approved import DIFFERS, approved_of
@@ -353,6 +354,7 @@ def report(run: Run) -> ToolAccount:
         action="reports",
         started=request.started,
         finished=now(),
+        ended=ended_by(run),
         folder=str(request.folder),
         out_folder=str(request.out_folder),
         counts={"reports": len(results), **{outcome: outcomes[outcome] for outcome in (WRITTEN, THERE, LEFT_ALONE)}},

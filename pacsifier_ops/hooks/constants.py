@@ -12,5 +12,7 @@ URGENCY = "urgency"
 ARCHIVES = "archives"
 #: Permission to see data that identify patients.
 REPORTS = "PACSIFIER reports"
+#: Prefix of the ids of our DAGs.
+OUR_PREFIX = "pacsifier_"
 #: Path of the pages below Airflow's own address.
 PREFIX = "pacsifier"

@@ -94,7 +94,7 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
             AirflowFailException: the answer is a rejection, nobody answered in time, or the digest has changed since.
         """
         run = run_of(context)
-        with boundary(run):
+        with boundary(run, context):
             return self.keep_answer(*self.staged(run, context), event)
 
     def keep_answer(self, run: Run, context: Any, event: dict[str, Any]) -> Any:
@@ -122,7 +122,7 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
             user=identity,
         )
         if word == REJECT:
-            raise AirflowFailException("it was rejected")
+            raise AirflowFailException(f"it was rejected by {name}")
         if not approved:
             raise AirflowFailException(
                 f"there are findings that need a waiver; clear this task, and answer {WAIVE!r} or {REJECT!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import traceback
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,43 +18,65 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
-from pacsifier_ops.base.errors import ConfigError, Later, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, InputError, Later, PacsifierError
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.hooks.constants import NODES, URGENCY
 from pacsifier_ops.operators.stages import Stage, stage_of
-from pacsifier_ops.runs import labels
-from pacsifier_ops.runs.accounts import COMPLETE
+from pacsifier_ops.runs import approvals, failures, labels
+from pacsifier_ops.runs.accounts import COMPLETE, ENDED_BY_PERSON
 from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
-from pacsifier_ops.runs.job import KEPT, Account
+from pacsifier_ops.runs.job import KEPT, Account, write_unbegun
 from pacsifier_ops.runs.options import DEFAULT_NODE
 
 #: Key of what a stage may add to the params beside OWNER: the list of what may be moved.
 APPROVED = "approved"
 
 
+#: Foreign errors that may pass by themselves, and those among them that do not: a file that is wrong stays wrong.
+_PASSING = (OSError, MemoryError, sqlite3.OperationalError)
+_STAYING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
 @contextmanager
-def boundary(run: Run) -> Iterator[None]:
+def boundary(run: Run, context: Any = None) -> Iterator[None]:
     """Nothing that may identify a patient leaves through an exception or a warning.
 
     Typed errors hold no values and pass with their text; whatever else happens is written to the run's
-    problems.txt, and only its kind is told. Errors that may pass by themselves are left to Airflow's retries.
+    problems.txt, and only its kind is told. Errors that may pass by themselves are left to Airflow's retries, unless
+    the run was cancelled.
+
+    Args:
+        context: of the task, for the page of the run to say why it failed.
     """
-    with noted_warnings(run):
-        try:
+    try:
+        with noted_warnings(run), _typed(run):
             yield
-        except PacsifierError as error:
-            run.note("".join(traceback.format_exception(error)))
-            if (told := error.shown()) != str(error):
-                run.note(told)
-            kind = AirflowException if error.retryable else AirflowFailException
-            raise kind(str(error)) from None
-        except AirflowException:
-            raise
-        except Exception as error:
-            run.note("".join(traceback.format_exception(error)))
-            raise AirflowException(
-                f"unexpected {type(error).__name__}; the details are in {run.folder}/problems.txt"
-            ) from None
+    except AirflowSkipException:
+        raise
+    except AirflowException as error:
+        if context is not None:
+            ti = context["ti"]
+            failures.keep(run, (ti.task_id, ti.map_index, ti.try_number), str(error))
+        raise
+
+
+@contextmanager
+def _typed(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except AirflowException:
+        raise
+    except Exception as error:
+        run.note("".join(traceback.format_exception(error)))
+        if isinstance(error, PacsifierError):
+            told, passes = str(error), error.retryable
+            if (shown := error.shown()) != told:
+                run.note(shown)
+        else:
+            told = f"unexpected {type(error).__name__}; the details are in {run.folder}/problems.txt"
+            passes = isinstance(error, _PASSING) and not isinstance(error, _STAYING)
+        kind = AirflowException if passes and not approvals.cancellation(run) else AirflowFailException
+        raise kind(told) from None
 
 
 class ReportLink(BaseOperatorLink):
@@ -81,7 +104,11 @@ class PacsifierOperator(BaseOperator):
 
     operator_extra_links: Collection[BaseOperatorLink] = (ReportLink(),)
 
+    #: Whether the task has nothing to do in a run that was cancelled.
+    ends_with_run = True
+
     _killed = False
+    _run: Run | None = None
 
     def __init__(self, *, stage: Stage | str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -93,12 +120,20 @@ class PacsifierOperator(BaseOperator):
 
     def cancelled(self) -> bool:
         """Whether the task is to end."""
-        return self._killed
+        ended = self.ends_with_run and self._run is not None and approvals.cancellation(self._run) is not None
+        return self._killed or ended
 
     def execute(self, context: Any) -> Any:
-        """Do `work` within the boundary."""
-        run = run_of(context)
-        with boundary(run):
+        """Do `work` within the boundary.
+
+        Raises:
+            AirflowSkipException: the run was cancelled.
+        """
+        self._run = run = run_of(context)
+        with boundary(run, context):
+            approvals.begin_again(run, context["dag_run"].clear_number or 0)
+            if self.ends_with_run and (decision := approvals.cancellation(run)):
+                raise AirflowSkipException(f"the run was cancelled by {decision.who}")
             return self.work(*self.staged(run, context))
 
     def staged(self, run: Run, context: Any) -> tuple[Run, Any]:
@@ -184,6 +219,9 @@ class UnitOperator(PacsifierOperator):
     Args:
         unit: number of the unit, as an earlier step gave it.
 
+    Where the run is cancelled, the worker ends between two items (see `job.Worker`); only a task that is killed ends
+    within one.
+
     Attributes:
         resumed: the task goes on after it was deferred.
     """
@@ -194,6 +232,10 @@ class UnitOperator(PacsifierOperator):
     def __init__(self, *, unit: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.unit = unit
+
+    def cancelled(self) -> bool:
+        """Whether the task is killed."""
+        return self._killed
 
     def execute(self, context: Any, event: Any = None) -> Any:
         """Do `work`, or what is left of it; `event` is that of the trigger."""
@@ -231,6 +273,9 @@ class UnitOperator(PacsifierOperator):
 class ReportOperator(PacsifierOperator):
     """The last step of a job: closes the account, writes the report, and fails if the run is not complete.
 
+    Of a whole run it is the teardown. So it also runs where somebody marks the run as failed, or as a success, and its
+    verdict is the state of the run.
+
     Attributes:
         steps: module of the job, with its `report`.
         result: field of the job's request that is the folder of its results.
@@ -240,9 +285,13 @@ class ReportOperator(PacsifierOperator):
     what = "run"
     result = ""
 
+    ends_with_run = False
+
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"trigger_rule": "all_done", **kwargs})
         self.multiple_outputs = self.stage.single_values
+        if self.stage.is_whole:
+            self.as_teardown(on_failure_fail_dagrun=True)
 
     def work(self, run: Run, context: Any) -> dict[str, Any]:
         """Returns the verdict, the sums, and where results and report are.
@@ -251,11 +300,20 @@ class ReportOperator(PacsifierOperator):
             AirflowFailException: the run is not complete, and that was not accepted beforehand.
         """
         params = context["params"]
-        account = self.close(run, params)
+        ended = approvals.ended_by(run)
+        try:
+            account = self.close(run, params)
+        except InputError:
+            if ended is None:
+                raise
+            self.log.info("%s", write_unbegun(run, ended))
+            raise AirflowFailException(f"the {self.what} was {ended.word} by {ended.who} before it began") from None
         result = {"verdict": account.verdict, **account.totals(), "report": str(run.report)}
         if self.result:
             result["folder"] = read_json(run.folder / "request.json")[self.result]
         self.log.info("%s", result)
+        if ended is not None and account.verdict in ENDED_BY_PERSON:
+            raise AirflowFailException(f"the {self.what} was {ended.word} by {ended.who}; see {run.report}")
         self.judge(run)
         if account.verdict != COMPLETE and not self.accepts_incomplete(run, params):
             raise AirflowFailException(f"the {self.what} is {account.verdict}; see {run.report}")

@@ -7,7 +7,10 @@ Each function makes the tasks in the open DAG or task group, and returns the las
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
+
+from airflow.sdk import BaseOperator, TaskGroup, chain
 
 from pacsifier_ops.operators.approval import ApproveCohortOperator
 from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
@@ -47,8 +50,17 @@ def _begin(stage: Stage | str | None) -> dict[str, Any]:
     return {"task_id": "prepare", "trigger_rule": stage_of(stage).begins}
 
 
-#: Arguments of the last task. It reports also if tasks before it failed.
-_END: dict[str, Any] = {"task_id": "report", "trigger_rule": "all_done"}
+#: Arguments of the last task.
+_END: dict[str, Any] = {"task_id": "report"}
+
+
+def in_turn(*steps: BaseOperator | TaskGroup) -> None:
+    """Let each step begin when the one before has ended, unless the one before failed or did not begin."""
+    chain(*steps)
+    for before, after in pairwise(steps):
+        if isinstance(before, TaskGroup):
+            # Its last task is skipped where its first did not succeed, which alone would let the next step begin.
+            list(before.get_roots()) >> after
 
 
 def extraction(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:

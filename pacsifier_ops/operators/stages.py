@@ -25,8 +25,10 @@ class Stage:
         may_be_empty: the folder of the job may be empty, as after a night with nothing new.
         begins: trigger rule of its first task.
         single_values: its last task gives each value as an XCom of its own.
+        is_whole: the DAG run consists of the job alone.
     """
 
+    is_whole = False
     may_be_empty = True
     begins = "none_failed"  # also after a skipped stage
     single_values = False
@@ -70,6 +72,7 @@ class Stage:
 class WholeRun(Stage):
     """The DAG run consists of the job alone."""
 
+    is_whole = True
     may_be_empty = False
 
 
@@ -116,13 +119,20 @@ class GroupStage(Stage):
 
     def check_begun(self, context: Any) -> None:
         """See `Stage.check_begun`. Files of an earlier attempt are no result of this one."""
-        task, run_id = f"{self.group}.prepare", context["run_id"]
-        states = context["ti"].get_task_states(dag_id=context["dag"].dag_id, task_ids=[task], run_ids=[run_id])
-        state = states.get(run_id, {}).get(task)
+        task = f"{self.group}.prepare"
+        state = state_of(context, task)
         if state == "skipped":
             raise AirflowSkipException("the job was skipped")
         if state != "success":
             raise AirflowFailException(f"the job did not begin; see its step {task}")
+
+
+def state_of(context: Any, task: str) -> str | None:
+    """Return the state of a task of the DAG run; None: it has none."""
+    run_id = context["run_id"]
+    states = context["ti"].get_task_states(dag_id=context["dag"].dag_id, task_ids=[task], run_ids=[run_id])
+    found: str | None = states.get(run_id, {}).get(task)
+    return found
 
 
 def stage_of(stage: Stage | str | None) -> Stage:

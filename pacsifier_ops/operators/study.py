@@ -21,9 +21,10 @@ from pacsifier_ops.operators.base import (
     data_path,
 )
 from pacsifier_ops.operators.params import check_conf
-from pacsifier_ops.operators.stages import Stage
+from pacsifier_ops.operators.stages import Stage, state_of
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_run
+from pacsifier_ops.runs.job import started
 from pacsifier_ops.study import run as stages
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class StudyStage(Stage, StrEnum):
         if self is StudyStage.MOVE:
             more[APPROVED] = str(originals_of(run))
         return stage_run(run, self), {**wanted, **more}
+
+    def check_begun(self, context: Any) -> None:
+        """See `Stage.check_begun`. The error of the step that failed says why; this one adds none."""
+        if state_of(context, f"{self}.prepare") != "success":
+            raise AirflowSkipException("the stage did not begin")
 
 
 class StudySetUpOperator(PacsifierOperator):
@@ -189,6 +195,8 @@ class StudyRemoveOperator(PacsifierOperator):
         from pacsifier_ops.study import steps
         from pacsifier_ops.study.project import Study
 
+        if started(run) is None:
+            raise AirflowSkipException("the study was not set up")
         upload = Study.of(run).upload
         counts = steps.remove(run, connected(upload).key if upload else "", self.cancelled)
         self.log.info("%s", counts)

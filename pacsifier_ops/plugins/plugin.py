@@ -1,4 +1,4 @@
-"""The package's Airflow plugin: pools when a scheduler starts, and pages in the user interface.
+"""The package's Airflow plugin: listeners, and pages in the user interface.
 
 Every component of Airflow imports this module when it starts, also commands and tasks. So the pages are not imported
 here; the API server imports them at the first request.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.plugins_manager import AirflowPlugin
 
 from pacsifier_ops.hooks.constants import PREFIX
+from pacsifier_ops.hooks.endings import OnEnd
 from pacsifier_ops.hooks.pools import OnStart
 
 if TYPE_CHECKING:
@@ -43,6 +44,6 @@ class PacsifierPlugin(AirflowPlugin):
     """The package's Airflow plugin."""
 
     name = "pacsifier"
-    listeners = [OnStart()]  # noqa: RUF012 (Airflow declares these so)
+    listeners = [OnStart(), OnEnd()]  # noqa: RUF012 (Airflow declares these so)
     fastapi_apps: list[dict[str, Any]] = [{"app": _pages, "url_prefix": f"/{PREFIX}", "name": "pacsifier"}]  # noqa: RUF012
     external_views: list[dict[str, Any]] = [_INTAKE, _RESULTS]  # noqa: RUF012

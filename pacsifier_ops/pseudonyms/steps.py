@@ -24,7 +24,8 @@ from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import project_secret
 from pacsifier_ops.query.table import QueryTable, read_query_table
 from pacsifier_ops.runs import job
-from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
+from pacsifier_ops.runs.accounts import COMPLETE, headline, incomplete
+from pacsifier_ops.runs.approvals import Decision, ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, close, cut, prepared
 from pacsifier_ops.runs.pages import VerdictBox, page
@@ -237,12 +238,13 @@ class Summary:
     """How a run ended, in counts.
 
     Attributes:
-        verdict: complete, or incomplete: not everybody is linked.
+        verdict: complete; incomplete: not everybody is linked; or how a person ended the run before that.
         patients: patients of the cohort; linked are those who have a pseudonym and a day shift now.
         new: of these, linked in this run.
         unnamed: files of which nobody can say whose they are.
         passed_over: files that are no DICOM objects.
         without_id: rows of the query table that were passed over, since they have no PatientID.
+        ended: the decision of a person that ended the run.
     """
 
     verdict: str
@@ -255,6 +257,7 @@ class Summary:
     passed_over: int
     without_id: int = 0
     action: str = "pseudonymize"
+    ended: Decision | None = None
 
     def totals(self) -> dict[str, int]:
         """The counts."""
@@ -263,7 +266,7 @@ class Summary:
 
     def summary(self) -> dict[str, Any]:
         """All of it."""
-        return {**asdict(self), "totals": self.totals()}
+        return {**{name: value for name, value in asdict(self).items() if name != "ended"}, "totals": self.totals()}
 
 
 def report(run: Run) -> Summary:
@@ -277,9 +280,9 @@ def report(run: Run) -> Summary:
     linkage = Linkage(request.project, request.folder)
     people = linkage.people()
     linked = sum(people.of(item["patient_id"]) is not None for item in read_jsonl(run.part("patients")))
-    complete = linked == cohort["patients"] and not cohort["unnamed"]
+    complete, ended = linked == cohort["patients"] and not cohort["unnamed"], ended_by(run)
     summary = Summary(
-        verdict=COMPLETE if complete else INCOMPLETE,
+        verdict=COMPLETE if complete else incomplete(ended),
         started=request.started,
         finished=now(),
         patients=cohort["patients"],
@@ -288,6 +291,7 @@ def report(run: Run) -> Summary:
         unnamed=cohort["unnamed"],
         passed_over=cohort["passed_over"],
         without_id=cohort["without_id"],
+        ended=ended,
     )
     with storage_errors("the folder of the linkage"):
         if request.queryfile:
@@ -328,5 +332,5 @@ def _page(request: PseudonymRequest, summary: Summary) -> str:
     if summary.without_id:
         rows = plural(summary.without_id, "row")
         told.append(f"{rows} of the query table passed over for want of a PatientID; problems.txt has the lines.")
-    verdict = VerdictBox(summary.verdict, summary.verdict, tuple(told))
+    verdict = VerdictBox(summary.verdict, headline(summary), tuple(told))
     return page("pseudonyms/templates/report.html", request=request, summary=summary, verdict=verdict)

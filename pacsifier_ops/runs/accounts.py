@@ -9,10 +9,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from pacsifier_ops.base.errors import Cancelled
+from pacsifier_ops.runs.approvals import CANCELLED, REJECTED, Decision
 
 COMPLETE, INCOMPLETE, UNBALANCED = "complete", "incomplete", "unbalanced"
-EXIT_CODES = {COMPLETE: 0, INCOMPLETE: 3, UNBALANCED: 4}
+#: Verdicts, and the exit codes of the commands. CANCELLED and REJECTED: a person ended the run before it was complete.
+EXIT_CODES = {COMPLETE: 0, INCOMPLETE: 3, UNBALANCED: 4, CANCELLED: Cancelled.exit_code, REJECTED: 3}
+#: Verdicts of a run that a person ended; nobody can accept them beforehand.
+ENDED_BY_PERSON = (CANCELLED, REJECTED)
 
 #: What a run does with the images: it saves them, only lists them, lets the archive move them, or uploads a folder.
 SAVE, NONE, MOVE, UPLOAD = "save", "none", "move", "upload"
@@ -33,6 +39,33 @@ SERIES_RECALLED = "recalled"
 IMAGES = ("present", "received", "missing", "unverifiable", "quarantined")
 
 _MODALITY = re.compile(r"[A-Z0-9]{2,6}")
+
+
+def incomplete(ended: Decision | None) -> str:
+    """Return the verdict of an account that is not complete.
+
+    Args:
+        ended: the decision of a person that ended the run, see `approvals.ended_by`.
+    """
+    return ended.word if ended else INCOMPLETE
+
+
+class Judged(Protocol):
+    """What has a verdict: an account."""
+
+    @property
+    def verdict(self) -> str:
+        """One of the keys of EXIT_CODES."""
+
+    @property
+    def ended(self) -> Decision | None:
+        """The decision of a person that ended the run."""
+
+
+def headline(account: Judged) -> str:
+    """Return the verdict of an account as a heading, such as `Complete`, or `Cancelled by admin`."""
+    by = f" by {account.ended.who}" if account.ended and account.verdict in ENDED_BY_PERSON else ""
+    return account.verdict.capitalize() + by
 
 
 def plain_modality(text: str) -> str:
@@ -170,6 +203,7 @@ class RunAccount:
         bad_files: files of the uploaded folder that are to be sent and cannot be.
         unasked: objects of other series that our receiver got; they are in its quarantine.
         notes: cells of the query table that were read in another way than they are written, in words, without values.
+        ended: the decision of a person that ended the run.
     """
 
     run: str
@@ -186,15 +220,16 @@ class RunAccount:
     bad_files: list[FileAccount] = field(default_factory=list)
     unasked: int = 0
     notes: list[str] = field(default_factory=list)
+    ended: Decision | None = None
 
     @property
     def verdict(self) -> str:
-        """Return `complete`, `incomplete` or `unbalanced`."""
+        """Return one of the keys of EXIT_CODES."""
         if self.discrepancies or not all(s.balanced for s in self.series):
             return UNBALANCED
         rows_good = all(r.state in ROWS_ANSWERED for r in self.rows)
         series_good = all(s.state in (SERIES_COMPLETE, SERIES_LISTED) for s in self.series)
-        return COMPLETE if rows_good and series_good and not self.bad_files else INCOMPLETE
+        return COMPLETE if rows_good and series_good and not self.bad_files else incomplete(self.ended)
 
     def totals(self) -> dict[str, int | float]:
         """Return sums over the run without identifiers, for XCom and logs."""

@@ -8,6 +8,9 @@
 
 Anybody can mark a task of Airflow as a success by hand; this makes no decision. A decision is valid only for exactly
 what was shown: its digest must be that of the data at hand.
+
+To cancel a run is a decision as well. Its digest is the number of the attempt: a run that is begun again after it was
+cancelled goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pacsifier_ops.base.errors import NotApproved
+from pacsifier_ops.base.errors import Cancelled, NotApproved
 from pacsifier_ops.base.files import (
     private_folder,
     private_handle,
@@ -28,12 +31,15 @@ from pacsifier_ops.base.files import (
     write_atomic,
     write_json,
 )
-from pacsifier_ops.runs.folder import Run, now
+from pacsifier_ops.runs.folder import Run, now, stage_folder, stages_in
 
-#: Subjects of decisions: the retrieval of a cohort, and the release of a data set.
-COHORT, RELEASE = "cohort", "release"
+#: Subjects of decisions: the retrieval of a cohort, the release of a data set, and whether the run goes on.
+COHORT, RELEASE, RUN = "cohort", "release", "run"
 
-APPROVED, REJECTED = "approved", "rejected"
+APPROVED, REJECTED, CANCELLED = "approved", "rejected", "cancelled"
+
+#: Stands for a person who marked a run in Airflow as ended; Airflow does not say who that was.
+IN_AIRFLOW = "somebody in Airflow"
 
 #: Stands for a person in decisions that follow from the limits of the request, without a question.
 LIMITS = "limits"
@@ -47,10 +53,10 @@ class Decision:
     """A decision.
 
     Attributes:
-        subject: COHORT or RELEASE.
-        digest: of exactly what was decided on, hexadecimal.
-        word: APPROVED or REJECTED.
-        who: name of the Airflow user, or LIMITS.
+        subject: COHORT, RELEASE or RUN.
+        digest: of exactly what was decided on, hexadecimal; of RUN, the number of the attempt.
+        word: APPROVED, REJECTED or CANCELLED.
+        who: name of the Airflow user, LIMITS or IN_AIRFLOW.
         when: ISO 8601.
         waived: whether findings that need a waiver were waived.
         user: id of the Airflow user.
@@ -66,12 +72,13 @@ class Decision:
 
 
 def ask(run: Run, subject: str, digest: str) -> None:
-    """Keep the digest of a question. Only decisions on this digest can then be kept.
+    """Keep the digest of a question. Only decisions on this digest can then be kept; an earlier one holds no more.
 
     Raises:
         StorageError: the run's folder cannot be written.
     """
     with storage_errors("the state root"):
+        _path(run, subject).unlink(missing_ok=True)
         write_atomic(private_folder(run.folder / "decisions") / f"{subject}.asked", digest)
 
 
@@ -144,6 +151,64 @@ def approved(run: Run, subject: str, digest: str) -> Decision:
     if decision.digest != digest:
         raise NotApproved(f"the {subject} has changed since it was approved; run the step that asks again")
     return decision
+
+
+def cancel(run: Run, attempt: int, who: str, user: str = "") -> Decision:
+    """Cancel a run. Its tasks end before the next query or series; the last one closes the account.
+
+    Args:
+        attempt: number of the attempt: how often the run was cleared in Airflow.
+        who, user: see `Decision`.
+
+    Returns:
+        The decision; of a run that was cancelled before, the one of then.
+
+    Raises:
+        StorageError: the run's folder cannot be written.
+    """
+    before = cancellation(run)
+    if before is not None and before.digest == str(attempt):
+        return before
+    return decide(run, RUN, str(attempt), CANCELLED, who, beforehand=True, user=user)
+
+
+def cancellation(run: Run) -> Decision | None:
+    """Return the decision to cancel a run, or the run that it is a stage of; None: it goes on."""
+    return decision_on(run.whole, RUN)
+
+
+def begin_again(run: Run, attempt: int) -> None:
+    """Let a run go on if it was cancelled in an earlier attempt.
+
+    Raises:
+        StorageError: the run's folder cannot be written.
+    """
+    decision = cancellation(run)
+    if decision is not None and decision.digest != str(attempt):
+        with storage_errors("the state root"):
+            _path(run.whole, RUN).unlink(missing_ok=True)
+
+
+def stop_if_cancelled(run: Run) -> None:
+    """Check that a run goes on; called between two queries and between two items of a unit.
+
+    Raises:
+        Cancelled: it was cancelled.
+    """
+    if decision := cancellation(run):
+        raise Cancelled(f"the run was cancelled by {decision.who}")
+
+
+def ended_by(run: Run) -> Decision | None:
+    """Return the decision of a person that ended a run before its work was done; None: there is none.
+
+    That is a cancellation, or the rejection of a cohort or a release, of a study also in one of its stages.
+    """
+    if decision := cancellation(run):
+        return decision
+    parts = [run, *(Run(stage_folder(run, stage)) for stage in stages_in(run))]
+    made = (decision_on(part, subject) for part in parts for subject in (COHORT, RELEASE))
+    return next((decision for decision in made if decision and decision.word == REJECTED), None)
 
 
 def _path(run: Run, subject: str) -> Path:

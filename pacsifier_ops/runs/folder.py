@@ -89,6 +89,12 @@ class Run:
         """Return the folder for received objects that are not used."""
         return self.folder / "quarantine"
 
+    @property
+    def whole(self) -> Run:
+        """Return the run that this one is a stage of, or this one."""
+        above = self.folder.parent
+        return Run(above.parent) if above.name == "stages" else self
+
     def part(self, kind: str, number: int | None = None) -> Path:
         """Return the path of `<kind>.jsonl`, or of `<kind>/<number>.jsonl`."""
         if number is None:

@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pacsifier_ops.base.errors import InputError, Later, PacsifierError, Recalling, WindowClosed
 from pacsifier_ops.base.files import read_appended, read_json, read_jsonl, storage_errors, write_atomic, write_json
+from pacsifier_ops.runs.approvals import Decision, stop_if_cancelled
 from pacsifier_ops.runs.folder import KeptRequest, Run, never, now
 
 #: Files and folders of every job that the first step removes before it begins.
@@ -117,7 +118,15 @@ def prepared(run: Run, what: str = "the folder was looked at") -> dict[str, Any]
 
 
 class Account(Protocol):
-    """The closed account of a run, a dataclass."""
+    """The closed account of a run, a dataclass.
+
+    Attributes:
+        ended: the decision of a person that ended the run, see `approvals.ended_by`.
+    """
+
+    @property
+    def ended(self) -> Decision | None:
+        """See above."""
 
     @property
     def verdict(self) -> str:
@@ -148,7 +157,24 @@ def write_summary(run: Run, account: Account) -> None:
         StorageError: the run's folder cannot be written.
     """
     with storage_errors("the state root"):
-        write_json(run.folder / "summary.json", account.summary())
+        write_json(run.folder / "summary.json", {**account.summary(), **_by(account.ended, account.verdict)})
+
+
+def write_unbegun(run: Run, ended: Decision) -> dict[str, Any]:
+    """Write summary.json of a run that a person ended before its first step had; return its content.
+
+    Raises:
+        StorageError: the run's folder cannot be written.
+    """
+    summary = {"verdict": ended.word, "started": started(run) or "", "finished": now(), "totals": {}}
+    summary |= _by(ended, ended.word)
+    with storage_errors("the state root"):
+        write_json(run.folder / "summary.json", summary)
+    return summary
+
+
+def _by(ended: Decision | None, verdict: str) -> dict[str, str]:
+    return {"by": ended.who} if ended and ended.word == verdict else {}
 
 
 def close(run: Run, account: Account, page: str) -> None:
@@ -320,7 +346,7 @@ class Worker(Generic[Item, Result]):
 
         Raises:
             PacsifierError: what ended the work, or else the last that an item failed for.
-            Cancelled: `cancelled` said so.
+            Cancelled: `cancelled` said so; or the run was cancelled (see `approvals`), then between two items.
             WindowClosed: the node's window is; the item at hand is as it was before.
             Recalling: all is done but for series that the archive recalls.
             StorageError: the run's folder cannot be written.
@@ -335,6 +361,7 @@ class Worker(Generic[Item, Result]):
             kept = results.get(key)
             if kept is not None and self.is_settled(kept):
                 continue
+            stop_if_cancelled(self._run)
             results[key] = self.begin(item, kept)
             try:
                 results[key] = self.attempt(item, results[key], before.get(key))

@@ -40,8 +40,8 @@ class VerdictBox:
     """The verdict of a run, as pages show it.
 
     Attributes:
-        kind: complete, incomplete or unbalanced; it gives the colour.
-        word: the verdict in one word.
+        kind: the verdict; it gives the colour.
+        word: the verdict in one word, and who ended the run if somebody did.
         sentences: what it means, and what to do.
     """
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from pacsifier_ops.base.words import listed, moment, plural, size
 from pacsifier_ops.runs.accounts import (
     COMPLETE,
-    INCOMPLETE,
     MOVE,
     NONE,
     ROW_BAD,
@@ -26,11 +25,13 @@ from pacsifier_ops.runs.accounts import (
     SERIES_LISTED,
     SERIES_RECALLED,
     SERIES_UNVERIFIABLE,
+    UNBALANCED,
     UPLOAD,
     RowAccount,
     RunAccount,
     SeriesAccount,
     count_by,
+    headline,
 )
 from pacsifier_ops.runs.pages import Bar, VerdictBox, left_to_do, page
 
@@ -229,8 +230,8 @@ def _verdict(account: RunAccount, words: _Words) -> VerdictBox:
         word, what, todo = "Complete", words.complete, left_to_do(empty)
         if account.action == UPLOAD and not account.series:
             what, todo = "The folder holds no instance to send.", "Make sure that it is the right folder."
-    elif account.verdict == INCOMPLETE:
-        word = "Incomplete"
+    elif account.verdict != UNBALANCED:
+        word = headline(account)
         what = f"Every instance is in one state, but not all that was asked for is proved to be there: {faults}."
         todo = f"Settle the reasons below and {words.again}."
     else:

@@ -30,6 +30,7 @@ from pacsifier_ops.runs.accounts import (
     SERIES_UNVERIFIABLE,
     UNBALANCED,
     count_by,
+    incomplete,
     plain_modality,
 )
 from pacsifier_ops.runs.approvals import Decision
@@ -224,6 +225,7 @@ class StudyAccount:
         held_back: identifiers were found in the hand-over report, so it was not put beside the data.
         beyond: released objects that this query table does not ask for: earlier ones did.
         discrepancies: contradictions between records, in words, without values.
+        ended: the decision of a person that ended the run.
     """
 
     run: str
@@ -253,6 +255,7 @@ class StudyAccount:
     held_back: bool = False
     beyond: int = 0
     discrepancies: list[str] = field(default_factory=list)
+    ended: Decision | None = None
 
     @property
     def balanced(self) -> bool:
@@ -261,7 +264,7 @@ class StudyAccount:
 
     @property
     def verdict(self) -> str:
-        """Return `complete`, `incomplete` or `unbalanced`.
+        """Return one of the keys of `accounts.EXIT_CODES`.
 
         A study is complete if every instance is delivered, excluded by a rule or quarantined with a reason, every row
         was answered, and every stage did what was asked for. If nothing is delivered and objects are in quarantine, the
@@ -273,7 +276,7 @@ class StudyAccount:
         all_quarantined = totals["quarantined"] > totals["delivered"] == 0
         lacking = totals["missing"] or totals["unverifiable"] or any(s.state != COMPLETE for s in self.series)
         bad = lacking or all_quarantined or self.bad_rows or self.bad_stages or self.held_back
-        return INCOMPLETE if bad else COMPLETE
+        return incomplete(self.ended) if bad else COMPLETE
 
     @property
     def bad_rows(self) -> list[StudyRow]:

@@ -52,6 +52,7 @@ def close(run: Run) -> StudyAccount:
         gate=stages.outcome(run, stages.GATE),
         released=released_of(run),
         removal=_removal(run, study),
+        ended=approvals.ended_by(run),
     )
     file_set = account.stage(stages.DICOMDIR)
     if file_set.verdict == NOT_RUN and account.released and account.released.files and not account.released.new:

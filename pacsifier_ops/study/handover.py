@@ -22,7 +22,7 @@ from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import listed, plural
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.deid.told import public_reason
-from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, plain_modality
+from pacsifier_ops.runs.accounts import COMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.runs.approvals import RELEASE, Decision
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.pages import VerdictBox, page
@@ -194,9 +194,9 @@ def _verdict(account: StudyAccount) -> VerdictBox:
     if account.verdict == COMPLETE:
         what = f"{there}. Of what was asked for and found, {apart}; nothing else is left out."
         return VerdictBox(COMPLETE, "Complete", (what,))
-    if account.verdict == INCOMPLETE:
+    if account.verdict != UNBALANCED:
         wanting = listed([f"{totals[state]:,} {state}" for state in (MISSING, UNVERIFIABLE) if totals[state]])
         lacks = f"Of what was asked for, {wanting}" if wanting else "Not all was done that was asked for"
-        return VerdictBox(INCOMPLETE, "Incomplete", (f"{there}. {lacks}; {apart}.",))
+        return VerdictBox(account.verdict, account.verdict.capitalize(), (f"{there}. {lacks}; {apart}.",))
     what = "The accounts of this data set contradict each other; do not rely on it."
     return VerdictBox(UNBALANCED, "Unbalanced", (what,))

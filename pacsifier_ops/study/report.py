@@ -27,7 +27,16 @@ from pacsifier_ops.base.words import listed, plural, size
 from pacsifier_ops.deid.outcome import sheets as sheets_of
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
-from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_EMPTY, ROW_FOUND, SERIES_UNVERIFIABLE, plain_modality
+from pacsifier_ops.runs.accounts import (
+    COMPLETE,
+    INCOMPLETE,
+    ROW_EMPTY,
+    ROW_FOUND,
+    SERIES_UNVERIFIABLE,
+    UNBALANCED,
+    headline,
+    plain_modality,
+)
 from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.runs.pages import Bar, VerdictBox, left_to_do, page
 from pacsifier_ops.study import run as stages
@@ -149,6 +158,7 @@ def _head(account: StudyAccount) -> dict[str, Any]:
         "decisions": [asdict(decision) for decision in account.decisions],
         "released": asdict(account.released) if account.released else None,
         "removal": asdict(account.removal),
+        "ended": asdict(account.ended) if account.ended else None,
     }
     return {
         **plain,
@@ -404,8 +414,8 @@ def _verdict(account: StudyAccount) -> VerdictBox:
             todo = "Find out why objects are in quarantine, or do without them."
         if not account.series:
             what, todo = "The archive was asked, and holds nothing of what was asked for.", "Check that this is right."
-    elif account.verdict == INCOMPLETE:
-        word = "Incomplete"
+    elif account.verdict != UNBALANCED:
+        word = headline(account)
         what = f"The accounts balance, but not all that was asked for is delivered: {_faults(account)}."
         todo = "Mend what the reasons below name, and run the study again: only what is missing is done."
     else:

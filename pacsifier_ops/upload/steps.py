@@ -14,6 +14,7 @@ from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import InputError, TreeError
 from pacsifier_ops.base.files import private_folder
 from pacsifier_ops.runs.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
+from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, begin, cut, prepared
 from pacsifier_ops.runs.series import SeriesWorker
@@ -145,6 +146,7 @@ def report(run: Run) -> RunAccount:
         folder=str(request.folder),
         passed_over=found["passed_over"],
         bad_files=[FileAccount(**item) for item in found["bad_files"]],
+        ended=ended_by(run),
     )
     write_books(run, account, request.out_directory / LOGS, ("Folder",))
     return account

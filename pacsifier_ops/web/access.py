@@ -28,11 +28,11 @@ from airflow.models import DagModel, DagRun
 from fastapi import Depends, HTTPException, Request
 from sqlalchemy import select
 
-from pacsifier_ops.hooks.constants import REPORTS
+from pacsifier_ops.hooks.constants import OUR_PREFIX, REPORTS
 from pacsifier_ops.runs.folder import Run, dag_run_name
 
-#: Prefix of our DAGs, whose runs all have pages; and the DAG that the intake page starts.
-OUR_PREFIX, EXTRACT = "pacsifier_", "pacsifier_extract"
+#: The DAG that the intake page starts.
+EXTRACT = "pacsifier_extract"
 
 
 def may(user: BaseUser, method: Literal["GET", "POST"], dag_id: str) -> bool:
