@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pacsifier_ops.runs.approvals import APPROVED, COHORT, LIMITS, RELEASE, Decision
+from pacsifier_ops.runs.approvals import APPROVED, COHORT, LIMITS, RELEASE, RUN, Decision
 
 #: Subjects of decisions, for people.
-SUBJECTS = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set"}
+SUBJECTS = {COHORT: "Retrieval of the cohort", RELEASE: "Release of the data set", RUN: "The run"}
 
 
 class Decided(NamedTuple):
@@ -45,8 +45,7 @@ def decided(decisions: Iterable[Decision], asked: Iterable[str] = ()) -> list[De
             "good" if one.word == APPROVED else "bad",
             "the limits given beforehand" if one.who == LIMITS else one.who,
             one.when,
-            one.digest[:16],
-            "yes" if one.waived else "no",
+            *(("", "") if one.subject == RUN else (one.digest[:16], "yes" if one.waived else "no")),
         )
         for one in decisions
     ]

@@ -6,6 +6,7 @@
 | reports, findings, pictures: they    | read runs of the DAG, and also the permission         |
 | identify patients                    | `PACSIFIER reports`                                   |
 | intake of query tables               | start runs of `pacsifier_extract`                     |
+| to cancel a run                      | change runs of the DAG                                |
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from pacsifier_ops.runs.folder import Run, dag_run_name
 EXTRACT = "pacsifier_extract"
 
 
-def may(user: BaseUser, method: Literal["GET", "POST"], dag_id: str) -> bool:
-    """Whether a user may read (GET) or start (POST) runs of a DAG."""
+def may(user: BaseUser, method: Literal["GET", "POST", "PUT"], dag_id: str) -> bool:
+    """Whether a user may read (GET), start (POST) or change (PUT) runs of a DAG."""
     details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
     manager = get_auth_manager()
     return manager.is_authorized_dag(method=method, access_entity=DagAccessEntity.RUN, details=details, user=user)
@@ -74,6 +75,12 @@ def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) ->
     return run
 
 
+def _our_run_to_change(run: Annotated[DagRun, Depends(_our_run)], user: GetUserDep) -> DagRun:
+    if not may(user, "PUT", run.dag_id):
+        raise HTTPException(403, "You may not change runs of this DAG; ask an administrator for this permission.")
+    return run
+
+
 def _our_run_identified(run: Annotated[DagRun, Depends(_our_run)], user: GetUserDep) -> DagRun:
     if not may_read_reports(user, run.dag_id):
         raise HTTPException(403, f"This identifies patients; ask an administrator for the permission {REPORTS!r}.")
@@ -98,6 +105,7 @@ def same_origin(request: Request) -> None:
 
 #: A user who may start extractions.
 StarterDep = Annotated[BaseUser, Depends(_may_start)]
-#: The run of the address, for users who may read it, and for those who may also read its reports.
+#: The run of the address, for users who may read it, who may change it, and who may read its reports.
 RunDep = Annotated[DagRun, Depends(_our_run)]
+ChangeRunDep = Annotated[DagRun, Depends(_our_run_to_change)]
 IdentifiedRunDep = Annotated[DagRun, Depends(_our_run_identified)]

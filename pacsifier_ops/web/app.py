@@ -11,6 +11,7 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from airflow.models import DagRun, Variable
+from airflow.utils.state import State
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -26,15 +27,18 @@ from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.hooks.constants import PREFIX
 from pacsifier_ops.hooks.pools import dicom_connections
 from pacsifier_ops.query.reading import CHOICES
+from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.runs.pages import style
-from pacsifier_ops.web import pages
+from pacsifier_ops.web import pages, tasks
 from pacsifier_ops.web.access import (
     EXTRACT,
+    ChangeRunDep,
     IdentifiedRunDep,
     RunDep,
     StarterDep,
+    may,
     may_read_reports,
     may_see_connection,
     same_origin,
@@ -222,11 +226,24 @@ def _folder(run: DagRun) -> Run:
 @app.get("/runs/{dag_id}/{run_id}")
 def show_run(request: Request, run: RunDep, user: GetUserDep, session: SessionDep) -> Response:
     """Return progress and results of a run in counts: a page for browsers, JSON for programs."""
-    view = view_of(run, session, may_read_reports(user, run.dag_id))
+    view = view_of(run, session, may_read_reports(user, run.dag_id), may(user, "PUT", run.dag_id))
     base, airflow = _base(request)
     if _wants_html(request):
         return HTMLResponse(pages.run_page(base, airflow, view))
     return JSONResponse(view.as_json(base, airflow))
+
+
+@app.post("/runs/{dag_id}/{run_id}/cancel", dependencies=[Depends(same_origin)])
+def cancel_run(run: ChangeRunDep, user: GetUserDep, session: SessionDep) -> JSONResponse:
+    """Cancel a run that goes on, see `tasks.cancel`. Once more does no harm, also after its end."""
+    folder = Run.existing(dag_run_name(run.dag_id, run.run_id))
+    if run.state in State.unfinished_dr_states:
+        decision: Decision | None = tasks.cancel(run, session, user)
+    else:
+        decision = tasks.cancellation(run, folder) if folder else None
+    if decision is None:
+        raise HTTPException(409, "This run has ended, so there is nothing to cancel.")
+    return JSONResponse({"state": str(run.state), "cancelled": {"by": decision.who, "at": decision.when}})
 
 
 @app.get("/runs/{dag_id}/{run_id}/summary")

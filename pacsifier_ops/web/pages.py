@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pacsifier_ops.base.words import plural, size
+from pacsifier_ops.base.words import listed, plural, size
 from pacsifier_ops.hooks.constants import REPORTS
 from pacsifier_ops.query.reading import CHOICES, EXACT, INCLUDE, SKIP
 from pacsifier_ops.runs.accounts import (
@@ -19,6 +19,7 @@ from pacsifier_ops.runs.accounts import (
     SERIES_UNVERIFIABLE,
     UNBALANCED,
 )
+from pacsifier_ops.runs.approvals import CANCELLED, REJECTED
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
@@ -62,9 +63,14 @@ _TOOL_VERDICTS = {
     COMPLETE: "All that was asked for is done.",
     INCOMPLETE: "Something could not be done; the report says what and why.",
 }
+#: Meaning of the verdict of a run that a person ended.
+_ENDED = {
+    CANCELLED: "What was done before stays. Start it again to go on: only what is missing is done.",
+    REJECTED: "What was asked about is not done; see the decisions below.",
+}
 _STAGE_STATES = {
     **dict.fromkeys((COMPLETE, NOTHING_NEW), "good"),
-    **dict.fromkeys((INCOMPLETE, ASKING), "doubt"),
+    **dict.fromkeys((INCOMPLETE, CANCELLED, REJECTED, ASKING), "doubt"),
     UNDER_WAY: "fresh",
     **dict.fromkeys((AHEAD, OFF), "empty"),
 }
@@ -126,7 +132,22 @@ def _verdict(view: RunView) -> VerdictBox | None:
         return None
     meanings = _STUDY_VERDICTS if view.study else _VERDICTS if "series" in view.summary else _TOOL_VERDICTS
     word = str(view.summary["verdict"])
+    if word in _ENDED:
+        left = listed([*_left(view)]) if word == CANCELLED else ""
+        head = f"{word.capitalize()} by {view.summary['by']}"
+        return VerdictBox(word, f"{head}: {left}" if left else head, (_ENDED[word],))
     return VerdictBox(word, word.capitalize(), (meanings[word],))
+
+
+def _left(view: RunView) -> Iterator[str]:
+    """Yield what a cancelled run, or the stages of a study, did not do, in counts."""
+    for name, one in {"": view.progress, **{name: stage.progress for name, stage in view.stages.items()}}.items():
+        counts = one and {"row": one.rows, "series": one.series, "part": one.parts}
+        for what, by_state in (counts or {}).items():
+            if count := by_state.get(WAITING, 0):
+                many = plural(count, what, what if what == "series" else "")
+                verb = {"row": "asked", "series": "transferred"}.get(what, "done")
+                yield f"{many} not {verb}" + (f" ({name.replace('_', ' ')})" if name else "")
 
 
 def _transfer_facts(view: RunView) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.probe import page_of
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import Decision
+from pacsifier_ops.runs.failures import sentences
 from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
 from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.runs.progress import Progress, progress_of
@@ -38,6 +39,7 @@ from pacsifier_ops.study.run import (
     outcome,
     stages_of,
 )
+from pacsifier_ops.web.tasks import Failure, cancellation, first_failure, retries
 
 #: States of a stage that has not ended, while the run goes on.
 UNDER_WAY, AHEAD, ASKING = "under way", "waiting", "waiting for an answer"
@@ -143,6 +145,10 @@ class RunView:
         readable: whether the user may see content that identifies patients.
         questions: all questions, in order.
         decisions: all decisions, in order.
+        failure: the task that failed first; None: none did, or a person ended the run.
+        retries: tasks that failed and are tried again.
+        cancelled: the decision to cancel the run; None: it goes on.
+        changeable: whether the user may change the run.
         folder: name of the run's folder; empty: it has none.
         stages: stages by name, in order.
         study: None if the run is not one of a study.
@@ -161,6 +167,10 @@ class RunView:
     readable: bool = False
     questions: Sequence[OpenQuestion] = ()
     decisions: Sequence[Decision] = ()
+    failure: Failure | None = None
+    retries: Sequence[Failure] = ()
+    cancelled: Decision | None = None
+    changeable: bool = False
     folder: str = ""
     stages: Mapping[str, StageView] = field(default_factory=dict)
     study: StudyView | None = None
@@ -203,6 +213,9 @@ class RunView:
             "summary": self.summary,
             "questions": [one.as_json(f"{airflow}/{self.answer_path(one)}") for one in self.questions],
             "decisions": [asdict(decision) for decision in self.decisions],
+            "cancelled": self.cancelled and {"by": self.cancelled.who, "at": self.cancelled.when},
+            "failure": self.failure and asdict(self.failure),
+            "retries": [asdict(one) for one in self.retries],
             "report": f"{there}/report" if self.report and self.readable else None,
             "contact_sheets": self._pages(there, self.sheets),
             "thumbnails": [f"{there}/thumbnails/{n}.png" for n in self.thumbnails] if self.readable else [],
@@ -235,20 +248,33 @@ class RunView:
         return [f"{there}/contact-sheets-{n}.html" for n in range(1, count + 1)] if self.readable else []
 
 
-def view_of(run: DagRun, session: Session, readable: bool) -> RunView:
+def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = False) -> RunView:
     """Return the content of the page of a run.
 
     Args:
         session: of Airflow's database.
         readable: whether the user may see content that identifies patients.
+        changeable: whether the user may change the run.
     """
     questions = list(_questions(run, session))
     view = RunView(
-        run.dag_id, run.run_id, str(run.state), _iso(run.start_date), _iso(run.end_date), questions=questions
+        run.dag_id,
+        run.run_id,
+        str(run.state),
+        _iso(run.start_date),
+        _iso(run.end_date),
+        questions=questions,
+        changeable=changeable,
     )
     folder = Run.existing(dag_run_name(run.dag_id, run.run_id))
     if folder is None:
-        return view
+        return replace(view, failure=first_failure(run, session, {}))
+    said, cancelled = sentences(folder), cancellation(run, folder)
+    if cancelled is None and (view.going_on or approvals.ended_by(folder) is None):
+        failure = first_failure(run, session, said)
+        if failure and failure.task_id == "report" and summary_of(folder):
+            failure = None  # it failed by its verdict
+        view = replace(view, failure=failure, retries=retries(run, session, said))
     view = replace(
         view,
         progress=progress_of(folder),
@@ -258,6 +284,7 @@ def view_of(run: DagRun, session: Session, readable: bool) -> RunView:
         thumbnails=thumbnails_of(folder) if readable else {},
         readable=readable,
         decisions=approvals.history(folder),
+        cancelled=cancelled,
     )
     view = replace(view, folder=folder.name)
     try:
