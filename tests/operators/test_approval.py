@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops.base.errors import NotApproved
-from pacsifier_ops.base.files import read_jsonl
+from pacsifier_ops.base.errors import Cancelled, NotApproved
+from pacsifier_ops.base.files import read_jsonl, write_json
 from pacsifier_ops.runs import approvals
-from pacsifier_ops.runs.approvals import APPROVED, LIMITS, REJECTED, RELEASE
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.approvals import APPROVED, COHORT, LIMITS, REJECTED, RELEASE
+from pacsifier_ops.runs.folder import Run, stage_run
 from tests.support import airflow_home
 from tests.support.airflow_home import Airflow
 
@@ -84,3 +84,31 @@ def test_limits_decide_without_a_question(airflow: Airflow) -> None:
         approvals.decide(run, RELEASE, "d1", APPROVED, "somebody")
     approvals.decide(run, RELEASE, "d1", APPROVED, LIMITS, beforehand=True)
     assert approvals.approved(run, RELEASE, "d1").who == LIMITS
+
+
+def test_a_run_is_cancelled_once_until_it_is_begun_again(airflow: Airflow) -> None:
+    study = Run.fresh()
+    stage = stage_run(study, "extract")
+    approvals.stop_if_cancelled(stage)
+    first = approvals.cancel(study, 0, "somebody")
+    assert approvals.cancel(study, 0, "somebody else") == first
+    assert approvals.ended_by(study) == approvals.ended_by(stage) == first
+    with pytest.raises(Cancelled, match="the run was cancelled by somebody"):
+        approvals.stop_if_cancelled(stage)
+    approvals.begin_again(study, 0)  # the same attempt
+    assert approvals.cancellation(stage) == first
+    approvals.begin_again(study, 1)
+    assert approvals.cancellation(stage) is None and approvals.ended_by(study) is None
+    assert approvals.cancel(study, 1, "somebody else").who == "somebody else"
+    assert [one.who for one in approvals.history(study)] == ["somebody", "somebody else"]
+
+
+def test_a_rejection_in_a_stage_ends_the_study_until_it_is_asked_again(airflow: Airflow) -> None:
+    study = Run.fresh()
+    stage = stage_run(study, "extract")
+    write_json(stage.folder / "request.json", {})
+    approvals.ask(stage, COHORT, "d1")
+    decision = approvals.decide(stage, COHORT, "d1", REJECTED, "somebody")
+    assert approvals.ended_by(study) == approvals.ended_by(stage) == decision
+    approvals.ask(stage, COHORT, "d1")
+    assert approvals.ended_by(study) is None and approvals.history(stage) == [decision]

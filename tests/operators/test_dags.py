@@ -97,6 +97,24 @@ def test_the_form_of_a_study_has_the_keys_of_its_file(dags: dict[str, Any]) -> N
         assert (params[name] or type(default)()) == default, name
 
 
+def test_the_last_task_of_a_job_is_the_teardown_of_its_run(dags: dict[str, Any]) -> None:
+    # Airflow does not skip a teardown where somebody marks the run, so the account is closed whatever happens.
+    with_report = {name: dag for name, dag in dags.items() if "report" in dag.task_dict}
+    assert set(dags) - set(with_report) == {"pacsifier_nightly", "pacsifier_probe"}
+    for dag in with_report.values():
+        assert [task.task_id for task in dag.tasks if task.is_teardown and task.on_failure_fail_dagrun] == ["report"]
+        assert [task.task_id for task in dag.leaves] == ["report"]
+
+
+def test_a_stage_begins_only_if_the_first_task_of_the_one_before_succeeded(dags: dict[str, Any]) -> None:
+    tasks = dags["pacsifier_study"].task_dict
+    for before, after in (
+        *(("extract", "pseudonyms.prepare"), ("pseudonyms", "anonymize.prepare"), ("anonymize", "dumps.prepare")),
+        *(("dumps", "check"), ("karnak", "karnak_upload.prepare")),
+    ):
+        assert {f"{before}.prepare", f"{before}.report"} <= tasks[after].upstream_task_ids
+
+
 def test_numbers_in_forms_have_bounds(dags: dict[str, Any]) -> None:
     found = 0
     for dag in dags.values():

@@ -14,15 +14,17 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage
 
-from pacsifier_ops.base.errors import Cancelled
+from pacsifier_ops.base.errors import Cancelled, InputError
 from pacsifier_ops.deid import steps as deid
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.handover import dicomdir, dumps, karnak, reports
+from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import COMPLETE
-from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.job import Question, Worker
+from pacsifier_ops.runs.approvals import CANCELLED
+from pacsifier_ops.runs.folder import Run, never
+from pacsifier_ops.runs.job import Question, Worker, summary_of
 from pacsifier_ops.runs.progress import progress_of
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
@@ -107,7 +109,8 @@ def _dicomdir(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
     dicomdir.prepare(run, dicomdir.DicomdirRequest(folder, out), most=1)
 
     def close() -> Any:
-        dicomdir.assemble(run)
+        with suppress(InputError):  # not all files were copied
+            dicomdir.assemble(run)
         return dicomdir.report(run)
 
     return Job(run, dicomdir.CopyWorker, lambda stop: dicomdir.copy(run, 0, stop), close)
@@ -155,6 +158,28 @@ def test_a_stopped_task_keeps_its_results(job: Job) -> None:
     with suppress(Cancelled):
         job.work(lambda: next(asked) > 1)
     assert len(job.done()) >= whole and job.close().verdict == COMPLETE
+
+
+def test_a_cancelled_run_ends_between_two_items_and_closes_its_account(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Run.append_to_part
+
+    def cancelled_after(run: Run, *what: Any) -> None:
+        append(run, *what)
+        approvals.cancel(run, 0, "somebody")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "append_to_part", cancelled_after)
+        with pytest.raises(Cancelled, match="the run was cancelled by somebody"):
+            job.work(never)
+    assert len(job.done()) == 1
+    assert job.close().verdict == CANCELLED
+    assert (told := summary_of(job.run))["verdict"] == CANCELLED and told["by"] == "somebody"
+    assert "Cancelled by somebody" in job.run.report.read_text()
+    approvals.begin_again(job.run, 1)
+    job.work(never)
+    assert job.close().verdict == COMPLETE and "by" not in summary_of(job.run)
 
 
 def test_a_killed_task_keeps_its_results(job: Job) -> None:

@@ -201,9 +201,9 @@ def test_instances_that_are_not_released_are_missing_with_a_reason(pacs: Embedde
     study = night(pacs, data)
     study.make()
 
-    def why() -> str:
+    def why(verdict: str = INCOMPLETE) -> str:
         account = close(study.run)
-        assert counted(account) == {EXCLUDED: 1, QUARANTINED: 3, MISSING: 6} and account.verdict == INCOMPLETE
+        assert counted(account) == {EXCLUDED: 1, QUARANTINED: 3, MISSING: 6} and account.verdict == verdict
         (loss,) = (loss for loss in account.losses() if loss.at == "release")
         assert loss.instances == 5
         return loss.reason
@@ -214,7 +214,7 @@ def test_instances_that_are_not_released_are_missing_with_a_reason(pacs: Embedde
     approvals.ask(study.run, approvals.RELEASE, digest)
     assert why() == "not released: nobody has answered" and close(study.run).asked == [approvals.RELEASE]
     approvals.decide(study.run, approvals.RELEASE, digest, approvals.REJECTED, "somebody")
-    assert why() == "not released: it was rejected"
+    assert why(approvals.REJECTED) == "not released: it was rejected"
     approvals.decide(study.run, approvals.RELEASE, digest, approvals.APPROVED, "somebody")
     assert why().startswith("not released: the release did not end")
     (leak := study.folder("de-identified") / "notes.txt").write_text("of Wurzelbacher, Kunigunde (ZQX-71830-KW)")
