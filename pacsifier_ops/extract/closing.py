@@ -108,5 +108,5 @@ def _count_files(folder: Path, naming: str) -> int:
     """Return the number of objects in a folder."""
     try:
         return sum(names_object(name, naming) for name in os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0

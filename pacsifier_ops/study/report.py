@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base.files import atomic_stream, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.files import atomic_stream, storage_errors, write_atomic
 from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import listed, plural, size
 from pacsifier_ops.deid.outcome import sheets as sheets_of
@@ -38,6 +38,7 @@ from pacsifier_ops.runs.accounts import (
     plain_modality,
 )
 from pacsifier_ops.runs.folder import Run, stage_folder
+from pacsifier_ops.runs.job import write_summary
 from pacsifier_ops.runs.pages import Bar, VerdictBox, left_to_do, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
@@ -146,7 +147,7 @@ def write_report(run: Run, account: StudyAccount) -> None:
         lines = (_cells_of_series(series) for series in account.series)
         write_table(run.folder / "series.csv", SERIES_COLUMNS, lines)
         write_atomic(run.report, render(account, contact_sheets(run)))
-        write_json(run.folder / "summary.json", account.summary())
+    write_summary(run, account)
 
 
 def _head(account: StudyAccount) -> dict[str, Any]:

@@ -270,7 +270,9 @@ def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = Fa
     if folder is None:
         return replace(view, failure=first_failure(run, session, {}))
     said, cancelled = sentences(folder), cancellation(run, folder)
-    if cancelled is None and (view.going_on or approvals.ended_by(folder) is None):
+    if cancelled:  # nobody is to answer any more
+        view = replace(view, questions=[one for one in questions if one.state == ANSWERED])
+    elif view.going_on or approvals.ended_by(folder) is None:
         failure = first_failure(run, session, said)
         if failure and failure.task_id == "report" and summary_of(folder):
             failure = None  # it failed by its verdict

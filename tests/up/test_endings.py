@@ -147,6 +147,7 @@ def test_cancel_ends_what_waits_for_a_person_and_what_has_not_begun(up: Up, admi
     told = admin.ask(page(run, STUDY)).json()
     assert told["summary"]["verdict"] == "cancelled" and told["summary"]["stages"]["anonymize"] == "complete"
     assert [(one["subject"], one["word"]) for one in told["decisions"]] == [("run", "cancelled")]
+    assert told["questions"] == []  # nobody is told to answer any more
     assert admin.ask(f"{page(run, STUDY)}/report").status == 200
     # A tool, before it begins.
     up.patch(f"dags/{ANONYMIZE}?update_mask=is_paused", {"is_paused": True})

@@ -65,6 +65,8 @@ def of_the_server() -> Iterator[tuple[str, str]]:
     parts: dict[str, Any] = {"folder": LONG, "stages": dict.fromkeys(STAGES, stage)}
     shared: dict[str, Any] = {"started": WHEN, "readable": True, "report": True, "sheets": 12}
     shared["decisions"] = account.decisions
+    failure = views.Failure("retrieve", LONG, LONG, WHEN)
+    shared |= {"failure": failure, "retries": [failure], "changeable": True}
     one = views.RunView("pacsifier_extract", LONG, "running", progress=counts, thumbnails={1: LONG}, **shared)
     whole = views.RunView("pacsifier_study", LONG, "running", questions=[question], study=study, **parts, **shared)
     theirs = views.RunView(LONG, LONG, "running", folder=LONG, stages={LONG: stage}, **shared)
