@@ -20,6 +20,7 @@ from tests.support.airflow_home import DAG_ID, Up, traces
 from tests.support.browser import Browser
 from tests.support.shared import VIEWER, SharedAirflow
 from tests.up.test_web import HTML, Visitor
+from tests.up.test_window_dag import opening
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
@@ -158,6 +159,16 @@ def test_cancel_ends_what_waits_for_a_person_and_what_has_not_begun(up: Up, admi
     assert states(up, run, dag=ANONYMIZE) == {"upstream_failed": 2, "failed": 1}
     assert admin.ask(f"{page(run, ANONYMIZE)}/summary").json()["verdict"] == "cancelled"
     assert b"Cancelled by admin" in admin.ask(page(run, ANONYMIZE), **HTML).body
+
+
+def test_cancel_ends_what_waits_for_its_window(up: Up, admin: Visitor, pacs: EmbeddedPacs) -> None:
+    connect(up, pacs, "closed", window=opening(3 * 3600), timezone="UTC")
+    run = up.trigger(f"PatientID\n{PATIENT}\n", pacs="closed", out_directory="closed")
+    wait_for_state(up, run, "retrieve", lambda found: found["deferred"] == 8)
+    assert admin.ask(f"{page(run)}/cancel", b"").status == 200
+    assert up.outcome(run) == "failed"
+    summary = admin.ask(f"{page(run)}/summary").json()
+    assert (summary["verdict"], summary["series"]) == ("cancelled", {"failed": 8}) and pacs.sent == []
 
 
 def test_the_page_says_which_task_failed_first_and_the_others_do_not_fail_after_it(up: Up, admin: Visitor) -> None:
