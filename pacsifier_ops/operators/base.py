@@ -131,9 +131,10 @@ class PacsifierOperator(BaseOperator):
         """
         self._run = run = run_of(context)
         with boundary(run, context):
-            approvals.begin_again(run, context["dag_run"].clear_number or 0)
-            if self.ends_with_run and (decision := approvals.cancellation(run)):
-                raise AirflowSkipException(f"the run was cancelled by {decision.who}")
+            if self.ends_with_run:
+                approvals.begin_again(run, context["dag_run"].clear_number or 0)
+                if decision := approvals.cancellation(run):
+                    raise AirflowSkipException(f"the run was cancelled by {decision.who}")
             return self.work(*self.staged(run, context))
 
     def staged(self, run: Run, context: Any) -> tuple[Run, Any]:
