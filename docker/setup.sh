@@ -58,7 +58,7 @@ printf 'requirepass %s\n' "$(cat "$secrets/redis_password")" | secret redis_conf
 folder="$(sed -n 's/^PACSIFIER_FOLDER=//p' .env)"
 user="$(sed -n 's/^PACSIFIER_UID=//p' .env)"
 : "${folder:?PACSIFIER_FOLDER is empty in .env}" "${user:?PACSIFIER_UID is empty in .env}"
-for name in data state state/requests state/leases; do
+for name in data state state/requests state/cancelled state/leases; do
     [ -d "$folder/$name" ] || {
         mkdir -p "$folder/$name"
         [ "$(id -u)" -ne 0 ] || chown "$user:0" "$folder/$name"

@@ -43,7 +43,7 @@ def _cancel_if_going_on(dag_run: Any) -> bool:
 
     going_on = dag_run.dag_id.startswith(OUR_PREFIX) and dag_run.state in ("queued", "running")
     if going_on:
-        run = Run.named(dag_run_name(dag_run.dag_id, dag_run.run_id))
+        run = Run.planned(dag_run_name(dag_run.dag_id, dag_run.run_id))
         approvals.cancel(run, dag_run.clear_number, approvals.IN_AIRFLOW)
     return going_on
 

@@ -10,7 +10,7 @@ Anybody can mark a task of Airflow as a success by hand; this makes no decision.
 what was shown: its digest must be that of the data at hand.
 
 To cancel a run is a decision as well. Its digest is the number of the attempt: a run that is begun again after it was
-cancelled goes on.
+cancelled goes on. It lies in `cancelled/<run>.json` of the state root: the server that people ask need not write into runs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from pacsifier_ops.runs.folder import Run, now, stage_folder, stages_in
 COHORT, RELEASE, RUN = "cohort", "release", "run"
 
 APPROVED, REJECTED, CANCELLED = "approved", "rejected", "cancelled"
+
+#: Folder of the state root with the cancellations of runs.
+CANCELLATIONS = "cancelled"
 
 #: Stands for a person who marked a run in Airflow as ended; Airflow does not say who that was.
 IN_AIRFLOW = "somebody in Airflow"
@@ -106,20 +109,21 @@ def decide(
         raise NotApproved(f"the {subject} has changed since it was asked about; run the step that asks again")
     decision = Decision(subject, digest, word, who, now(), waived, user)
     with storage_errors("the state root"):
-        folder = private_folder(run.folder / "decisions")
-        handle = private_handle(folder / "history.jsonl", os.O_WRONLY | os.O_APPEND)
-        with os.fdopen(handle, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(decision)) + "\n")
+        _append_to_history(run, decision)
         write_json(_path(run, subject), asdict(decision))
     return decision
 
 
+def _append_to_history(run: Run, decision: Decision) -> None:
+    folder = private_folder(run.folder / "decisions")
+    handle = private_handle(folder / "history.jsonl", os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(handle, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(asdict(decision)) + "\n")
+
+
 def decision_on(run: Run, subject: str) -> Decision | None:
     """Return the last decision on a subject; None: there is none."""
-    try:
-        return Decision(**read_json(_path(run, subject)))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
+    return _read(_path(run, subject))
 
 
 def history(run: Run) -> list[Decision]:
@@ -128,7 +132,8 @@ def history(run: Run) -> list[Decision]:
     with suppress(FileNotFoundError, ValueError, TypeError):  # a kill may have left half a line
         for line in read_jsonl(run.folder / "decisions" / "history.jsonl"):
             made.append(Decision(**line))
-    return made
+    present = cancellation(run) if run.whole is run else None
+    return [*made, present] if present else made
 
 
 def approved(run: Run, subject: str, digest: str) -> Decision:
@@ -164,29 +169,34 @@ def cancel(run: Run, attempt: int, who: str, user: str = "") -> Decision:
         The decision; of a run that was cancelled before, the one of then.
 
     Raises:
-        StorageError: the run's folder cannot be written.
+        StorageError: the state root cannot be written.
     """
     before = cancellation(run)
     if before is not None and before.digest == str(attempt):
         return before
-    return decide(run, RUN, str(attempt), CANCELLED, who, beforehand=True, user=user)
+    decision = Decision(RUN, str(attempt), CANCELLED, who, now(), user=user)
+    with storage_errors("the state root"):
+        private_folder(_mark(run).parent)
+        write_json(_mark(run), asdict(decision))
+    return decision
 
 
 def cancellation(run: Run) -> Decision | None:
     """Return the decision to cancel a run, or the run that it is a stage of; None: it goes on."""
-    return decision_on(run.whole, RUN)
+    return _read(_mark(run))
 
 
 def begin_again(run: Run, attempt: int) -> None:
     """Let a run go on if it was cancelled in an earlier attempt.
 
     Raises:
-        StorageError: the run's folder cannot be written.
+        StorageError: the state root cannot be written.
     """
     decision = cancellation(run)
     if decision is not None and decision.digest != str(attempt):
-        with storage_errors("the state root"):
-            _path(run.whole, RUN).unlink(missing_ok=True)
+        with storage_errors("the state root"), suppress(FileNotFoundError):  # another task was faster
+            _mark(run).unlink()
+            _append_to_history(run.whole, decision)
 
 
 def stop_if_cancelled(run: Run) -> None:
@@ -213,3 +223,15 @@ def ended_by(run: Run) -> Decision | None:
 
 def _path(run: Run, subject: str) -> Path:
     return run.folder / "decisions" / f"{subject}.json"
+
+
+def _mark(run: Run) -> Path:
+    folder = run.whole.folder
+    return folder.parent.with_name(CANCELLATIONS) / f"{folder.name}.json"
+
+
+def _read(path: Path) -> Decision | None:
+    try:
+        return Decision(**read_json(path))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None

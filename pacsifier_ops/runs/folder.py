@@ -64,10 +64,15 @@ class Run:
             return cls(private_folder(settings.state_root() / "runs" / name))
 
     @classmethod
+    def planned(cls, name: str) -> Run:
+        """Return the run with an opaque name. Its folder need not exist, and nothing is written."""
+        return cls(settings.state_root() / "runs" / name)
+
+    @classmethod
     def existing(cls, name: str) -> Run | None:
         """Return the run with an opaque name; None if it has no folder. Nothing is written."""
-        folder = settings.state_root() / "runs" / name
-        return cls(folder) if folder.is_dir() else None
+        run = cls.planned(name)
+        return run if run.folder.is_dir() else None
 
     @classmethod
     def fresh(cls) -> Run:

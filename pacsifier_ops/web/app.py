@@ -27,7 +27,6 @@ from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.hooks.constants import PREFIX
 from pacsifier_ops.hooks.pools import dicom_connections
 from pacsifier_ops.query.reading import CHOICES
-from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.runs.pages import style
@@ -236,11 +235,8 @@ def show_run(request: Request, run: RunDep, user: GetUserDep, session: SessionDe
 @app.post("/runs/{dag_id}/{run_id}/cancel", dependencies=[Depends(same_origin)])
 def cancel_run(run: ChangeRunDep, user: GetUserDep, session: SessionDep) -> JSONResponse:
     """Cancel a run that goes on, see `tasks.cancel`. Once more does no harm, also after its end."""
-    folder = Run.existing(dag_run_name(run.dag_id, run.run_id))
-    if run.state in State.unfinished_dr_states:
-        decision: Decision | None = tasks.cancel(run, session, user)
-    else:
-        decision = tasks.cancellation(run, folder) if folder else None
+    goes_on = run.state in State.unfinished_dr_states
+    decision = tasks.cancel(run, session, user) if goes_on else tasks.cancellation(run)
     if decision is None:
         raise HTTPException(409, "This run has ended, so there is nothing to cancel.")
     return JSONResponse({"state": str(run.state), "cancelled": {"by": decision.who, "at": decision.when}})

@@ -89,9 +89,9 @@ def _failure(task: TaskInstance, sentences: Mapping[Try, str], again: str = "") 
     return Failure(task.task_id, task.rendered_map_index or "", sentence, again)
 
 
-def cancellation(run: DagRun, folder: Run) -> Decision | None:
+def cancellation(run: DagRun) -> Decision | None:
     """Return the decision to cancel a run; None: it goes on, or was begun again since."""
-    decision = approvals.cancellation(folder)
+    decision = approvals.cancellation(Run.planned(dag_run_name(run.dag_id, run.run_id)))
     return decision if decision and decision.digest == str(run.clear_number) else None
 
 
@@ -105,9 +105,9 @@ def cancel(run: DagRun, session: Session, user: BaseUser) -> Decision:
         session: of Airflow's database.
 
     Raises:
-        StorageError: the run's folder cannot be written.
+        StorageError: the state root cannot be written.
     """
-    folder = Run.named(dag_run_name(run.dag_id, run.run_id))
+    folder = Run.planned(dag_run_name(run.dag_id, run.run_id))
     decision = approvals.cancel(folder, run.clear_number, user.get_name(), str(user.get_id()))
     waiting: Iterable[TaskInstance] = session.scalars(
         _of(run).where(or_(TaskInstance.state.is_(None), TaskInstance.state.in_(_WAITING)))

@@ -266,17 +266,17 @@ def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = Fa
         questions=questions,
         changeable=changeable,
     )
-    folder = Run.existing(dag_run_name(run.dag_id, run.run_id))
-    if folder is None:
-        return replace(view, failure=first_failure(run, session, {}))
-    said, cancelled = sentences(folder), cancellation(run, folder)
+    folder, cancelled = Run.existing(dag_run_name(run.dag_id, run.run_id)), cancellation(run)
+    said = sentences(folder) if folder else {}
     if cancelled:  # nobody is to answer any more
-        view = replace(view, questions=[one for one in questions if one.state == ANSWERED])
-    elif view.going_on or approvals.ended_by(folder) is None:
+        view = replace(view, cancelled=cancelled, questions=[one for one in questions if one.state == ANSWERED])
+    elif folder is None or view.going_on or approvals.ended_by(folder) is None:
         failure = first_failure(run, session, said)
-        if failure and failure.task_id == "report" and summary_of(folder):
+        if folder and failure and failure.task_id == "report" and summary_of(folder):
             failure = None  # it failed by its verdict
         view = replace(view, failure=failure, retries=retries(run, session, said))
+    if folder is None:
+        return view
     view = replace(
         view,
         progress=progress_of(folder),
@@ -286,7 +286,6 @@ def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = Fa
         thumbnails=thumbnails_of(folder) if readable else {},
         readable=readable,
         decisions=approvals.history(folder),
-        cancelled=cancelled,
     )
     view = replace(view, folder=folder.name)
     try:

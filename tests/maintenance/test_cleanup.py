@@ -20,6 +20,7 @@ from pacsifier_ops.extract import requests, steps
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.maintenance import cleanup
+from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import CONTROL, Tree
@@ -246,3 +247,13 @@ def test_leftovers_that_cannot_be_removed_are_reported_and_the_rest_is_removed(
     assert main(["--remove"]) == 1
     assert "Permission denied" in capsys.readouterr().err
     assert stuck.exists() and not runs[1].folder.exists()
+
+
+def test_a_cancellation_goes_after_its_run(state_root: Path) -> None:
+    run = Run.named("run")
+    approvals.cancel(run, 0, "somebody")
+    aged(100, state_root)
+    assert kinds() == {"run": 1}
+    for leftover in cleanup.find(90, False).leftovers:
+        assert cleanup.remove(leftover)
+    assert approvals.cancellation(run) and kinds() == {"cancellation": 1}

@@ -101,6 +101,7 @@ def test_a_run_is_cancelled_once_until_it_is_begun_again(airflow: Airflow) -> No
     assert approvals.cancellation(stage) is None and approvals.ended_by(study) is None
     assert approvals.cancel(study, 1, "somebody else").who == "somebody else"
     assert [one.who for one in approvals.history(study)] == ["somebody", "somebody else"]
+    assert approvals.history(stage) == []
 
 
 def test_a_rejection_in_a_stage_ends_the_study_until_it_is_asked_again(airflow: Airflow) -> None:
