@@ -10,7 +10,7 @@ Anybody can mark a task of Airflow as a success by hand; this makes no decision.
 what was shown: its digest must be that of the data at hand.
 
 To cancel a run is a decision as well. Its digest is the number of the attempt: a run that is begun again after it was
-cancelled goes on. It lies in `cancelled/<run>.json` of the state root: the server that people ask need not write into runs.
+cancelled goes on. It lies in `cancelled/<run>.json` of the state root: the API server need not write into runs.
 """
 
 from __future__ import annotations
