@@ -8,6 +8,7 @@ python -m bench.files [FILES ...]
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 from pacsifier_ops.base.config import read_config
 from pacsifier_ops.embedded.phantoms import phantom_series, uid
@@ -81,16 +84,21 @@ def cost(command: list[str], scratch: Path) -> Cost:
         RuntimeError: it failed; holds the end of what it said.
     """
     own = {"PYTHONPATH": str(ROOT), "PACSIFIER_STATE_ROOT": str(scratch / "state"), "PACSIFIER_DATA_ROOT": str(scratch)}
+    others = psutil.Process().children()
     with (scratch / "said").open("w+b") as said:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=scratch, env={**os.environ, **own}, stdout=said, stderr=said
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+        # Processes that the command has left behind end now, and count as well.
+        left = [child.pid for child in psutil.Process().children() if child not in others]
+        used = [usage, *(os.wait4(pid, 0)[2] for pid in left)]
         if process.returncode:
             said.seek(0)
             raise RuntimeError(f"{command} ended with {process.returncode}:\n{said.read().decode()[-2000:]}")
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
+    cpu, kilobytes = sum(one.ru_utime + one.ru_stime for one in used), max(one.ru_maxrss for one in used)
+    return Cost(cpu, kilobytes * 1024 / 1e6)
 
 
 @contextmanager
@@ -137,6 +145,8 @@ def measure(count: int) -> Iterator[tuple[str, Cost]]:
 
 def main(argv: list[str]) -> None:
     """Print a table with a line for each tool, when it has run at all sizes; meanwhile, each cost to standard error."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become children of this process
     sizes = [int(size) for size in argv] or list(SIZES)
     costs: dict[str, list[Cost]] = {}
     for size in sizes:

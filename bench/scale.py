@@ -1,9 +1,10 @@
 """A run through scheduler, PostgreSQL, Redis and two Celery workers, in front of a simulated archive: what it costs.
 
-The archive holds nothing. It works its answers out of the UIDs: a patient has ten series of one image each, and the query
-table a row for each patient. So every series goes the whole way, from its row to its file, and images cost little.
+The archive holds nothing. It works its answers out of the UIDs: a patient has ten series of one image each, and the
+query table has a row for each patient. So every series goes the whole way, from its row to its file, and images cost
+little. With --list, the run only lists the series (`retrieve: none`).
 
-python -m bench.scale [SERIES ...]
+python -m bench.scale [--list] [SERIES ...]
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pacsifier_ops.embedded.pacs import COMPUTED, EmbeddedPacs, _read
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.onebox import up as local
+from pacsifier_ops.runs.accounts import NONE, SAVE
 from pacsifier_ops.runs.folder import dag_run_name
 from tests.support.airflow_home import DAG_ID
 from tests.support.peers import Peer
@@ -198,17 +200,19 @@ def page_latency(site: Site, run: str, looks: int = 9) -> float:
     return statistics.median(times)
 
 
-def measure(series: int) -> Cost:
+def measure(series: int, retrieve: str = SAVE) -> Cost:
     """One run of so many series in a site of its own."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, Site(Path(name) / "home", Path(name) / "pacs", series) as site:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as name,
+        Site(Path(name) / "home", Path(name) / "pacs", series) as site,
+    ):
         site.pacs.start()
         rows = "".join(f"{patient:08d}\n" for patient in range(-(-series // OF_PATIENT)))
-        assert site.postgres.process
-        everything = lambda: [*site.family(), *_with_children(site.postgres), *_with_children(site.redis)]  # noqa: E731
-        before, of_scheduler, size = cpu(everything()), cpu(site.part("scheduler")), database_size(site.postgres)
+        before, of_scheduler, size = cpu(_everything(site)), cpu(site.part("scheduler")), database_size(site.postgres)
         began = time.perf_counter()
         with watched(site) as peaks:
-            run = site.trigger(f"PatientID\n{rows}", out_directory="out", method="get", max_series=series)
+            conf = {"out_directory": "out", "retrieve": retrieve, "max_series": series}
+            run = site.trigger(f"PatientID\n{rows}", **conf, **({"method": "get"} if retrieve == SAVE else {}))
             path = f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run)}"
             while (state := site.get(path)["state"]) not in ("success", "failed"):
                 time.sleep(2)
@@ -220,12 +224,17 @@ def measure(series: int) -> Cost:
             int(site.get(f"{path}/taskInstances?limit=1")["total_entries"]),
             seconds,
             cpu(site.part("scheduler")) - of_scheduler,
-            cpu(everything()) - before,
+            cpu(_everything(site)) - before,
             (database_size(site.postgres) - size) / 1e6,
             (folder / "report.html").stat().st_size / 1e6,
             page_latency(site, run),
             peaks[0],
         )
+
+
+def _everything(site: Site) -> list[psutil.Process]:
+    """The processes of Airflow, PostgreSQL and Redis."""
+    return [*site.family(), *_with_children(site.postgres), *_with_children(site.redis)]
 
 
 def _with_children(peer: Peer) -> list[psutil.Process]:
@@ -240,9 +249,10 @@ def main(argv: list[str]) -> None:
         port, series = map(int, argv[1:])
         with Simulated(series, Path.cwd(), port=port):
             threading.Event().wait()
+    retrieve, sizes = (NONE, argv[1:]) if argv[:1] == ["--list"] else (SAVE, argv)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---:|' * len(COLUMNS)}", flush=True)
-    for size in map(int, argv or SIZES):
-        cost = measure(size)
+    for size in map(int, sizes or SIZES):
+        cost = measure(size, retrieve)
         print(f"| {cost.series:,} | {cost.tasks:,} | {' | '.join(f'{v:,.1f}' for v in cost[2:])} |", flush=True)
     print(f"\nload of the machine: {os.getloadavg()[0]:.1f}")
 
