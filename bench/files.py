@@ -9,7 +9,6 @@ python -m bench.files [FILES ...]
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import subprocess
 import sys
@@ -43,14 +42,6 @@ class Archive(Peer):
         where = ["--aet", self.aet, "--port", str(self.port), "--folder", "images"]
         to = ["--destination", f"PACSIFIER=127.0.0.1:{self.receiver_port}"]
         return [sys.executable, "-m", "pacsifier_ops.embedded", *where, *to]
-
-    def config(self, folder: Path) -> Path:
-        """Write config.json of this archive, without pauses."""
-        values = {"server_address": "127.0.0.1", "port": self.port, "server_AET": self.aet, "AET": "PACSIFIER"}
-        more = {"move_AET": "PACSIFIER", "move_port": self.receiver_port, "batch_size": 10**6, "batch_wait_time": 0}
-        path = folder / f"{self.aet}.json"
-        path.write_text(json.dumps(values | more))
-        return path
 
 
 def images(folder: Path, count: int) -> None:
@@ -110,7 +101,7 @@ def archives(scratch: Path) -> Iterator[tuple[Path, Path]]:
             archive = Archive(scratch / name, name, free_port())
             stack.callback(archive.stop)
             archive.start(600)
-            configs.append(archive.config(scratch))
+            configs.append(archive.config(archive.folder))
         yield configs[0], configs[1]
 
 

@@ -83,7 +83,8 @@ def _lines(account: RunAccount) -> Iterable[dict[str, Any]]:
     keys = {row.line: row.keys for row in account.rows}
     asked = {line for series in account.series for line in series.lines}
     rows = [row for row in account.rows if row.line not in asked or row.state not in ROWS_ANSWERED]
-    for one in sorted([*account.series, *rows], key=_place):
+    told: list[RowAccount | SeriesAccount] = [*account.series, *rows]
+    for one in sorted(told, key=_place):
         if isinstance(one, RowAccount):
             yield _of_row(one)
         else:

@@ -147,7 +147,7 @@ def write_account(run: Run, account: Any) -> None:
         StorageError: the run's folder cannot be written.
     """
     lists = {name: value for name, value in vars(account).items() if isinstance(value, list)}
-    rest = asdict(replace(account, **dict.fromkeys(lists, [])))
+    rest = asdict(replace(account, **{name: [] for name in lists}))
     with storage_errors("the state root"):
         head = {name: value for name, value in rest.items() if name not in lists}
         head |= {"verdict": account.verdict, "totals": account.totals()}
