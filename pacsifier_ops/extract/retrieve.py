@@ -45,7 +45,7 @@ from pacsifier_ops.dicom.heads import same_object
 from pacsifier_ops.dicom.uids import fault_of
 from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.dimse.find import Expectation, Finder
-from pacsifier_ops.dimse.receiver import spooled, waiting
+from pacsifier_ops.dimse.receiver import last_arrival, spooled
 from pacsifier_ops.dimse.session import (
     CLASSES_PER_ASSOCIATION,
     ClassesRefused,
@@ -598,7 +598,7 @@ class Transfer:
         self._collect(spool, requested=False)
         left, whole = set(self._missing()), whole and not self._sent_uids()
         missing = [uid for uid in uids if uid in left]
-        arrived = partial(waiting, spool, self.planned.series)
+        arrived = partial(last_arrival, spool, self.planned.series)
         self._methods.add("move")
         for identifier in self._move_identifiers(missing, whole):
             before, sent = self._arrival_count, self._sent_uids()
