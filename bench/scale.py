@@ -201,7 +201,11 @@ def page_latency(site: Site, run: str, looks: int = 9) -> float:
 
 
 def measure(series: int, retrieve: str = SAVE) -> Cost:
-    """One run of so many series in a site of its own."""
+    """One run of so many series in a site of its own.
+
+    Args:
+        retrieve: SAVE, or NONE for a run that only lists the series.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as name,
         Site(Path(name) / "home", Path(name) / "pacs", series) as site,
@@ -211,8 +215,9 @@ def measure(series: int, retrieve: str = SAVE) -> Cost:
         before, of_scheduler, size = cpu(_everything(site)), cpu(site.part("scheduler")), database_size(site.postgres)
         began = time.perf_counter()
         with watched(site) as peaks:
-            conf = {"out_directory": "out", "retrieve": retrieve, "max_series": series}
-            run = site.trigger(f"PatientID\n{rows}", **conf, **({"method": "get"} if retrieve == SAVE else {}))
+            conf: dict[str, Any] = {"out_directory": "out", "retrieve": retrieve, "max_series": series}
+            conf |= {"method": "get"} if retrieve == SAVE else {"info": False}
+            run = site.trigger(f"PatientID\n{rows}", **conf)
             path = f"dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run)}"
             while (state := site.get(path)["state"]) not in ("success", "failed"):
                 time.sleep(2)

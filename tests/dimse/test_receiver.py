@@ -189,7 +189,8 @@ def test_objects_are_spooled_as_they_came(receiver: StorageReceiver, spool: Path
 def test_a_look_for_arrivals_lists_no_folder(
     receiver: StorageReceiver, spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, listed = [last_arrival(spool, of("1.2.3"))], []
+    looks = [last_arrival(spool, of("1.2.3"))]
+    listed: list[object] = []
     for name in ("first", "second"):
         assert send(receiver.port, make(tmp_path / name, "1.2.3")) == [0]
         with monkeypatch.context() as patch:

@@ -136,7 +136,13 @@ def test_the_work_for_a_confirmed_instance_does_not_grow_with_the_series(tmp_pat
     instances = [CountedText(f"1.2.3.{number}") for number in range(1000)]
     with move.Mover(node, shared(), "ARCHIVE2") as mover, Deliveries(mover.key, planned.series) as deliveries:
         transfer = move.SeriesMove(mover, planned, deliveries)
-        looks = looks_at_text(lambda: [transfer._confirm([uid]) for uid in instances])
+
+
+        def confirm_each() -> None:
+            for uid in instances:
+                transfer._confirm([uid])
+
+        looks = looks_at_text(confirm_each)
         assert transfer.confirmed == deliveries.confirmed.keys() == {*instances}
     assert looks < 10 * len(instances)
 

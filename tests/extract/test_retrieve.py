@@ -155,10 +155,10 @@ def test_the_work_to_choose_a_service_does_not_grow_with_the_series(
     receivers = Receivers(node, shared(), tree, quarantine)
     asked: list[str] = []
     monkeypatch.setattr(retrieval.Transfer, "_try_move", lambda self, uids, whole: asked.extend(uids))
-    instances = {CountedText(f"1.2.3.{number:04d}"): str(CTImageStorage) for number in range(1000)}
+    instances: dict[str, str] = {CountedText(f"1.2.3.{number:04d}"): CTImageStorage for number in range(1000)}
     with retrieval.Retriever(node, shared(), tree, receivers, tmp_path, quarantine) as retriever:
         transfer = retrieval.Transfer(retriever, Planned(1, [2], "1.2", "1.2.3", {}, "", ""), {}, tmp_path)
-        transfer.expectation = Expectation({**instances})
+        transfer.expectation = Expectation(instances)
         looks = looks_at_text(lambda: transfer._fetch(True, "move"))
     assert asked == [*instances] and looks < 20 * len(instances)
 

@@ -84,7 +84,7 @@ def test_the_linkage_is_read_a_limited_number_of_times(tmp_path: Path, patients:
     table = tmp_path / "table.csv"
     table.write_text("PatientID\n" + "\n".join(PATIENTS[:patients]), encoding="utf-8")
     run = Run.fresh()
-    units = prepare(run, PseudonymRequest(DEID, "study", queryfile=table), batch_size=5)
+    units = prepare(run, PseudonymRequest(DEID, "study", queryfile=str(table)), batch_size=5)
     asked = [batch["patients"] for unit in units for batch in read_jsonl(run.part("units", unit))]
     assert len(units) == batches and sum(map(len, asked)) == patients
 
