@@ -137,7 +137,6 @@ def test_the_work_for_a_confirmed_instance_does_not_grow_with_the_series(tmp_pat
     with move.Mover(node, shared(), "ARCHIVE2") as mover, Deliveries(mover.key, planned.series) as deliveries:
         transfer = move.SeriesMove(mover, planned, deliveries)
 
-
         def confirm_each() -> None:
             for uid in instances:
                 transfer._confirm([uid])
