@@ -63,9 +63,9 @@ def test_make_says_what_there_is_from_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Where an Airflow may live."""
-    return tmp_path / "home"
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where an Airflow may live: a short path, since that of a socket has at most 103 bytes."""
+    return tmp_path_factory.mktemp("up") / "home"
 
 
 def in_airflow(home: Path, code: str) -> str:

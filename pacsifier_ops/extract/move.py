@@ -338,8 +338,9 @@ class SeriesMove:
 
     def _confirm(self, uids: Iterable[str]) -> None:
         """Record instances as delivered."""
-        self.confirmed = self.confirmed.union(uids)
-        for uid in sorted(self.confirmed - self._deliveries.confirmed.keys()):
+        new = set(uids)
+        self.confirmed |= new
+        for uid in sorted(uid for uid in new if uid not in self._deliveries.confirmed):
             self._deliveries.add(Delivery(uid))
 
     def _arrived_since(self, listed: set[str]) -> set[str]:

@@ -45,7 +45,7 @@ from pacsifier_ops.dicom.heads import same_object
 from pacsifier_ops.dicom.uids import fault_of
 from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.dimse.find import Expectation, Finder
-from pacsifier_ops.dimse.receiver import spooled, waiting
+from pacsifier_ops.dimse.receiver import last_arrival, spooled
 from pacsifier_ops.dimse.session import (
     CLASSES_PER_ASSOCIATION,
     ClassesRefused,
@@ -526,7 +526,7 @@ class Transfer:
         whole = (whole and not self._sent_uids()) or missing == [""]
         instances = self.expectation.instances or {}
         class_of = {uid: instances.get(uid, "") for uid in missing}
-        by_move = [uid for uid, sop_class in class_of.items() if self._needs_move(sop_class, method)]
+        by_move = {uid for uid, sop_class in class_of.items() if self._needs_move(sop_class, method)}
         while by_get := {uid: sop_class for uid, sop_class in class_of.items() if uid not in by_move}:
             try:
                 self._get(by_get, whole and not by_move)
@@ -537,13 +537,13 @@ class Transfer:
                 if method != "auto" or (alone and not self._can_move()):
                     raise
                 self._failure = "" if self._can_move() else str(error)
-                by_move += refused
+                by_move.update(refused)
             except Unsupported:
                 if method != "auto":
                     raise
-                by_move = missing
+                by_move = set(missing)
         if by_move and (method == "move" or self._can_move() or "get" not in self._methods):
-            self._try_move(by_move, whole and len(by_move) == len(missing))
+            self._try_move([uid for uid in missing if uid in by_move], whole and len(by_move) == len(missing))
 
     def _can_move(self) -> bool:
         """Return whether C-MOVE is possible where C-GET is not."""
@@ -598,7 +598,7 @@ class Transfer:
         self._collect(spool, requested=False)
         left, whole = set(self._missing()), whole and not self._sent_uids()
         missing = [uid for uid in uids if uid in left]
-        arrived = partial(waiting, spool, self.planned.series)
+        arrived = partial(last_arrival, spool, self.planned.series)
         self._methods.add("move")
         for identifier in self._move_identifiers(missing, whole):
             before, sent = self._arrival_count, self._sent_uids()
@@ -636,7 +636,7 @@ class Transfer:
         An invalid SOP Instance UID is requested alone: an archive that fails with it fails with all others of the same
         request.
         """
-        invalid = [uid for uid in uids if uid and fault_of(uid)]
+        invalid = dict.fromkeys(uid for uid in uids if uid and fault_of(uid))
         if valid := [uid for uid in uids if uid not in invalid]:
             yield from identifiers(self.planned, valid, (whole and not invalid) or valid == [""])
         for uid in invalid:

@@ -278,7 +278,7 @@ class _CohortSeries:
         self.series_uid = series_uid
         self.take(attributes, pacs)
         self.folder = ""
-        self.lines: tuple[int, ...] = ()
+        self.lines: list[int] = []
         self.elsewhere: tuple[int, ...] = ()
         self.new_ids: tuple[str, ...] = ()
         self.accept_patient_id_of = ""
@@ -487,7 +487,7 @@ def _merge(run: Run) -> Iterator[_CohortSeries]:
                     # The rows found it at different archives: they were not all queried for each row, or differ.
                     item.elsewhere += (row["line"],)
                     continue
-                item.lines += (row["line"],)
+                item.lines.append(row["line"])
                 item.accept_patient_id_of = item.accept_patient_id_of or row.get("accept_patient_id_of", "")
                 if row["new_id"] and row["new_id"] not in item.new_ids:
                     item.new_ids += (row["new_id"],)

@@ -144,23 +144,27 @@ def _patientless(found: Scan, approved: Approved | None) -> list[DirectoryObject
     from pacsifier_ops.handover.records import describe_patientless
 
     taken: dict[str, DirectoryObject] = {}
-    for bad in list(found.bad_files):
+    left = []
+    for bad in found.bad_files:
         path = found.trees[0] / bad.path
         sha256 = approved.sha256(path) if approved else ""
         described = describe_patientless(path) if path.is_file() and (sha256 or not approved) else None
         if described is None:
+            left.append(bad)
             continue
         described = replace(described, file=replace(described.file, sha256=sha256))
         try:
             if sha256:
                 refuse_changed(path, described.file.ctime_ns, sha256)
         except ValueError as error:
-            found.bad_files[found.bad_files.index(bad)] = replace(bad, reason=str(error))
+            left.append(replace(bad, reason=str(error)))
             continue
         first = taken.setdefault(described.file.sop_instance_uid, described)
         if first is described or digest(first.file.path) == digest(path):
-            found.bad_files.remove(bad)
             found.passed_over[SECOND_COPY] += first is not described
+        else:
+            left.append(bad)
+    found.bad_files[:] = left
     return list(taken.values())
 
 

@@ -26,7 +26,7 @@ from pacsifier_ops.query.table import QueryTable, read_query_table
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, headline, incomplete
 from pacsifier_ops.runs.approvals import Decision, ended_by
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, close, cut, prepared
 from pacsifier_ops.runs.pages import VerdictBox, page
 
@@ -36,6 +36,10 @@ KEPT = (*job.KEPT, "patients")
 #: PACSIFIER's log of pseudonyms; its columns after those of the query table, and their types.
 LOG = "log_get_pseudonyms.csv"
 LOG_COLUMNS = {"NewPseudonym": TEXT, "DayShift": INTEGER}
+
+
+#: Maximum number of batches. Each reads and writes the whole linkage.
+BATCHES = 20
 
 
 class Source(Protocol):
@@ -73,7 +77,7 @@ def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Cal
     """Find out whose pseudonyms are wanted, and cut those that are to be asked for into batches.
 
     Args:
-        batch_size: patients in a batch.
+        batch_size: patients in a batch, or more where BATCHES would not do.
 
     Returns:
         Numbers of the batches; none where everybody is linked already.
@@ -91,7 +95,7 @@ def prepare(run: Run, request: PseudonymRequest, batch_size: int, cancelled: Cal
     linked = {one.patient_id: known.of(one.patient_id) if request.source == DEID else None for one in cohort.patients}
     asked = [one for one in cohort.patients if linked[one.patient_id] is None]
     _same_as_linked(linkage, cohort, linked)
-    size = max(batch_size, -(-len(asked) // MOST))
+    size = max(batch_size, -(-len(asked) // BATCHES))
     batches = slices(len(asked), max(1, -(-len(asked) // size)))
     with storage_errors("the state root"):
         run.write_part("patients", None, map(asdict, cohort.patients))

@@ -82,14 +82,21 @@ def _lines(account: RunAccount) -> Iterable[dict[str, Any]]:
     """
     keys = {row.line: row.keys for row in account.rows}
     asked = {line for series in account.series for line in series.lines}
-    lines: list[tuple[int, int, dict[str, Any]]] = []
-    for series in account.series:
-        first = series.lines[0] if series.lines else 0
-        lines.append((first, series.number, {**keys.get(first, {}), **_of_series(series)}))
     rows = [row for row in account.rows if row.line not in asked or row.state not in ROWS_ANSWERED]
-    lines += [(row.line, 0, _of_row(row)) for row in rows]
-    yield from (line for _, _, line in sorted(lines, key=lambda item: item[:2]))
+    told: list[RowAccount | SeriesAccount] = [*account.series, *rows]
+    for one in sorted(told, key=_place):
+        if isinstance(one, RowAccount):
+            yield _of_row(one)
+        else:
+            yield {**keys.get(_place(one)[0], {}), **_of_series(one)}
     yield from map(_of_file, account.bad_files)
+
+
+def _place(one: RowAccount | SeriesAccount) -> tuple[int, int]:
+    """Return the place of a line in the log: that of a series is after its first row."""
+    if isinstance(one, RowAccount):
+        return one.line, 0
+    return one.lines[0] if one.lines else 0, one.number
 
 
 def _of_series(series: SeriesAccount) -> dict[str, Any]:

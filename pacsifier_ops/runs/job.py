@@ -18,15 +18,25 @@ Each step may be killed and called again. These files in the run's folder are co
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pacsifier_ops.base.errors import InputError, Later, PacsifierError, Recalling, WindowClosed
-from pacsifier_ops.base.files import read_appended, read_json, read_jsonl, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.files import (
+    atomic_stream,
+    read_appended,
+    read_json,
+    read_jsonl,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
 from pacsifier_ops.runs.approvals import Decision, stop_if_cancelled
 from pacsifier_ops.runs.folder import KeptRequest, Run, never, now
 
@@ -145,9 +155,31 @@ def write_account(run: Run, account: Any) -> None:
     Raises:
         StorageError: the run's folder cannot be written.
     """
+    lists = {name: value for name, value in vars(account).items() if isinstance(value, list)}
+    rest = asdict(replace(account, **{name: [] for name in lists}))
     with storage_errors("the state root"):
-        values = {**asdict(account), "verdict": account.verdict, "totals": account.totals()}
-        write_json(run.folder / "accounts.json", values)
+        head = {name: value for name, value in rest.items() if name not in lists}
+        head |= {"verdict": account.verdict, "totals": account.totals()}
+        write_accounts(run.folder / "accounts.json", head, **lists)
+
+
+def write_accounts(path: Path, head: Mapping[str, Any], **lists: Iterable[Any]) -> None:
+    """Write an account as one JSON object, with a line per item of its lists. No list is in memory as text.
+
+    Args:
+        head: the object without the lists.
+        lists: items by key; plain values or dataclasses.
+    """
+    with atomic_stream(path) as stream:
+        stream.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2].encode(errors="replace"))
+        for name, items in lists.items():
+            stream.write(f',\n "{name}": ['.encode())
+            for place, item in enumerate(items):
+                value = asdict(item) if hasattr(item, "__dataclass_fields__") else item
+                text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+                stream.write((",\n  " if place else "\n  ").encode() + text.encode(errors="replace"))
+            stream.write(b"]")
+        stream.write(b"\n}\n")
 
 
 def write_summary(run: Run, account: Account) -> None:

@@ -25,6 +25,7 @@ from pacsifier_ops.deid.told import public_reason
 from pacsifier_ops.runs.accounts import COMPLETE, UNBALANCED, plain_modality
 from pacsifier_ops.runs.approvals import RELEASE, Decision
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.job import write_accounts
 from pacsifier_ops.runs.pages import VerdictBox, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, STATES, UNVERIFIABLE, Loss, StudyAccount, StudySeries
@@ -38,7 +39,6 @@ from pacsifier_ops.study.report import (
     how_lines,
     reasons,
     state_bar,
-    write_accounts,
 )
 from pacsifier_ops.study.shown import decided, gate_counts
 

@@ -13,15 +13,14 @@ Beside each CSV file lies the same table as Parquet (see `base.tables`).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base.files import atomic_stream, storage_errors, write_atomic
+from pacsifier_ops.base.files import storage_errors, write_atomic
 from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import listed, plural, size
 from pacsifier_ops.deid.outcome import sheets as sheets_of
@@ -38,7 +37,7 @@ from pacsifier_ops.runs.accounts import (
     plain_modality,
 )
 from pacsifier_ops.runs.folder import Run, stage_folder
-from pacsifier_ops.runs.job import write_summary
+from pacsifier_ops.runs.job import write_accounts, write_summary
 from pacsifier_ops.runs.pages import Bar, VerdictBox, left_to_do, page
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import (
@@ -168,25 +167,6 @@ def _head(account: StudyAccount) -> dict[str, Any]:
         "confirmed": account.confirmed(),
         "lost": [asdict(loss) for loss in account.losses()],
     }
-
-
-def write_accounts(path: Path, head: Mapping[str, Any], **lists: Iterable[Any]) -> None:
-    """Write an account as one JSON object, with a line per item of its lists. No list is in memory as text.
-
-    Args:
-        head: the object without the lists.
-        lists: items by key; dataclasses or mappings.
-    """
-    with atomic_stream(path) as stream:
-        stream.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2].encode(errors="replace"))
-        for name, items in lists.items():
-            stream.write(f',\n "{name}": ['.encode())
-            for place, item in enumerate(items):
-                value = item if isinstance(item, dict) else asdict(item)
-                text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-                stream.write((",\n  " if place else "\n  ").encode() + text.encode(errors="replace"))
-            stream.write(b"]")
-        stream.write(b"\n}\n")
 
 
 def _cells_of_row(row: StudyRow) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from pacsifier_ops.base.errors import ConfigError, ReceiverError
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.cli import receiver as command
 from pacsifier_ops.dicom.heads import file_head
-from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked, spooled
+from pacsifier_ops.dimse.receiver import StorageReceiver, last_arrival, quarantine_unasked, spooled
 from pacsifier_ops.dimse.transport import HANDLERS
 from pacsifier_ops.extract.receiving import announced
 from pacsifier_ops.state.leases import Leases
@@ -184,6 +184,19 @@ def test_objects_are_spooled_as_they_came(receiver: StorageReceiver, spool: Path
         assert item.path.stat().st_mode & 0o777 == 0o600
         assert item.path.parent.stat().st_mode & 0o777 == 0o700
     assert receiver.error is None and not files(spool / ".incoming")
+
+
+def test_a_look_for_arrivals_lists_no_folder(
+    receiver: StorageReceiver, spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = [last_arrival(spool, of("1.2.3"))]
+    listed: list[object] = []
+    for name in ("first", "second"):
+        assert send(receiver.port, make(tmp_path / name, "1.2.3")) == [0]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", listed.append)
+            looks.append(last_arrival(spool, of("1.2.3")))
+    assert looks[0] == 0 and len(set(looks)) == 3 and not listed
 
 
 @pytest.mark.parametrize("sop_class", [PRIVATE_CLASS, RETIRED_ULTRASOUND])

@@ -16,11 +16,14 @@ from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import move, steps
-from pacsifier_ops.extract.run import Request
+from pacsifier_ops.extract.run import Planned, Request
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state.deliveries import Deliveries
+from pacsifier_ops.state.leases import shared
 from tests.support.command import write_table
 from tests.support.embedded import node_of, planned_run, series
+from tests.support.work import CountedText, looks_at_text
 
 pytestmark = pytest.mark.archive
 
@@ -125,6 +128,22 @@ def test_failures_without_uids_are_found_one_by_one(tmp_path: Path) -> None:
         _, one = moved(source_node(source), tmp_path / "out")
         assert uids(second) == uids(source) - {bad}
     assert (one.received, one.missing_uids) == (4, [bad])
+
+
+def test_the_work_for_a_confirmed_instance_does_not_grow_with_the_series(tmp_path: Path) -> None:
+    node = PacsNode("pacs", "localhost", 104, "PACS", move_aet="ARCHIVE2")
+    planned = Planned(1, [2], "1.2", "1.2.3", {}, "", "")
+    instances = [CountedText(f"1.2.3.{number}") for number in range(1000)]
+    with move.Mover(node, shared(), "ARCHIVE2") as mover, Deliveries(mover.key, planned.series) as deliveries:
+        transfer = move.SeriesMove(mover, planned, deliveries)
+
+        def confirm_each() -> None:
+            for uid in instances:
+                transfer._confirm([uid])
+
+        looks = looks_at_text(confirm_each)
+        assert transfer.confirmed == deliveries.confirmed.keys() == {*instances}
+    assert looks < 10 * len(instances)
 
 
 def test_a_temporary_failure_is_healed_by_the_second_round(tmp_path: Path, asked: bool) -> None:

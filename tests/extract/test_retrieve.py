@@ -43,13 +43,16 @@ from pacsifier_ops.base.errors import (
     TreeError,
     Unsupported,
 )
+from pacsifier_ops.dimse.find import Expectation
 from pacsifier_ops.dimse.session import Cancelled
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import retrieve as retrieval
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.receiving import announce
+from pacsifier_ops.extract.quarantine import Quarantine
+from pacsifier_ops.extract.receiving import Receivers, announce
 from pacsifier_ops.extract.retrieve import REGISTERED, likely_classes
+from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.runs.accounts import RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import LeaseBusy, shared
@@ -58,6 +61,7 @@ from tests.support.disks import disk
 from tests.support.embedded import extract, node_of, planned_run, series, serving
 from tests.support.peers import free_port
 from tests.support.places import REPO
+from tests.support.work import CountedText, looks_at_text
 
 pytestmark = pytest.mark.archive
 
@@ -141,6 +145,22 @@ def only(account: RunAccount) -> SeriesAccount:
     """Return the account of the only series of a run."""
     assert len(account.series) == 1
     return account.series[0]
+
+
+def test_the_work_to_choose_a_service_does_not_grow_with_the_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = PacsNode("pacs", "localhost", 104, "PACS", method="move", receiver_port=104)
+    tree, quarantine = Tree.open(tmp_path / "out"), Quarantine(tmp_path / "quarantine")
+    receivers = Receivers(node, shared(), tree, quarantine)
+    asked: list[str] = []
+    monkeypatch.setattr(retrieval.Transfer, "_try_move", lambda self, uids, whole: asked.extend(uids))
+    instances: dict[str, str] = {CountedText(f"1.2.3.{number:04d}"): CTImageStorage for number in range(1000)}
+    with retrieval.Retriever(node, shared(), tree, receivers, tmp_path, quarantine) as retriever:
+        transfer = retrieval.Transfer(retriever, Planned(1, [2], "1.2", "1.2.3", {}, "", ""), {}, tmp_path)
+        transfer.expectation = Expectation(instances)
+        looks = looks_at_text(lambda: transfer._fetch(True, "move"))
+    assert asked == [*instances] and looks < 20 * len(instances)
 
 
 # Complete series

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.base.errors import ConfigError, InputError, LeaseLost, PatientsRefused
+from pacsifier_ops.base.files import read_jsonl
 from pacsifier_ops.cli.get_pseudonyms import main
 from pacsifier_ops.embedded.authority import Authority
 from pacsifier_ops.embedded.deid_server import DeidServer, ServiceFaults
@@ -25,7 +26,10 @@ from pacsifier_ops.pseudonyms.linkage import Keyed, Linkage, Person, read_day_sh
 from pacsifier_ops.pseudonyms.local import LocalSource, Style
 from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
 from pacsifier_ops.pseudonyms.patients import of_folder
+from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import Secret, project_secret
+from pacsifier_ops.pseudonyms.steps import BATCHES, prepare
+from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import shared
 from tests.support import deid_faults
 from tests.support.tables import parquet_as_csv
@@ -70,6 +74,19 @@ def test_a_secret_that_is_too_short_is_refused(text: str) -> None:
 def test_a_project_is_named_as_a_file_may_be(name: str) -> None:
     with pytest.raises(ConfigError, match="not fit to name a project"):
         project_secret(name)
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("patients", "batches"), [(2, 1), (30, 6), (6000, BATCHES)])
+def test_the_linkage_is_read_a_limited_number_of_times(tmp_path: Path, patients: int, batches: int) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("PatientID\n" + "\n".join(PATIENTS[:patients]), encoding="utf-8")
+    run = Run.fresh()
+    units = prepare(run, PseudonymRequest(DEID, "study", queryfile=str(table)), batch_size=5)
+    asked = [batch["patients"] for unit in units for batch in read_jsonl(run.part("units", unit))]
+    assert len(units) == batches and sum(map(len, asked)) == patients
 
 
 # Without a service

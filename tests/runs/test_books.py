@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import stat
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from pacsifier_ops.base.files import read_json
 from pacsifier_ops.runs.accounts import MOVE, SAVE, UPLOAD, FileAccount, RowAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.books import LOG_COLUMNS, write_books
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.job import write_account
 from tests.support.tables import parquet_as_csv
 
 
@@ -90,3 +92,13 @@ def test_accounts_are_kept_if_the_log_cannot_be_written(run: Run, tmp_path: Path
     with pytest.raises(StorageError, match="the output folder"):
         write_books(run, RunAccount(run.name, "", UPLOAD, "", ""), tmp_path / "logs", ("Folder",))
     assert read_json(run.folder / "accounts.json")["verdict"] == "complete" and run.report.exists()
+
+
+def test_the_account_of_a_large_run_is_never_in_memory_as_text(run: Run) -> None:
+    account = RunAccount(run.name, "pacs", SAVE, "", "", series=[a_series(n, 2) for n in range(2_000)])
+    tracemalloc.start()
+    write_account(run, account)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (run.folder / "accounts.json").stat().st_size > 4 * peak
+    assert read_json(run.folder / "accounts.json")["series"][-1]["number"] == 1_999

@@ -235,9 +235,15 @@ def test_one_missing_instance_of_a_million_is_visible() -> None:
 def test_long_lists_are_cut_and_say_so() -> None:
     count = LONGEST_LIST + 500
     rows = [RowAccount(line, {"PatientID": "1"}, ROW_FOUND, 1) for line in range(2, count + 2)]
-    page = Page(render(a_run(rows, [a_series(n) for n in range(1, count + 1)])))
+    account = a_run(rows, [a_series(n) for n in range(1, count + 1)], folder="/data/out")
+    page = Page(render(account))
     assert page.text.count(f"The first {LONGEST_LIST:,} of {count:,} are shown; accounts.json beside this page") == 2
+    assert page.text.count("has them all, and so have /data/out/logs/pacsifier_log.csv and .parquet.") == 1
     assert page.tags.count("tr") < 2 * LONGEST_LIST + 60
+    account.discrepancies = [f"series {number}: 1 instance accounted for" for number in range(count)]
+    page = Page(render(account))
+    assert page.text.count(f"The first {LONGEST_LIST:,} of {count:,} are shown") == 3
+    assert page.tags.count("li") == LONGEST_LIST
 
 
 @pytest.mark.parametrize("action", ACTIONS)

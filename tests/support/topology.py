@@ -140,14 +140,15 @@ class Topology(Up):
     Args:
         home: folder of Airflow, data, state and logs, shared by all.
         folder: folder of Orthanc.
+        pacs: stands in its place, if given.
     """
 
-    def __init__(self, home: Path, folder: Path) -> None:
+    def __init__(self, home: Path, folder: Path, pacs: Peer | None = None) -> None:
         super().__init__(home, {})
         self._stack = ExitStack()
         self._port, self._receiver_port = free_port(), free_port()
         allowed: dict[str, object] = {f"DicomAlwaysAllow{service}": True for service in ("Find", "Move")}
-        self.pacs = Orthanc(folder, receiver_port=self._receiver_port, options=allowed)
+        self.pacs = pacs or Orthanc(folder, receiver_port=self._receiver_port, options=allowed)
         self.redis: Redis
         self.postgres: Postgres
 
