@@ -24,7 +24,7 @@ from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dimse.check import SERVICES
 from pacsifier_ops.dimse.find import Finder, return_keys, values_of
 from pacsifier_ops.dimse.letters import Letters
-from pacsifier_ops.dimse.receiver import spooled, waiting
+from pacsifier_ops.dimse.receiver import last_arrival, spooled
 from pacsifier_ops.dimse.session import RetrieveResult, Session, query
 from pacsifier_ops.dimse.sink import ReceivedObject
 from pacsifier_ops.extract.quarantine import Quarantine
@@ -481,7 +481,7 @@ class Probing:
 
             def move() -> RetrieveResult:
                 return self._archive.session.move(
-                    target.identifier, self._node.destination, partial(waiting, spool, target.series)
+                    target.identifier, self._node.destination, partial(last_arrival, spool, target.series)
                 )
 
             outcome = self._archive.with_retry(move)
