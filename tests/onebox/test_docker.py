@@ -196,7 +196,7 @@ def test_data_and_spool_are_one_file_system_and_pages_see_no_data() -> None:
         assert targets(name, False) == {"/data", "/state"}
         assert SERVICES[name]["environment"].get("PACSIFIER_SPOOL") is None  # below the data root
     assert targets("api-server", True) == {"/state"}
-    assert targets("api-server", False) == {"/state/requests", "/state/leases"}
+    assert targets("api-server", False) == {"/state/cancelled", "/state/requests", "/state/leases"}
     assert "logs:/opt/airflow/logs:ro" in SERVICES["api-server"]["volumes"]
 
 

@@ -10,7 +10,6 @@ import pytest
 from pydicom import dcmread
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from pacsifier_ops.hooks.constants import COMMON_POOL
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS
 from tests.support.shared import SharedAirflow
@@ -37,7 +36,7 @@ def test_a_task_that_waits_for_a_tape_holds_nothing(shared: SharedAirflow, tmp_p
             return Counter(str(task["state"]) for task in up.tasks(run, "retrieve"))
 
         up.wait_for(lambda: states() == Counter(success=2, deferred=1))
-        pool = up.get(f"pools/{COMMON_POOL}")
+        pool = up.get("pools/tape")
         assert (pool["running_slots"], pool["queued_slots"], pool["deferred_slots"]) == (0, 0, 1)
         pacs._recalled[taped] = 0.0
         assert up.outcome(run) == "success"

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
-from pacsifier_ops.hooks.constants import COMMON_POOL
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS, Up
 from tests.support.shared import SharedAirflow
@@ -50,7 +49,7 @@ def test_a_run_outside_the_window_waits_for_it(shared: SharedAirflow, tmp_path: 
             before = len(pacs.sent)
             connect(up, pacs, name, opening(seconds))
             run = up.trigger(BOTH, pacs=name, out_directory=out)
-            if waits(up, run):
+            if waits(up, run, name):
                 break
         assert up.outcome(run) == "success"
         # The present series did not wait. The others went on in the same try, and nothing was fetched twice.
@@ -61,11 +60,11 @@ def test_a_run_outside_the_window_waits_for_it(shared: SharedAirflow, tmp_path: 
         assert airflow_home.traces(up.home / "airflow", airflow_home.identifiers(tmp_path.rglob("*.dcm"))) == []
 
 
-def waits(up: Up, run: str) -> bool:
-    """Whether a run waited for its window; it must then hold no slot of the pool."""
+def waits(up: Up, run: str, name: str) -> bool:
+    """Whether a run waited for the window of its connection; it must then hold no slot of the pool."""
     waiting = Counter(success=2, deferred=1)
     up.wait_for(lambda: states(up, run) == waiting or states(up, run)["success"] == 3)
-    pool = up.get(f"pools/{COMMON_POOL}")
+    pool = up.get(f"pools/{name}")
     if states(up, run) != waiting:
         return False
     assert (pool["running_slots"], pool["queued_slots"], pool["deferred_slots"]) == (0, 0, 1)
