@@ -163,7 +163,7 @@ def _walk(data: bytes, implicit: bool, found: dict[int, str], last: int) -> int 
                 return None
             before, value = tag, at + (8 if implicit or vr in _SHORT else 12)
             if length == UNDEFINED:
-                if vr not in _SEQUENCES:
+                if vr not in _SEQUENCES or tag in found:
                     return None
                 at = end_of_items(data, value, implicit, vr)
                 continue

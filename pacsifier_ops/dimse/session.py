@@ -345,13 +345,18 @@ class Session:
         for status, _ in association.send_c_find(identifier, model, msg_id=1):
             self._check(association, status)
             answer.status = status.Status
-            if status.Status in (PENDING, PENDING_KEYS_UNSUPPORTED):  # there are as many as `most`
-                came += 1
-                if came == 1:
-                    association.send_c_cancel(1, query_model=model)
-                elif came > _WHILE_CANCELLING + 1:
-                    self.close(abort=True)
-                    break
+            if status.Status not in (PENDING, PENDING_KEYS_UNSUPPORTED):
+                continue
+            if not most or len(provider.matches) < most:  # a match without a data set
+                answer.unreadable = True
+                answer.keys_unsupported |= status.Status == PENDING_KEYS_UNSUPPORTED
+                continue
+            came += 1
+            if came == 1:
+                association.send_c_cancel(1, query_model=model)
+            elif came > _WHILE_CANCELLING + 1:
+                self.close(abort=True)
+                break
         syntax = next(cx.transfer_syntax[0] for cx in association.accepted_contexts if cx.abstract_syntax == model)
         matches, provider.matches = provider.matches, []
         for pending, encoded in matches:

@@ -58,10 +58,27 @@ def pool_for(name: str, session: Session) -> str | None:
     there = set(session.scalars(select(Pool.pool).where(Pool.pool.in_((name, COMMON_POOL)))))
     if name not in there:
         for node in _nodes(session):
-            if node.name == name:
-                Pool.create_or_update_pool(name, node.max_associations, _DESCRIPTION, False, session=session)
+            if node.name == name and _added(node, session):
                 return name
     return name if name in there else COMMON_POOL if COMMON_POOL in there else None
+
+
+def _added(node: PacsNode, session: Session) -> bool:
+    """Add the pool of a PACS within a transaction that others depend on; return whether it is there then.
+
+    Another scheduler may be adding it. An object of the session would be added once more by the next look, and a
+    failed flush would take the run with it whose tasks are being made.
+    """
+    from airflow.models.pool import Pool
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    dialect = session.get_bind().dialect.name
+    insert: Any = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}.get(dialect)
+    if insert is None:
+        return False
+    values = {"pool": node.name, "slots": node.max_associations, "description": _DESCRIPTION, "include_deferred": False}
+    session.execute(insert(Pool).values(values).on_conflict_do_nothing())
+    return True
 
 
 def _nodes(session: Session) -> list[PacsNode]:

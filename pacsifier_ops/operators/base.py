@@ -111,7 +111,8 @@ class PacsifierOperator(BaseOperator):
     _run: Run | None = None
 
     def __init__(self, *, stage: Stage | str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # Runs take turns, see `plugins.policy`: a task has no more weight for having many behind it.
+        super().__init__(**{"weight_rule": "absolute", **kwargs})
         self.stage = stage_of(stage)
 
     def on_kill(self) -> None:

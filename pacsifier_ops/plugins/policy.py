@@ -50,11 +50,14 @@ def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | N
     if task_instance.operator in _POOLED:
         group, _, name = task_instance.task_id.rpartition(".")
         within = f"{group}." if group else ""
-        told = _xcom(dag_run, f"{within}prepare", NODES, session) or _asked(given)
-        urgency = told.get(URGENCY, urgency)
+        told = _xcom(dag_run, f"{within}prepare", NODES, session)
+        if isinstance(told, Mapping):
+            urgency = told.get(URGENCY, urgency)
+            told = told.get(NODES)
+        names = told or _asked(given)  # a list: an earlier version has begun the run
         # A task that queries several archives runs in the pool of the first. A unit is of one archive.
-        wanted = told[NODES][0]
-        if len(told[NODES]) > 1 and name in ("retrieve", "move"):
+        wanted = names[0]
+        if len(names) > 1 and name in ("retrieve", "move"):
             first_units = _xcom(dag_run, f"{within}plan", ARCHIVES, session) or {}
             begun = [archive for archive, first in first_units.items() if first <= task_instance.map_index]
             wanted = max(begun, key=first_units.__getitem__, default=wanted)
@@ -70,20 +73,22 @@ def _weight(urgency: object, unit: int) -> int:
 
     Runs take turns: of tasks that wait for a slot, the scheduler takes the one with the largest weight. So it is not
     the step that counts, but how much of its run was done before. The first units of a small run overtake the later
-    units of a large one, and tasks that do not work on a unit overtake both.
+    units of a large one, and tasks that do not work on a unit overtake both. Airflow calls this hook for tasks that
+    work on a unit; for others only where a site has hooks of its own, and else they have the weight that
+    `PacsifierOperator` gives them.
     """
     return _WEIGHTS.get(str(urgency), 0) - max(0, unit + 1)
 
 
 def _defaults(task: Any) -> Mapping[str, Any]:
     """Return the default values of the params of a task's DAG."""
-    params = getattr(getattr(task, "dag", None), "params", {})
+    params = getattr(getattr(task, "dag", None), "params", None) or {}
     return params.dump() if hasattr(params, "dump") else dict(params)
 
 
-def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a first step would have told, for a run without one, such as a probe."""
-    return {NODES: [COMMON_POOL if given.get("config") else str(given.get("pacs") or DEFAULT_NODE)]}
+def _asked(given: Mapping[str, Any]) -> list[str]:
+    """Return the connections of a run without a first step that tells them, such as a probe."""
+    return [COMMON_POOL if given.get("config") else str(given.get("pacs") or DEFAULT_NODE)]
 
 
 def _xcom(dag_run: DagRun, task_id: str, key: str, session: Session) -> Any:

@@ -50,8 +50,8 @@ NO_DATES: Dates = MappingProxyType({})
 #: Findings in a file by kind, without values.
 Findings: TypeAlias = dict[str, list[str]]
 
-#: Most bytes that are kept of the first file of a folder, and of what another has beside those before it.
-FIRST, MOST = 1 << 20, 1 << 14
+#: Most bytes that are kept of the first file of a folder, of what another has beside those before it, and of a folder.
+FIRST, MOST, WHOLE = 1 << 20, 1 << 14, 1 << 24
 
 #: The lists of a `verifier.FileContent` that `verifier.hits` looks at; `clean_uids` is empty if all elements were read.
 _LISTS = ("texts", "codes", "named", "numbers", "dates", "uids", "binary", "pieces")
@@ -273,12 +273,14 @@ class Contents:
         self.members: dict[str, list[int]] = {}
         self._values: dict[str, dict[tuple[Any, ...], None]] = {name: {} for name in _LISTS}
         self._added = False
+        self._size = 0
         # What is damaged is not known.
         with suppress(FileNotFoundError, ValueError, TypeError, KeyError, zlib.error):
             version, members, values = json.loads(zlib.decompress(self._path.read_bytes()))
             if version == __version__:
                 kept = {name: dict.fromkeys(map(_loaded, values[name])) for name in _LISTS}
                 self.members, self._values = dict(members), kept
+                self._size = sum(_length(value) for values in kept.values() for value in values)
 
     def add(self, name: str, identity: list[int], content: FileContent) -> None:
         """Add the content of a file without findings.
@@ -290,13 +292,14 @@ class Contents:
         """
         if self.members.get(name, identity) != identity:
             # It was another file, and what it had is not told apart from what others have.
-            self.members, self._values = {}, {one: {} for one in _LISTS}
+            self.members, self._values, self._size = {}, {one: {} for one in _LISTS}, 0
         own = [(one, value) for one in _LISTS for value in _of(content, one) if value not in self._values[one]]
-        size = sum(len(part) for _, value in own for part in value if isinstance(part, bytes | str))
+        size = sum(_length(value) for _, value in own)
         self._added = True
-        if size > (MOST if self.members else FIRST):
+        if size > (MOST if self.members else FIRST) or self._size + size > WHOLE:
             self.members.pop(name, None)  # it may have been added before, with a content of the same identity
             return
+        self._size += size
         for one, value in own:
             self._values[one][value] = None
         self.members[name] = identity
@@ -321,6 +324,10 @@ class Contents:
             text = json.dumps([__version__, self.members, values], separators=(",", ":"))
             private_folder(self._path.parent)
             write_atomic(self._path, zlib.compress(text.encode(), 1))
+
+
+def _length(value: tuple[Any, ...]) -> int:
+    return sum(len(part) for part in value if isinstance(part, bytes | str))
 
 
 def _of(content: FileContent, name: str) -> Iterator[tuple[Any, ...]]:

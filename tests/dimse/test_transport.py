@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import build_role, evt
+from pynetdicom import AE, build_role, evt
+from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelFind as Find,
 )
 from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
+from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet as Get,
 )
-from pynetdicom.sop_class import Verification
 
+from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.dicom.uids import IMPLEMENTATION_CLASS_UID, is_uid
+from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach
 from pacsifier_ops.dimse.transport import HANDLERS, Server, make_ae
 from tests.dimse.test_receiver import body, make, until
@@ -278,3 +285,36 @@ def test_uids(uid: str) -> None:
 @pytest.mark.parametrize("uid", ["", ".", "..", "1..2", "1.", ".1", "1/2", "1.2\n", "a", "١.٢", "1" * 65])
 def test_what_is_no_uid(uid: str) -> None:
     assert not is_uid(uid)
+
+
+@pytest.mark.parametrize("many", [1, 150])
+def test_a_match_without_a_data_set_is_unreadable_and_cancels_nothing(many: int) -> None:
+    model, cancelled = StudyRootQueryRetrieveInformationModelFind, []
+
+    def found(number: int) -> Dataset:
+        match = Dataset()
+        match.QueryRetrieveLevel, match.SeriesInstanceUID = "SERIES", f"1.2.{number}"
+        return match
+
+    def answer(event: evt.Event) -> Iterator[Any]:
+        yield 0xFF00, found(1)
+        for _ in range(many):
+            bare = C_FIND()
+            bare.MessageIDBeingRespondedTo, bare.AffectedSOPClassUID = event.request.MessageID, model
+            bare.Status = 0xFF00
+            event.assoc.dimse.send_msg(bare, event.context.context_id)
+        for number in range(2, 8):
+            cancelled.append(event.is_cancelled)
+            yield 0xFF00, found(number)
+
+    ae = AE("PACS")
+    ae.add_supported_context(model)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, answer)])
+    try:
+        node = PacsNode("pacs", "127.0.0.1", server.socket.getsockname()[1], "PACS")
+        with Session(node, lambda: nullcontext()) as session:
+            matches = session.find(query("SERIES", SeriesInstanceUID=""))
+    finally:
+        server.shutdown()
+    assert (len(matches.identifiers), matches.status, matches.unreadable) == (7, 0x0000, True)
+    assert cancelled == [False] * 6

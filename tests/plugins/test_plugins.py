@@ -175,10 +175,28 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
     session.add(Connection("made_later", "dicom", host="pacs", port=104, extra='{"called_aet": "P"}'))
     session.commit()
     assert pool(find, "made_later") == "made_later" and pools(session)["made_later"] == 4
+    # Of a run that an earlier version has begun, a list is told.
+    XComModel.set(NODES, ["pacs_default"], dag_id=dag_run.dag_id, run_id=run_id, task_id="prepare", session=session)
+    task_instance_mutation_hook(find, dag_run)
+    assert find.pool == "pacs_default"
     # As for a probe, which has no first step.
     assert pool(find) == "pacs_default"
     assert pool(find, pacs="never_made") == "pacsifier"
     assert pool(find, pacs="pacs_default", config="config.json") == "pacsifier"
+
+
+def test_a_pool_is_made_once_within_a_transaction_and_beside_another(session: Any) -> None:
+    from airflow.models.connection import Connection
+    from airflow.models.pool import Pool
+
+    from pacsifier_ops.hooks.pools import pool_for
+
+    session.add(Connection("fresh", "dicom", host="pacs", port=104, extra='{"called_aet": "P"}'))
+    session.commit()
+    with session.no_autoflush:
+        assert pool_for("fresh", session) == pool_for("fresh", session) == "fresh"
+    session.commit()
+    assert [pool.slots for pool in Pool.get_pools(session=session) if pool.pool == "fresh"] == [4]
 
 
 def test_runs_take_turns(airflow: Airflow, session: Any) -> None:

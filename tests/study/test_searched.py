@@ -161,6 +161,12 @@ def test_an_object_with_much_of_its_own_is_read_again(root: Path, monkeypatch: p
     assert search(NEW, root).read == 2
 
 
+def test_what_is_kept_of_a_folder_has_a_limit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searched, "WHOLE", 2000)
+    search(gate(), root)
+    assert search(NEW, root).read > 1
+
+
 def _no_terms(home: Path) -> None:
     (home / "terms.json").unlink()
 
