@@ -33,6 +33,7 @@ class Scanned(Cohort):
 
         image = dcmread(str(get_testdata_file("CT_small.dcm")))
         image.PatientID, image.Rows, image.Columns = self.patient, self.pixels, self.pixels
+        image.PatientBirthDate = "19500101"  # PACSIFIER ends without one
         pixels = random.Random(1).randbytes(2 * self.pixels**2)
         paths = []
         for series in range(1, self.series + 1):
@@ -129,7 +130,7 @@ def works(folder: Path, quick: bool) -> Iterator[Work]:
         series = 2 if quick else 10
         cohort = Scanned(f"{series} series × 200 images of 512×512", "REAL", series, 200, 512)
         tree = Path(name) / "in"
-        cohort.write(tree / f"sub-{cohort.patient}" / "ses-20180102101500" / "00001-Phantom_CT")
+        cohort.write(tree / f"sub-{cohort.patient}" / "ses-20180102101500")
         plain = command("--no_contact_sheets")
         programs = {"ours": plain, "gdcmanon (C++)": gdcmanon, "cp": copied}
         if not quick:
