@@ -6,12 +6,10 @@ in the run's folder.
 
 from __future__ import annotations
 
-import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
-from pacsifier_ops.base.files import private_handle, read_appended
+from pacsifier_ops.base.files import append_jsonl, read_appended
 from pacsifier_ops.runs.folder import Run
 
 #: A task, its map index (-1: it is not mapped), and the number of the try.
@@ -20,11 +18,8 @@ Try = tuple[str, int, int]
 
 def keep(run: Run, which: Try, sentence: str) -> None:
     """Keep why a try failed. Where the run's folder cannot be written, only the log has it."""
-    line = json.dumps([*which, sentence], ensure_ascii=False) + "\n"
     with suppress(OSError):
-        handle = private_handle(_path(run), os.O_WRONLY | os.O_APPEND)
-        with os.fdopen(handle, "a", encoding="utf-8", errors="replace") as stream:
-            stream.write(line)
+        append_jsonl(_path(run), [*which, sentence.encode(errors="replace").decode()])
 
 
 def sentences(run: Run) -> dict[Try, str]:

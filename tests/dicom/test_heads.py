@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import warnings
 from io import BytesIO
-from pathlib import Path
 
-import pydicom.data
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +15,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import decode
 
-from pacsifier_ops.dicom.files import inspect, is_truncated
+from pacsifier_ops.dicom.files import is_truncated
 from pacsifier_ops.dicom.heads import HEAD, UIDS, Identity, quick_identity, quick_uids, read_identity
+from tests.support.shipped import inspected
 
-SHIPPED = sorted(path for path in Path(pydicom.data.__file__).parent.rglob("*") if path.is_file())
 SYNTAXES = {False: str(ExplicitVRLittleEndian), True: str(ImplicitVRLittleEndian)}
 
 
@@ -76,17 +74,11 @@ def test_a_regular_data_set_is_read_quickly(implicit: bool, undefined: bool) -> 
 
 def test_real_files_have_the_same_identity() -> None:
     quick = 0
-    for path in SHIPPED:
-        try:
-            file = inspect(path)
-        except ValueError:
-            continue
-        if file is None:
-            continue
-        data = path.read_bytes()[file.offset :]
+    for file in inspected():
+        data = file.path.read_bytes()[file.offset :]
         found = quick_identity(data[:HEAD], file.transfer_syntax_uid)
         if found is not None:
-            assert found == identity(data, file.transfer_syntax_uid), path.name
+            assert found == identity(data, file.transfer_syntax_uid), file.path.name
             quick += 1
     assert quick > 150
 

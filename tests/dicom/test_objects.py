@@ -11,7 +11,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pydicom.data
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,8 +28,8 @@ from pydicom.uid import (
 
 from pacsifier_ops.dicom.files import DicomFile, Directory, check_whole, inspect
 from pacsifier_ops.embedded.phantoms import phantom_series
+from tests.support.shipped import SHIPPED, inspected
 
-SHIPPED = sorted(path for path in Path(pydicom.data.__file__).parent.rglob("*") if path.is_file())
 SYNTAXES = (
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -272,13 +271,8 @@ def test_sequences_nested_deeply_do_not_exhaust_the_stack(tmp_path: Path) -> Non
 
 def test_shipped_files_are_read_as_pydicom_reads_them() -> None:
     seen = 0
-    for path in SHIPPED:
-        try:
-            file = inspect(path)
-        except ValueError:
-            continue
-        if file is None:
-            continue
+    for file in inspected():
+        path = file.path
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             head = dcmread(path, stop_before_pixels=True, force=True)

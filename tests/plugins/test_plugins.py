@@ -136,21 +136,27 @@ def test_a_scheduler_that_starts_makes_pools(session: Any, airflow: Airflow) -> 
     assert found == {"pacsifier": 4, "pacs_default": 4}, said
 
 
-def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) -> None:
-    from airflow.models.connection import Connection
+def run_that_finds_nothing(airflow: Airflow, session: Any) -> Any:
+    """Run an extraction that finds nothing; return its DAG run, of this session."""
     from airflow.models.dagrun import DagRun
-    from airflow.models.xcom import XComModel
     from sqlalchemy import select
-
-    from pacsifier_ops.hooks.constants import COMMON_POOL, NODES, URGENCY
-    from pacsifier_ops.hooks.pools import make_pools
-    from pacsifier_ops.plugins.policy import task_instance_mutation_hook
 
     airflow.table("PatientID\nNOBODY\n")
     with EmbeddedPacs() as pacs:
         airflow.connect(pacs)
         run_id = airflow.run(retrieve="none").run_id
-    dag_run = session.scalar(select(DagRun).where(DagRun.run_id == run_id))
+    return session.scalar(select(DagRun).where(DagRun.run_id == run_id))
+
+
+def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) -> None:
+    from airflow.models.connection import Connection
+    from airflow.models.xcom import XComModel
+
+    from pacsifier_ops.hooks.constants import COMMON_POOL, NODES, URGENCY
+    from pacsifier_ops.hooks.pools import make_pools
+    from pacsifier_ops.plugins.policy import task_instance_mutation_hook
+
+    dag_run = run_that_finds_nothing(airflow, session)
     (find,) = (ti for ti in dag_run.task_instances if ti.task_id == "find")
     (prepare,) = (ti for ti in dag_run.task_instances if ti.task_id == "prepare")
     assert find.pool == "pacs_default"  # which did not exist; a task in a missing pool never starts
@@ -159,7 +165,7 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
 
     def pool(task_instance: Any, *told: str, **conf: Any) -> str:
         dag_run.conf, task_instance.pool = conf, "default_pool"
-        whose = {"dag_id": dag_run.dag_id, "run_id": run_id, "task_id": "prepare"}
+        whose = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id, "task_id": "prepare"}
         XComModel.clear(**whose, map_index=-1, session=session)
         if told:
             XComModel.set(NODES, {NODES: list(told), URGENCY: "normal"}, **whose, session=session)
@@ -176,7 +182,9 @@ def test_tasks_get_the_pool_of_their_connection(airflow: Airflow, session: Any) 
     session.commit()
     assert pool(find, "made_later") == "made_later" and pools(session)["made_later"] == 4
     # Of a run that an earlier version has begun, a list is told.
-    XComModel.set(NODES, ["pacs_default"], dag_id=dag_run.dag_id, run_id=run_id, task_id="prepare", session=session)
+    XComModel.set(
+        NODES, ["pacs_default"], dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id="prepare", session=session
+    )
     task_instance_mutation_hook(find, dag_run)
     assert find.pool == "pacs_default"
     # As for a probe, which has no first step.
@@ -201,24 +209,18 @@ def test_a_pool_is_made_once_within_a_transaction_and_beside_another(session: An
 
 def test_runs_take_turns(airflow: Airflow, session: Any) -> None:
     from airflow.models.dagbag import DBDagBag
-    from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
-    from sqlalchemy import select
 
     from pacsifier_ops.plugins.policy import task_instance_mutation_hook
 
-    airflow.table("PatientID\nNOBODY\n")
-    with EmbeddedPacs() as pacs:
-        airflow.connect(pacs)
-        run_id = airflow.run(retrieve="none").run_id
-    dag_run = session.scalar(select(DagRun).where(DagRun.run_id == run_id))
+    dag_run = run_that_finds_nothing(airflow, session)
     dag = DBDagBag().get_dag_for_run(dag_run, session)
     assert dag is not None
 
     def weight(task: str, unit: int = -1, urgency: str = "normal") -> int:
         dag_run.conf = {"urgency": urgency}
         version = dag_run.created_dag_version_id
-        instance = TaskInstance(dag.get_task(task), dag_version_id=version, run_id=run_id, map_index=unit)
+        instance = TaskInstance(dag.get_task(task), dag_version_id=version, run_id=dag_run.run_id, map_index=unit)
         task_instance_mutation_hook(instance, dag_run)
         return int(instance.priority_weight or 0)
 
