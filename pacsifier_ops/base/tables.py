@@ -12,11 +12,12 @@ PatientIDs keep their zeros, and a date, a range of dates or a number that is no
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.files import atomic_stream
@@ -96,16 +97,34 @@ def _schema(columns: Columns) -> pyarrow.Schema:
 
 
 def _typed(schema: pyarrow.Schema, rows: Sequence[Sequence[object]]) -> pyarrow.Table:
-    """Return rows as a table of Arrow. Values go through text: `pyarrow.array` imports pandas."""
+    """Return rows as a table of Arrow."""
+    import pyarrow
+
+    arrays = [_array(field.type, column) for field, column in zip(schema, zip(*rows, strict=True), strict=True)]
+    return pyarrow.Table.from_arrays(arrays, schema=schema)
+
+
+def _array(kind: pyarrow.DataType, column: Sequence[Any]) -> pyarrow.Array:
+    """Return a column as an array of Arrow, made of its buffers: `pyarrow.array` imports pandas."""
     import pyarrow
     from pyarrow.lib import StringBuilder
 
-    arrays = []
-    for field, column in zip(schema, zip(*rows, strict=True), strict=True):
+    if kind == pyarrow.string():
         builder = StringBuilder()
         builder.append_values([None if value is None else _encodable(str(value)) or None for value in column])
-        arrays.append(builder.finish().cast(field.type))
-    return pyarrow.Table.from_arrays(arrays, schema=schema)
+        return builder.finish()
+    given = [value is not None and value != "" for value in column]
+    if kind == pyarrow.bool_():
+        values = _bits([there and bool(value) for there, value in zip(given, column, strict=True)])
+    else:
+        values = array("q", [int(value) if there else 0 for there, value in zip(given, column, strict=True)]).tobytes()
+    buffers = [pyarrow.py_buffer(_bits(given)), pyarrow.py_buffer(values)]
+    return pyarrow.Array.from_buffers(kind, len(column), buffers)
+
+
+def _bits(flags: Sequence[bool]) -> bytes:
+    """Return flags as a bitmap of Arrow, the first one in the lowest bit."""
+    return int("0" + "".join("01"[flag] for flag in reversed(flags)), 2).to_bytes(-(-len(flags) // 8), "little")
 
 
 def _encodable(text: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import cache
 from multiprocessing.synchronize import Event
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Self
 from pacsifier_ops import __version__
 from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
 from pacsifier_ops.base.places import refuse_reserved
+from pacsifier_ops.base.start import start_light
 from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.cli.crew import carry_out, stoppable
 from pacsifier_ops.cli.options import add_flags, request_from
@@ -51,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
     request = request_from(DeidRequest, args)
+    if argv is None:
+        # Where several processes convert, this one does not see a pixel.
+        start_light(arrays=not _is_shared(request.in_folder))
     try:
         return anonymize(request)
     except PacsifierError as error:
@@ -68,7 +73,7 @@ def anonymize(request: DeidRequest) -> int:
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
     with stoppable() as stopped, noted_warnings(run), _Processes(run) as processes:
         # They load their libraries while this process loads its own and looks at the files.
-        if _cores() > 1 and _has_more_files(request.in_folder, steps.PART):
+        if _is_shared(request.in_folder):
             processes.pool()
         units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
         return carry_out(
@@ -94,9 +99,11 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _has_more_files(folder: Path, number: int) -> bool:
+@cache
+def _is_shared(folder: Path) -> bool:
+    """Return whether several processes share the files of a folder: more than one unit has."""
     files = (name for _, _, names in os.walk(folder) for name in names)
-    return next(itertools.islice(files, number, None), None) is not None
+    return _cores() > 1 and next(itertools.islice(files, steps.PART, None), None) is not None
 
 
 class _Processes:
@@ -109,7 +116,8 @@ class _Processes:
     def __init__(self, run: Run) -> None:
         self._run = run
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pacsifier_ops.deid.convert", "pacsifier_ops.deid.contact"])
+        modules = ("pacsifier_ops.cli.lean", "pacsifier_ops.deid.convert", "pacsifier_ops.deid.contact")
+        context.set_forkserver_preload([*modules])
         self._context, self._stop = context, context.Event()
         self._pool: ProcessPoolExecutor | None = None
 
@@ -118,6 +126,11 @@ class _Processes:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the processes were started."""
+        return self._pool is not None
 
     def end(self) -> None:
         """End the processes, with what they are at. Harmless when repeated."""
@@ -142,7 +155,7 @@ def _convert(run: Run, units: Sequence[int], processes: _Processes, stopped: Cal
         PacsifierError: the error of a unit. All other units were tried.
     """
     with Meter(len(units)) as meter:
-        if min(_cores(), len(units)) < 2:
+        if not processes.begun and min(_cores(), len(units)) < 2:
             with steps.Converting(run, _secret(), stopped) as converting:
                 for done, unit in enumerate(units, 1):
                     converting.unit(unit)

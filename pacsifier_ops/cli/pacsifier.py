@@ -12,9 +12,9 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base.config import PacsNode, read_config, with_overrides
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
+from pacsifier_ops.base.start import start_light
 from pacsifier_ops.cli.crew import stoppable
 from pacsifier_ops.cli.options import add_flags, add_tls, number_type, path_type, request_from, tls_of
-from pacsifier_ops.cli.start import start_light
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query import reading
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE

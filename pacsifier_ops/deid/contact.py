@@ -22,6 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from pacsifier_ops.base.start import decoding
 from pacsifier_ops.extract.thumbnails import read_frame, shades
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class ContactSheets:
         if self._process is not None and self._process.poll() is not None:
             self.close()
         process = self._process = self._process or subprocess.Popen(
-            [sys.executable, "-m", "pacsifier_ops.deid.contact"],
+            decoding("pacsifier_ops.deid.contact"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -23,7 +23,6 @@ from pydicom.sequence import Sequence
 
 from pacsifier_ops.base.errors import ConfigError, not_known
 from pacsifier_ops.base.given import Unusable, json_of, read_given
-from pacsifier_ops.deid import lettering
 
 #: The catalogue that comes with the package.
 SHIPPED = Path(__file__).with_name("devices.json")
@@ -40,6 +39,16 @@ Area = tuple[int, int, int, int]
 #: Treatment of images whose remaining area looks like writing, the strictest first: the image goes to quarantine, the
 #: writing is blacked out, or nothing is searched.
 QUARANTINE, BLACK, KEEP = _TREATMENTS = "quarantine", "black", "keep"
+
+#: What looks like writing (see `lettering`). Minimum contrast of a stroke, of 256 grey levels. For each contrast the
+#: windows, for a few letters or for two: rows, columns, and the number of pixels in it that begin a stroke where there
+#: is writing.
+STROKES = (
+    (64, ((10, 30, 20), (12, 14, 18))),
+    (40, ((10, 30, 29), (12, 14, 22))),
+)
+#: The fraction of that number that means doubt.
+DOUBT = 0.8
 
 _FILE_KEYS = "shipped", "devices"
 _ENTRY_KEYS = "id", "match", "banner", "black", "keep", "writing", "note", "source", "approved"
@@ -164,8 +173,7 @@ def load(path: Path | None = None) -> Catalogue:
     if twice := next((one for one in ids if ids.count(one) > 1), None):
         raise ConfigError(f"{(path or SHIPPED).name}: the id {twice} stands there twice; name one of them otherwise")
     decides = [
-        [d.id, sorted(d.match.items()), d.black, d.keep_regions, d.banner, d.writing, lettering.RULES, lettering.DOUBT]
-        for d in entries
+        [d.id, sorted(d.match.items()), d.black, d.keep_regions, d.banner, d.writing, STROKES, DOUBT] for d in entries
     ]
     return Catalogue(entries, hashlib.sha256(json.dumps(decides).encode()).hexdigest())
 

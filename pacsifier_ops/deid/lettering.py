@@ -12,14 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Minimum contrast of a stroke, of 256 grey levels. For each contrast the windows, for a few letters or for two: rows,
-#: columns, and the number of pixels in it that begin a stroke where there is writing.
-RULES = (
-    (64, ((10, 30, 20), (12, 14, 18))),
-    (40, ((10, 30, 29), (12, 14, 22))),
-)
-#: The fraction of that number that suffices next to writing, and the fraction that means doubt anywhere else.
-BESIDE, DOUBT = 0.5, 0.8
+from pacsifier_ops.deid.devices import DOUBT, STROKES
+
+#: The fraction of the pixels of `STROKES` that suffices next to writing.
+_BESIDE = 0.5
 #: Maximum width of a stroke in pixels. Wider strokes are found in a smaller copy of the frame.
 _STROKE = 6
 #: Grey levels by which a stroke may differ in the next row.
@@ -83,7 +79,7 @@ def _windows(plane: np.ndarray) -> list[np.ndarray]:
         if min(plane.shape) < _SMALLEST:
             break
         rise, fall = _changes(plane)
-        for contrast, windows in RULES:
+        for contrast, windows in STROKES:
             up, down = rise >= contrast, fall >= contrast
             for edge, back, dark in ((up, down, 0), (down, up, 255)):
                 rows, columns = _strokes(edge, back, plane, dark)
@@ -148,7 +144,7 @@ def _dense_windows(rows: np.ndarray, columns: np.ndarray, window: tuple[int, int
     np.cumsum(pixels, axis=0, out=sums[high:, wide:])
     np.cumsum(sums, axis=1, out=sums)
     counts = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
-    bottom, right = np.nonzero(counts >= BESIDE * enough)
+    bottom, right = np.nonzero(counts >= _BESIDE * enough)
     bottoms, rights = 2 * bottom + 2, 2 * right + 2
     around = _AROUND * scale
     return np.stack(

@@ -26,6 +26,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
 from pacsifier_ops.base.errors import Unfit
+from pacsifier_ops.base.start import decoding
 from pacsifier_ops.deid import lettering
 from pacsifier_ops.deid.devices import KEEP, OVERLAY_BITS, QUARANTINE, WRITING, Area, Blackout
 
@@ -351,10 +352,13 @@ def _black_out_compressed(ds: Dataset, plan: Blackout) -> bool:
         _pixels_of(ds).save_as(request, enforce_file_format=True)
     except Exception:  # pydicom raises many types of exception here
         raise Unfit("the pixels cannot be blacked out: they are not encoded as declared") from None
-    command = [sys.executable, "-m", "pacsifier_ops.deid.pixels"]
     try:
         process = subprocess.run(
-            command, input=request.getvalue(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_SECONDS
+            decoding("pacsifier_ops.deid.pixels"),
+            input=request.getvalue(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise Unfit("the pixels cannot be blacked out: decoding them took too long") from None

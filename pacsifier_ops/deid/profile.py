@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
@@ -188,30 +188,22 @@ def compile(profile: Profile) -> Rules:
     """
     options = profile.options
     _check(options)
-    base = _base(options)
-    classes = _classes(options)
-    if base.tags[_CONTENT_SEQUENCE].action is Action.DUMMY:
-        # Its content consists of references and their author (PS3.16 TID 2010). Cleaned item by item, it is a valid
-        # dummy.
-        own = {_CONTENT_SEQUENCE: Rule(Action.CLEAN, "E.1-1/key-objects", Action.DUMMY)}
-        top, nested = (replace(layer, tags={**layer.tags, **own}) for layer in classes[_KEY_OBJECTS])
-        classes[_KEY_OBJECTS] = top, nested
-    concepts, by_type = _concepts(options), _by_type(options)
-    site = list(_site(profile.site))
+    standard = _standard(options)
+    base, site = standard.base, list(_site(profile.site))
     codes = [(value, "DCM", meaning) for option, (value, meaning) in _CODES.items() if option in options]
     if not any(_leaves_more(rule.layer, base) for rule in profile.site):
         codes.insert(0, (_BASIC_CODE[0], "DCM", _BASIC_CODE[1]))
-    digest = _digest(options, base, classes, site, concepts, by_type)
+    digest = _hashed([*standard.plain, [(s.sop_class, s.modality, _plain_layer(s.layer)) for s in site]])
     method = [f"pacsifier-ops {__version__}, profile {profile.name}, rules {digest[:12]}"]
     if ProfileOption.SAFE_PRIVATE_EXTENDED in options:
         method.append(_EXTENDED)
     return Rules(
         base,
-        classes,
+        standard.classes,
         site,
         tables.dictionary(),
-        concepts,
-        by_type,
+        standard.concepts,
+        standard.by_type,
         digest=digest,
         options=options,
         codes=codes,
@@ -226,6 +218,49 @@ def _check(options: frozenset[ProfileOption]) -> None:
 
 
 # The standard's tables
+
+
+@dataclass(frozen=True)
+class _Standard:
+    """What options make of the tables; the same for every profile that has them.
+
+    Attributes:
+        base, classes, concepts, by_type: see `Rules`.
+        plain: all that decides, as values of JSON.
+    """
+
+    base: Layer
+    classes: Mapping[str, tuple[Layer, Layer]]
+    concepts: Mapping[tuple[str, str, str], Rule]
+    by_type: Mapping[str, Rule]
+    plain: Sequence[object]
+
+
+@cache
+def _standard(options: frozenset[ProfileOption]) -> _Standard:
+    base, classes = _base(options), _classes(options)
+    if base.tags[_CONTENT_SEQUENCE].action is Action.DUMMY:
+        # Its content consists of references and their author (PS3.16 TID 2010). Cleaned item by item, it is a valid
+        # dummy.
+        own = {_CONTENT_SEQUENCE: Rule(Action.CLEAN, "E.1-1/key-objects", Action.DUMMY)}
+        top, nested = (replace(layer, tags={**layer.tags, **own}) for layer in classes[_KEY_OBJECTS])
+        classes[_KEY_OBJECTS] = top, nested
+    concepts, by_type = _concepts(options), _by_type(options)
+    # Many classes share their layers.
+    hashes = {id(layers): _hashed([*map(_plain_layer, layers)]) for layers in classes.values()}
+    plain = [
+        __version__,
+        sorted(options),
+        _plain_layer(base),
+        [(sop_class, hashes[id(layers)]) for sop_class, layers in sorted(classes.items())],
+        [(*key, *_plain(rule)) for key, rule in sorted(concepts.items())],
+        [(kind, *_plain(rule)) for kind, rule in sorted(by_type.items())],
+        vocabulary.shipped().digest,
+        imaging.digest() if ProfileOption.SAFE_PRIVATE_EXTENDED in options else "",
+        machine.shipped().digest,
+        codes.digest(),
+    ]
+    return _Standard(base, classes, concepts, by_type, plain)
 
 
 def _base(options: frozenset[ProfileOption]) -> Layer:
@@ -489,47 +524,19 @@ def _least(tag: int, base: Layer) -> Rule:
     return base.tags.get(tag) or base.defaults[tables.dictionary()[tag][0]]
 
 
-def _digest(
-    options: frozenset[ProfileOption],
-    base: Layer,
-    classes: Mapping[str, tuple[Layer, Layer]],
-    site: Iterable[Scoped],
-    concepts: Mapping[tuple[str, str, str], Rule],
-    by_type: Mapping[str, Rule],
-) -> str:
-    def plain(layer: Layer) -> list[object]:
-        return [
-            [(tag, *_plain(rule)) for tag, rule in sorted(layer.tags.items())],
-            [(mask.mask, mask.value, *_plain(rule)) for mask, rule in layer.masks.items()],
-            [(vr, *_plain(rule)) for vr, rule in sorted(layer.defaults.items())],
-            [(*key, *_plain(found.rule), *sorted(found.vrs)) for key, found in sorted(layer.private.items())],
-            sorted(layer.required.items()),
-        ]
+def _hashed(value: object) -> str:
+    """Return the SHA-256 of a value of JSON, hexadecimal."""
+    return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
-    def hashed(value: object) -> str:
-        return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
-    def by_layer(layers: tuple[Layer, Layer]) -> str:
-        # Many classes share their layers.
-        if id(layers) not in seen:
-            seen[id(layers)] = hashed([plain(layer) for layer in layers])
-        return seen[id(layers)]
-
-    seen: dict[int, str] = {}
-    everything = [
-        __version__,
-        sorted(options),
-        plain(base),
-        [(sop_class, by_layer(layers)) for sop_class, layers in sorted(classes.items())],
-        [(scoped.sop_class, scoped.modality, plain(scoped.layer)) for scoped in site],
-        [(*key, *_plain(rule)) for key, rule in sorted(concepts.items())],
-        [(kind, *_plain(rule)) for kind, rule in sorted(by_type.items())],
-        vocabulary.shipped().digest,
-        imaging.digest() if ProfileOption.SAFE_PRIVATE_EXTENDED in options else "",
-        machine.shipped().digest,
-        codes.digest(),
+def _plain_layer(layer: Layer) -> list[object]:
+    return [
+        [(tag, *_plain(rule)) for tag, rule in sorted(layer.tags.items())],
+        [(mask.mask, mask.value, *_plain(rule)) for mask, rule in layer.masks.items()],
+        [(vr, *_plain(rule)) for vr, rule in sorted(layer.defaults.items())],
+        [(*key, *_plain(found.rule), *sorted(found.vrs)) for key, found in sorted(layer.private.items())],
+        sorted(layer.required.items()),
     ]
-    return hashed(everything)
 
 
 def _plain(rule: Rule) -> tuple[str, str, str]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import zlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.uid import (
@@ -25,17 +24,32 @@ from pydicom.uid import (
 )
 
 from pacsifier_ops.base.identity import SeriesId
-from pacsifier_ops.dicom import vrs
-from pacsifier_ops.dicom.encoding import END_OF_ITEM, END_OF_SEQUENCE, ITEM, UNDEFINED
-from pacsifier_ops.dicom.uids import DEFLATED, PRIVATE_IMPLICIT, is_uid
+from pacsifier_ops.dicom.elements import (
+    BIG,
+    EXPLICIT,
+    HEAD,
+    IMPLICIT,
+    NO_ELEMENTS,
+    Encoding,
+    Plain,
+    damaged,
+    data_set,
+    elements,
+    guess,
+    read_header,
+    skip_items,
+    values,
+)
+from pacsifier_ops.dicom.encoding import UNDEFINED
+from pacsifier_ops.dicom.uids import is_uid
 
-#: All other VRs, also future ones, have lengths of 32 bits.
-_SHORT = frozenset(vr.encode() for vr in vrs.SHORT)
 _MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
 _DESCRIPTION, _STUDY, _SERIES, _SERIES_NUMBER = 0x0008103E, 0x0020000D, 0x0020000E, 0x00200011
 _STUDY_DATE, _STUDY_TIME, _ACCESSION = 0x00080020, 0x00080030, 0x00080050
 _INSTANCE_NUMBER = 0x00200013
+#: Number of bytes that most files have before the data set, and more.
+_FILE_META = 1024
 #: Dates that most objects have, up to InstanceNumber: of creation, series, acquisition, content, capture and
 #: acquisition start.
 _DATES = (0x00080012, 0x00080021, 0x00080022, 0x00080023, 0x0008002A, 0x00181012, 0x00189516)
@@ -52,10 +66,6 @@ _NAMES = frozenset(
         *(_PATIENT_NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE, _SERIES_NUMBER, _INSTANCE_NUMBER, *_DATES),
     )
 )
-#: Maximum length of an identifying value in bytes; longer values are skipped.
-_LONGEST = 4096
-#: Number of bytes that are inflated, and read of a file, at once.
-_PIECE, _READ = 1 << 16, 1 << 13
 
 
 class Directory(ValueError):
@@ -141,11 +151,11 @@ def inspect(path: Path) -> DicomFile | None:
     """
     with path.open("rb") as stream:
         status = os.fstat(stream.fileno())
-        source = _Plain(stream, status.st_size)
-        head = stream.read(140)
+        head = stream.read(_FILE_META + HEAD)
+        source = Plain(stream, status.st_size, 0, head)
         announced = head[128:132] == b"DICM"
         source.at = 132 if announced else 0
-        first = _guess(head[source.at :])
+        first = guess(head[source.at : source.at + 8])
         if not announced and first is None:
             return None
         try:
@@ -171,8 +181,8 @@ def check_whole(file: DicomFile) -> None:
         status = os.fstat(stream.fileno())
         if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
             raise ValueError("the file changed while the upload was running")
-        source, encoding = _data_set(_Plain(stream, file.size, file.offset), file.transfer_syntax_uid)
-        for _ in _elements(source, encoding):
+        source, encoding = data_set(Plain(stream, file.size, file.offset), file.transfer_syntax_uid)
+        for _ in elements(source, encoding):
             pass
 
 
@@ -191,8 +201,7 @@ def attributes(file: DicomFile, wanted: Container[int], last: int) -> dict[int, 
         OSError: the file cannot be read.
     """
     with file.path.open("rb") as stream:
-        source, encoding = _data_set(_Plain(stream, file.size, file.offset), file.transfer_syntax_uid)
-        return {tag: value for tag, value in _elements(source, encoding, wanted, last) if tag in wanted}
+        return values(*data_set(Plain(stream, file.size, file.offset), file.transfer_syntax_uid), wanted, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,17 +243,17 @@ def layout(stream: BinaryIO, start: int, size: int, transfer_syntax_uid: str) ->
         ValueError: it is truncated, or its elements cannot be followed; the text gives the reason.
         OSError: it cannot be read.
     """
-    source = _Plain(stream, size, start)
-    _, encoding = _data_set(source, transfer_syntax_uid)
+    source = Plain(stream, size, start)
+    _, encoding = data_set(source, transfer_syntax_uid)
     found = []
     while not source.ended():
         at = source.at
-        tag, vr, length = _header(source, encoding)
-        if tag >> 16 in (0x0000, 0xFFFE):
-            raise _damaged()
+        tag, vr, length = read_header(source, encoding)
+        if tag >> 16 in NO_ELEMENTS:
+            raise damaged()
         value = source.at
         if length == UNDEFINED:
-            _skip_items(source, encoding, vr)
+            skip_items(source, encoding, vr)
         else:
             source.skip(length)
         found.append(Element(tag, at, value, source.at))
@@ -256,9 +265,9 @@ def is_truncated(data_set: bytes) -> bool:
 
     pydicom accepts a truncated last value.
     """
-    for encoding in (_IMPLICIT, _EXPLICIT):
+    for encoding in (IMPLICIT, EXPLICIT):
         try:
-            for _ in _elements(_Plain(BytesIO(data_set), len(data_set)), encoding):
+            for _ in elements(Plain(BytesIO(data_set), len(data_set)), encoding):
                 pass
         except (ValueError, struct.error):
             continue
@@ -266,7 +275,7 @@ def is_truncated(data_set: bytes) -> bool:
     return True
 
 
-def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encoding | None) -> DicomFile:
+def _identify(path: Path, source: Plain, status: os.stat_result, first: Encoding | None) -> DicomFile:
     meta = _file_meta(source, first)
     if meta.get(_MEDIA_CLASS) == MediaStorageDirectoryStorage:
         raise Directory("a DICOMDIR")
@@ -274,10 +283,8 @@ def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encodi
     if not is_uid(syntax):
         raise ValueError("its Transfer Syntax UID is malformed")
     offset = source.at
-    data_set, encoding = _data_set(source, syntax)
-    values = dict.fromkeys(_NAMES, b"")
-    values |= {tag: value for tag, value in _elements(data_set, encoding, _NAMES, _INSTANCE_NUMBER) if value}
-    uids = {tag: _text(values[tag]) for tag in _UIDS}
+    found = dict.fromkeys(_NAMES, b"") | values(*data_set(source, syntax), _NAMES, _INSTANCE_NUMBER)
+    uids = {tag: _text(found[tag]) for tag in _UIDS}
     if wrong := [_UIDS[tag] for tag, uid in uids.items() if not is_uid(uid)]:
         raise ValueError(f"missing or malformed: {', '.join(wrong)}")
     return DicomFile(
@@ -291,18 +298,18 @@ def _identify(path: Path, source: _Plain, status: os.stat_result, first: _Encodi
         transfer_syntax_uid=syntax,
         study_uid=uids[_STUDY],
         series_uid=uids[_SERIES],
-        modality=_text(values[_MODALITY]),
-        series_number=_text(values[_SERIES_NUMBER]),
-        description=_decoded(values[_DESCRIPTION], values[_CHARACTER_SET]),
-        study_date=_text(values[_STUDY_DATE]),
-        study_time=_text(values[_STUDY_TIME]),
-        patient_id=_decoded(values[_PATIENT_ID], values[_CHARACTER_SET]),
-        issuer=_decoded(values[_ISSUER], values[_CHARACTER_SET]),
-        patient_name=_decoded(values[_PATIENT_NAME], values[_CHARACTER_SET]),
-        birth_date=_text(values[_BIRTH_DATE]),
-        accession=_decoded(values[_ACCESSION], values[_CHARACTER_SET]),
-        instance_number=_text(values[_INSTANCE_NUMBER]),
-        dates=_days(values[tag] for tag in _DATES),
+        modality=_text(found[_MODALITY]),
+        series_number=_text(found[_SERIES_NUMBER]),
+        description=_decoded(found[_DESCRIPTION], found[_CHARACTER_SET]),
+        study_date=_text(found[_STUDY_DATE]),
+        study_time=_text(found[_STUDY_TIME]),
+        patient_id=_decoded(found[_PATIENT_ID], found[_CHARACTER_SET]),
+        issuer=_decoded(found[_ISSUER], found[_CHARACTER_SET]),
+        patient_name=_decoded(found[_PATIENT_NAME], found[_CHARACTER_SET]),
+        birth_date=_text(found[_BIRTH_DATE]),
+        accession=_decoded(found[_ACCESSION], found[_CHARACTER_SET]),
+        instance_number=_text(found[_INSTANCE_NUMBER]),
+        dates=_days(found[tag] for tag in _DATES),
     )
 
 
@@ -326,231 +333,25 @@ def _decoded(value: bytes, character_set: bytes) -> str:
         return value.decode("ascii", "replace").strip("\0 ")
 
 
-# Structure
-
-
-class _Source(Protocol):
-    def take(self, count: int) -> bytes:
-        """Return the next `count` bytes; raise ValueError where there are fewer."""
-
-    def skip(self, count: int) -> None:
-        """Skip `count` bytes; raise ValueError where there are fewer."""
-
-    def ended(self) -> bool:
-        """Return whether nothing is left."""
-
-
-class _Plain:
-    """A file without compression."""
-
-    def __init__(self, stream: BinaryIO, size: int, at: int = 0) -> None:
-        self.stream, self._size, self.at = stream, size, at
-        self._ready, self._begin = b"", 0  # bytes that were read, and their offset
-
-    def take(self, count: int) -> bytes:
-        start = self.at - self._begin
-        self.skip(count)
-        if not 0 <= start <= len(self._ready) - count:
-            self._begin, start = self.at - count, 0
-            self.stream.seek(self._begin)
-            self._ready = self.stream.read(max(count, _READ))
-        data = self._ready[start : start + count]
-        if len(data) < count:
-            raise _truncated()
-        return data
-
-    def skip(self, count: int) -> None:
-        self.at += count
-        if self.at > self._size:
-            raise _truncated()
-
-    def peek(self, count: int) -> bytes:
-        """Return the next `count` bytes, or the rest."""
-        self.stream.seek(self.at)
-        return self.stream.read(count)
-
-    def ended(self) -> bool:
-        return self.at == self._size
-
-
-class _Inflated:
-    """A deflated data set (PS3.5 A.5), inflated piece by piece."""
-
-    def __init__(self, packed: _Plain) -> None:
-        self._stream, self._inflater, self._ready = packed.stream, zlib.decompressobj(-zlib.MAX_WBITS), b""
-        self._stream.seek(packed.at)
-
-    def take(self, count: int) -> bytes:
-        return b"".join(self._pieces(count))
-
-    def skip(self, count: int) -> None:
-        for _ in self._pieces(count):
-            pass
-
-    def ended(self) -> bool:
-        return not self._fill()
-
-    def _pieces(self, count: int) -> Iterator[bytes]:
-        while count:
-            if not self._fill():
-                raise _truncated()
-            piece, self._ready = self._ready[:count], self._ready[count:]
-            count -= len(piece)
-            yield piece
-
-    def _fill(self) -> bool:
-        """Inflate a piece unless one is ready. Return False at the end of the data set."""
-        while not self._ready and not self._inflater.eof:
-            packed = self._inflater.unconsumed_tail or self._stream.read(_PIECE)
-            try:
-                # Also without further input: the inflater may hold output that did not fit into the last piece.
-                self._ready = self._inflater.decompress(packed, _PIECE)
-            except zlib.error:
-                raise ValueError("what was deflated cannot be inflated") from None
-            if not (packed or self._ready or self._inflater.eof):
-                raise _truncated()
-        return bool(self._ready)
-
-
-class _Form:
-    """Unpacks headers of elements in one byte order (PS3.5 7.1)."""
-
-    def __init__(self, order: str) -> None:
-        self.implicit = struct.Struct(f"{order}HHL").unpack
-        self.explicit = struct.Struct(f"{order}HH2sH").unpack
-        self.long = struct.Struct(f"{order}L").unpack
-
-
-_LITTLE_ENDIAN, _BIG_ENDIAN = _Form("<"), _Form(">")
-
-
-def _truncated() -> ValueError:
-    return ValueError("the file is truncated")
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    implicit: bool
-    little: bool
-
-
-_IMPLICIT, _EXPLICIT, _BIG = _Encoding(True, True), _Encoding(False, True), _Encoding(False, False)
 _PLAIN_SYNTAX = {
-    _IMPLICIT: str(ImplicitVRLittleEndian),
-    _EXPLICIT: str(ExplicitVRLittleEndian),
-    _BIG: str(ExplicitVRBigEndian),
+    IMPLICIT: str(ImplicitVRLittleEndian),
+    EXPLICIT: str(ExplicitVRLittleEndian),
+    BIG: str(ExplicitVRBigEndian),
 }
 
 
-def _data_set(source: _Plain, transfer_syntax_uid: str) -> tuple[_Source, _Encoding]:
-    """Return the reader and the encoding of the data set at the position of `source`."""
-    if transfer_syntax_uid in DEFLATED:
-        return _Inflated(source), _EXPLICIT
-    if transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT):
-        return source, _IMPLICIT
-    return source, _BIG if transfer_syntax_uid == ExplicitVRBigEndian else _EXPLICIT
-
-
-def _guess(head: bytes) -> _Encoding | None:
-    """Return the encoding of elements of group 0002 or 0008; None where the bytes do not look like elements."""
-    if len(head) < 8 or head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
-        return None
-    little = head[0] != 0
-    if _is_vr(head[4:6]):
-        return _EXPLICIT if little else _BIG
-    element, length = struct.unpack("<HL", head[2:8])
-    plausible = little and element <= 0x18 and length <= _LONGEST and length % 2 == 0
-    return _IMPLICIT if plausible else None
-
-
-def _is_vr(letters: bytes) -> bool:
-    return letters.isalpha() and letters.isupper()
-
-
-def _file_meta(source: _Plain, first: _Encoding | None) -> dict[int, str]:
+def _file_meta(source: Plain, first: Encoding | None) -> dict[int, str]:
     """Return elements of group 0002, by the standard explicit VR little endian. `source` ends at the data set."""
-    values: dict[int, str] = {}
-    while not source.ended() and source.peek(2) == b"\x02\0":
-        tag, value = next(_elements(source, first or _EXPLICIT, (_MEDIA_CLASS, _TRANSFER_SYNTAX)))
-        values[tag] = _text(value)
-    return values
+    meta: dict[int, str] = {}
+    while not source.ended() and source.ahead(2) == b"\x02\0":
+        tag, value = next(elements(source, first or EXPLICIT, (_MEDIA_CLASS, _TRANSFER_SYNTAX)))
+        meta[tag] = _text(value)
+    return meta
 
 
-def _syntax_of(source: _Plain) -> str:
+def _syntax_of(source: Plain) -> str:
     """Return the transfer syntax of a data set without File Meta Information."""
-    encoding = _guess(source.peek(8))
+    encoding = guess(source.ahead(8))
     if encoding is None:
         raise ValueError("it names no transfer syntax, and its data set begins with no element that could tell")
     return _PLAIN_SYNTAX[encoding]
-
-
-def _elements(
-    source: _Source, encoding: _Encoding, wanted: Container[int] = (), last: int = UNDEFINED
-) -> Iterator[tuple[int, bytes]]:
-    """Yield the tags of the top level of a data set, with the value of those that are wanted and short.
-
-    Ends before the first tag above `last`.
-    """
-    while not source.ended():
-        tag, vr, length = _header(source, encoding)
-        if tag > last:
-            return
-        value = b""
-        if tag >> 16 in (0x0000, 0xFFFE):
-            raise _damaged()
-        if length == UNDEFINED:
-            _skip_items(source, encoding, vr)
-        elif tag in wanted and length <= _LONGEST:
-            value = source.take(length)
-        else:
-            source.skip(length)
-        yield tag, value
-
-
-def _header(source: _Source, encoding: _Encoding) -> tuple[int, bytes, int]:
-    """Return tag, VR (empty for implicit VR) and length of the next element or item."""
-    head = source.take(8)
-    form = _LITTLE_ENDIAN if encoding.little else _BIG_ENDIAN
-    group, element, length = form.implicit(head)
-    tag = group << 16 | element
-    if encoding.implicit or group == 0xFFFE:
-        return tag, b"", length
-    _, _, vr, length = form.explicit(head)
-    if vr in _SHORT:
-        return tag, vr, length
-    if not _is_vr(vr):
-        raise _damaged()
-    return tag, vr, form.long(source.take(4))[0]
-
-
-def _skip_items(source: _Source, encoding: _Encoding, vr: bytes) -> None:
-    """Skip a sequence or encapsulated pixel data of undefined length with all nested items (PS3.5 7.5, A.4)."""
-    # The open sequences and items, from the outside: whether it is a sequence, and its encoding. UN means implicit VR
-    # (PS3.5 6.2.2).
-    stack = [(True, _IMPLICIT if vr == b"UN" else encoding)]
-    while stack:
-        in_sequence, encoding = stack[-1]
-        tag, vr, length = _header(source, encoding)
-        if tag == (END_OF_SEQUENCE if in_sequence else END_OF_ITEM):
-            stack.pop()
-        elif in_sequence is not (tag == ITEM):
-            raise _damaged()
-        elif length != UNDEFINED:
-            source.skip(length)
-        else:
-            stack.append((not in_sequence, _IMPLICIT if vr == b"UN" else encoding))
-
-
-def end_of_items(data: bytes, at: int, implicit: bool, vr: bytes) -> int:
-    """Return the offset behind a sequence of undefined length in little endian, whose first item is at `at`.
-
-    Raises:
-        ValueError: the data end before, or its items cannot be followed.
-    """
-    source = _Plain(BytesIO(data), len(data), at)
-    _skip_items(source, _IMPLICIT if implicit else _EXPLICIT, vr)
-    return source.at
-
-
-def _damaged() -> ValueError:
-    return ValueError("its elements cannot be followed: it is damaged, or not encoded as its Transfer Syntax UID says")

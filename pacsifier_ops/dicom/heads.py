@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,9 +16,8 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from pacsifier_ops.dicom import vrs
+from pacsifier_ops.dicom.elements import HEAD, walk
 from pacsifier_ops.dicom.encoding import UNDEFINED, element
-from pacsifier_ops.dicom.files import end_of_items
 from pacsifier_ops.dicom.uids import (
     DEFLATED,
     IMPLEMENTATION_CLASS_UID,
@@ -44,15 +44,7 @@ UIDS = {
 }
 #: Maximum number of inflated bytes of a deflated data set to search for its UIDs.
 _DEFLATED_HEAD = 4 * 1024 * 1024
-#: Number of bytes at the begin of a data set. Most hold its identifying attributes in them.
-HEAD = 16 * 1024
 _COMPARED_AT_ONCE = 1024 * 1024
-#: Heads of elements (PS3.5 7.1), and groups that a data set has none of: command elements, and delimiters of items.
-_EXPLICIT_HEAD, _IMPLICIT_HEAD, _LONG_LENGTH = struct.Struct("<HH2sH"), struct.Struct("<HHL"), struct.Struct("<L")
-_NO_ELEMENTS = (0x0000, 0xFFFE)
-#: VRs of sequences; implicit VR names none.
-_SEQUENCES = (b"", b"SQ", b"UN")
-_SHORT, _LONG = (frozenset(vr.encode() for vr in names) for names in (vrs.SHORT, vrs.LONG))
 
 
 @dataclass(frozen=True)
@@ -103,79 +95,44 @@ def quick_identity(begin: bytes, transfer_syntax_uid: str) -> Identity | None:
     """
     if transfer_syntax_uid == ExplicitVRBigEndian or transfer_syntax_uid in DEFLATED:
         return None
-    found = dict.fromkeys((_SOP_INSTANCE, _STUDY, _SERIES, _PATIENT_ID, _ISSUER, _CHARACTER_SET), "")
-    end = _walk(begin, transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT), found, _SERIES)
-    # Where nothing follows, the data set may go on behind the begin.
-    if end is None or end == len(begin):
+    tags = (_SOP_INSTANCE, _STUDY, _SERIES, _PATIENT_ID, _ISSUER)
+    implicit = transfer_syntax_uid in (ImplicitVRLittleEndian, PRIVATE_IMPLICIT)
+    texts = _texts(begin, implicit, tags, _SERIES)
+    if texts is None or not all(map(is_storable_uid, texts[:3])):
         return None
-    instance, study, series, patient_id, issuer, character_set = found.values()
-    if not all(map(is_storable_uid, (instance, study, series))) or not _known(character_set):
-        return None
-    return Identity(instance, study, series, patient_id.strip("\0 "), issuer.strip("\0 "))
+    return Identity(*texts[:3], *(text.strip("\0 ") for text in texts[3:]))
 
 
 def quick_uids(data_set: bytes, implicit: bool) -> dict[str, str] | None:
     """Return the UIDs of a little endian data set, by keyword; None if it does not show them without any doubt."""
-    found = dict.fromkeys((*UIDS.values(), _CHARACTER_SET), "")
-    if not data_set or _walk(data_set, implicit, found, UNDEFINED) != len(data_set):
+    uids = _texts(data_set, implicit, tuple(UIDS.values()))
+    if uids is None or not all(not uid or is_storable_uid(uid) for uid in uids):
         return None
-    character_set = found.pop(_CHARACTER_SET)
-    if not all(not uid or is_storable_uid(uid) for uid in found.values()) or not _known(character_set):
-        return None
-    return dict(zip(UIDS, found.values(), strict=True))
+    return dict(zip(UIDS, uids, strict=True))
 
 
-def _known(character_set: str) -> bool:
-    """Return whether all values of Specific Character Set are defined terms, so that pydicom does not object to it."""
-    return all(term in python_encoding for term in character_set.split("\\"))
-
-
-def _walk(data: bytes, implicit: bool, found: dict[int, str], last: int) -> int | None:
-    """Read values of a little endian data set, up to a tag or its end.
+def _texts(data: bytes, implicit: bool, tags: Sequence[int], last: int | None = None) -> list[str] | None:
+    """Return texts of a little endian data set without padding at their end, empty where it has none.
 
     Args:
-        data: the data set, or its begin.
+        data: the data set, or its begin if `last` is given.
         implicit: whether it has implicit VR.
-        found: receives the values of its keys, without padding at the end.
-        last: tag of the last element to read.
+        tags: attributes of the texts.
+        last: the last of them in order.
 
     Returns:
-        The offset of the first element above `last`, or the end. None where another reader has to decide: tags are not
-        in order, a VR is unknown, a value is not ASCII, or the data end within an element.
+        None where it takes more to decide: see `walk`, and where pydicom would decode a text, or object to
+            SpecificCharacterSet.
     """
-    if implicit and data[4:6].isalpha():
-        return None  # it looks like explicit VR
-    at, before, vr = 0, 0, b""
-    try:
-        while at < len(data):
-            if implicit:
-                group, number, length = _IMPLICIT_HEAD.unpack_from(data, at)
-            else:
-                group, number, vr, length = _EXPLICIT_HEAD.unpack_from(data, at)
-                if vr in _LONG:
-                    (length,) = _LONG_LENGTH.unpack_from(data, at + 8)
-                elif vr not in _SHORT:
-                    return None
-            tag = group << 16 | number
-            if tag > last:
-                return at
-            if tag <= before or group in _NO_ELEMENTS:
-                return None
-            before, value = tag, at + (8 if implicit or vr in _SHORT else 12)
-            if length == UNDEFINED:
-                if vr not in _SEQUENCES or tag in found:
-                    return None
-                at = end_of_items(data, value, implicit, vr)
-                continue
-            at = value + length
-            if tag in found and at <= len(data):
-                text = data[value:at].decode("ascii")
-                if "\x1b" in text:
-                    return None
-                found[tag] = text.rstrip("\0 ")
-    except (struct.error, ValueError):  # the latter also of a text that is not ASCII
+    found: dict[int, bytes] = {}
+    end = walk(data, implicit, (_CHARACTER_SET, *tags), UNDEFINED if last is None else last, found)
+    # Where nothing follows, the data set may go on behind the begin.
+    if end is None or not data or (end == len(data)) is not (last is None):
         return None
-    return at if at == len(data) else None
+    if not all(value.isascii() and b"\x1b" not in value for value in found.values()):
+        return None
+    character_set, *texts = (found.get(tag, b"").decode("ascii").rstrip("\0 ") for tag in (_CHARACTER_SET, *tags))
+    return texts if all(term in python_encoding for term in character_set.split("\\")) else None
 
 
 def _identifying(stream: BinaryIO, transfer_syntax_uid: str, whole: bool = True) -> Dataset | None:

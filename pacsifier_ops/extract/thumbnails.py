@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_atomic, write_json
+from pacsifier_ops.base.start import decoding
 from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.tree import NAMINGS, names_object
@@ -86,7 +87,7 @@ def _in_own_process(todo: list[tuple[int, Path]], target: Path) -> None:
     """
     until = time.monotonic() + SECONDS
     while todo and (left := until - time.monotonic()) > 0:
-        command = [sys.executable, "-m", "pacsifier_ops.extract.thumbnails", str(target)]
+        command = [*decoding("pacsifier_ops.extract.thumbnails"), str(target)]
         lines = "".join(json.dumps([number, str(folder)]) + "\n" for number, folder in todo)
         try:
             ended = subprocess.run(

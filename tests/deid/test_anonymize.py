@@ -8,6 +8,8 @@ import os
 import re
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +194,20 @@ def test_manifest_and_report_account_for_every_object(source: Path, out: Path) -
     shown = sorted(map(int, re.findall(r'id="series-(\d+)"', sheets)))
     assert (sheet.first, sheet.last, sheet.page) == (shown[0], shown[-1], "contact-sheets-1.html")
     assert json.loads((run.folder / "summary.json").read_text())["totals"] == account.totals()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_command_loads_nothing_that_decodes_pixels(shared: bool, source: Path, out: Path) -> None:
+    put(source / "one", series(KUNIGUNDE))
+    if shared:
+        put(source / "more", series(KUNIGUNDE, 2, n_images=steps.PART + 1))
+    command = [sys.executable, "-X", "importtime", "-m", "pacsifier_ops.cli.anonymize", "-d", source, "-o", out]
+    done = subprocess.run([*map(str, command), "--profile", "default"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    packages = {name.partition(".")[0] for name in loaded if "." in name}  # an import that failed has no modules below
+    assert {"pydicom", "pyarrow"} <= packages
+    assert packages & {"numpy", "PIL", "gdcm", "requests", "pandas"} == {"numpy"}
 
 
 def test_again_does_nothing_and_what_is_new_or_gone_is_done(source: Path, out: Path) -> None:
