@@ -14,6 +14,8 @@ connections. Airflow shows and keeps them, so they must not identify a patient.
 
 Each group has a run of its own, so one DAG may have the same job several times, with other arguments. Tasks that talk
 to a node run in the pool of its connection.
+
+`default_args={"on_failure_callback": tell_failure}` has people told where a task of such a DAG fails.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pacsifier_ops.base.errors import InputError, not_known
 from pacsifier_ops.base.options import IN_FORM, standing
 from pacsifier_ops.operators import groups
 from pacsifier_ops.operators.base import ReportOperator
+from pacsifier_ops.operators.messages import tell_failure
 from pacsifier_ops.operators.params import RETRIES
 from pacsifier_ops.sensors.dicom import DicomArrivalSensor
 
@@ -41,6 +44,7 @@ __all__ = [
     "move_dumps",
     "pseudonymize",
     "tag_for_karnak",
+    "tell_failure",
     "upload",
 ]
 

@@ -17,15 +17,24 @@ confined to them, and all processes must have the same ones.
 | PACSIFIER_WINDOW *         | always open           | retrieval window of nodes without one         |
 | PACSIFIER_MAX_SERIES *     | 10000                 | largest cohort of nodes without a limit       |
 | PACSIFIER_VERIFY_DAYS *    | 30                    | days after which all files are read again     |
+| PACSIFIER_TELL *           | nobody                | who gets messages, see `telling`              |
+| PACSIFIER_TELL_<DAG> *     | as PACSIFIER_TELL     | the same of one DAG, such as PACSIFIER_TELL_STUDY |
+| PACSIFIER_TELL_ABOUT *     | everything            | what messages are about, see `telling.ABOUT`  |
+| PACSIFIER_MAIL *           | smtp_default          | connection by which mails are sent            |
+| PACSIFIER_REMIND *         | 24                    | hours between reminders of an open question; 0: none |
+| PACSIFIER_DIGEST *         | 07:00                 | time of the message on the night; off: none   |
+| PACSIFIER_MESSAGES_SCHEDULE | */5 * * * *          | cron expression of sending; off: never        |
 | PACSIFIER_GROUP            | nobody                | group that may read identifying data          |
 | PACSIFIER_RELEASED_MODE    | by the umask          | mode of released files, such as 0640          |
 
-The schedule's time zone is that of the environment, because DAG files read it.
+The time zone of the nights' schedule is that of the environment, because DAG files read it.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,11 +42,18 @@ from zoneinfo import ZoneInfo
 
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.files import private_folder
+from pacsifier_ops.base.telling import ABOUT, recipients
 from pacsifier_ops.base.window import zone_of
 
 #: Name of the Airflow variable, and the settings that it may contain.
 VARIABLE = "pacsifier"
-NAMES = ("timezone", "window", "max_series", "verify_days")
+_PLAIN = ("timezone", "window", "max_series", "verify_days", "tell", "tell_about", "mail", "remind", "digest")
+#: DAGs whose messages may have recipients of their own, without their prefix.
+DAGS = (
+    *("anonymize", "dicomdir", "extract", "karnak", "move_dumps", "nightly", "probe", "pseudonymize", "reports"),
+    *("study", "upload"),
+)
+NAMES = (*_PLAIN, *(f"tell_{dag}" for dag in DAGS))
 
 _variable: Mapping[str, Any] = {}
 
@@ -52,7 +68,8 @@ def use(variable: Mapping[str, Any]) -> None:
         raise ConfigError(f"the Airflow variable {VARIABLE} is not a JSON object with settings of this package")
     if unknown := sorted(set(variable) - set(NAMES)):
         raise ConfigError(
-            f"the Airflow variable {VARIABLE} has unknown settings: {', '.join(unknown)}; there are {', '.join(NAMES)}"
+            f"the Airflow variable {VARIABLE} has unknown settings: {', '.join(unknown)}; there are "
+            f"{', '.join(_PLAIN)}, and tell_<dag>, such as tell_study"
         )
     wrong = sorted(
         name for name, value in variable.items() if isinstance(value, bool) or not isinstance(value, str | int)
@@ -126,12 +143,71 @@ def nightly_schedule() -> str | None:
     Raises:
         ConfigError: it is neither a cron expression nor `off`.
     """
-    text = os.environ.get("PACSIFIER_NIGHTLY_SCHEDULE", "").strip() or "0 20 * * *"
+    return _schedule("nightly_schedule", "0 20 * * *")
+
+
+def messages_schedule() -> str | None:
+    """Return the cron expression of sending messages; None is never. Raises as `nightly_schedule` does."""
+    return _schedule("messages_schedule", "*/5 * * * *")
+
+
+def _schedule(name: str, default: str) -> str | None:
+    text = os.environ.get(f"PACSIFIER_{name.upper()}", "").strip() or default
     if text.lower() == "off":
         return None
     if len(text.split()) != 5:
-        raise ConfigError("nightly_schedule is no cron expression of five parts, such as 0 20 * * *, and not off")
+        raise ConfigError(f"{name} is no cron expression of five parts, such as {default}, and not off")
     return text
+
+
+def tell(dag_id: str) -> tuple[str, ...]:
+    """Return who gets the messages of a DAG.
+
+    Raises:
+        ConfigError: one is neither a mail address nor the id of a connection.
+    """
+    name = f"tell_{dag_id.removeprefix('pacsifier_')}"
+    return recipients(_text(name), name) if name in NAMES and _text(name) else recipients(_text("tell"), "tell")
+
+
+def tell_about() -> frozenset[str]:
+    """Return what messages are about.
+
+    Raises:
+        ConfigError: a word is none of `telling.ABOUT`.
+    """
+    words = re.split(r"[\s,;]+", _text("tell_about") or " ".join(ABOUT))
+    if unknown := [word for word in words if word not in ABOUT]:
+        raise ConfigError(f"tell_about: {len(unknown)} word(s) are not known; there are {', '.join(ABOUT)}")
+    return frozenset(words)
+
+
+def mail() -> str:
+    """Return the id of the connection of type smtp by which mails are sent."""
+    return _text("mail") or "smtp_default"
+
+
+def remind() -> dt.timedelta:
+    """Return the time between reminders of an open question; 0 is none.
+
+    Raises:
+        ConfigError: it is not a whole number of hours.
+    """
+    return dt.timedelta(hours=_whole("remind", 24, 0))
+
+
+def digest() -> dt.time | None:
+    """Return the time of day, in the zone of the nights, of the message on a night; None is no such message.
+
+    Raises:
+        ConfigError: it is neither a time before noon, such as 07:00, nor `off`.
+    """
+    text = _text("digest") or "07:00"
+    if text.lower() == "off":
+        return None
+    if not (found := re.fullmatch(r"(0?\d|1[01]):([0-5]\d)", text)):
+        raise ConfigError("digest is neither a time before noon, such as 07:00, nor off")
+    return dt.time(int(found[1]), int(found[2]))
 
 
 def max_series() -> int:

@@ -215,6 +215,7 @@ class Request(Reading, KeptRequest):
     )
     accept_incomplete: bool = common.accept_incomplete()
     urgency: str = common.urgency()
+    tell: str = common.tell()
     move_aet: str = ""
     started: str = ""
     only: str = ""

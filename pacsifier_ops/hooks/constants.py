@@ -14,5 +14,7 @@ ARCHIVES = "archives"
 REPORTS = "PACSIFIER reports"
 #: Prefix of the ids of our DAGs.
 OUR_PREFIX = "pacsifier_"
+#: The DAG that sends messages.
+MESSAGES = "pacsifier_messages"
 #: Path of the pages below Airflow's own address.
 PREFIX = "pacsifier"

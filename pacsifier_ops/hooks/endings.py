@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 
-from pacsifier_ops.hooks.constants import OUR_PREFIX
+from pacsifier_ops.hooks.constants import MESSAGES, OUR_PREFIX
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -21,15 +21,20 @@ class OnEnd:
     @hookimpl
     def on_dag_run_success(self, dag_run: DagRun, msg: str) -> None:
         """Cancel a run that a person marked as a success before its end; correct the state of one without a verdict."""
-        if not _cancel_if_going_on(dag_run) and dag_run.dag_id.startswith(OUR_PREFIX) and _lacks_verdict(dag_run):
+        if _cancel_if_going_on(dag_run):
+            return
+        failed = dag_run.dag_id.startswith(OUR_PREFIX) and _lacks_verdict(dag_run)
+        if failed:
             from airflow.utils.state import DagRunState
 
             dag_run.state = DagRunState.FAILED
+        _tell_end(dag_run, failed)
 
     @hookimpl
     def on_dag_run_failed(self, dag_run: DagRun, msg: str) -> None:
         """Cancel a run that a person marked as failed before its end."""
-        _cancel_if_going_on(dag_run)
+        if not _cancel_if_going_on(dag_run):
+            _tell_end(dag_run, failed=True)
 
 
 def _cancel_if_going_on(dag_run: Any) -> bool:
@@ -46,6 +51,18 @@ def _cancel_if_going_on(dag_run: Any) -> bool:
         run = Run.planned(dag_run_name(dag_run.dag_id, dag_run.run_id))
         approvals.cancel(run, dag_run.clear_number, approvals.IN_AIRFLOW)
     return going_on
+
+
+def _tell_end(dag_run: Any, failed: bool) -> None:
+    """Keep a message on the end of a run of ours, for people.
+
+    The scheduler does it, and so also where no task of the run could. Of a run that sends messages, its task tells.
+    """
+    if dag_run.dag_id.startswith(OUR_PREFIX) and dag_run.dag_id != MESSAGES:
+        from pacsifier_ops.messages import noticing
+
+        attempt, begun = dag_run.clear_number, dag_run.run_after
+        noticing.ended(dag_run.dag_id, dag_run.run_id, attempt, failed, dag_run.start_date, begun)
 
 
 def _lacks_verdict(dag_run: Any) -> bool:

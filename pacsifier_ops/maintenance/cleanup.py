@@ -5,6 +5,7 @@
 | run             | `runs/<id>/` of the state root                  | it has its final account, or is UNFINISHED old  |
 | request         | `requests/<id>/` of the state root              | no remaining run refers to it                   |
 | cancellation    | `cancelled/` of the state root                  | its run is gone                                 |
+| message         | `messages/` of the state root                   |                                                 |
 | spool           | series, and incomplete files, in the spool      | the lease of the series has no holder           |
 | quarantine      | `.quarantine/` of the spool                     | only on request                                 |
 | workplace       | `.pacsifier/incoming/<id>/` of output folders   | its lease has no holder                         |
@@ -35,6 +36,7 @@ from pacsifier_ops.base.errors import StorageError, TreeError
 from pacsifier_ops.base.files import below, read_json, storage_errors
 from pacsifier_ops.dimse.receiver import INCOMING, QUARANTINE, is_series
 from pacsifier_ops.extract.receiving import series_lease
+from pacsifier_ops.messages.outbox import folders as messages
 from pacsifier_ops.runs.approvals import CANCELLATIONS
 from pacsifier_ops.state.facts import FACTS
 from pacsifier_ops.state.leases import LeaseBusy, shared
@@ -147,6 +149,9 @@ class _Search:
         for path in _entries(state / CANCELLATIONS):
             if not (state / "runs" / path.stem).exists():
                 self._add("cancellation", path)
+        for folder in messages():
+            for path in _entries(folder):
+                self._add("message", path)
         self._spool(spool)
         for folder in sorted(self._outputs):
             with suppress(OSError):  # it may be removed, or replaced by another user's folder

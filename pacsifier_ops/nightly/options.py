@@ -16,6 +16,7 @@ from pacsifier_ops.base.files import confined
 from pacsifier_ops.base.given import Unusable, read_given
 from pacsifier_ops.base.options import IN_FILE, Option, options, standing
 from pacsifier_ops.base.places import reserved
+from pacsifier_ops.base.telling import recipients
 from pacsifier_ops.extract.intake import LARGEST, check
 from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.extract.run import Request
@@ -137,6 +138,10 @@ def _contradictions(options: Mapping[str, Any], connect: Connect) -> Iterator[tu
                     connect(name)
             except ConfigError as error:
                 yield key, str(error)
+    try:
+        recipients(options.get("tell", ""), "it")
+    except ConfigError as error:
+        yield "tell", str(error).removeprefix("it: ")
     for key, needed in (("destination", MOVE), ("resend", MOVE), ("method", SAVE), (ACCEPT, SAVE)):
         if options.get(key) and options.get("retrieve", SAVE) != needed:
             yield key, f"only with retrieve: {needed}"

@@ -22,7 +22,8 @@ from pacsifier_ops.study.project import read_project
 
 #: A folder with one of these files is a project: an extraction, or a study.
 PROJECT_FILE, STUDY_FILE = "project.yaml", "study.yaml"
-_SLUG = re.compile(r"[a-z0-9-]{1,40}")
+#: Names of the folders of projects.
+SLUG = re.compile(r"[a-z0-9-]{1,40}")
 
 
 @dataclass
@@ -129,7 +130,7 @@ class _Checks:
         Raises:
             Refused: the project cannot be used; it has the reasons.
         """
-        if not _SLUG.fullmatch(folder.name):
+        if not SLUG.fullmatch(folder.name):
             raise Refused(["the folder's name: only a to z, 0 to 9 and -, at most 40 characters; rename it"])
         run_id = f"nightly__{self.night}__{folder.name}"
         if (folder / STUDY_FILE).is_file():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -14,10 +14,12 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.hitl import HITLUser
 
 from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.messages import noticing
 from pacsifier_ops.operators.base import PacsifierOperator, boundary, page_of_run, run_of
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.job import expected
 
 APPROVE, WAIVE, REJECT = "Approve", "Approve and waive", "Reject"
 
@@ -34,6 +36,7 @@ class Question:
         waiver: whether an approval needs a waiver.
         approvers: users who may answer, by name or id; empty: all users whom Airflow allows.
         why_not: returns why a user (name, id) may not approve; empty if they may.
+        counts: size of what is decided on, for messages.
     """
 
     subject: str
@@ -43,6 +46,7 @@ class Question:
     waiver: bool = False
     approvers: Sequence[str] = ()
     why_not: Callable[[str, str], str] = lambda name, user: ""
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def assignees(approvers: Sequence[str]) -> list[HITLUser] | None:
@@ -80,11 +84,14 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
             self.log.info("there is nothing to ask")
             return None
         approvals.ask(run, question.subject, question.digest)
-        page = page_of_run(context["dag_run"].dag_id, context["dag_run"].run_id)
+        dag_run = context["dag_run"]
+        page = page_of_run(dag_run.dag_id, dag_run.run_id)
         self.subject = question.headline
         self.body = "\n".join([*(f"- {line}" for line in question.facts), "", f"[Report and results]({page})"])
         self.assigned_users = assignees(question.approvers)
         self.response_timeout = _patience(params)
+        part = f"{self.task_id} {dag_run.clear_number or 0}"
+        noticing.asked(run, dag_run.dag_id, dag_run.run_id, part, question.counts, self.response_timeout)
         return HITLOperator.execute(self, context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -153,4 +160,5 @@ class ApproveCohortOperator(ApproveOperator):
         asked = steps.question(run)
         if asked is None:
             return None
-        return Question(approvals.COHORT, asked.digest, "May this cohort be retrieved?", asked.sentences)
+        headline = "May this cohort be retrieved?"
+        return Question(approvals.COHORT, asked.digest, headline, asked.sentences, counts=expected(run))

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from pacsifier_ops.base.config import node_names
 from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.base.options import OWNER
+from pacsifier_ops.messages import noticing
 from pacsifier_ops.operators.approval import ApproveOperator, Question
 from pacsifier_ops.operators.base import (
     APPROVED,
@@ -165,6 +166,7 @@ class ApproveReleaseOperator(ApproveOperator):
             found.waivable > 0,
             study.approvers,
             study.may_release,
+            {"files": found.stock.files},
         )
 
 
@@ -184,6 +186,8 @@ class StudyReleaseOperator(PacsifierOperator):
         study = Study.of(run)
         asset = Asset(name=f"pacsifier_{study.project}", uri=f"pacsifier://data-sets/{study.project}")
         context["outlet_events"][self.outlets[0]].add(asset, extra={"project": study.project, **counts})
+        dag_run = context["dag_run"]
+        noticing.released(run, dag_run.dag_id, dag_run.run_id, dag_run.clear_number or 0, counts)
         return counts
 
 

@@ -213,6 +213,16 @@ def get_provider_info() -> dict[str, Any]:
                 },
                 "conn-fields": _conn_fields(_DEID, DeidService),
             },
+            {
+                "connection-type": "message_channel",
+                "hook-class-name": "pacsifier_ops.hooks.channels.ChannelHook",
+                "hook-name": "Channel for messages (Apprise)",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["host", "schema", "login", "port", "extra"],
+                    "relabeling": {"password": "URL of Apprise"},
+                    "placeholders": {"password": "slack://…, msteams://…, matrixs://…, or another of Apprise"},
+                },
+            },
         ],
     }
 

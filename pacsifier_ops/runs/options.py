@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pacsifier_ops.base.options import IN_FORM, Flag, Section, option
+from pacsifier_ops.base.options import EVERYWHERE, IN_FORM, Flag, Section, option
 
 #: Default connection.
 DEFAULT_NODE = "pacs_default"
@@ -52,6 +52,20 @@ def urgency(stands: Sequence[str] = (IN_FORM,)) -> Any:
             BULK: "when nobody else waits",
         },
         stands=stands,
+    )
+
+
+def tell() -> Any:
+    """Return the option for those who get the messages of a run."""
+    return option(
+        "Tell",
+        "Mail addresses, or ids of connections of type message_channel, separated by commas, that get the messages of "
+        "this run beside those of the settings: how it ended, and questions that wait. They hold counts and a link.",
+        Section.HOW,
+        default="",
+        joined=True,
+        pattern="^[A-Za-z0-9@._%+', -]*$",
+        stands=EVERYWHERE,
     )
 
 

@@ -25,6 +25,7 @@ from pacsifier_ops.base.options import (
     standing,
 )
 from pacsifier_ops.base.places import reserved
+from pacsifier_ops.base.telling import recipients
 from pacsifier_ops.base.window import Window
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract.run import Request
@@ -237,6 +238,7 @@ class Study(Reading, KeptRequest):
     )
     accept_incomplete: bool = common.accept_incomplete()
     urgency: str = common.urgency(stands=EVERYWHERE)
+    tell: str = common.tell()
     enabled: bool = option(default=True, stands=(IN_FILE,))
     started: str = ""
     started_by: str = ""
@@ -343,6 +345,10 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         node_names(study["pacs"])
     except ConfigError as error:
         yield "pacs", str(error)
+    try:
+        recipients(study["tell"], "it")
+    except ConfigError as error:
+        yield "tell", str(error).removeprefix("it: ")
     if not study["queryfile"] and stages.EXTRACT not in without:
         yield "queryfile", "is missing; give the query table, or the id of a request"
     if study["release"] == LIMIT and study["release_by"] == ANOTHER:

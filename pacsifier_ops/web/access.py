@@ -28,6 +28,7 @@ from airflow.configuration import conf
 from airflow.models import DagModel, DagRun
 from fastapi import Depends, HTTPException, Request
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from pacsifier_ops.hooks.constants import OUR_PREFIX, REPORTS
 from pacsifier_ops.runs.folder import Run, dag_run_name
@@ -73,6 +74,20 @@ def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) ->
     if run is None:
         raise HTTPException(404, "There is no such run.")
     return run
+
+
+def run_id_of(dag_id: str, name: str, user: BaseUser, session: Session) -> str:
+    """Return the id of the run whose folder has this name, see `dag_run_name`.
+
+    Raises:
+        HTTPException: 403, the user may not read runs of the DAG; 404, there is none.
+    """
+    if not may(user, "GET", dag_id):
+        raise HTTPException(403, "You may not see runs of this DAG; ask an administrator for this permission.")
+    for run_id in session.scalars(select(DagRun.run_id).where(DagRun.dag_id == dag_id)):
+        if dag_run_name(dag_id, run_id) == name:
+            return run_id
+    raise HTTPException(404, "There is no such run; it may have been removed.")
 
 
 def _our_run_to_change(run: Annotated[DagRun, Depends(_our_run)], user: GetUserDep) -> DagRun:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from urllib.parse import quote
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.common.db.common import SessionDep
@@ -40,6 +41,7 @@ from pacsifier_ops.web.access import (
     may,
     may_read_reports,
     may_see_connection,
+    run_id_of,
     same_origin,
 )
 from pacsifier_ops.web.views import gate_of, handover_of, report_of, view_of
@@ -220,6 +222,13 @@ def _folder(run: DagRun) -> Run:
     if folder := Run.existing(dag_run_name(run.dag_id, run.run_id)):
         return folder
     raise HTTPException(404, "This run has no results (yet).")
+
+
+@app.get("/go/{dag_id}/{name}")
+def go_to_run(request: Request, dag_id: str, name: str, user: GetUserDep, session: SessionDep) -> RedirectResponse:
+    """Lead to the page of a run by the name of its folder: messages have no id, which somebody may have typed."""
+    parts = (dag_id, run_id_of(dag_id, name, user, session))
+    return RedirectResponse("/".join([_base(request)[0], "runs", *(quote(part, safe="") for part in parts)]), 303)
 
 
 @app.get("/runs/{dag_id}/{run_id}")

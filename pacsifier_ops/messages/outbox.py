@@ -1,0 +1,112 @@
+"""The messages that wait, those that were sent, and the questions that are open; see the package."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import PacsifierError
+from pacsifier_ops.base.files import private_folder, read_json, write_json
+from pacsifier_ops.base.telling import QUESTION
+from pacsifier_ops.messages import Message
+
+log = logging.getLogger(__name__)
+
+_WAITING, _SENT, _OPEN, _NIGHTS = "waiting", "sent", "open", "nights"
+
+
+@dataclass
+class Waiting:
+    """A message that waits, and the recipients who have got it."""
+
+    message: Message
+    got: list[str]
+
+
+def keep(message: Message) -> None:
+    """Keep a message until it is sent. One that was kept before, or sent, stays as it is.
+
+    The run that it is about must not fail by it: where the state root cannot be written, only the log has that.
+    """
+    try:
+        if message.about == QUESTION:
+            _write(_OPEN, message.key, vars(message))
+        # In this order: a message that is sent at this moment is moved from the one folder to the other.
+        if not (_path(_WAITING, message.key).exists() or _path(_SENT, message.key).exists()):
+            _write(_WAITING, message.key, {**vars(message), "got": []})
+    except (OSError, PacsifierError) as error:
+        log.error("a message on a run could not be kept: %s", type(error).__name__)
+
+
+def waiting() -> Iterator[Waiting]:
+    """Yield the messages that wait, those first that are about what was first."""
+    read = sorted((dict(read_json(path)) for path in _paths(_WAITING)), key=lambda one: str(one["when"]))
+    for values in read:
+        got = values.pop("got")
+        yield Waiting(Message(**values), got)
+
+
+def note(waits: Waiting, recipient: str) -> None:
+    """Note that a recipient has got a message.
+
+    Raises:
+        OSError: the state root cannot be written.
+    """
+    waits.got.append(recipient)
+    _write(_WAITING, waits.message.key, {**vars(waits.message), "got": waits.got})
+
+
+def put_away(message: Message) -> None:
+    """Let a message wait no more; the same is not kept again."""
+    private_folder(_path(_SENT, "").parent)
+    _path(_WAITING, message.key).replace(_path(_SENT, message.key))
+
+
+def questions() -> dict[str, Message]:
+    """Return the open questions by key."""
+    return {path.stem: Message(**read_json(path)) for path in _paths(_OPEN)}
+
+
+def close(key: str) -> None:
+    """Forget an open question."""
+    _path(_OPEN, key).unlink(missing_ok=True)
+
+
+def night_told(night: str) -> Mapping[str, Any] | None:
+    """Return when the message on a night was made (`made`), and the runs that it says the end of; None: it was not."""
+    with suppress(FileNotFoundError):
+        return dict(read_json(_path(_NIGHTS, night)))
+    return None
+
+
+def note_night(night: str, made: str, ended: Collection[str]) -> None:
+    """Note that the message on a night was made.
+
+    Args:
+        ended: ids of the runs that it says the end of.
+    """
+    _write(_NIGHTS, night, {"made": made, "ended": sorted(ended)})
+
+
+def folders() -> list[Path]:
+    """Return the folders whose files are of use for some time only."""
+    return [_path(kind, "").parent for kind in (_WAITING, _SENT, _OPEN, _NIGHTS)]
+
+
+def _path(kind: str, key: str) -> Path:
+    return settings.state_root() / "messages" / kind / f"{key}.json"
+
+
+def _paths(kind: str) -> list[Path]:
+    return sorted(_path(kind, "").parent.glob("*.json"))
+
+
+def _write(kind: str, key: str, values: object) -> None:
+    path = _path(kind, key)
+    private_folder(path.parent)
+    write_json(path, values)
