@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import smtplib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -70,6 +72,20 @@ def _kind(error: Exception) -> str:
     return " ".join([type(error).__name__, *map(str, codes)])
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Disable logs that have URLs, which are secrets, and answers of servers."""
+    logs = [logging.getLogger(name) for name in ("apprise", "urllib3.connectionpool")]
+    before = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
+    try:
+        yield
+    finally:
+        for log, disabled in zip(logs, before, strict=True):
+            log.disabled = disabled
+
+
 class ChannelHook(BaseHook):
     """A channel for messages: Teams, Slack, Matrix and whatever else Apprise knows.
 
@@ -119,16 +135,11 @@ class ChannelHook(BaseHook):
         Raises:
             NotSent: it was not taken, or see `get_conn`.
         """
-        from apprise import NotifyType
-
-        kind = NotifyType.WARNING if letter.grave else NotifyType.INFO
-        # Apprise's own log has URLs and answers of servers.
-        log = logging.getLogger("apprise")
-        disabled, log.disabled = log.disabled, True
-        try:
-            taken = self.get_conn().notify(title=letter.subject, body=letter.plain, notify_type=kind)
-        finally:
-            log.disabled = disabled
+        with _quiet():
+            channel = self.get_conn()
+            taken = channel.notify(
+                title=letter.subject, body=letter.plain, notify_type="warning" if letter.grave else "info"
+            )
         if not taken:
             raise NotSent(f"connection {self.channel_conn_id}: did not take a message", of_channel=True)
 

@@ -94,8 +94,8 @@ def note_night(night: str, made: str, ended: Collection[str]) -> None:
 
 
 def folders() -> list[Path]:
-    """Return the folders whose files are of use for some time only."""
-    return [_path(kind, "").parent for kind in (_WAITING, _SENT, _OPEN, _NIGHTS)]
+    """Return the folders whose files are of use for some time only. A question may stay open for a year."""
+    return [_path(kind, "").parent for kind in (_WAITING, _SENT, _NIGHTS)]
 
 
 def _path(kind: str, key: str) -> Path:

@@ -1,9 +1,10 @@
-"""How messages leave: mails to a server of the tests (aiosmtpd), and channels of Apprise to an address of this machine."""
+"""How messages leave: mails to a server of the tests (aiosmtpd), and channels of Apprise to an address on loopback."""
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,6 +22,7 @@ from tests.support.peers import free_port
 pytestmark = pytest.mark.airflow
 
 SECRET = "t0ken-0f-a-chann3l"
+WHEN = "2040-03-30T20:00:00+01:00"
 URL = "https://airflow.hospital.example"
 CHANNEL, MAIL = "AIRFLOW_CONN_TEAMS_IMAGING", "AIRFLOW_CONN_SMTP_DEFAULT"
 
@@ -183,7 +185,7 @@ def test_a_channel_without_a_url_is_named(
 
 
 def test_without_apprise_it_says_what_to_install(posts: Posts, words: Letter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "apprise", None)
+    monkeypatch.setitem(sys.modules, "apprise", None)
     assert str(why_not("teams_imaging", words)) == "connection teams_imaging: install apprise"
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from pacsifier_ops.base import settings
+from pacsifier_ops.base.telling import FAILED, QUESTION
 from pacsifier_ops.cli.clean import main
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract import requests, steps
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.maintenance import cleanup
+from pacsifier_ops.messages import Message, outbox
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.state.leases import shared
@@ -247,6 +249,16 @@ def test_leftovers_that_cannot_be_removed_are_reported_and_the_rest_is_removed(
     assert main(["--remove"]) == 1
     assert "Permission denied" in capsys.readouterr().err
     assert stuck.exists() and not runs[1].folder.exists()
+
+
+def test_old_messages_are_removed_and_open_questions_stay(state_root: Path) -> None:
+    for about in (FAILED, QUESTION):
+        outbox.keep(Message(about, "dag", "run"))
+    outbox.put_away(Message(FAILED, "dag", "run"))
+    outbox.note_night("2024-01-01", "2024-01-02T07:00:00+00:00", [])
+    aged(100, state_root / "messages")
+    assert kinds() == {"message": 3}
+    assert main(["--remove"]) == 0 and len(outbox.questions()) == 1 and not [*outbox.waiting()]
 
 
 def test_a_cancellation_goes_after_its_run(state_root: Path) -> None:

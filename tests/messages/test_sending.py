@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -219,6 +220,18 @@ def test_a_message_has_nothing_of_a_patient(world: World) -> None:
         assert not [name for name in PLANTED if name.lower() in text]
     # Only the state root, which is protected, knows more.
     assert not [path for path in settings.state_root().rglob("*") if "wurzelbacher" in path.name.lower()]
+
+
+def test_a_dag_of_the_user_tells_by_a_callback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pacsifier_ops.operators import messages
+
+    monkeypatch.setattr(messages, "adopt_settings", lambda: None)
+    ti = SimpleNamespace(dag_id="chest_ct", run_id="r1", task_id="convert")
+    context = {"ti": ti, "dag_run": SimpleNamespace(clear_number=0), "exception": ValueError("Wurzelbacher")}
+    messages.tell_failure(context)
+    messages.tell_failure(context)
+    world.send()
+    assert world.subjects() == ["chest_ct: failed"] and "Wurzelbacher" not in world.got[0][1].plain
 
 
 # What cannot be sent

@@ -190,6 +190,7 @@ REJECTED = {
     "no mapping": ({"a.csv": TABLE, "a.yaml": "strict"}, "a.yaml: line 1: holds no options"),
     "outside": ({"a.csv": TABLE, "a.yaml": "out_directory: ../x"}, "a.yaml: line 1, out_directory: leads outside"),
     "no connection": ({"a.csv": TABLE, "a.yaml": "pacs: pax"}, "a.yaml: line 1, pacs: there is no connection pax"),
+    "no recipient": ({"a.csv": TABLE, "a.yaml": "tell: Anna M"}, "a.yaml: line 1, tell: recipient 1 is neither a mail"),
     "not moved": ({"a.csv": TABLE, "a.yaml": "resend: true"}, "a.yaml: line 1, resend: only with retrieve: move"),
 }
 

@@ -100,7 +100,7 @@ def test_the_form_of_a_study_has_the_keys_of_its_file(dags: dict[str, Any]) -> N
 def test_the_last_task_of_a_job_is_the_teardown_of_its_run(dags: dict[str, Any]) -> None:
     # Airflow does not skip a teardown where somebody marks the run, so the account is closed whatever happens.
     with_report = {name: dag for name, dag in dags.items() if "report" in dag.task_dict}
-    assert set(dags) - set(with_report) == {"pacsifier_nightly", "pacsifier_probe"}
+    assert set(dags) - set(with_report) == {"pacsifier_messages", "pacsifier_nightly", "pacsifier_probe"}
     for dag in with_report.values():
         assert [task.task_id for task in dag.tasks if task.is_teardown and task.on_failure_fail_dagrun] == ["report"]
         assert [task.task_id for task in dag.leaves] == ["report"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.messages import outbox
 from tests.support import airflow_home
 from tests.support.airflow_home import Airflow, DagRun
 
@@ -37,3 +38,6 @@ def test_a_small_cohort_from_the_archive_to_a_node(airflow: Airflow, tmp_path: P
         assert run.state == "success"
     released = airflow.data / "studies" / "p" / "released"
     assert len(list(released.rglob("*.dcm"))) == len(files)
+    told = {waits.message.about: waits.message for waits in outbox.waiting()}
+    assert set(told) == {"released", "complete"} and {one.project for one in told.values()} == {"p"}
+    assert told["released"].counts["new"] == told["complete"].counts["deidentified"] == len(files)

@@ -377,7 +377,7 @@ class Up:
         port, pacs, receiver, deid = self.ports
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PACSIFIER_", "AIRFLOW_"))}
         environment["PACSIFIER_HOME"] = str(self.home)
-        environment["PACSIFIER_NIGHTLY_SCHEDULE"] = "off"  # whatever the time of day
+        environment |= {f"PACSIFIER_{what}_SCHEDULE": "off" for what in ("NIGHTLY", "MESSAGES")}
         environment["AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL"] = "600"  # the files do not change meanwhile
         # Looking ten times a second, it takes a third of a core while something runs.
         environment["AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME"] = "0.3"
