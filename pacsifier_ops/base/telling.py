@@ -30,7 +30,7 @@ def recipients(text: str, what: str) -> tuple[str, ...]:
     Raises:
         ConfigError: one is neither a mail address nor the id of a connection.
     """
-    found = [one for one in re.split(r"[\s,;]+", text) if one]
+    found = [one for part in re.split("[,;]", text) if (one := part.strip())]
     if wrong := [str(place) for place, one in enumerate(found, 1) if not re.fullmatch(RECIPIENT, one)]:
         raise ConfigError(
             f"{what}: recipient {', '.join(wrong)} is neither a mail address nor the id of a connection of type "

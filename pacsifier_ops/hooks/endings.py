@@ -61,8 +61,8 @@ def _tell_end(dag_run: Any, failed: bool) -> None:
     if dag_run.dag_id.startswith(OUR_PREFIX) and dag_run.dag_id != MESSAGES:
         from pacsifier_ops.messages import noticing
 
-        attempt, begun = dag_run.clear_number, dag_run.run_after
-        noticing.ended(dag_run.dag_id, dag_run.run_id, attempt, failed, dag_run.start_date, begun)
+        times = dag_run.start_date, dag_run.run_after
+        noticing.ended(dag_run.dag_id, dag_run.run_id, dag_run.clear_number, failed, *times, dag_run.conf)
 
 
 def _lacks_verdict(dag_run: Any) -> bool:

@@ -8,7 +8,7 @@ hold what is known:
 |-------------------------------|----------------------------------------------------------------------|
 | messages/waiting/<key>.json   | a message, and who has got it so far                                 |
 | messages/sent/<key>.json      | one that all have got, or that nobody is to get                      |
-| messages/open/<key>.json      | a question that nobody has answered yet, as it was asked             |
+| messages/open/<key>.json      | a question that nobody has answered yet, as its task asked last      |
 | messages/nights/<night>.json  | when the message on a night was made, and the ended runs in it       |
 
 The key is made of what the message is about, so what is noticed twice is kept once.
@@ -45,7 +45,8 @@ class Message:
     Attributes:
         about: one of `telling.ABOUT`.
         dag_id, run_id: of the DAG run.
-        part: tells messages of a run on the same matter apart: the number of the attempt, or the task that asks.
+        part: tells messages of a run on the same matter apart: the number of the attempt; of a question or a task
+            that failed, its task, a blank, and that number.
         when: time of what it is about, ISO 8601.
         begun: time for which the run was started, ISO 8601 or empty.
         counts: numbers by name.
@@ -78,3 +79,8 @@ class Message:
         """Name of the message."""
         parts = "\n".join((self.about, self.dag_id, self.run_id, self.part, self.to))
         return hashlib.sha256(parts.encode(errors="replace")).hexdigest()[:32]
+
+    @property
+    def task_id(self) -> str:
+        """Return the task that asks."""
+        return self.part.partition(" ")[0]

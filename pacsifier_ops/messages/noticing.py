@@ -18,7 +18,13 @@ from pacsifier_ops.runs.job import summary_of
 
 
 def ended(
-    dag_id: str, run_id: str, attempt: int, failed: bool, since: dt.datetime | None, begun: dt.datetime | None
+    dag_id: str,
+    run_id: str,
+    attempt: int,
+    failed: bool,
+    since: dt.datetime | None = None,
+    begun: dt.datetime | None = None,
+    params: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep a message on the end of a run. A success without an account, as that of a night, needs none.
 
@@ -27,14 +33,16 @@ def ended(
         failed: whether Airflow says so.
         since: when this attempt began. An account of an earlier one is none.
         begun: when the run was started.
+        params: of the run. They hold where it ended before it kept its request.
     """
     summary = _account(dag_id, run_id, since)
     verdict = str(summary.get("verdict", ""))
     if failed and verdict in ("", COMPLETE, UNBALANCED):
         verdict = FAILED
     if verdict:
-        counts = summary.get("totals", {})
-        keep(_message(verdict, dag_id, run_id, str(attempt), counts=counts, begun=begun.isoformat() if begun else ""))
+        request = _request(Run.planned(dag_run_name(dag_id, run_id))) or params or {}
+        more = {"counts": summary.get("totals", {}), "begun": begun.isoformat() if begun else ""}
+        keep(_message(verdict, dag_id, run_id, str(attempt), request, **more))
 
 
 def asked(run: Run, dag_id: str, run_id: str, part: str, counts: Mapping[str, int], patience: dt.timedelta) -> None:
@@ -47,40 +55,38 @@ def asked(run: Run, dag_id: str, run_id: str, part: str, counts: Mapping[str, in
     """
     until = dt.datetime.now().astimezone() + patience
     text = until.isoformat(timespec="seconds")
-    keep(_message(QUESTION, dag_id, run_id, part, run, counts=counts, until=text))
+    keep(_message(QUESTION, dag_id, run_id, part, _request(run), counts=counts, until=text))
 
 
 def released(run: Run, dag_id: str, run_id: str, attempt: int, counts: Mapping[str, int]) -> None:
     """Keep a message on a release, unless the data set stays as it was."""
     if counts["new"] or counts["stale"]:
-        keep(_message(RELEASED, dag_id, run_id, str(attempt), run, counts=counts))
+        keep(_message(RELEASED, dag_id, run_id, str(attempt), _request(run), counts=counts))
 
 
 def task_failed(dag_id: str, run_id: str, task_id: str, attempt: int) -> None:
     """Keep a message on a task that failed, for DAGs of the user."""
-    keep(_message(FAILED, dag_id, run_id, f"{task_id} {attempt}"))
+    keep(_message(FAILED, dag_id, run_id, f"{task_id} {attempt}", {}))
 
 
-def _message(about: str, dag_id: str, run_id: str, part: str, run: Run | None = None, **more: Any) -> Message:
-    request = _request(run, dag_id, run_id)
-    named = request.get("tell", "")
+def _message(about: str, dag_id: str, run_id: str, part: str, request: Mapping[str, Any], **more: Any) -> Message:
+    named = request.get("tell") or ""
     return Message(
         about,
         dag_id,
         run_id,
         part,
         now(),
-        project=str(request.get("project", "")),
+        project=str(request.get("project") or ""),
         named=", ".join(map(str, named)) if isinstance(named, list) else str(named),
         **more,
     )
 
 
-def _request(run: Run | None, dag_id: str, run_id: str) -> Mapping[str, Any]:
-    """Return the request of a run, or of the run that it is a stage of; empty if it has none."""
+def _request(run: Run) -> Mapping[str, Any]:
+    """Return the request of the run that this is a stage of, or that of the stage; empty if there is none."""
     with suppress(OSError, ValueError, PacsifierError):
-        of = run or Run.planned(dag_run_name(dag_id, run_id))
-        for folder in (of.whole.folder, of.folder):
+        for folder in (run.whole.folder, run.folder):
             with suppress(FileNotFoundError):
                 return dict(read_json(folder / "request.json"))
     return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def keep(message: Message) -> None:
     """
     try:
         if message.about == QUESTION:
-            _write(_OPEN, message.key, vars(message))
+            _write(_OPEN, _place(message), vars(message))
         # In this order: a message that is sent at this moment is moved from the one folder to the other.
         if not (_path(_WAITING, message.key).exists() or _path(_SENT, message.key).exists()):
             _write(_WAITING, message.key, {**vars(message), "got": []})
@@ -69,12 +69,12 @@ def put_away(message: Message) -> None:
 
 def questions() -> dict[str, Message]:
     """Return the open questions by key."""
-    return {path.stem: Message(**read_json(path)) for path in _paths(_OPEN)}
+    return {one.key: one for one in (Message(**read_json(path)) for path in _paths(_OPEN))}
 
 
-def close(key: str) -> None:
+def close(question: Message) -> None:
     """Forget an open question."""
-    _path(_OPEN, key).unlink(missing_ok=True)
+    _path(_OPEN, _place(question)).unlink(missing_ok=True)
 
 
 def night_told(night: str) -> Mapping[str, Any] | None:
@@ -96,6 +96,11 @@ def note_night(night: str, made: str, ended: Collection[str]) -> None:
 def folders() -> list[Path]:
     """Return the folders whose files are of use for some time only. A question may stay open for a year."""
     return [_path(kind, "").parent for kind in (_WAITING, _SENT, _NIGHTS)]
+
+
+def _place(question: Message) -> str:
+    """Return the name of the file of an open question. A task that asks again has no other question any more."""
+    return replace(question, part=question.task_id).key
 
 
 def _path(kind: str, key: str) -> Path:

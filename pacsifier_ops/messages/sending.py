@@ -87,13 +87,12 @@ def _look_at_questions(states: States, moment: dt.datetime) -> None:
     """Forget questions that were answered, and keep messages on those that wait for long."""
     for key, question in outbox.questions().items():
         asked, until = dt.datetime.fromisoformat(question.when), dt.datetime.fromisoformat(question.until)
-        task_id = question.part.partition(" ")[0]
-        if moment >= until or not states.asks(question.dag_id, question.run_id, task_id):
-            outbox.close(key)
+        if moment >= until or not states.asks(question.dag_id, question.run_id, question.task_id):
+            outbox.close(question)
             continue
         if moment >= until - min(LAST_CALL, (until - asked) / 2):
             about, part = EXPIRING, key
-        elif settings.remind() and (times := (moment - asked) // settings.remind()):
+        elif settings.remind() and (times := (moment - asked) // settings.remind()) > 0:
             about, part = REMINDER, f"{key} {times}"
         else:
             continue

@@ -75,7 +75,7 @@ def a_run(dag_id: str, run_id: str, verdict: str = "complete", request: object =
 
 
 def end(dag_id: str, run_id: str, failed: bool = False, attempt: int = 0, begun: dt.datetime | None = None) -> None:
-    noticing.ended(dag_id, run_id, attempt, failed, None, begun)
+    noticing.ended(dag_id, run_id, attempt, failed, begun=begun)
 
 
 # Who, and what of
@@ -112,7 +112,7 @@ def test_settings_hold_for_all_dags_or_for_one(world: World, monkeypatch: pytest
         ("TELL_ABOUT", "complete, wurzelbacher", "tell_about: 1 word.* there are complete, incomplete"),
         ("DIGEST", "19:00", "neither a time before noon"),
         ("REMIND", "often", "remind is not a whole number"),
-        ("TELL", "Anna <anna@x.ch>", "tell: recipient 2"),
+        ("TELL", "Anna <anna@x.ch>", "tell: recipient 1"),
         ("MESSAGES_SCHEDULE", "always", "messages_schedule is no cron expression"),
     ],
 )
@@ -171,9 +171,11 @@ def test_a_run_that_could_do_nothing_has_failed(world: World) -> None:
     end("pacsifier_nightly", "scheduled__2")  # a night has no account, and its success needs no message
     a_run(EXTRACT, "r1", "complete")
     since = dt.datetime(2041, 1, 1, tzinfo=dt.UTC)  # the account is of an earlier attempt
-    noticing.ended(EXTRACT, "r1", 1, True, since, None)
+    noticing.ended(EXTRACT, "r1", 1, True, since)
+    noticing.ended(EXTRACT, "r2", 0, True, params={"tell": [ANNA]})  # it has not even kept its request
     world.send()
-    assert sorted(world.subjects()) == ["pacsifier_extract: failed", "pacsifier_nightly: failed"]
+    assert world.subjects(ANNA) == ["pacsifier_extract: failed"]
+    assert sorted(world.subjects()) == ["pacsifier_extract: failed"] * 2 + ["pacsifier_nightly: failed"]
 
 
 def test_recipients_come_from_settings_and_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +335,8 @@ def test_a_question_that_is_asked_again_is_told_again(world: World) -> None:
     ask(world, "r1")  # the task was killed and tried again
     assert world.send().sent == 1
     ask(world, "r1", attempt=1)  # it expired, and the run was cleared
-    assert world.send().sent == 1
+    assert world.send().sent == 1 and len(outbox.questions()) == 1
+    assert world.send(hours=25).sent == 1  # one reminder
 
 
 def test_reminders_can_be_switched_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_the_example_shows_every_key_and_can_be_used(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "recipient": ({"tell": "anna@x.ch, Ben <b@x.ch>"}, "tell: recipient 3 is neither a mail address nor the id"),
+    "recipient": ({"tell": "anna@x.ch, Ben <b@x.ch>"}, "tell: recipient 2 is neither a mail address nor the id"),
     "no table": ({"queryfile": ""}, "queryfile: is missing"),
     "outside": ({"folder": "../elsewhere"}, "folder: leads outside the data root"),
     "project": ({"project": "a/b"}, "project: "),

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from email.message import EmailMessage
 from typing import Any
 
@@ -22,25 +23,33 @@ from tests.support.shared import VIEWER, SharedAirflow
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
 MESSAGES = "pacsifier_messages"
+CONNECTION = "mail_of_messages"
 ANNA = "anna@hospital.example"
 
 
-@pytest.fixture
-def mails(shared: SharedAirflow) -> Iterator[MailServer]:
-    """Let Airflow's mails arrive here; what other tests did is not told any more."""
+@pytest.fixture(scope="module")
+def server(shared: SharedAirflow) -> Iterator[MailServer]:
+    """Let Airflow's mails arrive here."""
     up = shared.up
-    variable = {"key": "pacsifier", "value": json.dumps({"tell": "nobody", "mail": "mail_of_messages"})}
-    up._call("api/v2/variables", variable)
-    with MailServer() as server:
-        described = json.loads(server.connection)
-        described["extra"] = json.dumps(described["extra"])
-        up._call("api/v2/connections", {"connection_id": "mail_of_messages", **described})
-        tell(up)
-        try:
-            yield server
-        finally:
-            up._call("api/v2/connections/mail_of_messages", method="DELETE")
-            up._call("api/v2/variables/pacsifier", method="DELETE")
+    up._call("api/v2/variables", {"key": "pacsifier", "value": json.dumps({"mail": CONNECTION})})
+    with MailServer() as mails:
+        described = json.loads(mails.connection)
+        up._call(
+            "api/v2/connections",
+            {"connection_id": CONNECTION, **described, "extra": json.dumps(described["extra"])},
+        )
+        yield mails
+    for made in (f"connections/{CONNECTION}", "variables/pacsifier"):
+        with suppress(json.JSONDecodeError):  # the answer is empty
+            up._call(f"api/v2/{made}", method="DELETE")
+
+
+@pytest.fixture
+def mails(shared: SharedAirflow, server: MailServer) -> MailServer:
+    """The mails of a test: what others did is not told any more."""
+    tell(shared.up)
+    server.got.clear()
+    return server
 
 
 def tell(up: Up) -> str:
@@ -99,19 +108,19 @@ def test_what_cannot_be_sent_is_said_and_sent_later(shared: SharedAirflow, mails
     up = shared.up
     run = up.trigger(f"PatientID\n{KUNIGUNDE['patient_id']}\n", tell=f"{ANNA}, no_channel", out_directory="messages-2")
     assert up.outcome(run) == "success"  # whatever becomes of its message
-    up.patch("connections/mail_of_messages?update_mask=port", {**_connection(up), "port": free_port()})
+    up.patch(f"connections/{CONNECTION}?update_mask=port", {**_connection(up), "port": free_port()})
     sending = up.start(MESSAGES)
     assert up.outcome(sending, MESSAGES) == "failed" and not mails.got
     path = f"dags/{MESSAGES}/dagRuns/{urllib.parse.quote(sending)}/taskInstances/send/logs/1"
     log = json.dumps(up.get(f"{path}?full_content=true"))
-    assert "mail: the connection mail_of_messages does not work: ConnectionRefusedError (1 times)" in log
+    assert f"mail: the connection {CONNECTION} does not work: ConnectionRefusedError (1 times)" in log
     assert "there is no connection no_channel; make one of type message_channel (1 times)" in log and ANNA not in log
     port = json.loads(mails.connection)["port"]
-    up.patch("connections/mail_of_messages?update_mask=port", {**_connection(up), "port": port})
+    up.patch(f"connections/{CONNECTION}?update_mask=port", {**_connection(up), "port": port})
     assert tell(up) == tell(up) == "failed"  # because of the channel
     assert [to for _, to, _ in mails.got] == [[ANNA]]
 
 
 def _connection(up: Up) -> dict[str, Any]:
-    known: dict[str, Any] = up.get("connections/mail_of_messages")
-    return {"connection_id": "mail_of_messages", "conn_type": known["conn_type"], "host": known["host"]}
+    known: dict[str, Any] = up.get(f"connections/{CONNECTION}")
+    return {"connection_id": CONNECTION, "conn_type": known["conn_type"], "host": known["host"]}
