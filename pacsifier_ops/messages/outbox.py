@@ -51,6 +51,15 @@ def waiting() -> Iterator[Waiting]:
         yield Waiting(Message(**values), got)
 
 
+def check(waits: Waiting) -> None:
+    """Check that it can be noted who gets a message. On a full disk it would be sent again and again.
+
+    Raises:
+        OSError: the state root cannot be written.
+    """
+    _write(_WAITING, waits.message.key, {**vars(waits.message), "got": waits.got})
+
+
 def note(waits: Waiting, recipient: str) -> None:
     """Note that a recipient has got a message.
 
@@ -58,7 +67,7 @@ def note(waits: Waiting, recipient: str) -> None:
         OSError: the state root cannot be written.
     """
     waits.got.append(recipient)
-    _write(_WAITING, waits.message.key, {**vars(waits.message), "got": waits.got})
+    check(waits)
 
 
 def put_away(message: Message) -> None:

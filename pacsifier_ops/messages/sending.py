@@ -129,6 +129,7 @@ def _send_waiting(send: Send, base_url: str, moment: dt.datetime, sent: Sent) ->
             channel = MAIL if is_mail(recipient) else recipient
             if recipient in waits.got or channel in out_of_order:
                 continue
+            outbox.check(waits)
             try:
                 send(recipient, words)
             except NotSent as error:

@@ -72,5 +72,4 @@ def tell_failure(context: Any) -> None:
     Not one of a DAG: Airflow 3 does not call these reliably (apache/airflow#63374).
     """
     ti, dag_run = context["ti"], context["dag_run"]
-    adopt_settings()
     noticing.task_failed(ti.dag_id, ti.run_id, ti.task_id, dag_run.clear_number or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,14 +225,14 @@ def test_a_message_has_nothing_of_a_patient(world: World) -> None:
     assert not [path for path in settings.state_root().rglob("*") if "wurzelbacher" in path.name.lower()]
 
 
-def test_a_dag_of_the_user_tells_by_a_callback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pacsifier_ops.operators import messages
+@pytest.mark.airflow
+def test_a_dag_of_the_user_tells_by_a_callback(world: World) -> None:
+    from pacsifier_ops.airflow import tell_failure
 
-    monkeypatch.setattr(messages, "adopt_settings", lambda: None)
     ti = SimpleNamespace(dag_id="chest_ct", run_id="r1", task_id="convert")
     context = {"ti": ti, "dag_run": SimpleNamespace(clear_number=0), "exception": ValueError("Wurzelbacher")}
-    messages.tell_failure(context)
-    messages.tell_failure(context)
+    tell_failure(context)
+    tell_failure(context)
     world.send()
     assert world.subjects() == ["chest_ct: failed"] and "Wurzelbacher" not in world.got[0][1].plain
 
@@ -270,6 +271,16 @@ def test_a_kill_before_it_is_noted_has_it_sent_again_as_the_same(world: World, m
         with pytest.raises(KeyboardInterrupt):
             world.send()
     assert world.send().sent == 0 and len(world.got) == 3 and not list(outbox.waiting())
+
+
+def test_nothing_is_sent_on_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_run(EXTRACT, "r1")
+    end(EXTRACT, "r1")
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "write_json", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "")))
+        with pytest.raises(OSError):
+            world.send()
+    assert not world.got and world.send().sent == 1
 
 
 def test_after_days_it_is_given_up(world: World) -> None:
