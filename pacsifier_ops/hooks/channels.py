@@ -9,7 +9,7 @@ import logging
 import smtplib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -20,7 +20,23 @@ from pacsifier_ops.messages import NotSent
 from pacsifier_ops.messages.text import Letter, Line
 from pacsifier_ops.runs.pages import page
 
+if TYPE_CHECKING:
+    from airflow.providers.smtp.hooks.smtp import SmtpHook
+
 _TEST = Letter("test", "PACSIFIER: a test", (Line("This is a test. Messages on runs arrive here."),))
+
+
+def check(recipient: str) -> None:
+    """Check that there is a connection for a recipient, and what it needs is installed. Nothing is sent.
+
+    Raises:
+        NotSent: says what is missing.
+    """
+    if is_mail(recipient):
+        _mail_hook()
+    else:
+        with _quiet():
+            ChannelHook(recipient).get_conn()
 
 
 def send(recipient: str, letter: Letter) -> None:
@@ -35,7 +51,12 @@ def send(recipient: str, letter: Letter) -> None:
         ChannelHook(recipient).send(letter)
 
 
-def _mail(address: str, letter: Letter) -> None:
+def _mail_hook() -> SmtpHook:
+    """Return the hook for mails.
+
+    Raises:
+        NotSent: it is not installed, or its connection is missing or names no sender.
+    """
     try:
         from airflow.providers.smtp.hooks.smtp import SmtpHook
     except ImportError:
@@ -53,9 +74,14 @@ def _mail(address: str, letter: Letter) -> None:
         raise NotSent(f"mail: there is no connection {name}; make one of type smtp", of_channel=True) from None
     if not connection.extra_dejson.get("from_email"):
         raise NotSent(f"mail: the connection {name} has no from_email; give the sender's address", of_channel=True)
+    return Once(name)
+
+
+def _mail(address: str, letter: Letter) -> None:
     headers = {"Message-ID": f"<{letter.key}@pacsifier>", "Auto-Submitted": "auto-generated"}
+    hook, name = _mail_hook(), settings.mail()
     try:
-        with Once(name) as hook:
+        with hook:
             content = page("messages/templates/mail.html", letter=letter)
             hook.send_email_smtp(to=[address], subject=letter.subject, html_content=content, custom_headers=headers)
     except (smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError) as error:

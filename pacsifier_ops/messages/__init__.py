@@ -45,8 +45,8 @@ class Message:
     Attributes:
         about: one of `telling.ABOUT`.
         dag_id, run_id: of the DAG run.
-        part: tells messages of a run on the same matter apart: the number of the attempt; of a question or a task
-            that failed, its task, a blank, and that number.
+        part: tells messages of a run on the same matter apart: the number of the attempt; of a question, its task, a
+            blank, and that number.
         when: time of what it is about, ISO 8601.
         begun: time for which the run was started, ISO 8601 or empty.
         counts: numbers by name.

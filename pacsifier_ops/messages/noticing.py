@@ -64,9 +64,9 @@ def released(run: Run, dag_id: str, run_id: str, attempt: int, counts: Mapping[s
         keep(_message(RELEASED, dag_id, run_id, str(attempt), _request(run), counts=counts))
 
 
-def task_failed(dag_id: str, run_id: str, task_id: str, attempt: int) -> None:
-    """Keep a message on a task that failed, for DAGs of the user."""
-    keep(_message(FAILED, dag_id, run_id, f"{task_id} {attempt}", {}))
+def task_failed(dag_id: str, run_id: str, attempt: int) -> None:
+    """Keep a message that a task of a DAG of the user has failed: one of each run, however many tasks fail."""
+    keep(_message(FAILED, dag_id, run_id, str(attempt), {}))
 
 
 def _message(about: str, dag_id: str, run_id: str, part: str, request: Mapping[str, Any], **more: Any) -> Message:

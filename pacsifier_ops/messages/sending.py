@@ -8,7 +8,7 @@ never. A message that cannot be sent is tried again each time, for three days.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -29,8 +29,15 @@ LAST_CALL = dt.timedelta(hours=24)
 #: Stands for the channel of all mail addresses.
 MAIL = "mail"
 
-#: Sends a letter to a recipient. Raises NotSent.
-Send = Callable[[str, Letter], None]
+
+class Post(Protocol):
+    """The ways by which letters leave."""
+
+    def check(self, recipient: str) -> None:
+        """Raise NotSent if a recipient can certainly not be reached."""
+
+    def send(self, recipient: str, letter: Letter) -> None:
+        """Send a letter. Raises NotSent."""
 
 
 class States(digest.States, Protocol):
@@ -59,11 +66,11 @@ class Sent:
         self.problems[why] = self.problems.get(why, 0) + 1
 
 
-def send_all(send: Send, states: States, base_url: str, moment: dt.datetime) -> Sent:
+def send_all(post: Post, states: States, base_url: str, moment: dt.datetime) -> Sent:
     """Send what waits. If another process does, nothing is done.
 
     Args:
-        send: sends a letter.
+        post: sends a letter.
         states: what Airflow knows.
         base_url: URL of Airflow for its users.
         moment: the present time, with a zone.
@@ -79,7 +86,7 @@ def send_all(send: Send, states: States, base_url: str, moment: dt.datetime) -> 
             _look_at_night(states, moment)
         except OSError as error:
             sent.problem(f"the folder of the nightly runs cannot be read: {type(error).__name__}")
-        _send_waiting(send, base_url, moment, sent)
+        _send_waiting(post, base_url, moment, sent)
     return sent
 
 
@@ -116,8 +123,9 @@ def _look_at_night(states: States, moment: dt.datetime) -> None:
     outbox.note_night(night, made, {run["run_id"] for run in runs if run["state"] not in (WAITS, GOES_ON)})
 
 
-def _send_waiting(send: Send, base_url: str, moment: dt.datetime, sent: Sent) -> None:
-    about, open_questions, out_of_order = settings.tell_about(), outbox.questions(), set[str]()
+def _send_waiting(post: Post, base_url: str, moment: dt.datetime, sent: Sent) -> None:
+    about, open_questions = settings.tell_about(), outbox.questions()
+    out_of_order = _out_of_order(post, sent)
     for waits in outbox.waiting():
         message = waits.message
         if _is_held(message, moment):
@@ -126,15 +134,14 @@ def _send_waiting(send: Send, base_url: str, moment: dt.datetime, sent: Sent) ->
         wanted = [] if stale or message.about not in about else _recipients(message, sent)
         words = letter(message, base_url)
         for recipient in wanted:
-            channel = MAIL if is_mail(recipient) else recipient
-            if recipient in waits.got or channel in out_of_order:
+            if recipient in waits.got or _channel(recipient) in out_of_order:
                 continue
             outbox.check(waits)
             try:
-                send(recipient, words)
+                post.send(recipient, words)
             except NotSent as error:
                 sent.problem(str(error))
-                out_of_order |= {channel} if error.of_channel else set()
+                out_of_order |= {_channel(recipient)} if error.of_channel else set()
             else:
                 outbox.note(waits, recipient)
                 sent.sent += 1
@@ -142,6 +149,22 @@ def _send_waiting(send: Send, base_url: str, moment: dt.datetime, sent: Sent) ->
         if done or moment - dt.datetime.fromisoformat(message.when) > LONGEST:
             outbox.put_away(message)
             sent.given_up += not done
+
+
+def _out_of_order(post: Post, sent: Sent) -> set[str]:
+    """Return the channels of the settings that cannot be used, so that this is known before somebody is to be told."""
+    found = set()
+    for channel, recipient in {_channel(one): one for dag in settings.DAGS for one in settings.tell(dag)}.items():
+        try:
+            post.check(recipient)
+        except NotSent as error:
+            sent.problem(str(error))
+            found.add(channel)
+    return found
+
+
+def _channel(recipient: str) -> str:
+    return MAIL if is_mail(recipient) else recipient
 
 
 def _recipients(message: Message, sent: Sent) -> list[str]:

@@ -33,15 +33,16 @@ class MessagesOperator(PacsifierOperator):
         Raises:
             AirflowException: something could not be sent and is tried again; says why.
         """
-        from pacsifier_ops.hooks.channels import send
+        from pacsifier_ops.hooks import channels
         from pacsifier_ops.messages.sending import send_all
 
         base_url = str(conf.get("api", "base_url", fallback=""))
-        sent = send_all(send, _States(context["ti"]), base_url, dt.datetime.now().astimezone())
+        sent = send_all(channels, _States(context["ti"]), base_url, dt.datetime.now().astimezone())
         counts = {"sent": sent.sent, "given_up": sent.given_up}
         self.log.info("%s", counts)
         if sent.problems:
-            raise AirflowException("; ".join(f"{why} ({times} times)" for why, times in sent.problems.items()))
+            told = (f"{why} ({times:,} times)" if times > 1 else why for why, times in sent.problems.items())
+            raise AirflowException("; ".join(told))
         return counts
 
 
@@ -72,4 +73,4 @@ def tell_failure(context: Any) -> None:
     Not one of a DAG: Airflow 3 does not call these reliably (apache/airflow#63374).
     """
     ti, dag_run = context["ti"], context["dag_run"]
-    noticing.task_failed(ti.dag_id, ti.run_id, ti.task_id, dag_run.clear_number or 0)
+    noticing.task_failed(ti.dag_id, ti.run_id, dag_run.clear_number or 0)

@@ -25,7 +25,7 @@ from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import ConfigError, PacsifierError
 from pacsifier_ops.extract import intake
 from pacsifier_ops.extract.thumbnails import thumbnails_of
-from pacsifier_ops.hooks.constants import PREFIX
+from pacsifier_ops.hooks.constants import OUR_PREFIX, PREFIX
 from pacsifier_ops.hooks.pools import dicom_connections
 from pacsifier_ops.query.reading import CHOICES
 from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
@@ -227,8 +227,11 @@ def _folder(run: DagRun) -> Run:
 @app.get("/go/{dag_id}/{name}")
 def go_to_run(request: Request, dag_id: str, name: str, user: GetUserDep, session: SessionDep) -> RedirectResponse:
     """Lead to the page of a run by the name of its folder: messages have no id, which somebody may have typed."""
-    parts = (dag_id, run_id_of(dag_id, name, user, session))
-    return RedirectResponse("/".join([_base(request)[0], "runs", *(quote(part, safe="") for part in parts)]), 303)
+    run_id = run_id_of(dag_id, name, user, session)
+    dag, run = quote(dag_id, safe=""), quote(run_id, safe="")
+    base, airflow = _base(request)
+    ours = dag_id.startswith(OUR_PREFIX) or Run.existing(dag_run_name(dag_id, run_id))
+    return RedirectResponse(f"{base}/runs/{dag}/{run}" if ours else f"{airflow}/dags/{dag}/runs/{run}", 303)
 
 
 @app.get("/runs/{dag_id}/{run_id}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.messages import outbox
 from pacsifier_ops.runs.folder import Run, dag_run_name, stage_run, stages_in
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow
@@ -73,11 +74,14 @@ def test_jobs_take_arguments_and_leave_the_rest_to_the_run(airflow: Airflow, fil
 
 
 def test_a_job_that_fails_says_why_and_stops_what_follows(airflow: Airflow, file: Path, capfd: Any) -> None:
+    telling = CODE.replace("schedule=None", 'schedule=None, default_args={"on_failure_callback": tell_failure}')
+    file.write_text(telling.replace("import deidentify", "import tell_failure, deidentify"))
     run = airflow_home.run_dag(DAG_ID, file)
     assert run.state == "failed"
     assert run.states["one.prepare"] == ["failed"] and run.states["deidentify.prepare"] == ["upstream_failed"]
     said = "".join(capfd.readouterr())
     assert "queryfile" in said or "first.csv" in said or "pacs_default" in said
+    assert [(one.message.about, one.message.dag_id) for one in outbox.waiting()] == [("failed", DAG_ID)]
 
 
 SKIPPED = """

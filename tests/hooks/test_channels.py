@@ -53,6 +53,17 @@ def sent(recipient: str, words: Letter) -> None:
     send(recipient, words)
 
 
+def missing(recipient: str) -> str:
+    """What is known before anything is sent; empty: nothing."""
+    from pacsifier_ops.hooks.channels import check
+
+    try:
+        check(recipient)
+    except NotSent as error:
+        return str(error)
+    return ""
+
+
 def why_not(recipient: str, words: Letter) -> NotSent:
     with pytest.raises(NotSent) as error:
         sent(recipient, words)
@@ -103,7 +114,7 @@ def test_a_mail_connection_that_cannot_be_used_is_named(monkeypatch: pytest.Monk
     assert str(error) == "mail: there is no connection smtp_of_the_house; make one of type smtp" and error.of_channel
     connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": free_port(), "password": SECRET}
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_OF_THE_HOUSE", json.dumps(connection))
-    assert "has no from_email" in str(why_not("anna@hospital.example", words))
+    assert "has no from_email" in str(why_not("anna@hospital.example", words)) and missing("anna@hospital.example")
     extra = {"from_email": "p@hospital.example", "disable_ssl": True, "disable_tls": True}
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_OF_THE_HOUSE", json.dumps({**connection, "extra": extra}))
     error = why_not("anna@hospital.example", words)
@@ -157,6 +168,7 @@ def posts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Posts]:
 
 
 def test_a_channel_gets_the_text(posts: Posts, words: Letter) -> None:
+    assert not missing("teams_imaging")
     sent("teams_imaging", words)
     (got,) = posts.got
     assert got["title"] == words.subject and got["type"] == "warning"
@@ -181,6 +193,7 @@ def test_a_channel_without_a_url_is_named(
         monkeypatch.setenv(CHANNEL, json.dumps({"conn_type": "message_channel", **connection}))
     wanted = "is not of type message_channel with a URL of Apprise" if connection else "there is no connection"
     error = why_not("teams_imaging", words)
+    assert str(error) == missing("teams_imaging")
     assert wanted in str(error) and error.of_channel and SECRET not in caplog.text
 
 

@@ -7,7 +7,6 @@ import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +33,7 @@ class World:
 
     got: list[tuple[str, Letter]] = field(default_factory=list)
     broken: dict[str, NotSent] = field(default_factory=dict)
+    missing: dict[str, NotSent] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     asking: set[str] = field(default_factory=set)
     now: dt.datetime = field(default_factory=lambda: dt.datetime.now().astimezone())
@@ -44,17 +44,28 @@ class World:
     def asks(self, dag_id: str, run_id: str, task_id: str) -> bool:
         return f"{run_id} {task_id}" in self.asking
 
-    def take(self, recipient: str, words: Letter) -> None:
-        if recipient in self.broken:
-            raise self.broken[recipient]
-        self.got.append((recipient, words))
-
     def send(self, **later: float) -> Sent:
         self.now += dt.timedelta(**later)
-        return send_all(self.take, self, URL, self.now)
+        return send_all(Post(self), self, URL, self.now)
 
     def subjects(self, recipient: str = OPS) -> list[str]:
         return [words.subject.removeprefix("PACSIFIER: ") for one, words in self.got if one == recipient]
+
+
+@dataclass
+class Post:
+    """The post of a world."""
+
+    world: World
+
+    def check(self, recipient: str) -> None:
+        if (error := self.world.missing.get(recipient)) is not None:
+            raise error
+
+    def send(self, recipient: str, letter: Letter) -> None:
+        if recipient in self.world.broken:
+            raise self.world.broken[recipient]
+        self.world.got.append((recipient, letter))
 
 
 @pytest.fixture
@@ -211,7 +222,7 @@ def test_a_message_has_nothing_of_a_patient(world: World) -> None:
     run = a_run(EXTRACT, planted, "incomplete", received=1, ZQX_71830=3, missing=1)
     end(EXTRACT, planted, failed=True)
     noticing.asked(run, EXTRACT, planted, "approve 0", {"series": 4}, dt.timedelta(hours=72))
-    noticing.task_failed("own_dag", planted, "convert", 0)
+    noticing.task_failed("own_dag", planted, 0)
     world.asking = {f"{planted} approve"}
     world.send()
     world.send(hours=60)
@@ -223,18 +234,6 @@ def test_a_message_has_nothing_of_a_patient(world: World) -> None:
         assert not [name for name in PLANTED if name.lower() in text]
     # Only the state root, which is protected, knows more.
     assert not [path for path in settings.state_root().rglob("*") if "wurzelbacher" in path.name.lower()]
-
-
-@pytest.mark.airflow
-def test_a_dag_of_the_user_tells_by_a_callback(world: World) -> None:
-    from pacsifier_ops.airflow import tell_failure
-
-    ti = SimpleNamespace(dag_id="chest_ct", run_id="r1", task_id="convert")
-    context = {"ti": ti, "dag_run": SimpleNamespace(clear_number=0), "exception": ValueError("Wurzelbacher")}
-    tell_failure(context)
-    tell_failure(context)
-    world.send()
-    assert world.subjects() == ["chest_ct: failed"] and "Wurzelbacher" not in world.got[0][1].plain
 
 
 # What cannot be sent
@@ -271,6 +270,19 @@ def test_a_kill_before_it_is_noted_has_it_sent_again_as_the_same(world: World, m
         with pytest.raises(KeyboardInterrupt):
             world.send()
     assert world.send().sent == 0 and len(world.got) == 3 and not list(outbox.waiting())
+
+
+def test_a_channel_of_the_settings_that_is_missing_is_known_before_it_is_needed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACSIFIER_TELL_UPLOAD", TEAMS)
+    world.missing = {TEAMS: NotSent("connection teams_imaging: install apprise", True)}
+    assert world.send().problems == {"connection teams_imaging: install apprise": 1}
+    a_run("pacsifier_upload", "r1")
+    end("pacsifier_upload", "r1")
+    assert world.send().problems == {"connection teams_imaging: install apprise": 1}
+    world.missing = {}
+    assert world.send() == Sent(1)
 
 
 def test_nothing_is_sent_on_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,10 +65,11 @@ def test_the_provider_fits_airflows_schema(airflow: Airflow) -> None:
 
     schema = json.loads((Path(installed.__path__[0]) / "provider_info.schema.json").read_text())
     jsonschema.validate(get_provider_info(), schema)
+    from pacsifier_ops.hooks.channels import ChannelHook
     from pacsifier_ops.hooks.deid_api import DeidApiHook
     from pacsifier_ops.hooks.dicom import DicomHook
 
-    hooks: list[Any] = [DicomHook, DeidApiHook]
+    hooks: list[Any] = [DicomHook, DeidApiHook, ChannelHook]
     for connection, hook in zip(get_provider_info()["connection-types"], hooks, strict=True):
         assert {key: text for key, text in connection.items() if key not in ("conn-fields", "ui-field-behaviour")} == {
             "connection-type": hook.conn_type,

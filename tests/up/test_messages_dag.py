@@ -113,8 +113,8 @@ def test_what_cannot_be_sent_is_said_and_sent_later(shared: SharedAirflow, mails
     assert up.outcome(sending, MESSAGES) == "failed" and not mails.got
     path = f"dags/{MESSAGES}/dagRuns/{urllib.parse.quote(sending)}/taskInstances/send/logs/1"
     log = json.dumps(up.get(f"{path}?full_content=true"))
-    assert f"mail: the connection {CONNECTION} does not work: ConnectionRefusedError (1 times)" in log
-    assert "there is no connection no_channel; make one of type message_channel (1 times)" in log and ANNA not in log
+    assert f"mail: the connection {CONNECTION} does not work: ConnectionRefusedError" in log
+    assert "there is no connection no_channel; make one of type message_channel" in log and ANNA not in log
     port = json.loads(mails.connection)["port"]
     up.patch(f"connections/{CONNECTION}?update_mask=port", {**_connection(up), "port": port})
     assert tell(up) == tell(up) == "failed"  # because of the channel
