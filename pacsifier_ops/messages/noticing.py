@@ -10,6 +10,7 @@ from typing import Any
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.base.telling import FAILED, QUESTION, RELEASED
+from pacsifier_ops.base.words import moment
 from pacsifier_ops.messages import Message
 from pacsifier_ops.messages.outbox import keep
 from pacsifier_ops.runs.accounts import COMPLETE, UNBALANCED
@@ -95,7 +96,8 @@ def _request(run: Run) -> Mapping[str, Any]:
 def _account(dag_id: str, run_id: str, since: dt.datetime | None) -> Mapping[str, Any]:
     with suppress(OSError, ValueError, PacsifierError):
         summary = summary_of(Run.planned(dag_run_name(dag_id, run_id)))
+        finished = moment(str(summary.get("finished", "")))
         # The account tells seconds only.
-        if since is None or dt.datetime.fromisoformat(summary["finished"]).timestamp() >= int(since.timestamp()):
+        if finished and (since is None or finished.timestamp() >= int(since.timestamp())):
             return summary
     return {}

@@ -184,7 +184,7 @@ def test_a_run_that_could_do_nothing_has_failed(world: World) -> None:
     a_run(EXTRACT, "r1", "complete")
     since = dt.datetime(2041, 1, 1, tzinfo=dt.UTC)  # the account is of an earlier attempt
     noticing.ended(EXTRACT, "r1", 1, True, since)
-    noticing.ended(EXTRACT, "r2", 0, True, params={"tell": [ANNA]})  # it has not even kept its request
+    noticing.ended(EXTRACT, "r2", 0, True, since, params={"tell": [ANNA]})  # it has not even kept its request
     world.send()
     assert world.subjects(ANNA) == ["pacsifier_extract: failed"]
     assert sorted(world.subjects()) == ["pacsifier_extract: failed"] * 2 + ["pacsifier_nightly: failed"]
