@@ -5,27 +5,27 @@ names in lower case and without the prefix, such as `{"max_series": 500}`. The v
 command line, and the environment takes precedence. Only the administrator of the machine sets folders: paths are
 confined to them, and all processes must have the same ones.
 
-| variable                   | default               | meaning                                       |
-|----------------------------|-----------------------|-----------------------------------------------|
-| PACSIFIER_HOME             | ~/pacsifier           | parent of the folders below                   |
-| PACSIFIER_DATA_ROOT        | $PACSIFIER_HOME/data  | query tables and output folders of DAG runs   |
-| PACSIFIER_STATE_ROOT       | $PACSIFIER_HOME/state | runs, ledger, leases: protected, outside data |
-| PACSIFIER_SPOOL            | <data root>/.spool    | objects received by the standing receiver     |
-| PACSIFIER_NIGHTLY          | <data root>/nightly   | inbox and standing projects                   |
-| PACSIFIER_NIGHTLY_SCHEDULE | 0 20 * * *            | cron expression of the nights; off: never     |
-| PACSIFIER_TIMEZONE *       | the system's          | of windows and nights, such as Europe/Zurich  |
-| PACSIFIER_WINDOW *         | always open           | retrieval window of nodes without one         |
-| PACSIFIER_MAX_SERIES *     | 10000                 | largest cohort of nodes without a limit       |
-| PACSIFIER_VERIFY_DAYS *    | 30                    | days after which all files are read again     |
-| PACSIFIER_TELL *           | nobody                | who gets messages, see `telling`              |
-| PACSIFIER_TELL_<DAG> *     | as PACSIFIER_TELL     | the same of one DAG, such as PACSIFIER_TELL_STUDY |
-| PACSIFIER_TELL_ABOUT *     | everything            | what messages are about, see `telling.ABOUT`  |
-| PACSIFIER_MAIL *           | smtp_default          | connection by which mails are sent            |
-| PACSIFIER_REMIND *         | 24                    | hours between reminders of an open question; 0: none |
-| PACSIFIER_DIGEST *         | 07:00                 | time of the message on the night; off: none   |
-| PACSIFIER_MESSAGES_SCHEDULE | */5 * * * *          | cron expression of sending; off: never        |
-| PACSIFIER_GROUP            | nobody                | group that may read identifying data          |
-| PACSIFIER_RELEASED_MODE    | by the umask          | mode of released files, such as 0640          |
+| variable                    | default               | meaning                                        |
+|-----------------------------|-----------------------|------------------------------------------------|
+| PACSIFIER_HOME              | ~/pacsifier           | parent of the folders below                    |
+| PACSIFIER_DATA_ROOT         | $PACSIFIER_HOME/data  | query tables and output folders of DAG runs    |
+| PACSIFIER_STATE_ROOT        | $PACSIFIER_HOME/state | runs, ledger, leases: protected, outside data  |
+| PACSIFIER_SPOOL             | <data root>/.spool    | objects received by the standing receiver      |
+| PACSIFIER_NIGHTLY           | <data root>/nightly   | inbox and standing projects                    |
+| PACSIFIER_NIGHTLY_SCHEDULE  | 0 20 * * *            | cron expression of the nights; off: never      |
+| PACSIFIER_TIMEZONE *        | the system's          | of windows and nights, such as Europe/Zurich   |
+| PACSIFIER_WINDOW *          | always open           | retrieval window of nodes without one          |
+| PACSIFIER_MAX_SERIES *      | 10000                 | largest cohort of nodes without a limit        |
+| PACSIFIER_VERIFY_DAYS *     | 30                    | days after which all files are read again      |
+| PACSIFIER_TELL *            | nobody                | who gets messages, see `telling`               |
+| PACSIFIER_TELL_<DAG> *      | as PACSIFIER_TELL     | the same of one DAG: PACSIFIER_TELL_STUDY      |
+| PACSIFIER_TELL_ABOUT *      | everything            | what messages are about, see `telling.ABOUT`   |
+| PACSIFIER_MAIL *            | smtp_default          | connection by which mails are sent             |
+| PACSIFIER_REMIND *          | 24                    | hours between reminders of a question; 0: none |
+| PACSIFIER_DIGEST *          | 07:00                 | time of the message on the night; off: none    |
+| PACSIFIER_MESSAGES_SCHEDULE | */5 * * * *           | cron expression of sending; off: never         |
+| PACSIFIER_GROUP             | nobody                | group that may read identifying data           |
+| PACSIFIER_RELEASED_MODE     | by the umask          | mode of released files, such as 0640           |
 
 The time zone of the nights' schedule is that of the environment, because DAG files read it.
 """
