@@ -154,6 +154,13 @@ class Recalling(Later):
         super().__init__(f"{series} series that the archive recalls from slow storage: looked at again at", at)
 
 
+class GaveWay(Later):
+    """Another run is to go first at the node; the work continues when it does not need all associations."""
+
+    def __init__(self, at: dt.datetime) -> None:
+        super().__init__("gave way to a run that goes first; stands in line again at", at)
+
+
 class LeaseLost(PacsifierError):
     """A lease expired under its holder (a suspended machine, a blocked shared disk)."""
 

@@ -14,8 +14,14 @@ from pacsifier_ops.base.errors import NothingMoved, PacsifierError, StorageError
 from pacsifier_ops.base.waiting import BACK_OFF, pause
 from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.state.leases import Lease, LeaseBusy, Leases, Pacer
+from pacsifier_ops.state.turns import Place
 
 T = TypeVar("T")
+
+
+def slots_of(node: PacsNode) -> str:
+    """Return the name of the leases that enforce the limit on a node's associations."""
+    return f"pacs:{node.key}"
 
 
 def open_session(
@@ -27,8 +33,11 @@ def open_session(
     before_waiting: Callable[[], object] = lambda: None,
     wait: float | None = None,
     before_transfer: Callable[[], None] = lambda: None,
+    place: Callable[[], Place] = Place,
 ) -> Session:
     """Open a session with the PACS within the limit on its associations, across all processes.
+
+    Where none is free, those who ask stand in line, see `turns`.
 
     Args:
         node: the PACS.
@@ -36,17 +45,28 @@ def open_session(
         incoming, cancelled, progress, before_transfer: see `Session`.
         before_waiting: called where no slot is free at once. The caller must then release whatever others wait for.
         wait: maximum number of seconds to wait for a slot; None: no limit.
+        place: returns the place in line; by itself that of a run that has done nothing yet.
     """
 
     def slot() -> Lease:
-        name, limit = f"pacs:{node.key}", node.max_associations
+        name, limit, where = slots_of(node), node.max_associations, place()
         try:
-            return leases.acquire(name, limit=limit, wait=0)
+            return leases.acquire(name, limit=limit, wait=0, place=where)
         except LeaseBusy:
             before_waiting()
-        return leases.acquire(name, limit=limit, wait=wait, cancelled=cancelled)
+        return leases.acquire(name, limit=limit, wait=wait, cancelled=cancelled, place=where)
 
     return Session(node, slot, incoming, cancelled, progress, before_transfer)
+
+
+def give_way(session: Session, leases: Leases, place: Place) -> None:
+    """Close a session if somebody with a better place waits for its association; its next call stands in line.
+
+    Raises:
+        StorageError: the folder of the leases cannot be read.
+    """
+    if session.is_open and leases.overtaken(slots_of(session.node), place):
+        session.close()
 
 
 def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], bool]) -> T:
@@ -68,19 +88,29 @@ class AtNode:
     Attributes:
         node, leases: the node, and the leases that enforce its limits.
         cancelled: called regularly; True ends the work.
+        place: returns the place in line for an association.
         session: set by `use_session`.
     """
 
     node: PacsNode
     leases: Leases
     cancelled: Callable[[], bool]
+    place: Callable[[], Place] = Place
 
     def use_session(self, incoming: Path | None = None, progress: Callable[[int], None] = lambda size: None) -> None:
         """Make the session, see `Session`; nothing is opened yet."""
         node = self.node
-        self.session = open_session(node, self.leases, incoming, self.cancelled, progress, before_transfer=self._begin)
+        self.session = open_session(
+            node,
+            self.leases,
+            incoming,
+            self.cancelled,
+            progress,
+            before_transfer=self._begin,
+            place=lambda: self.place(),
+        )
         self._under_way = False
-        self._pacer = Pacer(self.leases, f"pacs:{node.key}", node.batch_size, node.batch_wait_time)
+        self._pacer = Pacer(self.leases, slots_of(node), node.batch_size, node.batch_wait_time)
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +130,10 @@ class AtNode:
             lease = self.leases.acquire(name, cancelled=self.cancelled)
         with lease:
             yield
+
+    def give_way(self) -> None:
+        """Let somebody with a better place have the association, see `give_way`; called between two series."""
+        give_way(self.session, self.leases, self.place())
 
     def wait_for_turn(self) -> None:
         """Wait for the pause of the node between two batches, without an association meanwhile.

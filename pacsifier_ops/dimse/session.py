@@ -238,7 +238,12 @@ class Session:
         cancelled: called between messages; True aborts the association.
         progress: called with the size in bytes of every object received by C-GET.
         before_transfer: called with the slot acquired, before images are requested or sent. An exception prevents that.
+
+    Attributes:
+        waited: seconds that it has waited for slots so far.
     """
+
+    waited = 0.0
 
     def __init__(
         self,
@@ -271,6 +276,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(abort=kind is not None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an association is open, so that a slot is occupied."""
+        return self._association is not None
 
     def close(self, abort: bool = False) -> None:
         """Release (or abort) the association and its slot."""
@@ -575,7 +585,9 @@ class Session:
             self.close()
         union = proposal | self._proposed
         proposal = union if len(union) <= MAX_CONTEXTS - len(_QUERY_CONTEXTS) else proposal
+        began = time.monotonic()
         self._stack.enter_context(self._slot())
+        self.waited += time.monotonic() - began
         try:
             try:
                 self._association = self._associate(proposal)

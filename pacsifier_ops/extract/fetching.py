@@ -78,6 +78,7 @@ class Fetching(SeriesWorker[Planned]):
     def __init__(self, run: Run, cancelled: Question, done: Callable[[SeriesAccount], None]) -> None:
         super().__init__(run, cancelled, done)
         self._request = Request.of(run)
+        self.urgency = self._request.urgency
 
     def open(self, stack: ExitStack) -> None:
         """Open the output folder.
@@ -146,12 +147,9 @@ class Retrieval(Fetching):
             self._cancelled,
             self._progress,
             self._request.refetch,
+            self.place,
         )
-        self._retriever = stack.enter_context(retriever)
-
-    def rest(self) -> None:
-        """Close the association."""
-        self._retriever.session.close()
+        self.at_node = self._retriever = stack.enter_context(retriever)
 
     def transfer(self, series: Planned, account: SeriesAccount) -> None:
         """Retrieve a series; write only its info dump if no images are to be fetched."""
@@ -194,12 +192,8 @@ class Moving(Fetching):
         super().open(stack)
         aet, resend = self._request.move_aet, self._request.resend
         only = Path(self._request.only) if self._request.only else None
-        mover = Mover(self._node, shared(), aet, self._destination, resend, self._cancelled, only)
-        self._mover = stack.enter_context(mover)
-
-    def rest(self) -> None:
-        """Close the association."""
-        self._mover.session.close()
+        mover = Mover(self._node, shared(), aet, self._destination, resend, self._cancelled, only, self.place)
+        self.at_node = self._mover = stack.enter_context(mover)
 
     def transfer(self, series: Planned, account: SeriesAccount) -> None:
         """Have a series moved."""

@@ -32,6 +32,7 @@ from pacsifier_ops.runs.accounts import (
 from pacsifier_ops.runs.series import settled
 from pacsifier_ops.state.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.state.leases import Leases
+from pacsifier_ops.state.turns import Place
 
 #: Seconds per instance that an archive may take without a response, in addition to dimse_timeout. Many send no pending
 #: responses.
@@ -53,6 +54,7 @@ class Mover(AtNode):
         resend: move also instances that the destination has confirmed before.
         cancelled: called regularly; True ends the work.
         only: JSON lines file of the instances that may be moved; None: all.
+        place: see `AtNode`.
     """
 
     node: PacsNode
@@ -62,6 +64,7 @@ class Mover(AtNode):
     resend: bool = False
     cancelled: Callable[[], bool] = lambda: False
     only: Path | None = None
+    place: Callable[[], Place] = Place
 
     def __post_init__(self) -> None:
         self.use_session()

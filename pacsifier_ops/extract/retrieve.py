@@ -77,6 +77,7 @@ from pacsifier_ops.runs.series import settled
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.ledger import Entry, SeriesLedger
 from pacsifier_ops.state.tree import Tree, file_name
+from pacsifier_ops.state.turns import Place
 
 #: How often a request that ended with `out of resources` (0xA7xx) and without any object is repeated.
 REFUSALS = 2
@@ -202,6 +203,7 @@ class Retriever(AtNode):
         cancelled: called regularly; True ends the work.
         progress: called with the size in bytes of every object that arrives.
         refetch: fetch also instances that were handed on and removed from the tree.
+        place: see `AtNode`.
     """
 
     node: PacsNode
@@ -213,6 +215,7 @@ class Retriever(AtNode):
     cancelled: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda size: None
     refetch: bool = False
+    place: Callable[[], Place] = Place
 
     def __post_init__(self) -> None:
         self.use_session(self.incoming, self.progress)

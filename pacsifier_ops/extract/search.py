@@ -16,6 +16,7 @@ from pacsifier_ops.runs.folder import never
 from pacsifier_ops.runs.job import COUNTED
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import patient_identity
+from pacsifier_ops.state.turns import NORMAL, Place
 
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder, FoundSeries
@@ -122,6 +123,7 @@ def search(
     mode: str,
     cancelled: Callable[[], bool] = never,
     before_query: Callable[[], object] = never,
+    urgency: str = NORMAL,
 ) -> list[RowSearch]:
     """Query the archives for each row, in order.
 
@@ -131,22 +133,31 @@ def search(
         mode: `first`: query until one archive has series for the row; `all`: query all archives.
         cancelled: called regularly; True ends the work.
         before_query: called before every query; an error of it ends the work.
+        urgency: see `turns.Place`. Between two rows, those go first who have asked for fewer.
 
     Raises:
         PacsError: an archive could not be queried.
     """
-    from pacsifier_ops.dimse.attempts import open_session, retrying
+    from pacsifier_ops.dimse.attempts import give_way, open_session, retrying
     from pacsifier_ops.dimse.find import Finder
 
+    asked = 0
+
+    def place() -> Place:
+        return Place(urgency, asked)
+
     searches = [RowSearch(row) for row in rows]
+    leases = shared()
     for node in archives:
         left = [row for row in searches if mode == ALL or not row.found]
         if not left:
             break
-        with open_session(node, shared(), cancelled=cancelled) as session:
+        with open_session(node, leases, cancelled=cancelled, place=place) as session:
             finder = Finder(session)
             for row in left:
                 before_query()
+                give_way(session, leases, place())
+                asked += 1
                 row.query(finder, lambda action, session=session: retrying(action, session, cancelled))
     listed = _listed_instances(searches, archives, cancelled)
     for row in searches:

@@ -238,7 +238,7 @@ def find(run: Run, archives: Archives, batch: int, cancelled: Question = never) 
     request = Request.of(run)
     rows = list(read_jsonl(run.part("rows", batch)))
     go_on = partial(approvals.stop_if_cancelled, run)
-    searches = search(rows, run_nodes(archives, request), request.search, cancelled, go_on)
+    searches = search(rows, run_nodes(archives, request), request.search, cancelled, go_on, request.urgency)
     with storage_errors("the state root"):
         run.write_part("found", batch, chain.from_iterable(row.lines() for row in searches))
     return dict(Counter(row.state for row in searches)) | {"series": sum(len(row.found) for row in searches)}
@@ -615,11 +615,16 @@ def question(run: Run) -> CohortQuestion | None:
 
 
 def retrieve(
-    run: Run, archives: Archives, unit: int, cancelled: Question = never, resumed: bool = False
+    run: Run,
+    archives: Archives,
+    unit: int,
+    cancelled: Question = never,
+    resumed: bool = False,
+    overtaken: Question = never,
 ) -> dict[str, int | float]:
     """Retrieve the series of one unit, see `job.Worker.unit`."""
     with Retrieval(run, archive_of(run, archives, unit), cancelled) as retrieval:
-        return retrieval.unit(unit, resumed)
+        return retrieval.unit(unit, resumed, overtaken)
 
 
 def archive_of(run: Run, archives: Archives, unit: int) -> PacsNode:
@@ -644,10 +649,11 @@ def move(
     destination: PacsNode | None = None,
     cancelled: Question = never,
     resumed: bool = False,
+    overtaken: Question = never,
 ) -> dict[str, int | float]:
     """Have the series of one unit moved to another node, see `job.Worker.unit`."""
     with Moving(run, archive_of(run, archives, unit), destination, cancelled) as moving:
-        return moving.unit(unit, resumed)
+        return moving.unit(unit, resumed, overtaken)
 
 
 # report

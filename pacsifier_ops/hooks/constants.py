@@ -8,6 +8,8 @@ COMMON_POOL = "pacsifier"
 #: XCom of the first step of a job, and its keys: the connections of the nodes that it talks to, and its urgency.
 NODES = "nodes"
 URGENCY = "urgency"
+#: XCom of a step that makes units: how many items each has, on average.
+ITEMS = "items"
 #: XCom of the step plan, where a run queries several archives: the first unit of each, by name.
 ARCHIVES = "archives"
 #: Permission to see data that identify patients.

@@ -13,6 +13,7 @@
 | unfinished file | `trees/` of the state root                      |                                                 |
 | facts           | `trees/<id>/facts/` of the state root           | none: the files are read again                  |
 | lease           | `leases/` of the state root                     | it has no holder                                |
+| turn            | `turns/` of the state root                      | its run is gone                                 |
 
 A run with objects in quarantine is removed only on request. Data sets, their ledgers and names, and records of
 deliveries are never changed.
@@ -164,6 +165,9 @@ class _Search:
         for path in sorted((state / "trees").glob(f"*/{FACTS}/**/*")):
             if path.is_file():
                 self._add("facts", path)
+        for path in sorted((state / "turns").glob("*/*.json")):
+            if not Path(_json_of(path.parent, path.name).get("folder", "")).is_dir():
+                self._add("turn", path)
         for path in self._leases.forgotten():
             self._add("lease", path)
 

@@ -20,12 +20,13 @@ from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
 from pacsifier_ops.base.errors import ConfigError, InputError, Later, PacsifierError
 from pacsifier_ops.base.files import read_json
-from pacsifier_ops.hooks.constants import NODES, URGENCY
+from pacsifier_ops.hooks.constants import ITEMS, NODES, URGENCY
+from pacsifier_ops.operators import line
 from pacsifier_ops.operators.stages import Stage, stage_of
 from pacsifier_ops.runs import approvals, failures, labels
 from pacsifier_ops.runs.accounts import COMPLETE, ENDED_BY_PERSON
 from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
-from pacsifier_ops.runs.job import KEPT, Account, write_unbegun
+from pacsifier_ops.runs.job import KEPT, Account, expected, write_unbegun
 from pacsifier_ops.runs.options import DEFAULT_NODE
 
 #: Key of what a stage may add to the params beside OWNER: the list of what may be moved.
@@ -193,7 +194,10 @@ class PrepareOperator(PacsifierOperator):
         units = self.prepare(run, self.request(params), params)
         if names := self.nodes(params):
             # For pools and weights of the steps that follow, see `plugins.policy`.
-            context["ti"].xcom_push(NODES, {NODES: names, URGENCY: params.get(URGENCY)})
+            counts = expected(run)
+            items = -(-counts.get("rows", counts.get("items", 0)) // max(1, len(units)))
+            context["ti"].xcom_push(NODES, {NODES: names, URGENCY: params.get(URGENCY), ITEMS: items})
+            line.enter(run, context, nodes_of(params), str(params.get(URGENCY)), self.task_id)
         self.log.info("%d unit(s) of %s; run folder %s", len(units), self.units_of, run.folder)
         return units
 
@@ -215,8 +219,8 @@ class UnitOperator(PacsifierOperator):
     """The step of a job that works on one unit; a run has many tasks of it, each with a label that tells them apart.
 
     Where the node's window closes between two series, the task defers until it opens, and then goes on where it was;
-    likewise where all is done but for series that the archive recalls from slow storage. Meanwhile it holds neither
-    worker nor pool slot, and it is still the same try.
+    likewise where all is done but for series that the archive recalls from slow storage, and where a run waits for the
+    node that goes first (see `line`). Meanwhile it holds neither worker nor pool slot, and it is still the same try.
 
     Args:
         unit: number of the unit, as an earlier step gave it.
@@ -242,7 +246,12 @@ class UnitOperator(PacsifierOperator):
     def execute(self, context: Any, event: Any = None) -> Any:
         """Do `work`, or what is left of it; `event` is that of the trigger."""
         self.resumed = event is not None
+        self._ti = context["ti"]
         return super().execute(context)
+
+    def overtaken(self, run: Run, node: PacsNode) -> line.Overtaken:
+        """Return the question whether a run waits for the node that goes before this one."""
+        return line.Overtaken(run, node, self._ti)
 
     def work(self, run: Run, context: Any) -> dict[str, int | float]:
         """Returns sums over the unit. What cannot be done is recorded, not raised."""
@@ -303,6 +312,7 @@ class ReportOperator(PacsifierOperator):
         """
         params = context["params"]
         ended = approvals.ended_by(run)
+        line.leave(run)
         try:
             account = self.close(run, params)
         except InputError:

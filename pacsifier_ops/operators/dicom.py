@@ -31,7 +31,9 @@ class DicomRetrieveOperator(TalksToNode, UnitOperator):
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
         """Return sums over the series of the unit."""
-        return steps.retrieve(run, nodes_of(params), self.unit, self.cancelled, self.resumed)
+        archives = nodes_of(params)
+        overtaken = self.overtaken(run, steps.archive_of(run, archives, self.unit))
+        return steps.retrieve(run, archives, self.unit, self.cancelled, self.resumed, overtaken)
 
 
 class DicomMoveOperator(TalksToNode, UnitOperator):
@@ -41,4 +43,6 @@ class DicomMoveOperator(TalksToNode, UnitOperator):
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
         """Return sums over the series of the unit."""
-        return steps.move(run, nodes_of(params), self.unit, destination_of(params), self.cancelled, self.resumed)
+        archives = nodes_of(params)
+        overtaken = self.overtaken(run, steps.archive_of(run, archives, self.unit))
+        return steps.move(run, archives, self.unit, destination_of(params), self.cancelled, self.resumed, overtaken)

@@ -13,7 +13,7 @@ from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import reading_options, table_path
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.extract.thumbnails import make_thumbnails
-from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL
+from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, ITEMS
 from pacsifier_ops.operators.base import (
     APPROVED,
     PacsifierOperator,
@@ -70,6 +70,7 @@ class ExtractPlanOperator(PacsifierOperator):
         archives = nodes_of(context["params"])
         plan = steps.plan(run, archives)
         self.log.info("%d series, about %d images, in %d unit(s)", plan.series, plan.instances, len(plan.units))
+        context["ti"].xcom_push(ITEMS, -(-plan.series // max(1, len(plan.units))))
         if len(archives) > 1:
             # The cluster policy chooses the pools of the next tasks by the first unit of each archive.
             context["ti"].xcom_push(ARCHIVES, {name: units[0] for name, units in plan.units_of.items()})

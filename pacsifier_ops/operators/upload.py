@@ -44,7 +44,8 @@ class DicomStoreOperator(TalksToNode, UnitOperator):
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
         """Return sums over the series of the unit."""
-        return job.send(run, node_of(params), self.unit, self.cancelled)
+        node = node_of(params)
+        return job.send(run, node, self.unit, self.cancelled, self.resumed, self.overtaken(run, node))
 
 
 class UploadReportOperator(ReportOperator):

@@ -5,14 +5,16 @@ An operator cannot choose pool and weight by the conf of a run, because they are
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.policies import hookimpl
 
-from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, NODES, URGENCY
+from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, ITEMS, NODES, URGENCY
 from pacsifier_ops.hooks.pools import pool_for
-from pacsifier_ops.runs.options import BULK, DEFAULT_NODE, NORMAL, URGENT
+from pacsifier_ops.runs.options import DEFAULT_NODE
+from pacsifier_ops.state.turns import PATIENCE, URGENT, Place
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -28,9 +30,12 @@ _POOLED = (
     "DicomStoreOperator",
 )
 
-
-#: Weight of a task by the urgency of its run. Units of a run have less, see `_weight`.
-_WEIGHTS = {URGENT: 100_000, NORMAL: 0, BULK: -100_000}
+#: Weight that an urgent run has more than others. It is more than any run has series, and fits into 32 bits.
+_URGENT = 10**9
+#: Weight of a task of a run that has waited for too long.
+_FORGOTTEN = 2 * 10**9
+#: Number of new tasks after which a run that has waited for too long gets a turn.
+_NEW_PER_OLD = 10
 
 
 @hookimpl
@@ -46,38 +51,77 @@ def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | N
     if session is None:
         return
     given = {**_defaults(task), **(dag_run.conf or {})}
-    urgency = given.get(URGENCY)
+    urgency, items = given.get(URGENCY), 1
     if task_instance.operator in _POOLED:
         group, _, name = task_instance.task_id.rpartition(".")
         within = f"{group}." if group else ""
         told = _xcom(dag_run, f"{within}prepare", NODES, session)
         if isinstance(told, Mapping):
-            urgency = told.get(URGENCY, urgency)
+            urgency, items = told.get(URGENCY, urgency), told.get(ITEMS, 1)
             told = told.get(NODES)
         names = told or _asked(given)  # a list: an earlier version has begun the run
         # A task that queries several archives runs in the pool of the first. A unit is of one archive.
         wanted = names[0]
-        if len(names) > 1 and name in ("retrieve", "move"):
-            first_units = _xcom(dag_run, f"{within}plan", ARCHIVES, session) or {}
+        if name in ("retrieve", "move"):
+            items = _xcom(dag_run, f"{within}plan", ITEMS, session) or 1
+            first_units = (_xcom(dag_run, f"{within}plan", ARCHIVES, session) or {}) if len(names) > 1 else {}
             begun = [archive for archive, first in first_units.items() if first <= task_instance.map_index]
             wanted = max(begun, key=first_units.__getitem__, default=wanted)
         with session.no_autoflush:
             pool = pool_for(wanted, session)
-        if pool is not None:
-            task_instance.pool = pool
-    task_instance.priority_weight = _weight(urgency, task_instance.map_index)
+            if pool is not None:
+                task_instance.pool = pool
+                if task_instance.map_index % _NEW_PER_OLD == 0:
+                    _let_forgotten_run_begin(pool, session)
+    task_instance.priority_weight = _weight(str(urgency), task_instance.map_index, items)
 
 
-def _weight(urgency: object, unit: int) -> int:
+def _weight(urgency: str, unit: int, items: int) -> int:
     """Return the weight of a task.
 
     Runs take turns: of tasks that wait for a slot, the scheduler takes the one with the largest weight. So it is not
-    the step that counts, but how much of its run was done before. The first units of a small run overtake the later
-    units of a large one, and tasks that do not work on a unit overtake both. Airflow calls this hook for tasks that
-    work on a unit; for others only where a site has hooks of its own, and else they have the weight that
-    `PacsifierOperator` gives them.
+    the step that counts, but how much of its run was done before, in series or rows (see `turns`). The first units of a
+    small run overtake the later units of a large one, and tasks that do not work on a unit overtake both. Airflow calls
+    this hook for tasks that work on a unit; for others only where a site has hooks of its own, and else they have the
+    weight that `PacsifierOperator` gives them.
+
+    Args:
+        unit: number of the unit; -1: the task works on none.
+        items: items of each unit.
     """
-    return _WEIGHTS.get(str(urgency), 0) - max(0, unit + 1)
+    first = 0 if unit < 0 else 1 + Place(urgency, unit * items).position
+    return (_URGENT if urgency == URGENT else 0) - first
+
+
+def _let_forgotten_run_begin(pool: str, session: Session) -> None:
+    """Put a task first whose run has waited for PATIENCE and got no turn meanwhile.
+
+    A weight is given once, and a run that goes last could wait for ever where new runs keep coming. Nothing else can
+    keep it waiting, so this is the moment to look. A row that the scheduler has locked is left for the next time.
+    """
+    from airflow.models.taskinstance import TaskInstance as Task
+    from airflow.utils.state import TaskInstanceState
+    from sqlalchemy import func, or_, select, update
+    from sqlalchemy.orm import aliased
+
+    other, long_ago = aliased(Task), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=PATIENCE)
+    served = select(other.id).where(
+        *(other.dag_id == Task.dag_id, other.run_id == Task.run_id, other.pool == Task.pool),
+        or_(other.start_date > long_ago, other.end_date > long_ago, other.priority_weight == _FORGOTTEN),
+    )
+    forgotten = (
+        select(Task.id)
+        .where(Task.pool == pool, Task.state == TaskInstanceState.SCHEDULED, Task.scheduled_dttm < long_ago)
+        .where(~served.exists())
+        .order_by(Task.scheduled_dttm, -func.coalesce(Task.priority_weight, 0), Task.map_index)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if (found := session.scalar(forgotten)) is not None:
+        session.execute(
+            update(Task).where(Task.id == found).values(priority_weight=_FORGOTTEN),
+            execution_options={"synchronize_session": False},
+        )
 
 
 def _defaults(task: Any) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ Each step may be killed and called again. These files in the run's folder are co
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from pacsifier_ops.base.errors import InputError, Later, PacsifierError, Recalling, WindowClosed
+from pacsifier_ops.base.errors import GaveWay, InputError, Later, PacsifierError, Recalling, WindowClosed
 from pacsifier_ops.base.files import (
     atomic_stream,
     read_appended,
@@ -325,6 +326,9 @@ class Worker(Generic[Item, Result]):
     def rest(self) -> None:
         """Release what others may wait for; called before a pause."""
 
+    def give_way(self) -> None:
+        """Release what somebody waits for who goes first; called before every item."""
+
     # Common to all jobs
 
     def __enter__(self) -> Self:
@@ -367,11 +371,12 @@ class Worker(Generic[Item, Result]):
         line: dict[str, Any] = asdict(result)  # type: ignore[call-overload]
         return {**line, COUNTED: self.counts(result), ITEM: str(self.key(result))}
 
-    def unit(self, number: int, resumed: bool = False) -> dict[str, int | float]:
+    def unit(self, number: int, resumed: bool = False, overtaken: Question = never) -> dict[str, int | float]:
         """Work on the items of one unit.
 
         Args:
             resumed: the call continues an earlier one that had to wait.
+            overtaken: asked between two items; True ends the work for now. One item at least is worked on.
 
         Returns:
             Sums over the unit, without identifiers.
@@ -381,6 +386,7 @@ class Worker(Generic[Item, Result]):
             Cancelled: `cancelled` said so; or the run was cancelled (see `approvals`), then between two items.
             WindowClosed: the node's window is; the item at hand is as it was before.
             Recalling: all is done but for series that the archive recalls.
+            GaveWay: `overtaken` said so.
             StorageError: the run's folder cannot be written.
         """
         before = self._results(self._run, number)
@@ -388,12 +394,18 @@ class Worker(Generic[Item, Result]):
         with storage_errors("the state root"):
             self._run.write_part("results", number, (self._line(results[key]) for key in sorted(results)))
         failed: PacsifierError | None = None
+        worked = False
         for item in self.items(self._run, number):
             key = self.key(item)
             kept = results.get(key)
             if kept is not None and self.is_settled(kept):
                 continue
             stop_if_cancelled(self._run)
+            self.give_way()
+            if worked and overtaken():
+                self.rest()
+                raise GaveWay(dt.datetime.now(dt.UTC))
+            worked = True
             results[key] = self.begin(item, kept)
             try:
                 results[key] = self.attempt(item, results[key], before.get(key))

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pacsifier_ops.base.options import EVERYWHERE, IN_FORM, Flag, Section, option
+from pacsifier_ops.state.turns import BULK, NORMAL, URGENT
 
 #: Default connection.
 DEFAULT_NODE = "pacs_default"
-
-#: Values of `urgency`.
-URGENT, NORMAL, BULK = "urgent", "normal", "bulk"
 
 
 def node(
@@ -43,15 +41,16 @@ def urgency(stands: Sequence[str] = (IN_FORM,)) -> Any:
     """Return the option for the place of a run among others at the same PACS; `stands`: see `option`."""
     return option(
         "Urgency",
-        "Which of several runs a free association with the PACS goes to. Transfers that have begun are finished first.",
+        "Which of several runs a free association with the PACS goes to. A series that has begun is finished first.",
         Section.HOW,
         default=NORMAL,
         choices={
             URGENT: "before all others",
             NORMAL: "in turn with others, those first of which least was done",
-            BULK: "when nobody else waits",
+            BULK: "after small runs, and one turn for ten of a large run",
         },
         stands=stands,
+        flag=Flag("which of several runs goes first at the PACS (normal)", extra=True) if IN_FORM in stands else None,
     )
 
 

@@ -6,11 +6,15 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pacsifier_ops.base.errors import PacsifierError, Recalling
 from pacsifier_ops.runs.accounts import IMAGES, SERIES_COMPLETE, SERIES_FAILED, SERIES_LISTED, RunAccount, SeriesAccount
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Worker
+from pacsifier_ops.state.turns import NORMAL, Line, Place, count_turn, place_of
+
+if TYPE_CHECKING:
+    from pacsifier_ops.dimse.attempts import AtNode
 
 
 @contextmanager
@@ -42,9 +46,27 @@ S = TypeVar("S", bound=Series)
 
 
 class SeriesWorker(Worker[S, SeriesAccount]):
-    """Transfers series. A later call skips completed series, and looks at recalled ones when their time has come."""
+    """Transfers series. A later call skips completed series, and looks at recalled ones when their time has come.
+
+    Attributes:
+        urgency: see `turns.Place`; at_node: the work at the node, once it is open. Set by each job.
+    """
 
     result = SeriesAccount
+    urgency = NORMAL
+    at_node: AtNode
+
+    def place(self) -> Place:
+        """Return where the run stands among others at the node."""
+        return place_of(self._run.folder, self.urgency)
+
+    def give_way(self) -> None:
+        """Let somebody who goes first have the association."""
+        self.at_node.give_way()
+
+    def rest(self) -> None:
+        """Close the association."""
+        self.at_node.session.close()
 
     def transfer(self, series: S, account: SeriesAccount) -> None:
         """Transfer a series, and write the outcome into its account."""
@@ -82,13 +104,19 @@ class SeriesWorker(Worker[S, SeriesAccount]):
                 result.add_earlier(before)
 
     def work(self, item: S, result: SeriesAccount) -> SeriesAccount:
-        """See `transfer`."""
+        """See `transfer`. What was transferred counts for the place of the run, and for the rate of the node."""
         result.reason = ""
+        session, node = self.at_node.session, self.at_node.node
+        waited = session.waited
         try:
             self.transfer(item, result)
         except PacsifierError as error:
             result.reason = str(error)
             raise
+        if result.received:
+            count_turn(self._run.folder)
+            took = max(0.0, result.seconds - (session.waited - waited))
+            Line(node.key).measured(result.received, result.bytes, took)
         return result
 
     def end(self, results: Sequence[SeriesAccount]) -> None:

@@ -5,6 +5,11 @@ may contain anything and must not appear in the file system. A process takes a s
 which every file system does atomically, including NFS. The file names its holder. Its modification time is the
 heartbeat, by the clock of the file system that all machines share.
 
+Those who wait for an association with a PACS stand in a line: each has a file `wait-<token>` beside the slots, which
+names its process and its place (see `turns`). A free slot goes to the first in line. The line is a courtesy, the slots
+are the limit: where a shared file system shows a file late, somebody is served out of turn, but no slot is held twice.
+Who waits touches the file at every look. So the line passes over those who were killed, or stand still.
+
 A lease limits cooperating processes only. A process that slept longer than the time to live may have lost its lease:
 `Lease.check` finds out.
 """
@@ -23,6 +28,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,10 +36,15 @@ from typing import Any, Self
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import LeaseLost, PacsifierError, StorageError
 from pacsifier_ops.base.files import PRIVATE_FILE, private_folder
+from pacsifier_ops.state.turns import Place
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 #: Seconds between the creation of a slot file and its content; usually it takes microseconds.
 _TO_WRITE_OWNER = 2.0
+#: Prefixes of the files of holders, and of those who wait.
+_SLOTS, _WAITS = "slot-", "wait-"
+#: Part of the time to live of a lease after which somebody who waits and does not look is passed over.
+_LOOKS = 4
 
 
 class LeaseBusy(PacsifierError):
@@ -98,8 +109,8 @@ class Lease:
             os.close(handle)
         return True
 
-    def _beat(self) -> None:
-        self._with_own_slot(os.utime)
+    def _beat(self) -> bool:
+        return self._with_own_slot(os.utime)
 
     def _with_own_slot(self, action: Callable[[int], object]) -> bool:
         """Call an action on the open slot file. Return False, without the call, if the slot is not ours any more."""
@@ -136,6 +147,7 @@ class Leases:
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        place: Place | None = None,
     ) -> Lease:
         """Take one of the `limit` slots of `name`; wait for one if necessary.
 
@@ -148,6 +160,7 @@ class Leases:
             wait: maximum number of seconds to wait; 0 tries once; None: no limit.
             meta: JSON-ready data that `holder` returns to other processes.
             cancelled: called between two attempts; True ends the wait.
+            place: place in the line of those who wait; None: whoever looks first gets a free slot.
 
         Raises:
             LeaseBusy: other processes held it all the time, or `cancelled` returned True.
@@ -155,17 +168,59 @@ class Leases:
         """
         deadline = None if wait is None else time.monotonic() + wait
         pause = _FIRST_PAUSE
-        while True:
-            with _storage():
-                lease = self._try(self._folder(name), limit, meta or {})
-            if lease:
-                return lease
-            left = _LONGEST_PAUSE if deadline is None else deadline - time.monotonic()
-            if left <= 0 or (cancelled and cancelled()):
-                raise LeaseBusy(f"held by other processes, at most {limit} at once; try again later")
-            # Processes that woke at the same time should not do so again.
-            time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        line = None if place is None else _Waiter(self, self._folder(name), place)
+        try:
+            while True:
+                with _storage():
+                    lease = self._try(self._folder(name), limit, meta or {}, line)
+                if lease:
+                    return lease
+                left = _LONGEST_PAUSE if deadline is None else deadline - time.monotonic()
+                if left <= 0 or (cancelled and cancelled()):
+                    raise LeaseBusy(f"held by other processes, at most {limit} at once; try again later")
+                if line is not None:
+                    with _storage():
+                        line.stay()
+                # Processes that woke at the same time should not do so again.
+                time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
+                pause = min(pause * 1.5, _LONGEST_PAUSE)
+        finally:
+            if line is not None:
+                with _storage():
+                    line.leave()
+
+    def overtaken(self, name: str, place: Place) -> bool:
+        """Return whether somebody with a better place waits for a slot of `name`.
+
+        Raises:
+            StorageError: the folder of the leases cannot be read.
+        """
+        with _storage():
+            folder = self._folder(name)
+            return bool(_files(folder, _WAITS)) and any(key < place.key for key, _ in self._waiting(folder).values())
+
+    def waiting(self, name: str) -> int:
+        """Return the number of those who wait for a slot of `name`."""
+        with _storage():
+            return len(self._waiting(self._folder(name)))
+
+    def _waiting(self, folder: Path) -> dict[str, tuple[tuple[int, int], float]]:
+        """Return those who wait by token: the keys of their places, and since when, by the clock of the file system."""
+        now, found = self.now(), {}
+        for path in _files(folder, _WAITS):
+            try:
+                handle = os.open(path, os.O_RDWR)
+            except FileNotFoundError:
+                continue
+            try:
+                record = {} if self._dead(handle, now) else _read(handle)
+            finally:
+                os.close(handle)
+            meta = record.get("meta", {})
+            if "since" in meta:
+                place = Place(str(meta.get("urgency")), int(meta.get("done", 0)))
+                found[str(record["token"])] = place.key_after(now - meta["since"]), float(meta["since"])
+        return found
 
     def holder(self, name: str) -> Mapping[str, Any] | None:
         """Return the `meta` of a live holder of `name`; None if there is no holder.
@@ -220,7 +275,11 @@ class Leases:
     def _folder(self, name: str) -> Path:
         return self.root / _hashed(name)
 
-    def _try(self, folder: Path, limit: int, meta: Mapping[str, Any]) -> Lease | None:
+    def _try(self, folder: Path, limit: int, meta: Mapping[str, Any], line: _Waiter | None) -> Lease | None:
+        # The first in line tries whatever it sees: slots may be those of the dead, which it removes.
+        ahead = line.ahead() if line is not None else 0
+        if ahead and len(_slots(folder)) + ahead >= limit:
+            return None
         lease = self._claim_one(folder, limit, meta)
         if lease is None and self._remove_dead(folder):
             lease = self._claim_one(folder, limit, meta)
@@ -239,16 +298,16 @@ class Leases:
 
     def _claim_one(self, folder: Path, limit: int, meta: Mapping[str, Any]) -> Lease | None:
         for number in range(limit):
-            lease = Lease(folder / f"slot-{number}", self.ttl, meta)
+            lease = Lease(folder / f"{_SLOTS}{number}", self.ttl, meta)
             if lease._claim():
                 return lease
         return None
 
     def _remove_dead(self, folder: Path) -> int:
-        """Remove the slot files of dead holders; return their number."""
+        """Remove the files of dead holders, and of the dead in line; return their number."""
         now = self.now()
         removed = 0
-        for path in _slots(folder):
+        for path in _files(folder, _SLOTS, _WAITS):
             try:
                 handle = os.open(path, os.O_RDWR)
             except FileNotFoundError:
@@ -272,6 +331,46 @@ class Leases:
         if not owner or not me["boot"] or any(owner.get(key) != me[key] for key in ("host", "boot", "pids")):
             return False
         return not _running(owner["pid"], owner["started"])
+
+
+class _Waiter:
+    """Somebody who waits for a slot, and stands in line from the first `stay` on.
+
+    Args:
+        leases: the leases.
+        folder: folder of the slots.
+        place: the place in line; of two with the same place, the one who came first is before the other.
+    """
+
+    def __init__(self, leases: Leases, folder: Path, place: Place) -> None:
+        self._leases, self._folder, self._place = leases, folder, place
+        self._since: float | None = None
+        self._sign: Lease | None = None
+
+    def ahead(self) -> int:
+        """Return the number of those who are before this one."""
+        if not _files(self._folder, _WAITS):
+            return 0
+        waiting = self._leases._waiting(self._folder)
+        # Its own place is read like those of others: all who look see the same line.
+        mine = waiting.pop(self._sign._token, None) if self._sign else None
+        mine = mine or (self._place.key, self._leases.now())
+        return sum(other < mine for other in waiting.values())
+
+    def stay(self) -> None:
+        """Take the place in line, or show that it is still taken: a process that slept may have lost it."""
+        if self._sign is not None and self._sign._beat():
+            return
+        self._since = self._leases.now() if self._since is None else self._since
+        meta = {**asdict(self._place), "since": self._since}
+        path = self._folder / f"{_WAITS}{secrets.token_hex(8)}"
+        self._sign = Lease(path, self._leases.ttl / _LOOKS, meta)
+        self._sign._claim()
+
+    def leave(self) -> None:
+        """Leave the line."""
+        if self._sign is not None:
+            self._sign.release()
 
 
 def shared() -> Leases:
@@ -410,8 +509,12 @@ def _create(path: Path, exclusive: bool = True) -> int:
 
 
 def _slots(folder: Path) -> list[Path]:
+    return _files(folder, _SLOTS)
+
+
+def _files(folder: Path, *kinds: str) -> list[Path]:
     try:
-        return [folder / name for name in os.listdir(folder) if name.startswith("slot-")]
+        return [folder / name for name in os.listdir(folder) if name.startswith(kinds)]
     except FileNotFoundError:
         return []
 

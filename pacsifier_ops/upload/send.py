@@ -27,6 +27,7 @@ from pacsifier_ops.state.approved import DIFFERS
 from pacsifier_ops.state.deliveries import Deliveries, Delivery, delivery_lease
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.turns import Place
 from pacsifier_ops.upload.run import Outgoing
 
 #: SOP class and transfer syntax of an object.
@@ -74,6 +75,7 @@ class Sender(AtNode):
         cancelled: called regularly; True ends the work.
         progress: called with the size in bytes of every object that the destination has accepted.
         note: called with the path of every file that was not delivered, and the reason. The text identifies patients.
+        place: see `AtNode`.
     """
 
     node: PacsNode
@@ -83,6 +85,7 @@ class Sender(AtNode):
     cancelled: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda size: None
     note: Callable[[str], None] = lambda text: None
+    place: Callable[[], Place] = Place
 
     def __post_init__(self) -> None:
         self.use_session()

@@ -78,10 +78,17 @@ def prepare(
     return cut(run, lines, {"passed_over": found.passed_over, "bad_files": bad, **counts})
 
 
-def send(run: Run, node: PacsNode, unit: int, cancelled: Question = never) -> dict[str, int | float]:
+def send(
+    run: Run,
+    node: PacsNode,
+    unit: int,
+    cancelled: Question = never,
+    resumed: bool = False,
+    overtaken: Question = never,
+) -> dict[str, int | float]:
     """Send the series of one unit, see `job.Worker.unit`."""
     with Sending(run, node, cancelled) as sending:
-        return sending.unit(unit)
+        return sending.unit(unit, resumed, overtaken)
 
 
 class Sending(SeriesWorker[Outgoing]):
@@ -114,8 +121,9 @@ class Sending(SeriesWorker[Outgoing]):
 
         run, request = self._run, UploadRequest.of(self._run)
         folder, resend = request.folder, request.resend
-        sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note)
-        self._sender = stack.enter_context(sender)
+        self.urgency = request.urgency
+        sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note, self.place)
+        self.at_node = self._sender = stack.enter_context(sender)
 
     def transfer(self, series: Outgoing, account: SeriesAccount) -> None:
         """Send a series."""
