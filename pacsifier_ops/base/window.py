@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from pacsifier_ops.base.errors import ConfigError
 
 _DAY = 24 * 3600
+_YEAR = 365 * _DAY
 _TIME = r"(\d{1,2}):(\d{2})(?::(\d{2}))?"
 _SPAN = re.compile(rf"\s*{_TIME}\s*-\s*{_TIME}\s*", re.ASCII)
 
@@ -69,6 +70,24 @@ class Window:
         if any(begin <= now < end for begin, end in spans):
             return None
         return min(begin for begin, _ in spans if begin > now).astimezone(self.zone)
+
+    def closes_at(self, now: dt.datetime) -> dt.datetime | None:
+        """Return when the window, which is open, closes; None if it is always open. Another span may begin then."""
+        if not self.spans:
+            return None
+        return max(end for begin, end in self._around(now.astimezone(self.zone).date()) if begin <= now < end)
+
+    def after(self, now: dt.datetime, seconds: float) -> dt.datetime | None:
+        """Return when the window will have been open for a number of seconds from now on; None: not within a year."""
+        at, left = now, dt.timedelta(seconds=min(seconds, _YEAR))
+        while at - now < dt.timedelta(seconds=_YEAR):
+            at = self.opens_at(at) or at
+            closes = self.closes_at(at)
+            if closes is None or at + left <= closes:
+                return at + left
+            left -= closes - at
+            at = closes
+        return None
 
     def _around(self, today: dt.date) -> Iterator[tuple[dt.datetime, dt.datetime]]:
         """Yield begin and end of spans in UTC, from yesterday (they may last until today) to the day after tomorrow."""

@@ -12,6 +12,14 @@ URGENCY = "urgency"
 ITEMS = "items"
 #: XCom of the step plan, where a run queries several archives: the first unit of each, by name.
 ARCHIVES = "archives"
+#: Names of the operators that are `TalksToNode`: their tasks run in the pool of a PACS.
+POOLED = (
+    "DicomFindOperator",
+    "DicomMoveOperator",
+    "DicomProbeOperator",
+    "DicomRetrieveOperator",
+    "DicomStoreOperator",
+)
 #: Permission to see data that identify patients.
 REPORTS = "PACSIFIER reports"
 #: Prefix of the ids of our DAGs.

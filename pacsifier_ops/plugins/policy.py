@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.policies import hookimpl
 
-from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, ITEMS, NODES, URGENCY
+from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, ITEMS, NODES, POOLED, URGENCY
 from pacsifier_ops.hooks.pools import pool_for
 from pacsifier_ops.runs.options import DEFAULT_NODE
 from pacsifier_ops.state.turns import PATIENCE, URGENT, Place
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from sqlalchemy.orm import Session
-
-#: Names of the operators that are `TalksToNode`. The hook gets only the name of a task's operator.
-_POOLED = (
-    "DicomFindOperator",
-    "DicomMoveOperator",
-    "DicomProbeOperator",
-    "DicomRetrieveOperator",
-    "DicomStoreOperator",
-)
 
 #: Weight that an urgent run has more than others. It is more than any run has series, and fits into 32 bits.
 _URGENT = 10**9
@@ -42,7 +33,7 @@ _NEW_PER_OLD = 10
 def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | None) -> None:
     """Give a task of ours its weight, and one that talks to a PACS the pool of its connection."""
     task: Any = getattr(task_instance, "task", None)  # Airflow does not always know it
-    ours = task_instance.operator in _POOLED or str(getattr(task, "_task_module", "")).startswith("pacsifier_ops.")
+    ours = task_instance.operator in POOLED or str(getattr(task, "_task_module", "")).startswith("pacsifier_ops.")
     if dag_run is None or not ours:
         return
     from sqlalchemy.orm import object_session
@@ -52,7 +43,7 @@ def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | N
         return
     given = {**_defaults(task), **(dag_run.conf or {})}
     urgency, items = given.get(URGENCY), 1
-    if task_instance.operator in _POOLED:
+    if task_instance.operator in POOLED:
         group, _, name = task_instance.task_id.rpartition(".")
         within = f"{group}." if group else ""
         told = _xcom(dag_run, f"{within}prepare", NODES, session)

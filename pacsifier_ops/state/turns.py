@@ -147,9 +147,14 @@ class Entry:
     task_ids: list[str]
 
     @property
+    def path(self) -> Path:
+        """Return the path of the folder."""
+        return Path(self.folder)
+
+    @property
     def place(self) -> Place:
         """Return the place of the run."""
-        return place_of(Path(self.folder), self.urgency)
+        return place_of(self.path, self.urgency)
 
 
 class Line:

@@ -40,6 +40,7 @@ from pacsifier_ops.study.run import (
     stages_of,
 )
 from pacsifier_ops.web.tasks import Failure, cancellation, first_failure, retries
+from pacsifier_ops.web.waiting import Waiting, waiting_of
 
 #: States of a stage that has not ended, while the run goes on.
 UNDER_WAY, AHEAD, ASKING = "under way", "waiting", "waiting for an answer"
@@ -152,6 +153,7 @@ class RunView:
         folder: name of the run's folder; empty: it has none.
         stages: stages by name, in order.
         study: None if the run is not one of a study.
+        waiting: what it waits for, and its expected end; None after its end.
     """
 
     dag_id: str
@@ -174,6 +176,7 @@ class RunView:
     folder: str = ""
     stages: Mapping[str, StageView] = field(default_factory=dict)
     study: StudyView | None = None
+    waiting: Waiting | None = None
 
     @property
     def going_on(self) -> bool:
@@ -210,6 +213,7 @@ class RunView:
             "run_id": self.run_id,
             "state": self.state,
             "progress": self.progress and self.progress.as_json(),
+            "waiting": self.waiting and self.waiting.as_json(),
             "summary": self.summary,
             "questions": [one.as_json(f"{airflow}/{self.answer_path(one)}") for one in self.questions],
             "decisions": [asdict(decision) for decision in self.decisions],
@@ -267,6 +271,9 @@ def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = Fa
         changeable=changeable,
     )
     folder, cancelled = Run.existing(dag_run_name(run.dag_id, run.run_id)), cancellation(run)
+    if view.going_on:
+        asked = [one.headline for one in questions if one.state == OPEN]
+        view = replace(view, waiting=waiting_of(run, folder, asked, session))
     said = sentences(folder) if folder else {}
     if cancelled:  # nobody is to answer any more
         view = replace(view, cancelled=cancelled, questions=[one for one in questions if one.state == ANSWERED])

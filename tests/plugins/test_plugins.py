@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import pkgutil
@@ -211,14 +212,19 @@ def test_a_pool_is_made_once_within_a_transaction_and_beside_another(session: An
 def test_runs_take_turns(airflow: Airflow, session: Any) -> None:
     from airflow.models.dagbag import DBDagBag
     from airflow.models.taskinstance import TaskInstance
+    from airflow.models.xcom import XComModel
 
+    from pacsifier_ops.hooks.constants import ITEMS
     from pacsifier_ops.plugins.policy import task_instance_mutation_hook
 
     dag_run = run_that_finds_nothing(airflow, session)
     dag = DBDagBag().get_dag_for_run(dag_run, session)
     assert dag is not None
 
-    def weight(task: str, unit: int = -1, urgency: str = "normal") -> int:
+    def weight(task: str, unit: int = -1, urgency: str = "normal", items: int = 1) -> int:
+        whose = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id}
+        XComModel.clear(**whose, task_id="prepare", map_index=-1, session=session)
+        XComModel.set(ITEMS, items, **whose, task_id="plan", session=session)
         dag_run.conf = {"urgency": urgency}
         version = dag_run.created_dag_version_id
         instance = TaskInstance(dag.get_task(task), dag_version_id=version, run_id=dag_run.run_id, map_index=unit)
@@ -227,17 +233,46 @@ def test_runs_take_turns(airflow: Airflow, session: Any) -> None:
 
     # It is not the step that counts, but how much of a run was done.
     assert weight("find", 7) == weight("retrieve", 7) < weight("find", 6) < weight("prepare") == weight("report")
-    assert weight("plan", 499, "urgent") > weight("plan") > weight("plan", 499) > weight("plan", -1, "bulk")
+    assert weight("retrieve", 499, "urgent") > weight("plan") > weight("retrieve", 499)
+    # Series count, not units: those of a large run have many.
+    assert weight("retrieve", 3, items=20) == weight("retrieve", 60)
+    # A bulk run goes after small runs, and takes one turn for ten of a large one.
+    assert weight("retrieve", 999) > weight("retrieve", 0, "bulk") == weight("retrieve", 1000)
+    assert weight("retrieve", 100, "bulk") == weight("retrieve", 2000)
+
+
+def test_a_run_that_has_waited_for_an_hour_gets_a_turn(airflow: Airflow, session: Any) -> None:
+    """Whenever others come, which alone can keep it waiting; unless it had a turn meanwhile."""
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import select, update
+
+    from pacsifier_ops.plugins.policy import _FORGOTTEN, _let_forgotten_run_begin
+
+    waiting, new = (run_that_finds_nothing(airflow, session) for _ in range(2))
+    mine = (TaskInstance.run_id == waiting.run_id, TaskInstance.task_id == "find")
+
+    def first(hours: float, served: float) -> bool:
+        ago = [dt.datetime.now(dt.UTC) - dt.timedelta(hours=one) for one in (hours, served)]
+        values = {"state": "scheduled", "scheduled_dttm": ago[0], "start_date": ago[1], "end_date": None}
+        session.execute(update(TaskInstance).where(*mine).values(**values, priority_weight=-9, pool="of_a_pacs"))
+        session.commit()
+        _let_forgotten_run_begin("another", session)
+        _let_forgotten_run_begin("of_a_pacs", session)
+        session.commit()
+        return bool(session.scalar(select(TaskInstance.priority_weight).where(*mine)) == _FORGOTTEN)
+
+    assert new.run_id != waiting.run_id
+    assert not first(hours=0.9, served=9) and not first(hours=2, served=0.9) and first(hours=2, served=9)
 
 
 def test_all_operators_that_talk_to_a_node_are_in_its_pool() -> None:
     from pacsifier_ops import operators as package
+    from pacsifier_ops.hooks.constants import POOLED
     from pacsifier_ops.operators.base import TalksToNode
-    from pacsifier_ops.plugins.policy import _POOLED
 
     for info in pkgutil.iter_modules(package.__path__):
         import_module(f"{package.__name__}.{info.name}")
-    assert {operator.__name__ for operator in TalksToNode.__subclasses__()} == set(_POOLED)
+    assert {operator.__name__ for operator in TalksToNode.__subclasses__()} == set(POOLED)
 
 
 def test_the_page_of_a_run_mentions_rows_with_several_studies(airflow: Airflow) -> None:
