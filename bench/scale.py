@@ -45,18 +45,22 @@ LOOK = 0.3
 
 
 class Simulated(EmbeddedPacs):
-    """An archive of so many series of one image, which are made when somebody asks for them."""
+    """An archive of so many series of one image, which are made when somebody asks for them.
 
-    def __init__(self, series: int, folder: Path, **where: Any) -> None:
+    Args:
+        of_patient: series of a patient.
+    """
+
+    def __init__(self, series: int, folder: Path, of_patient: int = OF_PATIENT, **where: Any) -> None:
         super().__init__(aet="SIMULATED", **where)
-        self._series, self._folder = series, folder
+        self._series, self._folder, self._of_patient = series, folder, of_patient
         (path,) = write(phantom_series(patient_id="0", patient_name="0", n_images=1, rows=8, columns=8), folder)
         self.add([path])
         ((self._pattern,),) = self._index["IMAGE"].values()
         self._pixels = phantom_series(patient_id="0", patient_name="0", n_images=1, rows=8, columns=8)[0]["PixelData"]
 
     def _header(self, number: int) -> FileDataset:
-        study, patient = number // OF_STUDY, number // OF_PATIENT
+        study, patient = number // OF_STUDY, number // self._of_patient
         header = FileDataset("", dict(self._pattern._dict), file_meta=self._pattern.file_meta)
         values = {
             "PatientID": f"{patient:08d}",
@@ -78,7 +82,7 @@ class Simulated(EmbeddedPacs):
                 firsts = [int(uid.rpartition(".")[2]) for uid in uids if uid.startswith(ROOT)]
                 return (number for first in firsts for number in range(first * most, (first + 1) * most))
         patient = str(identifier.get("PatientID") or "-1")
-        return range(int(patient) * OF_PATIENT, (int(patient) + 1) * OF_PATIENT)
+        return range(int(patient) * self._of_patient, (int(patient) + 1) * self._of_patient)
 
     def _candidates(self, level: str, identifier: Dataset) -> list[FileDataset]:
         return [self._header(n) for n in self._numbers(identifier) if 0 <= n < self._series]

@@ -50,6 +50,26 @@ def opens(text: str, shown: str, weekends: bool = False, fold: int = 0) -> str:
 
 
 @pytest.mark.parametrize(
+    ("text", "hours", "ends"),
+    [
+        ("", 50, "01-12 14:00"),
+        ("20:00-06:00", 1, "01-10 21:00"),
+        ("20:00-06:00", 10, "01-11 06:00"),
+        ("20:00-06:00", 11, "01-11 21:00"),
+        ("11:00-13:00, 20:00-06:00", 11.5, "01-11 11:30"),
+    ],
+)
+def test_work_goes_on_in_the_next_span(text: str, hours: float, ends: str) -> None:
+    now = dt.datetime(2024, 1, 10, 12, tzinfo=ZURICH).astimezone(dt.UTC)
+    end = Window.parse(text, zone=ZURICH).after(now, hours * 3600)
+    assert end is not None and f"{end.astimezone(ZURICH):%m-%d %H:%M}" == ends
+
+
+def test_work_for_more_than_a_year_has_no_end() -> None:
+    assert Window.parse("20:00-20:01", zone=ZURICH).after(dt.datetime.now(dt.UTC), 10**6) is None
+
+
+@pytest.mark.parametrize(
     ("text", "shown", "opening"),
     [
         ("", "2024-01-10 12:00", ""),
