@@ -1,4 +1,4 @@
-"""A run of five series that comes while one of 10,000 is under way at the same PACS: how long it takes, and what it waits.
+"""A run of five series that comes while one of 10,000 is under way at the same PACS: how long it takes.
 
 One running Airflow, as `make up` starts it, in front of a simulated archive that takes the same time for each series.
 The small run is measured three times: alone, beside the large run, and as a command line beside it.
@@ -27,7 +27,7 @@ COLUMNS = ("run", "from start to end, series' times", "of these waiting for slot
 
 def main(argv: list[str]) -> None:
     """Print the table."""
-    seconds, associations = float((argv + ["5"])[0]), int((argv + ["", "1"])[1])
+    seconds, associations = float(argv[0]) if argv else 5.0, int(argv[1]) if argv[1:] else 1
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         # Patient 0 has the series of the large run, each of the others those of a small one.
