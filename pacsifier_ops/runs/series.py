@@ -104,7 +104,7 @@ class SeriesWorker(Worker[S, SeriesAccount]):
                 result.add_earlier(before)
 
     def work(self, item: S, result: SeriesAccount) -> SeriesAccount:
-        """See `transfer`. What was transferred counts for the place of the run, and for the rate of the node."""
+        """See `transfer`. It counts for the place of the run, and for the rate of the node."""
         result.reason = ""
         session, node = self.at_node.session, self.at_node.node
         waited = session.waited
@@ -113,8 +113,10 @@ class SeriesWorker(Worker[S, SeriesAccount]):
         except PacsifierError as error:
             result.reason = str(error)
             raise
+        finally:
+            if result.method:  # the node has worked for it, whatever came of it
+                count_turn(self._run.folder)
         if result.received:
-            count_turn(self._run.folder)
             took = max(0.0, result.seconds - (session.waited - waited))
             Line(node.key).measured(result.received, result.bytes, took)
         return result

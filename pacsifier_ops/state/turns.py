@@ -7,7 +7,7 @@ Below the state root, for each PACS:
 | turns/<hash>/<run>.json  | a run that works at the PACS, see `Line.enter`                                       |
 | turns/<hash>.rate        | the measured rate of the PACS, see `Rate`                                            |
 
-The file `turns` in a run's folder has one byte for each series that was transferred, so its size is their number.
+The file `turns` in a run's folder has one byte for each series that the PACS has worked for: its size is their number.
 
 This module imports nothing heavy: Airflow imports it during its start.
 """
@@ -29,7 +29,7 @@ from pacsifier_ops.base.files import private_folder, private_handle, read_json, 
 URGENT, NORMAL, BULK = "urgent", "normal", "bulk"
 #: A bulk run stands where a normal one stands that has transferred so many series before, and so many for each of its
 #: series: it waits for small runs, and takes one turn where a large one takes ten.
-_BULK_START, _BULK_STEP = 1000, 10
+_BULK_START, _BULK_STEP = 1024, 10
 #: Seconds of waiting in the line of the leases after which a turn comes before all others, whatever its run.
 PATIENCE = 3600.0
 
@@ -40,7 +40,7 @@ class Place:
 
     Attributes:
         urgency: URGENT, NORMAL or BULK.
-        done: number of series that the run has transferred.
+        done: number of series that the PACS has worked for.
     """
 
     urgency: str = NORMAL
@@ -77,7 +77,7 @@ def place_of(folder: Path, urgency: str) -> Place:
 
 
 def count_turn(folder: Path) -> None:
-    """Count a series that the run with this folder has transferred.
+    """Count a series that the PACS has worked for in the run with this folder.
 
     Raises:
         StorageError: the folder cannot be written.

@@ -237,8 +237,8 @@ def test_runs_take_turns(airflow: Airflow, session: Any) -> None:
     # Series count, not units: those of a large run have many.
     assert weight("retrieve", 3, items=20) == weight("retrieve", 60)
     # A bulk run goes after small runs, and takes one turn for ten of a large one.
-    assert weight("retrieve", 999) > weight("retrieve", 0, "bulk") == weight("retrieve", 1000)
-    assert weight("retrieve", 100, "bulk") == weight("retrieve", 2000)
+    assert weight("retrieve", 1023) > weight("retrieve", 0, "bulk") == weight("retrieve", 1024)
+    assert weight("retrieve", 100, "bulk") == weight("retrieve", 2024)
 
 
 def test_a_run_that_has_waited_for_an_hour_gets_a_turn(airflow: Airflow, session: Any) -> None:

@@ -175,7 +175,50 @@ def test_places() -> None:
     # Runs that are about as far do not interrupt each other.
     assert Place(NORMAL, 4100).key == Place(NORMAL, 8000).key < Place(NORMAL, 8200).key
     # A bulk run takes one turn where a large one takes ten.
-    assert Place(BULK, 2000).position == Place(NORMAL, 21_000).position
+    assert Place(BULK, 2000).position == Place(NORMAL, 21_024).position
+
+
+def one_after_the_other(series: dict[str, int], comes: dict[str, int], seconds: float = 60.0) -> list[str]:
+    """Return who had which turn at a PACS with one association; each gives way after every series.
+
+    Args:
+        series: of each run; one whose name begins with `bulk` is one.
+        comes: turn at which each run comes.
+        seconds: that a series takes.
+    """
+    done, since, turns = dict.fromkeys(series, 0), dict(comes), []
+    while any(done[run] < count for run, count in series.items()):
+        now = len(turns)
+        there = [run for run, count in series.items() if comes[run] <= now and done[run] < count]
+        assert there
+
+        def key(run: str, now: int = now) -> tuple[tuple[int, int], int]:
+            place = Place(BULK if run.startswith("bulk") else NORMAL, done[run])
+            return place.key_after((now - since[run]) * seconds), since[run]
+
+        turns.append(run := min(there, key=key))
+        done[run] += 1
+        since[run] = now + 1
+    return turns
+
+
+def test_day_runs_do_not_starve_the_night_nor_the_night_them() -> None:
+    day = {f"day{n}": 5 for n in range(40)}
+    comes = {"night": 0, **{name: 100 + 10 * n for n, name in enumerate(day)}}
+    turns = one_after_the_other({"night": 300, **day}, comes)
+    for name in day:  # all five in a row, at once
+        assert turns[comes[name] : comes[name] + 5] == [name] * 5
+    assert turns[:490].count("night") == 490 - 39 * 5  # it got what the others left over
+
+
+def test_who_is_never_first_gets_a_turn_an_hour_and_bulk_a_part() -> None:
+    day = {f"day{n}": 5 for n in range(60)}
+    comes = {"night": 0, **{name: 50 + 5 * n for n, name in enumerate(day)}}
+    turns = one_after_the_other({"night": 99, **day}, comes)
+    # Day runs come so often that they leave nothing over; at the end the night has the PACS for itself.
+    assert [turns[50 : 50 + 61 * hour].count("night") for hour in (0, 1, 2, 3)] == [0, 1, 2, 3]
+    turns = one_after_the_other({"bulk": 300, "large": 5000}, {"bulk": 0, "large": 0}, seconds=1.0)
+    assert turns[:1000].count("bulk") <= 1 and turns[:5000].count("bulk") >= 250
 
 
 def test_turns_of_a_run_are_counted(tmp_path: Path) -> None:
