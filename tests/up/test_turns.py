@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections import Counter
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from pydicom.dataset import FileDataset
 
+from bench.scale import OF_STUDY, ROOT, Simulated
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import phantom_series, write
@@ -50,51 +52,78 @@ def test_a_small_run_overtakes_a_large_one(shared: SharedAirflow, tmp_path: Path
     assert sum(task["start_date"] > last for task in theirs) >= LARGE // 3
 
 
+#: Series of a large run, and of each of its units.
+MANY, UNIT = 2_000, 4
+
+
+class Gated(Simulated):
+    """Keeps its answer back, while the gate is closed, for a series of the large run that others of its unit follow."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(3 * MANY, folder, of_patient=MANY)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def _wanted(self, event: Any) -> list[FileDataset]:
+        wanted = super()._wanted(event)
+        number = int(str(wanted[0].SOPInstanceUID).rpartition(".")[2])
+        if number < MANY and number % UNIT < UNIT - 1:
+            self.gate.wait(100)  # before we give it up
+        return wanted
+
+
 def test_a_large_run_gives_way_between_two_series(shared: SharedAirflow, tmp_path: Path) -> None:
-    """Its units have two series each. DAG runs and a command line go first, and it fetches everything all the same."""
+    """The page of a run that waits says what for."""
     up = shared.up
-    series = {"TGL": 502, "TGS": 5, "TGC": 2, "TGB": 1}
-    patients = {}
-    with EmbeddedPacs() as pacs:
-        for patient, count in series.items():
-            for number in range(1, count + 1):
-                (image,) = phantom_series(
-                    patient_id=patient, patient_name="X", series_number=number, n_images=1, rows=8, columns=8
-                )
-                pacs.add(write([image], tmp_path / patient))
-                patients[str(image.SOPInstanceUID)] = patient
-        pacs.faults.delay = 1.0
+    pacs = Gated(tmp_path / "pacs")
+    with pacs:
+        pacs.faults.delay = 0.5
         extra = {"called_aet": pacs.aet, "calling_aet": "PACSIFIER", "max_associations": 1}
         made = {"connection_id": "pacs_gives_way", "conn_type": "dicom", "host": pacs.host, "port": pacs.port}
         up._call("api/v2/connections", {**made, "extra": json.dumps(extra)})
 
-        def start(patient: str, **conf: str) -> str:
+        def start(patient: int, study: bool = True, **conf: str) -> str:
+            uid = f"{ROOT}.1.{patient * MANY // OF_STUDY}" if study else ""
+            table = f"PatientID,StudyInstanceUID\n{patient:08d},{uid}\n"
             out = f"gives-way-{patient}"
-            return up.trigger(f"PatientID\n{patient}\n", pacs="pacs_gives_way", method="get", out_directory=out, **conf)
+            return up.trigger(table, pacs="pacs_gives_way", method="get", out_directory=out, **conf)
 
         def told(run: str) -> dict[str, Any]:
-            return dict(up._call(f"pacsifier/runs/{DAG_ID}/{quote(run)}")["waiting"])
+            return dict(up._call(f"pacsifier/runs/{DAG_ID}/{quote(run)}"))
 
-        large = start("TGL")
-        up.wait_for(lambda: len(pacs.sent) > 4)
-        bulk = start("TGB", urgency="bulk")
-        small = start("TGS")
+        def patients() -> list[int]:
+            return [int(uid.rpartition(".")[2]) // MANY for uid in pacs.sent]
+
+        large = start(0, study=False)
+        up.wait_for(lambda: len(pacs.sent) > 2)
+        bulk = start(2, urgency="bulk")
+        small = start(1)
+        up.wait_for(lambda: any(task["state"] == "success" for task in up.tasks(small, "find")))
+        pacs.gate.clear()
+        up.wait_for(lambda: sum(bool(task["state"]) for task in up.tasks(small, "retrieve")) == OF_STUDY)
+        pacs.gate.set()
         assert up.outcome(small) == "success"
-        assert len({task["pool"] for task in up.tasks(small, "retrieve")}) == 1
-        assert up.command_line("PatientID\nTGC\n", pacs, tmp_path / "out").code == 0
-        # The bulk run waits for a slot, behind the large run, and its page says so.
-        up.wait_for(lambda: any(one["what"] == "slots" for one in told(bulk)["for"]))
-        (reason,) = (one for one in told(bulk)["for"] if one["what"] == "slots")
-        assert (reason["pacs"], reason["place"]) == ("pacs_gives_way", 2) and reason["tasks_before"] > 100
-        assert told(large)["expected_end"] > dt.datetime.now(dt.UTC).isoformat() and not told(bulk)["expected_end"]
+        assert {task["pool"] for task in up.tasks(small, "retrieve")} == {"pacs_gives_way"}
+        # Once the small run is under way, it ends before the large one goes on.
+        order = patients()
+        first, last = order.index(1), len(order) - order[::-1].index(1)
+        assert order.count(1) == OF_STUDY and order[first:last].count(0) <= 2
+        folder = up.home / "state" / "runs" / dag_run_name(DAG_ID, large)
+        assert read_json(folder / "gave_way.json").keys() == {dag_run_name(DAG_ID, small)}
+        # The bulk run waits for a slot, behind the large run.
+        reasons: list[dict[str, Any]] = []
+
+        def waits_for_slot() -> bool:
+            reasons[:] = [one for one in told(bulk)["waiting"]["for"] if one["what"] == "slots"]
+            return bool(reasons)
+
+        up.wait_for(waits_for_slot)
+        assert (reasons[0]["pacs"], reasons[0]["place"]) == ("pacs_gives_way", 2) and reasons[0]["tasks_before"] > 100
+        assert told(large)["waiting"]["expected_end"] > dt.datetime.now(dt.UTC).isoformat()
+        assert not told(bulk)["waiting"]["expected_end"] and told(small)["waiting"] is None
         # Another PACS does not wait.
         assert up.outcome(up.trigger("PatientID\nNOBODY\n", pacs="pacs_busy", out_directory="elsewhere")) == "success"
-        order = [patients[uid] for uid in pacs.sent]
-        assert len(order) < len(patients)
-        pacs.faults.delay = 0
-        assert up.outcome(large) == up.outcome(bulk) == "success"
-    assert Counter(patients[uid] for uid in pacs.sent) == series  # everything, and nothing twice
-    first, last = order.index("TGS"), len(order) - order[::-1].index("TGS")
-    assert order[first:last].count("TGL") <= 2  # once the small run is under way, it ends before the large one goes on
-    folder = up.home / "state" / "runs" / dag_run_name(DAG_ID, large)
-    assert read_json(folder / "gave_way.json") and list((up.home / "state" / "turns").glob("*/*.json")) == []
+        assert 2 not in patients()
+        up._call(f"pacsifier/runs/{DAG_ID}/{quote(large)}/cancel", {})
+        assert up.outcome(large) == "failed" and up.outcome(bulk) == "success"
+    assert patients().count(2) == OF_STUDY and list((up.home / "state" / "turns").glob("*/*.json")) == []
