@@ -283,3 +283,19 @@ def test_the_page_of_a_run_mentions_rows_with_several_studies(airflow: Airflow) 
     summary = {"verdict": "complete", "series": {}, "totals": {"rows_with_several_studies": 1}}
     shown = pages.run_page("/pacsifier", "", RunView("d", "r", "success", progress=Progress(), summary=summary))
     assert "1 row found several studies, all of which are included." in shown
+
+
+def test_the_page_of_a_run_says_what_it_waits_for(airflow: Airflow) -> None:
+    from pacsifier_ops.web import pages
+    from pacsifier_ops.web.views import RunView
+    from pacsifier_ops.web.waiting import SLOTS, Reason, Waiting
+
+    waiting = Waiting([Reason(SLOTS, "2 tasks for one of the 4 associations", "pacs", 3)], "2026-01-31T20:15:00+00:00")
+    view = RunView("d", "r", "running", waiting=waiting)
+    shown = pages.run_page("/pacsifier", "", view)
+    assert "2 tasks for one of the 4 associations" in shown and "2026-01-31 20:15:00" in shown
+    told = view.as_json("", "")["waiting"]
+    assert told["for"][0]["place"] == 3 and told["expected_end"] == "2026-01-31T20:15:00+00:00"
+    # A run that has ended, or does all that it may, waits for nothing.
+    for nothing in (None, Waiting()):
+        assert 'id="waiting"' not in pages.run_page("/pacsifier", "", RunView("d", "r", "running", waiting=nothing))
