@@ -99,7 +99,9 @@ def of_commands(pacs: Simulated, folder: Path, seconds: float) -> None:
         (folder / f"{patient}.csv").write_text(table(patient))
         command = [sys.executable, "-m", "pacsifier_ops.cli.pacsifier", "--config", str(folder / "config.json")]
         command += ["--queryfile", str(folder / f"{patient}.csv"), "--out_directory", str(folder / f"out{patient}")]
-        return subprocess.Popen([*command, "--save", "--method", "get"], stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [*command, "--save", "--method", "get"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def small(patient: int) -> float:
         assert begin(patient).wait() == 0
