@@ -26,6 +26,7 @@ from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import CONTROL, Tree
+from pacsifier_ops.state.turns import Entry, Line
 from tests.support.embedded import node_of, series, serving
 
 UID = "1.2.840.99999.1"
@@ -218,6 +219,16 @@ def test_leases_without_a_holder_are_removed(state_root: Path) -> None:
         assert kinds() == {"lease": 1}
         assert main(["--remove"]) == 0
         assert shared().holder("y") is not None and shared().holder("x") is None and kinds() == {}
+
+
+def test_a_run_that_is_gone_leaves_the_line_of_its_pacs(state_root: Path) -> None:
+    line, gone, there = Line("pacs:104:HERE"), state_root / "runs" / "gone", Run.named("there").folder
+    for folder in (gone, there):
+        line.enter(folder.name, Entry(str(folder), "pacs", "normal", "a_dag", "a_run", []))
+    aged(100, *(state_root / "turns").glob("*/*.json"))
+    assert kinds() == {"turn": 1}
+    assert main(["--remove"]) == 0
+    assert set(line.entries()) == {"there"} and kinds() == {}
 
 
 def test_a_killed_removal_is_finished_by_the_next(pacs: EmbeddedPacs, tmp_path: Path) -> None:
