@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from airflow.sdk.exceptions import AirflowRuntimeError
+
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.files import read_json, storage_errors, write_json
 from pacsifier_ops.runs.folder import Run
@@ -75,9 +77,12 @@ class Overtaken:
         )
 
     def _waits(self, name: str, entry: Entry) -> bool:
-        count = self._ti.get_ti_count(
-            entry.dag_id, task_ids=entry.task_ids, run_ids=[entry.run_id], states=["scheduled"]
-        )
+        try:
+            count = self._ti.get_ti_count(
+                entry.dag_id, task_ids=entry.task_ids, run_ids=[entry.run_id], states=["scheduled"]
+            )
+        except AirflowRuntimeError:  # no answer; the order is not worth a failed transfer
+            return False
         given: dict[str, list[int]] = {}
         path = self._run.folder / _GIVEN
         with suppress(FileNotFoundError, ValueError):
