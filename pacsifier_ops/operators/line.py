@@ -57,7 +57,9 @@ class Overtaken:
     """The question whether a run waits that goes before this one.
 
     A run gives way to another once for what that has done and how many of its tasks wait. Where that does not change,
-    the slot was of no use to it: its DAG is paused, say.
+    the slot was of no use to it: its DAG is paused, say. Before its first series, a task gives way only to a run that
+    its own has given way to before. So it transfers one series at least for each run that goes first, and a small run
+    is not interrupted by it again and again.
 
     Args:
         run: the run that asks.
@@ -67,29 +69,35 @@ class Overtaken:
 
     def __init__(self, run: Run, node: PacsNode, ti: Any) -> None:
         self._run, self._line, self._ti = run, Line(node.key), ti
+        self._begun = False
 
     def __call__(self) -> bool:
         """Whether the task is to give way now."""
         entries = self._line.entries()
-        mine = entries.pop(self._run.name, None)
+        mine, given, begun = entries.pop(self._run.name, None), self._given(), self._begun
+        self._begun = True
         return mine is not None and any(
-            entry.place.key < mine.place.key and self._waits(name, entry) for name, entry in entries.items()
+            entry.place.key < mine.place.key and self._waits(name, entry, given)
+            for name, entry in entries.items()
+            if begun or name in given
         )
 
-    def _waits(self, name: str, entry: Entry) -> bool:
+    def _given(self) -> dict[str, list[int]]:
+        """Return to which runs this one has given way, with the tasks that waited and the series that were done."""
+        with suppress(FileNotFoundError, ValueError):
+            return dict(read_json(self._run.folder / _GIVEN))
+        return {}
+
+    def _waits(self, name: str, entry: Entry, given: dict[str, list[int]]) -> bool:
         try:
             count = self._ti.get_ti_count(
                 entry.dag_id, task_ids=entry.task_ids, run_ids=[entry.run_id], states=["scheduled"]
             )
         except AirflowRuntimeError:  # no answer; the order is not worth a failed transfer
             return False
-        given: dict[str, list[int]] = {}
-        path = self._run.folder / _GIVEN
-        with suppress(FileNotFoundError, ValueError):
-            given = read_json(path)
         now = [count, entry.place.done]
         if not count or given.get(name) == now:
             return False
         with storage_errors("the state root"):
-            write_json(path, {**given, name: now})
+            write_json(self._run.folder / _GIVEN, {**given, name: now})
         return True

@@ -376,7 +376,7 @@ class Worker(Generic[Item, Result]):
 
         Args:
             resumed: the call continues an earlier one that had to wait.
-            overtaken: asked between two items; True ends the work for now. One item at least is worked on.
+            overtaken: asked before every item; True ends the work for now.
 
         Returns:
             Sums over the unit, without identifiers.
@@ -394,7 +394,6 @@ class Worker(Generic[Item, Result]):
         with storage_errors("the state root"):
             self._run.write_part("results", number, (self._line(results[key]) for key in sorted(results)))
         failed: PacsifierError | None = None
-        worked = False
         for item in self.items(self._run, number):
             key = self.key(item)
             kept = results.get(key)
@@ -402,10 +401,9 @@ class Worker(Generic[Item, Result]):
                 continue
             stop_if_cancelled(self._run)
             self.give_way()
-            if worked and overtaken():
+            if overtaken():
                 self.rest()
                 raise GaveWay(dt.datetime.now(dt.UTC))
-            worked = True
             results[key] = self.begin(item, kept)
             try:
                 results[key] = self.attempt(item, results[key], before.get(key))
