@@ -39,7 +39,7 @@ def make_pools(session: Session) -> dict[str, int]:
     from airflow.models.pool import Pool
 
     slots = {COMMON_POOL: _COMMON_SLOTS}
-    for node in _nodes(session):
+    for node in nodes(session):
         slots[node.name] = node.max_associations
     for name, count in slots.items():
         description = "PACS without a pool of their own" if name == COMMON_POOL else _DESCRIPTION
@@ -57,7 +57,7 @@ def pool_for(name: str, session: Session) -> str | None:
 
     there = set(session.scalars(select(Pool.pool).where(Pool.pool.in_((name, COMMON_POOL)))))
     if name not in there:
-        for node in _nodes(session):
+        for node in nodes(session):
             if node.name == name and _added(node, session):
                 return name
     return name if name in there else COMMON_POOL if COMMON_POOL in there else None
@@ -81,15 +81,15 @@ def _added(node: PacsNode, session: Session) -> bool:
     return True
 
 
-def _nodes(session: Session) -> list[PacsNode]:
+def nodes(session: Session) -> list[PacsNode]:
     """Return the PACS of all valid connections. A run with an invalid one reports the error."""
-    nodes = []
+    found = []
     for connection in dicom_connections(session):
         with suppress(ConfigError):
-            nodes.append(
+            found.append(
                 node_from_connection(connection.conn_id, connection.host, connection.port, connection.extra_dejson)
             )
-    return nodes
+    return found
 
 
 def dicom_connections(session: Session) -> Iterator[Connection]:

@@ -1,9 +1,9 @@
-"""The audit file: who started, approved, released, removed and exported what. It only grows, and each line is chained.
+"""The audit file: who started, approved, released, removed and exported what. It only grows, and its lines are chained.
 
-A line is a JSON object. `before` is the SHA-256 of the line before it, without its line feed, so a line that is changed,
-taken out or put in breaks the chain at the line behind it. A chain alone does not show that its last lines were cut off.
-So the head (number and SHA-256 of the last line) is kept in a second file. Who can write both files can make both anew:
-that is found out only by a head that was kept elsewhere.
+A line is a JSON object. `before` is the SHA-256 of the line before it, without its line feed. So a line that is
+changed, taken out or put in breaks the chain at the line behind it. A chain alone does not show that its last lines
+were cut off. So the head (number and SHA-256 of the last line) is kept in a second file. Who can write both files can
+make both anew: that is found out only by a head that was kept elsewhere.
 
 | file        | content                                                                    |
 |-------------|----------------------------------------------------------------------------|
@@ -78,7 +78,7 @@ FACTS: Mapping[str, str] = {
     "digest": "of what was decided on, or released; that of a cohort is keyed",
     "waived": "findings of the search were waived",
     "files": "number of files",
-    "objects": "number of objects that the node has confirmed",
+    "objects": "number of objects that were sent, and confirmed by the node",
     "to": "connection of the node that got them, or `folder`",
     "verdict": "of the export",
     "bytes": "length of what was not whole",
@@ -178,10 +178,9 @@ def verify(kept: Head | None = None) -> Verified:
     path = settings.audit() / LINES
     if not path.exists():
         raise ConfigError(f"there is no audit file {path}; the first run makes it")
-    with storage_errors("the audit file"):
-        with path.open("rb") as stream, _shared(stream.fileno()):
-            noted = _noted(settings.audit())
-            return _verified(stream, [one for one in (noted, kept) if one])
+    with storage_errors("the audit file"), path.open("rb") as stream, _shared(stream.fileno()):
+        noted = _noted(settings.audit())
+        return _verified(stream, [one for one in (noted, kept) if one])
 
 
 # How a line is written
@@ -225,7 +224,7 @@ def _wait_for(handle: int, kind: int) -> None:
 
 def _append(handle: int, head: Head, event: str, facts: Mapping[str, Any]) -> Head:
     """Append a line behind the head. Return the new head."""
-    told = {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items() if value}
+    told = {key: value for key, value in facts.items() if value or type(value) is int}
     when = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     line = {"line": head.lines + 1, "when": when, "event": event, **told, "before": head.sha256}
     data = json.dumps(line, ensure_ascii=True, separators=(",", ":")).encode()
