@@ -14,7 +14,7 @@ ANNA, BEN = Person("anna"), Person("ben")
 TRIALS = {"Trials": frozenset({"anna"})}
 
 
-def node(**rights: str) -> PacsNode:
+def node(**rights: Any) -> PacsNode:
     return PacsNode("pacs", "127.0.0.1", 104, "PACS", **rights)
 
 
