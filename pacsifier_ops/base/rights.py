@@ -25,12 +25,12 @@ from pacsifier_ops.base.words import listed
 
 TAKE, SEND, IDENTIFIED, URGENT = "take", "send", "identified", "urgent"
 
-#: The rights, and what they allow, for sentences.
+#: The rights, and what they allow at a node, for sentences.
 RIGHTS: Mapping[str, str] = {
-    TAKE: "take images from it",
-    SEND: "send images to it",
-    IDENTIFIED: "take identified data from it, or send them to it",
-    URGENT: "be urgent there",
+    TAKE: "take images from {}",
+    SEND: "send images to {}",
+    IDENTIFIED: "take identified data from {}, or send them there",
+    URGENT: "be urgent at {}",
 }
 
 EVERYBODY, NOBODY, SCHEDULE, _ROLE = "everybody", "nobody", "schedule", "role:"
@@ -97,7 +97,7 @@ class Person:
     def __str__(self) -> str:
         if self.user:
             return self.user
-        return f"the schedule, for {listed(self.owners)}" if self.owners else "the schedule"
+        return f"the schedule, for {listed(self.owners)}," if self.owners else "the schedule"
 
 
 def statement_of(node: Any, right: str) -> Statement:
@@ -124,11 +124,12 @@ def refuse_without(right: str, node: Any, person: Person) -> None:
         ConfigError: the statement, or the setting for what is not stated, cannot be understood.
     """
     who, field = statement_of(node, right), f"may_{right}"
+    refusal = f"{person} may not {RIGHTS[right].format(node.name)}"
     if not who.stated:
         if settings.rights_are_closed():
             raise NotAllowed(
-                f"{person} may not {RIGHTS[right]}: {node.name} does not state {field}, and PACSIFIER_RIGHTS says that "
-                "nobody may what is not stated; ask an administrator to state it in the connection",
+                f"{refusal}: it does not state {field}, and PACSIFIER_RIGHTS says that nobody may what is not stated; "
+                "ask an administrator to state it in the connection",
                 right=right,
                 connections=[node.name],
             )
@@ -141,8 +142,7 @@ def refuse_without(right: str, node: Any, person: Person) -> None:
     if unknown := sorted(role for role in who.roles if role not in members):
         why = f"; Airflow did not tell who has the {'role' if len(unknown) == 1 else 'roles'} {listed(unknown)}"
     raise NotAllowed(
-        f"{person} may not {RIGHTS[right]}: {field} of the connection {node.name} does not name them{why}; ask an "
-        "administrator for this right",
+        f"{refusal}: {field} of this connection does not name them{why}; ask an administrator for this right",
         right=right,
         connections=[node.name],
     )

@@ -109,7 +109,7 @@ def decide(
     decision = Decision(subject, digest, word, who, now(), waived, user)
     # The plan of a cohort names patients, so its digest is keyed.
     shown = audit.keyed(digest.encode()) if subject == COHORT else digest
-    audit.record(word, by=who, run=run.name, subject=subject, digest=shown, waived=waived)
+    audit.record(word, by=who, run=run.name, subject=subject, digest=shown, waived=waived, beforehand=beforehand)
     with storage_errors("the state root"):
         _append_to_history(run, decision)
         write_json(_path(run, subject), asdict(decision))

@@ -77,6 +77,7 @@ FACTS: Mapping[str, str] = {
     "subject": "of a decision",
     "digest": "of what was decided on, or released; that of a cohort is keyed",
     "waived": "findings of the search were waived",
+    "beforehand": "nobody was asked: the limits of the request decide, or an earlier answer on the same digest",
     "files": "number of files",
     "objects": "number of objects that were sent, and confirmed by the node",
     "to": "connection of the node that got them, or `folder`",

@@ -69,11 +69,11 @@ def test_the_refusal_names_right_connection_person_and_what_to_do() -> None:
     with pytest.raises(NotAllowed) as caught:
         refuse_without(SEND, node(may_send="anna"), BEN)
     assert str(caught.value) == (
-        "ben may not send images to it: may_send of the connection pacs does not name them; ask an administrator for "
+        "ben may not send images to pacs: may_send of this connection does not name them; ask an administrator for "
         "this right"
     )
     assert caught.value.facts == {"right": SEND, "connections": ["pacs"]} and caught.value.exit_code == 2
-    with pytest.raises(NotAllowed, match="the schedule, for anna and carl may not be urgent there"):
+    with pytest.raises(NotAllowed, match="the schedule, for anna and carl, may not be urgent at pacs: may_urgent"):
         refuse_without(URGENT, node(may_urgent="ben"), Person(owners=("anna", "carl")))
 
 
@@ -87,7 +87,9 @@ def test_a_broken_statement_lets_nobody_through(broken: str) -> None:
 
 def test_what_is_not_stated_is_as_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACSIFIER_RIGHTS", "stated")
-    with pytest.raises(NotAllowed, match="pacs does not state may_identified, and PACSIFIER_RIGHTS says"):
+    with pytest.raises(
+        NotAllowed, match="or send them there: it does not state may_identified, and PACSIFIER_RIGHTS says"
+    ):
         refuse_without(IDENTIFIED, node(may_take="anna"), ANNA)
     refuse_without(TAKE, node(may_take="anna"), ANNA)
     wrong: Any = "close"

@@ -80,7 +80,30 @@ def test_a_run_without_a_right_ends_at_once(
         right,
         ["pacs_default"],
     )
-    assert f"may_{right} of the connection pacs_default does not name them" in failures(state_root)
+    assert f"may_{right} of this connection does not name them" in failures(state_root)
+
+
+def test_a_configuration_is_no_way_around_rights(
+    airflow: Airflow, pacs: EmbeddedPacs, state_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {
+        "server_address": pacs.host,
+        "port": pacs.port,
+        "server_AET": pacs.aet,
+        "AET": "PACSIFIER",
+        "move_AET": "",
+        "move_port": 0,
+        "batch_size": 0,
+        "batch_wait_time": 0,
+    }
+    (airflow.data / "config.json").write_text(json.dumps(config))
+    airflow.connect(pacs, may_take="anna")
+    monkeypatch.setenv("PACSIFIER_RIGHTS", "stated")
+    assert airflow.run(config="config.json").state == "failed" and not pacs.peak_associations
+    assert told(state_root)[0]["right"] == "take"
+    assert "take images from config: it does not state may_take, and PACSIFIER_RIGHTS says that nobody may" in failures(
+        state_root
+    )
 
 
 def test_a_broken_statement_ends_the_run_with_a_sentence(
