@@ -101,9 +101,8 @@ def test_a_configuration_is_no_way_around_rights(
     monkeypatch.setenv("PACSIFIER_RIGHTS", "stated")
     assert airflow.run(config="config.json").state == "failed" and not pacs.peak_associations
     assert told(state_root)[0]["right"] == "take"
-    assert "take images from config: it does not state may_take, and PACSIFIER_RIGHTS says that nobody may" in failures(
-        state_root
-    )
+    sentence = "may not take images from config: it does not state may_take, and PACSIFIER_RIGHTS says that nobody may"
+    assert sentence in failures(state_root)
 
 
 def test_a_broken_statement_ends_the_run_with_a_sentence(
