@@ -41,12 +41,15 @@ def keep_members(dag_id: str, run_id: str) -> None:
     """
     from airflow.utils.session import create_session
 
+    name = dag_run_name(dag_id, run_id)
+    with storage_errors("the state root"):
+        (Run.planned(name).folder / MEMBERS).unlink(missing_ok=True)  # of an earlier attempt
     # A session of its own: an error must not end the transaction of the scheduler.
     with create_session(scoped=False) as session:
         roles = _named(session)
         members = members_of(roles, session) if roles else {}
     if roles:
-        run = Run.named(dag_run_name(dag_id, run_id))
+        run = Run.named(name)
         with storage_errors("the state root"):
             write_json(run.folder / MEMBERS, {role: sorted(names) for role, names in members.items()})
 
