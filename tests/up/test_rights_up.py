@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,3 +77,37 @@ def test_a_run_has_the_rights_of_who_starts_it(shared: SharedAirflow, pacs: Embe
     table.write_text(TABLE)
     digest = subprocess.run([*command, "digest", str(table)], env=state, capture_output=True, text=True)
     assert digest.stdout.strip() == lines[2]["cohort"]
+
+
+def test_only_an_approver_releases_and_the_page_says_who_that_is(shared: SharedAirflow) -> None:
+    up, study = shared.up, "pacsifier_study"
+    people = {"owners": [local.USER], "approvers": [USER], "ethics": "EC 2026-00123", "expires": "2999-12-31"}
+    (up.home / "data" / "by-approvers.csv").write_text("AccessionNumber\nQACC990399\n")
+    run = up.start(study, project="by-approvers", queryfile="by-approvers.csv", source="local", **people)
+    assert up.question(run, study)["task_instance"]["task_id"] == "approve"
+    answer = f"dags/{study}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+    body = {"chosen_options": ["Approve"], "params_input": {}}
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        up.patch(answer, body)  # the administrator, who may do all else
+    up.log_in(USER)
+    try:
+        up.patch(answer, body)
+    finally:
+        up.log_in(local.USER)
+    assert up.outcome(run, study) == "success"
+    told = up._call(f"pacsifier/runs/{study}/{urllib.parse.quote(run, safe='')}")
+    assert told["project"] == {"project": "by-approvers", **people}
+    (approved,) = [line for line in audited(up) if line["event"] == "approved" and line["by"] == USER]
+    (released,) = [line for line in audited(up) if line["event"] == "released" and line["run"] == approved["run"]]
+    assert released["digest"] == approved["digest"] and released["project"] == "by-approvers"
+
+
+def test_after_its_last_day_a_project_starts_no_run(shared: SharedAirflow) -> None:
+    up, study = shared.up, "pacsifier_study"
+    (up.home / "data" / "expired.csv").write_text("AccessionNumber\nQACC990399\n")
+    run = up.start(study, project="expired", queryfile="expired.csv", source="local", expires="2020-01-31")
+    assert up.outcome(run, study) == "failed"
+    told = up._call(f"pacsifier/runs/{study}/{urllib.parse.quote(run, safe='')}")
+    assert "the project has expired, 2020-01-31 was its last day" in told["failure"]["sentence"]
+    (line,) = [line for line in audited(up) if line.get("project") == "expired"]
+    assert line["event"] == "refused" and line["by"] == local.USER
