@@ -100,6 +100,14 @@ def test_a_lost_head_is_made_again(folder: Path) -> None:
     assert verify().problem == ""
 
 
+def test_a_file_that_was_taken_away_is_missed(folder: Path) -> None:
+    three(folder)
+    (folder / "audit.jsonl").unlink()
+    assert verify().problem == "line 1: it is missing; the head counts 3 lines"
+    record(audit.STARTED, by="ben", run="x")
+    assert "line 1: it says that lines before it were changed, or cut off" in verify().problem
+
+
 def test_who_appends_behind_a_cut_says_so(folder: Path) -> None:
     three(folder)
     change(folder, lambda all: all[:1])
