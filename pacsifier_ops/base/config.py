@@ -12,6 +12,7 @@ from typing import Any
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import ConfigError, meant
 from pacsifier_ops.base.given import Unusable, json_of, read_given
+from pacsifier_ops.base.rights import RIGHTS, statement_of
 from pacsifier_ops.base.window import Window, zone_of
 
 METHODS = ("auto", "get", "move")
@@ -87,6 +88,8 @@ class PacsNode:
         tls: DICOM over TLS to the PACS (PS3.15 B).
         receiver_tls: the PACS sends to our receiver over TLS.
         tls_ca, tls_certificate, tls_key, tls_check_host, tls_password: see `Tls`.
+        may_take, may_send, may_identified, may_urgent: who may do so with this node in Airflow, see `rights`; empty:
+            the settings say.
     """
 
     name: str
@@ -125,6 +128,10 @@ class PacsNode:
     tls_key: str = ""
     tls_check_host: bool = True
     tls_password: str = field(default="", repr=False)
+    may_take: str = ""
+    may_send: str = ""
+    may_identified: str = ""
+    may_urgent: str = ""
 
     def __post_init__(self) -> None:
         if not self.host or not self.host.isprintable() or any(c.isspace() for c in self.host):
@@ -171,6 +178,8 @@ class PacsNode:
         for label in ("connect_timeout", "acse_timeout", "dimse_timeout"):
             if not 0 < getattr(self, label) < math.inf:
                 raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
+        for right in RIGHTS:
+            statement_of(self, right)
         check_sizes(self, self.name)
         try:
             Window.parse(self.window, zone=zone_of(self.timezone))

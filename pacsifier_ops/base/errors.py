@@ -10,6 +10,7 @@ import datetime as dt
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -96,6 +97,18 @@ class TreeError(InputError):
 
 class NotApproved(InputError):
     """A person has to approve first."""
+
+
+class NotAllowed(InputError):
+    """A person, or a run on somebody's behalf, may not do this.
+
+    Attributes:
+        facts: what the audit file tells of it beside the text, by the keys of `audit.FACTS`.
+    """
+
+    def __init__(self, text: str, **facts: Any) -> None:
+        super().__init__(text)
+        self.facts = facts
 
 
 class Unfit(PacsifierError):

@@ -249,6 +249,18 @@ def append_jsonl(path: Path, value: Any) -> None:
         os.fsync(stream.fileno())
 
 
+def write_once(path: Path, text: str) -> str:
+    """Return the content of a file, for its owner alone; write `text` unless a process has written the file first."""
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        write_atomic(temporary, text, PRIVATE_FILE)
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+        fsync_folder(path.parent)
+    return path.read_text(encoding="ascii").strip()
+
+
 def read_jsonl(path: Path) -> Iterator[Any]:
     """Yield the values of a file of `write_jsonl`."""
     with path.open(encoding="utf-8") as stream:

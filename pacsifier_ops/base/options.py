@@ -7,6 +7,7 @@ A field made by `option` carries its title, help, bounds and choices. From these
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
@@ -127,6 +128,7 @@ class Option:
         unsaid: the sentence that a form shows for no choice.
         least, most: the smallest and the largest number; a float is above `least`.
         shortest, longest, pattern: of a text, in characters; 0: no bound of its own.
+        date: the text is a date, YYYY-MM-DD.
         path: makes a path of a text, from that, the option's name and the folder of the study that asks.
         like: name of the option whose value it takes if it is not given.
         after: name of the option that it goes with, behind which it stands.
@@ -152,6 +154,7 @@ class Option:
     shortest: int = 1
     longest: int = 0
     pattern: str = ""
+    date: bool = False
     path: Callable[[str, str, str], Any] | None = None
     like: str = ""
     after: str = ""
@@ -192,6 +195,8 @@ class Option:
             return self._number(value)
         if self.choices and not (isinstance(value, str) and value in self.choices):
             raise ValueError(f"none of {', '.join(self.choices)}")
+        if self.date:
+            return _date(value)
         if type(value) is not str:
             raise ValueError("not text; put it in quotes")
         return value
@@ -206,6 +211,13 @@ class Option:
         if int(text) > self.most:
             raise ValueError(f"above {self.most:,}")
         return int(text)
+
+
+def _date(value: Any) -> str:
+    with suppress(ValueError):
+        if (day := dt.date.fromisoformat(str(value)).isoformat()) == value:  # other forms of ISO 8601 are refused
+            return day
+    raise ValueError("no date; write it as YYYY-MM-DD")
 
 
 def option(

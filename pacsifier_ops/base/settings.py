@@ -26,6 +26,8 @@ confined to them, and all processes must have the same ones.
 | PACSIFIER_MESSAGES_SCHEDULE | */5 * * * *           | cron expression of sending; off: never         |
 | PACSIFIER_GROUP             | nobody                | group that may read identifying data           |
 | PACSIFIER_RELEASED_MODE     | by the umask          | mode of released files, such as 0640           |
+| PACSIFIER_AUDIT             | <state root>/audit    | folder of the audit file                       |
+| PACSIFIER_RIGHTS            | open                  | who may what a connection does not say         |
 
 The time zone of the nights' schedule is that of the environment, because DAG files read it.
 """
@@ -116,6 +118,25 @@ def state_root() -> Path:
 def spool() -> Path:
     """Return the spool of the standing receiver, on the data sets' file system, so that publishing is a rename."""
     return _path("spool", data_root() / ".spool")
+
+
+def audit() -> Path:
+    """Return the folder of the audit file."""
+    return _path("audit", state_root() / "audit")
+
+
+def rights_are_closed() -> bool:
+    """Return whether nobody may do with a connection what it does not say.
+
+    Raises:
+        ConfigError: the setting is neither `open` nor `stated`.
+    """
+    text = os.environ.get("PACSIFIER_RIGHTS", "").strip().lower() or "open"
+    if text not in ("open", "stated"):
+        raise ConfigError(
+            "PACSIFIER_RIGHTS is neither open (everybody may what a connection does not say) nor stated (nobody may)"
+        )
+    return text == "stated"
 
 
 def nightly() -> Path:

@@ -24,7 +24,7 @@ from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.start import start_light
 from pacsifier_ops.base.terminal import Meter
-from pacsifier_ops.cli.crew import carry_out, stoppable
+from pacsifier_ops.cli.crew import begun, carry_out, stoppable
 from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.identity import FOLDER, STUDY
@@ -69,7 +69,7 @@ def anonymize(request: DeidRequest) -> int:
     Raises:
         PacsifierError: the run could not begin, or its account could not be closed.
     """
-    run = Run.fresh()
+    run = begun("pacsifier-anonymize", project=request.project)
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
     with stoppable() as stopped, noted_warnings(run), _Processes(run) as processes:
         # They load their libraries while this process loads its own and looks at the files.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.cli.options import number_type
+from pacsifier_ops.state import audit
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +63,8 @@ def _clean(args: argparse.Namespace) -> int:
             continue
         count[leftover.kind] += 1
         size[leftover.kind] += leftover.size
+    if args.remove and count:
+        audit.record(audit.REMOVED, by=audit.me(), job="pacsifier-clean", files=count.total())
     if found.unfinished:
         print(
             f"kept: {found.unfinished} run(s) that may go on: they have no final account, and changed within the last "

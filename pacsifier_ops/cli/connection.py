@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="pacs_default", help="id of the connection (default: %(default)s)")
     parser.add_argument("--description", default="", help="description in Airflow's list of connections")
     parser.add_argument(
-        "--replace", action="store_true", help="replace a connection of that name, except its TLS settings"
+        "--replace", action="store_true", help="replace a connection of that name, except its TLS settings and rights"
     )
     parser.add_argument(
         "--print",
@@ -71,8 +71,9 @@ def add(name: str, node: PacsNode, description: str, replace: bool) -> int:
             raise ConfigError(f"there is a connection {name} already; give --replace, or another --name")
         connection = described(node, description)
         if present:
-            # A config.json has no TLS settings, so those of the connection stay.
-            connection["extra"] |= {key: value for key, value in present.extra_dejson.items() if "tls" in key}
+            # A config.json has no TLS settings and no rights, so those of the connection stay.
+            before = present.extra_dejson.items()
+            connection["extra"] |= {key: value for key, value in before if "tls" in key or key.startswith("may_")}
             connection["password"] = present.password
             session.delete(present)
             session.flush()

@@ -7,17 +7,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Cancelled, InputError, Later, PacsifierError
 from pacsifier_ops.base.terminal import Meter
+from pacsifier_ops.runs import people
 from pacsifier_ops.runs.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import Account
+from pacsifier_ops.state import audit
 
 
 @contextmanager
@@ -40,6 +43,22 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def begun(command: str, table: Path | None = None, nodes: Iterable[PacsNode] = (), **facts: Any) -> Run:
+    """Return a new run, of whose start the audit file tells. Rights of connections do not hold for commands.
+
+    Args:
+        table: query table of the run.
+        nodes: that it takes from, or sends to.
+        facts: more for the audit file.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    run = Run.fresh()
+    people.started(run, audit.me(), table, job=command, connections=[node.name for node in nodes], **facts)
+    return run
 
 
 class Crew:

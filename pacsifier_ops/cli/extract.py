@@ -8,7 +8,7 @@ from functools import partial
 
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Cancelled
-from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, print_result, stoppable
+from pacsifier_ops.cli.crew import Crew, ProgressLine, begun, carry_out, print_result, stoppable
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.fetching import Fetching
 from pacsifier_ops.extract.run import Request
@@ -27,7 +27,8 @@ def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNod
     Raises:
         PacsifierError: the run could not begin.
     """
-    run = Run.fresh()
+    nodes = filter(None, (*archives, destination))
+    run = begun("pacsifier", request.queryfile, nodes)
     with stoppable() as stopped, noted_warnings(run):
         batches = steps.prepare(run, request, archives, archives[0].max_associations, destination)
         return carry_out(

@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.words import plural
-from pacsifier_ops.cli.crew import stoppable
+from pacsifier_ops.cli.crew import begun, stoppable
 from pacsifier_ops.cli.options import add_flags, number_type, path_type, request_from
 from pacsifier_ops.pseudonyms import steps
 from pacsifier_ops.pseudonyms.deid_api import DeidService, read_deid_config
@@ -17,7 +18,7 @@ from pacsifier_ops.pseudonyms.linkage import Linkage
 from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import VARIABLE
 from pacsifier_ops.runs.accounts import EXIT_CODES
-from pacsifier_ops.runs.folder import Run, noted_warnings
+from pacsifier_ops.runs.folder import noted_warnings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     request = request_from(PseudonymRequest, args)
-    run = Run.fresh()
+    table = Path(request.queryfile) if request.queryfile else None
+    run = begun("pacsifier-get-pseudonyms", table, project=request.project)
     with stoppable() as stopped, noted_warnings(run):
         request.check()
         source = _source(request, args)

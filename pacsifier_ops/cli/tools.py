@@ -36,7 +36,7 @@ def carry_out(
         accept_incomplete: return 0 whatever the verdict is.
         last: a step after the units.
     """
-    run = Run.fresh()
+    run = crew.begun(command)
     with stoppable() as stopped, noted_warnings(run):
 
         def work() -> None:

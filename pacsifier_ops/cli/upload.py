@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from pacsifier_ops.base.config import PacsNode
-from pacsifier_ops.cli.crew import Crew, ProgressLine, carry_out, print_result, stoppable
-from pacsifier_ops.runs.folder import Run, noted_warnings
+from pacsifier_ops.cli.crew import Crew, ProgressLine, begun, carry_out, print_result, stoppable
+from pacsifier_ops.runs.folder import noted_warnings
 from pacsifier_ops.runs.job import prepared
 from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.run import UploadRequest
@@ -22,7 +22,7 @@ def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
     Raises:
         PacsifierError: the run could not begin.
     """
-    run = Run.fresh()
+    run = begun("pacsifier --upload", nodes=[node])
     with stoppable() as stopped, noted_warnings(run):
         units = steps.prepare(run, request, node, cancelled=stopped)
         series = prepared(run)["series"]

@@ -37,6 +37,7 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
 from pacsifier_ops.runs.job import Question, begin, expect
+from pacsifier_ops.state import audit
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger
 from pacsifier_ops.state.tree import Names, Tree, patient_identity
@@ -673,4 +674,8 @@ def report(run: Run) -> RunAccount:
 
     if not run.part("rows").exists():
         raise QueryTableError("the run ended before the query table was read; see the error of the step prepare")
-    return close_account(run, shared())
+    account = close_account(run, shared())
+    if account.action == MOVE:
+        sent = account.totals()["received"]
+        audit.record(audit.EXPORTED, run=run.name, to=account.destination, objects=sent, verdict=account.verdict)
+    return account

@@ -49,6 +49,7 @@ from pacsifier_ops.runs import job
 from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
+from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_changed, refuse_released_below
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
@@ -649,4 +650,5 @@ def report(run: Run) -> ToolAccount:
         passed_over=found["passed_over"],
     )
     write_books(run, account, "DICOMDIR")
+    audit.record(audit.EXPORTED, run=run.name, to="folder", objects=copied, verdict=account.verdict)
     return account

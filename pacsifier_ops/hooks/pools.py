@@ -83,13 +83,13 @@ def _added(node: PacsNode, session: Session) -> bool:
 
 def dicom_nodes(session: Session) -> list[PacsNode]:
     """Return the PACS of all valid connections. A run with an invalid one reports the error."""
-    nodes = []
+    found = []
     for connection in dicom_connections(session):
         with suppress(ConfigError):
-            nodes.append(
+            found.append(
                 node_from_connection(connection.conn_id, connection.host, connection.port, connection.extra_dejson)
             )
-    return nodes
+    return found
 
 
 def dicom_connections(session: Session) -> Iterator[Connection]:

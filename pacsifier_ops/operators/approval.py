@@ -13,7 +13,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.hitl import HITLUser
 
-from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.base.errors import ConfigError, NotAllowed
 from pacsifier_ops.messages import noticing
 from pacsifier_ops.operators.base import PacsifierOperator, boundary, page_of_run, run_of
 from pacsifier_ops.runs import approvals
@@ -98,7 +98,8 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         """Keep the answer.
 
         Raises:
-            AirflowFailException: the answer is a rejection, nobody answered in time, or the digest has changed since.
+            AirflowFailException: the answer is a rejection or that of somebody who may not approve, nobody answered in
+                time, or the digest has changed since.
         """
         run = run_of(context)
         with boundary(run, context):
@@ -118,7 +119,7 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         user = event["responded_by_user"] or {}
         name, identity = user.get("name") or "unknown", str(user.get("id") or "")
         if word != REJECT and (why := question.why_not(name, identity)):
-            raise AirflowFailException(f"{why}; clear this task to ask again")
+            raise NotAllowed(f"{why}; clear this task to ask again", by=name, subject=question.subject)
         approvals.decide(
             run,
             question.subject,

@@ -6,7 +6,7 @@ import sqlite3
 import traceback
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -18,16 +18,17 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.config import PacsNode, node_names, read_config
-from pacsifier_ops.base.errors import ConfigError, InputError, Later, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, InputError, Later, NotAllowed, PacsifierError, StorageError
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.hooks.constants import ITEMS, NODES, URGENCY
 from pacsifier_ops.operators import line
 from pacsifier_ops.operators.stages import Stage, stage_of
-from pacsifier_ops.runs import approvals, failures, labels
+from pacsifier_ops.runs import approvals, failures, labels, people
 from pacsifier_ops.runs.accounts import COMPLETE, ENDED_BY_PERSON
 from pacsifier_ops.runs.folder import Run, dag_run_name, noted_warnings
 from pacsifier_ops.runs.job import KEPT, Account, expected, write_unbegun
 from pacsifier_ops.runs.options import DEFAULT_NODE
+from pacsifier_ops.state import audit
 
 #: Key of what a stage may add to the params beside OWNER: the list of what may be moved.
 APPROVED = "approved"
@@ -50,7 +51,7 @@ def boundary(run: Run, context: Any = None) -> Iterator[None]:
         context: of the task, for the page of the run to say why it failed.
     """
     try:
-        with noted_warnings(run), _typed(run):
+        with noted_warnings(run), _typed(run), _refusals(run, context):
             yield
     except AirflowSkipException:
         raise
@@ -58,6 +59,17 @@ def boundary(run: Run, context: Any = None) -> Iterator[None]:
         if context is not None:
             ti = context["ti"]
             failures.keep(run, (ti.task_id, ti.map_index, ti.try_number), str(error))
+        raise
+
+
+@contextmanager
+def _refusals(run: Run, context: Any) -> Iterator[None]:
+    """Write into the audit file what somebody was not allowed."""
+    try:
+        yield
+    except NotAllowed as error:
+        with suppress(StorageError):  # it is refused all the same
+            people.refused(run, starter(context) if context is not None else "", error)
         raise
 
 
@@ -191,7 +203,9 @@ class PrepareOperator(PacsifierOperator):
         run.forget(self.kept)  # if a line below fails, the report must not close the account of an earlier attempt
         self.stage.check_conf(context)
         params = context["params"]
-        units = self.prepare(run, self.request(params), params)
+        request = self.request(params)
+        self._admit(run, context, request, params)
+        units = self.prepare(run, request, params)
         if names := self.nodes(params):
             # For pools and weights of the steps that follow, see `plugins.policy`.
             counts = expected(run)
@@ -201,9 +215,21 @@ class PrepareOperator(PacsifierOperator):
         self.log.info("%d unit(s) of %s; run folder %s", len(units), self.units_of, run.folder)
         return units
 
+    def _admit(self, run: Run, context: Any, request: Any, params: Any) -> None:
+        """Check the rights of the run, and tell the audit file that it has started."""
+        needs = self.needs(request, params)
+        facts = admit(run, context, needs, self.stage.owners(run), **_told_of(request))
+        if not self.stage.is_of_study:
+            table = getattr(request, "queryfile", None)
+            people.started(run, table=Path(table) if table else None, **facts)
+
     def request(self, params: Any) -> Any:
         """Return the request of the job."""
         return options.request_of(self.asks, params)
+
+    def needs(self, request: Any, params: Any) -> list[people.Need]:
+        """Return the rights that the job needs, each with the node on which it needs it."""
+        return []
 
     def nodes(self, params: Any) -> list[str]:
         """Return what the job talks to: names of connections, whose pools its tasks run in."""
@@ -313,6 +339,8 @@ class ReportOperator(PacsifierOperator):
         params = context["params"]
         ended = approvals.ended_by(run)
         line.leave(run)
+        if ended is not None and ended.word == approvals.CANCELLED and not self.stage.is_of_study:
+            audit.record(audit.CANCELLED, by=ended.who, run=run.whole.name, job=context["dag"].dag_id)
         try:
             account = self.close(run, params)
         except InputError:
@@ -351,6 +379,39 @@ class ReportOperator(PacsifierOperator):
     def accepts_incomplete(self, run: Run, params: Any) -> bool:
         """Whether an incomplete run is a success."""
         return bool(params["accept_incomplete"])
+
+
+def admit(
+    run: Run, context: Any, needs: Sequence[people.Need], owners: Sequence[str] = (), **facts: Any
+) -> dict[str, Any]:
+    """Check the rights of a run before anything else is done.
+
+    Args:
+        owners: of the project, for whom a run acts that nobody has started.
+        facts: of the run, for the audit file.
+
+    Returns:
+        All facts of the run for the audit file.
+
+    Raises:
+        NotAllowed: see `people.admit`.
+    """
+    group = context["ti"].task_id.rpartition(".")[0]
+    facts["job"] = ".".join(filter(None, (context["dag"].dag_id, group)))
+    facts["connections"] = list(dict.fromkeys(node.name for _, node in needs))
+    user = starter(context)
+    people.admit(people.person_of(run, user, owners), needs, owners=owners, **facts)
+    return {"by": user, "owners": owners, **facts}
+
+
+def starter(context: Any) -> str:
+    """The name of the Airflow user who started the DAG run; empty: nobody did, such as the schedule."""
+    return getattr(context["dag_run"], "triggering_user_name", None) or ""
+
+
+def _told_of(request: Any) -> dict[str, Any]:
+    """What the audit file tells of a request."""
+    return {name: getattr(request, name, "") for name in ("project", "urgency")}
 
 
 def adopt_settings() -> None:

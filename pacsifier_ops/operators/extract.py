@@ -9,11 +9,12 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from pacsifier_ops.base.errors import StorageError
 from pacsifier_ops.base.options import request_of
+from pacsifier_ops.base.rights import IDENTIFIED, SEND, TAKE
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.requests import reading_options, table_path
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.extract.thumbnails import make_thumbnails
-from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, ITEMS
+from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, ITEMS, URGENCY
 from pacsifier_ops.operators.base import (
     APPROVED,
     PacsifierOperator,
@@ -25,6 +26,7 @@ from pacsifier_ops.operators.base import (
 )
 from pacsifier_ops.runs.accounts import MOVE, SAVE, RunAccount
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.people import Need, urgency_needs
 
 
 class ExtractPrepareOperator(PrepareOperator):
@@ -47,6 +49,16 @@ class ExtractPrepareOperator(PrepareOperator):
     def nodes(self, params: Any) -> list[str]:
         """Return the connections for the pools of the tasks; the common pool without a connection."""
         return connections_of(params) or [COMMON_POOL]
+
+    def needs(self, request: Request, params: Any) -> list[Need]:
+        """Return the rights that the run needs. What a study retrieves stays in its own folder until its release."""
+        archives, destination = nodes_of(params), destination_of(params)
+        needs = [(TAKE, node) for node in archives] + urgency_needs(params.get(URGENCY), archives)
+        if destination is not None:
+            needs += [(SEND, destination)]
+        if params["retrieve"] == MOVE or not self.stage.is_of_study:
+            needs += [(IDENTIFIED, node) for node in (*archives, destination) if node is not None]
+        return needs
 
     def prepare(self, run: Run, request: Request, params: Any) -> list[int]:
         """See `extract.steps.prepare`."""

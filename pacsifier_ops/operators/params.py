@@ -54,7 +54,8 @@ def _kind(one: Option) -> dict[str, Any]:
             return {"enum": [*one.choices], "values_display": shown}
         return {"enum": [None, *one.choices], "values_display": {"null": one.unsaid, **shown}}
     kinds = [*["null"] * one.optional, _TYPES[one.kind], *["array"] * one.joined]
-    return {"type": kinds if len(kinds) > 1 else kinds[0], **_bounds(one)}
+    date = {"format": "date"} if one.date else {}
+    return {"type": kinds if len(kinds) > 1 else kinds[0], **date, **_bounds(one)}
 
 
 def _bounds(one: Option) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from pacsifier_ops.operators.base import PacsifierOperator, TalksToNode, node_of
+from pacsifier_ops.base.rights import TAKE
+from pacsifier_ops.operators.base import PacsifierOperator, TalksToNode, admit, node_of
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.probe import page_of, probe_into
+from pacsifier_ops.runs import people
 from pacsifier_ops.runs.folder import Run
 
 
@@ -26,7 +28,9 @@ class DicomProbeOperator(TalksToNode, PacsifierOperator):
         from pacsifier_ops.probe.page import to_text
 
         check_conf(context)
-        findings = probe_into(run, node_of(context["params"]), self.cancelled)
+        node = node_of(context["params"])
+        people.started(run, **admit(run, context, [(TAKE, node)]))
+        findings = probe_into(run, node, self.cancelled)
         self.log.info("%s", to_text(findings))
         if not findings.usable:
             question = "study" if findings.reachable else "association"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,15 @@ class Stage:
             AirflowSkipException: the job is switched off in this DAG run.
         """
         return run, params
+
+    @property
+    def is_of_study(self) -> bool:
+        """Whether the job is a stage of a study, which tells the audit file of its start and end itself."""
+        return False
+
+    def owners(self, run: Run) -> Sequence[str]:
+        """Return the owners of the project of a run; empty: it has none."""
+        return ()
 
     def check_begun(self, context: Any) -> None:
         """Check, before the last task of the job, that this attempt of the job has begun.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,21 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from pacsifier_ops.base.config import node_names
 from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.base.options import OWNER
+from pacsifier_ops.extract.requests import table_path
 from pacsifier_ops.messages import noticing
 from pacsifier_ops.operators.approval import ApproveOperator, Question
 from pacsifier_ops.operators.base import (
     APPROVED,
     PacsifierOperator,
     ReportOperator,
+    admit,
     connected,
     data_path,
+    starter,
 )
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.operators.stages import Stage, state_of
-from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs import approvals, people
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.runs.job import started
 from pacsifier_ops.study import run as stages
@@ -51,6 +54,11 @@ class StudyStage(Stage, StrEnum):
     KARNAK_UPLOAD = stages.KARNAK_UPLOAD
     MOVE = stages.MOVE
 
+    @property
+    def is_of_study(self) -> bool:
+        """See `Stage`."""
+        return True
+
     def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
         """Return the run and the params of the stage.
 
@@ -67,6 +75,12 @@ class StudyStage(Stage, StrEnum):
         if self is StudyStage.MOVE:
             more[APPROVED] = str(originals_of(run))
         return stage_run(run, self), {**wanted, **more}
+
+    def owners(self, run: Run) -> Sequence[str]:
+        """Return the owners of the study."""
+        from pacsifier_ops.study.project import Study
+
+        return Study.of(run.whole).owners
 
     def check_begun(self, context: Any) -> None:
         """See `Stage.check_begun`. The error of the step that failed says why; this one adds none."""
@@ -92,9 +106,16 @@ class StudySetUpOperator(PacsifierOperator):
         if file is not None:
             _refuse_both(params, context["dag"].params)
         given = {key: _plain(params[key]) for key in FORM if params[key] is not None}
-        study = steps.set_up(run, given, file, getattr(context["dag_run"], "triggering_user_name", None) or "")
-        for name in filter(None, (*node_names(study.pacs), study.upload, study.karnak, study.move)):
-            connected(name)
+        study = steps.set_up(run, given, file, starter(context))
+        names = filter(None, (*node_names(study.pacs), study.upload, study.karnak, study.move))
+        nodes = {name: connected(name) for name in names}
+        needs = [(right, nodes[name]) for right, name in study.needs]
+        try:
+            facts = admit(run, context, needs, **study.told, urgency=study.urgency)
+        except BaseException:
+            run.forget(["stages"])  # or the step could be marked as a success, and the stages begin
+            raise
+        people.started(run, table=table_path(study.queryfile) if study.queryfile else None, **facts)
         ti = context["ti"]
         if other := steps.other_running(study, run.name, lambda run_id: _goes_on(ti, run_id), context["run_id"]):
             raise AirflowFailException(f"another run of this study goes on, {other}; wait for its end")
@@ -145,6 +166,7 @@ class ApproveReleaseOperator(ApproveOperator):
 
         Raises:
             AirflowSkipException: the study does not release.
+            NotAllowed: the project has expired.
             NotApproved: there are findings that nobody may waive.
         """
         from pacsifier_ops.study import steps
@@ -153,6 +175,7 @@ class ApproveReleaseOperator(ApproveOperator):
         study = Study.of(run)
         if study.release == NOBODY:
             raise AirflowSkipException("nobody releases in this run")
+        study.refuse_expired()
         found = steps.findings(run)
         if found.blocking:
             raise NotApproved(f"the data set cannot be released: {'; '.join(found.blocking)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pacsifier_ops.base.options import request_of
-from pacsifier_ops.hooks.constants import COMMON_POOL
+from pacsifier_ops.base.rights import IDENTIFIED, SEND
+from pacsifier_ops.hooks.constants import COMMON_POOL, URGENCY
 from pacsifier_ops.operators.base import (
     PrepareOperator,
     ReportOperator,
@@ -15,6 +16,9 @@ from pacsifier_ops.operators.base import (
     node_of,
 )
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.people import Need, urgency_needs
+from pacsifier_ops.state.approved import approved_of
+from pacsifier_ops.state.tree import DEIDENTIFIED, state_of
 from pacsifier_ops.upload import steps as job
 from pacsifier_ops.upload.run import UploadRequest
 
@@ -31,6 +35,15 @@ class UploadPrepareOperator(PrepareOperator):
     def nodes(self, params: Any) -> list[str]:
         """Return the connections for the pools of the tasks; the common pool without a connection."""
         return connections_of(params) or [COMMON_POOL]
+
+    def needs(self, request: UploadRequest, params: Any) -> list[Need]:
+        """Return the rights that the run needs. What is not de-identified by us counts as identified."""
+        node = node_of(params)
+        needs = [(SEND, node), *urgency_needs(params.get(URGENCY), [node])]
+        folder = request.folder.resolve()
+        if state_of(folder) != DEIDENTIFIED or approved_of(folder) is None:  # anybody can write a marker
+            needs.append((IDENTIFIED, node))
+        return needs
 
     def prepare(self, run: Run, request: UploadRequest, params: Any) -> list[int]:
         """See `upload.steps.prepare`."""

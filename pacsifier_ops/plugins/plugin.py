@@ -12,6 +12,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 from pacsifier_ops.hooks.constants import PREFIX
 from pacsifier_ops.hooks.endings import OnEnd
+from pacsifier_ops.hooks.members import OnRun
 from pacsifier_ops.hooks.pools import OnStart
 
 if TYPE_CHECKING:
@@ -44,6 +45,6 @@ class PacsifierPlugin(AirflowPlugin):
     """The package's Airflow plugin."""
 
     name = "pacsifier"
-    listeners = [OnStart(), OnEnd()]  # noqa: RUF012 (Airflow declares these so)
+    listeners = [OnStart(), OnRun(), OnEnd()]  # noqa: RUF012 (Airflow declares these so)
     fastapi_apps: list[dict[str, Any]] = [{"app": _pages, "url_prefix": f"/{PREFIX}", "name": "pacsifier"}]  # noqa: RUF012
     external_views: list[dict[str, Any]] = [_INTAKE, _RESULTS]  # noqa: RUF012

@@ -13,6 +13,10 @@ from pacsifier_ops.pseudonyms.deid_api import DeidService
 _Sections = dict[str, dict[str, tuple[str, str, dict[str, Any]]]]
 _AE_TITLE = {"minLength": 1, "maxLength": 16}
 _PORT = {"minimum": 0, "maximum": 65535}
+_NAMES = (
+    "Names of Airflow users, role:NAME for a role, schedule for runs that nobody starts; with commas between them. Or "
+    "everybody, or nobody. Empty: everybody, unless the setting PACSIFIER_RIGHTS says otherwise."
+)
 _PACS: _Sections = {
     "AE titles": {
         "called_aet": ("Called AE title", "AE title of the PACS. Required.", _AE_TITLE),
@@ -118,6 +122,16 @@ _PACS: _Sections = {
             "Time zone of the window, such as Europe/Zurich. Empty: that of the setting timezone, or of the system.",
             {},
         ),
+    },
+    "Rights": {
+        "may_take": ("Who may take", f"Who may take images from this PACS. {_NAMES}", {}),
+        "may_send": ("Who may send", f"Who may send images to this node. {_NAMES}", {}),
+        "may_identified": (
+            "Who may take identified data",
+            f"Who may take images from here as they are, or send such images here. {_NAMES}",
+            {},
+        ),
+        "may_urgent": ("Who may be urgent", f"Who may start a run with urgency: urgent here. {_NAMES}", {}),
     },
     "Timeouts": {
         "connect_timeout": ("Connect timeout", "Seconds for the TCP connection.", {"minimum": 0.1}),

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.runs import people
 from pacsifier_ops.runs.folder import Run, never, noted_warnings
+from pacsifier_ops.state import audit
 from pacsifier_ops.state.leases import shared
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def run_probe(node: PacsNode, cancelled: Callable[[], bool] = never) -> int:
     from pacsifier_ops.probe.page import to_text
 
     run = Run.fresh()
+    people.started(run, audit.me(), job="pacsifier --probe", connections=[node.name])
     with Asking() as line:
         findings = probe_into(run, node, cancelled, lambda question: line.show(f"asking: {question}"))
     print(to_text(findings))

@@ -9,7 +9,6 @@ never be generated again.
 from __future__ import annotations
 
 import hmac
-import os
 import re
 import secrets
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import ConfigError
-from pacsifier_ops.base.files import PRIVATE_FILE, fsync_folder, private_folder, storage_errors, write_atomic
+from pacsifier_ops.base.files import private_folder, storage_errors, write_once
 
 #: Environment variable of a project's secret, for commands, where it is not stored below the state root.
 VARIABLE = "PACSIFIER_PROJECT_SECRET"
@@ -114,7 +113,7 @@ def project_secret(project: str = DEFAULT_PROJECT, given: str = "") -> Secret:
     with storage_errors(f"the secret of project {project}"):
         secret = Secret.of_text(given or _kept(folder / "secret", begun=(folder / "fingerprint").exists()))
         # The first secret is permanent: values derived from another one would not match.
-        first = _write_once(folder / "fingerprint", secret.fingerprint)
+        first = write_once(folder / "fingerprint", secret.fingerprint)
     if not hmac.compare_digest(first, secret.fingerprint):
         raise ConfigError(
             f"the secret of project {project} is not the one that the project was begun with; restore that one, "
@@ -130,16 +129,4 @@ def _kept(path: Path, begun: bool) -> str:
             f"the secret of project {path.parent.name} is gone, and patients were linked with it; restore "
             f"{path} from a backup, or keep it where it was kept, or begin a project of another name"
         )
-    return _write_once(path, secrets.token_bytes(_BYTES).hex())
-
-
-def _write_once(path: Path, text: str) -> str:
-    """Return the content of a file; write `text` unless another process has written the file first."""
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        write_atomic(temporary, text, PRIVATE_FILE)
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-        temporary.unlink()
-        fsync_folder(path.parent)
-    return path.read_text(encoding="ascii").strip()
+    return write_once(path, secrets.token_bytes(_BYTES).hex())

@@ -15,23 +15,22 @@ cancelled goes on. It lies in `cancelled/<run>.json` of the state root: the API 
 
 from __future__ import annotations
 
-import json
-import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pacsifier_ops.base.errors import Cancelled, NotApproved
 from pacsifier_ops.base.files import (
+    append_jsonl,
     private_folder,
-    private_handle,
+    read_appended,
     read_json,
-    read_jsonl,
     storage_errors,
     write_atomic,
     write_json,
 )
 from pacsifier_ops.runs.folder import Run, now, stage_folder, stages_in
+from pacsifier_ops.state import audit
 
 #: Subjects of decisions: the retrieval of a cohort, the release of a data set, and whether the run goes on.
 COHORT, RELEASE, RUN = "cohort", "release", "run"
@@ -108,6 +107,9 @@ def decide(
     if not beforehand and (not asked.exists() or asked.read_text(encoding="utf-8") != digest):
         raise NotApproved(f"the {subject} has changed since it was asked about; run the step that asks again")
     decision = Decision(subject, digest, word, who, now(), waived, user)
+    # The plan of a cohort names patients, so its digest is keyed.
+    shown = audit.keyed(digest.encode()) if subject == COHORT else digest
+    audit.record(word, by=who, run=run.name, subject=subject, digest=shown, waived=waived, beforehand=beforehand)
     with storage_errors("the state root"):
         _append_to_history(run, decision)
         write_json(_path(run, subject), asdict(decision))
@@ -115,10 +117,7 @@ def decide(
 
 
 def _append_to_history(run: Run, decision: Decision) -> None:
-    folder = private_folder(run.folder / "decisions")
-    handle = private_handle(folder / "history.jsonl", os.O_WRONLY | os.O_APPEND)
-    with os.fdopen(handle, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(asdict(decision)) + "\n")
+    append_jsonl(private_folder(run.folder / "decisions") / "history.jsonl", asdict(decision))
 
 
 def decision_on(run: Run, subject: str) -> Decision | None:
@@ -129,8 +128,8 @@ def decision_on(run: Run, subject: str) -> Decision | None:
 def history(run: Run) -> list[Decision]:
     """Return every decision, in order."""
     made = []
-    with suppress(FileNotFoundError, ValueError, TypeError):  # a kill may have left half a line
-        for line in read_jsonl(run.folder / "decisions" / "history.jsonl"):
+    with suppress(FileNotFoundError, TypeError):
+        for line in read_appended(run.folder / "decisions" / "history.jsonl"):
             made.append(Decision(**line))
     present = cancellation(run) if run.whole is run else None
     return [*made, present] if present else made

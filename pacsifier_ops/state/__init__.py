@@ -1,1 +1,1 @@
-"""State that outlives a run: leases, ledger, trees, deliveries, approved lists."""
+"""State that outlives a run: leases, ledger, trees, deliveries, approved lists, the audit file."""

@@ -208,6 +208,7 @@ class StudyAccount:
     Attributes:
         run: opaque id of the run.
         project, profile: names from the study; digest: SHA-256 of the project file, empty without one.
+        owners, approvers, ethics, expires: of the project, see `project.Study`.
         started, finished: ISO 8601.
         rules: digest of the rules of the de-identification; method, codes (value, scheme, meaning; PS3.16 CID 7050) and
             options describe them, and are empty if the profile has changed since.
@@ -256,6 +257,10 @@ class StudyAccount:
     beyond: int = 0
     discrepancies: list[str] = field(default_factory=list)
     ended: Decision | None = None
+    owners: list[str] = field(default_factory=list)
+    approvers: list[str] = field(default_factory=list)
+    ethics: str = ""
+    expires: str = ""
 
     @property
     def balanced(self) -> bool:

@@ -53,6 +53,10 @@ def close(run: Run) -> StudyAccount:
         released=released_of(run),
         removal=_removal(run, study),
         ended=approvals.ended_by(run),
+        owners=list(study.owners),
+        approvers=list(study.approvers),
+        ethics=study.ethics,
+        expires=study.expires,
     )
     file_set = account.stage(stages.DICOMDIR)
     if file_set.verdict == NOT_RUN and account.released and account.released.files and not account.released.new:

@@ -134,6 +134,10 @@ def _head(account: StudyAccount) -> dict[str, Any]:
     released = account.released
     return {
         "project": account.project,
+        "owners": account.owners,
+        "approvers": account.approvers,
+        "ethics": account.ethics,
+        "expires": account.expires,
         "verdict": account.verdict,
         "finished": account.finished,
         "version": __version__,

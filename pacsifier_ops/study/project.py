@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -10,7 +11,7 @@ from typing import Any
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import node_names
-from pacsifier_ops.base.errors import ConfigError, PathRefused
+from pacsifier_ops.base.errors import ConfigError, NotAllowed, PathRefused
 from pacsifier_ops.base.files import confined
 from pacsifier_ops.base.options import (
     EVERYWHERE,
@@ -25,6 +26,7 @@ from pacsifier_ops.base.options import (
     standing,
 )
 from pacsifier_ops.base.places import reserved
+from pacsifier_ops.base.rights import IDENTIFIED, SEND, TAKE, URGENT
 from pacsifier_ops.base.telling import recipients
 from pacsifier_ops.base.window import Window
 from pacsifier_ops.deid.run import DeidRequest
@@ -166,11 +168,31 @@ class Study(Reading, KeptRequest):
         default=ANYBODY,
         choices={ANYBODY: "whoever Airflow lets answer", ANOTHER: "not the person who started the run"},
     )
+    owners: tuple[str, ...] = option(
+        "Owners",
+        "Names of the Airflow users who answer for the project. Runs that nobody starts have their rights.",
+        Section.RELEASE,
+        default=(),
+    )
     approvers: tuple[str, ...] = option(
         "Approvers",
         "Names of the Airflow users who may approve the release. Empty: whoever Airflow lets answer.",
         Section.RELEASE,
         default=(),
+    )
+    ethics: str = option(
+        "Ethics",
+        "Reference of the approval by the ethics committee, for reports and the audit file.",
+        Section.RELEASE,
+        default="",
+        longest=200,
+    )
+    expires: str = option(
+        "Expires",
+        "Last day on which a run may start and data may be released, YYYY-MM-DD. Empty: never.",
+        Section.RELEASE,
+        default="",
+        date=True,
     )
     most_missing: int = option(
         "Missing objects", "Only with limit: the most that may be missing.", Section.RELEASE, default=0, least=0
@@ -280,6 +302,37 @@ class Study(Reading, KeptRequest):
         if self.approvers and not {name, user} & set(self.approvers):
             return "only those may release it whom the project names as approvers"
         return ""
+
+    def refuse_expired(self) -> None:
+        """Check that the project has not expired, by the clock of the setting `timezone`.
+
+        Raises:
+            NotAllowed: it has.
+        """
+        if self.expires and dt.datetime.now(settings.timezone()).date().isoformat() > self.expires:
+            raise NotAllowed(
+                f"the project has expired, {self.expires} was its last day: no run starts, and nothing is released; to "
+                "go on, the owners have its approval prolonged, and set expires anew",
+                **self.told,
+            )
+
+    @property
+    def needs(self) -> list[tuple[str, str]]:
+        """Rights that a run needs, each with the name of the connection."""
+        archives = node_names(self.pacs) if self.has(stages.EXTRACT) or self.move else []
+        identified = [name for name in (self.karnak, self.move) if name]
+        sent_to = list(filter(None, (self.upload, self.karnak, self.move)))
+        needs = [(TAKE, name) for name in archives] + [(SEND, name) for name in sent_to]
+        if identified:
+            needs += [(IDENTIFIED, name) for name in (*archives, *identified)]
+        if self.urgency == common.URGENT:
+            needs += [(URGENT, name) for name in (*archives, *sent_to)]
+        return needs
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What reports, pages and the audit file tell of the project."""
+        return {name: getattr(self, name) for name in ("project", "owners", "approvers", "ethics", "expires")}
 
     def check(self) -> None:
         """Check that the options go together.

@@ -40,6 +40,7 @@ from pacsifier_ops.dicom.files import inspect
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import RELEASE
 from pacsifier_ops.runs.folder import Run, never, now
+from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import LISTED, approve, approved_of
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
@@ -249,12 +250,14 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     """Copy the files of the data set to `released/`, if they are as they were approved.
 
     Raises:
+        NotAllowed: the project has expired.
         NotApproved: they are not approved, or have changed since.
         TreeError: the data set is half de-identified.
         StorageError: something cannot be read or written; files that were copied stay.
         Cancelled: `cancelled` returned True; likewise.
     """
     study = Study.of(run)
+    study.refuse_expired()
     decision = approvals.approved(run, RELEASE, stock_of(run).digest)
     if decision.who != approvals.LIMITS and (why := study.may_release(decision.who, decision.user)):
         raise NotApproved(why)
@@ -286,6 +289,8 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             new,
             _stale(run, target),
         )
+        facts = {"by": released.by, "digest": released.digest, "files": released.files, "waived": released.waived}
+        audit.record(audit.RELEASED, run=run.name, project=study.project, **facts)
         write_json(run.folder / _RELEASED, asdict(released))
     return released
 

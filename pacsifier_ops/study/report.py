@@ -55,7 +55,7 @@ from pacsifier_ops.study.accounts import (
 from pacsifier_ops.study.chart import Dropout, Flow, Station, flow
 from pacsifier_ops.study.project import KEEP, LIST
 from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF
-from pacsifier_ops.study.shown import decided, gate_counts, gate_findings
+from pacsifier_ops.study.shown import decided, gate_counts, gate_findings, governed
 
 #: Colour and meaning of each state of an instance.
 KINDS = {
@@ -263,6 +263,7 @@ def both(account: StudyAccount) -> dict[str, Any]:
         "states": [State(state, KINDS[state][0], totals[state], KINDS[state][1]) for state in STATES],
         "modality_bars": _modality_bars(account),
         "search": gate_counts(account.gate),
+        "governed": governed(vars(account)),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from pacsifier_ops.base.words import listed
 from pacsifier_ops.runs.approvals import APPROVED, COHORT, LIMITS, RELEASE, RUN, Decision
 
 #: Subjects of decisions, for people.
@@ -81,3 +82,18 @@ def gate_findings(gate: Mapping[str, Any]) -> list[Finding]:
     """Return the files with findings, at most `gate.MOST` of each kind."""
     found = [Finding(path, what, "blocking", "bad") for path, what in gate.get("blocking", ())]
     return found + [Finding(path, what, "waiver", "doubt") for path, what in gate.get("waivable", ())]
+
+
+def governed(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return who answers for a project, who may release, and on what ground, as names and values for people.
+
+    Args:
+        told: values by name, as of `project.Study.told`.
+    """
+    shown = {
+        "Owners": listed([*told.get("owners", ())]),
+        "Approvers": listed([*told.get("approvers", ())]),
+        "Ethics": told.get("ethics"),
+        "Expires": told.get("expires"),
+    }
+    return [(name, str(value)) for name, value in shown.items() if value]

@@ -24,6 +24,7 @@ from pacsifier_ops.runs.accounts import COMPLETE, ROWS_ANSWERED
 from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, decide
 from pacsifier_ops.runs.folder import Run, never, now, stage_run
 from pacsifier_ops.runs.job import summary_of
+from pacsifier_ops.state import audit
 from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.study import run as stages
@@ -62,6 +63,7 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
     Raises:
         InputError: file or form is invalid; names every reason.
         ConfigError: values contradict each other, or the project file of the same study; likewise.
+        NotAllowed: the project has expired.
         StorageError: the run's folder cannot be written.
     """
     run.forget(KEPT)
@@ -76,11 +78,12 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
         with storage_errors("the state root"):
             write_atomic(run.folder / "project.yaml", data)
         own |= {"file": str(file), "digest": hashlib.sha256(data).hexdigest()}
-    several: dict[str, Any] = {name: tuple(values.get(name) or ()) for name in ("without", "approvers")}
+    several: dict[str, Any] = {name: tuple(values.get(name) or ()) for name in ("without", "owners", "approvers")}
     if not isinstance(values.get("pacs", ""), str):
         several["pacs"] = ", ".join(node_names(values["pacs"]))
     study = Study(**{**values, **several}, **own)
     study.check()
+    study.refuse_expired()
     _check_against_file(study)
     with storage_errors("the state root"):
         study.keep(run)
@@ -91,21 +94,25 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
     return study
 
 
+#: Rules of a project file that a form of the same study cannot loosen, with what they are where they restrict nothing.
+_RULES: Mapping[str, Any] = {"release_by": ANYBODY, "approvers": [], "expires": ""}
+
+
 def _check_against_file(study: Study) -> None:
-    """Check that a form does not change who may release, if a project file of the same study has restricted it.
+    """Check that a form does not change the rules of a study, if a project file of the same study has restricted them.
 
     Raises:
-        ConfigError: the form changes it.
+        ConfigError: the form changes one.
         StorageError: the state root cannot be written.
     """
-    rule = {"release_by": study.release_by, "approvers": list(study.approvers)}
+    rules = {"release_by": study.release_by, "approvers": list(study.approvers), "expires": study.expires}
     with _remembered(study) as last:
-        before = last.get("rule")
+        before = {**_RULES, **last.get("rule", {})}
         if study.file:
-            last["rule"] = rule
-        elif before and before != rule and before != {"release_by": ANYBODY, "approvers": []}:
+            last["rule"] = rules
+        elif changed := [name for name in _RULES if before != _RULES and before[name] != rules[name]]:
             raise ConfigError(
-                "release_by, approvers: the project file of this study says otherwise; start it with that"
+                f"{', '.join(changed)}: the project file of this study says otherwise; start it with that"
             )
 
 
@@ -314,7 +321,10 @@ def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = neve
         removal.plan_removal(run, places, cancelled, read=study.remove_identified == REMOVE)
     listing, removed = removal.Listing.of(run), removal.Removed()
     if study.remove_identified == REMOVE and _at_gateway(run, study):
+        facts = {"run": run.name, "project": study.project}
+        audit.record(audit.REMOVING, files=listing.files, **facts)
         removed = removal.remove(run, places, cancelled)
+        audit.record(audit.REMOVED, files=removed.files, **facts)
     with storage_errors("the state root"):
         write_json(run.folder / "removal.json", vars(removed))
     return {"may_go": listing.files, "removed": removed.files, "stay": sum(listing.stay.values())}

@@ -18,6 +18,7 @@ from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, begin, cut, prepared
 from pacsifier_ops.runs.series import SeriesWorker
+from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import approved_of, refuse_released_below
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
@@ -157,4 +158,6 @@ def report(run: Run) -> RunAccount:
         ended=ended_by(run),
     )
     write_books(run, account, request.out_directory / LOGS, ("Folder",))
+    sent = account.totals()["received"]
+    audit.record(audit.EXPORTED, run=run.name, to=request.pacs, objects=sent, verdict=account.verdict)
     return account

@@ -23,7 +23,7 @@ from pacsifier_ops.runs.approvals import CANCELLED, REJECTED
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
-from pacsifier_ops.study.shown import decided, gate_counts, gate_findings
+from pacsifier_ops.study.shown import decided, gate_counts, gate_findings, governed
 from pacsifier_ops.web.views import (
     AHEAD,
     ASKING,
@@ -104,6 +104,7 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
         view=view,
         verdict=_verdict(view),
         amounts=_transfer_facts(view),
+        governed=governed(view.study.project) if view.study else [],
         heading_of=_heading,
         run_kinds=_RUN_STATES,
         questions=_questions(view),

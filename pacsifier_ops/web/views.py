@@ -28,6 +28,7 @@ from pacsifier_ops.runs.failures import sentences
 from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
 from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.runs.progress import Progress, progress_of
+from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import (
     GATE,
     NOT_ENDED,
@@ -122,12 +123,14 @@ class StudyView:
         stock: the data set before its release, in counts; empty before the search.
         released: the released data set and who approved it; empty before the release.
         handover: whether there is a report that goes with the data.
+        project: who answers for it and may release, see `project.Study.told`.
     """
 
     gate: Mapping[str, Any] = field(default_factory=dict)
     stock: Mapping[str, Any] = field(default_factory=dict)
     released: Mapping[str, Any] = field(default_factory=dict)
     handover: bool = False
+    project: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,7 @@ class RunView:
         search = {**study.gate, "findings": f"{there}/findings" if self.readable else None}
         return {
             **content,
+            "project": study.project or None,
             "search": search if study.gate else None,
             "stock": study.stock or None,
             "released": study.released or None,
@@ -306,6 +310,7 @@ def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = Fa
         outcome(folder, STOCK),
         outcome(folder, RELEASED),
         handover_of(folder) is not None and not view.going_on,
+        Study.of(folder).told,
     )
     return _with_stages(replace(view, study=study), folder, wanted)
 

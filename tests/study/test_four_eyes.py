@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pacsifier_ops.base.errors import ConfigError, NotApproved
+from pacsifier_ops.base.errors import ConfigError, InputError, NotAllowed, NotApproved, StorageError
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import APPROVED, RELEASE
 from pacsifier_ops.runs.folder import Run
@@ -98,6 +101,77 @@ def test_a_form_does_not_loosen_the_rule_of_the_project_file(data: Path) -> None
     set_up(approvers=["anna"])
 
 
+def test_after_its_last_day_no_run_starts_and_nothing_is_released(data: Path) -> None:
+    today = dt.date.today()
+    yesterday, tomorrow = (str(today + dt.timedelta(days)) for days in (-1, 1))
+    with pytest.raises(NotAllowed, match=f"the project has expired, {yesterday} was its last day") as refused:
+        set_up(expires=yesterday, owners=["anna"], ethics="EC 12")
+    assert refused.value.facts == {
+        "project": "p",
+        "owners": ("anna",),
+        "approvers": (),
+        "ethics": "EC 12",
+        "expires": yesterday,
+    }
+    run, study = set_up(expires=tomorrow)
+    release.folder_of(study, "de-identified").mkdir(parents=True)
+    release.take_stock(run)
+    decided(run, "ben")
+    replace(study, expires=yesterday).keep(run)  # as if it had waited for an answer until then
+    with pytest.raises(NotAllowed, match="nothing is released"):
+        release.release(run)
+    assert release.released_of(run) is None
+    replace(study, expires=str(today)).keep(run)
+    assert release.release(run).by == "ben"
+
+
+@pytest.mark.parametrize("wrong", ["2026-13-01", "tomorrow", "20270101", "2027-W01-1"])
+def test_a_day_that_is_none_is_refused(data: Path, wrong: str) -> None:
+    file = data / "p.yaml"
+    file.write_text(f"project: p\nqueryfile: table.csv\nexpires: {wrong}\n")
+    with pytest.raises(InputError, match="expires: no date; write it as YYYY-MM-DD"):
+        set_up(file)
+
+
+def test_owners_ethics_and_last_day_of_a_project_file(data: Path) -> None:
+    file = data / "p.yaml"
+    file.write_text("project: p\nqueryfile: table.csv\nowners: [anna]\nethics: EC 2026-7\nexpires: 2999-12-31\n")
+    study = Study.of(set_up(file)[0])
+    assert (list(study.owners), study.ethics, study.expires) == (["anna"], "EC 2026-7", "2999-12-31")
+    with pytest.raises(ConfigError, match="expires: the project file of this study says otherwise"):
+        set_up()
+
+
+def test_decisions_and_releases_are_in_the_audit_file(data: Path, state_root: Path) -> None:
+    run, study = set_up()
+    release.folder_of(study, "de-identified").mkdir(parents=True)
+    release.take_stock(run)
+    decided(run, "ben")
+    release.release(run)
+    stock = release.stock_of(run).digest
+    approvals.ask(run, approvals.COHORT, stock)
+    approvals.decide(run, approvals.COHORT, stock, approvals.REJECTED, "anna")
+    lines = [json.loads(line) for line in (state_root / "audit" / "audit.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["by"], line["run"]) for line in lines] == [
+        ("approved", "ben", run.name),
+        ("released", "ben", run.name),
+        ("rejected", "anna", run.name),
+    ]
+    assert lines[0]["digest"] == lines[1]["digest"] == stock != lines[2]["digest"]
+
+
+def test_without_its_line_in_the_audit_file_nothing_is_released(data: Path, state_root: Path) -> None:
+    run, study = set_up()
+    release.folder_of(study, "de-identified").mkdir(parents=True)
+    release.take_stock(run)
+    decided(run, "ben")
+    (state_root / "audit" / "audit.jsonl").unlink()
+    (state_root / "audit" / "audit.jsonl").mkdir()
+    with pytest.raises(StorageError, match="the audit file"):
+        release.release(run)
+    assert release.released_of(run) is None
+
+
 def test_another_project_does_not_take_the_folder_of_a_study(data: Path) -> None:
     """It could release the data set without asking the approvers."""
     file = data / "p.yaml"
@@ -133,8 +207,9 @@ def test_the_answer_of_a_person_who_may_not_approve_does_not_count(airflow: Airf
         Asking(task_id="approve").keep_answer(run, {"params": {}}, event)
 
     approvals.ask(run, RELEASE, "d1")
-    with pytest.raises(AirflowFailException, match="may not release it; another person"):
+    with pytest.raises(NotAllowed, match="may not release it; another person") as refused:
         answer("Approve", "anna")
+    assert refused.value.facts == {"by": "anna", "subject": RELEASE}
     assert approvals.decision_on(run, RELEASE) is None
     with pytest.raises(AirflowFailException, match="rejected"):
         answer("Reject", "anna")

@@ -172,6 +172,10 @@ def hostile_study(text: str = HOSTILE) -> StudyAccount:
         released=Released("d", text, text, True, 1, 1, 1, 0),
         discrepancies=[text],
         held_back=True,
+        owners=[text],
+        approvers=[text],
+        ethics=text,
+        expires=text,
     )
 
 

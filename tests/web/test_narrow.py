@@ -61,7 +61,8 @@ def of_the_server() -> Iterator[tuple[str, str]]:
     counts = Progress({LONG: 1_000_000}, {"complete": 1}, True, 2_000_000, {"received": 1_000_000})
     question = views.OpenQuestion("approve_release", LONG, [LONG], ["Approve", LONG], views.OPEN, WHEN, WHEN)
     stage = views.StageView("complete", counts, report=True, sheets=12)
-    study = views.StudyView(account.gate, {"files": 1, "bytes": 1}, handover=True)
+    people = {"owners": [LONG], "approvers": [LONG], "ethics": LONG, "expires": WHEN}
+    study = views.StudyView(account.gate, {"files": 1, "bytes": 1}, handover=True, project=people)
     parts: dict[str, Any] = {"folder": LONG, "stages": dict.fromkeys(STAGES, stage)}
     shared: dict[str, Any] = {"started": WHEN, "readable": True, "report": True, "sheets": 12}
     shared["decisions"] = account.decisions
