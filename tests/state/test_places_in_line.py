@@ -60,11 +60,15 @@ def take(root: Path, place: Place, name: str, log: Path) -> None:
 
 def stand_in_line(leases: Leases, start: Callable[..., Any], log: Path, *places: tuple[str, Place]) -> list[Any]:
     """Start processes that wait, in this order."""
+
+    def stands(number: int) -> None:
+        eventually(lambda: len(waits(leases)) == number)
+
     processes = []
     for name, place in places:
-        before = len(waits(leases))
+        expected = len(waits(leases)) + 1
         processes.append(start(take, leases.root, place, name, log))
-        eventually(lambda before=before: len(waits(leases)) == before + 1)
+        stands(expected)
     return processes
 
 
@@ -186,7 +190,8 @@ def one_after_the_other(series: dict[str, int], comes: dict[str, int], seconds: 
         comes: turn at which each run comes.
         seconds: that a series takes.
     """
-    done, since, turns = dict.fromkeys(series, 0), dict(comes), []
+    turns: list[str] = []
+    done, since = dict.fromkeys(series, 0), dict(comes)
     while any(done[run] < count for run, count in series.items()):
         now = len(turns)
         there = [run for run, count in series.items() if comes[run] <= now and done[run] < count]
