@@ -133,6 +133,7 @@ class Option:
         like: name of the option whose value it takes if it is not given.
         after: name of the option that it goes with, behind which it stands.
         stands: where it stands, of EVERYWHERE.
+        node: whether it names a connection of type dicom; if `joined`, several.
         flag: of the command; None: it has none.
     """
 
@@ -159,6 +160,7 @@ class Option:
     like: str = ""
     after: str = ""
     stands: tuple[str, ...] = EVERYWHERE
+    node: bool = False
     flag: Flag | None = None
 
     @property

@@ -143,6 +143,7 @@ class Request(Reading, KeptRequest):
         "of the PACS show what has arrived.",
         Section.WHERE_TO,
         default="",
+        node=True,
     )
     resend: bool = option(
         "Move again",

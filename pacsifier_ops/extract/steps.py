@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from sys import intern
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.config import PacsNode, node_names
 from pacsifier_ops.base.errors import ConfigError, QueryTableError, StorageError, TooManySeries, TreeError
@@ -38,6 +38,7 @@ from pacsifier_ops.runs.accounts import (
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
 from pacsifier_ops.runs.job import Question, begin, expect
 from pacsifier_ops.state import audit
+from pacsifier_ops.runs.progress import progress_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger
 from pacsifier_ops.state.tree import Names, Tree, patient_identity
@@ -84,7 +85,7 @@ def prepare(
         ReceiverError: images are to be fetched by C-MOVE, and our receiver cannot be started.
         StorageError: the run's folder cannot be written.
     """
-    _check_consistent(request, destination)
+    check_consistent(request, destination)
     nodes = run_nodes(archives, request)
     names = node_names(node.name for node in nodes)
     request = replace(request, pacs=", ".join(names))
@@ -154,8 +155,11 @@ def _patient_options(row: QueryRow) -> dict[str, str]:
     return {"new_id": row.new_id, "accept_patient_id_of": row.accept_patient_id_of}
 
 
-def _check_consistent(request: Request, destination: PacsNode | None) -> None:
+def check_consistent(request: Request, destination: PacsNode | str | None) -> None:
     """Check that no option would have no effect, so that nobody believes that it had one.
+
+    Args:
+        destination: the node that images are moved to, or its name; None: none is given.
 
     Raises:
         ConfigError: options contradict each other.
@@ -351,7 +355,7 @@ def plan(run: Run, archives: Archives) -> Plan:
     parts = {node.name: [item for item in order if item.pacs == node.name] for node in nodes}
     order = list(chain.from_iterable(parts.values()))
     sizes = {node.name: _size(request, tree, parts[node.name], node) for node in nodes if parts[node.name]}
-    exceeds = _exceeded_limits(request, sizes, nodes)
+    over, exceeds = _exceeded_limits(request, sizes, nodes)
     _assign_folders(tree, order)
     with storage_errors("the state root"):
         units_of = _write_units(run, parts, new_ids)
@@ -359,7 +363,7 @@ def plan(run: Run, archives: Archives) -> Plan:
         instances = sum(item.instances or 0 for item in order)
         counts = {"units": len(units), "series": len(order), "instances": instances}
         size_values = {name: asdict(size) for name, size in sizes.items()}
-        limits = {"sizes": size_values, "exceeds": exceeds, "digest": _digest(request, order)}
+        limits = {"sizes": size_values, "over": over, "exceeds": exceeds, "digest": _digest(request, order)}
         write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **limits})
         expect(run, series=len(order), instances=instances)
     if request.retrieve == NONE and not request.info:
@@ -403,7 +407,7 @@ def _write_units(
 
 def _size(request: Request, tree: Tree, order: Iterable[_CohortSeries], node: PacsNode) -> Size:
     """Return how much is to be fetched or moved. Instances at the destination of a move are not known here."""
-    names = tree.load_names() if request.retrieve == SAVE else Names()
+    names = Names() if request.retrieve == MOVE else tree.load_names()
     series = (
         (item.modality, item.instances, _present_instances(request, tree, item.series, names.folder_of(item.series)))
         for item in order
@@ -424,26 +428,30 @@ def _present_instances(request: Request, tree: Tree, series: SeriesId, folder: s
     return sum(entry.file in names or (bool(entry.handed_on) and not request.refetch) for entry in entries)
 
 
-def _exceeded_limits(request: Request, sizes: Mapping[str, Size], nodes: Sequence[PacsNode]) -> list[str]:
-    """Return sentences, in counts only, on the limits that a cohort exceeds; it then needs an approval.
+def _exceeded_limits(
+    request: Request, sizes: Mapping[str, Size], nodes: Sequence[PacsNode]
+) -> tuple[list[str], list[str]]:
+    """Return sentences, in counts only, on the limits that a cohort exceeds, and those that a person must approve.
+
+    Nobody must approve that series are only found.
 
     Raises:
         TooManySeries: a limit is exceeded, and no approval is requested.
     """
-    if request.retrieve == NONE:
-        return []
     over = [sentence for node in nodes if node.name in sizes for sentence in exceeded_limits(sizes[node.name], node)]
     together = sum(size.series for size in sizes.values())
     if not over and request.max_series and together > request.max_series:
         over = [f"{together} series, more than the {request.max_series} that this run allows"]
+    if request.retrieve == NONE:
+        return over, []
     if request.approval:
-        return over + (exceeded_space(sizes.values()) if request.retrieve == SAVE else [])
+        return over, over + (exceeded_space(sizes.values()) if request.retrieve == SAVE else [])
     if over:
         raise TooManySeries(
             f"the query table finds {'; '.join(over)} without an approval; nothing was fetched. Narrow the table, "
             "raise the limit (max_series for this run), or let a person approve it (approval)"
         )
-    return []
+    return [], []
 
 
 def _digest(request: Request, order: Iterable[_CohortSeries]) -> str:
@@ -605,11 +613,33 @@ def question(run: Run) -> CohortQuestion | None:
     granted = decision and (decision.digest, decision.word) == (plan["digest"], approvals.APPROVED)
     if granted or not plan["exceeds"]:
         return None
+    return CohortQuestion(plan["digest"], [*plan["exceeds"], *_size_sentences(plan)])
+
+
+def _size_sentences(plan: Mapping[str, Any]) -> list[str]:
     sizes = plan["sizes"]
-    sentences = [
-        f"{name}: {text}" if len(sizes) > 1 else text for name in sizes for text in Size(**sizes[name]).sentences()
-    ]
-    return CohortQuestion(plan["digest"], [*plan["exceeds"], *sentences])
+    return [f"{name}: {text}" if len(sizes) > 1 else text for name in sizes for text in Size(**sizes[name]).sentences()]
+
+
+def counts(run: Run) -> dict[str, Any]:
+    """Return how large the cohort of a run is: what is to be fetched, or would be, without what was fetched before.
+
+    Returns:
+        `rows` by state; `series`, `images`, `gigabytes` (10^9 bytes) and `hours`, of all archives; `sentences` for
+        people; `over`: a sentence for each limit that the cohort exceeds. No value of the table is among them.
+
+    Raises:
+        NotApproved: the step plan has not ended.
+    """
+    plan = plan_of(run)
+    sizes = plan["sizes"].values()
+    sums = {name: sum(size[name] for size in sizes) for name in ("series", "images", "gigabytes", "hours")}
+    return {
+        "rows": progress_of(run).rows,
+        **sums,
+        "sentences": _size_sentences(plan),
+        "over": plan.get("over", plan["exceeds"]),
+    }
 
 
 # retrieve

@@ -23,7 +23,7 @@ def node(
     Args:
         joined: several connections are allowed.
     """
-    return option(title, help, section, default="", form=DEFAULT_NODE, joined=joined)
+    return option(title, help, section, default="", form=DEFAULT_NODE, joined=joined, node=True)
 
 
 def configuration(section: Section = Section.WHERE_FROM) -> Any:

@@ -219,12 +219,19 @@ class Study(Reading, KeptRequest):
         help="Only with DICOMDIR: MB of each volume. Empty: one volume.",
         least=1,
     )
-    upload: str = option("Upload", "Connection of the node that gets the released data.", Section.WHERE_TO, default="")
+    upload: str = option(
+        "Upload",
+        "Connection of the node that gets the released data.",
+        Section.WHERE_TO,
+        default="",
+        node=True,
+    )
     karnak: str = option(
         "Karnak gateway",
         "Connection of a gateway that de-identifies. It gets identified copies with Karnak tags.",
         Section.WHERE_TO,
         default="",
+        node=True,
     )
     album_name: str = same(
         KarnakRequest,
@@ -239,6 +246,7 @@ class Study(Reading, KeptRequest):
         "Connection of a node to which the PACS sends the identified originals.",
         Section.WHERE_TO,
         default="",
+        node=True,
     )
     remove_identified: str = option(
         "Identified copy",
