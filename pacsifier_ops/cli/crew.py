@@ -17,6 +17,7 @@ from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Cancelled, InputError, Later, PacsifierError
 from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.runs import people
+from pacsifier_ops.base.words import size
 from pacsifier_ops.runs.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import Account
@@ -167,9 +168,9 @@ class ProgressLine:
             self._show()
 
     def _show(self) -> None:
-        rate = self._bytes / 1e6 / max(0.001, time.monotonic() - self._started)
+        rate = size(self._bytes / max(0.001, time.monotonic() - self._started))
         # With C-MOVE to another node, no bytes pass here.
-        self._meter.show(self._ended, f"{self._arrived} images  {rate:.1f} MB/s" if self._bytes else "")
+        self._meter.show(self._ended, f"{self._arrived} images  {rate}/s" if self._bytes else "")
 
 
 A = TypeVar("A", bound=Account)

@@ -78,7 +78,7 @@ def check_and_keep(data: bytes, options: Mapping[str, str] | None = None) -> Int
         table = check(data, Reading(**options))
     except TableRefused as error:
         return Intake(problems=error.problems)
-    return Intake(take_in(data, options=options) if table.rows else "", table.problems, table)
+    return Intake(take_in(data, options=options, by_person=True) if table.rows else "", table.problems, table)
 
 
 def check(data: bytes, reading: Reading) -> QueryTable:

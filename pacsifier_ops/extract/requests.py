@@ -18,6 +18,10 @@ from pacsifier_ops.query.records import LARGEST_FILE, is_workbook
 
 #: File with the options for reading the table, see `Reading`; missing if none were given.
 _READING = "reading.json"
+#: File that marks a request as handed in by a person, who may never start a run on it.
+_HANDED_IN = "handed-in"
+#: Seconds after which such a request goes, unless a run was started on it.
+UNSTARTED = 24 * 3600
 _ID = re.compile(r"req-[0-9a-f]{24}")
 
 
@@ -31,13 +35,16 @@ def new_request_id() -> str:
     return f"req-{secrets.token_hex(12)}"
 
 
-def take_in(table: Path | bytes, identity: str = "", options: Mapping[str, str] | None = None) -> str:
+def take_in(
+    table: Path | bytes, identity: str = "", options: Mapping[str, str] | None = None, by_person: bool = False
+) -> str:
     """Keep a query table as `<state root>/requests/<id>/table.csv` (or .xlsx), and return the id of the request.
 
     Args:
         table: path of the table, or its content.
         identity: an id from `new_request_id`; a second call with it replaces the table. Empty: a new id is made.
         options: options for reading the table (see `Reading`), kept beside it as reading.json.
+        by_person: whether the request goes after UNSTARTED, see `handed_in_before`.
 
     Raises:
         InputError: the file cannot be read.
@@ -53,8 +60,29 @@ def take_in(table: Path | bytes, identity: str = "", options: Mapping[str, str] 
         folder = private_folder(_folder(identity))
         if options:
             write_json(folder / _READING, dict(options))
+        if by_person:
+            write_atomic(folder / _HANDED_IN, b"")
         write_atomic(folder / name, data)
     return identity
+
+
+def handed_in_before(moment: float) -> dict[str, Path]:
+    """Return the folders of the requests that people handed in before a moment, by id.
+
+    Args:
+        moment: seconds since the epoch.
+    """
+    found = {}
+    for mark in (settings.state_root() / "requests").glob(f"req-*/{_HANDED_IN}"):
+        with suppress(FileNotFoundError):
+            if mark.stat().st_mtime < moment:
+                found[mark.parent.name] = mark.parent
+    return found
+
+
+def request_in(queryfile: str) -> str:
+    """Return the id of the request that a param or a kept request names, as an id or a path; empty: it names none."""
+    return next((part for part in (queryfile, Path(queryfile).parent.name) if is_request_id(part)), "")
 
 
 def table_path(queryfile: str) -> Path:

@@ -121,16 +121,28 @@ def remove(leftover: Leftover) -> bool:
         if leftover.path.parent == leases.root:
             leases.forget(leftover.path)
         elif leftover.path.is_dir():
-            path = leftover.path
-            if not path.name.startswith(_REMOVING):
-                path = path.rename(path.with_name(f"{_REMOVING}{path.name}"))
-            try:
-                shutil.rmtree(path)
-            except RecursionError:  # up to Python 3.12
-                raise StorageError(f"{leftover.place}: its folders are nested too deeply; remove it by hand") from None
+            remove_folder(leftover.path, leftover.place)
         else:
             leftover.path.unlink()
     return True
+
+
+def remove_folder(path: Path, place: str) -> None:
+    """Remove a folder. It is renamed first, so it is complete or absent; the next cleanup removes what a kill leaves.
+
+    Args:
+        place: the path without names, for errors.
+
+    Raises:
+        OSError: it cannot be removed.
+        StorageError: its folders are nested too deeply.
+    """
+    if not path.name.startswith(_REMOVING):
+        path = path.rename(path.with_name(f"{_REMOVING}{path.name}"))
+    try:
+        shutil.rmtree(path)
+    except RecursionError:  # up to Python 3.12
+        raise StorageError(f"{place}: its folders are nested too deeply; remove it by hand") from None
 
 
 class _Search:

@@ -127,15 +127,16 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse_both(params: Mapping[str, Any], form: Any) -> None:
-    """Refuse a form with changed values beside a project file.
+    """Refuse a form with changed values beside a project file. A query table may be given, and how it is read.
 
     Raises:
         ConfigError: names the changed keys.
     """
-    from pacsifier_ops.study.project import FORM
+    from pacsifier_ops.study.project import FORM, TABLE
 
     defaults = form.dump() if hasattr(form, "dump") else dict(form)
-    if changed := [key for key in FORM if params[key] != defaults[key]]:
+    own = TABLE if params["queryfile"] else ()
+    if changed := [key for key in FORM if key not in own and params[key] != defaults[key]]:
         raise ConfigError(
             f"project_file defines the study, so {', '.join(changed)} must not be given as well; change it in that "
             "file, or leave project_file empty"

@@ -355,9 +355,7 @@ def _sheet_of(book: Any) -> int:
             fitting.append(number)
     if len(fitting) > 1:
         which = " and ".join(str(seen.index(number) + 1) for number in fitting)
-        message = (
-            f"sheets {which} of the workbook hold such a table; say which with the option sheet, or hide the others"
-        )
+        message = f"has such a table in the sheets {which}; say which with the option sheet, or hide the others"
         raise TableRefused([Problem(0, "", message, ", ".join(book.worksheets[number].title for number in fitting))])
     return (fitting or seen or [0])[0]
 

@@ -11,8 +11,9 @@ import os
 import secrets
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -144,6 +145,18 @@ def stages_in(run: Run) -> list[str]:
     requests = (run.folder / "stages").glob(f"{run.name}-*/request.json")
     ordered = sorted(requests, key=lambda path: path.stat().st_mtime_ns)
     return [path.parent.name.removeprefix(f"{run.name}-") for path in ordered]
+
+
+def kept_requests(run: str = "*") -> Iterator[dict[str, Any]]:
+    """Yield the content of request.json of a run and of its stages; by default of all runs.
+
+    Args:
+        run: name of the run's folder.
+    """
+    runs = settings.state_root() / "runs"
+    for path in chain(runs.glob(f"{run}/request.json"), runs.glob(f"{run}/stages/*/request.json")):
+        with suppress(OSError, ValueError):  # it is removed meanwhile, or damaged
+            yield dict(read_json(path))
 
 
 def stage_run(run: Run, stage: str) -> Run:

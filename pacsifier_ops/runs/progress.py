@@ -58,9 +58,14 @@ class Progress:
     parts: dict[str, int] = field(default_factory=dict)
 
     @property
+    def bytes_per_second(self) -> float:
+        """Average rate of one association so far; 0 where nothing has arrived yet."""
+        return self.bytes / self.seconds if self.seconds else 0.0
+
+    @property
     def megabytes_per_second(self) -> float:
-        """Average rate of one association so far, in MB/s (10**6 bytes)."""
-        return round(self.bytes / self.seconds / 1e6, 3) if self.seconds else 0.0
+        """The same in MB/s (10**6 bytes)."""
+        return round(self.bytes_per_second / 1e6, 3)
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain data."""

@@ -286,7 +286,7 @@ def _counts(account: RunAccount, words: _Words) -> list[tuple[object, object, ob
     ]
     if words.sizes:
         seconds = _seconds(account)
-        rate = f"{totals['bytes'] / 1e6 / seconds:,.1f} MB/s" if seconds else "not known"
+        rate = f"{size(totals['bytes'] / seconds)}/s" if seconds else "not known"
         lines += [
             (f"Bytes {words.arrived}", size(totals["bytes"]), f"{int(totals['bytes']):,} bytes"),
             ("Rate", rate, f"bytes {words.arrived} over the duration of the run"),

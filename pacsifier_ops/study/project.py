@@ -35,7 +35,7 @@ from pacsifier_ops.handover.request import DicomdirRequest, KarnakRequest
 from pacsifier_ops.pseudonyms.run import CUSTOM, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import check_project
 from pacsifier_ops.query.options import read_options
-from pacsifier_ops.query.reading import Reading
+from pacsifier_ops.query.reading import CHOICES, Reading
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.approvals import LONGEST_PATIENCE
 from pacsifier_ops.runs.folder import KeptRequest
@@ -72,7 +72,7 @@ class Study(Reading, KeptRequest):
     file: str = option(
         "Project file",
         "Path below the data root of a YAML file with all options of the study. With it, leave the rest of this form "
-        "as it is.",
+        "as it is; only the query table of this run may be another one.",
         Section.WHAT,
         default="",
         name="project_file",
@@ -357,13 +357,24 @@ OPTIONS: Mapping[str, Option] = standing(Study, IN_FILE)
 FORM: Mapping[str, Option] = {name: one for name, one in OPTIONS.items() if IN_FORM in one.stands}
 
 
-def read_project(path: Path) -> dict[str, Any]:
+#: The query table, and how it is read. A run may have another table than its project file.
+TABLE = ("queryfile", *CHOICES)
+
+
+def read_project(path: Path, table: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read and check a project file. Return its values by key.
+
+    Args:
+        table: values of TABLE, which replace all of them in the file; empty: those of the file.
 
     Raises:
         Refused: it is invalid; names every reason by line and key, without values.
     """
-    return read_options(path, OPTIONS, contradictions)
+
+    def of_run(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**{key: value for key, value in values.items() if key not in TABLE}, **table} if table else {**values}
+
+    return of_run(read_options(path, OPTIONS, lambda values: contradictions(of_run(values))))
 
 
 def own_folder(folder: str) -> str:

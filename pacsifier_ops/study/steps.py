@@ -29,7 +29,18 @@ from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.gate import Gate
-from pacsifier_ops.study.project import ALL, ANYBODY, KEEP, LIMIT, NOBODY, REMOVE, Study, read_project, stages_for
+from pacsifier_ops.study.project import (
+    ALL,
+    ANYBODY,
+    KEEP,
+    LIMIT,
+    NOBODY,
+    REMOVE,
+    TABLE,
+    Study,
+    read_project,
+    stages_for,
+)
 from pacsifier_ops.study.release import (
     DEIDENTIFIED_FOLDER,
     FOLDERS,
@@ -56,7 +67,7 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
 
     Args:
         run: the run of the study.
-        given: values of the form, by the keys of a project file; ignored with a file.
+        given: values of the form, by the keys of a project file; with a file, only those of the query table hold.
         file: the project file.
         started_by: name of the Airflow user who started the run; empty: it was scheduled.
 
@@ -71,7 +82,7 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
     values = given
     if file is not None:
         try:
-            values = read_project(file)
+            values = read_project(file, {key: given[key] for key in TABLE if given.get(key)})
         except Refused as error:
             raise InputError(f"the project file cannot be used: {'; '.join(error.reasons)}") from None
         data = read_given(file)

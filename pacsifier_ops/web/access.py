@@ -5,8 +5,11 @@
 | counts, questions, decisions         | read runs of the DAG                                  |
 | reports, findings, pictures: they    | read runs of the DAG, and also the permission         |
 | identify patients                    | `PACSIFIER reports`                                   |
-| intake of query tables               | start runs of `pacsifier_extract`                     |
-| to cancel a run                      | change runs of the DAG                                |
+| the page Extract, with the list of   | read runs of `pacsifier_extract` or `pacsifier_study` |
+| runs                                 |                                                       |
+| intake of query tables               | start runs of one of these                            |
+| to cancel a run; to delete it        | change runs of the DAG; delete them                   |
+| to unpause a DAG                     | edit the DAG                                          |
 """
 
 from __future__ import annotations
@@ -33,15 +36,21 @@ from sqlalchemy.orm import Session
 from pacsifier_ops.hooks.constants import OUR_PREFIX, REPORTS
 from pacsifier_ops.runs.folder import Run, dag_run_name
 
-#: The DAG that the intake page starts.
-EXTRACT = "pacsifier_extract"
+#: The DAGs that the intake page starts.
+EXTRACT, STUDY = "pacsifier_extract", "pacsifier_study"
 
 
-def may(user: BaseUser, method: Literal["GET", "POST", "PUT"], dag_id: str) -> bool:
-    """Whether a user may read (GET), start (POST) or change (PUT) runs of a DAG."""
+def may(user: BaseUser, method: Literal["GET", "POST", "PUT", "DELETE"], dag_id: str) -> bool:
+    """Whether a user may read (GET), start (POST), change (PUT) or delete (DELETE) runs of a DAG."""
     details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
     manager = get_auth_manager()
     return manager.is_authorized_dag(method=method, access_entity=DagAccessEntity.RUN, details=details, user=user)
+
+
+def may_unpause(user: BaseUser, dag_id: str) -> bool:
+    """Whether a user may let the runs of a paused DAG begin."""
+    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+    return get_auth_manager().is_authorized_dag(method="PUT", details=details, user=user)
 
 
 def may_read_reports(user: BaseUser, dag_id: str) -> bool:
@@ -59,8 +68,14 @@ def may_see_connection(user: BaseUser, name: str, team: str | None) -> bool:
 
 
 def _may_start(user: GetUserDep) -> BaseUser:
-    if not may(user, "POST", EXTRACT):
+    if not any(may(user, "POST", dag_id) for dag_id in (EXTRACT, STUDY)):
         raise HTTPException(403, "You may not start extractions; ask an administrator for this permission.")
+    return user
+
+
+def _may_look(user: GetUserDep) -> BaseUser:
+    if not any(may(user, "GET", dag_id) for dag_id in (EXTRACT, STUDY)):
+        raise HTTPException(403, "You may not see extractions; ask an administrator for this permission.")
     return user
 
 
@@ -96,6 +111,12 @@ def _our_run_to_change(run: Annotated[DagRun, Depends(_our_run)], user: GetUserD
     return run
 
 
+def _our_run_to_delete(run: Annotated[DagRun, Depends(_our_run)], user: GetUserDep) -> DagRun:
+    if not may(user, "DELETE", run.dag_id):
+        raise HTTPException(403, "You may not delete runs of this DAG; ask an administrator for this permission.")
+    return run
+
+
 def _our_run_identified(run: Annotated[DagRun, Depends(_our_run)], user: GetUserDep) -> DagRun:
     if not may_read_reports(user, run.dag_id):
         raise HTTPException(403, f"This identifies patients; ask an administrator for the permission {REPORTS!r}.")
@@ -118,9 +139,11 @@ def same_origin(request: Request) -> None:
         raise HTTPException(403, "This request came from a page of another site.")
 
 
-#: A user who may start extractions.
+#: A user who may start extractions or studies, and one who may see runs of these.
 StarterDep = Annotated[BaseUser, Depends(_may_start)]
-#: The run of the address, for users who may read it, who may change it, and who may read its reports.
+LookerDep = Annotated[BaseUser, Depends(_may_look)]
+#: The run of the address, for users who may read it, change it, delete it, and who may read its reports.
 RunDep = Annotated[DagRun, Depends(_our_run)]
 ChangeRunDep = Annotated[DagRun, Depends(_our_run_to_change)]
+DeleteRunDep = Annotated[DagRun, Depends(_our_run_to_delete)]
 IdentifiedRunDep = Annotated[DagRun, Depends(_our_run_identified)]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncGenerator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep, get_user
-from airflow.models import DagRun, Variable
+from airflow.models import DagModel, DagRun, Variable
 from airflow.utils.state import State
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from pydantic import BaseModel
+from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
@@ -22,28 +26,33 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message, Receive, Scope, Send
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.errors import ConfigError, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, InputError, NotApproved, PacsifierError
 from pacsifier_ops.extract import intake
+from pacsifier_ops.extract.steps import counts
 from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.hooks.constants import OUR_PREFIX, PREFIX
 from pacsifier_ops.hooks.pools import dicom_connections
+from pacsifier_ops.maintenance.deletion import Deletion, deletion_of
 from pacsifier_ops.query.reading import CHOICES
-from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
+from pacsifier_ops.runs.folder import Run, dag_run_name, now, stage_folder, stages_in
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.runs.pages import style
-from pacsifier_ops.web import pages, tasks
+from pacsifier_ops.web import pages, runs, tasks
 from pacsifier_ops.web.access import (
-    EXTRACT,
     ChangeRunDep,
+    DeleteRunDep,
     IdentifiedRunDep,
+    LookerDep,
     RunDep,
     StarterDep,
     may,
     may_read_reports,
     may_see_connection,
     run_id_of,
+    may_unpause,
     same_origin,
 )
+from pacsifier_ops.web.forms import JOBS, fresh_folder, params, problems, remarks
 from pacsifier_ops.web.views import gate_of, handover_of, report_of, view_of
 
 log = logging.getLogger(__name__)
@@ -134,30 +143,66 @@ def failed(request: Request, error: PacsifierError) -> Response:
 
 
 @app.get("/")
-def intake_page(request: Request, user: StarterDep, session: SessionDep) -> HTMLResponse:
-    """Return the page on which a user sends a query table."""
+def intake_page(request: Request, user: LookerDep, session: SessionDep) -> HTMLResponse:
+    """Return the page on which a user sends a query table, starts a run, and sees the last runs."""
+    runs.forget_unstarted(session)
     every = [(str(item.conn_id), item.team_name) for item in dicom_connections(session)]
     known = [name for name, team in every if may_see_connection(user, name, team)]
     base, airflow = _base(request)
     shown = known if known or not every else None
-    return HTMLResponse(pages.intake_page(base, airflow, EXTRACT, shown, intake.LARGEST))
+    paused = session.scalars(select(DagModel.dag_id).where(DagModel.is_paused, DagModel.dag_id.in_(JOBS))).all()
+    startable = [job for job in JOBS.values() if may(user, "POST", job.dag_id)]
+    held = {job.dag_id: may_unpause(user, job.dag_id) for job in startable if job.dag_id in paused}
+    return HTMLResponse(pages.intake_page(base, airflow, startable, shown, held, intake.LARGEST))
 
 
 @app.post("/requests", dependencies=[Depends(same_origin)])
-async def take_in(request: Request, user: StarterDep) -> JSONResponse:
-    """Check a query table, and keep it under an opaque id.
+async def take_in(request: Request, user: StarterDep, session: SessionDep) -> JSONResponse:
+    """Check a query table, and keep it under an opaque id. It goes after a day, unless a run is started on it.
 
     The table is the multipart field `table`. The other fields are options of reading it, see `query.reading.Reading`.
 
     Returns:
-        `intake.Intake.as_json`, with status 201, or 422 if the table cannot be used.
+        `intake.Intake.as_json`, and `folder`, a fresh one for its images, with status 201; 422 if the table cannot be
+        used.
     """
     data, options = await _table(request)
+    await run_in_threadpool(runs.forget_unstarted, session)
     try:
         taken = await run_in_threadpool(intake.check_and_keep, data, options)
     except ConfigError as error:
         raise HTTPException(400, f"{error}.") from None
-    return JSONResponse(taken.as_json(), 201 if taken.request else 422)
+    if not taken.request:
+        return JSONResponse(taken.as_json(), 422)
+    return JSONResponse({**taken.as_json(), "folder": fresh_folder(taken.request, now()[:10])}, 201)
+
+
+class Asked(BaseModel):
+    """A run that somebody wants to start."""
+
+    dag_id: str
+    conf: dict[str, Any]
+
+
+@app.post("/checks", dependencies=[Depends(same_origin)])
+def check(asked: Asked, user: StarterDep) -> JSONResponse:
+    """Check the conf of a run before it is started, as its first steps would. Nothing is asked of a PACS.
+
+    Returns:
+        `problems`, which would end the run, and `remarks` on folders that others have used: each with the `option` that
+        it is about, or none, and a `message`.
+    """
+    if not may(user, "POST", asked.dag_id):
+        raise HTTPException(403, "You may not start runs of this DAG; ask an administrator for this permission.")
+    if (job := JOBS.get(asked.dag_id)) is None:
+        raise HTTPException(404, f"No run of this DAG is started here; there are {', '.join(JOBS)}.")
+    try:
+        conf = params(job, asked.conf)
+    except InputError as error:
+        raise HTTPException(400, f"{error}.") from None
+    wrong = problems(job, conf)
+    found = {"problems": wrong, "remarks": [] if wrong else remarks(job, conf)}
+    return JSONResponse({name: [asdict(one) for one in several] for name, several in found.items()})
 
 
 class _InMemory(MultiPartParser):
@@ -213,6 +258,12 @@ async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
 # Runs
 
 
+@app.get("/runs")
+def list_runs(user: LookerDep, session: SessionDep, everybody: bool = False) -> JSONResponse:
+    """Return the last runs of the user, or of everybody, see `runs.recent`."""
+    return JSONResponse({"runs": runs.recent(session, user, everybody)})
+
+
 def _folder(run: DagRun) -> Run:
     """Return the folder of a run.
 
@@ -252,6 +303,44 @@ def cancel_run(run: ChangeRunDep, user: GetUserDep, session: SessionDep) -> JSON
     if decision is None:
         raise HTTPException(409, "This run has ended, so there is nothing to cancel.")
     return JSONResponse({"state": str(run.state), "cancelled": {"by": decision.who, "at": decision.when}})
+
+
+@app.get("/runs/{dag_id}/{run_id}/counts")
+def show_counts(run: RunDep) -> JSONResponse:
+    """Return how large the cohort of an extraction is, see `extract.steps.counts`."""
+    try:
+        return JSONResponse(counts(_folder(run)))
+    except NotApproved:
+        raise HTTPException(404, "This run has not counted its cohort (yet).") from None
+
+
+@app.get("/runs/{dag_id}/{run_id}/deletion")
+def ask_deletion(run: DeleteRunDep) -> JSONResponse:
+    """Return what the deletion of a run removes (`goes`) and keeps (`stays`), one sentence each."""
+    deletion = _deletion(run)
+    return JSONResponse({"goes": deletion.goes, "stays": deletion.stays})
+
+
+@app.delete("/runs/{dag_id}/{run_id}", dependencies=[Depends(same_origin)])
+def delete_run(run: DeleteRunDep) -> JSONResponse:
+    """Remove the folder of an ended run. The run in Airflow is deleted by Airflow's own API, after this."""
+    deletion = _deletion(run)
+    deletion.do()
+    return JSONResponse({"goes": deletion.goes, "stays": deletion.stays})
+
+
+def _deletion(run: DagRun) -> Deletion:
+    """Return the deletion of a run.
+
+    Raises:
+        HTTPException: 409, it goes on, or its record must stay.
+    """
+    if run.state in State.unfinished_dr_states:
+        raise HTTPException(409, "This run goes on; cancel it first, then delete it.")
+    try:
+        return deletion_of(Run.planned(dag_run_name(run.dag_id, run.run_id)))
+    except InputError as error:
+        raise HTTPException(409, f"It was not deleted: {error}.") from None
 
 
 @app.get("/runs/{dag_id}/{run_id}/summary")

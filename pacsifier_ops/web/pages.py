@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+from pacsifier_ops.base.options import Option
 from pacsifier_ops.base.words import listed, plural, size
 from pacsifier_ops.hooks.constants import REPORTS
 from pacsifier_ops.query.reading import CHOICES, EXACT, INCLUDE, SKIP
@@ -24,6 +27,7 @@ from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import decided, gate_counts, gate_findings, governed
+from pacsifier_ops.web.forms import Job, project_files
 from pacsifier_ops.web.views import (
     AHEAD,
     ASKING,
@@ -79,6 +83,8 @@ _UNANSWERED = {
     EXPIRED: "Nobody answered in time, so nothing was done. Clear the task {task} in Airflow to be asked again.",
     MARKED_BY_HAND: "The task {task} was marked as success by hand. That is no approval. Clear it to be asked again.",
 }
+#: DAG whose page names no patient.
+PROBE = "pacsifier_probe"
 _RUN_STATES = {"queued": "listed", "running": "fresh", "success": "good"}
 
 
@@ -154,8 +160,9 @@ def _left(view: RunView) -> Iterator[str]:
 def _transfer_facts(view: RunView) -> Iterator[tuple[str, str]]:
     progress = view.progress
     if progress and progress.bytes and not progress.images.keys() & set(DEIDENTIFICATION.values()):
-        yield "Transferred", f"{progress.bytes / 1e6:,.1f} MB"
-        yield "One association", f"{progress.megabytes_per_second:,.1f} MB/s"
+        yield "Transferred", size(progress.bytes)
+        if rate := progress.bytes_per_second:
+            yield "One association", f"{size(rate)}/s"
 
 
 def _questions(view: RunView) -> list[tuple[OpenQuestion, str]]:
@@ -243,6 +250,8 @@ def _report_content(view: RunView) -> str:
     """Return what the report of a run contains."""
     if view.study:
         return "the whole chain, all rows and series; it names patients"
+    if view.dag_id == PROBE:
+        return "what the PACS can do, and which settings fit; it names no patient"
     if view.summary and "series" not in view.summary:
         return "what was done, and what could not be done"
     return "all rows and series; it names patients"
@@ -261,27 +270,59 @@ def findings_page(base: str, gate: Mapping[str, Any]) -> str:
 # Intake
 
 
-def intake_page(base: str, airflow: str, dag_id: str, connections: Sequence[str] | None, largest: int) -> str:
-    """Return the page on which a user sends a query table, sees how it is understood, and starts a run.
+def intake_page(
+    base: str,
+    airflow: str,
+    jobs: Sequence[Job],
+    connections: Sequence[str] | None,
+    paused: Mapping[str, bool],
+    largest: int,
+) -> str:
+    """Return the page on which a user sends a query table, sees how it is understood, starts a run, and sees the last.
 
     Args:
         base, airflow: addresses of the pages and of Airflow, without a slash at the end.
-        dag_id: the DAG that is started.
+        jobs: what the user may start.
         connections: ids of the connections of type dicom; None if the user may not see them.
+        paused: the paused ones of the DAGs, and whether the user may unpause them.
         largest: maximum size of a table, in bytes.
     """
-    # A connection may be defined in a place that the page does not see, so the default is always offered.
-    first = "pacs_default"
-    names = [first, *sorted(set(connections or ()) - {first})]
     return page(
         "web/templates/intake.html",
         base=base,
         airflow=airflow,
-        dag_id=dag_id,
-        connections=None if connections is None else {name: name for name in names},
+        jobs=jobs,
+        connections=connections,
+        paused=paused,
         largest=largest,
+        project_files=project_files() if jobs else [],
         dates={"": "YYYYMMDD only", **{one: one for one in CHOICES["date_format"]}},
         exact=EXACT,
         include=INCLUDE,
         skip=SKIP,
+        control=_control,
+        default_of=lambda one: json.dumps(None if one.optional and not one.default else one.default),
+        text_of=lambda one: "" if one.several or (one.optional and not one.default) else str(one.default),
+        choices_of=partial(_choices, connections=connections),
     )
+
+
+def _control(one: Option) -> str:
+    """Return the kind of field that a person fills an option in with, a name of the macros in intake.html."""
+    if one.kind is bool:
+        return "switch"
+    if one.several:
+        return "several" if one.choices else "list"
+    return "number" if one.kind in (int, float) else "text"
+
+
+def _choices(one: Option, connections: Sequence[str] | None) -> Mapping[str, str] | None:
+    """Return words by value of an option that is chosen from a list; None: it is typed."""
+    if one.choices:
+        shown = {value: f"{value}: {text}" if text else value for value, text in one.choices.items()}
+        return {"": one.unsaid, **shown} if one.optional else shown
+    if one.node and connections is not None:
+        # A connection may be defined in a place that the page does not see, so the default is always offered.
+        none = {"": "none"} if one.optional else {}
+        return {**none, **{name: name for name in filter(None, (one.default, *sorted({*connections} - {one.default})))}}
+    return None

@@ -114,7 +114,7 @@ def test_through_the_intake_page(up: Up, browser: Browser, picture: Any, tmp_pat
     browser.choose("#table", table)
     browser.wait_for("#said", "2 rows can be asked.")
     assert not browser.sees("#problems")
-    browser.fill("#out_directory", "by-page")
+    browser.fill("[data-job=pacsifier_extract] [name=out_directory]", "by-page")
     browser.click("#start")
     browser.wait_for("p", "All that was asked for is there, and accounted for.")
     browser.wait_for("figcaption", "Series 1, CT")

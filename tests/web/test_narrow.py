@@ -56,6 +56,7 @@ def of_the_server() -> Iterator[tuple[str, str]]:
     """Return pages of the server, with the stylesheet in them."""
     from pacsifier_ops.study.run import STAGES
     from pacsifier_ops.web import pages, views
+    from pacsifier_ops.web.forms import JOBS
 
     account = hostile_study(LONG)
     counts = Progress({LONG: 1_000_000}, {"complete": 1}, True, 2_000_000, {"received": 1_000_000})
@@ -76,7 +77,7 @@ def of_the_server() -> Iterator[tuple[str, str]]:
         "run": pages.run_page(base, "", one),
         "study-run": pages.run_page(base, "", whole),
         "groups": pages.run_page(base, "", theirs),
-        "intake": pages.intake_page(base, "", "pacsifier_extract", ["orthanc", LONG], 1),
+        "intake": pages.intake_page(base, "", [*JOBS.values()], ["orthanc", LONG], dict.fromkeys(JOBS, True), 1),
         "refusal": pages.refusal(base, LONG),
         "search": pages.findings_page(base, account.gate),
     }

@@ -1,0 +1,252 @@
+"""What can be started from the page Extract, its fields, and the check of what people fill in.
+
+The fields are the options of the requests (see `base.options`), as in the forms of the DAGs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.config import node_names
+from pacsifier_ops.base.errors import ConfigError, InputError, PacsifierError
+from pacsifier_ops.base.options import IN_FORM, Option, Section, data_path, params_of, request_of, standing
+from pacsifier_ops.base.window import Window
+from pacsifier_ops.base.words import clock, plural
+from pacsifier_ops.extract.requests import reading_options, table_path
+from pacsifier_ops.extract.run import Request
+from pacsifier_ops.query.options import Refused
+from pacsifier_ops.runs.folder import kept_requests
+from pacsifier_ops.study.project import FORM, TABLE, Study, contradictions, read_project
+from pacsifier_ops.web.access import EXTRACT, STUDY
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What is wrong with an option, or worth a look before the start.
+
+    Attributes:
+        option: its name; empty: no single one.
+        message: a sentence without a final period.
+    """
+
+    option: str
+    message: str
+
+    @classmethod
+    def of(cls, option: str, why: object) -> Remark:
+        """Return a remark; the page shows it at the option, so its name goes from the beginning of the message."""
+        return cls(option, str(why).removeprefix(f"{option}: ").removeprefix(f"{option} "))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A DAG that can be started from the page.
+
+    Attributes:
+        dag_id: its id.
+        name, sentence: for people.
+        request: class of its request.
+        first: options that everybody sees; the others are in a fold.
+        check: yields what contradicts, from the conf of a run.
+        folder: returns the folder of a run's results, from its conf.
+    """
+
+    dag_id: str
+    name: str
+    sentence: str
+    request: type
+    first: tuple[str, ...]
+    check: Callable[[Mapping[str, Any]], Iterator[Remark]]
+    folder: Callable[[Mapping[str, Any]], Path | None]
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """Return the options on the page by name."""
+        return {name: one for name, one in standing(self.request, IN_FORM).items() if name not in TABLE}
+
+    @property
+    def shown(self) -> list[Option]:
+        """Return the options that everybody sees."""
+        return [self.options[name] for name in self.first]
+
+    @property
+    def folded(self) -> Mapping[Section, list[Option]]:
+        """Return the options in the fold, by section."""
+        found: dict[Section, list[Option]] = {section: [] for section in Section}
+        for name, one in self.options.items():
+            if name not in self.first:
+                found[one.section].append(one)
+        return {section: options for section, options in found.items() if options}
+
+
+def _check_extract(conf: Mapping[str, Any]) -> Iterator[Remark]:
+    from pacsifier_ops.extract.steps import check_consistent
+
+    try:
+        node_names(conf["pacs"])
+    except ConfigError as error:
+        yield Remark.of("pacs", error)
+    try:
+        Window.parse(conf["window"] or "")
+    except ConfigError as error:
+        yield Remark.of("window", error)
+    try:
+        table = table_path(conf["queryfile"])
+        request = request_of(Request, conf, queryfile=table, **reading_options(conf["queryfile"], conf))
+        check_consistent(request, conf["destination"] or None)
+    except PacsifierError as error:
+        yield Remark("", str(error))
+
+
+def _check_study(conf: Mapping[str, Any]) -> Iterator[Remark]:
+    given = {key: tuple(conf[key]) if FORM[key].several else conf[key] for key in FORM if conf[key] is not None}
+    if conf["project_file"]:
+        path = data_path(conf["project_file"], "project_file")
+        if not settings.data_root().is_dir():  # the page need not see data
+            return
+        try:
+            read_project(path, {"queryfile": conf["queryfile"]} if conf["queryfile"] else {})
+        except Refused as error:
+            for reason in error.reasons:
+                yield Remark("project_file", reason)
+        return
+    for option, message in contradictions(given):
+        yield Remark.of(option, message)
+    try:
+        table_path(conf["queryfile"] or "")
+    except PacsifierError as error:
+        yield Remark("", str(error))
+
+
+def _folder_of_study(conf: Mapping[str, Any]) -> Path | None:
+    folder = conf["folder"] or (f"studies/{conf['project']}" if conf["project"] else "")
+    return data_path(folder, "folder") if folder and not conf["project_file"] else None
+
+
+#: The jobs by the ids of their DAGs.
+JOBS: Mapping[str, Job] = {
+    job.dag_id: job
+    for job in (
+        Job(
+            EXTRACT,
+            "Extract",
+            "Find the series of the table, and fetch their images as they are.",
+            Request,
+            ("pacs", "out_directory", "retrieve", "destination"),
+            _check_extract,
+            lambda conf: data_path(conf["out_directory"], "out_directory"),
+        ),
+        Job(
+            STUDY,
+            "Study",
+            "Fetch, de-identify, search, and release when a person says so: a data set that may be shared.",
+            Study,
+            ("project_file", "project", "pacs", "source", "profile", "upload"),
+            _check_study,
+            _folder_of_study,
+        ),
+    )
+}
+
+
+def params(job: Job, conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the params of a run of this conf, with the defaults of the form.
+
+    Raises:
+        InputError: the conf has keys that are no options of the job.
+    """
+    known = standing(job.request, IN_FORM)
+    if unknown := conf.keys() - known.keys():
+        raise InputError(f"{len(unknown)} of the options are not known; there are {', '.join(known)}")
+    given = params_of(job.request, conf)
+    return {name: None if value == "" and known[name].optional else value for name, value in given.items()}
+
+
+def problems(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
+    """Return all that would end a run of this conf before it asks a PACS.
+
+    Args:
+        conf: params of the run by name, see `params`.
+    """
+    found = [*_misfits(job, conf)]
+    if not found:
+        try:
+            found += job.check(conf)
+        except PacsifierError as error:
+            found.append(Remark("", str(error)))
+    return found
+
+
+def _misfits(job: Job, conf: Mapping[str, Any]) -> Iterator[Remark]:
+    """Yield what is wrong with single options. Airflow's own check of the form says it in the words of JSON Schema."""
+    for name, one in job.options.items():
+        value = conf[name]
+        if value in (None, "", [], ()):
+            if not one.optional and not one.several and one.shortest:
+                yield Remark(name, "is empty; fill it in")
+            continue
+        try:
+            fitting = one.fitting(value)
+            if one.path:
+                one.path(fitting, name, _owner(job, conf))
+        except (ValueError, PacsifierError) as error:
+            yield Remark.of(name, error)
+
+
+def _owner(job: Job, conf: Mapping[str, Any]) -> str:
+    return str(conf.get("folder") or "") if job.dag_id == STUDY else ""
+
+
+def remarks(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
+    """Return what is worth a look before a run of this conf is started, but no problem: who has used its folder."""
+    if (folder := job.folder(conf)) is None:
+        return []
+    used = [*_users_of(folder, conf["queryfile"])]
+    if not used:
+        return []
+    last = clock(max(used))
+    times = plural(len(used), "earlier run")
+    if job.dag_id == STUDY:
+        message = (
+            f"{times} of a study used this folder, the last one {last}; this run adds to the same data set, and known "
+            "patients keep their pseudonyms"
+        )
+        return [Remark("project", message)]
+    message = (
+        f"{times} for other tables wrote into this folder, the last one {last}; this run adds to what is there, and "
+        "images of both tables are then in one folder"
+    )
+    return [Remark("out_directory", message)]
+
+
+def _users_of(folder: Path, queryfile: str) -> Iterator[str]:
+    """Yield the times of the starts of runs that were for the same folder, and other tables."""
+    table = table_path(queryfile)
+    for request in kept_requests():
+        if "project" in request and "without" in request:
+            used = request["folder"] or f"studies/{request['project']}"
+            other = request.get("queryfile") not in (queryfile, str(table))
+        else:
+            used, other = request.get("out_directory", ""), request.get("queryfile") != str(table)
+        if used and other and settings.data_root().resolve() / used == folder:
+            yield str(request.get("started", ""))
+
+
+def fresh_folder(request: str, today: str) -> str:
+    """Return a folder, below the data root, that no other request is likely to use.
+
+    Args:
+        request: id of the request.
+        today: date, ISO 8601.
+    """
+    return f"out/{today}-{request.removeprefix('req-')[:6]}"
+
+
+def project_files() -> list[str]:
+    """Return the paths of the project files below the data root, as far as the page may see it."""
+    root = settings.data_root()
+    return sorted(path.relative_to(root).as_posix() for path in root.glob("studies/*.y*ml"))

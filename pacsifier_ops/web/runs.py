@@ -1,0 +1,126 @@
+"""The list of runs on the page Extract, and requests that nobody has started."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.models import DagRun, TaskInstance
+from airflow.utils.state import State, TaskInstanceState
+from sqlalchemy import String, cast, select
+from sqlalchemy.orm import Session
+
+from pacsifier_ops.base.files import read_json
+from pacsifier_ops.extract.requests import UNSTARTED, handed_in_before, request_in
+from pacsifier_ops.hooks.constants import OUR_PREFIX
+from pacsifier_ops.maintenance.cleanup import remove_folder
+from pacsifier_ops.maintenance.deletion import may_delete_here
+from pacsifier_ops.runs.folder import Run, dag_run_name, kept_requests
+from pacsifier_ops.runs.job import summary_of
+from pacsifier_ops.runs.options import DEFAULT_NODE
+from pacsifier_ops.web.access import may
+from pacsifier_ops.web.forms import JOBS
+
+log = logging.getLogger(__name__)
+
+#: Maximum number of runs in the list.
+MOST = 50
+#: What a run says that a task of it waits for a person.
+ASKING = "waiting for an answer"
+
+
+def recent(session: Session, user: BaseUser, everybody: bool) -> list[dict[str, Any]]:
+    """Return the last runs of our DAGs that a user may read, the newest first, as plain data.
+
+    Args:
+        session: of Airflow's database.
+        everybody: those of other users as well.
+    """
+    ours = select(DagRun.dag_id).where(DagRun.dag_id.startswith(OUR_PREFIX, autoescape=True)).distinct()
+    readable = [dag_id for dag_id in session.scalars(ours) if may(user, "GET", dag_id)]
+    wanted = select(DagRun).where(DagRun.dag_id.in_(readable)).order_by(DagRun.id.desc()).limit(MOST)
+    if not everybody:
+        wanted = wanted.where(DagRun.triggering_user_name == user.get_name())
+    runs = session.scalars(wanted).all()
+    asking = _asking(session, runs)
+    return [_line(run, user, run.id in asking) for run in runs]
+
+
+def _asking(session: Session, runs: Iterable[DagRun]) -> set[int]:
+    """Return the ids of those runs that wait for a person."""
+    own = (TaskInstance.dag_id == DagRun.dag_id) & (TaskInstance.run_id == DagRun.run_id)
+    waits = TaskInstance.state == TaskInstanceState.AWAITING_INPUT
+    waiting = select(DagRun.id).join(TaskInstance, own).where(DagRun.id.in_([run.id for run in runs]), waits)
+    return set(session.scalars(waiting))
+
+
+def _line(run: DagRun, user: BaseUser, asking: bool) -> dict[str, Any]:
+    conf, folder = run.conf or {}, Run.planned(dag_run_name(run.dag_id, run.run_id))
+    kept: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        kept = read_json(folder.folder / "request.json")
+    goes_on = run.state in State.unfinished_dr_states
+    began = run.start_date or run.queued_at
+    job = JOBS.get(run.dag_id)
+    return {
+        "dag_id": run.dag_id,
+        "run_id": run.run_id,
+        "page": f"runs/{quote(run.dag_id, safe='')}/{quote(run.run_id, safe='')}",
+        "what": job.name if job else run.dag_id.removeprefix(OUR_PREFIX).replace("_", " ").capitalize(),
+        "where": _where(conf, kept),
+        "who": run.triggering_user_name or "",
+        "pacs": _named(kept.get("pacs") or conf.get("pacs") or (DEFAULT_NODE if job else "")),
+        "started": began.astimezone().isoformat(timespec="seconds") if began else "",
+        "state": ASKING if asking else str(run.state),
+        "verdict": "" if goes_on else str(summary_of(folder).get("verdict", "")),
+        "goes_on": goes_on,
+        "conf": conf if job and may(user, "POST", run.dag_id) else None,
+        "may_cancel": goes_on and may(user, "PUT", run.dag_id),
+        "may_delete": not goes_on and may(user, "DELETE", run.dag_id) and may_delete_here(),
+    }
+
+
+def _where(conf: dict[str, Any], kept: dict[str, Any]) -> str:
+    """Return the project or the folder of a run, for people to tell it from others."""
+    if conf.get("retrieve") == "none":
+        return "only counted"
+    return str(kept.get("project") or next(filter(None, map(conf.get, _NAMES)), ""))
+
+
+#: Params that tell a run from others of its DAG.
+_NAMES = ("project", "project_file", "out_directory", "out_folder", "data_folder", "in_folder")
+
+
+def _named(pacs: object) -> str:
+    return ", ".join(map(str, pacs)) if isinstance(pacs, list) else str(pacs)
+
+
+def forget_unstarted(session: Session) -> int:
+    """Remove requests that a person handed in a day ago, and that no run was started on; return their number.
+
+    Runs that only exist in Airflow count as well: those of a paused DAG have no folder yet.
+
+    Args:
+        session: of Airflow's database.
+    """
+    old = handed_in_before(time.time() - UNSTARTED)
+    if not old:
+        return 0
+    used = {request_in(str(kept.get("queryfile", ""))) for kept in kept_requests()}
+    unused = {name: path for name, path in old.items() if name not in used and not _is_started(name, session)}
+    for path in unused.values():
+        with suppress(FileNotFoundError):  # another process was faster
+            remove_folder(path, "requests of the state root")
+    if unused:
+        log.info("%d request(s) that nobody has started were removed", len(unused))
+    return len(unused)
+
+
+def _is_started(request: str, session: Session) -> bool:
+    named = select(DagRun.id).where(cast(DagRun.conf, String).contains(request)).limit(1)
+    return session.scalar(named) is not None
