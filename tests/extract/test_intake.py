@@ -26,7 +26,7 @@ def take(data: str | bytes, **options: str) -> dict[str, Any]:
 
 
 def kept(state_root: Path) -> list[Path]:
-    return [path for path in (state_root / "requests").rglob("*") if path.is_file()]
+    return [path for path in (state_root / "requests").rglob("*") if path.is_file() and path.name != "handed-in"]
 
 
 def workbook(*rows: list[object]) -> bytes:

@@ -264,6 +264,19 @@ def test_only_info_dumps_or_only_a_report(pacs: EmbeddedPacs, tmp_path: Path) ->
     assert account.totals()["missing"] == 0
 
 
+def test_a_run_that_only_finds_says_how_large_its_cohort_is(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    rows, out, node = [{"PatientID": "P1"}, {"PatientID": "P9"}], tmp_path / "out", node_of(pacs, max_images=2)
+    run, units = planned_run(node, rows, out, retrieve="none")
+    counts = steps.counts(run)
+    assert counts["rows"] == {"found": 1, "empty": 1} and (counts["series"], counts["images"]) == (2, 3)
+    assert counts["gigabytes"] > 0 and counts["hours"] > 0 and "2 series, about 3 images" in counts["sentences"][0]
+    assert len(counts["over"]) == 1 and "3 images, more than the 2" in counts["over"][0]
+    assert not units and steps.question(run) is None and not pacs.retrieves  # nobody need approve it
+    # What was fetched before does not count.
+    extract(node_of(pacs), [{"PatientID": "P1", "Modality": "MR"}], out)
+    assert steps.counts(planned_run(node, rows, out, retrieve="none")[0])["series"] == 1
+
+
 def test_a_log_per_run_is_kept(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     for patient in ("P1", "P2"):
         extract(node_of(pacs), [{"PatientID": patient}], tmp_path / "out")

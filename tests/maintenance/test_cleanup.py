@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import InputError
 from pacsifier_ops.base.telling import FAILED, QUESTION
 from pacsifier_ops.cli.clean import main
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract import requests, steps
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.extract.run import Request
-from pacsifier_ops.maintenance import cleanup
+from pacsifier_ops.maintenance import cleanup, deletion
 from pacsifier_ops.messages import Message, outbox
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_folder
@@ -280,3 +281,32 @@ def test_a_cancellation_goes_after_its_run(state_root: Path) -> None:
     for leftover in cleanup.find(90, False).leftovers:
         assert cleanup.remove(leftover)
     assert approvals.cancellation(run) and kinds() == {"cancellation": 1}
+
+
+def test_the_deletion_of_a_run_says_what_goes_and_removes_just_that(
+    pacs: EmbeddedPacs, tmp_path: Path, state_root: Path
+) -> None:
+    out = tmp_path / "out"
+    run, request = run_of(pacs, out)
+    again = Run.fresh()
+    Request(requests.table_path(request), out).keep(again)  # another run of the same table
+    put(run.quarantine / "1.dcm")
+    before = everything(tmp_path)
+    plan = deletion.deletion_of(run)
+    assert plan.request is None and "1 object in quarantine" in plan.goes
+    assert any("images" in line for line in plan.stays) and everything(tmp_path) == before
+    plan.do()
+    assert before - everything(tmp_path) == {path for path in before if run.folder in (path, *path.parents)}
+    last = deletion.deletion_of(again)
+    assert last.request == state_root / "requests" / request and any("query table" in line for line in last.goes)
+    last.do()
+    last.do()  # once more does no harm
+    assert not again.folder.exists() and not last.request.exists() and list(out.glob("sub-*/**/*.dcm"))
+
+
+def test_a_run_that_released_a_data_set_is_not_deleted(state_root: Path) -> None:
+    run = Run.fresh()
+    approvals.decide(run, approvals.RELEASE, "0" * 64, approvals.APPROVED, "anna", beforehand=True)
+    with pytest.raises(InputError, match="its record says who did"):
+        deletion.deletion_of(run)
+    assert run.folder.is_dir()

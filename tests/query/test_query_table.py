@@ -572,7 +572,7 @@ def test_the_sheet_that_is_seen_counts_and_a_row_that_is_not_is_refused() -> Non
     assert [(row.line, row.keys["PatientID"]) for row in table.rows] == [(2, "seen")]
     assert [(p.line, p.message.split(",")[0]) for p in table.problems] == [(3, "hidden")]
     book.create_sheet("more").append(["StudyDate"])
-    assert "sheets 2 and 3 of the workbook" in refused(saved(book))[0][2]
+    assert "has such a table in the sheets 2 and 3" in refused(saved(book))[0][2]
 
 
 @pytest.mark.parametrize(
@@ -658,7 +658,7 @@ def test_the_sheet_that_is_named_counts(sheet: str, patient: str) -> None:
 
 def test_sheets_that_could_be_meant_are_named_to_whoever_handed_them_in() -> None:
     for options, words, titles in (
-        ({}, "sheets 1 and 2 of the workbook", "Müller, 2020"),
+        ({}, "has such a table in the sheets 1 and 2", "Müller, 2020"),
         ({"sheet": "Muller"}, "a number from 1 to 2", "old, Müller, 2020"),
         ({"sheet": "3"}, "a number from 1 to 2", "old, Müller, 2020"),
     ):

@@ -60,6 +60,17 @@ def test_contradicting_options_are_refused(given: dict[str, Any], reason: str) -
         Study(**{"queryfile": "table.csv", **given}).check()
 
 
+def test_a_run_may_have_another_table_than_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "project.yaml"
+    path.write_text("project: knee\ndate_format: DD.MM.YYYY\nstrict: true\n")
+    with pytest.raises(Refused):
+        read_project(path)
+    table = {"queryfile": "req-0123", "sheet": "2"}
+    assert read_project(path, table) == {"project": "knee", "strict": True, **table}
+    study = set_up(Run.fresh(), {**table, "profile": "research"}, path)
+    assert (study.queryfile, study.sheet, study.date_format, study.profile) == ("req-0123", "2", "", "basic")
+
+
 def test_faults_of_a_file_are_told_by_line_and_key_and_without_values(tmp_path: Path) -> None:
     path = tmp_path / "project.yaml"
     path.write_text("projekt: SECRET\nqueryfile: t.csv\nrelease: SECRET\nwithout: dumps\nzip: true\n")

@@ -57,11 +57,11 @@ class Visitor:
     url: str
     token: str = ""
 
-    def ask(self, path: str, body: bytes | None = None, **headers: Any) -> Answer:
+    def ask(self, path: str, body: bytes | None = None, method: str | None = None, **headers: Any) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.token:
             named["Cookie"] = f"_token={self.token}"
-        request = urllib.request.Request(f"{self.url}/{path}", body, named)
+        request = urllib.request.Request(f"{self.url}/{path}", body, named, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
         try:
             with opener.open(request, timeout=60) as answer:
