@@ -70,6 +70,7 @@ async function take(file) {
       taken = await answer.json();
       $("said").textContent = `${file.name}: ${verdict()}`;
       suggestFolder();
+      setTimeout(look); // once the table is shown
     } else {
       $("said").textContent = await reason(answer);
     }
@@ -221,23 +222,22 @@ async function check() {
   if (!taken?.request) return false;
   const asked = { dag_id: job(), conf: conf() };
   const answer = await post(`${base}/checks`, asked);
+  const { problems, remarks } = answer.ok ? await answer.json() : { problems: [{ message: await reason(answer) }], remarks: [] };
   for (const one of document.querySelectorAll(".wrong")) one.textContent = "";
   $("remarks").replaceChildren();
-  if (!answer.ok) {
-    $("note").textContent = await reason(answer);
-    return false;
-  }
-  const { problems, remarks } = await answer.json();
   for (const one of [...problems, ...remarks]) {
     const place = one.option && $(`${job()}-${one.option}-wrong`);
     if (place) {
       place.textContent = `${place.textContent} ${one.message}.`.trim();
       place.closest("details")?.setAttribute("open", "");
-    } else $("remarks").append(element("li", `${one.message}.`));
+    } else $("remarks").append(element("li", `${one.message.replace(/\.$/, "")}.`));
   }
   checked = JSON.stringify(asked);
   return !problems.length;
 }
+
+// The same while people fill in the form; where the server does not answer, the start will say so.
+const look = () => check().catch(() => {});
 
 async function start(event) {
   event.preventDefault();
@@ -382,7 +382,7 @@ const deeds = {
     show();
     $("said").textContent = `The table of ${run.what}${run.where ? ` ${run.where}` : ""} is taken again.`;
     $("said").scrollIntoView({ block: "center" });
-    check();
+    look();
   },
 
   // The first click asks, the second cancels: Airflow shows the page in a frame that may open no dialogue.
@@ -471,7 +471,7 @@ if ($("start-form")) {
   $("start-form").addEventListener("change", (event) => {
     if (event.target.name === "out_directory") event.target.dataset.typed = "";
     fold();
-    check();
+    look();
   });
   $("start-form").addEventListener("submit", start);
   $("count").addEventListener("click", countFirst);
