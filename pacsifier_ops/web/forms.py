@@ -157,12 +157,14 @@ def params(job: Job, conf: Mapping[str, Any]) -> dict[str, Any]:
     """Return the params of a run of this conf, with the defaults of the form.
 
     Raises:
-        InputError: the conf has keys that are no options of the job.
+        InputError: the conf has keys that are no options of the job, or its query table is not text.
     """
     known = standing(job.request, IN_FORM)
     if unknown := conf.keys() - known.keys():
         raise InputError(f"{len(unknown)} of the options are not known; there are {', '.join(known)}")
-    given = params_of(job.request, conf)
+    if not isinstance(conf.get("queryfile", ""), str):
+        raise InputError("queryfile is not text")
+    given = params_of(job.request, {"queryfile": "", **conf})
     return {name: None if value == "" and known[name].optional else value for name, value in given.items()}
 
 
@@ -192,13 +194,9 @@ def _misfits(job: Job, conf: Mapping[str, Any]) -> Iterator[Remark]:
         try:
             fitting = one.fitting(value)
             if one.path:
-                one.path(fitting, name, _owner(job, conf))
+                one.path(fitting, name, "")
         except (ValueError, PacsifierError) as error:
             yield Remark.of(name, error)
-
-
-def _owner(job: Job, conf: Mapping[str, Any]) -> str:
-    return str(conf.get("folder") or "") if job.dag_id == STUDY else ""
 
 
 def remarks(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
@@ -208,8 +206,7 @@ def remarks(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
     used = [*_users_of(folder, conf["queryfile"])]
     if not used:
         return []
-    last = clock(max(used))
-    times = plural(len(used), "earlier run")
+    last, times = clock(max(used)) or "at a time that is not known", plural(len(used), "earlier run")
     if job.dag_id == STUDY:
         message = (
             f"{times} of a study used this folder, the last one {last}; this run adds to the same data set, and known "
@@ -225,14 +222,11 @@ def remarks(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
 
 def _users_of(folder: Path, queryfile: str) -> Iterator[str]:
     """Yield the times of the starts of runs that were for the same folder, and other tables."""
-    table = table_path(queryfile)
+    own, root = {queryfile, str(table_path(queryfile))}, settings.data_root().resolve()
     for request in kept_requests():
-        if "project" in request and "without" in request:
-            used = request["folder"] or f"studies/{request['project']}"
-            other = request.get("queryfile") not in (queryfile, str(table))
-        else:
-            used, other = request.get("out_directory", ""), request.get("queryfile") != str(table)
-        if used and other and settings.data_root().resolve() / used == folder:
+        of_study = request.get("folder") or f"studies/{request['project']}" if "without" in request else ""
+        used = request.get("out_directory") or of_study
+        if used and root / used == folder and request.get("queryfile") not in own:
             yield str(request.get("started", ""))
 
 
