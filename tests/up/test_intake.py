@@ -98,6 +98,25 @@ def test_a_newcomer_reaches_a_released_data_set_by_the_pages_alone(up: Up, tmp_p
     assert list(released.glob("sub-*/**/*.dcm")) and (released / "manifest.csv").is_file()
 
 
+def test_the_page_is_in_the_menu_and_names_line_column_and_cell(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("PatientID,StudyDate\n123421,20150231\n124588,20150512-20150612\n")
+    with Browser(1280, 1000) as browser:
+        browser.open(up.url)
+        browser.fill("[name=username]", local.USER)
+        browser.fill("[name=password]", local.password(up.home))
+        browser.click("button", "Sign in")
+        browser.click("a", "Extract", exact=True)
+        browser.wait_for("label", "Choose a csv or xlsx file")
+        browser.choose("#table", tmp_path / "table.csv")
+        browser.wait_for("#said", "1 row can be asked, 1 row has a problem.")
+        browser.wait_for("#problems tr", "Line 2, StudyDate no such day in the calendar; correct the date 20150231")
+        browser.wait_for("h1", "New extraction")
+        picture(browser, "intake", tmp_path)  # for the documentation
+        (tmp_path / "table.csv").write_text("")
+        browser.choose("#table", tmp_path / "table.csv")
+        browser.wait_for("#problems tr", "The file is empty; give a header line and at least one row")
+
+
 def test_the_pacs_is_asked_for_counts_before_anything_is_fetched(up: Up, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(f"{TABLE}nobody\n")
     with at_page(up, USER, height=1400) as browser:
