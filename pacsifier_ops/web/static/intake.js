@@ -16,13 +16,15 @@ function element(name, text, ...children) {
   return made;
 }
 
+const cell = (one) => (one instanceof Node ? element("td", "", one) : element("td", one));
+
 function table(caption, columns, rows) {
   const heads = columns.map((column) => {
     const head = element("th", column);
     head.scope = "col";
     return head;
   });
-  const lines = rows.map((cells) => element("tr", "", ...cells.map((cell) => element("td", cell))));
+  const lines = rows.map((cells) => element("tr", "", ...cells.map(cell)));
   const title = element("caption", caption);
   title.className = "unseen";
   const scroll = element(
