@@ -81,7 +81,11 @@ def test_a_newcomer_reaches_a_released_data_set_by_the_pages_alone(up: Up, tmp_p
         browser.wait_for("#said", "can be asked.")
         assert re.fullmatch(r"req-[0-9a-f]{24}", browser.wait_for("#request"))
         browser.click("label.job", "Study")
-        browser.fill(f"[data-job={STUDY}] [name=project]", "newcomer")
+        project = f"[data-job={STUDY}] [name=project]"
+        browser.fill(project, "")
+        browser.click("#start")
+        browser.wait_for(f"#{STUDY}-project-wrong", "not fit to name a project")
+        browser.fill(project, "newcomer")
         picture(browser, "study-form", tmp_path)
         browser.click("#start")
         browser.wait_for("dd", STUDY)

@@ -150,7 +150,7 @@ function valueOf(one) {
   const more = part().querySelector(`[data-more="${one.name}"]`)?.value;
   if (more && more !== text) return `${text}, ${more}`;
   if (one.dataset.kind === "number" && /^\d+(\.\d+)?$/.test(text)) return Number(text);
-  return text || null;
+  return text || (JSON.parse(one.dataset.default) === null ? null : "");
 }
 
 function setValue(one, value) {
