@@ -189,7 +189,7 @@ def _misfits(job: Job, conf: Mapping[str, Any]) -> Iterator[Remark]:
         value = conf[name]
         if value in (None, "", [], ()):
             if not one.optional and not one.several and one.shortest:
-                yield Remark(name, "is empty; fill it in")
+                yield Remark(name, "empty; fill it in")
             continue
         try:
             fitting = one.fitting(value)

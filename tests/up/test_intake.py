@@ -84,7 +84,7 @@ def test_a_newcomer_reaches_a_released_data_set_by_the_pages_alone(up: Up, tmp_p
         project = f"[data-job={STUDY}] [name=project]"
         browser.fill(project, "")
         browser.click("#start")
-        browser.wait_for(f"#{STUDY}-project-wrong", "not fit to name a project")
+        browser.wait_for(f"#{STUDY}-project-wrong", "Not fit to name a project")
         browser.fill(project, "newcomer")
         picture(browser, "study-form", tmp_path)
         browser.click("#start")
@@ -133,7 +133,9 @@ def test_the_pacs_is_asked_for_counts_before_anything_is_fetched(up: Up, tmp_pat
         assert re.fullmatch(r"out/\d{4}-\d\d-\d\d-[0-9a-f]{6}", folder)
         browser.click("#count")
         line = browser.wait_for("#counted .sum", "→")
-        assert line.startswith("2 rows of 3 found something → 3 series → about 7 images → about ")
+        assert line.startswith(
+            "2 rows of 3 found something → 3 series → about 7 images → about 3.7 MB → less than 1 minute"
+        )
         picture(browser, "counted", tmp_path)
         assert not list((up.home / "data" / folder).glob("**/*.dcm"))
         browser.click("#start")
@@ -235,7 +237,7 @@ def test_the_check_says_what_would_end_the_run_and_who_used_the_folder(up: Up, u
     _, remarks = check(ursula, queryfile=other, out_directory="shared-folder")
     assert "1 earlier run for other tables wrote into this folder" in remarks["out_directory"]
     wrong, _ = check(ursula, queryfile=first, out_directory="", max_series="many", urgency="x")
-    assert wrong["out_directory"].startswith("is empty") and "whole number" in wrong["max_series"]
+    assert wrong["out_directory"].startswith("empty") and "whole number" in wrong["max_series"]
     assert wrong["urgency"].startswith("none of ")
     wrong, _ = check(ursula, queryfile=first, window="25-26", retrieve="none", method="get")
     assert "time of day" in wrong["window"] and "method applies to save only" in wrong[""]

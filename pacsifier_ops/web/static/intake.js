@@ -230,7 +230,7 @@ async function check() {
   for (const one of [...problems, ...remarks]) {
     const place = one.option && $(`${job()}-${one.option}-wrong`);
     if (place) {
-      place.textContent = `${place.textContent} ${one.message}.`.trim();
+      place.textContent = `${place.textContent} ${one.message[0].toUpperCase()}${one.message.slice(1)}.`.trim();
       place.closest("details")?.setAttribute("open", "");
     } else $("remarks").append(element("li", `${one.message.replace(/\.$/, "")}.`));
   }
@@ -304,14 +304,18 @@ async function countFirst() {
   }
 }
 
+// A rough amount; what is less than one of its unit is told as such.
+const about = (amount, unit) =>
+  amount < 1 ? `less than 1 ${unit.replace(/s$/, "")}` : `about ${amount.toLocaleString("en", { maximumSignificantDigits: 2 })} ${unit}`;
+
 function countLines(counts) {
   const asked = Object.values(counts.rows).reduce((sum, one) => sum + one, 0);
   const line = [
     `${count(counts.rows.found ?? 0, "row", "rows")} of ${asked.toLocaleString("en")} found something`,
     count(counts.series, "series", "series"),
     `about ${count(counts.images, "image", "images")}`,
-    `about ${counts.gigabytes.toLocaleString("en", { maximumSignificantDigits: 3 })} GB`,
-    `about ${counts.hours.toLocaleString("en", { maximumSignificantDigits: 2 })} hours`,
+    counts.gigabytes < 1 ? about(1000 * counts.gigabytes, "MB") : about(counts.gigabytes, "GB"),
+    counts.hours < 1 ? about(60 * counts.hours, "minutes") : about(counts.hours, "hours"),
   ];
   const list = element("ul", "", ...counts.sentences.map((text) => element("li", `${text}.`)));
   const over = counts.over.map((text) => note(`Beyond a limit: ${text}; somebody has to approve it, or the run ends.`));
