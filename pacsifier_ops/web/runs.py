@@ -15,6 +15,7 @@ from airflow.utils.state import State, TaskInstanceState
 from sqlalchemy import String, cast, select
 from sqlalchemy.orm import Session
 
+from pacsifier_ops.base.errors import StorageError
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.extract.requests import UNSTARTED, handed_in_before, request_in
 from pacsifier_ops.hooks.constants import OUR_PREFIX
@@ -114,8 +115,12 @@ def forget_unstarted(session: Session) -> int:
     used = {request_in(str(kept.get("queryfile", ""))) for kept in kept_requests()}
     unused = {name: path for name, path in old.items() if name not in used and not _is_started(name, session)}
     for path in unused.values():
-        with suppress(FileNotFoundError):  # another process was faster
+        try:
             remove_folder(path, "requests of the state root")
+        except FileNotFoundError:
+            pass  # another process was faster
+        except (OSError, StorageError) as error:  # the page is needed all the same
+            log.warning("a request that nobody has started stays: %s", type(error).__name__)
     if unused:
         log.info("%d request(s) that nobody has started were removed", len(unused))
     return len(unused)
