@@ -101,8 +101,8 @@ def _named(pacs: object) -> str:
     return ", ".join(map(str, pacs)) if isinstance(pacs, list) else str(pacs)
 
 
-def forget_unstarted(session: Session) -> int:
-    """Remove requests that a person handed in a day ago, and that no run was started on; return their number.
+def forget_unstarted(session: Session) -> None:
+    """Remove requests that a person handed in a day ago, and that no run was started on.
 
     Runs that only exist in Airflow count as well: those of a paused DAG have no folder yet.
 
@@ -110,20 +110,17 @@ def forget_unstarted(session: Session) -> int:
         session: of Airflow's database.
     """
     old = handed_in_before(time.time() - UNSTARTED)
-    if not old:
-        return 0
-    used = {request_in(str(kept.get("queryfile", ""))) for kept in kept_requests()}
-    unused = {name: path for name, path in old.items() if name not in used and not _is_started(name, session)}
-    for path in unused.values():
+    used = {request_in(str(kept.get("queryfile", ""))) for kept in kept_requests()} if old else set()
+    for name, path in old.items():
+        if name in used or _is_started(name, session):
+            continue
         try:
             remove_folder(path, "requests of the state root")
+            log.info("a request that nobody has started was removed")
         except FileNotFoundError:
             pass  # another process was faster
         except (OSError, StorageError) as error:  # the page is needed all the same
             log.warning("a request that nobody has started stays: %s", type(error).__name__)
-    if unused:
-        log.info("%d request(s) that nobody has started were removed", len(unused))
-    return len(unused)
 
 
 def _is_started(request: str, session: Session) -> bool:
