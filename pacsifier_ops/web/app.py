@@ -48,8 +48,8 @@ from pacsifier_ops.web.access import (
     may,
     may_read_reports,
     may_see_connection,
-    run_id_of,
     may_unpause,
+    run_id_of,
     same_origin,
 )
 from pacsifier_ops.web.forms import JOBS, fresh_folder, params, problems, remarks

@@ -5,6 +5,7 @@ The fields are the options of the requests (see `base.options`), as in the forms
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,14 @@ def problems(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
             found += job.check(conf)
         except PacsifierError as error:
             found.append(Remark("", str(error)))
-    return found
+    return found or [*_misspelt(job, conf)]
+
+
+def _misspelt(job: Job, conf: Mapping[str, Any]) -> Iterator[Remark]:
+    """Yield the texts that do not have the form that the help of their option asks for."""
+    for name, one in job.options.items():
+        if one.pattern and conf[name] and not re.search(one.pattern, str(conf[name])):
+            yield Remark(name, "not in the form that is described here")
 
 
 def _misfits(job: Job, conf: Mapping[str, Any]) -> Iterator[Remark]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.models import DagRun, TaskInstance
 from airflow.utils.state import State, TaskInstanceState
+from airflow.utils.types import DagRunType
 from sqlalchemy import String, cast, select
 from sqlalchemy.orm import Session
 
@@ -44,7 +45,9 @@ def recent(session: Session, user: BaseUser, everybody: bool) -> list[dict[str, 
     """
     ours = select(DagRun.dag_id).where(DagRun.dag_id.startswith(OUR_PREFIX, autoescape=True)).distinct()
     readable = [dag_id for dag_id in session.scalars(ours) if may(user, "GET", dag_id)]
-    wanted = select(DagRun).where(DagRun.dag_id.in_(readable)).order_by(DagRun.id.desc()).limit(MOST)
+    # Those of nights and messages, which start by themselves, would hide the others.
+    started = DagRun.run_type != DagRunType.SCHEDULED
+    wanted = select(DagRun).where(DagRun.dag_id.in_(readable), started).order_by(DagRun.id.desc()).limit(MOST)
     if not everybody:
         wanted = wanted.where(DagRun.triggering_user_name == user.get_name())
     runs = session.scalars(wanted).all()

@@ -60,6 +60,7 @@ def test_what_would_end_a_run_is_told_by_option_and_without_values() -> None:
     assert {"window", "pacs"} <= wrong.keys() and "SECRET" not in "".join(wrong.values())
     assert "only" in found(EXTRACT, queryfile=table, retrieve="none", destination="node")[""]
     assert found(EXTRACT, queryfile=table, out_directory="studies/knee")["out_directory"].startswith("lies in studies/")
+    assert "form" in found(EXTRACT, queryfile=table, tell="<SECRET>")["tell"]
     assert found(EXTRACT, queryfile="req-" + "0" * 24)[""] == "queryfile: there is no request with this id"
     assert found(STUDY, queryfile=table, project="knee") == {}
     wrong = found(STUDY, queryfile=table, project="", volume_size=3, upload="node", without=["anonymize"])
