@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Cancelled, InputError, Later, PacsifierError
 from pacsifier_ops.base.terminal import Meter
-from pacsifier_ops.runs import people
 from pacsifier_ops.base.words import size
+from pacsifier_ops.runs import people
 from pacsifier_ops.runs.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import Account

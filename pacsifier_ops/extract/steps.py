@@ -37,8 +37,8 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
 from pacsifier_ops.runs.job import Question, begin, expect
-from pacsifier_ops.state import audit
 from pacsifier_ops.runs.progress import progress_of
+from pacsifier_ops.state import audit
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger
 from pacsifier_ops.state.tree import Names, Tree, patient_identity
