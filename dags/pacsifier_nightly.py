@@ -1,7 +1,8 @@
 """### Nightly: run the query tables in the inbox, and the standing projects
 
-1. **collect** takes the query tables out of `inbox/`, each with its options file if it has one. Files that are still
-   being copied stay there for the next night. Files that cannot be used go to `rejected/`, with `reasons.txt`.
+1. **collect** takes the query tables out of `inbox/`, each with its options file if it has one. It waits up to ten
+   minutes for files that are still being copied; later ones stay there for the next night. Files that cannot be used go
+   to `rejected/`, with `reasons.txt`.
 2. **start** starts one run of `pacsifier_extract` for each table. A submission is never run twice.
 3. **projects** reads the standing projects, and **start_projects** starts one run of each that is switched on: of
    `pacsifier_extract`, or of `pacsifier_study` if the folder has a `study.yaml`.
