@@ -15,6 +15,8 @@ otherwise. Each run of `pacsifier_extract` has a report of its own.
 **To start a night now**, trigger this DAG. A project that has run since noon is not started again.
 """
 
+from datetime import timedelta
+
 from airflow.sdk import DAG
 
 from pacsifier_ops.operators.nightly import (
@@ -24,7 +26,7 @@ from pacsifier_ops.operators.nightly import (
     NightlyStartOperator,
     timetable,
 )
-from pacsifier_ops.operators.params import RETRIES
+from pacsifier_ops.operators.params import common
 
 LABEL = "{{ task.trigger_run_id }}"
 
@@ -36,7 +38,8 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["pacsifier", "dicom"],
-    default_args=RETRIES,
+    # A run starts others, and ends in minutes. One that hangs must not be in the way of the next night.
+    **common("2.0.0", longest=timedelta(hours=12)),
 ):
     collect = NightlyCollectOperator(task_id="collect")
     start = NightlyStartOperator.partial(task_id="start", map_index_template=LABEL).expand_kwargs(collect.output)

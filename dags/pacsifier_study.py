@@ -28,7 +28,7 @@ from pacsifier_ops.operators.groups import (
     pseudonymization,
     sending,
 )
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 from pacsifier_ops.operators.study import (
     DATA_SETS,
     ApproveReleaseOperator,
@@ -50,7 +50,7 @@ with DAG(
     max_active_runs=100,
     params=form(Study),
     tags=["pacsifier", "dicom", "de-identification"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     set_up = StudySetUpOperator(task_id="set_up")
     with TaskGroup("extract") as extract:
