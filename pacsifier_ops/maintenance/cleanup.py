@@ -38,7 +38,9 @@ from pacsifier_ops.base.files import below, read_json, storage_errors
 from pacsifier_ops.dimse.receiver import INCOMING, QUARANTINE, is_series
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.messages.outbox import folders as messages
+from pacsifier_ops.runs import figures
 from pacsifier_ops.runs.approvals import CANCELLATIONS
+from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.facts import FACTS
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.tree import CONTROL, Tree
@@ -122,6 +124,8 @@ def remove(leftover: Leftover) -> bool:
             leases.forget(leftover.path)
         elif leftover.path.is_dir():
             path = leftover.path
+            if leftover.kind == "run" and not path.name.startswith(_REMOVING):
+                figures.outlive(Run(path))
             if not path.name.startswith(_REMOVING):
                 path = path.rename(path.with_name(f"{_REMOVING}{path.name}"))
             try:

@@ -7,6 +7,7 @@
 | identify patients                    | `PACSIFIER reports`                                   |
 | intake of query tables               | start runs of `pacsifier_extract`                     |
 | to cancel a run                      | change runs of the DAG                                |
+| metrics: counts of all runs          | read runs of `pacsifier_extract`                      |
 """
 
 from __future__ import annotations
@@ -62,6 +63,16 @@ def _may_start(user: GetUserDep) -> BaseUser:
     if not may(user, "POST", EXTRACT):
         raise HTTPException(403, "You may not start extractions; ask an administrator for this permission.")
     return user
+
+
+def may_monitor(user: GetUserDep) -> None:
+    """Refuse users who may not read runs of extractions.
+
+    Raises:
+        HTTPException: 403.
+    """
+    if not may(user, "GET", EXTRACT):
+        raise HTTPException(403, "You may not see runs of extractions; ask an administrator for this permission.")
 
 
 def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) -> DagRun:
