@@ -13,8 +13,8 @@
 A second run fetches, de-identifies and hands over only what is new, with the same pseudonyms and shifts.
 
 **Results.** Progress, questions and reports are at *Results* on the run's page. The data set is in `released/` of the
-study's folder. Each release is an event of the asset `pacsifier_<project>`, so that other DAGs can start from it, and one
-of the asset `pacsifier_releases`, with the partition key `<project>/<night>` and the list of the files that are new.
+study's folder. Each release is an event of the asset `pacsifier_<project>`, so that other DAGs can start from it, and
+one of the asset `pacsifier_releases`, with the partition key `<project>/<night>` and the list of new files.
 """
 
 from airflow.sdk import DAG, AssetAlias, TaskGroup
