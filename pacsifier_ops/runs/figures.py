@@ -14,7 +14,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,8 +112,8 @@ def outlive(run: Run) -> None:
         total, names = _removed()
         if run.name in names:
             return
-        for part in _parts(run.folder):
-            total.counts += _read(part).counts
+        for part in _parts(str(run.folder)):
+            total.counts.update(_read(Path(part)).counts)
         left = [name for name in names if (run.folder.parent / name).exists()]  # its removal was killed
         write_json(path, {**total.as_json(), "names": [*left, run.name]})
 
@@ -127,50 +127,59 @@ def _removed() -> tuple[Figures, list[str]]:
 
 
 class Sum:
-    """Adds up the figures of all runs. Keeps what it has read, so that a look costs little. Thread-safe."""
+    """Adds up the figures of all runs. It keeps what it has read, and the sum while nothing changes. Thread-safe."""
 
     def __init__(self) -> None:
-        self._read: dict[Path, tuple[tuple[int, int], Figures]] = {}
+        self._read: dict[str, tuple[tuple[int, int], Figures]] = {}
+        self._total = Figures()
         self._lock = threading.Lock()
 
     def look(self) -> Figures:
         """Return the figures of all runs that have ended, removed ones included."""
         with self._lock:
-            total, names = _removed()
-            seen: dict[Path, tuple[tuple[int, int], Figures]] = {}
-            last: dict[str, tuple[int, Counter[Key]]] = {}
-            for part in _all_parts(names):
-                with suppress(OSError, ValueError, KeyError, TypeError):
-                    status = part.stat()
-                    state = (status.st_mtime_ns, status.st_size)
-                    known = self._read.get(part)
-                    figures = known[1] if known and known[0] == state else Figures.of_json(read_json(part))
-                    seen[part] = (state, figures)
-                    total.counts += figures.counts
-                    of = figures.data_set or str(part)
-                    if of not in last or last[of][0] < state[0]:
-                        last[of] = (state[0], figures.standing)
+            removed, names = _removed()
+            seen = {path: self._of(path, state) for path, state in _states(set(names))}
+            if any(seen[path] is not self._read.get(path) for path in seen) or len(seen) != len(self._read):
+                self._total = _added_up(seen)
             self._read = seen
-            for _, standing in last.values():
-                total.standing += standing
-            return total
+            return Figures(removed.counts + self._total.counts, Counter(self._total.standing))
+
+    def _of(self, path: str, state: tuple[int, int]) -> tuple[tuple[int, int], Figures]:
+        known = self._read.get(path)
+        return known if known and known[0] == state else (state, _read(Path(path)))
 
 
-def _all_parts(removed: Iterable[str]) -> Iterator[Path]:
-    """Yield the files of all runs, but of those that were counted among the removed."""
-    without = set(removed)
+def _added_up(parts: Mapping[str, tuple[tuple[int, int], Figures]]) -> Figures:
+    """Return the sum of the figures of all runs: of what stands of a data set, only the last."""
+    total = Figures()
+    last: dict[str, tuple[tuple[int, int], Figures]] = {}
+    for path, (state, figures) in parts.items():
+        total.counts.update(figures.counts)
+        of = figures.data_set or path
+        if of not in last or last[of][0] < state:
+            last[of] = state, figures
+    for _, figures in last.values():
+        total.standing.update(figures.standing)
+    return total
+
+
+def _states(removed: Collection[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the files of all runs, but of those that are counted as removed, with modification time (ns) and size."""
     with suppress(FileNotFoundError), os.scandir(settings.state_root() / "runs") as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and entry.name not in without:
-                yield from _parts(Path(entry.path))
+            if not entry.name.startswith(".") and entry.name not in removed:
+                for path in _parts(entry.path):
+                    with suppress(OSError):
+                        status = os.stat(path)
+                        yield path, (status.st_mtime_ns, status.st_size)
 
 
-def _parts(folder: Path) -> Iterator[Path]:
+def _parts(folder: str) -> Iterator[str]:
     """Yield the files of a run and its stages; they need not exist."""
-    yield folder / _FILE
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder / "stages") as entries:
+    yield f"{folder}/{_FILE}"
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{folder}/stages") as entries:
         for entry in entries:
-            yield Path(entry.path) / _FILE
+            yield f"{entry.path}/{_FILE}"
 
 
 def _read(path: Path) -> Figures:

@@ -22,7 +22,7 @@ from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.maintenance import cleanup
 from pacsifier_ops.messages import Message, outbox
-from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs import approvals, figures
 from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import CONTROL, Tree
@@ -233,11 +233,15 @@ def test_a_run_that_is_gone_leaves_the_line_of_its_pacs(state_root: Path) -> Non
 
 def test_a_killed_removal_is_finished_by_the_next(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     run, _ = run_of(pacs, tmp_path / "out")
+    before = figures.Sum().look().counts
+    assert before["pacsifier_runs", "save", "complete"] == 1
+    figures.outlive(run)  # as the removal does before it renames the folder
     half = run.folder.rename(run.folder.with_name(f".gone-{run.name}"))
     (half / "accounts.json").unlink()
     assert kinds() == {"run": 1}  # although it changed just now
     assert main(["--remove"]) == 0
     assert not everything(settings.state_root() / "runs")
+    assert figures.Sum().look().counts == before, "metrics do not fall"
 
 
 def test_leftovers_that_cannot_be_removed_are_reported_and_the_rest_is_removed(
