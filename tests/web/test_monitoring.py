@@ -6,13 +6,19 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
-from pacsifier_ops.runs.figures import COUNTS, STANDING
+from pacsifier_ops.runs.figures import COUNTS, STANDING, Figures, keep
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state.leases import shared
+from tests.support import airflow_home
+from tests.support.airflow_home import Airflow
 from tests.support.places import REPO
 
 FOLDER = REPO / "include" / "monitoring"
@@ -40,12 +46,47 @@ def queries() -> Iterator[str]:
     yield from (rule["expr"] for group in RULES for rule in group["rules"])
 
 
-@pytest.fixture(autouse=True)
-def airflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+@pytest.fixture
+def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Airflow:
+    return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
 
 
 @pytest.mark.airflow
+def test_every_node_has_its_numbers_and_no_other_name_is_a_label(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.utils.session import create_session
+
+    from pacsifier_ops.web.metrics import exposition
+
+    connection = {
+        "conn_type": "dicom",
+        "host": "pacs",
+        "port": 104,
+        "extra": {"called_aet": "VNA", "max_associations": 3},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_VNA", json.dumps(connection))
+    for number, pacs in enumerate(("vna", "Wurzelbacher 19501224")):
+        counts = Counter({("pacsifier_images", pacs, "save", "received"): number + 2})
+        keep(Run.named(f"pacsifier_extract-{number}"), Figures(counts))
+    with shared().acquire("pacs:pacs:104:VNA", limit=3), create_session() as session:
+        text = exposition(session).decode()
+    for line in (
+        'pacsifier_images_total{action="save",pacs="vna",state="received"} 2.0',
+        'pacsifier_images_total{action="save",pacs="vna",state="missing"} 0.0',
+        'pacsifier_images_total{action="save",pacs="other",state="received"} 3.0',
+        'pacsifier_associations{pacs="vna"} 1.0',
+        'pacsifier_associations_limit{pacs="vna"} 3.0',
+    ):
+        assert line in text.splitlines()
+    assert "Wurzelbacher" not in text
+    assert {family.name for family in text_string_to_metric_families(text)} == {
+        name.removesuffix("_total") for name in metrics().keys() - {"up"}
+    }
+
+
+@pytest.mark.airflow
+@pytest.mark.usefixtures("airflow")
 def test_every_query_is_of_metrics_and_labels_that_there_are() -> None:
     known, asked = metrics(), set()
     for query in filter(None, queries()):
