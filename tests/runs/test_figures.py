@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pacsifier_ops.base.files import private_folder
 from pacsifier_ops.runs import figures
 from pacsifier_ops.runs.accounts import SAVE, RowAccount, RunAccount, SeriesAccount
-from pacsifier_ops.runs.figures import Figures, Sum, keep, outlive, status_of
+from pacsifier_ops.runs.figures import Figures, Key, Sum, keep, outlive, status_of
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.runs.job import write_summary
 
@@ -65,7 +66,7 @@ def test_counts_do_not_fall_when_a_run_is_closed_again() -> None:
 def test_only_the_last_run_of_a_data_set_says_what_stands() -> None:
     for number, count in enumerate((4, 7)):
         stage = stage_run(Run.named(f"pacsifier_study-{number}"), "anonymize")
-        standing = Counter({("pacsifier_dataset_objects", "deidentified"): count})
+        standing: Counter[Key] = Counter({("pacsifier_dataset_objects", "deidentified"): count})
         keep(stage, Figures(standing=standing, data_set="one"))
     keep(Run.named("pacsifier_anonymize-1"), Figures(standing=standing, data_set="two"))
     assert Sum().look().standing == {("pacsifier_dataset_objects", "deidentified"): 14}
@@ -102,7 +103,12 @@ def test_a_look_reads_changed_files_only(monkeypatch: pytest.MonkeyPatch, tmp_pa
     private_folder(Run.named("pacsifier_probe-1").folder)
     read: list[Path] = []
     real = figures.read_json
-    monkeypatch.setattr(figures, "read_json", lambda path: read.append(path) or real(path))
+
+    def counting(path: Path) -> Any:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(figures, "read_json", counting)
     look = Sum()
     look.look()
     first = len(read)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from pacsifier_ops.runs.figures import COUNTS, STANDING, Figures, keep
+from pacsifier_ops.runs.figures import COUNTS, STANDING, Figures, Key, keep
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import shared
 from tests.support import airflow_home
@@ -67,7 +67,7 @@ def test_every_node_has_its_numbers_and_no_other_name_is_a_label(
     }
     monkeypatch.setenv("AIRFLOW_CONN_VNA", json.dumps(connection))
     for number, pacs in enumerate(("vna", "Wurzelbacher 19501224")):
-        counts = Counter({("pacsifier_images", pacs, "save", "received"): number + 2})
+        counts: Counter[Key] = Counter({("pacsifier_images", pacs, "save", "received"): number + 2})
         keep(Run.named(f"pacsifier_extract-{number}"), Figures(counts))
     with shared().acquire("pacs:pacs:104:VNA", limit=3), create_session() as session:
         text = exposition(session).decode()
