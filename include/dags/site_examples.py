@@ -58,7 +58,7 @@ with DAG("site_after_release", schedule=[Asset(name="pacsifier_demo", uri="pacsi
     count()
 
 # What is new in each release of any study: a run for each, with the partition key `<project>/<night>`.
-RELEASES = Asset(name="pacsifier_releases", uri="pacsifier://releases")
+RELEASES = Asset("pacsifier_releases")
 with DAG("site_new_files", schedule=PartitionedAssetTimetable(assets=RELEASES)):
 
     @task

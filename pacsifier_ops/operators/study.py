@@ -40,7 +40,8 @@ DATA_SETS = "pacsifier_data_sets"
 
 #: Asset of the releases of all projects. Its events have the partition key `<project>/<night>`, so that a DAG can take
 #: what is new in each. Airflow starts no DAG without partitions by such events, so the data sets are assets beside it.
-RELEASES = Asset(name="pacsifier_releases", uri="pacsifier://releases")
+#: It has no URI: Airflow would load all providers for it, in each task.
+RELEASES = Asset("pacsifier_releases")
 
 
 class StudyStage(Stage, StrEnum):
