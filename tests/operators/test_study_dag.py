@@ -94,7 +94,6 @@ def test_who_may_take_de_identified_data_only_and_what_is_told_of_it(
         assert "anna" in report and "EC 2026-00123" in report and "2999-12-31" in report
 
 
-
 def releases() -> tuple[str, dict[str, Any]]:
     """Return partition key and content of the last event of the asset of all releases."""
     from airflow.models.asset import AssetEvent, AssetModel
