@@ -2,9 +2,11 @@
 ARG AIRFLOW=3.3.2-python3.12
 
 FROM apache/airflow:${AIRFLOW} AS wheel
-COPY --chown=50000:0 pyproject.toml requirements.txt README.md LICENSE /tmp/source/
+COPY --chown=50000:0 pyproject.toml requirements.txt requirements-cluster.txt README.md LICENSE /tmp/source/
 COPY --chown=50000:0 pacsifier_ops /tmp/source/pacsifier_ops
 COPY --chown=50000:0 scripts /tmp/source/scripts
+COPY --chown=50000:0 dags /tmp/source/dags
+COPY --chown=50000:0 include /tmp/source/include
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /tmp/wheel /tmp/source
 
 FROM apache/airflow:${AIRFLOW}

@@ -17,7 +17,7 @@ from airflow.sdk import DAG
 
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.operators.groups import deidentification
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 
 with DAG(
     "pacsifier_anonymize",
@@ -26,6 +26,6 @@ with DAG(
     schedule=None,
     params=form(DeidRequest),
     tags=["pacsifier", "de-identification"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     deidentification()

@@ -15,7 +15,7 @@ from airflow.sdk import DAG
 
 from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.operators.groups import file_set
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 
 with DAG(
     "pacsifier_dicomdir",
@@ -24,6 +24,6 @@ with DAG(
     schedule=None,
     params=form(DicomdirRequest),
     tags=["pacsifier", "dicom"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     file_set()

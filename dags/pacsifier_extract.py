@@ -20,7 +20,7 @@ from airflow.sdk import DAG
 
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.operators.groups import extraction
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 
 with DAG(
     "pacsifier_extract",
@@ -32,6 +32,6 @@ with DAG(
     max_active_runs=100,
     params=form(Request),
     tags=["pacsifier", "dicom"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     extraction()

@@ -16,7 +16,7 @@ from airflow.sdk import DAG
 
 from pacsifier_ops.handover.request import KarnakRequest
 from pacsifier_ops.operators.groups import karnak_tagging
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 
 with DAG(
     "pacsifier_karnak",
@@ -25,6 +25,6 @@ with DAG(
     schedule=None,
     params=form(KarnakRequest),
     tags=["pacsifier", "dicom"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     karnak_tagging()

@@ -10,10 +10,13 @@ again in the next run, for three days. It changes nothing for the runs that the 
 Nobody is told unless the setting `tell`, or `tell` of a project, names somebody.
 """
 
+from datetime import timedelta
+
 from airflow.sdk import DAG
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.operators.messages import MessagesOperator
+from pacsifier_ops.operators.params import common
 
 with DAG(
     "pacsifier_messages",
@@ -23,5 +26,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["pacsifier"],
+    # The next run tries again. One that hangs must not be in its way.
+    **common("2.0.0", longest=timedelta(hours=1)),
 ):
-    MessagesOperator(task_id="send")
+    MessagesOperator(task_id="send", retries=0)

@@ -13,7 +13,7 @@ from airflow.sdk import DAG
 
 from pacsifier_ops.handover.request import DumpsRequest
 from pacsifier_ops.operators.groups import moving_dumps
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 
 with DAG(
     "pacsifier_move_dumps",
@@ -22,6 +22,6 @@ with DAG(
     schedule=None,
     params=form(DumpsRequest),
     tags=["pacsifier"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     moving_dumps()

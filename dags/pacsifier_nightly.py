@@ -1,7 +1,8 @@
 """### Nightly: run the query tables in the inbox, and the standing projects
 
-1. **collect** takes the query tables out of `inbox/`, each with its options file if it has one. Files that are still
-   being copied stay there for the next night. Files that cannot be used go to `rejected/`, with `reasons.txt`.
+1. **collect** takes the query tables out of `inbox/`, each with its options file if it has one. It waits up to ten
+   minutes for files that are still being copied; later ones stay there for the next night. Files that cannot be used go
+   to `rejected/`, with `reasons.txt`.
 2. **start** starts one run of `pacsifier_extract` for each table. A submission is never run twice.
 3. **projects** reads the standing projects, and **start_projects** starts one run of each that is switched on: of
    `pacsifier_extract`, or of `pacsifier_study` if the folder has a `study.yaml`.
@@ -14,6 +15,8 @@ otherwise. Each run of `pacsifier_extract` has a report of its own.
 **To start a night now**, trigger this DAG. A project that has run since noon is not started again.
 """
 
+from datetime import timedelta
+
 from airflow.sdk import DAG
 
 from pacsifier_ops.operators.nightly import (
@@ -23,7 +26,7 @@ from pacsifier_ops.operators.nightly import (
     NightlyStartOperator,
     timetable,
 )
-from pacsifier_ops.operators.params import RETRIES
+from pacsifier_ops.operators.params import common
 
 LABEL = "{{ task.trigger_run_id }}"
 
@@ -35,7 +38,8 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["pacsifier", "dicom"],
-    default_args=RETRIES,
+    # A run starts others, and ends in minutes. One that hangs must not be in the way of the next night.
+    **common("2.0.0", longest=timedelta(hours=12)),
 ):
     collect = NightlyCollectOperator(task_id="collect")
     start = NightlyStartOperator.partial(task_id="start", map_index_template=LABEL).expand_kwargs(collect.output)

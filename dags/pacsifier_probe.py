@@ -8,11 +8,9 @@ The results are in the task's log and, as a page, in the run's folder, with prop
 questions for the PACS team. They do not identify patients. The fetched image is removed at once.
 """
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
-from pacsifier_ops.operators.params import form
+from pacsifier_ops.operators.params import common, form
 from pacsifier_ops.operators.probe import DicomProbeOperator
 from pacsifier_ops.probe.request import ProbeRequest
 
@@ -23,6 +21,6 @@ with DAG(
     schedule=None,
     params=form(ProbeRequest),
     tags=["pacsifier", "dicom"],
-    default_args={"retries": 1, "retry_delay": timedelta(minutes=1)},
+    **common("2.0.0"),
 ):
-    DicomProbeOperator(task_id="probe")
+    DicomProbeOperator(task_id="probe", retries=1)

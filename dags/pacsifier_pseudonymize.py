@@ -13,7 +13,7 @@ patients keep their pseudonyms and day shifts: a second run asks only for new pa
 from airflow.sdk import DAG
 
 from pacsifier_ops.operators.groups import pseudonymization
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 from pacsifier_ops.pseudonyms.run import PseudonymRequest
 
 with DAG(
@@ -23,6 +23,6 @@ with DAG(
     schedule=None,
     params=form(PseudonymRequest),
     tags=["pacsifier", "de-identification"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     pseudonymization()

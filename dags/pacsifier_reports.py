@@ -14,7 +14,7 @@ from airflow.sdk import DAG
 
 from pacsifier_ops.handover.request import ReportsRequest
 from pacsifier_ops.operators.groups import report_extraction
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 
 with DAG(
     "pacsifier_reports",
@@ -23,6 +23,6 @@ with DAG(
     schedule=None,
     params=form(ReportsRequest),
     tags=["pacsifier", "dicom"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     report_extraction()

@@ -13,7 +13,8 @@
 A second run fetches, de-identifies and hands over only what is new, with the same pseudonyms and shifts.
 
 **Results.** Progress, questions and reports are at *Results* on the run's page. The data set is in `released/` of the
-study's folder. Each release is an event of the asset `pacsifier_<project>`, so that other DAGs can start from it.
+study's folder. Each release is an event of the asset `pacsifier_<project>`, so that other DAGs can start from it, and
+one of the asset `pacsifier_releases`, with the partition key `<project>/<night>` and the list of new files.
 """
 
 from airflow.sdk import DAG, AssetAlias, TaskGroup
@@ -28,9 +29,10 @@ from pacsifier_ops.operators.groups import (
     pseudonymization,
     sending,
 )
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 from pacsifier_ops.operators.study import (
     DATA_SETS,
+    RELEASES,
     ApproveReleaseOperator,
     StudyCheckOperator,
     StudyReleaseOperator,
@@ -50,7 +52,7 @@ with DAG(
     max_active_runs=100,
     params=form(Study),
     tags=["pacsifier", "dicom", "de-identification"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     set_up = StudySetUpOperator(task_id="set_up")
     with TaskGroup("extract") as extract:
@@ -63,7 +65,7 @@ with DAG(
         moving_dumps(StudyStage.DUMPS)
     check = StudyCheckOperator(task_id="check", trigger_rule="none_failed")
     approve = ApproveReleaseOperator(task_id="approve")
-    release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS)])
+    release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS), RELEASES])
     with TaskGroup("dicomdir") as dicomdir:
         file_set(StudyStage.DICOMDIR)
     with TaskGroup("upload") as upload:

@@ -13,7 +13,7 @@ A second run sends only the instances that the destination has not confirmed.
 from airflow.sdk import DAG
 
 from pacsifier_ops.operators.groups import sending
-from pacsifier_ops.operators.params import RETRIES, form
+from pacsifier_ops.operators.params import common, form
 from pacsifier_ops.upload.run import UploadRequest
 
 with DAG(
@@ -23,6 +23,6 @@ with DAG(
     schedule=None,
     params=form(UploadRequest),
     tags=["pacsifier", "dicom"],
-    default_args=RETRIES,
+    **common("2.0.0"),
 ):
     sending()

@@ -1,4 +1,4 @@
-"""Three DAGs as a site would write them. Copy what you need into your own folder of DAGs, and change it there.
+"""Four DAGs as a site would write them. Copy what you need into your own folder of DAGs, and change it there.
 
 What a job can be asked for is what the form of its own DAG shows, by the same names; see docs/own-dags.md.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
-from airflow.sdk import DAG, Asset, Param, task
+from airflow.sdk import DAG, Asset, Param, PartitionedAssetTimetable, task
 
 from pacsifier_ops.airflow import deidentify, extract, upload
 from pacsifier_ops.base import settings
@@ -55,3 +56,17 @@ with DAG("site_after_release", schedule=[Asset(name="pacsifier_demo", uri="pacsi
         return len(list((settings.data_root() / "studies" / "demo" / "released").rglob("*.dcm")))
 
     count()
+
+# What is new in each release of any study: a run for each, with the partition key `<project>/<night>`.
+RELEASES = Asset("pacsifier_releases")
+with DAG("site_new_files", schedule=PartitionedAssetTimetable(assets=RELEASES)):
+
+    @task
+    def new_files(triggering_asset_events: Any = None) -> dict[str, int]:
+        """Tell how many files are new, by project. Their paths are below the `released` of the study."""
+        return {
+            event.extra["project"]: len(set(Path(event.extra["new_files"]).read_text(encoding="utf-8").splitlines()))
+            for event in triggering_asset_events[RELEASES]
+        }
+
+    new_files()

@@ -31,7 +31,7 @@ from pacsifier_ops.base.options import IN_FORM, standing
 from pacsifier_ops.operators import groups
 from pacsifier_ops.operators.base import ReportOperator
 from pacsifier_ops.operators.messages import tell_failure
-from pacsifier_ops.operators.params import RETRIES
+from pacsifier_ops.operators.params import of_tasks
 from pacsifier_ops.sensors.dicom import DicomArrivalSensor
 
 __all__ = [
@@ -69,7 +69,7 @@ def _job(
     if unknown := [not_known(name, known) for name in arguments if name not in known]:
         raise InputError(f"{group_id}: {'; '.join(unknown)}")
     job = Job(group_id)
-    job.default_args = {**RETRIES, **job.dag.default_args, **job.default_args}
+    job.default_args = {**of_tasks(), **job.dag.default_args, **job.default_args}
     with job:
         job.output = PlainXComArg(tasks(str(job.group_id), arguments))
     return job

@@ -28,8 +28,11 @@ confined to them, and all processes must have the same ones.
 | PACSIFIER_RELEASED_MODE     | by the umask          | mode of released files, such as 0640           |
 | PACSIFIER_AUDIT             | <state root>/audit    | folder of the audit file                       |
 | PACSIFIER_RIGHTS            | open                  | who may what a connection does not say         |
+| PACSIFIER_OWNER             | pacsifier             | owner of our tasks in Airflow                  |
+| PACSIFIER_TASK_HOURS        | 168                   | longest attempt of a task; 0: no limit         |
+| PACSIFIER_RUN_DAYS          | 400                   | longest run; 0: no limit                       |
 
-The time zone of the nights' schedule is that of the environment, because DAG files read it.
+The time zone of the nights' schedule, the owner and the two limits are those of the environment: DAG files read them.
 """
 
 from __future__ import annotations
@@ -247,6 +250,36 @@ def verify_days() -> int:
         ConfigError: it is not a whole number.
     """
     return _whole("verify_days", 30, 0)
+
+
+def owner() -> str:
+    """Return the owner of our tasks in Airflow."""
+    return _text("owner") or "pacsifier"
+
+
+def longest_attempt() -> dt.timedelta | None:
+    """Return after what time Airflow ends an attempt of a task; None: never.
+
+    A task that hangs holds a slot of its archive for ever. What goes on legitimately must not be ended: network and
+    disk have limits of their own, so this one is far beyond a night, and beyond a weekend of a closed window, in case
+    a version of Airflow counts the time in which a task is deferred. The next attempt goes on where this one ended.
+
+    Raises:
+        ConfigError: it is not a whole number.
+    """
+    return dt.timedelta(hours=hours) if (hours := _whole("task_hours", 168, 0)) else None
+
+
+def longest_run() -> dt.timedelta | None:
+    """Return after what time Airflow ends a run; None: never.
+
+    A run may wait a year for the answer of a person (`runs.approvals.LONGEST_PATIENCE`), and for its window. Airflow
+    ends it without its last task, so without a report.
+
+    Raises:
+        ConfigError: it is not a whole number.
+    """
+    return dt.timedelta(days=days) if (days := _whole("run_days", 400, 0)) else None
 
 
 def _whole(name: str, default: int, least: int) -> int:

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +56,7 @@ from pacsifier_ops.deid.told import public_reason
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED, incomplete, plain_modality
 from pacsifier_ops.runs.approvals import Decision, ended_by
+from pacsifier_ops.runs.figures import Figures
 from pacsifier_ops.runs.folder import Run, now
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, prepared
 from pacsifier_ops.state.facts import facts_folder, identity_of
@@ -191,6 +193,17 @@ class DeidAccount:
             "series": dict(Counter(series.state for series in self.series)),
             "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
         }
+
+    def figures(self) -> Figures:
+        """Return what stands of the data set, for monitoring. Reasons are those that may be published."""
+        figures = Figures(data_set=sha256(self.out_folder.encode("utf-8", "surrogateescape")).hexdigest()[:16])
+        for outcome in ("deidentified", "excluded", "quarantined", "missing"):
+            figures.standing["pacsifier_dataset_objects", outcome] += self.totals()[outcome]
+        for _, outcome, reason in self.set_apart:
+            if outcome == QUARANTINED:
+                rule, text = public_reason(outcome, reason)
+                figures.standing["pacsifier_quarantined_objects", "de-identify", rule or text] += 1
+        return figures
 
 
 def close(

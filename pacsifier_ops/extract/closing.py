@@ -50,6 +50,7 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
         destination=request.destination,
         folder=str(request.out_directory),
         unasked=Quarantine(run.quarantine).counts().total(),
+        quarantine=dict(Quarantine(run.quarantine).all_counts()),
         notes=table.notes,
         ended=ended_by(run),
     )

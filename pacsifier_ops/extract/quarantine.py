@@ -78,5 +78,14 @@ class Quarantine:
         with storage_errors("the quarantine folder"):
             return Counter(path.parent.name for path in self._of(series).glob("*/*.dcm"))
 
+    def all_counts(self) -> Counter[str]:
+        """Return the number of all objects by reason.
+
+        Raises:
+            StorageError: the quarantine cannot be read.
+        """
+        with storage_errors("the quarantine folder"):
+            return Counter(path.parent.name for path in self.folder.glob("*/*/*.dcm"))
+
     def _of(self, series: SeriesId | None) -> Path:
         return self.folder / (_NO_SERIES if series is None else str(series))

@@ -38,7 +38,9 @@ from pacsifier_ops.base.files import below, read_json, storage_errors
 from pacsifier_ops.dimse.receiver import INCOMING, QUARANTINE, is_series
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.messages.outbox import folders as messages
+from pacsifier_ops.runs import figures
 from pacsifier_ops.runs.approvals import CANCELLATIONS
+from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.facts import FACTS
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.tree import CONTROL, Tree
@@ -121,10 +123,23 @@ def remove(leftover: Leftover) -> bool:
         if leftover.path.parent == leases.root:
             leases.forget(leftover.path)
         elif leftover.path.is_dir():
-            remove_folder(leftover.path, leftover.place)
+            if leftover.kind == "run" and not leftover.path.name.startswith(_REMOVING):
+                remove_run(Run(leftover.path), leftover.place)
+            else:
+                remove_folder(leftover.path, leftover.place)
         else:
             leftover.path.unlink()
     return True
+
+
+def remove_run(run: Run, place: str) -> None:
+    """Remove the folder of a run. Its counts stay in those of all runs.
+
+    Args, Raises:
+        See `remove_folder`.
+    """
+    figures.outlive(run)
+    remove_folder(run.folder, place)
 
 
 def remove_folder(path: Path, place: str) -> None:

@@ -14,9 +14,10 @@ from pacsifier_ops.base.errors import InputError
 from pacsifier_ops.base.files import below, storage_errors
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.extract.requests import request_in
-from pacsifier_ops.maintenance.cleanup import remove_folder
+from pacsifier_ops.maintenance.cleanup import remove_folder, remove_run
 from pacsifier_ops.runs.approvals import APPROVED, RELEASE, decision_on
 from pacsifier_ops.runs.folder import Run, kept_requests, stage_folder, stages_in
+from pacsifier_ops.state import audit
 
 _GOES = (
     "the run in Airflow, with the states of its tasks",
@@ -55,16 +56,22 @@ class Deletion:
         """Return what is kept, for people."""
         return [*_STAYS]
 
-    def do(self) -> None:
-        """Remove the folder of the run and its query table. Once more does no harm.
+    def do(self, by: str) -> None:
+        """Remove the folder of the run and its query table, and tell it in the audit file. Once more does no harm.
+
+        Args:
+            by: name of the user.
 
         Raises:
             StorageError: they cannot be removed.
         """
-        for path, place in ((self.request, "requests of the state root"), (self.run.folder, "runs of the state root")):
-            if path is not None:
-                with storage_errors(place), suppress(FileNotFoundError):
-                    remove_folder(path, place)
+        audit.record(audit.REMOVING, by=by, run=self.run.name)
+        if self.request is not None:
+            with storage_errors("requests of the state root"), suppress(FileNotFoundError):
+                remove_folder(self.request, "requests of the state root")
+        if self.run.folder.exists():
+            with storage_errors("runs of the state root"), suppress(FileNotFoundError):
+                remove_run(self.run, "runs of the state root")
 
 
 def deletion_of(run: Run) -> Deletion:

@@ -20,7 +20,9 @@ from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.folder import MOST
 from pacsifier_ops.state.leases import shared
 
-#: A file is complete if it has not changed for SETTLE seconds, and not between two looks PAUSE seconds apart.
+#: A file is complete if it has not changed for SETTLE seconds, and not between two looks PAUSE seconds apart. How it
+#: came by its name says nothing: a file server changes attributes of a file while a copy to it goes on, which looks
+#: like a rename, and a rename right after the copy leaves no trace in the times.
 SETTLE, PAUSE = 120.0, 3.0
 
 TABLES, YAML = (".csv", ".xlsx"), (".yaml", ".yml")
@@ -39,6 +41,7 @@ class Collected:
         starts: the runs to be started.
         rejected: folder names of submissions that cannot be used.
         copying: number of submissions with a file that may still be written.
+        wait: seconds after which these files are complete, if they do not change any more; 0: there are none.
         without_table: number of options files without a query table.
         next_night: number of submissions that wait for the next night, because this one has its maximum.
         stuck: number of submissions with a file that cannot be moved.
@@ -47,6 +50,7 @@ class Collected:
     starts: list[Start] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
     copying: int = 0
+    wait: float = 0.0
     without_table: int = 0
     next_night: int = 0
     stuck: int = 0
@@ -71,6 +75,13 @@ def complete_files(paths: Iterable[Path], pause: float = PAUSE) -> set[Path]:
         for path, seen in first.items()
         if seen and _file_state(path) == seen and not 0 <= now - seen.st_mtime_ns / 1e9 < SETTLE
     }
+
+
+def settled_in(paths: Iterable[Path]) -> float:
+    """Return the seconds after which files are complete that `complete_files` left out, if they change no more."""
+    now = time.time()
+    ages = [now - seen.st_mtime_ns / 1e9 for path in paths if (seen := _file_state(path))]
+    return max([PAUSE, *(SETTLE - age for age in ages if 0 <= age < SETTLE)])
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,7 @@ def collect(folders: Folders, night: str, connect: Connect, most: int = MOST, pa
                 continue
             if not ready.issuperset(group):
                 collected.copying += 1
+                collected.wait = max(collected.wait, settled_in(set(group) - ready))
             elif all(path.suffix.lower() in YAML for path in group):
                 collected.without_table += 1
             elif len(claims) >= most:
@@ -126,8 +138,9 @@ def collect(folders: Folders, night: str, connect: Connect, most: int = MOST, pa
             else:
                 collected.stuck += 1
         for claim in claims:
-            if any(os.path.lexists(path) and path not in ready for path in claim.sources(folders)):
+            if late := [path for path in claim.sources(folders) if os.path.lexists(path) and path not in ready]:
                 collected.copying += 1
+                collected.wait = max(collected.wait, settled_in(late))
             elif claim.gather(folders):
                 _check(folders, claim, connect, collected)
             else:

@@ -14,7 +14,7 @@ from pacsifier_ops.base import settings
 from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.base.given import Unusable, json_of, read_given
 from pacsifier_ops.nightly import REASONS, RESULT, RESULTS, STUDY, Folders, Runs, Start
-from pacsifier_ops.nightly.inbox import PAUSE, complete_files
+from pacsifier_ops.nightly.inbox import PAUSE, complete_files, settled_in
 from pacsifier_ops.nightly.options import PROJECT, Connect, read_nightly_options, read_table, run_conf
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.query.reading import Reading, given
@@ -35,16 +35,30 @@ class ProjectRuns:
         disabled: number of projects that are switched off.
         already_run: number of projects that have run this night, or whose last run has not ended.
         broken: number of projects that cannot be used; the reasons are in their folders.
+        changing: number of projects that are left out because a file of theirs may still be written.
+        wait: nothing was checked: seconds after which all files are complete, if they do not change any more.
     """
 
     starts: list[Start] = field(default_factory=list)
     disabled: int = 0
     already_run: int = 0
     broken: int = 0
+    changing: int = 0
+    wait: float = 0.0
+
+
+class _Changing(Refused):
+    """A file of a project may still be written."""
 
 
 def check_projects(
-    folders: Folders, night: str, connect: Connect, runs: Runs, page_root: str = "", pause: float = PAUSE
+    folders: Folders,
+    night: str,
+    connect: Connect,
+    runs: Runs,
+    page_root: str = "",
+    pause: float = PAUSE,
+    may_wait: bool = False,
 ) -> ProjectRuns:
     """Find the projects that are to run in a night, and keep their query tables as requests.
 
@@ -57,13 +71,17 @@ def check_projects(
         runs: the runs in Airflow.
         page_root: see `Start.result`.
         pause: see `complete_files`.
+        may_wait: if a file may still be written, check nothing, and return how long to wait.
 
     Raises:
         StorageError: a folder cannot be read or written.
     """
     with storage_errors("the folder of the projects"):
         projects = [folder for folder in sorted(folders.projects.iterdir()) if _is_project(folder)]
-        complete = complete_files([path for folder in projects for path in _files(folder)], pause)
+        files = [path for folder in projects for path in _files(folder)]
+        complete = complete_files(files, pause)
+    if may_wait and (late := set(files) - complete):
+        return ProjectRuns(wait=settled_in(late))
     checks = _Checks(folders, night, connect, runs, page_root, complete)
     for folder in projects:
         try:
@@ -82,9 +100,10 @@ def _is_project(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files of a project without links: a link may point to a file that its owner may not read."""
+    """Return the files of a project without links, which may lead to what its owner may not read, and our answers."""
     try:
-        return [path for path in folder.iterdir() if not path.is_symlink()]
+        paths = [path for path in folder.iterdir() if path.name not in (RESULT, REASONS)]
+        return [path for path in paths if not path.name.startswith(".") and not path.is_symlink()]
     except OSError:
         return []
 
@@ -117,7 +136,10 @@ class _Checks:
             start = self._start_of(folder)
         except Refused as error:
             self.folders.write_answer(folder / REASONS, "".join(f"{reason}\n" for reason in error.reasons))
-            self.found.broken += 1
+            if isinstance(error, _Changing):
+                self.found.changing += 1
+            else:
+                self.found.broken += 1
             return
         (folder / REASONS).unlink(missing_ok=True)
         if start:
@@ -173,13 +195,14 @@ class _Checks:
         """Return the path of a file of a project.
 
         Raises:
-            Refused: it is a link, or may still be written.
+            Refused: it is a link.
+            _Changing: it may still be written.
         """
         if path.is_symlink():
             raise Refused([f"{path.name}: is a link; put the file itself there"])
         if path not in self.complete:
-            raise Refused(
-                [f"{path.name}: changed in the last two minutes and may be incomplete; start the DAG again later"]
+            raise _Changing(
+                [f"{path.name}: was still being changed, so the project is left out tonight; start the DAG again later"]
             )
         return path
 

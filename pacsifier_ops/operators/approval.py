@@ -70,8 +70,9 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
     ui_color = "#fdf0c8"
 
     def __init__(self, **kwargs: Any) -> None:
-        # No retries: a rejection, or no answer, is not a temporary error.
-        super().__init__(subject="PACSIFIER", options=[APPROVE, WAIVE, REJECT], **{**kwargs, "retries": 0})
+        # No retries: a rejection, or no answer, is not a temporary error. The patience limits the wait for an answer.
+        fixed = {"retries": 0, "execution_timeout": None}
+        super().__init__(subject="PACSIFIER", options=[APPROVE, WAIVE, REJECT], **{**kwargs, **fixed})
 
     @abstractmethod
     def question(self, run: Run, params: Any) -> Question | None:

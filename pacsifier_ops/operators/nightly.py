@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import CronTriggerTimetable
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
@@ -16,6 +18,9 @@ from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, Start, night_of
 from pacsifier_ops.operators.base import PacsifierOperator
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.runs.folder import Run
+
+#: How long a night waits at most for files that are still being written. Others come in the next night.
+PATIENCE = timedelta(minutes=10)
 
 
 def timetable() -> CronTriggerTimetable | None:
@@ -48,6 +53,21 @@ class _NightlyOperator(PacsifierOperator):
 
     operator_extra_links = ()
 
+    _until: datetime
+
+    def execute(self, context: Any, event: Any = None, until: str | None = None) -> Any:
+        """Do `work`, again after a wait for files; `event` is that of the trigger, `until` the end of the patience."""
+        self._until = datetime.fromisoformat(until) if until else datetime.now(UTC) + PATIENCE
+        return super().execute(context)
+
+    def wait_for_files(self, seconds: float) -> None:
+        """Defer until files are complete, unless that takes too long. 0 seconds: there is nothing to wait for."""
+        moment = datetime.now(UTC) + timedelta(seconds=seconds)
+        if seconds and moment <= self._until:
+            self.log.info("files are being written; looking again in %.0f s", seconds)
+            kwargs = {"until": self._until.isoformat()}
+            self.defer(trigger=DateTimeTrigger(moment=moment), method_name="execute", kwargs=kwargs)
+
     def prepared(self, run: Run, context: Any, kept: str) -> tuple[Folders, str]:
         """Remove the file `kept` of an earlier attempt. Return the folders, and the date of the night."""
         run.forget([kept])
@@ -72,6 +92,7 @@ class NightlyCollectOperator(_NightlyOperator):
         )
         for name in collected.rejected:
             self.log.warning("rejected: see reasons.txt in rejected/%s", name)
+        self.wait_for_files(collected.wait)
         write_json(run.folder / "inbox.json", {"stuck": collected.stuck})
         return list(map(_arguments, collected.starts))
 
@@ -84,10 +105,15 @@ class NightlyProjectsOperator(_NightlyOperator):
         from pacsifier_ops.nightly.projects import check_projects
 
         folders, night = self.prepared(run, context, "projects")
-        found = check_projects(folders, night, _connect, _Runs(context["ti"]), _page_root())
+        site = folders, night, _connect, _Runs(context["ti"]), _page_root()
+        found = check_projects(*site, may_wait=True)
+        if found.wait:
+            self.wait_for_files(found.wait)
+            found = check_projects(*site)
         self.log.info(
-            "%d to start, %d switched off, %d that have run tonight or whose last run goes on, %d that cannot be used",
-            *(len(found.starts), found.disabled, found.already_run, found.broken),
+            "%d to start, %d switched off, %d that have run tonight or whose last run goes on, %d that cannot be used, "
+            "%d left out because they are being changed",
+            *(len(found.starts), found.disabled, found.already_run, found.broken, found.changing),
         )
         kept = {"broken": found.broken, "runs": [start.run_id for start in found.starts]}
         write_json(run.folder / "projects.json", kept)

@@ -8,12 +8,10 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from pacsifier_ops.base.errors import InputError, not_known
+from pacsifier_ops import __version__
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import ConfigError, InputError, not_known
 from pacsifier_ops.base.options import IN_FORM, NOT_GIVEN, Option, Section, standing
-
-#: Default arguments of tasks: how Airflow tries a task again after a temporary error.
-RETRIES: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True}
-
 
 #: `map_index_template` of mapped tasks. Airflow renders it when a task begins, and again when it ends.
 LABEL = "{{ task.map_label(dag_run) }}"
@@ -23,6 +21,37 @@ LABEL = "{{ task.map_label(dag_run) }}"
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 
 _TYPES: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def common(version: str, longest: timedelta | None = None) -> dict[str, Any]:
+    """Return the arguments that all DAGs of the package have: owner, tries and limits of their tasks and runs.
+
+    Args:
+        version: version of the package that the DAG file belongs to.
+        longest: time after which Airflow ends a run; None: that of the settings.
+
+    Raises:
+        ConfigError: another version is installed, which Airflow shows as an import error; or a setting is wrong.
+    """
+    if version != __version__:
+        raise ConfigError(
+            f"this file belongs to version {version} of pacsifier-ops, and {__version__} is installed; "
+            "`pacsifier-init --dags FOLDER` puts the files of the installed version into a folder"
+        )
+    return {
+        "default_args": {"owner": settings.owner(), **of_tasks()},
+        "dagrun_timeout": longest or settings.longest_run(),
+    }
+
+
+def of_tasks() -> dict[str, Any]:
+    """Return default arguments of tasks: how Airflow tries again after a temporary error, and the limit of an attempt.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    again = {"retries": 3, "retry_delay": timedelta(minutes=1), "retry_exponential_backoff": True}
+    return {**again, "execution_timeout": settings.longest_attempt()}
 
 
 def form(request: type) -> dict[str, Param]:

@@ -14,6 +14,7 @@ from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.base.options import OWNER
 from pacsifier_ops.extract.requests import table_path
 from pacsifier_ops.messages import noticing
+from pacsifier_ops.nightly import night_of
 from pacsifier_ops.operators.approval import ApproveOperator, Question
 from pacsifier_ops.operators.base import (
     APPROVED,
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 
 #: Asset alias of the released data sets of all projects. Other DAGs can be scheduled by it.
 DATA_SETS = "pacsifier_data_sets"
+
+#: Asset of the releases of all projects. Its events have the partition key `<project>/<night>`, so that a DAG can take
+#: what is new in each. Airflow starts no DAG without partitions by such events, so the data sets are assets beside it.
+#: It has no URI: Airflow would load all providers for it, in each task.
+RELEASES = Asset("pacsifier_releases")
 
 
 class StudyStage(Stage, StrEnum):
@@ -201,7 +207,7 @@ class StudyReleaseOperator(PacsifierOperator):
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Return counts of files, and trigger the DAGs that wait for the data set."""
-        from pacsifier_ops.study import steps
+        from pacsifier_ops.study import release, steps
         from pacsifier_ops.study.project import Study
 
         released = steps.release(run, self.cancelled)
@@ -209,9 +215,13 @@ class StudyReleaseOperator(PacsifierOperator):
         self.log.info("%s", counts)
         study = Study.of(run)
         asset = Asset(name=f"pacsifier_{study.project}", uri=f"pacsifier://data-sets/{study.project}")
-        context["outlet_events"][self.outlets[0]].add(asset, extra={"project": study.project, **counts})
         dag_run = context["dag_run"]
         noticing.released(run, dag_run.dag_id, dag_run.run_id, dag_run.clear_number or 0, counts)
+        extra = {"project": study.project, **counts}
+        context["outlet_events"][self.outlets[0]].add(asset, extra=extra)
+        event = context["outlet_events"][RELEASES]
+        event.extra = {**extra, "new_files": str(release.newly_released(run))}
+        event.add_partitions(f"{study.project}/{night_of(dag_run.run_after)}")
         return counts
 
 

@@ -1,11 +1,13 @@
-"""Cluster policy: tasks that talk to a PACS run in the pool of its connection, and runs take turns.
+"""Cluster policy: tasks that talk to a PACS run in the pool of its connection, runs take turns, and tasks have a text.
 
-An operator cannot choose pool and weight by the conf of a run, because they are no templated fields. This hook can.
+An operator cannot choose pool and weight by the conf of a run, because they are no templated fields. A hook can.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import inspect
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,26 @@ _URGENT = 10**9
 _FORGOTTEN = 2 * 10**9
 #: Number of new tasks after which a run that has waited for too long gets a turn.
 _NEW_PER_OLD = 10
+
+
+@hookimpl
+def task_policy(task: Any) -> None:
+    """Give a task of ours the text that its page in Airflow shows: that of its operator, for people."""
+    mapped = getattr(task, "partial_kwargs", None)
+    operator = type(task) if mapped is None else task.operator_class
+    if task.doc_md or not operator.__module__.startswith("pacsifier_ops."):
+        return
+    text = _for_people(operator)
+    if mapped is None:
+        task.doc_md = text
+    else:
+        mapped["doc_md"] = text
+
+
+def _for_people(operator: type) -> str:
+    """Return the docstring of an operator up to the first section for programmers."""
+    text = inspect.getdoc(operator) or ""
+    return re.split(r"^(?:Args|Attributes|Raises):$", text, maxsplit=1, flags=re.MULTILINE)[0].strip()
 
 
 @hookimpl

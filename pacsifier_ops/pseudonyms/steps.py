@@ -26,6 +26,7 @@ from pacsifier_ops.query.table import QueryTable, read_query_table
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, headline, incomplete
 from pacsifier_ops.runs.approvals import Decision, ended_by
+from pacsifier_ops.runs.figures import Figures
 from pacsifier_ops.runs.folder import Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, close, cut, prepared
 from pacsifier_ops.runs.pages import VerdictBox, page
@@ -271,6 +272,10 @@ class Summary:
     def summary(self) -> dict[str, Any]:
         """All of it."""
         return {**{name: value for name, value in asdict(self).items() if name != "ended"}, "totals": self.totals()}
+
+    def figures(self) -> Figures:
+        """Return nothing: its verdict is enough for monitoring."""
+        return Figures()
 
 
 def report(run: Run) -> Summary:

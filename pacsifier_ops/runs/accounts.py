@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.runs.approvals import CANCELLED, REJECTED, Decision
+from pacsifier_ops.runs.figures import Figures, status_of
 
 COMPLETE, INCOMPLETE, UNBALANCED = "complete", "incomplete", "unbalanced"
 #: Verdicts, and the exit codes of the commands. CANCELLED and REJECTED: a person ended the run before it was complete.
@@ -202,6 +203,7 @@ class RunAccount:
         passed_over: number of files of the uploaded folder that are not to be sent, by reason in words.
         bad_files: files of the uploaded folder that are to be sent and cannot be.
         unasked: objects of other series that our receiver got; they are in its quarantine.
+        quarantine: number of objects in the run's quarantine, by reason.
         notes: cells of the query table that were read in another way than they are written, in words, without values.
         ended: the decision of a person that ended the run.
     """
@@ -219,6 +221,7 @@ class RunAccount:
     passed_over: dict[str, int] = field(default_factory=dict)
     bad_files: list[FileAccount] = field(default_factory=list)
     unasked: int = 0
+    quarantine: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ended: Decision | None = None
 
@@ -269,6 +272,27 @@ class RunAccount:
             "series": count_by(self.series, "state"),
             "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
         }
+
+    def figures(self) -> Figures:
+        """Return the counts for monitoring. The names of nodes are ids of connections, or of configuration files."""
+        figures, action = Figures(), self.action
+        for row in self.rows:
+            figures.counts["pacsifier_rows", self.pacs, row.state] += 1
+            if row.state not in ROWS_ANSWERED:
+                figures.counts["pacsifier_failures", self.pacs, action, status_of(row.reason)] += 1
+        for series in self.series:
+            pacs = series.pacs or self.pacs or self.destination
+            figures.counts["pacsifier_series", pacs, action, series.state] += 1
+            for state in IMAGES:
+                figures.counts["pacsifier_images", pacs, action, state] += getattr(series, state)
+            figures.counts["pacsifier_transferred_bytes", pacs, action] += series.bytes
+            # Counters add up numbers of any kind.
+            figures.counts["pacsifier_transfer_seconds", pacs, action] += series.seconds  # type: ignore[assignment]
+            if series.state not in (SERIES_COMPLETE, SERIES_LISTED):
+                figures.counts["pacsifier_failures", pacs, action, status_of(series.reason)] += 1
+        for reason, count in self.quarantine.items():
+            figures.standing["pacsifier_quarantined_objects", "extract", reason] += count
+        return figures
 
 
 def count_by(items: Iterable[Any], attribute: str) -> dict[str, int]:

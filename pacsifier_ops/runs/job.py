@@ -39,6 +39,7 @@ from pacsifier_ops.base.files import (
     write_json,
 )
 from pacsifier_ops.runs.approvals import Decision, stop_if_cancelled
+from pacsifier_ops.runs.figures import Figures, keep
 from pacsifier_ops.runs.folder import KeptRequest, Run, never, now
 
 #: Files and folders of every job that the first step removes before it begins.
@@ -149,6 +150,9 @@ class Account(Protocol):
     def summary(self) -> dict[str, Any]:
         """Return the account in counts only, for everybody who may see the run."""
 
+    def figures(self) -> Figures:
+        """Return the counts for monitoring."""
+
 
 def write_account(run: Run, account: Any) -> None:
     """Write accounts.json, which may identify patients.
@@ -184,13 +188,16 @@ def write_accounts(path: Path, head: Mapping[str, Any], **lists: Iterable[Any]) 
 
 
 def write_summary(run: Run, account: Account) -> None:
-    """Write summary.json, the last file of a run.
+    """Write figures.json (see `runs.figures`) and summary.json, the last file of a run.
 
     Raises:
         StorageError: the run's folder cannot be written.
     """
+    summary, figures = account.summary(), account.figures()
+    figures.counts["pacsifier_runs", str(summary["action"]), account.verdict] += 1
+    keep(run, figures)
     with storage_errors("the state root"):
-        write_json(run.folder / "summary.json", {**account.summary(), **_by(account.ended, account.verdict)})
+        write_json(run.folder / "summary.json", {**summary, **_by(account.ended, account.verdict)})
 
 
 def write_unbegun(run: Run, ended: Decision) -> dict[str, Any]:

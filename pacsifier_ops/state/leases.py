@@ -232,8 +232,16 @@ class Leases:
             time.sleep(_FIRST_PAUSE)
         return None if record is None else record.get("meta", {})
 
+    def count(self, name: str) -> int:
+        """Return the number of live holders of `name`."""
+        return sum(1 for _ in self._all_live(self._folder(name)))
+
     def _live(self, folder: Path) -> Mapping[str, Any] | None:
         """Return the record of a live holder; None if there is none."""
+        return next(self._all_live(folder), None)
+
+    def _all_live(self, folder: Path) -> Iterator[Mapping[str, Any]]:
+        """Yield the records of the live holders."""
         now = self.now()
         for path in _slots(folder):
             try:
@@ -242,10 +250,9 @@ class Leases:
                 continue
             try:
                 if not self._dead(handle, now):
-                    return _read(handle)
+                    yield _read(handle)
             finally:
                 os.close(handle)
-        return None
 
     def forgotten(self) -> list[Path]:
         """Return the folders of leases without a holder.

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pacsifier_ops.base.files import (
     data_folder,
     fsync_folder,
     name_below,
+    private_handle,
     read_json,
     read_jsonl,
     readable,
@@ -270,11 +271,11 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             stock = Stock(stock.digest, 0, 0)  # identified files go to a gateway, and never to `released/`
         if stock.files:
             _make_ready(target)
-        with Facts(target, DIGESTS, digest) as digest_of:
+        with Facts(target, DIGESTS, digest) as digest_of, _noting_new(run) as note_new:
             for file in listed(run) if stock.files else ():
                 if cancelled():
                     raise Cancelled("stopped on request")
-                new += _place(root, target, file, digest_of)
+                new += _place(root, target, file, digest_of, note_new)
         if study.has(ANONYMIZE):
             approve(target, listed(run))
         if study.has(KARNAK):
@@ -295,6 +296,22 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     return released
 
 
+def newly_released(run: Run) -> Path:
+    """Return the path of the list of the files that a run has released for the first time, or anew.
+
+    It has their paths below `released/`, one per line. A file that the run was killed at may be there twice.
+    """
+    return run.folder / "released-new.txt"
+
+
+@contextmanager
+def _noting_new(run: Run) -> Iterator[Callable[[str], object]]:
+    """Yield a function that adds a path to the list of new files, before the file is there. Attempts share the list."""
+    handle = private_handle(newly_released(run), os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(handle, "a", encoding="utf-8") as stream:
+        yield lambda path: print(path, file=stream, flush=True)
+
+
 def _make_ready(target: Path) -> None:
     """Prepare `released/`: it is marked as released, and has an approved list."""
     refuse_around(target, DEIDENTIFIED, "the folder for what is released", below=False)
@@ -306,7 +323,9 @@ def _make_ready(target: Path) -> None:
     (target / _UNFINISHED).mkdir()
 
 
-def _place(root: Path, released: Path, file: Mapping[str, Any], digest_of: Facts[str]) -> bool:
+def _place(
+    root: Path, released: Path, file: Mapping[str, Any], digest_of: Facts[str], note_new: Callable[[str], object]
+) -> bool:
     """Copy a file to its place in `released/`. Return False if exactly this file is there already.
 
     Args:
@@ -314,6 +333,7 @@ def _place(root: Path, released: Path, file: Mapping[str, Any], digest_of: Facts
         released: the folder `released/`.
         file: path, size and digest of the file in the approved stock.
         digest_of: returns the SHA-256 of a released file.
+        note_new: called with the path of the file, before it is copied.
 
     Raises:
         NotApproved: the file has changed since it was approved.
@@ -331,6 +351,7 @@ def _place(root: Path, released: Path, file: Mapping[str, Any], digest_of: Facts
     try:
         if _copied(root / file["path"], temporary) != file["sha256"]:
             raise NotApproved("the release has changed since it was approved; run the step that asks again")
+        note_new(file["path"])
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

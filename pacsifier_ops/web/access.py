@@ -10,6 +10,7 @@
 | intake of query tables               | start runs of one of these                            |
 | to cancel a run; to delete it        | change runs of the DAG; delete them                   |
 | to unpause a DAG                     | edit the DAG                                          |
+| metrics: counts of all runs          | read runs of `pacsifier_extract`                      |
 """
 
 from __future__ import annotations
@@ -77,6 +78,16 @@ def _may_look(user: GetUserDep) -> BaseUser:
     if not any(may(user, "GET", dag_id) for dag_id in (EXTRACT, STUDY)):
         raise HTTPException(403, "You may not see extractions; ask an administrator for this permission.")
     return user
+
+
+def may_monitor(user: GetUserDep) -> None:
+    """Refuse users who may not read runs of extractions.
+
+    Raises:
+        HTTPException: 403.
+    """
+    if not may(user, "GET", EXTRACT):
+        raise HTTPException(403, "You may not see runs of extractions; ask an administrator for this permission.")
 
 
 def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) -> DagRun:

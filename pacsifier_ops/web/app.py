@@ -46,6 +46,7 @@ from pacsifier_ops.web.access import (
     RunDep,
     StarterDep,
     may,
+    may_monitor,
     may_read_reports,
     may_see_connection,
     may_unpause,
@@ -322,10 +323,10 @@ def ask_deletion(run: DeleteRunDep) -> JSONResponse:
 
 
 @app.delete("/runs/{dag_id}/{run_id}", dependencies=[Depends(same_origin)])
-def delete_run(run: DeleteRunDep) -> JSONResponse:
+def delete_run(run: DeleteRunDep, user: GetUserDep) -> JSONResponse:
     """Remove the folder of an ended run. The run in Airflow is deleted by Airflow's own API, after this."""
     deletion = _deletion(run)
-    deletion.do()
+    deletion.do(user.get_name())
     return JSONResponse({"goes": deletion.goes, "stays": deletion.stays})
 
 
@@ -407,6 +408,19 @@ def show_thumbnail(run: IdentifiedRunDep, number: int) -> FileResponse:
     if number not in thumbnails_of(folder) or not path.exists():
         raise HTTPException(404, "This series has no thumbnail.")
     return FileResponse(path, media_type="image/png")
+
+
+# Monitoring
+
+
+@app.get("/metrics", dependencies=[Depends(may_monitor)])
+def show_metrics(session: SessionDep) -> Response:
+    """Return counts of all runs, and what goes on, in the text format of Prometheus."""
+    from prometheus_client import CONTENT_TYPE_LATEST
+
+    from pacsifier_ops.web.metrics import exposition
+
+    return Response(exposition(session), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 # Files of the pages

@@ -23,7 +23,7 @@ from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.maintenance import cleanup, deletion
 from pacsifier_ops.messages import Message, outbox
-from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs import approvals, figures
 from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import CONTROL, Tree
@@ -234,11 +234,15 @@ def test_a_run_that_is_gone_leaves_the_line_of_its_pacs(state_root: Path) -> Non
 
 def test_a_killed_removal_is_finished_by_the_next(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     run, _ = run_of(pacs, tmp_path / "out")
+    before = figures.Sum().look().counts
+    assert before["pacsifier_runs", "save", "complete"] == 1
+    figures.outlive(run)  # as the removal does before it renames the folder
     half = run.folder.rename(run.folder.with_name(f".gone-{run.name}"))
     (half / "accounts.json").unlink()
     assert kinds() == {"run": 1}  # although it changed just now
     assert main(["--remove"]) == 0
     assert not everything(settings.state_root() / "runs")
+    assert figures.Sum().look().counts == before, "metrics do not fall"
 
 
 def test_leftovers_that_cannot_be_removed_are_reported_and_the_rest_is_removed(
@@ -295,12 +299,12 @@ def test_the_deletion_of_a_run_says_what_goes_and_removes_just_that(
     plan = deletion.deletion_of(run)
     assert plan.request is None and "1 object in quarantine" in plan.goes
     assert any("images" in line for line in plan.stays) and everything(tmp_path) == before
-    plan.do()
+    plan.do("anna")
     assert before - everything(tmp_path) == {path for path in before if run.folder in (path, *path.parents)}
     last = deletion.deletion_of(again)
     assert last.request == state_root / "requests" / request and any("query table" in line for line in last.goes)
-    last.do()
-    last.do()  # once more does no harm
+    last.do("anna")
+    last.do("anna")  # once more does no harm
     assert not again.folder.exists() and not last.request.exists() and list(out.glob("sub-*/**/*.dcm"))
 
 

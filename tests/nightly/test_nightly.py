@@ -19,7 +19,7 @@ from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.extract.arrival import rows_of
 from pacsifier_ops.extract.requests import new_request_id, reading_options, table_path
 from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, night_of
-from pacsifier_ops.nightly.inbox import Collected, collect, put_away_started
+from pacsifier_ops.nightly.inbox import PAUSE, Collected, collect, put_away_started
 from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly_options, read_table
 from pacsifier_ops.nightly.projects import ProjectRuns, check_projects
 from pacsifier_ops.runs.folder import dag_run_name
@@ -146,12 +146,20 @@ def test_files_that_may_be_incomplete_stay(folders: Folders) -> None:
     before = set(names(folders.inbox))
     collected = night(folders)
     assert (len(collected.starts), collected.copying, collected.without_table) == (1, 2, 1)
+    assert 110 < collected.wait <= 115
     assert before - set(names(folders.inbox)) == {"clock ahead.csv"}
     assert not collected.rejected
 
     put(folders.inbox, "copying.csv", "pair.csv")
     put(folders.inbox, "pair.yaml", text="strict: true")
     assert len(night(folders).starts) == 3
+
+
+def test_a_file_that_was_complete_before_it_was_renamed_is_taken_at_once(folders: Folders) -> None:
+    put(folders.inbox, "a.csv.part")
+    (folders.inbox / "a.csv.part").rename(folders.inbox / "a.csv")
+    collected = night(folders)
+    assert (len(collected.starts), collected.wait) == (1, 0)
 
 
 def test_a_file_that_changes_between_two_looks_stays(folders: Folders) -> None:
@@ -164,7 +172,7 @@ def test_a_file_that_changes_between_two_looks_stays(folders: Folders) -> None:
             os.utime(folders.inbox / "slow.csv", (0, 0))
             time.sleep(0.01)
     try:
-        assert collect(folders, NIGHT, connect, pause=0.5) == Collected(copying=1)
+        assert collect(folders, NIGHT, connect, pause=0.5) == Collected(copying=1, wait=PAUSE)
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
@@ -446,11 +454,20 @@ def test_a_project_that_cannot_be_written_to_does_not_affect_the_others(folders:
     assert standing.broken == 1 and [start.run_id for start in standing.starts] == [f"nightly__{NIGHT}__b"]
 
 
-def test_a_project_that_is_being_changed_waits(folders: Folders) -> None:
+def test_a_project_that_is_being_changed_is_waited_for_and_is_not_broken(folders: Folders) -> None:
     folder = project(folders, "a")
+    project(folders, "b")
+    (folder / ".queries.csv.swp").touch()
+    (folder / "result.json").write_text("{}")
+    assert not check_projects(folders, NIGHT, connect, Runs(), PAGES, pause=0, may_wait=True).wait
     put(folder, "queries.csv", age=5)
-    assert projects(folders, Runs()) == ProjectRuns(broken=1)
-    assert (folder / "reasons.txt").read_text().startswith("queries.csv: changed in the last two minutes")
+    waiting = check_projects(folders, NIGHT, connect, Runs(), PAGES, pause=0, may_wait=True)
+    assert (waiting.starts, waiting.broken, 110 < waiting.wait <= 115) == ([], 0, True)
+    standing = projects(folders, Runs())  # the night has waited long enough
+    assert (len(standing.starts), standing.broken, standing.changing) == (1, 0, 1)
+    assert (folder / "reasons.txt").read_text().startswith("queries.csv: was still being changed")
+    put(folder, "queries.csv")
+    assert len(projects(folders, Runs()).starts) == 2 and not (folder / "reasons.txt").exists()
 
 
 # Nights and examples

@@ -7,12 +7,15 @@ import os
 import pkgutil
 import subprocess
 import sys
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pacsifier_ops import __version__
+from pacsifier_ops.runs.approvals import LONGEST_PATIENCE
 from tests.support import airflow_home
 from tests.support.airflow_home import Airflow
 from tests.support.places import REPO
@@ -77,7 +80,6 @@ def test_reading_a_file_imports_nothing_heavy(imports: dict[str, set[str]], name
 def test_dags_and_params_explain_themselves(dags: dict[str, Any]) -> None:
     for dag in dags.values():
         assert dag.description and dag.doc_md and dag.tags
-        assert all(task.doc_md or type(task).__doc__ or task.operator_class.__doc__ for task in dag.tasks)
         for name in dag.params:
             param = dag.params.get_param(name)
             assert param.schema["title"] and param.schema["section"] and param.description, name
@@ -85,6 +87,34 @@ def test_dags_and_params_explain_themselves(dags: dict[str, Any]) -> None:
             assert shown == set(param.schema.get("enum", ())), name
             if name not in ("queryfile", "album_name"):  # these have no default
                 param.resolve()  # the default is one of those allowed
+
+
+def test_dags_of_another_version_are_an_import_error_that_says_what_to_do(airflow: Airflow, tmp_path: Path) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    text = (REPO / "dags" / "pacsifier_upload.py").read_text(encoding="utf-8")
+    (tmp_path / "pacsifier_upload.py").write_text(text.replace(f'common("{__version__}")', 'common("0.1")'))
+    (error,) = DagBag(tmp_path).import_errors.values()
+    assert "this file belongs to version 0.1" in error and "`pacsifier-init --dags FOLDER`" in error
+
+
+def test_dags_have_an_owner_limits_and_a_text_for_every_task(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    tasks = [task for dag in dags.values() for task in dag.tasks]
+    assert {task.owner for task in tasks} == {"pacsifier"}
+    assert all(task.doc_md and "Args:" not in task.doc_md for task in tasks)
+    assert dags["pacsifier_study"].get_task("extract.retrieve").doc_md.startswith("Retrieve the series of one unit")
+    assert all((task.execution_timeout is None) == task.task_id.endswith("approve") for task in tasks)
+    assert dags["pacsifier_extract"].dagrun_timeout.total_seconds() / 3600 > LONGEST_PATIENCE
+    monkeypatch.setenv("PACSIFIER_OWNER", "imaging")
+    monkeypatch.setenv("PACSIFIER_TASK_HOURS", "0")
+    monkeypatch.setenv("PACSIFIER_RUN_DAYS", "5")
+    dag = DagBag(REPO / "dags" / "pacsifier_upload.py").dags["pacsifier_upload"]
+    assert (dag.owner, dag.get_task("store").execution_timeout) == ("imaging", None)
+    assert dag.dagrun_timeout == timedelta(days=5)
 
 
 def test_the_form_of_a_study_has_the_keys_of_its_file(dags: dict[str, Any]) -> None:

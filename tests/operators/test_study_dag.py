@@ -44,6 +44,13 @@ def test_a_small_cohort_from_the_archive_to_a_node(airflow: Airflow, tmp_path: P
     assert set(told) == {"released", "complete"} and {one.project for one in told.values()} == {"p"}
     assert told["complete"].counts["deidentified"] == len(files)
     assert told["released"].counts["new"] == len(files) + 2  # and its manifest
+    key, extra = releases()
+    assert key.startswith("p/20")
+    assert (extra["project"], extra["new"]) == ("p", extra["files"])
+    listed = Path(extra["new_files"]).read_text(encoding="utf-8").splitlines()
+    assert {name for name in listed if name.endswith(".dcm")} == {
+        str(path.relative_to(released)) for path in released.rglob("*.dcm")
+    }
 
 
 def test_who_may_take_de_identified_data_only_and_what_is_told_of_it(
@@ -85,3 +92,16 @@ def test_who_may_take_de_identified_data_only_and_what_is_told_of_it(
     outside = (airflow.data / "studies" / "p" / "released" / "report" / "report.html").read_text()
     for report in (inside, outside):
         assert "anna" in report and "EC 2026-00123" in report and "2999-12-31" in report
+
+
+def releases() -> tuple[str, dict[str, Any]]:
+    """Return partition key and content of the last event of the asset of all releases."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        of = select(AssetModel.id).where(AssetModel.name == "pacsifier_releases")
+        events = select(AssetEvent.partition_key, AssetEvent.extra).where(AssetEvent.asset_id.in_(of))
+        key, extra = session.execute(events.order_by(AssetEvent.id.desc())).first() or ("", {})
+    return str(key), dict(extra)

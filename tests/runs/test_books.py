@@ -79,7 +79,7 @@ def test_files_are_whole_and_protected(run: Run, tmp_path: Path) -> None:
     account = RunAccount(run.name, "pacs", SAVE, "", "")
     write_books(run, account, logs, ["PatientID"], scratch)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [*run.folder.iterdir(), *logs.rglob("*.*")]}
-    private = dict.fromkeys(("accounts.json", "summary.json", "report.html"), 0o600)
+    private = dict.fromkeys(("accounts.json", "figures.json", "summary.json", "report.html"), 0o600)
     logs_of_run = [f"{name}.{kind}" for name in ("one", "pacsifier_log") for kind in ("csv", "parquet")]
     assert modes == {**private, **dict.fromkeys(logs_of_run, 0o600)}
     assert not list(unfinished.iterdir())

@@ -397,7 +397,7 @@ class Up:
         return self
 
     def _start(self, port: int, environment: Mapping[str, str], *arguments: str) -> None:
-        """Start `python -m arguments`, and wait until the extract DAG can be triggered at `port`."""
+        """Start `python -m arguments`, and wait until the DAGs can be triggered at `port`."""
         self._process = subprocess.Popen(
             [*end_with_parent(), sys.executable, "-m", *arguments],
             env=environment,
@@ -414,7 +414,7 @@ class Up:
             self.said += line
         self.url = f"http://127.0.0.1:{port}"
         self.log_in(local.USER)
-        wanted = {DAG_ID, "pacsifier_study"}
+        wanted = {DAG_ID, "pacsifier_nightly", "pacsifier_study"}
         self.wait_for(lambda: wanted <= {dag["dag_id"] for dag in self.get("dags?limit=100")["dags"]})
 
     def __exit__(self, *_: object) -> None:

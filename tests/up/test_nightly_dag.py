@@ -70,29 +70,28 @@ def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) ->
     put(inbox, "Zebedaeus.yaml", 'out_directory: "study {{ run_id }}"\ninfo: false\n')
     put(inbox, "Schnuerpel.csv", "PatientID\nZQX-71830-KW\n,YVJ-55912-ZS\n")
     put(inbox, "Schnuerpel.yaml", "strict: true\n")
-    put(inbox, "Quandtmeyer.csv", "PatientID\nWPL-20477-TQ\n", age=5)
+    put(inbox, "Quandtmeyer.csv", "PatientID\nWPL-20477-TQ\n", age=112)  # copied just before, so the night waits
     put(nightly / "projects" / "heart-7", "project.yaml", "enabled: true\nqueryfile: Theobald.csv\n")
-    put(nightly / "projects" / "heart-7", "Theobald.csv", "StudyDate\n19950606\n")
+    put(nightly / "projects" / "heart-7", "Theobald.csv", "StudyDate\n19950606\n", age=112)
     put(nightly / "projects" / "broken", "project.yaml", "enabled: perhaps\n")
 
     state, tasks = a_night(up, NIGHTS[first])
     assert state == "failed"  # because of the broken project, and only at the end
     assert tasks == {
         "collect": ["success"],
-        "start": ["success"] * 2,
+        "start": ["success"] * 3,
         "projects": ["success"],
         "start_projects": ["success"],
         "finish": ["failed"],
     }
-    assert sorted(path.name for path in inbox.iterdir()) == ["Quandtmeyer.csv"]
+    assert not list(inbox.iterdir())
     assert [path.parent.name for path in nightly.glob("*/*/reasons.txt")].count("broken") == 1
     after_first = runs(up)
 
     put(nightly / "projects" / "broken", "project.yaml", "enabled: false\n")
-    put(inbox, "Quandtmeyer.csv", "PatientID\nWPL-20477-TQ\n")
     put(inbox, "Wurzelbacher.csv", "PatientID\nZQX-71830-KW\n")
     state, tasks = a_night(up, NIGHTS[second])
-    assert (state, tasks["start"], tasks["start_projects"]) == ("success", ["success"] * 2, ["success"])
+    assert (state, tasks["start"], tasks["start_projects"]) == ("success", ["success"], ["success"])
     after_second = runs(up)
     labels = [
         task["rendered_map_index"]
@@ -104,7 +103,7 @@ def test_two_nights_run_everything_once_and_completely(shared: SharedAirflow) ->
     assert (state, tasks["start"], tasks["start_projects"]) == ("success", ["skipped"], ["skipped"])
     assert runs(up).keys() == after_second.keys()
 
-    assert len(after_first) == 3 and after_first.keys() < after_second.keys() and len(after_second) == 6
+    assert len(after_first) == 4 and after_first.keys() < after_second.keys() and len(after_second) == 6
     assert {run["state"] for run in after_second.values()} == {"success"}
     assert all(after_second[run_id]["end_date"] == run["end_date"] for run_id, run in after_first.items())
     assert set(labels) == after_second.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -78,8 +79,24 @@ def test_a_person_releases_a_cohort_and_a_data_set(shared: SharedAirflow) -> Non
     word = read_json(decided / "release.json")
     assert (word["word"], word["who"]) == ("approved", "admin")
     events = airflow.get(f"assets/events?source_dag_id={STUDY}&limit=100&order_by=timestamp")["asset_events"]
-    first, second = (event["extra"] for event in events if event["extra"]["project"] == "approved")
+    first, second = (event["extra"] for event in events if event["name"] == "pacsifier_approved")
     assert first["files"] == first["new"] > len(files) and second["new"] == 0
+    # A DAG takes what is new in each release, by its partition.
+    keys = [
+        event["partition_key"]
+        for event in events
+        if event["extra"].get("new_files") and "approved/" in event["partition_key"]
+    ]
+    assert len(keys) == 2 and keys[0] == keys[1]
+
+    def taken() -> list[dict[str, int]]:
+        runs = airflow.get("dags/site_new_files/dagRuns")["dag_runs"]
+        ours = [one["dag_run_id"] for one in runs if one["partition_key"] == keys[0] and one["state"] == "success"]
+        path = "dags/site_new_files/dagRuns/{}/taskInstances/new_files/xcomEntries/return_value"
+        return [airflow.get(path.format(quote(one, safe="")))["value"] for one in ours]
+
+    airflow.wait_for(lambda: any(counts != {"approved": 0} for counts in taken()))
+    assert {"approved": first["new"]} in taken()
 
 
 @pytest.fixture(scope="module")
