@@ -11,7 +11,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -171,6 +171,14 @@ class KeptRequest:
         values = read_json(run.folder / "request.json")
         kinds = {field.name: field.type for field in fields(cls)}
         return cls(**{key: Path(value) if kinds[key] == "Path" else value for key, value in values.items()})
+
+
+def place_of(run: Run) -> str:
+    """Return the folder that the job of a run puts its results into; empty: it has none, or no request yet."""
+    with suppress(FileNotFoundError):
+        request = read_json(run.folder / "request.json")
+        return str(next(filter(None, map(request.get, ("out_directory", "out_folder"))), ""))
+    return ""
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,7 +14,15 @@ from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from airflow.models import DagRun, Variable
 from airflow.utils.state import State
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
@@ -39,19 +47,20 @@ from pacsifier_ops.web.access import (
     RunDep,
     StarterDep,
     may,
+    may_answer,
     may_read_reports,
     may_see_connection,
     run_id_of,
     same_origin,
 )
-from pacsifier_ops.web.views import gate_of, handover_of, report_of, view_of
+from pacsifier_ops.web.views import gate_of, handover_of, report_of, run_path, view_of
 
 log = logging.getLogger(__name__)
 
 #: Headers of every response that does not set them itself.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    "connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -64,6 +73,8 @@ _REPORT_POLICY = (
 _STATIC = Path(__file__).parent / "static"
 #: Maximum size of a request's body without the table, in bytes.
 _ENVELOPE = 2**16
+#: Bytes of a page that are sent at once; the head of a page is shorter.
+_PIECE = 2**18
 
 
 def _adopt_settings() -> None:
@@ -237,7 +248,8 @@ def go_to_run(request: Request, dag_id: str, name: str, user: GetUserDep, sessio
 @app.get("/runs/{dag_id}/{run_id}")
 def show_run(request: Request, run: RunDep, user: GetUserDep, session: SessionDep) -> Response:
     """Return progress and results of a run in counts: a page for browsers, JSON for programs."""
-    view = view_of(run, session, may_read_reports(user, run.dag_id), may(user, "PUT", run.dag_id))
+    dag = run.dag_id
+    view = view_of(run, session, may_read_reports(user, dag), may(user, "PUT", dag), may_answer(user, dag))
     base, airflow = _base(request)
     if _wants_html(request):
         return HTMLResponse(pages.run_page(base, airflow, view))
@@ -263,51 +275,69 @@ def show_summary(run: RunDep) -> JSONResponse:
 
 
 @app.get("/runs/{dag_id}/{run_id}/report")
-def show_report(run: IdentifiedRunDep) -> FileResponse:
+def show_report(request: Request, run: IdentifiedRunDep) -> StreamingResponse:
     """Return the report of a run. It identifies patients."""
-    return _page(report_of(_folder(run)))
+    return _page(request, run, report_of(_folder(run)))
 
 
 @app.get("/runs/{dag_id}/{run_id}/contact-sheets-{number}.html")
-def show_sheets(run: IdentifiedRunDep, number: int) -> FileResponse:
+def show_sheets(request: Request, run: IdentifiedRunDep, number: int) -> StreamingResponse:
     """Return a page of contact sheets of a de-identification. Burned-in text may identify patients."""
-    return _page(_folder(run).folder / f"contact-sheets-{number}.html")
+    return _page(request, run, _folder(run).folder / f"contact-sheets-{number}.html")
 
 
 @app.get("/runs/{dag_id}/{run_id}/stages/{name}/{page}.html")
-def show_stage(run: IdentifiedRunDep, name: str, page: str) -> FileResponse:
-    """Return the report of a stage, or a page of its contact sheets. The study's report links to these addresses."""
+def show_stage(
+    request: Request, run: IdentifiedRunDep, name: str, page: str, beside: bool = False
+) -> StreamingResponse:
+    """Return the report of a stage, or a page of its contact sheets. The study's report links to these addresses.
+
+    Args:
+        beside: the page is shown within that of the run, so that no link leads back.
+    """
     folder = _folder(run)
     stage = next((stage for stage in stages_in(folder) if stage_folder(folder, stage).name == name), None)
     if stage is None or not re.fullmatch(r"report|contact-sheets-[1-9]\d*", page, re.ASCII):
-        return _page(None)
+        return _page(request, run, None)
     part = Run(stage_folder(folder, stage))
-    return _page(report_of(part) if page == "report" else part.folder / f"{page}.html")
+    return _page(request, run, report_of(part) if page == "report" else part.folder / f"{page}.html", beside)
 
 
 @app.get("/runs/{dag_id}/{run_id}/findings")
 def show_findings(request: Request, run: IdentifiedRunDep) -> HTMLResponse:
     """Return the page with the findings of the search before a release. Names of files may identify patients."""
     if gate := gate_of(_folder(run)):
-        return HTMLResponse(pages.findings_page(_base(request)[0], gate))
+        return HTMLResponse(pages.findings_page(_base(request)[0], run_path(run.dag_id, run.run_id), gate))
     raise HTTPException(404, "This run has not searched for identifiers (yet).")
 
 
 @app.get("/runs/{dag_id}/{run_id}/handover")
-def show_handover(run: IdentifiedRunDep) -> FileResponse:
+def show_handover(request: Request, run: IdentifiedRunDep) -> StreamingResponse:
     """Return the report that goes with the data of a study, even if the release was held back."""
-    return _page(handover_of(_folder(run)))
+    return _page(request, run, handover_of(_folder(run)))
 
 
-def _page(path: Path | None) -> FileResponse:
-    """Return a page from a run's folder.
+def _page(request: Request, run: DagRun, path: Path | None, beside: bool = False) -> StreamingResponse:
+    """Return a page from a run's folder, with a link back to the page of the run unless it is shown beside that.
 
     Raises:
         HTTPException: 404, there is none.
     """
     if path is None or not path.exists():
         raise HTTPException(404, "This run has no such report (yet).")
-    return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+    back = "" if beside else pages.back_link(_base(request)[0], run_path(run.dag_id, run.run_id))
+    return StreamingResponse(
+        _with_head(path, back.encode()), media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY}
+    )
+
+
+def _with_head(path: Path, added: bytes) -> Iterator[bytes]:
+    """Yield a page in pieces, with something added at the top of its content."""
+    with path.open("rb") as stream:
+        before, body, after = stream.read(_PIECE).partition(b"<body>")
+        yield before + body + added + after if body else before
+        while piece := stream.read(_PIECE):
+            yield piece
 
 
 @app.get("/runs/{dag_id}/{run_id}/thumbnails/{number}.png")

@@ -19,7 +19,7 @@ from pacsifier_ops.runs.accounts import (
     SERIES_UNVERIFIABLE,
     UNBALANCED,
 )
-from pacsifier_ops.runs.approvals import CANCELLED, REJECTED
+from pacsifier_ops.runs.approvals import APPROVE, CANCELLED, LONGEST_REASON, REASON, REJECTED, WAIVE
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
@@ -79,6 +79,24 @@ _UNANSWERED = {
     EXPIRED: "Nobody answered in time, so nothing was done. Clear the task {task} in Airflow to be asked again.",
     MARKED_BY_HAND: "The task {task} was marked as success by hand. That is no approval. Clear it to be asked again.",
 }
+#: What a step does, by the name of its task.
+_STEPS = {
+    "set_up": "sets the study up",
+    "prepare": "reads what is asked for",
+    "find": "asks the PACS",
+    "plan": "plans the retrieval",
+    "route": "plans the retrieval",
+    "retrieve": "fetches images",
+    "move": "has images moved",
+    "pseudonymize": "gives patients pseudonyms",
+    "deidentify": "de-identifies images",
+    "check": "searches for identifiers",
+    "approve": "asks, or keeps an answer",
+    "release": "releases the data set",
+    "store": "sends images",
+    "tag": "tags images",
+    "report": "closes the account",
+}
 _RUN_STATES = {"queued": "listed", "running": "fresh", "success": "good"}
 
 
@@ -106,8 +124,13 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
         amounts=_transfer_facts(view),
         heading_of=_heading,
         run_kinds=_RUN_STATES,
+        step=_step(view),
         questions=_questions(view),
+        answers_of=lambda question: _answers(view, question),
+        reason=REASON,
+        longest_reason=LONGEST_REASON,
         release_links=[*_release_links(base, view)],
+        sheets=_sheets(base, view),
         permission=REPORTS,
         report_content=_report_content(view),
         progress=[*_progress_bars(view.progress, view.summary or {})] if view.progress else [],
@@ -157,6 +180,36 @@ def _transfer_facts(view: RunView) -> Iterator[tuple[str, str]]:
         yield "One association", f"{progress.megabytes_per_second:,.1f} MB/s"
 
 
+def _step(view: RunView) -> str:
+    """Return what the run does now; empty: it waits, or has ended."""
+    step = view.step
+    if step is None:
+        return ""
+    what = _STEPS.get(step.name, step.name.replace("_", " "))
+    where = f"{step.stage.replace('_', ' ')}: " if step.stage else ""
+    count = f", {step.done:,} of {plural(step.tasks, 'part')} done" if step.tasks > 1 else ""
+    paces = [f"{amount:,.0f} {name} a minute" for name, amount in view.pace.items() if amount >= 0.5]
+    return f"{where}{what}{count}" + "".join(f", {pace}" for pace in paces)
+
+
+def _answers(view: RunView, question: OpenQuestion) -> list[tuple[str, str]]:
+    """Return the answers to a question, and why one is of no use here; empty: it is."""
+    counts = view.study.gate.get("counts", {}) if view.study and not question.stage else {}
+    if counts.get("waivable"):
+        useless = {APPROVE: "There are findings: waive them, or reject."}
+    else:
+        useless = {WAIVE: "There are no findings to waive."}
+    return [(word, useless.get(word, "")) for word in question.options]
+
+
+def _sheets(base: str, view: RunView) -> list[str]:
+    """Return the addresses of the contact sheets to look at before a release, if the user may see them."""
+    if view.study is None or not view.readable:
+        return []
+    there = f"{base}/{view.stage_path(ANONYMIZE)}"
+    return [f"{there}/contact-sheets-{number}.html" for number in range(1, view.stages[ANONYMIZE].sheets + 1)]
+
+
 def _questions(view: RunView) -> list[tuple[OpenQuestion, str]]:
     """Return the open questions, and the unanswered ones with what to do about them."""
     shown = [one for one in view.questions if one.state == OPEN or one.state in _UNANSWERED]
@@ -172,10 +225,9 @@ def _release_links(base: str, view: RunView) -> Iterator[tuple[str, str]]:
     for name in (EXTRACT, ANONYMIZE):
         if view.stages[name].report:
             yield f"the report of {name}", f"{base}/{view.stage_path(name)}/report.html"
-    count = view.stages[ANONYMIZE].sheets
-    for number in range(1, count + 1):
-        words = f"contact sheets {number}" if count > 1 else "contact sheets"
-        yield words, f"{base}/{view.stage_path(ANONYMIZE)}/contact-sheets-{number}.html"
+    addresses = _sheets(base, view)
+    for number, address in enumerate(addresses, 1):
+        yield f"contact sheets {number}" if len(addresses) > 1 else "contact sheets", address
 
 
 class Release(NamedTuple):
@@ -247,14 +299,21 @@ def _report_content(view: RunView) -> str:
     return "all rows and series; it names patients"
 
 
-def findings_page(base: str, gate: Mapping[str, Any]) -> str:
+def findings_page(base: str, run: str, gate: Mapping[str, Any]) -> str:
     """Return the page with the findings of the search before a release.
 
     Args:
         base: address of the pages, without a slash at the end.
+        run: address of the page of the run, relative to that.
         gate: content of the run's gate.json.
     """
-    return page("web/templates/findings.html", base=base, search=gate_counts(gate), found=gate_findings(gate))
+    shown = {"search": gate_counts(gate), "found": gate_findings(gate)}
+    return page("web/templates/findings.html", base=base, back=f"{base}/{run}", **shown)
+
+
+def back_link(base: str, run: str) -> str:
+    """Return the link that leads from a report to the page of its run; for the arguments see `findings_page`."""
+    return page("web/templates/back.html", back=f"{base}/{run}")
 
 
 # Intake

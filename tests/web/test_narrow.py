@@ -77,7 +77,7 @@ def of_the_server() -> Iterator[tuple[str, str]]:
         "groups": pages.run_page(base, "", theirs),
         "intake": pages.intake_page(base, "", "pacsifier_extract", ["orthanc", LONG], 1),
         "refusal": pages.refusal(base, LONG),
-        "search": pages.findings_page(base, account.gate),
+        "search": pages.findings_page(base, "runs/d/r", account.gate),
     }
     link = f'<link rel="stylesheet" href="{base}/static/page.css">'
     for name, page in shown.items():
