@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import Param
 from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.param import Param, ParamsDict
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.hitl import HITLUser
 
@@ -70,20 +70,10 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
 
     def __init__(self, **kwargs: Any) -> None:
         # No retries: a rejection, or no answer, is not a temporary error.
-        reason = Param(
-            "",
-            "It is kept with the decision. Airflow keeps it as well: write nothing about patients.",
-            "task",
-            type="string",
-            title="Reason",
-            maxLength=LONGEST_REASON,
-        )
-        super().__init__(
-            subject="PACSIFIER",
-            options=[APPROVE, WAIVE, REJECT],
-            params={REASON: reason},
-            **{**kwargs, "retries": 0},
-        )
+        super().__init__(subject="PACSIFIER", options=[APPROVE, WAIVE, REJECT], **{**kwargs, "retries": 0})
+        text = "It is kept with the decision. Airflow keeps it as well: write nothing about patients."
+        # The fields of the answer. Airflow hands in those of the DAG.
+        self.params = ParamsDict({REASON: Param("", text, "task", type="string", maxLength=LONGEST_REASON)})
 
     @abstractmethod
     def question(self, run: Run, params: Any) -> Question | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message, Receive, Scope, Send
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.errors import ConfigError, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, InputError, PacsifierError
 from pacsifier_ops.extract import intake
 from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.hooks.constants import OUR_PREFIX, PREFIX
@@ -39,6 +40,7 @@ from pacsifier_ops.query.reading import CHOICES
 from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.runs.pages import style
+from pacsifier_ops.study import viewer
 from pacsifier_ops.web import pages, tasks
 from pacsifier_ops.web.access import (
     EXTRACT,
@@ -71,6 +73,7 @@ _REPORT_POLICY = (
     "frame-ancestors 'self'"
 )
 _STATIC = Path(__file__).parent / "static"
+_SCRIPTS = ("frame.js", "intake.js", "run.js", "viewer.js", "cornerstone.js")
 #: Maximum size of a request's body without the table, in bytes.
 _ENVELOPE = 2**16
 #: Bytes of a page that are sent at once; the head of a page is shorter.
@@ -350,6 +353,46 @@ def show_thumbnail(run: IdentifiedRunDep, number: int) -> FileResponse:
     return FileResponse(path, media_type="image/png")
 
 
+# Released images
+
+
+@app.get("/runs/{dag_id}/{run_id}/images")
+def show_images(request: Request, run: IdentifiedRunDep) -> Response:
+    """Return the series that the run of a study has released: a viewer for browsers, JSON for programs."""
+    series = viewer.series_of(_folder(run))
+    if not series:
+        raise HTTPException(404, "This run has released no images (yet).")
+    base, path = _base(request)[0], run_path(run.dag_id, run.run_id)
+    if _wants_html(request):
+        return HTMLResponse(pages.viewer_page(base, path, series))
+    there = f"{base}/{path}/images"
+    shown = [{"folder": one.folder, "files": one.files, "images": f"{there}/{one.number}"} for one in series]
+    return JSONResponse({"series": shown})
+
+
+@app.get("/runs/{dag_id}/{run_id}/images/{number}")
+def show_series(run: IdentifiedRunDep, number: int) -> JSONResponse:
+    """Return the images of a released series in instance order, each by the numbers of its file and of its frames."""
+    with _not_found():
+        return JSONResponse({"images": viewer.images_of(_folder(run), number)})
+
+
+@app.get("/runs/{dag_id}/{run_id}/images/{number}/{file}/{frame}")
+def show_frame(run: IdentifiedRunDep, number: int, file: int, frame: int) -> Response:
+    """Return a frame of a released image for display, see `viewer.frame_of`."""
+    with _not_found():
+        return Response(viewer.frame_of(_folder(run), number, file, frame), media_type="application/octet-stream")
+
+
+@contextmanager
+def _not_found() -> Iterator[None]:
+    """Make errors of the input those of an address that leads nowhere."""
+    try:
+        yield
+    except InputError as error:
+        raise HTTPException(404, f"{str(error).capitalize()}.") from None
+
+
 # Files of the pages
 
 
@@ -358,6 +401,6 @@ def static(name: str) -> Response:
     """Return the stylesheet or a script."""
     if name == "page.css":
         return Response(style(), media_type="text/css")
-    if name in ("frame.js", "intake.js", "run.js"):
+    if name in _SCRIPTS:
         return FileResponse(_STATIC / name, media_type="text/javascript")
     raise HTTPException(404, "There is no such file.")

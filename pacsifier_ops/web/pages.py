@@ -24,6 +24,7 @@ from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import decided, gate_counts, gate_findings
+from pacsifier_ops.study.viewer import ReleasedSeries
 from pacsifier_ops.web.views import (
     AHEAD,
     ASKING,
@@ -309,6 +310,17 @@ def findings_page(base: str, run: str, gate: Mapping[str, Any]) -> str:
     """
     shown = {"search": gate_counts(gate), "found": gate_findings(gate)}
     return page("web/templates/findings.html", base=base, back=f"{base}/{run}", **shown)
+
+
+def viewer_page(base: str, run: str, series: Sequence[ReleasedSeries]) -> str:
+    """Return the page with the viewer of released images.
+
+    Args:
+        base: address of the pages, without a slash at the end.
+        run: address of the page of the run, relative to that.
+        series: the released series.
+    """
+    return page("web/templates/viewer.html", base=base, back=f"{base}/{run}", series=series)
 
 
 def back_link(base: str, run: str) -> str:

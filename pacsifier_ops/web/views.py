@@ -30,7 +30,7 @@ from pacsifier_ops.runs.failures import sentences
 from pacsifier_ops.runs.folder import Run, dag_run_name, place_of, stage_folder, stages_in
 from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.runs.progress import REPEATED, WAITING, Progress, progress_of
-from pacsifier_ops.study import release
+from pacsifier_ops.study import release, viewer
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import (
     ANONYMIZE,
@@ -133,12 +133,14 @@ class StudyView:
         stock: the data set before its release, in counts; empty before the search.
         released: the released data set and who approved it; empty before the release.
         handover: whether there is a report that goes with the data.
+        images: number of the released series, which the viewer shows.
     """
 
     gate: Mapping[str, Any] = field(default_factory=dict)
     stock: Mapping[str, Any] = field(default_factory=dict)
     released: Mapping[str, Any] = field(default_factory=dict)
     handover: bool = False
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,7 @@ class RunView:
             "stock": study.stock or None,
             "released": study.released or None,
             "handover": f"{there}/handover" if study.handover and self.readable else None,
+            "images": f"{there}/images" if study.images and self.readable else None,
         }
 
     def _step_as_json(self) -> dict[str, Any] | None:
@@ -350,6 +353,7 @@ def view_of(
         outcome(folder, STOCK),
         outcome(folder, RELEASED),
         handover_of(folder) is not None and not view.going_on,
+        len(viewer.series_of(folder)) if readable else 0,
     )
     view = replace(view, study=study, places=_places(folder, study) if readable else {})
     return _with_pace(_with_stages(view, folder, wanted))

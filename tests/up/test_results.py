@@ -1,4 +1,4 @@
-"""The page Results as people use it, with a real browser: questions are answered there, and released images looked at."""
+"""The page Results with a real browser: questions are answered there, and released images looked at."""
 
 from __future__ import annotations
 
