@@ -19,7 +19,7 @@ from pacsifier_ops.runs.accounts import (
     SERIES_UNVERIFIABLE,
     UNBALANCED,
 )
-from pacsifier_ops.runs.approvals import APPROVE, CANCELLED, LONGEST_REASON, REASON, REJECTED, WAIVE
+from pacsifier_ops.runs.approvals import APPROVE, CANCELLED, LONGEST_REASON, REASON, REJECT, REJECTED, WAIVE
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
@@ -129,6 +129,7 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
         questions=_questions(view),
         answers_of=lambda question: _answers(view, question),
         reason=REASON,
+        reject=REJECT,
         longest_reason=LONGEST_REASON,
         release_links=[*_release_links(base, view)],
         sheets=_sheets(base, view),
