@@ -179,9 +179,8 @@ class Browser:
         self._send("Input.dispatchMouseEvent", type="mousePressed", clickCount=1, x=x, y=y, **held)
         for step in (0.5, 1.0):
             self._send("Input.dispatchMouseEvent", type="mouseMoved", x=x + right * step, y=y + down * step, **held)
-        self._send(
-            "Input.dispatchMouseEvent", type="mouseReleased", clickCount=1, x=x + right, y=y + down, button="left"
-        )
+        there = {"x": x + right, "y": y + down}
+        self._send("Input.dispatchMouseEvent", type="mouseReleased", clickCount=1, button="left", **there)
 
     def look(self, dark: bool = False, width: int = 0) -> None:
         """Prefer dark or light pages; on a screen of another width, in CSS pixels, if one is given."""
