@@ -72,8 +72,9 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         # No retries: a rejection, or no answer, is not a temporary error.
         super().__init__(subject="PACSIFIER", options=[APPROVE, WAIVE, REJECT], **{**kwargs, "retries": 0})
         text = "It is kept with the decision. Airflow keeps it as well: write nothing about patients."
-        # The fields of the answer. Airflow hands in those of the DAG.
-        self.params = ParamsDict({REASON: Param("", text, "task", type="string", maxLength=LONGEST_REASON)})
+        # The fields of the answer, in place of the params of the DAG, which Airflow hands in. It may stay empty.
+        reason = Param(None, text, "task", type=["null", "string"], title="Reason", maxLength=LONGEST_REASON)
+        self.params = ParamsDict({REASON: reason})
 
     @abstractmethod
     def question(self, run: Run, params: Any) -> Question | None:
