@@ -60,12 +60,16 @@ class ReleasedSeries:
 
 
 def series_of(run: Run) -> Sequence[ReleasedSeries]:
-    """Return the series that a run of a study has released, in the order of their folders; none before the release."""
+    """Return the series that a run of a study has released, in the order of their folders.
+
+    There are none before the release, and where this process does not see the data set.
+    """
     try:
         released, study = released_of(run), Study.of(run)
         if released is None or not released.files or stock_of(run).digest != released.digest:
             return ()
-        folder_of(study, RELEASED_FOLDER)
+        if not folder_of(study, RELEASED_FOLDER).is_dir():
+            return ()
         status = listing_of(run).stat()
     except (FileNotFoundError, PacsifierError):
         return ()

@@ -361,7 +361,7 @@ def show_images(request: Request, run: IdentifiedRunDep) -> Response:
     """Return the series that the run of a study has released: a viewer for browsers, JSON for programs."""
     series = viewer.series_of(_folder(run))
     if not series:
-        raise HTTPException(404, "This run has released no images (yet).")
+        raise HTTPException(404, "This run has released no images (yet), or the API server does not see the data root.")
     base, path = _base(request)[0], run_path(run.dag_id, run.run_id)
     if _wants_html(request):
         return HTMLResponse(pages.viewer_page(base, path, series))
