@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.apart import Apart, serve
@@ -146,6 +146,8 @@ def _files(run: Run, number: int) -> tuple[Path, list[dict[str, Any]]]:
     return folder_of(Study.of(run), RELEASED_FOLDER), files
 
 
+#: Requests that may wait at the same time: a server has 40 threads for all that it does.
+_queue = BoundedSemaphore(16)
 _decoder = Apart("pacsifier_ops.study.viewer", _SECONDS, _LARGEST + 2**16)
 _turn = Lock()
 
@@ -156,12 +158,18 @@ def _asked(request: Any) -> bytes | None:
     Raises:
         StorageError: too many requests wait.
     """
-    if not _turn.acquire(timeout=_PATIENCE):
-        raise StorageError("many people are looking at images now; try it again")
+    busy = StorageError("many people are looking at images now; try it again")
+    if not _queue.acquire(blocking=False):
+        raise busy
     try:
-        return _decoder.ask(request)
+        if not _turn.acquire(timeout=_PATIENCE):
+            raise busy
+        try:
+            return _decoder.ask(request)
+        finally:
+            _turn.release()
     finally:
-        _turn.release()
+        _queue.release()
 
 
 # In the process that decodes

@@ -31,7 +31,7 @@ def session(
 
     import_all_models()
     engine = create_engine("sqlite://")
-    TaskInstance.__table__.create(engine)  # type: ignore[attr-defined]
+    TaskInstance.__table__.create(engine)
     with Session(engine) as opened:
         yield opened
 
@@ -57,7 +57,7 @@ def add(session: Session, task: str, *states: str | None, after: int = 0) -> Non
             "pool": "default_pool",
             "pool_slots": 1,
         }
-        session.execute(TaskInstance.__table__.insert().values(**values))  # type: ignore[attr-defined]
+        session.execute(TaskInstance.__table__.insert().values(**values))
 
 
 def under_way(session: Session) -> Any:

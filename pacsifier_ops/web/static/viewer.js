@@ -2,7 +2,6 @@
 import * as cornerstone from "./cornerstone.js";
 
 const $ = (id) => document.getElementById(id);
-const AHEAD = 3; // images that are loaded before they are asked for
 cornerstone.cache.setMaxCacheSize(256 * 2 ** 20); // bytes
 cornerstone.init({ rendering: { useCPURendering: true } }); // the same on every machine, and enough for one image
 cornerstone.setUseCPURendering(true);
@@ -112,50 +111,59 @@ const engine = new cornerstone.RenderingEngine("viewer");
 engine.enableElement({ viewportId: "image", type: cornerstone.Enums.ViewportType.STACK, element: $("viewport") });
 const viewport = engine.getViewport("image");
 
-let frames = [];
+let frames = []; // of the chosen series
+let stack = null; // the frames that the viewport has
 let at = 0;
-let range = null; // that of the person; null: that of the image
-let wanted = 0; // number of the last request, so that a late answer does not replace a later one
+let range = null; // the window that a person has set; null: that of the image
+let busy = false;
 
 async function choose() {
-  const mine = ++wanted;
+  const address = $("series").value;
   $("shown").textContent = "Loading …";
   try {
-    const answer = await fetch($("series").value);
+    const answer = await fetch(address);
     const list = await answer.json();
-    if (mine !== wanted) return;
+    if (address !== $("series").value) return;
     if (!answer.ok) throw new Error(list.detail);
     frames = list.images.flatMap(([file, count]) =>
-      Array.from({ length: count }, (_, frame) => `frame:${$("series").value}/${file}/${frame}`),
+      Array.from({ length: count }, (_, frame) => `frame:${address}/${file}/${frame}`),
     );
     if (!frames.length) throw new Error("This series has no images that can be shown.");
     range = null;
     $("place").max = frames.length;
-    await show(Math.floor(frames.length / 2), true);
+    show(Math.floor(frames.length / 2));
   } catch (error) {
     frames = [];
     $("shown").textContent = error.message;
   }
 }
 
-async function show(place, first = false) {
-  if (!frames.length) return;
-  const mine = ++wanted;
+// Who scrolls fast passes over what has not come yet.
+async function show(place) {
   at = Math.max(0, Math.min(frames.length - 1, place));
   $("place").value = at + 1;
-  try {
-    await cornerstone.imageLoader.loadAndCacheImage(frames[at]);
-    if (mine !== wanted) return;
-    if (first) await viewport.setStack(frames, at);
-    else await viewport.setImageIdIndex(at);
-    if (mine !== wanted) return;
-    draw();
-    for (let next = at + 1; next <= Math.min(at + AHEAD, frames.length - 1); next++) {
-      cornerstone.imageLoader.loadAndCacheImage(frames[next]).catch(() => {}); // it says so when it is shown
+  if (busy) return;
+  busy = true;
+  for (let done = null; frames.length && done !== frames[at]; ) {
+    done = frames[at];
+    try {
+      await go(done);
+    } catch (error) {
+      $("shown").textContent = `Image ${at + 1} of ${frames.length}: ${(error.error ?? error).message}`;
     }
-  } catch (error) {
-    if (mine === wanted) $("shown").textContent = `Image ${at + 1} of ${frames.length}: ${(error.error ?? error).message}`;
   }
+  busy = false;
+}
+
+async function go(imageId) {
+  await cornerstone.imageLoader.loadAndCacheImage(imageId);
+  if (imageId !== frames[at]) return;
+  if (stack === frames) await viewport.setImageIdIndex(at);
+  else await viewport.setStack((stack = frames), at);
+  if (imageId !== frames[at]) return;
+  draw();
+  const next = frames[at + 1]; // if it cannot be shown, that is said when it is its turn
+  if (next) cornerstone.imageLoader.loadAndCacheImage(next).catch(() => {});
 }
 
 const own = () => {
