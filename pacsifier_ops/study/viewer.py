@@ -135,15 +135,23 @@ def _files(run: Run, number: int) -> tuple[Path, list[dict[str, Any]]]:
     series = series_of(run)
     if not 1 <= number <= len(series):
         raise InputError("this run has released no such series")
-    wanted = series[number - 1]
+    path = listing_of(run)
+    status = path.stat()
+    files = _lines(path, status.st_mtime_ns, status.st_size, series[number - 1])
+    return folder_of(Study.of(run), RELEASED_FOLDER), files
+
+
+@lru_cache(8)
+def _lines(path: Path, mtime_ns: int, size: int, series: ReleasedSeries) -> list[dict[str, Any]]:
+    """Return the files of a series in a list of files."""
     files: list[dict[str, Any]] = []
-    with listing_of(run).open("rb") as lines:
-        lines.seek(wanted.start)
-        while len(files) < wanted.files:
+    with path.open("rb") as lines:
+        lines.seek(series.start)
+        while len(files) < series.files:
             file = json.loads(lines.readline())
             if file["path"].endswith(".dcm"):
                 files.append(file)
-    return folder_of(Study.of(run), RELEASED_FOLDER), files
+    return files
 
 
 #: Requests that may wait at the same time: a server has 40 threads for all that it does.
