@@ -60,6 +60,10 @@ CASES: dict[str, tuple[Callable[[], Dataset], list[list[int]]]] = {
     "inverted": (lambda: image(0, 1000, PhotometricInterpretation="MONOCHROME1"), [[255] * 3, [0] * 3]),
     "of 8 bits": (lambda: image(0, 255, bits=8, window=(128, 256)), [[0] * 3, [255] * 3]),
     "of 32 bits": (lambda: image(0, 2**31, bits=32, window=(2**30, 2**31)), [[0] * 3, [255] * 3]),
+    "of small levels": (
+        lambda: image(0, 1000, RescaleSlope="0.000001", window=(0.0005, 0.001)),
+        [[0] * 3, [255] * 3],
+    ),
     "colour": (lambda: image([255, 0, 0], [0, 0, 255], **RGB), [[255, 0, 0], [0, 0, 255]]),
 }
 

@@ -40,8 +40,14 @@ function inColor(imageId, frame, data) {
   return image(imageId, frame, pixels, { minPixelValue: 0, maxPixelValue: 255, color: true, rgba: true });
 }
 
+// The library sees the values as they are sent: its windows are at least 1 wide, and levels may be smaller than that.
+function asStored({ slope, intercept }, { lower, upper }) {
+  return { lower: (lower - intercept) / slope, upper: (upper - intercept) / slope };
+}
+
 function image(imageId, frame, data, more) {
-  const { rows, columns, slope, intercept, low, high } = frame;
+  const { rows, columns } = frame;
+  const { lower, upper } = asStored(frame, { lower: frame.low, upper: frame.high });
   const parts = frame.samples === 3 ? 4 : 1;
   return {
     imageId,
@@ -49,11 +55,11 @@ function image(imageId, frame, data, more) {
     columns,
     height: rows,
     width: columns,
-    slope,
-    intercept,
-    windowCenter: (low + high) / 2,
-    windowWidth: Math.max(high - low, 1e-6),
-    voiLUTFunction: "LINEAR_EXACT",
+    slope: 1,
+    intercept: 0,
+    windowCenter: (lower + upper) / 2,
+    windowWidth: Math.max(upper - lower, 1),
+    voiLUTFunction: "LINEAR",
     invert: frame.invert,
     rowPixelSpacing: frame.spacing,
     columnPixelSpacing: 1,
@@ -175,7 +181,7 @@ function draw() {
   const frame = told.get(frames[at]);
   const grey = frame?.samples === 1;
   const { lower, upper } = range ?? own();
-  if (grey) viewport.setProperties({ voiRange: { lower, upper } });
+  if (grey) viewport.setProperties({ voiRange: asStored(frame, { lower, upper }) });
   viewport.render();
   const number = (value) => Number(value.toPrecision(5)).toLocaleString("en");
   const window_ = grey ? `, centre ${number((lower + upper) / 2)}, width ${number(upper - lower)}` : "";
