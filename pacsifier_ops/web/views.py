@@ -19,6 +19,7 @@ from airflow.utils.state import State, TaskInstanceState
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import InputError, PacsifierError
 from pacsifier_ops.deid.outcome import sheets
 from pacsifier_ops.extract.thumbnails import thumbnails_of
@@ -33,7 +34,6 @@ from pacsifier_ops.runs.progress import REPEATED, WAITING, Progress, progress_of
 from pacsifier_ops.study import release, viewer
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import (
-    ANONYMIZE,
     GATE,
     NOT_ENDED,
     NOT_RUN,
@@ -355,20 +355,21 @@ def view_of(
         handover_of(folder) is not None and not view.going_on,
         len(viewer.series_of(folder)) if readable else 0,
     )
-    view = replace(view, study=study, places=_places(folder, study) if readable else {})
+    view = replace(view, study=study, places=_places(folder) if readable else {})
     return _with_pace(_with_stages(view, folder, wanted))
 
 
-def _places(folder: Run, view: StudyView) -> dict[str, str]:
-    """Return the folders of a study."""
-    study = Study.of(folder)
-    places = {
-        "Released data set": view.released and release.RELEASED_FOLDER,
-        "De-identified images": study.has(ANONYMIZE) and release.DEIDENTIFIED_FOLDER,
+def _places(folder: Run) -> dict[str, str]:
+    """Return the folders of a study that are there; all of them where this process does not see the data root."""
+    study, unseen = Study.of(folder), not settings.data_root().is_dir()
+    names = {
+        "Released data set": release.RELEASED_FOLDER,
+        "De-identified images": release.DEIDENTIFIED_FOLDER,
         "Identified images": release.IDENTIFIED_FOLDER,
     }
-    with suppress(PacsifierError):  # this process has another data root
-        return {what: str(release.folder_of(study, str(name))) for what, name in places.items() if name}
+    with suppress(PacsifierError):  # a folder leads outside the data root by now
+        places = {what: release.folder_of(study, name) for what, name in names.items()}
+        return {what: str(place) for what, place in places.items() if unseen or place.is_dir()}
     return {}
 
 

@@ -70,10 +70,10 @@ def folder_of(up: Up, run: str) -> Run:
 def picture(browser: Browser, tmp_path: Path, name: str) -> None:
     """Take a picture for the documentation, which has other folders than a test."""
     browser.evaluate("scrollTo(0, 0)")
-    folders = (
-        "document.querySelectorAll('.place code').forEach(one => one.textContent = one.textContent.replace(%s, %s))"
+    browser.evaluate(
+        "document.querySelectorAll('.place code').forEach(one => "
+        "{ one.textContent = one.textContent.replace(/.*(?=.data.studies)/, '/srv/pacsifier') })"
     )
-    browser.evaluate(folders % ("/.*(?=\\/data\\/studies)/", "'/srv/pacsifier'"))
     browser.screenshot((Path(PICTURES) if PICTURES else tmp_path) / f"{name}.png")
 
 
