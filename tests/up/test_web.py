@@ -365,7 +365,7 @@ def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
         browser.wait_for(".answers button", "Reject")
         browser.screenshot(tmp_path / "framed.png")
         browser.click("a#answer", "in Airflow")  # Airflow's own pages are not shown within the frame
-        browser.wait_for("label, p", "write nothing about patients")
+        browser.wait_for("body", "write nothing about patients")
         browser.screenshot(tmp_path / "question.png")
         there = browser.evaluate("location.pathname + location.search")
         assert urllib.parse.unquote(there) == urllib.parse.unquote(answer)
