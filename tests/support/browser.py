@@ -209,8 +209,17 @@ class Browser:
             time.sleep(0.05)
         return max(0, int(self._evaluate("document.documentElement.scrollWidth - window.innerWidth")))
 
-    def screenshot(self, path: Path) -> None:
-        """Write what is seen of the page to a PNG file."""
+    def screenshot(self, path: Path, home: Path | None = None) -> None:
+        """Write what is seen of the page to a PNG file.
+
+        Args:
+            path: of the file.
+            home: folder of the test, in place of which the picture shows another one.
+        """
+        if home is not None:
+            shown = f"one.textContent = one.textContent.replace({json.dumps(str(home))}, '/srv/pacsifier')"
+            places = "documents(document).flatMap(d => [...d.querySelectorAll('.place code')])"
+            self._evaluate(f"{_DOCUMENTS} {places}.forEach(one => {{ {shown} }})")
         time.sleep(0.5)  # what opens or closes comes to rest
         path.write_bytes(base64.b64decode(self._send("Page.captureScreenshot", format="png")["data"]))
 

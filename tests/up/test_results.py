@@ -67,14 +67,10 @@ def folder_of(up: Up, run: str) -> Run:
     return Run(up.home / "state" / "runs" / dag_run_name(STUDY, run))
 
 
-def picture(browser: Browser, tmp_path: Path, name: str) -> None:
-    """Take a picture for the documentation, which has other folders than a test."""
+def picture(browser: Browser, up: Up, tmp_path: Path, name: str) -> None:
+    """Take a picture for the documentation."""
     browser.evaluate("scrollTo(0, 0)")
-    browser.evaluate(
-        "document.querySelectorAll('.place code').forEach(one => "
-        "{ one.textContent = one.textContent.replace(/.*(?=.data.studies)/, '/srv/pacsifier') })"
-    )
-    browser.screenshot((Path(PICTURES) if PICTURES else tmp_path) / f"{name}.png")
+    browser.screenshot((Path(PICTURES) if PICTURES else tmp_path) / f"{name}.png", up.home)
 
 
 def answer(browser: Browser, word: str, reason: str) -> None:
@@ -94,7 +90,7 @@ def released(up: Up, tmp_path_factory: pytest.TempPathFactory) -> str:
         browser.wait_for("[aria-labelledby=question] p", "May this cohort be retrieved?")
         browser.wait_for(".note", "Approve and waive: There are no findings to waive.")
         assert not browser.sees(".answers button", "Approve and waive")
-        picture(browser, tmp_path, "question-framed")
+        picture(browser, up, tmp_path, "question-framed")
         answer(browser, "Approve", "As the protocol has it <b>")
         up.wait_for(lambda: bool(up._call(page_of(run))["decisions"]))
         up.question(run, STUDY)
@@ -105,10 +101,10 @@ def released(up: Up, tmp_path_factory: pytest.TempPathFactory) -> str:
         browser.wait_for("[aria-labelledby=question] p", "May this data set be released?")
         browser.wait_for(".contact-sheet")  # in the frame beside the question
         assert not browser.sees(".answers button", "Approve", exact=True)
-        picture(browser, tmp_path, "question")
+        picture(browser, up, tmp_path, "question")
         browser.look(dark=True, width=390)
         assert browser.too_wide() == 0
-        picture(browser, tmp_path, "question-narrow")
+        picture(browser, up, tmp_path, "question-narrow")
         browser.look()
         answer(browser, "Approve and waive", "Looked at all sheets")
         browser.wait_for("td", "Looked at all sheets")
@@ -147,7 +143,7 @@ def test_released_images_are_looked_at_on_the_page(up: Up, released: str, tmp_pa
         window = browser.wait_for("#shown", "Image 7 of 12").partition("centre")[2]
         before = browser.evaluate(lit)
         assert before > 1000
-        picture(browser, tmp_path, "viewer")
+        picture(browser, up, tmp_path, "viewer")
         browser.wheel("#viewport", 100)
         assert browser.wait_for("#shown", "Image 8 of 12").partition("centre")[2] == window
         browser.click("#viewport")
@@ -162,7 +158,7 @@ def test_released_images_are_looked_at_on_the_page(up: Up, released: str, tmp_pa
         browser.wait_for("#shown", f"centre{window}")
         browser.look(dark=True, width=390)
         assert browser.too_wide() == 0
-        picture(browser, tmp_path, "viewer-narrow")
+        picture(browser, up, tmp_path, "viewer-narrow")
         browser.look()
         browser.click("a", "Results of the run")
         browser.click("a#report")
@@ -172,7 +168,7 @@ def test_released_images_are_looked_at_on_the_page(up: Up, released: str, tmp_pa
         browser.open(framed(up, released))
         browser.click("a#images")
         browser.wait_for("#shown", "pixels, centre")
-        picture(browser, tmp_path, "viewer-framed")
+        picture(browser, up, tmp_path, "viewer-framed")
 
 
 def test_who_may_not_see_reports_sees_no_images(up: Up, released: str) -> None:
@@ -205,5 +201,5 @@ def test_a_question_is_answered_by_those_who_may_and_links_lead_to_airflow_and_b
         browser.wait_for("td", "Too many")
         assert up.outcome(run, STUDY) == "failed"
         browser.wait_for(".word", "Rejected by admin")
-        picture(browser, tmp_path, "rejected-framed")
+        picture(browser, up, tmp_path, "rejected-framed")
     assert up._call(page_of(run))["decisions"][0]["reason"] == "Too many"
