@@ -202,14 +202,20 @@ box.addEventListener("keydown", (event) => {
   event.preventDefault();
   show(to[event.key]);
 });
-box.addEventListener("pointerdown", (event) => box.setPointerCapture(event.pointerId));
+let held = null; // where the pointer was last, while it is down
+box.addEventListener("pointerdown", (event) => {
+  box.setPointerCapture(event.pointerId);
+  held = event;
+});
 box.addEventListener("pointermove", (event) => {
-  if (!event.buttons || told.get(frames[at])?.samples !== 1) return;
+  if (!event.buttons || !held || told.get(frames[at])?.samples !== 1) return;
+  const [right, down] = [event.clientX - held.clientX, event.clientY - held.clientY];
+  held = event;
   const { lower, upper } = range ?? own();
   const usual = own();
   const pace = Math.max(usual.upper - usual.lower, 1e-6) / 300; // levels of a pixel of the screen
-  const width = Math.max(upper - lower + event.movementX * pace, pace / 10);
-  const centre = (lower + upper) / 2 + event.movementY * pace;
+  const width = Math.max(upper - lower + right * pace, pace / 10);
+  const centre = (lower + upper) / 2 + down * pace;
   range = { lower: centre - width / 2, upper: centre + width / 2 };
   draw();
 });
