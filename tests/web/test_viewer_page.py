@@ -88,9 +88,9 @@ def address(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
             return "text/javascript", (STATIC / last).read_bytes()
         number = path.removeprefix("/run/images/").partition("/")[0]
         if path.count("/") == 3:
-            return "application/json", json.dumps({"images": [[0, 1]]}).encode()
+            return "application/json", json.dumps({"images": [[0, 3]]}).encode()  # the same image thrice
         size = (tmp_path / f"{number}.dcm").stat().st_size
-        asked = {"root": str(tmp_path), "file": f"{number}.dcm", "size": size, "frame": int(last)}
+        asked = {"root": str(tmp_path), "file": f"{number}.dcm", "size": size, "frame": 0}
         return "application/octet-stream", viewer._asked(asked) or b""
 
     class Handler(BaseHTTPRequestHandler):
@@ -127,3 +127,29 @@ def test_every_kind_of_image_looks_as_its_values_say(address: str, tmp_path: Pat
         if np.abs(np.subtract(seen[name], wanted)).max() > 2
     }
     assert not wrong
+
+
+def test_a_person_scrolls_and_changes_the_window(address: str) -> None:
+    with Browser(900, 900) as browser:
+        browser.open(address)
+        browser.wait_for("#shown", "Image 2 of 3")
+        browser.select("#series", "/run/images/2")  # half black, half white
+        first = browser.wait_for("#shown", "Image 2 of 3, 64 × 64 pixels, centre 500, width 1,000")
+        before = browser.evaluate(HALVES)
+        browser.wheel("#viewport", 100)
+        assert browser.wait_for("#shown", "Image 3 of 3").partition(",")[2] == first.partition(",")[2]
+        browser.wheel("#viewport", 100)
+        browser.click("#viewport")
+        browser.press("Home", "Home", 36)
+        browser.wait_for("#shown", "Image 1 of 3")
+        browser.drag("#viewport", 0, 60)
+        moved = browser.wait_for("#shown", "centre 700, width 1,000")
+        after = browser.evaluate(HALVES)
+        assert all(dark[0] < light[0] for dark, light in zip(after, before, strict=True))
+        browser.press("End", "End", 35)
+        assert browser.wait_for("#shown", "Image 3 of 3").partition(",")[2] == moved.partition(",")[2]
+        browser.drag("#viewport", 30, 0)
+        browser.wait_for("#shown", "centre 700, width 1,100")
+        browser.click("#reset")
+        browser.wait_for("#shown", "Image 3 of 3, 64 × 64 pixels, centre 500, width 1,000")
+        assert browser.evaluate(HALVES) == before
