@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -57,17 +58,39 @@ def open_given(path: Path, follow: bool = True) -> BinaryIO:
         # Opening a device may start it, so check the path first. It may change meanwhile, so open it without blocking.
         _regular(os.stat(path, follow_symlinks=follow))
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-        handle = os.open(path, flags)
-        try:
-            _regular(os.fstat(handle))
-        except BaseException:
-            os.close(handle)
-            raise
-        return os.fdopen(handle, "rb")
+        return _as_stream(os.open(path, flags))
     except OSError as error:
         raise Unusable(f"cannot be read ({reason(error)})") from None
     except ValueError:  # raised for NUL, and for letters that the system's encoding lacks
         raise Unusable("cannot be read (its path has characters that no path can have)") from None
+
+
+def open_below(root: Path, name: str) -> BinaryIO:
+    """Open a regular file below a folder for reading. No link below the folder is followed: the file is in it.
+
+    Args:
+        root: the folder.
+        name: path of the file below it, with forward slashes.
+
+    Raises:
+        Unusable: it does not exist, is no regular file, may not be read, or is not below the folder.
+    """
+    *folders, file = name.split("/")
+    if not {*folders, file}.isdisjoint(("", ".", "..")):
+        raise Unusable("is not below the folder")
+    folder = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    plain = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
+    with ExitStack() as opened:
+        try:
+            handle = os.open(root, folder)
+            opened.callback(os.close, handle)
+            for one in folders:
+                handle = os.open(one, folder | os.O_NOFOLLOW, dir_fd=handle)
+                opened.callback(os.close, handle)
+            handle = os.open(file, plain, dir_fd=handle)
+        except (OSError, ValueError) as error:
+            raise Unusable(f"cannot be read ({reason(error) if isinstance(error, OSError) else 'its path'})") from None
+    return _as_stream(handle)
 
 
 def reason(error: OSError) -> str:
@@ -75,6 +98,20 @@ def reason(error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return "a link that leads to itself, or is not followed"
     return error.strerror or type(error).__name__
+
+
+def _as_stream(handle: int) -> BinaryIO:
+    """Return the stream of an open file; one that is no regular file is closed.
+
+    Raises:
+        Unusable: it is no regular file.
+    """
+    try:
+        _regular(os.fstat(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
 
 
 def _regular(status: os.stat_result) -> None:

@@ -8,21 +8,14 @@ native code that may crash on a damaged image.
 from __future__ import annotations
 
 import io
-import json
-import os
-import resource
-import select
-import subprocess
-import sys
-import time
 from bisect import bisect
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from pacsifier_ops.base.start import decoding
+from pacsifier_ops.base.apart import Apart, serve
 from pacsifier_ops.extract.thumbnails import read_frame, shades
 
 if TYPE_CHECKING:
@@ -37,29 +30,13 @@ _SECONDS, _MEMORY = 120.0, 4 * 2**30
 _ACROSS, _GAP = 3, 4
 #: NumberOfFrames, Rows.
 _FRAMES, _ROWS = 0x00280008, 0x00280010
-#: Number of bytes of a sheet's length field.
-_PREFIX = 8
 
 
-class ContactSheets:
-    """Makes contact sheets in a separate process, which is kept between calls and restarted after a crash."""
+class ContactSheets(Apart):
+    """Makes contact sheets in a separate process, see `Apart`."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the process. Harmless when repeated."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.kill()
-            with suppress(OSError):  # input that it had not read yet
-                process.communicate()
+        super().__init__("pacsifier_ops.deid.contact", _SECONDS)
 
     def of(self, files: Sequence[Path]) -> bytes | None:
         """Return a PNG with up to nine frames of a series, evenly spread in instance order.
@@ -72,49 +49,7 @@ class ContactSheets:
         Returns:
             The PNG; None where there are no images, or they crash the decoder, or take too long.
         """
-        if self._process is not None and self._process.poll() is not None:
-            self.close()
-        process = self._process = self._process or subprocess.Popen(
-            decoding("pacsifier_ops.deid.contact"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.stdin
-        try:
-            process.stdin.write(json.dumps([str(path) for path in files]).encode() + b"\n")
-            process.stdin.flush()
-            until = time.monotonic() + _SECONDS
-            size = int.from_bytes(_received(process, _PREFIX, until), "big")
-            return _received(process, size, until) or None
-        except (OSError, EOFError):
-            self.close()
-            return None
-
-
-def _received(process: subprocess.Popen[bytes], size: int, until: float) -> bytes:
-    """Read a number of bytes from the output of a process.
-
-    Args:
-        process: the process.
-        size: number of bytes.
-        until: deadline on the clock of `time.monotonic`, in seconds.
-
-    Raises:
-        TimeoutError: the bytes do not arrive in time.
-        EOFError: the output ends before.
-    """
-    assert process.stdout
-    data = b""
-    while len(data) < size:
-        ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
-        if not ready:
-            raise TimeoutError
-        piece = os.read(process.stdout.fileno(), size - len(data))
-        if not piece:
-            raise EOFError
-        data += piece
-    return data
+        return self.ask([str(path) for path in files])
 
 
 def _sheet(files: Sequence[Path]) -> bytes | None:
@@ -140,18 +75,8 @@ def _sheet(files: Sequence[Path]) -> bytes | None:
 
 def _spread(files: Sequence[Path]) -> list[tuple[Path, int]]:
     """Choose frames spread evenly over those of a series, from the first to the last."""
-    from pacsifier_ops.dicom.files import attributes, inspect
-
-    images = []
-    for place, path in enumerate(files):
-        with suppress(ValueError, OSError):  # damaged files are not shown
-            if file := inspect(path):
-                found = attributes(file, (_FRAMES, _ROWS), _ROWS)
-                if _ROWS in found:
-                    frames = found.get(_FRAMES, b"").decode("latin-1")
-                    images.append((_whole(file.instance_number, 0), place, _whole(frames, 1)))
-    images.sort()
-    ends = list(accumulate(max(1, frames) for _, _, frames in images))
+    images = sorted(found for place, path in enumerate(files) if (found := image_in(path, place)))
+    ends = list(accumulate(frames for _, _, frames in images))
     if not ends:
         return []
     chosen = []
@@ -159,6 +84,19 @@ def _spread(files: Sequence[Path]) -> list[tuple[Path, int]]:
         image = bisect(ends, number)
         chosen.append((files[images[image][1]], number - (ends[image - 1] if image else 0)))
     return chosen
+
+
+def image_in(path: Path, place: int) -> tuple[int, int, int] | None:
+    """Return InstanceNumber, `place` and the number of frames of an image; None for other and for damaged files."""
+    from pacsifier_ops.dicom.files import attributes, inspect
+
+    with suppress(ValueError, OSError):
+        if file := inspect(path):
+            found = attributes(file, (_FRAMES, _ROWS), _ROWS)
+            if _ROWS in found:
+                frames = found.get(_FRAMES, b"").decode("latin-1")
+                return _whole(file.instance_number, 0), place, max(1, _whole(frames, 1))
+    return None
 
 
 def _whole(text: str, otherwise: int) -> int:
@@ -201,17 +139,5 @@ def _visible(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
     return ((windowed + 255 * ranks) / 2).astype(np.uint8)
 
 
-def main() -> None:
-    """Read paths of files, one JSON list per series, and write each contact sheet after its length."""
-    with suppress(ValueError, OSError):  # not all systems allow it
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    with os.fdopen(os.dup(1), "wb") as answer:
-        os.dup2(2, 1)  # decoders may print; that must not mix with the answer
-        for line in sys.stdin.buffer:
-            sheet = _sheet([Path(path) for path in json.loads(line)]) or b""
-            answer.write(len(sheet).to_bytes(_PREFIX, "big") + sheet)
-            answer.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda files: _sheet([Path(path) for path in files]), _MEMORY)

@@ -156,20 +156,50 @@ def shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
         pixels, head, frame: see `read_frame`.
     """
     import numpy as np
-    from pydicom.pixels import apply_color_lut, apply_modality_lut
+    from pydicom.pixels import apply_modality_lut
+
+    pixels = in_color(pixels, head)
+    if pixels.ndim == 3:
+        return pixels
+    values = apply_modality_lut(pixels, head).astype(np.float32)
+    shades = _shaded(values, *display_range(values, head, frame))
+    return ((1 - shades if head.PhotometricInterpretation == "MONOCHROME1" else shades) * 255).astype(np.uint8)
+
+
+def in_color(pixels: np.ndarray, head: Dataset) -> np.ndarray:
+    """Return the pixels of a color image as bytes; those of other images as they are. See `read_frame`."""
+    import numpy as np
+    from pydicom.pixels import apply_color_lut
 
     if head.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, head)
     if pixels.ndim == 3:
         return (pixels >> 8 if pixels.dtype.itemsize > 1 else pixels).astype(np.uint8)
-    values = apply_modality_lut(pixels, head).astype(np.float32)
-    shades = np.zeros_like(values)
+    return pixels
+
+
+def display_range(values: np.ndarray, head: Dataset, frame: int) -> tuple[float, float]:
+    """Return the values that are shown as black and as white (of MONOCHROME1: as white and as black).
+
+    Args:
+        values: grey levels after the modality LUT (PS3.3 C.11.1).
+        head, frame: see `read_frame`.
+    """
+    import numpy as np
+
     ranges = lambda: np.percentile(values, (1, 99)), lambda: (values.min(), values.max())  # taken where needed
+    low = high = 0.0
     for low, high in chain(_window(head, frame), (limits() for limits in ranges)):
-        shades = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-        if shades.std() > 0.02:
+        if _shaded(values, low, high).std() > 0.02:
             break
-    return ((1 - shades if head.PhotometricInterpretation == "MONOCHROME1" else shades) * 255).astype(np.uint8)
+    return float(low), float(high)
+
+
+def _shaded(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values from 0 (`low` and below) to 1 (`high` and above)."""
+    import numpy as np
+
+    return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
 
 
 def _window(head: Dataset, frame: int) -> Iterable[tuple[float, float]]:

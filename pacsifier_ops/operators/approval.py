@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.param import Param, ParamsDict
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.hitl import HITLUser
 
@@ -17,11 +18,9 @@ from pacsifier_ops.base.errors import ConfigError, NotAllowed
 from pacsifier_ops.messages import noticing
 from pacsifier_ops.operators.base import PacsifierOperator, boundary, page_of_run, run_of
 from pacsifier_ops.runs import approvals
-from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
+from pacsifier_ops.runs.approvals import APPROVE, LONGEST_PATIENCE, LONGEST_REASON, PATIENCE, REASON, REJECT, WAIVE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import expected
-
-APPROVE, WAIVE, REJECT = "Approve", "Approve and waive", "Reject"
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,10 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         # No retries: a rejection, or no answer, is not a temporary error. The patience limits the wait for an answer.
         fixed = {"retries": 0, "execution_timeout": None}
         super().__init__(subject="PACSIFIER", options=[APPROVE, WAIVE, REJECT], **{**kwargs, **fixed})
+        text = "It is kept with the decision. Airflow keeps it as well: write nothing about patients."
+        # The fields of the answer, in place of the params of the DAG, which Airflow hands in. It may stay empty.
+        reason = Param(None, text, "task", type=["null", "string"], title="Reason", maxLength=LONGEST_REASON)
+        self.params = ParamsDict({REASON: reason})
 
     @abstractmethod
     def question(self, run: Run, params: Any) -> Question | None:
@@ -118,6 +121,7 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
         (word,) = event["chosen_options"]
         approved = word == WAIVE or (word == APPROVE and not question.waiver)
         user = event["responded_by_user"] or {}
+        reason = str((event.get("params_input") or {}).get(REASON) or "").strip()[:LONGEST_REASON]
         name, identity = user.get("name") or "unknown", str(user.get("id") or "")
         if word != REJECT and (why := question.why_not(name, identity)):
             raise NotAllowed(f"{why}; clear this task to ask again", by=name, subject=question.subject)
@@ -129,6 +133,7 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
             who=name,
             waived=word == WAIVE and question.waiver,
             user=identity,
+            reason=reason,
         )
         if word == REJECT:
             raise AirflowFailException(f"it was rejected by {name}")

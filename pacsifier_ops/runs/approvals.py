@@ -35,6 +35,9 @@ from pacsifier_ops.state import audit
 #: Subjects of decisions: the retrieval of a cohort, the release of a data set, and whether the run goes on.
 COHORT, RELEASE, RUN = "cohort", "release", "run"
 
+#: Answers to a question, and the field of an answer with what the person writes about it.
+APPROVE, WAIVE, REJECT, REASON = "Approve", "Approve and waive", "Reject", "reason"
+
 APPROVED, REJECTED, CANCELLED = "approved", "rejected", "cancelled"
 
 #: Folder of the state root with the cancellations of runs.
@@ -49,6 +52,9 @@ LIMITS = "limits"
 #: Default and maximum of the option patience: hours to wait for an answer. The maximum is a year.
 PATIENCE, LONGEST_PATIENCE = 72, 366 * 24
 
+#: Maximum length of the reason of a decision, in characters.
+LONGEST_REASON = 500
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -62,6 +68,7 @@ class Decision:
         when: ISO 8601.
         waived: whether findings that need a waiver were waived.
         user: id of the Airflow user.
+        reason: what the person wrote about it; Airflow keeps it as well.
     """
 
     subject: str
@@ -71,6 +78,7 @@ class Decision:
     when: str
     waived: bool = False
     user: str = ""
+    reason: str = ""
 
 
 def ask(run: Run, subject: str, digest: str) -> None:
@@ -93,10 +101,12 @@ def decide(
     waived: bool = False,
     beforehand: bool = False,
     user: str = "",
+    reason: str = "",
 ) -> Decision:
     """Keep a decision, and return it.
 
     Args:
+        subject, digest, word, who, waived, user, reason: see `Decision`.
         beforehand: nobody was asked: the limits decide, or an earlier decision on the same digest.
 
     Raises:
@@ -106,7 +116,7 @@ def decide(
     asked = _path(run, subject).with_suffix(".asked")
     if not beforehand and (not asked.exists() or asked.read_text(encoding="utf-8") != digest):
         raise NotApproved(f"the {subject} has changed since it was asked about; run the step that asks again")
-    decision = Decision(subject, digest, word, who, now(), waived, user)
+    decision = Decision(subject, digest, word, who, now(), waived, user, reason)
     # The plan of a cohort names patients, so its digest is keyed.
     shown = audit.keyed(digest.encode()) if subject == COHORT else digest
     audit.record(word, by=who, run=run.name, subject=subject, digest=shown, waived=waived, beforehand=beforehand)

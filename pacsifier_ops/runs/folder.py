@@ -186,6 +186,14 @@ class KeptRequest:
         return cls(**{key: Path(value) if kinds[key] == "Path" else value for key, value in values.items()})
 
 
+def place_of(run: Run) -> str:
+    """Return the folder that the job of a run puts its results into; empty: it has none, or no request yet."""
+    with suppress(FileNotFoundError):
+        request = read_json(run.folder / "request.json")
+        return str(next(filter(None, map(request.get, ("out_directory", "out_folder"))), ""))
+    return ""
+
+
 @contextmanager
 def noted_warnings(run: Run) -> Iterator[None]:
     """Write warnings to problems.txt instead of the log: warnings of pydicom quote values."""

@@ -13,6 +13,7 @@ cohort like the data set itself. If none is found, they are copied to `report/` 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def _releases(account: StudyAccount) -> list[Decision]:
     """Return the decision on what was released, if anything was."""
     released = account.released
     made = [one for one in account.decisions if one.subject == RELEASE and released and one.digest == released.digest]
-    return made[-1:]
+    return [replace(one, reason="") for one in made[-1:]]  # what a person wrote may be about the source
 
 
 def _series(account: StudyAccount) -> Iterator[StudySeries]:

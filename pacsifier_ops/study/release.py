@@ -204,7 +204,12 @@ def stock_of(run: Run) -> Stock:
 
 def listed(run: Run) -> Iterator[dict[str, Any]]:
     """Yield path, size and digest of every file of the stock that was taken last."""
-    return read_jsonl(run.folder / _STOCK)
+    return read_jsonl(listing_of(run))
+
+
+def listing_of(run: Run) -> Path:
+    """Return the path of the list of the stock that was taken last; it need not be there."""
+    return run.folder / _STOCK
 
 
 def released_objects(run: Run) -> Iterator[str]:

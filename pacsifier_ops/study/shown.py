@@ -22,6 +22,7 @@ class Decided(NamedTuple):
     when: str = ""
     digest: str = ""
     waiver: str = ""
+    reason: str = ""
 
 
 class Finding(NamedTuple):
@@ -47,6 +48,7 @@ def decided(decisions: Iterable[Decision], asked: Iterable[str] = ()) -> list[De
             "the limits given beforehand" if one.who == LIMITS else one.who,
             one.when,
             *(("", "") if one.subject == RUN else (one.digest[:16], "yes" if one.waived else "no")),
+            one.reason,
         )
         for one in decisions
     ]

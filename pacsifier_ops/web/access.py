@@ -41,11 +41,20 @@ from pacsifier_ops.runs.folder import Run, dag_run_name
 EXTRACT, STUDY = "pacsifier_extract", "pacsifier_study"
 
 
-def may(user: BaseUser, method: Literal["GET", "POST", "PUT", "DELETE"], dag_id: str) -> bool:
-    """Whether a user may read (GET), start (POST), change (PUT) or delete (DELETE) runs of a DAG."""
+def may(
+    user: BaseUser,
+    method: Literal["GET", "POST", "PUT", "DELETE"],
+    dag_id: str,
+    entity: DagAccessEntity = DagAccessEntity.RUN,
+) -> bool:
+    """Whether a user may read (GET), start (POST), change (PUT) or delete (DELETE) runs of a DAG, or parts of them."""
     details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
-    manager = get_auth_manager()
-    return manager.is_authorized_dag(method=method, access_entity=DagAccessEntity.RUN, details=details, user=user)
+    return get_auth_manager().is_authorized_dag(method=method, access_entity=entity, details=details, user=user)
+
+
+def may_answer(user: BaseUser, dag_id: str) -> bool:
+    """Whether a user may answer questions of the runs of a DAG; Airflow asks the same when they do."""
+    return may(user, "PUT", dag_id, DagAccessEntity.HITL_DETAIL)
 
 
 def may_unpause(user: BaseUser, dag_id: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from airflow.api_fastapi.core_api.security import GetUserDep, get_user
 from airflow.models import DagModel, DagRun, Variable
 from airflow.utils.state import State
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from pydantic import BaseModel
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
@@ -37,6 +46,7 @@ from pacsifier_ops.query.reading import CHOICES
 from pacsifier_ops.runs.folder import Run, dag_run_name, now, stage_folder, stages_in
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.runs.pages import style
+from pacsifier_ops.study import viewer
 from pacsifier_ops.web import pages, runs, tasks
 from pacsifier_ops.web.access import (
     ChangeRunDep,
@@ -46,6 +56,7 @@ from pacsifier_ops.web.access import (
     RunDep,
     StarterDep,
     may,
+    may_answer,
     may_monitor,
     may_read_reports,
     may_see_connection,
@@ -54,14 +65,14 @@ from pacsifier_ops.web.access import (
     same_origin,
 )
 from pacsifier_ops.web.forms import JOBS, fresh_folder, params, problems, remarks
-from pacsifier_ops.web.views import gate_of, handover_of, report_of, view_of
+from pacsifier_ops.web.views import gate_of, handover_of, report_of, run_path, view_of
 
 log = logging.getLogger(__name__)
 
 #: Headers of every response that does not set them itself.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    "connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -72,8 +83,11 @@ _REPORT_POLICY = (
     "frame-ancestors 'self'"
 )
 _STATIC = Path(__file__).parent / "static"
+_SCRIPTS = ("frame.js", "intake.js", "run.js", "viewer.js", "cornerstone.js")
 #: Maximum size of a request's body without the table, in bytes.
 _ENVELOPE = 2**16
+#: Bytes of a page that are sent at once; the head of a page is shorter.
+_PIECE = 2**18
 
 
 def _adopt_settings() -> None:
@@ -289,7 +303,8 @@ def go_to_run(request: Request, dag_id: str, name: str, user: GetUserDep, sessio
 @app.get("/runs/{dag_id}/{run_id}")
 def show_run(request: Request, run: RunDep, user: GetUserDep, session: SessionDep) -> Response:
     """Return progress and results of a run in counts: a page for browsers, JSON for programs."""
-    view = view_of(run, session, may_read_reports(user, run.dag_id), may(user, "PUT", run.dag_id))
+    dag = run.dag_id
+    view = view_of(run, session, may_read_reports(user, dag), may(user, "PUT", dag), may_answer(user, dag))
     base, airflow = _base(request)
     if _wants_html(request):
         return HTMLResponse(pages.run_page(base, airflow, view))
@@ -353,51 +368,69 @@ def show_summary(run: RunDep) -> JSONResponse:
 
 
 @app.get("/runs/{dag_id}/{run_id}/report")
-def show_report(run: IdentifiedRunDep) -> FileResponse:
+def show_report(request: Request, run: IdentifiedRunDep) -> StreamingResponse:
     """Return the report of a run. It identifies patients."""
-    return _page(report_of(_folder(run)))
+    return _page(request, run, report_of(_folder(run)))
 
 
 @app.get("/runs/{dag_id}/{run_id}/contact-sheets-{number}.html")
-def show_sheets(run: IdentifiedRunDep, number: int) -> FileResponse:
+def show_sheets(request: Request, run: IdentifiedRunDep, number: int) -> StreamingResponse:
     """Return a page of contact sheets of a de-identification. Burned-in text may identify patients."""
-    return _page(_folder(run).folder / f"contact-sheets-{number}.html")
+    return _page(request, run, _folder(run).folder / f"contact-sheets-{number}.html")
 
 
 @app.get("/runs/{dag_id}/{run_id}/stages/{name}/{page}.html")
-def show_stage(run: IdentifiedRunDep, name: str, page: str) -> FileResponse:
-    """Return the report of a stage, or a page of its contact sheets. The study's report links to these addresses."""
+def show_stage(
+    request: Request, run: IdentifiedRunDep, name: str, page: str, beside: bool = False
+) -> StreamingResponse:
+    """Return the report of a stage, or a page of its contact sheets. The study's report links to these addresses.
+
+    Args:
+        beside: the page is shown within that of the run, so that no link leads back.
+    """
     folder = _folder(run)
     stage = next((stage for stage in stages_in(folder) if stage_folder(folder, stage).name == name), None)
     if stage is None or not re.fullmatch(r"report|contact-sheets-[1-9]\d*", page, re.ASCII):
-        return _page(None)
+        return _page(request, run, None)
     part = Run(stage_folder(folder, stage))
-    return _page(report_of(part) if page == "report" else part.folder / f"{page}.html")
+    return _page(request, run, report_of(part) if page == "report" else part.folder / f"{page}.html", beside)
 
 
 @app.get("/runs/{dag_id}/{run_id}/findings")
 def show_findings(request: Request, run: IdentifiedRunDep) -> HTMLResponse:
     """Return the page with the findings of the search before a release. Names of files may identify patients."""
     if gate := gate_of(_folder(run)):
-        return HTMLResponse(pages.findings_page(_base(request)[0], gate))
+        return HTMLResponse(pages.findings_page(_base(request)[0], run_path(run.dag_id, run.run_id), gate))
     raise HTTPException(404, "This run has not searched for identifiers (yet).")
 
 
 @app.get("/runs/{dag_id}/{run_id}/handover")
-def show_handover(run: IdentifiedRunDep) -> FileResponse:
+def show_handover(request: Request, run: IdentifiedRunDep) -> StreamingResponse:
     """Return the report that goes with the data of a study, even if the release was held back."""
-    return _page(handover_of(_folder(run)))
+    return _page(request, run, handover_of(_folder(run)))
 
 
-def _page(path: Path | None) -> FileResponse:
-    """Return a page from a run's folder.
+def _page(request: Request, run: DagRun, path: Path | None, beside: bool = False) -> StreamingResponse:
+    """Return a page from a run's folder, with a link back to the page of the run unless it is shown beside that.
 
     Raises:
         HTTPException: 404, there is none.
     """
     if path is None or not path.exists():
         raise HTTPException(404, "This run has no such report (yet).")
-    return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
+    back = "" if beside else pages.back_link(_base(request)[0], run_path(run.dag_id, run.run_id))
+    return StreamingResponse(
+        _with_head(path, back.encode()), media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY}
+    )
+
+
+def _with_head(path: Path, added: bytes) -> Iterator[bytes]:
+    """Yield a page in pieces, with something added at the top of its content."""
+    with path.open("rb") as stream:
+        before, body, after = stream.read(_PIECE).partition(b"<body>")
+        yield before + body + added + after if body else before
+        while piece := stream.read(_PIECE):
+            yield piece
 
 
 @app.get("/runs/{dag_id}/{run_id}/thumbnails/{number}.png")
@@ -408,6 +441,46 @@ def show_thumbnail(run: IdentifiedRunDep, number: int) -> FileResponse:
     if number not in thumbnails_of(folder) or not path.exists():
         raise HTTPException(404, "This series has no thumbnail.")
     return FileResponse(path, media_type="image/png")
+
+
+# Released images
+
+
+@app.get("/runs/{dag_id}/{run_id}/images")
+def show_images(request: Request, run: IdentifiedRunDep) -> Response:
+    """Return the series that the run of a study has released: a viewer for browsers, JSON for programs."""
+    series = viewer.series_of(_folder(run))
+    if not series:
+        raise HTTPException(404, "This run has released no images (yet), or the API server does not see the data root.")
+    base, path = _base(request)[0], run_path(run.dag_id, run.run_id)
+    if _wants_html(request):
+        return HTMLResponse(pages.viewer_page(base, path, series))
+    there = f"{base}/{path}/images"
+    shown = [{"folder": one.folder, "files": one.files, "images": f"{there}/{one.number}"} for one in series]
+    return JSONResponse({"series": shown})
+
+
+@app.get("/runs/{dag_id}/{run_id}/images/{number}")
+def show_series(run: IdentifiedRunDep, number: int) -> JSONResponse:
+    """Return the images of a released series in instance order, each by the numbers of its file and of its frames."""
+    with _not_found():
+        return JSONResponse({"images": viewer.images_of(_folder(run), number)})
+
+
+@app.get("/runs/{dag_id}/{run_id}/images/{number}/{file}/{frame}")
+def show_frame(run: IdentifiedRunDep, number: int, file: int, frame: int) -> Response:
+    """Return a frame of a released image for display, see `viewer.frame_of`."""
+    with _not_found():
+        return Response(viewer.frame_of(_folder(run), number, file, frame), media_type="application/octet-stream")
+
+
+@contextmanager
+def _not_found() -> Iterator[None]:
+    """Make errors of the input those of an address that leads nowhere."""
+    try:
+        yield
+    except InputError as error:
+        raise HTTPException(404, f"{str(error).capitalize()}.") from None
 
 
 # Monitoring
@@ -431,6 +504,6 @@ def static(name: str) -> Response:
     """Return the stylesheet or a script."""
     if name == "page.css":
         return Response(style(), media_type="text/css")
-    if name in ("frame.js", "intake.js", "run.js"):
+    if name in _SCRIPTS:
         return FileResponse(_STATIC / name, media_type="text/javascript")
     raise HTTPException(404, "There is no such file.")

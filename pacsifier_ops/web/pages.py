@@ -22,11 +22,12 @@ from pacsifier_ops.runs.accounts import (
     SERIES_UNVERIFIABLE,
     UNBALANCED,
 )
-from pacsifier_ops.runs.approvals import CANCELLED, REJECTED
+from pacsifier_ops.runs.approvals import APPROVE, CANCELLED, LONGEST_REASON, REASON, REJECT, REJECTED, WAIVE
 from pacsifier_ops.runs.pages import Bar, VerdictBox, page
 from pacsifier_ops.runs.progress import DEIDENTIFICATION, DONE, REPEATED, TAGGED, UNCHANGED, WAITING, Progress
 from pacsifier_ops.study.run import ANONYMIZE, DESTINATIONS, EXTRACT, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import decided, gate_counts, gate_findings, governed
+from pacsifier_ops.study.viewer import ReleasedSeries
 from pacsifier_ops.web.forms import Job, project_files
 from pacsifier_ops.web.views import (
     AHEAD,
@@ -85,6 +86,24 @@ _UNANSWERED = {
 }
 #: DAG whose page names no patient.
 PROBE = "pacsifier_probe"
+#: What a step does, by the name of its task.
+_STEPS = {
+    "set_up": "sets the study up",
+    "prepare": "reads what is asked for",
+    "find": "asks the PACS",
+    "plan": "plans the retrieval",
+    "route": "plans the retrieval",
+    "retrieve": "fetches images",
+    "move": "has images moved",
+    "pseudonymize": "gives patients pseudonyms",
+    "deidentify": "de-identifies images",
+    "check": "searches for identifiers",
+    "approve": "asks, or keeps an answer",
+    "release": "releases the data set",
+    "store": "sends images",
+    "tag": "tags images",
+    "report": "closes the account",
+}
 _RUN_STATES = {"queued": "listed", "running": "fresh", "success": "good"}
 
 
@@ -113,8 +132,14 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
         governed=governed(view.study.project) if view.study else [],
         heading_of=_heading,
         run_kinds=_RUN_STATES,
+        step=_step(view),
         questions=_questions(view),
+        answers_of=lambda question: _answers(view, question),
+        reason=REASON,
+        reject=REJECT,
+        longest_reason=LONGEST_REASON,
         release_links=[*_release_links(base, view)],
+        sheets=_sheets(base, view),
         permission=REPORTS,
         report_content=_report_content(view),
         progress=[*_progress_bars(view.progress, view.summary or {})] if view.progress else [],
@@ -165,6 +190,36 @@ def _transfer_facts(view: RunView) -> Iterator[tuple[str, str]]:
             yield "One association", f"{size(rate)}/s"
 
 
+def _step(view: RunView) -> str:
+    """Return what the run does now; empty: it waits, or has ended."""
+    step = view.step
+    if step is None:
+        return ""
+    what = _STEPS.get(step.name, step.name.replace("_", " "))
+    where = f"{step.stage.replace('_', ' ')}: " if step.stage else ""
+    count = f", {step.done:,} of {plural(step.tasks, 'part')} done" if step.tasks > 1 else ""
+    paces = [f"{amount:,.0f} {name} a minute" for name, amount in view.pace.items() if amount >= 0.5]
+    return f"{where}{what}{count}" + "".join(f", {pace}" for pace in paces)
+
+
+def _answers(view: RunView, question: OpenQuestion) -> list[tuple[str, str]]:
+    """Return the answers to a question, and why one is of no use here; empty: it is."""
+    counts = view.study.gate.get("counts", {}) if view.study and not question.stage else {}
+    if counts.get("waivable"):
+        useless = {APPROVE: "There are findings: waive them, or reject."}
+    else:
+        useless = {WAIVE: "There are no findings to waive."}
+    return [(word, useless.get(word, "")) for word in question.options]
+
+
+def _sheets(base: str, view: RunView) -> list[str]:
+    """Return the addresses of the contact sheets to look at before a release, if the user may see them."""
+    if view.study is None or not view.readable:
+        return []
+    there = f"{base}/{view.stage_path(ANONYMIZE)}"
+    return [f"{there}/contact-sheets-{number}.html" for number in range(1, view.stages[ANONYMIZE].sheets + 1)]
+
+
 def _questions(view: RunView) -> list[tuple[OpenQuestion, str]]:
     """Return the open questions, and the unanswered ones with what to do about them."""
     shown = [one for one in view.questions if one.state == OPEN or one.state in _UNANSWERED]
@@ -180,10 +235,9 @@ def _release_links(base: str, view: RunView) -> Iterator[tuple[str, str]]:
     for name in (EXTRACT, ANONYMIZE):
         if view.stages[name].report:
             yield f"the report of {name}", f"{base}/{view.stage_path(name)}/report.html"
-    count = view.stages[ANONYMIZE].sheets
-    for number in range(1, count + 1):
-        words = f"contact sheets {number}" if count > 1 else "contact sheets"
-        yield words, f"{base}/{view.stage_path(ANONYMIZE)}/contact-sheets-{number}.html"
+    addresses = _sheets(base, view)
+    for number, address in enumerate(addresses, 1):
+        yield f"contact sheets {number}" if len(addresses) > 1 else "contact sheets", address
 
 
 class Release(NamedTuple):
@@ -257,14 +311,32 @@ def _report_content(view: RunView) -> str:
     return "all rows and series; it names patients"
 
 
-def findings_page(base: str, gate: Mapping[str, Any]) -> str:
+def findings_page(base: str, run: str, gate: Mapping[str, Any]) -> str:
     """Return the page with the findings of the search before a release.
 
     Args:
         base: address of the pages, without a slash at the end.
+        run: address of the page of the run, relative to that.
         gate: content of the run's gate.json.
     """
-    return page("web/templates/findings.html", base=base, search=gate_counts(gate), found=gate_findings(gate))
+    shown = {"search": gate_counts(gate), "found": gate_findings(gate)}
+    return page("web/templates/findings.html", base=base, back=f"{base}/{run}", **shown)
+
+
+def viewer_page(base: str, run: str, series: Sequence[ReleasedSeries]) -> str:
+    """Return the page with the viewer of released images.
+
+    Args:
+        base: address of the pages, without a slash at the end.
+        run: address of the page of the run, relative to that.
+        series: the released series.
+    """
+    return page("web/templates/viewer.html", base=base, back=f"{base}/{run}", series=series)
+
+
+def back_link(base: str, run: str) -> str:
+    """Return the link that leads from a report to the page of its run; for the arguments see `findings_page`."""
+    return page("web/templates/back.html", back=f"{base}/{run}")
 
 
 # Intake

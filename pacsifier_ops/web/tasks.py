@@ -1,15 +1,16 @@
-"""The tasks of a run in Airflow's database: why they failed, when they are tried again; and how a run is cancelled."""
+"""The tasks of a run in Airflow's database: where they stand, why they failed; and how a run is cancelled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.models import DagRun, TaskInstance
 from airflow.models.dagbag import DBDagBag
-from airflow.utils.state import TaskInstanceState
-from sqlalchemy import or_, select
+from airflow.utils.state import State, TaskInstanceState
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from pacsifier_ops.runs import approvals
@@ -42,17 +43,71 @@ class Failure:
         label: what it worked on, in numbers of rows and series; empty: it is not mapped.
         sentence: why.
         again: time of the next try, ISO 8601; empty: there is none.
+        map_index: of the task; -1: it is not mapped.
     """
 
     task_id: str
     label: str
     sentence: str
     again: str = ""
+    map_index: int = -1
 
     @property
     def name(self) -> str:
         """Return the task for people, such as `find (row 2)`."""
         return f"{self.task_id} ({self.label})" if self.label else self.task_id
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a run: a task, or all tasks of a mapped one.
+
+    Attributes:
+        task_id: its id.
+        done, running, tasks: number of its tasks that have ended, that work, and of all.
+        since: time at which the first of them began; None: none has.
+    """
+
+    task_id: str
+    done: int
+    running: int
+    tasks: int
+    since: datetime | None = None
+
+    @property
+    def stage(self) -> str:
+        """Return the stage of a study, or the group, that the step is in; empty: in none."""
+        return self.task_id.rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """Return the name of the step in its job."""
+        return self.task_id.rpartition(".")[2]
+
+
+def step_under_way(run: DagRun, session: Session) -> Step | None:
+    """Return the step that works; of several, the one that began last. None: all of them wait for something.
+
+    Args:
+        session: of Airflow's database.
+    """
+    state, began = TaskInstance.state, func.min(TaskInstance.start_date)
+    of_run = (TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
+    counted = (
+        select(TaskInstance.task_id, state, func.count(), began).where(*of_run).group_by(TaskInstance.task_id, state)
+    )
+    steps: dict[str, Step] = {}
+    for name, is_now, count, since in session.execute(counted):
+        before = steps.get(name, Step(name, 0, 0, 0))
+        steps[name] = Step(
+            name,
+            before.done + (count if is_now in State.finished else 0),
+            before.running + (count if is_now == TaskInstanceState.RUNNING else 0),
+            before.tasks + count,
+            min(filter(None, (before.since, since)), default=None),
+        )
+    working = [(step.since, step.task_id) for step in steps.values() if step.running and step.since]
+    return steps[max(working)[1]] if working else None
 
 
 def first_failure(run: DagRun, session: Session, sentences: Mapping[Try, str]) -> Failure | None:
@@ -86,7 +141,7 @@ def _of(run: DagRun):  # type: ignore[no-untyped-def]  # SQLAlchemy's own
 
 def _failure(task: TaskInstance, sentences: Mapping[Try, str], again: str = "") -> Failure:
     sentence = sentences.get((task.task_id, task.map_index, task.try_number), SILENT)
-    return Failure(task.task_id, task.rendered_map_index or "", sentence, again)
+    return Failure(task.task_id, task.rendered_map_index or "", sentence, again, task.map_index)
 
 
 def cancellation(run: DagRun) -> Decision | None:

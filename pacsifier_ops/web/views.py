@@ -6,8 +6,9 @@ It has counts, states and names of users. All else is behind links, for users wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,16 +19,19 @@ from airflow.utils.state import State, TaskInstanceState
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.errors import InputError, PacsifierError
 from pacsifier_ops.deid.outcome import sheets
 from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.probe import page_of
 from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.accounts import ROW_BAD
 from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.runs.failures import sentences
-from pacsifier_ops.runs.folder import Run, dag_run_name, stage_folder, stages_in
+from pacsifier_ops.runs.folder import Run, dag_run_name, place_of, stage_folder, stages_in
 from pacsifier_ops.runs.job import started, summary_of
-from pacsifier_ops.runs.progress import Progress, progress_of
+from pacsifier_ops.runs.progress import REPEATED, WAITING, Progress, progress_of
+from pacsifier_ops.study import release, viewer
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import (
     GATE,
@@ -40,7 +44,7 @@ from pacsifier_ops.study.run import (
     outcome,
     stages_of,
 )
-from pacsifier_ops.web.tasks import Failure, cancellation, first_failure, retries
+from pacsifier_ops.web.tasks import Failure, Step, cancellation, first_failure, retries, step_under_way
 from pacsifier_ops.web.waiting import Waiting, waiting_of
 
 #: States of a stage that has not ended, while the run goes on.
@@ -48,6 +52,11 @@ UNDER_WAY, AHEAD, ASKING = "under way", "waiting", "waiting for an answer"
 
 #: States of a question.
 OPEN, ANSWERED, EXPIRED, MARKED_BY_HAND = "open", "answered", "not answered in time", "marked as success by hand"
+
+
+def run_path(dag_id: str, run_id: str) -> str:
+    """Return the address of the page of a run, relative to that of the pages."""
+    return f"runs/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,7 @@ class StageView:
         summary: see `job.Account.summary`; None before its end.
         report: whether it has a report.
         sheets: number of pages of contact sheets.
+        place: folder of its results; empty: it has none, or the user may not see it.
     """
 
     state: str
@@ -112,6 +122,7 @@ class StageView:
     summary: dict[str, Any] | None = None
     report: bool = False
     sheets: int = 0
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,7 @@ class StudyView:
         released: the released data set and who approved it; empty before the release.
         handover: whether there is a report that goes with the data.
         project: who answers for it and may release, see `project.Study.told`.
+        images: number of the released series, which the viewer shows.
     """
 
     gate: Mapping[str, Any] = field(default_factory=dict)
@@ -131,6 +143,7 @@ class StudyView:
     released: Mapping[str, Any] = field(default_factory=dict)
     handover: bool = False
     project: Mapping[str, Any] = field(default_factory=dict)
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,10 @@ class RunView:
         retries: tasks that failed and are tried again.
         cancelled: the decision to cancel the run; None: it goes on.
         changeable: whether the user may change the run.
+        answerable: whether the user may answer its questions.
+        step: the step that works; None: all wait, or the run has ended.
+        pace: rows or images a minute of this step so far, by `rows` or `images`; empty: it counts neither.
+        places: folders of the results, by what is there; empty for users who may not see content that identifies.
         folder: name of the run's folder; empty: it has none.
         stages: stages by name, in order.
         study: None if the run is not one of a study.
@@ -176,6 +193,10 @@ class RunView:
     retries: Sequence[Failure] = ()
     cancelled: Decision | None = None
     changeable: bool = False
+    answerable: bool = False
+    step: Step | None = None
+    pace: Mapping[str, float] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     folder: str = ""
     stages: Mapping[str, StageView] = field(default_factory=dict)
     study: StudyView | None = None
@@ -189,20 +210,35 @@ class RunView:
     @property
     def path(self) -> str:
         """Return the address of the run, relative to that of the pages."""
-        return f"runs/{quote(self.dag_id, safe='')}/{quote(self.run_id, safe='')}"
+        return run_path(self.dag_id, self.run_id)
 
     @property
     def in_airflow(self) -> str:
         """Return the address of the run in Airflow, relative to that of Airflow."""
         return f"dags/{quote(self.dag_id, safe='')}/runs/{quote(self.run_id, safe='')}"
 
+    @property
+    def dag_in_airflow(self) -> str:
+        """Return the address of the runs of the DAG in Airflow, relative to that of Airflow."""
+        return f"dags/{quote(self.dag_id, safe='')}/runs"
+
     def stage_path(self, stage: str) -> str:
         """Return the address of a stage's reports, relative to that of the pages. The study's report uses the same."""
         return f"{self.path}/stages/{self.folder}-{stage}"
 
+    def task_path(self, task_id: str, map_index: int = -1) -> str:
+        """Return the address of a task in Airflow, relative to that of Airflow."""
+        mapped = f"/mapped/{map_index}" if map_index >= 0 else ""
+        return f"{self.in_airflow}/tasks/{quote(task_id, safe='')}{mapped}"
+
     def answer_path(self, question: OpenQuestion) -> str:
-        """Return the address at which a question is answered, relative to that of Airflow."""
-        return f"{self.in_airflow}/tasks/{quote(question.task_id, safe='')}/required_actions?map_index=-1"
+        """Return the address at which a question is answered in Airflow, relative to that of Airflow."""
+        return f"{self.task_path(question.task_id)}/required_actions?map_index=-1"
+
+    def answer_api(self, question: OpenQuestion) -> str:
+        """Return the address of Airflow's API that takes an answer (PATCH), relative to that of Airflow."""
+        dag, run, task = (quote(one, safe="") for one in (self.dag_id, self.run_id, question.task_id))
+        return f"api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails"
 
     def as_json(self, base: str, airflow: str) -> dict[str, Any]:
         """Return the content as plain data, in counts only.
@@ -223,6 +259,8 @@ class RunView:
             "cancelled": self.cancelled and {"by": self.cancelled.who, "at": self.cancelled.when},
             "failure": self.failure and asdict(self.failure),
             "retries": [asdict(one) for one in self.retries],
+            "step": self._step_as_json(),
+            "places": self.places,
             "report": f"{there}/report" if self.report and self.readable else None,
             "contact_sheets": self._pages(there, self.sheets),
             "thumbnails": [f"{there}/thumbnails/{n}.png" for n in self.thumbnails] if self.readable else [],
@@ -240,7 +278,14 @@ class RunView:
             "stock": study.stock or None,
             "released": study.released or None,
             "handover": f"{there}/handover" if study.handover and self.readable else None,
+            "images": f"{there}/images" if study.images and self.readable else None,
         }
+
+    def _step_as_json(self) -> dict[str, Any] | None:
+        if self.step is None:
+            return None
+        paces = {f"{what}_per_minute": round(amount, 1) for what, amount in self.pace.items()}
+        return {**asdict(self.step), "since": _iso(self.step.since), **paces}
 
     def _stage_as_json(self, base: str, name: str, stage: StageView) -> dict[str, Any]:
         there = f"{base}/{self.stage_path(name)}"
@@ -256,13 +301,16 @@ class RunView:
         return [f"{there}/contact-sheets-{n}.html" for n in range(1, count + 1)] if self.readable else []
 
 
-def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = False) -> RunView:
+def view_of(
+    run: DagRun, session: Session, readable: bool, changeable: bool = False, answerable: bool = False
+) -> RunView:
     """Return the content of the page of a run.
 
     Args:
         session: of Airflow's database.
         readable: whether the user may see content that identifies patients.
         changeable: whether the user may change the run.
+        answerable: whether the user may answer its questions.
     """
     questions = list(_questions(run, session))
     view = RunView(
@@ -273,7 +321,10 @@ def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = Fa
         _iso(run.end_date),
         questions=questions,
         changeable=changeable,
+        answerable=answerable,
     )
+    if view.going_on:
+        view = replace(view, step=step_under_way(run, session))
     folder, cancelled = Run.existing(dag_run_name(run.dag_id, run.run_id)), cancellation(run)
     if view.going_on:
         asked = [one.headline for one in questions if one.state == OPEN]
@@ -302,7 +353,9 @@ def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = Fa
     try:
         wanted = stages_of(folder)
     except InputError:  # the run is not one of a study
-        return _with_stages(view, folder, {stage: {} for stage in stages_in(folder)})
+        place = place_of(folder) if readable else ""
+        view = replace(view, places={"Output folder": place} if place else {})
+        return _with_pace(_with_stages(view, folder, {stage: {} for stage in stages_in(folder)}))
     if view.going_on:  # the last step writes the report, so this one is of an earlier attempt
         view = replace(view, summary=None, report=False)
     study = StudyView(
@@ -311,8 +364,37 @@ def view_of(run: DagRun, session: Session, readable: bool, changeable: bool = Fa
         outcome(folder, RELEASED),
         handover_of(folder) is not None and not view.going_on,
         Study.of(folder).told,
+        len(viewer.series_of(folder)) if readable else 0,
     )
-    return _with_stages(replace(view, study=study), folder, wanted)
+    view = replace(view, study=study, places=_places(folder) if readable else {})
+    return _with_pace(_with_stages(view, folder, wanted))
+
+
+def _places(folder: Run) -> dict[str, str]:
+    """Return the folders of a study that are there; all of them where this process does not see the data root."""
+    study, unseen = Study.of(folder), not settings.data_root().is_dir()
+    names = {
+        "Released data set": release.RELEASED_FOLDER,
+        "De-identified images": release.DEIDENTIFIED_FOLDER,
+        "Identified images": release.IDENTIFIED_FOLDER,
+    }
+    with suppress(PacsifierError):  # a folder leads outside the data root by now
+        places = {what: release.folder_of(study, name) for what, name in names.items()}
+        return {what: str(place) for what, place in places.items() if unseen or place.is_dir()}
+    return {}
+
+
+def _with_pace(view: RunView) -> RunView:
+    """Return the view with the rows or images a minute of the step that works."""
+    step = view.step
+    stage = view.stages.get(step.stage) if step else None
+    progress = stage.progress if stage else view.progress
+    if step is None or step.since is None or progress is None:
+        return view
+    minutes = (datetime.now(UTC) - step.since).total_seconds() / 60
+    asked = sum(count for state, count in progress.rows.items() if state not in (WAITING, ROW_BAD, REPEATED))
+    done = {"rows": asked} if step.name == "find" else {"images": sum(progress.images.values())}
+    return replace(view, pace={what: count / minutes for what, count in done.items() if count and minutes > 0})
 
 
 def report_of(folder: Run) -> Path | None:
@@ -364,7 +446,12 @@ def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:
     else:
         state = NOT_ENDED if begun else NOT_RUN
     return StageView(
-        state, progress_of(part) if begun else None, summary, report_of(part) is not None, len(sheets(part))
+        state,
+        progress_of(part) if begun else None,
+        summary,
+        report_of(part) is not None,
+        len(sheets(part)),
+        place_of(part) if view.readable else "",
     )
 
 

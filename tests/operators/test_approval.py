@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.base.errors import Cancelled, NotApproved
-from pacsifier_ops.base.files import read_jsonl, write_json
+from pacsifier_ops.base.files import read_json, read_jsonl, write_json
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import APPROVED, COHORT, LIMITS, REJECTED, RELEASE
 from pacsifier_ops.runs.folder import Run, stage_run
@@ -23,7 +23,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     return airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
 
 
-def answer(run: Run, word: str, waiver: bool = False, digest: str = "d1") -> None:
+def answer(run: Run, word: str, waiver: bool = False, digest: str = "d1", reason: Any = "") -> None:
     """Answer the question about `digest`; an AirflowFailException ends the run."""
     from pacsifier_ops.operators.approval import ApproveOperator, Question
 
@@ -34,6 +34,7 @@ def answer(run: Run, word: str, waiver: bool = False, digest: str = "d1") -> Non
             return Question(RELEASE, digest, "May it?", ["1 file"], waiver)
 
     event = {"chosen_options": [word], "responded_by_user": {"id": "1", "name": "Dr. Somebody"}}
+    event["params_input"] = {"reason": reason}
     Asking(task_id="approve").keep_answer(run, {"params": {}}, event)
 
 
@@ -76,6 +77,25 @@ def test_findings_that_need_a_waiver_are_not_approved_without_one(airflow: Airfl
         approvals.approved(run, RELEASE, "d1")
     answer(run, "Approve and waive", waiver=True)
     assert approvals.approved(run, RELEASE, "d1").waived
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(None, ""), ("", ""), (" as agreed\n", "as agreed"), ("x" * 600, "x" * 500)]
+)
+def test_the_reason_of_an_answer_is_kept(airflow: Airflow, given: str | None, kept: str) -> None:
+    run = Run.fresh()
+    approvals.ask(run, RELEASE, "d1")
+    answer(run, "Approve", reason=given)
+    assert approvals.approved(run, RELEASE, "d1").reason == kept
+    assert approvals.history(run)[-1].reason == kept
+
+
+def test_a_decision_of_an_earlier_version_has_no_reason(airflow: Airflow) -> None:
+    run = Run.fresh()
+    approvals.decide(run, RELEASE, "d1", APPROVED, LIMITS, beforehand=True)
+    path = run.folder / "decisions" / "release.json"
+    write_json(path, {name: value for name, value in read_json(path).items() if name != "reason"})
+    assert approvals.approved(run, RELEASE, "d1").reason == ""
 
 
 def test_limits_decide_without_a_question(airflow: Airflow) -> None:

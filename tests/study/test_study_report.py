@@ -166,7 +166,7 @@ def hostile_study(text: str = HOSTILE) -> StudyAccount:
         rows=[StudyRow(2, {text: text}, state, 1, text, [text]) for state in (ROW_FOUND, ROW_BAD, text)],
         series=[one],
         stages=stages,
-        decisions=[Decision(RELEASE, "d", APPROVED, text, text, True)],
+        decisions=[Decision(RELEASE, "d", APPROVED, text, text, True, reason=text)],
         asked=[text],
         gate={"counts": {"blocking": 1}, "blocking": [(text, text)], "waivable": [(text, text)]},
         released=Released("d", text, text, True, 1, 1, 1, 0),

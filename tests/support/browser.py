@@ -165,6 +165,34 @@ class Browser:
         for kind in ("rawKeyDown", "keyUp"):
             self._send("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **more)
 
+    def wheel(self, selector: str, by: int) -> None:
+        """Turn the wheel over the middle of an element, in CSS pixels; downwards where `by` is above 0."""
+        found = self._find(selector, "", False)
+        at = {"x": found["x"], "y": found["y"]}
+        self._send("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=by, **at)
+
+    def drag(self, selector: str, right: int, down: int) -> None:
+        """Drag from the middle of an element, by CSS pixels."""
+        found = self._find(selector, "", False)
+        x, y = found["x"], found["y"]
+        held: dict[str, Any] = {"button": "left", "buttons": 1}
+        self._send("Input.dispatchMouseEvent", type="mousePressed", clickCount=1, x=x, y=y, **held)
+        for step in (0.5, 1.0):
+            self._send("Input.dispatchMouseEvent", type="mouseMoved", x=x + right * step, y=y + down * step, **held)
+        there = {"x": x + right, "y": y + down}
+        self._send("Input.dispatchMouseEvent", type="mouseReleased", clickCount=1, button="left", **there)
+
+    def look(self, dark: bool = False, width: int = 0) -> None:
+        """Prefer dark or light pages; on a screen of another width, in CSS pixels, if one is given."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._send("Emulation.setEmulatedMedia", features=[scheme])
+        screen = {"width": width or self._size[0], "height": self._size[1], "deviceScaleFactor": 1, "mobile": False}
+        self._send("Emulation.setDeviceMetricsOverride", **screen)
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression of JavaScript in the page."""
+        return self._evaluate(expression)
+
     def value(self, selector: str) -> str:
         """What is in an input."""
         return str(self._find(selector, "", False)["value"])
@@ -181,8 +209,17 @@ class Browser:
             time.sleep(0.05)
         return max(0, int(self._evaluate("document.documentElement.scrollWidth - window.innerWidth")))
 
-    def screenshot(self, path: Path) -> None:
-        """Write what is seen of the page to a PNG file."""
+    def screenshot(self, path: Path, home: Path | None = None) -> None:
+        """Write what is seen of the page to a PNG file.
+
+        Args:
+            path: of the file.
+            home: folder of the test, in place of which the picture shows another one.
+        """
+        if home is not None:
+            shown = f"one.textContent = one.textContent.replace({json.dumps(str(home))}, '/srv/pacsifier')"
+            places = "documents(document).flatMap(d => [...d.querySelectorAll('.place code')])"
+            self._evaluate(f"{_DOCUMENTS} {places}.forEach(one => {{ {shown} }})")
         time.sleep(0.5)  # what opens or closes comes to rest
         path.write_bytes(base64.b64decode(self._send("Page.captureScreenshot", format="png")["data"]))
 

@@ -49,12 +49,12 @@ def browser(up: Up) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def picture(browser: Browser, tmp_path: Path) -> Any:
+def picture(browser: Browser, up: Up, tmp_path: Path) -> Any:
     """Takes a picture for the documentation."""
     folder = Path(PICTURES) if PICTURES else tmp_path
 
     def take(name: str) -> None:
-        browser.screenshot(folder / f"{name}.png")
+        browser.screenshot(folder / f"{name}.png", up.home)
 
     return take
 

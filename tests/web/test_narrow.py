@@ -55,8 +55,10 @@ def of_a_probe() -> str:
 def of_the_server() -> Iterator[tuple[str, str]]:
     """Return pages of the server, with the stylesheet in them."""
     from pacsifier_ops.study.run import STAGES
+    from pacsifier_ops.study.viewer import ReleasedSeries
     from pacsifier_ops.web import pages, views
     from pacsifier_ops.web.forms import JOBS
+    from pacsifier_ops.web.tasks import Step
 
     account = hostile_study(LONG)
     counts = Progress({LONG: 1_000_000}, {"complete": 1}, True, 2_000_000, {"received": 1_000_000})
@@ -68,7 +70,8 @@ def of_the_server() -> Iterator[tuple[str, str]]:
     shared: dict[str, Any] = {"started": WHEN, "readable": True, "report": True, "sheets": 12}
     shared["decisions"] = account.decisions
     failure = views.Failure("retrieve", LONG, LONG, WHEN)
-    shared |= {"failure": failure, "retries": [failure], "changeable": True}
+    shared |= {"failure": failure, "retries": [failure], "changeable": True, "answerable": True}
+    shared |= {"places": {"Output folder": f"/data/{LONG}"}, "step": Step("find", 1, 1, 1000), "pace": {"rows": 1e6}}
     one = views.RunView("pacsifier_extract", LONG, "running", progress=counts, thumbnails={1: LONG}, **shared)
     whole = views.RunView("pacsifier_study", LONG, "running", questions=[question], study=study, **parts, **shared)
     theirs = views.RunView(LONG, LONG, "running", folder=LONG, stages={LONG: stage}, **shared)
@@ -79,7 +82,8 @@ def of_the_server() -> Iterator[tuple[str, str]]:
         "groups": pages.run_page(base, "", theirs),
         "intake": pages.intake_page(base, "", [*JOBS.values()], ["orthanc", LONG], dict.fromkeys(JOBS, True), 1),
         "refusal": pages.refusal(base, LONG),
-        "search": pages.findings_page(base, account.gate),
+        "viewer": pages.viewer_page(base, "runs/d/r", [ReleasedSeries(1, LONG, 1_000_000, 0)]),
+        "search": pages.findings_page(base, "runs/d/r", account.gate),
     }
     link = f'<link rel="stylesheet" href="{base}/static/page.css">'
     for name, page in shown.items():
