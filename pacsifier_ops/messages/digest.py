@@ -115,7 +115,7 @@ def _line(run: NightRun, state: str, asks: bool) -> tuple[Mapping[str, Any], tup
         verdict = NOTHING_NEW
     said = {name: count for name, count in counts.items() if name in ("received", "missing", "quarantined") and count}
     line = {"name": run.name, "dag_id": run.dag_id, "run_id": run.run_id, "state": verdict, "counts": said}
-    with suppress(FileNotFoundError, ConfigError):
+    with suppress(FileNotFoundError, ValueError, ConfigError):
         return line, recipients(str(read_json(folder.folder / "request.json").get("tell", "")), "tell")
     return line, ()
 

@@ -28,27 +28,27 @@ class Waiting:
     got: list[str]
 
 
-def keep(message: Message) -> None:
+def keep(message: Message, anew: bool = False) -> None:
     """Keep a message until it is sent. One that was kept before, or sent, stays as it is.
 
     The run that it is about must not fail by it: where the state root cannot be written, only the log has that.
+
+    Args:
+        anew: it replaces one that waits, which nobody has got.
     """
     try:
         if message.about == QUESTION:
             _write(_OPEN, _place(message), vars(message))
         # In this order: a message that is sent at this moment is moved from the one folder to the other.
-        if not (_path(_WAITING, message.key).exists() or _path(_SENT, message.key).exists()):
+        if anew or not (_path(_WAITING, message.key).exists() or _path(_SENT, message.key).exists()):
             _write(_WAITING, message.key, {**vars(message), "got": []})
     except (OSError, PacsifierError) as error:
         log.error("a message on a run could not be kept: %s", type(error).__name__)
 
 
-def waiting() -> Iterator[Waiting]:
-    """Yield the messages that wait, those first that are about what was first."""
-    read = sorted((dict(read_json(path)) for path in _paths(_WAITING)), key=lambda one: str(one["when"]))
-    for values in read:
-        got = values.pop("got")
-        yield Waiting(Message(**values), got)
+def waiting() -> list[Waiting]:
+    """Return the messages that wait, those first that are about what was first."""
+    return sorted(_read(_WAITING), key=lambda one: one.message.when)
 
 
 def check(waits: Waiting) -> None:
@@ -78,7 +78,7 @@ def put_away(message: Message) -> None:
 
 def questions() -> dict[str, Message]:
     """Return the open questions by key."""
-    return {one.key: one for one in (Message(**read_json(path)) for path in _paths(_OPEN))}
+    return {one.message.key: one.message for one in _read(_OPEN)}
 
 
 def close(question: Message) -> None:
@@ -116,8 +116,16 @@ def _path(kind: str, key: str) -> Path:
     return settings.state_root() / "messages" / kind / f"{key}.json"
 
 
-def _paths(kind: str) -> list[Path]:
-    return sorted(_path(kind, "").parent.glob("*.json"))
+def _read(kind: str) -> Iterator[Waiting]:
+    """Yield the messages of a folder. One that is damaged, or of another version, stays and keeps no other back."""
+    for path in sorted(_path(kind, "").parent.glob("*.json")):
+        try:
+            values = dict(read_json(path))
+            read = Waiting(got=values.pop("got", []), message=Message(**values))
+        except (ValueError, TypeError) as error:
+            log.error("messages/%s/%s cannot be read: %s; remove it", kind, path.name, type(error).__name__)
+        else:
+            yield read
 
 
 def _write(kind: str, key: str, values: object) -> None:

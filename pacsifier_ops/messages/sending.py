@@ -118,15 +118,17 @@ def _look_at_night(states: States, moment: dt.datetime) -> None:
     asking = {(one.dag_id, one.run_id) for one in outbox.questions().values()}
     messages = digest.of_night(night, made, states, asking)
     for message in messages:
-        outbox.keep(message)
+        outbox.keep(message, anew=True)  # what a killed process has kept says less: it knew of fewer ends
     runs = [run for message in messages for run in message.runs]
     outbox.note_night(night, made, {run["run_id"] for run in runs if run["state"] not in (WAITS, GOES_ON)})
 
 
 def _send_waiting(post: Post, base_url: str, moment: dt.datetime, sent: Sent) -> None:
-    about, open_questions = settings.tell_about(), outbox.questions()
-    out_of_order = _out_of_order(post, sent)
-    for waits in outbox.waiting():
+    # In this order: a question that is asked at this moment is open before its message waits, so it is not taken for
+    # one that was answered.
+    waiting, open_questions = outbox.waiting(), outbox.questions()
+    about, out_of_order = settings.tell_about(), _out_of_order(post, sent)
+    for waits in waiting:
         message = waits.message
         if _is_held(message, moment):
             continue

@@ -295,6 +295,20 @@ def test_nothing_is_sent_on_a_full_disk(world: World, monkeypatch: pytest.Monkey
     assert not world.got and world.send().sent == 1
 
 
+def test_a_message_that_cannot_be_read_keeps_no_other_back(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    end(EXTRACT, "r1", failed=True)
+    (good,) = outbox._path("waiting", "").parent.glob("*.json")
+    ask(world, "r2")
+    for kind in ("waiting", "open"):
+        folder = outbox._path(kind, "").parent
+        (folder / "0.json").write_text("")
+        newer = {**json.loads(good.read_text()), "run_id": "r3", "of_a_newer_version": 1}
+        (folder / "1.json").write_text(json.dumps(newer))
+    assert world.send().sent == 2
+    assert "messages/waiting/0.json cannot be read: JSONDecodeError; remove it" in caplog.text
+    assert "r3" not in caplog.text
+
+
 def test_after_days_it_is_given_up(world: World) -> None:
     world.broken = {OPS: NotSent("mail: refused")}
     a_run(EXTRACT, "r1")
@@ -360,6 +374,16 @@ def test_a_question_that_is_asked_again_is_told_again(world: World) -> None:
     ask(world, "r1", attempt=1)  # it expired, and the run was cleared
     assert world.send().sent == 1 and len(outbox.questions()) == 1
     assert world.send(hours=25).sent == 1  # one reminder
+
+
+def test_a_question_that_is_asked_while_others_are_told_is_told_the_next_time(world: World) -> None:
+    class Slow(Post):
+        def check(self, recipient: str) -> None:
+            ask(world, "r1")
+
+    send_all(Slow(world), world, URL, world.now)
+    world.send()
+    assert world.subjects() == ["pacsifier_study, project knee: waits for your answer"]
 
 
 def test_reminders_can_be_switched_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,6 +461,16 @@ def test_what_ends_after_the_morning_is_told_for_itself(world: World) -> None:
     end(EXTRACT, run_id, begun=begun, attempt=1, failed=True)  # cleared, and failed now
     world.send(hours=1)
     assert world.subjects()[2:] == ["pacsifier_extract: failed"]
+
+
+def test_a_kill_before_the_night_is_noted_loses_no_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_night(world, {"spine": ("going on", {})})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(outbox, "note_night", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        world.send()
+    a_night(world, {"spine": ("complete", {"received": 4})})
+    world.send(hours=1)
+    assert world.subjects() == ["night of 2040-03-30: 1 complete"]
 
 
 def test_a_project_hears_of_its_own_runs_only(world: World) -> None:
