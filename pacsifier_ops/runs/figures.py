@@ -102,7 +102,9 @@ def keep(run: Run, figures: Figures) -> None:
 
 
 def outlive(run: Run) -> None:
-    """Add the counts of a run to those of removed runs. Its folder must be removed then; called again, nothing changes.
+    """Add the counts of a run to those of removed runs, and remove its figures. Called again, nothing changes.
+
+    The name is free then: a run that begins anew under it, as where a night starts it again, counts as another one.
 
     Raises:
         StorageError: the state root cannot be written.
@@ -110,16 +112,20 @@ def outlive(run: Run) -> None:
     path = settings.state_root() / _FILE
     with shared().acquire("figures"), storage_errors("the state root"):
         total, names = _removed()
-        if run.name in names:
-            return
-        for part in _parts(str(run.folder)):
-            total.counts.update(_read(Path(part)).counts)
-        left = [name for name in names if (run.folder.parent / name).exists()]  # its removal was killed
-        write_json(path, {**total.as_json(), "names": [*left, run.name]})
+        parts = [Path(part) for part in _parts(str(run.folder))]
+        if run.name not in names:
+            for part in parts:
+                total.counts.update(_read(part).counts)
+            # Until its figures are gone, the name says that they are counted: a kill may come in between.
+            write_json(path, {**total.as_json(), "names": [*names, run.name]})
+        for part in parts:
+            part.unlink(missing_ok=True)
+        left = [name for name in names if name != run.name and (run.folder.parent / name).exists()]
+        write_json(path, {**total.as_json(), "names": left})
 
 
 def _removed() -> tuple[Figures, list[str]]:
-    """Return the counts of removed runs, and the names of those among them whose folders may still be there."""
+    """Return the counts of removed runs, and the names of those among them whose figures may still be there."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_json(settings.state_root() / _FILE)
         return Figures.of_json(kept), list(kept["names"])
@@ -131,7 +137,7 @@ class Sum:
 
     def __init__(self) -> None:
         self._read: dict[str, tuple[tuple[int, int], Figures]] = {}
-        self._total = Figures()
+        self._total, self._seen = Figures(), Figures()
         self._lock = threading.Lock()
 
     def look(self) -> Figures:
@@ -142,7 +148,10 @@ class Sum:
             if any(seen[path] is not self._read.get(path) for path in seen) or len(seen) != len(self._read):
                 self._total = _added_up(seen)
             self._read = seen
-            return Figures(removed.counts + self._total.counts, Counter(self._total.standing))
+            # Where runs are removed at this moment, some may be neither here nor there, and counts must not fall.
+            if _removed() == (removed, names) or not self._seen.counts:
+                self._seen = Figures(removed.counts + self._total.counts, Counter(self._total.standing))
+            return Figures(self._seen.counts.copy(), self._seen.standing.copy())
 
     def _of(self, path: str, state: tuple[int, int]) -> tuple[tuple[int, int], Figures]:
         known = self._read.get(path)

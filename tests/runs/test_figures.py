@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pacsifier_ops.base.files import private_folder
+from pacsifier_ops.maintenance.cleanup import remove_run
 from pacsifier_ops.runs import figures
 from pacsifier_ops.runs.accounts import SAVE, RowAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.figures import Figures, Key, Sum, keep, outlive, status_of
@@ -89,6 +91,31 @@ def test_figures_outlive_their_run_and_count_once_wherever_the_removal_is_killed
     assert look.look().counts == before == Sum().look().counts
 
 
+def test_a_run_that_begins_anew_under_a_name_of_before_counts_as_another() -> None:
+    look = Sum()
+    for number in (1, 2):
+        made = run("pacsifier_study-1")
+        write_summary(stage_run(made, "extract"), account())
+        assert look.look().counts[IMAGES] == 4 * number
+        remove_run(made, "runs")
+        assert look.look().counts[IMAGES] == 4 * number
+
+
+def test_counts_do_not_fall_while_a_run_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, look = run("pacsifier_extract-1"), Sum()
+    before = look.look()
+    real = figures._states
+
+    def removing(names: Collection[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+        remove_run(made, "runs")  # after the counts of removed runs were read
+        yield from real(names)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(figures, "_states", removing)
+        assert look.look() == before
+    assert look.look().counts == before.counts
+
+
 def test_what_is_damaged_or_of_another_version_counts_nothing() -> None:
     made = run("pacsifier_extract-1")
     (made.folder / "figures.json").write_text("{")
@@ -113,4 +140,4 @@ def test_a_look_reads_changed_files_only(monkeypatch: pytest.MonkeyPatch, tmp_pa
     look.look()
     first = len(read)
     look.look()
-    assert (first, len(read)) == (5 + 1, 5 + 2)  # the sum of removed runs is read each time
+    assert (first, len(read)) == (5 + 2, 5 + 4)  # the sum of removed runs is read each time, before and after
