@@ -35,7 +35,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,11 @@ def verify(kept: Head | None = None) -> Verified:
         raise ConfigError(f"there is no audit file {path}; the first run makes it")
     with storage_errors("the audit file"), path.open("rb") as stream, _shared(stream.fileno()):
         noted = _noted(settings.audit())
-        return _verified(stream, [one for one in (noted, kept) if one])
+        found = _verified(stream, [one for one in (noted, kept) if one])
+    if noted is None and found.head.lines and not found.problem:
+        last = f"line {found.head.lines}: nothing says that it is the last one; {_HEAD} is missing, or cannot be read"
+        return replace(found, problem=last)
+    return found
 
 
 # How a line is written
@@ -252,7 +256,9 @@ def _end(folder: Path, handle: int) -> Head:
     Only what came behind the noted head is read, unless the file does not fit that.
     """
     size, noted = os.fstat(handle).st_size, _noted(folder)
-    fits = noted is None or _fits(handle, size, noted)
+    if noted is None and not size:  # before the first line, so that no line is ever without a head
+        write_json(folder / _HEAD, asdict(noted := Head()))
+    fits = noted is not None and _fits(handle, size, noted)
     walk = _Walk(noted if noted and fits else Head())
     *lines, rest = os.pread(handle, size - walk.head.size, walk.head.size).split(b"\n")
     for line in lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,14 @@ def test_both_files_made_anew_are_found_by_a_head_that_was_kept_elsewhere(folder
     assert "line 5: it is missing" in verify(Head(5, kept.sha256)).problem
 
 
-def test_a_lost_head_is_made_again(folder: Path) -> None:
+def test_a_cut_is_not_hidden_by_a_head_that_is_missing_or_damaged(folder: Path) -> None:
     three(folder)
-    (folder / "head.json").unlink()
+    change(folder, lambda all: all[:2])
+    for hide in (lambda: (folder / "head.json").unlink(), lambda: (folder / "head.json").write_text("{")):
+        hide()
+        assert verify().problem.startswith("line 2: nothing says that it is the last one; head.json is missing")
     assert record(audit.STARTED, by="ben", run="x").lines == 4
-    assert verify().problem == ""
+    assert "line 3: it says that lines before it were changed, or cut off" in verify().problem
 
 
 def test_a_file_that_was_taken_away_is_missed(folder: Path) -> None:
@@ -137,6 +141,17 @@ def test_killed_anywhere_it_goes_on(folder: Path) -> None:
         assert found.problem == "" and not found.unfinished and found.head == head
     assert kills > 3
     assert not lines_of_event(folder, audit.BROKEN)
+
+
+def test_killed_anywhere_in_the_first_line_it_goes_on(folder: Path) -> None:
+    kills = 0
+    while killed(lambda: record(audit.STARTED, by="anna", run="killed"), kills, WITH_WRITES):
+        kills += 1
+        for _ in range(2):
+            assert not (folder / "audit.jsonl").exists() or not verify().problem
+            record(audit.STARTED, by="ben", run="after")
+        shutil.rmtree(folder)
+    assert kills > 4
 
 
 def test_killed_while_it_heals_it_goes_on(folder: Path) -> None:
