@@ -307,7 +307,7 @@ class Study(Reading, KeptRequest):
         """
         if self.release_by == ANOTHER and self.started_by and name == self.started_by:
             return "whoever has started the run may not release it; another person is to answer"
-        if self.approvers and not {name, user} & set(self.approvers):
+        if self.approvers and not ({name, user} - {""}) & set(self.approvers):
             return "only those may release it whom the project names as approvers"
         return ""
 

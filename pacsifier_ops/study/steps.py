@@ -117,11 +117,16 @@ def _check_against_file(study: Study) -> None:
         StorageError: the state root cannot be written.
     """
     rules = {"release_by": study.release_by, "approvers": list(study.approvers), "expires": study.expires}
+    limits = [study.most_missing, study.most_quarantined] if study.release == LIMIT else []
     with _remembered(study) as last:
         before = {**_RULES, **last.get("rule", {})}
         if study.file:
-            last["rule"] = rules
-        elif changed := [name for name in _RULES if before != _RULES and before[name] != rules[name]]:
+            last |= {"rule": rules, "limits": limits}
+            return
+        changed = [name for name in _RULES if before != _RULES and before[name] != rules[name]]
+        if limits and "rule" in last and limits != last.get("limits"):  # they release where a person was to be asked
+            changed.append("release")
+        if changed:
             raise ConfigError(
                 f"{', '.join(changed)}: the project file of this study says otherwise; start it with that"
             )

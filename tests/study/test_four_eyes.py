@@ -101,6 +101,26 @@ def test_a_form_does_not_loosen_the_rule_of_the_project_file(data: Path) -> None
     set_up(approvers=["anna"])
 
 
+def test_a_form_does_not_let_limits_release_what_the_project_file_has_a_person_asked_about(data: Path) -> None:
+    file, wide = data / "p.yaml", {"release": "limit", "most_missing": 10**6, "most_quarantined": 10**6}
+    set_up(**wide)  # nobody has said anything yet
+    file.write_text("project: p\nqueryfile: table.csv\napprovers: [ben]\n")
+    set_up(file)
+    with pytest.raises(ConfigError, match="release: the project file of this study says otherwise"):
+        set_up(approvers=["ben"], **wide)
+    file.write_text("project: p\nqueryfile: table.csv\nrelease: limit\nmost_missing: 2\n")
+    set_up(file)
+    with pytest.raises(ConfigError, match="release: the project file of this study says otherwise"):
+        set_up(**wide)
+    set_up(release="limit", most_missing=2)
+    set_up()  # a person is asked, which loosens nothing
+
+
+def test_an_approver_without_a_name_is_nobody(data: Path) -> None:
+    _, study = set_up(approvers=[""])
+    assert study.may_release("carl", "") and study.may_release("", "")
+
+
 def test_after_its_last_day_no_run_starts_and_nothing_is_released(data: Path) -> None:
     today = dt.date.today()
     yesterday, tomorrow = (str(today + dt.timedelta(days)) for days in (-1, 1))
