@@ -213,7 +213,10 @@ class Leases:
             except FileNotFoundError:
                 continue
             try:
-                record = {} if self._dead(handle, now) else _read(handle)
+                # Who waits touches the file at every look, so a time that is far ahead is one of somebody who was
+                # killed before the clock was set back.
+                ahead = os.fstat(handle).st_mtime > now + self.ttl
+                record = {} if ahead or self._dead(handle, now) else _read(handle)
             finally:
                 os.close(handle)
             meta = record.get("meta", {})

@@ -42,6 +42,22 @@ def start() -> Iterator[Callable[..., Any]]:
         process.join()
 
 
+def killed_elsewhere(path: Path, leases: Leases, seen: float, **meta: Any) -> None:
+    """Leave the file of a process of another machine, which was killed: only its time, in seconds, tells of it."""
+    record = {"token": "aa", "ttl": leases.ttl, "owner": {"host": "elsewhere"}, "meta": meta}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+    os.utime(path, (seen, seen))
+
+
+def test_who_was_killed_on_another_machine_before_the_clock_was_set_back_keeps_nobody_waiting(leases: Leases) -> None:
+    tomorrow = leases.now() + 86400
+    path = leases._folder(NAME) / "wait-aa"
+    killed_elsewhere(path, leases, tomorrow, urgency=URGENT, done=0, since=tomorrow)
+    assert leases.waiting(NAME) == 0
+    leases.acquire(NAME, wait=0, place=Place()).release()
+
+
 def waits(leases: Leases) -> list[Path]:
     return sorted(path for path in leases._folder(NAME).glob("wait-*") if path.stat().st_size)
 
