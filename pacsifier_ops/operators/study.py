@@ -65,6 +65,17 @@ class StudyStage(Stage, StrEnum):
         """See `Stage`."""
         return True
 
+    def begin(self, run: Run, context: Any, asks: type[Any], arguments: Mapping[str, Any]) -> None:
+        """See `Stage.begin`. Nothing is fetched after the last day; somebody may have cleared this stage alone.
+
+        Raises:
+            NotAllowed: the project has expired.
+        """
+        from pacsifier_ops.study.project import Study
+
+        if self is StudyStage.EXTRACT:
+            Study.of(run).refuse_expired()
+
     def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
         """Return the run and the params of the stage.
 

@@ -239,6 +239,20 @@ def test_the_answer_of_a_person_who_may_not_approve_does_not_count(airflow: Airf
 
 
 @pytest.mark.airflow
+def test_after_the_last_day_nothing_is_fetched_by_clearing_the_stage_that_does(airflow: Airflow) -> None:
+    from pacsifier_ops.operators.study import StudyStage
+    from pacsifier_ops.upload.run import UploadRequest
+
+    today = dt.date.today()
+    run, study = set_up(expires=str(today))
+    StudyStage.EXTRACT.begin(run, {}, UploadRequest, {})
+    replace(study, expires=str(today - dt.timedelta(1))).keep(run)
+    with pytest.raises(NotAllowed, match="the project has expired"):
+        StudyStage.EXTRACT.begin(run, {}, UploadRequest, {})
+    StudyStage.UPLOAD.begin(run, {}, UploadRequest, {})  # what was released goes on to its end
+
+
+@pytest.mark.airflow
 def test_airflow_assigns_the_question_to_the_approvers_that_it_knows(
     airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
