@@ -51,6 +51,8 @@ def _clean(args: argparse.Namespace) -> int:
     found = cleanup.find(args.days, args.quarantine)
     count, size = Counter[str](), Counter[str]()
     failed = 0
+    if args.remove and found.leftovers:
+        audit.record(audit.REMOVING, by=audit.me(), job="pacsifier-clean", files=len(found.leftovers))
     for leftover in found.leftovers:
         print(f"{leftover.kind:15} {leftover.age:5.0f} days {_shown(leftover.size):>10}  {leftover.place}")
         try:

@@ -269,11 +269,13 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
         raise NotApproved(why)
     stock = take_stock(run, cancelled)
     approvals.approved(run, RELEASE, stock.digest)
+    if not study.has(ANONYMIZE):
+        stock = Stock(stock.digest, 0, 0)  # identified files go to a gateway, and never to `released/`
+    facts = {"by": decision.who, "digest": stock.digest, "files": stock.files, "waived": decision.waived}
+    audit.record(audit.RELEASED, run=run.name, project=study.project, **facts)
     root, target = folder_of(study, DEIDENTIFIED_FOLDER), folder_of(study, RELEASED_FOLDER)
     new = 0
     with storage_errors("the folder of the study"):
-        if not study.has(ANONYMIZE):
-            stock = Stock(stock.digest, 0, 0)  # identified files go to a gateway, and never to `released/`
         if stock.files:
             _make_ready(target)
         with Facts(target, DIGESTS, digest) as digest_of, _noting_new(run) as note_new:
@@ -295,8 +297,6 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             new,
             _stale(run, target),
         )
-        facts = {"by": released.by, "digest": released.digest, "files": released.files, "waived": released.waived}
-        audit.record(audit.RELEASED, run=run.name, project=study.project, **facts)
         write_json(run.folder / _RELEASED, asdict(released))
     return released
 

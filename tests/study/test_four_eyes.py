@@ -182,14 +182,16 @@ def test_decisions_and_releases_are_in_the_audit_file(data: Path, state_root: Pa
 
 def test_without_its_line_in_the_audit_file_nothing_is_released(data: Path, state_root: Path) -> None:
     run, study = set_up()
-    release.folder_of(study, "de-identified").mkdir(parents=True)
+    held = release.folder_of(study, "de-identified")
+    held.mkdir(parents=True)
+    (held / "1.dcm").write_bytes(b"pixels")
     release.take_stock(run)
     decided(run, "ben")
     (state_root / "audit" / "audit.jsonl").unlink()
     (state_root / "audit" / "audit.jsonl").mkdir()
     with pytest.raises(StorageError, match="the audit file"):
         release.release(run)
-    assert release.released_of(run) is None
+    assert release.released_of(run) is None and not release.folder_of(study, "released").exists()
 
 
 def test_another_project_does_not_take_the_folder_of_a_study(data: Path) -> None:
