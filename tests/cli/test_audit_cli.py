@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,15 @@ def test_a_command_tells_of_its_start_and_asks_for_no_right(tmp_path: Path, stat
 def test_a_clean_up_that_removes_nothing_tells_nothing(state_root: Path) -> None:
     assert clean.main(["--remove"]) == 0
     assert not (state_root / "audit" / "audit.jsonl").exists()
+
+
+def test_a_clean_up_is_told_before_it_removes(state_root: Path) -> None:
+    lines, old = state_root / "audit" / "audit.jsonl", state_root / "messages" / "sent" / "1.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    os.utime(old, (0, 0))
+    lines.mkdir(parents=True)
+    assert clean.main(["--remove"]) != 0 and old.exists()
+    lines.rmdir()
+    assert clean.main(["--remove"]) == 0 and not old.exists()
+    assert [json.loads(line)["event"] for line in lines.read_text().splitlines()] == ["removing", "removed"]
