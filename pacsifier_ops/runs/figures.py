@@ -74,13 +74,14 @@ class Figures:
     @classmethod
     def of_json(cls, kept: Mapping[str, Any]) -> Figures:
         """Return figures from plain data. What this version does not know is left out."""
-        counts = {tuple(key): value for *key, value in kept["counts"] if _known(key, COUNTS)}
-        standing = {tuple(key): value for *key, value in kept["standing"] if _known(key, STANDING)}
+        counts = {tuple(key): value for *key, value in kept["counts"] if _known(key, value, COUNTS)}
+        standing = {tuple(key): value for *key, value in kept["standing"] if _known(key, value, STANDING)}
         return cls(Counter(counts), Counter(standing), kept["data_set"])
 
 
-def _known(key: list[str], among: Mapping[str, tuple[tuple[str, ...], str]]) -> bool:
-    return key[0] in among and len(key) == 1 + len(among[key[0]][0])
+def _known(key: list[str], value: object, among: Mapping[str, tuple[tuple[str, ...], str]]) -> bool:
+    name = key[0] if key else ""
+    return name in among and len(key) == 1 + len(among[name][0]) and isinstance(value, int | float)
 
 
 def status_of(reason: str) -> str:
