@@ -236,8 +236,13 @@ class Leases:
         return None if record is None else record.get("meta", {})
 
     def count(self, name: str) -> int:
-        """Return the number of live holders of `name`."""
-        return sum(1 for _ in self._all_live(self._folder(name)))
+        """Return the number of live holders of `name`.
+
+        Raises:
+            StorageError: the folder of the leases cannot be read, or its clock not be set.
+        """
+        with _storage():
+            return sum(1 for _ in self._all_live(self._folder(name)))
 
     def _live(self, folder: Path) -> Mapping[str, Any] | None:
         """Return the record of a live holder; None if there is none."""
