@@ -34,6 +34,9 @@ from pacsifier_ops.state import audit
 APPROVED = "approved"
 
 
+#: Stands for the user who has run an existing run again by a backfill: Airflow does not tell tasks who that is.
+_WHO_BACKFILLS = "whoever started this backfill"
+
 #: Foreign errors that may pass by themselves, and those among them that do not: a file that is wrong stays wrong.
 _PASSING = (OSError, MemoryError, sqlite3.OperationalError)
 _STAYING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -405,8 +408,15 @@ def admit(
 
 
 def starter(context: Any) -> str:
-    """The name of the Airflow user who started the DAG run; empty: nobody did, such as the schedule."""
-    return getattr(context["dag_run"], "triggering_user_name", None) or ""
+    """The name of the Airflow user who started the DAG run; empty: nobody did, such as the schedule.
+
+    A backfill may run existing runs again, with another conf and still with the name of before. Such a run has the id
+    of before as well, so it is recognized; it acts for nobody who has a right.
+    """
+    dag_run = context["dag_run"]
+    if getattr(dag_run, "run_type", None) == "backfill" and not dag_run.run_id.startswith("backfill__"):
+        return _WHO_BACKFILLS
+    return getattr(dag_run, "triggering_user_name", None) or ""
 
 
 def _told_of(request: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,27 @@ def test_a_run_with_its_rights_is_told_and_names_no_patient(
     assert line["event"] == "started" and line["job"] == "pacsifier_extract" and line["urgency"] == "urgent"
     assert line["cohort"] == audit.keyed(TABLE.encode()) and line["connections"] == ["pacs_default"]
     assert airflow_home.traces(state_root / "audit", airflow_home.identifiers(files)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "run_id", "name", "who"),
+    [
+        ("manual", "manual__1", "anna", "anna"),
+        ("scheduled", "scheduled__1", None, ""),
+        ("backfill", "backfill__1", "ben", "ben"),
+        ("backfill", "scheduled__1", None, "whoever started this backfill"),
+        ("backfill", "manual__1", "anna", "whoever started this backfill"),
+    ],
+)
+def test_a_backfill_of_existing_runs_has_the_rights_of_none_of_them(
+    airflow: Airflow, kind: str, run_id: str, name: str | None, who: str
+) -> None:
+    from airflow.utils.types import DagRunType
+
+    from pacsifier_ops.operators.base import starter
+
+    dag_run = SimpleNamespace(run_type=DagRunType(kind), run_id=run_id, triggering_user_name=name)
+    assert starter({"dag_run": dag_run}) == who
 
 
 @pytest.fixture
