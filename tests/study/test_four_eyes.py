@@ -102,7 +102,8 @@ def test_a_form_does_not_loosen_the_rule_of_the_project_file(data: Path) -> None
 
 
 def test_a_form_does_not_let_limits_release_what_the_project_file_has_a_person_asked_about(data: Path) -> None:
-    file, wide = data / "p.yaml", {"release": "limit", "most_missing": 10**6, "most_quarantined": 10**6}
+    file = data / "p.yaml"
+    wide: dict[str, Any] = {"release": "limit", "most_missing": 10**6, "most_quarantined": 10**6}
     set_up(**wide)  # nobody has said anything yet
     file.write_text("project: p\nqueryfile: table.csv\napprovers: [ben]\n")
     set_up(file)
