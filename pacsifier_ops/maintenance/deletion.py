@@ -72,6 +72,7 @@ class Deletion:
         if self.run.folder.exists():
             with storage_errors("runs of the state root"), suppress(FileNotFoundError):
                 remove_run(self.run, "runs of the state root")
+        audit.record(audit.REMOVED, by=by, run=self.run.name)
 
 
 def deletion_of(run: Run) -> Deletion:
