@@ -115,11 +115,17 @@ def _array(kind: pyarrow.DataType, column: Sequence[Any]) -> pyarrow.Array:
         return builder.finish()
     given = [value is not None and value != "" for value in column]
     if kind == pyarrow.bool_():
-        values = _bits([there and bool(value) for there, value in zip(given, column, strict=True)])
+        values = _bits([there and _flag(value) for there, value in zip(given, column, strict=True)])
     else:
         values = array("q", [int(value) if there else 0 for there, value in zip(given, column, strict=True)]).tobytes()
     buffers = [pyarrow.py_buffer(_bits(given)), pyarrow.py_buffer(values)]
     return pyarrow.Array.from_buffers(kind, len(column), buffers)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):  # the text "False" would be true
+        raise ValueError("a value of a column of booleans is none")
+    return value
 
 
 def _bits(flags: Sequence[bool]) -> bytes:

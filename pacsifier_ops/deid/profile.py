@@ -193,7 +193,8 @@ def compile(profile: Profile) -> Rules:
     codes = [(value, "DCM", meaning) for option, (value, meaning) in _CODES.items() if option in options]
     if not any(_leaves_more(rule.layer, base) for rule in profile.site):
         codes.insert(0, (_BASIC_CODE[0], "DCM", _BASIC_CODE[1]))
-    digest = _hashed([*standard.plain, [(s.sop_class, s.modality, _plain_layer(s.layer)) for s in site]])
+    own = [(scoped.sop_class, scoped.modality, _plain_layer(scoped.layer)) for scoped in site]
+    digest = _hashed([*standard.attributes, own, *standard.content])
     method = [f"pacsifier-ops {__version__}, profile {profile.name}, rules {digest[:12]}"]
     if ProfileOption.SAFE_PRIVATE_EXTENDED in options:
         method.append(_EXTENDED)
@@ -226,14 +227,15 @@ class _Standard:
 
     Attributes:
         base, classes, concepts, by_type: see `Rules`.
-        plain: all that decides, as values of JSON.
+        attributes, content: all that decides on attributes, and on content, as values of JSON.
     """
 
     base: Layer
     classes: Mapping[str, tuple[Layer, Layer]]
     concepts: Mapping[tuple[str, str, str], Rule]
     by_type: Mapping[str, Rule]
-    plain: Sequence[object]
+    attributes: Sequence[object]
+    content: Sequence[object]
 
 
 @cache
@@ -248,11 +250,13 @@ def _standard(options: frozenset[ProfileOption]) -> _Standard:
     concepts, by_type = _concepts(options), _by_type(options)
     # Many classes share their layers.
     hashes = {id(layers): _hashed([*map(_plain_layer, layers)]) for layers in classes.values()}
-    plain = [
+    attributes = [
         __version__,
         sorted(options),
         _plain_layer(base),
         [(sop_class, hashes[id(layers)]) for sop_class, layers in sorted(classes.items())],
+    ]
+    content = [
         [(*key, *_plain(rule)) for key, rule in sorted(concepts.items())],
         [(kind, *_plain(rule)) for kind, rule in sorted(by_type.items())],
         vocabulary.shipped().digest,
@@ -260,7 +264,7 @@ def _standard(options: frozenset[ProfileOption]) -> _Standard:
         machine.shipped().digest,
         codes.digest(),
     ]
-    return _Standard(base, classes, concepts, by_type, plain)
+    return _Standard(base, classes, concepts, by_type, attributes, content)
 
 
 def _base(options: frozenset[ProfileOption]) -> Layer:

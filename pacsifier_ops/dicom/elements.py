@@ -196,6 +196,8 @@ def elements(
 def values(source: Source, encoding: Encoding, wanted: Container[int], last: int) -> dict[int, bytes]:
     """Return the values of elements at the top level of a data set, by tag; empty for long values.
 
+    Where a damaged data set repeats an element, its last value that is not empty counts.
+
     Args:
         source: positioned at the first element. Afterwards its position is undefined.
         encoding: encoding of the elements.
@@ -213,7 +215,11 @@ def values(source: Source, encoding: Encoding, wanted: Container[int], last: int
         # Where nothing follows, the data set may go on behind the begin.
         if end is not None and (end < len(begin) or len(begin) < HEAD):
             return {tag: value if len(value) <= LONGEST else b"" for tag, value in found.items()}
-    return {tag: value for tag, value in elements(source, encoding, wanted, last) if tag in wanted}
+    found = {}
+    for tag, value in elements(source, encoding, wanted, last):
+        if tag in wanted:
+            found[tag] = value or found.get(tag, b"")
+    return found
 
 
 def walk(data: bytes, implicit: bool, wanted: Container[int], last: int, found: dict[int, bytes]) -> int | None:

@@ -15,7 +15,7 @@ from pacsifier_ops.base.files import below, storage_errors
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.extract.requests import request_in
 from pacsifier_ops.maintenance.cleanup import remove_folder, remove_run
-from pacsifier_ops.runs.approvals import APPROVED, RELEASE, decision_on
+from pacsifier_ops.runs.approvals import APPROVED, RELEASE, forget_cancellation, history
 from pacsifier_ops.runs.folder import Run, kept_requests, stage_folder, stages_in
 from pacsifier_ops.state import audit
 
@@ -72,6 +72,7 @@ class Deletion:
         if self.run.folder.exists():
             with storage_errors("runs of the state root"), suppress(FileNotFoundError):
                 remove_run(self.run, "runs of the state root")
+        forget_cancellation(self.run)
         audit.record(audit.REMOVED, by=by, run=self.run.name)
 
 
@@ -82,8 +83,8 @@ def deletion_of(run: Run) -> Deletion:
         InputError: it is not deleted: the run has released a data set, or its folder cannot be written from here.
     """
     parts = [run, *(Run(stage_folder(run, stage)) for stage in stages_in(run))]
-    decision = decision_on(run, RELEASE)
-    if decision is not None and decision.word == APPROVED:
+    # All decisions: a run that has released may be asked again, and rejected then.
+    if any((one.subject, one.word) == (RELEASE, APPROVED) for one in history(run)):
         raise InputError("this run has released a data set, and its record says who did; it stays until a clean-up")
     if run.folder.exists() and not may_delete_here():
         raise InputError("folders of runs cannot be removed from here; pacsifier-clean on a worker removes old ones")

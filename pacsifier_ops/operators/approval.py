@@ -111,6 +111,11 @@ class ApproveOperator(PacsifierOperator, HITLOperator):
 
     def keep_answer(self, run: Run, context: Any, event: dict[str, Any]) -> Any:
         """Keep the answer of an event, see `execute_complete`."""
+        if event.get("error_type") == "validation":  # the text of the error repeats the reason
+            raise AirflowFailException(
+                f"the reason is longer than {LONGEST_REASON} characters, or no text, so it does not count; clear this "
+                "task to be asked again"
+            )
         if "error" in event:
             raise AirflowFailException(
                 "nobody answered in time, so nothing was done; clear this task to be asked again"

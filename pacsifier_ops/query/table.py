@@ -28,6 +28,8 @@ from pacsifier_ops.query.spreadsheets import refuse_damaged_id, refuse_lost_valu
 
 #: Maximum number of wrong columns in an error; the others are counted.
 _MOST_COLUMNS = 20
+#: Maximum number of columns that are looked at one by one: a file of commas has millions.
+_WIDEST = 1000
 #: VRs whose cells may be dates, times and numbers in a workbook.
 _NUMBERED = ("DA", "TM", "IS")
 #: Columns that spreadsheets often treat as numbers.
@@ -158,6 +160,9 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
     names = [name.strip() for name in header.cells]
     while names and not names[-1]:
         names.pop()
+    if len(names) > _WIDEST:
+        message = f"has {len(names):,} columns; delete those that are not known; known are {', '.join(COLUMNS)}"
+        raise TableRefused([Problem(header.line, "", message)])
     columns = list(map(column_of, names))
     if not any(columns) and not any(map(nearest_column, names)):
         message = f"no header: the first line names no column; the columns are {', '.join(COLUMNS)}"

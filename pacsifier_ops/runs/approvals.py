@@ -208,6 +208,16 @@ def begin_again(run: Run, attempt: int) -> None:
             _append_to_history(run.whole, decision)
 
 
+def forget_cancellation(run: Run) -> None:
+    """Forget that a run was cancelled, after its folder is removed: a later one may get the same id.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    with storage_errors("the state root"):
+        _mark(run).unlink(missing_ok=True)
+
+
 def stop_if_cancelled(run: Run) -> None:
     """Check that a run goes on; called between two queries and between two items of a unit.
 

@@ -97,12 +97,14 @@ def images_of(run: Run, number: int) -> list[tuple[int, int]]:
     """Return the images of a series in instance order: the number of the file in the series, and of its frames.
 
     Raises:
-        InputError: the run has not released such a series.
+        InputError: the run has not released such a series, or it takes too long to look through it.
         StorageError: many people are looking at images.
     """
     root, files = _files(run, number)
     answer = _asked({"root": str(root), "files": [file["path"] for file in files]})
-    return [(int(place), min(int(frames), _MOST_FRAMES)) for place, frames in json.loads(answer or b"[]")]
+    if answer is None:
+        raise InputError("the images of this series could not be looked through in time")
+    return [(int(place), min(int(frames), _MOST_FRAMES)) for place, frames in json.loads(answer)]
 
 
 def frame_of(run: Run, number: int, file: int, frame: int) -> bytes:

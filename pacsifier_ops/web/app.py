@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +28,7 @@ from fastapi.responses import (
 )
 from pydantic import BaseModel
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
@@ -331,21 +332,21 @@ def show_counts(run: RunDep) -> JSONResponse:
 
 
 @app.get("/runs/{dag_id}/{run_id}/deletion")
-def ask_deletion(run: DeleteRunDep) -> JSONResponse:
+def ask_deletion(run: DeleteRunDep, session: SessionDep) -> JSONResponse:
     """Return what the deletion of a run removes (`goes`) and keeps (`stays`), one sentence each."""
-    deletion = _deletion(run)
+    deletion = _deletion(run, session)
     return JSONResponse({"goes": deletion.goes, "stays": deletion.stays})
 
 
 @app.delete("/runs/{dag_id}/{run_id}", dependencies=[Depends(same_origin)])
-def delete_run(run: DeleteRunDep, user: GetUserDep) -> JSONResponse:
+def delete_run(run: DeleteRunDep, user: GetUserDep, session: SessionDep) -> JSONResponse:
     """Remove the folder of an ended run. The run in Airflow is deleted by Airflow's own API, after this."""
-    deletion = _deletion(run)
+    deletion = _deletion(run, session)
     deletion.do(user.get_name())
     return JSONResponse({"goes": deletion.goes, "stays": deletion.stays})
 
 
-def _deletion(run: DagRun) -> Deletion:
+def _deletion(run: DagRun, session: Session) -> Deletion:
     """Return the deletion of a run.
 
     Raises:
@@ -354,9 +355,13 @@ def _deletion(run: DagRun) -> Deletion:
     if run.state in State.unfinished_dr_states:
         raise HTTPException(409, "This run goes on; cancel it first, then delete it.")
     try:
-        return deletion_of(Run.planned(dag_run_name(run.dag_id, run.run_id)))
+        found = deletion_of(Run.planned(dag_run_name(run.dag_id, run.run_id)))
     except InputError as error:
         raise HTTPException(409, f"It was not deleted: {error}.") from None
+    # Runs that only exist in Airflow need their table as well: those of a paused DAG have no folder yet.
+    if found.request and runs.is_named(found.request.name, session, besides=run.id):
+        return replace(found, request=None)
+    return found
 
 
 @app.get("/runs/{dag_id}/{run_id}/summary")

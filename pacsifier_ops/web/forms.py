@@ -104,7 +104,8 @@ def _check_extract(conf: Mapping[str, Any]) -> Iterator[Remark]:
 
 
 def _check_study(conf: Mapping[str, Any]) -> Iterator[Remark]:
-    given = {key: tuple(conf[key]) if FORM[key].several else conf[key] for key in FORM if conf[key] is not None}
+    set_ = {key: conf[key] for key in FORM if conf[key] is not None}
+    given = {key: FORM[key].fitting(one) if isinstance(one, list | tuple) else one for key, one in set_.items()}
     if conf["project_file"]:
         path = data_path(conf["project_file"], "project_file")
         if not settings.data_root().is_dir():  # the page need not see data
@@ -195,7 +196,7 @@ def _misfits(job: Job, conf: Mapping[str, Any]) -> Iterator[Remark]:
     """Yield what is wrong with single options. Airflow's own check of the form says it in the words of JSON Schema."""
     for name, one in job.options.items():
         value = conf[name]
-        if value in (None, "", [], ()):
+        if value in (None, "") or (value in ([], ()) and (one.several or one.joined)):
             if not one.optional and not one.several and one.shortest:
                 yield Remark(name, "empty; fill it in")
             continue

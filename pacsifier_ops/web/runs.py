@@ -115,7 +115,7 @@ def forget_unstarted(session: Session) -> None:
     old = handed_in_before(time.time() - UNSTARTED)
     used = {request_in(str(kept.get("queryfile", ""))) for kept in kept_requests()} if old else set()
     for name, path in old.items():
-        if name in used or _is_started(name, session):
+        if name in used or is_named(name, session):
             continue
         try:
             remove_folder(path, "requests of the state root")
@@ -126,6 +126,12 @@ def forget_unstarted(session: Session) -> None:
             log.warning("a request that nobody has started stays: %s", type(error).__name__)
 
 
-def _is_started(request: str, session: Session) -> bool:
-    named = select(DagRun.id).where(cast(DagRun.conf, String).contains(request)).limit(1)
+def is_named(request: str, session: Session, besides: int = 0) -> bool:
+    """Return whether the conf of a run in Airflow names a request.
+
+    Args:
+        session: of Airflow's database.
+        besides: id of a run that does not count, of the table of runs.
+    """
+    named = select(DagRun.id).where(cast(DagRun.conf, String).contains(request), DagRun.id != besides).limit(1)
     return session.scalar(named) is not None

@@ -103,6 +103,12 @@ def test_a_text_column_takes_whatever_it_gets(path: Path) -> None:
     assert written(path, ("P1", 1, True, 46), (17, 1, True, "x")) == [("P1", 1, True, "46"), ("17", 1, True, "x")]
 
 
+@pytest.mark.parametrize("value", ["False", "0", 0, 2])
+def test_what_is_no_boolean_is_not_taken_for_one(value: object, path: Path) -> None:
+    with pytest.raises(ValueError, match="booleans"):
+        written(path, ("P1", 1, value, ""))
+
+
 def test_what_is_no_utf8_does_not_end_the_export(path: Path) -> None:
     """questdb #7191: one surrogate lost the whole table."""
     assert written(path, ("M\udcfcller", 1, True, "\ud800"), ("P2", 2, True, "")) == [

@@ -181,6 +181,16 @@ def test_an_encoding_other_than_announced_is_found_out(tmp_path: Path) -> None:
         whole(written(tmp_path, head + implicit))
 
 
+@pytest.mark.parametrize("again", [b"", b"1" * 5000], ids=["empty", "long"])
+def test_an_element_that_is_repeated_without_a_value_keeps_the_first(again: bytes, tmp_path: Path) -> None:
+    data = encoded()
+    first = data.index(b"\x20\0\x0d\0UI")
+    repeated = struct.pack("<HH2sH", 0x0008, 0x0018, b"UI", len(again)) + again
+    file, expected = inspect(written(tmp_path, data[:first] + repeated + data[first:])), image()
+    assert file is not None and file.sop_instance_uid == dcmread(BytesIO(data)).SOPInstanceUID
+    assert file.study_uid == expected.StudyInstanceUID
+
+
 def test_bytes_after_the_last_element_are_found_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         whole(written(tmp_path, encoded() + b"\0" * 512))

@@ -314,3 +314,21 @@ def test_a_run_that_released_a_data_set_is_not_deleted(state_root: Path) -> None
     with pytest.raises(InputError, match="its record says who did"):
         deletion.deletion_of(run)
     assert run.folder.is_dir()
+
+
+def test_a_run_that_released_and_was_asked_again_is_not_deleted(state_root: Path) -> None:
+    run = Run.fresh()
+    approvals.decide(run, approvals.RELEASE, "0" * 64, approvals.APPROVED, "anna", beforehand=True)
+    approvals.ask(run, approvals.RELEASE, "1" * 64)
+    with pytest.raises(InputError, match="its record says who did"):
+        deletion.deletion_of(run)
+    approvals.decide(run, approvals.RELEASE, "1" * 64, approvals.REJECTED, "anna")
+    with pytest.raises(InputError, match="its record says who did"):
+        deletion.deletion_of(run)
+
+
+def test_a_deleted_run_that_was_cancelled_does_not_cancel_a_later_one_of_its_id(state_root: Path) -> None:
+    run = Run.named("run")
+    approvals.cancel(run, 0, "anna")
+    deletion.deletion_of(run).do("anna")
+    assert approvals.cancellation(Run.named("run")) is None

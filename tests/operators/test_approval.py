@@ -66,6 +66,38 @@ def test_a_rejection_is_kept_and_may_be_followed_by_an_approval(airflow: Airflow
     assert words == [REJECTED, APPROVED] and approvals.approved(run, RELEASE, "d1")
 
 
+def test_a_reason_that_does_not_fit_is_told_and_not_repeated(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+    from types import SimpleNamespace
+    from uuid import uuid4
+
+    from airflow.providers.standard.triggers import hitl
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from pacsifier_ops.operators.approval import ApproveOperator
+
+    class Asking(ApproveOperator):
+        """Asks nothing here."""
+
+        def question(self, run: Run, params: Any) -> None:
+            return None
+
+    operator = Asking(task_id="approve")
+    answered = SimpleNamespace(
+        response_received=True, chosen_options=["Approve"], params_input={"reason": "Kunigunde" * 100}
+    )
+    monkeypatch.setattr(hitl, "get_hitl_detail_content_detail", lambda ti_id: answered)
+    trigger = hitl.HITLTrigger(
+        ti_id=uuid4(), options=operator.options, params=operator.serialized_params, timeout_datetime=None
+    )
+    event = asyncio.run(trigger._handle_response()).payload
+    with pytest.raises(AirflowFailException, match="the reason is longer than 500 characters") as caught:
+        operator.keep_answer(Run.fresh(), {"params": {}}, event)
+    assert "Kunigunde" not in str(caught.value)
+    with pytest.raises(AirflowFailException, match="nobody answered in time"):
+        operator.keep_answer(Run.fresh(), {"params": {}}, {"error": "late", "error_type": "timeout"})
+
+
 def test_findings_that_need_a_waiver_are_not_approved_without_one(airflow: Airflow) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 

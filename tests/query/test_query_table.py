@@ -158,6 +158,12 @@ def test_all_problems_of_the_header_come_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["PatientID", "Zebra"])
+def test_a_header_of_a_million_columns_is_refused_as_a_whole(name: str) -> None:
+    ((line, column, message),) = refused(f"PatientID{f',{name}' * 1_000_000}\n1\n")
+    assert (line, column) == (1, "") and message.startswith("has 1,000,001 columns; delete those that are not known")
+
+
 def test_a_file_without_header_does_not_show_its_patients() -> None:
     [(line, _, message)] = refused("20150512,Muster^Anna\n20150513,Muster^Beat\n")
     assert line == 1 and message.startswith("no header") and "Muster" not in message

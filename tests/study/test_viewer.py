@@ -161,6 +161,13 @@ def test_a_large_frame_is_shown_with_fewer_pixels(tmp_path: Path) -> None:
     assert (told["step"], values.shape, told["spacing"]) == (2, (2000, 1500), 2)
 
 
+def test_a_series_that_takes_too_long_is_not_told_to_be_empty(study: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Apart("pacsifier_ops.study.viewer", 0.0) as late:
+        monkeypatch.setattr(viewer, "_decoder", late)
+        with pytest.raises(InputError, match="in time"):
+            viewer.images_of(study.run, 1)
+
+
 def test_a_damaged_or_hostile_file_ends_no_more_than_its_own_request(tmp_path: Path) -> None:
     files = {
         "none.dcm": b"",

@@ -264,6 +264,48 @@ def test_requests_that_nobody_starts_go_after_a_day(up: Up, ursula: Visitor) -> 
     assert up.outcome(run) == "success"
 
 
+def test_the_table_of_a_run_that_has_not_begun_outlives_the_run_before(up: Up, ursula: Visitor) -> None:
+    conf = {"queryfile": send(ursula)["request"], "out_directory": "outlives", "retrieve": "none"}
+    first = up.start(DAG_ID, **conf)
+    assert up.outcome(first) == "success"
+    page = f"pacsifier/runs/{DAG_ID}/{urllib.parse.quote(first)}"
+    up.patch(f"dags/{DAG_ID}", {"is_paused": True})
+    try:
+        again = up.start(DAG_ID, **conf)
+        assert not any("query table" in line for line in ask(ursula, f"{page}/deletion")[1]["goes"])
+        assert ursula.ask(page, method="DELETE").status == 200
+        assert (up.home / "state" / "requests" / conf["queryfile"]).is_dir()
+    finally:
+        up.patch(f"dags/{DAG_ID}", {"is_paused": False})
+    assert up.outcome(again) == "success"
+
+
+def test_the_second_click_cancels_the_run_of_the_first(up: Up, ursula: Visitor) -> None:
+    def start(folder: str) -> str:
+        conf = {"queryfile": send(ursula)["request"], "out_directory": folder}
+        body = json.dumps({"logical_date": None, "conf": conf}).encode()
+        return str(
+            ursula.ask(f"api/v2/dags/{DAG_ID}/dagRuns", body, Content_Type="application/json").json()["dag_run_id"]
+        )
+
+    def cancelled(run: str) -> Any:
+        return ask(ursula, f"pacsifier/runs/{DAG_ID}/{urllib.parse.quote(run)}")[1]["cancelled"]
+
+    up.patch(f"dags/{DAG_ID}", {"is_paused": True})
+    try:
+        old = start("old")
+        with at_page(up, USER, height=1400) as browser:
+            browser.wait_for("#run-list tr", "old")
+            browser.click("#run-list tr:first-child button", "Cancel")
+            new = start("new")  # it is now the first of the list, which must not move under the hand
+            browser.evaluate("listRuns().then(() => document.querySelector('[data-armed]').click())")
+            up.wait_for(lambda: cancelled(old) or cancelled(new))
+        assert cancelled(old) and not cancelled(new)
+    finally:
+        up.patch(f"dags/{DAG_ID}", {"is_paused": False})
+    assert up.outcome(new) == "success"
+
+
 def test_a_project_file_takes_the_table_of_the_run(up: Up, ursula: Visitor) -> None:
     studies = up.home / "data" / "studies"
     studies.mkdir(exist_ok=True)

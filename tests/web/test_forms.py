@@ -71,6 +71,17 @@ def test_what_would_end_a_run_is_told_by_option_and_without_values() -> None:
         found(EXTRACT, queryfile=["SECRET"])
 
 
+@pytest.mark.parametrize("value", [[], ["a", "a"], {}, 1.5, "\0", "\ud800", 10**400])
+def test_a_value_of_any_kind_is_told_and_never_an_error_of_the_server(value: Any) -> None:
+    from pacsifier_ops.web import forms
+
+    for job, place in ((forms.JOBS[EXTRACT], "out_directory"), (forms.JOBS[STUDY], "project")):
+        for name in job.options:
+            conf = forms.params(job, {"queryfile": take_in(b"PatientID\n1\n"), place: "x", name: value})
+            forms.problems(job, conf)
+    assert found(STUDY, queryfile=take_in(b"PatientID\n1\n"), project=[])["project"].startswith("not text")
+
+
 def test_a_folder_that_runs_of_other_tables_have_used_is_remarked(tmp_path: Path) -> None:
     first, other = (take_in(b"PatientID\n1\n") for _ in range(2))
     folder = tmp_path / "data" / "out"

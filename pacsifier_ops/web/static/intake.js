@@ -331,11 +331,12 @@ async function listRuns() {
   try {
     const answer = await fetch(`${base}/runs?everybody=${$("everybody").checked}`);
     if (!answer.ok) return $("run-list").replaceChildren(note(await reason(answer)));
-    ({ runs } = await answer.json());
+    const listed = await answer.json();
+    if (document.querySelector("#run-list [data-armed]")) return; // the button would be another one, or of another run
+    ({ runs } = listed);
   } catch {
     return; // the server may come back
   }
-  if (document.querySelector("#run-list [data-armed]")) return; // the button would be another one
   if (!runs.length) return $("run-list").replaceChildren(note("There are none yet."));
   const lines = runs.map((run, number) => {
     const state = run.verdict || run.state;
