@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pacsifier_ops.base import words
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.window import Window
 
@@ -115,8 +116,8 @@ class Size:
         sentences = [
             f"{self.series:,} series, about {self.images:,} images, are to be fetched; images that were fetched before "
             "are not counted",
-            f"they take about {_number(self.gigabytes)} GB of {_number(self.free)} GB free, and "
-            f"{_number(self.hours)} hours",
+            f"they take about {words.size(self.gigabytes * 1e9)} of {words.size(self.free * 1e9)} free, and "
+            f"{words.duration(self.hours * 3600)}",
         ]
         if self.share is not None:
             sentences.append(f"that is about {_number(self.share)} % of the archive")

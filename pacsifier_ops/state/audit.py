@@ -180,7 +180,10 @@ def verify(kept: Head | None = None) -> Verified:
     if not path.exists():
         if heads := [one for one in (_noted(settings.audit()), kept) if one]:
             return _verified((), heads)
-        raise ConfigError(f"there is no audit file {path}; the first run makes it")
+        raise ConfigError(
+            f"there is no audit file {path}; the first run makes it. If there were runs, set "
+            "PACSIFIER_STATE_ROOT to theirs"
+        )
     with storage_errors("the audit file"), path.open("rb") as stream, _shared(stream.fileno()):
         noted = _noted(settings.audit())
         found = _verified(stream, [one for one in (noted, kept) if one])

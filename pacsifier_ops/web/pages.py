@@ -70,7 +70,8 @@ _TOOL_VERDICTS = {
 }
 #: Meaning of the verdict of a run that a person ended.
 _ENDED = {
-    CANCELLED: "What was done before stays. Start it again to go on: only what is missing is done.",
+    CANCELLED: "What was done before stays. To go on, start it again (on the page Extract: Repeat): only what is "
+    "missing is done.",
     REJECTED: "What was asked about is not done; see the decisions below.",
 }
 _STAGE_STATES = {

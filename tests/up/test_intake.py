@@ -174,7 +174,7 @@ def test_who_may_only_look_sees_runs_and_starts_none(up: Up, ursula: Visitor, tm
         browser.click("#everybody")
         browser.wait_for("#run-list tr", "for-viola")
         assert not any(browser.sees("#run-list button", deed) for deed in ("Repeat", "Cancel", "Delete"))
-        picture(browser, "viewer", tmp_path)
+        picture(browser, "seen-only", tmp_path)
     page = f"pacsifier/runs/{DAG_ID}/{urllib.parse.quote(run)}"
     assert ask(viola, "pacsifier/checks", {"dag_id": DAG_ID, "conf": {}})[0] == 403
     assert ask(viola, f"{page}/deletion")[0] == viola.ask(page, method="DELETE").status == 403

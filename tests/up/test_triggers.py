@@ -109,6 +109,7 @@ def test_through_the_intake_page(up: Up, browser: Browser, tmp_path: Path) -> No
     browser.wait_for("#preview td", "20150512")
     browser.wait_for("#preview", "column 1 was read as PatientID")
     browser.select("#date_format", "")
+    browser.wait_for("#problems td", "12.05.2015")  # read again, and no more while the file changes
     table.write_text(GOOD)
     browser.choose("#table", table)
     browser.wait_for("#said", "2 rows can be asked.")

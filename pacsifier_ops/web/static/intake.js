@@ -294,7 +294,7 @@ async function countFirst() {
     } while (["queued", "running"].includes(run.state) && taken?.request === table);
     if (taken?.request !== table) return $("counted").replaceChildren();
     const counts = await fetch(`${page}/counts`);
-    if (counts.ok) say(...countLines(await counts.json()), element("p", "Nothing was fetched. ", link));
+    if (counts.ok) say(...countLines(await counts.json()), element("p", "Nothing was fetched: ", link));
     else say(note(`It was not counted: ${run.failure?.sentence ?? "see its run"}. `), link);
   } catch {
     say(note("It was not counted: the server does not answer."));
@@ -337,7 +337,7 @@ async function listRuns() {
   } catch {
     return; // the server may come back
   }
-  if (!runs.length) return $("run-list").replaceChildren(note("There are none yet."));
+  if (!runs.length) return $("run-list").replaceChildren(note($("everybody").checked ? "There are none yet." : "You have started none yet."));
   const lines = runs.map((run, number) => {
     const state = run.verdict || run.state;
     const badge = Object.assign(element("span", state), { className: `badge ${KINDS[state] ?? "doubt"}` });
