@@ -15,11 +15,11 @@ from pacsifier_ops.dimse.attempts import slots_of
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.fetching import Retrieval
-from pacsifier_ops.operators.line import Overtaken
 from pacsifier_ops.runs.accounts import COMPLETE, SeriesAccount
 from pacsifier_ops.runs.folder import Run, slices
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.turns import BULK, NORMAL, URGENT, Entry, Line, Place, count_turn
+from tests.support import airflow_home
 from tests.support.embedded import node_of, planned_run, series, serving
 
 pytestmark = pytest.mark.archive
@@ -112,7 +112,13 @@ class FakeTask:
         return self.waiting.get(run_ids[0], 0)
 
 
-def test_a_task_gives_way_to_runs_that_go_first_and_wait(pacs: EmbeddedPacs, tmp_path: Path) -> None:
+@pytest.mark.airflow
+def test_a_task_gives_way_to_runs_that_go_first_and_wait(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, pacs: EmbeddedPacs, tmp_path: Path
+) -> None:
+    airflow_home.enter(tmp_path_factory, monkeypatch, tmp_path / "data")
+    from pacsifier_ops.operators.line import Overtaken
+
     node, task, runs = node_of(pacs), FakeTask(), {}
 
     def enter(name: str, done: int, urgency: str = NORMAL, **more: Any) -> None:
