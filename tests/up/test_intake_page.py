@@ -92,9 +92,8 @@ def test_a_newcomer_reaches_a_released_data_set_by_the_pages_alone(up: Up, tmp_p
         run = up.get(f"dags/{STUDY}/dagRuns?order_by=-id&limit=1")["dag_runs"][0]["dag_run_id"]
         up.question(run, STUDY)  # on a busy machine that takes longer than a browser waits
         browser.wait_for("[aria-labelledby=question]", "May this data set be released?")
-        browser.click("a", "Answer in Airflow")
-        browser.wait_for("body", "May this data set be released?")
-        browser.click("button", "Approve", exact=True)
+        browser.click(".answers button", "Approve", exact=True)
+        browser.click(".answers button", "Approve: are you sure?")
         assert up.outcome(run, STUDY) == "success"
         browser.open(f"{up.url}/pacsifier/")
         browser.wait_for("#run-list tr", f"newcomer {USER} pacs_default")
