@@ -79,7 +79,7 @@ def test_a_question_that_waits_is_told_until_it_is_answered(shared: SharedAirflo
     found = samples(scrape(up, token))
     assert of(found, "pacsifier_questions", **asked) == 1
     assert (of(found, "pacsifier_question_wait_seconds", **asked) or 0) > 0
-    assert of(found, "pacsifier_active_runs", dag=STUDY, state="running") == 1
+    assert (of(found, "pacsifier_active_runs", dag=STUDY, state="running") or 0) >= 1
     assert (of(found, "pacsifier_tasks", dag=STUDY, state="awaiting_input") or 0) >= 1
     answer = {"chosen_options": ["Reject"], "params_input": {}}
     up.patch(f"dags/{STUDY}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails", answer)
