@@ -242,3 +242,9 @@ def test_setup_that_is_done_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
     bootstrap.setup(dev=False)
     bootstrap.setup(dev=True)
     assert stamp.stat().st_mtime == before.st_mtime <= now
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """Without packages, Python would take one for the other, and leave its tests out."""
+    names = [path.name for path in (REPO / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
