@@ -192,6 +192,11 @@ class PacsNode:
         return f"{self.host}:{self.port}:{self.called_aet}"
 
     @property
+    def slots(self) -> str:
+        """Name of the leases that enforce the limit on associations."""
+        return f"pacs:{self.key}"
+
+    @property
     def address(self) -> str:
         """Host and port in the usual notation."""
         return address_of(self.host, self.port)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from functools import cache
 from multiprocessing.synchronize import Event
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -53,18 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     args = parser().parse_args(argv)
     request = request_from(DeidRequest, args)
+    shared = _is_shared(request.in_folder)
     if argv is None:
         # Where several processes convert, this one does not see a pixel.
-        start_light(arrays=not _is_shared(request.in_folder))
+        start_light(arrays=not shared)
     try:
-        return anonymize(request)
+        return anonymize(request, shared)
     except PacsifierError as error:
         print(f"pacsifier-anonymize: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def anonymize(request: DeidRequest) -> int:
+def anonymize(request: DeidRequest, shared: bool) -> int:
     """Run a de-identification, and return the exit code.
+
+    Args:
+        request: the request.
+        shared: several processes convert.
 
     Raises:
         PacsifierError: the run could not begin, or its account could not be closed.
@@ -73,7 +77,7 @@ def anonymize(request: DeidRequest) -> int:
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
     with stoppable() as stopped, noted_warnings(run), _Processes(run) as processes:
         # They load their libraries while this process loads its own and looks at the files.
-        if _is_shared(request.in_folder):
+        if shared:
             processes.pool()
         units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
         return carry_out(
@@ -99,7 +103,6 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-@cache
 def _is_shared(folder: Path) -> bool:
     """Return whether several processes share the files of a folder: more than one unit has."""
     files = (name for _, _, names in os.walk(folder) for name in names)

@@ -19,11 +19,6 @@ from pacsifier_ops.state.turns import Place
 T = TypeVar("T")
 
 
-def slots_of(node: PacsNode) -> str:
-    """Return the name of the leases that enforce the limit on a node's associations."""
-    return f"pacs:{node.key}"
-
-
 def open_session(
     node: PacsNode,
     leases: Leases,
@@ -49,7 +44,7 @@ def open_session(
     """
 
     def slot() -> Lease:
-        name, limit, where = slots_of(node), node.max_associations, place()
+        name, limit, where = node.slots, node.max_associations, place()
         try:
             return leases.acquire(name, limit=limit, wait=0, place=where)
         except LeaseBusy:
@@ -65,7 +60,7 @@ def give_way(session: Session, leases: Leases, place: Place) -> None:
     Raises:
         StorageError: the folder of the leases cannot be read.
     """
-    if session.is_open and leases.overtaken(slots_of(session.node), place):
+    if session.is_open and leases.overtaken(session.node.slots, place):
         session.close()
 
 
@@ -110,7 +105,7 @@ class AtNode:
             place=lambda: self.place(),
         )
         self._under_way = False
-        self._pacer = Pacer(self.leases, slots_of(node), node.batch_size, node.batch_wait_time)
+        self._pacer = Pacer(self.leases, node.slots, node.batch_size, node.batch_wait_time)
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from pacsifier_ops.base.words import plural
 from pacsifier_ops.extract.requests import request_in
 from pacsifier_ops.maintenance.cleanup import remove_folder, remove_run
 from pacsifier_ops.runs.approvals import APPROVED, RELEASE, forget_cancellation, history
-from pacsifier_ops.runs.folder import Run, kept_requests, stage_folder, stages_in
+from pacsifier_ops.runs.folder import Run, kept_requests, with_stages
 from pacsifier_ops.state import audit
 
 _GOES = (
@@ -82,14 +82,13 @@ def deletion_of(run: Run) -> Deletion:
     Raises:
         InputError: it is not deleted: the run has released a data set, or its folder cannot be written from here.
     """
-    parts = [run, *(Run(stage_folder(run, stage)) for stage in stages_in(run))]
     # All decisions: a run that has released may be asked again, and rejected then.
     if any((one.subject, one.word) == (RELEASE, APPROVED) for one in history(run)):
         raise InputError("this run has released a data set, and its record says who did; it stays until a clean-up")
     if run.folder.exists() and not may_delete_here():
         raise InputError("folders of runs cannot be removed from here; pacsifier-clean on a worker removes old ones")
     quarantined = sum(
-        entry.is_file() for part in parts if part.quarantine.is_dir() for entry, _ in below(part.quarantine)
+        entry.is_file() for part in with_stages(run) if part.quarantine.is_dir() for entry, _ in below(part.quarantine)
     )
     return Deletion(run, _own_request(run), quarantined)
 

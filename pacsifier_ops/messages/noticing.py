@@ -8,13 +8,12 @@ from contextlib import suppress
 from typing import Any
 
 from pacsifier_ops.base.errors import PacsifierError
-from pacsifier_ops.base.files import read_json
 from pacsifier_ops.base.telling import FAILED, QUESTION, RELEASED
 from pacsifier_ops.base.words import moment
 from pacsifier_ops.messages import Message
 from pacsifier_ops.messages.outbox import keep
 from pacsifier_ops.runs.accounts import COMPLETE, UNBALANCED
-from pacsifier_ops.runs.folder import Run, dag_run_name, now
+from pacsifier_ops.runs.folder import Run, dag_run_name, kept_request, now
 from pacsifier_ops.runs.job import summary_of
 
 
@@ -86,11 +85,7 @@ def _message(about: str, dag_id: str, run_id: str, part: str, request: Mapping[s
 
 def _request(run: Run) -> Mapping[str, Any]:
     """Return the request of the run that this is a stage of, or that of the stage; empty if there is none."""
-    with suppress(OSError, ValueError, PacsifierError):
-        for folder in (run.whole.folder, run.folder):
-            with suppress(FileNotFoundError):
-                return dict(read_json(folder / "request.json"))
-    return {}
+    return kept_request(run.whole) or kept_request(run)
 
 
 def _account(dag_id: str, run_id: str, since: dt.datetime | None) -> Mapping[str, Any]:

@@ -29,7 +29,7 @@ from pacsifier_ops.base.files import (
     write_atomic,
     write_json,
 )
-from pacsifier_ops.runs.folder import Run, now, stage_folder, stages_in
+from pacsifier_ops.runs.folder import Run, now, with_stages
 from pacsifier_ops.state import audit
 
 #: Subjects of decisions: the retrieval of a cohort, the release of a data set, and whether the run goes on.
@@ -235,8 +235,7 @@ def ended_by(run: Run) -> Decision | None:
     """
     if decision := cancellation(run):
         return decision
-    parts = [run, *(Run(stage_folder(run, stage)) for stage in stages_in(run))]
-    made = (decision_on(part, subject) for part in parts for subject in (COHORT, RELEASE))
+    made = (decision_on(part, subject) for part in with_stages(run) for subject in (COHORT, RELEASE))
     return next((decision for decision in made if decision and decision.word == REJECTED), None)
 
 

@@ -147,6 +147,23 @@ def stages_in(run: Run) -> list[str]:
     return [path.parent.name.removeprefix(f"{run.name}-") for path in ordered]
 
 
+def with_stages(run: Run) -> list[Run]:
+    """Return a run, and the runs of its stages that have a request."""
+    return [run, *(Run(stage_folder(run, stage)) for stage in stages_in(run))]
+
+
+def kept_request(run: Run) -> dict[str, Any]:
+    """Return the content of request.json of a run; empty where there is none, or it is damaged."""
+    return _kept(run.folder / "request.json")
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        if isinstance(kept := read_json(path), dict):
+            return kept
+    return {}
+
+
 def kept_requests(run: str = "*") -> Iterator[dict[str, Any]]:
     """Yield the content of request.json of a run and of its stages; by default of all runs.
 
@@ -155,8 +172,8 @@ def kept_requests(run: str = "*") -> Iterator[dict[str, Any]]:
     """
     runs = settings.state_root() / "runs"
     for path in chain(runs.glob(f"{run}/request.json"), runs.glob(f"{run}/stages/*/request.json")):
-        with suppress(OSError, ValueError):  # it is removed meanwhile, or damaged
-            yield dict(read_json(path))
+        if kept := _kept(path):
+            yield kept
 
 
 def stage_run(run: Run, stage: str) -> Run:

@@ -99,9 +99,19 @@ def may_monitor(user: GetUserDep) -> None:
         raise HTTPException(403, "You may not see runs of extractions; ask an administrator for this permission.")
 
 
+def _refuse_without(user: BaseUser, method: Literal["GET", "PUT", "DELETE"], dag_id: str) -> None:
+    """Refuse a user who may not see, change or delete runs of a DAG, see `may`.
+
+    Raises:
+        HTTPException: 403.
+    """
+    if not may(user, method, dag_id):
+        verb = {"GET": "see", "PUT": "change", "DELETE": "delete"}[method]
+        raise HTTPException(403, f"You may not {verb} runs of this DAG; ask an administrator for this permission.")
+
+
 def _our_run(dag_id: str, run_id: str, user: GetUserDep, session: SessionDep) -> DagRun:
-    if not may(user, "GET", dag_id):
-        raise HTTPException(403, "You may not see runs of this DAG; ask an administrator for this permission.")
+    _refuse_without(user, "GET", dag_id)
     run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
     # Our jobs in a DAG of the user have a run folder as well.
     if not dag_id.startswith(OUR_PREFIX) and (run is None or Run.existing(dag_run_name(dag_id, run_id)) is None):
@@ -117,8 +127,7 @@ def run_id_of(dag_id: str, name: str, user: BaseUser, session: Session) -> str:
     Raises:
         HTTPException: 403, the user may not read runs of the DAG; 404, there is none.
     """
-    if not may(user, "GET", dag_id):
-        raise HTTPException(403, "You may not see runs of this DAG; ask an administrator for this permission.")
+    _refuse_without(user, "GET", dag_id)
     for run_id in session.scalars(select(DagRun.run_id).where(DagRun.dag_id == dag_id)):
         if dag_run_name(dag_id, run_id) == name:
             return run_id
@@ -126,14 +135,12 @@ def run_id_of(dag_id: str, name: str, user: BaseUser, session: Session) -> str:
 
 
 def _our_run_to_change(run: Annotated[DagRun, Depends(_our_run)], user: GetUserDep) -> DagRun:
-    if not may(user, "PUT", run.dag_id):
-        raise HTTPException(403, "You may not change runs of this DAG; ask an administrator for this permission.")
+    _refuse_without(user, "PUT", run.dag_id)
     return run
 
 
 def _our_run_to_delete(run: Annotated[DagRun, Depends(_our_run)], user: GetUserDep) -> DagRun:
-    if not may(user, "DELETE", run.dag_id):
-        raise HTTPException(403, "You may not delete runs of this DAG; ask an administrator for this permission.")
+    _refuse_without(user, "DELETE", run.dag_id)
     return run
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from airflow.models import DagRun, Pool, TaskInstance
@@ -19,10 +18,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from pacsifier_ops.base.config import PacsNode, node_from_connection
-from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.constants import COMMON_POOL, OUR_PREFIX
-from pacsifier_ops.hooks.pools import dicom_connections
+from pacsifier_ops.hooks.pools import dicom_nodes
 from pacsifier_ops.runs.accounts import EXIT_CODES, IMAGES, MOVE, NONE, SAVE, UPLOAD
 from pacsifier_ops.runs.figures import COUNTS, NO_STATUS, STANDING, Figures, Sum
 from pacsifier_ops.state.leases import shared
@@ -62,7 +59,7 @@ class _Collector(Collector):
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._nodes = dict(_nodes(session))
+        self._nodes = {node.name: node for node in dicom_nodes(session)}
 
     def collect(self) -> Iterator[Metric]:
         figures = self._without_strangers(_sum.look())
@@ -101,7 +98,7 @@ class _Collector(Collector):
     def _now(self) -> Iterator[tuple[tuple[str, ...], float]]:
         leases = shared()
         for name, node in self._nodes.items():
-            yield ("pacsifier_associations", name), leases.count(f"pacs:{node.key}")
+            yield ("pacsifier_associations", name), leases.count(node.slots)
             yield ("pacsifier_associations_limit", name), node.max_associations
         for pool, slots in Pool.slots_stats(session=self._session).items():
             if pool in (COMMON_POOL, *self._nodes):
@@ -137,11 +134,3 @@ class _Collector(Collector):
             since = oldest if oldest.tzinfo else oldest.replace(tzinfo=UTC)
             yield ("pacsifier_questions", dag, task), count
             yield ("pacsifier_question_wait_seconds", dag, task), (datetime.now(UTC) - since).total_seconds()
-
-
-def _nodes(session: Session) -> Iterator[tuple[str, PacsNode]]:
-    """Yield the valid connections of type `dicom` by their id."""
-    for one in dicom_connections(session):
-        with suppress(ConfigError):
-            node = node_from_connection(one.conn_id, one.host, one.port, one.extra_dejson)
-            yield node.name, node

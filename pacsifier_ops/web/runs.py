@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
 
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.models import DagRun, TaskInstance
@@ -17,23 +15,21 @@ from sqlalchemy import String, cast, select
 from sqlalchemy.orm import Session
 
 from pacsifier_ops.base.errors import StorageError
-from pacsifier_ops.base.files import read_json
 from pacsifier_ops.extract.requests import UNSTARTED, handed_in_before, request_in
 from pacsifier_ops.hooks.constants import OUR_PREFIX
 from pacsifier_ops.maintenance.cleanup import remove_folder
 from pacsifier_ops.maintenance.deletion import may_delete_here
-from pacsifier_ops.runs.folder import Run, dag_run_name, kept_requests
+from pacsifier_ops.runs.folder import Run, dag_run_name, kept_request, kept_requests
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.runs.options import DEFAULT_NODE
 from pacsifier_ops.web.access import may
 from pacsifier_ops.web.forms import JOBS
+from pacsifier_ops.web.views import ASKING, run_path
 
 log = logging.getLogger(__name__)
 
 #: Maximum number of runs in the list.
 MOST = 50
-#: What a run says that a task of it waits for a person.
-ASKING = "waiting for an answer"
 
 
 def recent(session: Session, user: BaseUser, everybody: bool) -> list[dict[str, Any]]:
@@ -65,16 +61,14 @@ def _asking(session: Session, runs: Iterable[DagRun]) -> set[int]:
 
 def _line(run: DagRun, user: BaseUser, asking: bool) -> dict[str, Any]:
     conf, folder = run.conf or {}, Run.planned(dag_run_name(run.dag_id, run.run_id))
-    kept: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        kept = read_json(folder.folder / "request.json")
+    kept = kept_request(folder)
     goes_on = run.state in State.unfinished_dr_states
     began = run.start_date or run.queued_at
     job = JOBS.get(run.dag_id)
     return {
         "dag_id": run.dag_id,
         "run_id": run.run_id,
-        "page": f"runs/{quote(run.dag_id, safe='')}/{quote(run.run_id, safe='')}",
+        "page": run_path(run.dag_id, run.run_id),
         "what": job.name if job else run.dag_id.removeprefix(OUR_PREFIX).replace("_", " ").capitalize(),
         "where": _where(conf, kept),
         "who": run.triggering_user_name or "",

@@ -23,7 +23,7 @@ from pacsifier_ops.base.words import plural
 from pacsifier_ops.hooks.constants import POOLED
 from pacsifier_ops.hooks.pools import dicom_nodes
 from pacsifier_ops.runs.accounts import SERIES_RECALLED
-from pacsifier_ops.runs.folder import Run, stage_folder, stages_in
+from pacsifier_ops.runs.folder import Run, with_stages
 from pacsifier_ops.runs.progress import WAITING, progress_of
 from pacsifier_ops.state.turns import Line
 
@@ -108,7 +108,7 @@ def _at(
         if opens is not None:
             sentence = f"The retrieval window of {pool}, which opens at {opens:%Y-%m-%d %H:%M %Z}"
             yield Reason(WINDOW, sentence, pool, until=_iso(opens))
-        elif folder and any(progress_of(part).series.get(SERIES_RECALLED) for part in _parts(folder)):
+        elif folder and any(progress_of(part).series.get(SERIES_RECALLED) for part in with_stages(folder)):
             yield Reason(RECALL, f"{plural(deferred, 'task')} for series that {pool} recalls from slow storage", pool)
     if waiting := states[State.SCHEDULED]:
         slots = session.scalar(select(Pool.slots).where(Pool.pool == pool)) or 0
@@ -156,17 +156,12 @@ def _window_opens(node: PacsNode | None) -> dt.datetime | None:
         return None
 
 
-def _parts(folder: Run) -> list[Run]:
-    """Return a run, and the runs of its stages."""
-    return [folder, *(Run(stage_folder(folder, stage)) for stage in stages_in(folder))]
-
-
 def _end(folder: Run, nodes: dict[str, PacsNode]) -> dt.datetime | None:
     """Return when the transfer of a run will have ended; None: its series are not known yet, or nothing was measured.
 
     Those that go before it are done first. Where it works at several PACS, nobody knows what each has left.
     """
-    at_work = [(part, line) for part in _parts(folder) for line in Line.of_run(part.name)]
+    at_work = [(part, line) for part in with_stages(folder) for line in Line.of_run(part.name)]
     if len(at_work) != 1:
         return None
     ((part, line),) = at_work

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.base.errors import GaveWay
-from pacsifier_ops.dimse.attempts import slots_of
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.fetching import Retrieval
@@ -69,7 +68,7 @@ def test_a_small_run_goes_before_the_next_series_of_a_large_one(
         done.append(account.series_uid)
         if len(done) == 2:
             other.start()
-            eventually(lambda: shared().waiting(slots_of(node)) == 1)
+            eventually(lambda: shared().waiting(node.slots) == 1)
 
     with Retrieval(large[0], node, done=ended) as retrieval:
         retrieval.units(large[1])
@@ -94,7 +93,7 @@ def test_a_task_goes_on_where_it_gave_way(pacs: EmbeddedPacs, tmp_path: Path) ->
     for number in range(1, LARGE):
         with pytest.raises(GaveWay):
             steps.retrieve(run, node, unit, resumed=number > 1, overtaken=iter([False, True]).__next__)
-        assert len(pacs.sent) == number and shared().holder(slots_of(node)) is None
+        assert len(pacs.sent) == number and shared().holder(node.slots) is None
     with pytest.raises(GaveWay):
         steps.retrieve(run, node, unit, resumed=True, overtaken=lambda: True)
     assert steps.retrieve(run, node, unit, resumed=True)["received"] == LARGE
