@@ -15,6 +15,7 @@ from pacsifier_ops.state import audit
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE
 from tests.support.command import extract
+from tests.support.embedded import config_of
 
 
 def test_verify_and_head(state_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,17 +51,7 @@ def test_a_command_tells_of_its_start_and_asks_for_no_right(tmp_path: Path, stat
     table.write_text(f"PatientID\n{KUNIGUNDE['patient_id']}\n")
     with EmbeddedPacs() as pacs:
         pacs.add(files)
-        config = {
-            "server_address": pacs.host,
-            "port": pacs.port,
-            "server_AET": pacs.aet,
-            "AET": "PACSIFIER",
-            "move_AET": "",
-            "move_port": 0,
-            "batch_size": 0,
-            "batch_wait_time": 0,
-        }
-        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "config.json").write_text(json.dumps(config_of(pacs)))
         assert extract(tmp_path / "config.json", table, tmp_path / "out", "--save").code == 0
     (line,) = [json.loads(line) for line in (state_root / "audit" / "audit.jsonl").read_text().splitlines()]
     assert (line["event"], line["by"], line["job"]) == ("started", audit.me(), "pacsifier")

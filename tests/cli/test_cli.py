@@ -14,7 +14,7 @@ import pytest
 from pacsifier_ops.cli.pacsifier import main
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from tests.support.command import arguments, start, write_table
-from tests.support.embedded import log_of, series, serving
+from tests.support.embedded import config_of, log_of, series, serving
 from tests.support.peers import free_port
 
 pytestmark = pytest.mark.archive
@@ -36,17 +36,7 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
 @pytest.fixture
 def config(pacs: EmbeddedPacs, tmp_path: Path) -> Path:
     path = tmp_path / "config.json"
-    values = {
-        "server_address": pacs.host,
-        "port": pacs.port,
-        "server_AET": pacs.aet,
-        "AET": "PACSIFIER",
-        "move_AET": "",
-        "move_port": free_port(),
-        "batch_size": 0,
-        "batch_wait_time": 0,
-    }
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(config_of(pacs, move_port=free_port())))
     return path
 
 
@@ -104,8 +94,7 @@ def test_an_accession_of_several_studies_is_fetched_whole_and_reported(
     with serving(several, tmp_path / "pacs") as pacs:
         table = write_table(tmp_path / "table.csv", [{"AccessionNumber": "A1"}, {"AccessionNumber": "A2"}])
         config = tmp_path / "config.json"
-        there = {"server_address": pacs.host, "port": pacs.port, "server_AET": pacs.aet, "AET": "PACSIFIER"}
-        config.write_text(json.dumps({**there, "move_AET": "", "move_port": 0, "batch_size": 0, "batch_wait_time": 0}))
+        config.write_text(json.dumps(config_of(pacs)))
         assert main(arguments(config, table, tmp_path / "out", "--save")) == 0
     assert images(tmp_path / "out") == 5
     assert "0 missing; 1 row(s) with several studies, all included" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from pacsifier_ops.embedded.deid_server import DeidServer
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from tests.support import old_pacsifier
 from tests.support.command import arguments
-from tests.support.embedded import series, serving
+from tests.support.embedded import config_of, series, serving
 from tests.support.places import REPO
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
@@ -47,19 +47,10 @@ python pacsifier.py --upload --config my_other_config.json
 """
 
 
-def config_of(pacs: EmbeddedPacs, **changed: object) -> str:
-    """A config.json of PACSIFIER's keys."""
-    config = {
-        "server_address": pacs.host,
-        "port": pacs.port,
-        "server_AET": pacs.aet,
-        "AET": "PACSIFIER",
-        "move_AET": "MOVE",
-        "move_port": pacs.destinations["PACSIFIER"][1],
-        "batch_size": 30,
-        "batch_wait_time": 0,
-    }
-    return json.dumps(config | changed)
+def receiving(pacs: EmbeddedPacs, **changed: object) -> str:
+    """A config.json with a receiver."""
+    port = pacs.destinations["PACSIFIER"][1]
+    return json.dumps(config_of(pacs, **{"move_AET": "MOVE", "move_port": port, "batch_size": 30} | changed))
 
 
 @pytest.fixture
@@ -104,8 +95,8 @@ def test_the_lines_of_the_manual(programs: Path, tmp_path: Path) -> None:
     away = EmbeddedPacs(aet="MOVE", folder=tmp_path / "away")
     with serving(images, tmp_path / "pacs") as pacs, away as other, DeidServer(tls, "t") as ids:
         pacs.destinations["MOVE"] = (other.host, other.port)
-        (base / "my_config.json").write_text(config_of(pacs))
-        (base / "my_other_config.json").write_text(config_of(pacs, port=other.port, server_AET="MOVE"))
+        (base / "my_config.json").write_text(receiving(pacs))
+        (base / "my_other_config.json").write_text(receiving(pacs, port=other.port, server_AET="MOVE"))
         (base / "my_config_deid.json").write_text(json.dumps({"deid_URL": ids.url, "deid_token": ids.token}))
         (base / "my_query.csv").write_text("StudyDate,PatientID\n20150512,123421\n,45322\n20150512,\n")
         for line in MANUAL.format(f"--ca {authority.path}").strip().splitlines():
@@ -154,7 +145,7 @@ def test_names_and_dumps_are_those_of_pacsifier(tmp_path: Path, capsys: pytest.C
     table, config = tmp_path / "query.csv", tmp_path / "config.json"
     table.write_text("PatientID\nPT01\nA-1\nA.2\n")
     with serving(images, tmp_path / "pacs") as pacs:
-        config.write_text(config_of(pacs))
+        config.write_text(receiving(pacs))
         run([str(programs / "pacsifier"), *arguments(config, table, tmp_path / "old", "--save", "--info")], tmp_path)
         flags = ("--save", "--info", "--names", "pacsifier")
         assert main(arguments(config, table, tmp_path / "new", *flags)) == 0

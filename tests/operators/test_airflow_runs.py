@@ -23,6 +23,7 @@ from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.runs.folder import Run
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE, THEOBALD, ZEBEDAEUS, Airflow
+from tests.support.embedded import config_of
 from tests.support.shared import Crooked
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
@@ -204,16 +205,8 @@ def test_config_json_in_place_of_a_connection(
     monkeypatch.delenv("AIRFLOW_CONN_PACS_DEFAULT")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    config = {
-        "server_address": pacs.host,
-        "port": pacs.port,
-        "server_AET": pacs.aet,
-        "AET": "CONFIGURED",
-        "move_AET": "ELSEWHERE",
-        "move_port": port,
-        "batch_size": 20,
-        "batch_wait_time": 1,
-    }
+    receiver = {"AET": "CONFIGURED", "move_AET": "ELSEWHERE", "move_port": port}
+    config = config_of(pacs, **receiver, batch_size=20, batch_wait_time=1)
     (airflow.data / "config.json").write_text(json.dumps(config))
     pacs.destinations["CONFIGURED"] = ("127.0.0.1", port)
     pacs.faults.allowed_calling_aets = {"CONFIGURED"}

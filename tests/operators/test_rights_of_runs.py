@@ -17,6 +17,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.state import audit
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE, Airflow
+from tests.support.embedded import config_of
 
 pytestmark = pytest.mark.airflow
 
@@ -87,17 +88,7 @@ def test_a_run_without_a_right_ends_at_once(
 def test_a_configuration_is_no_way_around_rights(
     airflow: Airflow, pacs: EmbeddedPacs, state_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = {
-        "server_address": pacs.host,
-        "port": pacs.port,
-        "server_AET": pacs.aet,
-        "AET": "PACSIFIER",
-        "move_AET": "",
-        "move_port": 0,
-        "batch_size": 0,
-        "batch_wait_time": 0,
-    }
-    (airflow.data / "config.json").write_text(json.dumps(config))
+    (airflow.data / "config.json").write_text(json.dumps(config_of(pacs)))
     airflow.connect(pacs, may_take="anna")
     monkeypatch.setenv("PACSIFIER_RIGHTS", "stated")
     assert airflow.run(config="config.json").state == "failed" and not pacs.peak_associations

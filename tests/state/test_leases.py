@@ -8,7 +8,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,6 @@ from pacsifier_ops.state.leases import Lease, LeaseBusy, Leases, Pacer
 NAME = "pacs.example:104:ARCHIVE / 1.2.3 \udcff\n"
 FORK = multiprocessing.get_context("fork")
 SPAWN = multiprocessing.get_context("spawn")
-
-
-@pytest.fixture
-def leases(tmp_path: Path) -> Leases:
-    return Leases(tmp_path / "leases")
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Any]]:
-    started: list[Any] = []
-
-    def _start(function: Callable[..., None], *args: Any, context: Any = FORK) -> Any:
-        process = context.Process(target=function, args=args)
-        process.start()
-        started.append(process)
-        return process
-
-    yield _start
-    for process in started:
-        process.kill()
-        process.join()
 
 
 def slot(leases: Leases, name: str = NAME, number: int = 0) -> Path:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,6 @@ from pacsifier_ops.state.leases import LeaseBusy, Leases
 from pacsifier_ops.state.turns import BULK, NORMAL, PATIENCE, URGENT, Entry, Line, Place, Rate, count_turn, place_of
 
 NAME = "pacs:pacs.example:104:ARCHIVE"
-FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture
-def leases(tmp_path: Path) -> Leases:
-    return Leases(tmp_path / "leases")
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Any]]:
-    started: list[Any] = []
-
-    def _start(function: Callable[..., None], *args: Any) -> Any:
-        process = FORK.Process(target=function, args=args)
-        process.start()
-        started.append(process)
-        return process
-
-    yield _start
-    for process in started:
-        process.kill()
-        process.join()
 
 
 def killed_elsewhere(path: Path, leases: Leases, seen: float, **meta: Any) -> None:

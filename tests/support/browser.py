@@ -112,6 +112,12 @@ class Browser:
         """Go to a page; it may still be loading when this returns."""
         self._send("Page.navigate", url=url)
 
+    def log_in(self, user: str, password: str) -> None:
+        """Fill in the login of Airflow, which shows the page that was opened afterwards."""
+        self.fill("[name=username]", user)
+        self.fill("[name=password]", password)
+        self.click("button", "Sign in")
+
     def sees(self, selector: str, text: str = "", exact: bool = False) -> bool:
         """Whether such an element can be seen, and used, by now; see `wait_for`."""
         return bool(self._look(selector, text, exact))

@@ -38,6 +38,21 @@ def serving(images: Iterable[Dataset], folder: Path) -> Iterator[EmbeddedPacs]:
         yield pacs
 
 
+def config_of(pacs: EmbeddedPacs, **changed: object) -> dict[str, object]:
+    """The content of a config.json for an embedded PACS, in PACSIFIER's keys, without a receiver."""
+    config: dict[str, object] = {
+        "server_address": pacs.host,
+        "port": pacs.port,
+        "server_AET": pacs.aet,
+        "AET": "PACSIFIER",
+        "move_AET": "",
+        "move_port": 0,
+        "batch_size": 0,
+        "batch_wait_time": 0,
+    }
+    return config | changed
+
+
 def node_of(pacs: EmbeddedPacs, **fields: Any) -> PacsNode:
     """The node of an embedded PACS; it repeats soon what failed."""
     port = pacs.destinations.get("PACSIFIER", ("", 0))[1]

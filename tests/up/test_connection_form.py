@@ -39,9 +39,7 @@ def browser(up: Up, request: pytest.FixtureRequest) -> Iterator[Browser]:
     """Return a browser that is logged in, and shows the connections of a name in Airflow's list."""
     with Browser() as page:
         page.open(f"{up.url}/connections?name_pattern={request.param}")
-        page.fill("[name=username]", local.USER)
-        page.fill("[name=password]", local.password(up.home))
-        page.click("button", "Sign in")
+        page.log_in(local.USER, local.password(up.home))
         page.wait_for("button", "Add Connection")
         yield page
 

@@ -115,9 +115,7 @@ def test_cancel_on_the_page_ends_a_retrieval_between_two_series(
     assert admin.ask(f"{page(run)}/cancel", b"", Sec_Fetch_Site="cross-site").status == 403
     with Browser() as browser:
         browser.open(f"{up.url}/{page(run)}")
-        browser.fill("[name=username]", local.USER)
-        browser.fill("[name=password]", local.password(up.home))
-        browser.click("button", "Sign in")
+        browser.log_in(local.USER, local.password(up.home))
         browser.click("button", "Cancel", exact=True)
         browser.click("button", "Cancel this run?", exact=True)
         browser.wait_for("p", "Cancelled by admin")

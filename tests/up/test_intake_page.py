@@ -44,9 +44,7 @@ def at_page(up: Up, user: str, **size: int) -> Iterator[Browser]:
     """Yield a browser in which a user has logged in and opened the page, as by the menu."""
     with Browser(**size) as browser:
         browser.open(f"{up.url}/pacsifier/")
-        browser.fill("[name=username]", user)
-        browser.fill("[name=password]", local.password(up.home, user))
-        browser.click("button", "Sign in")
+        browser.log_in(user, local.password(up.home, user))
         browser.wait_for("#run-list table, #run-list p")
         yield browser
 
@@ -108,9 +106,7 @@ def test_the_page_is_in_the_menu_and_names_line_column_and_cell(up: Up, tmp_path
     (tmp_path / "table.csv").write_text("PatientID,StudyDate\n123421,20150231\n124588,20150512-20150612\n")
     with Browser(1280, 1000) as browser:
         browser.open(up.url)
-        browser.fill("[name=username]", local.USER)
-        browser.fill("[name=password]", local.password(up.home))
-        browser.click("button", "Sign in")
+        browser.log_in(local.USER, local.password(up.home))
         browser.click("a", "Extract", exact=True)
         browser.wait_for("label", "Choose a csv or xlsx file")
         browser.choose("#table", tmp_path / "table.csv")

@@ -40,9 +40,7 @@ def logged_in(up: Up, user: str) -> Iterator[Browser]:
     """The browser of a user."""
     with Browser(1280, 1000) as page:
         page.open(up.url)
-        page.fill("[name=username]", user)
-        page.fill("[name=password]", local.password(up.home, user))
-        page.click("button", "Sign in")
+        page.log_in(user, local.password(up.home, user))
         page.wait_for("a", "Dags", exact=True)
         yield page
 

@@ -41,9 +41,7 @@ def browser(up: Up) -> Iterator[Browser]:
     """A browser that is logged in."""
     with Browser(1280, 1000) as page:
         page.open(up.url)
-        page.fill("[name=username]", local.USER)
-        page.fill("[name=password]", local.password(up.home))
-        page.click("button", "Sign in")
+        page.log_in(local.USER, local.password(up.home))
         page.wait_for("a", "Extract", exact=True)
         yield page
 

@@ -359,9 +359,7 @@ def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
     assert _names_nobody(page) and b"/stages/" not in page.body
     with Browser() as browser:
         browser.open(f"{up.url}/dags/{STUDY}/runs/{run}/plugin/pacsifier-results")
-        browser.fill("[name=username]", local.USER)
-        browser.fill("[name=password]", local.password(up.home))
-        browser.click("button", "Sign in")
+        browser.log_in(local.USER, local.password(up.home))
         browser.wait_for(".answers button", "Reject")
         browser.screenshot(tmp_path / "framed.png")
         browser.click("a#answer", "in Airflow")  # Airflow's own pages are not shown within the frame
