@@ -142,17 +142,25 @@ def _write_rows(run: Run, table: QueryTable, most: int) -> list[int]:
         expect(run, rows=len(table.rows), bad_rows=len(table.bad_rows), repeated_rows=len(same_as))
         for number, batch in enumerate(batches):
             rows = (table.rows[i] for i in batch)
-            lines = ({"line": row.line, "keys": row.keys, "exact": row.exact, **_patient_options(row)} for row in rows)
-            run.write_part("rows", number, lines)
+            run.write_part("rows", number, map(_row_of, rows))
         accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
         accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
         run.write_part("rows", None, map(asdict, accounts))
     return list(range(len(batches)))
 
 
-def _patient_options(row: QueryRow) -> dict[str, str]:
-    """Return what a row gives for its patient besides the keys of the query."""
-    return {"new_id": row.new_id, "accept_patient_id_of": row.accept_patient_id_of}
+def _row_of(row: QueryRow) -> dict[str, Any]:
+    """Return a row as the step find reads it."""
+    return {
+        "line": row.line,
+        "keys": row.keys,
+        "exact": row.exact,
+        "new_id": row.new_id,
+        "accept_patient_id_of": row.accept_patient_id_of,
+        "anchor": row.anchor,
+        "selection": row.selection,
+        "row_id": row.row_id,
+    }
 
 
 def check_consistent(request: Request, destination: PacsNode | str | None) -> None:

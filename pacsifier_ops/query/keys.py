@@ -88,7 +88,14 @@ DUMP_COLUMNS = tuple(word for word, *_ in _ATTRIBUTES)
 NEW_IDS = "new_ids"
 #: Column that decides which PatientID is accepted where those of archive and objects differ; no key.
 ACCEPT = "accept_patient_id_of"
-COLUMNS = (*KEYS, NEW_IDS, ACCEPT)
+#: Columns of the selection: the day that days are counted from, the name of the row's set of rules, and the row's own
+#: id, which the linker gives back. No keys: an archive never sees them.
+ANCHOR, SELECTION, ROW_ID = "anchor_date", "selection", "row_id"
+#: Columns that ask for nothing.
+NO_KEYS = (NEW_IDS, ACCEPT, ANCHOR, SELECTION, ROW_ID)
+COLUMNS = (*KEYS, *NO_KEYS)
+#: Characters of a row's own id, and of the name of a set, at most.
+LONGEST_TEXT = 64
 
 #: Other names of columns, without case, blanks and punctuation. In PS3.6 some names have an apostrophe.
 ALIASES = {
@@ -105,6 +112,7 @@ ALIASES = {
     "studyuid": "StudyInstanceUID",
     "seriesuid": "SeriesInstanceUID",
     "referringphysiciansname": "ReferringPhysicianName",
+    "selection": SELECTION,
 }
 
 _DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})")
@@ -198,11 +206,32 @@ def time_range(text: str) -> tuple[str, str]:
     return filled(ends[0], "000000", "000000"), filled(ends[1], "235959", "999999")
 
 
-def _check_date(key: Key, text: str) -> str:
-    if "-" not in text:
-        return date_range(text)[0]
-    if key.keyword == "PatientBirthDate":
+def check_day(text: str) -> str:
+    """Return a day, YYYYMMDD.
+
+    Raises:
+        ValueError: it is none, or a range of days; gives the reason, without the value.
+    """
+    if "-" in text:
         raise ValueError(f"a range is not allowed here; {_DATE_FORM}")
+    return date_range(text)[0]
+
+
+def check_text(text: str) -> str:
+    """Return a text that no archive sees: a row's own id, or a name.
+
+    Raises:
+        ValueError: it is too long, or holds characters that nobody sees; gives the reason, without the value.
+    """
+    refuse_hidden(text)
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"longer than {LONGEST_TEXT} characters; shorten it")
+    return text
+
+
+def _check_date(key: Key, text: str) -> str:
+    if "-" not in text or key.keyword == "PatientBirthDate":
+        return check_day(text)
     return "-".join(date_range(text))
 
 

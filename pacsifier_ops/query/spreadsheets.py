@@ -68,11 +68,14 @@ _LOST = {
     re.compile(r"#{2,}"): "only the signs of a column that is too narrow; widen it, and save the table anew",
     re.compile(r"nan"): "a program's word for a value that is missing; leave the cell empty, or fill it",
 }
-#: Patterns of ids that a spreadsheet has damaged.
-_DAMAGED = {
+#: Pattern of a number whose last digits a spreadsheet has lost.
+_ROUNDED = {
     re.compile(r"[+-]?\d(?:[.,]\d+)?[eE][+-]\d+"): (
         "a number in powers of ten, whose last digits are lost; export the column as text"
     ),
+}
+#: Patterns of ids that a spreadsheet has damaged.
+_DAMAGED = _ROUNDED | {
     re.compile(r"\d+[.,]0+"): "a whole number with decimals; write its digits only",
     re.compile(r"'.+"): "an apostrophe before the value; take it away",
     re.compile(r"[\w-]+(?:\s*;\s*[\w-]+)+"): "several values; give each a row of its own",
@@ -92,6 +95,15 @@ def refuse_lost_value(text: str) -> None:
         ValueError: says what it is and what to do, without the value.
     """
     _refuse(text, _LOST)
+
+
+def refuse_rounded(text: str) -> None:
+    """Refuse a number whose last digits are lost, so that two of them may be one.
+
+    Raises:
+        ValueError: says what it is and what to do, without the value.
+    """
+    _refuse(text, _ROUNDED)
 
 
 def refuse_damaged_id(text: str) -> None:

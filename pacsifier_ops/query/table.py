@@ -12,10 +12,16 @@ from pacsifier_ops.base.cells import plain
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE
 from pacsifier_ops.query.keys import (
     ACCEPT,
+    ANCHOR,
     COLUMNS,
     KEYS,
     NEW_IDS,
+    NO_KEYS,
+    ROW_ID,
+    SELECTION,
     check_cell,
+    check_day,
+    check_text,
     column_of,
     is_weak,
     nearest_column,
@@ -24,14 +30,16 @@ from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.pseudonym import check_pseudonym
 from pacsifier_ops.query.reading import AS_IT_IS, INCLUDE, SKIP, Reading
 from pacsifier_ops.query.records import Record, bytes_of, records_of
-from pacsifier_ops.query.spreadsheets import refuse_damaged_id, refuse_lost_value, unwrapped
+from pacsifier_ops.query.spreadsheets import refuse_damaged_id, refuse_lost_value, refuse_rounded, unwrapped
 
 #: Maximum number of wrong columns in an error; the others are counted.
 _MOST_COLUMNS = 20
 #: Maximum number of columns that are looked at one by one: a file of commas has millions.
 _WIDEST = 1000
-#: VRs whose cells may be dates, times and numbers in a workbook.
-_NUMBERED = ("DA", "TM", "IS")
+#: Columns whose cells may be dates, times and numbers in a workbook.
+_NUMBERED = {column for column, key in KEYS.items() if key.vr in ("DA", "TM", "IS")} | {ANCHOR}
+#: Columns of dates.
+_DATES = {column for column, key in KEYS.items() if key.vr == "DA"} | {ANCHOR}
 #: Columns that spreadsheets often treat as numbers.
 _IDS = ("PatientID", "AccessionNumber", "StudyID", NEW_IDS)
 #: Interpretation of a number as a time, by its number of digits.
@@ -50,9 +58,12 @@ class QueryRow:
         cells: original cells of the row, by column.
         new_id: pseudonym of the row's patient; may be empty.
         warnings: remarks, without values.
-        duplicates: lines of later rows with the same keys.
+        duplicates: lines of later rows that are the same in all columns.
         accept_patient_id_of: `archive`, or empty; see `config.PacsNode`.
         exact: `*` and `?` in the keys are ordinary characters.
+        anchor: the day that the selection counts from, YYYYMMDD, or empty.
+        selection: name of the row's set of rules, or empty.
+        row_id: the row's own id, or empty.
     """
 
     line: int
@@ -63,6 +74,9 @@ class QueryRow:
     duplicates: tuple[int, ...] = ()
     accept_patient_id_of: str = ""
     exact: bool = False
+    anchor: str = ""
+    selection: str = ""
+    row_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,7 +221,7 @@ def _check(table: QueryTable, records: list[Record], remark: str, reading: Readi
         odd = {
             place: f"{what}, and no text; type what is meant as text"
             for place, what in record.odd.items()
-            if table.columns[place] not in KEYS or KEYS[table.columns[place]].vr not in _NUMBERED
+            if table.columns[place] not in _NUMBERED
         }
         wrong = {place: message for place, (_, message) in enumerate(answers) if message} | odd | record.faults
         wanted[line] = tuple("" if place in wrong else value for place, (value, _) in enumerate(answers))
@@ -220,7 +234,8 @@ def _check(table: QueryTable, records: list[Record], remark: str, reading: Readi
             for place, message in sorted(wrong.items())
         ]
         if not found and not any(v for column, v in zip(table.columns, wanted[line], strict=True) if column in KEYS):
-            found = [Problem(line, "", f"asks for nothing; fill at least one column other than {NEW_IDS} and {ACCEPT}")]
+            beside = ", ".join(column for column in NO_KEYS if column in {NEW_IDS, ACCEPT, *table.columns})
+            found = [Problem(line, "", f"asks for nothing; fill at least one column other than {beside}")]
         if found:
             problems[line] = found
         remarks[line] = list(_on_times(table.columns, record))
@@ -237,12 +252,25 @@ def _check(table: QueryTable, records: list[Record], remark: str, reading: Readi
             lines_by_values.setdefault(values, []).append(line)
     for values, (line, *others) in lines_by_values.items():
         keys = {column: value for column, value in zip(table.columns, values, strict=True) if value}
-        new_id, accept = keys.pop(NEW_IDS, ""), keys.pop(ACCEPT, "")
+        new_id, accept, anchor, selection, row_id = (keys.pop(column, "") for column in NO_KEYS)
         warned = remarks[line]
         if all(is_weak(keyword, value) for keyword, value in keys.items()):
             warned.append(f"asks by {', '.join(keys)} only, which may find a large part of the archive")
-        row = QueryRow(line, keys, cells[line], new_id, tuple(warned), tuple(others), accept, reading.exact)
-        table.rows.append(row)
+        table.rows.append(
+            QueryRow(
+                line,
+                keys,
+                cells[line],
+                new_id,
+                tuple(warned),
+                tuple(others),
+                accept,
+                reading.exact,
+                anchor,
+                selection,
+                row_id,
+            )
+        )
 
 
 def _on_times(columns: tuple[str, ...], record: Record) -> Iterator[str]:
@@ -287,7 +315,12 @@ def _verdict(reading: Reading, column: str, text: str) -> tuple[str, str]:
             return check_pseudonym(text), ""
         if column == ACCEPT:
             return _check_accept(text), ""
-        return check_cell(column, reading.dicom_dates(text) if KEYS[column].vr == "DA" else text), ""
+        if column == ROW_ID:
+            refuse_rounded(text)
+        if column in (ROW_ID, SELECTION):
+            return check_text(text), ""
+        text = reading.dicom_dates(text) if column in _DATES else text
+        return check_day(text) if column == ANCHOR else check_cell(column, text), ""
     except ValueError as error:
         return "", str(error)
 

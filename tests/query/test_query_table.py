@@ -804,3 +804,38 @@ def test_nothing_but_a_query_table_error_is_raised(data: bytes) -> None:
     assert len({*lines, *bad}) == len(lines) + len(bad) > 0
     assert {problem.line for problem in table.problems} == set(bad)
     assert all(row.keys and all(row.keys.values()) for row in table.rows)
+
+
+COHORT = "PatientID,anchor_date,selection,row_id\n"
+
+
+def test_the_columns_of_a_selection_are_no_keys_and_make_rows_of_their_own() -> None:
+    lines = ("P1,20200229,,a", "P1,20200301,,a", "P1,20200301,priors,a", "P1,20200301,priors,b", "P1,20200229,,a")
+    table = read(COHORT + "\n".join(lines))
+    assert keys(table) == [{"PatientID": "P1"}] * 4
+    assert [(row.anchor, row.selection, row.row_id) for row in table.rows] == [
+        ("20200229", "", "a"),
+        ("20200301", "", "a"),
+        ("20200301", "priors", "a"),
+        ("20200301", "priors", "b"),
+    ]
+    assert [row.duplicates for row in table.rows] == [(6,), (), (), ()]
+
+
+def test_an_anchor_is_one_day_in_the_format_that_was_said() -> None:
+    assert [row.anchor for row in read(COHORT + "P1,1.5.2020,,", date_format="DD.MM.YYYY").rows] == ["20200501"]
+    book = workbook(["PatientID", "Anchor Date", "row id"], ["P1", datetime.date(2020, 5, 1), 7])
+    assert [(row.anchor, row.row_id) for row in read(saved(book)).rows] == [("20200501", "7")]
+    wrong = read(COHORT + "P1,20200101-20200201,,\nP1,20210229,,\nP1,1.5.2020,,").problems
+    assert [(problem.line, problem.column) for problem in wrong] == [(line, "anchor_date") for line in (2, 3, 4)]
+
+
+def test_a_rows_own_id_is_any_text_that_can_be_told_from_others() -> None:
+    assert [row.row_id for row in read(COHORT + "P1,,,Müller; 12/3 'x'").rows] == ["Müller; 12/3 'x'"]
+    wrong = read(COHORT + f"P1,,,1.23457E+11\nP1,,,{'x' * 65}\nP1,,{'s' * 65},\n,20200101,s,1").problems
+    assert [(problem.line, problem.column) for problem in wrong] == [
+        (2, "row_id"),
+        (3, "row_id"),
+        (4, "selection"),
+        (5, ""),
+    ]
