@@ -47,9 +47,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
@@ -157,8 +157,29 @@ class _Decision(NamedTuple):
     more: tuple[Counter[str], dict[str, str], set[str]] | None = None
 
 
-#: Decisions by tag, VR, value and private creator.
-_Decisions: TypeAlias = "dict[tuple[int, str, Value, str], _Decision]"
+@dataclass(slots=True)
+class _Decisions:
+    """Decisions on elements of one kind of data set or item.
+
+    Attributes:
+        by_element: decisions by tag, VR, value and private creator.
+        elements: elements of the last object whose decisions hold for the next one, where they are the same.
+        last: its decisions by tag, in order; None for its other elements.
+        creators: its private creators, by block.
+    """
+
+    by_element: dict[tuple[int, str, Value, str], _Decision] = field(default_factory=dict)
+    elements: Elements = field(default_factory=dict)
+    last: dict[int, _Decision | None] = field(default_factory=dict)
+    creators: dict[int, str] = field(default_factory=dict)
+
+    def keep(self, tag: int, element: tuple[str, Value], decision: _Decision | None) -> None:
+        """Keep the decision on an element of the last object; None where it does not hold for the next one."""
+        self.last[tag] = decision
+        if decision is None:
+            self.elements.pop(tag, None)
+        else:
+            self.elements[tag] = element
 
 
 class Engine:
@@ -243,6 +264,11 @@ class Engine:
                 plans.clear()
             plan = plans[tag, vr] = _make_plan(rules, tag, vr)
         return plan
+
+
+def _is_creator(tag: int) -> bool:
+    """Return whether an element is a private creator (PS3.5 7.8.1)."""
+    return bool(tag & 0x10000) and 0x10 <= tag & 0xFFFF <= 0xFF
 
 
 def _remove_data_after_pixels(elements: Elements, syntax: Syntax) -> bool:
@@ -468,51 +494,74 @@ class _Deidentifier:
         if _CHARACTER_SET in source:
             value = source[_CHARACTER_SET][1]
             charset = Charset.of(value if isinstance(value, bytes) else b"?")
-        rules = rules or self._rules.nested
-        decisions: _Decisions = {}
-        if not own:  # those depend on the content item
+        whole, rules = rules is not None, rules or self._rules.nested
+        decisions = _Decisions()
+        if not own and self._engine.remembers:  # those depend on the content item
             decisions = self._decided.setdefault((rules, charset, self._in_dummy), decisions)
-        found: Elements = {}
-        applied: list[str] = []
-        creators: dict[int, str] = {}
-        kept: set[int] = set()
         above, self._source = self._source, source
-        for tag, (vr, value) in source.items():
+        made = self._decisions(source, charset, own, rules, decisions, whole=whole)
+        self._source = above
+        self._alone = False  # for an element whose value this data set is
+        self.counts.update([decision.rule for decision in made.values()])
+        for counts, uids, dates in [decision.more for decision in made.values() if decision.more is not None]:
+            self.counts.update(counts)
+            self.uids.update(uids)
+            self.dates |= dates
+        found: Elements = {tag: decision.element for tag, decision in made.items() if decision.element is not None}
+        private = [tag for tag in found if tag & 0x10000]
+        kept = {tag >> 8 for tag in private if tag & 0xFF00}
+        for tag in private:
+            if not tag & 0xFF00 and _block(tag) not in kept:
+                del found[tag]
+        return found
+
+    def _decisions(
+        self,
+        source: Elements,
+        charset: Charset,
+        own: Mapping[int, Rule],
+        rules: ObjectRules,
+        decisions: _Decisions,
+        *,
+        whole: bool,
+    ) -> dict[int, _Decision]:
+        """Return a decision on each element of a data set or an item.
+
+        Args:
+            source, charset, own, rules: see `elements`.
+            decisions: decisions so far.
+            whole: it is the data set of an object: most elements are the same in the last object.
+        """
+        tags, before = list(source), decisions.elements
+        left = [tag for tag, element in source.items() if before.get(tag) != element] if whole else tags
+        made: dict[int, Any] = decisions.last.copy()
+        creators = decisions.creators
+        if not whole or tags != list(made) or any(map(_is_creator, left)):
+            left, made, creators = tags, {}, {}
+        if whole and left is tags:
+            decisions.elements, decisions.last, decisions.creators = {}, {}, creators
+        for tag in left:
+            vr, value = source[tag]
             creator = ""
             if tag & 0x10000:
-                if 0x10 <= tag & 0xFFFF <= 0xFF:
+                if _is_creator(tag):
                     creator = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
                     creators[_block(tag)] = creator
                 else:
                     creator = creators.get(tag >> 8, "")
-            if type(value) is bytes and len(value) <= _SHORT:
-                key = tag, vr, value, creator
-                decision = decisions.get(key)
-                if decision is None:
-                    decision = self._decide(self._plan(tag, vr, creator, own, rules), value, tag, charset)
-                    if self._alone and self._engine.remembers:
-                        if len(decisions) >= _MOST_DECISIONS:
-                            decisions.clear()
-                        decisions[key] = decision
-            else:
+            short = type(value) is bytes and len(value) <= _SHORT
+            decision = decisions.by_element.get((tag, vr, value, creator)) if short else None
+            if decision is None:
                 decision = self._decide(self._plan(tag, vr, creator, own, rules), value, tag, charset)
-            rule, element, more = decision
-            applied.append(rule)
-            if more is not None:
-                counts, uids, dates = more
-                self.counts.update(counts)
-                self.uids.update(uids)
-                self.dates |= dates
-            if element is not None:
-                found[tag] = element
-                if tag & 0x10000 and tag & 0xFF00:
-                    kept.add(tag >> 8)
-        self.counts.update(applied)
-        self._source = above
-        self._alone = False  # for an element whose value this data set is
-        for tag in [tag for tag in found if tag & 0x10000 and not tag & 0xFF00 and _block(tag) not in kept]:
-            del found[tag]
-        return found
+                short = short and self._alone
+                if short and self._engine.remembers:
+                    if len(decisions.by_element) >= _MOST_DECISIONS:
+                        decisions.by_element.clear()
+                    decisions.by_element[tag, vr, value, creator] = decision
+            made[tag] = decision
+            if whole:
+                decisions.keep(tag, source[tag], decision if short else None)
+        return made
 
     def _decide(self, plan: _Plan, value: Value, tag: int, charset: Charset) -> _Decision:
         """Decide what an element becomes. `_alone` says afterwards whether nothing beside it mattered."""

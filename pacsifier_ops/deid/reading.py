@@ -14,6 +14,7 @@ import mmap
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import accumulate
@@ -37,6 +38,8 @@ MOST_DEEP = 64
 MOST_INFLATED = 2**30
 #: Maximum number of headers that are kept.
 _MOST_HEADERS = 20_000
+#: Runs of elements: maximum number that is kept, minimum number of elements, maximum size of an element in bytes.
+_MOST_RUNS, _FEWEST, _LARGEST = 1000, 4, 1 << 12
 #: Larger files (bytes) are mapped instead of read into memory. Pixel data above the second size are not copied.
 _MAPPED, _STRETCH = 1 << 26, 1 << 14
 #: Bytes that are read at once.
@@ -175,7 +178,7 @@ def parse(data: bytes | mmap.mmap) -> Parsed:
         mended["mended/transfer-syntax"] += 1
         if not (syntax.encapsulated or syntax.deflated):
             syntax = Syntax.of(_IMPLICIT_SYNTAX if form.implicit else _EXPLICIT_SYNTAX)
-    elements, _ = reader.elements(start, len(data), form, 0)
+    elements, _ = reader.elements(start, len(data), form, 0, whole=True)
     if form.implicit and not syntax.implicit:
         _resolve_signedness(elements)
     if any(elements[tag][0] not in (*vrs.STRINGS, "UN") for tag in _IDENTIFYING if tag in elements):
@@ -294,6 +297,22 @@ def private_vr(tag: int, creator: str) -> str:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Successive elements that were the same in two objects, as in the images of a series.
+
+    Attributes:
+        encoded: their bytes.
+        elements: the elements.
+        first, last: tags of the first and the last one.
+    """
+
+    encoded: bytes
+    elements: Elements
+    first: int
+    last: int
+
+
 @dataclass(frozen=True)
 class _Form:
     """Encoding of elements: implicit or explicit VR, and byte order."""
@@ -314,12 +333,40 @@ class _Form:
     #: Headers of 8 bytes that were read before: tag, VR and length. Whatever needs a closer look is not among them:
     #: private creators, private elements of implicit VR, sequences, odd lengths, character sets, pixel data.
     ordinary: dict[bytes, tuple[int, str, int]] = field(default_factory=dict, compare=False, repr=False)
+    #: Runs by the header of their first element, and the elements of the last object that were in none.
+    runs: dict[bytes, _Run] = field(default_factory=dict, compare=False, repr=False)
+    others: Elements = field(default_factory=dict, compare=False, repr=False)
 
     def keep(self, header: bytes, tag: int, vr: str, length: int) -> None:
         """Keep an ordinary header."""
         if len(self.ordinary) >= _MOST_HEADERS:
             self.ordinary.clear()
         self.ordinary[header] = tag, vr, length
+
+    def keep_runs(self, data: bytes | mmap.mmap, found: Elements, single: list[tuple[int, int, int]]) -> None:
+        """Keep the runs of an object: elements that follow each other, and were the same in the last object.
+
+        Args:
+            data: the bytes that the elements are from.
+            found: the elements.
+            single: tag, start and end of those that are in no run so far, and of which the bytes alone decide.
+        """
+        tags: list[int] = []
+        began = ended = 0
+        for tag, start, stop in [*single, (0, 0, 0)]:
+            same = tag in self.others and self.others[tag] == found[tag]
+            if same and tags and start == ended:
+                tags.append(tag)
+                ended = stop
+                continue
+            if len(tags) >= _FEWEST:
+                if len(self.runs) >= _MOST_RUNS:
+                    self.runs.clear()
+                elements = {one: found[one] for one in tags}
+                self.runs[data[began : began + 8]] = _Run(data[began:ended], elements, tags[0], tags[-1])
+            tags, began, ended = [tag] if same else [], start, stop
+        self.others.clear()
+        self.others.update((tag, found[tag]) for tag, *_ in single)
 
 
 @cache
@@ -336,23 +383,36 @@ class _Reader:
         self._sequences: dict[int, tuple[int, int, _Form]] = {}
 
     def elements(
-        self, position: int, end: int, form: _Form, depth: int, *, delimited: bool = False
+        self, position: int, end: int, form: _Form, depth: int, *, delimited: bool = False, whole: bool = False
     ) -> tuple[Elements, int]:
-        """Return the elements up to the end, or to the item's delimiter, and the offset after them."""
+        """Return the elements up to the end, or to the item's delimiter, and the offset after them.
+
+        With `whole` they are the data set of an object, up to the end of the file.
+        """
         data, implicit, header = self._data, form.implicit, form.header
         found: Elements = {}
         creators: dict[int, str] = {}
         last = -1
         ordered = True
         ordinary = form.ordinary
+        runs: Mapping[bytes, _Run] = form.runs if whole else {}
+        single: list[tuple[int, int, int]] = []
         while position < end:
-            head = ordinary.get(data[position : position + 8])
+            eight = data[position : position + 8]
+            run = runs.get(eight)
+            if run and run.first > last and data[position : position + len(run.encoded)] == run.encoded:
+                found.update(run.elements)
+                position += len(run.encoded)
+                last = run.last
+                continue
+            head = ordinary.get(eight)
             if head is not None and head[0] > last:
                 tag, vr, length = head
-                start, position, last = position + 8, position + 8 + length, tag
+                at, position, last = position, position + 8 + length, tag
                 if position > end:
-                    raise Unfit(_TRUNCATED if start > end else _LENGTH_PAST_END)
-                found[tag] = vr, data[start:position]
+                    raise Unfit(_TRUNCATED if at + 8 > end else _LENGTH_PAST_END)
+                found[tag] = vr, data[at + 8 : position]
+                single.append((tag, at, position))
                 continue
             if position + 8 > end:
                 if not depth and self._zeros(position, end):
@@ -377,6 +437,7 @@ class _Reader:
                 last = tag
             at = position
             position += 8
+            regular = length != UNDEFINED and tag not in _SPECIAL and not (implicit and group & 1)
             if implicit:
                 vr = self._vr(tag, group, creators)
             elif code in _SHORT:
@@ -387,6 +448,7 @@ class _Reader:
                 position += 4
             else:
                 vr, length, position = self._irregular_header(tag, code, length, position, end, form)
+                regular = False
             if group == 0xFFFE:
                 raise Unfit("its encoding is damaged: an item or a delimiter stands where none may")
             start = position
@@ -404,6 +466,7 @@ class _Reader:
                 if stop > end:
                     raise Unfit(_LENGTH_PAST_END)
                 if vr == "SQ":
+                    regular = False
                     vr, value = self._value_of_defined_length(
                         start, stop, form, depth + 1, guessed=implicit and bool(group & 1)
                     )
@@ -430,10 +493,14 @@ class _Reader:
                 self._mended["mended/twice"] += 1
                 continue
             found[tag] = (vr, value)
-            if not depth and type(value) is list:
+            if regular and not length & 1 and position - at <= _LARGEST:
+                single.append((tag, at, position))
+            elif not depth and type(value) is list:
                 self._sequences[tag] = start, stop, within
         if delimited:
             raise Unfit("its encoding is damaged: an item has no end")
+        if whole and ordered:
+            form.keep_runs(data, found, single)
         return found if ordered else _sorted(found), position
 
     # What is mended

@@ -32,6 +32,7 @@ import mmap
 import re
 import struct
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -82,6 +83,9 @@ _DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100
 _LARGE, _MAPPED = 1 << 16, 1 << 16
 #: Maximum length in bytes of elements that are remembered as clean, and maximum numbers of them, and of patients.
 _SHORT, _MOST, _MOST_PATIENTS = 1 << 10, 20_000, 8
+#: Minimum number of clean elements that are compared at once, maximum number of such runs, and number of bytes by which
+#: they are found.
+_FEWEST, _MOST_RUNS, _RUN = 2, 1000, 12
 #: Markers of comments and application data, by the first bytes of a stream: JPEG and JPEG-LS; JPEG 2000.
 _NON_PIXEL_MARKERS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
 #: Markers that precede the pixels: start of scan, start of tile-part, end of image.
@@ -122,8 +126,37 @@ def search(source: Path | bytes, identifiers: Identifiers, searched: Searched | 
     return [str(hit) for hit in sorted(found)]
 
 
-#: UIDs in elements that are clean, by the bytes of the element with its header. The tag is 0 for UIDs in its bytes.
-_Clean: TypeAlias = "dict[bytes, tuple[tuple[int, str], ...]]"
+#: UIDs in clean elements. The tag is 0 for UIDs in the bytes of an element.
+_Uids: TypeAlias = tuple[tuple[int, str], ...]
+
+
+class _Clean(dict[bytes, _Uids]):
+    """UIDs in elements that are clean, by the bytes of the element with its header.
+
+    Attributes:
+        runs: bytes and UIDs of clean elements that followed each other, by their first bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: dict[bytes, tuple[bytes, _Uids]] = {}
+
+    def keep_runs(self, data: bytes | mmap.mmap, found: list[tuple[int, int, _Uids]]) -> None:
+        """Keep runs of clean elements: start, end and UIDs of each, in order."""
+        run: list[tuple[int, int, _Uids]] = []
+        for one in [*found, (-1, -1, ())]:
+            if not run or one[0] == run[-1][1]:
+                run.append(one)
+                continue
+            if len(run) >= _FEWEST:
+                if len(self.runs) >= _MOST_RUNS:
+                    self.runs.clear()
+                began, ended = run[0][0], run[-1][1]
+                self.runs[data[began : began + _RUN]] = (
+                    data[began:ended],
+                    tuple(uid for *_, uids in run for uid in uids),
+                )
+            run = [one]
 
 
 class Searched:
@@ -133,16 +166,16 @@ class Searched:
     """
 
     def __init__(self) -> None:
-        self._clean: dict[Hashable, dict[tuple[_Form, Charset], _Clean]] = {}
+        self._clean: dict[Hashable, defaultdict[tuple[_Form, Charset], _Clean]] = {}
 
-    def for_terms_of(self, identifiers: Identifiers) -> dict[tuple[_Form, Charset], _Clean]:
+    def for_terms_of(self, identifiers: Identifiers) -> defaultdict[tuple[_Form, Charset], _Clean]:
         """Return the elements that are clean of these identifiers, by their encoding and character sets."""
         key = replace(identifiers, uids=frozenset())
         found = self._clean.get(key)
         if found is None:
             if len(self._clean) >= _MOST_PATIENTS:
                 self._clean.clear()
-            found = self._clean[key] = {}
+            found = self._clean[key] = defaultdict(_Clean)
         return found
 
 
@@ -177,7 +210,7 @@ def hits(
     return every | {Hit("a UID that had to be replaced", _place(tag)) for tag in _old_uids(content, uids)}
 
 
-def read(source: Path | bytes, clean: dict[tuple[_Form, Charset], _Clean] | None = None) -> FileContent:
+def read(source: Path | bytes, clean: defaultdict[tuple[_Form, Charset], _Clean] | None = None) -> FileContent:
     """Read the content of a DICOM file for `hits`.
 
     Args:
@@ -246,7 +279,7 @@ class Unreadable(Exception):
     """The file is not valid; the text gives the reason."""
 
 
-def _read_checked(data: bytes | mmap.mmap, clean: dict[tuple[_Form, Charset], _Clean] | None) -> FileContent:
+def _read_checked(data: bytes | mmap.mmap, clean: defaultdict[tuple[_Form, Charset], _Clean] | None) -> FileContent:
     try:
         return _read(data, clean)
     except Unreadable:
@@ -408,7 +441,7 @@ class _Form(NamedTuple):
 _EXPLICIT = _Form(False, True)
 
 
-def _read(data: bytes | mmap.mmap, clean: dict[tuple[_Form, Charset], _Clean] | None) -> FileContent:
+def _read(data: bytes | mmap.mmap, clean: defaultdict[tuple[_Form, Charset], _Clean] | None) -> FileContent:
     """Read a file element by element. Of repeated elements, all are read.
 
     Raises:
@@ -428,7 +461,7 @@ def _read(data: bytes | mmap.mmap, clean: dict[tuple[_Form, Charset], _Clean] | 
         content.pieces.append(inflater.unused_data)
     form = _Form(syntax.is_implicit_VR, syntax.is_little_endian)
     described = dict[int, bytes]()
-    at, charset = _read_regular(content, data, start, form, described, {} if clean is None else clean)
+    at, charset = _read_regular(content, data, start, form, described, defaultdict(_Clean) if clean is None else clean)
     stream = BytesIO(data) if isinstance(data, bytes) else data
     stream.seek(at)
     _sort(content, _without_bulk(content, data, stream, form, described), form, charset)
@@ -443,7 +476,7 @@ def _read_regular(
     at: int,
     form: _Form,
     described: dict[int, bytes],
-    clean: dict[tuple[_Form, Charset], _Clean],
+    clean: defaultdict[tuple[_Form, Charset], _Clean],
 ) -> tuple[int, Charset]:
     """Read elements of a data set up to one that is irregular: of undefined length, of another VR, or cut off.
 
@@ -459,9 +492,15 @@ def _read_regular(
         Offset of the irregular element, or of the end; character sets there.
     """
     charset = DEFAULT
-    here = clean.setdefault((form, charset), {})
+    here = clean[form, charset]
     header, long = form.header, form.long
-    while at + 12 <= len(data):
+    alone: list[tuple[int, int, _Uids]] = []
+    while at + _RUN <= len(data):
+        run = here.runs.get(data[at : at + _RUN])
+        if run is not None and data[at : at + len(run[0])] == run[0]:
+            content.clean_uids.extend(run[1])
+            at += len(run[0])
+            continue
         if form.implicit:
             group, number, length = header(data, at)
             value = at + 8
@@ -486,6 +525,8 @@ def _read_regular(
         uids = here.get(element)
         if uids is not None:
             content.clean_uids.extend(uids)
+            if tag not in _DIMENSIONS and tag != CHARACTER_SET:
+                alone.append((at, end, uids))
         else:
             before = len(content.uids)
             _sort(content, data_element_generator(BytesIO(element), *form), form, charset)
@@ -496,8 +537,10 @@ def _read_regular(
             described[tag] = data[value:end]
         elif tag == CHARACTER_SET:
             charset = charset_of(data[value:end])
-            here = clean.setdefault((form, charset), {})
+            here.keep_runs(data, alone)
+            here, alone = clean[form, charset], []
         at = end
+    here.keep_runs(data, alone)
     return at, charset
 
 
