@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import astuple, replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -102,8 +103,9 @@ def test_what_is_remembered_changes_nothing(profile: str, corpus: Path, tmp_path
     assert len(objects) > HYBRIDS
     how = Policy.of(request)
     remembering, forgetting = (Converter(how, tmp_path, run.note, remembers=yes) for yes in (True, False))
-    order = objects * 2
-    random.Random(profile).shuffle(order)
+    shuffled = objects * 2
+    random.Random(profile).shuffle(shuffled)
+    order = [*objects, *shuffled, *objects]  # as in a series, and not
     expected: dict[str, Any] = {}
     for source, path, uid in objects:
         for cached in (identifiers._identifiers, identifiers._uids_in, identifiers._terms_of):
@@ -289,6 +291,50 @@ def _outcome(converter: Converter, path: Path, source: SourceSeries, uid: str) -
         made.path.unlink()
         made.path = Path()
     return astuple(made)
+
+
+def _variants(data: bytes, chance: random.Random) -> Iterator[bytes]:
+    """A file, the same again, and others that are almost the same: bytes changed, cut out, doubled, the end cut off."""
+    yield from (data, data)
+    for _ in range(8):
+        at, length = chance.randrange(128, len(data)), chance.choice((1, 2, 8, 40))
+        yield data[:at] + chance.randbytes(length) + data[at + length :]
+        yield data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        yield data[:at] + data[at + length :]
+        yield data[: at + length] + data[at:]
+        yield data[:at]
+    yield data
+
+
+def _parsed(data: bytes) -> tuple[Any, ...]:
+    try:
+        made = reading.parse(data)
+    except Unfit as unfit:
+        return (unfit.reason,)
+    return made.elements, [*made.elements], made.syntax, made.meta, made.mended
+
+
+@pytest.mark.slow
+def test_an_object_is_read_and_searched_alike_after_others_that_are_almost_the_same(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What several objects have in common is compared at once, and the smallest difference counts."""
+    chance, runs = random.Random(7), 0
+    # A clean element is remembered only where the whole file is clean: nothing is searched for but a rare name.
+    whose = Identifiers(frozenset([FoundIdentifier("name", 0x00100010, "Quxwort^Zsazsa")]))
+    searched = Searched()
+    for path in sorted(corpus.rglob("*.dcm")):
+        data = path.read_bytes()
+        if not 132 < len(data) < 1 << 16:
+            continue
+        for variant in _variants(data, chance):
+            after = _parsed(variant)
+            runs += len(reading._form(False, True).runs)
+            with monkeypatch.context() as anew:
+                anew.setattr(reading, "_form", cache(reading._Form))
+                assert _parsed(variant) == after, path
+            assert search(variant, whose, searched) == search(variant, whose), path
+    assert runs > 1000
 
 
 def test_what_is_wrong_with_an_encoding_is_told_alike_after_other_objects() -> None:
