@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.synchronize import Event
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -78,7 +79,7 @@ def anonymize(request: DeidRequest, shared: bool) -> int:
     with stoppable() as stopped, noted_warnings(run), _Processes(run) as processes:
         # They load their libraries while this process loads its own and looks at the files.
         if shared:
-            processes.pool()
+            processes.load()
         units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
         return carry_out(
             run,
@@ -114,6 +115,9 @@ class _Processes:
 
     Args:
         run: whose units.
+
+    Attributes:
+        begun: whether their libraries are loaded, or about to be.
     """
 
     def __init__(self, run: Run) -> None:
@@ -123,6 +127,7 @@ class _Processes:
         context.set_forkserver_preload([*modules])
         self._context, self._stop = context, context.Event()
         self._pool: ProcessPoolExecutor | None = None
+        self.begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -130,24 +135,22 @@ class _Processes:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    @property
-    def begun(self) -> bool:
-        """Whether the processes were started."""
-        return self._pool is not None
-
     def end(self) -> None:
         """End the processes, with what they are at. Harmless when repeated."""
         self._stop.set()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
+    def load(self) -> None:
+        """Have the server that the processes are forked from load the libraries. It is not waited for."""
+        self.begun = True
+        forkserver.ensure_running()
+
     def pool(self) -> ProcessPoolExecutor:
         """Start the processes, if they have not been."""
         if self._pool is None:
             given = self._run.folder, self._stop, dict(os.environ)
             self._pool = ProcessPoolExecutor(_cores(), self._context, _begin, given)
-            for _ in range(_cores()):
-                self._pool.submit(int)
         return self._pool
 
 

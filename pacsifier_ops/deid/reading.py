@@ -353,7 +353,7 @@ class _Form:
         """
         tags: list[int] = []
         began = ended = 0
-        for tag, start, stop in [*single, (0, 0, 0)]:
+        for tag, start, stop in [*single, (-1, 0, 0)]:
             same = tag in self.others and self.others[tag] == found[tag]
             if same and tags and start == ended:
                 tags.append(tag)
