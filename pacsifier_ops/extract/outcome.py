@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pacsifier_ops.base.files import read_json, read_jsonl
 from pacsifier_ops.extract.fetching import Fetching
@@ -72,6 +72,7 @@ def rows(run: Run, same_as: dict[int, int]) -> list[RowAccount]:
                 row.state, row.reason, row.series = found["state"], found["reason"], found["series"]
                 row.warnings += found["warnings"]
                 row.studies = found.get("studies", 0)  # missing in files of an earlier version
+                row.left_out = found.get("left_out", {})
     plan = run.folder / "plan.json"
     if plan.exists():
         kept = read_json(plan)
@@ -86,5 +87,5 @@ def rows(run: Run, same_as: dict[int, int]) -> list[RowAccount]:
     for again, first in same_as.items():
         row = rows[first]
         remark = f"asks the same as line {first}"
-        rows[again] = RowAccount(again, row.keys, row.state, row.series, row.reason, [remark], row.studies)
+        rows[again] = replace(row, line=again, warnings=[remark])
     return [rows[line] for line in sorted(rows)]

@@ -27,8 +27,10 @@ SAVE, NONE, MOVE, UPLOAD = "save", "none", "move", "upload"
 #: States of a query row.
 ROW_FOUND, ROW_EMPTY, ROW_BAD = "found", "empty", "bad"
 ROW_UNDECIDABLE, ROW_FAILED, ROW_CONFLICT = "undecidable", "failed", "conflict"
+#: The archive has series for the row, and the selection leaves all of them out.
+ROW_UNSELECTED = "unselected"
 #: States of a row that the archive has answered. All others make the run incomplete.
-ROWS_ANSWERED = (ROW_FOUND, ROW_EMPTY)
+ROWS_ANSWERED = (ROW_FOUND, ROW_EMPTY, ROW_UNSELECTED)
 
 #: States of a series. `listed`: the run lists series without fetching them.
 SERIES_COMPLETE, SERIES_LISTED = "complete", "listed"
@@ -86,6 +88,7 @@ class RowAccount:
         studies: number of studies of these series. One accession number may have several studies; all are taken.
         reason: why the row was not answered, in words, without values.
         warnings: remarks, without values.
+        left_out: number of series that the selection leaves out, by reason.
     """
 
     line: int
@@ -95,6 +98,7 @@ class RowAccount:
     reason: str = ""
     warnings: list[str] = field(default_factory=list)
     studies: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,0 +1,230 @@
+"""The selection of a run: its rules, what earlier runs have selected, and the choice among what the rows have found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import meant
+from pacsifier_ops.base.files import write_atomic
+from pacsifier_ops.base.given import Unusable, read_given
+from pacsifier_ops.base.words import plural
+from pacsifier_ops.query.keys import ANCHOR, SELECTION
+from pacsifier_ops.query.options import Refused
+from pacsifier_ops.query.problems import Problem
+from pacsifier_ops.runs.accounts import ROW_FOUND, ROW_UNSELECTED
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.selection.deciding import Candidate, all_uncertain, decide
+from pacsifier_ops.selection.reading import selection_of
+from pacsifier_ops.selection.rules import DEFAULT, WORKED_OUT, Rules, Selection
+from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.selected import RowSelected
+from pacsifier_ops.state.tree import patient_identity
+
+if TYPE_CHECKING:
+    from pacsifier_ops.dimse.find import Finder
+    from pacsifier_ops.extract.search import RowSearch
+    from pacsifier_ops.query.table import QueryRow, QueryTable
+
+#: The file of the selection in the run's folder.
+KEPT_FILE = "selection.yaml"
+
+
+def read_and_keep(run: Run, path: str) -> Selection | None:
+    """Read the file of the selection, and keep a copy in the run's folder; None without a path.
+
+    Raises:
+        Refused: it cannot be used; names every reason.
+        OSError: the run's folder cannot be written.
+    """
+    (run.folder / KEPT_FILE).unlink(missing_ok=True)
+    if not path:
+        return None
+    try:
+        data = read_given(Path(path))
+    except Unusable as error:
+        raise Refused([f"{Path(path).name}: {error}; check the option selection"]) from None
+    selection = selection_of(data, Path(path).name)
+    write_atomic(run.folder / KEPT_FILE, data)
+    return selection
+
+
+def kept(run: Run) -> Selection | None:
+    """Return the selection of a run; None without one."""
+    try:
+        return selection_of((run.folder / KEPT_FILE).read_bytes(), KEPT_FILE)
+    except FileNotFoundError:
+        return None
+
+
+def check_rows(table: QueryTable, selection: Selection | None) -> None:
+    """Make those rows of a table bad that the selection cannot decide on."""
+    from pacsifier_ops.query.table import BadRow
+
+    good = []
+    for row in table.rows:
+        problem = _problem(row, selection)
+        if problem is None:
+            good.append(row)
+            continue
+        column, message, value = problem
+        for line in (row.line, *row.duplicates):
+            table.problems.append(Problem(line, column, message, value))
+            table.bad_rows.append(BadRow(line, row.cells))
+    table.rows[:] = good
+    table.problems.sort(key=lambda one: one.line)
+    table.bad_rows.sort(key=lambda row: row.line)
+
+
+def _problem(row: QueryRow, selection: Selection | None) -> tuple[str, str, str] | None:
+    """Return column, message and value of what is wrong with a row; None if nothing is."""
+    if selection is None:
+        if row.selection:
+            return SELECTION, "names a set of rules, and the run has no selection; give the option selection", ""
+        return None
+    if (rules := selection.of(row.selection)) is None:
+        if row.selection:
+            known = ", ".join(selection)
+            message = f"no set of the selection{meant(row.selection, selection)}; there are {known}"
+            return SELECTION, message, row.selection
+        return SELECTION, f"names no set, and the selection has none called {DEFAULT}; name one", ""
+    if rules.needs_anchor and not row.anchor:
+        return ANCHOR, "is empty, and the selection counts days from it; give the date", ""
+    return None
+
+
+# What earlier runs have selected
+
+
+def row_key(row: Mapping[str, Any]) -> str:
+    """Return what a row is known by from run to run: its keys, its anchor, and its set of rules."""
+    values = [sorted(row["keys"].items()), row["exact"], row["anchor"], row["selection"] or DEFAULT]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def with_earlier(
+    rows: Iterable[dict[str, Any]], selection: Selection, remembered: Mapping[str, RowSelected], reselect: bool
+) -> Iterable[dict[str, Any]]:
+    """Yield rows with what an earlier run has selected for them, see `choose`.
+
+    Args:
+        reselect: it does not stay.
+    """
+    digests = {name: rules.digest() for name, rules in selection.sets.items()}
+    for row in rows:
+        before = remembered.get(key := row_key(row))
+        row["key"], row["rules"] = key, digests[row["selection"] or DEFAULT]
+        if before is not None:
+            stays = before.rules == row["rules"] and not reselect
+            row["selected_before"] = {"stays": stays, "series": before.series}
+        yield row
+
+
+# The choice
+
+
+def choose(
+    searches: Sequence[RowSearch],
+    selection: Selection,
+    archives: Sequence[PacsNode],
+    cancelled: Callable[[], bool],
+    before_query: Callable[[], object],
+) -> None:
+    """Leave out the series of rows that their rules do not select.
+
+    Raises:
+        PacsError: an archive could not be queried.
+    """
+    with _Images(selection.keywords(), archives, cancelled, before_query) as images:
+        for row in searches:
+            if row.found:
+                rules = selection.of(row.row["selection"])
+                assert rules is not None
+                _choose(row, rules, images)
+
+
+def _choose(row: RowSearch, rules: Rules, images: _Images) -> None:
+    before = row.row.get("selected_before", {})
+    earlier = {(study, series): role for study, series, role in before.get("series", ())}
+    candidates = [
+        Candidate(patient_identity(s.attributes, s.study_uid), s.study_uid, s.series_uid, s.attributes)
+        for _, s in row.found
+    ]
+    if rules.chooses and row.state != ROW_FOUND:
+        decision = all_uncertain(len(candidates))
+    else:
+        decision = decide(
+            rules,
+            row.row["anchor"],
+            candidates,
+            lambda place: images.values(row.found[place][0], candidates[place]),
+            earlier if before.get("stays") else {},
+        )
+    row.left_out = [(row.found[place][1], why) for place, why in enumerate(decision.reasons) if why]
+    row.warnings += (text for text in decision.remarks if text not in row.warnings)
+    row.undecided = decision.undecided
+    if row.undecided:
+        row.warnings.append(f"{plural(row.undecided, 'series', 'series')} selected although an exclude was undecided")
+    chosen = {(candidates[place].study, candidates[place].series) for place in decision.selected}
+    gone = {(c.study, c.series) for c in candidates} & earlier.keys() - chosen
+    if gone:
+        row.warnings.append(
+            f"{plural(len(gone), 'series', 'series')} of an earlier run not selected any more; what was fetched stays"
+        )
+    row.roles = [decision.roles[place] for place in decision.selected]
+    row.found = [row.found[place] for place in decision.selected]
+    if not row.found and row.state == ROW_FOUND:
+        row.state = ROW_UNSELECTED
+
+
+class _Images:
+    """Asks archives for what the images of series tell; one association at a time. A context manager."""
+
+    def __init__(
+        self,
+        keywords: Sequence[str],
+        archives: Sequence[PacsNode],
+        cancelled: Callable[[], bool],
+        before_query: Callable[[], object],
+    ) -> None:
+        self._keywords = tuple(keyword for keyword in keywords if keyword not in WORKED_OUT)
+        self._archives = {node.name: node for node in archives}
+        self._cancelled, self._before = cancelled, before_query
+        self._stack, self._name = ExitStack(), ""
+        self._finder: Finder | None = None
+        self._known: dict[tuple[str, str, str], Mapping[str, Sequence[str]]] = {}
+
+    def __enter__(self) -> _Images:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.close()
+
+    def values(self, name: str, series: Candidate) -> Mapping[str, Sequence[str]]:
+        """Return what the images of a series tell at an archive, by keyword: what it does not tell of the series."""
+        from pacsifier_ops.dimse.attempts import retrying
+
+        which = (name, series.study, series.series)
+        if which not in self._known:
+            self._before()
+            finder = self._at(name)
+            wanted = [word for word in self._keywords if not series.attributes.get(word)]
+            ask = partial(finder.image_values, series.study, series.series, wanted)
+            self._known[which] = retrying(ask, finder.session, self._cancelled)
+        return self._known[which]
+
+    def _at(self, name: str) -> Finder:
+        from pacsifier_ops.dimse.attempts import open_session
+        from pacsifier_ops.dimse.find import Finder
+
+        if self._finder is None or self._name != name:
+            self._stack.close()  # whoever holds one association and waits for another may wait for ever
+            session = self._stack.enter_context(open_session(self._archives[name], shared(), cancelled=self._cancelled))
+            self._finder, self._name = Finder(session), name
+        return self._finder
