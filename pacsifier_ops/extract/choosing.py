@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import meant
-from pacsifier_ops.base.files import write_atomic
+from pacsifier_ops.base.files import read_jsonl, storage_errors, write_atomic
 from pacsifier_ops.base.given import Unusable, read_given
+from pacsifier_ops.base.tables import INTEGER, TEXT, Columns, write_table
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.query.keys import ANCHOR, SELECTION
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.query.problems import Problem
+from pacsifier_ops.runs import flow
 from pacsifier_ops.runs.accounts import ROW_FOUND, ROW_UNSELECTED
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.selection.deciding import Candidate, all_uncertain, decide
@@ -31,9 +34,16 @@ if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder
     from pacsifier_ops.extract.search import RowSearch
     from pacsifier_ops.query.table import QueryRow, QueryTable
+    from pacsifier_ops.runs.accounts import RunAccount
 
-#: The file of the selection in the run's folder.
-KEPT_FILE = "selection.yaml"
+#: The file of the selection in the run's folder, and the list of what was decided on each series.
+KEPT_FILE, LIST = "selection.yaml", "selection.csv"
+_SHOWN = ("PatientID", "StudyDate", "Modality", "SeriesNumber", "SeriesDescription", "NumberOfSeriesRelatedInstances")
+#: Columns of the list: the line of the row, what the series was selected as, or why it was left out.
+LIST_COLUMNS: Columns = {
+    "line": INTEGER,
+    **dict.fromkeys(("selected_as", "left_out", "StudyInstanceUID", "SeriesInstanceUID", *_SHOWN), TEXT),
+}
 
 
 def read_and_keep(run: Run, path: str) -> Selection | None:
@@ -61,6 +71,51 @@ def kept(run: Run) -> Selection | None:
         return selection_of((run.folder / KEPT_FILE).read_bytes(), KEPT_FILE)
     except FileNotFoundError:
         return None
+
+
+def is_kept(run: Run) -> bool:
+    """Return whether a run has a selection."""
+    return (run.folder / KEPT_FILE).exists()
+
+
+def told(run: Run) -> dict[str, Any]:
+    """Return what reports tell of the selection of a run: the SHA-256 of its file, and counts; empty without one."""
+    if not is_kept(run):
+        return {}
+    undecided = 0
+    for part in run.parts("found"):
+        undecided += sum(row.get("undecided", 0) for row in read_jsonl(part) if isinstance(row, dict))
+    digest = hashlib.sha256((run.folder / KEPT_FILE).read_bytes()).hexdigest()
+    return {"digest": digest, "undecided": undecided}
+
+
+def write_lists(run: Run, account: RunAccount) -> None:
+    """Write the flow, and the list of all series that rows have found with what was decided on each.
+
+    Raises:
+        StorageError: the run's folder cannot be written.
+    """
+    with storage_errors("the state root"):
+        if account.flow:
+            write_atomic(run.folder / flow.TABLE, flow.as_csv(account.flow))
+            write_atomic(run.folder / flow.PICTURE, flow.as_svg(account.flow))
+        write_table(run.folder / LIST, LIST_COLUMNS, _listed(run))
+
+
+def _listed(run: Run) -> Iterator[list[object]]:
+    """Yield the lines of the list, by batch of rows: those selected, then those left out."""
+    for part in run.parts("found"):
+        records = read_jsonl(part)
+        for row in records:
+            for study, series, attributes, _, role in islice(records, row["series"]):
+                yield [row["line"], role, "", study, series, *_shown(attributes)]
+        with suppress(FileNotFoundError):
+            for line, study, series, reason, attributes in read_jsonl(run.part("left_out", int(part.stem))):
+                yield [line, "", reason, study, series, *_shown(attributes)]
+
+
+def _shown(attributes: Mapping[str, str]) -> Iterator[str]:
+    return (attributes.get(keyword, "") for keyword in _SHOWN)
 
 
 def check_rows(table: QueryTable, selection: Selection | None) -> None:

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from pacsifier_ops.extract import outcome
+from pacsifier_ops.extract import choosing, flowing, outcome
 from pacsifier_ops.extract.quarantine import Quarantine
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.runs.accounts import (
@@ -38,6 +38,9 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
     request, table = Request.of(run), outcome.table(run)
     assert table is not None
     rows, series = outcome.rows(run, table.same_as), _series_accounts(run, request)
+    flow = outcome.flow(run)
+    if flow:
+        flow = flowing.with_fetched(run, request.retrieve, flow, outcome.series(run))
     _add_quarantined(rows, series, table.same_as, run.quarantine)
     account = RunAccount(
         run.name,
@@ -53,7 +56,11 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
         quarantine=dict(Quarantine(run.quarantine).all_counts()),
         notes=table.notes,
         ended=ended_by(run),
+        selection=choosing.told(run),
+        flow=flow,
     )
+    if account.selection:
+        choosing.write_lists(run, account)
     if request.retrieve == SAVE:
         account.discrepancies = _compare_with_disk(request.out_directory, series)
     write_books(

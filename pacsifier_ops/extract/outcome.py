@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pacsifier_ops.base.files import read_json, read_jsonl
 from pacsifier_ops.extract.fetching import Fetching
 from pacsifier_ops.extract.run import SEVERAL_NEW_IDS, Planned
 from pacsifier_ops.runs.accounts import ROW_CONFLICT, ROW_FAILED, ROW_FOUND, RowAccount, SeriesAccount
+from pacsifier_ops.runs.flow import FlowLine
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import NOT_ATTEMPTED
 
@@ -47,6 +49,13 @@ def series(run: Run) -> Iterator[tuple[Planned, SeriesAccount]]:
 def planned(run: Run) -> Iterator[Planned]:
     """Yield the series that a run plans to fetch or to move."""
     return (item for item, _ in series(run))
+
+
+def flow(run: Run) -> list[FlowLine]:
+    """Return the flow of a run as far as its plan, see `flowing.chosen`; nothing without a selection, or a plan."""
+    with suppress(FileNotFoundError):
+        return [FlowLine(**line) for line in read_json(run.folder / "plan.json").get("flow", ())]
+    return []
 
 
 def unconfirmed(account: SeriesAccount) -> frozenset[str] | None:

@@ -23,7 +23,7 @@ from pacsifier_ops.base.config import PacsNode, node_names
 from pacsifier_ops.base.errors import ConfigError, QueryTableError, StorageError, TooManySeries, TreeError
 from pacsifier_ops.base.files import read_jsonl, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId, two_people
-from pacsifier_ops.extract import choosing
+from pacsifier_ops.extract import choosing, flowing
 from pacsifier_ops.extract.fetching import Moving, Retrieval, node_with_overrides, open_receivers, plan_of
 from pacsifier_ops.extract.run import RETRIEVE, SEARCH, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
 from pacsifier_ops.extract.size import Size, exceeded_limits, exceeded_space
@@ -404,9 +404,11 @@ def plan(run: Run, archives: Archives) -> Plan:
         counts = {"units": len(units), "series": len(order), "instances": instances}
         size_values = {name: asdict(size) for name, size in sizes.items()}
         limits = {"sizes": size_values, "over": over, "exceeds": exceeds, "digest": _digest(request, order)}
-        write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **limits})
+        selects = choosing.is_kept(run)
+        flow = {"flow": list(map(asdict, flowing.chosen(run)))} if selects else {}
+        write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **limits, **flow})
         expect(run, series=len(order), instances=instances)
-        if request.retrieve == SAVE and (run.folder / choosing.KEPT_FILE).exists():
+        if request.retrieve == SAVE and selects:
             remember(tree, shared(), _selected(run, {item.series for item in order}))
     if request.retrieve == NONE and not request.info:
         units, units_of = [], {}
@@ -669,7 +671,7 @@ def question(run: Run) -> CohortQuestion | None:
     granted = decision and (decision.digest, decision.word) == (plan["digest"], approvals.APPROVED)
     if granted or not plan["exceeds"]:
         return None
-    return CohortQuestion(plan["digest"], [*plan["exceeds"], *_size_sentences(plan)])
+    return CohortQuestion(plan["digest"], [*plan["exceeds"], *_size_sentences(plan), *flowing.sentences(plan)])
 
 
 def _size_sentences(plan: Mapping[str, Any]) -> list[str]:
@@ -682,7 +684,8 @@ def counts(run: Run) -> dict[str, Any]:
 
     Returns:
         `rows` by state; `series`, `images`, `gigabytes` (10^9 bytes) and `hours`, of all archives; `sentences` for
-        people; `over`: a sentence for each limit that the cohort exceeds. No value of the table is among them.
+        people; `over`: a sentence for each limit that the cohort exceeds; with a selection `flow`, see `FlowLine`. No
+        value of the table is among them.
 
     Raises:
         NotApproved: the step plan has not ended.
@@ -693,8 +696,9 @@ def counts(run: Run) -> dict[str, Any]:
     return {
         "rows": progress_of(run).rows,
         **sums,
-        "sentences": _size_sentences(plan),
+        "sentences": [*_size_sentences(plan), *flowing.sentences(plan)],
         "over": plan.get("over", plan["exceeds"]),
+        **({"flow": plan["flow"]} if "flow" in plan else {}),
     }
 
 

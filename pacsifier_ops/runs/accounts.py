@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.runs.approvals import CANCELLED, REJECTED, Decision
 from pacsifier_ops.runs.figures import Figures, status_of
+from pacsifier_ops.runs.flow import FlowLine
 
 COMPLETE, INCOMPLETE, UNBALANCED = "complete", "incomplete", "unbalanced"
 #: Verdicts, and the exit codes of the commands. CANCELLED and REJECTED: a person ended the run before it was complete.
@@ -210,6 +211,9 @@ class RunAccount:
         quarantine: number of objects in the run's quarantine, by reason.
         notes: cells of the query table that were read in another way than they are written, in words, without values.
         ended: the decision of a person that ended the run.
+        selection: SHA-256 of the file of the selection (`digest`), and number of selected series on which a rule was
+            undecided; empty without a selection.
+        flow: the flow from what was asked for to what was fetched; empty without a selection.
     """
 
     run: str
@@ -228,6 +232,8 @@ class RunAccount:
     quarantine: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ended: Decision | None = None
+    selection: dict[str, Any] = field(default_factory=dict)
+    flow: list[FlowLine] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -261,6 +267,8 @@ class RunAccount:
             "series": len(self.series),
             "bad_files": len(self.bad_files),
         }
+        if self.selection:
+            counted["left_out"] = sum(sum(row.left_out.values()) for row in self.rows)
         totals = {**counted, **{name: total(name) for name in names}}
         return {**totals, "quarantined": totals["quarantined"] + self.unasked}
 
@@ -275,6 +283,7 @@ class RunAccount:
             "rows": count_by(self.rows, "state"),
             "series": count_by(self.series, "state"),
             "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
+            **({"flow": list(map(asdict, self.flow))} if self.flow else {}),
         }
 
     def figures(self) -> Figures:
