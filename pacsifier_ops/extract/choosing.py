@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.config import PacsNode
-from pacsifier_ops.base.errors import meant
+from pacsifier_ops.base.errors import InputError, meant
 from pacsifier_ops.base.files import read_jsonl, storage_errors, write_atomic
 from pacsifier_ops.base.given import Unusable, read_given
 from pacsifier_ops.base.tables import INTEGER, TEXT, Columns, write_table
@@ -21,10 +21,10 @@ from pacsifier_ops.query.keys import ANCHOR, SELECTION
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.query.problems import Problem
 from pacsifier_ops.runs import flow
-from pacsifier_ops.runs.accounts import ROW_FOUND, ROW_UNSELECTED
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.accounts import ROW_FOUND, ROW_UNSELECTED, SAVE
+from pacsifier_ops.runs.folder import Run, kept_request, stage_folder, stages_in
 from pacsifier_ops.selection.deciding import Candidate, all_uncertain, decide
-from pacsifier_ops.selection.reading import selection_of
+from pacsifier_ops.selection.reading import LARGEST, selection_of
 from pacsifier_ops.selection.rules import DEFAULT, WORKED_OUT, Rules, Selection
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.selected import RowSelected
@@ -49,20 +49,36 @@ LIST_COLUMNS: Columns = {
 def read_and_keep(run: Run, path: str) -> Selection | None:
     """Read the file of the selection, and keep a copy in the run's folder; None without a path.
 
+    A stage takes the copy that the whole run has kept.
+
     Raises:
-        Refused: it cannot be used; names every reason.
+        InputError: it cannot be used; names every reason by file, line and key, without values.
         OSError: the run's folder cannot be written.
     """
     (run.folder / KEPT_FILE).unlink(missing_ok=True)
     if not path:
         return None
+    above = run.whole.folder / KEPT_FILE
+    source = above if run.whole is not run and above.exists() else Path(path)
     try:
-        data = read_given(Path(path))
+        data = read_given(source, LARGEST)
+        selection = selection_of(data, Path(path).name)
     except Unusable as error:
-        raise Refused([f"{Path(path).name}: {error}; check the option selection"]) from None
-    selection = selection_of(data, Path(path).name)
+        raise InputError(f"the selection cannot be used: {Path(path).name}: {error}") from None
+    except Refused as error:
+        raise InputError(f"the selection cannot be used: {'; '.join(error.reasons)}") from None
     write_atomic(run.folder / KEPT_FILE, data)
     return selection
+
+
+def earlier_of(run: Run, out_directory: Path) -> Path:
+    """Return the output folder whose earlier selections stay: of a stage, that of the stage which fetches."""
+    if run.whole is not run:
+        for stage in stages_in(run.whole):
+            request = kept_request(Run(stage_folder(run.whole, stage)))
+            if request.get("retrieve") == SAVE:
+                return Path(request["out_directory"])
+    return out_directory
 
 
 def kept(run: Run) -> Selection | None:
@@ -96,9 +112,7 @@ def write_lists(run: Run, account: RunAccount) -> None:
         StorageError: the run's folder cannot be written.
     """
     with storage_errors("the state root"):
-        if account.flow:
-            write_atomic(run.folder / flow.TABLE, flow.as_csv(account.flow))
-            write_atomic(run.folder / flow.PICTURE, flow.as_svg(account.flow))
+        flow.write_flow(run.folder, account.flow)
         write_table(run.folder / LIST, LIST_COLUMNS, _listed(run))
 
 

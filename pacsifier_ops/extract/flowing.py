@@ -50,6 +50,11 @@ def chosen(run: Run) -> list[FlowLine]:
     ]
 
 
+def tally_of(run: Run) -> Tally:
+    """Return a tally for the rows of a run."""
+    return Tally(_weights(run))
+
+
 def _weights(run: Run) -> dict[int, int]:
     """Return the number of rows that a line stands for: those that ask the same are asked once."""
     table = outcome.table(run)

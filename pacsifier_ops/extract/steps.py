@@ -84,7 +84,7 @@ def prepare(
         The numbers of the batches.
 
     Raises:
-        Refused: the file of the selection cannot be used.
+        InputError: the file of the selection cannot be used.
         TableRefused: the table is refused as a whole, has no usable row, or has a bad row in a strict run. The text has
             the reasons; the run's problems.txt has them with the values.
         PacsError: a node does not answer, or does not accept us.
@@ -102,7 +102,7 @@ def prepare(
     request = begin(run, request, KEPT)
     with storage_errors("the state root"):
         selection = choosing.read_and_keep(run, request.selection)
-    batches = _write_rows(run, _read_table(run, request, selection), most, _remembered_of(request, selection))
+    batches = _write_rows(run, _read_table(run, request, selection), most, _remembered_of(run, request, selection))
     tree = Tree.open(request.out_directory, request.names)
     try:
         with tree.workplace(shared()):
@@ -119,12 +119,12 @@ def prepare(
     return batches
 
 
-def _remembered_of(request: Request, selection: Selection | None) -> Remember:
+def _remembered_of(run: Run, request: Request, selection: Selection | None) -> Remember:
     """Return what adds to rows what earlier runs have selected for them in the same output folder."""
     if selection is None:
         return lambda rows: rows
     with storage_errors("the state root"):
-        known = remembered(Tree.existing(request.out_directory))
+        known = remembered(Tree.existing(choosing.earlier_of(run, request.out_directory)))
     return lambda rows: choosing.with_earlier(rows, selection, known, request.reselect)
 
 
@@ -677,6 +677,11 @@ def question(run: Run) -> CohortQuestion | None:
 def _size_sentences(plan: Mapping[str, Any]) -> list[str]:
     sizes = plan["sizes"]
     return [f"{name}: {text}" if len(sizes) > 1 else text for name in sizes for text in Size(**sizes[name]).sentences()]
+
+
+def told_of_selection(run: Run) -> list[str]:
+    """Return what the selection of a run does, in counts; nothing without one, or before its plan."""
+    return flowing.sentences(plan_of(run)) if is_planned(run) else []
 
 
 def counts(run: Run) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from html import escape
+from pathlib import Path
 
 from pacsifier_ops.base import cells
+from pacsifier_ops.base.files import write_atomic
 from pacsifier_ops.base.words import plural
 
 #: The stages, in order. MOVED stands in place of FETCHED where the archive sends to another node.
@@ -131,6 +133,17 @@ def as_csv(lines: Sequence[FlowLine]) -> str:
     """Return the flow as a table."""
     rows = [tuple(field.name for field in fields(FlowLine)), *(tuple(asdict(line).values()) for line in lines)]
     return "".join(map(cells.line, rows))
+
+
+def write_flow(folder: Path, lines: Sequence[FlowLine]) -> None:
+    """Write TABLE and PICTURE into the folder of a run; nothing for a flow without lines.
+
+    Raises:
+        OSError: one of them cannot be written.
+    """
+    if lines:
+        write_atomic(folder / TABLE, as_csv(lines))
+        write_atomic(folder / PICTURE, as_svg(lines))
 
 
 # The picture

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import yaml
 
 #: Bytes of such a file at most.
-_LARGEST = 256 * 2**10
+LARGEST = 256 * 2**10
 _NULL = "tag:yaml.org,2002:null"
 _WHOLE = re.compile(r"[+-]?\d{1,9}", re.ASCII)
 _SETS, _NAME = "sets", "name"
@@ -52,7 +52,7 @@ def read_selection(path: Path) -> Selection:
         Refused: it cannot be used; names every reason by file, line and key, without values.
     """
     try:
-        return selection_of(read_given(path, _LARGEST), path.name)
+        return selection_of(read_given(path, LARGEST), path.name)
     except Unusable as error:
         raise Refused([f"{path.name}: {error}"]) from None
 

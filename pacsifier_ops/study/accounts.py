@@ -18,7 +18,7 @@ object in the de-identification, the approved list of files, the confirmations o
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pacsifier_ops.base.identity import SeriesId
@@ -42,6 +42,9 @@ from pacsifier_ops.study.run import NOT_RUN, NOTHING_NEW, OFF
 #: States of an instance; see above. `excluded` and `quarantined` are those of the de-identification.
 DELIVERED, MISSING, UNVERIFIABLE = "delivered", "missing", "unverifiable"
 STATES = (DELIVERED, EXCLUDED, QUARANTINED, MISSING, UNVERIFIABLE)
+
+#: States of instances that are not delivered.
+LOST = (EXCLUDED, QUARANTINED, MISSING)
 
 #: The release: the place, beside the stages, where instances can be lost.
 RELEASED = "release"
@@ -354,6 +357,7 @@ class StudyAccount:
             "series": count_by(self.series, "state"),
             "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
             "stages": {stage.stage: stage.verdict for stage in self.stages},
+            **({"flow": list(map(asdict, self.flow))} if self.flow else {}),
         }
 
     def figures(self) -> Figures:
