@@ -31,6 +31,7 @@ from pacsifier_ops.runs.accounts import (
     INCOMPLETE,
     ROW_EMPTY,
     ROW_FOUND,
+    ROW_UNSELECTED,
     SERIES_UNVERIFIABLE,
     UNBALANCED,
     headline,
@@ -68,7 +69,7 @@ KINDS = {
 }
 _SERIES_KINDS = {COMPLETE: "good", INCOMPLETE: "bad", SERIES_UNVERIFIABLE: "doubt"}
 _STAGE_KINDS = {COMPLETE: "good", INCOMPLETE: "doubt", OFF: "empty", NOTHING_NEW: "empty"}
-_ROW_KINDS = {ROW_FOUND: "good", ROW_EMPTY: "empty"}
+_ROW_KINDS = {ROW_FOUND: "good", ROW_EMPTY: "empty", ROW_UNSELECTED: "empty"}
 
 #: Names of the stages, for people.
 STAGES = {RELEASED: "Release", **{name: stage.title for name, stage in stages.TABLE.items()}}

@@ -16,6 +16,7 @@ from pacsifier_ops.runs.accounts import (
     INCOMPLETE,
     ROW_EMPTY,
     ROW_FOUND,
+    ROW_UNSELECTED,
     SERIES_COMPLETE,
     SERIES_LISTED,
     SERIES_RECALLED,
@@ -44,7 +45,7 @@ from pacsifier_ops.web.views import (
 #: Kind (colour) of the parts of a bar, by state. Other states are failures.
 _KINDS = {
     **dict.fromkeys((ROW_FOUND, SERIES_COMPLETE, "present"), "good"),
-    **dict.fromkeys((ROW_EMPTY, REPEATED), "empty"),
+    **dict.fromkeys((ROW_EMPTY, ROW_UNSELECTED, REPEATED), "empty"),
     SERIES_LISTED: "listed",
     **dict.fromkeys((SERIES_UNVERIFIABLE, SERIES_RECALLED), "doubt"),
     **dict.fromkeys(("received", "de-identified", TAGGED, DONE), "fresh"),
