@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import InputError, meant
-from pacsifier_ops.base.files import read_jsonl, storage_errors, write_atomic
+from pacsifier_ops.base.files import read_jsonl, write_atomic
 from pacsifier_ops.base.given import Unusable, read_given
-from pacsifier_ops.base.tables import INTEGER, TEXT, Columns, write_table
+from pacsifier_ops.base.tables import INTEGER, TEXT, Columns, parquet_of, write_table
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.query.keys import ANCHOR, SELECTION
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.query.problems import Problem
 from pacsifier_ops.runs import flow
 from pacsifier_ops.runs.accounts import ROW_FOUND, ROW_UNSELECTED, SAVE
-from pacsifier_ops.runs.folder import Run, kept_request, stage_folder, stages_in
+from pacsifier_ops.runs.folder import Run, kept_request, stage_folder, stages_in, with_stages
 from pacsifier_ops.selection.deciding import Candidate, all_uncertain, decide
 from pacsifier_ops.selection.reading import LARGEST, selection_of
 from pacsifier_ops.selection.rules import DEFAULT, WORKED_OUT, Rules, Selection
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder
     from pacsifier_ops.extract.search import RowSearch
     from pacsifier_ops.query.table import QueryRow, QueryTable
-    from pacsifier_ops.runs.accounts import RunAccount
 
 #: The file of the selection in the run's folder, and the list of what was decided on each series.
 KEPT_FILE, LIST = "selection.yaml", "selection.csv"
+_LISTS = (LIST, parquet_of(Path(LIST)).name, flow.TABLE, flow.PICTURE)
 _SHOWN = ("PatientID", "StudyDate", "Modality", "SeriesNumber", "SeriesDescription", "NumberOfSeriesRelatedInstances")
 #: Columns of the list: the line of the row, what the series was selected as, or why it was left out.
 LIST_COLUMNS: Columns = {
@@ -55,7 +55,8 @@ def read_and_keep(run: Run, path: str) -> Selection | None:
         InputError: it cannot be used; names every reason by file, line and key, without values.
         OSError: the run's folder cannot be written.
     """
-    (run.folder / KEPT_FILE).unlink(missing_ok=True)
+    for name in (KEPT_FILE, *_LISTS):
+        (run.folder / name).unlink(missing_ok=True)
     if not path:
         return None
     above = run.whole.folder / KEPT_FILE
@@ -105,15 +106,20 @@ def told(run: Run) -> dict[str, Any]:
     return {"digest": digest, "undecided": undecided}
 
 
-def write_lists(run: Run, account: RunAccount) -> None:
-    """Write the flow, and the list of all series that rows have found with what was decided on each.
+def write_list(run: Run) -> None:
+    """Write the list of all series that rows have found with what was decided on each.
 
     Raises:
-        StorageError: the run's folder cannot be written.
+        OSError: the run's folder cannot be written.
     """
-    with storage_errors("the state root"):
-        flow.write_flow(run.folder, account.flow)
-        write_table(run.folder / LIST, LIST_COLUMNS, _listed(run))
+    write_table(run.folder / LIST, LIST_COLUMNS, _listed(run))
+
+
+def lists_of(run: Run) -> dict[str, Path]:
+    """Return the paths, by name, of the lists of a run's selection, or of its stages'; they may identify patients."""
+    paths = {name: [one.folder / name for one in with_stages(run)] for name in _LISTS}
+    there = {name: next((path for path in each if path.exists()), None) for name, each in paths.items()}
+    return {name: path for name, path in there.items() if path}
 
 
 def _listed(run: Run) -> Iterator[list[object]]:

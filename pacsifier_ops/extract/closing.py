@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.extract import choosing, flowing, outcome
 from pacsifier_ops.extract.quarantine import Quarantine
 from pacsifier_ops.extract.run import Request
@@ -20,6 +21,7 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.books import write_books
+from pacsifier_ops.runs.flow import write_flow
 from pacsifier_ops.runs.folder import Run, now
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.tree import LOGS, Tree, names_object, naming_of
@@ -59,8 +61,8 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
         selection=choosing.told(run),
         flow=flow,
     )
-    if account.selection:
-        choosing.write_lists(run, account)
+    with storage_errors("the state root"):
+        write_flow(run.folder, flow)
     if request.retrieve == SAVE:
         account.discrepancies = _compare_with_disk(request.out_directory, series)
     write_books(

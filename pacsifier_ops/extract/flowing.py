@@ -104,11 +104,12 @@ def _rest(selected: FlowLine, told: Sequence[FlowLine], stage: str) -> Iterator[
         yield FlowLine(stage, _NOT_PLANNED, max(0, rows), max(0, patients), max(0, studies), series)
 
 
-def sentences(plan: Mapping[str, Any]) -> list[str]:
+def sentences(plan: Mapping[str, Any], names: bool = True) -> list[str]:
     """Return what the selection does, in counts; nothing without one.
 
     Args:
         plan: content of the run's plan.json.
+        names: with the names of rules. What goes to Airflow has none: people choose them.
     """
     lines = [FlowLine(**line) for line in plan.get("flow", ())]
     if not lines:
@@ -116,5 +117,9 @@ def sentences(plan: Mapping[str, Any]) -> list[str]:
     reached = {line.stage: line for line in lines if not line.left_out}
     found, selected = reached[FOUND].series or 0, reached[SELECTED].series or 0
     told = [f"the selection: {found:,} series found, {selected:,} selected"]
-    left_out = [line for line in lines if line.left_out and line.series is not None]
-    return told + [f"left out, {line.left_out}: {line.series:,} series" for line in left_out if line.series]
+    counts: Counter[str] = Counter()
+    for line in lines:
+        by_rule = step_of(line.left_out) == Step.SERIES and not names
+        if line.left_out and line.series:
+            counts["rules for series" if by_rule else line.left_out] += line.series
+    return told + [f"left out, {reason}: {count:,} series" for reason, count in counts.items()]

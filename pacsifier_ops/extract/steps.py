@@ -37,6 +37,7 @@ from pacsifier_ops.runs.accounts import (
     RowAccount,
     RunAccount,
 )
+from pacsifier_ops.runs.flow import write_flow
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
 from pacsifier_ops.runs.job import Question, begin, expect
 from pacsifier_ops.runs.progress import progress_of
@@ -405,7 +406,7 @@ def plan(run: Run, archives: Archives) -> Plan:
         size_values = {name: asdict(size) for name, size in sizes.items()}
         limits = {"sizes": size_values, "over": over, "exceeds": exceeds, "digest": _digest(request, order)}
         selects = choosing.is_kept(run)
-        flow = {"flow": list(map(asdict, flowing.chosen(run)))} if selects else {}
+        flow = _write_flow(run) if selects else {}
         write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **limits, **flow})
         expect(run, series=len(order), instances=instances)
         if request.retrieve == SAVE and selects:
@@ -413,6 +414,15 @@ def plan(run: Run, archives: Archives) -> Plan:
     if request.retrieve == NONE and not request.info:
         units, units_of = [], {}
     return Plan(units, len(order), instances, len(conflicts.patients), units_of)
+
+
+def _write_flow(run: Run) -> dict[str, Any]:
+    """Write the lists of the selection, and return what plan.json has of it: people look at them before they answer."""
+    lines = flowing.chosen(run)
+    write_flow(run.folder, lines)
+    choosing.write_list(run)
+    expect(run, **{f"left out {line.left_out}": line.series or 0 for line in lines if line.left_out and line.series})
+    return {"flow": list(map(asdict, lines))}
 
 
 def _selected(run: Run, planned: Container[SeriesId]) -> Iterator[tuple[str, RowSelected]]:
@@ -671,7 +681,9 @@ def question(run: Run) -> CohortQuestion | None:
     granted = decision and (decision.digest, decision.word) == (plan["digest"], approvals.APPROVED)
     if granted or not plan["exceeds"]:
         return None
-    return CohortQuestion(plan["digest"], [*plan["exceeds"], *_size_sentences(plan), *flowing.sentences(plan)])
+    return CohortQuestion(
+        plan["digest"], [*plan["exceeds"], *_size_sentences(plan), *flowing.sentences(plan, names=False)]
+    )
 
 
 def _size_sentences(plan: Mapping[str, Any]) -> list[str]:

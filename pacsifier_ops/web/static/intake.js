@@ -311,7 +311,7 @@ const about = (amount, unit) =>
 function countLines(counts) {
   const asked = Object.values(counts.rows).reduce((sum, one) => sum + one, 0);
   const line = [
-    `${count(counts.rows.found ?? 0, "row", "rows")} of ${asked.toLocaleString("en")} found something`,
+    `${count((counts.rows.found ?? 0) + (counts.rows.unselected ?? 0), "row", "rows")} of ${asked.toLocaleString("en")} found something`,
     count(counts.series, "series", "series"),
     `about ${count(counts.images, "image", "images")}`,
     counts.gigabytes < 1 ? about(1000 * counts.gigabytes, "MB") : about(counts.gigabytes, "GB"),
