@@ -61,9 +61,9 @@ class StudyRun:
 
     def fetch(self) -> None:
         stage, params = stage_run(self.run, EXTRACT), self.params(EXTRACT)
-        selection = {"selection": str(self.data / params["selection"])} if params["selection"] else {}
+        selection = str(self.data / params["selection"]) if params["selection"] else ""
         out = self.data / params["out_directory"]
-        request = Request(self.data / "table.csv", out, info=True, reselect=params["reselect"], **selection)
+        request = Request(self.data / "table.csv", out, info=True, selection=selection, reselect=params["reselect"])
         for batch in extraction.prepare(stage, request, self.node):
             extraction.find(stage, self.node, batch)
         for unit in extraction.plan(stage, self.node).units:
