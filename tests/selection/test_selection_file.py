@@ -114,3 +114,12 @@ def test_each_fault_names_file_line_key_and_what_to_do(text: str, expected: str)
 
 def test_all_faults_are_told_at_once() -> None:
     assert len(refused("anchor: x\ndays: 1\nages: [1, 2]\nseries: {include: [{Mod: CT}], exclude: 1}")) == 5
+
+
+def test_the_examples_are_read() -> None:
+    files = sorted((REPO / "include" / "selections").glob("*.yaml"))
+    assert len(files) == 2
+    assert [list(selection_of(path.read_bytes(), path.name)) for path in files] == [
+        ["default"],
+        ["default", "follow_up", "controls"],
+    ]
